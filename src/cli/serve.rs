@@ -1,0 +1,89 @@
+//! `flowtally serve`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Serve;
+use crate::daemon::{self, Config};
+use crate::store::StoreOptions;
+use crate::telemetry;
+
+/// Exit status after a second signal, by the shell's custom for one that died of SIGINT.
+const EXIT_SECOND_SIGNAL: i32 = 130;
+
+pub(super) fn run(arguments: Serve) -> Result<(), String> {
+    telemetry::start(&arguments.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    let result = runtime.block_on(serve(arguments));
+    // Scans of clients that were broken off may still be on their way to the next chunk.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(arguments: Serve) -> Result<(), String> {
+    let listen = &arguments.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "cannot listen on {listen}: the port is taken; \
+             stop what has it, or give --listen another one"
+            ),
+            _ => {
+                format!("cannot listen on {listen}: {e}; give --listen an address of this machine")
+            }
+        })?;
+    let cannot_start = |e: io::Error| format!("cannot start: {e}");
+    let address = listener.local_addr().map_err(cannot_start)?;
+    let mut term = signal(SignalKind::terminate()).map_err(cannot_start)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(cannot_start)?;
+    end_at_second_signal().map_err(cannot_start)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    let config = Config {
+        data_dir: arguments.data_dir,
+        store: StoreOptions {
+            durability: arguments.durability.into(),
+            flush_interval: arguments.flush_interval,
+            ..StoreOptions::default()
+        },
+        body_bytes_max: (arguments.body_max as usize) << 20,
+        inflight_bytes_max: (arguments.inflight_max as usize) << 20,
+        shutdown_timeout: arguments.shutdown_timeout,
+    };
+    let shutdown = async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    daemon::run(listener, config, shutdown)
+        .await
+        .map_err(|e| e.to_string())?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The first signal sets a flag, the one after finds it set and ends the process on the spot. That
+/// is safe at any moment, since what was acknowledged is in the journal.
+fn end_at_second_signal() -> io::Result<()> {
+    let first_came = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            EXIT_SECOND_SIGNAL,
+            first_came.clone(),
+        )?;
+    }
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, first_came.clone())?;
+    }
+    Ok(())
+}

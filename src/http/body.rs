@@ -1,0 +1,125 @@
+//! A request's body, received and decompressed within bounds.
+
+use std::io::{self, Read};
+use std::pin::pin;
+
+use bytes::Buf;
+use flate2::read::MultiGzDecoder;
+use futures_util::{Stream, StreamExt};
+use warp::http::HeaderMap;
+use warp::http::header;
+
+use super::Api;
+use super::error::Problem;
+use super::negotiate::Encoding;
+use crate::ingest::Permit;
+
+/// Output of a decompressor between two looks at the bounds.
+const STEP_BYTES: usize = 64 << 10;
+/// Largest window a zstd frame may ask for: 8 MiB, what `zstd` itself uses up to level 19.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// Reads the whole body. The permit covers its bytes, and is kept as long as they or the batch
+/// that is made of them exist.
+pub(super) async fn receive(
+    api: &Api,
+    headers: &HeaderMap,
+    encoding: Encoding,
+    stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<(Vec<u8>, Permit), Problem> {
+    let bytes_max = api.limits.body_bytes_max;
+    let too_large = || Problem::BodyTooLarge { bytes_max };
+    let mut permit = Permit::default();
+    let mut body = Vec::new();
+    // Hyper has checked the header's form; it refuses two that differ.
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length {
+        let length = usize::try_from(length).map_err(|_| too_large())?;
+        if length > bytes_max {
+            return Err(too_large());
+        }
+        api.admission.grow(&mut permit, length).await?;
+        body.reserve_exact(length);
+    }
+    let mut stream = pin!(stream);
+    let idle_max = api.limits.body_idle_max;
+    loop {
+        let part = tokio::time::timeout(idle_max, stream.next())
+            .await
+            .map_err(|_| Problem::BodyTimeout {
+                seconds: idle_max.as_secs(),
+            })?;
+        let Some(part) = part else { break };
+        let mut part = part.map_err(|e| Problem::BadBody {
+            what: format!("the body did not arrive whole: {e}"),
+        })?;
+        let bytes = body.len() + part.remaining();
+        if bytes > bytes_max {
+            return Err(too_large());
+        }
+        api.admission.grow(&mut permit, bytes).await?;
+        while part.has_remaining() {
+            let slice = part.chunk();
+            body.extend_from_slice(slice);
+            let taken = slice.len();
+            part.advance(taken);
+        }
+    }
+    if body.is_empty() && length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Problem::LengthRequired);
+    }
+    let plain = match encoding {
+        Encoding::Identity => body,
+        Encoding::Gzip => {
+            let gzip = MultiGzDecoder::new(body.as_slice());
+            decompress(api, &mut permit, body.len(), gzip, "gzip").await?
+        }
+        Encoding::Zstd => {
+            let zstd = zstd::Decoder::with_buffer(body.as_slice()).and_then(|mut zstd| {
+                zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Ok(zstd)
+            });
+            let zstd = zstd.map_err(|e| damaged("zstd", &e))?;
+            decompress(api, &mut permit, body.len(), zstd, "zstd").await?
+        }
+    };
+    Ok((plain, permit))
+}
+
+/// Decompresses step by step, so that neither a bomb nor a large body gets more than its share of
+/// memory or of the thread.
+async fn decompress(
+    api: &Api,
+    permit: &mut Permit,
+    compressed_bytes: usize,
+    mut decoder: impl Read,
+    name: &str,
+) -> Result<Vec<u8>, Problem> {
+    let bytes_max = api.limits.body_bytes_max;
+    let mut plain = Vec::new();
+    loop {
+        let before = plain.len();
+        api.admission
+            .grow(permit, compressed_bytes + before + STEP_BYTES)
+            .await?;
+        Read::by_ref(&mut decoder)
+            .take(STEP_BYTES as u64)
+            .read_to_end(&mut plain)
+            .map_err(|e| damaged(name, &e))?;
+        if plain.len() > bytes_max {
+            return Err(Problem::BodyTooLarge { bytes_max });
+        }
+        if plain.len() == before {
+            return Ok(plain);
+        }
+        tokio::task::consume_budget().await;
+    }
+}
+
+fn damaged(name: &str, error: &io::Error) -> Problem {
+    Problem::BadBody {
+        what: format!("the body is not valid {name}: {error}"),
+    }
+}

@@ -1,0 +1,235 @@
+//! Failures as answers: `application/problem+json` (RFC 9457). The only place that knows which
+//! failure has which status code.
+
+use serde::Serialize;
+use warp::http::header::{self, HeaderValue};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use crate::domain::Field;
+use crate::ingest::IngestError;
+use crate::ingest::decode::DecodeError;
+use crate::query::QueryError;
+
+/// Seconds after which a sender that was turned away should try again.
+const RETRY_AFTER_S: u64 = 1;
+
+/// Why a request is not answered with what it asked for.
+#[derive(Debug)]
+pub(super) enum Problem {
+    NoSuchPath {
+        path: String,
+    },
+    MethodNotAllowed {
+        method: Method,
+        allow: &'static str,
+    },
+    BadQuery {
+        what: String,
+    },
+    /// The body is not a batch of flows.
+    BadBatch(DecodeError),
+    /// The body did not arrive, or does not decompress.
+    BadBody {
+        what: String,
+    },
+    BodyTimeout {
+        seconds: u64,
+    },
+    LengthRequired,
+    BodyTooLarge {
+        bytes_max: usize,
+    },
+    MediaType {
+        what: String,
+    },
+    ContentEncoding {
+        what: String,
+    },
+    NotAcceptable {
+        what: &'static str,
+    },
+    TooManyQueries,
+    Recovering,
+    Stopping,
+    Ingest(IngestError),
+    Query(QueryError),
+    /// A bug: a task of ours panicked. The log has it.
+    Internal,
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Problem {
+        Problem::Ingest(error)
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Problem {
+        Problem::Query(error)
+    }
+}
+
+/// The body of an answer, as RFC 9457 has it.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Problem::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Problem::BadQuery { .. } | Problem::BadBatch(_) | Problem::BadBody { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Problem::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Problem::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Problem::MediaType { .. } | Problem::ContentEncoding { .. } => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
+            Problem::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
+            Problem::TooManyQueries
+            | Problem::Recovering
+            | Problem::Stopping
+            | Problem::Ingest(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Query(_) | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// A name for programs and a title for people; both the same for every occurrence.
+    fn kind(&self) -> (&'static str, &'static str) {
+        match self {
+            Problem::NoSuchPath { .. } => ("not-found", "No such path"),
+            Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
+            Problem::BadQuery { .. } => ("bad-query", "The query is not understood"),
+            Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
+            Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
+            Problem::BodyTimeout { .. } => ("body-timeout", "The body did not arrive in time"),
+            Problem::LengthRequired => ("length-required", "The request has no body"),
+            Problem::BodyTooLarge { .. } => ("body-too-large", "The body is too large"),
+            Problem::MediaType { .. } => ("media-type", "The body's media type is not supported"),
+            Problem::ContentEncoding { .. } => {
+                ("content-encoding", "The body's encoding is not supported")
+            }
+            Problem::NotAcceptable { .. } => ("not-acceptable", "No acceptable form of answer"),
+            Problem::TooManyQueries | Problem::Ingest(IngestError::Overloaded(_)) => {
+                ("overloaded", "The service is overloaded")
+            }
+            Problem::Recovering => ("recovering", "The service is recovering"),
+            Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
+                ("stopping", "The service is stopping")
+            }
+            Problem::Ingest(IngestError::Store(_)) => {
+                ("not-stored", "The batch could not be stored")
+            }
+            Problem::Query(_) | Problem::Internal => ("internal", "Internal error"),
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Problem::NoSuchPath { path } => {
+                format!("there is nothing at {path:?}; see /flows, /healthz and /readyz")
+            }
+            Problem::MethodNotAllowed { method, allow } => {
+                format!("{method} is not possible here; possible are {allow}")
+            }
+            Problem::BadQuery { what }
+            | Problem::BadBody { what }
+            | Problem::MediaType { what }
+            | Problem::ContentEncoding { what } => what.clone(),
+            Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
+            Problem::BodyTimeout { seconds } => {
+                format!("no part of the body came for {seconds} seconds")
+            }
+            Problem::LengthRequired => {
+                "send the flows as the body, with Content-Length or chunked; \
+                 an empty batch is []"
+                    .into()
+            }
+            Problem::BodyTooLarge { bytes_max } => format!(
+                "a body may have {bytes_max} bytes, before and after decompression; \
+                 send the flows in several batches"
+            ),
+            Problem::NotAcceptable { what } => format!("possible are {what}"),
+            Problem::TooManyQueries => "too many answers are being read at the moment".into(),
+            Problem::Recovering => "the journal is being replayed; try again shortly".into(),
+            Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
+                "the service is stopping; try again when it is back".into()
+            }
+            Problem::Ingest(IngestError::Overloaded(why)) => {
+                format!("{why}; nothing of the batch was counted, try again")
+            }
+            Problem::Ingest(IngestError::Store(_)) => {
+                "the disk did not take the batch; it is not promised, try again".into()
+            }
+            Problem::Query(_) | Problem::Internal => {
+                "the request failed inside the service; its log says why".into()
+            }
+        }
+    }
+
+    fn place(&self) -> (Option<usize>, Option<Field>) {
+        match self {
+            Problem::BadBatch(error) => (error.index, error.field),
+            _ => (None, None),
+        }
+    }
+
+    pub(super) fn into_response(self) -> Response {
+        match &self {
+            Problem::Ingest(error @ IngestError::Store(_)) => {
+                tracing::error!(%error, "a batch was not stored");
+            }
+            Problem::Query(error) => tracing::error!(%error, "a query failed"),
+            _ => {}
+        }
+        let status = self.status();
+        let (name, title) = self.kind();
+        let (index, field) = self.place();
+        let body = Body {
+            r#type: &format!("urn:flowtally:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail(),
+            index,
+            field: field.map(Field::name),
+        };
+        // Strings and integers always serialise.
+        let json = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = Response::new(json.into());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        match self {
+            Problem::MethodNotAllowed { allow, .. } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Problem::ContentEncoding { .. } => {
+                // RFC 7694: a client learns from it what it may send.
+                headers.insert(
+                    header::ACCEPT_ENCODING,
+                    HeaderValue::from_static("gzip, zstd"),
+                );
+            }
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,106 @@
+//! `GET /flows?hour=N`: the sums of an hour, streamed.
+
+use futures_util::stream;
+use warp::http::HeaderMap;
+use warp::http::header::{self, HeaderValue};
+use warp::reply::{Reply, Response};
+
+use super::Api;
+use super::error::Problem;
+use super::negotiate;
+use super::rows::Answer;
+use crate::domain::Hour;
+
+pub(super) async fn handle(
+    api: &Api,
+    query: &str,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let engine = api.open_backend()?.engine.clone();
+    let hour = hour(query)?;
+    let format = negotiate::row_format(headers)?;
+    let encoding = negotiate::row_encoding(headers)?;
+    let permit = api
+        .queries
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| Problem::TooManyQueries)?;
+    let first = tokio::task::spawn_blocking(move || {
+        let rows = engine.hour(hour)?;
+        let mut answer = Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)?;
+        let chunk = answer.next_chunk()?.unwrap_or_default();
+        Ok::<_, Problem>((chunk, answer, permit))
+    });
+    let (chunk, answer, permit) = first.await.map_err(|_| Problem::Internal)??;
+    let mut response = if answer.has_ended() {
+        // A short answer goes out whole, with its length.
+        Response::new(chunk.into())
+    } else {
+        // A chunk is made when the client has taken the one before: a slow one holds a scan, but
+        // no thread.
+        let rest = stream::unfold(
+            (Some(chunk), Some((answer, permit))),
+            |(ready, source)| async {
+                if let Some(chunk) = ready {
+                    return Some((Ok(chunk), (None, source)));
+                }
+                let (mut answer, permit) = source?;
+                let next = tokio::task::spawn_blocking(move || {
+                    let chunk = answer.next_chunk();
+                    (chunk, answer, permit)
+                });
+                match next.await {
+                    Ok((Ok(chunk), answer, permit)) => {
+                        Some((Ok(chunk?), (None, Some((answer, permit)))))
+                    }
+                    // The connection breaks off, so the client cannot take a part for the whole.
+                    Ok((Err(error), ..)) => {
+                        tracing::error!(%error, "an answer broke off");
+                        Some((Err("the answer broke off"), (None, None)))
+                    }
+                    Err(_) => Some((Err("the answer broke off"), (None, None))),
+                }
+            },
+        );
+        warp::reply::stream(rest).into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(format.media_type()),
+    );
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("accept, accept-encoding"),
+    );
+    if let Some(encoding) = encoding.name() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    Ok(response)
+}
+
+/// The one parameter, `hour`.
+fn hour(query: &str) -> Result<Hour, Problem> {
+    let bad = |what: String| Problem::BadQuery { what };
+    let mut hour = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "hour" {
+            return Err(bad(format!(
+                "{name:?} is not a parameter of GET /flows; hour is"
+            )));
+        }
+        if hour.is_some() {
+            return Err(bad("the parameter hour is given twice".into()));
+        }
+        // `parse` alone would take a plus sign.
+        let digits = value.bytes().all(|b| b.is_ascii_digit());
+        let number = value.parse().ok().filter(|_| digits).and_then(Hour::new);
+        hour = Some(number.ok_or_else(|| {
+            bad(format!(
+                "hour is {value:?}; it has to be an integer from 0 to {}",
+                Hour::MAX
+            ))
+        })?);
+    }
+    hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1".into()))
+}

@@ -1,0 +1,51 @@
+//! `POST /flows`: a batch in, and an answer once it is durable and visible.
+
+use bytes::Buf;
+use futures_util::Stream;
+use warp::http::HeaderMap;
+use warp::http::header::{self, HeaderValue};
+use warp::reply::Response;
+
+use super::error::Problem;
+use super::{Api, body, negotiate};
+use crate::ingest::decode::decode;
+
+/// Bodies above this size are decoded on a thread where that may take its time; below, handing
+/// them over would cost more than it spares the other requests.
+const DECODE_INLINE_BYTES_MAX: usize = 512 << 10;
+
+pub(super) async fn handle(
+    api: &Api,
+    query: &str,
+    headers: &HeaderMap,
+    stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<Response, Problem> {
+    let backend = api.open_backend()?;
+    if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
+        return Err(Problem::BadQuery {
+            what: format!("POST /flows takes no query parameter, and there is {name:?}"),
+        });
+    }
+    let format = negotiate::body_format(headers)?;
+    let encoding = negotiate::body_encoding(headers)?;
+    let (body, permit) = body::receive(api, headers, encoding, stream).await?;
+    let batch = if body.len() <= DECODE_INLINE_BYTES_MAX {
+        decode(&body, format).inspect(|_| drop(body))
+    } else {
+        tokio::task::spawn_blocking(move || decode(&body, format))
+            .await
+            .map_err(|_| Problem::Internal)?
+    };
+    let batch = batch.map_err(Problem::BadBatch)?;
+    let accepted = batch.flows();
+    if accepted > 0 {
+        backend.committer.commit(batch).await?;
+    }
+    drop(permit);
+    let mut response = Response::new(format!("{{\"accepted\":{accepted}}}").into());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}

@@ -1,0 +1,94 @@
+//! The API over HTTP: routes, handlers (one file an endpoint), and how errors look.
+//!
+//! Handlers are plain functions from a request to `Result<Response, Problem>`; `error.rs` alone
+//! knows status codes of failures. `server.rs` owns connections.
+
+mod body;
+mod error;
+mod flows_get;
+mod flows_post;
+mod health;
+mod negotiate;
+mod routes;
+mod rows;
+mod server;
+
+pub use server::serve;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use error::Problem;
+
+use crate::ingest::{Admission, Committer};
+use crate::query::Engine;
+
+/// Bounds on what a request may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest body, as sent and after decompression.
+    pub body_bytes_max: usize,
+    /// Longest pause between two parts of a body.
+    pub body_idle_max: Duration,
+    /// Longest time for the head of a request.
+    pub head_time_max: Duration,
+    /// Answers that may be read at the same time.
+    pub queries_max: usize,
+}
+
+/// What handlers work with once the store is open.
+#[derive(Debug)]
+pub struct Backend {
+    pub committer: Committer,
+    pub engine: Engine,
+}
+
+/// State shared by all requests.
+#[derive(Debug)]
+pub struct Api {
+    limits: Limits,
+    admission: Admission,
+    queries: Arc<tokio::sync::Semaphore>,
+    backend: OnceLock<Backend>,
+    stopping: AtomicBool,
+}
+
+impl Api {
+    /// An API that answers 503 until [`Api::open`].
+    pub fn new(limits: Limits, admission: Admission) -> Api {
+        Api {
+            limits,
+            admission,
+            queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
+            backend: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Begins to answer. Has no effect the second time.
+    pub fn open(&self, backend: Backend) {
+        let _already_open = self.backend.set(backend);
+    }
+
+    /// Tells load balancers, by `/readyz`, to send no more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// What [`Api::open`] was given.
+    pub fn backend(&self) -> Option<&Backend> {
+        self.backend.get()
+    }
+
+    fn ready(&self) -> Result<&Backend, Problem> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Problem::Stopping);
+        }
+        self.open_backend()
+    }
+
+    fn open_backend(&self) -> Result<&Backend, Problem> {
+        self.backend.get().ok_or(Problem::Recovering)
+    }
+}

@@ -1,0 +1,264 @@
+//! Which form a body has, and which form an answer may have.
+
+use warp::http::HeaderMap;
+use warp::http::header::{self, HeaderName};
+
+use super::error::Problem;
+use crate::ingest::decode::Format;
+
+/// How bytes on the wire are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+impl Encoding {
+    /// For `Content-Encoding`; `None` for identity, which is not written.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Encoding::Identity => None,
+            Encoding::Gzip => Some("gzip"),
+            Encoding::Zstd => Some("zstd"),
+        }
+    }
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowFormat {
+    Json,
+    Ndjson,
+    Csv,
+}
+
+impl RowFormat {
+    /// In order of preference, where a client does not care.
+    const ALL: [RowFormat; 3] = [RowFormat::Json, RowFormat::Ndjson, RowFormat::Csv];
+
+    /// For `Content-Type`.
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            RowFormat::Json => "application/json",
+            RowFormat::Ndjson => "application/x-ndjson",
+            RowFormat::Csv => "text/csv; charset=utf-8",
+        }
+    }
+
+    fn essence(self) -> &'static str {
+        match self {
+            RowFormat::Csv => "text/csv",
+            other => other.media_type(),
+        }
+    }
+}
+
+/// The format that `Content-Type` names. A body without one is taken for JSON: it is checked as
+/// strictly as any.
+pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(Format::Json);
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let format = match essence.as_str() {
+        "application/json" => Format::Json,
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Format::Ndjson,
+        _ => {
+            let hint = if essence == "application/x-www-form-urlencoded" {
+                "; curl -d sends this type unless told -H 'Content-Type: application/json'"
+            } else {
+                ""
+            };
+            return Err(Problem::MediaType {
+                what: format!(
+                    "Content-Type is {essence:?}; possible are application/json and \
+                     application/x-ndjson{hint}"
+                ),
+            });
+        }
+    };
+    for parameter in parts {
+        let Some((name, value)) = parameter.split_once('=') else {
+            continue;
+        };
+        let value = value.trim().trim_matches('"');
+        if name.trim().eq_ignore_ascii_case("charset")
+            && !value.eq_ignore_ascii_case("utf-8")
+            && !value.eq_ignore_ascii_case("us-ascii")
+        {
+            return Err(Problem::MediaType {
+                what: format!("the charset is {value:?}; JSON is UTF-8"),
+            });
+        }
+    }
+    Ok(format)
+}
+
+/// The one encoding that `Content-Encoding` names.
+pub(super) fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let mut encoding = Encoding::Identity;
+    for name in list(headers, &header::CONTENT_ENCODING) {
+        let next = match name.to_ascii_lowercase().as_str() {
+            "identity" => continue,
+            "gzip" | "x-gzip" => Encoding::Gzip,
+            "zstd" => Encoding::Zstd,
+            _ => {
+                return Err(Problem::ContentEncoding {
+                    what: format!("Content-Encoding is {name:?}; possible are gzip and zstd"),
+                });
+            }
+        };
+        if encoding != Encoding::Identity {
+            return Err(Problem::ContentEncoding {
+                what: "the body is encoded more than once; once is possible".into(),
+            });
+        }
+        encoding = next;
+    }
+    Ok(encoding)
+}
+
+/// The row format that `Accept` likes best; JSON where it likes several alike, or is absent.
+pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
+    if !headers.contains_key(header::ACCEPT) {
+        return Ok(RowFormat::Json);
+    }
+    let ranges: Vec<(String, u32)> = list(headers, &header::ACCEPT)
+        .map(|item| weighted(&item))
+        .collect();
+    let quality = |format: RowFormat| {
+        let essence = format.essence();
+        let kind = essence.split('/').next().unwrap_or_default();
+        // The most specific range that matches decides (RFC 9110, 12.5.1).
+        let specificity = |range: &str| match range {
+            range if range == essence => Some(2),
+            range if range.strip_suffix("/*") == Some(kind) => Some(1),
+            "*/*" => Some(0),
+            _ => None,
+        };
+        ranges
+            .iter()
+            .filter_map(|(range, q)| Some((specificity(range)?, *q)))
+            .max()
+            .map_or(0, |(_, q)| q)
+    };
+    best(RowFormat::ALL.map(|format| (format, quality(format)))).ok_or(Problem::NotAcceptable {
+        what: "application/json, application/x-ndjson and text/csv",
+    })
+}
+
+/// The encoding that `Accept-Encoding` likes best; zstd, then gzip, where it likes several alike.
+pub(super) fn row_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let codings: Vec<(String, u32)> = list(headers, &header::ACCEPT_ENCODING)
+        .map(|item| weighted(&item))
+        .collect();
+    let named = |name: &str| codings.iter().find(|(n, _)| n == name).map(|(_, q)| *q);
+    let any = named("*");
+    let gzip = named("gzip").or(named("x-gzip")).or(any).unwrap_or(0);
+    let zstd = named("zstd").or(any).unwrap_or(0);
+    // Identity is acceptable unless it is ruled out; as a last choice, unless it is named.
+    let identity = named("identity").or(any.filter(|&q| q == 0)).unwrap_or(1);
+    best([
+        (Encoding::Zstd, zstd),
+        (Encoding::Gzip, gzip),
+        (Encoding::Identity, identity),
+    ])
+    .ok_or(Problem::NotAcceptable {
+        what: "gzip, zstd and identity",
+    })
+}
+
+/// The first choice of the highest quality above 0.
+fn best<T, const N: usize>(choices: [(T, u32); N]) -> Option<T> {
+    let mut best: Option<(T, u32)> = None;
+    for (choice, quality) in choices {
+        if quality > best.as_ref().map_or(0, |(_, q)| *q) {
+            best = Some((choice, quality));
+        }
+    }
+    best.map(|(choice, _)| choice)
+}
+
+/// The comma-separated items of a header, over all its lines.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
+    headers.get_all(name).iter().flat_map(|value| {
+        String::from_utf8_lossy(value.as_bytes())
+            .split(',')
+            .map(|item| item.trim().to_owned())
+            .filter(|item| !item.is_empty())
+            .collect::<Vec<_>>()
+    })
+}
+
+/// An item and its quality in thousandths: `text/csv;q=0.5` is ("text/csv", 500).
+fn weighted(item: &str) -> (String, u32) {
+    let mut parts = item.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let quality = parts
+        .filter_map(|p| p.split_once('='))
+        .find(|(key, _)| key.trim().eq_ignore_ascii_case("q"))
+        .and_then(|(_, q)| q.trim().parse::<f32>().ok())
+        .map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u32);
+    (name, quality)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn accept_picks_the_format() {
+        for (accept, format) in [
+            ("*/*", Some(RowFormat::Json)),
+            ("application/*", Some(RowFormat::Json)),
+            ("application/json", Some(RowFormat::Json)),
+            ("application/x-ndjson", Some(RowFormat::Ndjson)),
+            ("text/csv", Some(RowFormat::Csv)),
+            ("TEXT/CSV", Some(RowFormat::Csv)),
+            ("text/*", Some(RowFormat::Csv)),
+            ("text/html, */*;q=0.1", Some(RowFormat::Json)),
+            (
+                "text/csv;q=0.9, application/json;q=0.8",
+                Some(RowFormat::Csv),
+            ),
+            ("application/json;q=0, */*", Some(RowFormat::Ndjson)),
+            ("text/html", None),
+            ("application/json;q=0", None),
+        ] {
+            let got = row_format(&headers(header::ACCEPT, accept)).ok();
+            assert_eq!(got, format, "{accept}");
+        }
+        assert_eq!(row_format(&HeaderMap::new()).ok(), Some(RowFormat::Json));
+    }
+
+    #[test]
+    fn accept_encoding_picks_the_encoding() {
+        for (accept, encoding) in [
+            ("gzip", Some(Encoding::Gzip)),
+            ("gzip, deflate, br, zstd", Some(Encoding::Zstd)),
+            ("gzip;q=1, zstd;q=0.5", Some(Encoding::Gzip)),
+            ("br", Some(Encoding::Identity)),
+            ("identity", Some(Encoding::Identity)),
+            ("gzip;q=0", Some(Encoding::Identity)),
+            ("*", Some(Encoding::Zstd)),
+            ("identity;q=0, gzip", Some(Encoding::Gzip)),
+            ("identity;q=0", None),
+            ("*;q=0", None),
+            ("*;q=0, gzip", Some(Encoding::Gzip)),
+        ] {
+            let got = row_encoding(&headers(header::ACCEPT_ENCODING, accept)).ok();
+            assert_eq!(got, encoding, "{accept}");
+        }
+        let none = row_encoding(&HeaderMap::new()).ok();
+        assert_eq!(none, Some(Encoding::Identity));
+    }
+}

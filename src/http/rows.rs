@@ -1,0 +1,198 @@
+//! Rows as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use flate2::write::GzEncoder;
+
+use super::negotiate::{Encoding, RowFormat};
+use crate::domain::{Field, Flow};
+use crate::query::{QueryError, Rows};
+
+/// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
+/// costs little beside making it, and little for a slow client to hold.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Levels that compress faster than a gigabit network takes the result.
+const GZIP_LEVEL: u32 = 1;
+const ZSTD_LEVEL: i32 = 1;
+
+/// An answer on its way to a client.
+pub(super) struct Answer {
+    rows: Rows,
+    format: RowFormat,
+    any_row: bool,
+    state: State,
+    encoder: Encoder,
+    row_bytes_last: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Begin,
+    Rows,
+    Ended,
+}
+
+enum Encoder {
+    Identity,
+    Gzip(GzEncoder<Vec<u8>>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+}
+
+impl Answer {
+    pub(super) fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<Answer> {
+        let encoder = match encoding {
+            Encoding::Identity => Encoder::Identity,
+            Encoding::Gzip => Encoder::Gzip(GzEncoder::new(
+                Vec::new(),
+                flate2::Compression::new(GZIP_LEVEL),
+            )),
+            Encoding::Zstd => {
+                Encoder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?)
+            }
+        };
+        Ok(Answer {
+            rows,
+            format,
+            any_row: false,
+            state: State::Begin,
+            encoder,
+            row_bytes_last: 0,
+        })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// The next bytes of the answer: never empty, `None` at the end. Blocks on the disk.
+    pub(super) fn next_chunk(&mut self) -> Result<Option<Bytes>, QueryError> {
+        while self.state != State::Ended {
+            let mut plain = Vec::with_capacity(CHUNK_BYTES + 2 * self.row_bytes_last + 64);
+            if self.state == State::Begin {
+                begin(self.format, &mut plain);
+                self.state = State::Rows;
+            }
+            let (format, any_row) = (self.format, &mut self.any_row);
+            let ended = self.rows.read(|flow| {
+                if format == RowFormat::Json {
+                    plain.extend_from_slice(if *any_row { b",\n" } else { b"" });
+                }
+                *any_row = true;
+                write_row(format, flow, &mut plain);
+                if plain.len() < CHUNK_BYTES {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            })?;
+            self.row_bytes_last = plain.len().saturating_sub(CHUNK_BYTES);
+            if ended {
+                if format == RowFormat::Json {
+                    plain.extend_from_slice(b"]\n");
+                }
+                self.state = State::Ended;
+            }
+            let chunk = self.encoder.encode(plain, ended);
+            if !chunk.is_empty() {
+                return Ok(Some(chunk.into()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Encoder {
+    fn encode(&mut self, plain: Vec<u8>, last: bool) -> Vec<u8> {
+        // Both encoders write into memory, which does not fail.
+        match self {
+            Encoder::Identity => plain,
+            Encoder::Gzip(gzip) => {
+                let _infallible = gzip.write_all(&plain);
+                if last {
+                    let _infallible = gzip.try_finish();
+                }
+                std::mem::take(gzip.get_mut())
+            }
+            Encoder::Zstd(zstd) => {
+                let _infallible = zstd.write_all(&plain);
+                if last {
+                    let _infallible = zstd.do_finish();
+                }
+                std::mem::take(zstd.get_mut())
+            }
+        }
+    }
+}
+
+fn begin(format: RowFormat, out: &mut Vec<u8>) {
+    match format {
+        RowFormat::Json => out.push(b'['),
+        RowFormat::Ndjson => {}
+        RowFormat::Csv => {
+            out.extend_from_slice(Field::ALL.map(Field::name).join(",").as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+#[inline]
+fn write_row(format: RowFormat, flow: &Flow<'_>, out: &mut Vec<u8>) {
+    match format {
+        RowFormat::Json => write_json(flow, out),
+        RowFormat::Ndjson => {
+            write_json(flow, out);
+            out.push(b'\n');
+        }
+        RowFormat::Csv => write_csv(flow, out),
+    }
+}
+
+fn write_json(flow: &Flow<'_>, out: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(b"{\"src_app\":");
+    write_json_string(flow.src_app, out);
+    out.extend_from_slice(b",\"dest_app\":");
+    write_json_string(flow.dest_app, out);
+    out.extend_from_slice(b",\"vpc_id\":");
+    write_json_string(flow.vpc_id, out);
+    out.extend_from_slice(b",\"bytes_tx\":");
+    out.extend_from_slice(digits.format(flow.counters.tx).as_bytes());
+    out.extend_from_slice(b",\"bytes_rx\":");
+    out.extend_from_slice(digits.format(flow.counters.rx).as_bytes());
+    out.extend_from_slice(b",\"hour\":");
+    out.extend_from_slice(digits.format(flow.hour.get()).as_bytes());
+    out.push(b'}');
+}
+
+fn write_json_string(text: &str, out: &mut Vec<u8>) {
+    if text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
+        // A string always serialises, and memory takes it.
+        let _infallible = serde_json::to_writer(out, text);
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    }
+}
+
+fn write_csv(flow: &Flow<'_>, out: &mut Vec<u8>) {
+    let mut csv = csv::WriterBuilder::new()
+        .buffer_capacity(256)
+        .from_writer(out);
+    let mut digits = [
+        itoa::Buffer::new(),
+        itoa::Buffer::new(),
+        itoa::Buffer::new(),
+    ];
+    let [tx, rx, hour] = &mut digits;
+    let _infallible = csv.write_record([
+        flow.src_app,
+        flow.dest_app,
+        flow.vpc_id,
+        tx.format(flow.counters.tx),
+        rx.format(flow.counters.rx),
+        hour.format(flow.hour.get()),
+    ]);
+}

@@ -1,0 +1,279 @@
+//! The decoder for any JSON, on serde_json. It keeps track of the flow and field it is at, so that
+//! an error can name them.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
+    Visitor,
+};
+
+use super::{DecodeError, Format};
+use crate::domain::{Counters, Field, Hour, NAME_BYTES_MAX};
+use crate::store::{Batch, BatchBuilder};
+
+pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
+    let text = std::str::from_utf8(body).map_err(|e| DecodeError {
+        index: None,
+        field: None,
+        what: format!("the body is not UTF-8 at byte {}", e.valid_up_to()),
+    })?;
+    let mut builder = BatchBuilder::with_capacity(body.len() / 2);
+    let place = Place::default();
+    match format {
+        Format::Json => {
+            let mut json = serde_json::Deserializer::from_str(text);
+            Flows {
+                builder: &mut builder,
+                place: &place,
+            }
+            .deserialize(&mut json)
+            .and_then(|()| json.end())
+            .map_err(|e| place.error(&e, e.line()))?;
+        }
+        Format::Ndjson => {
+            for (line, text) in text.split('\n').enumerate() {
+                if text.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r')) {
+                    continue;
+                }
+                place.index.set(Some(builder.flows()));
+                let mut json = serde_json::Deserializer::from_str(text);
+                OneFlow {
+                    builder: &mut builder,
+                    place: &place,
+                }
+                .deserialize(&mut json)
+                .and_then(|()| json.end())
+                .map_err(|e| place.error(&e, line + 1))?;
+            }
+        }
+    }
+    Ok(builder.finish())
+}
+
+/// Where in the batch the decoder is.
+#[derive(Default)]
+struct Place {
+    index: Cell<Option<usize>>,
+    field: Cell<Option<Field>>,
+}
+
+impl Place {
+    fn error(&self, error: &serde_json::Error, line: usize) -> DecodeError {
+        let text = error.to_string();
+        let suffix = format!(" at line {} column {}", error.line(), error.column());
+        let what = text.strip_suffix(&suffix).unwrap_or(&text);
+        let what = if error.is_eof() {
+            format!("the body ends too early: {what}")
+        } else {
+            what.to_owned()
+        };
+        DecodeError {
+            index: self.index.get(),
+            field: self.field.get(),
+            what: format!("{what} (line {line}, column {})", error.column()),
+        }
+    }
+}
+
+/// A JSON array of flows.
+struct Flows<'a> {
+    builder: &'a mut BatchBuilder,
+    place: &'a Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Flows<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Flows<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of flows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        self.place.index.set(Some(0));
+        while seq
+            .next_element_seed(OneFlow {
+                builder: self.builder,
+                place: self.place,
+            })?
+            .is_some()
+        {
+            self.place.index.set(Some(self.builder.flows()));
+        }
+        self.place.index.set(None);
+        Ok(())
+    }
+}
+
+/// One JSON object with the six fields.
+struct OneFlow<'a> {
+    builder: &'a mut BatchBuilder,
+    place: &'a Place,
+}
+
+impl<'de> DeserializeSeed<'de> for OneFlow<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneFlow<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a flow object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let place = self.place;
+        let mut names: [Option<Cow<'de, str>>; 3] = [None, None, None];
+        let mut numbers: [Option<u64>; 3] = [None; 3];
+        while let Some(field) = map.next_key_seed(FieldName)? {
+            let Some(field) = field else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            place.field.set(Some(field));
+            let at = field as usize;
+            let again = match at {
+                0..3 => names[at].is_some(),
+                _ => numbers[at - 3].is_some(),
+            };
+            if again {
+                return Err(A::Error::custom("the field is given twice"));
+            }
+            match at {
+                0..3 => names[at] = Some(map.next_value_seed(Name)?),
+                _ => {
+                    let max = match field {
+                        Field::Hour => u64::from(Hour::MAX),
+                        _ => u64::MAX,
+                    };
+                    numbers[at - 3] = Some(map.next_value_seed(Number { max })?);
+                }
+            }
+            place.field.set(None);
+        }
+        let missing = |at: usize| {
+            place.field.set(Some(Field::ALL[at]));
+            A::Error::custom("the field is missing")
+        };
+        let mut name_bytes: [&[u8]; 3] = [&[]; 3];
+        for (at, name) in names.iter().enumerate() {
+            name_bytes[at] = name.as_ref().ok_or_else(|| missing(at))?.as_bytes();
+        }
+        let [tx, rx, hour] = numbers;
+        let counters = Counters {
+            tx: tx.ok_or_else(|| missing(3))?,
+            rx: rx.ok_or_else(|| missing(4))?,
+        };
+        let hour = hour.and_then(Hour::new).ok_or_else(|| missing(5))?;
+        self.builder.push(hour, name_bytes, counters);
+        Ok(())
+    }
+}
+
+/// The name of a field; `None` for one that is not ours.
+struct FieldName;
+
+impl<'de> DeserializeSeed<'de> for FieldName {
+    type Value = Option<Field>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for FieldName {
+    type Value = Option<Field>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Field::from_name(name.as_bytes()))
+    }
+}
+
+/// A string of at most [`NAME_BYTES_MAX`] bytes.
+struct Name;
+
+impl Name {
+    fn check<E: serde::de::Error>(name: &str) -> Result<(), E> {
+        if name.len() <= NAME_BYTES_MAX {
+            return Ok(());
+        }
+        let bytes = name.len();
+        Err(E::custom(format_args!(
+            "the string has {bytes} bytes, {NAME_BYTES_MAX} at most are allowed"
+        )))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Self::Value, E> {
+        Name::check(name)?;
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+        Name::check(name)?;
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// An integer from 0 to `max`.
+struct Number {
+    max: u64,
+}
+
+impl<'de> DeserializeSeed<'de> for Number {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
+        deserializer.deserialize_u64(self)
+    }
+}
+
+impl Visitor<'_> for Number {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an integer from 0 to {}", self.max)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
+        if number <= self.max {
+            Ok(number)
+        } else {
+            Err(E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Body bytes to a validated [`Batch`]: two decoders, one meaning.
+//!
+//! [`fast`] reads the shape that agents send and gives up at the first surprise, without side
+//! effects. [`json`] reads everything else, and alone decides what is an error. A test holds the
+//! two equal on the bodies that both take.
+
+mod fast;
+mod json;
+
+use std::fmt;
+
+use crate::domain::Field;
+use crate::store::Batch;
+
+/// How the flows of a body are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON array of flows.
+    Json,
+    /// One JSON flow a line; blank lines are skipped.
+    Ndjson,
+}
+
+/// Why a body is not a batch: nothing of it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// The flow, counted from 0; `None` when the fault is outside of any.
+    pub index: Option<usize>,
+    /// The field; `None` when the fault is outside of any.
+    pub field: Option<Field>,
+    /// What is wrong, and where in the body.
+    pub what: String,
+}
+
+impl std::error::Error for DecodeError {}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(index) = self.index {
+            write!(f, "flow {index}: ")?;
+        }
+        if let Some(field) = self.field {
+            write!(f, "{}: ", field.name())?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// The first fault, with the flow and field where it is.
+pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
+    match fast::decode(body, format) {
+        Some(batch) => Ok(batch),
+        None => json::decode(body, format),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bodies near the fast decoder's shape: right, or wrong by one edit.
+    fn bodies() -> impl Strategy<Value = (Vec<u8>, Format)> {
+        let flow = (
+            prop::sample::select(vec![
+                "foo",
+                "",
+                "ü",
+                "a\\u0000b",
+                "x\\n",
+                "a\u{1}b",
+                "\u{10FFFF}",
+                "a-name-of-more-than-sixteen-bytes",
+                "exactly8",
+                "exactly-sixteen-",
+            ]),
+            prop::sample::select(vec![
+                "0",
+                "1",
+                "12345678",
+                "123456789",
+                "01",
+                "-1",
+                "1.0",
+                "1e3",
+                "4294967294",
+                "4294967295",
+                "99999999",
+                "100000000",
+                "18446744073709551615",
+                "18446744073709551616",
+                "\"1\"",
+                "null",
+                "1 ",
+                "",
+            ]),
+            prop::sample::select(vec![", ", ",", " , ", ",\n", ",\t", ""]),
+            prop::sample::select(vec![": ", ":", " : ", ":\n", ""]),
+            any::<prop::sample::Index>(),
+            prop::bool::weighted(0.8),
+        )
+            .prop_map(|(name, number, comma, colon, which, plain)| {
+                let mut members = vec![
+                    ("src_app", "\"a\"".to_owned()),
+                    ("dest_app", "\"b\"".to_owned()),
+                    ("vpc_id", "\"c\"".to_owned()),
+                    ("bytes_tx", "1".to_owned()),
+                    ("bytes_rx", "2".to_owned()),
+                    ("hour", "3".to_owned()),
+                ];
+                let which = which.index(6);
+                if which < 3 {
+                    members[which].1 = format!("\"{name}\"");
+                } else {
+                    members[which].1 = number.to_owned();
+                }
+                let (comma, colon) = if plain { (", ", ": ") } else { (comma, colon) };
+                let members: Vec<_> = members
+                    .into_iter()
+                    .map(|(k, v)| format!("\"{k}\"{colon}{v}"))
+                    .collect();
+                format!("{{{}}}", members.join(comma))
+            });
+        (
+            prop::collection::vec(flow, 1..4),
+            prop::sample::select(vec![Format::Json, Format::Ndjson]),
+            prop::option::weighted(0.5, (any::<prop::sample::Index>(), any::<u8>(), 0..3u8)),
+        )
+            .prop_map(|(flows, format, edit)| {
+                let mut body = match format {
+                    Format::Json => format!("[{}]", flows.join(", ")),
+                    Format::Ndjson => flows.join("\n"),
+                }
+                .into_bytes();
+                if let Some((at, byte, kind)) = edit {
+                    let at = at.index(body.len());
+                    match kind {
+                        0 => body[at] = byte,
+                        1 => body.insert(at, byte),
+                        _ => drop(body.remove(at)),
+                    }
+                }
+                (body, format)
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn what_the_fast_decoder_takes_the_other_takes_alike((body, format) in bodies()) {
+            if let Some(fast) = fast::decode(&body, format) {
+                let json = json::decode(&body, format);
+                prop_assert!(json.is_ok(), "{json:?} for {}", String::from_utf8_lossy(&body));
+                let json = json.unwrap();
+                prop_assert_eq!(fast.bytes(), json.bytes());
+                prop_assert_eq!(fast.flows(), json.flows());
+            }
+        }
+    }
+
+    #[test]
+    fn the_fast_decoder_takes_what_agents_send() {
+        let plain = r#"{"src_app": "foo", "dest_app": "bär", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 18446744073709551, "hour": 1}"#;
+        let tight = plain.replace(": ", ":").replace(", ", ",");
+        let turned = r#"{ "hour":1,"bytes_rx":0,"vpc_id":"","src_app":"a","bytes_tx":12345678,"dest_app":"b" }"#;
+        for flow in [plain, &tight, turned] {
+            for (format, body) in [
+                (Format::Json, format!("[{flow}]")),
+                (Format::Json, format!(" [ {flow},\n {flow} ]\n")),
+                (Format::Ndjson, flow.to_owned()),
+                (Format::Ndjson, format!("{flow}\r\n\n{flow}\n")),
+            ] {
+                let fast = fast::decode(body.as_bytes(), format);
+                let json = json::decode(body.as_bytes(), format).unwrap();
+                assert_eq!(fast.expect(&body).bytes(), json.bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! flowtally takes network flows from a fleet of agents over HTTP and answers, per hour, how many
+//! bytes went between which applications. This is the map of its one crate, in the order in which
+//! a flow passes through it. Arrows run downwards only: a test holds the table in
+//! `ARCHITECTURE.md` against the `use` lines.
+//!
+//! [`domain`] says what a flow is: hours, counters that add up and never wrap, the six fields. It
+//! knows nothing of bytes, files or sockets.
+//!
+//! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB
+//! underneath. It owns every stored byte and the argument why nothing is lost or counted twice.
+//!
+//! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
+//! requests share one commit. [`query`] turns a question into rows.
+//!
+//! [`http`] is the API: routes, formats, errors as problem documents, connections.
+//!
+//! [`config`] holds arguments and environment as validated values, [`telemetry`] sets up the log,
+//! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one
+//! file a subcommand.
+
+pub mod domain;
+
+pub mod store;
+
+pub mod ingest;
+pub mod query;
+
+pub mod http;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod daemon;
+
+pub mod cli;

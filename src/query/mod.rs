@@ -1,0 +1,53 @@
+//! Questions to the store, answered as rows.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::domain::{Flow, Hour};
+use crate::store::{Scan, Store, StoreError};
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct QueryError(#[from] StoreError);
+
+/// Answers queries from a store.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    store: Arc<Store>,
+}
+
+impl Engine {
+    pub fn new(store: Arc<Store>) -> Engine {
+        Engine { store }
+    }
+
+    /// The sums of `hour`, one row a (src_app, dest_app, vpc_id), in their order. Blocks on the disk.
+    pub fn hour(&self, hour: Hour) -> Result<Rows, QueryError> {
+        Ok(Rows {
+            scan: self.store.scan(hour)?,
+        })
+    }
+}
+
+/// An answer that is read row by row; it shows one moment, however long the reading takes.
+#[derive(Debug)]
+pub struct Rows {
+    scan: Scan,
+}
+
+impl Rows {
+    /// Hands rows to `each` until it breaks or the answer ends; returns whether it has ended.
+    /// Blocks on the disk.
+    pub fn read(
+        &mut self,
+        mut each: impl FnMut(&Flow<'_>) -> ControlFlow<()>,
+    ) -> Result<bool, QueryError> {
+        while let Some((key, counters)) = self.scan.next()? {
+            if each(&key.flow(counters)).is_break() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

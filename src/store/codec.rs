@@ -1,0 +1,534 @@
+//! Every byte that is stored, and nothing else: keys, values, journal entries, the identity file.
+//!
+//! `ARCHITECTURE.md` draws these formats; [`FORMAT`] changes when one of them does. Decoders take
+//! any bytes: what is not ours is [`Corrupt`], never a panic and never a guess.
+
+use std::borrow::Cow;
+
+use bincode::config::{Configuration, Fixint, LittleEndian};
+
+use crate::domain::{Counters, Flow, Hour, NAME_BYTES_MAX};
+
+/// Version of everything in this file, stored in the identity file of a data directory.
+pub const FORMAT: u32 = 1;
+
+/// Name of the identity file; its presence makes a directory ours.
+pub const IDENTITY_FILE: &str = "FLOWTALLY";
+
+/// Column family of the journal: [`journal_key`] -> batch.
+pub const JOURNAL: &str = "journal";
+/// Column family of the sums: [`FlowKey`] -> [`encode_counters`], and the marker.
+pub const FLOWS: &str = "flows";
+
+/// Bytes of an encoded [`Counters`].
+pub const COUNTERS_BYTES: usize = 16;
+/// Bytes of the hour in front of a flow key.
+pub const HOUR_BYTES: usize = 4;
+/// Longest flow key: every byte of every name a NUL, which takes two bytes, and three terminators.
+pub const KEY_BYTES_MAX: usize = HOUR_BYTES + 3 * (2 * NAME_BYTES_MAX + 1);
+
+/// Keys in `flows` that are not flows start with an hour that no flow can have, so that they sort
+/// after all of them.
+const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
+
+/// Key of the marker in `flows`: its value is the last journal position that the sums contain.
+pub const MARKER_KEY: [u8; HOUR_BYTES + 1] = [0xFF, 0xFF, 0xFF, 0xFF, b'm'];
+
+const BINCODE: Configuration<LittleEndian, Fixint> = bincode::config::standard()
+    .with_little_endian()
+    .with_fixed_int_encoding();
+
+/// Stored bytes that this version of the format cannot have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Corrupt(pub &'static str);
+
+// ---------------------------------------------------------------------------------------- identity
+
+/// Content of the identity file.
+pub fn encode_identity() -> String {
+    format!("flowtally data directory, format {FORMAT}\n")
+}
+
+/// The format version in an identity file's content, or `None` when we did not write it.
+pub fn decode_identity(text: &str) -> Option<u32> {
+    text.strip_prefix("flowtally data directory, format ")?
+        .strip_suffix('\n')?
+        .parse()
+        .ok()
+}
+
+// -------------------------------------------------------------------------------------------- keys
+
+/// Appends one name so that byte order of keys is order of names and no two tuples collide: NUL is
+/// written `00 FF`, and `00` ends the name (FoundationDB's tuple layer; `FF` occurs in no UTF-8).
+#[inline]
+pub fn push_name(key: &mut Vec<u8>, name: &[u8]) {
+    if name.contains(&0) {
+        for &byte in name {
+            key.push(byte);
+            if byte == 0 {
+                key.push(0xFF);
+            }
+        }
+    } else {
+        key.extend_from_slice(name);
+    }
+    key.push(0);
+}
+
+/// Appends the key of (`hour`, `src_app`, `dest_app`, `vpc_id`).
+pub fn push_key(key: &mut Vec<u8>, hour: Hour, src_app: &[u8], dest_app: &[u8], vpc_id: &[u8]) {
+    key.extend_from_slice(&hour.get().to_be_bytes());
+    push_name(key, src_app);
+    push_name(key, dest_app);
+    push_name(key, vpc_id);
+}
+
+/// Like [`push_key`], for names without a NUL.
+#[inline]
+pub fn push_plain_key(key: &mut Vec<u8>, hour: Hour, names: [&[u8]; 3]) {
+    key.extend_from_slice(&hour.get().to_be_bytes());
+    for name in names {
+        debug_assert!(!name.contains(&0));
+        key.extend_from_slice(name);
+        key.push(0);
+    }
+}
+
+/// The keys of an hour are those from the first (inclusive) to the second (exclusive).
+pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
+    // `Hour::MAX` is one short of `u32::MAX`, so the end bound exists: the meta prefix at most.
+    (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
+}
+
+/// Splits what follows the hour in a flow key into its names, still escaped, without terminators.
+#[inline]
+fn split_names(mut rest: &[u8]) -> Result<[&[u8]; 3], Corrupt> {
+    let mut names: [&[u8]; 3] = [&[]; 3];
+    for name in &mut names {
+        let mut end = 0;
+        loop {
+            match rest.get(end) {
+                None => return Err(Corrupt("a key's name has no end")),
+                Some(0) if rest.get(end + 1) == Some(&0xFF) => end += 2,
+                Some(0) => break,
+                Some(_) => end += 1,
+            }
+        }
+        *name = &rest[..end];
+        rest = &rest[end + 1..];
+    }
+    if !rest.is_empty() {
+        return Err(Corrupt("a key has bytes after its names"));
+    }
+    Ok(names)
+}
+
+fn unescape(name: &[u8]) -> Result<Cow<'_, str>, Corrupt> {
+    const NOT_UTF8: Corrupt = Corrupt("a name is not UTF-8");
+    if !name.contains(&0) {
+        return std::str::from_utf8(name)
+            .map(Cow::Borrowed)
+            .map_err(|_| NOT_UTF8);
+    }
+    let mut plain = Vec::with_capacity(name.len());
+    let mut bytes = name.iter();
+    while let Some(&byte) = bytes.next() {
+        plain.push(byte);
+        if byte == 0 {
+            bytes.next(); // the FF that `split_key` saw
+        }
+    }
+    String::from_utf8(plain)
+        .map(Cow::Owned)
+        .map_err(|_| NOT_UTF8)
+}
+
+/// A decoded flow key. Names borrow from the key unless they hold a NUL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowKey<'a> {
+    pub hour: Hour,
+    pub src_app: Cow<'a, str>,
+    pub dest_app: Cow<'a, str>,
+    pub vpc_id: Cow<'a, str>,
+}
+
+impl<'a> FlowKey<'a> {
+    /// Reads a key that [`push_key`] wrote.
+    pub fn decode(key: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
+        let (hour, names) = key
+            .split_first_chunk::<HOUR_BYTES>()
+            .ok_or(Corrupt("a key is too short"))?;
+        let hour = Hour::new(u64::from(u32::from_be_bytes(*hour)))
+            .ok_or(Corrupt("a key's hour is out of range"))?;
+        FlowKey::decode_names(hour, names)
+    }
+
+    /// Reads what follows the hour in a key that [`push_key`] wrote.
+    #[inline]
+    pub fn decode_names(hour: Hour, names: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
+        let [src_app, dest_app, vpc_id] = split_names(names)?;
+        Ok(FlowKey {
+            hour,
+            src_app: unescape(src_app)?,
+            dest_app: unescape(dest_app)?,
+            vpc_id: unescape(vpc_id)?,
+        })
+    }
+
+    /// The row that this key and `counters` make.
+    pub fn flow(&self, counters: Counters) -> Flow<'_> {
+        Flow {
+            src_app: &self.src_app,
+            dest_app: &self.dest_app,
+            vpc_id: &self.vpc_id,
+            counters,
+            hour: self.hour,
+        }
+    }
+}
+
+/// Whether [`push_key`] can have written `key`.
+pub fn check_key(key: &[u8]) -> Result<(), Corrupt> {
+    FlowKey::decode(key).map(drop)
+}
+
+/// Whether `key` in `flows` is not a flow's.
+pub fn is_meta_key(key: &[u8]) -> bool {
+    key.starts_with(&META_PREFIX)
+}
+
+// ------------------------------------------------------------------------------------------ values
+
+/// Both counters, fixed width, little-endian.
+#[inline]
+pub fn encode_counters(counters: Counters) -> [u8; COUNTERS_BYTES] {
+    let mut value = [0; COUNTERS_BYTES];
+    // Two fixed-width integers always fit sixteen bytes; the error arm cannot be reached, and a
+    // merge callback must not panic, so it is left without effect.
+    let _fits = bincode::encode_into_slice((counters.tx, counters.rx), &mut value, BINCODE);
+    value
+}
+
+/// Reads what [`encode_counters`] wrote.
+#[inline]
+pub fn decode_counters(value: &[u8]) -> Result<Counters, Corrupt> {
+    if value.len() != COUNTERS_BYTES {
+        return Err(Corrupt("a value is not sixteen bytes"));
+    }
+    let ((tx, rx), _) = bincode::decode_from_slice(value, BINCODE)
+        .map_err(|_| Corrupt("a value is not two integers"))?;
+    Ok(Counters { tx, rx })
+}
+
+/// Key of the journal entry at `position`.
+pub fn journal_key(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+/// Reads what [`journal_key`] wrote.
+pub fn decode_journal_key(key: &[u8]) -> Result<u64, Corrupt> {
+    let key = key
+        .try_into()
+        .map_err(|_| Corrupt("a journal key is not eight bytes"))?;
+    Ok(u64::from_be_bytes(key))
+}
+
+/// Value of the marker.
+pub fn encode_marker(position: u64) -> [u8; 8] {
+    position.to_le_bytes()
+}
+
+/// Reads what [`encode_marker`] wrote.
+pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
+    let value = value
+        .try_into()
+        .map_err(|_| Corrupt("the marker is not eight bytes"))?;
+    Ok(u64::from_le_bytes(value))
+}
+
+// ----------------------------------------------------------------------------------------- batches
+
+/// First byte of a stored batch.
+const BATCH_VERSION: u8 = 1;
+/// Version byte and number of flows.
+const BATCH_HEADER_BYTES: usize = 5;
+/// Bytes of a record in front of its counters: key length and widths.
+const RECORD_HEADER_BYTES: usize = 3;
+
+/// Appends the header of a batch whose number of flows [`set_batch_flows`] fills in later.
+pub fn push_batch_header(batch: &mut Vec<u8>) {
+    batch.extend_from_slice(&[BATCH_VERSION, 0, 0, 0, 0]);
+}
+
+/// Writes the number of flows into a header.
+pub fn set_batch_flows(batch: &mut [u8], flows: u32) {
+    batch[1..BATCH_HEADER_BYTES].copy_from_slice(&flows.to_le_bytes());
+}
+
+/// Bytes that `n` needs, without its leading zeros: 0 ..= 8.
+#[inline]
+fn width(n: u64) -> usize {
+    8 - n.leading_zeros() as usize / 8
+}
+
+/// Appends a record up to its key: key length, widths, counters. The key of `key_bytes` bytes has
+/// to follow. The counters are as short as they can be, since the journal is written twice (log
+/// and memtable) and most counters are small.
+#[inline]
+pub fn push_record_head(batch: &mut Vec<u8>, key_bytes: usize, counters: Counters) {
+    debug_assert!(key_bytes <= KEY_BYTES_MAX);
+    let (tx_width, rx_width) = (width(counters.tx), width(counters.rx));
+    let mut head = [0; RECORD_HEADER_BYTES + 16];
+    head[..2].copy_from_slice(&(key_bytes as u16).to_le_bytes());
+    head[2] = (tx_width | rx_width << 4) as u8;
+    head[3..11].copy_from_slice(&counters.tx.to_le_bytes());
+    let rx_at = RECORD_HEADER_BYTES + tx_width;
+    head[rx_at..rx_at + 8].copy_from_slice(&counters.rx.to_le_bytes());
+    batch.extend_from_slice(&head[..rx_at + rx_width]);
+}
+
+/// One flow of a stored batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The whole flow key.
+    pub key: &'a [u8],
+    pub counters: Counters,
+}
+
+/// Reads the records of a stored batch, in order. Stops after the first error.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+    left: u32,
+}
+
+impl<'a> Records<'a> {
+    pub fn new(batch: &'a [u8]) -> Result<Records<'a>, Corrupt> {
+        let (header, rest) = batch
+            .split_first_chunk::<BATCH_HEADER_BYTES>()
+            .ok_or(Corrupt("a batch is too short"))?;
+        let [version, flows @ ..] = *header;
+        if version != BATCH_VERSION {
+            return Err(Corrupt("a batch is of an unknown version"));
+        }
+        Ok(Records {
+            rest,
+            left: u32::from_le_bytes(flows),
+        })
+    }
+
+    #[inline]
+    fn read(&mut self) -> Result<Record<'a>, Corrupt> {
+        const CUT: Corrupt = Corrupt("a batch ends inside a record");
+        let [len_lo, len_hi, widths] =
+            *self.rest.first_chunk::<RECORD_HEADER_BYTES>().ok_or(CUT)?;
+        let key_bytes = usize::from(u16::from_le_bytes([len_lo, len_hi]));
+        let (tx_width, rx_width) = (usize::from(widths & 15), usize::from(widths >> 4));
+        if tx_width > 8 || rx_width > 8 {
+            return Err(Corrupt("a record's counter is too wide"));
+        }
+        let rx_at = RECORD_HEADER_BYTES + tx_width;
+        let key_at = rx_at + rx_width;
+        let end = key_at + key_bytes;
+        let key = self.rest.get(key_at..end).ok_or(CUT)?;
+        if key_bytes < HOUR_BYTES {
+            return Err(Corrupt("a record's key is too short"));
+        }
+        let counters = Counters {
+            tx: read_uint(self.rest, RECORD_HEADER_BYTES, tx_width),
+            rx: read_uint(self.rest, rx_at, rx_width),
+        };
+        self.rest = &self.rest[end..];
+        self.left -= 1;
+        Ok(Record { key, counters })
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, Corrupt>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            if self.rest.is_empty() {
+                return None;
+            }
+            self.rest = &[];
+            return Some(Err(Corrupt("a batch has bytes after its records")));
+        }
+        let record = self.read();
+        if record.is_err() {
+            (self.rest, self.left) = (&[], 0);
+        }
+        Some(record)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.left as usize + 1))
+    }
+}
+
+/// The little-endian integer of `width` bytes at `at`; the caller has checked that it lies inside.
+#[inline]
+fn read_uint(bytes: &[u8], at: usize, width: usize) -> u64 {
+    if let Some(word) = bytes[at..].first_chunk::<8>() {
+        // One load and a mask; the bytes above the integer belong to whatever follows it.
+        let mask = u64::MAX.checked_shr(64 - 8 * width as u32).unwrap_or(0);
+        u64::from_le_bytes(*word) & mask
+    } else {
+        let mut word = [0; 8];
+        word[..width].copy_from_slice(&bytes[at..at + width]);
+        u64::from_le_bytes(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name() -> impl Strategy<Value = String> {
+        // Few characters, so that equal prefixes, NULs next to terminators and the largest code
+        // points meet often.
+        prop_oneof![
+            prop::collection::vec(
+                prop::sample::select(vec!['\0', 'a', 'b', '\u{1}', '"', 'ÿ', '\u{10FFFF}', '🦀']),
+                0..6
+            )
+            .prop_map(String::from_iter),
+            ".{0,20}",
+        ]
+    }
+
+    fn key(hour: u32, names: &(String, String, String)) -> Vec<u8> {
+        let mut key = Vec::new();
+        push_key(
+            &mut key,
+            Hour::new(hour.into()).unwrap(),
+            names.0.as_bytes(),
+            names.1.as_bytes(),
+            names.2.as_bytes(),
+        );
+        key
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn keys_round_trip(hour in 0..=Hour::MAX, names in (name(), name(), name())) {
+            let key = key(hour, &names);
+            let decoded = FlowKey::decode(&key).unwrap();
+            prop_assert_eq!(decoded.hour.get(), hour);
+            prop_assert_eq!(&decoded.src_app, &names.0);
+            prop_assert_eq!(&decoded.dest_app, &names.1);
+            prop_assert_eq!(&decoded.vpc_id, &names.2);
+            prop_assert!(!is_meta_key(&key));
+        }
+
+        #[test]
+        fn key_order_is_tuple_order_and_nothing_collides(
+            a in (0..3u32, (name(), name(), name())),
+            b in (0..3u32, (name(), name(), name())),
+        ) {
+            let order = key(a.0, &a.1).cmp(&key(b.0, &b.1));
+            prop_assert_eq!(order, a.cmp(&b));
+        }
+
+        #[test]
+        fn counters_round_trip(tx: u64, rx: u64) {
+            let counters = Counters { tx, rx };
+            prop_assert_eq!(decode_counters(&encode_counters(counters)), Ok(counters));
+        }
+
+        #[test]
+        fn records_round_trip(
+            flows in prop::collection::vec(
+                (0..=Hour::MAX, (name(), name(), name()), any::<u64>(), 0..=64u32, any::<u64>(), 0..=64u32),
+                0..20,
+            )
+        ) {
+            let mut batch = Vec::new();
+            push_batch_header(&mut batch);
+            let mut expected = Vec::new();
+            for (hour, names, tx, tx_shift, rx, rx_shift) in flows {
+                let counters = Counters {
+                    tx: tx.checked_shr(tx_shift).unwrap_or(0),
+                    rx: rx.checked_shr(rx_shift).unwrap_or(0),
+                };
+                let key = key(hour, &names);
+                push_record_head(&mut batch, key.len(), counters);
+                batch.extend_from_slice(&key);
+                expected.push((key, counters));
+            }
+            set_batch_flows(&mut batch, expected.len() as u32);
+            let got: Vec<_> = Records::new(&batch)
+                .unwrap()
+                .map(|r| r.map(|r| (r.key.to_vec(), r.counters)).unwrap())
+                .collect();
+            prop_assert_eq!(got, expected);
+            // Cut anywhere, it is an error at some point, and never a panic.
+            for cut in 0..batch.len() {
+                let read = Records::new(&batch[..cut]).and_then(|r| r.collect::<Result<Vec<_>, _>>());
+                prop_assert!(read.is_err());
+            }
+        }
+
+        #[test]
+        fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(counters) = decode_counters(&bytes) {
+                prop_assert_eq!(encode_counters(counters).to_vec(), bytes.clone());
+            }
+            if let Ok(position) = decode_marker(&bytes) {
+                prop_assert_eq!(encode_marker(position).to_vec(), bytes.clone());
+            }
+            if let Ok(position) = decode_journal_key(&bytes) {
+                prop_assert_eq!(journal_key(position).to_vec(), bytes.clone());
+            }
+            if let Ok(key) = FlowKey::decode(&bytes) {
+                let mut again = Vec::new();
+                let (src, dest) = (key.src_app.as_bytes(), key.dest_app.as_bytes());
+                push_key(&mut again, key.hour, src, dest, key.vpc_id.as_bytes());
+                prop_assert_eq!(&again, &bytes);
+            }
+            if let Ok(records) = Records::new(&bytes) {
+                let errors = records.filter(Result::is_err).count();
+                prop_assert!(errors <= 1, "it goes on after an error");
+            }
+        }
+    }
+
+    #[test]
+    fn the_stored_bytes_are_these() {
+        // The format on disk. A change here needs a new `FORMAT` and a way to read the old one.
+        let mut key = Vec::new();
+        push_key(&mut key, Hour::new(258).unwrap(), b"a\0b", b"", b"vpc-0");
+        assert_eq!(key, b"\x00\x00\x01\x02a\x00\xFFb\x00\x00vpc-0\x00");
+        let counters = Counters { tx: 1, rx: 0x0203 };
+        assert_eq!(
+            encode_counters(counters),
+            *b"\x01\0\0\0\0\0\0\0\x03\x02\0\0\0\0\0\0"
+        );
+        let mut batch = Vec::new();
+        push_batch_header(&mut batch);
+        push_record_head(&mut batch, key.len(), counters);
+        batch.extend_from_slice(&key);
+        set_batch_flows(&mut batch, 1);
+        assert_eq!(
+            batch,
+            [
+                &b"\x01\x01\0\0\0"[..],
+                b"\x10\x00\x21\x01\x03\x02",
+                key.as_slice()
+            ]
+            .concat()
+        );
+        assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
+        assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
+        assert_eq!(encode_identity(), "flowtally data directory, format 1\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(1));
+        assert_eq!(decode_identity("something else"), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! What can go wrong in the store, each with what an operator can do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::codec::{self, Corrupt};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "{path} is not a flowtally data directory: it has files but no {} file; \
+         give --data-dir an empty or absent directory, or one that flowtally made",
+        codec::IDENTITY_FILE
+    )]
+    NotOurs { path: PathBuf },
+
+    #[error(
+        "{path} has format {found}, and this flowtally knows formats up to {}; \
+         run the version that wrote it, or a newer one",
+        codec::FORMAT
+    )]
+    NewerFormat { path: PathBuf, found: u32 },
+
+    #[error(
+        "the data directory {path} is in use by another flowtally; \
+         stop that one, or give --data-dir another directory"
+    )]
+    InUse { path: PathBuf },
+
+    #[error(
+        "cannot use the data directory {path}: {source}; \
+         check that it is a directory that this user may write, on a disk with free space"
+    )]
+    Directory { path: PathBuf, source: io::Error },
+
+    #[error(
+        "the database in {path} does not open: {source}; \
+         restore a backup, or move the directory away to start empty"
+    )]
+    Open {
+        path: PathBuf,
+        source: rocksdb::Error,
+    },
+
+    #[error(
+        "the stored data is damaged ({what}); restore a backup: \
+         no sum is given out that could be wrong"
+    )]
+    Corrupt { what: String },
+
+    #[error("{doing} failed: {source}; nothing acknowledged is lost, check the disk")]
+    Database {
+        doing: &'static str,
+        source: rocksdb::Error,
+    },
+
+    #[error("{doing} failed: {source}; nothing acknowledged is lost, check the disk")]
+    Io {
+        doing: &'static str,
+        source: io::Error,
+    },
+
+    #[error(
+        "writes come faster than they can be flushed; try again shortly, \
+         and if it lasts, give the service a faster disk"
+    )]
+    Behind,
+
+    #[error("flushing failed: {why}; nothing acknowledged is lost, the journal has it")]
+    FlushFailed { why: String },
+
+    #[error("the store is closed after an internal error; restart the service")]
+    Closed,
+}
+
+impl From<Corrupt> for StoreError {
+    fn from(corrupt: Corrupt) -> StoreError {
+        StoreError::Corrupt {
+            what: corrupt.to_string(),
+        }
+    }
+}
+
+/// For `map_err`: names what was being done when RocksDB failed.
+pub(super) fn database(doing: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+    move |source| StoreError::Database { doing, source }
+}

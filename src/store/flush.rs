@@ -1,0 +1,170 @@
+//! Flush and recovery: how sums move from the tally to disk, and from the journal to the tally.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rocksdb::{IngestExternalFileOptions, SstFileWriter};
+
+use super::codec::{self, HOUR_BYTES};
+use super::error::{StoreError, database};
+use super::journal::Journal;
+use super::options::L0_FILES_MAX;
+use super::tally::Tally;
+use super::{Inner, Recovery, Step};
+
+/// Pause after a failed flush, before the next try.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two looks at whether compaction has caught up.
+const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
+
+impl Inner {
+    /// The flusher's life: freezes tallies that are due and flushes frozen ones.
+    pub(super) fn flush_until_closed(&self) {
+        while let Ok(Some(tally)) = self.next_due() {
+            let result = self.flush(&tally);
+            if let Err(error) = &result {
+                tracing::error!(%error, "flush failed, the journal keeps the flows");
+            }
+            let Ok(mut tallies) = self.tallies.lock() else {
+                return;
+            };
+            match result {
+                Ok(()) => {
+                    tallies.frozen = None;
+                    tallies.flushed = tally.last();
+                    tallies.flush_error = None;
+                    self.flush_ended.notify_all();
+                }
+                Err(error) => {
+                    tallies.flush_error = Some(error.to_string());
+                    self.flush_ended.notify_all();
+                    if tallies.closing {
+                        return;
+                    }
+                    let _woken = self.flush_due.wait_timeout(tallies, RETRY_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits for the next tally to flush; `None` when the store is closing.
+    fn next_due(&self) -> Result<Option<Arc<Tally>>, StoreError> {
+        let mut tallies = self.tallies()?;
+        loop {
+            if tallies.closing {
+                return Ok(None);
+            }
+            if let Some(frozen) = &tallies.frozen {
+                return Ok(Some(frozen.clone()));
+            }
+            let wait = match tallies.active.since() {
+                None => self.options.flush_interval,
+                Some(since) => {
+                    let left = self.options.flush_interval.saturating_sub(since.elapsed());
+                    if left.is_zero() || tallies.flush_now || self.is_full(&tallies.active) {
+                        tallies.freeze();
+                        continue;
+                    }
+                    left
+                }
+            };
+            (tallies, _) = self
+                .flush_due
+                .wait_timeout(tallies, wait)
+                .map_err(|_| StoreError::Closed)?;
+        }
+    }
+
+    /// Moves `tally` to disk. May be repeated after a failure at any point.
+    fn flush(&self, tally: &Tally) -> Result<(), StoreError> {
+        let start = Instant::now();
+        self.step(Step::Frozen);
+        // A try before this one may have got this far and failed afterwards.
+        if self.marker()? < tally.last() {
+            self.wait_for_compaction()?;
+            let path = self.dir.staging().join(format!("{}.sst", tally.last()));
+            self.write_file(&path, tally)?;
+            self.step(Step::Written);
+            let mut options = IngestExternalFileOptions::default();
+            options.set_move_files(true);
+            self.db
+                .ingest_external_file_cf_opts(self.flows()?, &options, vec![&path])
+                .map_err(database("ingesting a flushed file"))?;
+            self.step(Step::Ingested);
+        }
+        Journal::new(&self.db)?.trim(tally.last())?;
+        self.step(Step::Trimmed);
+        tracing::debug!(
+            keys = tally.keys(),
+            journal_bytes = tally.journal_bytes(),
+            ms = start.elapsed().as_millis() as u64,
+            "flushed"
+        );
+        Ok(())
+    }
+
+    /// One sorted file: a merge operand for every row, then the marker, whose key sorts last.
+    fn write_file(&self, path: &std::path::Path, tally: &Tally) -> Result<(), StoreError> {
+        const DOING: &str = "writing a file to ingest";
+        let mut file = SstFileWriter::create(&self.flows_options);
+        file.open(path).map_err(database(DOING))?;
+        let mut key = Vec::new();
+        for (hour, mut run) in tally.runs() {
+            key.clear();
+            key.extend_from_slice(&hour.to_be_bytes());
+            while let Some((suffix, counters)) = run.peek() {
+                key.truncate(HOUR_BYTES);
+                key.extend_from_slice(suffix);
+                file.merge(&key, codec::encode_counters(counters))
+                    .map_err(database(DOING))?;
+                run.advance();
+            }
+        }
+        file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
+            .map_err(database(DOING))?;
+        file.finish().map_err(database(DOING))
+    }
+
+    /// Ingested files pile up where compaction cannot keep up, and reads would slow down. Then the
+    /// flusher waits, the tally fills, and commits wait: the pressure reaches the senders.
+    fn wait_for_compaction(&self) -> Result<(), StoreError> {
+        let flows = self.flows()?;
+        while !self.tallies()?.closing {
+            let files = self
+                .db
+                .property_int_value_cf(flows, rocksdb::properties::num_files_at_level(0))
+                .map_err(database("reading a property"))?;
+            if files.unwrap_or(0) < L0_FILES_MAX {
+                break;
+            }
+            std::thread::sleep(COMPACTION_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Replays into a fresh tally what the journal has beyond the marker. Runs before the flusher.
+    pub(super) fn recover(&self) -> Result<Recovery, StoreError> {
+        let marker = self.marker()?;
+        let journal = Journal::new(&self.db)?;
+        let mut recovery = Recovery::default();
+        let mut tally = Tally::new(marker);
+        journal.replay(marker, |batch| {
+            tally.replay(batch)?;
+            recovery.batches += 1;
+            recovery.bytes += batch.len() as u64;
+            self.step(Step::Replayed);
+            if self.is_full(&tally) {
+                self.flush(&tally)?;
+                tally = Tally::new(tally.last());
+            }
+            Ok(())
+        })?;
+        let mut tallies = self.tallies()?;
+        tallies.flushed = tally.last();
+        if tally.since().is_some() {
+            tallies.flushed = self.marker()?;
+        }
+        tallies.active = tally;
+        Ok(recovery)
+    }
+}

@@ -1,0 +1,85 @@
+//! The journal: batches that the sums on disk do not contain yet, durable before they are
+//! acknowledged. A column family of its own, so RocksDB's write-ahead log is the file format.
+//!
+//! The seam for another journal (a Kafka partition) is three verbs: append gives positions, replay
+//! goes on from a position, trim forgets up to a position.
+
+use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
+
+use super::batch::Batch;
+use super::codec;
+use super::error::{StoreError, database};
+
+/// A view of the journal in an open database.
+pub(super) struct Journal<'a> {
+    db: &'a DB,
+    family: &'a ColumnFamily,
+}
+
+impl<'a> Journal<'a> {
+    pub(super) fn new(db: &'a DB) -> Result<Journal<'a>, StoreError> {
+        let family = db.cf_handle(codec::JOURNAL).ok_or(StoreError::Closed)?;
+        Ok(Journal { db, family })
+    }
+
+    /// Writes `batches` at `first`, `first` + 1, …: all or none of them, and on disk if `sync`.
+    ///
+    /// After an error the same positions can be used again: a write replaces what a failed one
+    /// may have left there.
+    pub(super) fn append(
+        &self,
+        first: u64,
+        batches: &[Batch],
+        sync: bool,
+    ) -> Result<(), StoreError> {
+        let bytes: usize = batches.iter().map(|b| b.bytes().len() + 32).sum();
+        let mut write = WriteBatch::with_capacity_bytes(bytes + 32);
+        for (position, batch) in (first..).zip(batches) {
+            write.put_cf(self.family, codec::journal_key(position), batch.bytes());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        self.db
+            .write_opt(write, &options)
+            .map_err(database("writing the journal"))
+    }
+
+    /// Calls `each` with every batch after `position`, in order.
+    ///
+    /// Positions follow one another without a gap; a gap means that acknowledged batches are gone,
+    /// which is an error.
+    pub(super) fn replay(
+        &self,
+        position: u64,
+        mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(codec::journal_key(position + 1));
+        let entries = self
+            .db
+            .iterator_cf_opt(self.family, options, IteratorMode::Start);
+        for (expected, entry) in (position + 1..).zip(entries) {
+            let (key, batch) = entry.map_err(database("reading the journal"))?;
+            let found = codec::decode_journal_key(&key)?;
+            if found != expected {
+                return Err(StoreError::Corrupt {
+                    what: format!("the journal goes on at {found} where {expected} is due"),
+                });
+            }
+            each(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything up to and with `position`. Need not be on disk: what a crash brings
+    /// back is covered by the marker and skipped.
+    pub(super) fn trim(&self, position: u64) -> Result<(), StoreError> {
+        self.db
+            .delete_range_cf(
+                self.family,
+                codec::journal_key(0),
+                codec::journal_key(position + 1),
+            )
+            .map_err(database("trimming the journal"))
+    }
+}

@@ -1,0 +1,369 @@
+//! The store: durable, exact sums in one directory.
+//!
+//! A commit appends its batches to the [`journal`], with one fsync, and adds them to the [`tally`].
+//! A tally that is big or old is frozen and flushed by a thread of its own: [`flush`] writes its rows
+//! and the **marker**, the last journal position they contain, into one file that RocksDB ingests
+//! atomically. So sums and marker cannot disagree, whatever happens in between: with the old marker
+//! the journal is replayed, with the new one it is skipped. Readers ([`scan`]) use the same rule to
+//! see every acknowledged batch exactly once while a flush is on its way.
+
+mod batch;
+pub mod codec;
+mod dir;
+mod error;
+mod flush;
+mod journal;
+mod merge;
+mod options;
+mod scan;
+mod tally;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
+
+pub use batch::{Batch, BatchBuilder};
+pub use error::StoreError;
+pub use scan::Scan;
+
+use crate::domain::Hour;
+use dir::DataDir;
+use error::database;
+use journal::Journal;
+use tally::Tally;
+
+/// What an acknowledged batch survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the machine: every commit waits for its fsync.
+    Fsync,
+    /// A crash of the process: the operating system writes in its own time.
+    Os,
+}
+
+/// A point at which a test can look, or end the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A batch of the journal was replayed into the tally, at open.
+    Replayed,
+    /// The journal holds a group that the tally does not have yet.
+    Journaled,
+    /// A flush begins; the tally is frozen.
+    Frozen,
+    /// The file to ingest is written and synced.
+    Written,
+    /// The file is ingested, marker included; the journal still holds its batches.
+    Ingested,
+    /// The journal is trimmed.
+    Trimmed,
+}
+
+/// See [`StoreOptions::on_step`].
+pub type StepHook = Arc<dyn Fn(Step) + Send + Sync>;
+
+/// How a [`Store`] behaves. The defaults are those of `flowtally serve`.
+#[derive(Clone)]
+pub struct StoreOptions {
+    pub durability: Durability,
+    /// A tally is frozen when its tables reach this many bytes. While a flush is in progress there
+    /// are two, so memory for tallies is bounded by twice this and one group of batches.
+    pub tally_bytes_max: usize,
+    /// A tally is frozen when a restart would have to replay this many bytes for it.
+    pub journal_bytes_max: usize,
+    /// A tally is frozen when its oldest flow is this old.
+    pub flush_interval: Duration,
+    /// A commit that finds both tallies full waits this long for a flush before it is refused.
+    pub stall_max: Duration,
+    /// Called at each [`Step`], on the thread that takes it. For tests.
+    pub on_step: Option<StepHook>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions {
+            durability: Durability::Fsync,
+            tally_bytes_max: 64 << 20,
+            journal_bytes_max: 256 << 20,
+            flush_interval: Duration::from_secs(10),
+            stall_max: Duration::from_secs(10),
+            on_step: None,
+        }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("durability", &self.durability)
+            .field("tally_bytes_max", &self.tally_bytes_max)
+            .field("journal_bytes_max", &self.journal_bytes_max)
+            .field("flush_interval", &self.flush_interval)
+            .field("stall_max", &self.stall_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Store::open`] found in the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Batches that the sums on disk did not contain yet.
+    pub batches: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// An open data directory. Dropping it stops its thread and loses nothing: what is not flushed is
+/// in the journal. [`Store::flush`] first makes the next open quick.
+#[derive(Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+    flusher: Option<JoinHandle<()>>,
+}
+
+/// Everything that the flusher and running scans share. The database is closed, and then the
+/// directory let go, when the last of them ends: fields are dropped in this order.
+struct Inner {
+    db: DB,
+    dir: DataDir,
+    flows_options: Options,
+    options: StoreOptions,
+    /// Held by the one commit that is under way.
+    commit: Mutex<()>,
+    tallies: Mutex<Tallies>,
+    /// Signalled when there may be something to flush.
+    flush_due: Condvar,
+    /// Signalled when a flush ended, well or not.
+    flush_ended: Condvar,
+    /// Sums that reached `u64::MAX` and were stopped there.
+    stopped: Arc<AtomicU64>,
+}
+
+struct Tallies {
+    active: Tally,
+    frozen: Option<Arc<Tally>>,
+    /// Journal position up to which the sums on disk are complete: the marker.
+    flushed: u64,
+    /// Flush the active tally now, whatever its size and age.
+    flush_now: bool,
+    /// Why the last flush failed; `None` once one succeeds.
+    flush_error: Option<String>,
+    closing: bool,
+}
+
+impl Tallies {
+    fn freeze(&mut self) {
+        debug_assert!(self.frozen.is_none());
+        let fresh = Tally::new(self.active.last());
+        self.frozen = Some(Arc::new(std::mem::replace(&mut self.active, fresh)));
+        self.flush_now = false;
+    }
+}
+
+impl Inner {
+    fn tallies(&self) -> Result<MutexGuard<'_, Tallies>, StoreError> {
+        // A panic while the sums were being changed: what they hold now is anybody's guess.
+        self.tallies.lock().map_err(|_| StoreError::Closed)
+    }
+
+    fn flows(&self) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(codec::FLOWS).ok_or(StoreError::Closed)
+    }
+
+    /// The last journal position that the sums on disk contain; 0 before the first flush.
+    fn marker(&self) -> Result<u64, StoreError> {
+        let value = self
+            .db
+            .get_pinned_cf(self.flows()?, codec::MARKER_KEY)
+            .map_err(database("reading the marker"))?;
+        Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
+    }
+
+    fn is_full(&self, tally: &Tally) -> bool {
+        tally.memory_bytes() >= self.options.tally_bytes_max
+            || tally.journal_bytes() >= self.options.journal_bytes_max
+    }
+
+    fn step(&self, step: Step) {
+        if let Some(hook) = &self.options.on_step {
+            hook(step);
+        }
+    }
+}
+
+impl Store {
+    /// Opens the data directory at `path`, or makes one where nothing is, and replays the journal.
+    ///
+    /// # Errors
+    /// Before anything is changed: a directory that is in use, not ours, of a newer format or not
+    /// usable. After: a database that does not open, or stored bytes that are damaged.
+    pub fn open(path: &Path, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
+        let dir = DataDir::open(path)?;
+        let stopped = Arc::new(AtomicU64::new(0));
+        let rocks = options::RocksOptions::new(stopped.clone());
+        let families = [
+            // RocksDB insists on a family of this name; nothing is in it.
+            ColumnFamilyDescriptor::new("default", Options::default()),
+            ColumnFamilyDescriptor::new(codec::JOURNAL, rocks.journal),
+            ColumnFamilyDescriptor::new(codec::FLOWS, rocks.flows.clone()),
+        ];
+        let db =
+            DB::open_cf_descriptors(&rocks.database, dir.rocks(), families).map_err(|source| {
+                StoreError::Open {
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
+        let inner = Inner {
+            db,
+            dir,
+            flows_options: rocks.flows,
+            options,
+            commit: Mutex::new(()),
+            tallies: Mutex::new(Tallies {
+                active: Tally::new(0),
+                frozen: None,
+                flushed: 0,
+                flush_now: false,
+                flush_error: None,
+                closing: false,
+            }),
+            flush_due: Condvar::new(),
+            flush_ended: Condvar::new(),
+            stopped,
+        };
+        let recovery = inner.recover()?;
+        let inner = Arc::new(inner);
+        let flusher = std::thread::Builder::new()
+            .name("flusher".into())
+            .spawn({
+                let inner = inner.clone();
+                move || inner.flush_until_closed()
+            })
+            .map_err(|source| StoreError::Io {
+                doing: "starting the flusher",
+                source,
+            })?;
+        let store = Store {
+            inner,
+            flusher: Some(flusher),
+        };
+        Ok((store, recovery))
+    }
+
+    /// Makes a group of batches durable and visible, all of them at once. One commit runs at a
+    /// time; larger groups share the cost of its fsync.
+    ///
+    /// # Errors
+    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`] for a flush. After any
+    /// error, none of the batches counts.
+    pub fn commit(&self, group: &[Batch]) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        let first = self.make_room()?;
+        let sync = inner.options.durability == Durability::Fsync;
+        Journal::new(&inner.db)?.append(first, group, sync)?;
+        inner.step(Step::Journaled);
+        let mut tallies = inner.tallies()?;
+        debug_assert_eq!(tallies.active.last() + 1, first);
+        let mut stopped = 0;
+        for batch in group {
+            stopped += tallies.active.add(batch)?;
+        }
+        if stopped > 0 {
+            inner.stopped.fetch_add(stopped, Ordering::Relaxed);
+        }
+        if inner.is_full(&tallies.active) {
+            inner.flush_due.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until the active tally has room. Returns the next journal position.
+    fn make_room(&self) -> Result<u64, StoreError> {
+        let inner = &*self.inner;
+        let give_up = Instant::now() + inner.options.stall_max;
+        let mut tallies = inner.tallies()?;
+        while inner.is_full(&tallies.active) {
+            if tallies.frozen.is_none() {
+                tallies.freeze();
+                inner.flush_due.notify_one();
+                break;
+            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::Behind);
+            }
+            (tallies, _) = inner
+                .flush_ended
+                .wait_timeout(tallies, left)
+                .map_err(|_| StoreError::Closed)?;
+        }
+        Ok(tallies.active.last() + 1)
+    }
+
+    /// The rows of `hour` as they are now, in key order.
+    pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
+        Scan::open(&self.inner, hour)
+    }
+
+    /// Flushes everything that has been committed, and waits for it.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let mut tallies = inner.tallies()?;
+        let target = tallies.active.last();
+        tallies.flush_error = None;
+        while tallies.flushed < target {
+            if let Some(error) = &tallies.flush_error {
+                return Err(StoreError::FlushFailed { why: error.clone() });
+            }
+            tallies.flush_now = true;
+            inner.flush_due.notify_one();
+            tallies = inner
+                .flush_ended
+                .wait(tallies)
+                .map_err(|_| StoreError::Closed)?;
+        }
+        Ok(())
+    }
+
+    /// Compacts all sums on disk, so that each key is stored once. For tests and measurements.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let flows = self.inner.flows()?;
+        self.inner
+            .db
+            .compact_range_cf(flows, None::<&[u8]>, None::<&[u8]>);
+        Ok(())
+    }
+
+    /// How many additions, since open, met a sum that would have passed `u64::MAX`.
+    pub fn sums_stopped(&self) -> u64 {
+        self.inner.stopped.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Ok(mut tallies) = self.inner.tallies.lock() {
+            tallies.closing = true;
+        }
+        self.inner.flush_due.notify_all();
+        if let Some(flusher) = self.flusher.take() {
+            // It logs its own errors, and a panic of its has been printed.
+            let _ended = flusher.join();
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("dir", &self.dir)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! How RocksDB is set up, each setting with its reason.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel,
+    Options,
+};
+
+use super::merge;
+
+const MIB: usize = 1 << 20;
+
+/// Block cache, index blocks included: 64 MiB.
+const BLOCK_CACHE_BYTES: usize = 64 * MIB;
+/// The journal's memtable. A flush of the tally deletes what it covered, so by the time a memtable
+/// fills up most of it is dead and is dropped instead of written.
+const JOURNAL_MEMTABLE_BYTES: usize = 64 * MIB;
+
+/// L0 files of `flows` at which the flusher waits for compaction to catch up.
+pub(super) const L0_FILES_MAX: u64 = 24;
+
+pub(super) struct RocksOptions {
+    pub(super) database: Options,
+    pub(super) journal: Options,
+    pub(super) flows: Options,
+}
+
+impl RocksOptions {
+    /// `stopped` counts sums that reached `u64::MAX` in a merge.
+    pub(super) fn new(stopped: Arc<AtomicU64>) -> RocksOptions {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        RocksOptions {
+            database: database(),
+            journal: journal(&cache),
+            flows: flows(&cache, stopped),
+        }
+    }
+}
+
+fn database() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // A torn last record is a write that was never acknowledged; damage anywhere else must fail
+    // the open instead of quietly dropping what came after it (the default mode does that).
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_max_background_jobs(2);
+    // Spreads the writeback of large files, so that a commit's fsync does not wait for all of it.
+    options.set_bytes_per_sync(MIB as u64);
+    options.set_max_open_files(512);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(16 * MIB);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options
+}
+
+fn journal(cache: &Cache) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(JOURNAL_MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(3);
+    options.set_compression_type(DBCompressionType::Lz4);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+fn flows(cache: &Cache, stopped: Arc<AtomicU64>) -> Options {
+    let mut options = Options::default();
+    merge::install(&mut options, stopped);
+    // Everything comes in as ingested files; the memtable stays empty.
+    options.set_write_buffer_size(MIB);
+    options.set_target_file_size_base(64 * MIB as u64);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_bottommost_compression_options(-14, 1, 0, 0, true);
+    let mut table = BlockBasedOptions::default();
+    // Reads are scans: large blocks compress better and cost fewer index entries, and there is no
+    // point lookup that a filter could help.
+    table.set_block_size(32 << 10);
+    table.set_index_type(BlockBasedIndexType::BinarySearch);
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(6);
+    options.set_block_based_table_factory(&table);
+    options
+}

@@ -1,0 +1,181 @@
+//! Reads: the rows of one hour, from disk and from the tallies, each flow counted exactly once.
+
+use std::sync::Arc;
+
+use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
+use self_cell::self_cell;
+
+use super::codec::{self, FlowKey, HOUR_BYTES};
+use super::error::{StoreError, database};
+use super::tally::{Run, Tally};
+use super::{Inner, codec::Corrupt};
+use crate::domain::{Counters, Hour};
+
+type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
+
+self_cell!(
+    /// An iterator together with the database it reads.
+    struct Cursor {
+        owner: Arc<Inner>,
+        #[covariant]
+        dependent: RawIterator,
+    }
+);
+
+impl Cursor {
+    /// The current row: key suffix and sums. `None` after the last, or at an error.
+    #[inline]
+    fn peek(&self) -> Result<Option<(&[u8], Counters)>, Corrupt> {
+        let Some((key, value)) = self.borrow_dependent().item() else {
+            return Ok(None);
+        };
+        let suffix = key.get(HOUR_BYTES..).ok_or(Corrupt("a key is too short"))?;
+        Ok(Some((suffix, codec::decode_counters(value)?)))
+    }
+
+    #[inline]
+    fn advance(&mut self) {
+        self.with_dependent_mut(|_, iterator| iterator.next());
+    }
+}
+
+/// The entries of an hour in a tally: a copy of the active one's, a share of a frozen one's.
+#[derive(Debug)]
+enum Entries {
+    Copy(Vec<u8>),
+    Frozen(Arc<Tally>, u32),
+}
+
+impl AsRef<[u8]> for Entries {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Entries::Copy(arena) => arena,
+            Entries::Frozen(tally, hour) => tally.arena(*hour).unwrap_or_default(),
+        }
+    }
+}
+
+/// The rows of one hour in key order, at one moment between two commits.
+///
+/// Holds files of the database that it reads, and a copy of the hour's part of the active tally,
+/// but no lock: it can be kept for as long as a slow client takes.
+pub struct Scan {
+    hour: Hour,
+    disk: Cursor,
+    runs: Vec<Run<Entries>>,
+    /// Which sources the row given out last came from: bit 0 is the disk, bit `1 + i` is `runs[i]`.
+    taken: u32,
+}
+
+impl Scan {
+    pub(super) fn open(inner: &Arc<Inner>, hour: Hour) -> Result<Scan, StoreError> {
+        // The tallies first: what is flushed after this moment is in the iterator *and* here, and
+        // the marker tells. The other way round, it could be in neither.
+        let mut sources = Vec::new();
+        {
+            let tallies = inner.tallies()?;
+            if let Some(frozen) = &tallies.frozen
+                && frozen.arena(hour.get()).is_some()
+            {
+                sources.push((frozen.last(), Entries::Frozen(frozen.clone(), hour.get())));
+            }
+            if let Some(arena) = tallies.active.arena(hour.get()) {
+                sources.push((tallies.active.last(), Entries::Copy(arena.to_vec())));
+            }
+        }
+        let (disk, marker) = open_cursor(inner, hour)?;
+        // Markers stand only between tallies. So one that has not reached a tally's last position
+        // has reached none of it, and one that has, covers all of what was seen of it above.
+        let runs = sources
+            .into_iter()
+            .filter(|(last, _)| *last > marker)
+            .map(|(_, entries)| Run::sort(entries))
+            .collect();
+        Ok(Scan {
+            hour,
+            disk,
+            runs,
+            taken: 0,
+        })
+    }
+
+    /// The next row, or `None` after the last.
+    // Not an `Iterator`: the row borrows from the scan, which saves copying three names a row.
+    #[allow(clippy::should_implement_trait)]
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<(FlowKey<'_>, Counters)>, StoreError> {
+        self.advance_taken();
+        let mut least: Option<(&[u8], Counters)> = self.disk.peek()?;
+        if least.is_none() {
+            self.disk
+                .borrow_dependent()
+                .status()
+                .map_err(database("reading"))?;
+        }
+        let mut taken = u32::from(least.is_some());
+        for (i, run) in self.runs.iter().enumerate() {
+            let Some((suffix, counters)) = run.peek() else {
+                continue;
+            };
+            match &mut least {
+                Some((least_suffix, _)) if *least_suffix < suffix => {}
+                Some((least_suffix, sum)) if *least_suffix == suffix => {
+                    sum.add(counters);
+                    taken |= 2 << i;
+                }
+                _ => {
+                    least = Some((suffix, counters));
+                    taken = 2 << i;
+                }
+            }
+        }
+        self.taken = taken;
+        match least {
+            None => Ok(None),
+            Some((suffix, sum)) => Ok(Some((FlowKey::decode_names(self.hour, suffix)?, sum))),
+        }
+    }
+
+    #[inline]
+    fn advance_taken(&mut self) {
+        if self.taken & 1 != 0 {
+            self.disk.advance();
+        }
+        for (i, run) in self.runs.iter_mut().enumerate() {
+            if self.taken & (2 << i) != 0 {
+                run.advance();
+            }
+        }
+        self.taken = 0;
+    }
+}
+
+/// An iterator over `hour` at its first row, and the marker as that iterator would see it.
+fn open_cursor(inner: &Arc<Inner>, hour: Hour) -> Result<(Cursor, u64), StoreError> {
+    let (lower, upper) = codec::hour_bounds(hour);
+    loop {
+        let before = inner.marker()?;
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        let mut cursor = Cursor::try_new(inner.clone(), |inner| {
+            Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
+        })?;
+        // The iterator sees the database as it was when it was made. The marker only grows, so
+        // when it is the same before and after, it is the same in there. Otherwise a flush came
+        // in between, which happens once in seconds.
+        if inner.marker()? == before {
+            cursor.with_dependent_mut(|_, iterator| iterator.seek_to_first());
+            return Ok((cursor, before));
+        }
+    }
+}
+
+impl std::fmt::Debug for Scan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scan")
+            .field("hour", &self.hour)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,129 @@
+//! Which module may import which: the table of `ARCHITECTURE.md`, held against the sources.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Module, modules of ours that it may name, crates that nobody else may name.
+const TABLE: [(&str, &[&str], &[&str]); 10] = [
+    ("domain", &[], &[]),
+    ("telemetry", &[], &["tracing_subscriber"]),
+    ("store", &["domain"], &["rocksdb", "bincode"]),
+    ("ingest", &["domain", "store"], &[]),
+    ("query", &["domain", "store"], &[]),
+    (
+        "http",
+        &["domain", "ingest", "query"],
+        &["warp", "hyper_util"],
+    ),
+    ("config", &["store"], &["clap"]),
+    ("daemon", &["http", "ingest", "query", "store"], &[]),
+    ("cli", &["config", "daemon", "store", "telemetry"], &[]),
+    ("main", &["cli", "config"], &["clap"]),
+];
+
+/// Source text by top-level module, without comments.
+fn sources() -> BTreeMap<String, String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources: BTreeMap<String, String> = BTreeMap::new();
+    let mut paths = vec![src.clone()];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+            continue;
+        }
+        let relative = path.strip_prefix(&src).unwrap();
+        let module = relative.iter().next().unwrap().to_str().unwrap();
+        let code: String = std::fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n")
+            .collect();
+        let module = module.trim_end_matches(".rs").to_owned();
+        sources.entry(module).or_default().push_str(&code);
+    }
+    sources
+}
+
+/// The module names that follow `crate::` or, in `main.rs`, `flowtally::`.
+fn named(code: &str) -> Vec<String> {
+    let word = |rest: &str| -> String {
+        rest.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect()
+    };
+    let mut names = Vec::new();
+    for root in ["crate::", "flowtally::"] {
+        for (_, rest) in code
+            .match_indices(root)
+            .map(|(i, _)| code.split_at(i + root.len()))
+        {
+            assert!(
+                !rest.starts_with('{'),
+                "one `use` line a module, so that this test can read it: {root}{{…"
+            );
+            names.push(word(rest));
+        }
+    }
+    names
+}
+
+#[test]
+fn arrows_between_modules_run_one_way() {
+    let sources = sources();
+    for module in sources.keys().filter(|m| *m != "lib") {
+        assert!(
+            TABLE.iter().any(|(m, ..)| m == module),
+            "{module} is not in the table"
+        );
+    }
+    for (module, may, _) in TABLE {
+        for name in named(&sources[module]) {
+            assert!(
+                name == module || may.contains(&name.as_str()),
+                "{module} names {name}, which the table does not allow"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_outside_crate_has_one_home() {
+    let sources = sources();
+    for (_, _, crates) in TABLE {
+        for outside in crates {
+            let homes: Vec<_> = TABLE
+                .iter()
+                .filter(|(_, _, owned)| owned.contains(outside))
+                .map(|(module, ..)| *module)
+                .collect();
+            for (module, code) in &sources {
+                let names = code
+                    .match_indices(&format!("{outside}::"))
+                    .any(|(i, _)| !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+                assert!(
+                    !names || homes.contains(&module.as_str()),
+                    "{module} names {outside}, whose home is {homes:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_is_the_one_in_the_document() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    for (module, may, _) in TABLE {
+        let may = if may.is_empty() {
+            "–".to_owned()
+        } else {
+            let names: Vec<_> = may.iter().map(|m| format!("`{m}`")).collect();
+            names.join(", ")
+        };
+        let line = format!("| `{module}` | {may} |");
+        assert!(
+            document.contains(&line),
+            "ARCHITECTURE.md lacks the line: {line}"
+        );
+    }
+}

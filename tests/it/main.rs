@@ -1,0 +1,12 @@
+//! Everything that is tested from outside: the real binary over HTTP, and the store as a library.
+
+// A test that cannot go on says so by panicking; the lints are about the service.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod contract;
+mod crash;
+mod exactness;
+mod layering;
+mod lifecycle;
+mod reads;
+mod support;

@@ -1,0 +1,167 @@
+//! Reads while others write: each answer shows a state that existed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flowtally::store::{Store, StoreOptions};
+
+use crate::support::{Daemon, JSON, Key, TestFlow, batch, json_body, scan};
+use flowtally::domain::Counters;
+
+const WRITERS: usize = 8;
+const ROWS: usize = 40;
+const HOUR: u32 = 7;
+
+/// A batch of a writer adds 1 to each of its rows: half a batch would show as rows that differ.
+fn flows_of(writer: usize) -> Vec<TestFlow> {
+    (0..ROWS)
+        .map(|i| TestFlow::new(HOUR, &format!("w{writer}"), &format!("d{i}"), "v", 1, 2))
+        .collect()
+}
+
+/// Checks one answer: `acknowledged` batches were when it was asked for, `sent` when it was there,
+/// `seen` in the answer before. Updates `seen`.
+fn check(rows: &[(Key, Counters)], acknowledged: &[u64], sent: &[u64], seen: &mut [u64]) {
+    let mut by_writer: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+    for ((_, src, ..), counters) in rows {
+        assert_eq!(counters.rx, 2 * counters.tx);
+        let writer = src[1..].parse().unwrap();
+        by_writer.entry(writer).or_default().push(counters.tx);
+    }
+    for writer in 0..WRITERS {
+        let sums = by_writer.get(&writer).cloned().unwrap_or(vec![0; ROWS]);
+        assert_eq!(sums.len(), ROWS, "a batch is half visible");
+        let batches = sums[0];
+        assert!(sums.iter().all(|&s| s == batches), "half visible: {sums:?}");
+        assert!(
+            batches >= acknowledged[writer],
+            "an acknowledged batch is not visible"
+        );
+        assert!(batches <= sent[writer], "more than was sent");
+        assert!(batches >= seen[writer], "a sum went down");
+        seen[writer] = batches;
+    }
+}
+
+fn load_all(counters: &[AtomicU64]) -> Vec<u64> {
+    counters.iter().map(|c| c.load(Ordering::SeqCst)).collect()
+}
+
+/// Runs writers and one reader side by side, checks every answer, and returns how many there were.
+fn read_while_writing(
+    seconds: f64,
+    write: impl Fn(usize) + Sync,
+    read: impl Fn() -> Vec<(Key, Counters)>,
+) -> (usize, u64) {
+    let counters = || (0..WRITERS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+    let (sent, acknowledged) = (counters(), counters());
+    let stop = AtomicBool::new(false);
+    let mut answers = 0;
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (sent, acknowledged, stop, write) = (&sent, &acknowledged, &stop, &write);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    sent[writer].fetch_add(1, Ordering::SeqCst);
+                    write(writer);
+                    acknowledged[writer].fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        // A failed check must end the writers too, or the scope never does.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut seen = vec![0; WRITERS];
+            let end = Instant::now() + Duration::from_secs_f64(seconds);
+            while Instant::now() < end {
+                let before = load_all(&acknowledged);
+                let rows = read();
+                check(&rows, &before, &load_all(&sent), &mut seen);
+                answers += 1;
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let total = load_all(&acknowledged);
+    let rows = read();
+    check(&rows, &total, &total, &mut [0; WRITERS]);
+    (answers, total.iter().sum())
+}
+
+#[test]
+fn an_answer_shows_a_state_that_existed() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
+    let clients: Vec<_> = (0..WRITERS)
+        .map(|_| crate::support::Client::new(daemon.address))
+        .collect();
+    let bodies: Vec<_> = (0..WRITERS).map(|w| json_body(&flows_of(w))).collect();
+    let (answers, batches) = read_while_writing(
+        5.0,
+        |writer| {
+            let answer = clients[writer].post("/flows", &[JSON], &bodies[writer]);
+            assert_eq!(answer.unwrap().status, 200);
+        },
+        || daemon.client.hour(HOUR),
+    );
+    println!("{answers} answers over {batches} batches");
+    assert!(answers > 50 && batches > 500, "{answers} {batches}");
+    daemon.stop();
+}
+
+#[test]
+fn an_answer_shows_a_state_that_existed_while_flushes_never_cease() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        durability: flowtally::store::Durability::Os,
+        tally_bytes_max: 1, // each commit makes the next one freeze the tally
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let batches: Vec<_> = (0..WRITERS).map(|w| batch(&flows_of(w))).collect();
+    let (answers, commits) = read_while_writing(
+        4.0,
+        |writer| {
+            store
+                .commit(std::slice::from_ref(&batches[writer]))
+                .unwrap()
+        },
+        || scan(&store, HOUR),
+    );
+    println!("{answers} answers over {commits} commits, a flush each");
+    assert!(answers > 200 && commits > 200, "{answers} {commits}");
+}
+
+#[test]
+fn a_client_that_reads_slowly_sees_one_moment_and_holds_nobody_up() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let flows: Vec<_> = (0..200_000)
+        .map(|i| TestFlow::new(1, &format!("src-{i:06}"), "dest", "vpc", 1, 1))
+        .collect();
+    daemon.client.accept(&flows);
+    // Asks, reads a little, and pauses: the rest of 16 MB does not fit into any buffer between.
+    let mut slow = std::net::TcpStream::connect(daemon.address).unwrap();
+    slow.write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = vec![0; 1000];
+    slow.read_exact(&mut answer).unwrap();
+    for round in 0..5 {
+        daemon.client.accept(&flows[..1000]);
+        let rows = daemon.client.hour(1);
+        assert_eq!(rows.len(), 200_000);
+        assert_eq!(rows[0].1.tx, round + 2);
+    }
+    slow.read_to_end(&mut answer).unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    assert_eq!(
+        text.matches("\"bytes_tx\":1,").count(),
+        200_000,
+        "all of it as it was"
+    );
+    daemon.stop();
+}
