@@ -1,7 +1,8 @@
 //! A request's body, received and decompressed within bounds.
 
 use std::io::{self, Read};
-use std::pin::pin;
+use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Buf;
 use flate2::read::MultiGzDecoder;
@@ -16,6 +17,11 @@ use crate::ingest::Permit;
 
 /// Output of a decompressor between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;
+/// See [`drain`].
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+/// A client that pauses is taken for one that waits for the answer.
+const DRAIN_IDLE_MAX: Duration = Duration::from_millis(200);
 /// Largest window a zstd frame may ask for: 8 MiB, what `zstd` itself uses up to level 19.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
@@ -25,7 +31,7 @@ pub(super) async fn receive(
     api: &Api,
     headers: &HeaderMap,
     encoding: Encoding,
-    stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    mut stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<(Vec<u8>, Permit), Problem> {
     let bytes_max = api.limits.body_bytes_max;
     let too_large = || Problem::BodyTooLarge { bytes_max };
@@ -43,7 +49,6 @@ pub(super) async fn receive(
         api.admission.grow(&mut permit, length).await?;
         body.reserve_exact(length);
     }
-    let mut stream = pin!(stream);
     let idle_max = api.limits.body_idle_max;
     loop {
         let part = tokio::time::timeout(idle_max, stream.next())
@@ -86,6 +91,28 @@ pub(super) async fn receive(
         }
     };
     Ok((plain, permit))
+}
+
+/// Reads and forgets what is left of the body of a request that was refused: a client that is still
+/// sending would find the connection closed, and never see why. Within bounds: past them, it does.
+pub(super) async fn drain(
+    headers: &HeaderMap,
+    mut stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
+) {
+    // Such a client waits for the answer before it sends; reading would tell it to go on.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let rest = async {
+        let mut bytes = 0;
+        while let Ok(Some(Ok(part))) = tokio::time::timeout(DRAIN_IDLE_MAX, stream.next()).await {
+            bytes += part.remaining();
+            if bytes > DRAIN_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _in_time = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
 }
 
 /// Decompresses step by step, so that neither a bomb nor a large body gets more than its share of

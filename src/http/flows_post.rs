@@ -1,5 +1,7 @@
 //! `POST /flows`: a batch in, and an answer once it is durable and visible.
 
+use std::pin::{Pin, pin};
+
 use bytes::Buf;
 use futures_util::Stream;
 use warp::http::HeaderMap;
@@ -20,6 +22,27 @@ pub(super) async fn handle(
     headers: &HeaderMap,
     stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<Response, Problem> {
+    let mut stream = pin!(stream);
+    let result = take(api, query, headers, stream.as_mut()).await;
+    if result.is_err() {
+        body::drain(headers, stream).await;
+    }
+    let accepted = result?;
+    let mut response = Response::new(format!("{{\"accepted\":{accepted}}}").into());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}
+
+/// Returns the number of flows, once they are durable and visible.
+async fn take(
+    api: &Api,
+    query: &str,
+    headers: &HeaderMap,
+    stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
+) -> Result<usize, Problem> {
     let backend = api.open_backend()?;
     if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
         return Err(Problem::BadQuery {
@@ -28,7 +51,8 @@ pub(super) async fn handle(
     }
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
-    let (body, permit) = body::receive(api, headers, encoding, stream).await?;
+    // The permit covers the body and then the batch, until that is committed.
+    let (body, _permit) = body::receive(api, headers, encoding, stream).await?;
     let batch = if body.len() <= DECODE_INLINE_BYTES_MAX {
         decode(&body, format).inspect(|_| drop(body))
     } else {
@@ -41,11 +65,5 @@ pub(super) async fn handle(
     if accepted > 0 {
         backend.committer.commit(batch).await?;
     }
-    drop(permit);
-    let mut response = Response::new(format!("{{\"accepted\":{accepted}}}").into());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    Ok(response)
+    Ok(accepted)
 }

@@ -145,6 +145,7 @@ fn empty_answers_and_batches_have_their_form() {
 fn flows_in_any_dress_are_taken() {
     let service = Service::start();
     let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(FLOW).unwrap());
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let bodies = [
         format!("[{FLOW}]"),
         format!("\r\n\t [ {FLOW} ] \n"),
@@ -156,6 +157,10 @@ fn flows_in_any_dress_are_taken() {
                 "hour",
                 r#""hour": 1, "tags": {"a": [1, 1e400, null]}, "Hour": "x""#
             )
+        ),
+        format!(
+            "[{}]",
+            with("hour", &format!("\"hour\": 1, \"x\": {}", deep))
         ),
         format!("[{}]", with("src_app", r#""src_app": "\u0066o\u006f""#)),
         format!("[{}]", with("hour", r#""\u0068our": 1"#)),
@@ -178,7 +183,7 @@ fn flows_in_any_dress_are_taken() {
     );
     let rows = service.daemon.client.hour(1);
     assert_eq!(rows.len(), 1);
-    assert_eq!(rows[0].1.tx, 100 * 12);
+    assert_eq!(rows[0].1.tx, 100 * 13);
 }
 
 #[test]
@@ -222,7 +227,7 @@ fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
                 format!("\"{field}\": \"a\", \"{field}\": \"a\""),
                 vec!["twice"],
             ));
-            wrong.push((format!("\"{field}\": \"\\ud800\""), vec!["surrogate"]));
+            wrong.push((format!("\"{field}\": \"\\ud800\""), vec!["hex escape"]));
             wrong.push((
                 format!("\"{field}\": \"a\u{1}b\""),
                 vec!["control character"],
@@ -272,9 +277,10 @@ fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
 #[test]
 fn what_is_not_a_batch_is_refused() {
     let service = Service::start();
+    let deep = |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
     let nested = format!(
         "[{}]",
-        with("hour", &format!("\"x\": {}", "[".repeat(10_000)))
+        with("hour", &format!("\"hour\": {}", deep("[", "]")))
     );
     let unknown_not_utf8 = [b"[{\"x\": \"\xff\"}]".as_slice()];
     for (body, index, words) in [
@@ -323,7 +329,8 @@ fn what_is_not_a_batch_is_refused() {
             vec!["not UTF-8", "byte 14"],
         ),
         (unknown_not_utf8[0], None, vec!["not UTF-8"]),
-        (nested.as_bytes(), Some(0), vec!["recursion limit"]),
+        (deep("[", "]").as_bytes(), Some(0), vec!["flow object"]),
+        (nested.as_bytes(), Some(0), vec!["hour", "sequence"]),
     ] {
         let answer = service.post(body);
         let json = problem(&answer, 400, &words);

@@ -162,15 +162,21 @@ fn child_that_crashes() {
     });
     let dir = Path::new(&dir);
     let (store, _) = Store::open(&dir.join("db"), options(Some(crash))).unwrap();
-    let mut acknowledged = std::fs::OpenOptions::new()
-        .append(true)
-        .open(dir.join("acknowledged"))
-        .unwrap();
-    let first = std::fs::read_to_string(dir.join("acknowledged"))
+    let append = |name: &str| {
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .append(true)
+            .create(true)
+            .open(dir.join(name))
+            .unwrap()
+    };
+    let (mut sent, mut acknowledged) = (append("sent"), append("acknowledged"));
+    let first = std::fs::read_to_string(dir.join("sent"))
         .unwrap()
         .lines()
         .count();
     for n in first..first + 30 {
+        writeln!(sent, "{n}").unwrap();
         // Two batches a group: a crash must not part them from themselves, nor from the shared row.
         let flows = [flows_of(1, 0, n), flows_of(1, 1, n)];
         store.commit(&[batch(&flows[0]), batch(&flows[1])]).unwrap();
@@ -200,7 +206,7 @@ fn crash_at(dir: &Path, step: Step, count: u32) -> bool {
     let crashed = status.signal() == Some(6);
     assert!(crashed || status.success(), "{status:?}");
     let acknowledged: BTreeSet<_> = std::fs::read_to_string(dir.join("acknowledged"))
-        .unwrap()
+        .unwrap_or_default()
         .lines()
         .flat_map(|n| [0, 1].map(|writer| (writer, n.parse().unwrap())))
         .collect();
@@ -224,7 +230,6 @@ fn killed_at_each_step_of_a_flush() {
     for step in STEPS {
         for count in [1, 2, 5] {
             let dir = tempfile::tempdir().unwrap();
-            std::fs::write(dir.path().join("acknowledged"), "").unwrap();
             if step == Step::Replayed {
                 // Something to replay: the journal of a process that died before any flush.
                 assert!(!run_child(dir.path(), Step::Frozen, 1).success());
