@@ -1,0 +1,39 @@
+# Sourced by the other scripts: the project's root as working directory, one target directory for
+# all checkouts, and what has to be installed.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Outside of the checkout, so that a fresh clone does not compile RocksDB (a quarter of an hour on
+# two cores) again.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/flowtally/target}"
+
+# need PACKAGE…: installs the Debian packages that are missing, or says what to install.
+need() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local install=(apt-get install -y --no-install-recommends "${missing[@]}")
+  echo "installing: ${missing[*]}" >&2
+  if ! command -v apt-get >/dev/null; then
+    echo "this is not a Debian-like system; install the equivalents of: ${missing[*]}" >&2
+    exit 1
+  elif [ "$(id -u)" -eq 0 ]; then
+    (apt-get update && DEBIAN_FRONTEND=noninteractive "${install[@]}") >&2
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    (sudo apt-get update && sudo DEBIAN_FRONTEND=noninteractive "${install[@]}") >&2
+  else
+    echo "missing: ${missing[*]}; install them with: sudo ${install[*]}" >&2
+    exit 1
+  fi
+}
+
+# What it takes to build: a C++ compiler for RocksDB, libclang for the bindings to it.
+need_build() {
+  if ! command -v cargo >/dev/null; then
+    echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2
+    exit 1
+  fi
+  need g++ libc6-dev libclang-dev
+}
