@@ -28,6 +28,23 @@ pub enum Command {
     /// flow that was acknowledged. Exit status: 0 after a stop in good order, 1 when it cannot
     /// start or had to break off requests, 2 for wrong arguments, 130 after a second signal.
     Serve(Serve),
+    /// Rewrite the sums of a stopped service, so that each is stored once.
+    ///
+    /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller.
+    Compact(Compact),
+}
+
+/// What `flowtally compact` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Compact {
+    /// Directory of a service that is not running.
+    #[arg(
+        long,
+        env = "FLOWTALLY_DATA_DIR",
+        value_name = "DIR",
+        default_value = "data/db"
+    )]
+    pub data_dir: PathBuf,
 }
 
 /// What `flowtally serve` is told.
@@ -81,25 +98,21 @@ pub struct Serve {
     )]
     pub flush_interval: Duration,
 
-    /// Largest body of a request in MiB, as sent and after decompression.
+    /// Memory that the process may take, in MiB: bodies under way, sums in memory, RocksDB's caches
+    /// and buffers are all cut from it.
     #[arg(
         long,
-        env = "FLOWTALLY_BODY_MAX",
+        env = "FLOWTALLY_MEMORY_MAX",
         value_name = "MIB",
-        default_value = "64",
-        value_parser = clap::value_parser!(u32).range(1..=1024)
+        default_value = "512",
+        value_parser = clap::value_parser!(u32).range(128..=1_048_576)
     )]
-    pub body_max: u32,
+    pub memory_max: u32,
 
-    /// MiB that all bodies under way may take together; further requests wait, then get a 503.
-    #[arg(
-        long,
-        env = "FLOWTALLY_INFLIGHT_MAX",
-        value_name = "MIB",
-        default_value = "256",
-        value_parser = clap::value_parser!(u32).range(1..=65_536)
-    )]
-    pub inflight_max: u32,
+    /// Largest body of a request in MiB, as sent and after decompression; at most an eighth
+    /// of the memory. By default that, or 64 where it is more.
+    #[arg(long, env = "FLOWTALLY_BODY_MAX", value_name = "MIB")]
+    pub body_max: Option<u32>,
 
     /// What to log: error, warn, info, debug, trace, or a filter such as info,flowtally=debug.
     #[arg(
@@ -109,6 +122,53 @@ pub struct Serve {
         default_value = "info"
     )]
     pub log: String,
+}
+
+/// How `--memory-max` is divided. The shares add up to four fifths of it; the rest is for the
+/// process itself, compaction and what an allocator cannot use.
+///
+/// | share | for |
+/// |---|---|
+/// | 1/4 | bodies under way, and the batches made of them |
+/// | 2 × 1/16 | the active and the frozen tally |
+/// | 1/8 | answers: copies of rows that are not flushed yet |
+/// | 3 × 1/16 | the journal's memtables |
+/// | 1/16 | RocksDB's block cache |
+/// | 1/32 | a flush: the order of its rows |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    pub inflight_bytes_max: usize,
+    pub body_bytes_max: usize,
+    pub tally_bytes_max: usize,
+    pub view_bytes_max: usize,
+    pub memtable_bytes: usize,
+    pub block_cache_bytes: usize,
+}
+
+impl Serve {
+    /// Divides the memory.
+    ///
+    /// # Errors
+    /// A `--body-max` that does not fit, as text for the user.
+    pub fn memory_plan(&self) -> Result<MemoryPlan, String> {
+        let memory = (self.memory_max as usize) << 20;
+        let body_max = self.memory_max / 8;
+        let body = self.body_max.unwrap_or(body_max.min(64));
+        if body == 0 || body > body_max {
+            return Err(format!(
+                "--body-max is {body}; with --memory-max {} it can be 1 to {body_max} (MiB)",
+                self.memory_max
+            ));
+        }
+        Ok(MemoryPlan {
+            inflight_bytes_max: memory / 4,
+            body_bytes_max: (body as usize) << 20,
+            tally_bytes_max: memory / 16,
+            view_bytes_max: memory / 8,
+            memtable_bytes: memory / 16,
+            block_cache_bytes: memory / 16,
+        })
+    }
 }
 
 /// `--durability`.

@@ -118,7 +118,8 @@ fn open(config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
     tracing::info!(
         data_dir = %config.data_dir.display(),
         replayed_batches = recovery.batches,
-        replayed_bytes = recovery.bytes,
+        replayed_flows = recovery.flows,
+        replay_ms = recovery.time.as_millis() as u64,
         ms = start.elapsed().as_millis() as u64,
         "ready"
     );

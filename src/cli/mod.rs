@@ -1,5 +1,6 @@
 //! One file a subcommand.
 
+mod compact;
 mod serve;
 
 use crate::config::{Cli, Command};
@@ -8,5 +9,6 @@ use crate::config::{Cli, Command};
 pub fn run(cli: Cli) -> Result<(), String> {
     match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Compact(arguments) => compact::run(&arguments),
     }
 }

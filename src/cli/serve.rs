@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Serve;
+use crate::config::{MemoryPlan, Serve};
 use crate::daemon::{self, Config};
 use crate::store::StoreOptions;
 use crate::telemetry;
@@ -18,17 +18,18 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 
 pub(super) fn run(arguments: Serve) -> Result<(), String> {
     telemetry::start(&arguments.log)?;
+    let memory = arguments.memory_plan()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(serve(arguments));
+    let result = runtime.block_on(serve(arguments, memory));
     // Scans of clients that were broken off may still be on their way to the next chunk.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(arguments: Serve) -> Result<(), String> {
+async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let listen = &arguments.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -52,10 +53,14 @@ async fn serve(arguments: Serve) -> Result<(), String> {
         store: StoreOptions {
             durability: arguments.durability.into(),
             flush_interval: arguments.flush_interval,
+            tally_bytes_max: memory.tally_bytes_max,
+            view_bytes_max: memory.view_bytes_max,
+            memtable_bytes: memory.memtable_bytes,
+            block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },
-        body_bytes_max: (arguments.body_max as usize) << 20,
-        inflight_bytes_max: (arguments.inflight_max as usize) << 20,
+        body_bytes_max: memory.body_bytes_max,
+        inflight_bytes_max: memory.inflight_bytes_max,
         shutdown_timeout: arguments.shutdown_timeout,
     };
     let shutdown = async move {

@@ -17,6 +17,8 @@ use crate::ingest::Permit;
 
 /// Output of a decompressor between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;
+/// Beside a body there is, for a while, the batch that is made of it, which is never larger.
+const MEMORY_PER_BYTE: usize = 2;
 /// See [`drain`].
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -46,7 +48,9 @@ pub(super) async fn receive(
         if length > bytes_max {
             return Err(too_large());
         }
-        api.admission.grow(&mut permit, length).await?;
+        api.admission
+            .grow(&mut permit, length * MEMORY_PER_BYTE)
+            .await?;
         body.reserve_exact(length);
     }
     let idle_max = api.limits.body_idle_max;
@@ -64,7 +68,9 @@ pub(super) async fn receive(
         if bytes > bytes_max {
             return Err(too_large());
         }
-        api.admission.grow(&mut permit, bytes).await?;
+        api.admission
+            .grow(&mut permit, bytes * MEMORY_PER_BYTE)
+            .await?;
         while part.has_remaining() {
             let slice = part.chunk();
             body.extend_from_slice(slice);
@@ -129,7 +135,10 @@ async fn decompress(
     loop {
         let before = plain.len();
         api.admission
-            .grow(permit, compressed_bytes + before + STEP_BYTES)
+            .grow(
+                permit,
+                compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BYTE,
+            )
             .await?;
         Read::by_ref(&mut decoder)
             .take(STEP_BYTES as u64)

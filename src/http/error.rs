@@ -99,6 +99,7 @@ impl Problem {
             }
             Problem::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
             Problem::TooManyQueries
+            | Problem::Query(QueryError::Overloaded(_))
             | Problem::Recovering
             | Problem::Stopping
             | Problem::Ingest(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -122,7 +123,9 @@ impl Problem {
                 ("content-encoding", "The body's encoding is not supported")
             }
             Problem::NotAcceptable { .. } => ("not-acceptable", "No acceptable form of answer"),
-            Problem::TooManyQueries | Problem::Ingest(IngestError::Overloaded(_)) => {
+            Problem::TooManyQueries
+            | Problem::Query(QueryError::Overloaded(_))
+            | Problem::Ingest(IngestError::Overloaded(_)) => {
                 ("overloaded", "The service is overloaded")
             }
             Problem::Recovering => ("recovering", "The service is recovering"),
@@ -162,6 +165,7 @@ impl Problem {
                  send the flows in several batches"
             ),
             Problem::NotAcceptable { what } => format!("possible are {what}"),
+            Problem::Query(QueryError::Overloaded(why)) => why.to_string(),
             Problem::TooManyQueries => "too many answers are being read at the moment".into(),
             Problem::Recovering => "the journal is being replayed; try again shortly".into(),
             Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
@@ -191,7 +195,9 @@ impl Problem {
             Problem::Ingest(error @ IngestError::Store(_)) => {
                 tracing::error!(%error, "a batch was not stored");
             }
-            Problem::Query(error) => tracing::error!(%error, "a query failed"),
+            Problem::Query(error @ QueryError::Store(_)) => {
+                tracing::error!(%error, "a query failed")
+            }
             _ => {}
         }
         let status = self.status();

@@ -13,6 +13,8 @@ mod routes;
 mod rows;
 mod server;
 
+pub use negotiate::{Encoding, RowFormat};
+pub use rows::Answer;
 pub use server::serve;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,7 +8,7 @@ use crate::ingest::decode::Format;
 
 /// How bytes on the wire are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub enum Encoding {
     Identity,
     Gzip,
     Zstd,
@@ -27,7 +27,7 @@ impl Encoding {
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RowFormat {
+pub enum RowFormat {
     Json,
     Ndjson,
     Csv,

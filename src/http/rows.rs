@@ -18,7 +18,7 @@ const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
 
 /// An answer on its way to a client.
-pub(super) struct Answer {
+pub struct Answer {
     rows: Rows,
     format: RowFormat,
     any_row: bool,
@@ -41,7 +41,7 @@ enum Encoder {
 }
 
 impl Answer {
-    pub(super) fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<Answer> {
+    pub fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<Answer> {
         let encoder = match encoding {
             Encoding::Identity => Encoder::Identity,
             Encoding::Gzip => Encoder::Gzip(GzEncoder::new(
@@ -67,7 +67,7 @@ impl Answer {
     }
 
     /// The next bytes of the answer: never empty, `None` at the end. Blocks on the disk.
-    pub(super) fn next_chunk(&mut self) -> Result<Option<Bytes>, QueryError> {
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, QueryError> {
         while self.state != State::Ended {
             let mut plain = Vec::with_capacity(CHUNK_BYTES + 2 * self.row_bytes_last + 64);
             if self.state == State::Begin {
@@ -80,7 +80,7 @@ impl Answer {
                     plain.extend_from_slice(if *any_row { b",\n" } else { b"" });
                 }
                 *any_row = true;
-                write_row(format, flow, &mut plain);
+                format.write(flow, &mut plain);
                 if plain.len() < CHUNK_BYTES {
                     ControlFlow::Continue(())
                 } else {
@@ -100,6 +100,15 @@ impl Answer {
             }
         }
         Ok(None)
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer")
+            .field("rows", &self.rows)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,15 +146,18 @@ fn begin(format: RowFormat, out: &mut Vec<u8>) {
     }
 }
 
-#[inline]
-fn write_row(format: RowFormat, flow: &Flow<'_>, out: &mut Vec<u8>) {
-    match format {
-        RowFormat::Json => write_json(flow, out),
-        RowFormat::Ndjson => {
-            write_json(flow, out);
-            out.push(b'\n');
+impl RowFormat {
+    /// Appends one row; what stands between rows of a JSON array is the caller's.
+    #[inline]
+    pub fn write(self, flow: &Flow<'_>, out: &mut Vec<u8>) {
+        match self {
+            RowFormat::Json => write_json(flow, out),
+            RowFormat::Ndjson => {
+                write_json(flow, out);
+                out.push(b'\n');
+            }
+            RowFormat::Csv => write_csv(flow, out),
         }
-        RowFormat::Csv => write_csv(flow, out),
     }
 }
 

@@ -14,6 +14,7 @@ const UNIT_BYTES: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Admission {
     units: Arc<Semaphore>,
+    bytes_max: usize,
     wait_max: Duration,
 }
 
@@ -34,16 +35,18 @@ impl Admission {
     pub fn new(bytes_max: usize, wait_max: Duration) -> Admission {
         Admission {
             units: Arc::new(Semaphore::new(bytes_max / UNIT_BYTES)),
+            bytes_max,
             wait_max,
         }
     }
 
-    /// Makes `permit` cover `bytes` in all.
+    /// Makes `permit` cover `bytes` in all, or all that there is: alone, a request always gets by.
     ///
     /// # Errors
     /// [`IngestError::Overloaded`] when the bytes do not become free in time.
     pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), IngestError> {
-        let missing = bytes.div_ceil(UNIT_BYTES).saturating_sub(permit.units());
+        let units = bytes.div_ceil(UNIT_BYTES).min(self.bytes_max / UNIT_BYTES);
+        let missing = units.saturating_sub(permit.units());
         if missing == 0 {
             return Ok(());
         }
@@ -77,6 +80,7 @@ mod tests {
         let full = admission.grow(&mut b, 4097).await;
         assert!(matches!(full, Err(IngestError::Overloaded(_))));
         drop(a);
-        admission.grow(&mut b, 10 << 10).await.unwrap();
+        admission.grow(&mut b, 1 << 20).await.unwrap();
+        assert_eq!(b.units(), 10);
     }
 }

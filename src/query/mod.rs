@@ -8,8 +8,22 @@ use crate::store::{Scan, Store, StoreError};
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct QueryError(#[from] StoreError);
+pub enum QueryError {
+    /// Other answers hold the memory that this one needs; try again shortly.
+    #[error("{0}")]
+    Overloaded(StoreError),
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for QueryError {
+    fn from(error: StoreError) -> QueryError {
+        match error {
+            StoreError::Views => QueryError::Overloaded(error),
+            error => QueryError::Store(error),
+        }
+    }
+}
 
 /// Answers queries from a store.
 #[derive(Clone, Debug)]

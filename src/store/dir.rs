@@ -21,7 +21,7 @@ use super::error::StoreError;
 pub(super) struct DataDir {
     path: PathBuf,
     /// Carries the lock; the system releases it when the process ends, however it ends.
-    _identity: File,
+    identity: File,
 }
 
 impl DataDir {
@@ -75,7 +75,7 @@ impl DataDir {
         tempfile::tempfile_in(path).map_err(failed)?;
         let dir = DataDir {
             path: path.into(),
-            _identity: identity,
+            identity,
         };
         dir.empty_staging().map_err(failed)?;
         Ok(dir)
@@ -98,6 +98,14 @@ impl DataDir {
             _ => {}
         }
         fs::create_dir(&staging)
+    }
+}
+
+impl Drop for DataDir {
+    /// Closing the file alone would leave the lock to a child process that is just being started,
+    /// which has a copy of it until it executes its program.
+    fn drop(&mut self) {
+        let _unlocked_by_closing_then = self.identity.unlock();
     }
 }
 

@@ -69,6 +69,11 @@ pub enum StoreError {
     #[error("flushing failed: {why}; nothing acknowledged is lost, the journal has it")]
     FlushFailed { why: String },
 
+    #[error(
+        "too many answers with rows that are not flushed yet are being read; try again shortly"
+    )]
+    Views,
+
     #[error("the store is closed after an internal error; restart the service")]
     Closed,
 }

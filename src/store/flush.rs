@@ -148,10 +148,10 @@ impl Inner {
         let journal = Journal::new(&self.db)?;
         let mut recovery = Recovery::default();
         let mut tally = Tally::new(marker);
+        let start = Instant::now();
         journal.replay(marker, |batch| {
-            tally.replay(batch)?;
+            recovery.flows += tally.replay(batch)? as u64;
             recovery.batches += 1;
-            recovery.bytes += batch.len() as u64;
             self.step(Step::Replayed);
             if self.is_full(&tally) {
                 self.flush(&tally)?;
@@ -159,11 +159,9 @@ impl Inner {
             }
             Ok(())
         })?;
+        recovery.time = start.elapsed();
         let mut tallies = self.tallies()?;
-        tallies.flushed = tally.last();
-        if tally.since().is_some() {
-            tallies.flushed = self.marker()?;
-        }
+        tallies.flushed = self.marker()?;
         tallies.active = tally;
         Ok(recovery)
     }

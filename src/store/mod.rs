@@ -25,17 +25,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
+use rocksdb::{
+    BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, Options,
+};
 
 pub use batch::{Batch, BatchBuilder};
 pub use error::StoreError;
 pub use scan::Scan;
+#[doc(hidden)] // for benches
+pub use tally::Tally;
 
 use crate::domain::Hour;
 use dir::DataDir;
 use error::database;
 use journal::Journal;
-use tally::Tally;
+use scan::ViewBudget;
 
 /// What an acknowledged batch survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +77,19 @@ pub struct StoreOptions {
     /// A tally is frozen when its tables reach this many bytes. While a flush is in progress there
     /// are two, so memory for tallies is bounded by twice this and one group of batches.
     pub tally_bytes_max: usize,
+    /// All scans together copy at most this many bytes of rows that are not flushed yet. At least
+    /// twice `tally_bytes_max`, so that one scan always can.
+    pub view_bytes_max: usize,
+    /// RocksDB's cache of index blocks and recently read rows.
+    pub block_cache_bytes: usize,
+    /// The journal's memtable; up to three of them exist at a time.
+    pub memtable_bytes: usize,
     /// A tally is frozen when a restart would have to replay this many bytes for it.
     pub journal_bytes_max: usize,
     /// A tally is frozen when its oldest flow is this old.
     pub flush_interval: Duration,
-    /// A commit that finds both tallies full waits this long for a flush before it is refused.
+    /// A commit that finds both tallies full waits this long for a flush before it is refused; so
+    /// does a scan that finds no memory for its view.
     pub stall_max: Duration,
     /// Called at each [`Step`], on the thread that takes it. For tests.
     pub on_step: Option<StepHook>,
@@ -87,7 +99,10 @@ impl Default for StoreOptions {
     fn default() -> StoreOptions {
         StoreOptions {
             durability: Durability::Fsync,
-            tally_bytes_max: 64 << 20,
+            tally_bytes_max: 32 << 20,
+            view_bytes_max: 64 << 20,
+            block_cache_bytes: 32 << 20,
+            memtable_bytes: 32 << 20,
             journal_bytes_max: 256 << 20,
             flush_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(10),
@@ -101,6 +116,9 @@ impl fmt::Debug for StoreOptions {
         f.debug_struct("StoreOptions")
             .field("durability", &self.durability)
             .field("tally_bytes_max", &self.tally_bytes_max)
+            .field("view_bytes_max", &self.view_bytes_max)
+            .field("block_cache_bytes", &self.block_cache_bytes)
+            .field("memtable_bytes", &self.memtable_bytes)
             .field("journal_bytes_max", &self.journal_bytes_max)
             .field("flush_interval", &self.flush_interval)
             .field("stall_max", &self.stall_max)
@@ -113,8 +131,10 @@ impl fmt::Debug for StoreOptions {
 pub struct Recovery {
     /// Batches that the sums on disk did not contain yet.
     pub batches: u64,
-    /// Their bytes.
-    pub bytes: u64,
+    /// Flows in them.
+    pub flows: u64,
+    /// What reading them into the tally took.
+    pub time: Duration,
 }
 
 /// An open data directory. Dropping it stops its thread and loses nothing: what is not flushed is
@@ -135,6 +155,7 @@ struct Inner {
     /// Held by the one commit that is under way.
     commit: Mutex<()>,
     tallies: Mutex<Tallies>,
+    views: ViewBudget,
     /// Signalled when there may be something to flush.
     flush_due: Condvar,
     /// Signalled when a flush ended, well or not.
@@ -204,7 +225,7 @@ impl Store {
     pub fn open(path: &Path, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         let dir = DataDir::open(path)?;
         let stopped = Arc::new(AtomicU64::new(0));
-        let rocks = options::RocksOptions::new(stopped.clone());
+        let rocks = options::RocksOptions::new(&options, stopped.clone());
         let families = [
             // RocksDB insists on a family of this name; nothing is in it.
             ColumnFamilyDescriptor::new("default", Options::default()),
@@ -222,6 +243,7 @@ impl Store {
             db,
             dir,
             flows_options: rocks.flows,
+            views: ViewBudget::new(options.view_bytes_max),
             options,
             commit: Mutex::new(()),
             tallies: Mutex::new(Tallies {
@@ -331,12 +353,15 @@ impl Store {
         Ok(())
     }
 
-    /// Compacts all sums on disk, so that each key is stored once. For tests and measurements.
+    /// Compacts all sums on disk, so that each key is stored once.
     pub fn compact(&self) -> Result<(), StoreError> {
         let flows = self.inner.flows()?;
+        let mut options = CompactOptions::default();
+        // Files that were moved down as they are hold operands still.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         self.inner
             .db
-            .compact_range_cf(flows, None::<&[u8]>, None::<&[u8]>);
+            .compact_range_cf_opt(flows, None::<&[u8]>, None::<&[u8]>, &options);
         Ok(())
     }
 

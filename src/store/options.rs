@@ -8,15 +8,9 @@ use rocksdb::{
     Options,
 };
 
-use super::merge;
+use super::{StoreOptions, merge};
 
 const MIB: usize = 1 << 20;
-
-/// Block cache, index blocks included: 64 MiB.
-const BLOCK_CACHE_BYTES: usize = 64 * MIB;
-/// The journal's memtable. A flush of the tally deletes what it covered, so by the time a memtable
-/// fills up most of it is dead and is dropped instead of written.
-const JOURNAL_MEMTABLE_BYTES: usize = 64 * MIB;
 
 /// L0 files of `flows` at which the flusher waits for compaction to catch up.
 pub(super) const L0_FILES_MAX: u64 = 24;
@@ -29,11 +23,11 @@ pub(super) struct RocksOptions {
 
 impl RocksOptions {
     /// `stopped` counts sums that reached `u64::MAX` in a merge.
-    pub(super) fn new(stopped: Arc<AtomicU64>) -> RocksOptions {
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    pub(super) fn new(options: &StoreOptions, stopped: Arc<AtomicU64>) -> RocksOptions {
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
         RocksOptions {
             database: database(),
-            journal: journal(&cache),
+            journal: journal(&cache, options.memtable_bytes),
             flows: flows(&cache, stopped),
         }
     }
@@ -59,9 +53,11 @@ fn database() -> Options {
     options
 }
 
-fn journal(cache: &Cache) -> Options {
+fn journal(cache: &Cache, memtable_bytes: usize) -> Options {
     let mut options = Options::default();
-    options.set_write_buffer_size(JOURNAL_MEMTABLE_BYTES);
+    // A flush of the tally deletes what it covered, so by the time a memtable is written out most
+    // of it is dead, and is dropped instead.
+    options.set_write_buffer_size(memtable_bytes);
     options.set_max_write_buffer_number(3);
     options.set_compression_type(DBCompressionType::Lz4);
     let mut table = BlockBasedOptions::default();

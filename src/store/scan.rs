@@ -1,6 +1,6 @@
 //! Reads: the rows of one hour, from disk and from the tallies, each flow counted exactly once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use self_cell::self_cell;
@@ -56,6 +56,65 @@ impl AsRef<[u8]> for Entries {
     }
 }
 
+/// Bounds the memory of all scans' copies together: a client that reads slowly keeps its own.
+#[derive(Debug)]
+pub(super) struct ViewBudget {
+    bytes_max: usize,
+    bytes_free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+impl ViewBudget {
+    pub(super) fn new(bytes_max: usize) -> ViewBudget {
+        ViewBudget {
+            bytes_max,
+            bytes_free: Mutex::new(bytes_max),
+            given_back: Condvar::new(),
+        }
+    }
+}
+
+/// Bytes of the [`ViewBudget`] that one scan has; given back when it is dropped.
+struct Grant {
+    inner: Arc<Inner>,
+    bytes: usize,
+}
+
+impl Grant {
+    /// Takes `bytes`, or all there is to have where that is less. Waits for them.
+    fn take(inner: &Arc<Inner>, bytes: usize) -> Result<Grant, StoreError> {
+        let budget = &inner.views;
+        let bytes = bytes.min(budget.bytes_max);
+        let free = budget.bytes_free.lock().map_err(|_| StoreError::Closed)?;
+        let (mut free, timeout) = budget
+            .given_back
+            .wait_timeout_while(free, inner.options.stall_max, |free| *free < bytes)
+            .map_err(|_| StoreError::Closed)?;
+        if timeout.timed_out() {
+            return Err(StoreError::Views);
+        }
+        *free -= bytes;
+        Ok(Grant {
+            inner: inner.clone(),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if let Ok(mut free) = self.inner.views.bytes_free.lock() {
+            *free += self.bytes;
+            self.inner.views.given_back.notify_all();
+        }
+    }
+}
+
+/// What a copy of `entries` bytes takes, sorted order and the sorting itself included.
+fn view_bytes(entries: usize) -> usize {
+    entries + entries / 2
+}
+
 /// The rows of one hour in key order, at one moment between two commits.
 ///
 /// Holds files of the database that it reads, and a copy of the hour's part of the active tally,
@@ -66,24 +125,14 @@ pub struct Scan {
     runs: Vec<Run<Entries>>,
     /// Which sources the row given out last came from: bit 0 is the disk, bit `1 + i` is `runs[i]`.
     taken: u32,
+    _grant: Grant,
 }
 
 impl Scan {
     pub(super) fn open(inner: &Arc<Inner>, hour: Hour) -> Result<Scan, StoreError> {
         // The tallies first: what is flushed after this moment is in the iterator *and* here, and
         // the marker tells. The other way round, it could be in neither.
-        let mut sources = Vec::new();
-        {
-            let tallies = inner.tallies()?;
-            if let Some(frozen) = &tallies.frozen
-                && frozen.arena(hour.get()).is_some()
-            {
-                sources.push((frozen.last(), Entries::Frozen(frozen.clone(), hour.get())));
-            }
-            if let Some(arena) = tallies.active.arena(hour.get()) {
-                sources.push((tallies.active.last(), Entries::Copy(arena.to_vec())));
-            }
-        }
+        let (sources, grant) = tally_rows(inner, hour.get())?;
         let (disk, marker) = open_cursor(inner, hour)?;
         // Markers stand only between tallies. So one that has not reached a tally's last position
         // has reached none of it, and one that has, covers all of what was seen of it above.
@@ -97,6 +146,7 @@ impl Scan {
             disk,
             runs,
             taken: 0,
+            _grant: grant,
         })
     }
 
@@ -151,6 +201,38 @@ impl Scan {
     }
 }
 
+/// The hour's entries in both tallies, each with the last position of its tally.
+fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<(u64, Entries)>, Grant), StoreError> {
+    let mut grant: Option<Grant> = None;
+    loop {
+        let tallies = inner.tallies()?;
+        let active = tallies.active.arena(hour);
+        let bytes = view_bytes(active.map_or(0, <[u8]>::len)).min(inner.views.bytes_max);
+        match grant {
+            Some(grant) if grant.bytes >= bytes => {
+                let mut sources = Vec::new();
+                if let Some(frozen) = &tallies.frozen
+                    && frozen.arena(hour).is_some()
+                {
+                    let entries = Entries::Frozen(frozen.clone(), hour);
+                    sources.push((frozen.last(), entries));
+                }
+                if let Some(arena) = active {
+                    let entries = Entries::Copy(arena.to_vec());
+                    sources.push((tallies.active.last(), entries));
+                }
+                return Ok((sources, grant));
+            }
+            _ => {
+                // Without the lock, since this may wait; with some to spare, since the hour grows.
+                drop(tallies);
+                drop(grant.take());
+                grant = Some(Grant::take(inner, bytes + bytes / 8)?);
+            }
+        }
+    }
+}
+
 /// An iterator over `hour` at its first row, and the marker as that iterator would see it.
 fn open_cursor(inner: &Arc<Inner>, hour: Hour) -> Result<(Cursor, u64), StoreError> {
     let (lower, upper) = codec::hour_bounds(hour);
@@ -159,6 +241,9 @@ fn open_cursor(inner: &Arc<Inner>, hour: Hour) -> Result<(Cursor, u64), StoreErr
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(lower);
         options.set_iterate_upper_bound(upper);
+        // A scan of millions of rows would push everything else out of the cache, and grow the
+        // process by it; what it reads stays in the page cache.
+        options.fill_cache(false);
         let mut cursor = Cursor::try_new(inner.clone(), |inner| {
             Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
         })?;

@@ -121,7 +121,7 @@ fn entry_counters(entry: &[u8]) -> Counters {
 
 /// Sums of the flows at journal positions `first ..= last`.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub struct Tally {
     hours: Vec<HourTally>,
     by_hour: HashMap<u32, usize, foldhash::fast::RandomState>,
     hasher: KeyHasher,
@@ -137,7 +137,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// An empty tally whose first batch will be the one after `last`.
-    pub(super) fn new(last: u64) -> Tally {
+    pub fn new(last: u64) -> Tally {
         Tally {
             hours: Vec::new(),
             by_hour: HashMap::default(),
@@ -173,19 +173,22 @@ impl Tally {
     }
 
     /// Adds the batch at the next position. Returns how many sums were stopped at the top.
-    pub(super) fn add(&mut self, batch: &Batch) -> Result<u64, Corrupt> {
+    pub fn add(&mut self, batch: &Batch) -> Result<u64, Corrupt> {
         self.add_records(batch.bytes(), batch.hashes().iter().copied())
     }
 
-    /// Like [`Tally::add`], from the journal: every key is checked before anything is added.
-    pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<u64, Corrupt> {
+    /// Like [`Tally::add`], from the journal: every key is checked before anything is added. Returns
+    /// the number of flows.
+    pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
         let mut hashes = Vec::new();
         for record in Records::new(bytes)? {
             let key = record?.key;
             codec::check_key(key)?;
             hashes.push(self.hasher.hash(&key[HOUR_BYTES..]));
         }
-        self.add_records(bytes, hashes.into_iter())
+        let flows = hashes.len();
+        self.add_records(bytes, hashes.into_iter())?;
+        Ok(flows)
     }
 
     fn add_records(
@@ -228,7 +231,7 @@ impl Tally {
     }
 
     /// Its hours, ascending, each with its rows in key order.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (u32, Run<&[u8]>)> {
+    pub fn runs(&self) -> impl Iterator<Item = (u32, Run<&[u8]>)> {
         let mut hours: Vec<&HourTally> = self.hours.iter().collect();
         hours.sort_unstable_by_key(|h| h.hour);
         hours
@@ -245,7 +248,7 @@ impl Tally {
 
 /// The rows of one hour in key order: `A` holds the entries of an [`HourTally`].
 #[derive(Debug)]
-pub(super) struct Run<A> {
+pub struct Run<A> {
     arena: A,
     order: Vec<u32>,
     next: usize,
@@ -259,6 +262,12 @@ impl<A: AsRef<[u8]>> Run<A> {
             order,
             next: 0,
         }
+    }
+
+    /// Number of rows, from first to last.
+    #[allow(clippy::len_without_is_empty)] // there is no run without rows
+    pub fn len(&self) -> usize {
+        self.order.len()
     }
 
     /// The current row: key suffix and sums. `None` after the last.

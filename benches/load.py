@@ -1,0 +1,437 @@
+#!/usr/bin/env python3
+"""Drives a real flowtally over HTTP and measures it; `scripts/bench` runs all of it.
+
+    load.py BIN workloads          CPU, memory and disk for the four workloads
+    load.py BIN reads              GET: CPU a row, first byte, memory, what it costs ingest
+    load.py BIN latency            POST: alone, and at half of the saturating rate
+    load.py BIN flat               the same work over and over: does anything get slower?
+    load.py BIN recovery           how fast a journal is replayed after a kill
+    load.py BIN all                all of these
+
+Prints one figure a line, `name: value`. CPU is user + system time of the server process, from /proc, and
+includes flushes and the compaction that follows: the driver waits until the server is idle. Since machines
+differ and are noisy, CPU per flow is also given as a ratio to a yardstick of the same run: the CPU that
+CPython's json.loads takes for the same bodies. After each load, every byte is checked to be in the answers.
+
+Workloads, from a fixed seed:
+    fleet  100,000 edges, Zipf-like; 98 % in one hour, 2 % late in the one before
+    wide   4,000,000 edges over 24 hours: nearly every flow is a new key
+    hot    1,000 edges in one hour
+    long   fleet, with names so long that a flow is about 300 bytes
+"""
+import argparse, http.client, json, os, random, shutil, signal, socket, statistics, subprocess, sys, tempfile
+import threading, time
+from collections import defaultdict
+
+HOUR = 12
+FIELDS = '{"src_app": "%s", "dest_app": "%s", "vpc_id": "%s", "bytes_tx": %d, "bytes_rx": %d, "hour": %d}'
+HEADERS = {"Content-Type": "application/json"}
+EDGES = {"fleet": 100_000, "long": 100_000, "wide": 4_000_000, "hot": 1_000}
+
+
+def flows(kind, count, seed, hour=HOUR):
+    rnd = random.Random(f"{kind}/{seed}")
+    edges = EDGES[kind]
+    pad = "payments-platform-eu-central-production-" if kind == "long" else ""
+    for _ in range(count):
+        if kind in ("wide", "hot"):
+            k = rnd.randrange(edges)
+        else:
+            k = (int(edges ** rnd.random()) - 1) % edges
+        h = rnd.randrange(24) if kind == "wide" else hour
+        if kind in ("fleet", "long") and rnd.randrange(50) == 0:
+            h = max(0, hour - 1)
+        yield (f"{pad}svc-{k % 997}", f"{pad}svc-{k // 997 % 1009}", f"vpc-{k % 7}",
+               rnd.randrange(100_000), rnd.randrange(100_000), h)
+
+
+def body(rows):
+    return ("[" + ",".join(FIELDS % row for row in rows) + "]").encode()
+
+
+def bodies(kind, total, seed, size=1000, hour=HOUR):
+    return [body(flows(kind, size, f"{seed}/{i}", hour)) for i in range(total // size)]
+
+
+def sums(parts, repeat=1):
+    want = defaultdict(lambda: [0, 0])
+    for part in parts:
+        for f in json.loads(part):
+            s = want[f["hour"], f["src_app"], f["dest_app"], f["vpc_id"]]
+            s[0] += f["bytes_tx"] * repeat
+            s[1] += f["bytes_rx"] * repeat
+    return want
+
+
+def yardstick(parts):
+    """µs of CPU that json.loads takes a flow."""
+    parts = parts[:200]
+    n = sum(part.count(b"{") for part in parts)
+    start = time.process_time()
+    for part in parts:
+        json.loads(part)
+    return (time.process_time() - start) * 1e6 / n
+
+
+class Server:
+    """The binary on a free port and a data directory of its own."""
+
+    def __init__(self, binary, *arguments):
+        self.binary, self.arguments = binary, arguments
+        self.temp = tempfile.mkdtemp(prefix="flowtally-load-")
+        self.dir = os.path.join(self.temp, "db")
+        self.start()
+
+    def start(self):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.host = "127.0.0.1:%d" % s.getsockname()[1]
+        begin = time.perf_counter()
+        self.log = open(self.dir + ".log", "ab")
+        self.process = subprocess.Popen(
+            [self.binary, "serve", "--listen", self.host, "--data-dir", self.dir, *self.arguments],
+            stdout=self.log, stderr=self.log)
+        while True:
+            try:
+                if self.get("/readyz")[0] == 200:
+                    break
+            except OSError:
+                pass
+            if self.process.poll() is not None or time.perf_counter() - begin > 60:
+                sys.exit("the server does not start: " + open(self.dir + ".log").read()[-2000:])
+            time.sleep(0.002)
+        self.ready_s = time.perf_counter() - begin
+
+    def stop(self, how=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        self.process.wait(120)
+        self.log.close()
+
+    def close(self):
+        self.stop()
+        shutil.rmtree(self.temp, ignore_errors=True)
+
+    def get(self, path):
+        c = http.client.HTTPConnection(self.host, timeout=300)
+        try:
+            c.request("GET", path)
+            r = c.getresponse()
+            return r.status, r.read()
+        finally:
+            c.close()
+
+    def hour(self, hour):
+        status, data = self.get(f"/flows?hour={hour}")
+        assert status == 200, data[:300]
+        return json.loads(data)
+
+    def cpu(self):
+        """Seconds of CPU so far."""
+        f = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, field="VmRSS"):
+        """MiB; VmHWM is the most so far."""
+        for line in open(f"/proc/{self.process.pid}/status"):
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+
+    def disk(self):
+        return sum(os.path.getsize(os.path.join(d, n)) for d, _, ns in os.walk(self.dir) for n in ns)
+
+    def settle(self, flush_s=11):
+        """Waits until everything is flushed and compaction rests."""
+        time.sleep(flush_s)
+        quiet, last = 0, self.cpu()
+        while quiet < 3:
+            time.sleep(0.3)
+            now = self.cpu()
+            quiet, last = (quiet + 1 if now - last < 0.02 else 0), now
+
+    def check(self, want):
+        for hour in sorted({key[0] for key in want}):
+            got = {(hour, r["src_app"], r["dest_app"], r["vpc_id"]): [r["bytes_tx"], r["bytes_rx"]]
+                   for r in self.hour(hour)}
+            if got != {k: v for k, v in want.items() if k[0] == hour}:
+                sys.exit(f"NOT CONSERVED: hour {hour}")
+
+
+def post_all(server, parts, repeat=1, connections=8, rate=None):
+    """POSTs all parts; at `rate` POSTs a second if given. Returns (seconds, sorted latencies in ms)."""
+    work = iter([part for _ in range(repeat) for part in parts])
+    lock, latencies, begin, sent = threading.Lock(), [], time.perf_counter(), [0]
+
+    def run():
+        c = http.client.HTTPConnection(server.host, timeout=120)
+        c.connect()
+        c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        mine = []
+        while True:
+            with lock:
+                part = next(work, None)
+                due = begin + sent[0] / rate if rate else None
+                sent[0] += 1
+            if part is None:
+                break
+            if due:
+                time.sleep(max(0, due - time.perf_counter()))
+            # Measured from when it was due: a stall shows in all that it held up.
+            start = due or time.perf_counter()
+            c.request("POST", "/flows", part, HEADERS)
+            r = c.getresponse()
+            answer = r.read()
+            mine.append((time.perf_counter() - start) * 1e3)
+            if r.status != 200:
+                sys.exit(f"POST failed: {r.status} {answer[:300]}")
+        with lock:
+            latencies.extend(mine)
+
+    threads = [threading.Thread(target=run) for _ in range(connections)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    return time.perf_counter() - begin, sorted(latencies)
+
+
+def show(name, value):
+    if isinstance(value, float):
+        value = float(f"{value:.3g}") if abs(value) < 100 else round(value)
+    print(f"{name}: {value}", flush=True)
+
+
+def median_of(name, values):
+    show(name, statistics.median(values))
+    show(f"{name}.min", min(values))
+    show(f"{name}.max", max(values))
+
+
+def workloads(a):
+    total = a.flows
+    for kind in ("fleet", "hot", "long", "wide"):
+        repeat = 1 if kind == "wide" else 10
+        parts = bodies(kind, total // repeat, "load")
+        n, want = len(parts) * 1000 * repeat, sums(parts, repeat)
+        figures = defaultdict(list)
+        for _ in range(a.runs):
+            server = Server(a.binary)
+            try:
+                yard, before = yardstick(parts), server.cpu()
+                wall, latencies = post_all(server, parts, repeat)
+                at_end = server.cpu()
+                get = server.cpu()
+                rows = len(server.hour(HOUR))
+                get_us = (server.cpu() - get) * 1e6 / rows
+                reads = server.cpu() - at_end
+                server.settle()
+                settled = server.cpu() - reads
+                server.check(want)
+                figures["ratio"].append((settled - before) * 1e6 / n / yard)
+                figures["cpu_us_per_flow"].append((settled - before) * 1e6 / n)
+                figures["cpu_us_per_flow_until_answered"].append((at_end - before) * 1e6 / n)
+                figures["flows_per_s"].append(n / wall)
+                figures["post_p50_ms"].append(latencies[len(latencies) // 2])
+                figures["post_p99_ms"].append(latencies[int(len(latencies) * 0.99)])
+                figures["memory_mib_most"].append(server.memory("VmHWM"))
+                server.stop()
+                subprocess.run([a.binary, "compact", "--data-dir", server.dir], check=True)
+                figures["disk_bytes_per_key"].append(server.disk() / len(want))
+            finally:
+                server.close()
+        for name, values in figures.items():
+            median_of(f"{kind}.{name}", values)
+
+
+def busy_hour(server, hour, tries=10):
+    """µs of server CPU a row of GET `hour`, as the mean over some, since the clock ticks in 10 ms."""
+    before, rows = server.cpu(), 0
+    for _ in range(tries):
+        rows += server.get(f"/flows?hour={hour}")[1].count(b"{")
+    return (server.cpu() - before) * 1e6 / max(rows, 1)
+
+
+def reads(a):
+    for kind in ("fleet", "hot"):
+        server = Server(a.binary, "--flush-interval", "3600")
+        try:
+            tries = 200 if kind == "hot" else 10
+            post_all(server, bodies(kind, 3_000_000, "reads"))
+            fresh = busy_hour(server, HOUR, tries)
+            server.stop()
+            subprocess.run([a.binary, "compact", "--data-dir", server.dir], check=True)
+            server.start()
+            compacted = busy_hour(server, HOUR, tries)
+            show(f"reads.{kind}_us_per_row_after_last_post", fresh)
+            show(f"reads.{kind}_us_per_row_compacted", compacted)
+        finally:
+            server.close()
+
+    # An hour of five million rows, part of them still in memory.
+    server = Server(a.binary)
+    try:
+        def rows(i):
+            return ((f"svc-{k % 997}", f"svc-{k // 997}", "vpc", 1, 1, HOUR) for k in range(i * 10_000, (i + 1) * 10_000))
+        post_all(server, [body(rows(i)) for i in range(500)])
+        for name in ("after_last_post", "flushed"):
+            before = server.memory()
+            start = time.perf_counter()
+            c = http.client.HTTPConnection(server.host, timeout=300)
+            c.request("GET", f"/flows?hour={HOUR}")
+            r = c.getresponse()
+            r.read(1)
+            first = (time.perf_counter() - start) * 1e3
+            n, most = 1, before
+            while part := r.read(1 << 20):
+                n += part.count(b"{")
+                most = max(most, server.memory())
+            assert n in (5_000_000, 5_000_001), n
+            show(f"reads.5m_rows_{name}_first_byte_ms", first)
+            show(f"reads.5m_rows_{name}_growth_mib", most - before)
+            server.settle()
+    finally:
+        server.close()
+
+    # Ingest with and without a GET of 100,000 rows every second, in turn.
+    server = Server(a.binary)
+    try:
+        every = [(f"svc-{k % 997}", f"svc-{k // 997}", f"vpc-{k % 7}", 1, 1, HOUR) for k in range(100_000)]
+        post_all(server, [body(every[i:i + 1000]) for i in range(0, 100_000, 1000)])
+        parts = bodies("fleet", 300_000, "cost")
+        with_reads, without, cpu_of_reads = [], [], []
+        for _ in range(a.runs):
+            without.append(post_all(server, parts, 30)[0])
+            stop, rows = threading.Event(), []
+
+            def read():
+                while not stop.wait(1):
+                    rows.append(server.get(f"/flows?hour={HOUR}")[1].count(b"{"))
+            reader = threading.Thread(target=read)
+            reader.start()
+            with_reads.append(post_all(server, parts, 30)[0])
+            stop.set()
+            reader.join()
+            assert min(rows) >= 100_000
+        show("reads.ingest_slowdown_percent_by_a_get_a_second",
+             (statistics.median(with_reads) / statistics.median(without) - 1) * 100)
+    finally:
+        server.close()
+
+
+def fsync_ms(directory):
+    """Median of what one small write and fsync takes here."""
+    path, times = os.path.join(directory, "fsync"), []
+    with open(path, "wb") as f:
+        for _ in range(200):
+            f.write(b"x" * 200)
+            f.flush()
+            start = time.perf_counter()
+            os.fsync(f.fileno())
+            times.append((time.perf_counter() - start) * 1e3)
+    os.remove(path)
+    return statistics.median(times)
+
+
+def latency(a):
+    server = Server(a.binary)
+    try:
+        fsync = fsync_ms(server.temp)
+        _, alone = post_all(server, bodies("fleet", 200_000, "alone"), connections=1)
+        show("latency.fsync_ms", fsync)
+        show("latency.post_alone_p50_ms", alone[len(alone) // 2])
+        parts = bodies("fleet", 1_000_000, "rate") + bodies("wide", 1_000_000, "rate")
+        random.Random(1).shuffle(parts)
+        wall, _ = post_all(server, parts)
+        rate = len(parts) / wall / 2
+        most, p99 = [], []
+        for _ in range(a.runs):
+            _, paced = post_all(server, parts, max(1, int(20 * rate / len(parts))), rate=rate, connections=32)
+            p99.append(paced[int(len(paced) * 0.99)])
+            most.append(paced[-1])
+        show("latency.half_rate_flows_per_s", rate * 1000)
+        median_of("latency.post_at_half_rate_p99_ms", p99)
+        median_of("latency.post_at_half_rate_most_ms", most)
+    finally:
+        server.close()
+
+
+def flat(a):
+    server = Server(a.binary)
+    try:
+        rounds, cpu, rows, memory = 20, [], [], []
+        for n in range(rounds):
+            # The same flows each round, in a new hour; the expected sums are of the last.
+            parts = bodies("fleet", 300_000, "flat", hour=100 + n)
+            before = server.cpu()
+            post_all(server, parts, 10)
+            server.settle()
+            cpu.append((server.cpu() - before) * 1e6 / 3_000_000)
+            rows.append(busy_hour(server, 100 + n))
+            memory.append(server.memory())
+            if n == rounds // 2 - 1:
+                server.stop()
+                server.start()
+                show("flat.restart_ready_s", server.ready_s)
+        # Single rounds are noisy: the first and the last three.
+        for name, values in (("cpu_us_per_flow", cpu), ("get_us_per_row", rows), ("memory_mib", memory)):
+            first, last = statistics.median(values[:3]), statistics.median(values[-3:])
+            show(f"flat.{name}_first", first)
+            show(f"flat.{name}_last", last)
+            show(f"flat.{name}_change_percent", (last / first - 1) * 100)
+            print("#", name, " ".join(f"{v:.3g}" for v in values), flush=True)
+        server.check(sums(parts, 10))
+    finally:
+        server.close()
+
+    server = Server(a.binary)
+    try:
+        part = body([("one", "key", "only", 1, 1, HOUR)] * 1000)
+
+        def gets():
+            times = []
+            for _ in range(200):
+                start = time.perf_counter()
+                server.get(f"/flows?hour={HOUR}")
+                times.append((time.perf_counter() - start) * 1e6)
+            return statistics.median(times)
+        post_all(server, [part])
+        first = gets()
+        post_all(server, [part], 9_999)
+        last = gets()
+        assert server.hour(HOUR)[0]["bytes_tx"] == 10_000_000
+        show("flat.one_key_get_us_first", first)
+        show("flat.one_key_get_us_after_10m_updates", last)
+    finally:
+        server.close()
+
+
+def recovery(a):
+    server = Server(a.binary, "--flush-interval", "3600")
+    try:
+        rates = []
+        for _ in range(a.runs):
+            post_all(server, bodies("fleet", 300_000, "recovery"), 10)
+            server.stop(signal.SIGKILL)
+            server.start()
+            line = [l for l in open(server.dir + ".log") if "replayed_flows=" in l][-1]
+            fields = dict(f.split("=") for f in line.split() if "=" in f)
+            rates.append(int(fields["replayed_flows"]) / max(float(fields["replay_ms"]), 1) * 1000)
+            server.stop()
+            server.start()
+        median_of("recovery.flows_per_s", rates)
+    finally:
+        server.close()
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("binary")
+    p.add_argument("what", choices=["workloads", "reads", "latency", "flat", "recovery", "all"])
+    p.add_argument("--runs", type=int, default=5)
+    p.add_argument("--flows", type=int, default=3_000_000, help="flows a run of a workload")
+    a = p.parse_args()
+    for step in (workloads, reads, latency, flat, recovery):
+        if a.what in (step.__name__, "all"):
+            step(a)
+
+
+if __name__ == "__main__":
+    main()
