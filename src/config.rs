@@ -109,8 +109,8 @@ pub struct Serve {
     )]
     pub memory_max: u32,
 
-    /// Largest body of a request in MiB, as sent and after decompression; at most an eighth
-    /// of the memory. By default that, or 64 where it is more.
+    /// Largest body of a request in MiB, as sent and after decompression; at most a sixteenth
+    /// of the memory, which is also the default.
     #[arg(long, env = "FLOWTALLY_BODY_MAX", value_name = "MIB")]
     pub body_max: Option<u32>,
 
@@ -152,8 +152,8 @@ impl Serve {
     /// A `--body-max` that does not fit, as text for the user.
     pub fn memory_plan(&self) -> Result<MemoryPlan, String> {
         let memory = (self.memory_max as usize) << 20;
-        let body_max = self.memory_max / 8;
-        let body = self.body_max.unwrap_or(body_max.min(64));
+        let body_max = self.memory_max / 16;
+        let body = self.body_max.unwrap_or(body_max);
         if body == 0 || body > body_max {
             return Err(format!(
                 "--body-max is {body}; with --memory-max {} it can be 1 to {body_max} (MiB)",

@@ -12,20 +12,31 @@ use tokio::net::TcpListener;
 use crate::http::{self, Api, Backend, Limits};
 use crate::ingest::{Admission, Committer};
 use crate::query::Engine;
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::store::{DataDir, Store, StoreError, StoreOptions};
 
 /// How long a request waits for memory that others hold, before it gets a 503.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
-/// See [`Limits`].
+/// Times and counts of [`Limits`].
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-const QUERIES_MAX: usize = 256;
+const BODY_TIME_MAX: Duration = Duration::from_secs(120);
+const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
+const QUERIES_MAX: usize = 64;
+/// How long the journal may refuse writes, for another reason than a full disk, before the process
+/// ends and a supervisor starts it anew.
+const WRITES_FAIL_MAX: Duration = Duration::from_secs(30);
+/// The last flush gets the shutdown timeout, and this much at least.
+const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
+/// Beside a body there is, for a while, the batch made of it, which is never larger.
+const MEMORY_PER_BODY_BYTE: usize = 2;
 
 /// What a daemon needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub data_dir: PathBuf,
     pub store: StoreOptions,
+    /// Connections at a time.
+    pub connections_max: usize,
     /// Largest body, as sent and after decompression.
     pub body_bytes_max: usize,
     /// Bytes of all bodies under way.
@@ -39,21 +50,29 @@ pub struct Config {
 pub enum DaemonError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot use the socket: {0}")]
+    Listener(#[source] io::Error),
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
     #[error(
-        "requests were still under way {} seconds after the signal, and were broken off; \
+        "{requests} requests were still under way {} seconds after the signal, and were broken off; \
          what they had been promised is stored",
+        .after.as_secs()
+    )]
+    BrokenOff { requests: usize, after: Duration },
+    #[error(
+        "the journal could not be written for {} seconds; what was acknowledged is stored: \
+         start again, and if it does not help, see the log and the disk",
         .0.as_secs()
     )]
-    BrokenOff(Duration),
+    WritesFail(Duration),
     #[error("a task of the service panicked; the log has it")]
     Panicked,
 }
 
 /// Runs the service on `listener` until `shutdown` resolves and everything is flushed and closed.
 ///
-/// It listens before the store is open, so that `/healthz` answers while a long journal is being
+/// It answers before the store is open, so that `/healthz` is there while a long journal is being
 /// replayed; until then everything else is a 503.
 ///
 /// # Errors
@@ -64,52 +83,92 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
+    // First, and before the log says anything: what is wrong with the directory is one line.
+    let dir = DataDir::open(&config.data_dir)?;
+    let address = listener.local_addr().map_err(DaemonError::Listener)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     let limits = Limits {
         body_bytes_max: config.body_bytes_max,
         body_idle_max: BODY_IDLE_MAX,
+        body_time_max: BODY_TIME_MAX,
         head_time_max: HEAD_TIME_MAX,
+        answer_idle_max: ANSWER_IDLE_MAX,
         queries_max: QUERIES_MAX,
+        connections_max: config.connections_max,
     };
-    let admission = Admission::new(config.inflight_bytes_max, ADMISSION_WAIT_MAX);
+    let admission = Admission::new(
+        config.inflight_bytes_max,
+        config.body_bytes_max * MEMORY_PER_BODY_BYTE,
+        ADMISSION_WAIT_MAX,
+    );
     let api = Arc::new(Api::new(limits, admission));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let opening = tokio::task::spawn_blocking({
         let (config, api) = (config.clone(), api.clone());
-        move || open(&config, &api)
+        move || open(dir, &config, &api)
     });
     let mut opened = None;
+    let mut failed_writes = false;
     let stop = async {
         tokio::pin!(shutdown, opening);
         tokio::select! {
             result = &mut opening => {
                 let failed = !matches!(result, Ok(Ok(_)));
                 opened = Some(result);
-                if !failed {
-                    shutdown.await;
+                if failed {
+                    return;
+                }
+                tokio::select! {
+                    () = &mut shutdown => {}
+                    () = writes_fail(&api) => {
+                        failed_writes = true;
+                        return;
+                    }
                 }
             }
             () = &mut shutdown => opened = Some(opening.await),
         }
         tracing::info!("stopping");
     };
-    let all_ended = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
+    let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
     let store = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
     };
-    tokio::task::spawn_blocking(move || close(&store, &api))
+    if failed_writes {
+        // No flush either: the journal has everything, and the disk has had its chance.
+        return Err(DaemonError::WritesFail(WRITES_FAIL_MAX));
+    }
+    tokio::task::spawn_blocking(move || close(&store, &api, config.shutdown_timeout))
         .await
         .map_err(|_| DaemonError::Panicked)??;
-    if !all_ended {
-        return Err(DaemonError::BrokenOff(config.shutdown_timeout));
+    if broken_off > 0 {
+        return Err(DaemonError::BrokenOff {
+            requests: broken_off,
+            after: config.shutdown_timeout,
+        });
     }
     Ok(())
 }
 
-fn open(config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
+/// Resolves when the journal has refused writes for too long.
+async fn writes_fail(api: &Api) {
+    let mut failing_since = None;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let failing = api.backend().is_some_and(|b| b.committer.fails());
+        if !failing {
+            failing_since = None;
+        } else if failing_since.get_or_insert_with(Instant::now).elapsed() >= WRITES_FAIL_MAX {
+            return;
+        }
+    }
+}
+
+fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
     let start = Instant::now();
-    let (store, recovery) = Store::open(&config.data_dir, config.store.clone())?;
+    let (store, recovery) = Store::open_dir(dir, config.store.clone())?;
     let store = Arc::new(store);
     api.open(Backend {
         committer: Committer::start(store.clone()).map_err(DaemonError::Thread)?,
@@ -128,11 +187,11 @@ fn open(config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
 
 /// Nothing comes in any more: commits what is queued, then moves all sums to their final files, so
 /// that the next start has nothing to replay.
-fn close(store: &Store, api: &Api) -> Result<(), DaemonError> {
+fn close(store: &Store, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
     if let Some(backend) = api.backend() {
         backend.committer.finish();
     }
-    store.flush()?;
+    store.flush_within(time_max.max(CLOSE_TIME_MIN))?;
     if store.sums_stopped() > 0 {
         tracing::warn!(times = store.sums_stopped(), "sums were stopped at 2^64-1");
     }

@@ -15,6 +15,8 @@ pub fn start(filter: &str) -> Result<(), String> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // Where standard error is gone or full, the service goes on without a log.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|e| e.to_string())
 }

@@ -16,6 +16,11 @@ use crate::telemetry;
 /// Exit status after a second signal, by the shell's custom for one that died of SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
 
+/// Connections at a time, where the limit of open files allows it.
+const CONNECTIONS_MAX: usize = 4096;
+/// Files that RocksDB keeps open (`max_open_files`), its logs, and some to spare.
+const FILES_OF_OUR_OWN: usize = 640;
+
 pub(super) fn run(arguments: Serve) -> Result<(), String> {
     telemetry::start(&arguments.log)?;
     let memory = arguments.memory_plan()?;
@@ -43,11 +48,9 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             }
         })?;
     let cannot_start = |e: io::Error| format!("cannot start: {e}");
-    let address = listener.local_addr().map_err(cannot_start)?;
     let mut term = signal(SignalKind::terminate()).map_err(cannot_start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(cannot_start)?;
     end_at_second_signal().map_err(cannot_start)?;
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     let config = Config {
         data_dir: arguments.data_dir,
         store: StoreOptions {
@@ -59,6 +62,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },
+        connections_max: connections_max(),
         body_bytes_max: memory.body_bytes_max,
         inflight_bytes_max: memory.inflight_bytes_max,
         shutdown_timeout: arguments.shutdown_timeout,
@@ -74,6 +78,16 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Raises the limit of open files as far as it goes, and returns how many connections that allows
+/// beside RocksDB's files.
+fn connections_max() -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    files
+        .saturating_sub(FILES_OF_OUR_OWN)
+        .clamp(64, CONNECTIONS_MAX)
 }
 
 /// The first signal sets a flag, the one after finds it set and ends the process on the spot. That

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Buf;
 use flate2::read::MultiGzDecoder;
 use futures_util::{Stream, StreamExt};
+use tokio::time::Instant;
 use warp::http::HeaderMap;
 use warp::http::header;
 
@@ -37,6 +38,7 @@ pub(super) async fn receive(
 ) -> Result<(Vec<u8>, Permit), Problem> {
     let bytes_max = api.limits.body_bytes_max;
     let too_large = || Problem::BodyTooLarge { bytes_max };
+    check_transfer_encoding(headers)?;
     let mut permit = Permit::default();
     let mut body = Vec::new();
     // Hyper has checked the header's form; it refuses two that differ.
@@ -48,18 +50,15 @@ pub(super) async fn receive(
         if length > bytes_max {
             return Err(too_large());
         }
-        api.admission
-            .grow(&mut permit, length * MEMORY_PER_BYTE)
-            .await?;
+        // Memory that is not touched costs nothing; it is counted as the bytes arrive.
         body.reserve_exact(length);
     }
-    let idle_max = api.limits.body_idle_max;
+    let deadline = Instant::now() + api.limits.body_time_max;
     loop {
-        let part = tokio::time::timeout(idle_max, stream.next())
+        let idle = Instant::now() + api.limits.body_idle_max;
+        let part = tokio::time::timeout_at(idle.min(deadline), stream.next())
             .await
-            .map_err(|_| Problem::BodyTimeout {
-                seconds: idle_max.as_secs(),
-            })?;
+            .map_err(|_| Problem::BodyTimeout)?;
         let Some(part) = part else { break };
         let mut part = part.map_err(|e| Problem::BadBody {
             what: format!("the body did not arrive whole: {e}"),
@@ -97,6 +96,18 @@ pub(super) async fn receive(
         }
     };
     Ok((plain, permit))
+}
+
+/// Hyper undoes chunks, and passes over other transfer codings as if they were not there.
+fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(header::TRANSFER_ENCODING) {
+        if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Problem::ContentEncoding {
+                what: format!("Transfer-Encoding is {value:?}; possible is chunked"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads and forgets what is left of the body of a request that was refused: a client that is still
@@ -155,7 +166,9 @@ async fn decompress(
 }
 
 fn damaged(name: &str, error: &io::Error) -> Problem {
-    Problem::BadBody {
-        what: format!("the body is not valid {name}: {error}"),
+    let mut what = format!("the body is not valid {name}: {error}");
+    if what.contains("too much memory") {
+        what += "; windows of up to 8 MiB are possible, as all levels but --ultra and --long use";
     }
+    Problem::BadBody { what }
 }

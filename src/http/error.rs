@@ -33,9 +33,7 @@ pub(super) enum Problem {
     BadBody {
         what: String,
     },
-    BodyTimeout {
-        seconds: u64,
-    },
+    BodyTimeout,
     LengthRequired,
     BodyTooLarge {
         bytes_max: usize,
@@ -52,6 +50,8 @@ pub(super) enum Problem {
     TooManyQueries,
     Recovering,
     Stopping,
+    /// The journal cannot be written at the moment.
+    WritesFail,
     Ingest(IngestError),
     Query(QueryError),
     /// A bug: a task of ours panicked. The log has it.
@@ -91,7 +91,7 @@ impl Problem {
             Problem::BadQuery { .. } | Problem::BadBatch(_) | Problem::BadBody { .. } => {
                 StatusCode::BAD_REQUEST
             }
-            Problem::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Problem::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Problem::MediaType { .. } | Problem::ContentEncoding { .. } => {
@@ -102,6 +102,7 @@ impl Problem {
             | Problem::Query(QueryError::Overloaded(_))
             | Problem::Recovering
             | Problem::Stopping
+            | Problem::WritesFail
             | Problem::Ingest(_) => StatusCode::SERVICE_UNAVAILABLE,
             Problem::Query(_) | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -115,7 +116,7 @@ impl Problem {
             Problem::BadQuery { .. } => ("bad-query", "The query is not understood"),
             Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
             Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
-            Problem::BodyTimeout { .. } => ("body-timeout", "The body did not arrive in time"),
+            Problem::BodyTimeout => ("body-timeout", "The body did not arrive in time"),
             Problem::LengthRequired => ("length-required", "The request has no body"),
             Problem::BodyTooLarge { .. } => ("body-too-large", "The body is too large"),
             Problem::MediaType { .. } => ("media-type", "The body's media type is not supported"),
@@ -132,7 +133,7 @@ impl Problem {
             Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
                 ("stopping", "The service is stopping")
             }
-            Problem::Ingest(IngestError::Store(_)) => {
+            Problem::WritesFail | Problem::Ingest(IngestError::Store(_)) => {
                 ("not-stored", "The batch could not be stored")
             }
             Problem::Query(_) | Problem::Internal => ("internal", "Internal error"),
@@ -152,8 +153,8 @@ impl Problem {
             | Problem::MediaType { what }
             | Problem::ContentEncoding { what } => what.clone(),
             Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
-            Problem::BodyTimeout { seconds } => {
-                format!("no part of the body came for {seconds} seconds")
+            Problem::BodyTimeout => {
+                "the body came too slowly; send smaller batches, or over a better line".into()
             }
             Problem::LengthRequired => {
                 "send the flows as the body, with Content-Length or chunked; \
@@ -168,6 +169,9 @@ impl Problem {
             Problem::Query(QueryError::Overloaded(why)) => why.to_string(),
             Problem::TooManyQueries => "too many answers are being read at the moment".into(),
             Problem::Recovering => "the journal is being replayed; try again shortly".into(),
+            Problem::WritesFail => {
+                "the disk does not take writes at the moment; the log says why".into()
+            }
             Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
                 "the service is stopping; try again when it is back".into()
             }

@@ -51,8 +51,7 @@ async fn take(
     }
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
-    // The permit covers the body and then the batch, until that is committed.
-    let (body, _permit) = body::receive(api, headers, encoding, stream).await?;
+    let (body, permit) = body::receive(api, headers, encoding, stream).await?;
     let batch = if body.len() <= DECODE_INLINE_BYTES_MAX {
         decode(&body, format).inspect(|_| drop(body))
     } else {
@@ -63,7 +62,7 @@ async fn take(
     let batch = batch.map_err(Problem::BadBatch)?;
     let accepted = batch.flows();
     if accepted > 0 {
-        backend.committer.commit(batch).await?;
+        backend.committer.commit(batch, permit).await?;
     }
     Ok(accepted)
 }

@@ -33,7 +33,13 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Longest pause between two parts of a body.
     pub body_idle_max: Duration,
-    /// Longest time for the head of a request.
+    /// Longest time for a whole body.
+    pub body_time_max: Duration,
+    /// Longest pause of a client in the middle of an answer.
+    pub answer_idle_max: Duration,
+    /// Connections at a time; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// Longest time for the head of a request, and for a connection to begin one.
     pub head_time_max: Duration,
     /// Answers that may be read at the same time.
     pub queries_max: usize,
@@ -54,6 +60,8 @@ pub struct Api {
     queries: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
     stopping: AtomicBool,
+    /// Held by requests under way, streamed answers included: its count is theirs plus one.
+    under_way: Arc<()>,
 }
 
 impl Api {
@@ -65,6 +73,7 @@ impl Api {
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             backend: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            under_way: Arc::new(()),
         }
     }
 
@@ -87,7 +96,20 @@ impl Api {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Problem::Stopping);
         }
-        self.open_backend()
+        let backend = self.open_backend()?;
+        if !backend.committer.accepts() {
+            return Err(Problem::WritesFail);
+        }
+        Ok(backend)
+    }
+
+    /// Marks a request as under way until the value is dropped.
+    fn begin(&self) -> Arc<()> {
+        self.under_way.clone()
+    }
+
+    fn requests_under_way(&self) -> usize {
+        Arc::strong_count(&self.under_way) - 1
     }
 
     fn open_backend(&self) -> Result<&Backend, Problem> {

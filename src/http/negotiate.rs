@@ -57,9 +57,15 @@ impl RowFormat {
 /// The format that `Content-Type` names. A body without one is taken for JSON: it is checked as
 /// strictly as any.
 pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let Some(value) = values.next() else {
         return Ok(Format::Json);
     };
+    if values.next().is_some() {
+        return Err(Problem::MediaType {
+            what: "there is more than one Content-Type".into(),
+        });
+    }
     let text = String::from_utf8_lossy(value.as_bytes());
     let mut parts = text.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();

@@ -29,6 +29,7 @@ pub(super) fn filter(
         .then(move |method, path, query, headers, body| {
             let api = api.clone();
             async move {
+                let _under_way = api.begin();
                 route(&api, method, path, query, headers, body)
                     .await
                     .unwrap_or_else(Problem::into_response)

@@ -1,4 +1,10 @@
 //! Admission by bytes: what all requests together hold in memory stays under one bound.
+//!
+//! There are two pools. Each request begins in the common one, where it may hold a little. One that
+//! turns out to need more moves into a **lane**, which covers whatever a request may need, and
+//! there are few of them. So requests never wait for one another's next byte in a circle, a few
+//! huge bodies do not keep the many small ones waiting, and bytes count as they arrive: what a
+//! sender announces and does not send costs nobody anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,61 +13,84 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::IngestError;
 
-/// One permit of the semaphore stands for this many bytes.
+/// One permit of the common pool stands for this many bytes.
 const UNIT_BYTES: usize = 1024;
+/// The common pool has room for this many requests that hold all they may.
+const COMMON_SHARES: usize = 16;
 
-/// Grants bytes of memory to requests; a request that finds none waits for a while.
+/// Grants memory to requests; a request that finds none waits for a while.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    units: Arc<Semaphore>,
-    bytes_max: usize,
+    common: Arc<Semaphore>,
+    /// What a request may hold of the common pool.
+    share_bytes: usize,
+    lanes: Arc<Semaphore>,
     wait_max: Duration,
 }
 
-/// Bytes granted to one request. Dropping it gives them back.
+/// Memory granted to one request. Dropping it gives it back.
 #[derive(Debug, Default)]
 pub struct Permit {
-    units: Option<OwnedSemaphorePermit>,
+    common: Option<OwnedSemaphorePermit>,
+    lane: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
     fn units(&self) -> usize {
-        self.units.as_ref().map_or(0, |p| p.num_permits())
+        self.common.as_ref().map_or(0, |p| p.num_permits())
     }
 }
 
 impl Admission {
-    /// `bytes_max` for all requests together; each waits `wait_max` at most.
-    pub fn new(bytes_max: usize, wait_max: Duration) -> Admission {
+    /// `bytes_max` for all requests together, of which one alone needs `request_bytes_max` at most:
+    /// half of the bytes make the common pool, the other half as many lanes as fit, at least one.
+    /// A request waits `wait_max` at most for each grant.
+    pub fn new(bytes_max: usize, request_bytes_max: usize, wait_max: Duration) -> Admission {
+        let lanes = (bytes_max / 2 / request_bytes_max.max(1)).max(1);
+        let common = bytes_max / 2;
         Admission {
-            units: Arc::new(Semaphore::new(bytes_max / UNIT_BYTES)),
-            bytes_max,
+            common: Arc::new(Semaphore::new(common / UNIT_BYTES)),
+            share_bytes: common / COMMON_SHARES,
+            lanes: Arc::new(Semaphore::new(lanes)),
             wait_max,
         }
     }
 
-    /// Makes `permit` cover `bytes` in all, or all that there is: alone, a request always gets by.
+    /// Makes `permit` cover `bytes` in all.
     ///
     /// # Errors
-    /// [`IngestError::Overloaded`] when the bytes do not become free in time.
+    /// [`IngestError::Overloaded`] when memory does not become free in time.
     pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), IngestError> {
-        let units = bytes.div_ceil(UNIT_BYTES).min(self.bytes_max / UNIT_BYTES);
-        let missing = units.saturating_sub(permit.units());
-        if missing == 0 {
+        if permit.lane.is_some() {
             return Ok(());
         }
-        let overloaded = || IngestError::Overloaded("too many bytes are in flight".into());
-        let missing = u32::try_from(missing).map_err(|_| overloaded())?;
-        let acquire = self.units.clone().acquire_many_owned(missing);
-        let more = tokio::time::timeout(self.wait_max, acquire)
-            .await
-            .map_err(|_| overloaded())?
-            .map_err(|_| IngestError::Closed)?;
-        match &mut permit.units {
-            Some(units) => units.merge(more),
-            none => *none = Some(more),
+        if bytes > self.share_bytes {
+            permit.lane = Some(self.acquire(&self.lanes, 1).await?);
+            permit.common = None;
+            return Ok(());
+        }
+        let missing = bytes.div_ceil(UNIT_BYTES).saturating_sub(permit.units());
+        if missing > 0 {
+            let more = self.acquire(&self.common, missing).await?;
+            match &mut permit.common {
+                Some(units) => units.merge(more),
+                none => *none = Some(more),
+            }
         }
         Ok(())
+    }
+
+    async fn acquire(
+        &self,
+        pool: &Arc<Semaphore>,
+        units: usize,
+    ) -> Result<OwnedSemaphorePermit, IngestError> {
+        let overloaded = || IngestError::Overloaded("too many bytes are under way".into());
+        let units = u32::try_from(units).map_err(|_| overloaded())?;
+        tokio::time::timeout(self.wait_max, pool.clone().acquire_many_owned(units))
+            .await
+            .map_err(|_| overloaded())?
+            .map_err(|_| IngestError::Closed)
     }
 }
 
@@ -69,18 +98,46 @@ impl Admission {
 mod tests {
     use super::*;
 
+    /// A common pool of 32 KiB, 2 KiB of it for each; two lanes.
+    fn admission() -> Admission {
+        Admission::new(64 << 10, 16 << 10, Duration::from_millis(10))
+    }
+
+    fn is_overloaded(result: &Result<(), IngestError>) -> bool {
+        matches!(result, Err(IngestError::Overloaded(_)))
+    }
+
     #[tokio::test]
     async fn bytes_are_granted_once_and_given_back() {
-        let admission = Admission::new(10 << 10, Duration::from_millis(10));
-        let (mut a, mut b) = (Permit::default(), Permit::default());
-        admission.grow(&mut a, 6000).await.unwrap();
-        admission.grow(&mut a, 5000).await.unwrap(); // has them
-        assert_eq!(a.units(), 6);
-        admission.grow(&mut b, 4096).await.unwrap();
-        let full = admission.grow(&mut b, 4097).await;
-        assert!(matches!(full, Err(IngestError::Overloaded(_))));
+        let admission = admission();
+        let mut permits: Vec<Permit> = Vec::new();
+        for _ in 0..16 {
+            let mut permit = Permit::default();
+            admission.grow(&mut permit, 1000).await.unwrap();
+            admission.grow(&mut permit, 2048).await.unwrap();
+            assert_eq!(permit.units(), 2);
+            permits.push(permit);
+        }
+        let mut one_more = Permit::default();
+        assert!(is_overloaded(&admission.grow(&mut one_more, 1).await));
+        permits.pop();
+        admission.grow(&mut one_more, 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn large_requests_take_lanes_and_leave_the_common_pool_alone() {
+        let admission = admission();
+        let (mut a, mut b, mut c) = (Permit::default(), Permit::default(), Permit::default());
+        for large in [&mut a, &mut b] {
+            admission.grow(large, 2048).await.unwrap();
+            admission.grow(large, 2049).await.unwrap();
+            admission.grow(large, 16 << 10).await.unwrap();
+            assert_eq!(large.units(), 0);
+        }
+        assert!(is_overloaded(&admission.grow(&mut c, 3000).await));
+        let mut small = Permit::default();
+        admission.grow(&mut small, 2048).await.unwrap();
         drop(a);
-        admission.grow(&mut b, 1 << 20).await.unwrap();
-        assert_eq!(b.units(), 10);
+        admission.grow(&mut c, 3000).await.unwrap();
     }
 }

@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::IngestError;
-use crate::store::{Batch, Store, StoreError};
+use super::{IngestError, Permit};
+use crate::store::{self, Batch, Store, StoreError, WriteHealth};
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
@@ -17,7 +17,8 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 type Done = oneshot::Sender<Result<(), IngestError>>;
 
 enum Job {
-    Commit(Batch, Done),
+    /// The permit covers the batch until it is committed, also when nobody waits any more.
+    Commit(Batch, Permit, Done),
     /// Nothing after this one is taken.
     Finish,
 }
@@ -26,6 +27,7 @@ enum Job {
 #[derive(Debug)]
 pub struct Committer {
     queue: mpsc::Sender<Job>,
+    store: Arc<Store>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -33,11 +35,13 @@ impl Committer {
     /// Starts the committing thread.
     pub fn start(store: Arc<Store>) -> std::io::Result<Committer> {
         let (queue, jobs) = mpsc::channel(QUEUE_BATCHES_MAX);
+        let store_of_thread = store.clone();
         let thread = std::thread::Builder::new()
             .name("committer".into())
-            .spawn(move || run(&store, jobs))?;
+            .spawn(move || store::abort_on_panic(|| run(&store_of_thread, jobs)))?;
         Ok(Committer {
             queue,
+            store,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -46,13 +50,23 @@ impl Committer {
     ///
     /// A caller that goes away before the answer leaves the batch in the queue: it is then
     /// committed, or not, like one whose answer got lost on the way.
-    pub async fn commit(&self, batch: Batch) -> Result<(), IngestError> {
+    pub async fn commit(&self, batch: Batch, permit: Permit) -> Result<(), IngestError> {
         let (done, answer) = oneshot::channel();
         self.queue
-            .send(Job::Commit(batch, done))
+            .send(Job::Commit(batch, permit, done))
             .await
             .map_err(|_| IngestError::Closed)?;
         answer.await.map_err(|_| IngestError::Closed)?
+    }
+
+    /// Whether a commit can be expected to succeed.
+    pub fn accepts(&self) -> bool {
+        self.store.write_health() == WriteHealth::Good
+    }
+
+    /// Whether the journal refuses writes for another reason than a full disk: a new start helps.
+    pub fn fails(&self) -> bool {
+        self.store.write_health() == WriteHealth::Failing
     }
 
     /// Commits what is in the queue and ends the thread; what comes later is refused. Blocks.
@@ -67,16 +81,17 @@ impl Committer {
 }
 
 fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
-    let (mut group, mut waiting): (Vec<Batch>, Vec<Done>) = (Vec::new(), Vec::new());
+    let mut group: Vec<Batch> = Vec::new();
+    let mut waiting: Vec<(Permit, Done)> = Vec::new();
     while let Some(first) = jobs.blocking_recv() {
         let mut next = Some(first);
         let mut bytes = 0;
         while let Some(job) = next {
             match job {
-                Job::Commit(batch, done) => {
+                Job::Commit(batch, permit, done) => {
                     bytes += batch.bytes().len();
                     group.push(batch);
-                    waiting.push(done);
+                    waiting.push((permit, done));
                 }
                 Job::Finish => jobs.close(),
             }
@@ -91,7 +106,7 @@ fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
         }
         let result = store.commit(&group).map_err(ingest_error);
         group.clear();
-        for done in waiting.drain(..) {
+        for (_permit, done) in waiting.drain(..) {
             // Nobody waits any more where the connection is gone.
             let _gone = done.send(result.clone());
         }

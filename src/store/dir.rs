@@ -9,8 +9,9 @@
 //! All checks come before anything is written, and before RocksDB sees the directory: RocksDB
 //! starts a new log file even where it then fails on its own lock.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::codec;
@@ -18,7 +19,7 @@ use super::error::StoreError;
 
 /// A data directory that this process holds until the value is dropped.
 #[derive(Debug)]
-pub(super) struct DataDir {
+pub struct DataDir {
     path: PathBuf,
     /// Carries the lock; the system releases it when the process ends, however it ends.
     identity: File,
@@ -26,26 +27,33 @@ pub(super) struct DataDir {
 
 impl DataDir {
     /// Takes the directory at `path`, making it where it is absent or empty.
-    pub(super) fn open(path: &Path) -> Result<DataDir, StoreError> {
+    ///
+    /// # Errors
+    /// A directory that is in use, not ours, of a newer format, incomplete, or not usable. Nothing
+    /// in it has been changed then.
+    pub fn open(path: &Path) -> Result<DataDir, StoreError> {
         let failed = |source| StoreError::Directory {
             path: path.to_owned(),
             source,
         };
         let identity_path = path.join(codec::IDENTITY_FILE);
-        let mut identity = match OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&identity_path)
-        {
-            Ok(file) => file,
+        let open_identity = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&identity_path)
+        };
+        let mut identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if has_files(path).map_err(failed)? {
                     return Err(StoreError::NotOurs { path: path.into() });
                 }
-                create(path, &identity_path).map_err(failed)?
+                create(path, &identity_path).map_err(failed)?;
+                open_identity()
             }
-            Err(e) => return Err(failed(e)),
-        };
+            opened => opened,
+        }
+        .map_err(failed)?;
         match identity.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -71,18 +79,31 @@ impl DataDir {
             }
             Some(_) => {}
         }
-        // An unnamed file: proves that the directory can be written, and leaves nothing in it.
-        tempfile::tempfile_in(path).map_err(failed)?;
         let dir = DataDir {
             path: path.into(),
             identity,
         };
+        // It is made before the identity file; without it, this would start empty and call it well.
+        if !dir.rocks().is_dir() {
+            return Err(StoreError::Incomplete { path: path.into() });
+        }
+        // An unnamed file: proves that the directory can be written, and leaves nothing in it.
+        tempfile::tempfile_in(path).map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         Ok(dir)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether RocksDB has never been here: only then may it start an empty database.
+    pub(super) fn is_fresh(&self) -> io::Result<bool> {
+        Ok(fs::read_dir(self.rocks())?.next().is_none())
+    }
+
     pub(super) fn rocks(&self) -> PathBuf {
-        self.path.join("rocks")
+        self.path.join(ROCKS)
     }
 
     pub(super) fn staging(&self) -> PathBuf {
@@ -109,7 +130,10 @@ impl Drop for DataDir {
     }
 }
 
-/// Whether the directory exists and holds anything but a half-made identity file.
+const ROCKS: &str = "rocks";
+const HALF_MADE: &str = "FLOWTALLY.new";
+
+/// Whether the directory exists and holds anything but what [`create`] leaves when it is cut short.
 fn has_files(path: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -117,38 +141,42 @@ fn has_files(path: &Path) -> io::Result<bool> {
         Err(e) => return Err(e),
     };
     for entry in entries {
-        if entry?.file_name() != HALF_MADE {
+        let entry = entry?;
+        let name = entry.file_name();
+        let ours = name.to_string_lossy().starts_with(HALF_MADE)
+            || name == codec::IDENTITY_FILE
+            || name == ROCKS && fs::read_dir(entry.path())?.next().is_none();
+        if !ours {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-const HALF_MADE: &str = "FLOWTALLY.new";
-
-/// Makes the directory ours. The identity file appears whole or not at all, and it is on disk
-/// before anything else is, so a crash leaves an empty directory or one of ours.
-fn create(path: &Path, identity_path: &Path) -> io::Result<File> {
+/// Makes the directory ours, unless another process just does. The identity file comes last, whole,
+/// and never replaces one that is there: so a crash leaves an empty directory or one of ours, and
+/// of several processes that start at once, all lock the same file.
+fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)?;
-    let half_made = path.join(HALF_MADE);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&half_made)?;
-    file.write_all(codec::encode_identity().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&half_made, identity_path)?;
+    match fs::create_dir(path.join(ROCKS)) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let mut half_made = tempfile::Builder::new()
+        .prefix(HALF_MADE)
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(path)?;
+    half_made.write_all(codec::encode_identity().as_bytes())?;
+    half_made.as_file().sync_all()?;
+    match half_made.persist_noclobber(identity_path) {
+        Err(e) if e.error.kind() != io::ErrorKind::AlreadyExists => return Err(e.error),
+        _ => {}
+    }
     File::open(path)?.sync_all()?;
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         File::open(parent)?.sync_all()?;
     }
-    // Read from the start, like a file that was there before.
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(identity_path)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,7 +200,38 @@ mod tests {
     fn a_crash_while_making_it_leaves_an_empty_directory() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join(HALF_MADE), "flowt").unwrap();
-        DataDir::open(temp.path()).unwrap();
+        fs::create_dir(temp.path().join(ROCKS)).unwrap();
+        assert!(DataDir::open(temp.path()).unwrap().is_fresh().unwrap());
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_one_gets_it() {
+        for _ in 0..50 {
+            let temp = tempfile::tempdir().unwrap();
+            let path = temp.path().join("db");
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|_| scope.spawn(|| DataDir::open(&path)))
+                    .collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
+            for result in results {
+                assert!(
+                    matches!(result, Ok(_) | Err(StoreError::InUse { .. })),
+                    "{result:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_database_is_not_taken_for_an_empty_one() {
+        let temp = tempfile::tempdir().unwrap();
+        drop(DataDir::open(temp.path()).unwrap());
+        fs::remove_dir(temp.path().join(ROCKS)).unwrap();
+        let opened = DataDir::open(temp.path());
+        assert!(matches!(opened, Err(StoreError::Incomplete { .. })));
     }
 
     #[test]

@@ -22,6 +22,12 @@ pub enum StoreError {
     NewerFormat { path: PathBuf, found: u32 },
 
     #[error(
+        "the data directory {path} has lost its rocks directory, where all sums are; \
+         restore a backup, or remove the directory to start empty"
+    )]
+    Incomplete { path: PathBuf },
+
+    #[error(
         "the data directory {path} is in use by another flowtally; \
          stop that one, or give --data-dir another directory"
     )]
@@ -34,8 +40,8 @@ pub enum StoreError {
     Directory { path: PathBuf, source: io::Error },
 
     #[error(
-        "the database in {path} does not open: {source}; \
-         restore a backup, or move the directory away to start empty"
+        "the database in {path} does not open: {source}; {}",
+        open_remedy(source)
     )]
     Open {
         path: PathBuf,
@@ -76,6 +82,18 @@ pub enum StoreError {
 
     #[error("the store is closed after an internal error; restart the service")]
     Closed,
+}
+
+fn open_remedy(error: &rocksdb::Error) -> &'static str {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => {
+            "its files are damaged: restore a backup; until then nothing is changed in it"
+        }
+        rocksdb::ErrorKind::IOError => {
+            "nothing is lost: check that the disk works and has free space, then start again"
+        }
+        _ => "nothing is changed in it: see what RocksDB says",
+    }
 }
 
 impl From<Corrupt> for StoreError {

@@ -10,10 +10,12 @@ use super::error::{StoreError, database};
 use super::journal::Journal;
 use super::options::L0_FILES_MAX;
 use super::tally::Tally;
-use super::{Inner, Recovery, Step};
+use super::{Inner, Recovery, Step, WriteHealth};
 
 /// Pause after a failed flush, before the next try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two tries to write, while the journal cannot be written.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause between two looks at whether compaction has caught up.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
 
@@ -54,24 +56,42 @@ impl Inner {
             if tallies.closing {
                 return Ok(None);
             }
+            if self.write_health() != WriteHealth::Good {
+                drop(tallies);
+                self.probe();
+                tallies = self.tallies()?;
+            }
             if let Some(frozen) = &tallies.frozen {
                 return Ok(Some(frozen.clone()));
             }
             let wait = match tallies.active.since() {
-                None => self.options.flush_interval,
+                None => PROBE_INTERVAL,
                 Some(since) => {
                     let left = self.options.flush_interval.saturating_sub(since.elapsed());
                     if left.is_zero() || tallies.flush_now || self.is_full(&tallies.active) {
                         tallies.freeze();
                         continue;
                     }
-                    left
+                    left.min(PROBE_INTERVAL)
                 }
             };
             (tallies, _) = self
                 .flush_due
                 .wait_timeout(tallies, wait)
                 .map_err(|_| StoreError::Closed)?;
+        }
+    }
+
+    /// Writes to the journal without changing it: trims, synced, what is trimmed already.
+    fn probe(&self) {
+        let probe = || {
+            let flushed = self.tallies()?.flushed;
+            Journal::new(&self.db)?.trim(flushed, true)
+        };
+        let written = probe();
+        self.note_write(&written);
+        if written.is_ok() {
+            tracing::info!("the journal can be written again");
         }
     }
 
@@ -83,6 +103,17 @@ impl Inner {
         if self.marker()? < tally.last() {
             self.wait_for_compaction()?;
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
+            // A try before this one may have left its file there, or a second name of a file that
+            // RocksDB has taken: writing into that would be writing into the database.
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::Io {
+                        doing: "removing an old staged file",
+                        source,
+                    });
+                }
+                _ => {}
+            }
             self.write_file(&path, tally)?;
             self.step(Step::Written);
             let mut options = IngestExternalFileOptions::default();
@@ -92,7 +123,7 @@ impl Inner {
                 .map_err(database("ingesting a flushed file"))?;
             self.step(Step::Ingested);
         }
-        Journal::new(&self.db)?.trim(tally.last())?;
+        Journal::new(&self.db)?.trim(tally.last(), false)?;
         self.step(Step::Trimmed);
         tracing::debug!(
             keys = tally.keys(),

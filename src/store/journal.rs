@@ -73,12 +73,15 @@ impl<'a> Journal<'a> {
 
     /// Forgets everything up to and with `position`. Need not be on disk: what a crash brings
     /// back is covered by the marker and skipped.
-    pub(super) fn trim(&self, position: u64) -> Result<(), StoreError> {
+    pub(super) fn trim(&self, position: u64, sync: bool) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
         self.db
-            .delete_range_cf(
+            .delete_range_cf_opt(
                 self.family,
                 codec::journal_key(0),
                 codec::journal_key(position + 1),
+                &options,
             )
             .map_err(database("trimming the journal"))
     }

@@ -20,7 +20,7 @@ mod tally;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,13 +30,13 @@ use rocksdb::{
 };
 
 pub use batch::{Batch, BatchBuilder};
+pub use dir::DataDir;
 pub use error::StoreError;
 pub use scan::Scan;
 #[doc(hidden)] // for benches
 pub use tally::Tally;
 
 use crate::domain::Hour;
-use dir::DataDir;
 use error::database;
 use journal::Journal;
 use scan::ViewBudget;
@@ -150,6 +150,8 @@ pub struct Store {
 struct Inner {
     db: DB,
     dir: DataDir,
+    /// Kept for its statistics.
+    database_options: Options,
     flows_options: Options,
     options: StoreOptions,
     /// Held by the one commit that is under way.
@@ -162,6 +164,20 @@ struct Inner {
     flush_ended: Condvar,
     /// Sums that reached `u64::MAX` and were stopped there.
     stopped: Arc<AtomicU64>,
+    /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
+    write_health: AtomicU8,
+}
+
+/// Whether a commit can be expected to succeed, judged by the last write to the journal. After one
+/// that failed, a probe is written every second until one goes well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WriteHealth {
+    Good,
+    /// The disk is full: writes go on by themselves when there is space again.
+    NoSpace,
+    /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
+    Failing,
 }
 
 struct Tallies {
@@ -204,6 +220,28 @@ impl Inner {
         Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
     }
 
+    fn write_health(&self) -> WriteHealth {
+        let health = self.write_health.load(Ordering::Relaxed);
+        let all = [
+            WriteHealth::Good,
+            WriteHealth::NoSpace,
+            WriteHealth::Failing,
+        ];
+        all.into_iter()
+            .find(|h| *h as u8 == health)
+            .unwrap_or(WriteHealth::Failing)
+    }
+
+    fn note_write(&self, written: &Result<(), StoreError>) {
+        let health = match written {
+            Ok(()) => WriteHealth::Good,
+            // RocksDB gives the system's words on; its kinds of errors do not tell.
+            Err(e) if e.to_string().contains("No space left") => WriteHealth::NoSpace,
+            Err(_) => WriteHealth::Failing,
+        };
+        self.write_health.store(health as u8, Ordering::Relaxed);
+    }
+
     fn is_full(&self, tally: &Tally) -> bool {
         tally.memory_bytes() >= self.options.tally_bytes_max
             || tally.journal_bytes() >= self.options.journal_bytes_max
@@ -217,15 +255,24 @@ impl Inner {
 }
 
 impl Store {
-    /// Opens the data directory at `path`, or makes one where nothing is, and replays the journal.
+    /// Opens the data directory at `path`, or makes one where nothing is: [`DataDir::open`], then
+    /// [`Store::open_dir`].
+    pub fn open(path: &Path, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
+        Store::open_dir(DataDir::open(path)?, options)
+    }
+
+    /// Opens the database in `dir` and replays the journal.
     ///
     /// # Errors
-    /// Before anything is changed: a directory that is in use, not ours, of a newer format or not
-    /// usable. After: a database that does not open, or stored bytes that are damaged.
-    pub fn open(path: &Path, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
-        let dir = DataDir::open(path)?;
+    /// A database that does not open, or stored bytes that are damaged.
+    pub fn open_dir(dir: DataDir, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         let stopped = Arc::new(AtomicU64::new(0));
-        let rocks = options::RocksOptions::new(&options, stopped.clone());
+        let mut rocks = options::RocksOptions::new(&options, stopped.clone());
+        let fresh = dir.is_fresh().map_err(|source| StoreError::Directory {
+            path: dir.path().to_owned(),
+            source,
+        })?;
+        rocks.database.create_if_missing(fresh);
         let families = [
             // RocksDB insists on a family of this name; nothing is in it.
             ColumnFamilyDescriptor::new("default", Options::default()),
@@ -235,13 +282,14 @@ impl Store {
         let db =
             DB::open_cf_descriptors(&rocks.database, dir.rocks(), families).map_err(|source| {
                 StoreError::Open {
-                    path: path.to_owned(),
+                    path: dir.path().to_owned(),
                     source,
                 }
             })?;
         let inner = Inner {
             db,
             dir,
+            database_options: rocks.database,
             flows_options: rocks.flows,
             views: ViewBudget::new(options.view_bytes_max),
             options,
@@ -257,6 +305,7 @@ impl Store {
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
             stopped,
+            write_health: AtomicU8::new(WriteHealth::Good as u8),
         };
         let recovery = inner.recover()?;
         let inner = Arc::new(inner);
@@ -264,7 +313,7 @@ impl Store {
             .name("flusher".into())
             .spawn({
                 let inner = inner.clone();
-                move || inner.flush_until_closed()
+                move || abort_on_panic(|| inner.flush_until_closed())
             })
             .map_err(|source| StoreError::Io {
                 doing: "starting the flusher",
@@ -288,7 +337,9 @@ impl Store {
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         let first = self.make_room()?;
         let sync = inner.options.durability == Durability::Fsync;
-        Journal::new(&inner.db)?.append(first, group, sync)?;
+        let written = Journal::new(&inner.db)?.append(first, group, sync);
+        inner.note_write(&written);
+        written?;
         inner.step(Step::Journaled);
         let mut tallies = inner.tallies()?;
         debug_assert_eq!(tallies.active.last() + 1, first);
@@ -333,8 +384,9 @@ impl Store {
         Scan::open(&self.inner, hour)
     }
 
-    /// Flushes everything that has been committed, and waits for it.
-    pub fn flush(&self) -> Result<(), StoreError> {
+    /// Flushes everything that has been committed, and waits for it, `time_max` at most.
+    pub fn flush_within(&self, time_max: Duration) -> Result<(), StoreError> {
+        let give_up = Instant::now() + time_max;
         let inner = &*self.inner;
         let mut tallies = inner.tallies()?;
         let target = tallies.active.last();
@@ -343,14 +395,37 @@ impl Store {
             if let Some(error) = &tallies.flush_error {
                 return Err(StoreError::FlushFailed { why: error.clone() });
             }
-            tallies.flush_now = true;
+            let left = give_up.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::FlushFailed {
+                    why: format!("it was not done in {} seconds", time_max.as_secs()),
+                });
+            }
+            // What came in later is not asked for.
+            tallies.flush_now = tallies.active.since().is_some();
             inner.flush_due.notify_one();
-            tallies = inner
+            (tallies, _) = inner
                 .flush_ended
-                .wait(tallies)
+                .wait_timeout(tallies, left)
                 .map_err(|_| StoreError::Closed)?;
         }
         Ok(())
+    }
+
+    /// [`Store::flush_within`] an hour.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.flush_within(Duration::from_secs(3600))
+    }
+
+    /// See [`WriteHealth`].
+    pub fn write_health(&self) -> WriteHealth {
+        self.inner.write_health()
+    }
+
+    /// How often the journal's log was synced to disk since open.
+    pub fn log_syncs(&self) -> u64 {
+        let options = &self.inner.database_options;
+        options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
     }
 
     /// Compacts all sums on disk, so that each key is stored once.
@@ -365,10 +440,27 @@ impl Store {
         Ok(())
     }
 
-    /// How many additions, since open, met a sum that would have passed `u64::MAX`.
+    /// How many additions, since open, met a sum that would have passed `u64::MAX`: in the tally,
+    /// and each time that a read or a compaction adds up what is on disk.
     pub fn sums_stopped(&self) -> u64 {
         self.inner.stopped.load(Ordering::Relaxed)
     }
+}
+
+/// Runs the life of a thread that the service cannot do without. A panic in it is a bug, after which
+/// requests would wait for ever: the process ends instead, and the next one finds everything in the
+/// journal.
+pub fn abort_on_panic(life: impl FnOnce()) {
+    struct Abort;
+    impl Drop for Abort {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                std::process::abort();
+            }
+        }
+    }
+    let _abort = Abort;
+    life();
 }
 
 impl Drop for Store {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel,
-    Options,
+    Options, statistics::StatsLevel,
 };
 
 use super::{StoreOptions, merge};
@@ -35,10 +35,12 @@ impl RocksOptions {
 
 fn database() -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // A torn last record is a write that was never acknowledged; damage anywhere else must fail
-    // the open instead of quietly dropping what came after it (the default mode does that).
+    // A few counters; the timers would cost something.
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+    // A log that ends inside a record ends with a write that was never acknowledged. Any other
+    // damage must fail the open; the default mode would quietly drop what comes after it.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_background_jobs(2);
@@ -72,6 +74,10 @@ fn flows(cache: &Cache, stopped: Arc<AtomicU64>) -> Options {
     merge::install(&mut options, stopped);
     // Everything comes in as ingested files; the memtable stays empty.
     options.set_write_buffer_size(MIB);
+    // RocksDB would slow down and stop *all* writes, the journal's too, by the number of these
+    // files. The flusher keeps it below `L0_FILES_MAX` by itself.
+    options.set_level_zero_slowdown_writes_trigger(4 * L0_FILES_MAX as i32);
+    options.set_level_zero_stop_writes_trigger(8 * L0_FILES_MAX as i32);
     options.set_target_file_size_base(64 * MIB as u64);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);

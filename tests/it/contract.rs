@@ -439,6 +439,8 @@ fn paths_and_methods_are_answered() {
         assert!(answer.contains("application/problem+json"), "{answer}");
         assert!(answer.contains(method), "{answer}");
     }
+    let answer = raw(address, b"CONNECT flows:80 HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
     let request = "OPTIONS /flows HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answer = raw(address, request.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
@@ -530,6 +532,65 @@ fn bodies_that_break_off_count_nothing() {
     assert!(!answer.contains("200 OK"), "{answer}");
     service.is_empty();
     assert_eq!(service.post(&body).status, 200);
+}
+
+#[test]
+fn a_client_that_closes_its_side_gets_its_answer() {
+    use std::io::{Read, Write};
+    let service = Service::start();
+    let body = format!("[{FLOW}]");
+    let length = body.len();
+    let post = format!("POST /flows HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+    let get = "GET /flows?hour=1 HTTP/1.1\r\nhost: x\r\n\r\n".to_owned();
+    for (request, end) in [(post, "{\"accepted\":1}"), (get, "\"hour\":1}]\n")] {
+        let mut stream = std::net::TcpStream::connect(service.daemon.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with(end), "{answer}");
+    }
+}
+
+#[test]
+fn two_lengths_types_or_codings_are_refused() {
+    let service = Service::start();
+    let body = format!("[{FLOW}]");
+    let send = |headers: &str| {
+        let head = "POST /flows HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+        raw(
+            service.daemon.address,
+            format!("{head}{headers}\r\n\r\n{body}").as_bytes(),
+        )
+    };
+    let length = format!("content-length: {}", body.len());
+    let types = "content-type: application/json\r\ncontent-type: text/csv";
+    assert!(send(&format!("{length}\r\n{types}")).starts_with("HTTP/1.1 415"));
+    assert!(send("content-length: 2\r\ncontent-length: 3").starts_with("HTTP/1.1 400"));
+    let answer = send("transfer-encoding: gzip, chunked");
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    service.is_empty();
+}
+
+#[test]
+fn what_large_senders_hold_back_keeps_small_ones_from_nothing() {
+    use std::io::Write;
+    let service = Service::start();
+    // Announced, hardly begun: 40 times the memory that there is for bodies.
+    let stuck: Vec<_> = (0..160)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(service.daemon.address).unwrap();
+            let head = "POST /flows HTTP/1.1\r\nhost: x\r\ncontent-length: 33554432\r\n\r\n[";
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let start = std::time::Instant::now();
+    let flows = vec![TestFlow::new(1, "a", "b", "c", 1, 1); 10_000];
+    service.daemon.client.accept(&flows);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    drop(stuck);
 }
 
 #[test]

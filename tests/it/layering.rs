@@ -13,11 +13,15 @@ const TABLE: [(&str, &[&str], &[&str]); 10] = [
     (
         "http",
         &["domain", "ingest", "query"],
-        &["warp", "hyper_util"],
+        &["warp", "hyper", "hyper_util"],
     ),
     ("config", &["store"], &["clap"]),
     ("daemon", &["http", "ingest", "query", "store"], &[]),
-    ("cli", &["config", "daemon", "store", "telemetry"], &[]),
+    (
+        "cli",
+        &["config", "daemon", "store", "telemetry"],
+        &["rlimit", "signal_hook"],
+    ),
     ("main", &["cli", "config"], &["clap"]),
 ];
 

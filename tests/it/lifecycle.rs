@@ -38,14 +38,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
 fn refuses(dir: &Path, words: &[&str]) {
     let before = tree(dir);
     let output = Command::new(Daemon::binary())
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--log",
-            "error",
-            "--data-dir",
-        ])
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(dir)
         .output()
         .unwrap();
@@ -200,14 +193,7 @@ fn a_directory_that_is_not_ours_is_left_alone() {
     refuses(dir.path(), &["not a flowtally data directory"]);
     let file = dir.path().join("thesis.tex");
     let output = Command::new(Daemon::binary())
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--log",
-            "error",
-            "--data-dir",
-        ])
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(&file)
         .output()
         .unwrap();
@@ -231,14 +217,7 @@ fn a_directory_that_cannot_be_written_is_left_alone() {
     let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     let serve = |dir: &Path| {
         let mut command = Command::new(&binary);
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--log",
-            "error",
-            "--data-dir",
-        ]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(dir);
         if root {
             command.uid(65534).gid(65534);
@@ -322,4 +301,113 @@ fn durability_os_survives_a_kill() {
     let daemon = Daemon::start(dir.path());
     assert_eq!(daemon.client.hour(1)[0].1.tx, 1000);
     daemon.stop();
+}
+
+#[test]
+fn a_lost_database_is_not_taken_for_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    Daemon::start(dir.path()).stop();
+    std::fs::remove_dir_all(dir.path().join("rocks")).unwrap();
+    refuses(
+        dir.path(),
+        &["lost its rocks directory", "restore a backup"],
+    );
+}
+
+#[test]
+fn connections_that_send_no_request_do_not_delay_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path());
+    let mut idle = Vec::new();
+    for start in ["", "G", "GET /flows?hour=1 HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(daemon.address).unwrap();
+        stream.write_all(start.as_bytes()).unwrap();
+        idle.push(stream);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let start = std::time::Instant::now();
+    daemon.signal("TERM");
+    assert!(daemon.wait().success(), "{}", daemon.log());
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut child = Command::new(Daemon::binary())
+        .args([
+            "serve",
+            "--log",
+            "debug",
+            "--listen",
+            &port.to_string(),
+            "--data-dir",
+        ])
+        .arg(dir.path())
+        .stderr(std::fs::File::create("/dev/full").unwrap())
+        .spawn()
+        .unwrap();
+    let client = crate::support::Client::new(port);
+    let ready = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        client
+            .get("/readyz", &[])
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(ready);
+    client.accept(&one());
+    assert_eq!(client.hour(1).len(), 1);
+    let status = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(status.unwrap().success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let script =
+        "ulimit -n 710; exec \"$0\" serve --memory-max 128 --listen \"$1\" --data-dir \"$2\"";
+    let mut child = Command::new("sh")
+        .args(["-c", script])
+        .arg(Daemon::binary())
+        .arg(port.to_string())
+        .arg(dir.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let client = crate::support::Client::new(port);
+    let ready = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        client
+            .get("/readyz", &[])
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(ready);
+    // Until the kernel's queue in front of the daemon is full as well.
+    let patience = Duration::from_millis(200);
+    let idle: Vec<_> = (0..900)
+        .map_while(|_| TcpStream::connect_timeout(&port, patience).ok())
+        .collect();
+    assert!(idle.len() >= 70);
+    std::thread::sleep(Duration::from_millis(300));
+    // Enough for several memtables and files, each of which wants a descriptor.
+    let flows: Vec<_> = (0..30_000)
+        .map(|i| TestFlow::new(1, &format!("src-{i}"), &"d".repeat(100), "v", 1, 1))
+        .collect();
+    for _ in 0..12 {
+        client.accept(&flows);
+    }
+    assert_eq!(client.get("/readyz", &[]).unwrap().status, 200);
+    drop(idle);
+    assert_eq!(client.hour(1)[0].1.tx, 12);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -165,3 +165,41 @@ fn a_client_that_reads_slowly_sees_one_moment_and_holds_nobody_up() {
     );
     daemon.stop();
 }
+
+/// Each would copy the rows that are not flushed yet; together they may copy so much and no more.
+#[test]
+fn clients_that_do_not_read_their_answers_hold_a_bounded_amount_of_memory() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "3600"]);
+    for part in 0..3 {
+        let flows: Vec<_> = (0..100_000)
+            .map(|i| TestFlow::new(1, &format!("source-{part}-{i:06}"), "dest", "vpc", 1, 1))
+            .collect();
+        daemon.client.accept(&flows);
+    }
+    let stalled: Vec<_> = (0..150)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
+            stream
+                .write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+                .unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(3));
+    let memory_mib = daemon.memory_mib();
+    println!("{memory_mib} MiB with {} stalled clients", stalled.len());
+    assert!(memory_mib < 512, "{memory_mib} MiB");
+    // Writers do not notice.
+    let start = Instant::now();
+    daemon.client.accept(&flows_of(0));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    drop(stalled);
+    let rows = (0..100).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
+        (answer.status == 200).then(|| answer.rows().len())
+    });
+    assert_eq!(rows, Some(300_000));
+}

@@ -387,6 +387,15 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    /// Resident memory.
+    pub fn memory_mib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib / 1024
+    }
+
     /// `TERM`, `INT` and the like.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
