@@ -168,6 +168,20 @@ impl<'a> FlowKey<'a> {
     /// Reads what follows the hour in a key that [`push_key`] wrote.
     #[inline]
     pub fn decode_names(hour: Hour, names: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
+        // Without a NUL in a name there is no FF, and the whole is UTF-8 as it stands.
+        if let Ok(text) = std::str::from_utf8(names)
+            && let Some((src_app, rest)) = text.split_once('\0')
+            && let Some((dest_app, rest)) = rest.split_once('\0')
+            && let Some(vpc_id) = rest.strip_suffix('\0')
+            && !vpc_id.contains('\0')
+        {
+            return Ok(FlowKey {
+                hour,
+                src_app: Cow::Borrowed(src_app),
+                dest_app: Cow::Borrowed(dest_app),
+                vpc_id: Cow::Borrowed(vpc_id),
+            });
+        }
         let [src_app, dest_app, vpc_id] = split_names(names)?;
         Ok(FlowKey {
             hour,

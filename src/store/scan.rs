@@ -43,7 +43,7 @@ impl Cursor {
 #[derive(Debug)]
 enum Entries {
     Copy(Vec<u8>),
-    Frozen(Arc<Tally>, u32),
+    Frozen(Arc<Tally>, usize),
 }
 
 impl AsRef<[u8]> for Entries {
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for Entries {
     fn as_ref(&self) -> &[u8] {
         match self {
             Entries::Copy(arena) => arena,
-            Entries::Frozen(tally, hour) => tally.arena(*hour).unwrap_or_default(),
+            Entries::Frozen(tally, at) => tally.arena_at(*at),
         }
     }
 }
@@ -125,6 +125,7 @@ pub struct Scan {
     runs: Vec<Run<Entries>>,
     /// Which sources the row given out last came from: bit 0 is the disk, bit `1 + i` is `runs[i]`.
     taken: u32,
+    disk_ended: bool,
     _grant: Grant,
 }
 
@@ -146,6 +147,7 @@ impl Scan {
             disk,
             runs,
             taken: 0,
+            disk_ended: false,
             _grant: grant,
         })
     }
@@ -156,12 +158,14 @@ impl Scan {
     #[inline]
     pub fn next(&mut self) -> Result<Option<(FlowKey<'_>, Counters)>, StoreError> {
         self.advance_taken();
-        let mut least: Option<(&[u8], Counters)> = self.disk.peek()?;
-        if least.is_none() {
-            self.disk
-                .borrow_dependent()
-                .status()
-                .map_err(database("reading"))?;
+        let mut least: Option<(&[u8], Counters)> = None;
+        if !self.disk_ended {
+            least = self.disk.peek()?;
+            if least.is_none() {
+                let iterator = self.disk.borrow_dependent();
+                iterator.status().map_err(database("reading"))?;
+                self.disk_ended = true;
+            }
         }
         let mut taken = u32::from(least.is_some());
         for (i, run) in self.runs.iter().enumerate() {
@@ -212,9 +216,9 @@ fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<(u64, Entries)>, Gra
             Some(grant) if grant.bytes >= bytes => {
                 let mut sources = Vec::new();
                 if let Some(frozen) = &tallies.frozen
-                    && frozen.arena(hour).is_some()
+                    && let Some(at) = frozen.find(hour)
                 {
-                    let entries = Entries::Frozen(frozen.clone(), hour);
+                    let entries = Entries::Frozen(frozen.clone(), at);
                     sources.push((frozen.last(), entries));
                 }
                 if let Some(arena) = active {

@@ -241,45 +241,127 @@ impl Tally {
 
     /// The entries of `hour`, to be sorted by [`Run::sort`]; `None` when there are none.
     pub(super) fn arena(&self, hour: u32) -> Option<&[u8]> {
-        let at = *self.by_hour.get(&hour)?;
-        Some(&self.hours[at].arena)
+        Some(self.arena_at(self.find(hour)?))
+    }
+
+    /// Where `hour` is, for [`Tally::arena_at`].
+    pub(super) fn find(&self, hour: u32) -> Option<usize> {
+        self.by_hour.get(&hour).copied()
+    }
+
+    #[inline]
+    pub(super) fn arena_at(&self, at: usize) -> &[u8] {
+        &self.hours[at].arena
     }
 }
 
 /// The rows of one hour in key order: `A` holds the entries of an [`HourTally`].
+///
+/// Sorted when it is needed: first the few rows that a reader waits for, then all others.
 #[derive(Debug)]
 pub struct Run<A> {
     arena: A,
-    order: Vec<u32>,
+    /// An entry's offset in the low 32 bits, and above it the window that it is sorted by.
+    items: Vec<u128>,
+    /// Bytes that all suffixes share, in front of the windows.
+    shared: usize,
+    sorted: usize,
     next: usize,
 }
 
+/// Rows that are sorted before the first is given out, about.
+const FIRST_ROWS: usize = 4096;
+/// Entries that are looked at to find where those rows end.
+const SAMPLE: usize = 1024;
+/// Rows that are brought into cache at once.
+const TOUCH_ROWS: usize = 64;
+
 impl<A: AsRef<[u8]>> Run<A> {
     pub(super) fn sort(arena: A) -> Run<A> {
-        let order = sorted_offsets(arena.as_ref());
-        Run {
-            arena,
-            order,
-            next: 0,
+        let entries = arena.as_ref();
+        let mut items = Vec::new();
+        let mut offset = 0;
+        while offset < entries.len() {
+            items.push(offset as u128);
+            offset += ENTRY_HEADER_BYTES + entry_suffix(&entries[offset..]).len();
         }
+        let shared = set_windows(entries, &mut items, 0);
+        let mut run = Run {
+            arena,
+            items,
+            shared,
+            sorted: 0,
+            next: 0,
+        };
+        let first_rows = run.first_rows_end();
+        run.sort_to(first_rows);
+        run
+    }
+
+    /// Sorts the items up to `end`, before which no item is larger than one behind it.
+    fn sort_to(&mut self, end: usize) {
+        let items = &mut self.items[self.sorted..end];
+        sort_windows(self.arena.as_ref(), items, self.shared);
+        self.sorted = end;
+    }
+
+    /// Moves the smallest items to the front, [`FIRST_ROWS`] or so, and returns how many they are.
+    fn first_rows_end(&mut self) -> usize {
+        let rows = self.items.len();
+        if rows < 4 * FIRST_ROWS {
+            return rows;
+        }
+        let step = rows / SAMPLE;
+        let mut sample: Vec<u128> = self.items.iter().step_by(step).map(|i| i >> 32).collect();
+        sample.sort_unstable();
+        let pivot = sample[FIRST_ROWS / step];
+        // By whole windows, so that rows that tie in theirs stay together.
+        let mut end = 0;
+        for i in 0..rows {
+            if self.items[i] >> 32 < pivot {
+                self.items.swap(i, end);
+                end += 1;
+            }
+        }
+        if end == 0 { rows } else { end }
     }
 
     /// Number of rows, from first to last.
     #[allow(clippy::len_without_is_empty)] // there is no run without rows
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.items.len()
     }
 
     /// The current row: key suffix and sums. `None` after the last.
     #[inline]
     pub(super) fn peek(&self) -> Option<(&[u8], Counters)> {
-        let entry = &self.arena.as_ref()[*self.order.get(self.next)? as usize..];
+        let entry = &self.arena.as_ref()[*self.items.get(self.next)? as u32 as usize..];
         Some((entry_suffix(entry), entry_counters(entry)))
     }
 
     #[inline]
     pub(super) fn advance(&mut self) {
         self.next += 1;
+        if self.next == self.sorted && self.sorted < self.items.len() {
+            self.sort_to(self.items.len());
+        }
+        if self.next.is_multiple_of(TOUCH_ROWS) {
+            self.touch();
+        }
+    }
+
+    /// Brings the next entries into cache. In key order they lie anywhere in the arena, and each by
+    /// itself would be waited for; loads that do not depend on one another are waited for together.
+    fn touch(&self) {
+        let arena = self.arena.as_ref();
+        let end = self.items.len().min(self.next + TOUCH_ROWS);
+        let mut any = 0;
+        for &item in &self.items[self.next.min(end)..end] {
+            let offset = item as u32 as usize;
+            // Its beginning and its usual end: an entry lies on one or two cache lines.
+            any |= arena[offset] | arena[(offset + 40).min(arena.len() - 1)];
+        }
+        std::hint::black_box(any);
     }
 }
 
@@ -289,40 +371,26 @@ fn entry_suffix(entry: &[u8]) -> &[u8] {
     &entry[ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + len]
 }
 
-/// Offsets of an arena's entries in order of their suffixes.
-fn sorted_offsets(arena: &[u8]) -> Vec<u32> {
-    let mut items = Vec::new();
-    let mut offset = 0;
-    while offset < arena.len() {
-        items.push(offset as u128);
-        offset += ENTRY_HEADER_BYTES + entry_suffix(&arena[offset..]).len();
-    }
-    sort_from(arena, &mut items, 0);
-    items.into_iter().map(|item| item as u32).collect()
-}
-
 /// Bytes of a suffix that travel with its offset through a sort.
 const WINDOW_BYTES: usize = 12;
 
-/// Sorts `items` (the low 32 bits are an offset) by suffix, given that all suffixes agree on the
-/// first `depth` bytes.
+/// Gives each item the twelve bytes of its suffix that follow the bytes which all of them share, and
+/// returns how many those are. All suffixes agree on the first `depth` bytes.
 ///
-/// Comparing suffixes where they lie is a cache miss or two a comparison. So the bytes that all of
-/// them share are skipped, the next twelve are packed above the offset, plain integers are sorted,
-/// and only runs that still agree are sorted again, further in (a radix sort with a wide window).
-fn sort_from(arena: &[u8], items: &mut [u128], depth: usize) {
+/// Comparing suffixes where they lie is a cache miss or two a comparison; comparing windows is one
+/// instruction.
+fn set_windows(arena: &[u8], items: &mut [u128], depth: usize) -> usize {
     let suffix = |item: u128| entry_suffix(&arena[item as u32 as usize..]);
-    if items.len() < 16 {
-        items.sort_unstable_by(|&a, &b| suffix(a)[depth..].cmp(&suffix(b)[depth..]));
-        return;
-    }
-    let first = suffix(items[0]);
-    let mut shared = first.len() - depth;
+    let Some(&first) = items.first() else {
+        return depth;
+    };
+    let first = &suffix(first)[depth..];
+    let mut shared = first.len();
     for &item in &items[1..] {
         let tail = &suffix(item)[depth..];
         shared = shared.min(tail.len());
-        if tail[..shared] != first[depth..depth + shared] {
-            shared = common_prefix(tail, &first[depth..depth + shared]);
+        if tail[..shared] != first[..shared] {
+            shared = common_prefix(tail, &first[..shared]);
         }
     }
     let depth = depth + shared;
@@ -336,11 +404,24 @@ fn sort_from(arena: &[u8], items: &mut [u128], depth: usize) {
         }
         *item = u128::from_be_bytes(window) | u128::from(*item as u32);
     }
+    depth
+}
+
+/// Sorts items that have their windows at `depth`: as integers, and those that tie again by windows
+/// further in (a radix sort with a wide digit).
+fn sort_windows(arena: &[u8], items: &mut [u128], depth: usize) {
     items.sort_unstable();
     for run in equal_windows(items) {
         // No key is the beginning of another (each ends with its third terminator), so a suffix
         // that ends inside the window ties with none: whatever ties here reaches beyond it.
-        sort_from(arena, &mut items[run], depth + WINDOW_BYTES);
+        let (depth, ties) = (depth + WINDOW_BYTES, &mut items[run]);
+        if ties.len() < 16 {
+            let tail = |item: u128| &entry_suffix(&arena[item as u32 as usize..])[depth..];
+            ties.sort_unstable_by(|&a, &b| tail(a).cmp(tail(b)));
+        } else {
+            let depth = set_windows(arena, ties, depth);
+            sort_windows(arena, ties, depth);
+        }
     }
 }
 
