@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::batch::{Batch, KeyHasher};
-use super::codec::{self, Corrupt, HOUR_BYTES, Records};
+use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
 use crate::domain::Counters;
 
 /// Entry: counters (two u64), length of the key suffix (u16), the suffix.
@@ -38,6 +38,19 @@ impl HourTally {
 
     fn memory_bytes(&self) -> usize {
         size_of::<HourTally>() + self.slots.capacity() * 8 + self.arena.capacity()
+    }
+
+    #[inline]
+    fn first_slot(&self, hash: u32) -> u64 {
+        self.slots[(hash >> (32 - self.slots.len().trailing_zeros())) as usize]
+    }
+
+    /// Looks at the entry of `slot`, if there is one: at its beginning and at its usual end.
+    #[inline]
+    fn touch(&self, slot: u64) -> u8 {
+        let offset = (slot as u32).saturating_sub(1) as usize;
+        let first = self.arena.get(offset).copied().unwrap_or_default();
+        first | self.arena.get(offset + 40).copied().unwrap_or_default()
     }
 
     /// Adds `counters` to the entry of `suffix`; returns whether a sum was stopped at the top.
@@ -198,22 +211,38 @@ impl Tally {
     ) -> Result<u64, Corrupt> {
         let mut stopped = 0;
         let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
-        for (record, hash) in Records::new(bytes)?.zip(hashes) {
-            let record = record?;
-            let (hour, suffix) = record
-                .key
-                .split_first_chunk::<HOUR_BYTES>()
-                .ok_or(Corrupt("a record's key is too short"))?;
-            let hour = u32::from_be_bytes(*hour);
-            if self.hours.get(at).is_none_or(|h| h.hour != hour) {
-                at = self.hour_at(hour);
+        let mut records = Records::new(bytes)?.zip(hashes);
+        let mut some = Vec::with_capacity(TOUCH_ROWS);
+        loop {
+            some.clear();
+            for (record, hash) in records.by_ref().take(TOUCH_ROWS) {
+                let Record { key, counters } = record?;
+                let (hour, suffix) = key
+                    .split_first_chunk::<HOUR_BYTES>()
+                    .ok_or(Corrupt("a record's key is too short"))?;
+                let hour = u32::from_be_bytes(*hour);
+                if self.hours.get(at).is_none_or(|h| h.hour != hour) {
+                    at = self.hour_at(hour);
+                }
+                some.push((at, hash, suffix, counters));
             }
-            stopped += u64::from(self.hours[at].add(
-                hash,
-                suffix,
-                record.counters,
-                &mut self.memory_bytes,
-            ));
+            if some.is_empty() {
+                break;
+            }
+            // Slots first, then entries, each of them all at once: see [`Run::touch`].
+            let mut any = 0;
+            let mut slots = [(0, 0); TOUCH_ROWS];
+            for (slot, &(at, hash, ..)) in slots.iter_mut().zip(&some) {
+                *slot = (at, self.hours[at].first_slot(hash));
+            }
+            for &(at, slot) in &slots[..some.len()] {
+                any |= self.hours[at].touch(slot);
+            }
+            std::hint::black_box(any);
+            for &(at, hash, suffix, counters) in &some {
+                let hour = &mut self.hours[at];
+                stopped += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
+            }
         }
         self.last += 1;
         self.journal_bytes += bytes.len();
@@ -273,7 +302,7 @@ pub struct Run<A> {
 const FIRST_ROWS: usize = 4096;
 /// Entries that are looked at to find where those rows end.
 const SAMPLE: usize = 1024;
-/// Rows that are brought into cache at once.
+/// Entries that are brought into cache at once, when adding and when reading.
 const TOUCH_ROWS: usize = 64;
 
 impl<A: AsRef<[u8]>> Run<A> {
