@@ -7,6 +7,7 @@
 //! the journal is replayed, with the new one it is skipped. Readers ([`scan`]) use the same rule to
 //! see every acknowledged batch exactly once while a flush is on its way.
 
+mod arena;
 mod batch;
 pub mod codec;
 mod dir;
@@ -15,6 +16,7 @@ mod flush;
 mod journal;
 mod merge;
 mod options;
+mod run;
 mod scan;
 mod tally;
 

@@ -7,7 +7,8 @@ use self_cell::self_cell;
 
 use super::codec::{self, FlowKey, HOUR_BYTES};
 use super::error::{StoreError, database};
-use super::tally::{Run, Tally};
+use super::run::Run;
+use super::tally::Tally;
 use super::{Inner, codec::Corrupt};
 use crate::domain::{Counters, Hour};
 

@@ -5,15 +5,14 @@
 //! hit two cache misses, growth free of rehashing, and a copy for a reader one `memcpy`.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::time::Instant;
 
+use super::arena::{self, TOUCH_ENTRIES};
 use super::batch::{Batch, KeyHasher};
 use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
+use super::run::Run;
 use crate::domain::Counters;
 
-/// Entry: counters (two u64), length of the key suffix (u16), the suffix.
-const ENTRY_HEADER_BYTES: usize = 18;
 const SLOTS_MIN: usize = 16;
 
 /// Sums of one hour.
@@ -45,12 +44,10 @@ impl HourTally {
         self.slots[(hash >> (32 - self.slots.len().trailing_zeros())) as usize]
     }
 
-    /// Looks at the entry of `slot`, if there is one: at its beginning and at its usual end.
+    /// Looks at the entry of `slot`, if there is one.
     #[inline]
     fn touch(&self, slot: u64) -> u8 {
-        let offset = (slot as u32).saturating_sub(1) as usize;
-        let first = self.arena.get(offset).copied().unwrap_or_default();
-        first | self.arena.get(offset + 40).copied().unwrap_or_default()
+        arena::touch(&self.arena, (slot as u32).saturating_sub(1) as usize)
     }
 
     /// Adds `counters` to the entry of `suffix`; returns whether a sum was stopped at the top.
@@ -75,13 +72,10 @@ impl HourTally {
             }
             if (slot >> 32) as u32 == hash {
                 let entry = &mut self.arena[slot as u32 as usize - 1..];
-                let (header, rest) = entry.split_at_mut(ENTRY_HEADER_BYTES);
-                let len = usize::from(u16::from_le_bytes([header[16], header[17]]));
-                if len == suffix.len() && rest[..len] == *suffix {
-                    let mut sum = entry_counters(header);
+                if arena::suffix(entry) == suffix {
+                    let mut sum = arena::counters(entry);
                     let stopped = sum.add(counters);
-                    header[..8].copy_from_slice(&sum.tx.to_le_bytes());
-                    header[8..16].copy_from_slice(&sum.rx.to_le_bytes());
+                    arena::set_counters(entry, sum);
                     return stopped;
                 }
             }
@@ -94,11 +88,7 @@ impl HourTally {
         // The tally is flushed long before an arena reaches 4 GiB.
         let offset = self.arena.len() as u32;
         self.slots[index] = u64::from(hash) << 32 | u64::from(offset + 1);
-        self.arena.extend_from_slice(&counters.tx.to_le_bytes());
-        self.arena.extend_from_slice(&counters.rx.to_le_bytes());
-        self.arena
-            .extend_from_slice(&(suffix.len() as u16).to_le_bytes());
-        self.arena.extend_from_slice(suffix);
+        arena::push(&mut self.arena, suffix, counters);
         self.keys += 1;
         if self.keys * 8 > self.slots.len() * 5 {
             self.grow();
@@ -116,19 +106,6 @@ impl HourTally {
             }
             self.slots[index] = slot;
         }
-    }
-}
-
-#[inline]
-fn entry_counters(entry: &[u8]) -> Counters {
-    let word = |at: usize| {
-        entry[at..]
-            .first_chunk::<8>()
-            .map_or(0, |word| u64::from_le_bytes(*word))
-    };
-    Counters {
-        tx: word(0),
-        rx: word(8),
     }
 }
 
@@ -212,10 +189,10 @@ impl Tally {
         let mut stopped = 0;
         let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
         let mut records = Records::new(bytes)?.zip(hashes);
-        let mut some = Vec::with_capacity(TOUCH_ROWS);
+        let mut some = Vec::with_capacity(TOUCH_ENTRIES);
         loop {
             some.clear();
-            for (record, hash) in records.by_ref().take(TOUCH_ROWS) {
+            for (record, hash) in records.by_ref().take(TOUCH_ENTRIES) {
                 let Record { key, counters } = record?;
                 let (hour, suffix) = key
                     .split_first_chunk::<HOUR_BYTES>()
@@ -229,9 +206,9 @@ impl Tally {
             if some.is_empty() {
                 break;
             }
-            // Slots first, then entries, each of them all at once: see [`Run::touch`].
+            // Slots first, then entries, each of them all at once: see [`TOUCH_ENTRIES`].
             let mut any = 0;
-            let mut slots = [(0, 0); TOUCH_ROWS];
+            let mut slots = [(0, 0); TOUCH_ENTRIES];
             for (slot, &(at, hash, ..)) in slots.iter_mut().zip(&some) {
                 *slot = (at, self.hours[at].first_slot(hash));
             }
@@ -282,195 +259,6 @@ impl Tally {
     pub(super) fn arena_at(&self, at: usize) -> &[u8] {
         &self.hours[at].arena
     }
-}
-
-/// The rows of one hour in key order: `A` holds the entries of an [`HourTally`].
-///
-/// Sorted when it is needed: first the few rows that a reader waits for, then all others.
-#[derive(Debug)]
-pub struct Run<A> {
-    arena: A,
-    /// An entry's offset in the low 32 bits, and above it the window that it is sorted by.
-    items: Vec<u128>,
-    /// Bytes that all suffixes share, in front of the windows.
-    shared: usize,
-    sorted: usize,
-    next: usize,
-}
-
-/// Rows that are sorted before the first is given out, about.
-const FIRST_ROWS: usize = 4096;
-/// Entries that are looked at to find where those rows end.
-const SAMPLE: usize = 1024;
-/// Entries that are brought into cache at once, when adding and when reading.
-const TOUCH_ROWS: usize = 64;
-
-impl<A: AsRef<[u8]>> Run<A> {
-    pub(super) fn sort(arena: A) -> Run<A> {
-        let entries = arena.as_ref();
-        let mut items = Vec::new();
-        let mut offset = 0;
-        while offset < entries.len() {
-            items.push(offset as u128);
-            offset += ENTRY_HEADER_BYTES + entry_suffix(&entries[offset..]).len();
-        }
-        let shared = set_windows(entries, &mut items, 0);
-        let mut run = Run {
-            arena,
-            items,
-            shared,
-            sorted: 0,
-            next: 0,
-        };
-        let first_rows = run.first_rows_end();
-        run.sort_to(first_rows);
-        run
-    }
-
-    /// Sorts the items up to `end`, before which no item is larger than one behind it.
-    fn sort_to(&mut self, end: usize) {
-        let items = &mut self.items[self.sorted..end];
-        sort_windows(self.arena.as_ref(), items, self.shared);
-        self.sorted = end;
-    }
-
-    /// Moves the smallest items to the front, [`FIRST_ROWS`] or so, and returns how many they are.
-    fn first_rows_end(&mut self) -> usize {
-        let rows = self.items.len();
-        if rows < 4 * FIRST_ROWS {
-            return rows;
-        }
-        let step = rows / SAMPLE;
-        let mut sample: Vec<u128> = self.items.iter().step_by(step).map(|i| i >> 32).collect();
-        sample.sort_unstable();
-        let pivot = sample[FIRST_ROWS / step];
-        // By whole windows, so that rows that tie in theirs stay together.
-        let mut end = 0;
-        for i in 0..rows {
-            if self.items[i] >> 32 < pivot {
-                self.items.swap(i, end);
-                end += 1;
-            }
-        }
-        if end == 0 { rows } else { end }
-    }
-
-    /// Number of rows, from first to last.
-    #[allow(clippy::len_without_is_empty)] // there is no run without rows
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    /// The current row: key suffix and sums. `None` after the last.
-    #[inline]
-    pub(super) fn peek(&self) -> Option<(&[u8], Counters)> {
-        let entry = &self.arena.as_ref()[*self.items.get(self.next)? as u32 as usize..];
-        Some((entry_suffix(entry), entry_counters(entry)))
-    }
-
-    #[inline]
-    pub(super) fn advance(&mut self) {
-        self.next += 1;
-        if self.next == self.sorted && self.sorted < self.items.len() {
-            self.sort_to(self.items.len());
-        }
-        if self.next.is_multiple_of(TOUCH_ROWS) {
-            self.touch();
-        }
-    }
-
-    /// Brings the next entries into cache. In key order they lie anywhere in the arena, and each by
-    /// itself would be waited for; loads that do not depend on one another are waited for together.
-    fn touch(&self) {
-        let arena = self.arena.as_ref();
-        let end = self.items.len().min(self.next + TOUCH_ROWS);
-        let mut any = 0;
-        for &item in &self.items[self.next.min(end)..end] {
-            let offset = item as u32 as usize;
-            // Its beginning and its usual end: an entry lies on one or two cache lines.
-            any |= arena[offset] | arena[(offset + 40).min(arena.len() - 1)];
-        }
-        std::hint::black_box(any);
-    }
-}
-
-#[inline]
-fn entry_suffix(entry: &[u8]) -> &[u8] {
-    let len = usize::from(u16::from_le_bytes([entry[16], entry[17]]));
-    &entry[ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + len]
-}
-
-/// Bytes of a suffix that travel with its offset through a sort.
-const WINDOW_BYTES: usize = 12;
-
-/// Gives each item the twelve bytes of its suffix that follow the bytes which all of them share, and
-/// returns how many those are. All suffixes agree on the first `depth` bytes.
-///
-/// Comparing suffixes where they lie is a cache miss or two a comparison; comparing windows is one
-/// instruction.
-fn set_windows(arena: &[u8], items: &mut [u128], depth: usize) -> usize {
-    let suffix = |item: u128| entry_suffix(&arena[item as u32 as usize..]);
-    let Some(&first) = items.first() else {
-        return depth;
-    };
-    let first = &suffix(first)[depth..];
-    let mut shared = first.len();
-    for &item in &items[1..] {
-        let tail = &suffix(item)[depth..];
-        shared = shared.min(tail.len());
-        if tail[..shared] != first[..shared] {
-            shared = common_prefix(tail, &first[..shared]);
-        }
-    }
-    let depth = depth + shared;
-    for item in items.iter_mut() {
-        let tail = &suffix(*item)[depth..];
-        let mut window = [0; 16];
-        if let Some(tail) = tail.first_chunk::<WINDOW_BYTES>() {
-            window[..WINDOW_BYTES].copy_from_slice(tail);
-        } else {
-            window[..tail.len()].copy_from_slice(tail);
-        }
-        *item = u128::from_be_bytes(window) | u128::from(*item as u32);
-    }
-    depth
-}
-
-/// Sorts items that have their windows at `depth`: as integers, and those that tie again by windows
-/// further in (a radix sort with a wide digit).
-fn sort_windows(arena: &[u8], items: &mut [u128], depth: usize) {
-    items.sort_unstable();
-    for run in equal_windows(items) {
-        // No key is the beginning of another (each ends with its third terminator), so a suffix
-        // that ends inside the window ties with none: whatever ties here reaches beyond it.
-        let (depth, ties) = (depth + WINDOW_BYTES, &mut items[run]);
-        if ties.len() < 16 {
-            let tail = |item: u128| &entry_suffix(&arena[item as u32 as usize..])[depth..];
-            ties.sort_unstable_by(|&a, &b| tail(a).cmp(tail(b)));
-        } else {
-            let depth = set_windows(arena, ties, depth);
-            sort_windows(arena, ties, depth);
-        }
-    }
-}
-
-fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-/// Ranges of two or more items that agree on everything above the offset.
-fn equal_windows(items: &[u128]) -> Vec<Range<usize>> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for end in 1..=items.len() {
-        if end == items.len() || items[end] >> 32 != items[start] >> 32 {
-            if end - start > 1 {
-                runs.push(start..end);
-            }
-            start = end;
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

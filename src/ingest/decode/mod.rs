@@ -162,6 +162,90 @@ mod tests {
         }
     }
 
+    /// Bodies that agents send, with some bytes changed, cut, copied or exchanged for tokens that
+    /// mean something in JSON. `FLOWTALLY_TEST_FUZZ=50000000` runs it that many times.
+    #[test]
+    fn mutated_bodies_mean_the_same_to_both() {
+        use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+        const TOKENS: [&str; 24] = [
+            "\"",
+            "\\",
+            "\\u0041",
+            "\\ud83d\\ude00",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            " ",
+            "\n",
+            "\r\n",
+            "\t",
+            "0",
+            "-",
+            "1e9",
+            ".5",
+            "18446744073709551615",
+            "99999999999999999999",
+            "\u{e9}",
+            "\0",
+            "\"hour\"",
+            "\"src_app\"",
+        ];
+        let variable = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let cases = variable("FLOWTALLY_TEST_FUZZ").unwrap_or(200_000);
+        let seed = variable("FLOWTALLY_TEST_SEED").unwrap_or_else(rand::random);
+        println!("FLOWTALLY_TEST_SEED={seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let flow = r#"{"src_app": "foo", "dest_app": "b-9", "vpc_id": "", "bytes_tx": 100, "bytes_rx": 12345678, "hour": 1}"#;
+        let tight = flow.replace(": ", ":").replace(", ", ",");
+        let seeds = [
+            (format!("[{flow}, {flow}]"), Format::Json),
+            (format!("[{tight},{tight}]"), Format::Json),
+            (format!("{flow}\n{flow}\n"), Format::Ndjson),
+            (format!("{tight}\n{tight}"), Format::Ndjson),
+        ];
+        let mut taken = 0;
+        for _ in 0..cases {
+            let (body, format) = &seeds[random.random_range(0..seeds.len())];
+            let mut body = body.clone().into_bytes();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..body.len());
+                let end = (at + random.random_range(0..12)).min(body.len());
+                match random.random_range(0..6) {
+                    0 => body[at] = random.next_u32() as u8,
+                    1 => drop(body.drain(at..end)),
+                    2 => {
+                        let copy = body[at..end].to_vec();
+                        let to = random.random_range(0..=body.len());
+                        body.splice(to..to, copy);
+                    }
+                    3 => body.truncate(at.max(1)),
+                    _ => {
+                        let token = TOKENS[random.random_range(0..TOKENS.len())].bytes();
+                        let end = if random.random() { at } else { end };
+                        body.splice(at..end, token);
+                    }
+                }
+                if body.is_empty() {
+                    body.push(b' ');
+                }
+            }
+            if let Some(fast) = fast::decode(&body, *format) {
+                taken += 1;
+                let json = json::decode(&body, *format);
+                let same = json.as_ref().is_ok_and(|json| json.bytes() == fast.bytes());
+                assert!(same, "{json:?} for {:?}", String::from_utf8_lossy(&body));
+            }
+        }
+        println!("{taken} of {cases} were taken by the fast decoder");
+        assert!(
+            taken > cases / 50,
+            "{taken}: the mutations leave nothing to compare"
+        );
+    }
+
     #[test]
     fn the_fast_decoder_takes_what_agents_send() {
         let plain = r#"{"src_app": "foo", "dest_app": "bär", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 18446744073709551, "hour": 1}"#;

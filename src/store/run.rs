@@ -1,0 +1,183 @@
+//! The rows of one hour, sorted.
+
+use std::ops::Range;
+
+use super::arena::{self, ENTRY_HEADER_BYTES, TOUCH_ENTRIES};
+use crate::domain::Counters;
+
+/// The rows of one hour in key order: `A` holds an [`arena`] of entries.
+///
+/// Sorted when it is needed: first the few rows that a reader waits for, then all others.
+#[derive(Debug)]
+pub struct Run<A> {
+    arena: A,
+    /// An entry's offset in the low 32 bits, and above it the window that it is sorted by.
+    items: Vec<u128>,
+    /// Bytes that all suffixes share, in front of the windows.
+    shared: usize,
+    sorted: usize,
+    next: usize,
+}
+
+/// Rows that are sorted before the first is given out, about.
+const FIRST_ROWS: usize = 4096;
+/// Entries that are looked at to find where those rows end.
+const SAMPLE: usize = 1024;
+impl<A: AsRef<[u8]>> Run<A> {
+    pub(super) fn sort(arena: A) -> Run<A> {
+        let entries = arena.as_ref();
+        let mut items = Vec::new();
+        let mut offset = 0;
+        while offset < entries.len() {
+            items.push(offset as u128);
+            offset += ENTRY_HEADER_BYTES + arena::suffix(&entries[offset..]).len();
+        }
+        let shared = set_windows(entries, &mut items, 0);
+        let mut run = Run {
+            arena,
+            items,
+            shared,
+            sorted: 0,
+            next: 0,
+        };
+        let first_rows = run.first_rows_end();
+        run.sort_to(first_rows);
+        run
+    }
+
+    /// Sorts the items up to `end`, before which no item is larger than one behind it.
+    fn sort_to(&mut self, end: usize) {
+        let items = &mut self.items[self.sorted..end];
+        sort_windows(self.arena.as_ref(), items, self.shared);
+        self.sorted = end;
+    }
+
+    /// Moves the smallest items to the front, [`FIRST_ROWS`] or so, and returns how many they are.
+    fn first_rows_end(&mut self) -> usize {
+        let rows = self.items.len();
+        if rows < 4 * FIRST_ROWS {
+            return rows;
+        }
+        let step = rows / SAMPLE;
+        let mut sample: Vec<u128> = self.items.iter().step_by(step).map(|i| i >> 32).collect();
+        sample.sort_unstable();
+        let pivot = sample[FIRST_ROWS / step];
+        // By whole windows, so that rows that tie in theirs stay together.
+        let mut end = 0;
+        for i in 0..rows {
+            if self.items[i] >> 32 < pivot {
+                self.items.swap(i, end);
+                end += 1;
+            }
+        }
+        if end == 0 { rows } else { end }
+    }
+
+    /// Number of rows, from first to last.
+    #[allow(clippy::len_without_is_empty)] // there is no run without rows
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The current row: key suffix and sums. `None` after the last.
+    #[inline]
+    pub(super) fn peek(&self) -> Option<(&[u8], Counters)> {
+        let entry = &self.arena.as_ref()[*self.items.get(self.next)? as u32 as usize..];
+        Some((arena::suffix(entry), arena::counters(entry)))
+    }
+
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        self.next += 1;
+        if self.next == self.sorted && self.sorted < self.items.len() {
+            self.sort_to(self.items.len());
+        }
+        if self.next.is_multiple_of(TOUCH_ENTRIES) {
+            self.touch();
+        }
+    }
+
+    /// Brings the next entries into cache: in key order they lie anywhere in the arena.
+    fn touch(&self) {
+        let entries = self.arena.as_ref();
+        let end = self.items.len().min(self.next + TOUCH_ENTRIES);
+        let mut any = 0;
+        for &item in &self.items[self.next.min(end)..end] {
+            any |= arena::touch(entries, item as u32 as usize);
+        }
+        std::hint::black_box(any);
+    }
+}
+
+/// Bytes of a suffix that travel with its offset through a sort.
+const WINDOW_BYTES: usize = 12;
+
+/// Gives each item the twelve bytes of its suffix that follow the bytes which all of them share, and
+/// returns how many those are. All suffixes agree on the first `depth` bytes.
+///
+/// Comparing suffixes where they lie is a cache miss or two a comparison; comparing windows is one
+/// instruction.
+fn set_windows(entries: &[u8], items: &mut [u128], depth: usize) -> usize {
+    let suffix = |item: u128| arena::suffix(&entries[item as u32 as usize..]);
+    let Some(&first) = items.first() else {
+        return depth;
+    };
+    let first = &suffix(first)[depth..];
+    let mut shared = first.len();
+    for &item in &items[1..] {
+        let tail = &suffix(item)[depth..];
+        shared = shared.min(tail.len());
+        if tail[..shared] != first[..shared] {
+            shared = common_prefix(tail, &first[..shared]);
+        }
+    }
+    let depth = depth + shared;
+    for item in items.iter_mut() {
+        let tail = &suffix(*item)[depth..];
+        let mut window = [0; 16];
+        if let Some(tail) = tail.first_chunk::<WINDOW_BYTES>() {
+            window[..WINDOW_BYTES].copy_from_slice(tail);
+        } else {
+            window[..tail.len()].copy_from_slice(tail);
+        }
+        *item = u128::from_be_bytes(window) | u128::from(*item as u32);
+    }
+    depth
+}
+
+/// Sorts items that have their windows at `depth`: as integers, and those that tie again by windows
+/// further in (a radix sort with a wide digit).
+fn sort_windows(entries: &[u8], items: &mut [u128], depth: usize) {
+    items.sort_unstable();
+    for run in equal_windows(items) {
+        // No key is the beginning of another (each ends with its third terminator), so a suffix
+        // that ends inside the window ties with none: whatever ties here reaches beyond it.
+        let (depth, ties) = (depth + WINDOW_BYTES, &mut items[run]);
+        if ties.len() < 16 {
+            let tail = |item: u128| &arena::suffix(&entries[item as u32 as usize..])[depth..];
+            ties.sort_unstable_by(|&a, &b| tail(a).cmp(tail(b)));
+        } else {
+            let depth = set_windows(entries, ties, depth);
+            sort_windows(entries, ties, depth);
+        }
+    }
+}
+
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Ranges of two or more items that agree on everything above the offset.
+fn equal_windows(items: &[u128]) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for end in 1..=items.len() {
+        if end == items.len() || items[end] >> 32 != items[start] >> 32 {
+            if end - start > 1 {
+                runs.push(start..end);
+            }
+            start = end;
+        }
+    }
+    runs
+}
