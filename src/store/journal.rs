@@ -71,6 +71,14 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
+    /// Writes out what the memtable holds, which after a trim is next to nothing, so that RocksDB
+    /// can delete the log.
+    pub(super) fn release(&self) -> Result<(), StoreError> {
+        self.db
+            .flush_cf(self.family)
+            .map_err(database("writing out the journal"))
+    }
+
     /// Forgets everything up to and with `position`. Need not be on disk: what a crash brings
     /// back is covered by the marker and skipped.
     pub(super) fn trim(&self, position: u64, sync: bool) -> Result<(), StoreError> {

@@ -386,7 +386,9 @@ impl Store {
         Scan::open(&self.inner, hour)
     }
 
-    /// Flushes everything that has been committed, and waits for it, `time_max` at most.
+    /// Flushes everything that has been committed, and waits for it, `time_max` at most. The journal
+    /// is empty then, and its log is let go: the next open reads neither, and a copy of the directory
+    /// is as small as it can be.
     pub fn flush_within(&self, time_max: Duration) -> Result<(), StoreError> {
         let give_up = Instant::now() + time_max;
         let inner = &*self.inner;
@@ -411,7 +413,8 @@ impl Store {
                 .wait_timeout(tallies, left)
                 .map_err(|_| StoreError::Closed)?;
         }
-        Ok(())
+        drop(tallies);
+        Journal::new(&inner.db)?.release()
     }
 
     /// [`Store::flush_within`] an hour.

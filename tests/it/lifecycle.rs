@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Daemon, TestFlow, json_body};
+use crate::support::{Client, Daemon, TestFlow, json_body};
 
 fn one() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300)]
@@ -32,6 +32,29 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
         }
     }
     files
+}
+
+/// A port that nobody has.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A client of a daemon whose log cannot be read, once it is ready.
+fn client_of(address: SocketAddr) -> Client {
+    let client = Client::new(address);
+    let ready = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let answer = client.get("/readyz", &[]);
+        answer.is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(ready);
+    client
+}
+
+/// Bytes in all files below `dir`.
+fn bytes_of(dir: &Path) -> usize {
+    tree(dir).values().map(|(_, content)| content.len()).sum()
 }
 
 /// Runs `serve` on `dir`, which has to fail with one line that has `words`, and to change nothing.
@@ -60,9 +83,12 @@ fn a_stop_in_good_order_flushes_so_that_nothing_is_replayed() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
         let mut daemon = Daemon::start(dir.path());
-        daemon.client.accept(&one());
+        for _ in 0..20 {
+            daemon.client.accept(&vec![one()[0].clone(); 10_000]);
+        }
         daemon.signal(signal);
         assert!(daemon.wait().success(), "{}", daemon.log());
+        assert!(bytes_of(dir.path()) < 1 << 20, "the journal is still there");
         let daemon = Daemon::start(dir.path());
         assert!(
             daemon.log().contains("replayed_batches=0"),
@@ -334,10 +360,7 @@ fn connections_that_send_no_request_do_not_delay_a_stop() {
 #[test]
 fn a_log_that_cannot_be_written_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = free_port();
     let mut child = Command::new(Daemon::binary())
         .args([
             "serve",
@@ -351,14 +374,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
         .stderr(std::fs::File::create("/dev/full").unwrap())
         .spawn()
         .unwrap();
-    let client = crate::support::Client::new(port);
-    let ready = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        client
-            .get("/readyz", &[])
-            .is_ok_and(|answer| answer.status == 200)
-    });
-    assert!(ready);
+    let client = client_of(port);
     client.accept(&one());
     assert_eq!(client.hour(1).len(), 1);
     let status = Command::new("kill").arg(child.id().to_string()).status();
@@ -369,10 +385,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
 #[test]
 fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = free_port();
     let script =
         "ulimit -n 710; exec \"$0\" serve --memory-max 128 --listen \"$1\" --data-dir \"$2\"";
     let mut child = Command::new("sh")
@@ -383,14 +396,7 @@ fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let client = crate::support::Client::new(port);
-    let ready = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        client
-            .get("/readyz", &[])
-            .is_ok_and(|answer| answer.status == 200)
-    });
-    assert!(ready);
+    let client = client_of(port);
     // Until the kernel's queue in front of the daemon is full as well.
     let patience = Duration::from_millis(200);
     let idle: Vec<_> = (0..900)
