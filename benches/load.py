@@ -160,7 +160,7 @@ class Server:
 def post_all(server, parts, repeat=1, connections=8, rate=None):
     """POSTs all parts; at `rate` POSTs a second if given. Returns (seconds, sorted latencies in ms)."""
     work = iter([part for _ in range(repeat) for part in parts])
-    lock, latencies, begin, sent = threading.Lock(), [], time.perf_counter(), [0]
+    lock, latencies, failed, begin, sent = threading.Lock(), [], [], time.perf_counter(), [0]
 
     def run():
         c = http.client.HTTPConnection(server.host, timeout=120)
@@ -183,13 +183,16 @@ def post_all(server, parts, repeat=1, connections=8, rate=None):
             answer = r.read()
             mine.append((time.perf_counter() - start) * 1e3)
             if r.status != 200:
-                sys.exit(f"POST failed: {r.status} {answer[:300]}")
+                failed.append(f"{r.status} {answer[:300]}")
+                break
         with lock:
             latencies.extend(mine)
 
     threads = [threading.Thread(target=run) for _ in range(connections)]
     [t.start() for t in threads]
     [t.join() for t in threads]
+    if failed or len(latencies) != repeat * len(parts):
+        sys.exit(f"POSTs failed: {failed[:1]}; {len(latencies)} of {repeat * len(parts)} answered")
     return time.perf_counter() - begin, sorted(latencies)
 
 

@@ -1,9 +1,5 @@
 //! `GET /flows?hour=N`: the sums of an hour, streamed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use warp::http::HeaderMap;
@@ -42,7 +38,7 @@ pub(super) async fn handle(
         Response::new(chunk.into())
     } else {
         let holds = (permit, api.begin());
-        let rest = rest_of(answer, holds, api.limits.answer_idle_max);
+        let rest = rest_of(answer, holds);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -66,54 +62,19 @@ pub(super) async fn handle(
 const BROKE_OFF: &str = "the answer broke off";
 
 /// The chunks of `answer`. Each is made when the client has taken the one before: a slow client
-/// holds a scan, but no thread. One that takes nothing for `idle_max` loses the scan.
-///
-/// Whatever is in `holds` lives as long as the answer does.
+/// holds a scan, but no thread. Whatever is in `holds` lives as long as the answer does.
 fn rest_of(
     answer: Answer,
     holds: impl Send + Sync + 'static,
-    idle_max: Duration,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
-    // Empty while a chunk is being made, and after the end.
-    let place = Arc::new(Mutex::new(Some((answer, holds))));
-    let turns = Arc::new(AtomicU64::new(0));
-    tokio::spawn({
-        let (place, turns) = (Arc::downgrade(&place), turns.clone());
-        async move {
-            let mut seen = u64::MAX;
-            loop {
-                let now = turns.load(Ordering::Relaxed);
-                let Some(place) = place.upgrade() else { return };
-                if now == seen
-                    && let Ok(mut place) = place.lock()
-                    && place.take().is_some()
-                {
-                    tracing::info!("a client stopped reading its answer");
-                    return;
-                }
-                drop(place);
-                seen = now;
-                tokio::time::sleep(idle_max).await;
-            }
-        }
-    });
-    stream::try_unfold((place, turns), |(place, turns)| async move {
-        let taken = place.lock().map_err(|_| BROKE_OFF)?.take();
-        let (mut answer, holds) = taken.ok_or(BROKE_OFF)?;
-        turns.fetch_add(1, Ordering::Relaxed);
+    stream::try_unfold((answer, holds), |(mut answer, holds)| async {
         let made = tokio::task::spawn_blocking(move || (answer.next_chunk(), answer, holds));
         let (chunk, answer, holds) = made.await.map_err(|_| BROKE_OFF)?;
-        match chunk {
-            Ok(None) => Ok(None),
-            Ok(Some(chunk)) => {
-                *place.lock().map_err(|_| BROKE_OFF)? = Some((answer, holds));
-                Ok(Some((chunk, (place, turns))))
-            }
-            Err(error) => {
-                tracing::error!(%error, "an answer broke off");
-                Err(BROKE_OFF)
-            }
-        }
+        let chunk = chunk.map_err(|error| {
+            tracing::error!(%error, "an answer broke off");
+            BROKE_OFF
+        })?;
+        Ok(chunk.map(|chunk| (chunk, (answer, holds))))
     })
 }
 

@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use warp::http::{Method, Request};
 
 use super::error::Problem;
@@ -56,7 +57,12 @@ pub async fn serve(
                     let _best_effort = stream.set_nodelay(true);
                     let filter = filter.clone();
                     let service = service_fn(move |request| answer(filter.clone(), request));
-                    let connection = server.serve_connection(TokioIo::new(stream), service);
+                    // A client that takes nothing of its answer for so long loses it, and whatever
+                    // the answer holds.
+                    let mut stream = TimeoutStream::new(stream);
+                    stream.set_write_timeout(Some(api.limits.answer_idle_max));
+                    let io = TokioIo::new(Box::pin(stream));
+                    let connection = server.serve_connection(io, service);
                     let connection = graceful.watch(connection);
                     connections.spawn(async move {
                         if let Err(error) = connection.await {

@@ -1,10 +1,10 @@
 //! Admission by bytes: what all requests together hold in memory stays under one bound.
 //!
 //! There are two pools. Each request begins in the common one, where it may hold a little. One that
-//! turns out to need more moves into a **lane**, which covers whatever a request may need, and
-//! there are few of them. So requests never wait for one another's next byte in a circle, a few
-//! huge bodies do not keep the many small ones waiting, and bytes count as they arrive: what a
-//! sender announces and does not send costs nobody anything.
+//! turns out to need more, or finds the common pool used up, moves into a **lane**, which covers
+//! whatever a request may need, and there are few of them. So requests never wait for one another
+//! in a circle, a few huge bodies do not keep the many small ones waiting, and bytes count as they
+//! arrive: what a sender announces and does not send costs nobody anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,32 +64,31 @@ impl Admission {
         if permit.lane.is_some() {
             return Ok(());
         }
-        if bytes > self.share_bytes {
-            permit.lane = Some(self.acquire(&self.lanes, 1).await?);
-            permit.common = None;
+        let missing = bytes.div_ceil(UNIT_BYTES).saturating_sub(permit.units());
+        if missing == 0 {
             return Ok(());
         }
-        let missing = bytes.div_ceil(UNIT_BYTES).saturating_sub(permit.units());
-        if missing > 0 {
-            let more = self.acquire(&self.common, missing).await?;
-            match &mut permit.common {
-                Some(units) => units.merge(more),
-                none => *none = Some(more),
+        // Who holds some of the common pool does not wait for more of it: all the others might, too.
+        // A lane is worth waiting for, since whoever has one can go on to its end.
+        let common = u32::try_from(missing)
+            .ok()
+            .filter(|_| bytes <= self.share_bytes)
+            .and_then(|units| self.common.clone().try_acquire_many_owned(units).ok());
+        match (common, &mut permit.common) {
+            (Some(more), Some(units)) => units.merge(more),
+            (Some(more), none) => *none = Some(more),
+            (None, _) => {
+                permit.lane = Some(self.lane().await?);
+                permit.common = None;
             }
         }
         Ok(())
     }
 
-    async fn acquire(
-        &self,
-        pool: &Arc<Semaphore>,
-        units: usize,
-    ) -> Result<OwnedSemaphorePermit, IngestError> {
-        let overloaded = || IngestError::Overloaded("too many bytes are under way".into());
-        let units = u32::try_from(units).map_err(|_| overloaded())?;
-        tokio::time::timeout(self.wait_max, pool.clone().acquire_many_owned(units))
+    async fn lane(&self) -> Result<OwnedSemaphorePermit, IngestError> {
+        tokio::time::timeout(self.wait_max, self.lanes.clone().acquire_owned())
             .await
-            .map_err(|_| overloaded())?
+            .map_err(|_| IngestError::Overloaded("too many bytes are under way".into()))?
             .map_err(|_| IngestError::Closed)
     }
 }
@@ -118,10 +117,37 @@ mod tests {
             assert_eq!(permit.units(), 2);
             permits.push(permit);
         }
+        // The common pool is used up; there are lanes for two, and then there is nothing.
+        for _ in 0..2 {
+            let mut permit = Permit::default();
+            admission.grow(&mut permit, 1).await.unwrap();
+            assert!(permit.lane.is_some());
+            permits.push(permit);
+        }
         let mut one_more = Permit::default();
         assert!(is_overloaded(&admission.grow(&mut one_more, 1).await));
-        permits.pop();
+        permits.remove(0);
         admission.grow(&mut one_more, 1).await.unwrap();
+        assert_eq!(one_more.units(), 1);
+    }
+
+    /// Many that each hold a part and need more: one after the other gets a lane and ends.
+    #[tokio::test]
+    async fn nobody_waits_in_a_circle() {
+        let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(5));
+        let requests = (0..64).map(|_| {
+            let admission = admission.clone();
+            tokio::spawn(async move {
+                let mut permit = Permit::default();
+                for bytes in [500, 1000, 1500, 2000] {
+                    admission.grow(&mut permit, bytes).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            })
+        });
+        for request in requests.collect::<Vec<_>>() {
+            request.await.unwrap();
+        }
     }
 
     #[tokio::test]

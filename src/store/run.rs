@@ -20,13 +20,20 @@ pub struct Run<A> {
 }
 
 /// Rows that are sorted before the first is given out, about.
-const FIRST_ROWS: usize = 4096;
+const FIRST_ROWS: usize = if cfg!(test) { 8 } else { 4096 };
 /// Entries that are looked at to find where those rows end.
-const SAMPLE: usize = 1024;
+const SAMPLE: usize = if cfg!(test) { 16 } else { 1024 };
+
 impl<A: AsRef<[u8]>> Run<A> {
-    pub(super) fn sort(arena: A) -> Run<A> {
+    /// Bytes that the order of `rows` rows takes.
+    pub(super) fn order_bytes(rows: usize) -> usize {
+        rows * size_of::<u128>()
+    }
+
+    /// The `rows` entries of `arena`.
+    pub(super) fn sort(arena: A, rows: usize) -> Run<A> {
         let entries = arena.as_ref();
-        let mut items = Vec::new();
+        let mut items = Vec::with_capacity(rows);
         let mut offset = 0;
         while offset < entries.len() {
             items.push(offset as u128);
@@ -58,19 +65,28 @@ impl<A: AsRef<[u8]>> Run<A> {
         if rows < 4 * FIRST_ROWS {
             return rows;
         }
-        let step = rows / SAMPLE;
+        let step = (rows / SAMPLE).max(1);
         let mut sample: Vec<u128> = self.items.iter().step_by(step).map(|i| i >> 32).collect();
         sample.sort_unstable();
         let pivot = sample[FIRST_ROWS / step];
-        // By whole windows, so that rows that tie in theirs stay together.
+        // By whole windows, so that rows that tie in theirs stay together. Where the pivot is the
+        // least of all, those that tie with it come first.
+        match self.partition(|window| window < pivot) {
+            0 => self.partition(|window| window <= pivot),
+            end => end,
+        }
+    }
+
+    /// Moves the items whose window is `in_front` to the front; returns how many they are.
+    fn partition(&mut self, in_front: impl Fn(u128) -> bool) -> usize {
         let mut end = 0;
-        for i in 0..rows {
-            if self.items[i] >> 32 < pivot {
+        for i in 0..self.items.len() {
+            if in_front(self.items[i] >> 32) {
                 self.items.swap(i, end);
                 end += 1;
             }
         }
-        if end == 0 { rows } else { end }
+        end
     }
 
     /// Number of rows, from first to last.
@@ -150,8 +166,9 @@ fn set_windows(entries: &[u8], items: &mut [u128], depth: usize) -> usize {
 fn sort_windows(entries: &[u8], items: &mut [u128], depth: usize) {
     items.sort_unstable();
     for run in equal_windows(items) {
-        // No key is the beginning of another (each ends with its third terminator), so a suffix
-        // that ends inside the window ties with none: whatever ties here reaches beyond it.
+        // A suffix that ends inside the window is filled up with zeros, and ties with none: one that
+        // goes on where it ends goes on with FF (a third name that goes on with a NUL). So whatever
+        // ties here reaches to the window's end at least.
         let (depth, ties) = (depth + WINDOW_BYTES, &mut items[run]);
         if ties.len() < 16 {
             let tail = |item: u128| &arena::suffix(&entries[item as u32 as usize..])[depth..];

@@ -8,7 +8,6 @@ use self_cell::self_cell;
 use super::codec::{self, FlowKey, HOUR_BYTES};
 use super::error::{StoreError, database};
 use super::run::Run;
-use super::tally::Tally;
 use super::{Inner, codec::Corrupt};
 use crate::domain::{Counters, Hour};
 
@@ -37,23 +36,6 @@ impl Cursor {
     #[inline]
     fn advance(&mut self) {
         self.with_dependent_mut(|_, iterator| iterator.next());
-    }
-}
-
-/// The entries of an hour in a tally: a copy of the active one's, a share of a frozen one's.
-#[derive(Debug)]
-enum Entries {
-    Copy(Vec<u8>),
-    Frozen(Arc<Tally>, usize),
-}
-
-impl AsRef<[u8]> for Entries {
-    #[inline]
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Entries::Copy(arena) => arena,
-            Entries::Frozen(tally, at) => tally.arena_at(*at),
-        }
     }
 }
 
@@ -111,10 +93,8 @@ impl Drop for Grant {
     }
 }
 
-/// What a copy of `entries` bytes takes, sorted order and the sorting itself included.
-fn view_bytes(entries: usize) -> usize {
-    entries + entries / 2
-}
+/// A tally's last position, a copy of its entries of an hour, and how many they are.
+type Copied = (u64, Vec<u8>, usize);
 
 /// The rows of one hour in key order, at one moment between two commits.
 ///
@@ -123,7 +103,7 @@ fn view_bytes(entries: usize) -> usize {
 pub struct Scan {
     hour: Hour,
     disk: Cursor,
-    runs: Vec<Run<Entries>>,
+    runs: Vec<Run<Vec<u8>>>,
     /// Which sources the row given out last came from: bit 0 is the disk, bit `1 + i` is `runs[i]`.
     taken: u32,
     disk_ended: bool,
@@ -140,8 +120,8 @@ impl Scan {
         // has reached none of it, and one that has, covers all of what was seen of it above.
         let runs = sources
             .into_iter()
-            .filter(|(last, _)| *last > marker)
-            .map(|(_, entries)| Run::sort(entries))
+            .filter(|(last, ..)| *last > marker)
+            .map(|(_, entries, rows)| Run::sort(entries, rows))
             .collect();
         Ok(Scan {
             hour,
@@ -206,35 +186,39 @@ impl Scan {
     }
 }
 
-/// The hour's entries in both tallies, each with the last position of its tally.
-fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<(u64, Entries)>, Grant), StoreError> {
+/// The hour's entries in both tallies, and the grant that covers them. Copies, also of the frozen
+/// tally: a slow client that shared it would keep all of its hours in memory.
+fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<Copied>, Grant), StoreError> {
     let mut grant: Option<Grant> = None;
     loop {
-        let tallies = inner.tallies()?;
-        let active = tallies.active.arena(hour);
-        let bytes = view_bytes(active.map_or(0, <[u8]>::len)).min(inner.views.bytes_max);
-        match grant {
-            Some(grant) if grant.bytes >= bytes => {
-                let mut sources = Vec::new();
-                if let Some(frozen) = &tallies.frozen
-                    && let Some(at) = frozen.find(hour)
-                {
-                    let entries = Entries::Frozen(frozen.clone(), at);
-                    sources.push((frozen.last(), entries));
-                }
-                if let Some(arena) = active {
-                    let entries = Entries::Copy(arena.to_vec());
-                    sources.push((tallies.active.last(), entries));
-                }
-                return Ok((sources, grant));
+        let bytes = {
+            let tallies = inner.tallies()?;
+            let both = tallies
+                .frozen
+                .as_deref()
+                .into_iter()
+                .chain([&tallies.active]);
+            let parts = both.filter_map(|tally| {
+                let (entries, rows) = tally.entries(hour)?;
+                Some((tally.last(), entries, rows))
+            });
+            let parts: Vec<(u64, &[u8], usize)> = parts.collect();
+            let order = |rows| Run::<Vec<u8>>::order_bytes(rows);
+            let bytes: usize = parts
+                .iter()
+                .map(|(_, e, rows)| e.len() + order(*rows))
+                .sum();
+            if let Some(grant) = grant.take_if(|g| g.bytes >= bytes.min(inner.views.bytes_max)) {
+                let copied = parts
+                    .into_iter()
+                    .map(|(last, e, rows)| (last, e.to_vec(), rows));
+                return Ok((copied.collect(), grant));
             }
-            _ => {
-                // Without the lock, since this may wait; with some to spare, since the hour grows.
-                drop(tallies);
-                drop(grant.take());
-                grant = Some(Grant::take(inner, bytes + bytes / 8)?);
-            }
-        }
+            bytes
+        };
+        // Without the lock, since this may wait; with some to spare, since the hour grows.
+        drop(grant.take());
+        grant = Some(Grant::take(inner, bytes + bytes / 8)?);
     }
 }
 

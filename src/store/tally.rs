@@ -242,22 +242,14 @@ impl Tally {
         hours.sort_unstable_by_key(|h| h.hour);
         hours
             .into_iter()
-            .map(|h| (h.hour, Run::sort(h.arena.as_slice())))
+            .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
     }
 
-    /// The entries of `hour`, to be sorted by [`Run::sort`]; `None` when there are none.
-    pub(super) fn arena(&self, hour: u32) -> Option<&[u8]> {
-        Some(self.arena_at(self.find(hour)?))
-    }
-
-    /// Where `hour` is, for [`Tally::arena_at`].
-    pub(super) fn find(&self, hour: u32) -> Option<usize> {
-        self.by_hour.get(&hour).copied()
-    }
-
-    #[inline]
-    pub(super) fn arena_at(&self, at: usize) -> &[u8] {
-        &self.hours[at].arena
+    /// The entries of `hour`, to be sorted by [`Run::sort`], and their number; `None` when there are
+    /// none.
+    pub(super) fn entries(&self, hour: u32) -> Option<(&[u8], usize)> {
+        let hour = &self.hours[*self.by_hour.get(&hour)?];
+        Some((&hour.arena, hour.keys))
     }
 }
 
