@@ -635,22 +635,27 @@ fn a_service_that_is_not_ready_says_so() {
     for _ in 0..4 {
         daemon.client.accept(&flows);
     }
-    daemon.kill();
-    let daemon = Daemon::launch(dir.path(), &[]);
-    assert_eq!(daemon.client.get("/healthz", &[]).unwrap().status, 200);
-    let early = [
-        daemon.client.get("/readyz", &[]).unwrap(),
-        daemon.client.get("/flows?hour=1", &[]).unwrap(),
-        daemon.client.post("/flows", &[JSON], b"[]").unwrap(),
-    ];
-    let recovering = early.iter().filter(|answer| answer.status != 200);
+    // Some tries: on a busy machine the replay may be over before the first question is asked.
     let mut seen = 0;
-    for answer in recovering {
-        problem(answer, 503, &["replayed"]);
-        assert_eq!(answer.header("retry-after"), Some("1"));
-        seen += 1;
+    for _ in 0..10 {
+        daemon.kill();
+        daemon = Daemon::launch(dir.path(), &[]);
+        let early = [
+            daemon.client.get("/readyz", &[]).unwrap(),
+            daemon.client.get("/flows?hour=1", &[]).unwrap(),
+            daemon.client.post("/flows", &[JSON], b"[]").unwrap(),
+        ];
+        assert_eq!(daemon.client.get("/healthz", &[]).unwrap().status, 200);
+        for answer in early.iter().filter(|answer| answer.status != 200) {
+            problem(answer, 503, &["replayed"]);
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            seen += 1;
+        }
+        if seen > 0 {
+            break;
+        }
     }
-    assert!(seen > 0, "it was ready before it could be asked");
+    assert!(seen > 0, "it was always ready before it could be asked");
     let mut rows = Vec::new();
     for _ in 0..500 {
         let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
