@@ -34,30 +34,31 @@ pub enum Command {
     Compact(Compact),
 }
 
-/// What `flowtally compact` is told.
+/// The data directory, for every command that works on one.
 #[derive(Clone, Debug, Args)]
-pub struct Compact {
-    /// Directory of a service that is not running.
+pub struct DataDir {
+    /// Directory that holds everything the service stores.
     #[arg(
-        long,
+        long = "data-dir",
         env = "FLOWTALLY_DATA_DIR",
         value_name = "DIR",
         default_value = "data/db"
     )]
-    pub data_dir: PathBuf,
+    pub path: PathBuf,
+}
+
+/// What `flowtally compact` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Compact {
+    #[command(flatten)]
+    pub data_dir: DataDir,
 }
 
 /// What `flowtally serve` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Directory that holds everything the service stores; made where it is absent.
-    #[arg(
-        long,
-        env = "FLOWTALLY_DATA_DIR",
-        value_name = "DIR",
-        default_value = "data/db"
-    )]
-    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub data_dir: DataDir,
 
     /// Address and port to listen on; port 0 picks a free one, which the log shows.
     #[arg(

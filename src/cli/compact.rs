@@ -4,7 +4,7 @@ use crate::config::Compact;
 use crate::store::{Store, StoreOptions};
 
 pub(super) fn run(arguments: &Compact) -> Result<(), String> {
-    let dir = &arguments.data_dir;
+    let dir = &arguments.data_dir.path;
     if !dir.exists() {
         return Err(format!("there is no data directory {}", dir.display()));
     }

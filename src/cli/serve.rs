@@ -52,7 +52,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let mut int = signal(SignalKind::interrupt()).map_err(cannot_start)?;
     end_at_second_signal().map_err(cannot_start)?;
     let config = Config {
-        data_dir: arguments.data_dir,
+        data_dir: arguments.data_dir.path,
         store: StoreOptions {
             durability: arguments.durability.into(),
             flush_interval: arguments.flush_interval,

@@ -79,8 +79,8 @@ pub struct StoreOptions {
     /// A tally is frozen when its tables reach this many bytes. While a flush is in progress there
     /// are two, so memory for tallies is bounded by twice this and one group of batches.
     pub tally_bytes_max: usize,
-    /// All scans together copy at most this many bytes of rows that are not flushed yet. At least
-    /// twice `tally_bytes_max`, so that one scan always can.
+    /// All scans together copy at most this many bytes of rows that are not flushed yet, their order
+    /// included. A scan that needs more than all of it runs alone.
     pub view_bytes_max: usize,
     /// RocksDB's cache of index blocks and recently read rows.
     pub block_cache_bytes: usize,

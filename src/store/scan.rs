@@ -98,8 +98,8 @@ type Copied = (u64, Vec<u8>, usize);
 
 /// The rows of one hour in key order, at one moment between two commits.
 ///
-/// Holds files of the database that it reads, and a copy of the hour's part of the active tally,
-/// but no lock: it can be kept for as long as a slow client takes.
+/// Holds files of the database that it reads, and copies of the hour's part of both tallies, but no
+/// lock: it can be kept for as long as a slow client takes.
 pub struct Scan {
     hour: Hour,
     disk: Cursor,
