@@ -2,6 +2,7 @@
 //! every other one wholly or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -170,17 +171,19 @@ fn child_that_crashes() {
             .open(dir.join(name))
             .unwrap()
     };
-    let (mut sent, mut acknowledged) = (append("sent"), append("acknowledged"));
+    // A line in one write: the crash comes on another thread, and would cut it in two.
+    let line = |mut file: &File, n: usize| file.write_all(format!("{n}\n").as_bytes()).unwrap();
+    let (sent, acknowledged) = (append("sent"), append("acknowledged"));
     let first = std::fs::read_to_string(dir.join("sent"))
         .unwrap()
         .lines()
         .count();
     for n in first..first + 30 {
-        writeln!(sent, "{n}").unwrap();
+        line(&sent, n);
         // Two batches a group: a crash must not part them from themselves, nor from the shared row.
         let flows = [flows_of(1, 0, n), flows_of(1, 1, n)];
         store.commit(&[batch(&flows[0]), batch(&flows[1])]).unwrap();
-        writeln!(acknowledged, "{n}").unwrap();
+        line(&acknowledged, n);
         if n % 3 == 0 {
             store.flush().unwrap();
         }
@@ -236,7 +239,8 @@ fn killed_at_each_step_of_a_flush() {
                 let got_there = crash_at(dir.path(), step, count);
                 assert!(got_there || count > 1);
             } else {
-                assert!(crash_at(dir.path(), step, count), "{step:?} {count}");
+                let crashed = crash_at(dir.path(), step, count);
+                assert!(crashed, "{step:?} {count}");
             }
             // And once more on what that left behind.
             crash_at(dir.path(), step, 1);

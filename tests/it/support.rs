@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use flowtally::domain::{Counters, Hour};
@@ -320,6 +321,8 @@ pub struct Daemon {
     pub address: SocketAddr,
     pub client: Client,
     log: Arc<Mutex<String>>,
+    /// Ends when the daemon has, and all that it logged is in `log`.
+    drain: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -331,13 +334,15 @@ impl Daemon {
         Daemon::start_with(data_dir, &[])
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready, and has logged that.
     pub fn start_with(data_dir: &Path, arguments: &[&str]) -> Daemon {
         let daemon = Daemon::launch(data_dir, arguments);
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match daemon.client.get("/readyz", &[]) {
-                Ok(answer) if answer.status == 200 => return daemon,
+                Ok(answer) if answer.status == 200 && daemon.log().contains(" ready ") => {
+                    return daemon;
+                }
                 _ if Instant::now() > deadline => panic!("not ready: {}", daemon.log()),
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
@@ -366,7 +371,7 @@ impl Daemon {
         }
         // Drains the pipe, so that the daemon never waits for its log to be read.
         let drained = log.clone();
-        std::thread::spawn(move || {
+        let drain = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 drained.lock().unwrap().push_str(&(line + "\n"));
             }
@@ -380,6 +385,7 @@ impl Daemon {
             address,
             client: Client::new(address),
             log,
+            drain: Some(drain),
         }
     }
 
@@ -416,8 +422,9 @@ impl Daemon {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                // Its last lines may still be on their way through the pipe.
-                std::thread::sleep(Duration::from_millis(20));
+                if let Some(drain) = self.drain.take() {
+                    drain.join().unwrap();
+                }
                 return status;
             }
             assert!(Instant::now() < deadline, "it does not end: {}", self.log());
