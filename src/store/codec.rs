@@ -102,6 +102,13 @@ pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
     (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
 }
 
+/// What is before the first NUL and behind it. Names are short: a loop beats a search that sets up.
+#[inline]
+fn split_at_nul(text: &str) -> Option<(&str, &str)> {
+    let end = text.bytes().position(|byte| byte == 0)?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
 /// Splits what follows the hour in a flow key into its names, still escaped, without terminators.
 #[inline]
 fn split_names(mut rest: &[u8]) -> Result<[&[u8]; 3], Corrupt> {
@@ -170,10 +177,9 @@ impl<'a> FlowKey<'a> {
     pub fn decode_names(hour: Hour, names: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
         // Without a NUL in a name there is no FF, and the whole is UTF-8 as it stands.
         if let Ok(text) = std::str::from_utf8(names)
-            && let Some((src_app, rest)) = text.split_once('\0')
-            && let Some((dest_app, rest)) = rest.split_once('\0')
-            && let Some(vpc_id) = rest.strip_suffix('\0')
-            && !vpc_id.contains('\0')
+            && let Some((src_app, rest)) = split_at_nul(text)
+            && let Some((dest_app, rest)) = split_at_nul(rest)
+            && let Some((vpc_id, "")) = split_at_nul(rest)
         {
             return Ok(FlowKey {
                 hour,

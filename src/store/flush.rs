@@ -1,5 +1,6 @@
 //! Flush and recovery: how sums move from the tally to disk, and from the journal to the tally.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use super::journal::Journal;
 use super::options::L0_FILES_MAX;
 use super::tally::Tally;
 use super::{Inner, Recovery, Step, WriteHealth};
+use crate::domain::Hour;
 
 /// Pause after a failed flush, before the next try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -114,7 +116,7 @@ impl Inner {
                 }
                 _ => {}
             }
-            self.write_file(&path, tally)?;
+            let added_to = self.write_file(&path, tally)?;
             self.step(Step::Written);
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
@@ -122,6 +124,9 @@ impl Inner {
                 .ingest_external_file_cf_opts(self.flows()?, &options, vec![&path])
                 .map_err(database("ingesting a flushed file"))?;
             self.step(Step::Ingested);
+            if let Some(hour) = added_to {
+                self.compaction_due.note(hour);
+            }
         }
         Journal::new(&self.db)?.trim(tally.last(), false)?;
         self.step(Step::Trimmed);
@@ -140,13 +145,17 @@ impl Inner {
     /// disk yet it is the whole sum, and goes in as such: reading it then needs no merge, which
     /// halves what a row costs until compaction comes by. Nobody else writes to `flows`, so what
     /// the iterator does not see is not there.
-    fn write_file(&self, path: &std::path::Path, tally: &Tally) -> Result<(), StoreError> {
+    ///
+    /// Returns the hour to which it adds most rows, if there is one on disk that it adds to.
+    fn write_file(&self, path: &Path, tally: &Tally) -> Result<Option<Hour>, StoreError> {
         const DOING: &str = "writing a file to ingest";
         let mut file = SstFileWriter::create(&self.flows_options);
         file.open(path).map_err(database(DOING))?;
         let mut on_disk = self.db.raw_iterator_cf(self.flows()?);
         on_disk.seek_to_first();
         let mut key = Vec::new();
+        let mut added_to = None;
+        let mut rows_added = 0;
         for (hour, mut run) in tally.runs() {
             key.clear();
             key.extend_from_slice(&hour.to_be_bytes());
@@ -155,6 +164,9 @@ impl Inner {
             }
             on_disk.status().map_err(database(DOING))?;
             let is_new = on_disk.key().is_none_or(|next| !next.starts_with(&key));
+            if !is_new && run.len() > rows_added {
+                (added_to, rows_added) = (Hour::new(u64::from(hour)), run.len());
+            }
             while let Some((suffix, counters)) = run.peek() {
                 key.truncate(HOUR_BYTES);
                 key.extend_from_slice(suffix);
@@ -170,7 +182,8 @@ impl Inner {
         }
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
             .map_err(database(DOING))?;
-        file.finish().map_err(database(DOING))
+        file.finish().map_err(database(DOING))?;
+        Ok(added_to)
     }
 
     /// Ingested files pile up where compaction cannot keep up, and reads would slow down. Then the

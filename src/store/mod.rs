@@ -10,6 +10,7 @@
 mod arena;
 mod batch;
 pub mod codec;
+mod compact;
 mod dir;
 mod error;
 mod flush;
@@ -27,9 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rocksdb::{
-    BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, Options,
-};
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
 
 pub use batch::{Batch, BatchBuilder};
 pub use dir::DataDir;
@@ -39,6 +38,7 @@ pub use scan::Scan;
 pub use tally::Tally;
 
 use crate::domain::Hour;
+use compact::CompactionDue;
 use error::database;
 use journal::Journal;
 use scan::ViewBudget;
@@ -139,12 +139,13 @@ pub struct Recovery {
     pub time: Duration,
 }
 
-/// An open data directory. Dropping it stops its thread and loses nothing: what is not flushed is
+/// An open data directory. Dropping it stops its threads and loses nothing: what is not flushed is
 /// in the journal. [`Store::flush`] first makes the next open quick.
 #[derive(Debug)]
 pub struct Store {
     inner: Arc<Inner>,
     flusher: Option<JoinHandle<()>>,
+    compactor: Option<JoinHandle<()>>,
 }
 
 /// Everything that the flusher and running scans share. The database is closed, and then the
@@ -164,6 +165,7 @@ struct Inner {
     flush_due: Condvar,
     /// Signalled when a flush ended, well or not.
     flush_ended: Condvar,
+    compaction_due: CompactionDue,
     /// Sums that reached `u64::MAX` and were stopped there.
     stopped: Arc<AtomicU64>,
     /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
@@ -306,25 +308,28 @@ impl Store {
             }),
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
+            compaction_due: CompactionDue::default(),
             stopped,
             write_health: AtomicU8::new(WriteHealth::Good as u8),
         };
         let recovery = inner.recover()?;
         let inner = Arc::new(inner);
-        let flusher = std::thread::Builder::new()
-            .name("flusher".into())
-            .spawn({
-                let inner = inner.clone();
-                move || abort_on_panic(|| inner.flush_until_closed())
-            })
-            .map_err(|source| StoreError::Io {
-                doing: "starting the flusher",
-                source,
-            })?;
-        let store = Store {
-            inner,
-            flusher: Some(flusher),
+        let start = |name: &str, life: fn(&Inner)| {
+            let inner = inner.clone();
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || abort_on_panic(|| life(&inner)))
+                .map_err(|source| StoreError::Io {
+                    doing: "starting a thread",
+                    source,
+                })
         };
+        let mut store = Store {
+            flusher: Some(start("flusher", Inner::flush_until_closed)?),
+            compactor: None,
+            inner: inner.clone(),
+        };
+        store.compactor = Some(start("compactor", Inner::compact_until_closed)?);
         Ok((store, recovery))
     }
 
@@ -433,18 +438,6 @@ impl Store {
         options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
     }
 
-    /// Compacts all sums on disk, so that each key is stored once.
-    pub fn compact(&self) -> Result<(), StoreError> {
-        let flows = self.inner.flows()?;
-        let mut options = CompactOptions::default();
-        // Files that were moved down as they are hold operands still.
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        self.inner
-            .db
-            .compact_range_cf_opt(flows, None::<&[u8]>, None::<&[u8]>, &options);
-        Ok(())
-    }
-
     /// How many additions, since open, met a sum that would have passed `u64::MAX`: in the tally,
     /// and each time that a read or a compaction adds up what is on disk.
     pub fn sums_stopped(&self) -> u64 {
@@ -474,10 +467,15 @@ impl Drop for Store {
             tallies.closing = true;
         }
         self.inner.flush_due.notify_all();
-        if let Some(flusher) = self.flusher.take() {
-            // It logs its own errors, and a panic of its has been printed.
-            let _ended = flusher.join();
-        }
+        self.inner.compaction_due.close();
+        let join = |thread: Option<JoinHandle<()>>| {
+            // They log their own errors, and a panic of theirs has been printed.
+            let _ended = thread.map(JoinHandle::join);
+        };
+        join(self.flusher.take());
+        // Nothing is written any more. A compaction that is under way may be given up at any point.
+        self.inner.db.cancel_all_background_work(false);
+        join(self.compactor.take());
     }
 }
 
