@@ -80,9 +80,10 @@ fn flows(cache: &Cache, stopped: Arc<AtomicU64>) -> Options {
     // files. The flusher keeps it below `L0_FILES_MAX` by itself.
     options.set_level_zero_slowdown_writes_trigger(4 * L0_FILES_MAX as i32);
     options.set_level_zero_stop_writes_trigger(8 * L0_FILES_MAX as i32);
-    // Compaction rewrites whole files: what is next to the newest hours, finished ones included. Small
-    // files at the level where new data arrives keep that little; further down they double.
-    options.set_target_file_size_base(8 * MIB as u64);
+    // Compaction rewrites whole files: what is next to the newest hours, finished ones included, after
+    // every flush. Small files at the level where new data arrives keep that little; further down they
+    // double.
+    options.set_target_file_size_base(2 * MIB as u64);
     options.set_target_file_size_multiplier(2);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
