@@ -88,7 +88,7 @@ class Flowtally:
         return {(r["src_app"], r["dest_app"], r["vpc_id"]): [r["bytes_tx"], r["bytes_rx"]] for r in json.loads(answer)}
 
     def memory(self):
-        return self.server.memory()
+        return private_mib(self.server.process.pid)
 
     def settle(self):
         self.server.settle()
@@ -255,7 +255,16 @@ class Redis:
         s = self.connect()
         s.sendall(self.command("BGREWRITEAOF"))
         s.recv(100)
-        time.sleep(3)
+        f = s.makefile("rb")
+        for _ in range(600):
+            time.sleep(0.1)
+            s.sendall(self.command("INFO", "persistence"))
+            lines = []
+            while b"aof_last_write_status" not in (lines[-1] if lines else b""):
+                lines.append(f.readline())
+            f.readline()
+            if b"aof_rewrite_in_progress:0\r\n" in lines and b"aof_rewrite_scheduled:0\r\n" in lines:
+                break
         s.close()
 
     def disk(self):

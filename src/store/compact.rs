@@ -2,22 +2,40 @@
 //!
 //! A row that is spread over several files costs a read two to three times of what one costs that is
 //! stored once. RocksDB lets files pile up before it compacts them, for the good of those who write
-//! nearly only new keys. So after a flush that added to an hour already on disk, which is nearly
-//! every flush, a thread of its own compacts that hour: a tenth of a second for 200,000 rows. It takes
-//! a tenth of its time at most: hours too large for that are left to RocksDB in between.
+//! nearly only new keys. So after a flush that added to a busy hour on disk, a thread of its own
+//! compacts that hour at once, where this is worth it and cheap: when the flush touched a good part of
+//! what has to be rewritten, and that is little. It takes a twentieth of its time at most. Everything
+//! else is left to RocksDB.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, Range};
 
 use super::codec;
-use super::error::StoreError;
+use super::error::{StoreError, database};
 use super::{Inner, Store};
 use crate::domain::Hour;
 
 /// For each second that it compacts, the compactor rests this many.
-const REST: u32 = 9;
+const REST: u32 = 19;
+/// Most that it rewrites at a time: a third of a second of CPU.
+const REWRITE_BYTES_MAX: u64 = 8 << 20;
+/// At least one row in so many has to be one that was added to.
+const ROWS_REWRITTEN_PER_ROW_ADDED: u64 = 32;
+/// About what a row takes on disk (`benches/RESULTS.md`).
+const ROW_BYTES: u64 = 10;
+
+/// What flushes added to hours that were on disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Added {
+    /// The first and the last hour of the flush: its file spans these.
+    pub(super) first: Hour,
+    pub(super) last: Hour,
+    /// The hour that got most rows, and how many.
+    pub(super) busiest: Hour,
+    pub(super) rows: usize,
+}
 
 /// What the compactor waits for.
 #[derive(Debug, Default)]
@@ -28,14 +46,14 @@ pub(super) struct CompactionDue {
 
 #[derive(Debug, Default)]
 struct Due {
-    hour: Option<Hour>,
+    added: Option<Added>,
     closing: bool,
 }
 
 impl CompactionDue {
-    /// `hour` has sums in more than one file now.
-    pub(super) fn note(&self, hour: Hour) {
-        self.change(|due| due.hour = Some(hour));
+    /// A flush has put a part of an hour's sums in another file.
+    pub(super) fn note(&self, added: Added) {
+        self.change(|due| due.added = Some(added));
     }
 
     pub(super) fn close(&self) {
@@ -49,8 +67,8 @@ impl CompactionDue {
         self.changed.notify_all();
     }
 
-    /// Waits for the next hour that is due, after a rest; `None` when the store is closing.
-    fn next(&self, rest: Duration) -> Option<Hour> {
+    /// Waits for the next that is due, after a rest; `None` when the store is closing.
+    fn next(&self, rest: Duration) -> Option<Added> {
         let due = self.due.lock().ok()?;
         let (due, _) = self
             .changed
@@ -58,9 +76,9 @@ impl CompactionDue {
             .ok()?;
         let mut due = self
             .changed
-            .wait_while(due, |due| !due.closing && due.hour.is_none())
+            .wait_while(due, |due| !due.closing && due.added.is_none())
             .ok()?;
-        due.hour.take().filter(|_| !due.closing)
+        due.added.take().filter(|_| !due.closing)
     }
 }
 
@@ -68,43 +86,75 @@ impl Inner {
     /// The compactor's life.
     pub(super) fn compact_until_closed(&self) {
         let mut rest = Duration::ZERO;
-        while let Some(hour) = self.compaction_due.next(rest) {
+        while let Some(added) = self.compaction_due.next(rest) {
             let start = Instant::now();
-            if let Err(error) = self.compact_hour(hour) {
-                tracing::error!(%error, "compaction failed, reads of the hour are slower");
-            }
+            let compacted = self.compact_if_cheap(added);
             rest = start.elapsed() * REST;
-            tracing::debug!(
-                hour = hour.get(),
-                ms = start.elapsed().as_millis() as u64,
-                "compacted"
-            );
+            match compacted {
+                Ok(false) => {}
+                Ok(true) => tracing::debug!(
+                    hour = added.busiest.get(),
+                    ms = start.elapsed().as_millis() as u64,
+                    "compacted"
+                ),
+                Err(error) => tracing::warn!(%error, "reads of the hour are slower until it works"),
+            }
         }
     }
 
-    fn compact_hour(&self, hour: Hour) -> Result<(), StoreError> {
-        let (lower, upper) = codec::hour_bounds(hour);
+    /// Returns whether it was.
+    fn compact_if_cheap(&self, added: Added) -> Result<bool, StoreError> {
+        let (first, _) = codec::hour_bounds(added.first);
+        let (_, last) = codec::hour_bounds(added.last);
+        let sizes = self
+            .db
+            .get_approximate_sizes_cf(self.flows()?, &[Range::new(&first, &last)]);
+        let bytes: u64 = sizes.iter().sum();
+        let worth_it = added.rows as u64 * ROW_BYTES * ROWS_REWRITTEN_PER_ROW_ADDED;
+        if bytes > REWRITE_BYTES_MAX.min(worth_it) {
+            return Ok(false);
+        }
+        let (lower, upper) = codec::hour_bounds(added.busiest);
         let mut options = CompactOptions::default();
         // What RocksDB wants to compact meanwhile goes on.
         options.set_exclusive_manual_compaction(false);
-        let (lower, upper) = (Some(lower), Some(upper));
+        self.compact_range(Some(&lower), Some(&upper), &options)?;
+        Ok(true)
+    }
+
+    fn compact_range(
+        &self,
+        lower: Option<&[u8]>,
+        upper: Option<&[u8]>,
+        options: &CompactOptions,
+    ) -> Result<(), StoreError> {
+        // The binding does not hand on how it went; failures are counted, though.
+        let failures = || {
+            self.db
+                .property_int_value(rocksdb::properties::BACKGROUND_ERRORS)
+                .map_err(database("reading a property"))
+        };
+        let before = failures()?;
         self.db
-            .compact_range_cf_opt(self.flows()?, lower, upper, &options);
-        Ok(())
+            .compact_range_cf_opt(self.flows()?, lower, upper, options);
+        if failures()? == before {
+            Ok(())
+        } else {
+            Err(StoreError::CompactionFailed)
+        }
     }
 }
 
 impl Store {
     /// Compacts all sums on disk, so that each key is stored once.
+    ///
+    /// # Errors
+    /// [`StoreError::CompactionFailed`], after which everything is as before.
     pub fn compact(&self) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         // Files that were moved down as they are hold operands still.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        let (lower, upper) = (None::<&[u8]>, None::<&[u8]>);
-        self.inner
-            .db
-            .compact_range_cf_opt(self.inner.flows()?, lower, upper, &options);
-        Ok(())
+        self.inner.compact_range(None, None, &options)
     }
 }
 

@@ -72,6 +72,12 @@ pub enum StoreError {
     )]
     Behind,
 
+    #[error(
+        "compaction failed, and the files are as they were; the LOG in the data directory's rocks \
+         says why, most often that there is no space left"
+    )]
+    CompactionFailed,
+
     #[error("flushing failed: {why}; nothing acknowledged is lost, the journal has it")]
     FlushFailed { why: String },
 

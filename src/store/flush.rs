@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::codec::{self, HOUR_BYTES};
+use super::compact::Added;
 use super::error::{StoreError, database};
 use super::journal::Journal;
 use super::options::L0_FILES_MAX;
@@ -116,7 +117,7 @@ impl Inner {
                 }
                 _ => {}
             }
-            let added_to = self.write_file(&path, tally)?;
+            let added = self.write_file(&path, tally)?;
             self.step(Step::Written);
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
@@ -124,8 +125,8 @@ impl Inner {
                 .ingest_external_file_cf_opts(self.flows()?, &options, vec![&path])
                 .map_err(database("ingesting a flushed file"))?;
             self.step(Step::Ingested);
-            if let Some(hour) = added_to {
-                self.compaction_due.note(hour);
+            if let Some(added) = added {
+                self.compaction_due.note(added);
             }
         }
         Journal::new(&self.db)?.trim(tally.last(), false)?;
@@ -146,16 +147,16 @@ impl Inner {
     /// halves what a row costs until compaction comes by. Nobody else writes to `flows`, so what
     /// the iterator does not see is not there.
     ///
-    /// Returns the hour to which it adds most rows, if there is one on disk that it adds to.
-    fn write_file(&self, path: &Path, tally: &Tally) -> Result<Option<Hour>, StoreError> {
+    /// Returns what it adds to hours on disk, if it does.
+    fn write_file(&self, path: &Path, tally: &Tally) -> Result<Option<Added>, StoreError> {
         const DOING: &str = "writing a file to ingest";
         let mut file = SstFileWriter::create(&self.flows_options);
         file.open(path).map_err(database(DOING))?;
         let mut on_disk = self.db.raw_iterator_cf(self.flows()?);
         on_disk.seek_to_first();
         let mut key = Vec::new();
-        let mut added_to = None;
-        let mut rows_added = 0;
+        let mut busiest: Option<(u32, usize)> = None;
+        let (mut first, mut last) = (None, 0);
         for (hour, mut run) in tally.runs() {
             key.clear();
             key.extend_from_slice(&hour.to_be_bytes());
@@ -164,8 +165,10 @@ impl Inner {
             }
             on_disk.status().map_err(database(DOING))?;
             let is_new = on_disk.key().is_none_or(|next| !next.starts_with(&key));
-            if !is_new && run.len() > rows_added {
-                (added_to, rows_added) = (Hour::new(u64::from(hour)), run.len());
+            first.get_or_insert(hour);
+            last = hour;
+            if !is_new && busiest.is_none_or(|(_, rows)| run.len() > rows) {
+                busiest = Some((hour, run.len()));
             }
             while let Some((suffix, counters)) = run.peek() {
                 key.truncate(HOUR_BYTES);
@@ -183,7 +186,15 @@ impl Inner {
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
             .map_err(database(DOING))?;
         file.finish().map_err(database(DOING))?;
-        Ok(added_to)
+        let hour = |hour: u32| Hour::new(u64::from(hour));
+        Ok(busiest.and_then(|(busiest, rows)| {
+            Some(Added {
+                first: hour(first?)?,
+                last: hour(last)?,
+                busiest: hour(busiest)?,
+                rows,
+            })
+        }))
     }
 
     /// Ingested files pile up where compaction cannot keep up, and reads would slow down. Then the
