@@ -363,16 +363,14 @@ def reads_of_five_million_rows(a):
 
 
 READER = """
-import sys, time, urllib.request
+import signal, sys, time, urllib.request
 gets = 0
-try:
-    while True:
-        time.sleep(1)
-        rows = urllib.request.urlopen(sys.argv[1]).read().count(b"{")
-        assert rows >= 100_000, rows
-        gets += 1
-except KeyboardInterrupt:
-    print(gets)
+signal.signal(signal.SIGTERM, lambda *_: (print(gets), sys.exit(0)))
+while True:
+    time.sleep(1)
+    rows = urllib.request.urlopen(sys.argv[1]).read().count(b"{")
+    assert rows >= 100_000, rows
+    gets += 1
 """
 
 
@@ -393,7 +391,7 @@ def reads_beside_ingest(a):
             wall = post_all(server, parts, 50)[0]
             cpu = server.cpu() - before
             if reader:
-                reader.send_signal(signal.SIGINT)
+                reader.terminate()
                 gets = int(reader.communicate(timeout=60)[0])
                 assert reader.returncode == 0 and gets >= 2, (reader.returncode, gets)
             return wall, cpu

@@ -72,11 +72,14 @@ impl<'a> Journal<'a> {
     }
 
     /// Writes out what the memtable holds, which after a trim is next to nothing, so that RocksDB
-    /// can delete the log.
+    /// can delete the log; and has it drop the files that hold only what was trimmed.
     pub(super) fn release(&self) -> Result<(), StoreError> {
         self.db
             .flush_cf(self.family)
-            .map_err(database("writing out the journal"))
+            .map_err(database("writing out the journal"))?;
+        let (from, to) = (None::<&[u8]>, None::<&[u8]>);
+        self.db.compact_range_cf(self.family, from, to);
+        Ok(())
     }
 
     /// Forgets everything up to and with `position`. Need not be on disk: what a crash brings

@@ -82,10 +82,12 @@ fn assert_refusal(output: &Output, words: &[&str]) {
 fn a_stop_in_good_order_flushes_so_that_nothing_is_replayed() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
-        let mut daemon = Daemon::start(dir.path());
-        for _ in 0..20 {
+        // So little memory that the journal has files beside its log.
+        let mut daemon = Daemon::start_with(dir.path(), &["--memory-max", "128"]);
+        for _ in 0..80 {
             daemon.client.accept(&vec![one()[0].clone(); 10_000]);
         }
+        assert!(bytes_of(dir.path()) > 8 << 20, "nothing to let go");
         daemon.signal(signal);
         assert!(daemon.wait().success(), "{}", daemon.log());
         assert!(bytes_of(dir.path()) < 1 << 20, "the journal is still there");
