@@ -125,7 +125,7 @@ pub struct Serve {
     pub log: String,
 }
 
-/// How `--memory-max` is divided. The shares add up to four fifths of it; the rest is for the
+/// How `--memory-max` is divided. The shares add up to seven tenths of it; the rest is for the
 /// process itself, compaction and what an allocator cannot use.
 ///
 /// | share | for |
@@ -133,7 +133,7 @@ pub struct Serve {
 /// | 1/4 | bodies under way, and the batches made of them |
 /// | 2 × 1/16 | the active and the frozen tally |
 /// | 1/8 | answers: copies of rows that are not flushed yet |
-/// | 3 × 1/16 | the journal's memtables |
+/// | 3 × 1/32 | the journal's memtables |
 /// | 1/16 | RocksDB's block cache |
 /// | 1/32 | a flush: the order of its rows |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Serve {
             body_bytes_max: (body as usize) << 20,
             tally_bytes_max: memory / 16,
             view_bytes_max: memory / 8,
-            memtable_bytes: memory / 16,
+            memtable_bytes: memory / 32,
             block_cache_bytes: memory / 16,
         })
     }

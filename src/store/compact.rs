@@ -10,7 +10,7 @@
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, Range};
+use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
 use super::codec;
 use super::error::{StoreError, database};
@@ -106,10 +106,7 @@ impl Inner {
     fn compact_if_cheap(&self, added: Added) -> Result<bool, StoreError> {
         let (first, _) = codec::hour_bounds(added.first);
         let (_, last) = codec::hour_bounds(added.last);
-        let sizes = self
-            .db
-            .get_approximate_sizes_cf(self.flows()?, &[Range::new(&first, &last)]);
-        let bytes: u64 = sizes.iter().sum();
+        let bytes = self.bytes_on_disk(&first, &last)?;
         let worth_it = added.rows as u64 * ROW_BYTES * ROWS_REWRITTEN_PER_ROW_ADDED;
         if bytes > REWRITE_BYTES_MAX.min(worth_it) {
             return Ok(false);

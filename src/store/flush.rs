@@ -121,9 +121,11 @@ impl Inner {
             self.step(Step::Written);
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
-            self.db
-                .ingest_external_file_cf_opts(self.flows()?, &options, vec![&path])
-                .map_err(database("ingesting a flushed file"))?;
+            self.change_marker(|| {
+                self.db
+                    .ingest_external_file_cf_opts(self.flows()?, &options, vec![&path])
+                    .map_err(database("ingesting a flushed file"))
+            })?;
             self.step(Step::Ingested);
             if let Some(added) = added {
                 self.compaction_due.note(added);
@@ -216,6 +218,8 @@ impl Inner {
 
     /// Replays into a fresh tally what the journal has beyond the marker. Runs before the flusher.
     pub(super) fn recover(&self) -> Result<Recovery, StoreError> {
+        // Nothing changes it here; this learns it.
+        self.change_marker(|| Ok(()))?;
         let marker = self.marker()?;
         let journal = Journal::new(&self.db)?;
         let mut recovery = Recovery::default();

@@ -104,7 +104,7 @@ impl Default for StoreOptions {
             tally_bytes_max: 32 << 20,
             view_bytes_max: 64 << 20,
             block_cache_bytes: 32 << 20,
-            memtable_bytes: 32 << 20,
+            memtable_bytes: 16 << 20,
             journal_bytes_max: 256 << 20,
             flush_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(10),
@@ -160,6 +160,8 @@ struct Inner {
     /// Held by the one commit that is under way.
     commit: Mutex<()>,
     tallies: Mutex<Tallies>,
+    /// See [`Inner::marker`].
+    marker: AtomicU64,
     views: ViewBudget,
     /// Signalled when there may be something to flush.
     flush_due: Condvar,
@@ -183,6 +185,9 @@ pub enum WriteHealth {
     /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
     Failing,
 }
+
+/// Stands for the marker while it is not known which it is. No journal gets that long.
+const MARKER_CHANGES: u64 = u64::MAX;
 
 struct Tallies {
     active: Tally,
@@ -215,13 +220,40 @@ impl Inner {
         self.db.cf_handle(codec::FLOWS).ok_or(StoreError::Closed)
     }
 
-    /// The last journal position that the sums on disk contain; 0 before the first flush.
-    fn marker(&self) -> Result<u64, StoreError> {
+    /// About how much the keys from `first` up to `end` take on disk, without what is not flushed yet.
+    fn bytes_on_disk(&self, first: &[u8], end: &[u8]) -> Result<u64, StoreError> {
+        let range = rocksdb::Range::new(first, end);
+        let sizes = self.db.get_approximate_sizes_cf(self.flows()?, &[range]);
+        Ok(sizes.iter().sum())
+    }
+
+    /// The last journal position that the sums on disk contain, as the database has it; 0 before the
+    /// first flush.
+    fn marker_on_disk(&self) -> Result<u64, StoreError> {
         let value = self
             .db
             .get_pinned_cf(self.flows()?, codec::MARKER_KEY)
             .map_err(database("reading the marker"))?;
         Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
+    }
+
+    /// The same without asking the database, except while a flush changes it.
+    fn marker(&self) -> Result<u64, StoreError> {
+        match self.marker.load(Ordering::SeqCst) {
+            MARKER_CHANGES => self.marker_on_disk(),
+            marker => Ok(marker),
+        }
+    }
+
+    /// Runs `ingest`, which changes the marker or fails and may have changed it or not.
+    fn change_marker(
+        &self,
+        ingest: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.marker.store(MARKER_CHANGES, Ordering::SeqCst);
+        let ingested = ingest();
+        self.marker.store(self.marker_on_disk()?, Ordering::SeqCst);
+        ingested
     }
 
     fn write_health(&self) -> WriteHealth {
@@ -306,6 +338,7 @@ impl Store {
                 flush_error: None,
                 closing: false,
             }),
+            marker: AtomicU64::new(MARKER_CHANGES),
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
             compaction_due: CompactionDue::default(),

@@ -222,17 +222,21 @@ fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<Copied>, Grant), Sto
     }
 }
 
+/// Hours of up to this many bytes on disk are kept in the block cache by those who read them: for a
+/// dashboard that asks again and again. A scan of millions of rows would push everything else out of
+/// it, and gets along with the page cache.
+const CACHED_BYTES_MAX: u64 = 128 << 10;
+
 /// An iterator over `hour` at its first row, and the marker as that iterator would see it.
 fn open_cursor(inner: &Arc<Inner>, hour: Hour) -> Result<(Cursor, u64), StoreError> {
     let (lower, upper) = codec::hour_bounds(hour);
+    let is_small = inner.bytes_on_disk(&lower, &upper)? <= CACHED_BYTES_MAX;
     loop {
         let before = inner.marker()?;
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(lower);
         options.set_iterate_upper_bound(upper);
-        // A scan of millions of rows would push everything else out of the cache, and grow the
-        // process by it; what it reads stays in the page cache.
-        options.fill_cache(false);
+        options.fill_cache(is_small);
         let mut cursor = Cursor::try_new(inner.clone(), |inner| {
             Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
         })?;
