@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::send;
 use crate::store;
 
 /// Sums network flows per hour and application pair.
@@ -28,10 +29,23 @@ pub enum Command {
     /// flow that was acknowledged. Exit status: 0 after a stop in good order, 1 when it cannot
     /// start or had to break off requests, 2 for wrong arguments, 130 after a second signal.
     Serve(Serve),
+    /// Send flows to a service: each counts once, however often it has to be tried.
+    ///
+    /// Reads a JSON array, NDJSON or CSV, from a file or a pipe. Tries again while the service is
+    /// away or overloaded, under one idempotency key a batch. A file that is sent again, and has not
+    /// changed, counts once within the service's --idempotency-window. Exit status: 0 when the
+    /// service has everything, 1 with a line that says what not.
+    Send(Send),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
     /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller.
     Compact(Compact),
+    /// Check that everything stored by a stopped service, or in a backup, is what it was given.
+    ///
+    /// Reads all rows and the journal, checks their checksums, and holds the sums of every hour
+    /// against the ledger, an account of the same flows that is kept beside them. Changes nothing.
+    /// Exit status: 0 when all agrees, 1 with a line for each fault.
+    Verify(Verify),
 }
 
 /// The data directory, for every command that works on one.
@@ -54,6 +68,115 @@ pub struct Compact {
     pub data_dir: DataDir,
 }
 
+/// What `flowtally send` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Send {
+    /// File to send; - reads a pipe, and sends what comes within a second.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+
+    /// The service.
+    #[arg(
+        long,
+        env = "FLOWTALLY_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub url: String,
+
+    /// How the flows are written; without it, the first character tells.
+    #[arg(long, value_enum)]
+    pub format: Option<InputFormat>,
+
+    /// Flows in a batch.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    pub batch_flows: u32,
+
+    /// Directory for batches that the service has not taken yet. They outlive this process: the
+    /// next one sends them first. It can go on reading while the service is away.
+    #[arg(long, env = "FLOWTALLY_SPOOL", value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+
+    /// Disk for the spool, in MiB; when it is full, reading waits.
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value = "1024",
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576)
+    )]
+    pub spool_max: u32,
+
+    /// Seconds after which to give up when the service takes nothing.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "300",
+        value_parser = seconds(0..=31_536_000)
+    )]
+    pub retry_for: Duration,
+
+    /// File to which flows that are refused are added, one JSON line each, with the reason.
+    #[arg(long, value_name = "FILE")]
+    pub rejects: Option<PathBuf>,
+
+    /// Count the file once more, if it has been sent before.
+    #[arg(long)]
+    pub again: bool,
+
+    /// Send bodies as they are, not as zstd.
+    #[arg(long)]
+    pub no_compress: bool,
+
+    /// File with a token that the service asks for.
+    #[arg(long, env = "FLOWTALLY_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Authority, as PEM, to trust for https instead of the usual ones.
+    #[arg(long, env = "FLOWTALLY_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Client certificate, as PEM, for a service that asks for one.
+    #[arg(long, env = "FLOWTALLY_CERT", value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// The client certificate's private key, as PEM.
+    #[arg(long, env = "FLOWTALLY_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InputFormat {
+    /// One array of flows.
+    Json,
+    /// A flow a line.
+    Ndjson,
+    /// A header with the six names, then a flow a line.
+    Csv,
+}
+
+impl From<InputFormat> for send::InputFormat {
+    fn from(format: InputFormat) -> send::InputFormat {
+        match format {
+            InputFormat::Json => send::InputFormat::Json,
+            InputFormat::Ndjson => send::InputFormat::Ndjson,
+            InputFormat::Csv => send::InputFormat::Csv,
+        }
+    }
+}
+
+/// What `flowtally verify` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub data_dir: DataDir,
+}
+
 /// What `flowtally serve` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
@@ -68,6 +191,48 @@ pub struct Serve {
         default_value = "127.0.0.1:8080"
     )]
     pub listen: String,
+
+    /// File with the tokens of those who may send flows, one a line; without it, no token is needed
+    /// for that. SIGHUP reads all files of tokens and certificates again.
+    #[arg(long, env = "FLOWTALLY_WRITE_TOKEN_FILE", value_name = "FILE")]
+    pub write_token_file: Option<PathBuf>,
+
+    /// File with the tokens of those who may read, one a line; without it, no token is needed for
+    /// that.
+    #[arg(long, env = "FLOWTALLY_READ_TOKEN_FILE", value_name = "FILE")]
+    pub read_token_file: Option<PathBuf>,
+
+    /// The service's certificate, as PEM, followed by those between it and the root. With it, the
+    /// service speaks HTTPS only.
+    #[arg(
+        long,
+        env = "FLOWTALLY_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, as PEM.
+    #[arg(
+        long,
+        env = "FLOWTALLY_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
+    /// Authority, as PEM, whose certificate clients need for everything but /healthz and /readyz.
+    #[arg(
+        long,
+        env = "FLOWTALLY_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Listen beyond this machine although nothing guards sending or reading.
+    #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS")]
+    pub allow_anonymous: bool,
 
     /// What an acknowledged batch survives.
     #[arg(
@@ -98,6 +263,28 @@ pub struct Serve {
         value_parser = seconds(1..=3_600)
     )]
     pub flush_interval: Duration,
+
+    /// Seconds for which a batch's Idempotency-Key is remembered, so that the batch counts once
+    /// however often it is sent.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IDEMPOTENCY_WINDOW",
+        value_name = "SECONDS",
+        default_value = "86400",
+        value_parser = seconds(1..=31_536_000)
+    )]
+    pub idempotency_window: Duration,
+
+    /// Disk for remembered keys, in MiB; when they need more, the oldest are forgotten. A key takes
+    /// about 100 bytes.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IDEMPOTENCY_DISK_MAX",
+        value_name = "MIB",
+        default_value = "256",
+        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+    )]
+    pub idempotency_disk_max: u32,
 
     /// Memory that the process may take, in MiB: bodies under way, sums in memory, RocksDB's caches
     /// and buffers are all cut from it.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
-use crate::http::{self, Api, Backend, Limits};
+use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
 use crate::ingest::{Admission, Committer};
 use crate::query::Engine;
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
@@ -35,6 +36,9 @@ const MEMORY_PER_BODY_BYTE: usize = 2;
 pub struct Config {
     pub data_dir: PathBuf,
     pub store: StoreOptions,
+    pub access: AccessFiles,
+    /// Told each time that the files in `access` are to be read again.
+    pub reload: Arc<Notify>,
     /// Connections at a time.
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
@@ -50,6 +54,8 @@ pub struct Config {
 pub enum DaemonError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("cannot use the socket: {0}")]
     Listener(#[source] io::Error),
     #[error("cannot start a thread: {0}")]
@@ -83,7 +89,9 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
-    // First, and before the log says anything: what is wrong with the directory is one line.
+    // First, and before the log says anything: what is wrong with the directory, or with a file of
+    // secrets, is one line.
+    let access = Access::load(config.access.clone())?;
     let dir = DataDir::open(&config.data_dir)?;
     let address = listener.local_addr().map_err(DaemonError::Listener)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -101,13 +109,14 @@ pub async fn run(
         config.body_bytes_max * MEMORY_PER_BODY_BYTE,
         ADMISSION_WAIT_MAX,
     );
-    let api = Arc::new(Api::new(limits, admission));
+    let api = Arc::new(Api::new(limits, access, admission));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let opening = tokio::task::spawn_blocking({
         let (config, api) = (config.clone(), api.clone());
         move || open(dir, &config, &api)
     });
+    let reloading = tokio::spawn(reload(api.clone(), config.reload.clone()));
     let mut opened = None;
     let mut failed_writes = false;
     let stop = async {
@@ -132,6 +141,7 @@ pub async fn run(
         tracing::info!("stopping");
     };
     let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
+    reloading.abort();
     let store = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
@@ -150,6 +160,21 @@ pub async fn run(
         });
     }
     Ok(())
+}
+
+/// Reads the files of secrets whenever it is told to.
+async fn reload(api: Arc<Api>, told: Arc<Notify>) {
+    loop {
+        told.notified().await;
+        let api = api.clone();
+        match tokio::task::spawn_blocking(move || api.access().reload()).await {
+            Ok(Ok(())) => tracing::info!("tokens and certificates are read again"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "tokens and certificates stay as they were");
+            }
+            Err(_panicked) => {}
+        }
+    }
 }
 
 /// Resolves when the journal has refused writes for too long.

@@ -12,6 +12,8 @@
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
 //! requests share one commit. [`query`] turns a question into rows.
 //!
+//! [`send`] is the other end of the line: what an agent embeds to hand flows over, each counted once.
+//!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
 //! [`config`] holds arguments and environment as validated values, [`telemetry`] sets up the log,
@@ -24,6 +26,7 @@ pub mod store;
 
 pub mod ingest;
 pub mod query;
+pub mod send;
 
 pub mod http;
 

@@ -1,7 +1,9 @@
 //! One file a subcommand.
 
 mod compact;
+mod send;
 mod serve;
+mod verify;
 
 use crate::config::{Cli, Command};
 
@@ -9,6 +11,8 @@ use crate::config::{Cli, Command};
 pub fn run(cli: Cli) -> Result<(), String> {
     match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Send(arguments) => send::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
     }
 }

@@ -7,9 +7,11 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::config::{MemoryPlan, Serve};
 use crate::daemon::{self, Config};
+use crate::http::{AccessFiles, TlsFiles};
 use crate::store::StoreOptions;
 use crate::telemetry;
 
@@ -50,12 +52,29 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let cannot_start = |e: io::Error| format!("cannot start: {e}");
     let mut term = signal(SignalKind::terminate()).map_err(cannot_start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(cannot_start)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
     end_at_second_signal().map_err(cannot_start)?;
+    let address = listener.local_addr().map_err(cannot_start)?;
+    let access = access_files(&arguments);
+    if !address.ip().is_loopback() && !arguments.allow_anonymous {
+        refuse_anonymous(&access, listen)?;
+    }
+    let reload = Arc::new(Notify::new());
+    let told = reload.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            told.notify_one();
+        }
+    });
     let config = Config {
+        access,
+        reload,
         data_dir: arguments.data_dir.path,
         store: StoreOptions {
             durability: arguments.durability.into(),
             flush_interval: arguments.flush_interval,
+            idempotency_window: arguments.idempotency_window,
+            receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
             tally_bytes_max: memory.tally_bytes_max,
             view_bytes_max: memory.view_bytes_max,
             memtable_bytes: memory.memtable_bytes,
@@ -78,6 +97,39 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn access_files(arguments: &Serve) -> AccessFiles {
+    let tls = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
+    AccessFiles {
+        write_tokens: arguments.write_token_file.clone(),
+        read_tokens: arguments.read_token_file.clone(),
+        tls: tls.map(|(cert, key)| TlsFiles {
+            cert,
+            key,
+            client_ca: arguments.tls_client_ca.clone(),
+        }),
+    }
+}
+
+/// Beyond this machine, whoever can reach the port could do what nothing guards.
+fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
+    if access
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_ca.is_some())
+    {
+        return Ok(());
+    }
+    let open = match (&access.write_tokens, &access.read_tokens) {
+        (Some(_), Some(_)) => return Ok(()),
+        (None, Some(_)) => "send flows: give --write-token-file",
+        (Some(_), None) => "read them: give --read-token-file",
+        (None, None) => "send flows and read them: give --write-token-file and --read-token-file",
+    };
+    Err(format!(
+        "with --listen {listen}, anybody who reaches this machine could {open}, or          --tls-client-ca, or say --allow-anonymous if that is meant"
+    ))
 }
 
 /// Raises the limit of open files as far as it goes, and returns how many connections that allows

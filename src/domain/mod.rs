@@ -58,6 +58,57 @@ impl Counters {
     }
 }
 
+/// What the flows of an hour add up to: an entry of the ledger, which is kept beside the rows and
+/// has to agree with them. It stops at no top that could be reached: 2^64 flows of 2^64-1 bytes fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub flows: u64,
+    /// Sum of `bytes_tx`.
+    pub tx: u128,
+    /// Sum of `bytes_rx`.
+    pub rx: u128,
+}
+
+impl Totals {
+    /// Adds `other`.
+    #[inline]
+    pub fn add(&mut self, other: Totals) {
+        self.flows = self.flows.saturating_add(other.flows);
+        self.tx = self.tx.saturating_add(other.tx);
+        self.rx = self.rx.saturating_add(other.rx);
+    }
+
+    /// Adds one flow.
+    #[inline]
+    pub fn count(&mut self, flow: Counters) {
+        // 2^64 of them do not pass the top.
+        self.flows += 1;
+        self.tx += u128::from(flow.tx);
+        self.rx += u128::from(flow.rx);
+    }
+}
+
+/// Names a batch, so that it counts once however often it is sent: 1 to 255 visible ASCII characters
+/// (the `Idempotency-Key` header of the IETF's httpapi draft).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    /// Longest key, in characters.
+    pub const CHARS_MAX: usize = 255;
+
+    /// `None` when `key` is empty, too long, or has a character that is not visible ASCII.
+    pub fn new(key: &[u8]) -> Option<IdempotencyKey> {
+        let fits = (1..=IdempotencyKey::CHARS_MAX).contains(&key.len());
+        let text = std::str::from_utf8(key).ok()?;
+        (fits && key.iter().all(u8::is_ascii_graphic)).then(|| IdempotencyKey(text.into()))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// One flow, or one row of an answer: who talked to whom, in which hour, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<'a> {

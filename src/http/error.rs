@@ -6,7 +6,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::domain::Field;
+use crate::domain::{Field, IdempotencyKey};
 use crate::ingest::IngestError;
 use crate::ingest::decode::DecodeError;
 use crate::query::QueryError;
@@ -33,6 +33,15 @@ pub(super) enum Problem {
     BadBody {
         what: String,
     },
+    /// Not one header, or not one of visible ASCII.
+    BadIdempotencyKey,
+    /// The request needs a bearer token, and has none.
+    NoToken,
+    /// It has one that is none of ours.
+    WrongToken,
+    /// It has one that is for the other half of the API.
+    TokenLacksRight,
+    NoClientCertificate,
     BodyTimeout,
     LengthRequired,
     BodyTooLarge {
@@ -88,9 +97,13 @@ impl Problem {
         match self {
             Problem::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::BadQuery { .. } | Problem::BadBatch(_) | Problem::BadBody { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Problem::BadQuery { .. }
+            | Problem::BadBatch(_)
+            | Problem::BadBody { .. }
+            | Problem::BadIdempotencyKey => StatusCode::BAD_REQUEST,
+            Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
+            Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
+            Problem::TokenLacksRight | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
             Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Problem::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -116,6 +129,20 @@ impl Problem {
             Problem::BadQuery { .. } => ("bad-query", "The query is not understood"),
             Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
             Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
+            Problem::BadIdempotencyKey => {
+                ("bad-idempotency-key", "The idempotency key is not valid")
+            }
+            Problem::Ingest(IngestError::KeyReused) => (
+                "idempotency-key-reused",
+                "The idempotency key has been used for another batch",
+            ),
+            Problem::NoToken => ("no-token", "The request needs a token"),
+            Problem::WrongToken => ("wrong-token", "The token is not valid"),
+            Problem::TokenLacksRight => ("token-lacks-right", "The token is not for this"),
+            Problem::NoClientCertificate => (
+                "no-client-certificate",
+                "The request needs a client certificate",
+            ),
             Problem::BodyTimeout => ("body-timeout", "The body did not arrive in time"),
             Problem::LengthRequired => ("length-required", "The request has no body"),
             Problem::BodyTooLarge { .. } => ("body-too-large", "The body is too large"),
@@ -153,6 +180,26 @@ impl Problem {
             | Problem::MediaType { what }
             | Problem::ContentEncoding { what } => what.clone(),
             Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
+            Problem::BadIdempotencyKey => format!(
+                "Idempotency-Key is one header of 1 to {} visible ASCII characters",
+                IdempotencyKey::CHARS_MAX
+            ),
+            Problem::Ingest(IngestError::KeyReused) => {
+                "other flows were taken under this key, and these were not counted; \
+                 give every batch a key of its own, and keep it when sending it again"
+                    .into()
+            }
+            Problem::NoToken => "send it as Authorization: Bearer TOKEN".into(),
+            Problem::WrongToken => {
+                "the service does not know this token; it may have been exchanged for another"
+                    .into()
+            }
+            Problem::TokenLacksRight => {
+                "a token for sending flows does not read, and one for reading does not send".into()
+            }
+            Problem::NoClientCertificate => {
+                "connect with a certificate of the authority that the service has been given".into()
+            }
             Problem::BodyTimeout => {
                 "the body came too slowly; send smaller batches, or over a better line".into()
             }
@@ -227,6 +274,17 @@ impl Problem {
         match self {
             Problem::MethodNotAllowed { allow, .. } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Problem::NoToken | Problem::WrongToken => {
+                // RFC 6750
+                let challenge = match self {
+                    Problem::NoToken => "Bearer realm=\"flowtally\"",
+                    _ => "Bearer realm=\"flowtally\", error=\"invalid_token\"",
+                };
+                headers.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static(challenge),
+                );
             }
             Problem::ContentEncoding { .. } => {
                 // RFC 7694: a client learns from it what it may send.

@@ -7,6 +7,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
+use super::access::{Peer, Right};
 use super::error::Problem;
 use super::negotiate;
 use super::rows::Answer;
@@ -16,7 +17,9 @@ pub(super) async fn handle(
     api: &Api,
     query: &str,
     headers: &HeaderMap,
+    peer: Peer,
 ) -> Result<Response, Problem> {
+    api.access.check(Right::Read, headers, peer)?;
     let engine = api.open_backend()?.engine.clone();
     let hour = hour(query)?;
     let format = negotiate::row_format(headers)?;
@@ -102,4 +105,12 @@ fn hour(query: &str) -> Result<Hour, Problem> {
         })?);
     }
     hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1".into()))
+}
+
+/// What has to hold of any query: a clear answer. For fuzzing.
+#[cfg(fuzzing)]
+pub fn check(query: &str) {
+    if let Ok(hour) = hour(query) {
+        assert!(query.contains("hour") || query.contains('%'), "{hour}");
+    }
 }

@@ -8,8 +8,11 @@ use warp::http::HeaderMap;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
+use super::access::{Peer, Right};
 use super::error::Problem;
 use super::{Api, body, negotiate};
+use crate::domain::IdempotencyKey;
+use crate::ingest::Taken;
 use crate::ingest::decode::decode;
 
 /// Bodies above this size are decoded on a thread where that may take its time; below, handing
@@ -20,15 +23,21 @@ pub(super) async fn handle(
     api: &Api,
     query: &str,
     headers: &HeaderMap,
+    peer: Peer,
     stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<Response, Problem> {
     let mut stream = pin!(stream);
-    let result = take(api, query, headers, stream.as_mut()).await;
+    let result = take(api, query, headers, peer, stream.as_mut()).await;
     if result.is_err() {
         body::drain(headers, stream).await;
     }
-    let accepted = result?;
+    let (accepted, taken) = result?;
     let mut response = Response::new(format!("{{\"accepted\":{accepted}}}").into());
+    if taken == Taken::Before {
+        response
+            .headers_mut()
+            .insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
@@ -36,13 +45,15 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-/// Returns the number of flows, once they are durable and visible.
+/// Returns the number of flows, once they are durable and visible, and whether they were before.
 async fn take(
     api: &Api,
     query: &str,
     headers: &HeaderMap,
+    peer: Peer,
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
-) -> Result<usize, Problem> {
+) -> Result<(usize, Taken), Problem> {
+    api.access.check(Right::Write, headers, peer)?;
     let backend = api.open_backend()?;
     if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
         return Err(Problem::BadQuery {
@@ -51,6 +62,7 @@ async fn take(
     }
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
+    let key = idempotency_key(headers)?;
     let (body, permit) = body::receive(api, headers, encoding, stream).await?;
     let batch = if body.len() <= DECODE_INLINE_BYTES_MAX {
         decode(&body, format).inspect(|_| drop(body))
@@ -61,8 +73,23 @@ async fn take(
     };
     let batch = batch.map_err(Problem::BadBatch)?;
     let accepted = batch.flows();
-    if accepted > 0 {
-        backend.committer.commit(batch, permit).await?;
+    let batch = match key {
+        Some(key) => batch.with_key(key),
+        // Nothing to keep.
+        None if accepted == 0 => return Ok((0, Taken::Now)),
+        None => batch,
+    };
+    let taken = backend.committer.commit(batch, permit).await?;
+    Ok((accepted, taken))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    match IdempotencyKey::new(value.as_bytes()) {
+        Some(key) if values.next().is_none() => Ok(Some(key)),
+        _ => Err(Problem::BadIdempotencyKey),
     }
-    Ok(accepted)
 }

@@ -3,6 +3,7 @@
 //! Handlers are plain functions from a request to `Result<Response, Problem>`; `error.rs` alone
 //! knows status codes of failures. `server.rs` owns connections.
 
+mod access;
 mod body;
 mod error;
 mod flows_get;
@@ -12,7 +13,11 @@ mod negotiate;
 mod routes;
 mod rows;
 mod server;
+mod tls;
 
+pub use access::{Access, AccessError, AccessFiles, TlsFiles};
+#[cfg(fuzzing)]
+pub use flows_get::check as check_query;
 pub use negotiate::{Encoding, RowFormat};
 pub use rows::Answer;
 pub use server::serve;
@@ -39,7 +44,8 @@ pub struct Limits {
     pub answer_idle_max: Duration,
     /// Connections at a time; further ones wait to be accepted.
     pub connections_max: usize,
-    /// Longest time for the head of a request, and for a connection to begin one.
+    /// Longest time for the head of a request, and for a connection to begin one; also for a TLS
+    /// handshake.
     pub head_time_max: Duration,
     /// Answers that may be read at the same time.
     pub queries_max: usize,
@@ -56,6 +62,7 @@ pub struct Backend {
 #[derive(Debug)]
 pub struct Api {
     limits: Limits,
+    access: Access,
     admission: Admission,
     queries: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
@@ -66,15 +73,21 @@ pub struct Api {
 
 impl Api {
     /// An API that answers 503 until [`Api::open`].
-    pub fn new(limits: Limits, admission: Admission) -> Api {
+    pub fn new(limits: Limits, access: Access, admission: Admission) -> Api {
         Api {
             limits,
+            access,
             admission,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             backend: OnceLock::new(),
             stopping: AtomicBool::new(false),
             under_way: Arc::new(()),
         }
+    }
+
+    /// Who may do what.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     /// Begins to answer. Has no effect the second time.

@@ -10,6 +10,7 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+use super::access::Peer;
 use super::error::Problem;
 use super::{Api, flows_get, flows_post, health};
 
@@ -25,16 +26,20 @@ pub(super) fn filter(
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
+        .and(warp::ext::optional())
         .and(warp::body::stream())
-        .then(move |method, path, query, headers, body| {
-            let api = api.clone();
-            async move {
-                let _under_way = api.begin();
-                route(&api, method, path, query, headers, body)
-                    .await
-                    .unwrap_or_else(Problem::into_response)
-            }
-        })
+        .then(
+            move |method, path, query, headers, peer: Option<Peer>, body| {
+                let api = api.clone();
+                async move {
+                    let _under_way = api.begin();
+                    let peer = peer.unwrap_or_default();
+                    route(&api, method, path, query, headers, peer, body)
+                        .await
+                        .unwrap_or_else(Problem::into_response)
+                }
+            },
+        )
 }
 
 async fn route(
@@ -43,6 +48,7 @@ async fn route(
     path: FullPath,
     query: String,
     headers: HeaderMap,
+    peer: Peer,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<Response, Problem> {
     let allow = match path.as_str() {
@@ -53,8 +59,10 @@ async fn route(
         }
     };
     match (path.as_str(), method) {
-        ("/flows", Method::POST) => flows_post::handle(api, &query, &headers, body).await,
-        ("/flows", Method::GET | Method::HEAD) => flows_get::handle(api, &query, &headers).await,
+        ("/flows", Method::POST) => flows_post::handle(api, &query, &headers, peer, body).await,
+        ("/flows", Method::GET | Method::HEAD) => {
+            flows_get::handle(api, &query, &headers, peer).await
+        }
         ("/healthz", Method::GET | Method::HEAD) => Ok(health::live()),
         ("/readyz", Method::GET | Method::HEAD) => health::ready(api),
         (_, Method::OPTIONS) => {

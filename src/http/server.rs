@@ -9,14 +9,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 use warp::http::{Method, Request};
 
+use super::access::Peer;
 use super::error::Problem;
 use super::{Api, routes};
 
@@ -55,18 +58,26 @@ pub async fn serve(
                 Ok((stream, _peer)) => {
                     // Answers are written whole; waiting to fill a packet only delays them.
                     let _best_effort = stream.set_nodelay(true);
-                    let filter = filter.clone();
-                    let service = service_fn(move |request| answer(filter.clone(), request));
                     // A client that takes nothing of its answer for so long loses it, and whatever
                     // the answer holds.
                     let mut stream = TimeoutStream::new(stream);
                     stream.set_write_timeout(Some(api.limits.answer_idle_max));
-                    let io = TokioIo::new(Box::pin(stream));
-                    let connection = server.serve_connection(io, service);
-                    let connection = graceful.watch(connection);
+                    let stream = Box::pin(stream);
+                    let (server, watcher) = (server.clone(), graceful.watcher());
+                    let (filter, tls) = (filter.clone(), api.access.tls());
+                    let handshake_max = api.limits.head_time_max;
                     connections.spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "a connection ended early");
+                        let ended = match tls {
+                            None => serve_on(stream, Peer::default(), &server, filter, watcher).await,
+                            Some(tls) => match handshake(stream, tls, handshake_max).await {
+                                Ok((stream, peer)) => {
+                                    serve_on(stream, peer, &server, filter, watcher).await
+                                }
+                                Err(error) => Err(error),
+                            },
+                        };
+                        if let Err(error) = ended {
+                            tracing::debug!(error, "a connection ended early");
                         }
                         drop(place);
                     });
@@ -102,6 +113,43 @@ pub async fn serve(
 }
 
 type Filter<S> = TowerToHyperService<S>;
+
+/// Answers the requests of one connection until it ends.
+async fn serve_on<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    server: &http1::Builder,
+    filter: Filter<S>,
+    watcher: Watcher,
+) -> Result<(), String>
+where
+    Filter<S>: hyper::service::Service<
+            Request<Incoming>,
+            Response = warp::reply::Response,
+            Error = Infallible,
+        > + Clone,
+{
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        answer(filter.clone(), request)
+    });
+    let connection = server.serve_connection(TokioIo::new(stream), service);
+    watcher.watch(connection).await.map_err(|e| e.to_string())
+}
+
+/// The TLS handshake of one connection.
+async fn handshake<I: AsyncRead + AsyncWrite + Unpin>(
+    stream: I,
+    tls: Arc<rustls::ServerConfig>,
+    time_max: Duration,
+) -> Result<(tokio_rustls::server::TlsStream<I>, Peer), String> {
+    let accepted = tokio::time::timeout(time_max, TlsAcceptor::from(tls).accept(stream)).await;
+    let stream = accepted
+        .map_err(|_| "the TLS handshake took too long".to_owned())?
+        .map_err(|e| format!("TLS: {e}"))?;
+    let certified = stream.get_ref().1.peer_certificates().is_some();
+    Ok((stream, Peer { certified }))
+}
 
 /// Warp reads a path from every request, and panics where there is none: `CONNECT host:port`.
 async fn answer<S>(

@@ -1,20 +1,32 @@
 //! Group commit: one thread takes every batch that waits, commits them with one fsync, and answers
 //! all of them. Alone, a batch waits for one fsync; under load, hundreds share it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{IngestError, Permit};
-use crate::store::{self, Batch, Store, StoreError, WriteHealth};
+use crate::domain::IdempotencyKey;
+use crate::store::{self, Batch, Known, Store, StoreError, WriteHealth};
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
 /// A group takes no further batch once it holds this many bytes.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
-type Done = oneshot::Sender<Result<(), IngestError>>;
+/// How a batch came to be durable and visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was committed.
+    Now,
+    /// One under the same idempotency key was, before: this one was not counted again.
+    Before,
+}
+
+type Answer = Result<Taken, IngestError>;
+type Done = oneshot::Sender<Answer>;
 
 enum Job {
     /// The permit covers the batch until it is committed, also when nobody waits any more.
@@ -50,7 +62,7 @@ impl Committer {
     ///
     /// A caller that goes away before the answer leaves the batch in the queue: it is then
     /// committed, or not, like one whose answer got lost on the way.
-    pub async fn commit(&self, batch: Batch, permit: Permit) -> Result<(), IngestError> {
+    pub async fn commit(&self, batch: Batch, permit: Permit) -> Answer {
         let (done, answer) = oneshot::channel();
         self.queue
             .send(Job::Commit(batch, permit, done))
@@ -81,8 +93,7 @@ impl Committer {
 }
 
 fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
-    let mut group: Vec<Batch> = Vec::new();
-    let mut waiting: Vec<(Permit, Done)> = Vec::new();
+    let mut group = Group::default();
     while let Some(first) = jobs.blocking_recv() {
         let mut next = Some(first);
         let mut bytes = 0;
@@ -90,8 +101,7 @@ fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
             match job {
                 Job::Commit(batch, permit, done) => {
                     bytes += batch.bytes().len();
-                    group.push(batch);
-                    waiting.push((permit, done));
+                    group.take(store, batch, (permit, done));
                 }
                 Job::Finish => jobs.close(),
             }
@@ -101,16 +111,63 @@ fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
                 None
             };
         }
-        if group.is_empty() {
-            continue;
-        }
-        let result = store.commit(&group).map_err(ingest_error);
-        group.clear();
-        for (_permit, done) in waiting.drain(..) {
-            // Nobody waits any more where the connection is gone.
-            let _gone = done.send(result.clone());
+        group.commit(store);
+    }
+}
+
+/// Batches that are committed together, and who waits for them.
+#[derive(Default)]
+struct Group {
+    batches: Vec<Batch>,
+    waiting: Vec<((Permit, Done), Taken)>,
+    /// Fingerprints by idempotency key.
+    keys: HashMap<IdempotencyKey, u128>,
+}
+
+impl Group {
+    /// One thread takes all batches, so of two under one key, the second finds the first: in this
+    /// group, or by its receipt.
+    fn take(&mut self, store: &Store, batch: Batch, waits: (Permit, Done)) {
+        let known = match batch.receipt() {
+            None => Ok(Known::New),
+            Some((key, fingerprint)) => match self.keys.get(key) {
+                Some(of_first) if *of_first == fingerprint => Ok(Known::Taken),
+                Some(_) => Ok(Known::Reused),
+                None => store.known(&batch),
+            },
+        };
+        match known {
+            Ok(Known::New) => {
+                if let Some((key, fingerprint)) = batch.receipt() {
+                    self.keys.insert(key.clone(), fingerprint);
+                }
+                self.batches.push(batch);
+                self.waiting.push((waits, Taken::Now));
+            }
+            // Also one whose first is durable already waits for this group: it is a rare one.
+            Ok(Known::Taken) => self.waiting.push((waits, Taken::Before)),
+            Ok(Known::Reused) => answer(waits, Err(IngestError::KeyReused)),
+            Err(error) => answer(waits, Err(ingest_error(error))),
         }
     }
+
+    fn commit(&mut self, store: &Store) {
+        let result = if self.batches.is_empty() {
+            Ok(())
+        } else {
+            store.commit(&self.batches).map_err(ingest_error)
+        };
+        self.batches.clear();
+        self.keys.clear();
+        for (waits, taken) in self.waiting.drain(..) {
+            answer(waits, result.clone().map(|()| taken));
+        }
+    }
+}
+
+fn answer((_permit, done): (Permit, Done), answer: Answer) {
+    // Nobody waits any more where the connection is gone.
+    let _gone = done.send(answer);
 }
 
 fn ingest_error(error: StoreError) -> IngestError {

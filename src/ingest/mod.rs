@@ -6,7 +6,7 @@ mod committer;
 pub mod decode;
 
 pub use admission::{Admission, Permit};
-pub use committer::Committer;
+pub use committer::{Committer, Taken};
 
 use std::sync::Arc;
 
@@ -21,6 +21,9 @@ pub enum IngestError {
     /// The journal could not be written; the batch is not promised.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// Another batch was taken under this one's idempotency key.
+    #[error("other flows were taken under this idempotency key")]
+    KeyReused,
     /// The service is stopping.
     #[error("the service is shutting down")]
     Closed,

@@ -3,10 +3,11 @@
 
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 
 use super::codec::{self, HOUR_BYTES};
-use crate::domain::{Counters, Hour};
+use crate::domain::{Counters, Hour, IdempotencyKey, Totals};
 
 /// Hashes the part of a flow key after its hour. Seeded afresh in each process, so that nobody can
 /// prepare names that collide.
@@ -38,9 +39,26 @@ pub struct Batch {
     /// Of each record's key after its hour: taken while the key is in cache and on the thread of
     /// the request, so that the one committer does not have to.
     hashes: Vec<u32>,
+    ledger: Vec<(u32, Totals)>,
+    receipt: Option<(IdempotencyKey, u128)>,
 }
 
 impl Batch {
+    /// The same batch under an idempotency key: [`Store::known`](super::Store::known) tells whether
+    /// it was taken before.
+    pub fn with_key(mut self, key: IdempotencyKey) -> Batch {
+        let fingerprint = xxhash_rust::xxh3::xxh3_128(&self.bytes);
+        self.receipt = Some((key, fingerprint));
+        self
+    }
+
+    /// Its idempotency key and the fingerprint of its flows.
+    pub fn receipt(&self) -> Option<(&IdempotencyKey, u128)> {
+        self.receipt
+            .as_ref()
+            .map(|(key, fingerprint)| (key, *fingerprint))
+    }
+
     /// The stored encoding (see [`codec`]).
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -54,6 +72,11 @@ impl Batch {
     pub(super) fn hashes(&self) -> &[u32] {
         &self.hashes
     }
+
+    /// What its flows add up to, by hour.
+    pub(super) fn ledger(&self) -> &[(u32, Totals)] {
+        &self.ledger
+    }
 }
 
 /// Builds a [`Batch`] flow by flow.
@@ -62,6 +85,7 @@ pub struct BatchBuilder {
     bytes: Vec<u8>,
     hashes: Vec<u32>,
     hasher: KeyHasher,
+    ledger: BatchLedger,
 }
 
 impl BatchBuilder {
@@ -71,8 +95,9 @@ impl BatchBuilder {
             bytes: Vec::with_capacity(bytes),
             hashes: Vec::with_capacity(bytes / 40),
             hasher: KeyHasher::new(),
+            ledger: BatchLedger::default(),
         };
-        codec::push_batch_header(&mut builder.bytes);
+        codec::begin_batch(&mut builder.bytes);
         builder
     }
 
@@ -92,6 +117,7 @@ impl BatchBuilder {
             return self.push_plain(hour, names, counters);
         }
         let [src_app, dest_app, vpc_id] = names;
+        self.ledger.count(hour.get(), counters);
         let key_at = self.push_head(names, escapes, counters);
         codec::push_key(&mut self.bytes, hour, src_app, dest_app, vpc_id);
         self.push_hash(key_at);
@@ -100,6 +126,7 @@ impl BatchBuilder {
     /// Like [`BatchBuilder::push`], for names without a NUL.
     #[inline]
     pub fn push_plain(&mut self, hour: Hour, names: [&[u8]; 3], counters: Counters) {
+        self.ledger.count(hour.get(), counters);
         let key_at = self.push_head(names, 0, counters);
         codec::push_plain_key(&mut self.bytes, hour, names);
         self.push_hash(key_at);
@@ -121,10 +148,56 @@ impl BatchBuilder {
     }
 
     pub fn finish(mut self) -> Batch {
-        codec::set_batch_flows(&mut self.bytes, self.hashes.len() as u32);
+        let ledger = self.ledger.entries;
+        codec::end_batch(&mut self.bytes, self.hashes.len() as u32, &ledger);
         Batch {
             bytes: self.bytes,
             hashes: self.hashes,
+            ledger,
+            receipt: None,
         }
+    }
+}
+
+/// Totals by hour, each hour once, in the order in which they come.
+#[derive(Debug)]
+pub(super) struct BatchLedger {
+    pub(super) entries: Vec<(u32, Totals)>,
+    /// Where an hour's entry is, by its last bits: a guess that the entry itself confirms.
+    guesses: [u32; GUESSES],
+    by_hour: HashMap<u32, u32, foldhash::fast::RandomState>,
+}
+
+/// Hours of a batch are mostly near one another.
+const GUESSES: usize = 64;
+
+impl Default for BatchLedger {
+    fn default() -> BatchLedger {
+        BatchLedger {
+            entries: Vec::new(),
+            guesses: [0; GUESSES],
+            by_hour: HashMap::default(),
+        }
+    }
+}
+
+impl BatchLedger {
+    #[inline]
+    pub(super) fn count(&mut self, hour: u32, counters: Counters) {
+        let guess = self.guesses[hour as usize % GUESSES] as usize;
+        match self.entries.get_mut(guess) {
+            Some((of, totals)) if *of == hour => totals.count(counters),
+            _ => self.count_at_unknown(hour, counters),
+        }
+    }
+
+    #[cold]
+    fn count_at_unknown(&mut self, hour: u32, counters: Counters) {
+        let at = *self.by_hour.entry(hour).or_insert_with(|| {
+            self.entries.push((hour, Totals::default()));
+            self.entries.len() as u32 - 1 // a batch has less than 2^32 flows
+        });
+        self.guesses[hour as usize % GUESSES] = at;
+        self.entries[at as usize].1.count(counters);
     }
 }

@@ -7,21 +7,26 @@ use std::borrow::Cow;
 
 use bincode::config::{Configuration, Fixint, LittleEndian};
 
-use crate::domain::{Counters, Flow, Hour, NAME_BYTES_MAX};
+use crate::domain::{Counters, Flow, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Name of the identity file; its presence makes a directory ours.
 pub const IDENTITY_FILE: &str = "FLOWTALLY";
 
 /// Column family of the journal: [`journal_key`] -> batch.
 pub const JOURNAL: &str = "journal";
-/// Column family of the sums: [`FlowKey`] -> [`encode_counters`], and the marker.
+/// Column family of the sums: [`FlowKey`] -> [`encode_counters`], the ledger, and the marker.
 pub const FLOWS: &str = "flows";
+
+/// Column family of the receipts: idempotency key -> [`encode_receipt`].
+pub const RECEIPTS: &str = "receipts";
 
 /// Bytes of an encoded [`Counters`].
 pub const COUNTERS_BYTES: usize = 16;
+/// Bytes of encoded [`Totals`].
+pub const TOTALS_BYTES: usize = 40;
 /// Bytes of the hour in front of a flow key.
 pub const HOUR_BYTES: usize = 4;
 /// Longest flow key: every byte of every name a NUL, which takes two bytes, and three terminators.
@@ -30,6 +35,9 @@ pub const KEY_BYTES_MAX: usize = HOUR_BYTES + 3 * (2 * NAME_BYTES_MAX + 1);
 /// Keys in `flows` that are not flows start with an hour that no flow can have, so that they sort
 /// after all of them.
 const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
+
+/// Start of the ledger's keys in `flows`; the hour follows.
+const LEDGER_PREFIX: [u8; HOUR_BYTES + 1] = [0xFF, 0xFF, 0xFF, 0xFF, b'l'];
 
 /// Key of the marker in `flows`: its value is the last journal position that the sums contain.
 pub const MARKER_KEY: [u8; HOUR_BYTES + 1] = [0xFF, 0xFF, 0xFF, 0xFF, b'm'];
@@ -209,9 +217,9 @@ impl<'a> FlowKey<'a> {
     }
 }
 
-/// Whether [`push_key`] can have written `key`.
-pub fn check_key(key: &[u8]) -> Result<(), Corrupt> {
-    FlowKey::decode(key).map(drop)
+/// The hour of `key`, if [`push_key`] can have written it.
+pub fn check_key(key: &[u8]) -> Result<Hour, Corrupt> {
+    FlowKey::decode(key).map(|key| key.hour)
 }
 
 /// Whether `key` in `flows` is not a flow's.
@@ -240,6 +248,81 @@ pub fn decode_counters(value: &[u8]) -> Result<Counters, Corrupt> {
     let ((tx, rx), _) = bincode::decode_from_slice(value, BINCODE)
         .map_err(|_| Corrupt("a value is not two integers"))?;
     Ok(Counters { tx, rx })
+}
+
+/// An hour's totals, fixed width, little-endian.
+pub fn encode_totals(totals: Totals) -> [u8; TOTALS_BYTES] {
+    let mut value = [0; TOTALS_BYTES];
+    // As in [`encode_counters`].
+    let _fits =
+        bincode::encode_into_slice((totals.flows, totals.tx, totals.rx), &mut value, BINCODE);
+    value
+}
+
+/// Reads what [`encode_totals`] wrote.
+pub fn decode_totals(value: &[u8]) -> Result<Totals, Corrupt> {
+    if value.len() != TOTALS_BYTES {
+        return Err(Corrupt("an hour's totals are not forty bytes"));
+    }
+    let ((flows, tx, rx), _) = bincode::decode_from_slice(value, BINCODE)
+        .map_err(|_| Corrupt("an hour's totals are not three integers"))?;
+    Ok(Totals { flows, tx, rx })
+}
+
+/// Key of an hour's entry in the ledger. Sorts by hour, after all flows.
+pub fn ledger_key(hour: u32) -> [u8; LEDGER_KEY_BYTES] {
+    let mut key = [0; LEDGER_KEY_BYTES];
+    key[..LEDGER_PREFIX.len()].copy_from_slice(&LEDGER_PREFIX);
+    key[LEDGER_PREFIX.len()..].copy_from_slice(&hour.to_be_bytes());
+    key
+}
+
+/// Bytes of a [`ledger_key`].
+pub const LEDGER_KEY_BYTES: usize = LEDGER_PREFIX.len() + HOUR_BYTES;
+
+/// Reads what [`ledger_key`] wrote.
+pub fn decode_ledger_key(key: &[u8]) -> Result<Hour, Corrupt> {
+    key.strip_prefix(&LEDGER_PREFIX)
+        .and_then(|hour| hour.try_into().ok())
+        .and_then(|hour| Hour::new(u64::from(u32::from_be_bytes(hour))))
+        .ok_or(Corrupt("a key of the ledger is not one"))
+}
+
+/// Bounds of the ledger's keys: from, and up to but without.
+pub fn ledger_bounds() -> (&'static [u8], &'static [u8]) {
+    (&LEDGER_PREFIX, &MARKER_KEY)
+}
+
+/// What is kept of a batch that was taken under an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// XXH3 of the stored batch, 128 bits: the same for the same flows in the same order.
+    pub fingerprint: u128,
+    /// When it was taken: seconds since the epoch.
+    pub time_s: u64,
+}
+
+/// Bytes of an encoded [`Receipt`].
+const RECEIPT_BYTES: usize = 24;
+
+/// Fixed width, little-endian.
+pub fn encode_receipt(receipt: Receipt) -> [u8; RECEIPT_BYTES] {
+    let mut value = [0; RECEIPT_BYTES];
+    value[..16].copy_from_slice(&receipt.fingerprint.to_le_bytes());
+    value[16..].copy_from_slice(&receipt.time_s.to_le_bytes());
+    value
+}
+
+/// Reads what [`encode_receipt`] wrote.
+pub fn decode_receipt(value: &[u8]) -> Result<Receipt, Corrupt> {
+    let read = || {
+        let (fingerprint, time) = value.split_first_chunk()?;
+        Some(Receipt {
+            fingerprint: u128::from_le_bytes(*fingerprint),
+            time_s: u64::from_le_bytes(time.try_into().ok()?),
+        })
+    };
+    read().ok_or(Corrupt("a receipt is not 24 bytes"))
 }
 
 /// Key of the journal entry at `position`.
@@ -271,20 +354,56 @@ pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
 // ----------------------------------------------------------------------------------------- batches
 
 /// First byte of a stored batch.
-const BATCH_VERSION: u8 = 1;
-/// Version byte and number of flows.
-const BATCH_HEADER_BYTES: usize = 5;
+const BATCH_VERSION: u8 = 2;
+/// Version byte, number of flows, bytes of the records.
+const BATCH_HEADER_BYTES: usize = 9;
+/// Bytes of an entry of a batch's own ledger: hour and totals.
+const BATCH_TOTALS_BYTES: usize = HOUR_BYTES + TOTALS_BYTES;
 /// Bytes of a record in front of its counters: key length and widths.
 const RECORD_HEADER_BYTES: usize = 3;
 
-/// Appends the header of a batch whose number of flows [`set_batch_flows`] fills in later.
-pub fn push_batch_header(batch: &mut Vec<u8>) {
-    batch.extend_from_slice(&[BATCH_VERSION, 0, 0, 0, 0]);
+/// Begins a batch: its header, which [`end_batch`] fills in.
+pub fn begin_batch(batch: &mut Vec<u8>) {
+    batch.extend_from_slice(&[0; BATCH_HEADER_BYTES]);
+    batch[0] = BATCH_VERSION;
 }
 
-/// Writes the number of flows into a header.
-pub fn set_batch_flows(batch: &mut [u8], flows: u32) {
-    batch[1..BATCH_HEADER_BYTES].copy_from_slice(&flows.to_le_bytes());
+/// Ends a batch of `flows` records: appends its ledger, what they add up to by hour.
+pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: &[(u32, Totals)]) {
+    let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // a body has less than 4 GiB
+    batch[1..5].copy_from_slice(&flows.to_le_bytes());
+    batch[5..BATCH_HEADER_BYTES].copy_from_slice(&records.to_le_bytes());
+    for (hour, totals) in ledger {
+        batch.extend_from_slice(&hour.to_be_bytes());
+        batch.extend_from_slice(&encode_totals(*totals));
+    }
+}
+
+/// The parts of a stored batch: number of flows, records, ledger.
+fn split_batch(batch: &[u8]) -> Result<(u32, &[u8], &[u8]), Corrupt> {
+    let (header, rest) = batch
+        .split_first_chunk::<BATCH_HEADER_BYTES>()
+        .ok_or(Corrupt("a batch is too short"))?;
+    let [version, f0, f1, f2, f3, bytes @ ..] = *header;
+    if version != BATCH_VERSION {
+        return Err(Corrupt("a batch is of an unknown version"));
+    }
+    let (records, ledger) = rest
+        .split_at_checked(u32::from_le_bytes(bytes) as usize)
+        .ok_or(Corrupt("a batch ends inside its records"))?;
+    Ok((u32::from_le_bytes([f0, f1, f2, f3]), records, ledger))
+}
+
+/// What a stored batch says that its flows add up to, by hour. Each hour is there once.
+pub fn batch_ledger(batch: &[u8]) -> Result<Vec<(u32, Totals)>, Corrupt> {
+    let (_, _, ledger) = split_batch(batch)?;
+    let entries = ledger.chunks(BATCH_TOTALS_BYTES).map(|entry| {
+        let (hour, totals) = entry
+            .split_first_chunk::<HOUR_BYTES>()
+            .ok_or(Corrupt("a batch ends inside its ledger"))?;
+        Ok((u32::from_be_bytes(*hour), decode_totals(totals)?))
+    });
+    entries.collect()
 }
 
 /// Bytes that `n` needs, without its leading zeros: 0 ..= 8.
@@ -326,17 +445,8 @@ pub struct Records<'a> {
 
 impl<'a> Records<'a> {
     pub fn new(batch: &'a [u8]) -> Result<Records<'a>, Corrupt> {
-        let (header, rest) = batch
-            .split_first_chunk::<BATCH_HEADER_BYTES>()
-            .ok_or(Corrupt("a batch is too short"))?;
-        let [version, flows @ ..] = *header;
-        if version != BATCH_VERSION {
-            return Err(Corrupt("a batch is of an unknown version"));
-        }
-        Ok(Records {
-            rest,
-            left: u32::from_le_bytes(flows),
-        })
+        let (left, rest, _) = split_batch(batch)?;
+        Ok(Records { rest, left })
     }
 
     #[inline]
@@ -401,6 +511,41 @@ fn read_uint(bytes: &[u8], at: usize, width: usize) -> u64 {
         let mut word = [0; 8];
         word[..width].copy_from_slice(&bytes[at..at + width]);
         u64::from_le_bytes(word)
+    }
+}
+
+/// What has to hold of any bytes: no decoder panics, and what one takes, its encoder gives back. For
+/// tests and fuzzing.
+#[cfg(any(test, fuzzing))]
+pub fn check(bytes: &[u8]) {
+    if let Ok(counters) = decode_counters(bytes) {
+        assert_eq!(encode_counters(counters), bytes);
+    }
+    if let Ok(totals) = decode_totals(bytes) {
+        assert_eq!(encode_totals(totals), bytes);
+    }
+    if let Ok(position) = decode_marker(bytes) {
+        assert_eq!(encode_marker(position), bytes);
+    }
+    if let Ok(position) = decode_journal_key(bytes) {
+        assert_eq!(journal_key(position), bytes);
+    }
+    if let Ok(receipt) = decode_receipt(bytes) {
+        assert_eq!(encode_receipt(receipt), bytes);
+    }
+    if let Ok(hour) = decode_ledger_key(bytes) {
+        assert_eq!(ledger_key(hour.get()), bytes);
+    }
+    if let Ok(key) = FlowKey::decode(bytes) {
+        let mut again = Vec::new();
+        let (src, dest) = (key.src_app.as_bytes(), key.dest_app.as_bytes());
+        push_key(&mut again, key.hour, src, dest, key.vpc_id.as_bytes());
+        assert_eq!(again, bytes);
+    }
+    let _any_answer = batch_ledger(bytes);
+    if let Ok(records) = Records::new(bytes) {
+        let errors = records.filter(Result::is_err).count();
+        assert!(errors <= 1, "it goes on after an error");
     }
 }
 
@@ -471,7 +616,7 @@ mod tests {
             )
         ) {
             let mut batch = Vec::new();
-            push_batch_header(&mut batch);
+            begin_batch(&mut batch);
             let mut expected = Vec::new();
             for (hour, names, tx, tx_shift, rx, rx_shift) in flows {
                 let counters = Counters {
@@ -483,7 +628,9 @@ mod tests {
                 batch.extend_from_slice(&key);
                 expected.push((key, counters));
             }
-            set_batch_flows(&mut batch, expected.len() as u32);
+            let ledger = [(7, Totals { flows: 1, tx: 2, rx: 3 }), (9, Totals::default())];
+            end_batch(&mut batch, expected.len() as u32, &ledger);
+            prop_assert_eq!(batch_ledger(&batch).unwrap(), ledger);
             let got: Vec<_> = Records::new(&batch)
                 .unwrap()
                 .map(|r| r.map(|r| (r.key.to_vec(), r.counters)).unwrap())
@@ -491,32 +638,16 @@ mod tests {
             prop_assert_eq!(got, expected);
             // Cut anywhere, it is an error at some point, and never a panic.
             for cut in 0..batch.len() {
-                let read = Records::new(&batch[..cut]).and_then(|r| r.collect::<Result<Vec<_>, _>>());
-                prop_assert!(read.is_err());
+                let records = Records::new(&batch[..cut]).and_then(|r| r.collect::<Result<Vec<_>, _>>());
+                let ledger_read = batch_ledger(&batch[..cut]);
+                let whole = ledger_read.is_ok_and(|l| l == ledger);
+                prop_assert!(records.is_err() || !whole);
             }
         }
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(counters) = decode_counters(&bytes) {
-                prop_assert_eq!(encode_counters(counters).to_vec(), bytes.clone());
-            }
-            if let Ok(position) = decode_marker(&bytes) {
-                prop_assert_eq!(encode_marker(position).to_vec(), bytes.clone());
-            }
-            if let Ok(position) = decode_journal_key(&bytes) {
-                prop_assert_eq!(journal_key(position).to_vec(), bytes.clone());
-            }
-            if let Ok(key) = FlowKey::decode(&bytes) {
-                let mut again = Vec::new();
-                let (src, dest) = (key.src_app.as_bytes(), key.dest_app.as_bytes());
-                push_key(&mut again, key.hour, src, dest, key.vpc_id.as_bytes());
-                prop_assert_eq!(&again, &bytes);
-            }
-            if let Ok(records) = Records::new(&bytes) {
-                let errors = records.filter(Result::is_err).count();
-                prop_assert!(errors <= 1, "it goes on after an error");
-            }
+            check(&bytes);
         }
     }
 
@@ -531,24 +662,44 @@ mod tests {
             encode_counters(counters),
             *b"\x01\0\0\0\0\0\0\0\x03\x02\0\0\0\0\0\0"
         );
+        let totals = Totals {
+            flows: 1,
+            tx: 1,
+            rx: 0x0203,
+        };
+        assert_eq!(
+            encode_totals(totals),
+            *b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+        );
+        assert_eq!(ledger_key(258), *b"\xFF\xFF\xFF\xFFl\x00\x00\x01\x02");
         let mut batch = Vec::new();
-        push_batch_header(&mut batch);
+        begin_batch(&mut batch);
         push_record_head(&mut batch, key.len(), counters);
         batch.extend_from_slice(&key);
-        set_batch_flows(&mut batch, 1);
+        end_batch(&mut batch, 1, &[(258, totals)]);
         assert_eq!(
             batch,
             [
-                &b"\x01\x01\0\0\0"[..],
+                &b"\x02\x01\0\0\0\x16\0\0\0"[..],
                 b"\x10\x00\x21\x01\x03\x02",
-                key.as_slice()
+                key.as_slice(),
+                b"\x00\x00\x01\x02",
+                &encode_totals(totals),
             ]
             .concat()
         );
+        let receipt = Receipt {
+            fingerprint: 0x0102,
+            time_s: 3,
+        };
+        assert_eq!(
+            encode_receipt(receipt),
+            *b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
+        );
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
-        assert_eq!(encode_identity(), "flowtally data directory, format 1\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(1));
+        assert_eq!(encode_identity(), "flowtally data directory, format 2\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(2));
         assert_eq!(decode_identity("something else"), None);
     }
 }

@@ -45,8 +45,10 @@ pub(super) struct CompactionDue {
 }
 
 #[derive(Debug, Default)]
-struct Due {
+pub(super) struct Due {
     added: Option<Added>,
+    /// Receipts have passed their bound.
+    receipts: bool,
     closing: bool,
 }
 
@@ -54,6 +56,11 @@ impl CompactionDue {
     /// A flush has put a part of an hour's sums in another file.
     pub(super) fn note(&self, added: Added) {
         self.change(|due| due.added = Some(added));
+    }
+
+    /// Receipts take more of the disk than they may.
+    pub(super) fn note_receipts(&self) {
+        self.change(|due| due.receipts = true);
     }
 
     pub(super) fn close(&self) {
@@ -68,7 +75,7 @@ impl CompactionDue {
     }
 
     /// Waits for the next that is due, after a rest; `None` when the store is closing.
-    fn next(&self, rest: Duration) -> Option<Added> {
+    fn next(&self, rest: Duration) -> Option<Due> {
         let due = self.due.lock().ok()?;
         let (due, _) = self
             .changed
@@ -76,9 +83,11 @@ impl CompactionDue {
             .ok()?;
         let mut due = self
             .changed
-            .wait_while(due, |due| !due.closing && due.added.is_none())
+            .wait_while(due, |due| {
+                !due.closing && due.added.is_none() && !due.receipts
+            })
             .ok()?;
-        due.added.take().filter(|_| !due.closing)
+        (!due.closing).then(|| std::mem::take(&mut *due))
     }
 }
 
@@ -86,8 +95,16 @@ impl Inner {
     /// The compactor's life.
     pub(super) fn compact_until_closed(&self) {
         let mut rest = Duration::ZERO;
-        while let Some(added) = self.compaction_due.next(rest) {
+        while let Some(due) = self.compaction_due.next(rest) {
             let start = Instant::now();
+            if due.receipts
+                && let Err(error) = self.drop_old_receipts()
+            {
+                tracing::warn!(%error, "old idempotency keys take more of the disk than they may");
+            }
+            let Some(added) = due.added else {
+                continue;
+            };
             let compacted = self.compact_if_cheap(added);
             rest = start.elapsed() * REST;
             match compacted {

@@ -54,43 +54,55 @@ impl DataDir {
             opened => opened,
         }
         .map_err(failed)?;
-        match identity.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::InUse { path: path.into() });
-            }
-            Err(TryLockError::Error(e)) => return Err(failed(e)),
-        }
-        let mut text = Vec::new();
-        Read::by_ref(&mut identity)
-            .take(1024)
-            .read_to_end(&mut text)
-            .map_err(failed)?;
-        let format = std::str::from_utf8(&text)
-            .ok()
-            .and_then(codec::decode_identity);
-        match format {
-            None => return Err(StoreError::NotOurs { path: path.into() }),
-            Some(found) if found > codec::FORMAT => {
-                return Err(StoreError::NewerFormat {
-                    path: path.into(),
-                    found,
-                });
-            }
-            Some(_) => {}
-        }
+        locked(identity.try_lock(), path)?;
+        check_format(&mut identity, path)?;
         let dir = DataDir {
             path: path.into(),
             identity,
         };
-        // It is made before the identity file; without it, this would start empty and call it well.
-        if !dir.rocks().is_dir() {
-            return Err(StoreError::Incomplete { path: path.into() });
-        }
+        dir.check_complete()?;
         // An unnamed file: proves that the directory can be written, and leaves nothing in it.
         tempfile::tempfile_in(path).map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         Ok(dir)
+    }
+
+    /// Takes the directory at `path` to read it, together with others that only read. Needs no right
+    /// to write, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`], and where there is no data directory.
+    pub(super) fn open_to_read(path: &Path) -> Result<DataDir, StoreError> {
+        let mut identity =
+            File::open(path.join(codec::IDENTITY_FILE)).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound if path.is_dir() => {
+                    StoreError::NotOurs { path: path.into() }
+                }
+                _ => StoreError::Directory {
+                    path: path.to_owned(),
+                    source,
+                },
+            })?;
+        locked(identity.try_lock_shared(), path)?;
+        check_format(&mut identity, path)?;
+        let dir = DataDir {
+            path: path.into(),
+            identity,
+        };
+        dir.check_complete()?;
+        Ok(dir)
+    }
+
+    /// The database is made before the identity file; without it, an open would start empty and call
+    /// it well.
+    fn check_complete(&self) -> Result<(), StoreError> {
+        if self.rocks().is_dir() {
+            Ok(())
+        } else {
+            Err(StoreError::Incomplete {
+                path: self.path.clone(),
+            })
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -119,6 +131,37 @@ impl DataDir {
             _ => {}
         }
         fs::create_dir(&staging)
+    }
+}
+
+fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
+    lock.map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::InUse { path: path.into() },
+        TryLockError::Error(source) => StoreError::Directory {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+fn check_format(identity: &mut File, path: &Path) -> Result<(), StoreError> {
+    let mut text = Vec::new();
+    identity
+        .take(1024)
+        .read_to_end(&mut text)
+        .map_err(|source| StoreError::Directory {
+            path: path.to_owned(),
+            source,
+        })?;
+    let path = path.to_owned();
+    match std::str::from_utf8(&text)
+        .ok()
+        .and_then(codec::decode_identity)
+    {
+        None => Err(StoreError::NotOurs { path }),
+        Some(found) if found > codec::FORMAT => Err(StoreError::NewerFormat { path, found }),
+        Some(found) if found < codec::FORMAT => Err(StoreError::OlderFormat { path, found }),
+        Some(_) => Ok(()),
     }
 }
 

@@ -22,6 +22,13 @@ pub enum StoreError {
     NewerFormat { path: PathBuf, found: u32 },
 
     #[error(
+        "{path} has format {found}, of a version before the first release, and this flowtally has \
+         format {}; start with an empty directory",
+        codec::FORMAT
+    )]
+    OlderFormat { path: PathBuf, found: u32 },
+
+    #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
          restore a backup, or remove the directory to start empty"
     )]

@@ -132,6 +132,9 @@ impl Inner {
             }
         }
         Journal::new(&self.db)?.trim(tally.last(), false)?;
+        if self.receipts_pass_their_bound()? {
+            self.compaction_due.note_receipts();
+        }
         self.step(Step::Trimmed);
         tracing::debug!(
             keys = tally.keys(),
@@ -142,7 +145,7 @@ impl Inner {
         Ok(())
     }
 
-    /// One sorted file: every row, then the marker, whose key sorts last.
+    /// One sorted file: every row, then the ledger, then the marker, whose key sorts last.
     ///
     /// A row is a merge operand, to be added to what is on disk. In an hour of which nothing is on
     /// disk yet it is the whole sum, and goes in as such: reading it then needs no merge, which
@@ -184,6 +187,10 @@ impl Inner {
                 .map_err(database(DOING))?;
                 run.advance();
             }
+        }
+        for (hour, totals) in tally.ledger() {
+            file.merge(codec::ledger_key(hour), codec::encode_totals(totals))
+                .map_err(database(DOING))?;
         }
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
             .map_err(database(DOING))?;

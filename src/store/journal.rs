@@ -7,8 +7,10 @@
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use super::batch::Batch;
-use super::codec;
+use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
+use super::receipts::{self, receipts_family};
+use crate::domain::IdempotencyKey;
 
 /// A view of the journal in an open database.
 pub(super) struct Journal<'a> {
@@ -22,7 +24,8 @@ impl<'a> Journal<'a> {
         Ok(Journal { db, family })
     }
 
-    /// Writes `batches` at `first`, `first` + 1, …: all or none of them, and on disk if `sync`.
+    /// Writes `batches` at `first`, `first` + 1, … with their receipts, and removes the `revoked`
+    /// ones: all or none of it, and on disk if `sync`.
     ///
     /// After an error the same positions can be used again: a write replaces what a failed one
     /// may have left there.
@@ -30,12 +33,24 @@ impl<'a> Journal<'a> {
         &self,
         first: u64,
         batches: &[Batch],
+        revoked: &[IdempotencyKey],
         sync: bool,
     ) -> Result<(), StoreError> {
         let bytes: usize = batches.iter().map(|b| b.bytes().len() + 32).sum();
         let mut write = WriteBatch::with_capacity_bytes(bytes + 32);
+        for key in revoked {
+            write.delete_cf(receipts_family(self.db)?, key.as_bytes());
+        }
         for (position, batch) in (first..).zip(batches) {
             write.put_cf(self.family, codec::journal_key(position), batch.bytes());
+            if let Some((key, fingerprint)) = batch.receipt() {
+                let time_s = receipts::now().as_secs();
+                let receipt = codec::encode_receipt(Receipt {
+                    fingerprint,
+                    time_s,
+                });
+                write.put_cf(receipts_family(self.db)?, key.as_bytes(), receipt);
+            }
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
@@ -71,12 +86,14 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Writes out what the memtable holds, which after a trim is next to nothing, so that RocksDB
-    /// can delete the log; and has it drop the files that hold only what was trimmed.
+    /// Writes out what the memtables hold, which for the journal after a trim is next to nothing, so
+    /// that RocksDB can delete the log; and has it drop the files that hold only what was trimmed.
     pub(super) fn release(&self) -> Result<(), StoreError> {
-        self.db
-            .flush_cf(self.family)
-            .map_err(database("writing out the journal"))?;
+        for family in [self.family, receipts_family(self.db)?] {
+            self.db
+                .flush_cf(family)
+                .map_err(database("writing out the journal"))?;
+        }
         let (from, to) = (None::<&[u8]>, None::<&[u8]>);
         self.db.compact_range_cf(self.family, from, to);
         Ok(())

@@ -15,11 +15,15 @@ mod dir;
 mod error;
 mod flush;
 mod journal;
+mod ledger;
 mod merge;
 mod options;
+mod receipts;
 mod run;
 mod scan;
 mod tally;
+mod verify;
+mod wal;
 
 use std::fmt;
 use std::path::Path;
@@ -33,14 +37,19 @@ use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
 pub use batch::{Batch, BatchBuilder};
 pub use dir::DataDir;
 pub use error::StoreError;
+pub use receipts::Known;
 pub use scan::Scan;
 #[doc(hidden)] // for benches
 pub use tally::Tally;
+pub use verify::{Fault, Verified, verify};
+#[cfg(fuzzing)]
+pub use {merge::check as check_merge, tally::check as check_replay};
 
-use crate::domain::Hour;
+use crate::domain::{Hour, IdempotencyKey};
 use compact::CompactionDue;
 use error::database;
 use journal::Journal;
+use receipts::Expiry;
 use scan::ViewBudget;
 
 /// What an acknowledged batch survives.
@@ -93,6 +102,10 @@ pub struct StoreOptions {
     /// A commit that finds both tallies full waits this long for a flush before it is refused; so
     /// does a scan that finds no memory for its view.
     pub stall_max: Duration,
+    /// How long a batch's idempotency key is remembered.
+    pub idempotency_window: Duration,
+    /// Disk that receipts may take; the oldest go first.
+    pub receipts_bytes_max: u64,
     /// Called at each [`Step`], on the thread that takes it. For tests.
     pub on_step: Option<StepHook>,
 }
@@ -108,6 +121,8 @@ impl Default for StoreOptions {
             journal_bytes_max: 256 << 20,
             flush_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(10),
+            idempotency_window: Duration::from_secs(24 * 3600),
+            receipts_bytes_max: 256 << 20,
             on_step: None,
         }
     }
@@ -157,8 +172,10 @@ struct Inner {
     database_options: Options,
     flows_options: Options,
     options: StoreOptions,
-    /// Held by the one commit that is under way.
-    commit: Mutex<()>,
+    /// Held by the one commit that is under way. Has the keys of batches whose write failed: such a
+    /// write may be in the log all the same, where a later one takes its positions but not its
+    /// receipts; so the next one takes them back.
+    commit: Mutex<Vec<IdempotencyKey>>,
     tallies: Mutex<Tallies>,
     /// See [`Inner::marker`].
     marker: AtomicU64,
@@ -168,6 +185,7 @@ struct Inner {
     /// Signalled when a flush ended, well or not.
     flush_ended: Condvar,
     compaction_due: CompactionDue,
+    expiry: Arc<Expiry>,
     /// Sums that reached `u64::MAX` and were stopped there.
     stopped: Arc<AtomicU64>,
     /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
@@ -217,7 +235,7 @@ impl Inner {
     }
 
     fn flows(&self) -> Result<&ColumnFamily, StoreError> {
-        self.db.cf_handle(codec::FLOWS).ok_or(StoreError::Closed)
+        flows_family(&self.db)
     }
 
     /// About how much the keys from `first` up to `end` take on disk, without what is not flushed yet.
@@ -230,11 +248,7 @@ impl Inner {
     /// The last journal position that the sums on disk contain, as the database has it; 0 before the
     /// first flush.
     fn marker_on_disk(&self) -> Result<u64, StoreError> {
-        let value = self
-            .db
-            .get_pinned_cf(self.flows()?, codec::MARKER_KEY)
-            .map_err(database("reading the marker"))?;
-        Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
+        marker_in(&self.db)
     }
 
     /// The same without asking the database, except while a flush changes it.
@@ -290,6 +304,18 @@ impl Inner {
     }
 }
 
+fn flows_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
+    db.cf_handle(codec::FLOWS).ok_or(StoreError::Closed)
+}
+
+/// The last journal position that the sums on disk contain; 0 before the first flush.
+fn marker_in(db: &DB) -> Result<u64, StoreError> {
+    let value = db
+        .get_pinned_cf(flows_family(db)?, codec::MARKER_KEY)
+        .map_err(database("reading the marker"))?;
+    Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
+}
+
 impl Store {
     /// Opens the data directory at `path`, or makes one where nothing is: [`DataDir::open`], then
     /// [`Store::open_dir`].
@@ -303,16 +329,29 @@ impl Store {
     /// A database that does not open, or stored bytes that are damaged.
     pub fn open_dir(dir: DataDir, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         let stopped = Arc::new(AtomicU64::new(0));
-        let mut rocks = options::RocksOptions::new(&options, stopped.clone());
+        let expiry = Arc::new(Expiry::new(options.idempotency_window));
+        let mut rocks = options::RocksOptions::new(&options, stopped.clone(), &expiry);
         let fresh = dir.is_fresh().map_err(|source| StoreError::Directory {
             path: dir.path().to_owned(),
             source,
         })?;
         rocks.database.create_if_missing(fresh);
+        if let Some(torn) = (!fresh)
+            .then(|| wal::check(&dir.rocks()))
+            .transpose()?
+            .flatten()
+        {
+            torn.cut().map_err(|source| StoreError::Io {
+                doing: "cutting off the end of the journal's log",
+                source,
+            })?;
+            tracing::warn!("{torn}; nothing of it was acknowledged, and it is cut off");
+        }
         let families = [
             // RocksDB insists on a family of this name; nothing is in it.
             ColumnFamilyDescriptor::new("default", Options::default()),
             ColumnFamilyDescriptor::new(codec::JOURNAL, rocks.journal),
+            ColumnFamilyDescriptor::new(codec::RECEIPTS, rocks.receipts),
             ColumnFamilyDescriptor::new(codec::FLOWS, rocks.flows.clone()),
         ];
         let db =
@@ -329,7 +368,7 @@ impl Store {
             flows_options: rocks.flows,
             views: ViewBudget::new(options.view_bytes_max),
             options,
-            commit: Mutex::new(()),
+            commit: Mutex::new(Vec::new()),
             tallies: Mutex::new(Tallies {
                 active: Tally::new(0),
                 frozen: None,
@@ -342,6 +381,7 @@ impl Store {
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
             compaction_due: CompactionDue::default(),
+            expiry,
             stopped,
             write_health: AtomicU8::new(WriteHealth::Good as u8),
         };
@@ -374,11 +414,19 @@ impl Store {
     /// error, none of the batches counts.
     pub fn commit(&self, group: &[Batch]) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         let first = self.make_room()?;
         let sync = inner.options.durability == Durability::Fsync;
-        let written = Journal::new(&inner.db)?.append(first, group, sync);
+        let written = Journal::new(&inner.db)?.append(first, group, &revoked, sync);
         inner.note_write(&written);
+        if written.is_err() {
+            let keys = group
+                .iter()
+                .filter_map(|batch| Some(batch.receipt()?.0.clone()));
+            revoked.extend(keys);
+        } else {
+            revoked.clear();
+        }
         written?;
         inner.step(Step::Journaled);
         let mut tallies = inner.tallies()?;

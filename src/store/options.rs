@@ -8,6 +8,7 @@ use rocksdb::{
     Options, statistics::StatsLevel,
 };
 
+use super::receipts::Expiry;
 use super::{StoreOptions, merge};
 
 const MIB: usize = 1 << 20;
@@ -15,25 +16,33 @@ const MIB: usize = 1 << 20;
 /// L0 files of `flows` at which the flusher waits for compaction to catch up.
 pub(super) const L0_FILES_MAX: u64 = 24;
 
+const RECEIPTS_MEMTABLE_BYTES: usize = 4 * MIB;
+
 pub(super) struct RocksOptions {
     pub(super) database: Options,
     pub(super) journal: Options,
+    pub(super) receipts: Options,
     pub(super) flows: Options,
 }
 
 impl RocksOptions {
     /// `stopped` counts sums that reached `u64::MAX` in a merge.
-    pub(super) fn new(options: &StoreOptions, stopped: Arc<AtomicU64>) -> RocksOptions {
+    pub(super) fn new(
+        options: &StoreOptions,
+        stopped: Arc<AtomicU64>,
+        expiry: &Arc<Expiry>,
+    ) -> RocksOptions {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         RocksOptions {
-            database: database(),
+            database: database(options.memtable_bytes),
             journal: journal(&cache, options.memtable_bytes),
+            receipts: receipts(&cache, expiry),
             flows: flows(&cache, stopped),
         }
     }
 }
 
-fn database() -> Options {
+fn database(memtable_bytes: usize) -> Options {
     let mut options = Options::default();
     options.create_missing_column_families(true);
     // A few counters; the timers would cost something.
@@ -43,6 +52,9 @@ fn database() -> Options {
     // damage must fail the open; the default mode would quietly drop what comes after it.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
+    // The log lives until all that it holds is in files. Receipts are few bytes beside the journal's:
+    // without a bound, theirs would keep it for hours.
+    options.set_max_total_wal_size(8 * memtable_bytes as u64);
     options.set_max_background_jobs(2);
     // Spreads the writeback of large files, so that a commit's fsync does not wait for all of it.
     options.set_bytes_per_sync(MIB as u64);
@@ -67,6 +79,21 @@ fn journal(cache: &Cache, memtable_bytes: usize) -> Options {
     // CPU, for nothing.
     options.set_compression_type(DBCompressionType::None);
     let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+fn receipts(cache: &Cache, expiry: &Arc<Expiry>) -> Options {
+    let mut options = Options::default();
+    expiry.install(&mut options);
+    options.set_write_buffer_size(RECEIPTS_MEMTABLE_BYTES);
+    // Keys are mostly random.
+    options.set_compression_type(DBCompressionType::None);
+    let mut table = BlockBasedOptions::default();
+    // A new key costs a look at the filter of each file.
+    table.set_bloom_filter(10.0, false);
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     options.set_block_based_table_factory(&table);

@@ -15,7 +15,7 @@ type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
 
 self_cell!(
     /// An iterator together with the database it reads.
-    struct Cursor {
+    pub(super) struct Cursor {
         owner: Arc<Inner>,
         #[covariant]
         dependent: RawIterator,
@@ -23,6 +23,15 @@ self_cell!(
 );
 
 impl Cursor {
+    /// The current key and value. `None` after the last, or at an error.
+    pub(super) fn item(&self) -> Option<(&[u8], &[u8])> {
+        self.borrow_dependent().item()
+    }
+
+    pub(super) fn status(&self) -> Result<(), rocksdb::Error> {
+        self.borrow_dependent().status()
+    }
+
     /// The current row: key suffix and sums. `None` after the last, or at an error.
     #[inline]
     fn peek(&self) -> Result<Option<(&[u8], Counters)>, Corrupt> {
@@ -34,7 +43,7 @@ impl Cursor {
     }
 
     #[inline]
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         self.with_dependent_mut(|_, iterator| iterator.next());
     }
 }
@@ -115,7 +124,8 @@ impl Scan {
         // The tallies first: what is flushed after this moment is in the iterator *and* here, and
         // the marker tells. The other way round, it could be in neither.
         let (sources, grant) = tally_rows(inner, hour.get())?;
-        let (disk, marker) = open_cursor(inner, hour)?;
+        let (lower, upper) = codec::hour_bounds(hour);
+        let (disk, marker) = open_cursor(inner, &lower, &upper)?;
         // Markers stand only between tallies. So one that has not reached a tally's last position
         // has reached none of it, and one that has, covers all of what was seen of it above.
         let runs = sources
@@ -227,10 +237,14 @@ fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<Copied>, Grant), Sto
 /// it, and gets along with the page cache.
 const CACHED_BYTES_MAX: u64 = 128 << 10;
 
-/// An iterator over `hour` at its first row, and the marker as that iterator would see it.
-fn open_cursor(inner: &Arc<Inner>, hour: Hour) -> Result<(Cursor, u64), StoreError> {
-    let (lower, upper) = codec::hour_bounds(hour);
-    let is_small = inner.bytes_on_disk(&lower, &upper)? <= CACHED_BYTES_MAX;
+/// An iterator over the keys from `lower` up to `upper`, at the first of them, and the marker as that
+/// iterator would see it.
+pub(super) fn open_cursor(
+    inner: &Arc<Inner>,
+    lower: &[u8],
+    upper: &[u8],
+) -> Result<(Cursor, u64), StoreError> {
+    let is_small = inner.bytes_on_disk(lower, upper)? <= CACHED_BYTES_MAX;
     loop {
         let before = inner.marker()?;
         let mut options = ReadOptions::default();

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::arena::{self, TOUCH_ENTRIES};
-use super::batch::{Batch, KeyHasher};
+use super::batch::{Batch, BatchLedger, KeyHasher};
 use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
 use super::run::Run;
-use crate::domain::Counters;
+use crate::domain::{Counters, Totals};
 
 const SLOTS_MIN: usize = 16;
 
@@ -23,6 +23,9 @@ struct HourTally {
     slots: Vec<u64>,
     keys: usize,
     arena: Vec<u8>,
+    /// What the batches say that they add up to here: not taken from the arena, but to be held
+    /// against it.
+    totals: Totals,
 }
 
 impl HourTally {
@@ -32,6 +35,7 @@ impl HourTally {
             slots: vec![0; SLOTS_MIN],
             keys: 0,
             arena: Vec::new(),
+            totals: Totals::default(),
         }
     }
 
@@ -164,20 +168,30 @@ impl Tally {
 
     /// Adds the batch at the next position. Returns how many sums were stopped at the top.
     pub fn add(&mut self, batch: &Batch) -> Result<u64, Corrupt> {
-        self.add_records(batch.bytes(), batch.hashes().iter().copied())
+        self.add_records(
+            batch.bytes(),
+            batch.hashes().iter().copied(),
+            batch.ledger(),
+        )
     }
 
-    /// Like [`Tally::add`], from the journal: every key is checked before anything is added. Returns
-    /// the number of flows.
+    /// Like [`Tally::add`], from the journal: every key is checked, and the batch's ledger held
+    /// against its records, before anything is added. Returns the number of flows.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
         let mut hashes = Vec::new();
+        let mut counted = BatchLedger::default();
         for record in Records::new(bytes)? {
-            let key = record?.key;
-            codec::check_key(key)?;
+            let Record { key, counters } = record?;
+            let hour = codec::check_key(key)?;
+            counted.count(hour.get(), counters);
             hashes.push(self.hasher.hash(&key[HOUR_BYTES..]));
         }
+        let ledger = codec::batch_ledger(bytes)?;
+        if ledger != counted.entries {
+            return Err(Corrupt("a batch's flows do not add up to its ledger"));
+        }
         let flows = hashes.len();
-        self.add_records(bytes, hashes.into_iter())?;
+        self.add_records(bytes, hashes.into_iter(), &ledger)?;
         Ok(flows)
     }
 
@@ -185,6 +199,7 @@ impl Tally {
         &mut self,
         bytes: &[u8],
         hashes: impl Iterator<Item = u32>,
+        ledger: &[(u32, Totals)],
     ) -> Result<u64, Corrupt> {
         let mut stopped = 0;
         let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
@@ -221,6 +236,10 @@ impl Tally {
                 stopped += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
             }
         }
+        for &(hour, totals) in ledger {
+            let at = self.hour_at(hour);
+            self.hours[at].totals.add(totals);
+        }
         self.last += 1;
         self.journal_bytes += bytes.len();
         self.since.get_or_insert_with(Instant::now);
@@ -245,12 +264,52 @@ impl Tally {
             .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
     }
 
+    /// Its part of the ledger, ascending by hour.
+    pub(super) fn ledger(&self) -> Vec<(u32, Totals)> {
+        let mut ledger: Vec<_> = self.hours.iter().map(|h| (h.hour, h.totals)).collect();
+        ledger.sort_unstable_by_key(|(hour, _)| *hour);
+        ledger
+    }
+
     /// The entries of `hour`, to be sorted by [`Run::sort`], and their number; `None` when there are
     /// none.
     pub(super) fn entries(&self, hour: u32) -> Option<(&[u8], usize)> {
         let hour = &self.hours[*self.by_hour.get(&hour)?];
         Some((&hour.arena, hour.keys))
     }
+}
+
+/// What has to hold of any bytes in the journal: they are refused, or add up to their own ledger. For
+/// tests and fuzzing. Returns whether they were taken.
+#[cfg(any(test, fuzzing))]
+pub fn check(bytes: &[u8]) -> bool {
+    let mut tally = Tally::new(0);
+    let Ok(flows) = tally.replay(bytes) else {
+        return false;
+    };
+    let ledger = tally.ledger();
+    assert_eq!(
+        ledger.iter().map(|(_, t)| t.flows).sum::<u64>(),
+        flows as u64
+    );
+    let (mut rows, mut stopped) = (std::collections::BTreeMap::new(), false);
+    for (hour, mut run) in tally.runs() {
+        let sums: &mut Totals = rows.entry(hour).or_default();
+        while let Some((_, counters)) = run.peek() {
+            stopped |= counters.tx == u64::MAX || counters.rx == u64::MAX;
+            sums.count(counters);
+            run.advance();
+        }
+    }
+    for (hour, totals) in ledger {
+        let sums = rows.remove(&hour).unwrap_or_default();
+        assert!(
+            stopped || (sums.tx, sums.rx) == (totals.tx, totals.rx),
+            "hour {hour}"
+        );
+    }
+    assert!(rows.is_empty());
+    true
 }
 
 #[cfg(test)]
@@ -306,6 +365,12 @@ mod tests {
                 let batch = batch(&flows);
                 added.add(&batch).unwrap();
                 replayed.replay(batch.bytes()).unwrap();
+                prop_assert!(check(batch.bytes()));
+                // A byte more or less anywhere does not add up, or it was not in what adds up.
+                let mut changed = batch.bytes().to_vec();
+                let at = changed.len() / 2;
+                changed[at] ^= 1;
+                check(&changed);
                 for record in Records::new(batch.bytes()).unwrap() {
                     let record = record.unwrap();
                     let hour = u32::from_be_bytes(*record.key.first_chunk().unwrap());

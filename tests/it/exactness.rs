@@ -1,9 +1,10 @@
 //! Random batches with odd names, held against a sorted map, across everything that moves sums
 //! around: flushes, compactions, restarts, kills.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flowtally::domain::{Counters, Hour};
+use flowtally::domain::{Counters, Hour, Totals};
 use flowtally::store::{Durability, Store, StoreOptions};
 use rand::RngExt;
 
@@ -26,6 +27,7 @@ fn the_store_is_a_sorted_map() {
     };
     let open = || Store::open(dir.path(), options.clone()).unwrap().0;
     let (mut store, mut model) = (open(), Model::new());
+    let mut ledger: BTreeMap<Hour, Totals> = BTreeMap::new();
     for step in 0..600 {
         match random.random_range(0..20) {
             0 => store.flush().unwrap(),
@@ -49,13 +51,23 @@ fn the_store_is_a_sorted_map() {
                 let batches: Vec<_> = group.iter().map(|flows| batch(flows)).collect();
                 store.commit(&batches).unwrap();
                 group.iter().for_each(|flows| add_to(&mut model, flows));
+                for flow in group.iter().flatten() {
+                    let hour = Hour::new(flow.key.0.into()).unwrap();
+                    let (tx, rx) = (flow.tx, flow.rx);
+                    ledger.entry(hour).or_default().count(Counters { tx, rx });
+                }
             }
         }
+        assert!(
+            store.ledger().unwrap().into_iter().eq(ledger.clone()),
+            "step {step}"
+        );
         let hour = HOURS[random.random_range(0..HOURS.len())];
         assert_eq!(scan(&store, hour), hour_of(&model, hour), "step {step}");
     }
     store.flush().unwrap();
     store.compact().unwrap();
+    assert!(store.ledger().unwrap().into_iter().eq(ledger));
     for hour in HOURS {
         assert_eq!(scan(&store, hour), hour_of(&model, hour));
         assert_eq!(scan(&store, hour.wrapping_sub(2).min(7)), []);

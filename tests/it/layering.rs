@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 10] = [
+const TABLE: [(&str, &[&str], &[&str]); 11] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber"]),
     ("store", &["domain"], &["rocksdb", "bincode"]),
@@ -13,14 +13,15 @@ const TABLE: [(&str, &[&str], &[&str]); 10] = [
     (
         "http",
         &["domain", "ingest", "query"],
-        &["warp", "hyper", "hyper_util"],
+        &["warp", "hyper", "hyper_util", "rustls", "tokio_rustls"],
     ),
-    ("config", &["store"], &["clap"]),
+    ("send", &["domain", "ingest"], &["ureq"]),
+    ("config", &["send", "store"], &["clap"]),
     ("daemon", &["http", "ingest", "query", "store"], &[]),
     (
         "cli",
-        &["config", "daemon", "store", "telemetry"],
-        &["rlimit", "signal_hook"],
+        &["config", "daemon", "http", "send", "store", "telemetry"],
+        &["indicatif", "rlimit", "signal_hook"],
     ),
     ("main", &["cli", "config"], &["clap"]),
 ];

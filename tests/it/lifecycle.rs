@@ -198,14 +198,18 @@ fn a_directory_in_use_is_left_alone() {
 }
 
 #[test]
-fn a_directory_of_a_newer_format_is_left_alone() {
+fn a_directory_of_another_format_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     daemon.client.accept(&one());
     daemon.stop();
     let identity = dir.path().join("FLOWTALLY");
-    std::fs::write(identity, "flowtally data directory, format 2\n").unwrap();
-    refuses(dir.path(), &["format 2", "up to 1"]);
+    let known = flowtally::store::codec::FORMAT;
+    let newer = format!("format {}", known + 1);
+    std::fs::write(&identity, format!("flowtally data directory, {newer}\n")).unwrap();
+    refuses(dir.path(), &[&newer, &format!("up to {known}")]);
+    std::fs::write(&identity, "flowtally data directory, format 1\n").unwrap();
+    refuses(dir.path(), &["format 1", "before the first release"]);
 }
 
 #[test]

@@ -3,10 +3,15 @@
 // A test that cannot go on says so by panicking; the lints are about the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
+mod chaos;
 mod contract;
+mod corruption;
 mod crash;
 mod exactness;
+mod idempotency;
 mod layering;
 mod lifecycle;
 mod reads;
+mod send;
 mod support;

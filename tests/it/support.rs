@@ -351,9 +351,12 @@ impl Daemon {
 
     /// Starts it and waits until it listens.
     pub fn launch(data_dir: &Path, arguments: &[&str]) -> Daemon {
-        let mut child = Command::new(Daemon::binary())
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
+        let mut command = Command::new(Daemon::binary());
+        command.args(["serve", "--data-dir"]).arg(data_dir);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let mut child = command
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -430,6 +433,11 @@ impl Daemon {
             assert!(Instant::now() < deadline, "it does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// SIGTERM, and an end in good order.

@@ -1,0 +1,10 @@
+//! The two decoders mean the same by any body that the fast one takes.
+#![no_main]
+
+use flowtally::ingest::decode::{Format, check};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|body: &[u8]| {
+    check(body, Format::Json);
+    check(body, Format::Ndjson);
+});

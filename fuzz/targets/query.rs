@@ -1,0 +1,6 @@
+//! Any query gets an answer or an error.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|query: &str| flowtally::http::check_query(query));

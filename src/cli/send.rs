@@ -1,0 +1,272 @@
+//! `flowtally send`.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::Send;
+use crate::send::{Keys, Reader, Rejected, Sender, SenderOptions, Server};
+
+/// A batch of a pipe is sent when it is this old, full or not.
+const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
+
+pub(super) fn run(arguments: &Send) -> Result<(), String> {
+    let source = Source::open(&arguments.file)?;
+    let bar = source.progress();
+    let rejects = Arc::new(Rejects::open(arguments.rejects.as_deref(), bar.clone())?);
+    let options = SenderOptions {
+        server: Server {
+            url: arguments.url.clone(),
+            token: arguments.token_file.as_deref().map(token).transpose()?,
+            ca: arguments.ca.clone(),
+            certificate: arguments.cert.clone().zip(arguments.key.clone()),
+        },
+        batch_flows: arguments.batch_flows as usize,
+        batch_bytes: 1 << 20,
+        batch_age: source.identity.is_none().then_some(PIPE_BATCH_AGE),
+        compress: !arguments.no_compress,
+        spool: arguments.spool.clone(),
+        spool_bytes_max: u64::from(arguments.spool_max) << 20,
+        retry_for: arguments.retry_for,
+        keys: match &source.identity {
+            Some(identity) if !arguments.again => Keys::Derived(identity.clone()),
+            _ => Keys::Random,
+        },
+    };
+    let refused = rejects.clone();
+    let sender = Sender::start(options, move |rejected| {
+        refused.write("the service", &rejected)
+    })
+    .map_err(|e| e.to_string())?;
+    let sender = Arc::new(sender);
+    let has_spool = arguments.spool.is_some();
+    close_at_signal(sender.clone(), has_spool).map_err(|e| format!("cannot start: {e}"))?;
+
+    let show = || {
+        let report = sender.report();
+        let mut message = format!("{} flows sent", report.flows);
+        if report.waiting > 1 {
+            message += &format!(", {} batches wait", report.waiting);
+        }
+        if let Some(why) = sender.trouble() {
+            message += &format!(", trying again: {why}");
+        }
+        bar.set_message(message);
+    };
+    let mut failed = None;
+    let mut count = 0_u64;
+    let input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(
+        1 << 16,
+        bar.wrap_read(source.input),
+    ));
+    let read = Reader::new(input, arguments.format.map(Into::into)).read(|unit| {
+        let pushed = match unit.fault {
+            Some(why) => Ok(Err(why)),
+            None => sender.push(unit.text),
+        };
+        let kept = match pushed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => {
+                let flows = vec![unit.text.to_owned()];
+                rejects.write(&unit.place, &Rejected { flows, why })
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        count += 1;
+        if count.is_multiple_of(1024) {
+            show();
+        }
+        match kept {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    // What has been read is delivered, also where the rest cannot be.
+    let finished = match failed {
+        Some(error) => Err(error),
+        None => sender.finish(show).map_err(|e| e.to_string()),
+    };
+    bar.finish_and_clear();
+    let report = sender.report();
+    let refused = rejects.count();
+    println!(
+        "{} flows sent in {} batches, {} of which the service had already; {refused} refused",
+        report.flows, report.batches, report.replayed
+    );
+    let waiting = report.waiting;
+    finished.map_err(|error| match waiting {
+        0 => error,
+        n if has_spool => {
+            format!("{error}; {n} batches stay in the spool: run it again to send them")
+        }
+        _ => format!("{error}; what follows was not sent: run it again, what was sent counts once"),
+    })?;
+    read.map_err(|e| format!("{}: {e}; the rest was not read", arguments.file.display()))?;
+    match (refused, &arguments.rejects) {
+        (0, _) => Ok(()),
+        (n, Some(path)) => Err(format!(
+            "{n} flows were refused; they are in {}",
+            path.display()
+        )),
+        (n, None) => Err(format!("{n} flows were refused; --rejects FILE keeps them")),
+    }
+}
+
+/// What is sent.
+struct Source {
+    input: Box<dyn io::Read>,
+    bytes: Option<u64>,
+    /// Names a file that can be sent again and is the same; a pipe cannot.
+    identity: Option<String>,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Source, String> {
+        if path.as_os_str() == "-" {
+            return Ok(Source {
+                input: Box::new(io::stdin()),
+                bytes: None,
+                identity: None,
+            });
+        }
+        let cannot = |e: io::Error| format!("{}: {e}", path.display());
+        let file = File::open(path).map_err(cannot)?;
+        let data = file.metadata().map_err(cannot)?;
+        if data.is_dir() {
+            return Err(format!(
+                "{}: is a directory; give a file, or - for a pipe",
+                path.display()
+            ));
+        }
+        let identity = data.is_file().then(|| {
+            let (time, nanos) = (data.mtime(), data.mtime_nsec());
+            format!(
+                "{} {} {} {time}.{nanos}",
+                data.dev(),
+                data.ino(),
+                data.len()
+            )
+        });
+        Ok(Source {
+            input: Box::new(file),
+            bytes: data.is_file().then_some(data.len()),
+            identity,
+        })
+    }
+
+    /// On a terminal; elsewhere nothing is drawn.
+    fn progress(&self) -> ProgressBar {
+        if !io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let (bar, template) = match self.bytes {
+            Some(bytes) => (
+                ProgressBar::new(bytes),
+                "{bar:30} {bytes}/{total_bytes} {eta} {wide_msg}",
+            ),
+            None => (ProgressBar::no_length(), "{spinner} {bytes} {wide_msg}"),
+        };
+        match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}
+
+/// The first line of the file that is neither blank nor a comment: the file can be the service's own.
+fn token(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let token = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    token
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{}: no token is in it", path.display()))
+}
+
+/// Flows that are refused: to a file, or at least to the terminal.
+struct Rejects {
+    file: Option<Mutex<File>>,
+    count: std::sync::atomic::AtomicU64,
+    bar: ProgressBar,
+}
+
+impl Rejects {
+    fn open(path: Option<&Path>, bar: ProgressBar) -> Result<Rejects, String> {
+        let file = path.map(|path| {
+            let file = File::options().append(true).create(true).open(path);
+            file.map(Mutex::new)
+                .map_err(|e| format!("{}: {e}", path.display()))
+        });
+        Ok(Rejects {
+            file: file.transpose()?,
+            count: 0.into(),
+            bar,
+        })
+    }
+
+    /// As NDJSON that can be mended and sent again: each flow's text as it was, and why not.
+    fn write(&self, place: &str, rejected: &Rejected) -> Result<(), String> {
+        let before = self.count.fetch_add(
+            rejected.flows.len() as u64,
+            std::sync::atomic::Ordering::Relaxed,
+        );
+        if before < 10 {
+            self.bar
+                .suspend(|| eprintln!("refused: {place}: {}", rejected.why));
+        }
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let mut lines = String::new();
+        for flow in &rejected.flows {
+            let line = serde_json::json!({ "flow": flow, "place": place, "why": rejected.why });
+            lines += &format!("{line}\n");
+        }
+        let mut file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
+        let written = file
+            .write_all(lines.as_bytes())
+            .and_then(|()| file.sync_data());
+        written.map_err(|e| format!("cannot write what was refused: {e}"))
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A signal closes the batch that is being filled, so that a spool has it, and ends the process.
+fn close_at_signal(sender: Arc<Sender>, has_spool: bool) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let wait = move || {
+        let Some(signal) = signals.forever().next() else {
+            return;
+        };
+        let closed = sender.close();
+        let waiting = sender.report().waiting;
+        match closed {
+            Err(error) => eprintln!("flowtally: {error}"),
+            Ok(()) if has_spool => {
+                eprintln!("flowtally: stopped; {waiting} batches stay in the spool")
+            }
+            Ok(()) => eprintln!("flowtally: stopped; {waiting} batches were not sent"),
+        }
+        std::process::exit(128 + signal);
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)?;
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Who may do what: bearer tokens from files, and client certificates.
+//!
+//! A right that nothing guards is everybody's; the start refuses that beyond loopback, unless told
+//! otherwise. Tokens are compared in constant time and appear in no log and no `Debug`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use rustls::ServerConfig;
+use subtle::{Choice, ConstantTimeEq};
+use warp::http::HeaderMap;
+use warp::http::header;
+
+use super::error::Problem;
+use super::tls;
+
+/// What a request wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Right {
+    Write,
+    Read,
+}
+
+/// What is known of the other end of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Peer {
+    /// It has shown a certificate of the client CA.
+    pub(super) certified: bool,
+}
+
+/// Where the secrets are.
+#[derive(Clone, Debug, Default)]
+pub struct AccessFiles {
+    /// Tokens of those who may send flows; without it, nobody needs one for that.
+    pub write_tokens: Option<PathBuf>,
+    /// Tokens of those who may ask.
+    pub read_tokens: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+}
+
+/// PEM files for TLS.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate, followed by those of the authorities in between.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Clients need a certificate of this authority, or one of these.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A file of secrets that cannot be used. Says which and why, and nothing of what is in it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {what}", path.display())]
+pub struct AccessError {
+    path: PathBuf,
+    what: String,
+}
+
+impl AccessError {
+    pub(super) fn new(path: &Path, what: impl fmt::Display) -> AccessError {
+        AccessError {
+            path: path.to_owned(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// The secrets in use. Reloading exchanges all of them at once; connections go on.
+#[derive(Debug)]
+pub struct Access {
+    files: AccessFiles,
+    secrets: RwLock<Arc<Secrets>>,
+}
+
+#[derive(Debug)]
+struct Secrets {
+    write: Option<Tokens>,
+    read: Option<Tokens>,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Access {
+    /// Reads the files.
+    pub fn load(files: AccessFiles) -> Result<Access, AccessError> {
+        let secrets = RwLock::new(Arc::new(Secrets::load(&files)?));
+        Ok(Access { files, secrets })
+    }
+
+    /// Reads the files again. After an error, what was in use stays in use.
+    pub fn reload(&self) -> Result<(), AccessError> {
+        let fresh = Arc::new(Secrets::load(&self.files)?);
+        *self.secrets.write().unwrap_or_else(|e| e.into_inner()) = fresh;
+        Ok(())
+    }
+
+    fn secrets(&self) -> Arc<Secrets> {
+        self.secrets
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone()
+    }
+
+    /// How connections that come in from now on are encrypted.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.secrets().tls.clone()
+    }
+
+    /// Whether a request with these `headers` may do what it wants to.
+    pub(super) fn check(
+        &self,
+        right: Right,
+        headers: &HeaderMap,
+        peer: Peer,
+    ) -> Result<(), Problem> {
+        let by_certificate = self
+            .files
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
+        if by_certificate && !peer.certified {
+            return Err(Problem::NoClientCertificate);
+        }
+        let secrets = self.secrets();
+        let (mine, other) = match right {
+            Right::Write => (&secrets.write, &secrets.read),
+            Right::Read => (&secrets.read, &secrets.write),
+        };
+        let Some(mine) = mine else {
+            return Ok(());
+        };
+        let token = bearer(headers).ok_or(Problem::NoToken)?;
+        if mine.contain(token) {
+            Ok(())
+        } else if other.as_ref().is_some_and(|other| other.contain(token)) {
+            Err(Problem::TokenLacksRight)
+        } else {
+            Err(Problem::WrongToken)
+        }
+    }
+}
+
+/// The token of an `Authorization: Bearer` header (RFC 6750), if there is exactly one such header.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.as_bytes();
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && values.next().is_none()).then(|| token.trim_ascii())
+}
+
+impl Secrets {
+    fn load(files: &AccessFiles) -> Result<Secrets, AccessError> {
+        let tokens = |path: &Option<PathBuf>| path.as_deref().map(Tokens::load).transpose();
+        Ok(Secrets {
+            write: tokens(&files.write_tokens)?,
+            read: tokens(&files.read_tokens)?,
+            tls: files.tls.as_ref().map(tls::load).transpose()?,
+        })
+    }
+}
+
+/// The tokens of a file, of which any will do: while one replaces another, both are in it.
+struct Tokens(Vec<Vec<u8>>);
+
+impl Tokens {
+    /// One token a line. Blank lines, and lines that begin with `#`, are left out.
+    fn load(path: &Path) -> Result<Tokens, AccessError> {
+        let text = std::fs::read(path).map_err(|e| AccessError::new(path, e))?;
+        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let mut tokens = Vec::new();
+        for (number, line) in (1..).zip(lines) {
+            if line.is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            if !line.iter().all(u8::is_ascii_graphic) {
+                let what = format!("line {number} is not a token: it may have visible ASCII only");
+                return Err(AccessError::new(path, what));
+            }
+            tokens.push(line.to_vec());
+        }
+        if tokens.is_empty() {
+            return Err(AccessError::new(
+                path,
+                "no token is in it; write one to a line",
+            ));
+        }
+        Ok(Tokens(tokens))
+    }
+
+    /// Takes as long for a token that is nearly right as for one that is not; only lengths show.
+    fn contain(&self, token: &[u8]) -> bool {
+        let none = Choice::from(0);
+        let any = self
+            .0
+            .iter()
+            .fold(none, |any, one| any | one.as_slice().ct_eq(token));
+        any.into()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tokens", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use warp::http::HeaderValue;
+
+    fn file(text: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text).unwrap();
+        file
+    }
+
+    #[test]
+    fn token_files() {
+        let good = file(b"# agents\nalpha\r\n\n  beta \n");
+        let tokens = Tokens::load(good.path()).unwrap();
+        for (token, expected) in [
+            (&b"alpha"[..], true),
+            (b"beta", true),
+            (b"", false),
+            (b"alph", false),
+            (b"alphaa", false),
+            (b"# agents", false),
+        ] {
+            assert_eq!(tokens.contain(token), expected, "{token:?}");
+        }
+        assert_eq!(format!("{tokens:?}"), "2 tokens");
+        for (text, word) in [(&b"# none\n\n"[..], "no token"), (b"a\nb c\n", "line 2")] {
+            let bad = file(text);
+            let error = Tokens::load(bad.path()).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let error = Tokens::load(Path::new("/nowhere/tokens"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("/nowhere/tokens: "), "{error}");
+    }
+
+    #[test]
+    fn bearer_headers() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            bearer(&headers).map(<[u8]>::to_vec)
+        };
+        assert_eq!(of(&["Bearer abc"]), Some(b"abc".to_vec()));
+        assert_eq!(of(&["bearer  abc "]), Some(b"abc".to_vec()));
+        for other in [
+            &[][..],
+            &["Basic abc"],
+            &["Bearer"],
+            &["Bearer a", "Bearer a"],
+        ] {
+            assert_eq!(of(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! TLS by rustls: versions 1.2 and 1.3, certificates from PEM files.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+use super::access::{AccessError, TlsFiles};
+
+pub(super) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| AccessError::new(&files.cert, e))?;
+    let config = match &files.client_ca {
+        None => config.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for root in certificates(path)? {
+                roots.add(root).map_err(|e| AccessError::new(path, e))?;
+            }
+            // A client without a certificate gets through the handshake, so that `/healthz` is open
+            // to it; `Access::check` stops it at everything else. One with a bad one does not.
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| AccessError::new(path, e))?;
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| pem_error(&files.key, e))?;
+    let mut config = config
+        .with_single_cert(certificates(&files.cert)?, key)
+        .map_err(|e| AccessError::new(&files.cert, format!("with {}: {e}", files.key.display())))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AccessError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = read.map_err(|e| pem_error(path, e))?;
+    if certificates.is_empty() {
+        return Err(AccessError::new(
+            path,
+            "no certificate in PEM form is in it",
+        ));
+    }
+    Ok(certificates)
+}
+
+fn pem_error(path: &Path, error: rustls::pki_types::pem::Error) -> AccessError {
+    use rustls::pki_types::pem::Error;
+    match error {
+        Error::Io(error) => AccessError::new(path, error),
+        Error::NoItemsFound => AccessError::new(path, "nothing in PEM form that fits is in it"),
+        error => AccessError::new(path, format!("not PEM: {error}")),
+    }
+}

@@ -1,0 +1,478 @@
+//! The sending half: what an agent embeds to hand flows to the service, each counted once.
+//!
+//! [`Sender`] collects flows in batches. Every batch gets an idempotency key and goes into a queue: in
+//! memory, or in a [`Spool`](SenderOptions::spool) on disk, which outlives the sender and the
+//! service. A thread takes batches from its front and sends each until the service has answered it,
+//! with the same key each time. So a batch whose answer got lost is sent again, and counts once.
+
+mod delivery;
+mod input;
+mod queue;
+
+pub use delivery::Server;
+pub use input::{InputError, InputFormat, Reader, Unit};
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::ingest::decode::{self, Format};
+use delivery::{Client, Outcome};
+use queue::{Entry, Queue};
+
+/// First and longest pause between two tries, before jitter.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+const ZSTD_LEVEL: i32 = 1;
+
+/// How a [`Sender`] behaves.
+#[derive(Clone, Debug)]
+pub struct SenderOptions {
+    pub server: Server,
+    /// Most flows in a batch.
+    pub batch_flows: usize,
+    /// A batch is closed before it gets more bytes of JSON than this.
+    pub batch_bytes: usize,
+    /// A batch that is not full is sent when it is this old; `None` waits until it is full.
+    pub batch_age: Option<Duration>,
+    /// Compress bodies (zstd).
+    pub compress: bool,
+    /// Directory for batches that the service has not taken yet; `None` keeps a few in memory.
+    pub spool: Option<PathBuf>,
+    /// Bytes in the spool at which [`Sender::push`] waits.
+    pub spool_bytes_max: u64,
+    /// Gives up when nothing could be delivered for this long.
+    pub retry_for: Duration,
+    /// Where keys come from.
+    pub keys: Keys,
+}
+
+/// Where a batch's idempotency key comes from.
+#[derive(Clone, Debug)]
+pub enum Keys {
+    /// Each batch is new.
+    Random,
+    /// From what is sent: the same flows from the same source, batched alike, get the same keys when
+    /// they are sent again. The text names the source.
+    Derived(String),
+}
+
+/// Flows that the service will not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The flows as they were sent, a JSON text each.
+    pub flows: Vec<String>,
+    pub why: String,
+}
+
+/// What became of the flows so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Flows that the service has taken, now or before.
+    pub flows: u64,
+    /// Batches, and how many of them it had taken before.
+    pub batches: u64,
+    pub replayed: u64,
+    /// Tries that failed and were repeated.
+    pub retries: u64,
+    /// Batches that wait.
+    pub waiting: u64,
+}
+
+/// Why a sender does not go on. What it was given and has not delivered is in the spool, if it has one.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SendError {
+    #[error("{url} has not taken anything for {} seconds: {why}", .after.as_secs())]
+    GaveUp {
+        url: String,
+        after: Duration,
+        why: String,
+    },
+    /// Trying again does not help: a wrong token, a wrong URL.
+    #[error("{url} refuses: {why}")]
+    Refused { url: String, why: String },
+    #[error("{}: {why}", path.display())]
+    Spool { path: PathBuf, why: String },
+    #[error("{0}")]
+    Options(String),
+    /// Flows that were rejected could not be put aside.
+    #[error("{0}")]
+    NotKept(String),
+}
+
+/// Collects flows and delivers them. Dropping it abandons what is not in the spool: see
+/// [`Sender::finish`].
+#[derive(Debug)]
+pub struct Sender {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the sender and its delivering thread share.
+#[derive(Debug)]
+struct Shared {
+    options: SenderOptions,
+    state: Mutex<State>,
+    /// Signalled at every change that the other side may wait for.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    open: OpenBatch,
+    queue: Queue,
+    /// Chained over the batches of [`Keys::Derived`], so that two equal ones have different keys.
+    chain: u128,
+    report: Report,
+    /// Why the last try failed.
+    trouble: Option<String>,
+    failed: Option<SendError>,
+    /// The sender is gone: nothing is delivered any more.
+    abandoned: bool,
+}
+
+/// The batch that flows are being added to: a JSON array without its end.
+#[derive(Debug, Default)]
+struct OpenBatch {
+    json: Vec<u8>,
+    flows: usize,
+    since: Option<Instant>,
+}
+
+impl Sender {
+    /// Takes up what a spool holds, and begins to deliver. Flows that the service does not take are
+    /// handed to `on_rejected`, and forgotten once that returns; its error ends the sender.
+    pub fn start(
+        options: SenderOptions,
+        on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
+    ) -> Result<Sender, SendError> {
+        let client = Client::new(&options.server)?;
+        let queue = match &options.spool {
+            Some(path) => Queue::open(path, options.spool_bytes_max)?,
+            None => Queue::in_memory(),
+        };
+        let chain = match &options.keys {
+            Keys::Random => 0,
+            Keys::Derived(source) => xxh3_128(source.as_bytes()),
+        };
+        let shared = Arc::new(Shared {
+            options,
+            state: Mutex::new(State {
+                open: OpenBatch::default(),
+                queue,
+                chain,
+                report: Report::default(),
+                trouble: None,
+                failed: None,
+                abandoned: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let thread = std::thread::Builder::new().name("sender".into()).spawn({
+            let shared = shared.clone();
+            move || shared.deliver_until_abandoned(&client, on_rejected)
+        });
+        match thread {
+            Ok(thread) => Ok(Sender {
+                shared,
+                thread: Some(thread),
+            }),
+            Err(e) => Err(SendError::Options(format!("cannot start a thread: {e}"))),
+        }
+    }
+
+    /// Adds one flow, as JSON text. Waits while the queue is full.
+    ///
+    /// # Errors
+    /// `Ok(Err(why))` where the service would not take it: it is left out.
+    pub fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
+        if let Err(why) = check(flow) {
+            return Ok(Err(why));
+        }
+        let shared = &*self.shared;
+        let options = &shared.options;
+        let mut state = shared.state();
+        let full = state.open.flows >= options.batch_flows
+            || state.open.json.len() + flow.len() + 2 > options.batch_bytes;
+        if full && state.open.flows > 0 {
+            state = shared.close_batch(state)?;
+        }
+        let open = &mut state.open;
+        open.json.push(if open.flows == 0 { b'[' } else { b',' });
+        open.json.extend_from_slice(flow.as_bytes());
+        open.flows += 1;
+        if open.since.is_none() {
+            open.since = Some(Instant::now());
+            shared.changed.notify_all();
+        }
+        state.failed.clone().map_or(Ok(Ok(())), Err)
+    }
+
+    /// Why the service did not take what was sent last; `None` when it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.state().trouble.clone()
+    }
+
+    /// What became of the flows so far.
+    pub fn report(&self) -> Report {
+        let state = self.shared.state();
+        Report {
+            waiting: state.queue.len() as u64 + u64::from(state.open.flows > 0),
+            ..state.report
+        }
+    }
+
+    /// Closes the batch that is being filled: it is in the queue, full or not.
+    pub fn close(&self) -> Result<(), SendError> {
+        self.shared.close_batch(self.shared.state()).map(drop)
+    }
+
+    /// Closes the last batch, and waits until all are delivered. Calls `tick` several times a second
+    /// meanwhile.
+    pub fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
+        self.close()?;
+        let shared = &*self.shared;
+        let mut state = shared.state();
+        loop {
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if state.queue.is_empty() {
+                return Ok(());
+            }
+            drop(state);
+            tick();
+            state = shared.wait(shared.state(), Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.shared.state().abandoned = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join(); // a panic of its has been printed
+        }
+    }
+}
+
+/// The service's own decoder, so that one wrong flow does not cost the batch that it is in. Not as
+/// NDJSON: a flow may be written over several lines.
+fn check(flow: &str) -> Result<(), String> {
+    match decode::decode(format!("[{flow}]").as_bytes(), Format::Json) {
+        Ok(batch) if batch.flows() == 1 => Ok(()),
+        Ok(_) => Err("it is not one flow".into()),
+        Err(error) => Err(match error.field {
+            Some(field) => format!("{}: {}", field.name(), error.what),
+            None => error.what,
+        }),
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before the lock is let go.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout(state, most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Moves the open batch into the queue, once there is room.
+    fn close_batch<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, SendError> {
+        while state.queue.is_full() && state.open.flows > 0 {
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            state = self.wait(state, Duration::from_secs(1));
+        }
+        let mut batch = std::mem::take(&mut state.open);
+        if batch.flows == 0 {
+            return Ok(state); // closed by the other side meanwhile
+        }
+        batch.json.push(b']');
+        let key = match &self.options.keys {
+            Keys::Random => Uuid::now_v7().simple().to_string(),
+            Keys::Derived(_) => {
+                batch.json.extend_from_slice(&state.chain.to_le_bytes());
+                state.chain = xxh3_128(&batch.json);
+                batch.json.truncate(batch.json.len() - size_of::<u128>());
+                format!("{:032x}", state.chain)
+            }
+        };
+        let body = if self.options.compress {
+            zstd::encode_all(batch.json.as_slice(), ZSTD_LEVEL)
+                .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
+        } else {
+            batch.json
+        };
+        let entry = Entry {
+            key,
+            flows: batch.flows,
+            compressed: self.options.compress,
+        };
+        let pushed = state.queue.push(entry, body);
+        if let Err(error) = &pushed {
+            state.failed = Some(error.clone());
+        }
+        self.changed.notify_all();
+        pushed.map(|()| state)
+    }
+
+    /// The delivering thread's life.
+    fn deliver_until_abandoned(
+        &self,
+        client: &Client,
+        mut on_rejected: impl FnMut(Rejected) -> Result<(), String>,
+    ) {
+        let mut pauses = pauses();
+        let mut failing_since: Option<Instant> = None;
+        loop {
+            let Some((entry, body)) = self.next_batch() else {
+                return;
+            };
+            let outcome = client.deliver(&entry, &body);
+            let kept = match &outcome {
+                Outcome::Rejected { why } => on_rejected(Rejected {
+                    flows: flows_of(&entry, &body),
+                    why: why.clone(),
+                }),
+                _ => Ok(()),
+            };
+            let mut state = self.state();
+            let done = match outcome {
+                Outcome::Taken { replayed } => {
+                    state.report.flows += entry.flows as u64;
+                    state.report.batches += 1;
+                    state.report.replayed += u64::from(replayed);
+                    true
+                }
+                Outcome::Rejected { .. } => match kept {
+                    Ok(()) => true,
+                    Err(why) => {
+                        state.failed = Some(SendError::NotKept(why));
+                        false
+                    }
+                },
+                Outcome::Refused { why } => {
+                    let url = client.url().to_owned();
+                    state.failed = Some(SendError::Refused { url, why });
+                    false
+                }
+                Outcome::TryAgain { why, after } => {
+                    state.report.retries += 1;
+                    state.trouble = Some(why.clone());
+                    let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
+                    let left = self.options.retry_for.saturating_sub(failing);
+                    if left.is_zero() {
+                        state.failed = Some(SendError::GaveUp {
+                            url: client.url().to_owned(),
+                            after: self.options.retry_for,
+                            why,
+                        });
+                    } else {
+                        let pause = pauses
+                            .next()
+                            .unwrap_or(PAUSE_MAX)
+                            .max(after.unwrap_or_default());
+                        state = self.pause(state, pause.min(left));
+                    }
+                    false
+                }
+            };
+            if done {
+                state.trouble = None;
+                pauses = self::pauses();
+                failing_since = None;
+                if let Err(error) = state.queue.pop() {
+                    state.failed = Some(error);
+                }
+            }
+            self.changed.notify_all();
+            if state.failed.is_some() || state.abandoned {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the batch that is first in the queue; `None` when the sender is gone.
+    fn next_batch(&self) -> Option<(Entry, Vec<u8>)> {
+        let mut state = self.state();
+        loop {
+            if state.abandoned || state.failed.is_some() {
+                return None;
+            }
+            match state.queue.first() {
+                Ok(Some(first)) => return Some(first),
+                Ok(None) => {}
+                Err(error) => {
+                    state.failed = Some(error);
+                    self.changed.notify_all();
+                    return None;
+                }
+            }
+            let wait = match (self.options.batch_age, state.open.since) {
+                (Some(age), Some(since)) => {
+                    let left = age.saturating_sub(since.elapsed());
+                    if left.is_zero() {
+                        // The queue is empty, so this does not wait.
+                        state = self.close_batch(state).ok()?;
+                        continue;
+                    }
+                    left
+                }
+                _ => Duration::from_secs(60),
+            };
+            state = self.wait(state, wait);
+        }
+    }
+
+    /// Waits, unless the sender goes away.
+    fn pause<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        pause: Duration,
+    ) -> MutexGuard<'a, State> {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.abandoned {
+                return state;
+            }
+            state = self.wait(state, left);
+        }
+    }
+}
+
+/// Exponential, and spread, so that a fleet does not come back all at once.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::new()
+        .with_min_delay(PAUSE_MIN)
+        .with_max_delay(PAUSE_MAX)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// The flows in a body, a JSON text each.
+fn flows_of(entry: &Entry, body: &[u8]) -> Vec<String> {
+    let json = if entry.compressed {
+        zstd::decode_all(body).unwrap_or_default()
+    } else {
+        body.to_vec()
+    };
+    let flows: Vec<Box<RawValue>> = serde_json::from_slice(&json).unwrap_or_default();
+    flows.iter().map(|flow| flow.get().to_owned()).collect()
+}

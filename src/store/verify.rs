@@ -1,0 +1,314 @@
+//! Verification: reads everything that is stored, changes nothing, and holds the rows of every hour
+//! against the ledger.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use rocksdb::{ColumnFamilyDescriptor, DB, DBRawIteratorWithThreadMode, Options, ReadOptions};
+
+use super::codec::{self, Corrupt, HOUR_BYTES};
+use super::dir::DataDir;
+use super::error::StoreError;
+use super::journal::Journal;
+use super::options::RocksOptions;
+use super::receipts::Expiry;
+use super::tally::Tally;
+use super::{StoreOptions, flows_family, marker_in, wal};
+use crate::domain::{Hour, Totals};
+
+/// Batches are checked in tallies of this size.
+const TALLY_BYTES: usize = 32 << 20;
+
+/// What a verification has read, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Verified {
+    pub hours: u64,
+    pub rows: u64,
+    /// By the ledger.
+    pub flows: u64,
+    /// Batches in the journal that the sums do not contain yet.
+    pub journal_batches: u64,
+    pub faults: Vec<Fault>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub enum Fault {
+    /// The rows of the hour add up to something else than the ledger says.
+    Differs {
+        hour: Hour,
+        ledger: Totals,
+        rows: Totals,
+    },
+    /// The hour's rows cannot be read, or are not rows.
+    Hour { hour: Hour, why: String },
+    /// Something that belongs to no hour.
+    Other { what: &'static str, why: String },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Differs { hour, ledger, rows } => write!(
+                f,
+                "hour {hour}: the rows add up to bytes_tx {}, bytes_rx {}; the ledger has {} and {}",
+                rows.tx, rows.rx, ledger.tx, ledger.rx
+            ),
+            Fault::Hour { hour, why } => write!(f, "hour {hour}: {why}"),
+            Fault::Other { what, why } => write!(f, "{what}: {why}"),
+        }
+    }
+}
+
+/// Verifies the data directory at `path`, which no process may be using.
+///
+/// Every block of every row, of the ledger and of the journal is read and its checksum checked. An
+/// hour with a sum that has stopped at 2^64-1 cannot agree exactly; its rows may add up to less.
+///
+/// # Errors
+/// A directory that is in use or not ours, or a database that does not open. What is wrong inside is
+/// in [`Verified::faults`].
+pub fn verify(path: &Path) -> Result<Verified, StoreError> {
+    let dir = DataDir::open_to_read(path)?;
+    if let Some(torn) = wal::check(&dir.rocks())? {
+        return Err(StoreError::Corrupt {
+            what: format!("{torn}: start the service, which cuts it off"),
+        });
+    }
+    let (defaults, stopped) = (StoreOptions::default(), Arc::new(AtomicU64::new(0)));
+    let expiry = Arc::new(Expiry::new(defaults.idempotency_window));
+    let options = RocksOptions::new(&defaults, stopped, &expiry);
+    let families = [
+        ColumnFamilyDescriptor::new("default", Options::default()),
+        ColumnFamilyDescriptor::new(codec::JOURNAL, options.journal),
+        ColumnFamilyDescriptor::new(codec::RECEIPTS, options.receipts),
+        ColumnFamilyDescriptor::new(codec::FLOWS, options.flows),
+    ];
+    let db = DB::open_cf_descriptors_read_only(&options.database, dir.rocks(), families, false)
+        .map_err(|source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    let mut verified = Verified::default();
+    verified.journal(&db);
+    let ledger = verified.ledger(&db)?;
+    verified.rows(&db, ledger)?;
+    Ok(verified)
+}
+
+impl Verified {
+    /// Every batch that a start would replay: there without a gap, and each adding up.
+    fn journal(&mut self, db: &DB) {
+        let mut read = || {
+            let marker = marker_in(db)?;
+            let mut tally = Tally::new(marker);
+            Journal::new(db)?.replay(marker, |batch| {
+                tally.replay(batch)?;
+                self.journal_batches += 1;
+                if tally.memory_bytes() > TALLY_BYTES {
+                    tally = Tally::new(tally.last());
+                }
+                Ok(())
+            })
+        };
+        if let Err(error) = read() {
+            self.other("the journal", error);
+        }
+    }
+
+    fn ledger(&mut self, db: &DB) -> Result<BTreeMap<u32, Totals>, StoreError> {
+        let (lower, upper) = codec::ledger_bounds();
+        let mut ledger = BTreeMap::new();
+        let mut entries = iterate(db, lower, upper)?;
+        while let Some((key, value)) = entries.item() {
+            match (codec::decode_ledger_key(key), codec::decode_totals(value)) {
+                (Ok(hour), Ok(totals)) => {
+                    self.flows += totals.flows;
+                    ledger.insert(hour.get(), totals);
+                }
+                (Err(error), _) | (_, Err(error)) => self.other("the ledger", error),
+            }
+            entries.next();
+        }
+        if let Err(error) = entries.status() {
+            self.other("the ledger", error);
+        }
+        Ok(ledger)
+    }
+
+    /// All rows, hour by hour, so that one that cannot be read hides no other.
+    fn rows(&mut self, db: &DB, mut ledger: BTreeMap<u32, Totals>) -> Result<(), StoreError> {
+        let mut from = 0;
+        while let Some(hour) = Hour::new(u64::from(from)) {
+            let (lower, _) = codec::hour_bounds(hour);
+            let mut rows = iterate(db, &lower, codec::ledger_bounds().0)?;
+            let found = rows.key().and_then(|key| key.first_chunk::<HOUR_BYTES>());
+            let found = found.map(|hour| u32::from_be_bytes(*hour));
+            // The ledger may know an hour before it: one whose rows are gone, or cannot be read.
+            let known = ledger.range(from..).next().map(|(hour, _)| *hour);
+            if let (None, Err(error)) = (known, rows.status()) {
+                self.other("the rows after the last hour", error);
+            }
+            let next = [found, known].into_iter().flatten().min();
+            let Some(hour) = next.and_then(|hour| Hour::new(u64::from(hour))) else {
+                break;
+            };
+            match self.hour(&mut rows, hour) {
+                Err(why) => self.faults.push(Fault::Hour { hour, why }),
+                Ok((sums, stopped)) => {
+                    let totals = ledger.remove(&hour.get()).unwrap_or_default();
+                    let agrees =
+                        |rows: u128, ledger: u128| rows == ledger || stopped && rows < ledger;
+                    if !agrees(sums.tx, totals.tx) || !agrees(sums.rx, totals.rx) {
+                        let (ledger, rows) = (totals, sums);
+                        self.faults.push(Fault::Differs { hour, ledger, rows });
+                    }
+                }
+            }
+            self.hours += 1;
+            ledger.remove(&hour.get());
+            from = hour.get() + 1;
+        }
+        Ok(())
+    }
+
+    /// The sums of the rows of `hour`, at which `rows` stands, and whether one has stopped at the top.
+    fn hour(
+        &mut self,
+        rows: &mut DBRawIteratorWithThreadMode<'_, DB>,
+        hour: Hour,
+    ) -> Result<(Totals, bool), String> {
+        let (lower, _) = codec::hour_bounds(hour);
+        let (mut sums, mut stopped) = (Totals::default(), false);
+        while let Some((key, value)) = rows.item().filter(|(key, _)| key.starts_with(&lower)) {
+            codec::check_key(key).map_err(|e| e.to_string())?;
+            let counters = codec::decode_counters(value).map_err(|e: Corrupt| e.to_string())?;
+            stopped |= counters.tx == u64::MAX || counters.rx == u64::MAX;
+            sums.count(counters);
+            self.rows += 1;
+            rows.next();
+        }
+        rows.status().map_err(|e| e.to_string())?;
+        Ok((sums, stopped))
+    }
+
+    fn other(&mut self, what: &'static str, why: impl fmt::Display) {
+        let why = why.to_string();
+        self.faults.push(Fault::Other { what, why });
+    }
+}
+
+fn iterate<'a>(
+    db: &'a DB,
+    lower: &[u8],
+    upper: &[u8],
+) -> Result<DBRawIteratorWithThreadMode<'a, DB>, StoreError> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(lower);
+    options.set_iterate_upper_bound(upper);
+    options.fill_cache(false);
+    let mut iterator = db.raw_iterator_cf_opt(flows_family(db)?, options);
+    iterator.seek_to_first();
+    Ok(iterator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Counters;
+    use crate::store::{BatchBuilder, Store};
+
+    /// Two hours on disk, a third in the journal.
+    fn stored(dir: &Path) -> Store {
+        let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
+        for hour in [7, 8, 9] {
+            let mut batch = BatchBuilder::with_capacity(0);
+            for name in [b"a", b"b"] {
+                let hour = Hour::new(hour).unwrap();
+                batch.push(
+                    hour,
+                    [name, b"d", b"v"],
+                    Counters {
+                        tx: 1,
+                        rx: u64::MAX / 2,
+                    },
+                );
+            }
+            store.commit(&[batch.finish()]).unwrap();
+            if hour == 8 {
+                store.flush().unwrap();
+            }
+        }
+        store
+    }
+
+    #[test]
+    fn what_was_given_is_verified_and_nothing_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(stored(dir.path()));
+        let names = || {
+            let entries = std::fs::read_dir(dir.path().join("rocks")).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let before = names();
+        let verified = verify(dir.path()).unwrap();
+        assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+        assert_eq!((verified.hours, verified.rows, verified.flows), (2, 4, 4));
+        assert_eq!(verified.journal_batches, 1);
+        assert_eq!(names(), before);
+    }
+
+    #[test]
+    fn a_byte_too_many_is_found_in_its_hour() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        let mut key = Vec::new();
+        codec::push_key(&mut key, Hour::new(8).unwrap(), b"b", b"d", b"v");
+        let one = codec::encode_counters(Counters { tx: 1, rx: 0 });
+        let inner = &store.inner;
+        inner
+            .db
+            .merge_cf(inner.flows().unwrap(), &key, one)
+            .unwrap();
+        drop(store);
+        let faults = verify(dir.path()).unwrap().faults;
+        let [fault] = faults.as_slice() else {
+            panic!("{faults:?}")
+        };
+        let text = fault.to_string();
+        assert!(
+            text.starts_with("hour 8: the rows add up to bytes_tx 3,"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_hour_without_rows_is_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        let inner = &store.inner;
+        let (lower, upper) = codec::hour_bounds(Hour::new(8).unwrap());
+        inner
+            .db
+            .delete_range_cf(inner.flows().unwrap(), lower, upper)
+            .unwrap();
+        drop(store);
+        let faults = verify(dir.path()).unwrap().faults;
+        assert!(
+            matches!(faults.as_slice(), [Fault::Differs { hour, .. }] if hour.get() == 8),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn a_directory_in_use_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let _store = stored(dir.path());
+        assert!(matches!(verify(dir.path()), Err(StoreError::InUse { .. })));
+    }
+}

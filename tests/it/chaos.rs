@@ -1,0 +1,305 @@
+//! Everything at once: senders, the service killed, senders killed, connections cut in the middle of
+//! a body, the disk full. At the end the rows, the ledger and what the senders were given agree to
+//! the byte.
+//!
+//! `scripts/chaos` runs it for as long as one likes: `FLOWTALLY_TEST_CHAOS_S`.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flowtally::store::verify;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, ndjson_body, random};
+
+const HOURS: std::ops::Range<u32> = 10..14;
+const SENDERS: usize = 3;
+const DISK_MIB: usize = 192;
+
+/// A small disk of its own, where there is the right to mount one.
+struct Disk {
+    path: PathBuf,
+    mounted: bool,
+}
+
+impl Disk {
+    fn new(path: PathBuf) -> Disk {
+        std::fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={DISK_MIB}m"), "tmpfs"])
+            .arg(&path)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            println!("full disk: NOT TESTED, this user may not mount one");
+        }
+        Disk { path, mounted }
+    }
+
+    /// Takes all space that is left.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.path.join("filler")).unwrap();
+        while file.write_all(&[1; 64 << 10]).is_ok() {}
+    }
+
+    fn free(&self) {
+        let _there_is_none = std::fs::remove_file(self.path.join("filler"));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _best_effort = Command::new("umount").arg("-l").arg(&self.path).status();
+        }
+    }
+}
+
+/// Hands connections on, and cuts some of them after some bytes.
+struct Proxy {
+    address: SocketAddr,
+    cuts: Arc<AtomicU64>,
+    calm: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn new(to: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy {
+            address: listener.local_addr().unwrap(),
+            cuts: Arc::default(),
+            calm: Arc::default(),
+        };
+        let (cuts, calm) = (proxy.cuts.clone(), proxy.calm.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let Ok(client) = client else { return };
+                let Ok(server) = TcpStream::connect(to) else {
+                    continue;
+                };
+                let cut = !calm.load(Ordering::Relaxed) && rand::random_bool(0.4);
+                // Up, in the middle of a body; down, in the middle of an answer.
+                let (up, down) = match (cut, rand::random_bool(0.5)) {
+                    (false, _) => (u64::MAX, u64::MAX),
+                    (true, true) => (rand::random_range(0..200_000), u64::MAX),
+                    (true, false) => (u64::MAX, rand::random_range(0..2_000)),
+                };
+                cuts.fetch_add(u64::from(cut), Ordering::Relaxed);
+                for (from, to, most) in [
+                    (client.try_clone().unwrap(), server.try_clone().unwrap(), up),
+                    (server, client, down),
+                ] {
+                    std::thread::spawn(move || {
+                        let (mut from, mut to) = (from, to);
+                        let _cut = std::io::copy(&mut Read::by_ref(&mut from).take(most), &mut to);
+                        let _gone = from.shutdown(Shutdown::Both);
+                        let _gone = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        proxy
+    }
+}
+
+/// A process that sends a file, and is started again until it has.
+struct Sending {
+    file: PathBuf,
+    spool: PathBuf,
+    url: String,
+    child: Child,
+}
+
+impl Sending {
+    fn start(file: PathBuf, spool: PathBuf, url: String) -> Sending {
+        let child = Sending::child(&file, &spool, &url);
+        Sending {
+            file,
+            spool,
+            url,
+            child,
+        }
+    }
+
+    fn child(file: &Path, spool: &Path, url: &str) -> Child {
+        Command::new(Daemon::binary())
+            .args([
+                "send",
+                "--batch-flows",
+                "200",
+                "--retry-for",
+                "600",
+                "--url",
+                url,
+                "--spool",
+            ])
+            .args([spool, file])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Whether it has sent everything.
+    fn is_done(&mut self) -> bool {
+        match self.child.try_wait().unwrap() {
+            None => false,
+            Some(status) if status.success() => true,
+            Some(status) => {
+                let mut error = String::new();
+                self.child
+                    .stderr
+                    .take()
+                    .unwrap()
+                    .read_to_string(&mut error)
+                    .unwrap();
+                panic!("{status}: {error}");
+            }
+        }
+    }
+
+    fn kill_and_start(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Sending::child(&self.file, &self.spool, &self.url);
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+fn some_flows(random: &mut StdRng, count: usize) -> Vec<TestFlow> {
+    let flow = |_| {
+        let hour = random.random_range(HOURS);
+        let source = format!("svc-{}", random.random_range(0..300));
+        let dest = format!("svc-{}", random.random_range(0..30));
+        TestFlow::new(
+            hour,
+            &source,
+            &dest,
+            "vpc-0",
+            random.random_range(0..100_000),
+            random.random_range(0..100_000),
+        )
+    };
+    (0..count).map(flow).collect()
+}
+
+#[test]
+fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
+    let seconds = std::env::var("FLOWTALLY_TEST_CHAOS_S")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(12));
+    let mut random = random("chaos");
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::new(dir.path().join("disk"));
+    let db = disk.path.join("db");
+    // The same port each time, so that senders find it again.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let listen = port.to_string();
+    let arguments = [
+        "--listen",
+        &listen,
+        "--flush-interval",
+        "1",
+        "--memory-max",
+        "128",
+    ];
+    let mut daemon = Daemon::start_with(&db, &arguments);
+    let proxy = Proxy::new(port);
+    let url = format!("http://{}", proxy.address);
+
+    let mut model = Model::new();
+    let (mut flows_sent, mut files) = (0, 0);
+    let mut next_file = |random: &mut StdRng, slot: usize| {
+        let flows = some_flows(random, 20_000);
+        let file = dir.path().join(format!("flows-{files}.ndjson"));
+        std::fs::write(&file, ndjson_body(&flows)).unwrap();
+        files += 1;
+        flows_sent += flows.len();
+        add_to(&mut model, &flows);
+        Sending::start(file, dir.path().join(format!("spool-{slot}")), url.clone())
+    };
+    let mut sendings: Vec<_> = (0..SENDERS)
+        .map(|slot| next_file(&mut random, slot))
+        .collect();
+    let (mut kills, mut sender_kills, mut fills, mut ends) = (0, 0, 0, 0);
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(random.random_range(50..500)));
+        match random.random_range(0..10) {
+            0..3 => {
+                daemon.kill();
+                kills += 1;
+                disk.free();
+                daemon = Daemon::start_with(&db, &arguments);
+            }
+            3..6 => {
+                sendings[random.random_range(0..SENDERS)].kill_and_start();
+                sender_kills += 1;
+            }
+            6 if disk.mounted => {
+                disk.fill();
+                fills += 1;
+                std::thread::sleep(Duration::from_millis(random.random_range(200..2_000)));
+                disk.free();
+            }
+            _ => {}
+        }
+        // A supervisor's work, where the disk has made it give up.
+        if daemon.has_ended() {
+            ends += 1;
+            daemon = Daemon::start_with(&db, &arguments);
+        }
+        for (slot, sending) in sendings.iter_mut().enumerate() {
+            if sending.is_done() {
+                *sending = next_file(&mut random, slot);
+            }
+        }
+    }
+    proxy.calm.store(true, Ordering::Relaxed);
+    disk.free();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !sendings.iter_mut().all(Sending::is_done) {
+        assert!(
+            Instant::now() < deadline,
+            "senders do not end: {}",
+            daemon.log()
+        );
+        if daemon.has_ended() {
+            ends += 1;
+            daemon = Daemon::start_with(&db, &arguments);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for hour in HOURS {
+        assert!(
+            daemon.client.hour(hour) == hour_of(&model, hour),
+            "hour {hour}"
+        );
+    }
+    daemon.stop();
+    let verified = verify(&db).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+    assert_eq!(verified.flows, flows_sent as u64);
+    println!(
+        "{flows_sent} flows in {files} files; service killed {kills} times, ended by itself {ends}; \
+         senders killed {sender_kills}; {} connections cut; disk filled {fills} times",
+        proxy.cuts.load(Ordering::Relaxed)
+    );
+    assert!(kills + sender_kills > 0);
+}

@@ -1,0 +1,231 @@
+//! One changed byte anywhere in a data directory: an error, or no effect, but never another sum.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flowtally::store::{Store, StoreOptions, verify};
+use rand::RngExt;
+
+use crate::support::{Daemon, Key, Model, TestFlow, add_to, batch, hour_of, random, scan};
+
+const HOURS: std::ops::Range<u32> = 1..5;
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// A directory with compacted files, fresh ones, and a journal; and what is in it.
+fn stored(dir: &Path, with_journal: bool) -> Model {
+    let mut model = Model::new();
+    let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
+    for round in 0..4 {
+        for part in 0..20 {
+            let flows: Vec<_> = (0..50)
+                .map(|i| {
+                    let source = format!("svc-{}", (i * 7 + part) % 90);
+                    let hour = HOURS.start + i % HOURS.len() as u32;
+                    TestFlow::new(hour, &source, "dest", "vpc-0", u64::from(i), 3)
+                })
+                .collect();
+            add_to(&mut model, &flows);
+            store.commit(&[batch(&flows)]).unwrap();
+        }
+        if round < 3 || !with_journal {
+            store.flush().unwrap();
+        }
+        if round == 1 {
+            store.compact().unwrap();
+        }
+    }
+    model
+}
+
+/// Opens and reads everything: rows, and whether the ledger was right, or why it did not go.
+fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flowtally::domain::Counters)>>, String> {
+    let (store, _) = Store::open(dir, StoreOptions::default()).map_err(|e| e.to_string())?;
+    let mut hours = BTreeMap::new();
+    for hour in HOURS {
+        let at = flowtally::domain::Hour::new(hour.into()).unwrap();
+        // An error in the middle of an answer breaks the connection off.
+        let mut rows = store.scan(at).map_err(|e| e.to_string())?;
+        while rows.next().map_err(|e| e.to_string())?.is_some() {}
+        hours.insert(hour, scan(&store, hour));
+    }
+    Ok(hours)
+}
+
+fn changed_bytes(with_journal: bool, per_file: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let model = stored(&whole, with_journal);
+    let expected: BTreeMap<_, _> = HOURS.map(|hour| (hour, hour_of(&model, hour))).collect();
+    let mut random = random("changed_bytes");
+    let mut outcomes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for file in files(&whole) {
+        let bytes = std::fs::read(&file).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        if bytes.is_empty() || name == "LOG" || name == "LOCK" {
+            continue;
+        }
+        // Random ones, and the last: what ends a file is what a reader takes for a broken-off write.
+        let mut places: Vec<usize> = (0..per_file)
+            .map(|_| random.random_range(0..bytes.len()))
+            .collect();
+        places.extend((0..bytes.len().min(per_file)).map(|i| bytes.len() - 1 - i));
+        for at in places {
+            let broken = dir.path().join("broken");
+            copy(&whole, &broken);
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << random.random_range(0..8);
+            std::fs::write(broken.join(file.strip_prefix(&whole).unwrap()), bytes).unwrap();
+            let found = verify(&broken).is_ok_and(|verified| verified.faults.is_empty());
+            let outcome = outcomes.entry(name.clone()).or_default();
+            match read(&broken) {
+                Ok(rows) => {
+                    assert!(
+                        rows == expected,
+                        "{name}: byte {at} of {} changes a sum",
+                        bytes_of(&file)
+                    );
+                    outcome.1 += 1;
+                }
+                Err(error) => {
+                    assert!(!error.is_empty());
+                    assert!(!found, "verify finds nothing wrong, and then: {error}");
+                    outcome.0 += 1;
+                }
+            }
+            std::fs::remove_dir_all(&broken).unwrap();
+        }
+    }
+    for (name, (refused, harmless)) in &outcomes {
+        println!("{name}: {refused} refused, {harmless} without effect");
+    }
+    let refused: usize = outcomes.values().map(|(refused, _)| refused).sum();
+    assert!(refused > 0, "nothing was tested");
+}
+
+fn bytes_of(path: &Path) -> u64 {
+    path.metadata().unwrap().len()
+}
+
+#[test]
+fn a_changed_byte_never_changes_a_sum() {
+    changed_bytes(true, 12);
+}
+
+#[test]
+fn a_changed_byte_never_changes_a_sum_that_is_all_flushed() {
+    changed_bytes(false, 12);
+}
+
+#[test]
+fn what_is_no_data_directory_is_said_to_be_none() {
+    let temp = tempfile::tempdir().unwrap();
+    for (dir, word) in [
+        (temp.path().to_owned(), "not a flowtally"),
+        (temp.path().join("no"), "No such file"),
+    ] {
+        let output = Command::new(Daemon::binary())
+            .args(["verify", "--data-dir"])
+            .arg(dir)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(word) && text.lines().count() == 1, "{text}");
+    }
+}
+
+/// A power cut leaves the write that was under way without some of its sectors.
+#[test]
+fn a_log_that_a_power_cut_broke_off_opens() {
+    let temp = tempfile::tempdir().unwrap();
+    let whole = temp.path().join("whole");
+    let flows = |part: u32| -> Vec<TestFlow> {
+        let flow = |i| TestFlow::new(1, &format!("svc-{part}-{i}"), "dest", "vpc", 1, 2);
+        (0..100).map(flow).collect()
+    };
+    let mut lengths = Vec::new();
+    let log = || {
+        let mut logs = files(&whole);
+        logs.retain(|file| file.extension().is_some_and(|e| e == "log"));
+        logs.sort();
+        logs.pop().unwrap()
+    };
+    {
+        let (store, _) = Store::open(&whole, StoreOptions::default()).unwrap();
+        for part in 0..3 {
+            store.commit(&[batch(&flows(part))]).unwrap();
+            lengths.push(bytes_of(&log()) as usize);
+        }
+    }
+    let bytes = std::fs::read(log()).unwrap();
+    let [.., second, third] = lengths[..] else {
+        unreachable!()
+    };
+    assert!(third - second > 2048, "the last write has some sectors");
+    let sector = (second + 1024).next_multiple_of(512);
+    let mut without_end = bytes.clone();
+    without_end[sector..].fill(0);
+    let mut without_middle = bytes.clone();
+    without_middle[sector..sector + 512].fill(0);
+    let mut longer = bytes.clone();
+    longer.extend([0; 5000]);
+    let mut changed = bytes.clone();
+    changed[third - 100] ^= 1;
+    for (log_bytes, parts) in [
+        (without_end, Some(2)),
+        (without_middle, Some(2)),
+        (longer, Some(3)),
+        (bytes[..third - 1].to_vec(), Some(2)),
+        // Not what a power cut does: the write may have been acknowledged.
+        (changed, None),
+    ] {
+        let broken = temp.path().join("broken");
+        copy(&whole, &broken);
+        std::fs::write(broken.join(log().strip_prefix(&whole).unwrap()), &log_bytes).unwrap();
+        match (Store::open(&broken, StoreOptions::default()), parts) {
+            (Ok((store, _)), Some(parts)) => {
+                assert_eq!(scan(&store, 1).len(), 100 * parts);
+                // And goes on.
+                store.commit(&[batch(&flows(7))]).unwrap();
+                drop(store);
+                let (store, _) = Store::open(&broken, StoreOptions::default()).unwrap();
+                assert_eq!(scan(&store, 1).len(), 100 * (parts + 1));
+            }
+            (Err(error), None) => {
+                let error = error.to_string();
+                assert!(
+                    error.contains("damaged") && error.contains(".log"),
+                    "{error}"
+                );
+            }
+            (opened, parts) => panic!("{parts:?}, and it opens: {:?}", opened.map(|(_, r)| r)),
+        }
+        std::fs::remove_dir_all(&broken).unwrap();
+    }
+}

@@ -1,0 +1,213 @@
+//! A batch under an idempotency key counts once, however often it is sent.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::support::{
+    Answer, Client, Daemon, JSON, NDJSON, TestFlow, json_body, ndjson_body, random,
+};
+
+fn flows(n: u64) -> Vec<TestFlow> {
+    vec![
+        TestFlow::new(1, "a", "b", "v", n, 1),
+        TestFlow::new(2, "a", "b", "v", 1, n),
+    ]
+}
+
+fn send(client: &Client, key: &str, flows: &[TestFlow]) -> Answer {
+    let headers = [JSON, ("idempotency-key", key)];
+    client.post("/flows", &headers, &json_body(flows)).unwrap()
+}
+
+fn assert_taken(answer: &Answer, before: bool) {
+    let text = String::from_utf8_lossy(&answer.body);
+    assert_eq!((answer.status, text.as_ref()), (200, "{\"accepted\":2}"));
+    let replayed = answer.header("idempotent-replayed");
+    assert_eq!(replayed, before.then_some("true"));
+}
+
+fn assert_problem(answer: &Answer, status: u16, kind: &str) {
+    assert_eq!(answer.status, status, "{:?}", answer.json());
+    let problem = answer.json();
+    assert!(
+        problem["type"].as_str().unwrap().ends_with(kind),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_key_counts_once_also_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path());
+    assert_taken(&send(&daemon.client, "k1", &flows(5)), false);
+    assert_taken(&send(&daemon.client, "k1", &flows(5)), true);
+    // The same flows in another form are the same batch.
+    let ndjson = [NDJSON, ("idempotency-key", "k1")];
+    let answer = daemon
+        .client
+        .post("/flows", &ndjson, &ndjson_body(&flows(5)));
+    assert_taken(&answer.unwrap(), true);
+    assert_taken(&send(&daemon.client, "k2", &flows(5)), false);
+    assert_problem(
+        &send(&daemon.client, "k1", &flows(6)),
+        422,
+        "idempotency-key-reused",
+    );
+    daemon.kill();
+    let daemon = Daemon::start(dir.path());
+    assert_taken(&send(&daemon.client, "k1", &flows(5)), true);
+    assert_problem(
+        &send(&daemon.client, "k2", &flows(6)),
+        422,
+        "idempotency-key-reused",
+    );
+    daemon.stop();
+    let daemon = Daemon::start(dir.path());
+    assert_taken(&send(&daemon.client, "k2", &flows(5)), true);
+    assert_eq!(daemon.client.hour(1)[0].1.tx, 10);
+    // Without a key, each time counts.
+    daemon.client.accept(&flows(5));
+    assert_eq!(daemon.client.hour(1)[0].1.tx, 15);
+    daemon.stop();
+}
+
+#[test]
+fn an_empty_batch_has_a_receipt_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    assert_eq!(
+        send(&daemon.client, "k", &[]).header("idempotent-replayed"),
+        None
+    );
+    assert_eq!(
+        send(&daemon.client, "k", &[]).header("idempotent-replayed"),
+        Some("true")
+    );
+    assert_problem(
+        &send(&daemon.client, "k", &flows(1)),
+        422,
+        "idempotency-key-reused",
+    );
+    daemon.stop();
+}
+
+#[test]
+fn keys_are_visible_ascii_and_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    for key in ["", "a b", "käse", &"k".repeat(256)] {
+        assert_problem(
+            &send(&daemon.client, key, &flows(1)),
+            400,
+            "bad-idempotency-key",
+        );
+    }
+    let twice = [JSON, ("idempotency-key", "a"), ("idempotency-key", "b")];
+    let answer = daemon.client.post("/flows", &twice, &json_body(&flows(1)));
+    assert_problem(&answer.unwrap(), 400, "bad-idempotency-key");
+    assert_taken(&send(&daemon.client, &"~".repeat(255), &flows(1)), false);
+    assert_taken(
+        &send(
+            &daemon.client,
+            "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
+            &flows(1),
+        ),
+        false,
+    );
+    assert_eq!(daemon.client.hour(1)[0].1.tx, 2);
+    daemon.stop();
+}
+
+#[test]
+fn of_many_at_once_one_counts_and_the_others_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    for round in 0..20 {
+        let key = format!("round-{round}");
+        let fresh = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let answer = send(&Client::new(daemon.address), &key, &flows(1));
+                    assert_eq!(answer.status, 200);
+                    let is_fresh = answer.header("idempotent-replayed").is_none();
+                    fresh.fetch_add(usize::from(is_fresh), Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(fresh.into_inner(), 1);
+        assert_eq!(daemon.client.hour(1)[0].1.tx, round + 1);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_key_is_forgotten_after_its_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--idempotency-window", "1"]);
+    assert_taken(&send(&daemon.client, "k", &flows(1)), false);
+    std::thread::sleep(Duration::from_millis(2200));
+    assert_taken(&send(&daemon.client, "k", &flows(2)), false);
+    assert_eq!(daemon.client.hour(1)[0].1.tx, 3);
+    daemon.stop();
+}
+
+/// Senders that never learn whether a batch was taken send it again until they do.
+#[test]
+fn senders_that_try_again_through_kills_count_once() {
+    const WRITERS: u32 = 4;
+    const KILLS: u32 = 15;
+    let mut random = random("senders_that_try_again_through_kills_count_once");
+    let dir = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let listen = ["--flush-interval", "1", "--listen", &port.to_string()].map(str::to_owned);
+    let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
+    let over = AtomicBool::new(false);
+    let (sent, again) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (over, sent, again) = (&over, &sent, &again);
+            scope.spawn(move || {
+                let mut n = 0;
+                while !over.load(Ordering::SeqCst) {
+                    let key = format!("w{writer}-{n}");
+                    let row = TestFlow::new(1, &format!("w{writer}"), "b", "v", 1, 0);
+                    let body = json_body(&vec![row; 10]);
+                    let headers = [JSON, ("idempotency-key", key.as_str())];
+                    loop {
+                        // A client of its own each time: the server may be another one.
+                        match Client::new(port).post("/flows", &headers, &body) {
+                            Ok(answer) if answer.status == 200 => {
+                                let replayed = answer.header("idempotent-replayed").is_some();
+                                again.fetch_add(usize::from(replayed), Ordering::SeqCst);
+                                break;
+                            }
+                            Ok(answer) => assert_eq!(answer.status, 503),
+                            Err(_killed) => std::thread::sleep(Duration::from_millis(2)),
+                        }
+                    }
+                    n += 1;
+                    sent.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for _ in 0..KILLS {
+            let mut daemon = Daemon::start_with(dir.path(), &listen);
+            std::thread::sleep(Duration::from_millis(random.random_range(20..400)));
+            daemon.kill();
+        }
+        let daemon = Daemon::start_with(dir.path(), &listen);
+        over.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(500));
+        let rows = daemon.client.hour(1);
+        let sum: u64 = rows.iter().map(|(_, counters)| counters.tx).sum();
+        println!("{KILLS} kills, {sent:?} batches, {again:?} of them acknowledged as taken before");
+        assert_eq!(sum, 10 * sent.load(Ordering::SeqCst) as u64);
+        daemon.stop();
+    });
+}

@@ -1,0 +1,355 @@
+//! `flowtally send`, against the real service and against one that misbehaves.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, json_body, ndjson_body};
+
+fn flows(count: u64) -> Vec<TestFlow> {
+    (0..count)
+        .map(|i| TestFlow::new(1, &format!("svc-{}", i % 7), "d,\"e\"", "", i, 1))
+        .collect()
+}
+
+fn csv_body(flows: &[TestFlow]) -> Vec<u8> {
+    let mut text = "hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx\n".to_owned();
+    for flow in flows {
+        let (hour, src, dest, vpc) = &flow.key;
+        let dest = dest.replace('"', "\"\"");
+        text += &format!("{hour},{src},\"{dest}\",{vpc},{},{}\n", flow.tx, flow.rx);
+    }
+    text.into_bytes()
+}
+
+fn send(url: &str, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(Daemon::binary())
+        .args(["send", "--url", url])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end before it has read all.
+    let _sent = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Status, standard output, standard error.
+fn parts(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+fn url(daemon: &Daemon) -> String {
+    format!("http://{}", daemon.address)
+}
+
+#[test]
+fn three_formats_from_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let flows = flows(2500);
+    let mut model = Model::new();
+    for body in [json_body(&flows), ndjson_body(&flows), csv_body(&flows)] {
+        let (status, out, error) = parts(&send(&url(&daemon), &[], &body));
+        assert_eq!(status, Some(0), "{error}");
+        assert_eq!(
+            out,
+            "2500 flows sent in 3 batches, 0 of which the service had already; 0 refused\n"
+        );
+        add_to(&mut model, &flows);
+        assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    }
+    // Nothing is nothing.
+    assert_eq!(parts(&send(&url(&daemon), &[], b"")).0, Some(0));
+    daemon.stop();
+}
+
+#[test]
+fn a_file_counts_once_however_often_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    // Batches that are alike, in one file, count each.
+    let flows: Vec<_> = (0..3000)
+        .map(|_| TestFlow::new(1, "a", "b", "c", 1, 0))
+        .collect();
+    let file = dir.path().join("flows.json");
+    std::fs::write(&file, json_body(&flows)).unwrap();
+    let file = file.to_str().unwrap();
+    let tx = || daemon.client.hour(1)[0].1.tx;
+    for (arguments, known, expected) in [
+        (&[file][..], 0, 3000),
+        (&[file, "--no-compress"], 3, 3000),
+        (&[file, "--again"], 0, 6000),
+    ] {
+        let (status, out, error) = parts(&send(&url(&daemon), arguments, b""));
+        assert_eq!(status, Some(0), "{error}");
+        assert!(out.contains(&format!("{known} of which")), "{out}");
+        assert_eq!(tx(), expected);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn what_is_refused_is_put_aside_and_the_rest_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let rejects = dir.path().join("rejects.ndjson");
+    let good = String::from_utf8(ndjson_body(&flows(3))).unwrap();
+    let bad = good
+        .lines()
+        .next()
+        .unwrap()
+        .replace("\"hour\":1", "\"hour\":-1");
+    let input = format!("{good}{bad}\nnonsense\n{good}");
+    let arguments = ["--format", "ndjson", "--rejects", rejects.to_str().unwrap()];
+    let (status, out, error) = parts(&send(&url(&daemon), &arguments, input.as_bytes()));
+    assert_eq!(status, Some(1));
+    assert!(out.starts_with("6 flows sent"), "{out}");
+    assert!(
+        error.contains("2 flows were refused; they are in"),
+        "{error}"
+    );
+    let lines = std::fs::read_to_string(rejects).unwrap();
+    let lines: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(
+        (&lines[0]["place"], &lines[0]["flow"]),
+        (&"line 4".into(), &bad.into())
+    );
+    assert!(
+        lines[0]["why"].as_str().unwrap().starts_with("hour: "),
+        "{}",
+        lines[0]
+    );
+    assert_eq!(lines[1]["flow"], "nonsense");
+
+    // The rest of an input that breaks off cannot be read, and that is said.
+    let (status, out, error) = parts(&send(&url(&daemon), &[], &json_body(&flows(3))[..200]));
+    assert_eq!(status, Some(1));
+    assert!(
+        out.starts_with("1 flows sent") || out.starts_with("2 flows sent"),
+        "{out}"
+    );
+    assert!(error.contains("the rest was not read"), "{error}");
+    daemon.stop();
+}
+
+#[test]
+fn a_spool_keeps_what_a_service_that_is_away_does_not_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{address}");
+    let spool = dir.path().join("spool");
+    let spool = spool.to_str().unwrap();
+    let flows = flows(2500);
+    let arguments = ["--spool", spool, "--retry-for", "1"];
+    let (status, _, error) = parts(&send(&url, &arguments, &ndjson_body(&flows)));
+    assert_eq!(status, Some(1));
+    assert!(
+        error.contains("has not taken anything for 1 seconds"),
+        "{error}"
+    );
+    assert!(error.contains("3 batches stay in the spool"), "{error}");
+    let batches = || std::fs::read_dir(spool).unwrap().count() - 1;
+    assert_eq!(batches(), 3);
+
+    let db = dir.path().join("db");
+    let daemon = Daemon::start_with(&db, &["--listen", &address.to_string()]);
+    let (status, out, error) = parts(&send(&url, &["--spool", spool], b""));
+    assert_eq!(
+        (status, out.starts_with("2500 flows")),
+        (Some(0), true),
+        "{error}"
+    );
+    assert_eq!(batches(), 0);
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+#[test]
+fn a_signal_leaves_what_was_read_in_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let mut child = Command::new(Daemon::binary())
+        .args(["send", "--url", "http://127.0.0.1:9", "--spool"])
+        .arg(&spool)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&ndjson_body(&flows(10))).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let kill = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let (status, _, error) = parts(&output);
+    assert_eq!(status, Some(128 + 15), "{error}");
+    assert!(error.contains("1 batches stay in the spool"), "{error}");
+    let batch = std::fs::read_dir(&spool)
+        .unwrap()
+        .map(|e| e.unwrap().file_name());
+    let names: Vec<_> = batch.map(|name| name.into_string().unwrap()).collect();
+    assert!(
+        names.iter().any(|name| name.ends_with("-10.json.zst")),
+        "{names:?}"
+    );
+    drop(input);
+}
+
+/// Answers each request with the next of `answers`, and tells when each came.
+fn scripted(
+    answers: &'static [&'static str],
+) -> (String, std::thread::JoinHandle<Vec<(Instant, String)>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut requests = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            let (mut key, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                lines.read_line(&mut line).unwrap();
+                let line = line.trim().to_lowercase();
+                if line.is_empty() {
+                    break;
+                }
+                if let Some(value) = line.strip_prefix("idempotency-key: ") {
+                    key = value.to_owned();
+                }
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+            }
+            lines.read_exact(&mut vec![0; length]).unwrap();
+            requests.push((Instant::now(), key));
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        requests
+    });
+    (url, server)
+}
+
+const TAKEN: &str =
+    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"accepted\":3}";
+
+#[test]
+fn it_tries_again_under_the_same_key_and_waits_as_it_is_asked_to() {
+    let (url, server) = scripted(&[
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"acc",
+        "",
+        TAKEN,
+    ]);
+    let (status, out, error) = parts(&send(&url, &[], &ndjson_body(&flows(3))));
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.starts_with("3 flows sent in 1 batches"), "{out}");
+    let requests = server.join().unwrap();
+    assert!(requests[1].0 - requests[0].0 >= Duration::from_secs(2));
+    assert!(!requests[0].1.is_empty() && requests.iter().all(|(_, key)| *key == requests[0].1));
+}
+
+#[test]
+fn what_trying_again_does_not_help_ends_it() {
+    for (answer, word) in [
+        (
+            "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            "401",
+        ),
+        (
+            "HTTP/1.1 302 Found\r\nlocation: /x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            "302",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi",
+            "not flowtally",
+        ),
+    ] {
+        let (url, server) = scripted(Box::leak(Box::new([answer])));
+        let (status, _, error) = parts(&send(&url, &[], &ndjson_body(&flows(3))));
+        assert_eq!(status, Some(1));
+        assert!(error.contains(word) && error.contains("refuses"), "{error}");
+        server.join().unwrap();
+    }
+    for (arguments, word) in [
+        (&["/nowhere/flows.json"][..], "/nowhere/flows.json: "),
+        (&["/tmp"], "is a directory"),
+        (&["--token-file", "/nowhere/token"], "/nowhere/token: "),
+    ] {
+        let (status, _, error) = parts(&send("http://127.0.0.1:9", arguments, b""));
+        assert_eq!(status, Some(1));
+        assert!(
+            error.contains(word) && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+    let (status, _, error) = parts(&send("localhost", &[], b""));
+    assert_eq!(status, Some(1));
+    assert!(error.contains("http://127.0.0.1:8080"), "{error}");
+}
+
+#[test]
+fn it_brings_a_token_and_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "# agents\nw-secret\n").unwrap();
+    let token = token.to_str().unwrap();
+    let daemon = Daemon::start_with(&dir.path().join("db"), &["--write-token-file", token]);
+    let body = ndjson_body(&flows(3));
+    let (status, _, error) = parts(&send(&url(&daemon), &[], &body));
+    assert!(status == Some(1) && error.contains("token"), "{error}");
+    let (status, _, error) = parts(&send(&url(&daemon), &["--token-file", token], &body));
+    assert_eq!(status, Some(0), "{error}");
+    daemon.stop();
+    with_certificate(dir.path(), &body);
+}
+
+fn with_certificate(dir: &Path, body: &[u8]) {
+    let pki = crate::access::Pki::new(&dir.join("pki"));
+    let serve = [
+        "--tls-cert",
+        &pki.cert,
+        "--tls-key",
+        &pki.key,
+        "--tls-client-ca",
+        &pki.ca,
+    ];
+    let daemon = Daemon::launch(&dir.join("tls"), &serve);
+    crate::access::wait_for_log(&daemon, " ready ");
+    let url = format!("https://{}", daemon.address);
+    let ca = ["--ca", &pki.ca, "--retry-for", "1"];
+    let (cert, key) = (pki.client.0.as_str(), pki.client.1.as_str());
+    let with = [&ca[..], &["--cert", cert, "--key", key]].concat();
+    let (status, _, error) = parts(&send(&url, &with, body));
+    assert_eq!(status, Some(0), "{error}");
+    let (status, _, error) = parts(&send(&url, &ca, body));
+    assert!(
+        status == Some(1) && error.contains("certificate"),
+        "{error}"
+    );
+    let (status, _, error) = parts(&send(&url, &["--retry-for", "1"], body));
+    assert!(
+        status == Some(1) && error.contains("has not taken"),
+        "{error}"
+    );
+    daemon.stop();
+}
