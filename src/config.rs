@@ -286,6 +286,11 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
+    /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
+    /// goes on; a twentieth of the disk by default, at most 1024.
+    #[arg(long, env = "FLOWTALLY_DISK_RESERVE", value_name = "MIB")]
+    pub disk_reserve: Option<u32>,
+
     /// Memory that the process may take, in MiB: bodies under way, sums in memory, RocksDB's caches
     /// and buffers are all cut from it.
     #[arg(

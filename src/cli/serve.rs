@@ -75,6 +75,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             flush_interval: arguments.flush_interval,
             idempotency_window: arguments.idempotency_window,
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
+            disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),
             tally_bytes_max: memory.tally_bytes_max,
             view_bytes_max: memory.view_bytes_max,
             memtable_bytes: memory.memtable_bytes,

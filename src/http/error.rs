@@ -61,6 +61,8 @@ pub(super) enum Problem {
     Stopping,
     /// The journal cannot be written at the moment.
     WritesFail,
+    /// The disk is full, or nearly.
+    NoSpace,
     Ingest(IngestError),
     Query(QueryError),
     /// A bug: a task of ours panicked. The log has it.
@@ -117,6 +119,7 @@ impl Problem {
             | Problem::Stopping
             | Problem::WritesFail
             | Problem::Ingest(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Problem::Query(_) | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -160,6 +163,7 @@ impl Problem {
             Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
                 ("stopping", "The service is stopping")
             }
+            Problem::NoSpace => ("no-space", "The disk is full"),
             Problem::WritesFail | Problem::Ingest(IngestError::Store(_)) => {
                 ("not-stored", "The batch could not be stored")
             }
@@ -218,6 +222,11 @@ impl Problem {
             Problem::Recovering => "the journal is being replayed; try again shortly".into(),
             Problem::WritesFail => {
                 "the disk does not take writes at the moment; the log says why".into()
+            }
+            Problem::NoSpace => {
+                "less than the reserve is free on the disk; the batch is not promised, and is taken \
+                 as soon as there is space: try again"
+                    .into()
             }
             Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
                 "the service is stopping; try again when it is back".into()
@@ -293,7 +302,9 @@ impl Problem {
                     HeaderValue::from_static("gzip, zstd"),
                 );
             }
-            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+            _ if status == StatusCode::SERVICE_UNAVAILABLE
+                || status == StatusCode::INSUFFICIENT_STORAGE =>
+            {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
             }
             _ => {}

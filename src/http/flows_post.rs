@@ -12,8 +12,8 @@ use super::access::{Peer, Right};
 use super::error::Problem;
 use super::{Api, body, negotiate};
 use crate::domain::IdempotencyKey;
-use crate::ingest::Taken;
 use crate::ingest::decode::decode;
+use crate::ingest::{IngestError, Taken};
 
 /// Bodies above this size are decoded on a thread where that may take its time; below, handing
 /// them over would cost more than it spares the other requests.
@@ -55,6 +55,9 @@ async fn take(
 ) -> Result<(usize, Taken), Problem> {
     api.access.check(Right::Write, headers, peer)?;
     let backend = api.open_backend()?;
+    if backend.committer.lacks_space() {
+        return Err(Problem::NoSpace);
+    }
     if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
         return Err(Problem::BadQuery {
             what: format!("POST /flows takes no query parameter, and there is {name:?}"),
@@ -79,7 +82,11 @@ async fn take(
         None if accepted == 0 => return Ok((0, Taken::Now)),
         None => batch,
     };
-    let taken = backend.committer.commit(batch, permit).await?;
+    let taken = backend.committer.commit(batch, permit).await;
+    let taken = taken.map_err(|error| match error {
+        IngestError::Store(_) if backend.committer.lacks_space() => Problem::NoSpace,
+        error => error.into(),
+    })?;
     Ok((accepted, taken))
 }
 

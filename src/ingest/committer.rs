@@ -76,6 +76,11 @@ impl Committer {
         self.store.write_health() == WriteHealth::Good
     }
 
+    /// Whether the disk is full, or nearly.
+    pub fn lacks_space(&self) -> bool {
+        self.store.write_health() == WriteHealth::NoSpace
+    }
+
     /// Whether the journal refuses writes for another reason than a full disk: a new start helps.
     pub fn fails(&self) -> bool {
         self.store.write_health() == WriteHealth::Failing

@@ -55,9 +55,16 @@ impl Inner {
     /// Waits for the next tally to flush; `None` when the store is closing.
     fn next_due(&self) -> Result<Option<Arc<Tally>>, StoreError> {
         let mut tallies = self.tallies()?;
+        let mut looked_at_disk: Option<Instant> = None;
         loop {
             if tallies.closing {
                 return Ok(None);
+            }
+            if looked_at_disk.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL) {
+                looked_at_disk = Some(Instant::now());
+                drop(tallies);
+                self.note_space();
+                tallies = self.tallies()?;
             }
             if self.write_health() != WriteHealth::Good {
                 drop(tallies);

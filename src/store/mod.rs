@@ -27,7 +27,7 @@ mod wal;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -106,6 +106,9 @@ pub struct StoreOptions {
     pub idempotency_window: Duration,
     /// Disk that receipts may take; the oldest go first.
     pub receipts_bytes_max: u64,
+    /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
+    /// most 1 GiB.
+    pub disk_reserve_bytes: Option<u64>,
     /// Called at each [`Step`], on the thread that takes it. For tests.
     pub on_step: Option<StepHook>,
 }
@@ -123,6 +126,7 @@ impl Default for StoreOptions {
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
             receipts_bytes_max: 256 << 20,
+            disk_reserve_bytes: None,
             on_step: None,
         }
     }
@@ -190,6 +194,8 @@ struct Inner {
     stopped: Arc<AtomicU64>,
     /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
     write_health: AtomicU8,
+    /// Less than [`StoreOptions::disk_reserve_bytes`] is free.
+    space_is_low: AtomicBool,
 }
 
 /// Whether a commit can be expected to succeed, judged by the last write to the journal. After one
@@ -198,7 +204,7 @@ struct Inner {
 #[repr(u8)]
 pub enum WriteHealth {
     Good,
-    /// The disk is full: writes go on by themselves when there is space again.
+    /// The disk is full, or nearly: writes go on by themselves when there is space again.
     NoSpace,
     /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
     Failing,
@@ -282,6 +288,35 @@ impl Inner {
             .unwrap_or(WriteHealth::Failing)
     }
 
+    /// Looks how much space is left, and says so where that changes something.
+    fn note_space(&self) {
+        let Ok(disk) = rustix::fs::statvfs(self.dir.path()) else {
+            return; // writes will tell
+        };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let all = disk.f_blocks.saturating_mul(disk.f_frsize);
+        let reserve = self.options.disk_reserve_bytes;
+        let reserve = reserve.unwrap_or((all / 20).min(1 << 30));
+        let is_low = free < reserve;
+        if self.space_is_low.swap(is_low, Ordering::Relaxed) == is_low {
+            return;
+        }
+        let (free_mib, reserve_mib) = (free >> 20, reserve >> 20);
+        if is_low {
+            tracing::warn!(
+                free_mib,
+                reserve_mib,
+                "the disk is nearly full: batches are refused"
+            );
+        } else {
+            tracing::info!(
+                free_mib,
+                reserve_mib,
+                "the disk has space again: batches are accepted"
+            );
+        }
+    }
+
     fn note_write(&self, written: &Result<(), StoreError>) {
         let health = match written {
             Ok(()) => WriteHealth::Good,
@@ -349,7 +384,7 @@ impl Store {
         }
         let families = [
             // RocksDB insists on a family of this name; nothing is in it.
-            ColumnFamilyDescriptor::new("default", Options::default()),
+            ColumnFamilyDescriptor::new("default", rocks.unused),
             ColumnFamilyDescriptor::new(codec::JOURNAL, rocks.journal),
             ColumnFamilyDescriptor::new(codec::RECEIPTS, rocks.receipts),
             ColumnFamilyDescriptor::new(codec::FLOWS, rocks.flows.clone()),
@@ -384,6 +419,7 @@ impl Store {
             expiry,
             stopped,
             write_health: AtomicU8::new(WriteHealth::Good as u8),
+            space_is_low: AtomicBool::new(false),
         };
         let recovery = inner.recover()?;
         let inner = Arc::new(inner);
@@ -510,7 +546,12 @@ impl Store {
 
     /// See [`WriteHealth`].
     pub fn write_health(&self) -> WriteHealth {
-        self.inner.write_health()
+        match self.inner.write_health() {
+            WriteHealth::Good if self.inner.space_is_low.load(Ordering::Relaxed) => {
+                WriteHealth::NoSpace
+            }
+            health => health,
+        }
     }
 
     /// How often the journal's log was synced to disk since open.

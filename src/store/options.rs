@@ -20,6 +20,8 @@ const RECEIPTS_MEMTABLE_BYTES: usize = 4 * MIB;
 
 pub(super) struct RocksOptions {
     pub(super) database: Options,
+    /// For the family that RocksDB insists on.
+    pub(super) unused: Options,
     pub(super) journal: Options,
     pub(super) receipts: Options,
     pub(super) flows: Options,
@@ -35,6 +37,7 @@ impl RocksOptions {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         RocksOptions {
             database: database(options.memtable_bytes),
+            unused: unused(),
             journal: journal(&cache, options.memtable_bytes),
             receipts: receipts(&cache, expiry),
             flows: flows(&cache, stopped),
@@ -64,6 +67,13 @@ fn database(memtable_bytes: usize) -> Options {
     options.set_max_log_file_size(16 * MIB);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
+    options
+}
+
+fn unused() -> Options {
+    let mut options = Options::default();
+    // The first log is made as large on disk as the largest memtable, which by default would be this.
+    options.set_write_buffer_size(MIB);
     options
 }
 

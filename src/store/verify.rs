@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rocksdb::{ColumnFamilyDescriptor, DB, DBRawIteratorWithThreadMode, Options, ReadOptions};
+use rocksdb::{ColumnFamilyDescriptor, DB, DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::codec::{self, Corrupt, HOUR_BYTES};
 use super::dir::DataDir;
@@ -82,7 +82,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let expiry = Arc::new(Expiry::new(defaults.idempotency_window));
     let options = RocksOptions::new(&defaults, stopped, &expiry);
     let families = [
-        ColumnFamilyDescriptor::new("default", Options::default()),
+        ColumnFamilyDescriptor::new("default", options.unused),
         ColumnFamilyDescriptor::new(codec::JOURNAL, options.journal),
         ColumnFamilyDescriptor::new(codec::RECEIPTS, options.receipts),
         ColumnFamilyDescriptor::new(codec::FLOWS, options.flows),

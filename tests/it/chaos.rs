@@ -4,7 +4,7 @@
 //!
 //! `scripts/chaos` runs it for as long as one likes: `FLOWTALLY_TEST_CHAOS_S`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,51 +16,11 @@ use flowtally::store::verify;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, ndjson_body, random};
+use crate::support::{Daemon, Disk, Model, TestFlow, add_to, hour_of, ndjson_body, random};
 
 const HOURS: std::ops::Range<u32> = 10..14;
 const SENDERS: usize = 3;
 const DISK_MIB: usize = 192;
-
-/// A small disk of its own, where there is the right to mount one.
-struct Disk {
-    path: PathBuf,
-    mounted: bool,
-}
-
-impl Disk {
-    fn new(path: PathBuf) -> Disk {
-        std::fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK_MIB}m"), "tmpfs"])
-            .arg(&path)
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-        if !mounted {
-            println!("full disk: NOT TESTED, this user may not mount one");
-        }
-        Disk { path, mounted }
-    }
-
-    /// Takes all space that is left.
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.path.join("filler")).unwrap();
-        while file.write_all(&[1; 64 << 10]).is_ok() {}
-    }
-
-    fn free(&self) {
-        let _there_is_none = std::fs::remove_file(self.path.join("filler"));
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _best_effort = Command::new("umount").arg("-l").arg(&self.path).status();
-        }
-    }
-}
 
 /// Hands connections on, and cuts some of them after some bytes.
 struct Proxy {
@@ -204,7 +164,7 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(12));
     let mut random = random("chaos");
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::new(dir.path().join("disk"));
+    let disk = Disk::new(dir.path().join("disk"), DISK_MIB);
     let db = disk.path.join("db");
     // The same port each time, so that senders find it again.
     let port = TcpListener::bind("127.0.0.1:0")
@@ -253,7 +213,7 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
                 sender_kills += 1;
             }
             6 if disk.mounted => {
-                disk.fill();
+                disk.fill(0);
                 fills += 1;
                 std::thread::sleep(Duration::from_millis(random.random_range(200..2_000)));
                 disk.free();

@@ -8,6 +8,7 @@ mod chaos;
 mod contract;
 mod corruption;
 mod crash;
+mod disk;
 mod exactness;
 mod idempotency;
 mod layering;

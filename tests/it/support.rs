@@ -314,6 +314,50 @@ pub fn raw(address: SocketAddr, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// A small disk of its own, where there is the right to mount one.
+#[derive(Debug)]
+pub struct Disk {
+    pub path: PathBuf,
+    pub mounted: bool,
+}
+
+impl Disk {
+    pub fn new(path: PathBuf, mib: usize) -> Disk {
+        std::fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(&path)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            println!("full disk: NOT TESTED, this user may not mount one");
+        }
+        Disk { path, mounted }
+    }
+
+    /// Takes all space but `leave_mib`.
+    pub fn fill(&self, leave_mib: u64) {
+        let mut file = std::fs::File::create(self.path.join("filler")).unwrap();
+        while file.write_all(&[1; 64 << 10]).is_ok() {}
+        let length = file.metadata().unwrap().len();
+        file.set_len(length.saturating_sub(leave_mib << 20))
+            .unwrap();
+    }
+
+    pub fn free(&self) {
+        let _there_is_none = std::fs::remove_file(self.path.join("filler"));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _best_effort = Command::new("umount").arg("-l").arg(&self.path).status();
+        }
+    }
+}
+
 /// The real binary on a free port.
 #[derive(Debug)]
 pub struct Daemon {
