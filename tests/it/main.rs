@@ -3,6 +3,7 @@
 // A test that cannot go on says so by panicking; the lints are about the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod abuse;
 mod access;
 mod chaos;
 mod contract;
