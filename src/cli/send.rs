@@ -42,13 +42,15 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
         },
     };
     let refused = rejects.clone();
+    let once = matches!(options.keys, Keys::Derived(_));
     let sender = Sender::start(options, move |rejected| {
-        refused.write("the service", &rejected)
+        refused.write("the service", &rejected)?;
+        refused.sync()
     })
     .map_err(|e| e.to_string())?;
     let sender = Arc::new(sender);
     let has_spool = arguments.spool.is_some();
-    close_at_signal(sender.clone(), has_spool).map_err(|e| format!("cannot start: {e}"))?;
+    end_at_signal(sender.clone(), has_spool, once).map_err(|e| format!("cannot start: {e}"))?;
 
     let show = || {
         let report = sender.report();
@@ -100,19 +102,30 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     bar.finish_and_clear();
     let report = sender.report();
     let refused = rejects.count();
-    println!(
+    // Whoever does not read it has closed it.
+    let _best_effort = writeln!(
+        io::stdout(),
         "{} flows sent in {} batches, {} of which the service had already; {refused} refused",
-        report.flows, report.batches, report.replayed
+        report.flows,
+        report.batches,
+        report.replayed
     );
+    rejects.sync()?;
     let waiting = report.waiting;
     finished.map_err(|error| match waiting {
         0 => error,
         n if has_spool => {
             format!("{error}; {n} batches stay in the spool: run it again to send them")
         }
-        _ => format!("{error}; what follows was not sent: run it again, what was sent counts once"),
+        _ if once => format!("{error}; run it again to send the rest: what was sent counts once"),
+        _ => format!("{error}; what was not sent by then is not kept: --spool keeps it"),
     })?;
-    read.map_err(|e| format!("{}: {e}; the rest was not read", arguments.file.display()))?;
+    read.map_err(|e| {
+        format!(
+            "{}: {e}; the flows before that were sent, the rest was not read",
+            arguments.file.display()
+        )
+    })?;
     match (refused, &arguments.rejects) {
         (0, _) => Ok(()),
         (n, Some(path)) => Err(format!(
@@ -236,10 +249,17 @@ impl Rejects {
             lines += &format!("{line}\n");
         }
         let mut file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
-        let written = file
-            .write_all(lines.as_bytes())
-            .and_then(|()| file.sync_data());
+        let written = file.write_all(lines.as_bytes());
         written.map_err(|e| format!("cannot write what was refused: {e}"))
+    }
+
+    fn sync(&self) -> Result<(), String> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
+        let synced = file.sync_data();
+        synced.map_err(|e| format!("cannot write what was refused: {e}"))
     }
 
     fn count(&self) -> u64 {
@@ -247,21 +267,24 @@ impl Rejects {
     }
 }
 
-/// A signal closes the batch that is being filled, so that a spool has it, and ends the process.
-fn close_at_signal(sender: Arc<Sender>, has_spool: bool) -> io::Result<()> {
+/// A signal ends the process, and keeps for the next one what is not in a file that it reads again.
+fn end_at_signal(sender: Arc<Sender>, has_spool: bool, once: bool) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
         let Some(signal) = signals.forever().next() else {
             return;
         };
-        let closed = sender.close();
+        let kept = sender.interrupt();
         let waiting = sender.report().waiting;
-        match closed {
+        match kept {
             Err(error) => eprintln!("flowtally: {error}"),
-            Ok(()) if has_spool => {
-                eprintln!("flowtally: stopped; {waiting} batches stay in the spool")
+            Ok(_) if once => eprintln!("flowtally: stopped; run it again to send the rest"),
+            Ok(0) if has_spool => {
+                eprintln!("flowtally: stopped; {waiting} batches stay in the spool");
             }
-            Ok(()) => eprintln!("flowtally: stopped; {waiting} batches were not sent"),
+            Ok(lost) => eprintln!(
+                "flowtally: stopped; {waiting} batches and {lost} flows may not have been sent"
+            ),
         }
         std::process::exit(128 + signal);
     };

@@ -15,6 +15,8 @@ use super::queue::Entry;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// A batch waits for memory and disk of the service for so long, at most, and then gets a 503.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest pause that a service can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// Of an answer that is not ours: enough to tell.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
@@ -176,13 +178,14 @@ fn flows_url(url: &str) -> Result<String, SendError> {
 /// Seconds or a date (RFC 9110).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?;
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
+    let after = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => httpdate::parse_http_date(text)
             .ok()?
             .duration_since(SystemTime::now())
-            .ok(),
-    }
+            .ok()?,
+    };
+    Some(after.min(RETRY_AFTER_MAX))
 }
 
 fn tls(server: &Server) -> Result<TlsConfig, SendError> {

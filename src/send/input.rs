@@ -48,12 +48,18 @@ pub enum InputError {
 pub struct Reader<R> {
     input: R,
     format: Option<InputFormat>,
+    /// Line ends that were skipped at the beginning.
+    lines: u64,
 }
 
 impl<R: BufRead> Reader<R> {
     /// Without a `format`, the first character tells: `[` is JSON, `{` NDJSON, anything else CSV.
     pub fn new(input: R, format: Option<InputFormat>) -> Reader<R> {
-        Reader { input, format }
+        Reader {
+            input,
+            format,
+            lines: 0,
+        }
     }
 
     /// Hands every flow to `each`, until it breaks.
@@ -61,14 +67,12 @@ impl<R: BufRead> Reader<R> {
         mut self,
         mut each: impl FnMut(Unit<'_>) -> ControlFlow<()>,
     ) -> Result<(), InputError> {
-        let format = match self.format {
-            Some(format) => format,
-            None => self.sniff()?,
-        };
+        let sniffed = self.sniff()?;
+        let format = self.format.unwrap_or(sniffed);
         match format {
             InputFormat::Json => read_json(self.input, &mut each),
-            InputFormat::Ndjson => read_lines(self.input, &mut each),
-            InputFormat::Csv => read_csv(self.input, &mut each),
+            InputFormat::Ndjson => read_lines(self.input, self.lines, &mut each),
+            InputFormat::Csv => read_csv(self.input, self.lines, &mut each),
         }
     }
 
@@ -79,7 +83,13 @@ impl<R: BufRead> Reader<R> {
                 return Ok(InputFormat::Ndjson); // nothing
             };
             match first {
-                b' ' | b'\t' | b'\r' | b'\n' => self.input.consume(1),
+                b' ' | b'\t' | b'\r' => self.input.consume(1),
+                b'\n' => {
+                    self.lines += 1;
+                    self.input.consume(1);
+                }
+                // A byte order mark, which some editors put there.
+                0xEF if some.starts_with(b"\xEF\xBB\xBF") => self.input.consume(3),
                 b'[' => return Ok(InputFormat::Json),
                 b'{' => return Ok(InputFormat::Ndjson),
                 _ => return Ok(InputFormat::Csv),
@@ -136,9 +146,9 @@ fn read_json(input: impl Read, each: Each<'_>) -> Result<(), InputError> {
     }
 }
 
-fn read_lines(mut input: impl BufRead, each: Each<'_>) -> Result<(), InputError> {
+fn read_lines(mut input: impl BufRead, skipped: u64, each: Each<'_>) -> Result<(), InputError> {
     let mut line = Vec::new();
-    for number in 1_u64.. {
+    for number in skipped + 1.. {
         line.clear();
         if Read::by_ref(&mut input)
             .take(LINE_BYTES_MAX)
@@ -175,7 +185,7 @@ fn read_lines(mut input: impl BufRead, each: Each<'_>) -> Result<(), InputError>
     Ok(())
 }
 
-fn read_csv(input: impl Read, each: Each<'_>) -> Result<(), InputError> {
+fn read_csv(input: impl Read, skipped: u64, each: Each<'_>) -> Result<(), InputError> {
     let malformed = |error: csv::Error| match error.into_kind() {
         csv::ErrorKind::Io(error) => InputError::Io(error),
         kind => InputError::Malformed(format!("{kind:?}")),
@@ -203,7 +213,7 @@ fn read_csv(input: impl Read, each: Each<'_>) -> Result<(), InputError> {
     }
     let mut record = csv::ByteRecord::new();
     while csv.read_byte_record(&mut record).map_err(malformed)? {
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = skipped + record.position().map_or(0, csv::Position::line);
         let (text, fault) = match json_of(&columns, &record) {
             Ok(text) => (text, None),
             Err(why) => {
@@ -270,6 +280,7 @@ mod tests {
         for (text, places) in [
             (format!(" [{one},\n {one}]\n"), ["flow 0", "flow 1"]),
             (format!("{one}\r\n\n{one}"), ["line 1", "line 3"]),
+            (format!("\u{FEFF}\n\n{one}\n{one}"), ["line 3", "line 4"]),
         ] {
             let (units, error) = read(text.as_bytes());
             assert_eq!(error, None);

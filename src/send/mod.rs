@@ -12,6 +12,7 @@ mod queue;
 pub use delivery::Server;
 pub use input::{InputError, InputFormat, Reader, Unit};
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -197,6 +198,12 @@ impl Sender {
         }
         let shared = &*self.shared;
         let options = &shared.options;
+        if flow.len() + 2 > options.batch_bytes {
+            let (bytes, most) = (flow.len(), options.batch_bytes);
+            return Ok(Err(format!(
+                "it has {bytes} bytes, and a batch may have {most}"
+            )));
+        }
         let mut state = shared.state();
         let full = state.open.flows >= options.batch_flows
             || state.open.json.len() + flow.len() + 2 > options.batch_bytes;
@@ -228,17 +235,23 @@ impl Sender {
         }
     }
 
-    /// Closes the batch that is being filled: it is in the queue, full or not.
-    pub fn close(&self) -> Result<(), SendError> {
-        self.shared.close_batch(self.shared.state()).map(drop)
+    /// For the end of the process, at once: puts the batch that is being filled into the queue where
+    /// that needs no waiting. Not one of [`Keys::Derived`]: whoever reads the source again fills it
+    /// anew, and gives it the key of a full one. Returns how many flows were let go.
+    pub fn interrupt(&self) -> Result<usize, SendError> {
+        let mut state = self.shared.state();
+        if matches!(self.shared.options.keys, Keys::Derived(_)) || state.queue.is_full() {
+            Ok(std::mem::take(&mut state.open).flows)
+        } else {
+            self.shared.close_batch(state).map(|_| 0)
+        }
     }
 
     /// Closes the last batch, and waits until all are delivered. Calls `tick` several times a second
     /// meanwhile.
     pub fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
-        self.close()?;
         let shared = &*self.shared;
-        let mut state = shared.state();
+        let mut state = shared.close_batch(shared.state())?;
         loop {
             if let Some(error) = &state.failed {
                 return Err(error.clone());
@@ -313,7 +326,7 @@ impl Shared {
             }
         };
         let body = if self.options.compress {
-            zstd::encode_all(batch.json.as_slice(), ZSTD_LEVEL)
+            compress(&batch.json)
                 .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
         } else {
             batch.json
@@ -345,9 +358,9 @@ impl Shared {
             };
             let outcome = client.deliver(&entry, &body);
             let kept = match &outcome {
-                Outcome::Rejected { why } => on_rejected(Rejected {
-                    flows: flows_of(&entry, &body),
-                    why: why.clone(),
+                Outcome::Rejected { why } => flows_of(&entry, &body).and_then(|flows| {
+                    let why = why.clone();
+                    on_rejected(Rejected { flows, why })
                 }),
                 _ => Ok(()),
             };
@@ -466,13 +479,28 @@ fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// The flows in a body, a JSON text each.
-fn flows_of(entry: &Entry, body: &[u8]) -> Vec<String> {
+/// With a checksum, so that a spool that is damaged is not taken for other flows.
+fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut zstd = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+    zstd.include_checksum(true)?;
+    zstd.write_all(json)?;
+    zstd.finish()
+}
+
+/// The flows in a body, a JSON text each; it may be the only copy of them.
+fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
+    let damaged = |why: String| {
+        let key = &entry.key;
+        format!(
+            "the batch {key} is damaged, and stays where it is: {why}; mend it, or take it away"
+        )
+    };
     let json = if entry.compressed {
-        zstd::decode_all(body).unwrap_or_default()
+        zstd::decode_all(body).map_err(|e| damaged(e.to_string()))?
     } else {
         body.to_vec()
     };
-    let flows: Vec<Box<RawValue>> = serde_json::from_slice(&json).unwrap_or_default();
-    flows.iter().map(|flow| flow.get().to_owned()).collect()
+    let flows: Vec<Box<RawValue>> =
+        serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
+    Ok(flows.iter().map(|flow| flow.get().to_owned()).collect())
 }

@@ -4,12 +4,13 @@
 //! A receipt is written with its batch, in one atomic write of the journal. Old ones are dropped when
 //! compaction comes by, and earlier where all of them together pass their bound: nobody waits for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rocksdb::compaction_filter::Decision;
-use rocksdb::{ColumnFamily, CompactOptions, DB, Options, properties};
+use rocksdb::{ColumnFamily, CompactOptions, DB, Options, ReadOptions, properties};
 
 use super::batch::Batch;
 use super::codec::{self, Receipt};
@@ -103,31 +104,54 @@ impl Inner {
         Ok(bytes.unwrap_or(0))
     }
 
-    /// Drops the oldest, so many that the others take three quarters of the bound, if they came in
-    /// evenly.
+    /// Drops the oldest, so many that the others take three quarters of the bound.
     pub(super) fn drop_old_receipts(&self) -> Result<(), StoreError> {
         let (bytes, most) = (self.receipts_bytes()?, self.options.receipts_bytes_max);
         if bytes <= most {
             return Ok(());
         }
-        let (oldest, now) = (self.expiry.oldest_kept_s(), now().as_secs());
-        let kept =
-            u128::from(now.saturating_sub(oldest)) * u128::from(most) * 3 / 4 / u128::from(bytes);
-        let kept = u64::try_from(kept).unwrap_or(u64::MAX);
+        let oldest = self.time_of_newest_receipts(most as f64 * 0.75 / bytes as f64)?;
         self.expiry
             .oldest_kept_s
-            .store(now.saturating_sub(kept), Ordering::Relaxed);
+            .fetch_max(oldest, Ordering::Relaxed);
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         let all = None::<&[u8]>;
         self.db
             .compact_range_cf_opt(receipts_family(&self.db)?, all, all, &options);
+        let bytes_now = self.receipts_bytes()?;
         tracing::info!(
             bytes,
-            bytes_now = self.receipts_bytes()?,
-            "idempotency keys passed their bound on disk; the oldest are forgotten"
+            bytes_now,
+            "keys passed --idempotency-disk-max, the oldest are forgotten"
         );
         Ok(())
+    }
+
+    /// From when on receipts were written that are this part of all. Reads them all.
+    fn time_of_newest_receipts(&self, part: f64) -> Result<u64, StoreError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let family = receipts_family(&self.db)?;
+        let mut receipts = self.db.raw_iterator_cf_opt(family, options);
+        let (mut by_time, mut all) = (BTreeMap::<u64, u64>::new(), 0);
+        receipts.seek_to_first();
+        while let Some(value) = receipts.value() {
+            *by_time
+                .entry(codec::decode_receipt(value)?.time_s)
+                .or_default() += 1;
+            all += 1;
+            receipts.next();
+        }
+        receipts.status().map_err(database("reading receipts"))?;
+        let mut left = (all as f64 * part) as u64;
+        for (time_s, count) in by_time.into_iter().rev() {
+            if count > left {
+                return Ok(time_s + 1);
+            }
+            left -= count;
+        }
+        Ok(0)
     }
 }
 

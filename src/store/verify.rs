@@ -14,7 +14,7 @@ use super::dir::DataDir;
 use super::error::StoreError;
 use super::journal::Journal;
 use super::options::RocksOptions;
-use super::receipts::Expiry;
+use super::receipts::{Expiry, receipts_family};
 use super::tally::Tally;
 use super::{StoreOptions, flows_family, marker_in, wal};
 use crate::domain::{Hour, Totals};
@@ -96,6 +96,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     verified.journal(&db);
     let ledger = verified.ledger(&db)?;
     verified.rows(&db, ledger)?;
+    verified.receipts(&db)?;
     Ok(verified)
 }
 
@@ -193,6 +194,23 @@ impl Verified {
         }
         rows.status().map_err(|e| e.to_string())?;
         Ok((sums, stopped))
+    }
+
+    fn receipts(&mut self, db: &DB) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let mut receipts = db.raw_iterator_cf_opt(receipts_family(db)?, options);
+        receipts.seek_to_first();
+        while let Some(value) = receipts.value() {
+            if let Err(error) = codec::decode_receipt(value) {
+                self.other("the receipts of idempotency keys", error);
+            }
+            receipts.next();
+        }
+        if let Err(error) = receipts.status() {
+            self.other("the receipts of idempotency keys", error);
+        }
+        Ok(())
     }
 
     fn other(&mut self, what: &'static str, why: impl fmt::Display) {

@@ -128,6 +128,13 @@ fn end_of(log: &[u8]) -> Result<End, Damage> {
                 at = end;
             }
             Read::End => return Ok(End::Good),
+            Read::Short => {
+                return if follows(log, begin) {
+                    Err(Damage { at: begin })
+                } else {
+                    Ok(End::Good)
+                };
+            }
             Read::Bad => {
                 return if is_torn(log, begin) {
                     Ok(End::Torn { keep })
@@ -142,8 +149,10 @@ fn end_of(log: &[u8]) -> Result<End, Damage> {
 enum Read {
     /// A good one, and where it ends.
     Fragment(Part, usize),
-    /// The log ends, before or inside it.
+    /// The log ends before it, or inside its header.
     End,
+    /// The log ends inside it, by what its header says.
+    Short,
     Bad,
 }
 
@@ -167,7 +176,9 @@ fn fragment(log: &[u8], at: usize) -> (usize, Read) {
         if end > block_end {
             return Some(Read::Bad);
         }
-        let payload = rest.get(..length)?;
+        let Some(payload) = rest.get(..length) else {
+            return Some(Read::Short);
+        };
         let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload);
         let masked = crc.rotate_right(15).wrapping_add(0xA282_EAD8);
         Some(match masked == u32::from_le_bytes([c0, c1, c2, c3]) {
@@ -189,20 +200,34 @@ fn is_torn(log: &[u8], begin: usize) -> bool {
     if !zeros(&log[begin..]) && !sectors.into_iter().any(zeros) {
         return false;
     }
-    // Parts of the same record may have got to the disk, but nothing that was begun after it.
+    !follows(log, begin)
+}
+
+/// Whether a record begins after the fragment at `begin`, which is not a good one: parts of the same
+/// record may have got to the disk, but nothing that was begun after it.
+fn follows(log: &[u8], begin: usize) -> bool {
+    // In the same block it can be anywhere, since the length is not to be trusted.
+    let block_end = (begin + 1).next_multiple_of(BLOCK_BYTES).min(log.len());
+    let begins = |at: &usize| {
+        let (_, read) = fragment(log, *at);
+        matches!(read, Read::Fragment(Part::Whole | Part::First, _))
+    };
+    if (begin + 1..block_end).any(|at| begins(&at)) {
+        return true;
+    }
     let blocks = (begin.next_multiple_of(BLOCK_BYTES)..log.len()).step_by(BLOCK_BYTES);
-    blocks.into_iter().all(|block| {
+    blocks.into_iter().any(|block| {
         let mut at = block;
         while let (_, Read::Fragment(part, end)) = fragment(log, at) {
             if matches!(part, Part::Whole | Part::First) {
-                return false;
+                return true;
             }
             at = end;
             if at >= block + BLOCK_BYTES {
                 break;
             }
         }
-        true
+        false
     })
 }
 
@@ -300,5 +325,17 @@ mod tests {
         let mut lost = log.clone();
         lost[1024..1024 + SECTOR_BYTES].fill(0);
         assert!(end_of(&lost).is_err());
+        // The same, and lengths that reach beyond the end, in a log of one block.
+        let (short, ends) = self::log(&[700; 12]);
+        for end in &ends[..10] {
+            let mut changed = short.clone();
+            changed[end + 5] = 0x50;
+            assert!(end_of(&changed).is_err(), "{end}");
+        }
+        for sector in 0..(ends[10] - 700) / SECTOR_BYTES {
+            let mut lost = short.clone();
+            lost[sector * SECTOR_BYTES..][..SECTOR_BYTES].fill(0);
+            assert!(end_of(&lost).is_err(), "{sector}");
+        }
     }
 }

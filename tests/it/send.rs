@@ -214,6 +214,93 @@ fn a_signal_leaves_what_was_read_in_the_spool() {
     drop(input);
 }
 
+/// Sends SIGTERM at random moments, and starts it again with the same file.
+#[test]
+fn a_file_that_signals_interrupt_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let (url, spool) = (url(&daemon), dir.path().join("spool"));
+    let flows = flows(200_000);
+    let file = dir.path().join("flows.ndjson");
+    std::fs::write(&file, ndjson_body(&flows)).unwrap();
+    let mut interrupted = 0;
+    for round in 1.. {
+        let mut child = Command::new(Daemon::binary())
+            .args(["send", "--batch-flows", "300", "--url", &url, "--spool"])
+            .args([&spool, &file])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(20 + 40 * round));
+        let kill = Command::new("kill").arg(child.id().to_string()).status();
+        let _may_have_ended = kill.unwrap();
+        let begin = Instant::now();
+        let status = child.wait().unwrap();
+        if status.success() {
+            break;
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(3),
+            "a signal ends it at once"
+        );
+        assert_eq!(status.code(), Some(128 + 15));
+        interrupted += 1;
+    }
+    assert!(interrupted > 1);
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+#[test]
+fn a_signal_does_not_wait_for_room() {
+    let mut child = Command::new(Daemon::binary())
+        .args(["send", "--url", "http://127.0.0.1:9", "--batch-flows", "10"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&ndjson_body(&flows(300))).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let kill = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(kill.unwrap().success());
+    let begin = Instant::now();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    drop(input);
+}
+
+#[test]
+fn a_damaged_spool_is_kept_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let spool_arguments = ["--retry-for", "0", "--spool", spool.to_str().unwrap()];
+    send(
+        "http://127.0.0.1:9",
+        &spool_arguments,
+        &ndjson_body(&flows(50)),
+    );
+    let names = || {
+        std::fs::read_dir(&spool)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+    };
+    let batch = names()
+        .find(|path| path.to_str().unwrap().ends_with(".json.zst"))
+        .unwrap();
+    let bytes = std::fs::read(&batch).unwrap();
+    std::fs::write(&batch, &bytes[..bytes.len() / 2]).unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let (status, _, error) = parts(&send(&url(&daemon), &spool_arguments, b""));
+    assert_eq!(status, Some(1));
+    assert!(error.contains("is damaged, and stays"), "{error}");
+    assert!(batch.exists());
+    daemon.stop();
+}
+
 /// Answers each request with the next of `answers`, and tells when each came.
 fn scripted(
     answers: &'static [&'static str],
