@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Send;
-use crate::send::{Keys, Reader, Rejected, Sender, SenderOptions, Server};
+use crate::send::{Keys, Reader, Rejected, SendError, Sender, SenderOptions, Server};
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
                 let flows = vec![unit.text.to_owned()];
                 rejects.write(&unit.place, &Rejected { flows, why })
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(said(error)),
         };
         count += 1;
         if count.is_multiple_of(1024) {
@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     // What has been read is delivered, also where the rest cannot be.
     let finished = match failed {
         Some(error) => Err(error),
-        None => sender.finish(show).map_err(|e| e.to_string()),
+        None => sender.finish(show).map_err(said),
     };
     bar.finish_and_clear();
     let report = sender.report();
@@ -134,6 +134,15 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
         )),
         (n, None) => Err(format!("{n} flows were refused; --rejects FILE keeps them")),
     }
+}
+
+/// As text; an interrupted sender has nothing more to say here, since [`end_at_signal`] does, and ends
+/// the process.
+fn said(error: SendError) -> String {
+    while matches!(error, SendError::Interrupted) {
+        std::thread::park();
+    }
+    error.to_string()
 }
 
 /// What is sent.

@@ -105,6 +105,9 @@ pub enum SendError {
     /// Flows that were rejected could not be put aside.
     #[error("{0}")]
     NotKept(String),
+    /// [`Sender::interrupt`] was called.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// Collects flows and delivers them. Dropping it abandons what is not in the spool: see
@@ -210,6 +213,9 @@ impl Sender {
         if full && state.open.flows > 0 {
             state = shared.close_batch(state)?;
         }
+        if let Some(error) = &state.failed {
+            return Err(error.clone());
+        }
         let open = &mut state.open;
         open.json.push(if open.flows == 0 { b'[' } else { b',' });
         open.json.extend_from_slice(flow.as_bytes());
@@ -218,7 +224,7 @@ impl Sender {
             open.since = Some(Instant::now());
             shared.changed.notify_all();
         }
-        state.failed.clone().map_or(Ok(Ok(())), Err)
+        Ok(Ok(()))
     }
 
     /// Why the service did not take what was sent last; `None` when it did.
@@ -237,14 +243,21 @@ impl Sender {
 
     /// For the end of the process, at once: puts the batch that is being filled into the queue where
     /// that needs no waiting. Not one of [`Keys::Derived`]: whoever reads the source again fills it
-    /// anew, and gives it the key of a full one. Returns how many flows were let go.
+    /// anew, and gives it the key of a full one. From here on nothing is taken or sent any more:
+    /// [`SendError::Interrupted`]. Returns how many flows were let go.
     pub fn interrupt(&self) -> Result<usize, SendError> {
-        let mut state = self.shared.state();
-        if matches!(self.shared.options.keys, Keys::Derived(_)) || state.queue.is_full() {
-            Ok(std::mem::take(&mut state.open).flows)
+        let shared = &*self.shared;
+        let mut state = shared.state();
+        let let_go;
+        if matches!(shared.options.keys, Keys::Derived(_)) || state.queue.is_full() {
+            let_go = std::mem::take(&mut state.open).flows;
         } else {
-            self.shared.close_batch(state).map(|_| 0)
+            state = shared.close_batch(state)?;
+            let_go = 0;
         }
+        state.failed.get_or_insert(SendError::Interrupted);
+        shared.changed.notify_all();
+        Ok(let_go)
     }
 
     /// Closes the last batch, and waits until all are delivered. Calls `tick` several times a second
@@ -503,4 +516,41 @@ fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
     let flows: Vec<Box<RawValue>> =
         serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
     Ok(flows.iter().map(|flow| flow.get().to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that went on while the process ends would fill a batch that begins in the middle of
+    /// another, under a key of its own, and its flows would count twice.
+    #[test]
+    fn after_an_interrupt_nothing_is_taken() {
+        for (keys, let_go) in [(Keys::Derived("a file".into()), 1), (Keys::Random, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = SenderOptions {
+                server: Server {
+                    url: "http://127.0.0.1:9".into(),
+                    ..Server::default()
+                },
+                batch_flows: 2,
+                batch_bytes: 1 << 20,
+                batch_age: None,
+                compress: false,
+                spool: Some(dir.path().to_owned()),
+                spool_bytes_max: 1 << 20,
+                retry_for: Duration::from_secs(60),
+                keys,
+            };
+            let sender = Sender::start(options, |_| Ok(())).unwrap();
+            let flow = r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
+            assert!(matches!(sender.push(flow), Ok(Ok(()))));
+            assert_eq!(sender.interrupt().unwrap(), let_go);
+            for _ in 0..3 {
+                assert!(matches!(sender.push(flow), Err(SendError::Interrupted)));
+            }
+            assert!(matches!(sender.finish(|| {}), Err(SendError::Interrupted)));
+            assert_eq!(sender.report().waiting, 1 - let_go as u64);
+        }
+    }
 }
