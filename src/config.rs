@@ -33,8 +33,9 @@ pub enum Command {
     ///
     /// Reads a JSON array, NDJSON or CSV, from a file or a pipe. Tries again while the service is
     /// away or overloaded, under one idempotency key a batch. A file that is sent again, and has not
-    /// changed, counts once with the same --batch-flows and within the service's --idempotency-window. Exit status: 0 when the
-    /// service has everything, 1 with a line that says what not.
+    /// changed, counts once with the same --batch-flows and within the service's
+    /// --idempotency-window. Exit status: 0 when the service has everything, 1 with a line that says
+    /// what not.
     Send(Send),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///

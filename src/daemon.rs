@@ -25,7 +25,7 @@ const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
 const QUERIES_MAX: usize = 64;
 /// How long the journal may refuse writes, for another reason than a full disk, before the process
 /// ends and a supervisor starts it anew.
-const WRITES_FAIL_MAX: Duration = Duration::from_secs(30);
+const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
 /// The last flush gets the shutdown timeout, and this much at least.
 const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
 /// Beside a body there is, for a while, the batch made of it, which is never larger.

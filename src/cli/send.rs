@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
         let report = sender.report();
         let mut message = format!("{} flows sent", report.flows);
         if report.waiting > 1 {
-            message += &format!(", {} batches wait", report.waiting);
+            message += &format!(", {} wait", batches(report.waiting));
         }
         if let Some(why) = sender.trouble() {
             message += &format!(", trying again: {why}");
@@ -105,9 +105,9 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     // Whoever does not read it has closed it.
     let _best_effort = writeln!(
         io::stdout(),
-        "{} flows sent in {} batches, {} of which the service had already; {refused} refused",
+        "{} flows sent in {}, {} of which the service had already; {refused} refused",
         report.flows,
-        report.batches,
+        batches(report.batches),
         report.replayed
     );
     rejects.sync()?;
@@ -115,7 +115,10 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     finished.map_err(|error| match waiting {
         0 => error,
         n if has_spool => {
-            format!("{error}; {n} batches stay in the spool: run it again to send them")
+            format!(
+                "{error}; in the spool: {}; run it again to send what is there",
+                batches(n)
+            )
         }
         _ if once => format!("{error}; run it again to send the rest: what was sent counts once"),
         _ => format!("{error}; what was not sent by then is not kept: --spool keeps it"),
@@ -139,10 +142,19 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
 /// As text; an interrupted sender has nothing more to say here, since [`end_at_signal`] does, and ends
 /// the process.
 fn said(error: SendError) -> String {
-    while matches!(error, SendError::Interrupted) {
-        std::thread::park();
+    if matches!(error, SendError::Interrupted) {
+        loop {
+            std::thread::park();
+        }
     }
     error.to_string()
+}
+
+fn batches(n: u64) -> String {
+    match n {
+        1 => "1 batch".into(),
+        n => format!("{n} batches"),
+    }
 }
 
 /// What is sent.
@@ -289,10 +301,11 @@ fn end_at_signal(sender: Arc<Sender>, has_spool: bool, once: bool) -> io::Result
             Err(error) => eprintln!("flowtally: {error}"),
             Ok(_) if once => eprintln!("flowtally: stopped; run it again to send the rest"),
             Ok(0) if has_spool => {
-                eprintln!("flowtally: stopped; {waiting} batches stay in the spool");
+                eprintln!("flowtally: stopped; in the spool: {}", batches(waiting));
             }
             Ok(lost) => eprintln!(
-                "flowtally: stopped; {waiting} batches and {lost} flows may not have been sent"
+                "flowtally: stopped; {} and {lost} flows may not have been sent",
+                batches(waiting)
             ),
         }
         std::process::exit(128 + signal);

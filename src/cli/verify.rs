@@ -1,5 +1,7 @@
 //! `flowtally verify`.
 
+use std::io::{self, Write};
+
 use crate::config::Verify;
 use crate::store;
 
@@ -7,7 +9,7 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
     let dir = arguments.data_dir.path.as_path();
     let verified = store::verify(dir).map_err(|e| e.to_string())?;
     for fault in &verified.faults {
-        eprintln!("{fault}");
+        let _best_effort = writeln!(io::stderr(), "{fault}");
     }
     let read = format!(
         "{} hours, {} flows in {} rows, and {} batches in the journal",
@@ -15,7 +17,8 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
     );
     match verified.faults.len() {
         0 => {
-            println!("{read}: all as the ledger has it");
+            // The exit status says it too.
+            let _best_effort = writeln!(io::stdout(), "{read}: all as the ledger has it");
             Ok(())
         }
         faults => Err(format!(

@@ -12,6 +12,7 @@ use subtle::{Choice, ConstantTimeEq};
 use warp::http::HeaderMap;
 use warp::http::header;
 
+use super::connections::Peer;
 use super::error::Problem;
 use super::tls;
 
@@ -20,13 +21,6 @@ use super::tls;
 pub(super) enum Right {
     Write,
     Read,
-}
-
-/// What is known of the other end of a connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Peer {
-    /// It has shown a certificate of the client CA.
-    pub(super) certified: bool,
 }
 
 /// Where the secrets are.
@@ -111,7 +105,7 @@ impl Access {
         &self,
         right: Right,
         headers: &HeaderMap,
-        peer: Peer,
+        peer: &Peer,
     ) -> Result<(), Problem> {
         let by_certificate = self
             .files

@@ -56,9 +56,11 @@ pub(super) async fn receive(
     let deadline = Instant::now() + api.limits.body_time_max;
     loop {
         let idle = Instant::now() + api.limits.body_idle_max;
-        let part = tokio::time::timeout_at(idle.min(deadline), stream.next())
-            .await
-            .map_err(|_| Problem::BodyTimeout)?;
+        let part = tokio::time::timeout_at(idle.min(deadline), stream.next());
+        let part = tokio::select! {
+            part = part => part.map_err(|_| Problem::BodyTimeout)?,
+            error = api.admission.keeps_others_waiting(&permit) => return Err(error.into()),
+        };
         let Some(part) = part else { break };
         let mut part = part.map_err(|e| Problem::BadBody {
             what: format!("the body did not arrive whole: {e}"),

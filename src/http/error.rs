@@ -118,9 +118,13 @@ impl Problem {
             | Problem::Recovering
             | Problem::Stopping
             | Problem::WritesFail
-            | Problem::Ingest(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Problem::Ingest(
+                IngestError::Overloaded(_) | IngestError::Store(_) | IngestError::Closed,
+            ) => StatusCode::SERVICE_UNAVAILABLE,
             Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            Problem::Query(_) | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Problem::Ingest(IngestError::Receipt(_)) | Problem::Query(_) | Problem::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -167,7 +171,9 @@ impl Problem {
             Problem::WritesFail | Problem::Ingest(IngestError::Store(_)) => {
                 ("not-stored", "The batch could not be stored")
             }
-            Problem::Query(_) | Problem::Internal => ("internal", "Internal error"),
+            Problem::Ingest(IngestError::Receipt(_)) | Problem::Query(_) | Problem::Internal => {
+                ("internal", "Internal error")
+            }
         }
     }
 
@@ -237,6 +243,11 @@ impl Problem {
             Problem::Ingest(IngestError::Store(_)) => {
                 "the disk did not take the batch; it is not promised, try again".into()
             }
+            Problem::Ingest(IngestError::Receipt(_)) => {
+                "whether this key has been used cannot be told, since what is stored of it is damaged; \
+                 the batch was not counted; stop the service, and run: flowtally verify"
+                    .into()
+            }
             Problem::Query(_) | Problem::Internal => {
                 "the request failed inside the service; its log says why".into()
             }
@@ -254,6 +265,9 @@ impl Problem {
         match &self {
             Problem::Ingest(error @ IngestError::Store(_)) => {
                 tracing::error!(%error, "a batch was not stored");
+            }
+            Problem::Ingest(error @ IngestError::Receipt(_)) => {
+                tracing::error!(%error, "an idempotency key could not be looked up");
             }
             Problem::Query(error @ QueryError::Store(_)) => {
                 tracing::error!(%error, "a query failed")

@@ -7,7 +7,8 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
-use super::access::{Peer, Right};
+use super::access::Right;
+use super::connections::Peer;
 use super::error::Problem;
 use super::negotiate;
 use super::rows::Answer;
@@ -17,7 +18,7 @@ pub(super) async fn handle(
     api: &Api,
     query: &str,
     headers: &HeaderMap,
-    peer: Peer,
+    peer: &Peer,
 ) -> Result<Response, Problem> {
     api.access.check(Right::Read, headers, peer)?;
     let engine = api.open_backend()?.engine.clone();
@@ -40,7 +41,7 @@ pub(super) async fn handle(
         // A short answer goes out whole, with its length.
         Response::new(chunk.into())
     } else {
-        let holds = (permit, api.begin());
+        let holds = (permit, peer.request.clone());
         let rest = rest_of(answer, holds);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()

@@ -1,6 +1,6 @@
 //! `POST /flows`: a batch in, and an answer once it is durable and visible.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 
 use bytes::Buf;
 use futures_util::Stream;
@@ -8,7 +8,8 @@ use warp::http::HeaderMap;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
-use super::access::{Peer, Right};
+use super::access::Right;
+use super::connections::Peer;
 use super::error::Problem;
 use super::{Api, body, negotiate};
 use crate::domain::IdempotencyKey;
@@ -23,15 +24,10 @@ pub(super) async fn handle(
     api: &Api,
     query: &str,
     headers: &HeaderMap,
-    peer: Peer,
-    stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    peer: &Peer,
+    stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
-    let mut stream = pin!(stream);
-    let result = take(api, query, headers, peer, stream.as_mut()).await;
-    if result.is_err() {
-        body::drain(headers, stream).await;
-    }
-    let (accepted, taken) = result?;
+    let (accepted, taken) = take(api, query, headers, peer, stream).await?;
     let mut response = Response::new(format!("{{\"accepted\":{accepted}}}").into());
     if taken == Taken::Before {
         response
@@ -50,7 +46,7 @@ async fn take(
     api: &Api,
     query: &str,
     headers: &HeaderMap,
-    peer: Peer,
+    peer: &Peer,
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<(usize, Taken), Problem> {
     api.access.check(Right::Write, headers, peer)?;

@@ -5,6 +5,7 @@
 
 mod access;
 mod body;
+mod connections;
 mod error;
 mod flows_get;
 mod flows_post;
@@ -42,7 +43,7 @@ pub struct Limits {
     pub body_time_max: Duration,
     /// Longest pause of a client in the middle of an answer.
     pub answer_idle_max: Duration,
-    /// Connections at a time; further ones wait to be accepted.
+    /// Connections at a time. Further ones take the places of those that are without a request, or wait.
     pub connections_max: usize,
     /// Longest time for the head of a request, and for a connection to begin one; also for a TLS
     /// handshake.
@@ -67,8 +68,6 @@ pub struct Api {
     queries: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
     stopping: AtomicBool,
-    /// Held by requests under way, streamed answers included: its count is theirs plus one.
-    under_way: Arc<()>,
 }
 
 impl Api {
@@ -81,7 +80,6 @@ impl Api {
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             backend: OnceLock::new(),
             stopping: AtomicBool::new(false),
-            under_way: Arc::new(()),
         }
     }
 
@@ -114,15 +112,6 @@ impl Api {
             return Err(Problem::WritesFail);
         }
         Ok(backend)
-    }
-
-    /// Marks a request as under way until the value is dropped.
-    fn begin(&self) -> Arc<()> {
-        self.under_way.clone()
-    }
-
-    fn requests_under_way(&self) -> usize {
-        Arc::strong_count(&self.under_way) - 1
     }
 
     fn open_backend(&self) -> Result<&Backend, Problem> {

@@ -1,5 +1,6 @@
 //! Which path and method goes to which handler.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Buf;
@@ -10,9 +11,9 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::access::Peer;
+use super::connections::Peer;
 use super::error::Problem;
-use super::{Api, flows_get, flows_post, health};
+use super::{Api, body, flows_get, flows_post, health};
 
 /// Everything the service answers, as one filter.
 ///
@@ -26,23 +27,15 @@ pub(super) fn filter(
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
-        .and(warp::ext::optional())
+        .and(warp::ext::get::<Peer>())
         .and(warp::body::stream())
-        .then(
-            move |method, path, query, headers, peer: Option<Peer>, body| {
-                let api = api.clone();
-                async move {
-                    let _under_way = api.begin();
-                    let peer = peer.unwrap_or_default();
-                    route(&api, method, path, query, headers, peer, body)
-                        .await
-                        .unwrap_or_else(Problem::into_response)
-                }
-            },
-        )
+        .then(move |method, path, query, headers, peer, body| {
+            let api = api.clone();
+            async move { answer(&api, method, path, query, headers, peer, body).await }
+        })
 }
 
-async fn route(
+async fn answer(
     api: &Api,
     method: Method,
     path: FullPath,
@@ -50,6 +43,26 @@ async fn route(
     headers: HeaderMap,
     peer: Peer,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Response {
+    let mut body = pin!(body);
+    let answer = route(api, method, path, query, &headers, &peer, body.as_mut()).await;
+    match answer {
+        Ok(response) => response,
+        Err(problem) => {
+            body::drain(&headers, body).await;
+            problem.into_response()
+        }
+    }
+}
+
+async fn route(
+    api: &Api,
+    method: Method,
+    path: FullPath,
+    query: String,
+    headers: &HeaderMap,
+    peer: &Peer,
+    body: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
     let allow = match path.as_str() {
         "/flows" => "GET, HEAD, POST, OPTIONS",
@@ -59,9 +72,9 @@ async fn route(
         }
     };
     match (path.as_str(), method) {
-        ("/flows", Method::POST) => flows_post::handle(api, &query, &headers, peer, body).await,
+        ("/flows", Method::POST) => flows_post::handle(api, &query, headers, peer, body).await,
         ("/flows", Method::GET | Method::HEAD) => {
-            flows_get::handle(api, &query, &headers, peer).await
+            flows_get::handle(api, &query, headers, peer).await
         }
         ("/healthz", Method::GET | Method::HEAD) => Ok(health::live()),
         ("/readyz", Method::GET | Method::HEAD) => health::ready(api),

@@ -13,13 +13,12 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use warp::http::{Method, Request};
 
-use super::access::Peer;
+use super::connections::{Connection, Connections, Peer};
 use super::error::Problem;
 use super::{Api, routes};
 
@@ -44,51 +43,59 @@ pub async fn serve(
         // A client may close its side when it has sent all, and still wants the answer.
         .half_close(true);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(api.limits.connections_max));
-    let mut connections = JoinSet::new();
+    let connections = Connections::new(api.limits.connections_max);
+    let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let accept = async {
-            let place = places.clone().acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        tokio::select! {
+        let accepted = tokio::select! {
             () = &mut shutdown => break,
-            (accepted, place) = accept => match accepted {
-                Ok((stream, _peer)) => {
-                    // Answers are written whole; waiting to fill a packet only delays them.
-                    let _best_effort = stream.set_nodelay(true);
-                    // A client that takes nothing of its answer for so long loses it, and whatever
-                    // the answer holds.
-                    let mut stream = TimeoutStream::new(stream);
-                    stream.set_write_timeout(Some(api.limits.answer_idle_max));
-                    let stream = Box::pin(stream);
-                    let (server, watcher) = (server.clone(), graceful.watcher());
-                    let (filter, tls) = (filter.clone(), api.access.tls());
-                    let handshake_max = api.limits.head_time_max;
-                    connections.spawn(async move {
-                        let ended = match tls {
-                            None => serve_on(stream, Peer::default(), &server, filter, watcher).await,
-                            Some(tls) => match handshake(stream, tls, handshake_max).await {
-                                Ok((stream, peer)) => {
-                                    serve_on(stream, peer, &server, filter, watcher).await
-                                }
-                                Err(error) => Err(error),
-                            },
-                        };
-                        if let Err(error) = ended {
-                            tracing::debug!(error, "a connection ended early");
-                        }
-                        drop(place);
-                    });
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _address)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let place = tokio::select! {
+            () = &mut shutdown => break,
+            place = connections.find_place() => place,
+        };
+        // Those that have ended.
+        while tasks.try_join_next().is_some() {}
+        // Answers are written whole; waiting to fill a packet only delays them.
+        let _best_effort = stream.set_nodelay(true);
+        // A client that takes nothing of its answer for so long loses it, and whatever the answer
+        // holds.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(api.limits.answer_idle_max));
+        let stream = Box::pin(stream);
+        let connection = connections.open();
+        let (server, watcher) = (server.clone(), graceful.watcher());
+        let (filter, tls) = (filter.clone(), api.access.tls());
+        let handshake_max = api.limits.head_time_max;
+        tasks.spawn(async move {
+            let converse = async {
+                let (own, filter) = (connection.clone(), filter);
+                match tls {
+                    None => serve_on(stream, own, false, &server, filter, watcher).await,
+                    Some(tls) => {
+                        let (stream, certified) = handshake(stream, tls, handshake_max).await?;
+                        serve_on(stream, own, certified, &server, filter, watcher).await
+                    }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_ended) = connections.join_next() => {}
-        }
+            };
+            let ended = tokio::select! {
+                ended = converse => ended,
+                () = connection.let_go() => Err("another needed its place".to_owned()),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(error, "a connection ended early");
+            }
+            drop(place);
+        });
     }
     drop(listener);
     api.stop();
@@ -97,7 +104,7 @@ pub async fn serve(
         // head. Those are not worth waiting for.
         loop {
             tokio::time::sleep(GOODBYE).await;
-            if api.requests_under_way() == 0 {
+            if connections.requests_under_way() == 0 {
                 break;
             }
         }
@@ -107,8 +114,8 @@ pub async fn serve(
         () = no_request_left => {}
         () = tokio::time::sleep(grace) => {}
     }
-    let broken_off = api.requests_under_way();
-    connections.shutdown().await;
+    let broken_off = connections.requests_under_way();
+    tasks.shutdown().await;
     broken_off
 }
 
@@ -117,7 +124,8 @@ type Filter<S> = TowerToHyperService<S>;
 /// Answers the requests of one connection until it ends.
 async fn serve_on<S>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
+    connection: Arc<Connection>,
+    certified: bool,
     server: &http1::Builder,
     filter: Filter<S>,
     watcher: Watcher,
@@ -130,25 +138,29 @@ where
         > + Clone,
 {
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        let request_under_way = Arc::new(connection.begin());
+        request.extensions_mut().insert(Peer {
+            certified,
+            request: request_under_way,
+        });
         answer(filter.clone(), request)
     });
-    let connection = server.serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection).await.map_err(|e| e.to_string())
+    let served = server.serve_connection(TokioIo::new(stream), service);
+    watcher.watch(served).await.map_err(|e| e.to_string())
 }
 
-/// The TLS handshake of one connection.
+/// The TLS handshake of one connection. Returns whether the other end has shown a certificate.
 async fn handshake<I: AsyncRead + AsyncWrite + Unpin>(
     stream: I,
     tls: Arc<rustls::ServerConfig>,
     time_max: Duration,
-) -> Result<(tokio_rustls::server::TlsStream<I>, Peer), String> {
+) -> Result<(tokio_rustls::server::TlsStream<I>, bool), String> {
     let accepted = tokio::time::timeout(time_max, TlsAcceptor::from(tls).accept(stream)).await;
     let stream = accepted
         .map_err(|_| "the TLS handshake took too long".to_owned())?
         .map_err(|e| format!("TLS: {e}"))?;
     let certified = stream.get_ref().1.peer_certificates().is_some();
-    Ok((stream, Peer { certified }))
+    Ok((stream, certified))
 }
 
 /// Warp reads a path from every request, and panics where there is none: `CONNECT host:port`.

@@ -4,12 +4,15 @@
 //! turns out to need more, or finds the common pool used up, moves into a **lane**, which covers
 //! whatever a request may need, and there are few of them. So requests never wait for one another
 //! in a circle, a few huge bodies do not keep the many small ones waiting, and bytes count as they
-//! arrive: what a sender announces and does not send costs nobody anything.
+//! arrive: what a sender announces and does not send costs nobody anything. While others wait for
+//! what a request holds, its bytes have to arrive at a least rate.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::IngestError;
 
@@ -17,6 +20,12 @@ use super::IngestError;
 const UNIT_BYTES: usize = 1024;
 /// The common pool has room for this many requests that hold all they may.
 const COMMON_SHARES: usize = 16;
+/// While others wait, bytes have to be granted at this rate, which is twice that of the body.
+const BYTES_PER_S_MIN: usize = 1 << 20;
+/// Time in which no bytes need to arrive.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Pause between two looks whether others wait.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Grants memory to requests; a request that finds none waits for a while.
 #[derive(Clone, Debug)]
@@ -25,17 +34,46 @@ pub struct Admission {
     /// What a request may hold of the common pool.
     share_bytes: usize,
     lanes: Arc<Semaphore>,
+    /// Requests that wait for a lane.
+    waiting: Arc<AtomicUsize>,
+    /// Those of them that would fit into the common pool, if it was not used up.
+    waiting_for_common: Arc<AtomicUsize>,
     wait_max: Duration,
 }
 
 /// Memory granted to one request. Dropping it gives it back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Permit {
     common: Option<OwnedSemaphorePermit>,
     lane: Option<OwnedSemaphorePermit>,
+    /// Bytes that it covers.
+    bytes: usize,
+    /// Until then its bytes have arrived fast enough.
+    fast_until: Instant,
+}
+
+impl Default for Permit {
+    /// Covers nothing.
+    fn default() -> Permit {
+        Permit {
+            common: None,
+            lane: None,
+            bytes: 0,
+            fast_until: Instant::now() + PAUSE_MAX,
+        }
+    }
 }
 
 impl Permit {
+    /// More bytes have arrived. What came faster than it had to makes up for one pause.
+    fn count(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.bytes);
+        self.bytes += more;
+        let now = Instant::now();
+        let time = Duration::from_secs_f64(more as f64 / BYTES_PER_S_MIN as f64);
+        self.fast_until = (self.fast_until.max(now) + time).min(now + PAUSE_MAX);
+    }
+
     fn units(&self) -> usize {
         self.common.as_ref().map_or(0, |p| p.num_permits())
     }
@@ -52,6 +90,8 @@ impl Admission {
             common: Arc::new(Semaphore::new(common / UNIT_BYTES)),
             share_bytes: common / COMMON_SHARES,
             lanes: Arc::new(Semaphore::new(lanes)),
+            waiting: Arc::default(),
+            waiting_for_common: Arc::default(),
             wait_max,
         }
     }
@@ -61,6 +101,7 @@ impl Admission {
     /// # Errors
     /// [`IngestError::Overloaded`] when memory does not become free in time.
     pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), IngestError> {
+        permit.count(bytes);
         if permit.lane.is_some() {
             return Ok(());
         }
@@ -78,14 +119,37 @@ impl Admission {
             (Some(more), Some(units)) => units.merge(more),
             (Some(more), none) => *none = Some(more),
             (None, _) => {
-                permit.lane = Some(self.lane().await?);
+                permit.lane = Some(self.lane(bytes <= self.share_bytes).await?);
                 permit.common = None;
+                // Nothing was read while it waited.
+                permit.fast_until = Instant::now() + PAUSE_MAX;
             }
         }
         Ok(())
     }
 
-    async fn lane(&self) -> Result<OwnedSemaphorePermit, IngestError> {
+    /// Resolves when others have to wait for what `permit` holds, and its bytes arrive slowly: the
+    /// request should be turned away.
+    pub async fn keeps_others_waiting(&self, permit: &Permit) -> IngestError {
+        let others = match (&permit.lane, &permit.common) {
+            (Some(_), _) => &self.waiting,
+            (None, Some(_)) => &self.waiting_for_common,
+            (None, None) => return std::future::pending().await,
+        };
+        tokio::time::sleep_until(permit.fast_until).await;
+        while others.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        IngestError::Overloaded(format!(
+            "memory is short, and this body arrives too slowly to keep what it has: others wait, and \
+             {} KiB a second is the least then; send smaller batches",
+            BYTES_PER_S_MIN >> 11
+        ))
+    }
+
+    async fn lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, IngestError> {
+        let _waits = Waits::new(&self.waiting);
+        let _waits_for_common = is_small.then(|| Waits::new(&self.waiting_for_common));
         tokio::time::timeout(self.wait_max, self.lanes.clone().acquire_owned())
             .await
             .map_err(|_| IngestError::Overloaded("too many bytes are under way".into()))?
@@ -93,9 +157,27 @@ impl Admission {
     }
 }
 
+/// Counts one that waits, until it is dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Waits<'_> {
+    fn new(count: &AtomicUsize) -> Waits<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waits(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
+    use std::task::Poll;
 
     /// A common pool of 32 KiB, 2 KiB of it for each; two lanes.
     fn admission() -> Admission {
@@ -165,5 +247,73 @@ mod tests {
         admission.grow(&mut small, 2048).await.unwrap();
         drop(a);
         admission.grow(&mut c, 3000).await.unwrap();
+    }
+
+    /// Has one of `permits` turned away while `other` waits for memory, and returns which, and when.
+    async fn turned_away(
+        admission: &Admission,
+        permits: &[Permit],
+        other: usize,
+    ) -> Option<(usize, Duration)> {
+        let begin = Instant::now();
+        let mut waits = Permit::default();
+        let mut all: Vec<_> = permits
+            .iter()
+            .map(|permit| Box::pin(admission.keeps_others_waiting(permit)))
+            .collect();
+        let first = poll_fn(|context| {
+            let mut gone = all
+                .iter_mut()
+                .map(|future| future.as_mut().poll(context).is_ready());
+            match gone.position(|gone| gone) {
+                Some(which) => Poll::Ready(which),
+                None => Poll::Pending,
+            }
+        });
+        tokio::select! {
+            which = first => Some((which, begin.elapsed())),
+            _ = admission.grow(&mut waits, other) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_stalls_is_turned_away_where_others_wait() {
+        let admission = Admission::new(4 << 20, 1 << 20, Duration::from_secs(60));
+        let (mut fast, mut stalls) = (Permit::default(), Permit::default());
+        for (permit, bytes) in [(&mut fast, 1 << 20), (&mut stalls, 192 << 10)] {
+            admission.grow(permit, bytes).await.unwrap();
+            assert!(permit.lane.is_some());
+        }
+        // Nobody waits: no matter how slow.
+        assert_eq!(admission.lanes.available_permits(), 0);
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+        admission.grow(&mut fast, 3 << 19).await.unwrap();
+        let lanes = [fast, stalls];
+        let (which, after) = turned_away(&admission, &lanes, 192 << 10).await.unwrap();
+        assert_eq!(which, 1);
+        assert!(after < Duration::from_millis(500), "{after:?}");
+        // The other one has been fast enough for another half of a second.
+        turned_away(&admission, &lanes[..1], 192 << 10)
+            .await
+            .unwrap();
+        assert!(lanes[0].fast_until <= Instant::now());
+    }
+
+    #[tokio::test]
+    async fn the_common_pool_is_not_held_by_those_who_stall() {
+        let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(2));
+        let mut permits = Vec::new();
+        for _ in 0..18 {
+            let mut permit = Permit::default();
+            admission.grow(&mut permit, 2048).await.unwrap();
+            permits.push(permit);
+        }
+        // A large one waits for a lane; that concerns who is in one.
+        let (which, _) = turned_away(&admission, &permits, 9 << 10).await.unwrap();
+        assert!(which >= 16, "{which}");
+        let common = &permits[..16];
+        assert_eq!(turned_away(&admission, common, 9 << 10).await, None);
+        let (_, after) = turned_away(&admission, common, 2048).await.unwrap();
+        assert!(after < Duration::from_secs(1), "{after:?}");
     }
 }

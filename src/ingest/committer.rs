@@ -152,7 +152,7 @@ impl Group {
             // Also one whose first is durable already waits for this group: it is a rare one.
             Ok(Known::Taken) => self.waiting.push((waits, Taken::Before)),
             Ok(Known::Reused) => answer(waits, Err(IngestError::KeyReused)),
-            Err(error) => answer(waits, Err(ingest_error(error))),
+            Err(error) => answer(waits, Err(IngestError::Receipt(Arc::new(error)))),
         }
     }
 

@@ -21,6 +21,10 @@ pub enum IngestError {
     /// The journal could not be written; the batch is not promised.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// Whether a batch was taken under this one's idempotency key cannot be told: what is stored is
+    /// damaged, and trying again does not help.
+    #[error(transparent)]
+    Receipt(Arc<StoreError>),
     /// Another batch was taken under this one's idempotency key.
     #[error("other flows were taken under this idempotency key")]
     KeyReused,

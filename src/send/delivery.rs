@@ -1,252 +1,170 @@
-//! One batch to the service, once: what came of it, and whether to try again.
+//! The thread that takes batches from the front of the queue and sends each until the service has
+//! answered it.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use ureq::http::{HeaderMap, StatusCode, Uri};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use serde_json::value::RawValue;
 
-use super::SendError;
+use super::client::{Client, Outcome};
 use super::queue::Entry;
+use super::{Rejected, SendError, Shared, State};
 
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// A batch waits for memory and disk of the service for so long, at most, and then gets a 503.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// Longest pause that a service can ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-/// Of an answer that is not ours: enough to tell.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// First and longest pause between two tries, before jitter.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Where the service is, and how to talk to it.
-#[derive(Clone, Default)]
-pub struct Server {
-    /// As in `http://flowtally:8080`.
-    pub url: String,
-    pub token: Option<String>,
-    /// PEM file of the authorities to trust instead of the usual ones.
-    pub ca: Option<PathBuf>,
-    /// PEM files of a client certificate and its key.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-}
-
-impl fmt::Debug for Server {
-    /// Without the token.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("url", &self.url)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What came of a try.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// The service has it; `replayed`: it had it before.
-    Taken { replayed: bool },
-    /// It will not take these flows.
-    Rejected { why: String },
-    /// It will not take any, until something is changed here.
-    Refused { why: String },
-    TryAgain {
-        why: String,
-        /// What the service asked for.
-        after: Option<Duration>,
-    },
-}
-
-/// An HTTP client of one service, which keeps its connection.
-#[derive(Debug)]
-pub(super) struct Client {
-    agent: ureq::Agent,
-    url: String,
-    authorization: Option<String>,
-}
-
-/// A problem document of the service.
-#[derive(Deserialize)]
-struct Problem {
-    title: String,
-    detail: String,
-}
-
-impl Client {
-    pub(super) fn new(server: &Server) -> Result<Client, SendError> {
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_MAX))
-            .timeout_global(Some(ANSWER_MAX))
-            .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls(server)?)
-            .build();
-        Ok(Client {
-            agent: agent.into(),
-            url: flows_url(&server.url)?,
-            authorization: server.token.as_ref().map(|token| format!("Bearer {token}")),
-        })
-    }
-
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-
-    pub(super) fn deliver(&self, entry: &Entry, body: &[u8]) -> Outcome {
-        let mut request = self
-            .agent
-            .post(&self.url)
-            .header("content-type", "application/json")
-            .header("idempotency-key", &entry.key);
-        if entry.compressed {
-            request = request.header("content-encoding", "zstd");
-        }
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
-        }
-        let mut response = match request.send(body) {
-            Ok(response) => response,
-            // A certificate does not get better by trying again, but the service may be given another.
-            Err(error) => {
-                return Outcome::TryAgain {
-                    why: error.to_string(),
-                    after: None,
-                };
+impl Shared {
+    /// The delivering thread's life.
+    pub(super) fn deliver_until_abandoned(
+        &self,
+        client: &Client,
+        mut on_rejected: impl FnMut(Rejected) -> Result<(), String>,
+    ) {
+        let mut pauses = pauses();
+        let mut failing_since: Option<Instant> = None;
+        loop {
+            let Some((entry, body)) = self.next_batch() else {
+                return;
+            };
+            let outcome = client.deliver(&entry, &body);
+            let kept = match &outcome {
+                Outcome::Rejected { why } => flows_of(&entry, &body).and_then(|flows| {
+                    let why = why.clone();
+                    on_rejected(Rejected { flows, why })
+                }),
+                _ => Ok(()),
+            };
+            let mut state = self.state();
+            let done = match outcome {
+                Outcome::Taken { replayed } => {
+                    state.report.flows += entry.flows as u64;
+                    state.report.batches += 1;
+                    state.report.replayed += u64::from(replayed);
+                    true
+                }
+                Outcome::Rejected { .. } => match kept {
+                    Ok(()) => true,
+                    Err(why) => {
+                        state.failed = Some(SendError::NotKept(why));
+                        false
+                    }
+                },
+                Outcome::Refused { why } => {
+                    let url = client.url().to_owned();
+                    state.failed = Some(SendError::Refused { url, why });
+                    false
+                }
+                Outcome::TryAgain { why, after } => {
+                    state.report.retries += 1;
+                    state.trouble = Some(why.clone());
+                    let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
+                    let left = self.options.retry_for.saturating_sub(failing);
+                    if left.is_zero() {
+                        state.failed = Some(SendError::GaveUp {
+                            url: client.url().to_owned(),
+                            after: self.options.retry_for,
+                            why,
+                        });
+                    } else {
+                        let pause = pauses
+                            .next()
+                            .unwrap_or(PAUSE_MAX)
+                            .max(after.unwrap_or_default());
+                        state = self.pause(state, pause.min(left));
+                    }
+                    false
+                }
+            };
+            if done {
+                state.trouble = None;
+                pauses = self::pauses();
+                failing_since = None;
+                if let Err(error) = state.queue.pop() {
+                    state.failed = Some(error);
+                }
             }
-        };
-        let status = response.status();
-        let after = retry_after(response.headers());
-        let replayed = response.headers().contains_key("idempotent-replayed");
-        // The answer has to be complete: a proxy may break off in the middle of one.
-        let text = match response
-            .body_mut()
-            .with_config()
-            .limit(ANSWER_BYTES_MAX)
-            .read_to_string()
-        {
-            Ok(text) => text,
-            Err(error) => {
-                return Outcome::TryAgain {
-                    why: format!("the answer broke off: {error}"),
-                    after,
-                };
+            self.changed.notify_all();
+            if state.failed.is_some() || state.abandoned {
+                return;
             }
-        };
-        let why = match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            Err(_) => status.to_string(),
-        };
-        match status {
-            StatusCode::OK if text.starts_with("{\"accepted\":") => Outcome::Taken { replayed },
-            StatusCode::OK => Outcome::Refused {
-                why: "something answered that is not flowtally".into(),
-            },
-            StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::UNPROCESSABLE_ENTITY => Outcome::Rejected { why },
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Outcome::TryAgain { why, after }
+        }
+    }
+
+    /// Waits for the batch that is first in the queue; `None` when the sender is gone.
+    fn next_batch(&self) -> Option<(Entry, Vec<u8>)> {
+        let mut state = self.state();
+        loop {
+            if state.abandoned || state.failed.is_some() {
+                return None;
             }
-            status if status.is_server_error() => Outcome::TryAgain { why, after },
-            _ => Outcome::Refused { why },
+            match state.queue.first() {
+                Ok(Some(first)) => return Some(first),
+                Ok(None) => {}
+                Err(error) => {
+                    state.failed = Some(error);
+                    self.changed.notify_all();
+                    return None;
+                }
+            }
+            let wait = match (self.options.batch_age, state.open.since) {
+                (Some(age), Some(since)) => {
+                    let left = age.saturating_sub(since.elapsed());
+                    if left.is_zero() {
+                        // The queue is empty, so this does not wait.
+                        state = self.close_batch(state).ok()?;
+                        continue;
+                    }
+                    left
+                }
+                _ => Duration::from_secs(60),
+            };
+            state = self.wait(state, wait);
+        }
+    }
+
+    /// Waits, unless the sender goes away.
+    fn pause<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        pause: Duration,
+    ) -> MutexGuard<'a, State> {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.abandoned {
+                return state;
+            }
+            state = self.wait(state, left);
         }
     }
 }
 
-fn flows_url(url: &str) -> Result<String, SendError> {
-    let bad = |why: &dyn fmt::Display| {
-        SendError::Options(format!(
-            "--url is {url:?}, and has to be one such as http://127.0.0.1:8080: {why}"
-        ))
-    };
-    let uri: Uri = url.parse().map_err(|e| bad(&e))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-        return Err(bad(&"it needs http:// or https:// and a host"));
-    }
-    if uri.query().is_some() {
-        return Err(bad(&"it has a query"));
-    }
-    let url = url.trim_end_matches('/');
-    Ok(match url.ends_with("/flows") {
-        true => url.to_owned(),
-        false => format!("{url}/flows"),
-    })
+/// Exponential, and spread, so that a fleet does not come back all at once.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::new()
+        .with_min_delay(PAUSE_MIN)
+        .with_max_delay(PAUSE_MAX)
+        .without_max_times()
+        .with_jitter()
+        .build()
 }
 
-/// Seconds or a date (RFC 9110).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("retry-after")?.to_str().ok()?;
-    let after = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(text)
-            .ok()?
-            .duration_since(SystemTime::now())
-            .ok()?,
+/// The flows in a body, a JSON text each; it may be the only copy of them.
+fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
+    let damaged = |why: String| {
+        let key = &entry.key;
+        format!(
+            "the batch {key} is damaged, and stays where it is: {why}; mend it, or take it away"
+        )
     };
-    Some(after.min(RETRY_AFTER_MAX))
-}
-
-fn tls(server: &Server) -> Result<TlsConfig, SendError> {
-    let unusable = |path: &Path, why: &dyn fmt::Display| {
-        SendError::Options(format!("{}: {why}", path.display()))
+    let json = if entry.compressed {
+        zstd::decode_all(body).map_err(|e| damaged(e.to_string()))?
+    } else {
+        body.to_vec()
     };
-    let read = |path: &Path| std::fs::read(path).map_err(|e| unusable(path, &e));
-    let certificates = |path: &Path| -> Result<Vec<Certificate<'static>>, SendError> {
-        let pem = read(path)?;
-        let items = parse_pem(&pem).filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-            Ok(_) => None,
-            Err(error) => Some(Err(unusable(path, &error))),
-        });
-        let certificates = items.collect::<Result<Vec<_>, _>>()?;
-        if certificates.is_empty() {
-            return Err(unusable(path, &"no certificate in PEM form is in it"));
-        }
-        Ok(certificates)
-    };
-    let mut config = TlsConfig::builder();
-    if let Some(path) = &server.ca {
-        config = config.root_certs(RootCerts::Specific(Arc::new(certificates(path)?)));
-    }
-    if let Some((certificate, key)) = &server.certificate {
-        let private = PrivateKey::from_pem(&read(key)?).map_err(|e| unusable(key, &e))?;
-        let chain = certificates(certificate)?;
-        config = config.client_cert(Some(ClientCert::new_with_certs(&chain, private)));
-    }
-    Ok(config.build())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls() {
-        for (given, expected) in [
-            ("http://h:1", "http://h:1/flows"),
-            ("https://h/", "https://h/flows"),
-            ("http://h/flowtally/flows", "http://h/flowtally/flows"),
-        ] {
-            assert_eq!(flows_url(given).unwrap(), expected);
-        }
-        for given in ["", "h:1", "ftp://h", "http://", "http://h?x=1", "/flows"] {
-            let error = flows_url(given).unwrap_err().to_string();
-            assert!(error.contains("http://127.0.0.1:8080"), "{error}");
-        }
-    }
-
-    #[test]
-    fn pauses_that_are_asked_for() {
-        let of = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("retry-after", text.parse().unwrap());
-            retry_after(&headers)
-        };
-        assert_eq!(of("7"), Some(Duration::from_secs(7)));
-        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
-        assert!(of(&soon).is_some_and(|d| (50..=60).contains(&d.as_secs())));
-        assert_eq!(of("soon"), None);
-    }
+    let flows: Vec<Box<RawValue>> =
+        serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
+    Ok(flows.iter().map(|flow| flow.get().to_owned()).collect())
 }

@@ -12,6 +12,26 @@ use crate::domain::Field;
 /// Longest line of NDJSON; a flow has three names of 1 KiB at most.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
+/// How inputs begin that are read as nonsense otherwise.
+const NOT_TEXT: [(&[u8], &str); 4] = [
+    (
+        b"\x1F\x8B",
+        "this is gzip; pipe it in: zcat FILE | flowtally send",
+    ),
+    (
+        b"\x28\xB5\x2F\xFD",
+        "this is zstd; pipe it in: zstdcat FILE | flowtally send",
+    ),
+    (
+        b"\xFF\xFE",
+        "this is UTF-16; pipe it in: iconv -f UTF-16 -t UTF-8 FILE | flowtally send",
+    ),
+    (
+        b"\xFE\xFF",
+        "this is UTF-16; pipe it in: iconv -f UTF-16 -t UTF-8 FILE | flowtally send",
+    ),
+];
+
 /// How flows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputFormat {
@@ -76,12 +96,15 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn sniff(&mut self) -> io::Result<InputFormat> {
+    fn sniff(&mut self) -> Result<InputFormat, InputError> {
         loop {
             let some = self.input.fill_buf()?;
             let Some(first) = some.first() else {
                 return Ok(InputFormat::Ndjson); // nothing
             };
+            if let Some((_, what)) = NOT_TEXT.iter().find(|(start, _)| some.starts_with(start)) {
+                return Err(InputError::Malformed((*what).to_owned()));
+            }
             match first {
                 b' ' | b'\t' | b'\r' => self.input.consume(1),
                 b'\n' => {
@@ -247,7 +270,9 @@ fn json_of(columns: &[Field], record: &csv::ByteRecord) -> Result<String, String
         let value = std::str::from_utf8(value).map_err(|_| format!("{name}: not UTF-8"))?;
         let is_number = matches!(field, Field::BytesTx | Field::BytesRx | Field::Hour);
         let value = if is_number && !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-            value.to_owned()
+            // JSON has no leading zeros, and spreadsheets do.
+            let digits = value.trim_start_matches('0');
+            if digits.is_empty() { "0" } else { digits }.to_owned()
         } else {
             // Where it should have been a number, the decoder says so.
             serde_json::Value::from(value).to_string()
@@ -287,7 +312,7 @@ mod tests {
             assert_eq!(units, places.map(|place| good(place, one)));
         }
         let (units, error) = read(
-            b"hour,src_app,dest_app,vpc_id,bytes_rx,bytes_tx\n1,\"a,b\",\"c\"\"d\",,2,x\n1,2\n",
+            b"hour,src_app,dest_app,vpc_id,bytes_rx,bytes_tx\n01,\"a,b\",\"c\"\"d\",,2,x\n1,2\n",
         );
         assert_eq!(error, None);
         let flow = r#"{"hour":1,"src_app":"a,b","dest_app":"c\"d","vpc_id":"","bytes_rx":2,"bytes_tx":"x"}"#;
@@ -305,6 +330,8 @@ mod tests {
             (b"[1] 2", 1, "trailing"),
             (b"src_app,dest_app\n", 0, "no vpc_id"),
             (b"src_app,colour\n", 0, "\"colour\""),
+            (b"\x1F\x8B\x08\0", 0, "zcat"),
+            (b"\xFF\xFEs\0", 0, "UTF-16"),
         ] {
             let (read, error) = read(text);
             assert_eq!(read.len(), units);

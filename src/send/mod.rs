@@ -5,11 +5,12 @@
 //! service. A thread takes batches from its front and sends each until the service has answered it,
 //! with the same key each time. So a batch whose answer got lost is sent again, and counts once.
 
+mod client;
 mod delivery;
 mod input;
 mod queue;
 
-pub use delivery::Server;
+pub use client::Server;
 pub use input::{InputError, InputFormat, Reader, Unit};
 
 use std::io::Write;
@@ -18,18 +19,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use serde_json::value::RawValue;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::ingest::decode::{self, Format};
-use delivery::{Client, Outcome};
+use client::Client;
 use queue::{Entry, Queue};
 
-/// First and longest pause between two tries, before jitter.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
 const ZSTD_LEVEL: i32 = 1;
 
 /// How a [`Sender`] behaves.
@@ -356,140 +352,6 @@ impl Shared {
         self.changed.notify_all();
         pushed.map(|()| state)
     }
-
-    /// The delivering thread's life.
-    fn deliver_until_abandoned(
-        &self,
-        client: &Client,
-        mut on_rejected: impl FnMut(Rejected) -> Result<(), String>,
-    ) {
-        let mut pauses = pauses();
-        let mut failing_since: Option<Instant> = None;
-        loop {
-            let Some((entry, body)) = self.next_batch() else {
-                return;
-            };
-            let outcome = client.deliver(&entry, &body);
-            let kept = match &outcome {
-                Outcome::Rejected { why } => flows_of(&entry, &body).and_then(|flows| {
-                    let why = why.clone();
-                    on_rejected(Rejected { flows, why })
-                }),
-                _ => Ok(()),
-            };
-            let mut state = self.state();
-            let done = match outcome {
-                Outcome::Taken { replayed } => {
-                    state.report.flows += entry.flows as u64;
-                    state.report.batches += 1;
-                    state.report.replayed += u64::from(replayed);
-                    true
-                }
-                Outcome::Rejected { .. } => match kept {
-                    Ok(()) => true,
-                    Err(why) => {
-                        state.failed = Some(SendError::NotKept(why));
-                        false
-                    }
-                },
-                Outcome::Refused { why } => {
-                    let url = client.url().to_owned();
-                    state.failed = Some(SendError::Refused { url, why });
-                    false
-                }
-                Outcome::TryAgain { why, after } => {
-                    state.report.retries += 1;
-                    state.trouble = Some(why.clone());
-                    let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
-                    let left = self.options.retry_for.saturating_sub(failing);
-                    if left.is_zero() {
-                        state.failed = Some(SendError::GaveUp {
-                            url: client.url().to_owned(),
-                            after: self.options.retry_for,
-                            why,
-                        });
-                    } else {
-                        let pause = pauses
-                            .next()
-                            .unwrap_or(PAUSE_MAX)
-                            .max(after.unwrap_or_default());
-                        state = self.pause(state, pause.min(left));
-                    }
-                    false
-                }
-            };
-            if done {
-                state.trouble = None;
-                pauses = self::pauses();
-                failing_since = None;
-                if let Err(error) = state.queue.pop() {
-                    state.failed = Some(error);
-                }
-            }
-            self.changed.notify_all();
-            if state.failed.is_some() || state.abandoned {
-                return;
-            }
-        }
-    }
-
-    /// Waits for the batch that is first in the queue; `None` when the sender is gone.
-    fn next_batch(&self) -> Option<(Entry, Vec<u8>)> {
-        let mut state = self.state();
-        loop {
-            if state.abandoned || state.failed.is_some() {
-                return None;
-            }
-            match state.queue.first() {
-                Ok(Some(first)) => return Some(first),
-                Ok(None) => {}
-                Err(error) => {
-                    state.failed = Some(error);
-                    self.changed.notify_all();
-                    return None;
-                }
-            }
-            let wait = match (self.options.batch_age, state.open.since) {
-                (Some(age), Some(since)) => {
-                    let left = age.saturating_sub(since.elapsed());
-                    if left.is_zero() {
-                        // The queue is empty, so this does not wait.
-                        state = self.close_batch(state).ok()?;
-                        continue;
-                    }
-                    left
-                }
-                _ => Duration::from_secs(60),
-            };
-            state = self.wait(state, wait);
-        }
-    }
-
-    /// Waits, unless the sender goes away.
-    fn pause<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        pause: Duration,
-    ) -> MutexGuard<'a, State> {
-        let end = Instant::now() + pause;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.abandoned {
-                return state;
-            }
-            state = self.wait(state, left);
-        }
-    }
-}
-
-/// Exponential, and spread, so that a fleet does not come back all at once.
-fn pauses() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::new()
-        .with_min_delay(PAUSE_MIN)
-        .with_max_delay(PAUSE_MAX)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 /// With a checksum, so that a spool that is damaged is not taken for other flows.
@@ -498,24 +360,6 @@ fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
     zstd.include_checksum(true)?;
     zstd.write_all(json)?;
     zstd.finish()
-}
-
-/// The flows in a body, a JSON text each; it may be the only copy of them.
-fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
-    let damaged = |why: String| {
-        let key = &entry.key;
-        format!(
-            "the batch {key} is damaged, and stays where it is: {why}; mend it, or take it away"
-        )
-    };
-    let json = if entry.compressed {
-        zstd::decode_all(body).map_err(|e| damaged(e.to_string()))?
-    } else {
-        body.to_vec()
-    };
-    let flows: Vec<Box<RawValue>> =
-        serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
-    Ok(flows.iter().map(|flow| flow.get().to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -543,7 +387,8 @@ mod tests {
                 keys,
             };
             let sender = Sender::start(options, |_| Ok(())).unwrap();
-            let flow = r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
+            let flow =
+                r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
             assert!(matches!(sender.push(flow), Ok(Ok(()))));
             assert_eq!(sender.interrupt().unwrap(), let_go);
             for _ in 0..3 {

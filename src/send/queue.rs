@@ -110,10 +110,11 @@ impl Queue {
         match self {
             Queue::Memory(batches) => drop(batches.pop_front()),
             Queue::Spool(spool) => {
-                if let Some((number, entry, bytes)) = spool.files.pop_front() {
-                    spool.bytes -= bytes;
-                    let path = spool.path.join(name(number, &entry));
+                if let Some((number, entry, bytes)) = spool.files.front() {
+                    let path = spool.path.join(name(*number, entry));
                     fs::remove_file(&path).map_err(|e| error(&path, e))?;
+                    spool.bytes -= bytes;
+                    spool.files.pop_front();
                 }
             }
         }

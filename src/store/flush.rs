@@ -10,7 +10,7 @@ use super::codec::{self, HOUR_BYTES};
 use super::compact::Added;
 use super::error::{StoreError, database};
 use super::journal::Journal;
-use super::options::L0_FILES_MAX;
+use super::rocks::L0_FILES_MAX;
 use super::tally::Tally;
 use super::{Inner, Recovery, Step, WriteHealth};
 use crate::domain::Hour;
@@ -63,10 +63,11 @@ impl Inner {
             if looked_at_disk.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL) {
                 looked_at_disk = Some(Instant::now());
                 drop(tallies);
-                self.note_space();
+                let reserve = self.options.disk_reserve_bytes;
+                self.health.note_space(self.dir.path(), reserve);
                 tallies = self.tallies()?;
             }
-            if self.write_health() != WriteHealth::Good {
+            if self.health.last_write() != WriteHealth::Good {
                 drop(tallies);
                 self.probe();
                 tallies = self.tallies()?;
@@ -99,7 +100,7 @@ impl Inner {
             Journal::new(&self.db)?.trim(flushed, true)
         };
         let written = probe();
-        self.note_write(&written);
+        self.health.note_write(&written);
         if written.is_ok() {
             tracing::info!("the journal can be written again");
         }

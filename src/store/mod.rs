@@ -14,11 +14,13 @@ mod compact;
 mod dir;
 mod error;
 mod flush;
+mod health;
 mod journal;
 mod ledger;
 mod merge;
 mod options;
 mod receipts;
+mod rocks;
 mod run;
 mod scan;
 mod tally;
@@ -27,7 +29,7 @@ mod wal;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,6 +39,8 @@ use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
 pub use batch::{Batch, BatchBuilder};
 pub use dir::DataDir;
 pub use error::StoreError;
+pub use health::WriteHealth;
+pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use receipts::Known;
 pub use scan::Scan;
 #[doc(hidden)] // for benches
@@ -48,104 +52,10 @@ pub use {merge::check as check_merge, tally::check as check_replay};
 use crate::domain::{Hour, IdempotencyKey};
 use compact::CompactionDue;
 use error::database;
+use health::Health;
 use journal::Journal;
 use receipts::Expiry;
 use scan::ViewBudget;
-
-/// What an acknowledged batch survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// A crash of the machine: every commit waits for its fsync.
-    Fsync,
-    /// A crash of the process: the operating system writes in its own time.
-    Os,
-}
-
-/// A point at which a test can look, or end the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// A batch of the journal was replayed into the tally, at open.
-    Replayed,
-    /// The journal holds a group that the tally does not have yet.
-    Journaled,
-    /// A flush begins; the tally is frozen.
-    Frozen,
-    /// The file to ingest is written and synced.
-    Written,
-    /// The file is ingested, marker included; the journal still holds its batches.
-    Ingested,
-    /// The journal is trimmed.
-    Trimmed,
-}
-
-/// See [`StoreOptions::on_step`].
-pub type StepHook = Arc<dyn Fn(Step) + Send + Sync>;
-
-/// How a [`Store`] behaves. The defaults are those of `flowtally serve`.
-#[derive(Clone)]
-pub struct StoreOptions {
-    pub durability: Durability,
-    /// A tally is frozen when its tables reach this many bytes. While a flush is in progress there
-    /// are two, so memory for tallies is bounded by twice this and one group of batches.
-    pub tally_bytes_max: usize,
-    /// All scans together copy at most this many bytes of rows that are not flushed yet, their order
-    /// included. A scan that needs more than all of it runs alone.
-    pub view_bytes_max: usize,
-    /// RocksDB's cache of index blocks and recently read rows.
-    pub block_cache_bytes: usize,
-    /// The journal's memtable; up to three of them exist at a time.
-    pub memtable_bytes: usize,
-    /// A tally is frozen when a restart would have to replay this many bytes for it.
-    pub journal_bytes_max: usize,
-    /// A tally is frozen when its oldest flow is this old.
-    pub flush_interval: Duration,
-    /// A commit that finds both tallies full waits this long for a flush before it is refused; so
-    /// does a scan that finds no memory for its view.
-    pub stall_max: Duration,
-    /// How long a batch's idempotency key is remembered.
-    pub idempotency_window: Duration,
-    /// Disk that receipts may take; the oldest go first.
-    pub receipts_bytes_max: u64,
-    /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
-    /// most 1 GiB.
-    pub disk_reserve_bytes: Option<u64>,
-    /// Called at each [`Step`], on the thread that takes it. For tests.
-    pub on_step: Option<StepHook>,
-}
-
-impl Default for StoreOptions {
-    fn default() -> StoreOptions {
-        StoreOptions {
-            durability: Durability::Fsync,
-            tally_bytes_max: 32 << 20,
-            view_bytes_max: 64 << 20,
-            block_cache_bytes: 32 << 20,
-            memtable_bytes: 16 << 20,
-            journal_bytes_max: 256 << 20,
-            flush_interval: Duration::from_secs(10),
-            stall_max: Duration::from_secs(10),
-            idempotency_window: Duration::from_secs(24 * 3600),
-            receipts_bytes_max: 256 << 20,
-            disk_reserve_bytes: None,
-            on_step: None,
-        }
-    }
-}
-
-impl fmt::Debug for StoreOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreOptions")
-            .field("durability", &self.durability)
-            .field("tally_bytes_max", &self.tally_bytes_max)
-            .field("view_bytes_max", &self.view_bytes_max)
-            .field("block_cache_bytes", &self.block_cache_bytes)
-            .field("memtable_bytes", &self.memtable_bytes)
-            .field("journal_bytes_max", &self.journal_bytes_max)
-            .field("flush_interval", &self.flush_interval)
-            .field("stall_max", &self.stall_max)
-            .finish_non_exhaustive()
-    }
-}
 
 /// What [`Store::open`] found in the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,22 +102,7 @@ struct Inner {
     expiry: Arc<Expiry>,
     /// Sums that reached `u64::MAX` and were stopped there.
     stopped: Arc<AtomicU64>,
-    /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
-    write_health: AtomicU8,
-    /// Less than [`StoreOptions::disk_reserve_bytes`] is free.
-    space_is_low: AtomicBool,
-}
-
-/// Whether a commit can be expected to succeed, judged by the last write to the journal. After one
-/// that failed, a probe is written every second until one goes well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum WriteHealth {
-    Good,
-    /// The disk is full, or nearly: writes go on by themselves when there is space again.
-    NoSpace,
-    /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
-    Failing,
+    health: Health,
 }
 
 /// Stands for the marker while it is not known which it is. No journal gets that long.
@@ -276,57 +171,6 @@ impl Inner {
         ingested
     }
 
-    fn write_health(&self) -> WriteHealth {
-        let health = self.write_health.load(Ordering::Relaxed);
-        let all = [
-            WriteHealth::Good,
-            WriteHealth::NoSpace,
-            WriteHealth::Failing,
-        ];
-        all.into_iter()
-            .find(|h| *h as u8 == health)
-            .unwrap_or(WriteHealth::Failing)
-    }
-
-    /// Looks how much space is left, and says so where that changes something.
-    fn note_space(&self) {
-        let Ok(disk) = rustix::fs::statvfs(self.dir.path()) else {
-            return; // writes will tell
-        };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let all = disk.f_blocks.saturating_mul(disk.f_frsize);
-        let reserve = self.options.disk_reserve_bytes;
-        let reserve = reserve.unwrap_or((all / 20).min(1 << 30));
-        let is_low = free < reserve;
-        if self.space_is_low.swap(is_low, Ordering::Relaxed) == is_low {
-            return;
-        }
-        let (free_mib, reserve_mib) = (free >> 20, reserve >> 20);
-        if is_low {
-            tracing::warn!(
-                free_mib,
-                reserve_mib,
-                "the disk is nearly full: batches are refused"
-            );
-        } else {
-            tracing::info!(
-                free_mib,
-                reserve_mib,
-                "the disk has space again: batches are accepted"
-            );
-        }
-    }
-
-    fn note_write(&self, written: &Result<(), StoreError>) {
-        let health = match written {
-            Ok(()) => WriteHealth::Good,
-            // RocksDB gives the system's words on; its kinds of errors do not tell.
-            Err(e) if e.to_string().contains("No space left") => WriteHealth::NoSpace,
-            Err(_) => WriteHealth::Failing,
-        };
-        self.write_health.store(health as u8, Ordering::Relaxed);
-    }
-
     fn is_full(&self, tally: &Tally) -> bool {
         tally.memory_bytes() >= self.options.tally_bytes_max
             || tally.journal_bytes() >= self.options.journal_bytes_max
@@ -365,7 +209,7 @@ impl Store {
     pub fn open_dir(dir: DataDir, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         let stopped = Arc::new(AtomicU64::new(0));
         let expiry = Arc::new(Expiry::new(options.idempotency_window));
-        let mut rocks = options::RocksOptions::new(&options, stopped.clone(), &expiry);
+        let mut rocks = rocks::RocksOptions::new(&options, stopped.clone(), &expiry);
         let fresh = dir.is_fresh().map_err(|source| StoreError::Directory {
             path: dir.path().to_owned(),
             source,
@@ -418,8 +262,7 @@ impl Store {
             compaction_due: CompactionDue::default(),
             expiry,
             stopped,
-            write_health: AtomicU8::new(WriteHealth::Good as u8),
-            space_is_low: AtomicBool::new(false),
+            health: Health::default(),
         };
         let recovery = inner.recover()?;
         let inner = Arc::new(inner);
@@ -454,7 +297,7 @@ impl Store {
         let first = self.make_room()?;
         let sync = inner.options.durability == Durability::Fsync;
         let written = Journal::new(&inner.db)?.append(first, group, &revoked, sync);
-        inner.note_write(&written);
+        inner.health.note_write(&written);
         if written.is_err() {
             let keys = group
                 .iter()
@@ -542,16 +385,6 @@ impl Store {
     /// [`Store::flush_within`] an hour.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.flush_within(Duration::from_secs(3600))
-    }
-
-    /// See [`WriteHealth`].
-    pub fn write_health(&self) -> WriteHealth {
-        match self.inner.write_health() {
-            WriteHealth::Good if self.inner.space_is_low.load(Ordering::Relaxed) => {
-                WriteHealth::NoSpace
-            }
-            health => health,
-        }
     }
 
     /// How often the journal's log was synced to disk since open.

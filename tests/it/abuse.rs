@@ -1,13 +1,13 @@
 //! Clients that bend or break HTTP, by raw sockets: a clear refusal or a closed connection, nothing
 //! counted that should not be, and everybody else is served as before.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, TestFlow, json_body, raw};
+use crate::support::{Daemon, JSON, TestFlow, json_body, raw};
 
 fn flow() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "a", "b", "c", 1, 1)]
@@ -300,5 +300,127 @@ fn a_thousand_slow_senders_do_not_slow_a_fast_one() {
         "{posts}, {slowest:?}"
     );
     assert!(daemon.memory_mib() < 128);
+    daemon.stop();
+}
+
+/// Open files for a service that has 64 places: what it needs itself, and those.
+const FILES_FOR_64: usize = 640 + 64;
+
+/// Asks by a connection of its own, and waits for its place.
+fn is_alive(daemon: &Daemon) -> bool {
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    statuses(&answer) == [200]
+}
+
+/// Connections that hold all places with heads that they do not end, or with nothing at all.
+#[test]
+fn unfinished_heads_make_room_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::launch_with_files(dir.path(), FILES_FOR_64);
+    let mut streams: Vec<TcpStream> = (0..70)
+        .map(|_| TcpStream::connect(daemon.address).unwrap())
+        .collect();
+    for (i, stream) in streams.iter_mut().enumerate() {
+        if i % 2 == 0 {
+            stream
+                .write_all(b"GET /flows?hour=1 HTTP/1.1\r\nx: ")
+                .unwrap();
+        }
+    }
+    let begin = Instant::now();
+    for _ in 0..20 {
+        assert!(is_alive(&daemon));
+    }
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    // Those that have a request under way keep their places.
+    let mut posting: Vec<TcpStream> = (0..63)
+        .map(|_| TcpStream::connect(daemon.address).unwrap())
+        .collect();
+    let body = json_body(&flow());
+    let head = post(
+        &format!("content-length: {}\r\nconnection: close\r\n", body.len()),
+        "",
+    );
+    for stream in &mut posting {
+        stream.write_all(&head).unwrap();
+    }
+    for _ in 0..5 {
+        assert!(is_alive(&daemon));
+    }
+    for mut stream in posting {
+        stream.write_all(&body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(statuses(&answer), [200]);
+    }
+    assert_eq!(daemon.client.hour(1)[0].1.tx, 63);
+    daemon.stop();
+}
+
+/// Large bodies need memory of which there is little; those that stall do not keep it from one that
+/// does not.
+#[test]
+fn large_bodies_that_stall_make_room_for_one_that_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let stalled: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.address).unwrap();
+            stream
+                .write_all(&post("content-length: 9000000\r\n", "["))
+                .unwrap();
+            stream.write_all(&vec![b' '; 5 << 20]).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let mut body = json_body(&flow());
+    body.extend(vec![b' '; 9 << 20]);
+    let begin = Instant::now();
+    let accepted = || {
+        let answer = daemon.client.post("/flows", &[JSON], &body).unwrap();
+        assert!(matches!(answer.status, 200 | 503), "{}", answer.status);
+        answer.status == 200
+    };
+    while !accepted() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "nobody makes room"
+        );
+    }
+    println!("a large body beside four that stall: {:?}", begin.elapsed());
+    // Those that had to go are told why.
+    let told = stalled.into_iter().filter(|mut stream| {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let mut answer = [0; 4096];
+        let bytes = stream.read(&mut answer).unwrap_or(0);
+        let answer = String::from_utf8_lossy(&answer[..bytes]);
+        answer.contains(" 503 ") && answer.contains("too slowly")
+    });
+    assert!(told.count() > 0);
+    daemon.stop();
+}
+
+/// A client that is still sending when it is refused learns why.
+#[test]
+fn a_large_body_to_the_wrong_place_is_read_before_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let body = vec![b' '; 5 << 20];
+    for (path, status) in [("/nowhere", 404), ("/healthz", 405), ("/flows?x=1", 400)] {
+        let answer = daemon.client.post(path, &[JSON], &body).unwrap();
+        assert_eq!(answer.status, status, "{path}");
+    }
     daemon.stop();
 }

@@ -291,6 +291,17 @@ impl Pki {
         }
     }
 
+    /// A daemon with the server's certificate, which asks for the client's or not.
+    pub fn serve(&self, data_dir: &Path, asks: bool) -> Daemon {
+        let mut arguments = vec!["--tls-cert", &self.cert, "--tls-key", &self.key];
+        if asks {
+            arguments.extend(["--tls-client-ca", &self.ca]);
+        }
+        let daemon = Daemon::launch(data_dir, &arguments);
+        wait_for_log(&daemon, " ready ");
+        daemon
+    }
+
     /// A connection that trusts this authority, with a certificate of `client` or none.
     fn connect(
         &self,
@@ -359,11 +370,7 @@ fn ask(
 fn tls_and_certificates_that_are_exchanged() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("first"));
-    let daemon = Daemon::launch(
-        &dir.path().join("db"),
-        &["--tls-cert", &pki.cert, "--tls-key", &pki.key],
-    );
-    wait_for_log(&daemon, " ready ");
+    let daemon = pki.serve(&dir.path().join("db"), false);
     let body = String::from_utf8(json_body(&one())).unwrap();
     let mut kept = pki.connect(daemon.address, None);
     let (status, answer) = ask(&mut kept, "POST", "/flows", &body).unwrap();
@@ -410,18 +417,7 @@ fn client_certificates_guard_all_but_health() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("ours"));
     let stranger = Pki::new(&dir.path().join("theirs"));
-    let daemon = Daemon::launch(
-        &dir.path().join("db"),
-        &[
-            "--tls-cert",
-            &pki.cert,
-            "--tls-key",
-            &pki.key,
-            "--tls-client-ca",
-            &pki.ca,
-        ],
-    );
-    wait_for_log(&daemon, " ready ");
+    let daemon = pki.serve(&dir.path().join("db"), true);
     let body = String::from_utf8(json_body(&one())).unwrap();
     let mut known = pki.connect(daemon.address, Some(&pki));
     assert_eq!(ask(&mut known, "POST", "/flows", &body).unwrap().0, 200);
@@ -447,11 +443,7 @@ fn client_certificates_guard_all_but_health() {
 fn a_stalled_handshake_holds_up_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("pki"));
-    let daemon = Daemon::launch(
-        &dir.path().join("db"),
-        &["--tls-cert", &pki.cert, "--tls-key", &pki.key],
-    );
-    wait_for_log(&daemon, " ready ");
+    let daemon = pki.serve(&dir.path().join("db"), false);
     let stalled: Vec<_> = (0..50)
         .map(|_| TcpStream::connect(daemon.address).unwrap())
         .collect();

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flowtally::store::{Store, StoreOptions, verify};
+use flowtally::domain::IdempotencyKey;
+use flowtally::store::{Batch, Known, Store, StoreOptions, verify};
 use rand::RngExt;
 
-use crate::support::{Daemon, Key, Model, TestFlow, add_to, batch, hour_of, random, scan};
+use crate::support::{
+    Daemon, JSON, Key, Model, TestFlow, add_to, batch, hour_of, json_body, random, scan,
+};
 
 const HOURS: std::ops::Range<u32> = 1..5;
 
@@ -228,4 +231,82 @@ fn a_log_that_a_power_cut_broke_off_opens() {
         }
         std::fs::remove_dir_all(&broken).unwrap();
     }
+}
+
+/// A store's directory in which batches were taken under these keys, and one row.
+fn with_receipts(dir: &Path, keys: u32) -> Vec<Batch> {
+    let flows = [TestFlow::new(1, "a", "b", "v", 1, 1)];
+    let keyed = |n| {
+        let key = IdempotencyKey::new(format!("key-{n}").as_bytes()).unwrap();
+        batch(&flows).with_key(key)
+    };
+    let batches: Vec<_> = (0..keys).map(keyed).collect();
+    let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
+    store.commit(&batches).unwrap();
+    store.flush().unwrap();
+    batches
+}
+
+/// A receipt that cannot be read is not taken for one that is not there.
+#[test]
+fn a_changed_byte_never_counts_a_batch_twice() {
+    let temp = tempfile::tempdir().unwrap();
+    let (whole, broken) = (temp.path().join("whole"), temp.path().join("broken"));
+    let batches = with_receipts(&whole, 300);
+    let mut random = random("a_changed_byte_never_counts_a_batch_twice");
+    let (mut refused, mut harmless) = (0, 0);
+    let mut asked = false;
+    for file in files(&whole) {
+        if file.extension().is_none_or(|e| e != "sst") {
+            continue;
+        }
+        let bytes = std::fs::read(&file).unwrap();
+        for _ in 0..24 {
+            let mut bytes = bytes.clone();
+            let at = random.random_range(0..bytes.len());
+            bytes[at] ^= 1 << random.random_range(0..8);
+            copy(&whole, &broken);
+            std::fs::write(broken.join(file.strip_prefix(&whole).unwrap()), bytes).unwrap();
+            let known = |store: &Store| batches.iter().map(|b| store.known(b)).collect::<Vec<_>>();
+            let known = Store::open(&broken, StoreOptions::default()).map(|(s, _)| known(&s));
+            match known {
+                Err(_) => refused += 1,
+                Ok(known) => {
+                    for known in &known {
+                        assert!(matches!(known, Ok(Known::Taken) | Err(_)), "{known:?}");
+                    }
+                    match known.iter().position(Result::is_err) {
+                        None => harmless += 1,
+                        Some(n) => {
+                            refused += 1;
+                            if !asked {
+                                ask_for_damaged_receipt(&broken, &format!("key-{n}"));
+                                asked = true;
+                            }
+                        }
+                    }
+                }
+            }
+            std::fs::remove_dir_all(&broken).unwrap();
+        }
+    }
+    println!("{refused} refused, {harmless} without effect");
+    assert!(refused > 0 && asked, "no receipt was hit");
+}
+
+fn ask_for_damaged_receipt(dir: &Path, key: &str) {
+    let daemon = Daemon::start(dir);
+    let before = daemon.client.hour(1);
+    let body = json_body(&[TestFlow::new(1, "a", "b", "v", 1, 1)]);
+    let headers = [JSON, ("idempotency-key", key)];
+    let answer = daemon.client.post("/flows", &headers, &body).unwrap();
+    let problem = answer.json();
+    assert_eq!(answer.status, 500, "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("flowtally verify"), "{problem}");
+    assert_eq!(daemon.client.hour(1), before);
+    // Other keys are not concerned.
+    let headers = [JSON, ("idempotency-key", "new")];
+    let answer = daemon.client.post("/flows", &headers, &body).unwrap();
+    assert!(matches!(answer.status, 200 | 500));
 }

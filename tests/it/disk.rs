@@ -1,5 +1,7 @@
-//! A disk that fills up, and gets space again. Needs the right to mount a tmpfs.
+//! A disk that fills up, or fails, and gets better. Needs the right to mount a tmpfs, and strace.
 
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
@@ -55,6 +57,96 @@ fn below_the_reserve_batches_are_refused_early() {
     daemon.stop();
 }
 
+/// A service on a bad disk, and what it has been given.
+struct Trial {
+    db: PathBuf,
+    arguments: &'static [&'static str],
+    daemon: Daemon,
+    /// Acknowledged.
+    model: Model,
+    /// Sent, and not acknowledged.
+    unknown: Model,
+    refused: usize,
+    sent: u64,
+}
+
+impl Trial {
+    fn new(db: PathBuf, arguments: &'static [&'static str]) -> Trial {
+        Trial {
+            daemon: Daemon::start_with(&db, arguments),
+            db,
+            arguments,
+            model: Model::new(),
+            unknown: Model::new(),
+            refused: 0,
+            sent: 0,
+        }
+    }
+
+    /// Sends for a while: refused or accepted, and everything else goes on.
+    fn send_for(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.daemon.has_ended() {
+            self.sent += 1;
+            let flows = flows(self.sent);
+            match post(&self.daemon.client, &flows) {
+                Some(answer) if answer.status == 200 => add_to(&mut self.model, &flows),
+                Some(answer) => {
+                    assert!(matches!(answer.status, 503 | 507), "{}", answer.status);
+                    self.refused += 1;
+                    add_to(&mut self.unknown, &flows);
+                }
+                None => add_to(&mut self.unknown, &flows),
+            }
+            let answer = self.daemon.client.get("/healthz", &[]);
+            assert!(self.daemon.has_ended() || answer.is_ok_and(|answer| answer.status == 200));
+            let answer = self.daemon.client.get("/flows?hour=2", &[]);
+            assert!(self.daemon.has_ended() || answer.is_ok_and(|answer| answer.status == 200));
+        }
+    }
+
+    /// The disk is good again: batches are taken, after a new start where the service has ended.
+    fn recovers(&mut self) {
+        let works = within(60, || {
+            if self.daemon.has_ended() {
+                // With one clear line; a supervisor starts it again.
+                let log = self.daemon.log();
+                assert_eq!(log.matches("flowtally: ").count(), 1, "{log}");
+                self.daemon = Daemon::start_with(&self.db, self.arguments);
+            }
+            let ready = self.daemon.client.get("/readyz", &[]);
+            ready.is_ok_and(|answer| answer.status == 200)
+        });
+        assert!(works, "{}", self.daemon.log());
+        self.sent += 1;
+        let flows = flows(self.sent);
+        let accepted = || post(&self.daemon.client, &flows).is_some_and(|a| a.status == 200);
+        assert!(within(10, accepted), "{}", self.daemon.log());
+        add_to(&mut self.model, &flows);
+    }
+
+    /// What was acknowledged is there, once; of the rest, what is there is there once.
+    fn ends_well(self) {
+        let rows = self.daemon.client.hour(1);
+        let expected = hour_of(&self.model, 1);
+        assert!(rows.iter().all(|(key, sums)| {
+            let expected = self.model.get(key).or_else(|| self.unknown.get(key));
+            expected.is_some_and(|expected| expected == sums)
+        }));
+        let found = rows.iter().filter(|(key, _)| self.model.contains_key(key));
+        assert_eq!(
+            found.count(),
+            expected.len(),
+            "an acknowledged flow is gone"
+        );
+        assert!(self.refused > 0, "nothing ever failed");
+        self.daemon.stop();
+        let verified = verify(&self.db).unwrap();
+        assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+        println!("{} rows, {} batches refused", rows.len(), self.refused);
+    }
+}
+
 #[test]
 fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -62,8 +154,7 @@ fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
     if !disk.mounted {
         return;
     }
-    let db = disk.path.join("db");
-    let arguments = [
+    const ARGUMENTS: &[&str] = &[
         "--disk-reserve",
         "0",
         "--flush-interval",
@@ -71,68 +162,67 @@ fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
         "--memory-max",
         "128",
     ];
-    let mut daemon = Daemon::start_with(&db, &arguments);
-    let (mut model, mut unknown) = (Model::new(), Model::new());
-    let mut refused = 0;
+    let mut trial = Trial::new(disk.path.join("db"), ARGUMENTS);
     for round in 0..3 {
         // Full at once, and full after some more flushes: it is another file that fails.
         disk.fill(round * 4);
-        let until = Instant::now() + Duration::from_secs(4);
-        let mut n = round * 10_000;
-        while Instant::now() < until {
-            n += 1;
-            let flows = flows(n);
-            match post(&daemon.client, &flows) {
-                Some(answer) if answer.status == 200 => add_to(&mut model, &flows),
-                Some(answer) => {
-                    assert!(matches!(answer.status, 503 | 507), "{}", answer.status);
-                    refused += 1;
-                    add_to(&mut unknown, &flows);
-                }
-                None => add_to(&mut unknown, &flows),
-            }
-            let answer = daemon.client.get("/healthz", &[]);
-            assert!(daemon.has_ended() || answer.is_ok_and(|answer| answer.status == 200));
-            if daemon.has_ended() {
-                break;
-            }
-        }
+        trial.send_for(Duration::from_secs(4));
         disk.free();
-        let works = within(45, || {
-            if daemon.has_ended() {
-                // With one clear line; a supervisor starts it again.
-                assert!(daemon.log().contains("flowtally: "), "{}", daemon.log());
-                daemon = Daemon::start_with(&db, &arguments);
-            }
-            post(&daemon.client, &[]).is_some()
-                && daemon
-                    .client
-                    .get("/readyz", &[])
-                    .is_ok_and(|answer| answer.status == 200)
-        });
-        assert!(works, "{}", daemon.log());
-        let more = flows(round * 10_000 + 9_999);
-        assert!(within(10, || post(&daemon.client, &more)
-            .is_some_and(|a| a.status == 200)));
-        add_to(&mut model, &more);
+        trial.recovers();
     }
-    // What was acknowledged is there, once; of the rest, what is there is there once.
-    let rows = daemon.client.hour(1);
-    let expected = hour_of(&model, 1);
-    assert!(rows.iter().all(|(key, sums)| {
-        model
-            .get(key)
-            .or_else(|| unknown.get(key))
-            .is_some_and(|expected| expected == sums)
-    }));
-    let found = rows
-        .iter()
-        .filter(|(key, _)| model.contains_key(key))
-        .count();
-    assert_eq!(found, expected.len(), "an acknowledged flow is gone");
-    assert!(refused > 0, "the disk was never full");
-    daemon.stop();
-    let verified = verify(&db).unwrap();
-    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
-    println!("{} rows, {refused} batches refused", rows.len());
+    trial.ends_well();
+}
+
+/// Fails system calls of a process with EIO, by strace, until it is dropped.
+struct Failing(Child);
+
+impl Failing {
+    /// `None` where that cannot be done.
+    fn calls(calls: &str, of: u32) -> Option<Failing> {
+        let mut strace = Command::new("strace")
+            .args(["-f", "-qq", "-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:error=EIO")])
+            .args(["-o", "/dev/null", "-p", &of.to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .ok()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let attached = strace.try_wait().unwrap().is_none();
+        attached.then_some(Failing(strace))
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        // SIGTERM makes it let go of the process.
+        let _ended = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ended = self.0.wait();
+    }
+}
+
+/// Syncing, and the steps at which files come and go: each fails for a while.
+#[test]
+fn io_errors_lose_nothing_and_the_service_gets_over_them() {
+    let dir = tempfile::tempdir().unwrap();
+    const ARGUMENTS: &[&str] = &["--flush-interval", "1", "--memory-max", "128"];
+    let mut trial = Trial::new(dir.path().join("db"), ARGUMENTS);
+    for calls in [
+        "fdatasync",
+        "fsync",
+        "link,linkat",
+        "rename,renameat,renameat2",
+        "unlink,unlinkat",
+    ] {
+        trial.send_for(Duration::from_millis(500));
+        let Some(failing) = Failing::calls(calls, trial.daemon.id()) else {
+            println!("I/O errors: NOT TESTED, strace is missing or may not attach");
+            return;
+        };
+        let refused = trial.refused;
+        trial.send_for(Duration::from_secs(3));
+        println!("{calls}: {} batches refused", trial.refused - refused);
+        drop(failing);
+        trial.recovers();
+    }
+    trial.ends_well();
 }

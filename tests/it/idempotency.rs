@@ -1,12 +1,14 @@
 //! A batch under an idempotency key counts once, however often it is sent.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use flowtally::domain::IdempotencyKey;
+use flowtally::store::{Known, Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{
-    Answer, Client, Daemon, JSON, NDJSON, TestFlow, json_body, ndjson_body, random,
+    Answer, Client, Daemon, JSON, NDJSON, TestFlow, batch, json_body, ndjson_body, random,
 };
 
 fn flows(n: u64) -> Vec<TestFlow> {
@@ -210,4 +212,43 @@ fn senders_that_try_again_through_kills_count_once() {
         assert_eq!(sum, 10 * sent.load(Ordering::SeqCst) as u64);
         daemon.stop();
     });
+}
+
+/// The oldest go first, and what was just taken is remembered.
+#[test]
+fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        receipts_bytes_max: 450 << 10,
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let mut random = random("keys_beyond_the_bound_on_disk_are_forgotten_by_age");
+    let mut keyed = || {
+        let key = format!("{:032x}", random.random::<u128>());
+        batch(&flows(1)).with_key(IdempotencyKey::new(key.as_bytes()).unwrap())
+    };
+    let mut generation = || (0..5000).map(|_| keyed()).collect::<Vec<_>>();
+    let (old, new) = (generation(), generation());
+    store.commit(&old).unwrap();
+    store.flush().unwrap();
+    assert_eq!(store.known(&old[0]).unwrap(), Known::Taken);
+    // Receipts have the second in which they were written.
+    std::thread::sleep(Duration::from_millis(2100));
+    store.commit(&new).unwrap();
+    store.flush().unwrap();
+    // Its bound is looked at after a flush.
+    store.commit(&[batch(&flows(1))]).unwrap();
+    store.flush().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.known(&old[0]).unwrap() != Known::New {
+        assert!(Instant::now() < deadline, "nothing is forgotten");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for batch in &new {
+        assert_eq!(store.known(batch).unwrap(), Known::Taken);
+    }
+    for batch in &old {
+        assert_eq!(store.known(batch).unwrap(), Known::New);
+    }
 }

@@ -145,16 +145,22 @@ fn what_is_in_flight_is_finished_and_nothing_else_is_taken() {
     daemon.stop();
 }
 
-#[test]
-fn requests_that_do_not_end_are_broken_off_after_the_timeout() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
-    daemon.client.accept(&one());
+/// A request whose body never ends.
+fn stuck_request(daemon: &Daemon) -> TcpStream {
     let mut stuck = TcpStream::connect(daemon.address).unwrap();
     stuck
         .write_all(b"POST /flows HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n[")
         .unwrap();
     std::thread::sleep(Duration::from_millis(100));
+    stuck
+}
+
+#[test]
+fn requests_that_do_not_end_are_broken_off_after_the_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
+    daemon.client.accept(&one());
+    let _stuck = stuck_request(&daemon);
     daemon.signal("TERM");
     assert_eq!(daemon.wait().code(), Some(1));
     assert!(daemon.log().contains("broken off"), "{}", daemon.log());
@@ -173,11 +179,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     daemon.client.accept(&one());
-    let mut stuck = TcpStream::connect(daemon.address).unwrap();
-    stuck
-        .write_all(b"POST /flows HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n[")
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let _stuck = stuck_request(&daemon);
     daemon.signal("TERM");
     std::thread::sleep(Duration::from_millis(100));
     daemon.signal("INT");

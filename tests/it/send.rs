@@ -164,7 +164,7 @@ fn a_spool_keeps_what_a_service_that_is_away_does_not_take() {
         error.contains("has not taken anything for 1 seconds"),
         "{error}"
     );
-    assert!(error.contains("3 batches stay in the spool"), "{error}");
+    assert!(error.contains("in the spool: 3 batches"), "{error}");
     let batches = || std::fs::read_dir(spool).unwrap().count() - 1;
     assert_eq!(batches(), 3);
 
@@ -202,7 +202,7 @@ fn a_signal_leaves_what_was_read_in_the_spool() {
     let output = child.wait_with_output().unwrap();
     let (status, _, error) = parts(&output);
     assert_eq!(status, Some(128 + 15), "{error}");
-    assert!(error.contains("1 batches stay in the spool"), "{error}");
+    assert!(error.contains("in the spool: 1 batch"), "{error}");
     let batch = std::fs::read_dir(&spool)
         .unwrap()
         .map(|e| e.unwrap().file_name());
@@ -349,7 +349,7 @@ fn it_tries_again_under_the_same_key_and_waits_as_it_is_asked_to() {
     ]);
     let (status, out, error) = parts(&send(&url, &[], &ndjson_body(&flows(3))));
     assert_eq!(status, Some(0), "{error}");
-    assert!(out.starts_with("3 flows sent in 1 batches"), "{out}");
+    assert!(out.starts_with("3 flows sent in 1 batch"), "{out}");
     let requests = server.join().unwrap();
     assert!(requests[1].0 - requests[0].0 >= Duration::from_secs(2));
     assert!(!requests[0].1.is_empty() && requests.iter().all(|(_, key)| *key == requests[0].1));
@@ -361,6 +361,10 @@ fn what_trying_again_does_not_help_ends_it() {
         (
             "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             "401",
+        ),
+        (
+            "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            "413",
         ),
         (
             "HTTP/1.1 302 Found\r\nlocation: /x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
@@ -412,16 +416,7 @@ fn it_brings_a_token_and_a_certificate() {
 
 fn with_certificate(dir: &Path, body: &[u8]) {
     let pki = crate::access::Pki::new(&dir.join("pki"));
-    let serve = [
-        "--tls-cert",
-        &pki.cert,
-        "--tls-key",
-        &pki.key,
-        "--tls-client-ca",
-        &pki.ca,
-    ];
-    let daemon = Daemon::launch(&dir.join("tls"), &serve);
-    crate::access::wait_for_log(&daemon, " ready ");
+    let daemon = pki.serve(&dir.join("tls"), true);
     let url = format!("https://{}", daemon.address);
     let ca = ["--ca", &pki.ca, "--retry-for", "1"];
     let (cert, key) = (pki.client.0.as_str(), pki.client.1.as_str());

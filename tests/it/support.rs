@@ -395,7 +395,18 @@ impl Daemon {
 
     /// Starts it and waits until it listens.
     pub fn launch(data_dir: &Path, arguments: &[&str]) -> Daemon {
-        let mut command = Command::new(Daemon::binary());
+        Daemon::launch_by(Command::new(Daemon::binary()), data_dir, arguments)
+    }
+
+    /// The same, with room for this many open files.
+    pub fn launch_with_files(data_dir: &Path, files: usize) -> Daemon {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}"));
+        command.arg(Daemon::binary());
+        Daemon::launch_by(command, data_dir, &[])
+    }
+
+    fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
         command.args(["serve", "--data-dir"]).arg(data_dir);
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -434,6 +445,11 @@ impl Daemon {
             log,
             drain: Some(drain),
         }
+    }
+
+    /// Of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn log(&self) -> String {

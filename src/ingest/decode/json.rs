@@ -19,6 +19,7 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
         index: None,
         field: None,
         what: format!("the body is not UTF-8 at byte {}", e.valid_up_to()),
+        at: None,
     })?;
     let mut builder = BatchBuilder::with_capacity(body.len() / 2);
     let place = Place::default();
@@ -73,7 +74,8 @@ impl Place {
         DecodeError {
             index: self.index.get(),
             field: self.field.get(),
-            what: format!("{what} (line {line}, column {})", error.column()),
+            what,
+            at: Some((line, error.column())),
         }
     }
 }

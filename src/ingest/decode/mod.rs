@@ -28,8 +28,10 @@ pub struct DecodeError {
     pub index: Option<usize>,
     /// The field; `None` when the fault is outside of any.
     pub field: Option<Field>,
-    /// What is wrong, and where in the body.
+    /// What is wrong.
     pub what: String,
+    /// Line and column of the body, counted from 1, where that is known.
+    pub at: Option<(usize, usize)>,
 }
 
 impl std::error::Error for DecodeError {}
@@ -42,7 +44,11 @@ impl fmt::Display for DecodeError {
         if let Some(field) = self.field {
             write!(f, "{}: ", field.name())?;
         }
-        f.write_str(&self.what)
+        f.write_str(&self.what)?;
+        match self.at {
+            Some((line, column)) => write!(f, " (line {line}, column {column})"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,12 @@
-//! Every byte that is stored, and nothing else: keys, values, journal entries, the identity file.
+//! Every byte that is stored, and nothing else: keys, values, the identity file; batches, which are the
+//! journal's entries, in [`records`].
 //!
 //! `ARCHITECTURE.md` draws these formats; [`FORMAT`] changes when one of them does. Decoders take
 //! any bytes: what is not ours is [`Corrupt`], never a panic and never a guess.
+
+mod records;
+
+pub use records::{Record, Records, batch_ledger, begin_batch, end_batch, push_record_head};
 
 use std::borrow::Cow;
 
@@ -351,169 +356,6 @@ pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
     Ok(u64::from_le_bytes(value))
 }
 
-// ----------------------------------------------------------------------------------------- batches
-
-/// First byte of a stored batch.
-const BATCH_VERSION: u8 = 2;
-/// Version byte, number of flows, bytes of the records.
-const BATCH_HEADER_BYTES: usize = 9;
-/// Bytes of an entry of a batch's own ledger: hour and totals.
-const BATCH_TOTALS_BYTES: usize = HOUR_BYTES + TOTALS_BYTES;
-/// Bytes of a record in front of its counters: key length and widths.
-const RECORD_HEADER_BYTES: usize = 3;
-
-/// Begins a batch: its header, which [`end_batch`] fills in.
-pub fn begin_batch(batch: &mut Vec<u8>) {
-    batch.extend_from_slice(&[0; BATCH_HEADER_BYTES]);
-    batch[0] = BATCH_VERSION;
-}
-
-/// Ends a batch of `flows` records: appends its ledger, what they add up to by hour.
-pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: &[(u32, Totals)]) {
-    let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // a body has less than 4 GiB
-    batch[1..5].copy_from_slice(&flows.to_le_bytes());
-    batch[5..BATCH_HEADER_BYTES].copy_from_slice(&records.to_le_bytes());
-    for (hour, totals) in ledger {
-        batch.extend_from_slice(&hour.to_be_bytes());
-        batch.extend_from_slice(&encode_totals(*totals));
-    }
-}
-
-/// The parts of a stored batch: number of flows, records, ledger.
-fn split_batch(batch: &[u8]) -> Result<(u32, &[u8], &[u8]), Corrupt> {
-    let (header, rest) = batch
-        .split_first_chunk::<BATCH_HEADER_BYTES>()
-        .ok_or(Corrupt("a batch is too short"))?;
-    let [version, f0, f1, f2, f3, bytes @ ..] = *header;
-    if version != BATCH_VERSION {
-        return Err(Corrupt("a batch is of an unknown version"));
-    }
-    let (records, ledger) = rest
-        .split_at_checked(u32::from_le_bytes(bytes) as usize)
-        .ok_or(Corrupt("a batch ends inside its records"))?;
-    Ok((u32::from_le_bytes([f0, f1, f2, f3]), records, ledger))
-}
-
-/// What a stored batch says that its flows add up to, by hour. Each hour is there once.
-pub fn batch_ledger(batch: &[u8]) -> Result<Vec<(u32, Totals)>, Corrupt> {
-    let (_, _, ledger) = split_batch(batch)?;
-    let entries = ledger.chunks(BATCH_TOTALS_BYTES).map(|entry| {
-        let (hour, totals) = entry
-            .split_first_chunk::<HOUR_BYTES>()
-            .ok_or(Corrupt("a batch ends inside its ledger"))?;
-        Ok((u32::from_be_bytes(*hour), decode_totals(totals)?))
-    });
-    entries.collect()
-}
-
-/// Bytes that `n` needs, without its leading zeros: 0 ..= 8.
-#[inline]
-fn width(n: u64) -> usize {
-    8 - n.leading_zeros() as usize / 8
-}
-
-/// Appends a record up to its key: key length, widths, counters. The key of `key_bytes` bytes has
-/// to follow. The counters are as short as they can be, since the journal is written twice (log
-/// and memtable) and most counters are small.
-#[inline]
-pub fn push_record_head(batch: &mut Vec<u8>, key_bytes: usize, counters: Counters) {
-    debug_assert!(key_bytes <= KEY_BYTES_MAX);
-    let (tx_width, rx_width) = (width(counters.tx), width(counters.rx));
-    let mut head = [0; RECORD_HEADER_BYTES + 16];
-    head[..2].copy_from_slice(&(key_bytes as u16).to_le_bytes());
-    head[2] = (tx_width | rx_width << 4) as u8;
-    head[3..11].copy_from_slice(&counters.tx.to_le_bytes());
-    let rx_at = RECORD_HEADER_BYTES + tx_width;
-    head[rx_at..rx_at + 8].copy_from_slice(&counters.rx.to_le_bytes());
-    batch.extend_from_slice(&head[..rx_at + rx_width]);
-}
-
-/// One flow of a stored batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// The whole flow key.
-    pub key: &'a [u8],
-    pub counters: Counters,
-}
-
-/// Reads the records of a stored batch, in order. Stops after the first error.
-#[derive(Clone, Debug)]
-pub struct Records<'a> {
-    rest: &'a [u8],
-    left: u32,
-}
-
-impl<'a> Records<'a> {
-    pub fn new(batch: &'a [u8]) -> Result<Records<'a>, Corrupt> {
-        let (left, rest, _) = split_batch(batch)?;
-        Ok(Records { rest, left })
-    }
-
-    #[inline]
-    fn read(&mut self) -> Result<Record<'a>, Corrupt> {
-        const CUT: Corrupt = Corrupt("a batch ends inside a record");
-        let [len_lo, len_hi, widths] =
-            *self.rest.first_chunk::<RECORD_HEADER_BYTES>().ok_or(CUT)?;
-        let key_bytes = usize::from(u16::from_le_bytes([len_lo, len_hi]));
-        let (tx_width, rx_width) = (usize::from(widths & 15), usize::from(widths >> 4));
-        if tx_width > 8 || rx_width > 8 {
-            return Err(Corrupt("a record's counter is too wide"));
-        }
-        let rx_at = RECORD_HEADER_BYTES + tx_width;
-        let key_at = rx_at + rx_width;
-        let end = key_at + key_bytes;
-        let key = self.rest.get(key_at..end).ok_or(CUT)?;
-        if key_bytes < HOUR_BYTES {
-            return Err(Corrupt("a record's key is too short"));
-        }
-        let counters = Counters {
-            tx: read_uint(self.rest, RECORD_HEADER_BYTES, tx_width),
-            rx: read_uint(self.rest, rx_at, rx_width),
-        };
-        self.rest = &self.rest[end..];
-        self.left -= 1;
-        Ok(Record { key, counters })
-    }
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = Result<Record<'a>, Corrupt>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            if self.rest.is_empty() {
-                return None;
-            }
-            self.rest = &[];
-            return Some(Err(Corrupt("a batch has bytes after its records")));
-        }
-        let record = self.read();
-        if record.is_err() {
-            (self.rest, self.left) = (&[], 0);
-        }
-        Some(record)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.left as usize + 1))
-    }
-}
-
-/// The little-endian integer of `width` bytes at `at`; the caller has checked that it lies inside.
-#[inline]
-fn read_uint(bytes: &[u8], at: usize, width: usize) -> u64 {
-    if let Some(word) = bytes[at..].first_chunk::<8>() {
-        // One load and a mask; the bytes above the integer belong to whatever follows it.
-        let mask = u64::MAX.checked_shr(64 - 8 * width as u32).unwrap_or(0);
-        u64::from_le_bytes(*word) & mask
-    } else {
-        let mut word = [0; 8];
-        word[..width].copy_from_slice(&bytes[at..at + width]);
-        u64::from_le_bytes(word)
-    }
-}
-
 /// What has to hold of any bytes: no decoder panics, and what one takes, its encoder gives back. For
 /// tests and fuzzing.
 #[cfg(any(test, fuzzing))]
@@ -554,7 +396,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn name() -> impl Strategy<Value = String> {
+    pub(super) fn name() -> impl Strategy<Value = String> {
         // Few characters, so that equal prefixes, NULs next to terminators and the largest code
         // points meet often.
         prop_oneof![
@@ -567,7 +409,7 @@ mod tests {
         ]
     }
 
-    fn key(hour: u32, names: &(String, String, String)) -> Vec<u8> {
+    pub(super) fn key(hour: u32, names: &(String, String, String)) -> Vec<u8> {
         let mut key = Vec::new();
         push_key(
             &mut key,
@@ -606,43 +448,6 @@ mod tests {
         fn counters_round_trip(tx: u64, rx: u64) {
             let counters = Counters { tx, rx };
             prop_assert_eq!(decode_counters(&encode_counters(counters)), Ok(counters));
-        }
-
-        #[test]
-        fn records_round_trip(
-            flows in prop::collection::vec(
-                (0..=Hour::MAX, (name(), name(), name()), any::<u64>(), 0..=64u32, any::<u64>(), 0..=64u32),
-                0..20,
-            )
-        ) {
-            let mut batch = Vec::new();
-            begin_batch(&mut batch);
-            let mut expected = Vec::new();
-            for (hour, names, tx, tx_shift, rx, rx_shift) in flows {
-                let counters = Counters {
-                    tx: tx.checked_shr(tx_shift).unwrap_or(0),
-                    rx: rx.checked_shr(rx_shift).unwrap_or(0),
-                };
-                let key = key(hour, &names);
-                push_record_head(&mut batch, key.len(), counters);
-                batch.extend_from_slice(&key);
-                expected.push((key, counters));
-            }
-            let ledger = [(7, Totals { flows: 1, tx: 2, rx: 3 }), (9, Totals::default())];
-            end_batch(&mut batch, expected.len() as u32, &ledger);
-            prop_assert_eq!(batch_ledger(&batch).unwrap(), ledger);
-            let got: Vec<_> = Records::new(&batch)
-                .unwrap()
-                .map(|r| r.map(|r| (r.key.to_vec(), r.counters)).unwrap())
-                .collect();
-            prop_assert_eq!(got, expected);
-            // Cut anywhere, it is an error at some point, and never a panic.
-            for cut in 0..batch.len() {
-                let records = Records::new(&batch[..cut]).and_then(|r| r.collect::<Result<Vec<_>, _>>());
-                let ledger_read = batch_ledger(&batch[..cut]);
-                let whole = ledger_read.is_ok_and(|l| l == ledger);
-                prop_assert!(records.is_err() || !whole);
-            }
         }
 
         #[test]
