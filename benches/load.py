@@ -309,12 +309,13 @@ def reads_of_a_busy_hour(a, kind):
             post_all(server, parts, repeat)
             in_memory = busy_hour(server, HOUR, tries)
             server.check(sums(parts, repeat))
-            flushed, loads = [], 1
+            flushed, yards, loads = [], [], 1
             begin = time.perf_counter()
             while time.perf_counter() - begin < 32:
                 post_all(server, parts, repeat)
                 loads += 1
                 flushed.append(busy_hour(server, HOUR, tries))
+                yards.append(yardstick(parts))
                 time.sleep(1)
             server.check(sums(parts, loads * repeat))
             server.compact()
@@ -323,6 +324,7 @@ def reads_of_a_busy_hour(a, kind):
             figures.add("us_per_row_in_memory", in_memory)
             figures.add("us_per_row_over_flushes", statistics.median(flushed))
             figures.add("us_per_row_over_flushes_slowest", max(flushed))
+            figures.add("ratio_over_flushes", statistics.median(flushed) / statistics.median(yards))
             figures.add("us_per_row_compacted", compacted)
             figures.add("in_memory_to_compacted", in_memory / compacted)
             figures.add("over_flushes_to_compacted", statistics.median(flushed) / compacted)
@@ -555,6 +557,8 @@ def main():
     p.add_argument("--flows", type=int, default=3_000_000, help="flows a run of a workload")
     a = p.parse_args()
     print("# runs", a.runs, flush=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    print("# commit", commit, a.what, flush=True)
     for step in (workloads, reads, latency, flat, recovery):
         if a.what in (step.__name__, "all"):
             step(a)

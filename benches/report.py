@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Turns the figures of load.py into RESULTS.md: report.py FIGURES RESULTS.md
 
+Where a figure is there twice, the later one counts: a part that was measured again can be added at the end.
+
 A figure is a line `name: value`; the tables below say what each one is and what it should be. A figure that
 misses its target says so.
 """
@@ -33,6 +35,7 @@ TABLES = {
             ("right after the last POST, all in memory", "us_per_row_in_memory", 0.5),
             ("right after the last POST, load over several flushes", "us_per_row_over_flushes", 0.5),
             ("the same, slowest of them", "us_per_row_over_flushes_slowest", None),
+            ("over several flushes, as a ratio to `json.loads` of a flow", "ratio_over_flushes", None),
             ("compacted", "us_per_row_compacted", None),
             ("in memory, to compacted", "in_memory_to_compacted", 1.3),
             ("over several flushes, to compacted", "over_flushes_to_compacted", 1.3),
@@ -85,21 +88,21 @@ def number(value):
 
 
 def main():
-    figures, runs = {}, "?"
+    figures, runs, commits = {}, "?", []
     for line in open(sys.argv[1]):
         if line.startswith("# runs "):
             runs = line.split()[2]
+        if line.startswith("# commit "):
+            commits.append("%s (%s)" % tuple(line.split()[2:4]))
         name, _, value = line.partition(": ")
         if not line.startswith("#"):
             figures[name] = float(value)
     cpu = next((l.split(": ")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
-    commit = subprocess.run(["git", "log", "-1", "--format=%h"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "src", "Cargo.toml", "Cargo.lock"], capture_output=True, text=True).stdout
     cores = subprocess.run(["nproc"], capture_output=True, text=True).stdout.strip()
     out = [
         "# Results", "",
         "Written by `scripts/bench`; do not edit. `benches/load.py` says how each figure is measured.", "",
-        f"- Commit {commit}{', with changes' if changed else ''}; {datetime.date.today()}, {cpu}, {cores} cores, Linux {platform.release().split('-')[0]}; release build, default settings"
+        f"- Commit {', then '.join(commits)}; {datetime.date.today()}, {cpu}, {cores} cores, Linux {platform.release().split('-')[0]}; release build, default settings"
         " (every POST synced to disk), 8 connections, 1,000 flows a POST.",
         f"- Medians of {runs} runs with their least and most, where a range is given; single runs elsewhere. The driver"
         " runs on the same cores and is at its limit before the server is: flows a second are a lower bound.",

@@ -232,10 +232,10 @@ fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<Copied>, Grant), Sto
     }
 }
 
-/// Hours of up to this many bytes on disk are kept in the block cache by those who read them: for a
-/// dashboard that asks again and again. A scan of millions of rows would push everything else out of
-/// it, and gets along with the page cache.
-const CACHED_BYTES_MAX: u64 = 128 << 10;
+/// Hours that take up to this part of the block cache on disk, where they are compressed to a fourth or
+/// less, are kept in it by those who read them: for a dashboard that asks again and again. A scan of
+/// millions of rows would push everything else out of it, and gets along with the page cache.
+const CACHED_PART_MAX: usize = 8;
 
 /// An iterator over the keys from `lower` up to `upper`, at the first of them, and the marker as that
 /// iterator would see it.
@@ -244,7 +244,8 @@ pub(super) fn open_cursor(
     lower: &[u8],
     upper: &[u8],
 ) -> Result<(Cursor, u64), StoreError> {
-    let is_small = inner.bytes_on_disk(lower, upper)? <= CACHED_BYTES_MAX;
+    let is_small = inner.bytes_on_disk(lower, upper)?
+        <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
     loop {
         let before = inner.marker()?;
         let mut options = ReadOptions::default();
