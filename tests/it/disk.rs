@@ -98,10 +98,19 @@ impl Trial {
                 }
                 None => add_to(&mut self.unknown, &flows),
             }
-            let answer = self.daemon.client.get("/healthz", &[]);
-            assert!(self.daemon.has_ended() || answer.is_ok_and(|answer| answer.status == 200));
-            let answer = self.daemon.client.get("/flows?hour=2", &[]);
-            assert!(self.daemon.has_ended() || answer.is_ok_and(|answer| answer.status == 200));
+            self.answers("/healthz");
+            self.answers("/flows?hour=2");
+        }
+    }
+
+    /// Answers as ever, or is about to end.
+    fn answers(&mut self, path: &str) {
+        match self.daemon.client.get(path, &[]) {
+            Ok(answer) => assert_eq!(answer.status, 200, "{path}: {}", self.daemon.log()),
+            Err(error) => {
+                let ends = within(10, || self.daemon.has_ended());
+                assert!(ends, "{path}: {error}: {}", self.daemon.log());
+            }
         }
     }
 
