@@ -14,6 +14,7 @@ use warp::http::header;
 
 use super::connections::Peer;
 use super::error::Problem;
+use super::secrets::{AccessError, AccessFiles};
 use super::tls;
 
 /// What a request wants to do.
@@ -21,43 +22,6 @@ use super::tls;
 pub(super) enum Right {
     Write,
     Read,
-}
-
-/// Where the secrets are.
-#[derive(Clone, Debug, Default)]
-pub struct AccessFiles {
-    /// Tokens of those who may send flows; without it, nobody needs one for that.
-    pub write_tokens: Option<PathBuf>,
-    /// Tokens of those who may ask.
-    pub read_tokens: Option<PathBuf>,
-    pub tls: Option<TlsFiles>,
-}
-
-/// PEM files for TLS.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// The certificate, followed by those of the authorities in between.
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    /// Clients need a certificate of this authority, or one of these.
-    pub client_ca: Option<PathBuf>,
-}
-
-/// A file of secrets that cannot be used. Says which and why, and nothing of what is in it.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {what}", path.display())]
-pub struct AccessError {
-    path: PathBuf,
-    what: String,
-}
-
-impl AccessError {
-    pub(super) fn new(path: &Path, what: impl fmt::Display) -> AccessError {
-        AccessError {
-            path: path.to_owned(),
-            what: what.to_string(),
-        }
-    }
 }
 
 /// The secrets in use. Reloading exchanges all of them at once; connections go on.

@@ -13,14 +13,16 @@ mod health;
 mod negotiate;
 mod routes;
 mod rows;
+mod secrets;
 mod server;
 mod tls;
 
-pub use access::{Access, AccessError, AccessFiles, TlsFiles};
+pub use access::Access;
 #[cfg(fuzzing)]
 pub use flows_get::check as check_query;
 pub use negotiate::{Encoding, RowFormat};
 pub use rows::Answer;
+pub use secrets::{AccessError, AccessFiles, TlsFiles};
 pub use server::serve;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-use super::access::{AccessError, TlsFiles};
+use super::secrets::{AccessError, TlsFiles};
 
 pub(super) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
     let provider = Arc::new(ring::default_provider());
