@@ -17,10 +17,22 @@ use crate::send::{Keys, Reader, Rejected, SendError, Sender, SenderOptions, Serv
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
+/// Read of the input at once.
+const READ_BYTES: usize = 16 << 10;
+/// What `fdatasync` of something answers that cannot be synced.
+const EINVAL: i32 = 22;
 
 pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let source = Source::open(&arguments.file)?;
     let bar = source.progress();
+    if let Some(path) = &arguments.rejects
+        && source.is_same_file(path)
+    {
+        return Err(format!(
+            "{}: --rejects is the file that is sent",
+            path.display()
+        ));
+    }
     let rejects = Arc::new(Rejects::open(arguments.rejects.as_deref(), bar.clone())?);
     let options = SenderOptions {
         server: Server {
@@ -66,7 +78,7 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let mut failed = None;
     let mut count = 0_u64;
     let input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(
-        1 << 16,
+        READ_BYTES,
         bar.wrap_read(source.input),
     ));
     let read = Reader::new(input, arguments.format.map(Into::into)).read(|unit| {
@@ -99,6 +111,11 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
         Some(error) => Err(error),
         None => sender.finish(show).map_err(said),
     };
+    // What cannot be goes into the spool, the batch that was being filled too.
+    let let_go = match finished {
+        Ok(()) => 0,
+        Err(_) => sender.interrupt().unwrap_or_default(),
+    };
     bar.finish_and_clear();
     let report = sender.report();
     let refused = rejects.count();
@@ -114,20 +131,25 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let waiting = report.waiting;
     finished.map_err(|error| match waiting {
         0 => error,
-        n if has_spool => {
-            format!(
-                "{error}; in the spool: {}; run it again to send what is there",
-                batches(n)
-            )
-        }
+        n if has_spool => format!(
+            "{error}; in the spool: {}; run it again to send what is there{}",
+            batches(n),
+            match (once, let_go) {
+                (true, _) => ", and the rest".into(),
+                (false, 0) => "; the rest of the pipe is not read".into(),
+                (false, n) =>
+                    format!("; {n} flows had no room, and the rest of the pipe is not read"),
+            }
+        ),
         _ if once => format!("{error}; run it again to send the rest: what was sent counts once"),
         _ => format!("{error}; what was not sent by then is not kept: --spool keeps it"),
     })?;
     read.map_err(|e| {
-        format!(
-            "{}: {e}; the flows before that were sent, the rest was not read",
-            arguments.file.display()
-        )
+        let rest = match count {
+            0 => "nothing was sent",
+            _ => "the flows before that were sent, the rest was not read",
+        };
+        format!("{}: {e}; {rest}", arguments.file.display())
     })?;
     match (refused, &arguments.rejects) {
         (0, _) => Ok(()),
@@ -163,6 +185,8 @@ struct Source {
     bytes: Option<u64>,
     /// Names a file that can be sent again and is the same; a pipe cannot.
     identity: Option<String>,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
 }
 
 impl Source {
@@ -172,6 +196,7 @@ impl Source {
                 input: Box::new(io::stdin()),
                 bytes: None,
                 identity: None,
+                file: None,
             });
         }
         let cannot = |e: io::Error| format!("{}: {e}", path.display());
@@ -196,7 +221,13 @@ impl Source {
             input: Box::new(file),
             bytes: data.is_file().then_some(data.len()),
             identity,
+            file: data.is_file().then_some((data.dev(), data.ino())),
         })
+    }
+
+    fn is_same_file(&self, path: &Path) -> bool {
+        let other = path.metadata().map(|data| (data.dev(), data.ino()));
+        self.file.is_some() && self.file == other.ok()
     }
 
     /// On a terminal; elsewhere nothing is drawn.
@@ -225,9 +256,19 @@ fn token(path: &Path) -> Result<String, String> {
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'));
-    token
-        .map(str::to_owned)
-        .ok_or_else(|| format!("{}: no token is in it", path.display()))
+    match token {
+        Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(token.to_owned()),
+        Some(_) => Err(format!(
+            "{}: what is in it is not a token: one has visible ASCII only",
+            path.display()
+        )),
+        None => Err(format!("{}: no token is in it", path.display())),
+    }
+}
+
+/// To the terminal, if it is still there.
+fn say(line: &str) {
+    let _best_effort = writeln!(io::stderr(), "{line}");
 }
 
 /// Flows that are refused: to a file, or at least to the terminal.
@@ -258,8 +299,8 @@ impl Rejects {
             std::sync::atomic::Ordering::Relaxed,
         );
         if before < 10 {
-            self.bar
-                .suspend(|| eprintln!("refused: {place}: {}", rejected.why));
+            let line = format!("refused: {place}: {}", rejected.why);
+            self.bar.suspend(|| say(&line));
         }
         let Some(file) = &self.file else {
             return Ok(());
@@ -279,8 +320,11 @@ impl Rejects {
             return Ok(());
         };
         let file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
-        let synced = file.sync_data();
-        synced.map_err(|e| format!("cannot write what was refused: {e}"))
+        match file.sync_data() {
+            // Not a file on a disk.
+            Err(error) if error.raw_os_error() == Some(EINVAL) => Ok(()),
+            synced => synced.map_err(|e| format!("cannot write what was refused: {e}")),
+        }
     }
 
     fn count(&self) -> u64 {
@@ -298,15 +342,18 @@ fn end_at_signal(sender: Arc<Sender>, has_spool: bool, once: bool) -> io::Result
         let kept = sender.interrupt();
         let waiting = sender.report().waiting;
         match kept {
-            Err(error) => eprintln!("flowtally: {error}"),
-            Ok(_) if once => eprintln!("flowtally: stopped; run it again to send the rest"),
-            Ok(0) if has_spool => {
-                eprintln!("flowtally: stopped; in the spool: {}", batches(waiting));
-            }
-            Ok(lost) => eprintln!(
+            Err(error) => say(&format!("flowtally: {error}")),
+            Ok(_) if once => say("flowtally: stopped; run it again to send the rest"),
+            Ok(0) if has_spool => say(&format!(
+                "flowtally: stopped; in the spool: {}; of the pipe, up to {} KiB more were read and are \
+                 not kept",
+                batches(waiting),
+                READ_BYTES >> 10
+            )),
+            Ok(lost) => say(&format!(
                 "flowtally: stopped; {} and {lost} flows may not have been sent",
                 batches(waiting)
-            ),
+            )),
         }
         std::process::exit(128 + signal);
     };

@@ -20,6 +20,8 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 
 /// Connections at a time, where the limit of open files allows it.
 const CONNECTIONS_MAX: usize = 4096;
+/// Each may read a head of 32 KiB.
+const CONNECTIONS_PER_MIB: usize = 8;
 /// Files that RocksDB keeps open (`max_open_files`), its logs, and some to spare.
 const FILES_OF_OUR_OWN: usize = 640;
 
@@ -82,7 +84,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },
-        connections_max: connections_max(),
+        connections_max: connections_max(arguments.memory_max as usize),
         body_bytes_max: memory.body_bytes_max,
         inflight_bytes_max: memory.inflight_bytes_max,
         shutdown_timeout: arguments.shutdown_timeout,
@@ -129,17 +131,18 @@ fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
         (None, None) => "send flows and read them: give --write-token-file and --read-token-file",
     };
     Err(format!(
-        "with --listen {listen}, anybody who reaches this machine could {open}, or          --tls-client-ca, or say --allow-anonymous if that is meant"
+        "with --listen {listen}, anybody who reaches this machine could {open}, or --tls-client-ca, or say --allow-anonymous if that is meant"
     ))
 }
 
 /// Raises the limit of open files as far as it goes, and returns how many connections that allows
-/// beside RocksDB's files.
-fn connections_max() -> usize {
+/// beside RocksDB's files, and the memory: what they read ahead may take a quarter of it.
+fn connections_max(memory_mib: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     files
         .saturating_sub(FILES_OF_OUR_OWN)
+        .min(CONNECTIONS_PER_MIB * memory_mib)
         .clamp(64, CONNECTIONS_MAX)
 }
 

@@ -58,6 +58,7 @@ pub(super) async fn receive(
         let idle = Instant::now() + api.limits.body_idle_max;
         let part = tokio::time::timeout_at(idle.min(deadline), stream.next());
         let part = tokio::select! {
+            biased;
             part = part => part.map_err(|_| Problem::BodyTimeout)?,
             error = api.admission.keeps_others_waiting(&permit) => return Err(error.into()),
         };

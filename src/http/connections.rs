@@ -2,14 +2,22 @@
 //! there is no place for a new one.
 
 use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::ingest::Admission;
 
 /// A connection without a request is not let go before that: its first may be on the way.
 const QUIET_MIN: Duration = Duration::from_secs(1);
+/// A client that takes nothing of its answer for so long is let go when others are not answered.
+const STALLED_MIN: Duration = Duration::from_secs(3);
 /// Pause between two looks for one that can go.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -17,6 +25,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Connections {
     places: Arc<Semaphore>,
+    admission: Admission,
     /// In the order in which they came.
     open: Mutex<BTreeMap<u64, Weak<Connection>>>,
     next: AtomicU64,
@@ -29,6 +38,8 @@ pub(super) struct Connection {
     number: u64,
     activity: Mutex<Activity>,
     let_go: Notify,
+    /// The same, in the middle of an answer.
+    break_off: Notify,
 }
 
 #[derive(Debug)]
@@ -37,9 +48,19 @@ struct Activity {
     requests: usize,
     /// When the last one ended, or the connection began.
     since: Instant,
+    /// The client has not taken all that was written, and nothing since then.
+    blocked_since: Option<Instant>,
 }
 
-/// A request under way, its streamed answer included, until this is dropped.
+impl Activity {
+    /// A request is under way, or its answer on the way.
+    fn is_busy(&self) -> bool {
+        self.requests > 0 || self.blocked_since.is_some()
+    }
+}
+
+/// A request under way, until this is dropped: its streamed answer included, but for what is written and
+/// not taken yet.
 #[derive(Debug)]
 pub(super) struct UnderWay(Arc<Connection>);
 
@@ -53,22 +74,28 @@ pub(super) struct Peer {
 }
 
 impl Connections {
-    pub(super) fn new(connections_max: usize) -> Arc<Connections> {
+    /// `admission` gets to know when one waits for a place.
+    pub(super) fn new(connections_max: usize, admission: Admission) -> Arc<Connections> {
         Arc::new(Connections {
             places: Arc::new(Semaphore::new(connections_max)),
+            admission,
             open: Mutex::default(),
             next: AtomicU64::new(0),
         })
     }
 
     /// Waits for a place. Where all are taken, the connection goes that has been without a request for
-    /// longest, also one that has begun to send a head and does not end it.
+    /// longest, also one that has begun to send a head and does not end it; or a request whose body
+    /// arrives too slowly, or whose answer nobody takes.
     pub(super) async fn find_place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        let _waits = self.admission.waits_for_place();
         loop {
-            if let Ok(place) = self.places.clone().try_acquire_owned() {
-                return Some(place);
+            if !self.let_go_quietest() {
+                self.break_off_most_stalled();
             }
-            self.let_go_quietest();
             let place = self.places.clone().acquire_owned();
             if let Ok(place) = tokio::time::timeout(LOOK_PAUSE, place).await {
                 return place.ok();
@@ -83,28 +110,52 @@ impl Connections {
             activity: Mutex::new(Activity {
                 requests: 0,
                 since: Instant::now(),
+                blocked_since: None,
             }),
             let_go: Notify::new(),
+            break_off: Notify::new(),
         });
         lock(&self.open).insert(connection.number, Arc::downgrade(&connection));
         connection
     }
 
     pub(super) fn requests_under_way(&self) -> usize {
-        let count = |connection: Arc<Connection>| lock(&connection.activity).requests;
-        self.all().into_iter().map(count).sum()
+        let busy = |connection: &Arc<Connection>| lock(&connection.activity).is_busy();
+        self.all()
+            .iter()
+            .filter(|connection| busy(connection))
+            .count()
     }
 
-    fn let_go_quietest(&self) {
-        let quiet = self.all().into_iter().filter_map(|connection| {
-            let activity = lock(&connection.activity);
-            let (requests, since) = (activity.requests, activity.since);
-            drop(activity);
-            (requests == 0 && since.elapsed() >= QUIET_MIN).then_some((since, connection))
+    fn let_go_quietest(&self) -> bool {
+        let quietest = self.oldest(QUIET_MIN, |activity| {
+            (!activity.is_busy()).then_some(activity.since)
         });
-        if let Some((_, connection)) = quiet.min_by_key(|(since, _)| *since) {
-            connection.let_go.notify_one();
+        quietest
+            .inspect(|connection| connection.let_go.notify_one())
+            .is_some()
+    }
+
+    /// Ends the answer of which nothing has been taken for longest, so that others get theirs.
+    pub(super) fn break_off_most_stalled(&self) {
+        let stalled = self.oldest(STALLED_MIN, |activity| activity.blocked_since);
+        if let Some(connection) = stalled {
+            connection.break_off.notify_one();
         }
+    }
+
+    /// The connection for which `since` gives the earliest time, where that is at least `min` ago.
+    fn oldest(
+        &self,
+        min: Duration,
+        since: impl Fn(&Activity) -> Option<Instant>,
+    ) -> Option<Arc<Connection>> {
+        let all = self.all().into_iter().filter_map(|connection| {
+            let since = since(&lock(&connection.activity))?;
+            (since.elapsed() >= min).then_some((since, connection))
+        });
+        all.min_by_key(|(since, _)| *since)
+            .map(|(_, connection)| connection)
     }
 
     /// Not under the lock: the last owner of a connection takes it off the list.
@@ -126,11 +177,31 @@ impl Connection {
     /// Resolves when another needs the place.
     pub(super) async fn let_go(&self) {
         loop {
-            self.let_go.notified().await;
+            tokio::select! {
+                () = self.break_off.notified() => return,
+                () = self.let_go.notified() => {}
+            }
             // One that has come meanwhile is not broken off.
-            if lock(&self.activity).requests == 0 {
+            if !lock(&self.activity).is_busy() {
                 return;
             }
+        }
+    }
+
+    /// Notes whether the client takes what is written to `stream`.
+    pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> Watched<S> {
+        Watched {
+            stream,
+            connection: self.clone(),
+        }
+    }
+
+    fn note_write<T>(&self, written: &Poll<T>) {
+        let mut activity = lock(&self.activity);
+        if written.is_pending() {
+            activity.blocked_since.get_or_insert_with(Instant::now);
+        } else if activity.blocked_since.take().is_some() {
+            activity.since = Instant::now();
         }
     }
 }
@@ -149,6 +220,64 @@ impl Drop for UnderWay {
     }
 }
 
+impl UnderWay {
+    /// All connections, this request's among them.
+    pub(super) fn connections(&self) -> &Connections {
+        &self.0.all
+    }
+}
+
+/// See [`Connection::watch`].
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    stream: S,
+    connection: Arc<Connection>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.connection.note_write(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.connection.note_write(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Every change is complete before a lock is let go.
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,7 +289,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_quietest_makes_room() {
-        let all = Connections::new(3);
+        let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
+        let all = Connections::new(3, admission);
         let (busy, first, second) = (all.open(), all.open(), all.open());
         let mut places = Vec::new();
         for _ in 0..3 {
@@ -183,5 +313,25 @@ mod tests {
         assert!(found.await.unwrap().is_some());
         drop((second, request));
         assert_eq!((all.all().len(), all.requests_under_way()), (2, 0));
+    }
+
+    /// What a client has not taken yet is under way, though its request has ended.
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_is_under_way() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
+        let all = Connections::new(3, admission);
+        let connection = all.open();
+        let (mut client, server) = tokio::io::duplex(100);
+        let mut server = connection.watch(server);
+        let writing = tokio::spawn(async move { server.write_all(&[0; 150]).await });
+        while all.requests_under_way() == 0 {
+            tokio::task::yield_now().await;
+        }
+        lock(&connection.activity).since -= QUIET_MIN * 2;
+        assert!(!all.let_go_quietest());
+        client.read_exact(&mut [0; 150]).await.unwrap();
+        writing.await.unwrap().unwrap();
+        assert_eq!(all.requests_under_way(), 0);
     }
 }

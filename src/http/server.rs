@@ -22,6 +22,8 @@ use super::connections::{Connection, Connections, Peer};
 use super::error::Problem;
 use super::{Api, routes};
 
+/// Longest head of a request, and what a connection reads ahead.
+const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept (out of file descriptors, mostly): some connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the last request has ended, time for its answer to leave and for its client to close.
@@ -40,10 +42,11 @@ pub async fn serve(
     server
         .timer(TokioTimer::new())
         .header_read_timeout(api.limits.head_time_max)
+        .max_buf_size(HEAD_BYTES_MAX)
         // A client may close its side when it has sent all, and still wants the answer.
         .half_close(true);
     let graceful = GracefulShutdown::new();
-    let connections = Connections::new(api.limits.connections_max);
+    let connections = Connections::new(api.limits.connections_max, api.admission.clone());
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -71,8 +74,8 @@ pub async fn serve(
         // holds.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(api.limits.answer_idle_max));
-        let stream = Box::pin(stream);
         let connection = connections.open();
+        let stream = connection.watch(Box::pin(stream));
         let (server, watcher) = (server.clone(), graceful.watcher());
         let (filter, tls) = (filter.clone(), api.access.tls());
         let handshake_max = api.limits.head_time_max;

@@ -38,6 +38,8 @@ pub struct Admission {
     waiting: Arc<AtomicUsize>,
     /// Those of them that would fit into the common pool, if it was not used up.
     waiting_for_common: Arc<AtomicUsize>,
+    /// Connections that wait for a place among those that are served.
+    waiting_for_place: Arc<AtomicUsize>,
     wait_max: Duration,
 }
 
@@ -92,6 +94,7 @@ impl Admission {
             lanes: Arc::new(Semaphore::new(lanes)),
             waiting: Arc::default(),
             waiting_for_common: Arc::default(),
+            waiting_for_place: Arc::default(),
             wait_max,
         }
     }
@@ -128,20 +131,29 @@ impl Admission {
         Ok(())
     }
 
-    /// Resolves when others have to wait for what `permit` holds, and its bytes arrive slowly: the
-    /// request should be turned away.
+    /// Counts a connection that waits for a place, until the value is dropped.
+    pub fn waits_for_place(&self) -> impl Drop + use<'_> {
+        Waits::new(&self.waiting_for_place)
+    }
+
+    /// Resolves when others have to wait for what the request of `permit` holds, memory or a place, and
+    /// its bytes arrive slowly: it should be turned away.
     pub async fn keeps_others_waiting(&self, permit: &Permit) -> IngestError {
-        let others = match (&permit.lane, &permit.common) {
-            (Some(_), _) => &self.waiting,
-            (None, Some(_)) => &self.waiting_for_common,
-            (None, None) => return std::future::pending().await,
+        let for_memory = match (&permit.lane, &permit.common) {
+            (Some(_), _) => Some(&self.waiting),
+            (None, Some(_)) => Some(&self.waiting_for_common),
+            (None, None) => None,
         };
         tokio::time::sleep_until(permit.fast_until).await;
-        while others.load(Ordering::Relaxed) == 0 {
+        let others = || {
+            let for_memory = for_memory.map_or(0, |count| count.load(Ordering::Relaxed));
+            for_memory + self.waiting_for_place.load(Ordering::Relaxed)
+        };
+        while others() == 0 {
             tokio::time::sleep(LOOK_PAUSE).await;
         }
         IngestError::Overloaded(format!(
-            "memory is short, and this body arrives too slowly to keep what it has: others wait, and \
+            "this body arrives too slowly to keep the memory and the place that it has: others wait, and \
              {} KiB a second is the least then; send smaller batches",
             BYTES_PER_S_MIN >> 11
         ))

@@ -50,6 +50,11 @@ pub(super) enum Outcome {
     Rejected { why: String },
     /// It will not take any, until something is changed here.
     Refused { why: String },
+    /// It could not read this body, which may have been changed on the way, or before.
+    Unreadable {
+        why: String,
+        after: Option<Duration>,
+    },
     TryAgain {
         why: String,
         /// What the service asked for.
@@ -68,8 +73,16 @@ pub(super) struct Client {
 /// A problem document of the service.
 #[derive(Deserialize)]
 struct Problem {
+    r#type: String,
     title: String,
     detail: String,
+}
+
+/// What it says to a batch that it took.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Accepted {
+    accepted: usize,
 }
 
 impl Client {
@@ -118,6 +131,8 @@ impl Client {
         };
         let status = response.status();
         let after = retry_after(response.headers());
+        let location = response.headers().get("location");
+        let location = location.and_then(|to| Some(to.to_str().ok()?.to_owned()));
         let replayed = response.headers().contains_key("idempotent-replayed");
         // The answer has to be complete: a proxy may break off in the middle of one.
         let text = match response
@@ -134,17 +149,27 @@ impl Client {
                 };
             }
         };
-        let why = match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            Err(_) => status.to_string(),
+        let problem = serde_json::from_str::<Problem>(&text).ok();
+        let why = match (&problem, location) {
+            (Some(problem), _) => format!("{status}: {}: {}", problem.title, problem.detail),
+            (None, Some(location)) => format!("{status}, to {location}"),
+            (None, None) => status.to_string(),
+        };
+        // Others answer with the same statuses, and do not mean the flows.
+        let is = |kind: &str| {
+            problem
+                .as_ref()
+                .is_some_and(|p| p.r#type.strip_prefix("urn:flowtally:problem:") == Some(kind))
         };
         match status {
-            StatusCode::OK if text.starts_with("{\"accepted\":") => Outcome::Taken { replayed },
-            StatusCode::OK => Outcome::Refused {
-                why: "something answered that is not flowtally".into(),
+            StatusCode::OK => match serde_json::from_str::<Accepted>(&text) {
+                Ok(answer) if answer.accepted == entry.flows => Outcome::Taken { replayed },
+                _ => Outcome::Refused {
+                    why: "something answered that is not flowtally".into(),
+                },
             },
-            // The flows themselves; anything else is for us to mend.
-            StatusCode::BAD_REQUEST => Outcome::Rejected { why },
+            StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected { why },
+            StatusCode::BAD_REQUEST if is("bad-body") => Outcome::Unreadable { why, after },
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 Outcome::TryAgain { why, after }
             }
@@ -163,6 +188,11 @@ fn flows_url(url: &str) -> Result<String, SendError> {
     let uri: Uri = url.parse().map_err(|e| bad(&e))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         return Err(bad(&"it needs http:// or https:// and a host"));
+    }
+    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        let what = "--url has a user name or a password, which flowtally does not know; \
+                    give a token with --token-file";
+        return Err(SendError::Options(what.into()));
     }
     if uri.query().is_some() {
         return Err(bad(&"it has a query"));
@@ -230,6 +260,8 @@ mod tests {
         ] {
             assert_eq!(flows_url(given).unwrap(), expected);
         }
+        let error = flows_url("http://u:secret@h").unwrap_err().to_string();
+        assert!(error.contains("--token-file") && !error.contains("secret"));
         for given in ["", "h:1", "ftp://h", "http://", "http://h?x=1", "/flows"] {
             let error = flows_url(given).unwrap_err().to_string();
             assert!(error.contains("http://127.0.0.1:8080"), "{error}");

@@ -34,9 +34,15 @@ impl Shared {
                     let why = why.clone();
                     on_rejected(Rejected { flows, why })
                 }),
+                Outcome::Unreadable { .. } => flows_of(&entry, &body).map(drop),
                 _ => Ok(()),
             };
             let mut state = self.state();
+            if let Err(why) = kept {
+                state.failed = Some(SendError::NotKept(why));
+                self.changed.notify_all();
+                return;
+            }
             let done = match outcome {
                 Outcome::Taken { replayed } => {
                     state.report.flows += entry.flows as u64;
@@ -44,19 +50,13 @@ impl Shared {
                     state.report.replayed += u64::from(replayed);
                     true
                 }
-                Outcome::Rejected { .. } => match kept {
-                    Ok(()) => true,
-                    Err(why) => {
-                        state.failed = Some(SendError::NotKept(why));
-                        false
-                    }
-                },
+                Outcome::Rejected { .. } => true,
                 Outcome::Refused { why } => {
                     let url = client.url().to_owned();
                     state.failed = Some(SendError::Refused { url, why });
                     false
                 }
-                Outcome::TryAgain { why, after } => {
+                Outcome::TryAgain { why, after } | Outcome::Unreadable { why, after } => {
                     state.report.retries += 1;
                     state.trouble = Some(why.clone());
                     let failing = failing_since.get_or_insert_with(Instant::now).elapsed();

@@ -12,6 +12,12 @@ use crate::domain::Field;
 /// Longest line of NDJSON; a flow has three names of 1 KiB at most.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
+/// About as much for a record of CSV, which can be on several lines.
+const RECORD_BYTES_MAX: usize = 1 << 20;
+/// What CSV needs.
+const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour has to come \
+                      first, in any order";
+
 /// How inputs begin that are read as nonsense otherwise.
 const NOT_TEXT: [(&[u8], &str); 4] = [
     (
@@ -213,6 +219,10 @@ fn read_csv(input: impl Read, skipped: u64, each: Each<'_>) -> Result<(), InputE
         csv::ErrorKind::Io(error) => InputError::Io(error),
         kind => InputError::Malformed(format!("{kind:?}")),
     };
+    let input = Bounded {
+        input,
+        left: RECORD_BYTES_MAX,
+    };
     let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
     let header = csv.byte_headers().map_err(malformed)?.clone();
     let columns: Vec<Field> = header
@@ -223,7 +233,9 @@ fn read_csv(input: impl Read, skipped: u64, each: Each<'_>) -> Result<(), InputE
                 .find(|field| field.name().as_bytes() == name);
             field.ok_or_else(|| {
                 let name = String::from_utf8_lossy(name);
-                InputError::Malformed(format!("the header has {name:?}, which no flow has"))
+                InputError::Malformed(format!(
+                    "read as CSV, its header has {name:?}, which no flow has; {HEADER}"
+                ))
             })
         })
         .collect::<Result<_, _>>()?;
@@ -231,11 +243,25 @@ fn read_csv(input: impl Read, skipped: u64, each: Each<'_>) -> Result<(), InputE
         .into_iter()
         .find(|field| !columns.contains(field))
     {
-        let what = format!("the header has no {}", missing.name());
+        let what = format!(
+            "read as CSV, its header has no {}; {HEADER}",
+            missing.name()
+        );
         return Err(InputError::Malformed(what));
     }
     let mut record = csv::ByteRecord::new();
-    while csv.read_byte_record(&mut record).map_err(malformed)? {
+    loop {
+        csv.get_mut().left = RECORD_BYTES_MAX;
+        let begin = skipped + csv.position().line();
+        match csv.read_byte_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) if csv.get_ref().left == 0 => {
+                let what = format!("line {begin}: {}", malformed(error));
+                return Err(InputError::Malformed(what));
+            }
+            Err(error) => return Err(malformed(error)),
+        }
         let line = skipped + record.position().map_or(0, csv::Position::line);
         let (text, fault) = match json_of(&columns, &record) {
             Ok(text) => (text, None),
@@ -254,6 +280,26 @@ fn read_csv(input: impl Read, skipped: u64, each: Each<'_>) -> Result<(), InputE
         }
     }
     Ok(())
+}
+
+/// Lets through so many bytes until it is allowed more.
+struct Bounded<R> {
+    input: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            let what =
+                format!("a record of more than {RECORD_BYTES_MAX} bytes; is a quote left open?");
+            return Err(io::Error::other(what));
+        }
+        let most = buffer.len().min(self.left);
+        let read = self.input.read(&mut buffer[..most])?;
+        self.left -= read;
+        Ok(read)
+    }
 }
 
 fn json_of(columns: &[Field], record: &csv::ByteRecord) -> Result<String, String> {
@@ -331,6 +377,7 @@ mod tests {
             (b"src_app,dest_app\n", 0, "no vpc_id"),
             (b"src_app,colour\n", 0, "\"colour\""),
             (b"\x1F\x8B\x08\0", 0, "zcat"),
+            (b"bytes", 0, "in any order"),
             (b"\xFF\xFEs\0", 0, "UTF-16"),
         ] {
             let (read, error) = read(text);
@@ -341,6 +388,13 @@ mod tests {
         assert!(read(b"{\"a\":\"\xff\"}\n").0[0].2);
         assert!(read(&b"x".repeat(3 << 20)).1.is_some() || read(&b"{".repeat(3 << 20)).1.is_some());
         assert!(read(&b"{".repeat(3 << 20)).1.unwrap().contains("line 1"));
+        let names = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
+        let open_quote = format!("{names}\"a,b,c,1,2,3\n{}", "x,b,c,1,2,3\n".repeat(1 << 18));
+        let error = read(open_quote.as_bytes()).1.unwrap();
+        assert!(
+            error.starts_with("line 2") && error.contains("quote"),
+            "{error}"
+        );
     }
 
     #[test]

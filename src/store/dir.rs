@@ -114,6 +114,12 @@ impl DataDir {
         Ok(fs::read_dir(self.rocks())?.next().is_none())
     }
 
+    /// Whether it has files of sums, receipts or the journal.
+    pub(super) fn has_files(&self) -> bool {
+        let is_file = |e: fs::DirEntry| e.path().extension().is_some_and(|e| e == "sst");
+        fs::read_dir(self.rocks()).is_ok_and(|entries| entries.flatten().any(is_file))
+    }
+
     pub(super) fn rocks(&self) -> PathBuf {
         self.path.join(ROCKS)
     }

@@ -61,13 +61,13 @@ pub enum StoreError {
     )]
     Corrupt { what: String },
 
-    #[error("{doing} failed: {source}; nothing acknowledged is lost, check the disk")]
+    #[error("{doing} failed: {source}; check the disk")]
     Database {
         doing: &'static str,
         source: rocksdb::Error,
     },
 
-    #[error("{doing} failed: {source}; nothing acknowledged is lost, check the disk")]
+    #[error("{doing} failed: {source}; check the disk")]
     Io {
         doing: &'static str,
         source: io::Error,

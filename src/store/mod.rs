@@ -215,6 +215,10 @@ impl Store {
             source,
         })?;
         rocks.database.create_if_missing(fresh);
+        // A start that was killed may have left some out; where there are files, there were all.
+        rocks
+            .database
+            .create_missing_column_families(fresh || !dir.has_files());
         if let Some(torn) = (!fresh)
             .then(|| wal::check(&dir.rocks()))
             .transpose()?

@@ -47,7 +47,6 @@ impl RocksOptions {
 
 fn database(memtable_bytes: usize) -> Options {
     let mut options = Options::default();
-    options.create_missing_column_families(true);
     // A few counters; the timers would cost something.
     options.enable_statistics();
     options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);

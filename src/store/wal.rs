@@ -1,9 +1,13 @@
-//! A look at RocksDB's write-ahead log before RocksDB opens it.
+//! A look at RocksDB's write-ahead log, and at its MANIFEST, before RocksDB opens them.
 //!
 //! After a power cut the end of the log can be a write that never was acknowledged, of which the disk
 //! has some sectors and zeros for the rest. RocksDB takes that for damage (and a log that just ends,
 //! for what it is), so it is cut off here. Everything else that does not read well is damage: a record
 //! that was acknowledged may be lost, and no sum is given out that could lack it.
+//!
+//! The MANIFEST, which lists the files of the database, is a log of the same format. RocksDB takes a
+//! record whose length reaches past the end for the end, opens what was before it, and deletes the files
+//! that it does not know: a changed byte there is found here.
 //!
 //! The telling: in a write that did not get to the disk, at least one whole sector is zeros, since
 //! logs are new files. No record of ours has so many zeros in a row, so one in which bytes have been
@@ -75,15 +79,26 @@ impl std::fmt::Display for Torn {
     }
 }
 
-/// Reads the newest log of the database in `rocks`; older ones were complete before it was begun.
+fn failed(source: io::Error) -> StoreError {
+    StoreError::Io {
+        doing: "reading the journal's log or the MANIFEST",
+        source,
+    }
+}
+
+fn damaged(path: &Path, Damage { at }: Damage) -> StoreError {
+    StoreError::Corrupt {
+        what: format!("{} at byte {at}", path.display()),
+    }
+}
+
+/// Reads the MANIFEST of the database in `rocks`, and its newest log; older ones were complete before
+/// that was begun.
 ///
 /// # Errors
-/// A log that is damaged other than by a write broken off at its end.
+/// One that is damaged other than by a write broken off at its end.
 pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
-    let failed = |source| StoreError::Io {
-        doing: "reading the journal's log",
-        source,
-    };
+    check_manifest(rocks)?;
     let mut newest: Option<(u64, PathBuf)> = None;
     for entry in fs::read_dir(rocks).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -109,9 +124,23 @@ pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
             keep: keep as u64,
             bytes: (log.len() - keep) as u64,
         })),
-        Err(Damage { at }) => Err(StoreError::Corrupt {
-            what: format!("{} at byte {at}, and more follows", path.display()),
-        }),
+        Err(damage) => Err(damaged(&path, damage)),
+    }
+}
+
+fn check_manifest(rocks: &Path) -> Result<(), StoreError> {
+    let Ok(current) = fs::read_to_string(rocks.join("CURRENT")) else {
+        return Ok(()); // RocksDB says so
+    };
+    let path = rocks.join(current.trim_end());
+    let manifest = match fs::read(&path) {
+        Ok(manifest) => manifest,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // the same
+        Err(error) => return Err(failed(error)),
+    };
+    match end_of(&manifest) {
+        Ok(_) => Ok(()),
+        Err(damage) => Err(damaged(&path, damage)),
     }
 }
 
@@ -129,7 +158,7 @@ fn end_of(log: &[u8]) -> Result<End, Damage> {
             }
             Read::End => return Ok(End::Good),
             Read::Short => {
-                return if follows(log, begin) {
+                return if is_whole(log, begin) || follows(log, begin) {
                     Err(Damage { at: begin })
                 } else {
                     Ok(End::Good)
@@ -179,14 +208,29 @@ fn fragment(log: &[u8], at: usize) -> (usize, Read) {
         let Some(payload) = rest.get(..length) else {
             return Some(Read::Short);
         };
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload);
-        let masked = crc.rotate_right(15).wrapping_add(0xA282_EAD8);
-        Some(match masked == u32::from_le_bytes([c0, c1, c2, c3]) {
-            true => Read::Fragment(part, end),
-            false => Read::Bad,
-        })
+        Some(
+            match masked_crc(kind, payload) == u32::from_le_bytes([c0, c1, c2, c3]) {
+                true => Read::Fragment(part, end),
+                false => Read::Bad,
+            },
+        )
     };
     (begin, read().unwrap_or(Read::End))
+}
+
+/// Whether the fragment at `begin` would be a good one if it ended with the log: then its length was
+/// changed.
+fn is_whole(log: &[u8], begin: usize) -> bool {
+    log[begin..]
+        .split_first_chunk::<HEADER_BYTES>()
+        .is_some_and(|([c0, c1, c2, c3, _, _, kind], payload)| {
+            masked_crc(*kind, payload) == u32::from_le_bytes([*c0, *c1, *c2, *c3])
+        })
+}
+
+fn masked_crc(kind: u8, payload: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload);
+    crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
 /// Whether what begins at `begin`, which is not a fragment, is the rest of a write that was broken off.
@@ -257,9 +301,7 @@ mod tests {
                     (false, false) => 3,
                     (false, true) => 4,
                 };
-                let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), part);
-                let masked = crc.rotate_right(15).wrapping_add(0xA282_EAD8);
-                log.extend_from_slice(&masked.to_le_bytes());
+                log.extend_from_slice(&masked_crc(kind, part).to_le_bytes());
                 log.extend_from_slice(&(part.len() as u16).to_le_bytes());
                 log.push(kind);
                 log.extend_from_slice(part);
@@ -310,16 +352,26 @@ mod tests {
 
     #[test]
     fn what_is_changed_is_damage() {
-        let (log, ends) = log(&LENGTHS);
-        for at in (0..log.len()).step_by(17) {
-            let mut changed = log.clone();
-            changed[at] ^= 0x40;
-            let end = end_of(&changed);
-            // What fills up a block is nothing's; a longer length may reach beyond the end, which
-            // looks like a truncated record, and RocksDB knows better.
-            let padding = at % BLOCK_BYTES > BLOCK_BYTES - HEADER_BYTES;
-            let last_header = at >= ends[2];
-            assert!(end.is_err() || padding || last_header, "{at}: {end:?}");
+        let (log, _) = log(&LENGTHS);
+        let last = log.len() - log.len() % BLOCK_BYTES;
+        for at in (0..log.len()).step_by(17).chain(last..last + HEADER_BYTES) {
+            for bit in 0..8 {
+                let mut changed = log.clone();
+                changed[at] ^= 1 << bit;
+                let end = end_of(&changed);
+                // What fills up a block is nothing's.
+                let padding = at % BLOCK_BYTES > BLOCK_BYTES - HEADER_BYTES;
+                assert!(end.is_err() || padding, "{at}: {end:?}");
+            }
+        }
+        // The last of short ones.
+        let (short, short_ends) = self::log(&[300; 3]);
+        for at in short_ends[1]..short.len() {
+            for bit in 0..8 {
+                let mut changed = short.clone();
+                changed[at] ^= 1 << bit;
+                assert!(end_of(&changed).is_err(), "{at}, {bit}");
+            }
         }
         // A sector that is lost in the middle of a record that others follow.
         let mut lost = log.clone();

@@ -80,6 +80,16 @@ fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flowtally::domain::Counter
     Ok(hours)
 }
 
+/// Where the lengths of a MANIFEST's records are: a longer one looks like the end of the file.
+fn lengths_of_records(manifest: &[u8]) -> Vec<usize> {
+    let (mut places, mut at) = (Vec::new(), 0);
+    while let Some(header) = manifest.get(at..at + 7) {
+        places.extend([at + 4, at + 5]);
+        at += 7 + usize::from(u16::from_le_bytes([header[4], header[5]]));
+    }
+    places
+}
+
 fn changed_bytes(with_journal: bool, per_file: usize) {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
@@ -98,6 +108,9 @@ fn changed_bytes(with_journal: bool, per_file: usize) {
             .map(|_| random.random_range(0..bytes.len()))
             .collect();
         places.extend((0..bytes.len().min(per_file)).map(|i| bytes.len() - 1 - i));
+        if name.starts_with("MANIFEST") {
+            places.extend(lengths_of_records(&bytes));
+        }
         for at in places {
             let broken = dir.path().join("broken");
             copy(&whole, &broken);

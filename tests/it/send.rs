@@ -363,6 +363,14 @@ fn what_trying_again_does_not_help_ends_it() {
             "401",
         ),
         (
+            "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            "400",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"accepted\":2}",
+            "not flowtally",
+        ),
+        (
             "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             "413",
         ),
