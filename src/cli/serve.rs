@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::TcpListener;
@@ -18,6 +19,8 @@ use crate::telemetry;
 /// Exit status after a second signal, by the shell's custom for one that died of SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
 
+/// Time for what is still on a thread of the runtime when all is flushed.
+const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
 /// Connections at a time, where the limit of open files allows it.
 const CONNECTIONS_MAX: usize = 4096;
 /// Each may read a head of 32 KiB.
@@ -33,8 +36,9 @@ pub(super) fn run(arguments: Serve) -> Result<(), String> {
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
     let result = runtime.block_on(serve(arguments, memory));
-    // Scans of clients that were broken off may still be on their way to the next chunk.
-    runtime.shutdown_background();
+    // Scans of clients that were broken off may still be on their way to the next chunk. The database
+    // has to be closed before the process takes down what it is made of.
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
     result
 }
 

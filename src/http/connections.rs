@@ -17,7 +17,7 @@ use crate::ingest::Admission;
 /// A connection without a request is not let go before that: its first may be on the way.
 const QUIET_MIN: Duration = Duration::from_secs(1);
 /// A client that takes nothing of its answer for so long is let go when others are not answered.
-const STALLED_MIN: Duration = Duration::from_secs(3);
+const STALLED_MIN: Duration = Duration::from_secs(20);
 /// Pause between two looks for one that can go.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
