@@ -141,7 +141,9 @@ pub async fn run(
         tracing::info!("stopping");
     };
     let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
+    // Not one task may hold the store any more when this returns.
     reloading.abort();
+    let _ended = reloading.await;
     let store = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),

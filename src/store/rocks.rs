@@ -54,6 +54,8 @@ fn database(memtable_bytes: usize) -> Options {
     // damage must fail the open; the default mode would quietly drop what comes after it.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
+    // Read at each open, once by ourselves as a whole (`wal.rs`); the default is 1 GiB.
+    options.set_max_manifest_file_size(16 * MIB);
     // The log lives until all that it holds is in files. Receipts are few bytes beside the journal's:
     // without a bound, theirs would keep it for hours.
     options.set_max_total_wal_size(8 * memtable_bytes as u64);

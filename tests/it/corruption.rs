@@ -246,6 +246,56 @@ fn a_log_that_a_power_cut_broke_off_opens() {
     }
 }
 
+/// A MANIFEST that lost all but its beginning is no empty database: its files stay.
+#[test]
+fn a_manifest_cut_short_deletes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("db");
+    stored(&dir, false);
+    let sums = |dir: &Path| {
+        let mut sums = files(dir);
+        sums.retain(|file| file.extension().is_some_and(|e| e == "sst"));
+        sums.len()
+    };
+    let before = sums(&dir);
+    let name = |file: &Path| file.file_name().unwrap().to_str().unwrap().to_owned();
+    let manifest = files(&dir);
+    let manifest = manifest.iter().find(|f| name(f).starts_with("MANIFEST"));
+    let bytes = std::fs::read(manifest.unwrap()).unwrap();
+    // Until the last family is there, RocksDB could make those that are missing, and would then drop
+    // the files of all.
+    let is_there = |bytes: &[u8]| bytes.windows(5).any(|name| name == b"flows");
+    let ends = lengths_of_records(&bytes);
+    let ends = ends.iter().step_by(2).map(|length| length - 4);
+    let mut missing = 0;
+    for end in ends.take_while(|end| !is_there(&bytes[..*end])) {
+        std::fs::write(manifest.unwrap(), &bytes[..end]).unwrap();
+        let opened = Store::open(&dir, StoreOptions::default());
+        let error = opened.map(drop).unwrap_err().to_string();
+        missing += usize::from(error.contains("olumn famil"));
+        assert!(before > 0 && sums(&dir) == before, "{error}");
+    }
+    assert!(missing > 0);
+}
+
+/// Who reads nothing of it still gets the status.
+#[test]
+fn a_fault_is_in_the_status_also_where_nothing_can_be_written() {
+    let temp = tempfile::tempdir().unwrap();
+    for end in [">/dev/full 2>&1", "2>&1 | true"] {
+        let command = format!(
+            "set -o pipefail; {} verify --data-dir {} {end}",
+            Daemon::binary().display(),
+            temp.path().display()
+        );
+        let status = Command::new("bash")
+            .args(["-c", &command])
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1), "{end}");
+    }
+}
+
 /// A store's directory in which batches were taken under these keys, and one row.
 fn with_receipts(dir: &Path, keys: u32) -> Vec<Batch> {
     let flows = [TestFlow::new(1, "a", "b", "v", 1, 1)];

@@ -401,6 +401,15 @@ fn what_trying_again_does_not_help_ends_it() {
             "{error}"
         );
     }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("flows.ndjson");
+    std::fs::write(&file, ndjson_body(&flows(3))).unwrap();
+    let file = file.to_str().unwrap();
+    let (status, _, error) = parts(&send("http://127.0.0.1:9", &[file, "--rejects", file], b""));
+    assert!(
+        status == Some(1) && error.contains("the file that is sent"),
+        "{error}"
+    );
     let (status, _, error) = parts(&send("localhost", &[], b""));
     assert_eq!(status, Some(1));
     assert!(error.contains("http://127.0.0.1:8080"), "{error}");
