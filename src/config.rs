@@ -1,5 +1,10 @@
-//! Arguments and environment, as validated values. Every flag is also a variable: `--data-dir` is
-//! `FLOWTALLY_DATA_DIR`, and the flag wins.
+//! Arguments, environment and an optional file, as validated values. Every flag of the service is also
+//! a variable, `--data-dir` is `FLOWTALLY_DATA_DIR`, and a key of the file, `data-dir`; the flag comes
+//! first, then the variable, then the file.
+
+mod file;
+
+pub use file::{Settings, parse};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +52,26 @@ pub enum Command {
     /// against the ledger, an account of the same flows that is kept beside them. Changes nothing.
     /// Exit status: 0 when all agrees, 1 with a line for each fault.
     Verify(Verify),
+    /// Take a backup, of a running service or of a stopped one.
+    ///
+    /// Makes a directory in DIR that is named after the time and is a whole data directory. The next
+    /// backup into the same DIR fetches only the files that are new. A running service goes on
+    /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
+    /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
+    /// not.
+    Backup(Backup),
+    /// Make a data directory of a backup, and verify it.
+    ///
+    /// Exit status: 0 when it is complete and verified, 1 with a line that says why not.
+    Restore(Restore),
+    /// Write the rows of hours to standard output.
+    Export(Export),
+    /// Say what is stored: hours, flows, bytes, space on disk.
+    Stats(Stats),
+    /// Print the completions for a shell.
+    Completions(Completions),
+    /// Print the manual page, or write one for each command into a directory.
+    Man(Man),
 }
 
 /// The data directory, for every command that works on one.
@@ -60,6 +85,130 @@ pub struct DataDir {
         default_value = "data/db"
     )]
     pub path: PathBuf,
+}
+
+/// A running service or a stopped one's directory.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Place {
+    /// The running service, as in http://127.0.0.1:8080.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// The data directory of a service that is stopped.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// What a service may ask for before it answers.
+#[derive(Clone, Debug, Args)]
+pub struct Credentials {
+    /// File with a token that the service asks for.
+    #[arg(long, env = "FLOWTALLY_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Authority, as PEM, to trust for https instead of the usual ones.
+    #[arg(long, env = "FLOWTALLY_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Client certificate, as PEM, for a service that asks for one.
+    #[arg(long, env = "FLOWTALLY_CERT", value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// The client certificate's private key, as PEM.
+    #[arg(long, env = "FLOWTALLY_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+}
+
+/// What `flowtally backup` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Backup {
+    #[command(flatten)]
+    pub place: Place,
+
+    #[command(flatten)]
+    pub credentials: Credentials,
+
+    /// Directory for backups, each in one of its own.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+
+    /// Remove all but the newest N backups when this one is complete.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+}
+
+/// What `flowtally restore` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Restore {
+    /// A backup, or the directory of them, of which the newest complete one is taken.
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+
+    /// Directory to make; it has to be absent or empty.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// What `flowtally export` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    #[command(flatten)]
+    pub place: Place,
+
+    #[command(flatten)]
+    pub credentials: Credentials,
+
+    /// First hour; without it, the first that has flows.
+    #[arg(long, value_name = "HOUR")]
+    pub from: Option<u32>,
+
+    /// The hour after the last one; without it, all that have flows.
+    #[arg(long, value_name = "HOUR")]
+    pub to: Option<u32>,
+
+    /// How rows are written.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
+    pub format: ExportFormat,
+}
+
+/// `--format` of `flowtally export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// A row a line, as JSON.
+    Ndjson,
+    /// A line with the names of the columns, then a row a line.
+    Csv,
+}
+
+/// What `flowtally stats` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Stats {
+    #[command(flatten)]
+    pub place: Place,
+
+    #[command(flatten)]
+    pub credentials: Credentials,
+
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `flowtally completions` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// What `flowtally man` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Man {
+    /// Directory for flowtally.1, flowtally-serve.1 and so on; without it, flowtally.1 is printed.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// What `flowtally compact` is told.
@@ -133,21 +282,8 @@ pub struct Send {
     #[arg(long)]
     pub no_compress: bool,
 
-    /// File with a token that the service asks for.
-    #[arg(long, env = "FLOWTALLY_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-
-    /// Authority, as PEM, to trust for https instead of the usual ones.
-    #[arg(long, env = "FLOWTALLY_CA", value_name = "FILE")]
-    pub ca: Option<PathBuf>,
-
-    /// Client certificate, as PEM, for a service that asks for one.
-    #[arg(long, env = "FLOWTALLY_CERT", value_name = "FILE", requires = "key")]
-    pub cert: Option<PathBuf>,
-
-    /// The client certificate's private key, as PEM.
-    #[arg(long, env = "FLOWTALLY_KEY", value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
+    #[command(flatten)]
+    pub credentials: Credentials,
 }
 
 /// `--format`.
@@ -181,6 +317,14 @@ pub struct Verify {
 /// What `flowtally serve` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
+    /// TOML file with settings: its keys are the long names of these flags, as in memory-max = 1024.
+    #[arg(long, env = "FLOWTALLY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Show all settings, and where each comes from, and end.
+    #[arg(long)]
+    pub print_config: bool,
+
     #[command(flatten)]
     pub data_dir: DataDir,
 
@@ -205,30 +349,15 @@ pub struct Serve {
 
     /// The service's certificate, as PEM, followed by those between it and the root. With it, the
     /// service speaks HTTPS only.
-    #[arg(
-        long,
-        env = "FLOWTALLY_TLS_CERT",
-        value_name = "FILE",
-        requires = "tls_key"
-    )]
+    #[arg(long, env = "FLOWTALLY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
     /// The certificate's private key, as PEM.
-    #[arg(
-        long,
-        env = "FLOWTALLY_TLS_KEY",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
+    #[arg(long, env = "FLOWTALLY_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
     /// Authority, as PEM, whose certificate clients need for everything but /healthz and /readyz.
-    #[arg(
-        long,
-        env = "FLOWTALLY_TLS_CLIENT_CA",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
+    #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 
     /// Listen beyond this machine although nothing guards sending or reading.
@@ -287,6 +416,16 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
+    /// Hours to keep before the newest one that has flows. Older ones are dropped as a whole, and flows
+    /// for them are counted as expired. Without it, all are kept.
+    #[arg(
+        long,
+        env = "FLOWTALLY_RETAIN_HOURS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub retain_hours: Option<u32>,
+
     /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
     /// goes on; a twentieth of the disk by default, at most 1024.
     #[arg(long, env = "FLOWTALLY_DISK_RESERVE", value_name = "MIB")]
@@ -316,6 +455,25 @@ pub struct Serve {
         default_value = "info"
     )]
     pub log: String,
+
+    /// How to log: auto is text on a terminal, and JSON elsewhere.
+    #[arg(
+        long,
+        env = "FLOWTALLY_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Auto
+    )]
+    pub log_format: LogFormat,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
 }
 
 /// How `--memory-max` is divided. The shares add up to seven tenths of it; the rest is for the

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
+use crate::backup::Offer;
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
 use crate::ingest::{Admission, Committer};
 use crate::query::Engine;
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
+use crate::telemetry::Metrics;
 
 /// How long a request waits for memory that others hold, before it gets a 503.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -23,6 +26,8 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
 const QUERIES_MAX: usize = 64;
+/// Pause between two looks for a backup that nobody fetches.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the journal may refuse writes, for another reason than a full disk, before the process
 /// ends and a supervisor starts it anew.
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
@@ -36,6 +41,7 @@ const MEMORY_PER_BODY_BYTE: usize = 2;
 pub struct Config {
     pub data_dir: PathBuf,
     pub store: StoreOptions,
+    pub metrics: Metrics,
     pub access: AccessFiles,
     /// Told each time that the files in `access` are to be read again.
     pub reload: Arc<Notify>,
@@ -109,14 +115,16 @@ pub async fn run(
         config.body_bytes_max * MEMORY_PER_BODY_BYTE,
         ADMISSION_WAIT_MAX,
     );
-    let api = Arc::new(Api::new(limits, access, admission));
+    let api = Arc::new(Api::new(limits, access, admission, config.metrics.clone()));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let opening = tokio::task::spawn_blocking({
         let (config, api) = (config.clone(), api.clone());
         move || open(dir, &config, &api)
     });
-    let reloading = tokio::spawn(reload(api.clone(), config.reload.clone()));
+    let mut chores = JoinSet::new();
+    chores.spawn(reload(api.clone(), config.reload.clone()));
+    chores.spawn(tidy(api.clone()));
     let mut opened = None;
     let mut failed_writes = false;
     let stop = async {
@@ -142,8 +150,7 @@ pub async fn run(
     };
     let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
     // Not one task may hold the store any more when this returns.
-    reloading.abort();
-    let _ended = reloading.await;
+    chores.shutdown().await;
     let store = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
@@ -179,6 +186,17 @@ async fn reload(api: Arc<Api>, told: Arc<Notify>) {
     }
 }
 
+/// Sees to backups that were begun and not ended.
+async fn tidy(api: Arc<Api>) {
+    loop {
+        tokio::time::sleep(TIDY_INTERVAL).await;
+        let Some(backend) = api.backend().cloned() else {
+            continue;
+        };
+        let _a_panic_is_printed = tokio::task::spawn_blocking(move || backend.offer.tidy()).await;
+    }
+}
+
 /// Resolves when the journal has refused writes for too long.
 async fn writes_fail(api: &Api) {
     let mut failing_since = None;
@@ -197,9 +215,11 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
     let start = Instant::now();
     let (store, recovery) = Store::open_dir(dir, config.store.clone())?;
     let store = Arc::new(store);
+    let committer = Committer::start(store.clone(), config.metrics.clone());
     api.open(Backend {
-        committer: Committer::start(store.clone()).map_err(DaemonError::Thread)?,
+        committer: Arc::new(committer.map_err(DaemonError::Thread)?),
         engine: Engine::new(store.clone()),
+        offer: Arc::new(Offer::new(store.clone())),
     });
     tracing::info!(
         data_dir = %config.data_dir.display(),

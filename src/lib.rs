@@ -9,20 +9,28 @@
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB
 //! underneath. It owns every stored byte and the argument why nothing is lost or counted twice.
 //!
+//! [`backup`] hands out a checkpoint of all of it, keeps backups elsewhere, and restores them.
+//!
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
 //! requests share one commit. [`query`] turns a question into rows.
 //!
-//! [`send`] is the other end of the line: what an agent embeds to hand flows over, each counted once.
+//! [`client`] talks to a running service, and [`send`] is the other end of the line: what an agent
+//! embeds to hand flows over, each counted once.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
-//! [`config`] holds arguments and environment as validated values, [`telemetry`] sets up the log,
+//! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and
+//! the metrics, which everybody counts into,
 //! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one
 //! file a subcommand.
 
 pub mod domain;
 
 pub mod store;
+
+pub mod client;
+
+pub mod backup;
 
 pub mod ingest;
 pub mod query;

@@ -3,10 +3,13 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    match flowtally::cli::run(flowtally::config::Cli::parse()) {
+    let (cli, settings) = match flowtally::config::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        // Wrong arguments: status 2; or what was asked for, as --help.
+        Err(error) => error.exit(),
+    };
+    match flowtally::cli::run(cli, &settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Whoever does not read it has closed it; the status says it too.

@@ -12,8 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::connect;
 use crate::config::Send;
-use crate::send::{Keys, Reader, Rejected, SendError, Sender, SenderOptions, Server};
+use crate::send::{Keys, Reader, Rejected, SendError, Sender, SenderOptions};
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
@@ -35,12 +36,7 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     }
     let rejects = Arc::new(Rejects::open(arguments.rejects.as_deref(), bar.clone())?);
     let options = SenderOptions {
-        server: Server {
-            url: arguments.url.clone(),
-            token: arguments.token_file.as_deref().map(token).transpose()?,
-            ca: arguments.ca.clone(),
-            certificate: arguments.cert.clone().zip(arguments.key.clone()),
-        },
+        server: connect::server(&arguments.url, &arguments.credentials)?,
         batch_flows: arguments.batch_flows as usize,
         batch_bytes: 1 << 20,
         batch_age: source.identity.is_none().then_some(PIPE_BATCH_AGE),
@@ -122,10 +118,14 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     // Whoever does not read it has closed it.
     let _best_effort = writeln!(
         io::stdout(),
-        "{} flows sent in {}, {} of which the service had already; {refused} refused",
+        "{} flows sent in {}, {} of which the service had already; {refused} refused{}",
         report.flows,
         batches(report.batches),
-        report.replayed
+        report.replayed,
+        match report.expired {
+            0 => String::new(),
+            n => format!("; {n} are older than what the service keeps"),
+        }
     );
     rejects.sync()?;
     let waiting = report.waiting;
@@ -246,23 +246,6 @@ impl Source {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         }
-    }
-}
-
-/// The first line of the file that is neither blank nor a comment: the file can be the service's own.
-fn token(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let token = text
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty() && !line.starts_with('#'));
-    match token {
-        Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(token.to_owned()),
-        Some(_) => Err(format!(
-            "{}: what is in it is not a token: one has visible ASCII only",
-            path.display()
-        )),
-        None => Err(format!("{}: no token is in it", path.display())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `flowtally serve`.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::config::{MemoryPlan, Serve};
+use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, TlsFiles};
 use crate::store::StoreOptions;
-use crate::telemetry;
+use crate::telemetry::{Metrics, log};
 
 /// Exit status after a second signal, by the shell's custom for one that died of SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
@@ -28,8 +28,18 @@ const CONNECTIONS_PER_MIB: usize = 8;
 /// Files that RocksDB keeps open (`max_open_files`), its logs, and some to spare.
 const FILES_OF_OUR_OWN: usize = 640;
 
-pub(super) fn run(arguments: Serve) -> Result<(), String> {
-    telemetry::start(&arguments.log)?;
+pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
+    if arguments.print_config {
+        // Whoever does not read it has closed it.
+        let _best_effort = write!(io::stdout(), "{settings}");
+        return Ok(());
+    }
+    let format = match arguments.log_format {
+        LogFormat::Auto => log::LogFormat::of_stderr(),
+        LogFormat::Text => log::LogFormat::Text,
+        LogFormat::Json => log::LogFormat::Json,
+    };
+    log::start(&arguments.log, format)?;
     let memory = arguments.memory_plan()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -61,7 +71,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
     end_at_second_signal().map_err(cannot_start)?;
     let address = listener.local_addr().map_err(cannot_start)?;
-    let access = access_files(&arguments);
+    let access = access_files(&arguments)?;
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
     }
@@ -72,7 +82,9 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             told.notify_one();
         }
     });
+    let metrics = Metrics::default();
     let config = Config {
+        metrics: metrics.clone(),
         access,
         reload,
         data_dir: arguments.data_dir.path,
@@ -81,6 +93,8 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             flush_interval: arguments.flush_interval,
             idempotency_window: arguments.idempotency_window,
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
+            retain_hours: arguments.retain_hours,
+            metrics: metrics.clone(),
             disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),
             tally_bytes_max: memory.tally_bytes_max,
             view_bytes_max: memory.view_bytes_max,
@@ -106,9 +120,15 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     Ok(())
 }
 
-fn access_files(arguments: &Serve) -> AccessFiles {
+fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     let tls = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
-    AccessFiles {
+    let (cert, key) = (&arguments.tls_cert, &arguments.tls_key);
+    if cert.is_some() != key.is_some() || arguments.tls_client_ca.is_some() && cert.is_none() {
+        return Err(
+            "--tls-cert and --tls-key belong together, and --tls-client-ca needs both".into(),
+        );
+    }
+    Ok(AccessFiles {
         write_tokens: arguments.write_token_file.clone(),
         read_tokens: arguments.read_token_file.clone(),
         tls: tls.map(|(cert, key)| TlsFiles {
@@ -116,7 +136,7 @@ fn access_files(arguments: &Serve) -> AccessFiles {
             key,
             client_ca: arguments.tls_client_ca.clone(),
         }),
-    }
+    })
 }
 
 /// Beyond this machine, whoever can reach the port could do what nothing guards.

@@ -3,11 +3,15 @@
 use std::io::{self, Write};
 
 use crate::config::Verify;
-use crate::store;
+use crate::store::{self, Verified};
 
 pub(super) fn run(arguments: &Verify) -> Result<(), String> {
     let dir = arguments.data_dir.path.as_path();
-    let verified = store::verify(dir).map_err(|e| e.to_string())?;
+    report(&store::verify(dir).map_err(|e| e.to_string())?)
+}
+
+/// Says what was verified; an error where there are faults.
+pub(super) fn report(verified: &Verified) -> Result<(), String> {
     for fault in &verified.faults {
         let _best_effort = writeln!(io::stderr(), "{fault}");
     }

@@ -78,6 +78,13 @@ impl Totals {
         self.rx = self.rx.saturating_add(other.rx);
     }
 
+    /// Takes away what was added before.
+    pub fn sub(&mut self, other: Totals) {
+        self.flows = self.flows.saturating_sub(other.flows);
+        self.tx = self.tx.saturating_sub(other.tx);
+        self.rx = self.rx.saturating_sub(other.rx);
+    }
+
     /// Adds one flow.
     #[inline]
     pub fn count(&mut self, flow: Counters) {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::ingest::Admission;
+use crate::telemetry::Metrics;
 
 /// A connection without a request is not let go before that: its first may be on the way.
 const QUIET_MIN: Duration = Duration::from_secs(1);
@@ -26,6 +27,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Connections {
     places: Arc<Semaphore>,
     admission: Admission,
+    metrics: Metrics,
     /// In the order in which they came.
     open: Mutex<BTreeMap<u64, Weak<Connection>>>,
     next: AtomicU64,
@@ -75,10 +77,15 @@ pub(super) struct Peer {
 
 impl Connections {
     /// `admission` gets to know when one waits for a place.
-    pub(super) fn new(connections_max: usize, admission: Admission) -> Arc<Connections> {
+    pub(super) fn new(
+        connections_max: usize,
+        admission: Admission,
+        metrics: Metrics,
+    ) -> Arc<Connections> {
         Arc::new(Connections {
             places: Arc::new(Semaphore::new(connections_max)),
             admission,
+            metrics,
             open: Mutex::default(),
             next: AtomicU64::new(0),
         })
@@ -116,6 +123,7 @@ impl Connections {
             break_off: Notify::new(),
         });
         lock(&self.open).insert(connection.number, Arc::downgrade(&connection));
+        self.metrics.http().connections.inc();
         connection
     }
 
@@ -209,6 +217,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         lock(&self.all.open).remove(&self.number);
+        self.all.metrics.http().connections.dec();
     }
 }
 
@@ -290,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn the_quietest_makes_room() {
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
-        let all = Connections::new(3, admission);
+        let all = Connections::new(3, admission, Metrics::default());
         let (busy, first, second) = (all.open(), all.open(), all.open());
         let mut places = Vec::new();
         for _ in 0..3 {
@@ -320,7 +329,7 @@ mod tests {
     async fn an_answer_that_is_not_taken_is_under_way() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
-        let all = Connections::new(3, admission);
+        let all = Connections::new(3, admission, Metrics::default());
         let connection = all.open();
         let (mut client, server) = tokio::io::duplex(100);
         let mut server = connection.watch(server);

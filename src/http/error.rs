@@ -6,7 +6,8 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::domain::{Field, IdempotencyKey};
+use crate::backup::BackupError;
+use crate::domain::{Field, Hour, IdempotencyKey};
 use crate::ingest::IngestError;
 use crate::ingest::decode::DecodeError;
 use crate::query::QueryError;
@@ -19,6 +20,10 @@ const RETRY_AFTER_S: u64 = 1;
 pub(super) enum Problem {
     NoSuchPath {
         path: String,
+    },
+    /// The hour to delete has no flows.
+    NoSuchHour {
+        hour: Hour,
     },
     MethodNotAllowed {
         method: Method,
@@ -65,6 +70,7 @@ pub(super) enum Problem {
     NoSpace,
     Ingest(IngestError),
     Query(QueryError),
+    Backup(BackupError),
     /// A bug: a task of ours panicked. The log has it.
     Internal,
 }
@@ -72,6 +78,12 @@ pub(super) enum Problem {
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Problem {
         Problem::Ingest(error)
+    }
+}
+
+impl From<BackupError> for Problem {
+    fn from(error: BackupError) -> Problem {
+        Problem::Backup(error)
     }
 }
 
@@ -97,7 +109,10 @@ struct Body<'a> {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
-            Problem::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            Problem::NoSuchPath { .. }
+            | Problem::NoSuchHour { .. }
+            | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
+            Problem::Backup(BackupError::Busy) => StatusCode::CONFLICT,
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BadQuery { .. }
             | Problem::BadBatch(_)
@@ -118,20 +133,39 @@ impl Problem {
             | Problem::Recovering
             | Problem::Stopping
             | Problem::WritesFail
+            | Problem::Backup(BackupError::Store(_))
             | Problem::Ingest(
-                IngestError::Overloaded(_) | IngestError::Store(_) | IngestError::Closed,
+                IngestError::Overloaded(_)
+                | IngestError::Store(_)
+                | IngestError::NotDeleted(_)
+                | IngestError::Closed,
             ) => StatusCode::SERVICE_UNAVAILABLE,
             Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            Problem::Ingest(IngestError::Receipt(_)) | Problem::Query(_) | Problem::Internal => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Problem::Ingest(IngestError::Receipt(_))
+            | Problem::Query(_)
+            | Problem::Backup(_)
+            | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// Its name in metrics, and the end of its type.
+    pub(super) fn name(&self) -> &'static str {
+        self.kind().0
     }
 
     /// A name for programs and a title for people; both the same for every occurrence.
     fn kind(&self) -> (&'static str, &'static str) {
         match self {
             Problem::NoSuchPath { .. } => ("not-found", "No such path"),
+            Problem::NoSuchHour { .. } => ("no-such-hour", "The hour has no flows"),
+            Problem::Ingest(IngestError::NotDeleted(_)) => {
+                ("not-deleted", "The hour could not be deleted")
+            }
+            Problem::Backup(BackupError::Gone) => ("no-such-backup", "No such backup"),
+            Problem::Backup(BackupError::Busy) => ("backup-busy", "Another backup is being taken"),
+            Problem::Backup(BackupError::Store(_)) => {
+                ("no-checkpoint", "A checkpoint could not be made")
+            }
             Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
             Problem::BadQuery { .. } => ("bad-query", "The query is not understood"),
             Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
@@ -171,16 +205,27 @@ impl Problem {
             Problem::WritesFail | Problem::Ingest(IngestError::Store(_)) => {
                 ("not-stored", "The batch could not be stored")
             }
-            Problem::Ingest(IngestError::Receipt(_)) | Problem::Query(_) | Problem::Internal => {
-                ("internal", "Internal error")
-            }
+            Problem::Ingest(IngestError::Receipt(_))
+            | Problem::Query(_)
+            | Problem::Backup(_)
+            | Problem::Internal => ("internal", "Internal error"),
         }
     }
 
     fn detail(&self) -> String {
         match self {
             Problem::NoSuchPath { path } => {
-                format!("there is nothing at {path:?}; see /flows, /healthz and /readyz")
+                format!("there is nothing at {path:?}; see /flows, /hours and, for all there is, /openapi.json")
+            }
+            Problem::NoSuchHour { hour } => format!("there are no flows in hour {hour}"),
+            Problem::Ingest(IngestError::NotDeleted(_)) => {
+                "the disk did not take it: the hour is there as a whole, or gone as a whole; try again"
+                    .into()
+            }
+            Problem::Backup(error @ (BackupError::Gone | BackupError::Busy)) => error.to_string(),
+            Problem::Backup(BackupError::Store(_)) => {
+                "the disk did not take it, or flushing took too long; the log says which: try again"
+                    .into()
             }
             Problem::MethodNotAllowed { method, allow } => {
                 format!("{method} is not possible here; possible are {allow}")
@@ -248,7 +293,7 @@ impl Problem {
                  the batch was not counted; stop the service, and run: flowtally verify"
                     .into()
             }
-            Problem::Query(_) | Problem::Internal => {
+            Problem::Query(_) | Problem::Backup(_) | Problem::Internal => {
                 "the request failed inside the service; its log says why".into()
             }
         }
@@ -269,6 +314,11 @@ impl Problem {
             Problem::Ingest(error @ IngestError::Receipt(_)) => {
                 tracing::error!(%error, "an idempotency key could not be looked up");
             }
+            Problem::Ingest(error @ IngestError::NotDeleted(_)) => {
+                tracing::error!(%error, "an hour was not deleted");
+            }
+            Problem::Backup(BackupError::Gone | BackupError::Busy) => {}
+            Problem::Backup(error) => tracing::error!(%error, "a backup failed"),
             Problem::Query(error @ QueryError::Store(_)) => {
                 tracing::error!(%error, "a query failed")
             }

@@ -2,27 +2,23 @@
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
-use warp::http::HeaderMap;
+use warp::http::Method;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
 use super::access::Right;
-use super::connections::Peer;
 use super::error::Problem;
 use super::negotiate;
+use super::routes::Request;
 use super::rows::Answer;
 use crate::domain::Hour;
 
-pub(super) async fn handle(
-    api: &Api,
-    query: &str,
-    headers: &HeaderMap,
-    peer: &Peer,
-) -> Result<Response, Problem> {
+pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
+    let (headers, peer) = (request.headers, request.peer);
     api.access.check(Right::Read, headers, peer)?;
     let engine = api.open_backend()?.engine.clone();
-    let hour = hour(query)?;
+    let hour = hour(request)?;
     let format = negotiate::row_format(headers)?;
     let encoding = negotiate::row_encoding(headers)?;
     let permit = api.queries.clone().try_acquire_owned().map_err(|_| {
@@ -82,13 +78,17 @@ fn rest_of(
 }
 
 /// The one parameter, `hour`.
-fn hour(query: &str) -> Result<Hour, Problem> {
+pub(super) fn hour(request: &Request<'_>) -> Result<Hour, Problem> {
+    parse_hour(request.query, request.method)
+}
+
+fn parse_hour(query: &str, method: &Method) -> Result<Hour, Problem> {
     let bad = |what: String| Problem::BadQuery { what };
     let mut hour = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "hour" {
             return Err(bad(format!(
-                "{name:?} is not a parameter of GET /flows; hour is"
+                "{name:?} is not a parameter of {method} /flows; hour is"
             )));
         }
         if hour.is_some() {
@@ -110,7 +110,7 @@ fn hour(query: &str) -> Result<Hour, Problem> {
 /// What has to hold of any query: a clear answer. For fuzzing.
 #[cfg(fuzzing)]
 pub fn check(query: &str) {
-    if let Ok(hour) = hour(query) {
+    if let Ok(hour) = parse_hour(query, &Method::GET) {
         assert!(query.contains("hour") || query.contains('%'), "{hour}");
     }
 }

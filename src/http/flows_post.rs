@@ -9,12 +9,12 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::access::Right;
-use super::connections::Peer;
 use super::error::Problem;
+use super::routes::Request;
 use super::{Api, body, negotiate};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::decode;
-use crate::ingest::{IngestError, Taken};
+use crate::ingest::{Committed, IngestError, Taken};
 
 /// Bodies above this size are decoded on a thread where that may take its time; below, handing
 /// them over would cost more than it spares the other requests.
@@ -22,14 +22,17 @@ const DECODE_INLINE_BYTES_MAX: usize = 512 << 10;
 
 pub(super) async fn handle(
     api: &Api,
-    query: &str,
-    headers: &HeaderMap,
-    peer: &Peer,
+    request: &Request<'_>,
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
-    let (accepted, taken) = take(api, query, headers, peer, stream).await?;
-    let mut response = Response::new(format!("{{\"accepted\":{accepted}}}").into());
-    if taken == Taken::Before {
+    let committed = take(api, request, stream).await?;
+    let (accepted, expired) = (committed.flows, committed.expired);
+    let json = match expired {
+        0 => format!("{{\"accepted\":{accepted}}}"),
+        _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}"),
+    };
+    let mut response = Response::new(json.into());
+    if committed.taken == Taken::Before {
         response
             .headers_mut()
             .insert("idempotent-replayed", HeaderValue::from_static("true"));
@@ -41,24 +44,19 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-/// Returns the number of flows, once they are durable and visible, and whether they were before.
+/// Returns what became of the flows, once they are durable and visible.
 async fn take(
     api: &Api,
-    query: &str,
-    headers: &HeaderMap,
-    peer: &Peer,
+    request: &Request<'_>,
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
-) -> Result<(usize, Taken), Problem> {
-    api.access.check(Right::Write, headers, peer)?;
+) -> Result<Committed, Problem> {
+    let headers = request.headers;
+    api.access.check(Right::Write, headers, request.peer)?;
     let backend = api.open_backend()?;
     if backend.committer.lacks_space() {
         return Err(Problem::NoSpace);
     }
-    if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
-        return Err(Problem::BadQuery {
-            what: format!("POST /flows takes no query parameter, and there is {name:?}"),
-        });
-    }
+    request.takes_no_parameter()?;
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;
@@ -71,19 +69,15 @@ async fn take(
             .map_err(|_| Problem::Internal)?
     };
     let batch = batch.map_err(Problem::BadBatch)?;
-    let accepted = batch.flows();
     let batch = match key {
         Some(key) => batch.with_key(key),
-        // Nothing to keep.
-        None if accepted == 0 => return Ok((0, Taken::Now)),
         None => batch,
     };
-    let taken = backend.committer.commit(batch, permit).await;
-    let taken = taken.map_err(|error| match error {
+    let committed = backend.committer.commit(batch, permit).await;
+    committed.map_err(|error| match error {
         IngestError::Store(_) if backend.committer.lacks_space() => Problem::NoSpace,
         error => error.into(),
-    })?;
-    Ok((accepted, taken))
+    })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

@@ -4,18 +4,24 @@
 //! knows status codes of failures. `server.rs` owns connections.
 
 mod access;
+mod backups;
 mod body;
 mod connections;
 mod error;
+mod flows_delete;
 mod flows_get;
 mod flows_post;
 mod health;
+mod hours;
+mod metrics;
 mod negotiate;
+mod openapi;
 mod routes;
 mod rows;
 mod secrets;
 mod server;
 mod tls;
+mod trace;
 
 pub use access::Access;
 #[cfg(fuzzing)]
@@ -31,8 +37,10 @@ use std::time::Duration;
 
 use error::Problem;
 
+use crate::backup::Offer;
 use crate::ingest::{Admission, Committer};
 use crate::query::Engine;
+use crate::telemetry::Metrics;
 
 /// Bounds on what a request may cost.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +63,11 @@ pub struct Limits {
 }
 
 /// What handlers work with once the store is open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backend {
-    pub committer: Committer,
+    pub committer: Arc<Committer>,
     pub engine: Engine,
+    pub offer: Arc<Offer>,
 }
 
 /// State shared by all requests.
@@ -67,6 +76,7 @@ pub struct Api {
     limits: Limits,
     access: Access,
     admission: Admission,
+    metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
     stopping: AtomicBool,
@@ -74,11 +84,12 @@ pub struct Api {
 
 impl Api {
     /// An API that answers 503 until [`Api::open`].
-    pub fn new(limits: Limits, access: Access, admission: Admission) -> Api {
+    pub fn new(limits: Limits, access: Access, admission: Admission, metrics: Metrics) -> Api {
         Api {
             limits,
             access,
             admission,
+            metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             backend: OnceLock::new(),
             stopping: AtomicBool::new(false),

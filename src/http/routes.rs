@@ -2,9 +2,11 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Buf;
 use futures_util::Stream;
+use tracing::Instrument;
 use warp::http::header::{self, HeaderValue};
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::path::FullPath;
@@ -13,7 +15,10 @@ use warp::{Filter, Rejection};
 
 use super::connections::Peer;
 use super::error::Problem;
-use super::{Api, body, flows_get, flows_post, health};
+use super::trace::Trace;
+use super::{
+    Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi,
+};
 
 /// Everything the service answers, as one filter.
 ///
@@ -35,6 +40,7 @@ pub(super) fn filter(
         })
 }
 
+/// Answers one request, counts it, and gives it a line in the log.
 async fn answer(
     api: &Api,
     method: Method,
@@ -44,48 +50,157 @@ async fn answer(
     peer: Peer,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Response {
-    let mut body = pin!(body);
-    let answer = route(api, method, path, query, &headers, &peer, body.as_mut()).await;
-    match answer {
-        Ok(response) => response,
-        Err(problem) => {
-            body::drain(&headers, body).await;
-            problem.into_response()
+    let start = Instant::now();
+    let trace = Trace::of(&headers);
+    let request = Request {
+        method: &method,
+        path: path.as_str(),
+        query: &query,
+        headers: &headers,
+        peer: &peer,
+    };
+    let mut response = async {
+        let mut body = pin!(body);
+        match route(api, &request, body.as_mut()).await {
+            Ok(response) => response,
+            Err(problem) => {
+                body::drain(&headers, body).await;
+                let reason = problem.name();
+                let metrics = api.metrics.http();
+                metrics.rejected.with_label_values(&[reason]).inc();
+                problem.into_response()
+            }
+        }
+    }
+    .instrument(trace.span())
+    .await;
+    let time = start.elapsed();
+    trace.mark(response.headers_mut());
+    let status = response.status();
+    let (method, label) = (method_label(&method), path_label(path.as_str()));
+    let metrics = api.metrics.http();
+    let labels = [method, label, status.as_str()];
+    metrics.requests.with_label_values(&labels).inc();
+    let seconds = metrics.request_seconds.with_label_values(&labels[..2]);
+    seconds.observe(time.as_secs_f64());
+    tracing::debug!(
+        parent: &trace.span(),
+        method,
+        path = path.as_str(),
+        query,
+        status = status.as_u16(),
+        us = time.as_micros() as u64,
+        "answered"
+    );
+    response
+}
+
+/// What a handler needs to know of a request besides its body.
+pub(super) struct Request<'a> {
+    pub(super) method: &'a Method,
+    pub(super) path: &'a str,
+    pub(super) query: &'a str,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) peer: &'a Peer,
+}
+
+impl Request<'_> {
+    /// # Errors
+    /// A query parameter, where there can be none.
+    pub(super) fn takes_no_parameter(&self) -> Result<(), Problem> {
+        match form_urlencoded::parse(self.query.as_bytes()).next() {
+            None => Ok(()),
+            Some((name, _)) => Err(Problem::BadQuery {
+                what: format!(
+                    "{} {} takes no query parameter, and there is {name:?}",
+                    self.method, self.path
+                ),
+            }),
         }
     }
 }
 
+/// All paths, what they are in metrics, and the methods they know.
+pub(super) const PATHS: [(&str, &str); 7] = [
+    ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
+    ("/hours", "GET, HEAD, OPTIONS"),
+    ("/metrics", "GET, HEAD, OPTIONS"),
+    ("/openapi.json", "GET, HEAD, OPTIONS"),
+    ("/healthz", "GET, HEAD, OPTIONS"),
+    ("/readyz", "GET, HEAD, OPTIONS"),
+    ("/backups", "POST, OPTIONS"),
+];
+/// Below `/backups/`: a checkpoint, and a file of one.
+const ONE_BACKUP: &str = "DELETE, OPTIONS";
+const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
+
+/// Metrics have a label a path, not one for everything that somebody asks for.
+fn path_label(path: &str) -> &'static str {
+    let known = PATHS.iter().find(|(known, _)| *known == path);
+    match known {
+        Some((known, _)) => known,
+        None if path.starts_with("/backups/") => "/backups",
+        None => "other",
+    }
+}
+
+fn method_label(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"];
+    let label = known.into_iter().find(|known| method.as_str() == *known);
+    label.unwrap_or("other")
+}
+
+/// `/backups/ID` and `/backups/ID/FILE`.
+fn backup_path(path: &str) -> Option<(&str, Option<&str>)> {
+    let rest = path.strip_prefix("/backups/")?;
+    let (id, file) = match rest.split_once('/') {
+        Some((id, file)) => (id, Some(file)),
+        None => (rest, None),
+    };
+    (!id.is_empty()).then_some((id, file))
+}
+
 async fn route(
     api: &Api,
-    method: Method,
-    path: FullPath,
-    query: String,
-    headers: &HeaderMap,
-    peer: &Peer,
+    request: &Request<'_>,
     body: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
-    let allow = match path.as_str() {
-        "/flows" => "GET, HEAD, POST, OPTIONS",
-        "/healthz" | "/readyz" => "GET, HEAD, OPTIONS",
-        path => {
+    let (path, method) = (request.path, request.method);
+    let backup = backup_path(path);
+    let known = PATHS.iter().find(|(known, _)| *known == path);
+    let allow = match (known, backup) {
+        (Some((_, allow)), _) => allow,
+        (None, Some((_, None))) => ONE_BACKUP,
+        (None, Some((_, Some(_)))) => BACKUP_FILE,
+        (None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
     };
-    match (path.as_str(), method) {
-        ("/flows", Method::POST) => flows_post::handle(api, &query, headers, peer, body).await,
-        ("/flows", Method::GET | Method::HEAD) => {
-            flows_get::handle(api, &query, headers, peer).await
-        }
-        ("/healthz", Method::GET | Method::HEAD) => Ok(health::live()),
-        ("/readyz", Method::GET | Method::HEAD) => health::ready(api),
-        (_, Method::OPTIONS) => {
-            let mut response = Response::new(Vec::new().into());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            response
-                .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static(allow));
-            Ok(response)
-        }
-        (_, method) => Err(Problem::MethodNotAllowed { method, allow }),
+    let is_get = method == Method::GET || method == Method::HEAD;
+    match (path, backup) {
+        _ if method == Method::OPTIONS => Ok(options(allow)),
+        ("/flows", _) if method == Method::POST => flows_post::handle(api, request, body).await,
+        ("/flows", _) if method == Method::DELETE => flows_delete::handle(api, request).await,
+        ("/flows", _) if is_get => flows_get::handle(api, request).await,
+        ("/hours", _) if is_get => hours::handle(api, request).await,
+        ("/metrics", _) if is_get => metrics::handle(api, request).await,
+        ("/openapi.json", _) if is_get => Ok(openapi::document()),
+        ("/healthz", _) if is_get => Ok(health::live()),
+        ("/readyz", _) if is_get => health::ready(api),
+        ("/backups", _) if method == Method::POST => backups::begin(api, request).await,
+        (_, Some((id, None))) if method == Method::DELETE => backups::end(api, request, id).await,
+        (_, Some((id, Some(file)))) if is_get => backups::file(api, request, id, file).await,
+        _ => Err(Problem::MethodNotAllowed {
+            method: method.clone(),
+            allow,
+        }),
     }
+}
+
+fn options(allow: &'static str) -> Response {
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
 }

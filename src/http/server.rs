@@ -46,7 +46,11 @@ pub async fn serve(
         // A client may close its side when it has sent all, and still wants the answer.
         .half_close(true);
     let graceful = GracefulShutdown::new();
-    let connections = Connections::new(api.limits.connections_max, api.admission.clone());
+    let connections = Connections::new(
+        api.limits.connections_max,
+        api.admission.clone(),
+        api.metrics.clone(),
+    );
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {

@@ -34,6 +34,9 @@ pub struct Admission {
     /// What a request may hold of the common pool.
     share_bytes: usize,
     lanes: Arc<Semaphore>,
+    lanes_max: usize,
+    /// What a lane covers.
+    lane_bytes: usize,
     /// Requests that wait for a lane.
     waiting: Arc<AtomicUsize>,
     /// Those of them that would fit into the common pool, if it was not used up.
@@ -92,11 +95,21 @@ impl Admission {
             common: Arc::new(Semaphore::new(common / UNIT_BYTES)),
             share_bytes: common / COMMON_SHARES,
             lanes: Arc::new(Semaphore::new(lanes)),
+            lanes_max: lanes,
+            lane_bytes: request_bytes_max,
             waiting: Arc::default(),
             waiting_for_common: Arc::default(),
             waiting_for_place: Arc::default(),
             wait_max,
         }
+    }
+
+    /// Bytes that are granted at the moment, lanes as a whole.
+    pub fn bytes_granted(&self) -> usize {
+        let common = COMMON_SHARES * self.share_bytes / UNIT_BYTES;
+        let units = common.saturating_sub(self.common.available_permits());
+        let lanes = self.lanes_max - self.lanes.available_permits();
+        units * UNIT_BYTES + lanes * self.lane_bytes
     }
 
     /// Makes `permit` cover `bytes` in all.

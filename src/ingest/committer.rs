@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{IngestError, Permit};
-use crate::domain::IdempotencyKey;
-use crate::store::{self, Batch, Known, Store, StoreError, WriteHealth};
+use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::store::{self, Batch, Known, Retention, Store, StoreError, WriteHealth};
+use crate::telemetry::Metrics;
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
@@ -25,7 +27,17 @@ pub enum Taken {
     Before,
 }
 
-type Answer = Result<Taken, IngestError>;
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub taken: Taken,
+    /// Flows of it that count.
+    pub flows: u64,
+    /// Flows of it that were too old to count.
+    pub expired: u64,
+}
+
+type Answer = Result<Committed, IngestError>;
 type Done = oneshot::Sender<Answer>;
 
 enum Job {
@@ -40,20 +52,24 @@ enum Job {
 pub struct Committer {
     queue: mpsc::Sender<Job>,
     store: Arc<Store>,
+    metrics: Metrics,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Committer {
     /// Starts the committing thread.
-    pub fn start(store: Arc<Store>) -> std::io::Result<Committer> {
+    pub fn start(store: Arc<Store>, metrics: Metrics) -> std::io::Result<Committer> {
         let (queue, jobs) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let store_of_thread = store.clone();
+        let (store_of_thread, metrics_of_thread) = (store.clone(), metrics.clone());
         let thread = std::thread::Builder::new()
             .name("committer".into())
-            .spawn(move || store::abort_on_panic(|| run(&store_of_thread, jobs)))?;
+            .spawn(move || {
+                store::abort_on_panic(|| run(&store_of_thread, &metrics_of_thread, jobs));
+            })?;
         Ok(Committer {
             queue,
             store,
+            metrics,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -86,6 +102,19 @@ impl Committer {
         self.store.write_health() == WriteHealth::Failing
     }
 
+    /// Drops an hour, and returns what it held; `None` where it held nothing. Blocks on the disk.
+    pub fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError> {
+        let deleted = self.store.delete_hour(hour);
+        deleted.map_err(|error| IngestError::NotDeleted(Arc::new(error)))
+    }
+
+    /// Sets the gauges, those of the store too.
+    pub fn observe(&self) -> Result<(), StoreError> {
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        self.metrics.ingest().queued_batches.set(queued as i64);
+        self.store.observe()
+    }
+
     /// Commits what is in the queue and ends the thread; what comes later is refused. Blocks.
     pub fn finish(&self) {
         // An error means that the thread has ended already.
@@ -97,7 +126,7 @@ impl Committer {
     }
 }
 
-fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
+fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
     let mut group = Group::default();
     while let Some(first) = jobs.blocking_recv() {
         let mut next = Some(first);
@@ -116,7 +145,7 @@ fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
                 None
             };
         }
-        group.commit(store);
+        group.commit(store, metrics);
     }
 }
 
@@ -124,48 +153,107 @@ fn run(store: &Store, mut jobs: mpsc::Receiver<Job>) {
 #[derive(Default)]
 struct Group {
     batches: Vec<Batch>,
-    waiting: Vec<((Permit, Done), Taken)>,
-    /// Fingerprints by idempotency key.
-    keys: HashMap<IdempotencyKey, u128>,
+    waiting: Vec<((Permit, Done), Committed)>,
+    /// Fingerprints by idempotency key, and how many flows were too old.
+    keys: HashMap<IdempotencyKey, (u128, u64)>,
+    /// Which hours are kept, with those of this group; `None` before its first batch.
+    retention: Option<Retention>,
 }
 
 impl Group {
     /// One thread takes all batches, so of two under one key, the second finds the first: in this
     /// group, or by its receipt.
     fn take(&mut self, store: &Store, batch: Batch, waits: (Permit, Done)) {
+        let flows = batch.flows() as u64;
         let known = match batch.receipt() {
             None => Ok(Known::New),
             Some((key, fingerprint)) => match self.keys.get(key) {
-                Some(of_first) if *of_first == fingerprint => Ok(Known::Taken),
+                Some((of_first, expired)) if *of_first == fingerprint => {
+                    Ok(Known::Taken { expired: *expired })
+                }
                 Some(_) => Ok(Known::Reused),
                 None => store.known(&batch),
             },
         };
         match known {
-            Ok(Known::New) => {
-                if let Some((key, fingerprint)) = batch.receipt() {
-                    self.keys.insert(key.clone(), fingerprint);
-                }
-                self.batches.push(batch);
-                self.waiting.push((waits, Taken::Now));
-            }
+            Ok(Known::New) => match self.keep(store, batch) {
+                Ok(committed) => self.waiting.push((waits, committed)),
+                Err(error) => answer(waits, Err(ingest_error(error))),
+            },
             // Also one whose first is durable already waits for this group: it is a rare one.
-            Ok(Known::Taken) => self.waiting.push((waits, Taken::Before)),
+            Ok(Known::Taken { expired }) => {
+                let committed = Committed {
+                    taken: Taken::Before,
+                    flows: flows.saturating_sub(expired),
+                    expired,
+                };
+                self.waiting.push((waits, committed));
+            }
             Ok(Known::Reused) => answer(waits, Err(IngestError::KeyReused)),
             Err(error) => answer(waits, Err(IngestError::Receipt(Arc::new(error)))),
         }
     }
 
-    fn commit(&mut self, store: &Store) {
+    /// Puts into the group what is not too old of `batch`.
+    fn keep(&mut self, store: &Store, batch: Batch) -> Result<Committed, StoreError> {
+        let retention = match &mut self.retention {
+            Some(retention) => retention,
+            none => none.insert(store.retention()?),
+        };
+        let batch = retention.expire(batch)?;
+        let committed = Committed {
+            taken: Taken::Now,
+            flows: batch.flows() as u64,
+            expired: batch.expired(),
+        };
+        if let Some((key, fingerprint)) = batch.receipt() {
+            let known = (fingerprint, batch.expired());
+            self.keys.insert(key.clone(), known);
+        }
+        if committed.flows > 0 || batch.receipt().is_some() {
+            self.batches.push(batch);
+        }
+        Ok(committed)
+    }
+
+    fn commit(&mut self, store: &Store, metrics: &Metrics) {
+        let start = Instant::now();
         let result = if self.batches.is_empty() {
             Ok(())
         } else {
             store.commit(&self.batches).map_err(ingest_error)
         };
+        if result.is_ok() {
+            self.count(metrics, start);
+        }
         self.batches.clear();
         self.keys.clear();
-        for (waits, taken) in self.waiting.drain(..) {
-            answer(waits, result.clone().map(|()| taken));
+        self.retention = None;
+        for (waits, committed) in self.waiting.drain(..) {
+            answer(waits, result.clone().map(|()| committed));
+        }
+    }
+
+    fn count(&self, metrics: &Metrics, start: Instant) {
+        let metrics = metrics.ingest();
+        if !self.batches.is_empty() {
+            metrics
+                .commit_seconds
+                .observe(start.elapsed().as_secs_f64());
+            metrics.commit_batches.observe(self.batches.len() as f64);
+        }
+        for batch in &self.batches {
+            metrics.batches.inc();
+            metrics.bytes.inc_by(batch.bytes().len() as u64);
+        }
+        for (_, committed) in &self.waiting {
+            match committed.taken {
+                Taken::Now => {
+                    metrics.flows.inc_by(committed.flows);
+                    metrics.expired.inc_by(committed.expired);
+                }
+                Taken::Before => metrics.replayed.inc(),
+            }
         }
     }
 }

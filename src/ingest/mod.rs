@@ -6,7 +6,7 @@ mod committer;
 pub mod decode;
 
 pub use admission::{Admission, Permit};
-pub use committer::{Committer, Taken};
+pub use committer::{Committed, Committer, Taken};
 
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ pub enum IngestError {
     /// damaged, and trying again does not help.
     #[error(transparent)]
     Receipt(Arc<StoreError>),
+    /// An hour could not be deleted: it is there as a whole, or gone as a whole.
+    #[error(transparent)]
+    NotDeleted(Arc<StoreError>),
     /// Another batch was taken under this one's idempotency key.
     #[error("other flows were taken under this idempotency key")]
     KeyReused,

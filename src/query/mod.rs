@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::domain::{Flow, Hour};
+use crate::domain::{Flow, Hour, Totals};
 use crate::store::{Scan, Store, StoreError};
 
 /// Why there is no answer, or no more of it.
@@ -34,6 +34,11 @@ pub struct Engine {
 impl Engine {
     pub fn new(store: Arc<Store>) -> Engine {
         Engine { store }
+    }
+
+    /// Every hour that holds flows, ascending, and what they add up to.
+    pub fn hours(&self) -> Result<Vec<(Hour, Totals)>, QueryError> {
+        Ok(self.store.ledger()?)
     }
 
     /// The sums of `hour`, one row a (src_app, dest_app, vpc_id), in their order. Blocks on the disk.

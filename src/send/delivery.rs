@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde_json::value::RawValue;
 
-use super::client::{Client, Outcome};
+use super::attempt::{self, Outcome};
 use super::queue::Entry;
 use super::{Rejected, SendError, Shared, State};
+use crate::client::Client;
 
 /// First and longest pause between two tries, before jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -28,7 +29,7 @@ impl Shared {
             let Some((entry, body)) = self.next_batch() else {
                 return;
             };
-            let outcome = client.deliver(&entry, &body);
+            let outcome = attempt::deliver(client, &entry, &body);
             let kept = match &outcome {
                 Outcome::Rejected { why } => flows_of(&entry, &body).and_then(|flows| {
                     let why = why.clone();
@@ -44,15 +45,16 @@ impl Shared {
                 return;
             }
             let done = match outcome {
-                Outcome::Taken { replayed } => {
-                    state.report.flows += entry.flows as u64;
+                Outcome::Taken { replayed, expired } => {
+                    state.report.flows += (entry.flows - expired) as u64;
+                    state.report.expired += expired as u64;
                     state.report.batches += 1;
                     state.report.replayed += u64::from(replayed);
                     true
                 }
                 Outcome::Rejected { .. } => true,
                 Outcome::Refused { why } => {
-                    let url = client.url().to_owned();
+                    let url = client.url(attempt::PATH);
                     state.failed = Some(SendError::Refused { url, why });
                     false
                 }
@@ -63,7 +65,7 @@ impl Shared {
                     let left = self.options.retry_for.saturating_sub(failing);
                     if left.is_zero() {
                         state.failed = Some(SendError::GaveUp {
-                            url: client.url().to_owned(),
+                            url: client.url(attempt::PATH),
                             after: self.options.retry_for,
                             why,
                         });

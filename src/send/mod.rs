@@ -5,12 +5,11 @@
 //! service. A thread takes batches from its front and sends each until the service has answered it,
 //! with the same key each time. So a batch whose answer got lost is sent again, and counts once.
 
-mod client;
+mod attempt;
 mod delivery;
 mod input;
 mod queue;
 
-pub use client::Server;
 pub use input::{InputError, InputFormat, Reader, Unit};
 
 use std::io::Write;
@@ -22,8 +21,8 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::client::{Client, ClientError, Server};
 use crate::ingest::decode::{self, Format};
-use client::Client;
 use queue::{Entry, Queue};
 
 const ZSTD_LEVEL: i32 = 1;
@@ -76,6 +75,8 @@ pub struct Report {
     /// Batches, and how many of them it had taken before.
     pub batches: u64,
     pub replayed: u64,
+    /// Flows that were older than what the service keeps, and do not count.
+    pub expired: u64,
     /// Tries that failed and were repeated.
     pub retries: u64,
     /// Batches that wait.
@@ -98,6 +99,8 @@ pub enum SendError {
     Spool { path: PathBuf, why: String },
     #[error("{0}")]
     Options(String),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// Flows that were rejected could not be put aside.
     #[error("{0}")]
     NotKept(String),

@@ -41,6 +41,8 @@ pub struct Batch {
     hashes: Vec<u32>,
     ledger: Vec<(u32, Totals)>,
     receipt: Option<(IdempotencyKey, u128)>,
+    /// Flows that were taken out because they are too old.
+    expired: u64,
 }
 
 impl Batch {
@@ -57,6 +59,18 @@ impl Batch {
         self.receipt
             .as_ref()
             .map(|(key, fingerprint)| (key, *fingerprint))
+    }
+
+    /// Flows of the batch as it came that were too old to keep, and are not in it.
+    pub fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// This one, which has what is kept of `whole`, under the key of that.
+    pub(super) fn in_place_of(mut self, whole: Batch) -> Batch {
+        self.expired = (whole.flows() - self.flows()) as u64;
+        self.receipt = whole.receipt;
+        self
     }
 
     /// The stored encoding (see [`codec`]).
@@ -155,6 +169,7 @@ impl BatchBuilder {
             hashes: self.hashes,
             ledger,
             receipt: None,
+            expired: 0,
         }
     }
 }

@@ -23,6 +23,8 @@ const REST: u32 = 19;
 const REWRITE_BYTES_MAX: u64 = 8 << 20;
 /// At least one row in so many has to be one that was added to.
 const ROWS_REWRITTEN_PER_ROW_ADDED: u64 = 32;
+/// Ranges of dropped hours whose remains it sees to.
+const DROPPED_MAX: usize = 64;
 /// About what a row takes on disk (`benches/RESULTS.md`).
 const ROW_BYTES: u64 = 10;
 
@@ -49,6 +51,9 @@ pub(super) struct Due {
     added: Option<Added>,
     /// Receipts have passed their bound.
     receipts: bool,
+    /// Hours that are gone, each from the first up to but without the second: some files may have a
+    /// part of them.
+    dropped: Vec<(u32, u32)>,
     closing: bool,
 }
 
@@ -61,6 +66,19 @@ impl CompactionDue {
     /// Receipts take more of the disk than they may.
     pub(super) fn note_receipts(&self) {
         self.change(|due| due.receipts = true);
+    }
+
+    /// The hours from `first` up to but without `end` are gone.
+    pub(super) fn note_dropped(&self, first: u32, end: u32) {
+        self.change(|due| {
+            let known = due.dropped.len();
+            match due.dropped.last_mut() {
+                Some((_, before)) if *before == first => *before = end,
+                // Where so many are gone in no order, RocksDB's own compaction sees to them.
+                _ if known >= DROPPED_MAX => {}
+                _ => due.dropped.push((first, end)),
+            }
+        });
     }
 
     pub(super) fn close(&self) {
@@ -84,7 +102,7 @@ impl CompactionDue {
         let mut due = self
             .changed
             .wait_while(due, |due| {
-                !due.closing && due.added.is_none() && !due.receipts
+                !due.closing && due.added.is_none() && due.dropped.is_empty() && !due.receipts
             })
             .ok()?;
         (!due.closing).then(|| std::mem::take(&mut *due))
@@ -102,6 +120,11 @@ impl Inner {
             {
                 tracing::warn!(%error, "old idempotency keys take more of the disk than they may");
             }
+            for (first, end) in due.dropped {
+                if let Err(error) = self.compact_dropped(first, end) {
+                    tracing::warn!(%error, "a part of what dropped hours took stays on disk for now");
+                }
+            }
             let Some(added) = due.added else {
                 continue;
             };
@@ -117,6 +140,14 @@ impl Inner {
                 Err(error) => tracing::warn!(%error, "reads of the hour are slower until it works"),
             }
         }
+    }
+
+    /// Rewrites the few files that dropped hours share with others.
+    fn compact_dropped(&self, first: u32, end: u32) -> Result<(), StoreError> {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        let (from, to) = (first.to_be_bytes(), end.to_be_bytes());
+        self.compact_range(Some(&from), Some(&to), &options)
     }
 
     /// Returns whether it was.

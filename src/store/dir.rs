@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::codec;
@@ -43,6 +43,9 @@ impl DataDir {
                 .write(true)
                 .open(&identity_path)
         };
+        if path.join(RESTORING_FILE).exists() {
+            return Err(StoreError::HalfRestored { path: path.into() });
+        }
         let mut identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if has_files(path).map_err(failed)? {
@@ -55,15 +58,19 @@ impl DataDir {
         }
         .map_err(failed)?;
         locked(identity.try_lock(), path)?;
-        check_format(&mut identity, path)?;
+        let format = check_format(&mut identity, path)?;
         let dir = DataDir {
             path: path.into(),
             identity,
         };
         dir.check_complete()?;
+        if format < codec::FORMAT {
+            dir.upgrade().map_err(failed)?;
+        }
         // An unnamed file: proves that the directory can be written, and leaves nothing in it.
         tempfile::tempfile_in(path).map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
+        remove_all(&dir.checkpoints()).map_err(failed)?;
         Ok(dir)
     }
 
@@ -72,7 +79,10 @@ impl DataDir {
     ///
     /// # Errors
     /// As [`DataDir::open`], and where there is no data directory.
-    pub(super) fn open_to_read(path: &Path) -> Result<DataDir, StoreError> {
+    pub fn open_to_read(path: &Path) -> Result<DataDir, StoreError> {
+        if path.join(RESTORING_FILE).exists() {
+            return Err(StoreError::HalfRestored { path: path.into() });
+        }
         let mut identity =
             File::open(path.join(codec::IDENTITY_FILE)).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound if path.is_dir() => {
@@ -105,7 +115,21 @@ impl DataDir {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Says that the directory has the current format, so that an older flowtally, which would take new
+    /// records for damaged ones, leaves it alone. The text has the same length, and is written in place:
+    /// the file carries the lock.
+    fn upgrade(&self) -> io::Result<()> {
+        self.identity
+            .write_all_at(codec::encode_identity().as_bytes(), 0)?;
+        self.identity.sync_all()?;
+        tracing::info!(
+            format = codec::FORMAT,
+            "the data directory is brought up to date"
+        );
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -120,8 +144,14 @@ impl DataDir {
         fs::read_dir(self.rocks()).is_ok_and(|entries| entries.flatten().any(is_file))
     }
 
-    pub(super) fn rocks(&self) -> PathBuf {
+    /// Where the database is.
+    pub fn rocks(&self) -> PathBuf {
         self.path.join(ROCKS)
+    }
+
+    /// For [`Store::checkpoint`](super::Store::checkpoint); none outlives the process.
+    pub(super) fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
     }
 
     pub(super) fn staging(&self) -> PathBuf {
@@ -131,13 +161,25 @@ impl DataDir {
     /// What lies there was being written when a process ended: it was never ingested, and what
     /// it held is in the journal.
     fn empty_staging(&self) -> io::Result<()> {
-        let staging = self.staging();
-        match fs::remove_dir_all(&staging) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        fs::create_dir(&staging)
+        remove_all(&self.staging())?;
+        fs::create_dir(self.staging())
     }
+}
+
+/// Removes a directory, if it is there.
+pub(super) fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the directory at `path`, which holds a whole database in `rocks`, one of ours.
+pub(super) fn write_identity(path: &Path) -> io::Result<()> {
+    let mut identity = File::create_new(path.join(codec::IDENTITY_FILE))?;
+    identity.write_all(codec::encode_identity().as_bytes())?;
+    identity.sync_all()?;
+    File::open(path)?.sync_all()
 }
 
 fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
@@ -150,7 +192,7 @@ fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError>
     })
 }
 
-fn check_format(identity: &mut File, path: &Path) -> Result<(), StoreError> {
+fn check_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
     let mut text = Vec::new();
     identity
         .take(1024)
@@ -166,8 +208,8 @@ fn check_format(identity: &mut File, path: &Path) -> Result<(), StoreError> {
     {
         None => Err(StoreError::NotOurs { path }),
         Some(found) if found > codec::FORMAT => Err(StoreError::NewerFormat { path, found }),
-        Some(found) if found < codec::FORMAT => Err(StoreError::OlderFormat { path, found }),
-        Some(_) => Ok(()),
+        Some(found) if found < codec::FORMAT_MIN => Err(StoreError::OlderFormat { path, found }),
+        Some(found) => Ok(found),
     }
 }
 
@@ -179,7 +221,11 @@ impl Drop for DataDir {
     }
 }
 
-const ROCKS: &str = "rocks";
+/// The database, in a data directory.
+pub const ROCKS: &str = "rocks";
+/// Is in a data directory until all of a backup is there.
+pub const RESTORING_FILE: &str = "RESTORING";
+
 const HALF_MADE: &str = "FLOWTALLY.new";
 
 /// Whether the directory exists and holds anything but what [`create`] leaves when it is cut short.

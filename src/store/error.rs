@@ -29,6 +29,11 @@ pub enum StoreError {
     OlderFormat { path: PathBuf, found: u32 },
 
     #[error(
+        "{path} holds a restore that was interrupted; run the same restore again, which starts it anew"
+    )]
+    HalfRestored { path: PathBuf },
+
+    #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
          restore a backup, or remove the directory to start empty"
     )]

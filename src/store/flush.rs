@@ -28,6 +28,7 @@ impl Inner {
         while let Ok(Some(tally)) = self.next_due() {
             let result = self.flush(&tally);
             if let Err(error) = &result {
+                self.options.metrics.store().flush_failures.inc();
                 tracing::error!(%error, "flush failed, the journal keeps the flows");
             }
             let Ok(mut tallies) = self.tallies.lock() else {
@@ -39,6 +40,10 @@ impl Inner {
                     tallies.flushed = tally.last();
                     tallies.flush_error = None;
                     self.flush_ended.notify_all();
+                    drop(tallies);
+                    if let Err(error) = self.drop_old_hours() {
+                        tracing::error!(%error, "hours that are too old stay on disk until the next flush");
+                    }
                 }
                 Err(error) => {
                     tallies.flush_error = Some(error.to_string());
@@ -111,20 +116,14 @@ impl Inner {
         let start = Instant::now();
         self.step(Step::Frozen);
         // A try before this one may have got this far and failed afterwards.
-        if self.marker()? < tally.last() {
+        let is_due = self.marker()? < tally.last();
+        if is_due {
             self.wait_for_compaction()?;
+        }
+        let _nobody_else_writes = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        if is_due {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
-            // A try before this one may have left its file there, or a second name of a file that
-            // RocksDB has taken: writing into that would be writing into the database.
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::Io {
-                        doing: "removing an old staged file",
-                        source,
-                    });
-                }
-                _ => {}
-            }
+            self.remove_staged(&path)?;
             let added = self.write_file(&path, tally)?;
             self.step(Step::Written);
             let mut options = IngestExternalFileOptions::default();
@@ -144,6 +143,9 @@ impl Inner {
             self.compaction_due.note_receipts();
         }
         self.step(Step::Trimmed);
+        let metrics = self.options.metrics.store();
+        metrics.flush_seconds.observe(start.elapsed().as_secs_f64());
+        metrics.flush_rows.inc_by(tally.keys() as u64);
         tracing::debug!(
             keys = tally.keys(),
             journal_bytes = tally.journal_bytes(),
@@ -151,6 +153,18 @@ impl Inner {
             "flushed"
         );
         Ok(())
+    }
+
+    /// A try before this one may have left its file there, or a second name of a file that RocksDB has
+    /// taken: writing into that would be writing into the database.
+    pub(super) fn remove_staged(&self, path: &Path) -> Result<(), StoreError> {
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(StoreError::Io {
+                doing: "removing an old staged file",
+                source,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// One sorted file: every row, then the ledger, then the marker, whose key sorts last.
@@ -253,7 +267,15 @@ impl Inner {
         recovery.time = start.elapsed();
         let mut tallies = self.tallies()?;
         tallies.flushed = self.marker()?;
+        for (hour, totals) in self.ledger_on_disk(0, u32::MAX)? {
+            tallies.note_ledger(&[(hour, totals)]);
+        }
+        tallies.note_ledger(&tally.ledger());
+        self.set_horizon(&tallies);
         tallies.active = tally;
+        drop(tallies);
+        // A kill may have come between the flow that made them too old, and the drop.
+        self.drop_old_hours()?;
         Ok(recovery)
     }
 }

@@ -1,7 +1,7 @@
 //! Whether writes can be expected to succeed: by the last one, and by the space on the disk.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::Store;
 use super::error::StoreError;
@@ -25,6 +25,9 @@ pub(super) struct Health {
     last_write: AtomicU8,
     /// Less than the reserve is free.
     space_is_low: AtomicBool,
+    /// In bytes.
+    pub(super) free: AtomicU64,
+    pub(super) reserve: AtomicU64,
 }
 
 impl Store {
@@ -73,6 +76,8 @@ impl Health {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let all = disk.f_blocks.saturating_mul(disk.f_frsize);
         let reserve = reserve.unwrap_or((all / 20).min(1 << 30));
+        self.free.store(free, Ordering::Relaxed);
+        self.reserve.store(reserve, Ordering::Relaxed);
         let is_low = free < reserve;
         if self.space_is_low.swap(is_low, Ordering::Relaxed) == is_low {
             return;

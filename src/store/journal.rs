@@ -48,6 +48,7 @@ impl<'a> Journal<'a> {
                 let receipt = codec::encode_receipt(Receipt {
                     fingerprint,
                     time_s,
+                    expired: batch.expired(),
                 });
                 write.put_cf(receipts_family(self.db)?, key.as_bytes(), receipt);
             }

@@ -9,6 +9,7 @@
 
 mod arena;
 mod batch;
+mod checkpoint;
 pub mod codec;
 mod compact;
 mod dir;
@@ -18,8 +19,10 @@ mod health;
 mod journal;
 mod ledger;
 mod merge;
+mod observe;
 mod options;
 mod receipts;
+mod retention;
 mod rocks;
 mod run;
 mod scan;
@@ -29,7 +32,7 @@ mod wal;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,11 +40,12 @@ use std::time::{Duration, Instant};
 use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
 
 pub use batch::{Batch, BatchBuilder};
-pub use dir::DataDir;
+pub use dir::{DataDir, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use receipts::Known;
+pub use retention::Retention;
 pub use scan::Scan;
 #[doc(hidden)] // for benches
 pub use tally::Tally;
@@ -49,7 +53,7 @@ pub use verify::{Fault, Verified, verify};
 #[cfg(fuzzing)]
 pub use {merge::check as check_merge, tally::check as check_replay};
 
-use crate::domain::{Hour, IdempotencyKey};
+use crate::domain::{Hour, IdempotencyKey, Totals};
 use compact::CompactionDue;
 use error::database;
 use health::Health;
@@ -93,6 +97,13 @@ struct Inner {
     tallies: Mutex<Tallies>,
     /// See [`Inner::marker`].
     marker: AtomicU64,
+    /// Held by whoever writes to `flows`, and by whoever needs it and the journal's beginning to stand
+    /// still.
+    writer: Mutex<()>,
+    /// Counts up when a drop of hours begins and when it ends: odd while one is under way.
+    drops: AtomicU64,
+    /// The first hour that is kept; what is before it is not there for readers.
+    horizon: AtomicU32,
     views: ViewBudget,
     /// Signalled when there may be something to flush.
     flush_due: Condvar,
@@ -113,6 +124,10 @@ struct Tallies {
     frozen: Option<Arc<Tally>>,
     /// Journal position up to which the sums on disk are complete: the marker.
     flushed: u64,
+    /// The newest hour that has had flows.
+    newest: Option<u32>,
+    /// What the ledger has to add up to: what it did at the start, and everything since.
+    expected: Totals,
     /// Flush the active tally now, whatever its size and age.
     flush_now: bool,
     /// Why the last flush failed; `None` once one succeeds.
@@ -127,9 +142,31 @@ impl Tallies {
         self.frozen = Some(Arc::new(std::mem::replace(&mut self.active, fresh)));
         self.flush_now = false;
     }
+
+    /// Counts what a batch says that it adds.
+    fn note_ledger(&mut self, ledger: &[(u32, Totals)]) {
+        for &(hour, totals) in ledger {
+            self.expected.add(totals);
+            self.newest = self.newest.max(Some(hour));
+        }
+    }
 }
 
 impl Inner {
+    /// Hides from readers what is too old by now.
+    fn set_horizon(&self, tallies: &Tallies) {
+        let retention = Retention {
+            hours: self.options.retain_hours,
+            newest: tallies.newest,
+        };
+        self.horizon.store(retention.horizon(), Ordering::SeqCst);
+    }
+
+    fn note_stall(&self, since: Instant) {
+        let seconds = since.elapsed().as_secs_f64();
+        self.options.metrics.store().stall_seconds.inc_by(seconds);
+    }
+
     fn tallies(&self) -> Result<MutexGuard<'_, Tallies>, StoreError> {
         // A panic while the sums were being changed: what they hold now is anybody's guess.
         self.tallies.lock().map_err(|_| StoreError::Closed)
@@ -256,11 +293,16 @@ impl Store {
                 active: Tally::new(0),
                 frozen: None,
                 flushed: 0,
+                newest: None,
+                expected: Totals::default(),
                 flush_now: false,
                 flush_error: None,
                 closing: false,
             }),
             marker: AtomicU64::new(MARKER_CHANGES),
+            writer: Mutex::new(()),
+            drops: AtomicU64::new(0),
+            horizon: AtomicU32::new(0),
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
             compaction_due: CompactionDue::default(),
@@ -269,6 +311,7 @@ impl Store {
             health: Health::default(),
         };
         let recovery = inner.recover()?;
+        inner.note_recovery(&recovery);
         let inner = Arc::new(inner);
         let start = |name: &str, life: fn(&Inner)| {
             let inner = inner.clone();
@@ -300,7 +343,14 @@ impl Store {
         let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         let first = self.make_room()?;
         let sync = inner.options.durability == Durability::Fsync;
+        let start = Instant::now();
         let written = Journal::new(&inner.db)?.append(first, group, &revoked, sync);
+        inner
+            .options
+            .metrics
+            .store()
+            .journal_write_seconds
+            .observe(start.elapsed().as_secs_f64());
         inner.health.note_write(&written);
         if written.is_err() {
             let keys = group
@@ -317,7 +367,9 @@ impl Store {
         let mut stopped = 0;
         for batch in group {
             stopped += tallies.active.add(batch)?;
+            tallies.note_ledger(batch.ledger());
         }
+        inner.set_horizon(&tallies);
         if stopped > 0 {
             inner.stopped.fetch_add(stopped, Ordering::Relaxed);
         }
@@ -330,22 +382,29 @@ impl Store {
     /// Waits until the active tally has room. Returns the next journal position.
     fn make_room(&self) -> Result<u64, StoreError> {
         let inner = &*self.inner;
-        let give_up = Instant::now() + inner.options.stall_max;
+        let start = Instant::now();
+        let give_up = start + inner.options.stall_max;
         let mut tallies = inner.tallies()?;
+        let mut waited = false;
         while inner.is_full(&tallies.active) {
             if tallies.frozen.is_none() {
                 tallies.freeze();
                 inner.flush_due.notify_one();
                 break;
             }
+            waited = true;
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                inner.note_stall(start);
                 return Err(StoreError::Behind);
             }
             (tallies, _) = inner
                 .flush_ended
                 .wait_timeout(tallies, left)
                 .map_err(|_| StoreError::Closed)?;
+        }
+        if waited {
+            inner.note_stall(start);
         }
         Ok(tallies.active.last() + 1)
     }
@@ -359,6 +418,12 @@ impl Store {
     /// is empty then, and its log is let go: the next open reads neither, and a copy of the directory
     /// is as small as it can be.
     pub fn flush_within(&self, time_max: Duration) -> Result<(), StoreError> {
+        self.flush_tallies(time_max)?;
+        Journal::new(&self.inner.db)?.release()
+    }
+
+    /// Flushes everything that has been committed, and waits for it, `time_max` at most.
+    fn flush_tallies(&self, time_max: Duration) -> Result<(), StoreError> {
         let give_up = Instant::now() + time_max;
         let inner = &*self.inner;
         let mut tallies = inner.tallies()?;
@@ -382,8 +447,7 @@ impl Store {
                 .wait_timeout(tallies, left)
                 .map_err(|_| StoreError::Closed)?;
         }
-        drop(tallies);
-        Journal::new(&inner.db)?.release()
+        Ok(())
     }
 
     /// [`Store::flush_within`] an hour.

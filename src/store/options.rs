@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::Metrics;
+
 /// What an acknowledged batch survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -28,6 +30,10 @@ pub enum Step {
     Ingested,
     /// The journal is trimmed.
     Trimmed,
+    /// The files that say that hours are gone are written and synced.
+    DropWritten,
+    /// They are ingested: the hours are gone, and their files are not deleted yet.
+    Dropped,
 }
 
 /// See [`StoreOptions::on_step`].
@@ -61,6 +67,10 @@ pub struct StoreOptions {
     /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
     /// most 1 GiB.
     pub disk_reserve_bytes: Option<u64>,
+    /// Hours that are kept before the newest one that has flows; `None` keeps all.
+    pub retain_hours: Option<u32>,
+    /// Where everything is counted.
+    pub metrics: Metrics,
     /// Called at each [`Step`], on the thread that takes it. For tests.
     pub on_step: Option<StepHook>,
 }
@@ -79,6 +89,8 @@ impl Default for StoreOptions {
             idempotency_window: Duration::from_secs(24 * 3600),
             receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
+            retain_hours: None,
+            metrics: Metrics::default(),
             on_step: None,
         }
     }

@@ -22,8 +22,8 @@ use super::{Inner, Store, StoreOptions};
 pub enum Known {
     /// The batch has no key, or one that no batch has had within the window.
     New,
-    /// The same flows were taken under it.
-    Taken,
+    /// The same flows were taken under it, without those that were too old then.
+    Taken { expired: u64 },
     /// Other flows were taken under it.
     Reused,
 }
@@ -46,7 +46,9 @@ impl Store {
         Ok(if is_over(&receipt, &inner.options) {
             Known::New
         } else if receipt.fingerprint == fingerprint {
-            Known::Taken
+            Known::Taken {
+                expired: receipt.expired,
+            }
         } else {
             Known::Reused
         })

@@ -1,5 +1,6 @@
 //! Reads: the rows of one hour, from disk and from the tallies, each flow counted exactly once.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
@@ -123,8 +124,13 @@ impl Scan {
     pub(super) fn open(inner: &Arc<Inner>, hour: Hour) -> Result<Scan, StoreError> {
         // The tallies first: what is flushed after this moment is in the iterator *and* here, and
         // the marker tells. The other way round, it could be in neither.
-        let (sources, grant) = tally_rows(inner, hour.get())?;
-        let (lower, upper) = codec::hour_bounds(hour);
+        let (mut sources, grant) = tally_rows(inner, hour.get())?;
+        let (mut lower, upper) = codec::hour_bounds(hour);
+        if hour.get() < inner.horizon.load(Ordering::SeqCst) {
+            // Too old, and about to be dropped.
+            sources.clear();
+            lower = upper;
+        }
         let (disk, marker) = open_cursor(inner, &lower, &upper)?;
         // Markers stand only between tallies. So one that has not reached a tally's last position
         // has reached none of it, and one that has, covers all of what was seen of it above.

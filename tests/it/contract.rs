@@ -418,15 +418,23 @@ fn queries_are_read_strictly() {
 fn paths_and_methods_are_answered() {
     let service = Service::start();
     for path in [
-        "/", "/flow", "/flows/", "/flows/1", "//flows", "/FLOWS", "/metrics",
+        "/",
+        "/flow",
+        "/flows/",
+        "/flows/1",
+        "//flows",
+        "/FLOWS",
+        "/backups/",
     ] {
         problem(&service.get(path), 404, &["/flows"]);
     }
     let address = service.daemon.address;
     for (method, path, allow) in [
-        ("PUT", "/flows", "GET, HEAD, POST, OPTIONS"),
-        ("DELETE", "/flows?hour=1", "GET, HEAD, POST, OPTIONS"),
-        ("PATCH", "/flows", "GET, HEAD, POST, OPTIONS"),
+        ("PUT", "/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
+        ("PATCH", "/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
+        ("DELETE", "/hours", "GET, HEAD, OPTIONS"),
+        ("GET", "/backups", "POST, OPTIONS"),
+        ("GET", "/backups/1", "DELETE, OPTIONS"),
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
         ("PUT", "/readyz", "GET, HEAD, OPTIONS"),
     ] {
@@ -445,7 +453,7 @@ fn paths_and_methods_are_answered() {
     let answer = raw(address, request.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
     assert!(
-        answer.contains("allow: GET, HEAD, POST, OPTIONS"),
+        answer.contains("allow: GET, HEAD, POST, DELETE, OPTIONS"),
         "{answer}"
     );
     let request = "HEAD /flows?hour=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

@@ -336,7 +336,10 @@ fn a_changed_byte_never_counts_a_batch_twice() {
                 Err(_) => refused += 1,
                 Ok(known) => {
                     for known in &known {
-                        assert!(matches!(known, Ok(Known::Taken) | Err(_)), "{known:?}");
+                        assert!(
+                            matches!(known, Ok(Known::Taken { .. }) | Err(_)),
+                            "{known:?}"
+                        );
                     }
                     match known.iter().position(Result::is_err) {
                         None => harmless += 1,

@@ -232,7 +232,7 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
     let (old, new) = (generation(), generation());
     store.commit(&old).unwrap();
     store.flush().unwrap();
-    assert_eq!(store.known(&old[0]).unwrap(), Known::Taken);
+    assert_eq!(store.known(&old[0]).unwrap(), Known::Taken { expired: 0 });
     // Receipts have the second in which they were written.
     std::thread::sleep(Duration::from_millis(2100));
     store.commit(&new).unwrap();
@@ -246,7 +246,7 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
         std::thread::sleep(Duration::from_millis(20));
     }
     for batch in &new {
-        assert_eq!(store.known(batch).unwrap(), Known::Taken);
+        assert_eq!(store.known(batch).unwrap(), Known::Taken { expired: 0 });
     }
     for batch in &old {
         assert_eq!(store.known(batch).unwrap(), Known::New);

@@ -5,7 +5,9 @@
 
 mod abuse;
 mod access;
+mod backup;
 mod chaos;
+mod commands;
 mod contract;
 mod corruption;
 mod crash;
@@ -14,6 +16,8 @@ mod exactness;
 mod idempotency;
 mod layering;
 mod lifecycle;
+mod observe;
 mod reads;
+mod retention;
 mod send;
 mod support;

@@ -269,6 +269,10 @@ impl Client {
         read(request.send(body)?)
     }
 
+    pub fn delete(&self, path: &str) -> Result<Answer, ureq::Error> {
+        read(self.agent.delete(format!("{}{path}", self.base)).call()?)
+    }
+
     /// POSTs a JSON batch that has to be accepted.
     pub fn accept(&self, flows: &[TestFlow]) {
         let answer = self
@@ -384,7 +388,7 @@ impl Daemon {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match daemon.client.get("/readyz", &[]) {
-                Ok(answer) if answer.status == 200 && daemon.log().contains(" ready ") => {
+                Ok(answer) if answer.status == 200 && daemon.log().contains("replay_ms") => {
                     return daemon;
                 }
                 _ if Instant::now() > deadline => panic!("not ready: {}", daemon.log()),
@@ -408,6 +412,7 @@ impl Daemon {
 
     fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
         command.args(["serve", "--data-dir"]).arg(data_dir);
+        command.env("FLOWTALLY_LOG_FORMAT", "text");
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
@@ -422,8 +427,12 @@ impl Daemon {
         for line in lines.by_ref() {
             let line = line.unwrap() + "\n";
             log.lock().unwrap().push_str(&line);
-            if let Some((_, rest)) = line.split_once("address=") {
-                address = rest.split_whitespace().next().unwrap().parse().ok();
+            let found = line
+                .split_once("address=")
+                .or(line.split_once("\"address\":\""));
+            if let Some((_, rest)) = found {
+                let end = rest.find([' ', '"', '\n']).unwrap();
+                address = rest[..end].parse().ok();
                 break;
             }
         }

@@ -15,7 +15,10 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 use crate::domain::{Counters, Flow, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+
+/// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
+pub const FORMAT_MIN: u32 = 2;
 
 /// Name of the identity file; its presence makes a directory ours.
 pub const IDENTITY_FILE: &str = "FLOWTALLY";
@@ -301,33 +304,40 @@ pub fn ledger_bounds() -> (&'static [u8], &'static [u8]) {
 /// What is kept of a batch that was taken under an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// XXH3 of the stored batch, 128 bits: the same for the same flows in the same order.
+    /// XXH3 of the batch as it came, 128 bits: the same for the same flows in the same order.
     pub fingerprint: u128,
     /// When it was taken: seconds since the epoch.
     pub time_s: u64,
+    /// How many of its flows were too old to count.
+    pub expired: u64,
 }
 
-/// Bytes of an encoded [`Receipt`].
-const RECEIPT_BYTES: usize = 24;
-
-/// Fixed width, little-endian.
-pub fn encode_receipt(receipt: Receipt) -> [u8; RECEIPT_BYTES] {
-    let mut value = [0; RECEIPT_BYTES];
-    value[..16].copy_from_slice(&receipt.fingerprint.to_le_bytes());
-    value[16..].copy_from_slice(&receipt.time_s.to_le_bytes());
+/// Fixed width, little-endian: 24 bytes, or 32 where flows were too old.
+pub fn encode_receipt(receipt: Receipt) -> Vec<u8> {
+    let mut value = receipt.fingerprint.to_le_bytes().to_vec();
+    value.extend_from_slice(&receipt.time_s.to_le_bytes());
+    if receipt.expired > 0 {
+        value.extend_from_slice(&receipt.expired.to_le_bytes());
+    }
     value
 }
 
 /// Reads what [`encode_receipt`] wrote.
 pub fn decode_receipt(value: &[u8]) -> Result<Receipt, Corrupt> {
     let read = || {
-        let (fingerprint, time) = value.split_first_chunk()?;
+        let (fingerprint, rest) = value.split_first_chunk()?;
+        let (time_s, rest) = rest.split_first_chunk()?;
+        let expired = match rest {
+            [] => 0,
+            rest => u64::from_le_bytes(rest.try_into().ok().filter(|e| *e != [0; 8])?),
+        };
         Some(Receipt {
             fingerprint: u128::from_le_bytes(*fingerprint),
-            time_s: u64::from_le_bytes(time.try_into().ok()?),
+            time_s: u64::from_le_bytes(*time_s),
+            expired,
         })
     };
-    read().ok_or(Corrupt("a receipt is not 24 bytes"))
+    read().ok_or(Corrupt("a receipt is neither 24 nor 32 bytes"))
 }
 
 /// Key of the journal entry at `position`.
@@ -496,15 +506,25 @@ mod tests {
         let receipt = Receipt {
             fingerprint: 0x0102,
             time_s: 3,
+            expired: 4,
         };
+        let stored = encode_receipt(receipt);
         assert_eq!(
-            encode_receipt(receipt),
-            *b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
+            stored,
+            *b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0"
         );
+        assert_eq!(decode_receipt(&stored), Ok(receipt));
+        let none_expired = Receipt {
+            expired: 0,
+            ..receipt
+        };
+        assert_eq!(encode_receipt(none_expired), stored[..24]);
+        assert_eq!(decode_receipt(&stored[..24]), Ok(none_expired));
+        assert!(decode_receipt(&stored[..30]).is_err());
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
-        assert_eq!(encode_identity(), "flowtally data directory, format 2\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(2));
+        assert_eq!(encode_identity(), "flowtally data directory, format 3\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(3));
         assert_eq!(decode_identity("something else"), None);
     }
 }

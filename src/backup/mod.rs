@@ -1,0 +1,166 @@
+//! Backups: the serving half hands out a checkpoint's files ([`Offer`]), the taking half keeps what it
+//! gets ([`take`]), and [`restore`] makes a data directory of it again.
+//!
+//! ```text
+//! DIR/2026-11-24T03-00-00Z/             a whole data directory: verify it, or start from a copy of it
+//! DIR/2026-11-25T03-00-00Z/             the next; files that both have are one file with two names
+//! DIR/2026-11-26T03-00-00Z.incomplete/  one that was interrupted: never restored from, removed by the next
+//! ```
+//!
+//! The database's files (`*.sst`) never change once they are written. So a second backup fetches only
+//! those that are new, and links the rest; everything else is small, and fetched each time.
+
+mod offer;
+mod restore;
+mod take;
+
+pub use offer::Offer;
+pub use restore::{Restored, restore};
+pub use take::{Source, Taken, take};
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::ClientError;
+use crate::store::codec::IDENTITY_FILE;
+use crate::store::{ROCKS, StoreError};
+
+/// End of the name of a backup that is not complete.
+const INCOMPLETE: &str = ".incomplete";
+/// Bytes at a file's end that tell it from all others: RocksDB writes there which file of which
+/// database it is.
+const TAG_BYTES: u64 = 64 << 10;
+
+/// What a backup consists of.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Manifest {
+    /// Names the checkpoint that the files are of.
+    pub id: String,
+    pub files: Vec<Entry>,
+}
+
+/// One file of a backup.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Relative to the data directory.
+    pub name: String,
+    pub bytes: u64,
+    /// Of a file that never changes: one with the same name, bytes and tag is the same.
+    pub tag: Option<String>,
+}
+
+/// Why there is no backup, or no restore.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// With what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// Another backup is being taken.
+    #[error("another backup is being taken; try again when it has ended")]
+    Busy,
+    /// It was removed, or has never been.
+    #[error("there is no such backup any more; take a new one")]
+    Gone,
+}
+
+/// For `map_err`.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+    let path = path.to_owned();
+    move |source| BackupError::Io { path, source }
+}
+
+/// Whether `name` is one that a backup can have: a file of the directory or of its database, and
+/// nothing that leads elsewhere.
+fn is_file_name(name: &str) -> bool {
+    let Some((ROCKS, base)) = name.split_once('/') else {
+        return name == IDENTITY_FILE;
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    !base.is_empty() && !base.starts_with('.') && base.chars().all(plain)
+}
+
+/// The tag of the file at `path`.
+fn tag(path: &Path, bytes: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(bytes.saturating_sub(TAG_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(TAG_BYTES).read_to_end(&mut end)?;
+    Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&end)))
+}
+
+/// The files of the data directory at `path`, whoever keeps it from changing.
+fn entries(path: &Path) -> Result<Vec<Entry>, BackupError> {
+    let mut entries = Vec::new();
+    for (dir, prefix) in [(path.to_owned(), ""), (path.join(ROCKS), "rocks/")] {
+        for found in std::fs::read_dir(&dir).map_err(at(&dir))? {
+            let found = found.map_err(at(&dir))?;
+            let name = format!("{prefix}{}", found.file_name().to_string_lossy());
+            let data = found.metadata().map_err(at(&found.path()))?;
+            // RocksDB's own lock and logs for people.
+            let is_kept = data.is_file() && !name.ends_with("/LOCK") && !name.contains("/LOG");
+            if !is_kept || !is_file_name(&name) {
+                continue;
+            }
+            let bytes = data.len();
+            let tag = match name.ends_with(".sst") {
+                true => Some(tag(&found.path(), bytes).map_err(at(&found.path()))?),
+                false => None,
+            };
+            entries.push(Entry { name, bytes, tag });
+        }
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Makes what was written to `dir` outlive a power cut.
+fn sync_dir(dir: &Path) -> Result<(), BackupError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(at(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_nowhere_else() {
+        for good in [
+            "FLOWTALLY",
+            "rocks/000012.sst",
+            "rocks/MANIFEST-000004",
+            "rocks/CURRENT",
+        ] {
+            assert!(is_file_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "/",
+            "..",
+            "rocks",
+            "CURRENT",
+            "rocks/",
+            "rocks/..",
+            "rocks/../x",
+            "/etc/passwd",
+            "rocks/a/b",
+            "staging/x.sst",
+            ".hidden",
+            "a\0",
+            "a b",
+            "rocks//x",
+        ] {
+            assert!(!is_file_name(bad), "{bad}");
+        }
+    }
+}

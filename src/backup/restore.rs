@@ -1,0 +1,111 @@
+//! From a backup to a data directory.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::take::{complete, copy, incomplete};
+use super::{BackupError, INCOMPLETE, at, entries, sync_dir};
+use crate::store::{DataDir, RESTORING_FILE, ROCKS, Verified, verify};
+
+/// What was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// The backup that it was.
+    pub from: PathBuf,
+    pub bytes: u64,
+    pub verified: Verified,
+}
+
+/// Copies a backup into `data_dir`, which has to be absent or empty, and verifies it there. `from` is
+/// one backup, or a directory of them, of which the newest is taken. `progress` is told the bytes that
+/// are done, and all of them.
+///
+/// # Errors
+/// Where one is not a backup, or incomplete, or the other not empty: nothing is changed then. After any
+/// other, `data_dir` says itself that it is not complete, and no service starts from it.
+pub fn restore(
+    from: &Path,
+    data_dir: &Path,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Restored, BackupError> {
+    let from = chosen(from)?;
+    // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
+    let source = DataDir::open_to_read(&from)?;
+    prepare(data_dir)?;
+    let files = entries(&from)?;
+    let all = files.iter().map(|file| file.bytes).sum();
+    let mut bytes = 0;
+    for entry in &files {
+        let path = from.join(&entry.name);
+        let mut file = File::open(&path).map_err(at(&path))?;
+        let into = data_dir.join(&entry.name);
+        copy(&mut file, &into, entry, |n| progress(bytes + n, all))?;
+        bytes += entry.bytes;
+        progress(bytes, all);
+    }
+    drop(source);
+    sync_dir(&data_dir.join(ROCKS))?;
+    let marker = data_dir.join(RESTORING_FILE);
+    fs::remove_file(&marker).map_err(at(&marker))?;
+    sync_dir(data_dir)?;
+    let verified = verify(data_dir)?;
+    Ok(Restored {
+        from,
+        bytes,
+        verified,
+    })
+}
+
+/// The backup that `from` is, or the newest in it.
+fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
+    let refused = |what: &str| Err(BackupError::Refused(format!("{}: {what}", from.display())));
+    if from
+        .to_string_lossy()
+        .trim_end_matches('/')
+        .ends_with(INCOMPLETE)
+    {
+        return refused("this backup was interrupted, and is not complete; choose another");
+    }
+    if from.join(ROCKS).is_dir() {
+        return Ok(from.to_owned());
+    }
+    match complete(from)?.pop() {
+        Some(newest) => Ok(newest),
+        None if incomplete(from)?.is_empty() => {
+            refused("there is no backup; give the directory that flowtally backup --to was given")
+        }
+        None => refused("all backups here were interrupted; there is none to restore from"),
+    }
+}
+
+/// Makes `data_dir` an empty directory that says that a restore is under way.
+fn prepare(data_dir: &Path) -> Result<(), BackupError> {
+    let marker = data_dir.join(RESTORING_FILE);
+    if marker.exists() {
+        for found in fs::read_dir(data_dir).map_err(at(data_dir))? {
+            let path = found.map_err(at(data_dir))?.path();
+            match path.is_dir() {
+                _ if path == marker => Ok(()),
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            }
+            .map_err(at(&path))?;
+        }
+    } else {
+        fs::create_dir_all(data_dir).map_err(at(data_dir))?;
+        let mut found = fs::read_dir(data_dir).map_err(at(data_dir))?;
+        if found.next().is_some() {
+            return Err(BackupError::Refused(format!(
+                "{} is not empty, and a restore never overwrites anything; give --data-dir an empty \
+                 or absent directory",
+                data_dir.display()
+            )));
+        }
+        File::create_new(&marker)
+            .and_then(|file| file.sync_all())
+            .map_err(at(&marker))?;
+        sync_dir(data_dir)?;
+    }
+    let rocks = data_dir.join(ROCKS);
+    fs::create_dir(&rocks).map_err(at(&rocks))
+}

@@ -1,0 +1,69 @@
+//! What commands that talk to a service share: where it is, and what it may ask for.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use crate::client::{Client, Server};
+use crate::config::Credentials;
+
+/// The service at `url`.
+pub(super) fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
+    let token = credentials.token_file.as_deref().map(token);
+    Ok(Server {
+        url: url.to_owned(),
+        token: token.transpose()?,
+        ca: credentials.ca.clone(),
+        certificate: credentials.cert.clone().zip(credentials.key.clone()),
+    })
+}
+
+/// A client of the service at `url`.
+pub(super) fn client(url: &str, credentials: &Credentials) -> Result<Client, String> {
+    Client::new(&server(url, credentials)?).map_err(|e| e.to_string())
+}
+
+/// An hour, as `GET /hours` has it.
+#[derive(Debug, Deserialize)]
+pub(super) struct HourTotals {
+    pub(super) hour: u64,
+    pub(super) flows: u64,
+    pub(super) bytes_tx: u128,
+    pub(super) bytes_rx: u128,
+}
+
+/// The hours that hold flows, ascending.
+pub(super) fn hours(client: &Client) -> Result<Vec<HourTotals>, String> {
+    client.get_json("/hours").map_err(|e| e.to_string())
+}
+
+/// A bar for bytes; where no terminal is, nothing is drawn.
+pub(super) fn byte_bar() -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    match ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// The first line of the file that is neither blank nor a comment: the file can be the service's own.
+fn token(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let token = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    match token {
+        Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(token.to_owned()),
+        Some(_) => Err(format!(
+            "{}: what is in it is not a token: one has visible ASCII only",
+            path.display()
+        )),
+        None => Err(format!("{}: no token is in it", path.display())),
+    }
+}

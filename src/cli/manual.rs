@@ -1,0 +1,29 @@
+//! `flowtally completions` and `flowtally man`: what the command line says of itself.
+
+use std::io::{self, Write};
+
+use clap::CommandFactory;
+
+use crate::config::{Cli, Completions, Man};
+
+pub(super) fn completions(arguments: &Completions) -> Result<(), String> {
+    let mut script = Vec::new();
+    clap_complete::generate(
+        arguments.shell,
+        &mut Cli::command(),
+        "flowtally",
+        &mut script,
+    );
+    io::stdout().write_all(&script).map_err(|e| e.to_string())
+}
+
+pub(super) fn pages(arguments: &Man) -> Result<(), String> {
+    let command = Cli::command();
+    let Some(dir) = &arguments.out else {
+        let page = clap_mangen::Man::new(command);
+        return page.render(&mut io::stdout()).map_err(|e| e.to_string());
+    };
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(command, dir))
+        .map_err(|e| format!("{}: {e}", dir.display()))
+}

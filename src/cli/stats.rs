@@ -1,0 +1,102 @@
+//! `flowtally stats`.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::connect;
+use crate::config::Stats;
+use crate::store::{Store, StoreOptions};
+
+/// What is stored.
+#[derive(Debug, Default, Serialize)]
+struct Stored {
+    hours: usize,
+    /// `None` where there is no hour.
+    first_hour: Option<u64>,
+    last_hour: Option<u64>,
+    flows: u64,
+    bytes_tx: u128,
+    bytes_rx: u128,
+    /// Of the data directory; not known of a running service.
+    disk_bytes: Option<u64>,
+}
+
+impl Stored {
+    /// `hours` come in ascending order.
+    fn add(&mut self, hour: u64, flows: u64, bytes_tx: u128, bytes_rx: u128) {
+        self.hours += 1;
+        self.first_hour.get_or_insert(hour);
+        self.last_hour = Some(hour);
+        self.flows += flows;
+        self.bytes_tx += bytes_tx;
+        self.bytes_rx += bytes_rx;
+    }
+}
+
+pub(super) fn run(arguments: &Stats) -> Result<(), String> {
+    let mut stored = Stored::default();
+    match (&arguments.place.url, &arguments.place.data_dir) {
+        (Some(url), _) => {
+            let client = connect::client(url, &arguments.credentials)?;
+            for of in connect::hours(&client)? {
+                stored.add(of.hour, of.flows, of.bytes_tx, of.bytes_rx);
+            }
+        }
+        (None, Some(dir)) => {
+            if !dir.exists() {
+                return Err(format!("there is no data directory {}", dir.display()));
+            }
+            let (store, _) =
+                Store::open(dir, StoreOptions::default()).map_err(|e| e.to_string())?;
+            for (hour, of) in store.ledger().map_err(|e| e.to_string())? {
+                stored.add(hour.get().into(), of.flows, of.tx, of.rx);
+            }
+            drop(store);
+            let bytes = bytes_of(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+            stored.disk_bytes = Some(bytes);
+        }
+        (None, None) => return Err("give --url or --data-dir".into()),
+    }
+    let text = match arguments.json {
+        // Strings and integers always serialise.
+        true => serde_json::to_string(&stored).unwrap_or_default() + "\n",
+        false => table(&stored),
+    };
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|e| e.to_string())
+}
+
+fn table(stored: &Stored) -> String {
+    let hours = match (stored.first_hour, stored.last_hour) {
+        (Some(first), Some(last)) => format!("{}, from {first} to {last}", stored.hours),
+        _ => "none".into(),
+    };
+    let mut lines = vec![
+        ("hours", hours),
+        ("flows", stored.flows.to_string()),
+        ("bytes_tx", stored.bytes_tx.to_string()),
+        ("bytes_rx", stored.bytes_rx.to_string()),
+    ];
+    if let Some(bytes) = stored.disk_bytes {
+        lines.push(("disk bytes", bytes.to_string()));
+    }
+    let line = |(name, value): (&str, String)| format!("{name:<12}{value}\n");
+    lines.into_iter().map(line).collect()
+}
+
+/// Bytes of all files below `dir`.
+fn bytes_of(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for found in std::fs::read_dir(dir)? {
+        let found = found?;
+        let data = found.metadata()?;
+        bytes += match data.is_dir() {
+            true => bytes_of(&found.path())?,
+            false => data.len(),
+        };
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,253 @@
+//! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::http::{Response, Uri};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::{Body, RequestBuilder};
+
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the head of an answer. A batch waits for memory and disk of the service for less,
+/// and then gets a 503.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Of an answer that is read as a whole.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Of an answer that is not ours: enough to tell.
+const PROBLEM_BYTES_MAX: u64 = 64 << 10;
+
+/// Where the service is, and how to talk to it.
+#[derive(Clone, Default)]
+pub struct Server {
+    /// As in `http://flowtally:8080`.
+    pub url: String,
+    pub token: Option<String>,
+    /// PEM file of the authorities to trust instead of the usual ones.
+    pub ca: Option<PathBuf>,
+    /// PEM files of a client certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl fmt::Debug for Server {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// An argument, or a file that one names, cannot be used.
+    #[error("{0}")]
+    Options(String),
+    /// Nobody answers, or the answer breaks off.
+    #[error("{url}: {why}; is the service running there?")]
+    Unreachable { url: String, why: String },
+    /// It answers something else than what it was asked for.
+    #[error("{url}: {why}")]
+    Refused { url: String, why: String },
+}
+
+/// A problem document of the service (RFC 9457).
+#[derive(Debug, Deserialize)]
+pub struct Problem {
+    pub r#type: String,
+    pub title: String,
+    pub detail: String,
+}
+
+/// An HTTP client of one service, which keeps its connection.
+#[derive(Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    base: String,
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// # Errors
+    /// [`ClientError::Options`]
+    pub fn new(server: &Server) -> Result<Client, ClientError> {
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT_MAX))
+            .timeout_recv_response(Some(ANSWER_MAX))
+            .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls(server)?)
+            .build();
+        Ok(Client {
+            agent: agent.into(),
+            base: base_url(&server.url)?,
+            authorization: server.token.as_ref().map(|token| format!("Bearer {token}")),
+        })
+    }
+
+    /// The address of `path`, which begins with a slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// A POST, to be given headers and sent: answered within a minute, or an error.
+    pub fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
+        let request = self.agent.post(self.url(path));
+        let request = request.config().timeout_global(Some(ANSWER_MAX)).build();
+        self.authorized(request)
+    }
+
+    fn authorized<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
+    }
+
+    /// The answer to a GET, to be read from; `accept` is a media type.
+    pub fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, ClientError> {
+        let request = self.authorized(self.agent.get(self.url(path)));
+        self.answered(path, request.header("accept", accept).call())
+    }
+
+    /// The answer to a GET, as what its JSON says.
+    pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.get(path, "application/json")?;
+        self.json(path, answer)
+    }
+
+    /// The answer to an empty POST, as what its JSON says.
+    pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.answered(path, self.to_post(path).send_empty())?;
+        self.json(path, answer)
+    }
+
+    pub fn delete(&self, path: &str) -> Result<(), ClientError> {
+        let request = self.authorized(self.agent.delete(self.url(path)));
+        self.answered(path, request.call()).map(drop)
+    }
+
+    fn json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut answer: Response<Body>,
+    ) -> Result<T, ClientError> {
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        let text = body
+            .read_to_string()
+            .map_err(|e| self.unreachable(path, &e))?;
+        serde_json::from_str(&text).map_err(|e| ClientError::Refused {
+            url: self.url(path),
+            why: format!("something answered that is not flowtally, or another version: {e}"),
+        })
+    }
+
+    fn answered(
+        &self,
+        path: &str,
+        answer: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, ClientError> {
+        let mut answer = answer.map_err(|e| self.unreachable(path, &e))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let body = answer.body_mut().with_config().limit(PROBLEM_BYTES_MAX);
+        let text = body.read_to_string().unwrap_or_default();
+        let why = match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
+            Err(_) => status.to_string(),
+        };
+        let url = self.url(path);
+        Err(ClientError::Refused { url, why })
+    }
+
+    /// The error of an exchange that broke off.
+    pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
+        ClientError::Unreachable {
+            url: self.url(path),
+            why: why.to_string(),
+        }
+    }
+}
+
+/// The service's address, without a path of ours at its end.
+fn base_url(url: &str) -> Result<String, ClientError> {
+    let bad = |why: &dyn fmt::Display| {
+        ClientError::Options(format!(
+            "--url is {url:?}, and has to be one such as http://127.0.0.1:8080: {why}"
+        ))
+    };
+    let uri: Uri = url.parse().map_err(|e| bad(&e))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err(bad(&"it needs http:// or https:// and a host"));
+    }
+    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        let what = "--url has a user name or a password, which flowtally does not know; \
+                    give a token with --token-file";
+        return Err(ClientError::Options(what.into()));
+    }
+    if uri.query().is_some() {
+        return Err(bad(&"it has a query"));
+    }
+    let url = url.trim_end_matches('/');
+    Ok(url.strip_suffix("/flows").unwrap_or(url).to_owned())
+}
+
+fn tls(server: &Server) -> Result<TlsConfig, ClientError> {
+    let unusable = |path: &Path, why: &dyn fmt::Display| {
+        ClientError::Options(format!("{}: {why}", path.display()))
+    };
+    let read = |path: &Path| std::fs::read(path).map_err(|e| unusable(path, &e));
+    let certificates = |path: &Path| -> Result<Vec<Certificate<'static>>, ClientError> {
+        let pem = read(path)?;
+        let items = parse_pem(&pem).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+            Ok(_) => None,
+            Err(error) => Some(Err(unusable(path, &error))),
+        });
+        let certificates = items.collect::<Result<Vec<_>, _>>()?;
+        if certificates.is_empty() {
+            return Err(unusable(path, &"no certificate in PEM form is in it"));
+        }
+        Ok(certificates)
+    };
+    let mut config = TlsConfig::builder();
+    if let Some(path) = &server.ca {
+        config = config.root_certs(RootCerts::Specific(Arc::new(certificates(path)?)));
+    }
+    if let Some((certificate, key)) = &server.certificate {
+        let private = PrivateKey::from_pem(&read(key)?).map_err(|e| unusable(key, &e))?;
+        let chain = certificates(certificate)?;
+        config = config.client_cert(Some(ClientCert::new_with_certs(&chain, private)));
+    }
+    Ok(config.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (given, expected) in [
+            ("http://h:1", "http://h:1"),
+            ("https://h/", "https://h"),
+            ("http://h/flowtally/flows", "http://h/flowtally"),
+        ] {
+            assert_eq!(base_url(given).unwrap(), expected);
+        }
+        let error = base_url("http://u:secret@h").unwrap_err().to_string();
+        assert!(error.contains("--token-file") && !error.contains("secret"));
+        for given in ["", "h:1", "ftp://h", "http://", "http://h?x=1", "/flows"] {
+            let error = base_url(given).unwrap_err().to_string();
+            assert!(error.contains("http://127.0.0.1:8080"), "{error}");
+        }
+    }
+}

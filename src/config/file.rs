@@ -1,0 +1,206 @@
+//! Settings from a file: TOML whose keys are the long flags of the command, below the command line and
+//! the environment, above the defaults. So the file's values *become* the defaults, and clap, which
+//! knows the order of the rest, stays the only one that decides.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use toml::{Table, Value};
+
+use super::Cli;
+
+/// Flags that are about the file itself.
+const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
+
+/// The command line, with what the environment and a file add to it.
+///
+/// # Errors
+/// What is wrong with it, and the request for help or the version, which clap prints.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<(Cli, Settings), clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = Cli::command();
+    let mut matches = command.clone().try_get_matches_from(&arguments)?;
+    let path = file_of(&matches);
+    if let Some(path) = &path {
+        let fail = |what: &dyn fmt::Display| {
+            let what = format!("{}: {what}\n", path.display());
+            clap::Error::raw(ErrorKind::ValueValidation, what)
+        };
+        let name = matches.subcommand_name().unwrap_or_default();
+        let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
+        let table: Table = text.parse().map_err(|e| fail(&e))?;
+        let subcommand = command
+            .find_subcommand_mut(name)
+            .ok_or_else(|| fail(&"for no command"))?;
+        *subcommand = with_defaults(subcommand.clone(), &table).map_err(|e| fail(&e))?;
+        let again = command.clone().try_get_matches_from(&arguments);
+        // Without the file it was right, so it is the file.
+        matches = again.map_err(|e| fail(&e.to_string().trim_start_matches("error: ")))?;
+    }
+    let cli = Cli::from_arg_matches(&matches)?;
+    let settings = Settings {
+        command,
+        matches,
+        file: path,
+    };
+    Ok((cli, settings))
+}
+
+fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
+    let (_, matches) = matches.subcommand()?;
+    matches.try_get_one::<PathBuf>("config").ok()?.cloned()
+}
+
+/// The command with the values of `table` as its defaults.
+fn with_defaults(mut command: Command, table: &Table) -> Result<Command, String> {
+    for (key, value) in table {
+        let argument = command
+            .get_arguments()
+            .find(|a| a.get_long() == Some(key) && !NOT_IN_FILE.contains(&key.as_str()));
+        let Some(argument) = argument else {
+            return Err(format!(
+                "{key:?} is not a setting; settings are the long flags of flowtally {}, such as {}",
+                command.get_name(),
+                example(&command)
+            ));
+        };
+        let is_flag = matches!(argument.get_action(), ArgAction::SetTrue);
+        let text = match value {
+            Value::Boolean(yes) if is_flag => yes.to_string(),
+            _ if is_flag => return Err(format!("{key} is true or false")),
+            Value::String(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            _ => return Err(format!("{key} is a string or an integer")),
+        };
+        let id = argument.get_id().clone();
+        command = command.mut_arg(id, |argument| argument.default_value(text));
+    }
+    Ok(command)
+}
+
+fn example(command: &Command) -> String {
+    let settings = command.get_arguments().filter_map(Arg::get_long);
+    let some: Vec<_> = settings
+        .filter(|name| !NOT_IN_FILE.contains(name))
+        .take(3)
+        .collect();
+    some.join(", ")
+}
+
+/// Where each value of a command comes from.
+#[derive(Debug)]
+pub struct Settings {
+    command: Command,
+    matches: ArgMatches,
+    file: Option<PathBuf>,
+}
+
+impl fmt::Display for Settings {
+    /// As TOML that can be given as a file again, with the source of each value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((name, matches)) = self.matches.subcommand() else {
+            return Ok(());
+        };
+        let Some(command) = self.command.find_subcommand(name) else {
+            return Ok(());
+        };
+        writeln!(
+            f,
+            "# flowtally {name}: the command line comes first, then the environment, --config and defaults"
+        )?;
+        for argument in command.get_arguments() {
+            let Some(key) = argument.get_long().filter(|key| !NOT_IN_FILE.contains(key)) else {
+                continue;
+            };
+            let id = argument.get_id().as_str();
+            let raw = matches.get_raw(id).and_then(|mut raw| raw.next_back());
+            let Some(raw) = raw else {
+                writeln!(f, "# {key} is not set")?;
+                continue;
+            };
+            let setting = format!("{key} = {}", value(argument, &raw.to_string_lossy()));
+            let source = source(argument, matches.value_source(id), self.file.as_deref());
+            writeln!(f, "{setting:40} # {source}")?;
+        }
+        Ok(())
+    }
+}
+
+fn value(argument: &Arg, text: &str) -> Value {
+    match text.parse() {
+        _ if matches!(argument.get_action(), ArgAction::SetTrue) => Value::Boolean(text == "true"),
+        Ok(number) => Value::Integer(number),
+        Err(_) => Value::String(text.to_owned()),
+    }
+}
+
+fn source(argument: &Arg, source: Option<ValueSource>, file: Option<&Path>) -> String {
+    let flag = argument.get_long().unwrap_or_default();
+    match (source, argument.get_env(), file) {
+        (Some(ValueSource::CommandLine), _, _) => format!("--{flag}"),
+        (Some(ValueSource::EnvVariable), Some(name), _) => name.to_string_lossy().into_owned(),
+        (_, _, Some(file)) if file_has(file, flag) => file.display().to_string(),
+        _ => "default".into(),
+    }
+}
+
+/// The file has been read and understood by now.
+fn file_has(file: &Path, key: &str) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.parse::<Table>().is_ok_and(|t| t.contains_key(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Command as Flowtally;
+
+    fn parse_with(file: &str, arguments: &[&str]) -> Result<(Cli, Settings), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flowtally.toml");
+        std::fs::write(&path, file).unwrap();
+        let all = ["flowtally", "serve", "--config"].map(OsString::from);
+        let rest = arguments.iter().map(OsString::from);
+        let all = all.into_iter().chain([path.into_os_string()]).chain(rest);
+        parse(all).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_defaults() {
+        let file = "listen = \"127.0.0.1:1\"\nmemory-max = 256\nallow-anonymous = true\n";
+        let (cli, _) = parse_with(file, &["--listen", "127.0.0.1:2"]).unwrap();
+        let Flowtally::Serve(serve) = cli.command else {
+            panic!("another command")
+        };
+        assert_eq!(serve.listen, "127.0.0.1:2");
+        assert_eq!((serve.memory_max, serve.allow_anonymous), (256, true));
+        assert_eq!(serve.body_max, None);
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_file_is_named() {
+        for (file, words) in [
+            ("lisen = \"x\"", "\"lisen\" is not a setting"),
+            ("memory-max = 1", "invalid value '1' for '--memory-max"),
+            ("memory-max = 1.5", "memory-max is a string or an integer"),
+            (
+                "allow-anonymous = \"yes\"",
+                "allow-anonymous is true or false",
+            ),
+            ("listen = ", "line 1"),
+            ("config = \"x\"", "\"config\" is not a setting"),
+        ] {
+            let error = parse_with(file, &[]).unwrap_err();
+            assert!(error.contains(words), "{error}");
+            assert!(error.contains("flowtally.toml: "), "{error}");
+        }
+        let error = parse(["flowtally", "serve", "--config", "/nowhere"].map(OsString::from));
+        assert!(error.unwrap_err().to_string().contains("/nowhere: "));
+    }
+}

@@ -1,0 +1,99 @@
+//! `/backups`: the files of a checkpoint, for `flowtally backup` to fetch.
+//!
+//! `POST /backups` makes one and lists its files, `GET /backups/ID/FILE` has their bytes, and `DELETE
+//! /backups/ID` lets it go. Whoever may read all flows may take a backup of them.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use warp::http::header::{self, HeaderValue};
+use warp::http::{Method, StatusCode};
+use warp::reply::{Reply, Response};
+
+use super::access::Right;
+use super::error::Problem;
+use super::routes::Request;
+use super::{Api, Backend};
+
+/// What is read of a file at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+fn backend(api: &Api, request: &Request<'_>) -> Result<Backend, Problem> {
+    api.access
+        .check(Right::Read, request.headers, request.peer)?;
+    let backend = api.open_backend()?.clone();
+    request.takes_no_parameter()?;
+    Ok(backend)
+}
+
+pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
+    let backend = backend(api, request)?;
+    let manifest = tokio::task::spawn_blocking(move || backend.offer.begin());
+    let manifest = manifest.await.map_err(|_| Problem::Internal)??;
+    // Strings and integers always serialise.
+    let json = serde_json::to_vec(&manifest).unwrap_or_default();
+    let mut response = Response::new(json.into());
+    *response.status_mut() = StatusCode::CREATED;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    if let Ok(location) = HeaderValue::from_str(&format!("/backups/{}", manifest.id)) {
+        headers.insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+pub(super) async fn end(api: &Api, request: &Request<'_>, id: &str) -> Result<Response, Problem> {
+    let (backend, id) = (backend(api, request)?, id.to_owned());
+    let ended = tokio::task::spawn_blocking(move || backend.offer.end(&id));
+    ended.await.map_err(|_| Problem::Internal)??;
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+pub(super) async fn file(
+    api: &Api,
+    request: &Request<'_>,
+    id: &str,
+    name: &str,
+) -> Result<Response, Problem> {
+    let backend = backend(api, request)?;
+    let (id, name) = (id.to_owned(), name.to_owned());
+    let opened = tokio::task::spawn_blocking(move || backend.offer.file(&id, &name));
+    let (file, bytes) = opened.await.map_err(|_| Problem::Internal)??;
+    let mut response = match *request.method {
+        Method::HEAD => Response::new(Vec::new().into()),
+        _ => warp::reply::stream(parts(file, bytes, request.peer.request.clone())).into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    Ok(response)
+}
+
+/// The file, part by part: each is read when the client has taken the one before.
+fn parts(
+    file: std::fs::File,
+    bytes: u64,
+    holds: impl Send + Sync + 'static,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync {
+    let file = file.take(bytes);
+    stream::try_unfold((file, holds), |(mut file, holds)| async {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut part = Vec::with_capacity(CHUNK_BYTES);
+            let read = Read::by_ref(&mut file)
+                .take(CHUNK_BYTES as u64)
+                .read_to_end(&mut part);
+            read.map(|_| (part, file, holds))
+        });
+        let (part, file, holds) = read.await.map_err(std::io::Error::other)??;
+        Ok((!part.is_empty()).then(|| (part.into(), (file, holds))))
+    })
+}

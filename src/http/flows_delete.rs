@@ -1,0 +1,28 @@
+//! `DELETE /flows?hour=N`: an hour goes as a whole.
+
+use warp::http::header::{self, HeaderValue};
+use warp::reply::Response;
+
+use super::Api;
+use super::access::Right;
+use super::error::Problem;
+use super::flows_get;
+use super::routes::Request;
+
+pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
+    api.access
+        .check(Right::Write, request.headers, request.peer)?;
+    let backend = api.open_backend()?.clone();
+    let hour = flows_get::hour(request)?;
+    let deleted = tokio::task::spawn_blocking(move || backend.committer.delete_hour(hour));
+    let Some(totals) = deleted.await.map_err(|_| Problem::Internal)?? else {
+        return Err(Problem::NoSuchHour { hour });
+    };
+    let json = format!("{{\"deleted\":{}}}", totals.flows);
+    let mut response = Response::new(json.into());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}

@@ -1,0 +1,41 @@
+//! `GET /metrics`: what the service counts, in Prometheus's text format.
+
+use warp::http::header::{self, HeaderValue};
+use warp::reply::Response;
+
+use super::access::Right;
+use super::error::Problem;
+use super::routes::Request;
+use super::{Api, Backend};
+
+const MEDIA_TYPE: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
+    api.access
+        .check(Right::Read, request.headers, request.peer)?;
+    request.takes_no_parameter()?;
+    let metrics = api.metrics.clone();
+    metrics.http().ready.set(i64::from(api.ready().is_ok()));
+    let granted = api.admission.bytes_granted();
+    metrics.ingest().body_bytes.set(granted as i64);
+    let backend = api.backend().cloned();
+    let text =
+        tokio::task::spawn_blocking(move || metrics.expose(|| backend.iter().for_each(observe)));
+    let text = text.await.map_err(|_| Problem::Internal)?;
+    let text = text.map_err(|error| {
+        tracing::error!(%error, "metrics cannot be written");
+        Problem::Internal
+    })?;
+    let mut response = Response::new(text.into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, MEDIA_TYPE);
+    Ok(response)
+}
+
+fn observe(backend: &Backend) {
+    if let Err(error) = backend.committer.observe() {
+        // What is counted is shown, and the gauges as they were.
+        tracing::error!(%error, "the state of the store cannot be read");
+    }
+}

@@ -1,0 +1,51 @@
+//! `GET /openapi.json`: the API, for programs. Written by hand, and held against the service by tests.
+
+use warp::http::header::{self, HeaderValue};
+use warp::reply::Response;
+
+/// OpenAPI 3.1.
+const DOCUMENT: &str = include_str!("openapi.json");
+
+pub(super) fn document() -> Response {
+    let mut response = Response::new(DOCUMENT.into());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::http::routes::PATHS;
+
+    /// What OpenAPI does not list by custom: HEAD beside GET, and OPTIONS everywhere.
+    const EVERYWHERE: [&str; 2] = ["head", "options"];
+
+    #[test]
+    fn it_has_the_paths_and_methods_that_there_are() {
+        let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let known = PATHS.into_iter().chain([
+            ("/backups/{id}", "DELETE, OPTIONS"),
+            ("/backups/{id}/{file}", "GET, HEAD, OPTIONS"),
+        ]);
+        let mut listed: BTreeSet<&str> = BTreeSet::new();
+        for (path, allow) in known {
+            listed.insert(path);
+            let allowed: BTreeSet<String> = allow.split(", ").map(str::to_lowercase).collect();
+            let described = document["paths"][path].as_object().unwrap();
+            for method in described.keys().filter(|k| *k != "parameters") {
+                assert!(allowed.contains(method), "{path} {method}");
+            }
+            for method in allowed.iter().filter(|m| !EVERYWHERE.contains(&m.as_str())) {
+                assert!(described.contains_key(method), "{path} {method}");
+            }
+        }
+        let described = document["paths"].as_object().unwrap();
+        assert!(described.keys().all(|path| listed.contains(path.as_str())));
+    }
+}

@@ -1,0 +1,131 @@
+//! Which request is which: `X-Request-Id`, taken over from whoever has given one or made here, and W3C
+//! trace context. Both are in every line that the log has of a request.
+
+use tracing::Span;
+use uuid::Uuid;
+use warp::http::HeaderMap;
+use warp::http::header::{HeaderName, HeaderValue};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Longest request id that is taken over.
+const ID_CHARS_MAX: usize = 128;
+
+/// The names of one request.
+#[derive(Debug)]
+pub(super) struct Trace {
+    id: HeaderValue,
+    span: Span,
+}
+
+impl Trace {
+    pub(super) fn of(headers: &HeaderMap) -> Trace {
+        let is_usable = |id: &&HeaderValue| {
+            let id = id.as_bytes();
+            (1..=ID_CHARS_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+        };
+        let id = match headers.get(REQUEST_ID).filter(is_usable) {
+            Some(id) => id.clone(),
+            None => {
+                let mut text = Uuid::encode_buffer();
+                let id = Uuid::now_v7().simple().encode_lower(&mut text);
+                // Hexadecimal digits always fit.
+                HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
+            }
+        };
+        // At this level it is there whatever is logged.
+        let span = tracing::error_span!(
+            "request",
+            request_id = id.to_str().unwrap_or_default(),
+            trace_id = tracing::field::Empty,
+            parent_id = tracing::field::Empty,
+        );
+        let traceparent = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
+        if let Some((trace_id, parent_id)) = traceparent.and_then(parse_traceparent) {
+            span.record("trace_id", trace_id);
+            span.record("parent_id", parent_id);
+        }
+        Trace { id, span }
+    }
+
+    /// For the lines that the log has of the request.
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// Tells the client under which name the request is in the log.
+    pub(super) fn mark(&self, headers: &mut HeaderMap) {
+        headers.insert(REQUEST_ID, self.id.clone());
+    }
+}
+
+/// The trace and the span that a `traceparent` names: `00-TRACE-PARENT-FLAGS`, or a later version that
+/// begins like that.
+fn parse_traceparent(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, digits| {
+        text.len() == digits
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let is_set = |id: &str| id.bytes().any(|b| b != b'0');
+    let valid = is_hex(version, 2)
+        && version != "ff"
+        && is_hex(trace, 32)
+        && is_set(trace)
+        && is_hex(parent, 16)
+        && is_set(parent)
+        && is_hex(flags, 2)
+        && (version != "00" || parts.next().is_none());
+    valid.then_some((trace, parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traceparents() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let parent = "b7ad6b7169203331";
+        let expected = Some((trace, parent));
+        assert_eq!(
+            parse_traceparent(&format!("00-{trace}-{parent}-01")),
+            expected
+        );
+        assert_eq!(
+            parse_traceparent(&format!("cc-{trace}-{parent}-01-x")),
+            expected
+        );
+        for wrong in [
+            String::new(),
+            format!("00-{trace}-{parent}"),
+            format!("00-{trace}-{parent}-01-x"),
+            format!("ff-{trace}-{parent}-01"),
+            format!("00-{}-{parent}-01", trace.to_uppercase()),
+            format!("00-{}-{parent}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00-{trace}-{parent}-1"),
+        ] {
+            assert_eq!(parse_traceparent(&wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_taken_over() {
+        let id_for = |given: &'static [u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(given).unwrap());
+            let mut answer = HeaderMap::new();
+            Trace::of(&headers).mark(&mut answer);
+            answer[REQUEST_ID].as_bytes().to_vec()
+        };
+        assert_eq!(id_for(b"req-7/a"), b"req-7/a");
+        for odd in [&b""[..], b"a b", b"\xff", &[b'x'; 129]] {
+            assert_eq!(id_for(odd).len(), 32, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! One batch to the service, once: what came of it, and whether to try again.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use ureq::http::{HeaderMap, StatusCode};
+
+use super::queue::Entry;
+use crate::client::{Client, Problem};
+
+/// Where flows go.
+pub(super) const PATH: &str = "/flows";
+/// Longest pause that a service can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// Of an answer that is not ours: enough to tell.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+/// What came of a try.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The service has it, but for `expired` flows that are older than what it keeps; `replayed`: it
+    /// had it before.
+    Taken { replayed: bool, expired: usize },
+    /// It will not take these flows, and would take others.
+    Rejected { why: String },
+    /// It will not take any, until something is changed here.
+    Refused { why: String },
+    /// It could not read this body, which may have been changed on the way, or before.
+    Unreadable {
+        why: String,
+        after: Option<Duration>,
+    },
+    TryAgain {
+        why: String,
+        /// What the service asked for.
+        after: Option<Duration>,
+    },
+}
+
+/// What it says to a batch that it took.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Accepted {
+    accepted: usize,
+    /// Flows that are older than what it keeps.
+    #[serde(default)]
+    expired: usize,
+}
+
+/// Sends `body` to `client`, once.
+pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
+    let mut request = client
+        .to_post(PATH)
+        .header("content-type", "application/json")
+        .header("idempotency-key", &entry.key);
+    if entry.compressed {
+        request = request.header("content-encoding", "zstd");
+    }
+    let mut response = match request.send(body) {
+        Ok(response) => response,
+        // A certificate does not get better by trying again, but the service may be given another.
+        Err(error) => {
+            return Outcome::TryAgain {
+                why: error.to_string(),
+                after: None,
+            };
+        }
+    };
+    let status = response.status();
+    let after = retry_after(response.headers());
+    let location = response.headers().get("location");
+    let location = location.and_then(|to| Some(to.to_str().ok()?.to_owned()));
+    let replayed = response.headers().contains_key("idempotent-replayed");
+    // The answer has to be complete: a proxy may break off in the middle of one.
+    let text = match response
+        .body_mut()
+        .with_config()
+        .limit(ANSWER_BYTES_MAX)
+        .read_to_string()
+    {
+        Ok(text) => text,
+        Err(error) => {
+            return Outcome::TryAgain {
+                why: format!("the answer broke off: {error}"),
+                after,
+            };
+        }
+    };
+    let problem = serde_json::from_str::<Problem>(&text).ok();
+    let why = match (&problem, location) {
+        (Some(problem), _) => format!("{status}: {}: {}", problem.title, problem.detail),
+        (None, Some(location)) => format!("{status}, to {location}"),
+        (None, None) => status.to_string(),
+    };
+    // Others answer with the same statuses, and do not mean the flows.
+    let is = |kind: &str| {
+        problem
+            .as_ref()
+            .is_some_and(|p| p.r#type.strip_prefix("urn:flowtally:problem:") == Some(kind))
+    };
+    match status {
+        StatusCode::OK => match serde_json::from_str::<Accepted>(&text) {
+            Ok(answer) if answer.accepted + answer.expired == entry.flows => Outcome::Taken {
+                replayed,
+                expired: answer.expired,
+            },
+            _ => Outcome::Refused {
+                why: "something answered that is not flowtally".into(),
+            },
+        },
+        StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected { why },
+        StatusCode::BAD_REQUEST if is("bad-body") => Outcome::Unreadable { why, after },
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Outcome::TryAgain { why, after }
+        }
+        status if status.is_server_error() => Outcome::TryAgain { why, after },
+        _ => Outcome::Refused { why },
+    }
+}
+
+/// Seconds or a date (RFC 9110).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("retry-after")?.to_str().ok()?;
+    let after = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(SystemTime::now())
+            .ok()?,
+    };
+    Some(after.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_that_are_asked_for() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(of("7"), Some(Duration::from_secs(7)));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
+        assert!(of(&soon).is_some_and(|d| (50..=60).contains(&d.as_secs())));
+        assert_eq!(of("soon"), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! Checkpoints: the whole store at one moment, as a data directory of its own, made while the service
+//! goes on.
+//!
+//! Files that never change are hard links, so a checkpoint costs milliseconds and little space; it
+//! keeps the files that compaction has replaced meanwhile. (RocksDB's checkpoints, with our identity
+//! beside.)
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rocksdb::checkpoint::Checkpoint;
+
+use super::Store;
+use super::dir::{ROCKS, remove_all, write_identity};
+use super::error::{StoreError, database};
+
+/// How long it waits for the flush that comes first.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+impl Store {
+    /// Makes a checkpoint called `name`: a data directory that holds a state between two commits, with
+    /// everything that was acknowledged before the call. Commits go on meanwhile. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A disk that is full, mostly; nothing is left of the checkpoint then.
+    pub fn checkpoint(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let path = self.checkpoint_path(name);
+        let made = self.make_checkpoint(&path);
+        if made.is_err() {
+            let _best_effort = remove_all(&path);
+        }
+        made.map(|()| path)
+    }
+
+    fn make_checkpoint(&self, path: &std::path::Path) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Io {
+            doing: "making a checkpoint",
+            source,
+        };
+        // Sums rather than a journal to replay; what is committed from here on is in the journal.
+        self.flush_tallies(FLUSH_MAX)?;
+        fs::create_dir_all(path).map_err(failed)?;
+        {
+            // RocksDB looks at the files first and at the log then. A flush in between would trim the
+            // journal in the log, and its file would not be among the files.
+            let _nobody_writes = self.inner.writer.lock().map_err(|_| StoreError::Closed)?;
+            Checkpoint::new(&self.inner.db)
+                .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
+                .map_err(database("making a checkpoint"))?;
+        }
+        write_identity(path).map_err(failed)
+    }
+
+    /// Where the checkpoint called `name` is, if there is one.
+    pub fn checkpoint_path(&self, name: &str) -> PathBuf {
+        self.inner.dir.checkpoints().join(name)
+    }
+
+    /// Removes the checkpoint called `name`, if there is one.
+    pub fn remove_checkpoint(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.checkpoint_path(name);
+        remove_all(&path).map_err(|source| StoreError::Io {
+            doing: "removing a checkpoint",
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::domain::{Counters, Hour};
+    use crate::store::{BatchBuilder, StoreOptions, verify};
+
+    /// Every batch has the same two flows, so a state between two commits has as many of one as of the
+    /// other; and none that was acknowledged before may be missing.
+    #[test]
+    fn while_commits_and_flushes_go_on_it_is_a_state_that_existed() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            journal_bytes_max: 4096,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let hour = Hour::new(7).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut batch = BatchBuilder::with_capacity(0);
+                    for name in [b"a", b"b"] {
+                        batch.push(hour, [name, b"d", b"v"], Counters { tx: 1, rx: 2 });
+                    }
+                    store.commit(&[batch.finish()]).unwrap();
+                }
+            });
+            for round in 0..20 {
+                let before = rows(&store, hour).first().map_or(0, |c| c.tx);
+                let path = store.checkpoint(&format!("{round}")).unwrap();
+                let verified = verify(&path).unwrap();
+                assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+                let (copy, _) = Store::open(&path, StoreOptions::default()).unwrap();
+                let sums = rows(&copy, hour);
+                assert!(before == 0 || sums[0] == sums[1], "{sums:?}");
+                assert!(sums.first().map_or(0, |c| c.tx) >= before);
+                drop(copy);
+                store.remove_checkpoint(&format!("{round}")).unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+
+    fn rows(store: &Store, hour: Hour) -> Vec<Counters> {
+        let mut scan = store.scan(hour).unwrap();
+        let mut rows = Vec::new();
+        while let Some((_, counters)) = scan.next().unwrap() {
+            rows.push(counters);
+        }
+        rows
+    }
+}

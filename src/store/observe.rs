@@ -1,0 +1,110 @@
+//! How the store is, as metrics. What happens is counted where it happens; this is for what has to be
+//! asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rocksdb::properties;
+use rocksdb::statistics::Ticker;
+
+use super::error::{StoreError, database};
+use super::rocks::L0_FILES_MAX;
+use super::{Inner, Recovery, Store, codec, ledger};
+use crate::domain::Totals;
+use crate::telemetry::metrics::{self, follow};
+
+impl Store {
+    /// Sets the gauges to what is the case now. Reads the ledger: its time grows with the number of
+    /// hours, by microseconds each.
+    pub fn observe(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let metrics = inner.options.metrics.store();
+        inner.observe_tallies(metrics)?;
+        inner.observe_database(metrics)?;
+        inner.observe_ledger(metrics)
+    }
+}
+
+impl Inner {
+    pub(super) fn note_recovery(&self, recovery: &Recovery) {
+        let metrics = self.options.metrics.store();
+        metrics.replay_batches.set(recovery.batches as i64);
+        metrics.replay_flows.set(recovery.flows as i64);
+        metrics.replay_seconds.set(recovery.time.as_secs_f64());
+        metrics
+            .tally_bytes_max
+            .set(self.options.tally_bytes_max as i64);
+        metrics.level0_files_max.set(L0_FILES_MAX as i64);
+    }
+
+    fn observe_tallies(&self, metrics: &metrics::Store) -> Result<(), StoreError> {
+        let tallies = self.tallies()?;
+        let (active, frozen) = (&tallies.active, tallies.frozen.as_deref());
+        let both = || frozen.into_iter().chain([active]);
+        let since = both().filter_map(|tally| tally.since()).min();
+        let age = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        metrics.unflushed_seconds.set(age);
+        let journal_bytes: usize = both().map(|tally| tally.journal_bytes()).sum();
+        metrics.journal_bytes.set(journal_bytes as i64);
+        let memory = [
+            ("active", active.memory_bytes()),
+            ("frozen", frozen.map_or(0, |tally| tally.memory_bytes())),
+        ];
+        for (state, bytes) in memory {
+            let gauge = metrics.tally_bytes.with_label_values(&[state]);
+            gauge.set(bytes as i64);
+        }
+        Ok(())
+    }
+
+    fn observe_database(&self, metrics: &metrics::Store) -> Result<(), StoreError> {
+        const DOING: &str = "reading a property";
+        let family = |name| self.db.cf_handle(name).ok_or(StoreError::Closed);
+        let of = |name, property: &properties::PropName| {
+            let value = self.db.property_int_value_cf(family(name)?, property);
+            Ok::<_, StoreError>(value.map_err(database(DOING))?.unwrap_or(0) as i64)
+        };
+        for name in [codec::FLOWS, codec::JOURNAL, codec::RECEIPTS] {
+            let bytes = of(name, properties::LIVE_SST_FILES_SIZE)?;
+            metrics.file_bytes.with_label_values(&[name]).set(bytes);
+        }
+        let level0 = properties::num_files_at_level(0);
+        metrics.level0_files.set(of(codec::FLOWS, &level0)?);
+        let pending = of(codec::FLOWS, properties::ESTIMATE_PENDING_COMPACTION_BYTES)?;
+        metrics.compaction_pending_bytes.set(pending);
+        let running = of(codec::FLOWS, properties::NUM_RUNNING_COMPACTIONS)?;
+        metrics.compactions.set(running);
+        let receipts = of(codec::RECEIPTS, properties::ESTIMATE_NUM_KEYS)?;
+        metrics.receipts.set(receipts);
+        let cache = of(codec::FLOWS, properties::BLOCK_CACHE_USAGE)?;
+        metrics.cache_bytes.set(cache);
+
+        let ticker = |ticker| self.database_options.get_ticker_count(ticker);
+        follow(&metrics.journal_syncs, ticker(Ticker::WalFileSynced));
+        follow(&metrics.compaction_bytes, ticker(Ticker::CompactWriteBytes));
+        follow(&metrics.sums_stopped, self.stopped.load(Ordering::Relaxed));
+        let (free, reserve) = (&self.health.free, &self.health.reserve);
+        metrics
+            .disk_free_bytes
+            .set(free.load(Ordering::Relaxed) as i64);
+        metrics
+            .disk_reserve_bytes
+            .set(reserve.load(Ordering::Relaxed) as i64);
+        Ok(())
+    }
+
+    fn observe_ledger(self: &Arc<Inner>, metrics: &metrics::Store) -> Result<(), StoreError> {
+        let ledger = ledger::read(self)?;
+        let mut all = Totals::default();
+        ledger.hours.iter().for_each(|(_, t)| all.add(*t));
+        metrics.ledger_hours.set(ledger.hours.len() as i64);
+        metrics.ledger_flows.set(all.flows as i64);
+        for (direction, bytes) in [("tx", all.tx), ("rx", all.rx)] {
+            let gauge = metrics.ledger_bytes.with_label_values(&[direction]);
+            gauge.set(bytes as f64);
+        }
+        let difference = ledger.expected.flows as i64 - all.flows as i64;
+        metrics.ledger_difference_flows.set(difference);
+        Ok(())
+    }
+}

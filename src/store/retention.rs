@@ -1,0 +1,189 @@
+//! Hours that are over: by age, where only so many are kept, or because somebody wants one gone.
+//!
+//! An hour goes as a whole, its rows and its entry in the ledger in one atomic ingest, and its files
+//! are deleted without being read. What the tallies hold of it would bring it back, so they are
+//! flushed first; and the journal with them, so that no replay does either.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rocksdb::{IngestExternalFileOptions, SstFileWriter};
+
+use super::batch::{Batch, BatchBuilder};
+use super::codec::{self, Corrupt, FlowKey, Record, Records};
+use super::error::{StoreError, database};
+use super::{Inner, Step, Store};
+use crate::domain::{Hour, Totals};
+
+/// How long a request to delete an hour waits for the flush that has to come first.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// Which hours are kept, as of one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Hours that are kept before the newest; `None` keeps all.
+    pub(super) hours: Option<u32>,
+    /// The newest hour that has flows.
+    pub(super) newest: Option<u32>,
+}
+
+impl Retention {
+    /// The first hour that is kept.
+    pub fn horizon(&self) -> u32 {
+        match (self.hours, self.newest) {
+            (Some(hours), Some(newest)) => newest.saturating_sub(hours),
+            _ => 0,
+        }
+    }
+
+    /// Takes the hours of `batch` into account, and returns what is kept of it.
+    ///
+    /// # Errors
+    /// None for a batch that a [`BatchBuilder`] made.
+    pub fn expire(&mut self, batch: Batch) -> Result<Batch, Corrupt> {
+        if self.hours.is_none() {
+            return Ok(batch);
+        }
+        let hours = batch.ledger().iter().map(|(hour, _)| *hour);
+        self.newest = hours.chain(self.newest).max();
+        let horizon = self.horizon();
+        if batch.ledger().iter().all(|(hour, _)| *hour >= horizon) {
+            return Ok(batch);
+        }
+        let mut kept = BatchBuilder::with_capacity(batch.bytes().len());
+        for record in Records::new(batch.bytes())? {
+            let Record { key, counters } = record?;
+            let key = FlowKey::decode(key)?;
+            if key.hour.get() >= horizon {
+                let names = [&key.src_app, &key.dest_app, &key.vpc_id];
+                kept.push(key.hour, names.map(|name| name.as_bytes()), counters);
+            }
+        }
+        Ok(kept.finish().in_place_of(batch))
+    }
+}
+
+impl Store {
+    /// Which hours are kept as of the last commit.
+    pub fn retention(&self) -> Result<Retention, StoreError> {
+        let newest = self.inner.tallies()?.newest;
+        Ok(Retention {
+            hours: self.inner.options.retain_hours,
+            newest,
+        })
+    }
+
+    /// Drops everything that `hour` holds, and returns what that was; `None` where it holds nothing.
+    /// Flows that are committed meanwhile may stay. Blocks on the disk.
+    ///
+    /// # Errors
+    /// After one, the hour is there as a whole, or gone as a whole.
+    pub fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, StoreError> {
+        let holds_it = |(of, _): &(Hour, Totals)| *of == hour;
+        if !self.ledger()?.iter().any(holds_it) {
+            return Ok(None);
+        }
+        self.flush_tallies(FLUSH_MAX)?;
+        let dropped = self.inner.drop_hours(hour.get(), hour.get() + 1)?;
+        Ok((dropped.flows > 0).then_some(dropped))
+    }
+}
+
+impl Inner {
+    /// Drops the hours that are too old. For the thread that flushes, after it has.
+    pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
+        let horizon = self.horizon.load(Ordering::SeqCst);
+        let old = match horizon {
+            0 => Vec::new(),
+            horizon => self.ledger_on_disk(0, horizon)?,
+        };
+        match old.first() {
+            None => Ok(()),
+            Some((first, _)) => self.drop_hours(*first, horizon).map(drop),
+        }
+    }
+
+    /// Drops the hours from `first` up to but without `end`, and returns what they held on disk.
+    fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
+        const DOING: &str = "dropping hours";
+        let _nobody_else_writes = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let entries = self.ledger_on_disk(first, end)?;
+        let dropped = sum(&entries);
+        if entries.is_empty() {
+            return Ok(dropped);
+        }
+        // Two files and one ingest: rows and ledger go together. One file would span the keys of all
+        // hours, and compaction would have to rewrite them with it.
+        let (from, to) = (first.to_be_bytes(), end.to_be_bytes());
+        let rows = self.staged("dropped-rows", |file| file.delete_range(from, to))?;
+        let ledger = self.staged("dropped-ledger", |file| {
+            let mut hours = entries.iter();
+            hours.try_for_each(|(hour, _)| file.delete(codec::ledger_key(*hour)))
+        })?;
+        self.step(Step::DropWritten);
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.note_drop(first, end, dropped, || {
+            self.db
+                .ingest_external_file_cf_opts(self.flows()?, &options, vec![&rows, &ledger])
+                .map_err(database(DOING))
+        })?;
+        self.step(Step::Dropped);
+        // Frees the space of whole files at once. From behind the first key, so that the file that says
+        // that all of it is deleted stays, as long as there are files with a part of it.
+        let behind_first = [from.as_slice(), &[0]].concat();
+        self.db
+            .delete_file_in_range_cf(self.flows()?, behind_first.as_slice(), to.as_slice())
+            .map_err(database(DOING))?;
+        self.compaction_due.note_dropped(first, end);
+        let metrics = self.options.metrics.store();
+        metrics.hours_dropped.inc_by(entries.len() as u64);
+        let (last, flows) = (end - 1, dropped.flows);
+        tracing::info!(first, last, flows, "hours dropped");
+        Ok(dropped)
+    }
+
+    /// Runs `ingest`, which drops the hours from `first` to `end`, or fails and may have dropped them or
+    /// not, and takes what is gone off the expected sum.
+    fn note_drop(
+        &self,
+        first: u32,
+        end: u32,
+        held: Totals,
+        ingest: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.drops.fetch_add(1, Ordering::SeqCst);
+        let ingested = ingest();
+        let noted = self.ledger_on_disk(first, end).and_then(|left| {
+            let expected = &mut self.tallies()?.expected;
+            expected.sub(held);
+            expected.add(sum(&left));
+            Ok(())
+        });
+        self.drops.fetch_add(1, Ordering::SeqCst);
+        ingested.and(noted)
+    }
+
+    /// Writes a file to ingest.
+    fn staged(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut SstFileWriter<'_>) -> Result<(), rocksdb::Error>,
+    ) -> Result<PathBuf, StoreError> {
+        let path = self.dir.staging().join(format!("{name}.sst"));
+        self.remove_staged(&path)?;
+        let mut file = SstFileWriter::create(&self.flows_options);
+        file.open(&path)
+            .and_then(|()| fill(&mut file))
+            .and_then(|()| file.finish())
+            .map_err(database("writing a file to ingest"))?;
+        Ok(path)
+    }
+}
+
+fn sum(entries: &[(u32, Totals)]) -> Totals {
+    let mut sum = Totals::default();
+    entries.iter().for_each(|(_, totals)| sum.add(*totals));
+    sum
+}

@@ -1,0 +1,397 @@
+//! Everything that is counted, by name and meaning, in one place; whoever does a thing counts it. In
+//! Prometheus's terms: counters grow since the start, gauges say how it is now, histograms have times
+//! in seconds.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
+};
+
+/// All metrics of one service. Clones count into the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    all: Arc<All>,
+}
+
+#[derive(Debug)]
+struct All {
+    registry: Registry,
+    /// Held while gauges are set and written out, so that two who ask see one state each.
+    exposition: Mutex<()>,
+    http: Http,
+    ingest: Ingest,
+    store: Store,
+}
+
+/// Of requests.
+#[derive(Debug)]
+pub struct Http {
+    pub requests: IntCounterVec,
+    pub request_seconds: HistogramVec,
+    pub rejected: IntCounterVec,
+    pub connections: IntGauge,
+    pub ready: IntGauge,
+}
+
+/// Of batches.
+#[derive(Debug)]
+pub struct Ingest {
+    pub flows: IntCounter,
+    pub batches: IntCounter,
+    pub bytes: IntCounter,
+    pub replayed: IntCounter,
+    pub expired: IntCounter,
+    pub commit_batches: Histogram,
+    pub commit_seconds: Histogram,
+    pub queued_batches: IntGauge,
+    pub body_bytes: IntGauge,
+}
+
+/// Of what is stored.
+#[derive(Debug)]
+pub struct Store {
+    pub journal_write_seconds: Histogram,
+    pub journal_syncs: IntCounter,
+    pub journal_bytes: IntGauge,
+    pub unflushed_seconds: Gauge,
+    pub tally_bytes: IntGaugeVec,
+    pub tally_bytes_max: IntGauge,
+    pub stall_seconds: prometheus::Counter,
+    pub flush_seconds: Histogram,
+    pub flush_rows: IntCounter,
+    pub flush_failures: IntCounter,
+    pub level0_files: IntGauge,
+    pub level0_files_max: IntGauge,
+    pub file_bytes: IntGaugeVec,
+    pub compactions: IntGauge,
+    pub compaction_pending_bytes: IntGauge,
+    pub compaction_bytes: IntCounter,
+    pub cache_bytes: IntGauge,
+    pub disk_free_bytes: IntGauge,
+    pub disk_reserve_bytes: IntGauge,
+    pub receipts: IntGauge,
+    pub replay_batches: IntGauge,
+    pub replay_flows: IntGauge,
+    pub replay_seconds: Gauge,
+    pub sums_stopped: IntCounter,
+    pub ledger_hours: IntGauge,
+    pub ledger_flows: IntGauge,
+    pub ledger_bytes: prometheus::GaugeVec,
+    pub ledger_difference_flows: IntGauge,
+    pub hours_dropped: IntCounter,
+}
+
+impl Metrics {
+    pub fn http(&self) -> &Http {
+        &self.all.http
+    }
+
+    pub fn ingest(&self) -> &Ingest {
+        &self.all.ingest
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.all.store
+    }
+
+    /// All of them as text, in the format of Prometheus 0.0.4, after `observe` has set the gauges.
+    ///
+    /// # Errors
+    /// What the library says that cannot be written: a bug.
+    pub fn expose(&self, observe: impl FnOnce()) -> Result<String, prometheus::Error> {
+        let _one_at_a_time = lock(&self.all.exposition);
+        observe();
+        TextEncoder::new().encode_to_string(&self.all.registry.gather())
+    }
+}
+
+/// Sets a counter to what another has counted.
+pub fn follow(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
+}
+
+/// Nothing is left half done under the lock.
+fn lock(of: &Mutex<()>) -> MutexGuard<'_, ()> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes metrics, each registered under its name.
+struct Maker(Registry);
+
+impl Maker {
+    /// A name that is not valid, or is taken, is a bug that every start and every test shows.
+    #[expect(clippy::expect_used)]
+    fn made<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+        let metric = metric.expect("the name and the labels of a metric are valid");
+        let registered = self.0.register(Box::new(metric.clone()));
+        registered.expect("the name of a metric is its own");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.made(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.made(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.made(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        self.made(IntGaugeVec::new(Opts::new(name, help), &[label]))
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Gauge {
+        self.made(Gauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(buckets);
+        self.made(Histogram::with_opts(options))
+    }
+}
+
+/// From a quarter of a millisecond to eight seconds.
+fn times() -> Vec<f64> {
+    powers_of_two(0.000_25, 16)
+}
+
+fn powers_of_two(first: f64, count: usize) -> Vec<f64> {
+    // An error is for a start or a factor that does not grow; without buckets, one is made up.
+    exponential_buckets(first, 2.0, count).unwrap_or_default()
+}
+
+impl Default for All {
+    fn default() -> All {
+        let make = Maker(Registry::new());
+        let build = make.gauges("flowtally_build_info", "Always 1.", "version");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        #[cfg(target_os = "linux")]
+        {
+            use prometheus::process_collector::ProcessCollector;
+            // Memory, CPU and open files of the process, under Prometheus's usual names.
+            let _without_them = make.0.register(Box::new(ProcessCollector::for_self()));
+        }
+        All {
+            exposition: Mutex::default(),
+            http: Http::new(&make),
+            ingest: Ingest::new(&make),
+            store: Store::new(&make),
+            registry: make.0,
+        }
+    }
+}
+
+impl Http {
+    fn new(make: &Maker) -> Http {
+        let seconds = HistogramOpts::new(
+            "flowtally_http_request_seconds",
+            "Time from a request's head to the first byte of its answer.",
+        )
+        .buckets(times());
+        Http {
+            requests: make.counters(
+                "flowtally_http_requests_total",
+                "Requests that were answered.",
+                &["method", "path", "status"],
+            ),
+            request_seconds: make.made(HistogramVec::new(seconds, &["method", "path"])),
+            rejected: make.counters(
+                "flowtally_rejected_total",
+                "Requests that were turned away, by the type of the problem.",
+                &["reason"],
+            ),
+            connections: make.gauge("flowtally_http_connections", "Connections that are open."),
+            ready: make.gauge("flowtally_ready", "1 while the service accepts flows."),
+        }
+    }
+}
+
+impl Ingest {
+    fn new(make: &Maker) -> Ingest {
+        Ingest {
+            flows: make.counter(
+                "flowtally_flows_accepted_total",
+                "Flows that were acknowledged and count.",
+            ),
+            batches: make.counter(
+                "flowtally_batches_accepted_total",
+                "Batches that were acknowledged and count.",
+            ),
+            bytes: make.counter(
+                "flowtally_batch_bytes_total",
+                "Bytes of accepted batches as the journal stores them.",
+            ),
+            replayed: make.counter(
+                "flowtally_batches_replayed_total",
+                "Batches that were sent again under their idempotency key, and not counted again.",
+            ),
+            expired: make.counter(
+                "flowtally_flows_expired_total",
+                "Flows that were too old to keep.",
+            ),
+            commit_batches: make.histogram(
+                "flowtally_commit_batches",
+                "Batches that shared a commit.",
+                powers_of_two(1.0, 11),
+            ),
+            commit_seconds: make.histogram(
+                "flowtally_commit_seconds",
+                "Time of a commit: the journal's write, and adding to the sums in memory.",
+                times(),
+            ),
+            queued_batches: make.gauge(
+                "flowtally_queued_batches",
+                "Batches that wait for a commit.",
+            ),
+            body_bytes: make.gauge(
+                "flowtally_body_bytes",
+                "Memory that bodies under way and their batches are granted.",
+            ),
+        }
+    }
+}
+
+impl Store {
+    fn new(make: &Maker) -> Store {
+        let ledger_bytes = Opts::new(
+            "flowtally_ledger_bytes",
+            "Sums of bytes_tx and bytes_rx over all hours, by the ledger.",
+        );
+        Store {
+            journal_write_seconds: make.histogram(
+                "flowtally_journal_write_seconds",
+                "Time of a write to the journal, its fsync included.",
+                times(),
+            ),
+            journal_syncs: make.counter(
+                "flowtally_journal_syncs_total",
+                "Times that the journal was synced to disk.",
+            ),
+            journal_bytes: make.gauge(
+                "flowtally_journal_bytes",
+                "Bytes of batches in the journal that a restart would replay.",
+            ),
+            unflushed_seconds: make.seconds(
+                "flowtally_unflushed_seconds",
+                "Age of the oldest flow that is not in its final file.",
+            ),
+            tally_bytes: make.gauges(
+                "flowtally_tally_bytes",
+                "Memory of the sums that are not in final files: those being added to, and those being flushed.",
+                "state",
+            ),
+            tally_bytes_max: make.gauge(
+                "flowtally_tally_bytes_max",
+                "Memory at which sums are flushed.",
+            ),
+            stall_seconds: make.made(prometheus::Counter::new(
+                "flowtally_stall_seconds_total",
+                "Time for which commits waited for a flush.",
+            )),
+            flush_seconds: make.histogram(
+                "flowtally_flush_seconds",
+                "Time of a flush.",
+                powers_of_two(0.001, 16),
+            ),
+            flush_rows: make.counter("flowtally_flush_rows_total", "Rows that were flushed."),
+            flush_failures: make.counter("flowtally_flush_failures_total", "Flushes that failed."),
+            level0_files: make.gauge(
+                "flowtally_level0_files",
+                "Flushed files that compaction has not taken in.",
+            ),
+            level0_files_max: make.gauge(
+                "flowtally_level0_files_max",
+                "Files in level 0 at which flushes wait for compaction.",
+            ),
+            file_bytes: make.gauges(
+                "flowtally_file_bytes",
+                "Bytes of the database's files, by what they hold.",
+                "family",
+            ),
+            compactions: make.gauge("flowtally_compactions", "Compactions under way."),
+            compaction_pending_bytes: make.gauge(
+                "flowtally_compaction_pending_bytes",
+                "About how many bytes compaction has to rewrite.",
+            ),
+            compaction_bytes: make.counter(
+                "flowtally_compaction_bytes_total",
+                "Bytes that compaction wrote.",
+            ),
+            cache_bytes: make.gauge(
+                "flowtally_cache_bytes",
+                "Memory of the database's block cache.",
+            ),
+            disk_free_bytes: make.gauge(
+                "flowtally_disk_free_bytes",
+                "Free space on the disk of the data directory.",
+            ),
+            disk_reserve_bytes: make.gauge(
+                "flowtally_disk_reserve_bytes",
+                "Free space below which batches are refused.",
+            ),
+            receipts: make.gauge(
+                "flowtally_receipts",
+                "About how many idempotency keys are remembered.",
+            ),
+            replay_batches: make.gauge(
+                "flowtally_replay_batches",
+                "Batches that the start replayed.",
+            ),
+            replay_flows: make.gauge("flowtally_replay_flows", "Flows that the start replayed."),
+            replay_seconds: make.seconds("flowtally_replay_seconds", "Time that the replay took."),
+            sums_stopped: make.counter(
+                "flowtally_sums_stopped_total",
+                "Additions that met a sum of 2^64-1, where sums stop.",
+            ),
+            ledger_hours: make.gauge("flowtally_ledger_hours", "Hours that hold flows."),
+            ledger_flows: make.gauge(
+                "flowtally_ledger_flows",
+                "Flows of all hours, by the ledger.",
+            ),
+            ledger_bytes: make.made(prometheus::GaugeVec::new(ledger_bytes, &["direction"])),
+            ledger_difference_flows: make.gauge(
+                "flowtally_ledger_difference_flows",
+                "Flows that the ledger had at the start and that were accepted since, without those \
+                 dropped, less those that it has. Anything but 0 is a fault.",
+            ),
+            hours_dropped: make.counter(
+                "flowtally_hours_dropped_total",
+                "Hours that were dropped by age or by request.",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_have_a_name_of_their_own_and_say_what_they_mean() {
+        let metrics = Metrics::default();
+        metrics.ingest().flows.inc_by(3);
+        metrics
+            .http()
+            .requests
+            .with_label_values(&["GET", "/flows", "200"])
+            .inc();
+        follow(&metrics.store().journal_syncs, 5);
+        follow(&metrics.store().journal_syncs, 7);
+        let text = metrics.expose(|| metrics.http().ready.set(1)).unwrap();
+        for line in [
+            "flowtally_flows_accepted_total 3",
+            "flowtally_journal_syncs_total 7",
+            "flowtally_ready 1",
+            "flowtally_http_requests_total{method=\"GET\",path=\"/flows\",status=\"200\"} 1",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+        }
+    }
+}

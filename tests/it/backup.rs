@@ -1,0 +1,390 @@
+//! Backups: of a running service and of a stopped one, whole or not at all, and back again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flowtally::store::verify;
+
+use crate::support::{Client, Daemon, JSON, TestFlow, json_body};
+
+fn flowtally(arguments: &[&str]) -> Output {
+    let output = Command::new(Daemon::binary()).args(arguments).output();
+    output.unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn good(arguments: &[&str]) -> String {
+    let output = flowtally(arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn bad(arguments: &[&str]) -> String {
+    let output = flowtally(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn url(daemon: &Daemon) -> String {
+    format!("http://{}", daemon.address)
+}
+
+/// The backups in a directory, by name.
+fn backups(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Every batch has the same row in two hours, so a state between two commits has the same sum in both.
+fn batch_of(n: u64) -> Vec<TestFlow> {
+    let name = format!("s{}", n % 200);
+    vec![
+        TestFlow::new(1, &name, "d", "v", 1, 0),
+        TestFlow::new(2, &name, "d", "v", 1, 0),
+    ]
+}
+
+fn sum(client: &Client, hour: u32) -> u64 {
+    client.hour(hour).iter().map(|(_, c)| c.tx).sum()
+}
+
+/// Starts from a restored backup, and returns how many batches are in it.
+fn batches_in(from: &Path, scratch: &Path) -> u64 {
+    let restored = scratch.join("restored");
+    let said = good(&[
+        "restore",
+        "--from",
+        text(from),
+        "--data-dir",
+        text(&restored),
+    ]);
+    assert!(said.contains("all as the ledger has it"), "{said}");
+    let daemon = Daemon::start(&restored);
+    let sums = (sum(&daemon.client, 1), sum(&daemon.client, 2));
+    daemon.stop();
+    std::fs::remove_dir_all(&restored).unwrap();
+    assert_eq!(sums.0, sums.1, "a batch is there in part");
+    sums.0
+}
+
+#[test]
+fn under_full_ingest_it_is_a_state_that_existed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start_with(&data, &["--flush-interval", "1"]);
+    let (stop, done, longest_us) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let url = url(&daemon);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let client = Client::new(daemon.address);
+            while !stop.load(Ordering::SeqCst) {
+                let n = done.load(Ordering::SeqCst);
+                let start = Instant::now();
+                let answer = client.post("/flows", &[JSON], &json_body(&batch_of(n)));
+                assert_eq!(answer.unwrap().status, 200);
+                longest_us.fetch_max(start.elapsed().as_micros() as u64, Ordering::SeqCst);
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        for round in 0..4 {
+            std::thread::sleep(Duration::from_millis(1100));
+            let before = done.load(Ordering::SeqCst);
+            let said = good(&["backup", "--url", &url, "--to", text(&to)]);
+            let after = done.load(Ordering::SeqCst);
+            println!("{round}: {said}");
+            let inside = batches_in(&to, dir.path());
+            assert!(
+                (before..=after + 1).contains(&inside),
+                "{inside} batches, and {before} before, {after} after"
+            );
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    println!(
+        "longest POST: {} ms",
+        longest_us.load(Ordering::SeqCst) / 1000
+    );
+    assert_eq!(backups(&to).len(), 4);
+    assert_eq!(
+        std::fs::read_dir(data.join("checkpoints")).unwrap().count(),
+        0
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_second_one_has_only_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start_with(&data, &["--flush-interval", "1"]);
+    let flows: Vec<_> = (0..20_000)
+        .map(|n| {
+            TestFlow::new(
+                1,
+                &format!("service-{n}"),
+                &format!("d{}", n * 7),
+                "v",
+                n,
+                1,
+            )
+        })
+        .collect();
+    daemon.client.accept(&flows);
+    let backup = [
+        "backup",
+        "--url",
+        &url(&daemon),
+        "--to",
+        text(&to),
+        "--keep",
+        "2",
+    ];
+    let new = |said: &str| -> u64 {
+        let (_, rest) = said.split_once("of which ").unwrap();
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let first = new(&good(&backup));
+    daemon
+        .client
+        .accept(&[TestFlow::new(2, "a", "b", "c", 1, 1)]);
+    std::thread::sleep(Duration::from_millis(1100)); // names have seconds
+    let second = new(&good(&backup));
+    assert!(first > 100_000 && second < first / 2, "{first}, {second}");
+    std::thread::sleep(Duration::from_millis(1100));
+    let said = good(&backup);
+    assert!(said.contains("older backups removed: 1"), "{said}");
+    let kept = backups(&to);
+    assert_eq!(kept.len(), 2);
+    // Each stands for itself: the other can be removed, and the service goes on.
+    std::fs::remove_dir_all(&kept[0]).unwrap();
+    let verified = verify(&kept[1]).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+    assert_eq!(verified.flows, 20_001);
+    assert_eq!(daemon.client.hour(1).len(), 20_000);
+}
+
+#[test]
+fn one_that_is_killed_is_recognised_and_never_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    let flows: Vec<_> = (0..100_000)
+        .map(|n| {
+            TestFlow::new(
+                1,
+                &format!("service-{n}"),
+                &format!("d{}", n * 7919),
+                "v",
+                n,
+                1,
+            )
+        })
+        .collect();
+    for part in flows.chunks(20_000) {
+        daemon.client.accept(part);
+    }
+    let url = url(&daemon);
+    let mut interrupted = 0;
+    for round in 0..12 {
+        let mut child = Command::new(Daemon::binary())
+            .args(["backup", "--url", &url, "--to", text(&to)])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(4 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The service keeps the checkpoint of one that was killed until it is let go.
+        let ids: Vec<_> = std::fs::read_dir(data.join("checkpoints"))
+            .map(|all| {
+                all.map(|e| e.unwrap().file_name().into_string().unwrap())
+                    .collect()
+            })
+            .unwrap_or_default();
+        for id in ids {
+            let _gone = daemon.client.delete(&format!("/backups/{id}")).unwrap();
+        }
+        if !to.exists() {
+            continue;
+        }
+        for path in backups(&to) {
+            if path.to_string_lossy().ends_with(".incomplete") {
+                interrupted += 1;
+                let target = dir.path().join("x");
+                let said = bad(&[
+                    "restore",
+                    "--from",
+                    text(&path),
+                    "--data-dir",
+                    text(&target),
+                ]);
+                assert!(said.contains("interrupted"), "{said}");
+                assert!(!target.exists());
+            } else {
+                assert!(verify(&path).unwrap().faults.is_empty());
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+    }
+    println!("{interrupted} were interrupted in the middle");
+    std::thread::sleep(Duration::from_millis(1100));
+    good(&["backup", "--url", &url, "--to", text(&to)]);
+    assert!(
+        backups(&to)
+            .iter()
+            .all(|path| !path.to_string_lossy().contains("incomplete"))
+    );
+}
+
+#[test]
+fn of_a_stopped_service_by_command_or_by_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let mut daemon = Daemon::start(&data);
+    for n in 0..50 {
+        daemon.client.accept(&batch_of(n));
+    }
+    let in_use = bad(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    assert!(in_use.contains("in use"), "{in_use}");
+    // A journal, too.
+    daemon.kill();
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    assert_eq!(batches_in(&to, dir.path()), 50);
+    let daemon = Daemon::start(&data);
+    let rows = (daemon.client.hour(1), daemon.client.hour(2));
+    daemon.stop();
+    let copy = dir.path().join("copy");
+    let copied = Command::new("cp")
+        .args(["-r", text(&data), text(&copy)])
+        .status();
+    assert!(copied.unwrap().success());
+    let daemon = Daemon::start(&copy);
+    assert_eq!((daemon.client.hour(1), daemon.client.hour(2)), rows);
+    daemon.stop();
+    // A plain copy can be restored from as well.
+    let again = dir.path().join("again");
+    good(&["restore", "--from", text(&copy), "--data-dir", text(&again)]);
+}
+
+#[test]
+fn a_restore_overwrites_nothing_and_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    let restore = |from: &Path, into: &Path| {
+        flowtally(&["restore", "--from", text(from), "--data-dir", text(into)])
+    };
+    std::fs::create_dir(&to).unwrap();
+    let none = restore(&to, &dir.path().join("x"));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there is no backup"));
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let full = restore(&to, &data);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&full.stderr).contains("is not empty"));
+    // As a kill in the middle leaves it: no service starts there, and the same restore begins anew.
+    let half = dir.path().join("half");
+    std::fs::create_dir_all(half.join("rocks")).unwrap();
+    std::fs::write(half.join("RESTORING"), "").unwrap();
+    std::fs::write(half.join("rocks/000009.sst"), "half").unwrap();
+    let said = bad(&["verify", "--data-dir", text(&half)]);
+    assert!(said.contains("interrupted"), "{said}");
+    let said = bad(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        text(&half),
+    ]);
+    assert!(said.contains("interrupted"), "{said}");
+    assert!(restore(&to, &half).status.success());
+    // Damage in a backup is found.
+    let backup = backups(&to).remove(0);
+    let files = std::fs::read_dir(backup.join("rocks")).unwrap();
+    let sst: BTreeSet<_> = files
+        .map(|e| e.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "sst"))
+        .collect();
+    let largest = sst
+        .iter()
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(largest, bytes).unwrap();
+    let damaged = restore(&to, &dir.path().join("damaged"));
+    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
+}
+
+#[test]
+fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.client.accept(&batch_of(1));
+    let begun = daemon.client.post("/backups", &[], b"").unwrap();
+    assert_eq!(begun.status, 201);
+    let manifest = begun.json();
+    let id = manifest["id"].as_str().unwrap();
+    assert_eq!(
+        daemon.client.post("/backups", &[], b"").unwrap().status,
+        409
+    );
+    for file in manifest["files"].as_array().unwrap() {
+        let name = file["name"].as_str().unwrap();
+        let answer = daemon
+            .client
+            .get(&format!("/backups/{id}/{name}"), &[])
+            .unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.body.len() as u64, file["bytes"].as_u64().unwrap());
+    }
+    for name in [
+        "rocks/../../FLOWTALLY",
+        "%2e%2e/FLOWTALLY",
+        "rocks/LOCK",
+        "rocks/",
+        "x",
+        "rocks/none.sst",
+    ] {
+        let answer = daemon
+            .client
+            .get(&format!("/backups/{id}/{name}"), &[])
+            .unwrap();
+        assert_eq!(answer.status, 404, "{name}");
+    }
+    assert_eq!(
+        daemon
+            .client
+            .delete(&format!("/backups/{id}"))
+            .unwrap()
+            .status,
+        204
+    );
+    assert_eq!(
+        daemon
+            .client
+            .delete(&format!("/backups/{id}"))
+            .unwrap()
+            .status,
+        404
+    );
+    let gone = daemon
+        .client
+        .get(&format!("/backups/{id}/FLOWTALLY"), &[])
+        .unwrap();
+    assert_eq!(gone.status, 404);
+}

@@ -1,0 +1,296 @@
+//! Hours that are dropped, by age or by request: as a whole, for good, and cheaply.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use flowtally::domain::{Counters, Hour};
+use flowtally::store::{Step, Store, StoreOptions, verify};
+use rand::RngExt;
+
+use crate::support::{
+    Client, Daemon, JSON, Model, TestFlow, add_to, batch, hour_of, json_body, random, scan,
+};
+
+fn flow(hour: u32, n: u64) -> TestFlow {
+    TestFlow::new(hour, &format!("s{}", n % 50), "d", "v", n, 1)
+}
+
+fn post(client: &Client, headers: &[(&str, &str)], flows: &[TestFlow]) -> (String, bool) {
+    let headers = [&[JSON], headers].concat();
+    let answer = client.post("/flows", &headers, &json_body(flows)).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let replayed = answer.header("idempotent-replayed").is_some();
+    (String::from_utf8(answer.body).unwrap(), replayed)
+}
+
+#[test]
+fn what_is_too_old_is_counted_as_expired_and_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--retain-hours", "3", "--flush-interval", "1"];
+    let mut daemon = Daemon::start_with(dir.path(), &arguments);
+    let client = daemon.client.clone();
+    client.accept(&[flow(5, 1), flow(7, 2), flow(8, 3)]);
+    // The newest is 8, so 5 is kept, and 4 is not; also not within a batch that moves the newest.
+    assert_eq!(
+        post(&client, &[], &[flow(4, 1), flow(8, 1)]).0,
+        r#"{"accepted":1,"expired":1}"#
+    );
+    let key = [("idempotency-key", "one")];
+    let moving = [flow(5, 9), flow(9, 1), flow(6, 1)];
+    let first = post(&client, &key, &moving);
+    assert_eq!(first, (r#"{"accepted":2,"expired":1}"#.to_owned(), false));
+    assert_eq!(client.hour(5), []);
+    assert_eq!(
+        post(&client, &[], &[flow(0, 1)]).0,
+        r#"{"accepted":0,"expired":1}"#
+    );
+    // The answer stays the same, whatever is too old by then.
+    client.accept(&[flow(12, 1)]);
+    let replayed = post(&client, &key, &moving);
+    assert_eq!(replayed, (first.0, true));
+    for restart in [false, true] {
+        if restart {
+            daemon.kill();
+            daemon = Daemon::start_with(dir.path(), &arguments);
+        }
+        let hours = daemon.client.get("/hours", &[]).unwrap().json();
+        let hours: Vec<_> = hours
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|h| &h["hour"])
+            .collect();
+        assert_eq!(hours, [9, 12]);
+        for hour in [4, 5, 6, 7, 8] {
+            assert_eq!(daemon.client.hour(hour), [], "{hour}");
+        }
+    }
+    daemon.stop();
+    let verified = verify(dir.path()).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+    assert_eq!(verified.hours, 2);
+}
+
+#[test]
+fn an_hour_is_deleted_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let client = &daemon.client;
+    client.accept(&[flow(1, 1), flow(2, 2), flow(2, 3)]);
+    let delete = |query: &str| {
+        let answer = client.delete(&format!("/flows{query}")).unwrap();
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    };
+    assert_eq!(delete("?hour=2"), (200, r#"{"deleted":2}"#.into()));
+    assert_eq!(client.hour(2), []);
+    let (status, body) = delete("?hour=2");
+    assert!(status == 404 && body.contains("no-such-hour"), "{body}");
+    assert_eq!(delete("").0, 400);
+    assert_eq!(client.hour(1).len(), 1);
+    // It can begin anew.
+    client.accept(&[flow(2, 7)]);
+    assert_eq!(client.hour(2)[0].1, Counters { tx: 7, rx: 1 });
+    daemon.stop();
+    assert!(verify(dir.path()).unwrap().faults.is_empty());
+}
+
+/// What it guards against: a kill that leaves rows without their ledger, or the other way round, and a
+/// journal that brings back what is gone.
+#[test]
+fn killed_at_each_step_of_a_drop() {
+    for step in [
+        Step::Frozen,
+        Step::Ingested,
+        Step::DropWritten,
+        Step::Dropped,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        // The steps before the drop come from the flush that it needs; a copy of the directory at a
+        // step is what a kill would have left.
+        let copy = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().to_owned(), copy.path().to_owned());
+        let copies = Arc::new(AtomicU32::new(0));
+        let count = copies.clone();
+        let armed = Arc::new(AtomicU32::new(0));
+        let is_armed = armed.clone();
+        let options = StoreOptions {
+            on_step: Some(Arc::new(move |now| {
+                if now == step && is_armed.load(Ordering::SeqCst) == 1 {
+                    let n = count.fetch_add(1, Ordering::SeqCst);
+                    copy_dir(&from, &to.join(n.to_string()));
+                }
+            })),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        for hour in 1..4 {
+            store
+                .commit(&[batch(&[flow(hour, 1), flow(hour, 2)])])
+                .unwrap();
+            store.flush().unwrap();
+        }
+        store.commit(&[batch(&[flow(2, 3)])]).unwrap();
+        armed.store(1, Ordering::SeqCst);
+        let gone = store.delete_hour(Hour::new(2).unwrap()).unwrap().unwrap();
+        assert_eq!(gone.flows, 3);
+        armed.store(0, Ordering::SeqCst);
+        drop(store);
+        let copies = copies.load(Ordering::SeqCst);
+        assert!(copies > 0, "{step:?} was not taken");
+        for n in 0..copies {
+            let copy = copy.path().join(n.to_string());
+            let verified = verify(&copy).unwrap();
+            assert!(
+                verified.faults.is_empty(),
+                "{step:?}: {:?}",
+                verified.faults
+            );
+            let (store, _) = Store::open(&copy, StoreOptions::default()).unwrap();
+            let left = scan(&store, 2);
+            let sum: u64 = left.iter().map(|(_, c)| c.rx).sum();
+            match step {
+                Step::Dropped => assert_eq!(left, []),
+                _ => assert_eq!(sum, 3, "{step:?}"),
+            }
+            for hour in [1, 3] {
+                assert_eq!(scan(&store, hour).len(), 2);
+            }
+        }
+    }
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for found in std::fs::read_dir(from).unwrap() {
+        let found = found.unwrap();
+        let into = to.join(found.file_name());
+        if found.metadata().unwrap().is_dir() {
+            copy_dir(&found.path(), &into);
+        } else {
+            // RocksDB may remove one meanwhile.
+            let _gone = std::fs::copy(found.path(), into);
+        }
+    }
+}
+
+/// Random commits, drops, flushes, compactions and restarts, held against a map.
+#[test]
+fn what_is_gone_stays_gone() {
+    let mut random = random("what_is_gone_stays_gone");
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        tally_bytes_max: 16 << 10,
+        flush_interval: Duration::from_millis(50),
+        retain_hours: Some(20),
+        ..StoreOptions::default()
+    };
+    let open = || Store::open(dir.path(), options.clone()).unwrap().0;
+    let (mut store, mut model) = (open(), Model::new());
+    let mut newest = 100;
+    for step in 0..600 {
+        match random.random_range(0..20) {
+            0 => store.flush().unwrap(),
+            1 => store.compact().unwrap(),
+            2 => {
+                drop(store);
+                store = open();
+            }
+            3..6 => {
+                let hour = random.random_range(newest - 20..=newest);
+                let held = hour_of(&model, hour);
+                let deleted = store.delete_hour(Hour::new(hour.into()).unwrap()).unwrap();
+                assert_eq!(deleted.is_some(), !held.is_empty(), "step {step}");
+                // The newest, once deleted, is still what age is counted from until a restart; so keep
+                // it.
+                model.retain(|key, _| key.0 != hour);
+                if hour == newest {
+                    newest += 1;
+                    let flows = [flow(newest, 1)];
+                    store.commit(&[batch(&flows)]).unwrap();
+                    add_to(&mut model, &flows);
+                }
+            }
+            _ => {
+                newest += u32::from(random.random_range(0..4) == 0);
+                let flows: Vec<_> = (0..random.random_range(1..40))
+                    .map(|_| {
+                        let hour = random.random_range(newest - 20..=newest);
+                        flow(hour, random.random_range(0..1000))
+                    })
+                    .chain([flow(newest, 1)])
+                    .collect();
+                store.commit(&[batch(&flows)]).unwrap();
+                add_to(&mut model, &flows);
+            }
+        }
+        model.retain(|key, _| key.0 + 20 >= newest);
+        let hour = random.random_range(newest - 25..=newest);
+        assert_eq!(
+            scan(&store, hour),
+            hour_of(&model, hour),
+            "step {step}, hour {hour}"
+        );
+    }
+    let ledger = store.ledger().unwrap();
+    let hours: BTreeMap<u32, ()> = model.keys().map(|key| (key.0, ())).collect();
+    let ledger: BTreeMap<u32, ()> = ledger.iter().map(|(h, _)| (h.get(), ())).collect();
+    assert_eq!(ledger, hours);
+    store.observe().unwrap();
+    let difference = &options.metrics.store().ledger_difference_flows;
+    assert_eq!(difference.get(), 0);
+    drop(store);
+    let verified = verify(dir.path()).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+}
+
+/// Space comes back, and reads and writes stay as quick as they were.
+#[test]
+fn a_thousand_hours_take_the_space_of_those_that_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        retain_hours: Some(24),
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let mut sizes = Vec::new();
+    let mut longest = Duration::ZERO;
+    for hour in 0..1000 {
+        let flows: Vec<_> = (0..500)
+            .map(|n| {
+                TestFlow::new(
+                    hour,
+                    &format!("service-{n}-{hour}"),
+                    "d",
+                    "v",
+                    n,
+                    n * hour as u64,
+                )
+            })
+            .collect();
+        let batch = batch(&flows);
+        let start = Instant::now();
+        store.commit(&[batch]).unwrap();
+        longest = longest.max(start.elapsed());
+        if hour % 5 == 0 {
+            store.flush().unwrap();
+        }
+        if hour % 100 == 99 {
+            sizes.push(bytes_of(&dir.path().join("rocks")));
+        }
+    }
+    println!("bytes on disk: {sizes:?}; longest commit {longest:?}");
+    store.flush().unwrap();
+    assert_eq!(store.ledger().unwrap().len(), 25);
+    let most = sizes[1..].iter().max().unwrap();
+    assert!(*most < 3 * sizes[1].max(1 << 20), "{sizes:?}");
+}
+
+fn bytes_of(dir: &std::path::Path) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap();
+    let sst = files.filter_map(|f| Some(f.ok()?.path()));
+    sst.filter(|path| path.extension().is_some_and(|e| e == "sst"))
+        .filter_map(|path| Some(path.metadata().ok()?.len()))
+        .sum()
+}
