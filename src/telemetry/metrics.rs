@@ -350,7 +350,7 @@ impl Store {
                 "flowtally_sums_stopped_total",
                 "Additions that met a sum of 2^64-1, where sums stop.",
             ),
-            ledger_hours: make.gauge("flowtally_ledger_hours", "Hours that hold flows."),
+            ledger_hours: make.gauge("flowtally_ledger_entries", "Hours that hold flows."),
             ledger_flows: make.gauge(
                 "flowtally_ledger_flows",
                 "Flows of all hours, by the ledger.",
@@ -362,7 +362,7 @@ impl Store {
                  dropped, less those that it has. Anything but 0 is a fault.",
             ),
             hours_dropped: make.counter(
-                "flowtally_hours_dropped_total",
+                "flowtally_ledger_entries_dropped_total",
                 "Hours that were dropped by age or by request.",
             ),
         }

@@ -50,11 +50,11 @@ fn what_is_accepted_is_what_is_stored() {
         ("flowtally_flows_accepted_total", 60.0),
         ("flowtally_batches_accepted_total", 2.0),
         ("flowtally_batches_replayed_total", 1.0),
-        ("flowtally_ledger_hours", 2.0),
+        ("flowtally_ledger_entries", 2.0),
         ("flowtally_ledger_flows", 40.0),
         ("flowtally_ledger_bytes{direction=\"tx\"}", 200.0),
         ("flowtally_ledger_difference_flows", 0.0),
-        ("flowtally_hours_dropped_total", 1.0),
+        ("flowtally_ledger_entries_dropped_total", 1.0),
         ("flowtally_rejected_total{reason=\"bad-batch\"}", 1.0),
         ("flowtally_rejected_total{reason=\"not-found\"}", 1.0),
         (
@@ -96,7 +96,7 @@ fn what_is_accepted_is_what_is_stored() {
 fn a_request_has_one_name_in_the_answer_and_in_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--log", "debug", "--log-format", "json"];
-    let daemon = Daemon::start_with(dir.path(), &arguments);
+    let mut daemon = Daemon::start_with(dir.path(), &arguments);
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let headers = [
         ("x-request-id", "order-66"),
@@ -107,6 +107,8 @@ fn a_request_has_one_name_in_the_answer_and_in_the_log() {
     let other = daemon.client.get("/flows?hour=x", &[]).unwrap();
     let made = other.header("x-request-id").unwrap().to_owned();
     assert_eq!(made.len(), 32);
+    daemon.signal("TERM");
+    assert!(daemon.wait().success());
     let log = daemon.log();
     let lines: Vec<serde_json::Value> = log
         .lines()
@@ -124,5 +126,4 @@ fn a_request_has_one_name_in_the_answer_and_in_the_log() {
         (&200.into(), &"/flows".into())
     );
     assert_eq!(of(&made)["status"], 400);
-    daemon.stop();
 }
