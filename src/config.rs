@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::send;
+use crate::input;
 use crate::store;
 
 /// Sums network flows per hour and application pair.
@@ -161,12 +161,12 @@ pub enum InputFormat {
     Csv,
 }
 
-impl From<InputFormat> for send::InputFormat {
-    fn from(format: InputFormat) -> send::InputFormat {
+impl From<InputFormat> for input::InputFormat {
+    fn from(format: InputFormat) -> input::InputFormat {
         match format {
-            InputFormat::Json => send::InputFormat::Json,
-            InputFormat::Ndjson => send::InputFormat::Ndjson,
-            InputFormat::Csv => send::InputFormat::Csv,
+            InputFormat::Json => input::InputFormat::Json,
+            InputFormat::Ndjson => input::InputFormat::Ndjson,
+            InputFormat::Csv => input::InputFormat::Csv,
         }
     }
 }

@@ -12,7 +12,8 @@
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
 //! requests share one commit. [`query`] turns a question into rows.
 //!
-//! [`send`] is the other end of the line: what an agent embeds to hand flows over, each counted once.
+//! [`input`] takes flows out of files and pipes. [`send`] is the other end of the line: what an agent embeds to
+//! hand flows over, each counted once.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
@@ -25,6 +26,7 @@ pub mod domain;
 pub mod store;
 
 pub mod ingest;
+pub mod input;
 pub mod query;
 pub mod send;
 

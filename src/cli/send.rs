@@ -13,7 +13,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Send;
-use crate::send::{Keys, Reader, Rejected, SendError, Sender, SenderOptions, Server};
+use crate::input::Reader;
+use crate::send::{Keys, Rejected, SendError, Sender, SenderOptions, Server};
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);

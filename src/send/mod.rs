@@ -7,11 +7,9 @@
 
 mod client;
 mod delivery;
-mod input;
 mod queue;
 
 pub use client::Server;
-pub use input::{InputError, InputFormat, Reader, Unit};
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 11] = [
+const TABLE: [(&str, &[&str], &[&str]); 12] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber"]),
     ("store", &["domain"], &["rocksdb", "bincode"]),
     ("ingest", &["domain", "store"], &[]),
+    ("input", &["domain"], &[]),
     ("query", &["domain", "store"], &[]),
     (
         "http",
@@ -16,11 +17,19 @@ const TABLE: [(&str, &[&str], &[&str]); 11] = [
         &["warp", "hyper", "hyper_util", "rustls", "tokio_rustls"],
     ),
     ("send", &["domain", "ingest"], &["ureq"]),
-    ("config", &["send", "store"], &["clap"]),
+    ("config", &["input", "store"], &["clap"]),
     ("daemon", &["http", "ingest", "query", "store"], &[]),
     (
         "cli",
-        &["config", "daemon", "http", "send", "store", "telemetry"],
+        &[
+            "config",
+            "daemon",
+            "http",
+            "input",
+            "send",
+            "store",
+            "telemetry",
+        ],
         &["indicatif", "rlimit", "signal_hook"],
     ),
     ("main", &["cli", "config"], &["clap"]),
