@@ -31,11 +31,11 @@ pub enum Command {
     Serve(Serve),
     /// Send flows to a service: each counts once, however often it has to be tried.
     ///
-    /// Reads a JSON array, NDJSON or CSV, from a file or a pipe. Tries again while the service is
-    /// away or overloaded, under one idempotency key a batch. A file that is sent again, and has not
-    /// changed, counts once with the same --batch-flows and within the service's
-    /// --idempotency-window. Exit status: 0 when the service has everything, 1 with a line that says
-    /// what not.
+    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a
+    /// pipe. Tries again while the service is away or overloaded, under one idempotency key a batch. A
+    /// file that is sent again, and has not changed, counts once with the same --batch-flows and
+    /// within the service's --idempotency-window. Exit status: 0 when the service has everything, 1
+    /// with a line that says what not.
     Send(Send),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
@@ -85,9 +85,8 @@ pub struct Send {
     )]
     pub url: String,
 
-    /// How the flows are written; without it, the first character tells.
-    #[arg(long, value_enum)]
-    pub format: Option<InputFormat>,
+    #[command(flatten)]
+    pub input: Input,
 
     /// Flows in a batch.
     #[arg(
@@ -121,18 +120,39 @@ pub struct Send {
     )]
     pub retry_for: Duration,
 
-    /// File to which flows that are refused are added, one JSON line each, with the reason.
-    #[arg(long, value_name = "FILE")]
-    pub rejects: Option<PathBuf>,
-
-    /// Count the file once more, if it has been sent before.
-    #[arg(long)]
-    pub again: bool,
-
     /// Send bodies as they are, not as zstd.
     #[arg(long)]
     pub no_compress: bool,
 
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// How to read flows, for every command that does.
+#[derive(Clone, Debug, Args)]
+pub struct Input {
+    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, "version "
+    /// vpc-flow-logs, anything else csv.
+    #[arg(long, value_enum)]
+    pub format: Option<InputFormat>,
+
+    /// CSV file with the columns address and app, for VPC flow logs: names for addresses and ranges
+    /// (10.0.0.0/16); the longest prefix counts. Addresses that are not in it stay as they are.
+    #[arg(long, value_name = "FILE")]
+    pub apps: Option<PathBuf>,
+
+    /// File to which flows that are refused are added, one JSON line each, with the reason.
+    #[arg(long, value_name = "FILE")]
+    pub rejects: Option<PathBuf>,
+
+    /// Count a file once more, if it has been read before.
+    #[arg(long)]
+    pub again: bool,
+}
+
+/// How to talk to a service, for every command that does.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
     /// File with a token that the service asks for.
     #[arg(long, env = "FLOWTALLY_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -159,6 +179,8 @@ pub enum InputFormat {
     Ndjson,
     /// A header with the six names, then a flow a line.
     Csv,
+    /// AWS VPC Flow Logs as text, of any version and order of fields.
+    VpcFlowLogs,
 }
 
 impl From<InputFormat> for input::InputFormat {
@@ -167,6 +189,7 @@ impl From<InputFormat> for input::InputFormat {
             InputFormat::Json => input::InputFormat::Json,
             InputFormat::Ndjson => input::InputFormat::Ndjson,
             InputFormat::Csv => input::InputFormat::Csv,
+            InputFormat::VpcFlowLogs => input::InputFormat::VpcFlowLogs,
         }
     }
 }

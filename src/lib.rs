@@ -12,7 +12,7 @@
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
 //! requests share one commit. [`query`] turns a question into rows.
 //!
-//! [`input`] takes flows out of files and pipes. [`send`] is the other end of the line: what an agent embeds to
+//! [`input`] takes flows out of files and pipes, whatever they are written in. [`send`] is the other end of the line: what an agent embeds to
 //! hand flows over, each counted once.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.

@@ -1,42 +1,36 @@
-//! Flows from a file or a pipe, one at a time: a JSON array, NDJSON or CSV.
+//! Flows from a file or a pipe: a JSON array, NDJSON, CSV, or AWS VPC Flow Logs, each plain, as gzip
+//! or as zstd.
+//!
+//! [`Reader::read`] hands flows over one at a time, as they come, each as JSON text that nobody has
+//! checked yet. [`Reader::read_batches`] makes batches of them, in blocks of about a mebibyte that
+//! are cut by content alone: the same file gives the same batches again. Whatever the format, the
+//! service's decoder decides what is a flow.
+
+mod apps;
+mod batches;
+mod compression;
+mod csv;
+mod json;
+mod ndjson;
+mod vpc_flow_logs;
+mod window;
+
+pub use apps::Apps;
+pub use batches::{Part, Refused};
 
 use std::fmt;
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-
-use crate::domain::Field;
-
-/// Longest line of NDJSON; a flow has three names of 1 KiB at most.
-const LINE_BYTES_MAX: u64 = 1 << 20;
-
-/// About as much for a record of CSV, which can be on several lines.
-const RECORD_BYTES_MAX: usize = 1 << 20;
-/// What CSV needs.
-const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour has to come \
-                      first, in any order";
+use crate::ingest::decode::Format;
+use compression::Decompressed;
+use window::{Pace, Window};
 
 /// How inputs begin that are read as nonsense otherwise.
-const NOT_TEXT: [(&[u8], &str); 4] = [
-    (
-        b"\x1F\x8B",
-        "this is gzip; pipe it in: zcat FILE | flowtally send",
-    ),
-    (
-        b"\x28\xB5\x2F\xFD",
-        "this is zstd; pipe it in: zstdcat FILE | flowtally send",
-    ),
-    (
-        b"\xFF\xFE",
-        "this is UTF-16; pipe it in: iconv -f UTF-16 -t UTF-8 FILE | flowtally send",
-    ),
-    (
-        b"\xFE\xFF",
-        "this is UTF-16; pipe it in: iconv -f UTF-16 -t UTF-8 FILE | flowtally send",
-    ),
-];
+const UTF_16: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
+/// How a flow log begins whose fields are in the usual order.
+const VPC_HEADER: &[u8] = b"version ";
 
 /// How flows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +41,85 @@ pub enum InputFormat {
     Ndjson,
     /// A header with the six names, in any order, then a flow a line.
     Csv,
+    /// A header with names of AWS's, in any order, then a record a line; without a header, records
+    /// of version 2.
+    VpcFlowLogs,
+}
+
+/// Where in an input something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Counted from 0.
+    Flow(u64),
+    /// Counted from 1.
+    Line(u64),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Flow(number) => write!(f, "flow {number}"),
+            Place::Line(number) => write!(f, "line {number}"),
+        }
+    }
 }
 
 /// One flow of an input, not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit<'a> {
-    /// Where it is, as in `line 7`.
-    pub place: String,
+    pub place: Place,
     /// Its JSON text; what there is of it, where there is a fault.
     pub text: &'a str,
     /// Why it is not a flow, where that shows already.
-    pub fault: Option<String>,
+    pub fault: Option<Fault>,
+}
+
+/// Why something is not a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Why it cannot be read.
+    Wrong(String),
+    /// It can be, and says that nothing went over the line.
+    NoTraffic(NoTraffic),
+}
+
+/// Why a record of a flow log stands for no traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTraffic {
+    /// There was none.
+    NoData,
+    /// AWS recorded none, for lack of capacity or by an error of its own.
+    SkipData,
+    /// It was not let through.
+    Reject,
+}
+
+/// How many records were skipped because they stand for no traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    pub no_data: u64,
+    pub skip_data: u64,
+    pub reject: u64,
+}
+
+impl Skipped {
+    pub fn count(&mut self, why: NoTraffic) {
+        match why {
+            NoTraffic::NoData => self.no_data += 1,
+            NoTraffic::SkipData => self.skip_data += 1,
+            NoTraffic::Reject => self.reject += 1,
+        }
+    }
+
+    pub fn add(&mut self, other: Skipped) {
+        self.no_data += other.no_data;
+        self.skip_data += other.skip_data;
+        self.reject += other.reject;
+    }
+
+    pub fn total(&self) -> u64 {
+        self.no_data + self.skip_data + self.reject
+    }
 }
 
 /// Why the rest of an input cannot be read.
@@ -74,271 +136,139 @@ pub enum InputError {
 pub struct Reader<R> {
     input: R,
     format: Option<InputFormat>,
-    /// Line ends that were skipped at the beginning.
-    lines: u64,
+    apps: Arc<Apps>,
 }
 
-impl<R: BufRead> Reader<R> {
-    /// Without a `format`, the first character tells: `[` is JSON, `{` NDJSON, anything else CSV.
+/// Takes what is read.
+trait Sink {
+    /// One flow.
+    fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()>;
+
+    /// Many flows at once: an array or lines, which may turn out not to be. Returns how many there
+    /// were, or `None` for those that it wants one by one.
+    fn block(&mut self, _block: Block<'_>) -> ControlFlow<(), Option<u64>> {
+        ControlFlow::Continue(None)
+    }
+}
+
+/// A stretch of an input, as the body of a request has it.
+struct Block<'a> {
+    text: &'a [u8],
+    format: Format,
+    /// Its first flow, or line.
+    first: Place,
+}
+
+impl<R: Read> Reader<R> {
+    /// Without a `format`, the beginning tells: `[` is JSON, `{` NDJSON, `version ` a flow log,
+    /// anything else CSV.
     pub fn new(input: R, format: Option<InputFormat>) -> Reader<R> {
         Reader {
             input,
             format,
-            lines: 0,
+            apps: Arc::default(),
         }
     }
 
-    /// Hands every flow to `each`, until it breaks.
-    pub fn read(
-        mut self,
-        mut each: impl FnMut(Unit<'_>) -> ControlFlow<()>,
-    ) -> Result<(), InputError> {
-        let sniffed = self.sniff()?;
-        let format = self.format.unwrap_or(sniffed);
-        match format {
-            InputFormat::Json => read_json(self.input, &mut each),
-            InputFormat::Ndjson => read_lines(self.input, self.lines, &mut each),
-            InputFormat::Csv => read_csv(self.input, self.lines, &mut each),
-        }
+    /// Has addresses in flow logs replaced by the names of these applications.
+    pub fn with_apps(self, apps: Arc<Apps>) -> Reader<R> {
+        Reader { apps, ..self }
     }
 
-    fn sniff(&mut self) -> Result<InputFormat, InputError> {
-        loop {
-            let some = self.input.fill_buf()?;
-            let Some(first) = some.first() else {
-                return Ok(InputFormat::Ndjson); // nothing
-            };
-            if let Some((_, what)) = NOT_TEXT.iter().find(|(start, _)| some.starts_with(start)) {
-                return Err(InputError::Malformed((*what).to_owned()));
+    /// Hands every flow to `each` as soon as it comes, until that breaks.
+    ///
+    /// # Errors
+    /// Where the rest cannot be read. What came before has been handed over.
+    pub fn read(self, each: impl FnMut(Unit<'_>) -> ControlFlow<()>) -> Result<(), InputError> {
+        struct OneByOne<F>(F);
+        impl<F: FnMut(Unit<'_>) -> ControlFlow<()>> Sink for OneByOne<F> {
+            fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
+                self.0(unit)
             }
-            match first {
-                b' ' | b'\t' | b'\r' => self.input.consume(1),
-                b'\n' => {
-                    self.lines += 1;
-                    self.input.consume(1);
-                }
-                // A byte order mark, which some editors put there.
-                0xEF if some.starts_with(b"\xEF\xBB\xBF") => self.input.consume(3),
-                b'[' => return Ok(InputFormat::Json),
-                b'{' => return Ok(InputFormat::Ndjson),
-                _ => return Ok(InputFormat::Csv),
-            }
+        }
+        self.read_into(Pace::AsItComes, &mut OneByOne(each))
+    }
+
+    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<(), InputError> {
+        let mut window = Window::new(Decompressed::new(self.input)?, pace);
+        let (sniffed, line) = sniff(&mut window)?;
+        match self.format.unwrap_or(sniffed) {
+            InputFormat::Json => json::read(window, line, sink),
+            InputFormat::Ndjson => ndjson::read(window, line, sink),
+            InputFormat::Csv => csv::read(window, line, sink),
+            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.apps, sink),
         }
     }
 }
 
-type Each<'a> = &'a mut dyn FnMut(Unit<'_>) -> ControlFlow<()>;
-
-fn read_json(input: impl Read, each: Each<'_>) -> Result<(), InputError> {
-    struct Elements<'a> {
-        each: Each<'a>,
-        stopped: bool,
-    }
-    impl<'de> Visitor<'de> for &mut Elements<'_> {
-        type Value = ();
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array of flows")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-            let mut number = 0;
-            while let Some(element) = elements.next_element::<Box<RawValue>>()? {
-                let unit = Unit {
-                    place: format!("flow {number}"),
-                    text: element.get(),
-                    fault: None,
-                };
-                if (self.each)(unit).is_break() {
-                    self.stopped = true;
-                    return Err(serde::de::Error::custom("stopped"));
-                }
-                number += 1;
-            }
-            Ok(())
-        }
-    }
-    impl<'de> DeserializeSeed<'de> for &mut Elements<'_> {
-        type Value = ();
-        fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
-            input.deserialize_seq(self)
-        }
-    }
-    let mut elements = Elements {
-        each,
-        stopped: false,
-    };
-    let mut json = serde_json::Deserializer::from_reader(input);
-    match elements.deserialize(&mut json).and_then(|()| json.end()) {
-        Ok(()) => Ok(()),
-        Err(_) if elements.stopped => Ok(()),
-        Err(error) if error.is_io() => Err(InputError::Io(error.into())),
-        Err(error) => Err(InputError::Malformed(error.to_string())),
-    }
-}
-
-fn read_lines(mut input: impl BufRead, skipped: u64, each: Each<'_>) -> Result<(), InputError> {
-    let mut line = Vec::new();
-    for number in skipped + 1.. {
-        line.clear();
-        if Read::by_ref(&mut input)
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)?
-            == 0
-        {
-            break;
-        }
-        if line.len() as u64 == LINE_BYTES_MAX {
-            let what = format!("line {number} has more than {LINE_BYTES_MAX} bytes");
-            return Err(InputError::Malformed(what));
-        }
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        let place = format!("line {number}");
-        let unit = match std::str::from_utf8(line) {
-            Ok(text) => each(Unit {
-                place,
-                text,
-                fault: None,
-            }),
-            Err(error) => each(Unit {
-                place,
-                text: &String::from_utf8_lossy(line),
-                fault: Some(format!("not UTF-8 at byte {}", error.valid_up_to())),
-            }),
-        };
-        if unit.is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn read_csv(input: impl Read, skipped: u64, each: Each<'_>) -> Result<(), InputError> {
-    let malformed = |error: csv::Error| match error.into_kind() {
-        csv::ErrorKind::Io(error) => InputError::Io(error),
-        kind => InputError::Malformed(format!("{kind:?}")),
-    };
-    let input = Bounded {
-        input,
-        left: RECORD_BYTES_MAX,
-    };
-    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
-    let header = csv.byte_headers().map_err(malformed)?.clone();
-    let columns: Vec<Field> = header
-        .iter()
-        .map(|name| {
-            let field = Field::ALL
-                .into_iter()
-                .find(|field| field.name().as_bytes() == name);
-            field.ok_or_else(|| {
-                let name = String::from_utf8_lossy(name);
-                InputError::Malformed(format!(
-                    "read as CSV, its header has {name:?}, which no flow has; {HEADER}"
-                ))
-            })
-        })
-        .collect::<Result<_, _>>()?;
-    if let Some(missing) = Field::ALL
-        .into_iter()
-        .find(|field| !columns.contains(field))
-    {
-        let what = format!(
-            "read as CSV, its header has no {}; {HEADER}",
-            missing.name()
-        );
-        return Err(InputError::Malformed(what));
-    }
-    let mut record = csv::ByteRecord::new();
+/// Consumes what stands before the first flow or the header; returns what that looks like, and the
+/// line it is on.
+fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputError> {
+    let mut line = 1;
     loop {
-        csv.get_mut().left = RECORD_BYTES_MAX;
-        let begin = skipped + csv.position().line();
-        match csv.read_byte_record(&mut record) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(error) if csv.get_ref().left == 0 => {
-                let what = format!("line {begin}: {}", malformed(error));
-                return Err(InputError::Malformed(what));
+        window.fill()?;
+        let some = window.text();
+        let Some(first) = some.first() else {
+            return Ok((InputFormat::Ndjson, line)); // nothing
+        };
+        match first {
+            b' ' | b'\t' | b'\r' => window.consume(1),
+            b'\n' => {
+                line += 1;
+                window.consume(1);
             }
-            Err(error) => return Err(malformed(error)),
-        }
-        let line = skipped + record.position().map_or(0, csv::Position::line);
-        let (text, fault) = match json_of(&columns, &record) {
-            Ok(text) => (text, None),
-            Err(why) => {
-                let lossy = record.iter().map(String::from_utf8_lossy);
-                (lossy.collect::<Vec<_>>().join(","), Some(why))
+            b'[' => return Ok((InputFormat::Json, line)),
+            b'{' => return Ok((InputFormat::Ndjson, line)),
+            _ if some.len() < VPC_HEADER.len() && !window.has_ended() => {}
+            _ if UTF_16.iter().any(|mark| some.starts_with(mark)) => {
+                let what = "this is UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
+                return Err(InputError::Malformed(what.into()));
             }
-        };
-        let unit = Unit {
-            place: format!("line {line}"),
-            text: &text,
-            fault,
-        };
-        if each(unit).is_break() {
-            break;
+            // A byte order mark, which some editors put there.
+            0xEF if some.starts_with(b"\xEF\xBB\xBF") => window.consume(3),
+            _ if some.starts_with(VPC_HEADER) => return Ok((InputFormat::VpcFlowLogs, line)),
+            _ => return Ok((InputFormat::Csv, line)),
         }
     }
-    Ok(())
 }
 
-/// Lets through so many bytes until it is allowed more.
-struct Bounded<R> {
-    input: R,
-    left: usize,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            let what =
-                format!("a record of more than {RECORD_BYTES_MAX} bytes; is a quote left open?");
-            return Err(io::Error::other(what));
-        }
-        let most = buffer.len().min(self.left);
-        let read = self.input.read(&mut buffer[..most])?;
-        self.left -= read;
-        Ok(read)
+/// Appends `value` as a JSON string.
+fn push_json_string(text: &mut String, value: &str) {
+    if value.bytes().any(|b| b < b' ' || matches!(b, b'"' | b'\\')) {
+        text.push_str(&serde_json::Value::from(value).to_string());
+    } else {
+        text.push('"');
+        text.push_str(value);
+        text.push('"');
     }
 }
 
-fn json_of(columns: &[Field], record: &csv::ByteRecord) -> Result<String, String> {
-    if record.len() != columns.len() {
-        return Err(format!(
-            "{} columns, where the header has {}",
-            record.len(),
-            columns.len()
-        ));
-    }
-    let mut members = Vec::with_capacity(columns.len());
-    for (field, value) in columns.iter().zip(record) {
-        let name = field.name();
-        let value = std::str::from_utf8(value).map_err(|_| format!("{name}: not UTF-8"))?;
-        let is_number = matches!(field, Field::BytesTx | Field::BytesRx | Field::Hour);
-        let value = if is_number && !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-            // JSON has no leading zeros, and spreadsheets do.
-            let digits = value.trim_start_matches('0');
-            if digits.is_empty() { "0" } else { digits }.to_owned()
-        } else {
-            // Where it should have been a number, the decoder says so.
-            serde_json::Value::from(value).to_string()
-        };
-        members.push(format!("\"{name}\":{value}"));
-    }
-    Ok(format!("{{{}}}", members.join(",")))
+/// How many lines end in `text`.
+fn newlines(text: &[u8]) -> u64 {
+    // In chunks that a byte can count, so that it is done sixteen bytes at a time.
+    let count = |chunk: &[u8]| chunk.iter().map(|&b| u8::from(b == b'\n')).sum::<u8>();
+    text.chunks(255).map(|chunk| u64::from(count(chunk))).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
-    fn read(text: &[u8]) -> (Vec<(String, String, bool)>, Option<String>) {
+    type Outcome = (Vec<(String, String, bool)>, Option<String>);
+
+    fn read_as(text: &[u8], format: Option<InputFormat>) -> Outcome {
         let mut units = Vec::new();
-        let result = Reader::new(text, None).read(|unit| {
-            units.push((unit.place, unit.text.to_owned(), unit.fault.is_some()));
+        let result = Reader::new(text, format).read(|unit| {
+            let place = unit.place.to_string();
+            units.push((place, unit.text.to_owned(), unit.fault.is_some()));
             ControlFlow::Continue(())
         });
         (units, result.err().map(|e| e.to_string()))
+    }
+
+    fn read(text: &[u8]) -> Outcome {
+        read_as(text, None)
     }
 
     fn good(place: &str, text: &str) -> (String, String, bool) {
@@ -374,20 +304,28 @@ mod tests {
         for (text, units, word) in [
             (&b"[{\"a\":1},{\"a\""[..], 1, "EOF"),
             (b"[1] 2", 1, "trailing"),
+            (b"[1,]", 1, "trailing comma"),
+            (b"[1 2]", 0, "expected `,` or `]`"),
+            (b"[\n1,\n{a}]", 1, "flow 1, on line 3: key must be a string"),
+            (b"[{\"a\":1}", 0, "EOF"),
+            (b"[", 0, "EOF"),
             (b"src_app,dest_app\n", 0, "no vpc_id"),
             (b"src_app,colour\n", 0, "\"colour\""),
-            (b"\x1F\x8B\x08\0", 0, "zcat"),
             (b"bytes", 0, "in any order"),
             (b"\xFF\xFEs\0", 0, "UTF-16"),
         ] {
             let (read, error) = read(text);
-            assert_eq!(read.len(), units);
+            assert_eq!(read.len(), units, "{text:?}");
             let error = error.unwrap();
             assert!(error.contains(word), "{error}");
         }
+        let error = read_as(b"{}", Some(InputFormat::Json)).1.unwrap();
+        assert!(error.contains("begins with ["), "{error}");
         assert!(read(b"{\"a\":\"\xff\"}\n").0[0].2);
-        assert!(read(&b"x".repeat(3 << 20)).1.is_some() || read(&b"{".repeat(3 << 20)).1.is_some());
+        assert!(read(&b"x".repeat(3 << 20)).1.is_some());
         assert!(read(&b"{".repeat(3 << 20)).1.unwrap().contains("line 1"));
+        let long = [b"[\"", &b"x".repeat(3 << 20)[..], b"\"]"].concat();
+        assert!(read(&long).1.unwrap().contains("flow 0 has more than"));
         let names = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
         let open_quote = format!("{names}\"a,b,c,1,2,3\n{}", "x,b,c,1,2,3\n".repeat(1 << 18));
         let error = read(open_quote.as_bytes()).1.unwrap();
@@ -408,5 +346,30 @@ mod tests {
             assert!(result.is_ok());
             assert_eq!(seen, 1);
         }
+    }
+
+    #[test]
+    fn compressed_inputs() {
+        let text = "{\"a\":1}\n".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        zstd.include_checksum(true).unwrap();
+        zstd.write_all(text.as_bytes()).unwrap();
+        let zstd = zstd.finish().unwrap();
+        for (name, bytes) in [("gzip", gzip), ("zstd", zstd)] {
+            // Files of either kind may be put one after the other.
+            let (units, error) = read(&[&bytes[..], &bytes].concat());
+            assert_eq!((units.len(), error), (2000, None));
+            let error = read(&bytes[..bytes.len() - 3]).1.unwrap();
+            let expected = format!("the {name} data breaks off");
+            assert!(error.starts_with(&expected), "{error}");
+            let mut changed = bytes.clone();
+            changed[bytes.len() / 2] ^= 0x55;
+            let error = read(&changed).1.unwrap();
+            assert!(error.starts_with(&format!("the {name} data ")), "{error}");
+        }
+        assert!(read(b"\x1F\x8B").1.unwrap().contains("breaks off"));
     }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::ingest::decode::{self, Format};
+use crate::ingest::decode;
 use client::Client;
 use queue::{Entry, Queue};
 
@@ -190,7 +190,7 @@ impl Sender {
     /// # Errors
     /// `Ok(Err(why))` where the service would not take it: it is left out.
     pub fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
-        if let Err(why) = check(flow) {
+        if let Err(why) = decode::check_flow(flow) {
             return Ok(Err(why));
         }
         let shared = &*self.shared;
@@ -280,19 +280,6 @@ impl Drop for Sender {
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join(); // a panic of its has been printed
         }
-    }
-}
-
-/// The service's own decoder, so that one wrong flow does not cost the batch that it is in. Not as
-/// NDJSON: a flow may be written over several lines.
-fn check(flow: &str) -> Result<(), String> {
-    match decode::decode(format!("[{flow}]").as_bytes(), Format::Json) {
-        Ok(batch) if batch.flows() == 1 => Ok(()),
-        Ok(_) => Err("it is not one flow".into()),
-        Err(error) => Err(match error.field {
-            Some(field) => format!("{}: {}", field.name(), error.what),
-            None => error.what,
-        }),
     }
 }
 

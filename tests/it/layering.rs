@@ -9,7 +9,11 @@ const TABLE: [(&str, &[&str], &[&str]); 12] = [
     ("telemetry", &[], &["tracing_subscriber"]),
     ("store", &["domain"], &["rocksdb", "bincode"]),
     ("ingest", &["domain", "store"], &[]),
-    ("input", &["domain"], &[]),
+    (
+        "input",
+        &["domain", "ingest", "store"],
+        &["ipnet", "prefix_trie"],
+    ),
     ("query", &["domain", "store"], &[]),
     (
         "http",
@@ -24,6 +28,7 @@ const TABLE: [(&str, &[&str], &[&str]); 12] = [
         &[
             "config",
             "daemon",
+            "domain",
             "http",
             "input",
             "send",
