@@ -37,6 +37,22 @@ pub enum Command {
     /// within the service's --idempotency-window. Exit status: 0 when the service has everything, 1
     /// with a line that says what not.
     Send(Send),
+    /// Import files of flows, into a stopped service's data directory or through a running service.
+    ///
+    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file that is
+    /// imported again in the same way, and has not changed, counts once; also where the first import
+    /// was interrupted: it goes on where that one stopped. That holds within the --idempotency-window
+    /// (a day) of the service. What is not a flow is left out, counted and named by file and line.
+    ///
+    /// Of a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the
+    /// applications from the addresses (pkt-srcaddr and pkt-dstaddr where there are any, else srcaddr
+    /// and dstaddr) by --apps; bytes_tx from bytes. Where flow-direction is ingress, source and
+    /// destination change places, and bytes are bytes_rx. Records with NODATA, SKIPDATA or REJECT
+    /// stand for no traffic, and are skipped and counted.
+    ///
+    /// Exit status: 0 when everything is imported, 1 with a line that says what not, 128 and the
+    /// signal's number after a signal.
+    Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
     /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller.
@@ -126,6 +142,41 @@ pub struct Send {
 
     #[command(flatten)]
     pub connection: Connection,
+}
+
+/// What `flowtally import` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Import {
+    /// Files to import; - reads a pipe, which cannot be imported again.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub target: ImportTarget,
+
+    #[command(flatten)]
+    pub input: Input,
+
+    /// Stop when more flows than this are refused; without it, all that can be read is imported.
+    #[arg(long, value_name = "N")]
+    pub max_rejects: Option<u64>,
+
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// Where `flowtally import` writes to. No variable sets it: one that is meant for another command would
+/// decide where flows go.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ImportTarget {
+    /// Data directory that no service is using; it is made where nothing is.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// A running service.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
 }
 
 /// How to read flows, for every command that does.

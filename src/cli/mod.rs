@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 mod compact;
+mod import;
 mod rejects;
 mod send;
 mod serve;
@@ -16,6 +17,7 @@ pub fn run(cli: Cli) -> Result<(), String> {
     match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Send(arguments) => send::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
     }
