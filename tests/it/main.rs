@@ -12,6 +12,7 @@ mod crash;
 mod disk;
 mod exactness;
 mod idempotency;
+mod import;
 mod layering;
 mod lifecycle;
 mod reads;
