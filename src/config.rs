@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::send;
+use crate::input;
 use crate::store;
 
 /// Sums network flows per hour and application pair.
@@ -36,12 +36,28 @@ pub enum Command {
     Serve(Serve),
     /// Send flows to a service: each counts once, however often it has to be tried.
     ///
-    /// Reads a JSON array, NDJSON or CSV, from a file or a pipe. Tries again while the service is
-    /// away or overloaded, under one idempotency key a batch. A file that is sent again, and has not
-    /// changed, counts once with the same --batch-flows and within the service's
-    /// --idempotency-window. Exit status: 0 when the service has everything, 1 with a line that says
-    /// what not.
+    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a
+    /// pipe. Tries again while the service is away or overloaded, under one idempotency key a batch. A
+    /// file that is sent again, and has not changed, counts once with the same --batch-flows and
+    /// within the service's --idempotency-window. Exit status: 0 when the service has everything, 1
+    /// with a line that says what not.
     Send(Send),
+    /// Import files of flows, into a stopped service's data directory or through a running service.
+    ///
+    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file that is
+    /// imported again in the same way, and has not changed, counts once; also where the first import
+    /// was interrupted: it goes on where that one stopped. That holds within the --idempotency-window
+    /// (a day) of the service. What is not a flow is left out, counted and named by file and line.
+    ///
+    /// Of a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the
+    /// applications from the addresses (pkt-srcaddr and pkt-dstaddr where there are any, else srcaddr
+    /// and dstaddr) by --apps; bytes_tx from bytes. Where flow-direction is ingress, source and
+    /// destination change places, and bytes are bytes_rx. Records with NODATA, SKIPDATA or REJECT
+    /// stand for no traffic, and are skipped and counted.
+    ///
+    /// Exit status: 0 when everything is imported, 1 with a line that says what not, 128 and the
+    /// signal's number after a signal.
+    Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
     /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller.
@@ -234,9 +250,8 @@ pub struct Send {
     )]
     pub url: String,
 
-    /// How the flows are written; without it, the first character tells.
-    #[arg(long, value_enum)]
-    pub format: Option<InputFormat>,
+    #[command(flatten)]
+    pub input: Input,
 
     /// Flows in a batch.
     #[arg(
@@ -270,20 +285,55 @@ pub struct Send {
     )]
     pub retry_for: Duration,
 
-    /// File to which flows that are refused are added, one JSON line each, with the reason.
-    #[arg(long, value_name = "FILE")]
-    pub rejects: Option<PathBuf>,
-
-    /// Count the file once more, if it has been sent before.
-    #[arg(long)]
-    pub again: bool,
-
     /// Send bodies as they are, not as zstd.
     #[arg(long)]
     pub no_compress: bool,
 
     #[command(flatten)]
     pub credentials: Credentials,
+}
+
+/// What `flowtally import` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Import {
+    /// Files to import; - reads a pipe, which cannot be imported again.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub place: Place,
+
+    #[command(flatten)]
+    pub input: Input,
+
+    /// Stop when more flows than this are refused; without it, all that can be read is imported.
+    #[arg(long, value_name = "N")]
+    pub max_rejects: Option<u64>,
+
+    #[command(flatten)]
+    pub credentials: Credentials,
+}
+
+/// How to read flows, for every command that does.
+#[derive(Clone, Debug, Args)]
+pub struct Input {
+    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, "version "
+    /// vpc-flow-logs, anything else csv.
+    #[arg(long, value_enum)]
+    pub format: Option<InputFormat>,
+
+    /// CSV file with the columns address and app, for VPC flow logs: names for addresses and ranges
+    /// (10.0.0.0/16); the longest prefix counts. Addresses that are not in it stay as they are.
+    #[arg(long, value_name = "FILE")]
+    pub apps: Option<PathBuf>,
+
+    /// File to which flows that are refused are added, one JSON line each, with the reason.
+    #[arg(long, value_name = "FILE")]
+    pub rejects: Option<PathBuf>,
+
+    /// Count a file once more, if it has been read before.
+    #[arg(long)]
+    pub again: bool,
 }
 
 /// `--format`.
@@ -295,14 +345,17 @@ pub enum InputFormat {
     Ndjson,
     /// A header with the six names, then a flow a line.
     Csv,
+    /// AWS VPC Flow Logs as text, of any version and order of fields.
+    VpcFlowLogs,
 }
 
-impl From<InputFormat> for send::InputFormat {
-    fn from(format: InputFormat) -> send::InputFormat {
+impl From<InputFormat> for input::InputFormat {
+    fn from(format: InputFormat) -> input::InputFormat {
         match format {
-            InputFormat::Json => send::InputFormat::Json,
-            InputFormat::Ndjson => send::InputFormat::Ndjson,
-            InputFormat::Csv => send::InputFormat::Csv,
+            InputFormat::Json => input::InputFormat::Json,
+            InputFormat::Ndjson => input::InputFormat::Ndjson,
+            InputFormat::Csv => input::InputFormat::Csv,
+            InputFormat::VpcFlowLogs => input::InputFormat::VpcFlowLogs,
         }
     }
 }

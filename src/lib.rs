@@ -14,8 +14,9 @@
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
 //! requests share one commit. [`query`] turns a question into rows.
 //!
-//! [`client`] talks to a running service, and [`send`] is the other end of the line: what an agent
-//! embeds to hand flows over, each counted once.
+//! [`client`] talks to a running service, [`input`] takes flows out of files and pipes, whatever they are
+//! written in, and [`send`] is the other end of the line: what an agent embeds to hand flows over, each
+//! counted once.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
@@ -33,6 +34,7 @@ pub mod client;
 pub mod backup;
 
 pub mod ingest;
+pub mod input;
 pub mod query;
 pub mod send;
 

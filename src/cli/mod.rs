@@ -4,12 +4,17 @@ mod backup;
 mod compact;
 mod connect;
 mod export;
+mod import;
 mod manual;
+mod rejects;
 mod restore;
 mod send;
 mod serve;
+mod source;
 mod stats;
 mod verify;
+
+use std::io::{self, Write};
 
 use crate::config::{Cli, Command, Settings};
 
@@ -18,6 +23,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     match cli.command {
         Command::Serve(arguments) => serve::run(arguments, settings),
         Command::Send(arguments) => send::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
@@ -26,5 +32,22 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
         Command::Stats(arguments) => stats::run(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::pages(&arguments),
+    }
+}
+
+/// To the terminal, if it is still there.
+fn say(line: &str) {
+    let _best_effort = writeln!(io::stderr(), "{line}");
+}
+
+/// As a command's result. Whoever does not read it has closed it.
+fn print(line: &str) {
+    let _best_effort = writeln!(io::stdout(), "{line}");
+}
+
+fn batches(n: u64) -> String {
+    match n {
+        1 => "1 batch".into(),
+        n => format!("{n} batches"),
     }
 }

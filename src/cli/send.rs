@@ -1,41 +1,201 @@
 //! `flowtally send`.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::connect;
+use super::rejects::Rejects;
+use super::source::{self, Source};
+use super::{batches, connect, print, say};
 use crate::config::Send;
-use crate::send::{Keys, Reader, Rejected, SendError, Sender, SenderOptions};
+use crate::input::{Apps, Fault, Skipped};
+use crate::send::{Keys, Report, SendError, Sender, SenderOptions};
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
-/// Read of the input at once.
-const READ_BYTES: usize = 16 << 10;
-/// What `fdatasync` of something answers that cannot be synced.
-const EINVAL: i32 = 22;
+/// Read of a pipe at once, about.
+const READ_KIB: usize = 16;
 
 pub(super) fn run(arguments: &Send) -> Result<(), String> {
-    let source = Source::open(&arguments.file)?;
-    let bar = source.progress();
-    if let Some(path) = &arguments.rejects
-        && source.is_same_file(path)
-    {
-        return Err(format!(
-            "{}: --rejects is the file that is sent",
-            path.display()
-        ));
+    let input = &arguments.input;
+    let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
+    let bar = source::progress(bytes);
+    let rejects = Rejects::open(input.rejects.as_deref(), None, bar.clone())?;
+    let sending = Sending::new(source::apps(input)?, rejects, bar)?;
+    let (sent, result) = sending.send(arguments);
+    sending.bar.finish_and_clear();
+    if let Some(sent) = sent {
+        print(&sent.to_string(sending.rejects.count()));
     }
-    let rejects = Arc::new(Rejects::open(arguments.rejects.as_deref(), bar.clone())?);
-    let options = SenderOptions {
+    sending.rejects.sync()?;
+    result?;
+    sending.rejects.verdict()
+}
+
+/// What the files of one command share.
+pub(super) struct Sending {
+    apps: Arc<Apps>,
+    pub(super) rejects: Arc<Rejects>,
+    pub(super) bar: ProgressBar,
+    under_way: Arc<UnderWay>,
+}
+
+/// What was sent.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sent {
+    report: Report,
+    skipped: Skipped,
+}
+
+impl Sent {
+    pub(super) fn add(&mut self, other: Sent) {
+        self.report.flows += other.report.flows;
+        self.report.batches += other.report.batches;
+        self.report.replayed += other.report.replayed;
+        self.report.expired += other.report.expired;
+        self.skipped.add(other.skipped);
+    }
+
+    pub(super) fn to_string(self, refused: u64) -> String {
+        format!(
+            "{} flows sent in {}, {} of which the service had already; {refused} refused{}{}",
+            self.report.flows,
+            batches(self.report.batches),
+            self.report.replayed,
+            match self.report.expired {
+                0 => String::new(),
+                n => format!("; {n} are older than what the service keeps"),
+            },
+            source::skipped(&self.skipped)
+        )
+    }
+}
+
+impl Sending {
+    pub(super) fn new(
+        apps: Arc<Apps>,
+        rejects: Rejects,
+        bar: ProgressBar,
+    ) -> Result<Sending, String> {
+        let under_way = Arc::new(UnderWay::default());
+        end_at_signal(under_way.clone()).map_err(|e| format!("cannot start: {e}"))?;
+        Ok(Sending {
+            apps,
+            rejects: Arc::new(rejects),
+            bar,
+            under_way,
+        })
+    }
+
+    /// Sends one file, and waits until the service has it. What was sent is `None` where it did not
+    /// begin; it may be something although the rest was not sent.
+    pub(super) fn send(&self, arguments: &Send) -> (Option<Sent>, Result<(), String>) {
+        let begun = Source::open(&arguments.file).and_then(|source| {
+            let options = options(arguments, &source)?;
+            let once = matches!(options.keys, Keys::Derived(_));
+            let rejects = self.rejects.clone();
+            let sender = Sender::start(options, move |rejected| {
+                rejects.write("the service", &rejected.flows, &rejected.why)?;
+                rejects.sync()
+            });
+            let sender = Arc::new(sender.map_err(|e| e.to_string())?);
+            Ok((source, sender, once))
+        });
+        let (source, sender, once) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return (None, Err(error)),
+        };
+        self.under_way.set(Some(Current {
+            sender: sender.clone(),
+            has_spool: arguments.spool.is_some(),
+            once,
+        }));
+        let (skipped, result) = self.transfer(arguments, source, &sender, once);
+        self.under_way.set(None);
+        let report = sender.report();
+        (Some(Sent { report, skipped }), result)
+    }
+
+    fn transfer(
+        &self,
+        arguments: &Send,
+        source: Source,
+        sender: &Sender,
+        once: bool,
+    ) -> (Skipped, Result<(), String>) {
+        let mut failed = None;
+        let (mut count, mut skipped) = (0_u64, Skipped::default());
+        let reader = source.reader(&arguments.input, &self.apps, &self.bar);
+        let read = reader.read(|unit| {
+            let pushed = match unit.fault {
+                Some(Fault::Wrong(why)) => Ok(Err(why)),
+                Some(Fault::NoTraffic(why)) => {
+                    skipped.count(why);
+                    Ok(Ok(()))
+                }
+                None => sender.push(unit.text),
+            };
+            let kept = match pushed {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(why)) => {
+                    let flows = [unit.text.to_owned()];
+                    self.rejects.write(&unit.place.to_string(), &flows, &why)
+                }
+                Err(error) => Err(said(error)),
+            };
+            count += 1;
+            if count.is_multiple_of(1024) {
+                self.show(sender);
+            }
+            match kept {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        // What has been read is delivered, also where the rest cannot be.
+        let finished = match failed {
+            Some(error) => Err(error),
+            None => sender.finish(|| self.show(sender)).map_err(said),
+        };
+        // What cannot be goes into the spool, the batch that was being filled too.
+        let finished = finished.map_err(|error| {
+            let let_go = sender.interrupt().unwrap_or_default();
+            let waiting = sender.report().waiting;
+            with_remedy(error, arguments.spool.is_some(), once, waiting, let_go)
+        });
+        let read = read.map_err(|e| {
+            let rest = match count {
+                0 => "nothing was sent",
+                _ => "the flows before that were sent, the rest was not read",
+            };
+            format!("{}: {e}; {rest}", arguments.file.display())
+        });
+        (skipped, finished.and(read))
+    }
+
+    fn show(&self, sender: &Sender) {
+        let report = sender.report();
+        let mut message = format!("{} flows sent", report.flows);
+        if report.waiting > 1 {
+            message += &format!(", {} wait", batches(report.waiting));
+        }
+        if let Some(why) = sender.trouble() {
+            message += &format!(", trying again: {why}");
+        }
+        self.bar.set_message(message);
+    }
+}
+
+fn options(arguments: &Send, source: &Source) -> Result<SenderOptions, String> {
+    Ok(SenderOptions {
         server: connect::server(&arguments.url, &arguments.credentials)?,
         batch_flows: arguments.batch_flows as usize,
         batch_bytes: 1 << 20,
@@ -45,91 +205,15 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
         spool_bytes_max: u64::from(arguments.spool_max) << 20,
         retry_for: arguments.retry_for,
         keys: match &source.identity {
-            Some(identity) if !arguments.again => Keys::Derived(identity.clone()),
+            Some(identity) if !arguments.input.again => Keys::Derived(identity.clone()),
             _ => Keys::Random,
         },
-    };
-    let refused = rejects.clone();
-    let once = matches!(options.keys, Keys::Derived(_));
-    let sender = Sender::start(options, move |rejected| {
-        refused.write("the service", &rejected)?;
-        refused.sync()
     })
-    .map_err(|e| e.to_string())?;
-    let sender = Arc::new(sender);
-    let has_spool = arguments.spool.is_some();
-    end_at_signal(sender.clone(), has_spool, once).map_err(|e| format!("cannot start: {e}"))?;
+}
 
-    let show = || {
-        let report = sender.report();
-        let mut message = format!("{} flows sent", report.flows);
-        if report.waiting > 1 {
-            message += &format!(", {} wait", batches(report.waiting));
-        }
-        if let Some(why) = sender.trouble() {
-            message += &format!(", trying again: {why}");
-        }
-        bar.set_message(message);
-    };
-    let mut failed = None;
-    let mut count = 0_u64;
-    let input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(
-        READ_BYTES,
-        bar.wrap_read(source.input),
-    ));
-    let read = Reader::new(input, arguments.format.map(Into::into)).read(|unit| {
-        let pushed = match unit.fault {
-            Some(why) => Ok(Err(why)),
-            None => sender.push(unit.text),
-        };
-        let kept = match pushed {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(why)) => {
-                let flows = vec![unit.text.to_owned()];
-                rejects.write(&unit.place, &Rejected { flows, why })
-            }
-            Err(error) => Err(said(error)),
-        };
-        count += 1;
-        if count.is_multiple_of(1024) {
-            show();
-        }
-        match kept {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    });
-    // What has been read is delivered, also where the rest cannot be.
-    let finished = match failed {
-        Some(error) => Err(error),
-        None => sender.finish(show).map_err(said),
-    };
-    // What cannot be goes into the spool, the batch that was being filled too.
-    let let_go = match finished {
-        Ok(()) => 0,
-        Err(_) => sender.interrupt().unwrap_or_default(),
-    };
-    bar.finish_and_clear();
-    let report = sender.report();
-    let refused = rejects.count();
-    // Whoever does not read it has closed it.
-    let _best_effort = writeln!(
-        io::stdout(),
-        "{} flows sent in {}, {} of which the service had already; {refused} refused{}",
-        report.flows,
-        batches(report.batches),
-        report.replayed,
-        match report.expired {
-            0 => String::new(),
-            n => format!("; {n} are older than what the service keeps"),
-        }
-    );
-    rejects.sync()?;
-    let waiting = report.waiting;
-    finished.map_err(|error| match waiting {
+/// What to do about batches that were not sent, and the flows that were let go.
+fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, let_go: usize) -> String {
+    match waiting {
         0 => error,
         n if has_spool => format!(
             "{error}; in the spool: {}; run it again to send what is there{}",
@@ -143,21 +227,6 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
         ),
         _ if once => format!("{error}; run it again to send the rest: what was sent counts once"),
         _ => format!("{error}; what was not sent by then is not kept: --spool keeps it"),
-    })?;
-    read.map_err(|e| {
-        let rest = match count {
-            0 => "nothing was sent",
-            _ => "the flows before that were sent, the rest was not read",
-        };
-        format!("{}: {e}; {rest}", arguments.file.display())
-    })?;
-    match (refused, &arguments.rejects) {
-        (0, _) => Ok(()),
-        (n, Some(path)) => Err(format!(
-            "{n} flows were refused; they are in {}",
-            path.display()
-        )),
-        (n, None) => Err(format!("{n} flows were refused; --rejects FILE keeps them")),
     }
 }
 
@@ -172,172 +241,55 @@ fn said(error: SendError) -> String {
     error.to_string()
 }
 
-fn batches(n: u64) -> String {
-    match n {
-        1 => "1 batch".into(),
-        n => format!("{n} batches"),
-    }
+/// The file that is being sent, for the thread that waits for a signal.
+#[derive(Default)]
+struct UnderWay(Mutex<Option<Current>>);
+
+struct Current {
+    sender: Arc<Sender>,
+    has_spool: bool,
+    /// It can be sent again, and counts once.
+    once: bool,
 }
 
-/// What is sent.
-struct Source {
-    input: Box<dyn io::Read>,
-    bytes: Option<u64>,
-    /// Names a file that can be sent again and is the same; a pipe cannot.
-    identity: Option<String>,
-    /// Device and inode.
-    file: Option<(u64, u64)>,
-}
-
-impl Source {
-    fn open(path: &Path) -> Result<Source, String> {
-        if path.as_os_str() == "-" {
-            return Ok(Source {
-                input: Box::new(io::stdin()),
-                bytes: None,
-                identity: None,
-                file: None,
-            });
-        }
-        let cannot = |e: io::Error| format!("{}: {e}", path.display());
-        let file = File::open(path).map_err(cannot)?;
-        let data = file.metadata().map_err(cannot)?;
-        if data.is_dir() {
-            return Err(format!(
-                "{}: is a directory; give a file, or - for a pipe",
-                path.display()
-            ));
-        }
-        let identity = data.is_file().then(|| {
-            let (time, nanos) = (data.mtime(), data.mtime_nsec());
-            format!(
-                "{} {} {} {time}.{nanos}",
-                data.dev(),
-                data.ino(),
-                data.len()
-            )
-        });
-        Ok(Source {
-            input: Box::new(file),
-            bytes: data.is_file().then_some(data.len()),
-            identity,
-            file: data.is_file().then_some((data.dev(), data.ino())),
-        })
+impl UnderWay {
+    fn set(&self, current: Option<Current>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
-    fn is_same_file(&self, path: &Path) -> bool {
-        let other = path.metadata().map(|data| (data.dev(), data.ino()));
-        self.file.is_some() && self.file == other.ok()
-    }
-
-    /// On a terminal; elsewhere nothing is drawn.
-    fn progress(&self) -> ProgressBar {
-        if !io::stderr().is_terminal() {
-            return ProgressBar::hidden();
-        }
-        let (bar, template) = match self.bytes {
-            Some(bytes) => (
-                ProgressBar::new(bytes),
-                "{bar:30} {bytes}/{total_bytes} {eta} {wide_msg}",
+    /// Ends what is under way, and keeps for the next process what is not in a file that it reads
+    /// again. What there is to say of it.
+    fn stop(&self) -> String {
+        let current = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(current) = current else {
+            return "stopped; run it again to send the rest".into();
+        };
+        let kept = current.sender.interrupt();
+        let waiting = current.sender.report().waiting;
+        match kept {
+            Err(error) => error.to_string(),
+            Ok(_) if current.once => "stopped; run it again to send the rest".into(),
+            Ok(0) if current.has_spool => format!(
+                "stopped; in the spool: {}; of the pipe, up to {READ_KIB} KiB more were read and are \
+                 not kept",
+                batches(waiting)
             ),
-            None => (ProgressBar::no_length(), "{spinner} {bytes} {wide_msg}"),
-        };
-        match ProgressStyle::with_template(template) {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
+            Ok(lost) => format!(
+                "stopped; {} and {lost} flows may not have been sent",
+                batches(waiting)
+            ),
         }
     }
 }
 
-/// To the terminal, if it is still there.
-fn say(line: &str) {
-    let _best_effort = writeln!(io::stderr(), "{line}");
-}
-
-/// Flows that are refused: to a file, or at least to the terminal.
-struct Rejects {
-    file: Option<Mutex<File>>,
-    count: std::sync::atomic::AtomicU64,
-    bar: ProgressBar,
-}
-
-impl Rejects {
-    fn open(path: Option<&Path>, bar: ProgressBar) -> Result<Rejects, String> {
-        let file = path.map(|path| {
-            let file = File::options().append(true).create(true).open(path);
-            file.map(Mutex::new)
-                .map_err(|e| format!("{}: {e}", path.display()))
-        });
-        Ok(Rejects {
-            file: file.transpose()?,
-            count: 0.into(),
-            bar,
-        })
-    }
-
-    /// As NDJSON that can be mended and sent again: each flow's text as it was, and why not.
-    fn write(&self, place: &str, rejected: &Rejected) -> Result<(), String> {
-        let before = self.count.fetch_add(
-            rejected.flows.len() as u64,
-            std::sync::atomic::Ordering::Relaxed,
-        );
-        if before < 10 {
-            let line = format!("refused: {place}: {}", rejected.why);
-            self.bar.suspend(|| say(&line));
-        }
-        let Some(file) = &self.file else {
-            return Ok(());
-        };
-        let mut lines = String::new();
-        for flow in &rejected.flows {
-            let line = serde_json::json!({ "flow": flow, "place": place, "why": rejected.why });
-            lines += &format!("{line}\n");
-        }
-        let mut file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
-        let written = file.write_all(lines.as_bytes());
-        written.map_err(|e| format!("cannot write what was refused: {e}"))
-    }
-
-    fn sync(&self) -> Result<(), String> {
-        let Some(file) = &self.file else {
-            return Ok(());
-        };
-        let file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
-        match file.sync_data() {
-            // Not a file on a disk.
-            Err(error) if error.raw_os_error() == Some(EINVAL) => Ok(()),
-            synced => synced.map_err(|e| format!("cannot write what was refused: {e}")),
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.count.load(std::sync::atomic::Ordering::Relaxed)
-    }
-}
-
-/// A signal ends the process, and keeps for the next one what is not in a file that it reads again.
-fn end_at_signal(sender: Arc<Sender>, has_spool: bool, once: bool) -> io::Result<()> {
+/// A signal ends the process.
+fn end_at_signal(under_way: Arc<UnderWay>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
         let Some(signal) = signals.forever().next() else {
             return;
         };
-        let kept = sender.interrupt();
-        let waiting = sender.report().waiting;
-        match kept {
-            Err(error) => say(&format!("flowtally: {error}")),
-            Ok(_) if once => say("flowtally: stopped; run it again to send the rest"),
-            Ok(0) if has_spool => say(&format!(
-                "flowtally: stopped; in the spool: {}; of the pipe, up to {} KiB more were read and are \
-                 not kept",
-                batches(waiting),
-                READ_BYTES >> 10
-            )),
-            Ok(lost) => say(&format!(
-                "flowtally: stopped; {} and {lost} flows may not have been sent",
-                batches(waiting)
-            )),
-        }
+        say(&format!("flowtally: {}", under_way.stop()));
         std::process::exit(128 + signal);
     };
     std::thread::Builder::new()

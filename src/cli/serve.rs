@@ -172,7 +172,7 @@ fn connections_max(memory_mib: usize) -> usize {
 
 /// The first signal sets a flag, the one after finds it set and ends the process on the spot. That
 /// is safe at any moment, since what was acknowledged is in the journal.
-fn end_at_second_signal() -> io::Result<()> {
+pub(super) fn end_at_second_signal() -> io::Result<()> {
     let first_came = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(

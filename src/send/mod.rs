@@ -7,10 +7,7 @@
 
 mod attempt;
 mod delivery;
-mod input;
 mod queue;
-
-pub use input::{InputError, InputFormat, Reader, Unit};
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,7 +19,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::client::{Client, ClientError, Server};
-use crate::ingest::decode::{self, Format};
+use crate::ingest::decode;
 use queue::{Entry, Queue};
 
 const ZSTD_LEVEL: i32 = 1;
@@ -195,7 +192,7 @@ impl Sender {
     /// # Errors
     /// `Ok(Err(why))` where the service would not take it: it is left out.
     pub fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
-        if let Err(why) = check(flow) {
+        if let Err(why) = decode::check_flow(flow) {
             return Ok(Err(why));
         }
         let shared = &*self.shared;
@@ -285,19 +282,6 @@ impl Drop for Sender {
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join(); // a panic of its has been printed
         }
-    }
-}
-
-/// The service's own decoder, so that one wrong flow does not cost the batch that it is in. Not as
-/// NDJSON: a flow may be written over several lines.
-fn check(flow: &str) -> Result<(), String> {
-    match decode::decode(format!("[{flow}]").as_bytes(), Format::Json) {
-        Ok(batch) if batch.flows() == 1 => Ok(()),
-        Ok(_) => Err("it is not one flow".into()),
-        Err(error) => Err(match error.field {
-            Some(field) => format!("{}: {}", field.name(), error.what),
-            None => error.what,
-        }),
     }
 }
 

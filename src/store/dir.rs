@@ -133,9 +133,18 @@ impl DataDir {
         &self.path
     }
 
-    /// Whether RocksDB has never been here: only then may it start an empty database.
+    /// Whether RocksDB has never been here, or was killed while it made the database: only then may
+    /// it start an empty one. Of a database, `CURRENT` is the last file that is made, and no log and no
+    /// sums are there before it is.
     pub(super) fn is_fresh(&self) -> io::Result<bool> {
-        Ok(fs::read_dir(self.rocks())?.next().is_none())
+        for entry in fs::read_dir(self.rocks())? {
+            let name = entry?.file_name();
+            let extension = Path::new(&name).extension();
+            if name == "CURRENT" || extension.is_some_and(|e| e == "log" || e == "sst") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether it has files of sums, receipts or the journal.
@@ -297,6 +306,22 @@ mod tests {
         fs::write(temp.path().join(HALF_MADE), "flowt").unwrap();
         fs::create_dir(temp.path().join(ROCKS)).unwrap();
         assert!(DataDir::open(temp.path()).unwrap().is_fresh().unwrap());
+    }
+
+    #[test]
+    fn a_crash_while_the_database_is_made_leaves_a_fresh_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        let make = |name: &str| fs::write(dir.rocks().join(name), "").unwrap();
+        for name in ["LOCK", "LOG", "IDENTITY", "MANIFEST-000001", "000001.dbtmp"] {
+            make(name);
+        }
+        assert!(dir.is_fresh().unwrap());
+        for name in ["CURRENT", "000004.log", "000009.sst"] {
+            make(name);
+            assert!(!dir.is_fresh().unwrap(), "{name}");
+            fs::remove_file(dir.rocks().join(name)).unwrap();
+        }
     }
 
     #[test]

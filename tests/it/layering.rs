@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 13] = [
+const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
     ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
     ("client", &[], &["ureq"]),
     ("backup", &["client", "store"], &["jiff"]),
     ("ingest", &["domain", "store", "telemetry"], &[]),
+    (
+        "input",
+        &["domain", "ingest", "store"],
+        &["ipnet", "prefix_trie"],
+    ),
     ("query", &["domain", "store"], &[]),
     (
         "http",
@@ -18,7 +23,7 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
         &["warp", "hyper", "hyper_util", "rustls", "tokio_rustls"],
     ),
     ("send", &["client", "domain", "ingest"], &["ureq"]),
-    ("config", &["send", "store"], &["clap", "toml"]),
+    ("config", &["input", "store"], &["clap", "toml"]),
     (
         "daemon",
         &["backup", "http", "ingest", "query", "store", "telemetry"],
@@ -33,6 +38,7 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
             "daemon",
             "domain",
             "http",
+            "input",
             "query",
             "send",
             "store",

@@ -14,6 +14,7 @@ mod crash;
 mod disk;
 mod exactness;
 mod idempotency;
+mod import;
 mod layering;
 mod lifecycle;
 mod observe;

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, json_body, ndjson_body};
 
-fn flows(count: u64) -> Vec<TestFlow> {
+pub fn flows(count: u64) -> Vec<TestFlow> {
     (0..count)
         .map(|i| TestFlow::new(1, &format!("svc-{}", i % 7), "d,\"e\"", "", i, 1))
         .collect()
 }
 
-fn csv_body(flows: &[TestFlow]) -> Vec<u8> {
+pub fn csv_body(flows: &[TestFlow]) -> Vec<u8> {
     let mut text = "hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx\n".to_owned();
     for flow in flows {
         let (hour, src, dest, vpc) = &flow.key;
@@ -39,7 +39,7 @@ fn send(url: &str, arguments: &[&str], input: &[u8]) -> Output {
 }
 
 /// Status, standard output, standard error.
-fn parts(output: &Output) -> (Option<i32>, String, String) {
+pub fn parts(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         output.status.code(),
@@ -48,7 +48,7 @@ fn parts(output: &Output) -> (Option<i32>, String, String) {
     )
 }
 
-fn url(daemon: &Daemon) -> String {
+pub fn url(daemon: &Daemon) -> String {
     format!("http://{}", daemon.address)
 }
 
@@ -407,7 +407,7 @@ fn what_trying_again_does_not_help_ends_it() {
     let file = file.to_str().unwrap();
     let (status, _, error) = parts(&send("http://127.0.0.1:9", &[file, "--rejects", file], b""));
     assert!(
-        status == Some(1) && error.contains("the file that is sent"),
+        status == Some(1) && error.contains("--rejects is a file that is read"),
         "{error}"
     );
     let (status, _, error) = parts(&send("localhost", &[], b""));

@@ -63,6 +63,22 @@ pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     }
 }
 
+/// Whether `flow` is one flow, as JSON; for those who send many, so that a wrong one does not cost the
+/// batch that it is in. Not as NDJSON: a flow may be written over several lines.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_flow(flow: &str) -> Result<(), String> {
+    match decode(format!("[{flow}]").as_bytes(), Format::Json) {
+        Ok(batch) if batch.flows() == 1 => Ok(()),
+        Ok(_) => Err("it is not one flow".into()),
+        Err(error) => Err(match error.field {
+            Some(field) => format!("{}: {}", field.name(), error.what),
+            None => error.what,
+        }),
+    }
+}
+
 /// What has to hold of any body: where the fast decoder takes it, the other takes it alike. For tests
 /// and fuzzing. Returns whether the fast decoder took it.
 #[cfg(any(test, fuzzing))]

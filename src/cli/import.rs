@@ -1,0 +1,65 @@
+//! `flowtally import`.
+
+mod into_store;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::rejects::Rejects;
+use super::send::{Sending, Sent};
+use super::{print, source};
+use crate::config::{Import, Send};
+
+/// Flows of a batch that is sent to a service.
+const BATCH_FLOWS: u32 = 10_000;
+/// A service that takes nothing for so long is given up.
+const RETRY_FOR: Duration = Duration::from_secs(300);
+
+pub(super) fn run(arguments: &Import) -> Result<(), String> {
+    // Before anything is imported, so that a wrong name leaves nothing half done.
+    let rejects = arguments.input.rejects.as_deref();
+    let lengths: Vec<Option<u64>> = arguments
+        .files
+        .iter()
+        .map(|path| source::check(path, rejects))
+        .collect::<Result<_, _>>()?;
+    let apps = source::apps(&arguments.input)?;
+    let bar = source::progress(lengths.into_iter().sum());
+    let rejects = Rejects::open(rejects, arguments.max_rejects, bar.clone())?;
+    if let Some(dir) = &arguments.place.data_dir {
+        return into_store::run(arguments, dir, apps, &rejects, &bar);
+    }
+    let Some(url) = &arguments.place.url else {
+        return Err("give --data-dir or --url".into());
+    };
+    send_all(arguments, url, &Sending::new(apps, rejects, bar)?)
+}
+
+/// Sends one file after the other, up to the first that cannot be sent.
+fn send_all(arguments: &Import, url: &str, sending: &Sending) -> Result<(), String> {
+    let mut all = Sent::default();
+    let result = arguments.files.iter().try_for_each(|file| {
+        let (sent, result) = sending.send(&as_send(arguments, url, file));
+        all.add(sent.unwrap_or_default());
+        result
+    });
+    sending.bar.finish_and_clear();
+    print(&all.to_string(sending.rejects.count()));
+    sending.rejects.sync()?;
+    result?;
+    sending.rejects.verdict()
+}
+
+fn as_send(arguments: &Import, url: &str, file: &Path) -> Send {
+    Send {
+        file: file.to_owned(),
+        url: url.to_owned(),
+        input: arguments.input.clone(),
+        batch_flows: BATCH_FLOWS,
+        spool: None,
+        spool_max: 0,
+        retry_for: RETRY_FOR,
+        no_compress: false,
+        credentials: arguments.credentials.clone(),
+    }
+}

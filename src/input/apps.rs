@@ -1,0 +1,166 @@
+//! Which application has which address.
+
+use std::io::Read;
+use std::net::IpAddr;
+
+use csv::ByteRecord;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use super::InputError;
+use super::csv::Records;
+use crate::domain::NAME_BYTES_MAX;
+
+const HEADER: &str = "its first line has to name the columns address and app";
+
+/// Applications by address or range of addresses; the longest prefix that has an address counts.
+#[derive(Debug, Default)]
+pub struct Apps {
+    v4: PrefixMap<Ipv4Net, App>,
+    v6: PrefixMap<Ipv6Net, App>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct App {
+    name: String,
+    /// Where that was read.
+    line: u64,
+}
+
+impl Apps {
+    /// Reads CSV with a header and the columns `address` (as in `10.0.0.7`, `10.0.0.0/16`, `fd00::/8`)
+    /// and `app`. Others are left alone.
+    ///
+    /// # Errors
+    /// What is wrong in which line; so that no traffic goes to the wrong account, also an address
+    /// that is given to two applications.
+    pub fn read(input: impl Read) -> Result<Apps, InputError> {
+        let mut records = Records::new(input, 1);
+        let header = records.header()?;
+        let column = |name: &str| {
+            let at = header
+                .iter()
+                .position(|column| column.trim_ascii() == name.as_bytes());
+            at.ok_or_else(|| InputError::Malformed(format!("there is no column {name}; {HEADER}")))
+        };
+        let columns = [column("address")?, column("app")?];
+        let mut apps = Apps::default();
+        let mut record = ByteRecord::new();
+        while let Some(line) = records.next(&mut record)? {
+            let [address, app] = columns.map(|at| record.get(at).unwrap_or_default().trim_ascii());
+            let inserted = match (std::str::from_utf8(address), std::str::from_utf8(app)) {
+                (Ok(address), Ok(app)) => apps.insert(address, app, line),
+                _ => Err("not UTF-8".into()),
+            };
+            inserted.map_err(|why| InputError::Malformed(format!("line {line}: {why}")))?;
+        }
+        Ok(apps)
+    }
+
+    fn insert(&mut self, address: &str, name: &str, line: u64) -> Result<(), String> {
+        let range = range(address)?;
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(format!(
+                "app: the name has {} bytes, and may have 1 to {NAME_BYTES_MAX}",
+                name.len()
+            ));
+        }
+        let app = App {
+            name: name.to_owned(),
+            line,
+        };
+        let earlier = match range {
+            IpNet::V4(range) => self.v4.insert(range, app.clone()),
+            IpNet::V6(range) => self.v6.insert(range, app.clone()),
+        };
+        match earlier {
+            Some(earlier) if earlier.name != app.name => Err(format!(
+                "address: {range} is {:?} here, and {:?} on line {}; leave one",
+                app.name, earlier.name, earlier.line
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The application that has this address.
+    pub(super) fn of(&self, address: IpAddr) -> Option<&str> {
+        let app = match address {
+            IpAddr::V4(address) => self.v4.get_lpm(&address.into())?.1,
+            IpAddr::V6(address) => self.v6.get_lpm(&address.into())?.1,
+        };
+        Some(&app.name)
+    }
+}
+
+fn range(text: &str) -> Result<IpNet, String> {
+    let range = match text.parse::<IpNet>() {
+        Ok(range) => range,
+        Err(_) => text.parse::<IpAddr>().map(IpNet::from).map_err(|_| {
+            format!("address: {text:?} is neither an address nor a range such as 10.0.0.0/16")
+        })?,
+    };
+    // Perhaps a wrong digit, perhaps a wrong length: who wrote it knows.
+    if range.addr() != range.network() {
+        return Err(format!(
+            "address: {text} is not where a range of this length begins; {} does",
+            range.trunc()
+        ));
+    }
+    Ok(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_counts() {
+        let apps = "\u{FEFF}address, app\n0.0.0.0/0,internet\n10.0.0.0/8,internal\n10.1.0.0/16,\"pay,ments\"\n\
+                    10.1.2.3,db\n10.1.2.3/32,db\nfd00::/8,v6\nfd00::7,v6-db\n";
+        let apps = Apps::read(apps.as_bytes()).unwrap();
+        for (address, app) in [
+            ("8.8.8.8", Some("internet")),
+            ("10.2.0.1", Some("internal")),
+            ("10.1.2.4", Some("pay,ments")),
+            ("10.1.2.3", Some("db")),
+            ("fd00::8", Some("v6")),
+            ("fd00::7", Some("v6-db")),
+            ("2001:db8::1", None),
+        ] {
+            assert_eq!(apps.of(address.parse().unwrap()), app, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        for (text, expected) in [
+            ("", "there is no column address"),
+            ("address,name\n", "there is no column app"),
+            (
+                "address,app\n10.0.0.300,a\n",
+                "line 2: address: \"10.0.0.300\" is neither",
+            ),
+            (
+                "address,app\n10.0.0.0/33,a\n",
+                "line 2: address: \"10.0.0.0/33\" is neither",
+            ),
+            (
+                "address,app\n10.0.0.7/8,a\n",
+                "line 2: address: 10.0.0.7/8 is not where",
+            ),
+            (
+                "address,app\n10.0.0.7\n",
+                "line 2: app: the name has 0 bytes",
+            ),
+            (
+                "address,app\r\n10.0.0.0/8,a\r\n\r\n10.0.0.0/8,b\r\n",
+                "line 4: address: 10.0.0.0/8 is \"b\" here, and \"a\" on line 2",
+            ),
+        ] {
+            let error = Apps::read(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = Apps::read(&b"address,app\n10.0.0.7,\xff\n"[..]).unwrap_err();
+        assert_eq!(error.to_string(), "line 2: not UTF-8");
+    }
+}

@@ -1,0 +1,371 @@
+//! Batches made of an input, the same ones each time that it is read.
+//!
+//! A block of JSON goes to the decoder as it is, which is what makes this as fast as a POST. Where it
+//! holds something wrong, and in the other formats, flows are collected one by one, as lines of NDJSON.
+//! Should the decoder refuse those, each is looked at on its own, and the wrong ones are left out.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use super::window::{BLOCK_BYTES, Pace};
+use super::{Block, Fault, InputError, Place, Reader, Sink, Skipped, Unit, newlines};
+use crate::ingest::decode::{self, Format};
+use crate::store::Batch;
+
+/// What a stretch of an input comes to.
+#[derive(Debug)]
+pub struct Part {
+    /// Its flows; `None` where there are none.
+    pub batch: Option<Batch>,
+    /// What is not a flow, in order.
+    pub refused: Vec<Refused>,
+    pub skipped: Skipped,
+    /// Where it ends.
+    pub last: Place,
+}
+
+/// Something that is not a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub place: Place,
+    /// As it was, or as JSON.
+    pub text: String,
+    pub why: String,
+}
+
+impl<R: Read> Reader<R> {
+    /// Hands batches of about a mebibyte of text to `each`, until that breaks. An input that has not
+    /// changed gives the same ones, however it is read.
+    ///
+    /// # Errors
+    /// Where the rest cannot be read. What came before has been handed over, as far as it fills
+    /// batches: of a shorter input, nothing.
+    pub fn read_batches(
+        self,
+        mut each: impl FnMut(Part) -> ControlFlow<()>,
+    ) -> Result<(), InputError> {
+        let mut batcher = Batcher {
+            each: &mut each,
+            stopped: false,
+            pending: Pending::default(),
+        };
+        self.read_into(Pace::Blocks, &mut batcher)?;
+        if !batcher.stopped {
+            let _no_more_to_stop = batcher.hand_over();
+        }
+        Ok(())
+    }
+}
+
+struct Batcher<'a> {
+    each: &'a mut dyn FnMut(Part) -> ControlFlow<()>,
+    stopped: bool,
+    pending: Pending,
+}
+
+/// What came one by one, and is not handed over yet.
+#[derive(Default)]
+struct Pending {
+    /// A flow a line.
+    lines: String,
+    /// Of each flow: its place, and where its line ends.
+    flows: Vec<(Place, usize)>,
+    refused: Vec<Refused>,
+    refused_bytes: usize,
+    skipped: Skipped,
+    last: Option<Place>,
+}
+
+impl Sink for Batcher<'_> {
+    fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
+        self.pending.take(unit);
+        if self.pending.bytes() >= BLOCK_BYTES {
+            self.hand_over()?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn block(&mut self, block: Block<'_>) -> ControlFlow<(), Option<u64>> {
+        self.hand_over()?;
+        let Ok(batch) = decode::decode(block.text, block.format) else {
+            return ControlFlow::Continue(None);
+        };
+        let flows = batch.flows() as u64;
+        if flows > 0 {
+            let last = match block.first {
+                Place::Flow(first) => Place::Flow(first + flows - 1),
+                Place::Line(first) => Place::Line(first + newlines(block.text.trim_ascii_end())),
+            };
+            self.emit(Part {
+                batch: Some(batch),
+                refused: Vec::new(),
+                skipped: Skipped::default(),
+                last,
+            })?;
+        }
+        ControlFlow::Continue(Some(flows))
+    }
+}
+
+impl Batcher<'_> {
+    fn hand_over(&mut self) -> ControlFlow<()> {
+        match std::mem::take(&mut self.pending).into_part() {
+            Some(part) => self.emit(part),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn emit(&mut self, part: Part) -> ControlFlow<()> {
+        let flow = (self.each)(part);
+        self.stopped = flow.is_break();
+        flow
+    }
+}
+
+impl Pending {
+    fn take(&mut self, unit: Unit<'_>) {
+        self.last = Some(unit.place);
+        match unit.fault {
+            None => {
+                // In an element of an array a line may end, between two tokens.
+                let lines = unit.text.split('\n');
+                lines.for_each(|line| {
+                    self.lines.push_str(line);
+                    self.lines.push(' ');
+                });
+                self.lines.pop();
+                self.flows.push((unit.place, self.lines.len()));
+                self.lines.push('\n');
+            }
+            Some(Fault::Wrong(why)) => self.refuse(unit.place, unit.text, why),
+            Some(Fault::NoTraffic(why)) => self.skipped.count(why),
+        }
+    }
+
+    fn refuse(&mut self, place: Place, text: &str, why: String) {
+        self.refused_bytes += text.len() + why.len();
+        self.refused.push(Refused {
+            place,
+            text: text.to_owned(),
+            why,
+        });
+    }
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        self.lines.len() + self.refused_bytes
+    }
+
+    fn into_part(mut self) -> Option<Part> {
+        let last = self.last?;
+        let decode = |lines: &str| decode::decode(lines.as_bytes(), Format::Ndjson);
+        let batch = match decode(&self.lines) {
+            Ok(batch) => Ok(batch),
+            Err(_) => {
+                let right = self.leave_out_the_wrong();
+                decode(&right)
+            }
+        };
+        let batch = match batch {
+            Ok(batch) => (batch.flows() > 0).then_some(batch),
+            // Not possible: each line was looked at. If it were, they would not be lost.
+            Err(error) => {
+                self.refuse(last, &self.lines.clone(), error.to_string());
+                None
+            }
+        };
+        Some(Part {
+            batch,
+            refused: self.refused,
+            skipped: self.skipped,
+            last,
+        })
+    }
+
+    /// Looks at each line on its own. Returns those that are flows.
+    fn leave_out_the_wrong(&mut self) -> String {
+        let lines = std::mem::take(&mut self.lines);
+        let mut right = String::with_capacity(lines.len());
+        let mut start = 0;
+        for (place, end) in std::mem::take(&mut self.flows) {
+            let line = &lines[start..end];
+            start = end + 1;
+            match decode::check_flow(line) {
+                Ok(()) => {
+                    right.push_str(line);
+                    right.push('\n');
+                }
+                Err(why) => self.refuse(place, line, why),
+            }
+        }
+        // Those that could not be read at all were there first.
+        self.refused.sort_by_key(|refused| refused.place);
+        right
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an input comes to: flows in all, sizes of batches, refused places, the last place.
+    #[derive(Debug, Default, PartialEq)]
+    struct Sum {
+        bytes: Vec<Vec<u8>>,
+        flows: Vec<usize>,
+        refused: Vec<String>,
+        last: Option<Place>,
+    }
+
+    fn read(text: &[u8]) -> (Sum, Option<String>) {
+        let mut sum = Sum::default();
+        let result = Reader::new(text, None).read_batches(|part| {
+            if let Some(batch) = part.batch {
+                sum.flows.push(batch.flows());
+                sum.bytes.push(batch.bytes().to_vec());
+            }
+            let refused = part.refused.iter();
+            sum.refused
+                .extend(refused.map(|r| format!("{}: {}", r.place, r.why)));
+            sum.last = Some(part.last);
+            ControlFlow::Continue(())
+        });
+        (sum, result.err().map(|e| e.to_string()))
+    }
+
+    fn flow(number: usize) -> String {
+        format!(
+            r#"{{"src_app":"s{}","dest_app":"d","vpc_id":"","bytes_tx":{number},"bytes_rx":0,"hour":1}}"#,
+            number % 100
+        )
+    }
+
+    /// The same flows, however they are written; a block is never cut in a wrong place.
+    #[test]
+    fn all_formats_give_all_flows() {
+        const COUNT: usize = 30_000;
+        let flows: Vec<String> = (0..COUNT).map(flow).collect();
+        let expected = decode::decode(flows.join("\n").as_bytes(), Format::Ndjson).unwrap();
+        let csv = flows.iter().map(|flow| {
+            let flow: serde_json::Value = serde_json::from_str(flow).unwrap();
+            format!("{},d,,{},0,1\n", flow["src_app"], flow["bytes_tx"])
+        });
+        let header = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n".to_owned();
+        let pretty = flows.join(" ,\n").replace(",\"", ",\n  \"");
+        // Commas behind braces where no flow ends: in a name, in a field that is not ours.
+        let nested = flows.join(",").replace("}", r#","x":[{"y":{}},{},"},{"]}"#);
+        for (name, text, last) in [
+            ("ndjson", flows.join("\n"), Place::Line(COUNT as u64)),
+            (
+                "blank lines",
+                flows.join("\r\n\n") + "\n \n",
+                Place::Line(2 * COUNT as u64 - 1),
+            ),
+            (
+                "json",
+                format!("[{}]", flows.join(",")),
+                Place::Flow(COUNT as u64 - 1),
+            ),
+            (
+                "pretty",
+                format!("\n[ {pretty} ]\n"),
+                Place::Flow(COUNT as u64 - 1),
+            ),
+            (
+                "nested",
+                format!("[{nested}]"),
+                Place::Flow(COUNT as u64 - 1),
+            ),
+            (
+                "csv",
+                header + &csv.collect::<String>(),
+                Place::Line(COUNT as u64 + 1),
+            ),
+        ] {
+            let (sum, error) = read(text.as_bytes());
+            assert_eq!(error, None, "{name}");
+            assert_eq!(sum.refused, [""; 0], "{name}");
+            assert_eq!(sum.flows.iter().sum::<usize>(), COUNT, "{name}");
+            assert_eq!(sum.last, Some(last), "{name}");
+            assert!(sum.flows.len() > 1, "{name}");
+            assert_eq!(
+                records(&sum.bytes, &sum.flows),
+                records(&[expected.bytes().to_vec()], &[COUNT]),
+                "{name}"
+            );
+            assert_eq!(read(text.as_bytes()).0, sum, "{name}");
+        }
+    }
+
+    /// The records of batches, without what stands before and after them.
+    fn records(batches: &[Vec<u8>], flows: &[usize]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for (batch, flows) in batches.iter().zip(flows) {
+            assert_eq!(batch[1..5], (*flows as u32).to_le_bytes());
+            let bytes = u32::from_le_bytes(batch[5..9].try_into().unwrap()) as usize;
+            all.extend_from_slice(&batch[9..9 + bytes]);
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_wrong_is_left_out_and_named() {
+        let flows: Vec<String> = (0..30_000).map(flow).collect();
+        let with_faults = |between: &str| {
+            let mut flows = flows.clone();
+            flows[7] = flows[7].replace("\"hour\":1", "\"hour\":-1");
+            flows[20_000] = flows[20_000].replace("\"d\"", "null");
+            flows.join(between)
+        };
+        for (text, first, second) in [
+            (
+                with_faults("\n"),
+                "line 8: hour: ",
+                "line 20001: dest_app: ",
+            ),
+            (
+                format!("[{}]", with_faults(",")),
+                "flow 7: hour: ",
+                "flow 20000: dest_app: ",
+            ),
+        ] {
+            let (sum, error) = read(text.as_bytes());
+            assert_eq!(error, None);
+            assert_eq!(sum.flows.iter().sum::<usize>(), 29_998);
+            assert_eq!(sum.refused.len(), 2);
+            assert!(sum.refused[0].starts_with(first), "{}", sum.refused[0]);
+            assert!(sum.refused[1].starts_with(second), "{}", sum.refused[1]);
+        }
+        // Two flows on a line, or one on two, are none, whatever they look like when joined.
+        let one = flow(1);
+        let (half, other) = one.split_at(20);
+        let (sum, _) = read(format!("{one},{one}\n{half}\n{other}\n{one}\n\u{1}\n").as_bytes());
+        assert_eq!(
+            (sum.flows, sum.refused.len()),
+            (vec![1], 4),
+            "{:?}",
+            sum.refused
+        );
+        let (sum, _) = read(b"{\"a\":\"\xff\"}\n{}\n");
+        assert!(
+            sum.refused[0].starts_with("line 1: not UTF-8"),
+            "{:?}",
+            sum.refused
+        );
+        assert!(
+            sum.refused[1].starts_with("line 2: src_app"),
+            "{:?}",
+            sum.refused
+        );
+    }
+
+    #[test]
+    fn of_an_input_that_breaks_off_whole_batches_are_taken() {
+        let array = format!("[{}", vec![flow(1); 30_000].join(","));
+        let (sum, error) = read(array.as_bytes());
+        assert!(error.unwrap().contains("flow 29999, on line 1: EOF"));
+        assert!((1..30_000).contains(&sum.flows.iter().sum::<usize>()));
+        let (sum, error) = read(&array.as_bytes()[..1000]);
+        assert!(error.unwrap().contains("EOF") && sum.flows.is_empty());
+    }
+}

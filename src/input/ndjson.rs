@@ -1,0 +1,60 @@
+//! A flow a line.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use super::window::Window;
+use super::{Block, Fault, InputError, Place, Sink, Unit, newlines};
+use crate::ingest::decode::Format;
+
+/// Reads from `line` on.
+pub(super) fn read(
+    mut window: Window<impl Read>,
+    mut line: u64,
+    sink: &mut dyn Sink,
+) -> Result<(), InputError> {
+    while let Some(end) = window.fill_lines(line)? {
+        let text = &window.text()[..end];
+        let block = Block {
+            text,
+            format: Format::Ndjson,
+            first: Place::Line(line),
+        };
+        let taken = match sink.block(block) {
+            ControlFlow::Continue(None) => one_by_one(text, line, sink),
+            taken => taken.map_continue(|_| ()),
+        };
+        if taken.is_break() {
+            break;
+        }
+        line += newlines(text);
+        window.consume(end);
+    }
+    Ok(())
+}
+
+fn one_by_one(text: &[u8], line: u64, sink: &mut dyn Sink) -> ControlFlow<()> {
+    for (number, flow) in (line..).zip(text.split(|&byte| byte == b'\n')) {
+        let flow = flow.trim_ascii();
+        if flow.is_empty() {
+            continue;
+        }
+        let place = Place::Line(number);
+        match std::str::from_utf8(flow) {
+            Ok(text) => sink.flow(Unit {
+                place,
+                text,
+                fault: None,
+            })?,
+            Err(error) => {
+                let why = format!("not UTF-8 at byte {}", error.valid_up_to());
+                sink.flow(Unit {
+                    place,
+                    text: &String::from_utf8_lossy(flow),
+                    fault: Some(Fault::Wrong(why)),
+                })?;
+            }
+        }
+    }
+    ControlFlow::Continue(())
+}

@@ -1,0 +1,130 @@
+//! The part of an input that is in memory.
+
+use std::io::{self, Read};
+
+use super::InputError;
+
+/// The most that is in memory; no line, record or element of an array can be longer. A flow has three
+/// names of 1 KiB at most.
+pub(super) const BLOCK_BYTES: usize = 1 << 20;
+/// Read at once from an input whose flows are wanted as they come.
+const READ_BYTES: usize = 16 << 10;
+
+/// How much is read before it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// What there is.
+    AsItComes,
+    /// Always as much as fits, so that nothing but the content decides where a block ends.
+    Blocks,
+}
+
+/// Bytes that were read and are not consumed yet, and the input behind them.
+#[derive(Debug)]
+pub(super) struct Window<R> {
+    input: R,
+    pace: Pace,
+    bytes: Vec<u8>,
+    /// What is before it is consumed.
+    start: usize,
+    has_ended: bool,
+}
+
+impl<R: Read> Window<R> {
+    pub(super) fn new(input: R, pace: Pace) -> Window<R> {
+        Window {
+            input,
+            pace,
+            bytes: Vec::new(),
+            start: 0,
+            has_ended: false,
+        }
+    }
+
+    pub(super) fn text(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    pub(super) fn text_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.start += bytes;
+    }
+
+    /// Whether nothing comes after what is here.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.text().len() >= BLOCK_BYTES
+    }
+
+    /// Reads on, unless it is full or nothing comes any more.
+    pub(super) fn fill(&mut self) -> io::Result<()> {
+        if self.has_ended {
+            return Ok(());
+        }
+        // Little is moved: the beginning of a line or an element.
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        let room = BLOCK_BYTES.saturating_sub(self.bytes.len());
+        if room == 0 {
+            return Ok(());
+        }
+        self.has_ended = match self.pace {
+            Pace::AsItComes => self.read_once(room.min(READ_BYTES))? == 0,
+            Pace::Blocks => {
+                let input = Read::by_ref(&mut self.input);
+                input.take(room as u64).read_to_end(&mut self.bytes)? < room
+            }
+        };
+        Ok(())
+    }
+
+    fn read_once(&mut self, most: usize) -> io::Result<usize> {
+        let length = self.bytes.len();
+        self.bytes.resize(length + most, 0);
+        let read = loop {
+            match self.input.read(&mut self.bytes[length..]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.bytes.truncate(length + *read.as_ref().unwrap_or(&0));
+        read
+    }
+
+    /// Reads on until a line is complete, and returns where the last one ends that is; `None` when
+    /// there is no more. `line` is the number of the first.
+    pub(super) fn fill_lines(&mut self, line: u64) -> Result<Option<usize>, InputError> {
+        loop {
+            self.fill()?;
+            let bytes = self.text();
+            if self.has_ended {
+                return Ok((!bytes.is_empty()).then_some(bytes.len()));
+            }
+            if let Some(last) = bytes.iter().rposition(|&byte| byte == b'\n') {
+                return Ok(Some(last + 1));
+            }
+            if self.is_full() {
+                let what = format!("line {line} has more than {BLOCK_BYTES} bytes");
+                return Err(InputError::Malformed(what));
+            }
+        }
+    }
+}
+
+/// For what reads on its own terms: first what is here, then the input.
+impl<R: Read> Read for Window<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.text().is_empty() {
+            return self.input.read(buffer);
+        }
+        let read = self.text().read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
