@@ -17,8 +17,8 @@
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
 //! [`config`] holds arguments and environment as validated values, [`telemetry`] sets up the log,
-//! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one
-//! file a subcommand.
+//! [`notify`] tells systemd how far the service is, [`daemon`] wires all of it together and owns the
+//! order of start and stop, and [`cli`] has one file a subcommand.
 
 pub mod domain;
 
@@ -31,6 +31,7 @@ pub mod send;
 pub mod http;
 
 pub mod config;
+pub mod notify;
 pub mod telemetry;
 
 pub mod daemon;

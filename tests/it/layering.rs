@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 11] = [
+const TABLE: [(&str, &[&str], &[&str]); 12] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber"]),
+    ("notify", &[], &["sd_notify"]),
     ("store", &["domain"], &["rocksdb", "bincode"]),
     ("ingest", &["domain", "store"], &[]),
     ("query", &["domain", "store"], &[]),
@@ -17,7 +18,11 @@ const TABLE: [(&str, &[&str], &[&str]); 11] = [
     ),
     ("send", &["domain", "ingest"], &["ureq"]),
     ("config", &["send", "store"], &["clap"]),
-    ("daemon", &["http", "ingest", "query", "store"], &[]),
+    (
+        "daemon",
+        &["http", "ingest", "notify", "query", "store"],
+        &[],
+    ),
     (
         "cli",
         &["config", "daemon", "http", "send", "store", "telemetry"],

@@ -14,6 +14,7 @@ mod exactness;
 mod idempotency;
 mod layering;
 mod lifecycle;
+mod notify;
 mod reads;
 mod send;
 mod support;

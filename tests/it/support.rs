@@ -406,7 +406,8 @@ impl Daemon {
         Daemon::launch_by(command, data_dir, &[])
     }
 
-    fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
+    /// The same, by `command`, which is the binary with what a test wants around it.
+    pub fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
         command.args(["serve", "--data-dir"]).arg(data_dir);
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
