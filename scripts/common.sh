@@ -37,3 +37,24 @@ need_build() {
   fi
   need g++ libc6-dev libclang-dev
 }
+
+# The tools of Prometheus, without the server that comes in the same package: where systemd runs, an
+# installation would start it.
+need_promtool() {
+  export PATH="$PATH:$CARGO_TARGET_DIR/tools/bin"
+  command -v promtool >/dev/null && return
+  if ! command -v apt-get >/dev/null; then
+    echo "this is not a Debian-like system; put promtool, of Prometheus, into the PATH" >&2
+    exit 1
+  fi
+  echo "unpacking: promtool" >&2
+  local unpacked
+  unpacked=$(mktemp -d)
+  (
+    cd "$unpacked" || exit
+    apt-get download prometheus || { [ "$(id -u)" -eq 0 ] && apt-get update && apt-get download prometheus; }
+    dpkg-deb -x prometheus_*.deb .
+  ) >&2
+  install -D "$unpacked/usr/bin/promtool" "$CARGO_TARGET_DIR/tools/bin/promtool"
+  rm -r "$unpacked"
+}

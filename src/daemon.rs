@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::backup::Offer;
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
 use crate::ingest::{Admission, Committer};
+use crate::notify;
 use crate::query::Engine;
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
@@ -101,6 +102,7 @@ pub async fn run(
     let dir = DataDir::open(&config.data_dir)?;
     let address = listener.local_addr().map_err(DaemonError::Listener)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    notify::opening();
     let limits = Limits {
         body_bytes_max: config.body_bytes_max,
         body_idle_max: BODY_IDLE_MAX,
@@ -147,6 +149,7 @@ pub async fn run(
             () = &mut shutdown => opened = Some(opening.await),
         }
         tracing::info!("stopping");
+        notify::stopping();
     };
     let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
     // Not one task may hold the store any more when this returns.
@@ -175,13 +178,23 @@ pub async fn run(
 async fn reload(api: Arc<Api>, told: Arc<Notify>) {
     loop {
         told.notified().await;
+        // Before the store is open, the end of a reload would say that the start is over.
+        let started = api.backend().is_some();
+        if started {
+            notify::reloading();
+        }
         let api = api.clone();
+        let mut failure = None;
         match tokio::task::spawn_blocking(move || api.access().reload()).await {
             Ok(Ok(())) => tracing::info!("tokens and certificates are read again"),
             Ok(Err(error)) => {
                 tracing::error!(%error, "tokens and certificates stay as they were");
+                failure = Some(error.to_string());
             }
             Err(_panicked) => {}
+        }
+        if started {
+            notify::reloaded(failure.as_deref());
         }
     }
 }
@@ -229,6 +242,7 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
         ms = start.elapsed().as_millis() as u64,
         "ready"
     );
+    notify::ready();
     Ok(store)
 }
 

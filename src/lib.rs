@@ -21,9 +21,9 @@
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and
-//! the metrics, which everybody counts into,
-//! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one
-//! file a subcommand.
+//! the metrics, which everybody counts into, [`notify`] tells systemd how far the service is,
+//! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one file
+//! a subcommand.
 
 pub mod domain;
 
@@ -41,6 +41,7 @@ pub mod send;
 pub mod http;
 
 pub mod config;
+pub mod notify;
 pub mod telemetry;
 
 pub mod daemon;

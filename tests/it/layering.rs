@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 14] = [
+const TABLE: [(&str, &[&str], &[&str]); 15] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
+    ("notify", &[], &["sd_notify"]),
     ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
     ("client", &[], &["ureq"]),
     ("backup", &["client", "store"], &["jiff"]),
@@ -26,7 +27,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ("config", &["input", "store"], &["clap", "toml"]),
     (
         "daemon",
-        &["backup", "http", "ingest", "query", "store", "telemetry"],
+        &["backup", "http", "ingest", "notify", "query", "store", "telemetry"],
         &[],
     ),
     (

@@ -17,6 +17,7 @@ mod idempotency;
 mod import;
 mod layering;
 mod lifecycle;
+mod notify;
 mod observe;
 mod reads;
 mod retention;

@@ -410,7 +410,8 @@ impl Daemon {
         Daemon::launch_by(command, data_dir, &[])
     }
 
-    fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
+    /// The same, by `command`, which is the binary with what a test wants around it.
+    pub fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
         command.args(["serve", "--data-dir"]).arg(data_dir);
         command.env("FLOWTALLY_LOG_FORMAT", "text");
         if !arguments.contains(&"--listen") {
