@@ -14,7 +14,7 @@ mod offer;
 mod restore;
 mod take;
 
-pub use offer::Offer;
+pub use offer::{Offer, Used};
 pub use restore::{Restored, restore};
 pub use take::{Source, Taken, take};
 

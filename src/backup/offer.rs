@@ -23,7 +23,27 @@ pub struct Offer {
 #[derive(Debug)]
 struct Current {
     id: String,
-    used: Instant,
+    used: Used,
+}
+
+/// When a checkpoint was last of use to somebody.
+#[derive(Clone, Debug)]
+pub struct Used(Arc<Mutex<Instant>>);
+
+impl Used {
+    fn now() -> Used {
+        Used(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// It is, just now.
+    pub fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_over(&self) -> bool {
+        let used = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.elapsed() >= IDLE_MAX
+    }
 }
 
 impl Offer {
@@ -42,13 +62,10 @@ impl Offer {
         let id = Uuid::now_v7().simple().to_string();
         {
             let mut current = self.current();
-            if current
-                .as_ref()
-                .is_some_and(|c| c.used.elapsed() < IDLE_MAX)
-            {
+            if current.as_ref().is_some_and(|c| !c.used.is_over()) {
                 return Err(BackupError::Busy);
             }
-            let used = Instant::now();
+            let used = Used::now();
             let before = current.replace(Current {
                 id: id.clone(),
                 used,
@@ -69,12 +86,13 @@ impl Offer {
         }
     }
 
-    /// One file of the checkpoint `id`, and its length.
-    pub fn file(&self, id: &str, name: &str) -> Result<(File, u64), BackupError> {
-        let path = match self.current().as_mut().filter(|current| current.id == id) {
+    /// One file of the checkpoint `id`, its length, and what to touch while it is being read.
+    pub fn file(&self, id: &str, name: &str) -> Result<(File, u64, Used), BackupError> {
+        let (path, used) = match self.current().as_mut().filter(|current| current.id == id) {
             Some(current) if super::is_file_name(name) => {
-                current.used = Instant::now();
-                self.store.checkpoint_path(id).join(name)
+                current.used.touch();
+                let path = self.store.checkpoint_path(id).join(name);
+                (path, current.used.clone())
             }
             _ => return Err(BackupError::Gone),
         };
@@ -83,7 +101,7 @@ impl Offer {
             _ => at(&path)(e),
         })?;
         let bytes = file.metadata().map_err(at(&path))?.len();
-        Ok((file, bytes))
+        Ok((file, bytes, used))
     }
 
     /// Lets the checkpoint `id` go. Blocks on the disk.
@@ -97,7 +115,7 @@ impl Offer {
 
     /// Lets a checkpoint go that nobody fetches. Blocks on the disk.
     pub fn tidy(&self) {
-        let is_idle = |current: &mut Current| current.used.elapsed() >= IDLE_MAX;
+        let is_idle = |current: &mut Current| current.used.is_over();
         let Some(current) = self.current().take_if(is_idle) else {
             return;
         };

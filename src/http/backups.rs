@@ -15,6 +15,7 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, Backend};
+use crate::backup::Used;
 
 /// What is read of a file at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -64,10 +65,13 @@ pub(super) async fn file(
     let backend = backend(api, request)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || backend.offer.file(&id, &name));
-    let (file, bytes) = opened.await.map_err(|_| Problem::Internal)??;
+    let (file, bytes, used) = opened.await.map_err(|_| Problem::Internal)??;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
-        _ => warp::reply::stream(parts(file, bytes, request.peer.request.clone())).into_response(),
+        _ => {
+            let holds = request.peer.request.clone();
+            warp::reply::stream(parts(file, bytes, used, holds)).into_response()
+        }
     };
     let headers = response.headers_mut();
     headers.insert(
@@ -82,10 +86,12 @@ pub(super) async fn file(
 fn parts(
     file: std::fs::File,
     bytes: u64,
+    used: Used,
     holds: impl Send + Sync + 'static,
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync {
     let file = file.take(bytes);
-    stream::try_unfold((file, holds), |(mut file, holds)| async {
+    stream::try_unfold((file, used, holds), |(mut file, used, holds)| async {
+        used.touch();
         let read = tokio::task::spawn_blocking(move || {
             let mut part = Vec::with_capacity(CHUNK_BYTES);
             let read = Read::by_ref(&mut file)
@@ -94,6 +100,6 @@ fn parts(
             read.map(|_| (part, file, holds))
         });
         let (part, file, holds) = read.await.map_err(std::io::Error::other)??;
-        Ok((!part.is_empty()).then(|| (part.into(), (file, holds))))
+        Ok((!part.is_empty()).then(|| (part.into(), (file, used, holds))))
     })
 }

@@ -27,7 +27,15 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
     ("config", &["input", "store"], &["clap", "toml"]),
     (
         "daemon",
-        &["backup", "http", "ingest", "notify", "query", "store", "telemetry"],
+        &[
+            "backup",
+            "http",
+            "ingest",
+            "notify",
+            "query",
+            "store",
+            "telemetry",
+        ],
         &[],
     ),
     (
