@@ -1,0 +1,236 @@
+//! What `flowtally serve` is told, and how it divides its memory.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{DataDir, seconds};
+use crate::store;
+
+/// What `flowtally serve` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Serve {
+    /// TOML file with settings: its keys are the long names of these flags, as in memory-max = 1024.
+    #[arg(long, env = "FLOWTALLY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Show all settings, and where each comes from, and end.
+    #[arg(long)]
+    pub print_config: bool,
+
+    #[command(flatten)]
+    pub data_dir: DataDir,
+
+    /// Address and port to listen on; port 0 picks a free one, which the log shows.
+    #[arg(
+        long,
+        env = "FLOWTALLY_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub listen: String,
+
+    /// File with the tokens of those who may send flows, one a line; without it, no token is needed
+    /// for that. SIGHUP reads all files of tokens and certificates again.
+    #[arg(long, env = "FLOWTALLY_WRITE_TOKEN_FILE", value_name = "FILE")]
+    pub write_token_file: Option<PathBuf>,
+
+    /// File with the tokens of those who may read, one a line; without it, no token is needed for
+    /// that.
+    #[arg(long, env = "FLOWTALLY_READ_TOKEN_FILE", value_name = "FILE")]
+    pub read_token_file: Option<PathBuf>,
+
+    /// The service's certificate, as PEM, followed by those between it and the root. With it, the
+    /// service speaks HTTPS only.
+    #[arg(long, env = "FLOWTALLY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, as PEM.
+    #[arg(long, env = "FLOWTALLY_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Authority, as PEM, whose certificate clients need for everything but /healthz and /readyz.
+    #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Listen beyond this machine although nothing guards sending or reading.
+    #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS")]
+    pub allow_anonymous: bool,
+
+    /// What an acknowledged batch survives.
+    #[arg(
+        long,
+        env = "FLOWTALLY_DURABILITY",
+        value_enum,
+        default_value_t = Durability::Fsync
+    )]
+    pub durability: Durability,
+
+    /// Seconds that requests under way get to end in, when the service stops.
+    #[arg(
+        long = "shutdown-timeout",
+        env = "FLOWTALLY_SHUTDOWN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = seconds(0..=86_400)
+    )]
+    pub shutdown_timeout: Duration,
+
+    /// Seconds after which sums move from memory to their final files. Longer means fewer and
+    /// larger files, and a longer replay after a crash.
+    #[arg(
+        long,
+        env = "FLOWTALLY_FLUSH_INTERVAL",
+        value_name = "SECONDS",
+        default_value = "10",
+        value_parser = seconds(1..=3_600)
+    )]
+    pub flush_interval: Duration,
+
+    /// Seconds for which a batch's Idempotency-Key is remembered, so that the batch counts once
+    /// however often it is sent.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IDEMPOTENCY_WINDOW",
+        value_name = "SECONDS",
+        default_value = "86400",
+        value_parser = seconds(1..=31_536_000)
+    )]
+    pub idempotency_window: Duration,
+
+    /// Disk for remembered keys, in MiB; when they need more, the oldest are forgotten. A key takes
+    /// about 100 bytes.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IDEMPOTENCY_DISK_MAX",
+        value_name = "MIB",
+        default_value = "256",
+        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+    )]
+    pub idempotency_disk_max: u32,
+
+    /// Hours to keep before the newest one that has flows. Older ones are dropped as a whole, and flows
+    /// for them are counted as expired. Without it, all are kept.
+    #[arg(
+        long,
+        env = "FLOWTALLY_RETAIN_HOURS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub retain_hours: Option<u32>,
+
+    /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
+    /// goes on; a twentieth of the disk by default, at most 1024.
+    #[arg(long, env = "FLOWTALLY_DISK_RESERVE", value_name = "MIB")]
+    pub disk_reserve: Option<u32>,
+
+    /// Memory that the process may take, in MiB: bodies under way, sums in memory, RocksDB's caches
+    /// and buffers are all cut from it.
+    #[arg(
+        long,
+        env = "FLOWTALLY_MEMORY_MAX",
+        value_name = "MIB",
+        default_value = "512",
+        value_parser = clap::value_parser!(u32).range(128..=1_048_576)
+    )]
+    pub memory_max: u32,
+
+    /// Largest body of a request in MiB, as sent and after decompression; at most a sixteenth
+    /// of the memory, which is also the default.
+    #[arg(long, env = "FLOWTALLY_BODY_MAX", value_name = "MIB")]
+    pub body_max: Option<u32>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,flowtally=debug.
+    #[arg(
+        long,
+        env = "FLOWTALLY_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log: String,
+
+    /// How to log: auto is text on a terminal, and JSON elsewhere.
+    #[arg(
+        long,
+        env = "FLOWTALLY_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Auto
+    )]
+    pub log_format: LogFormat,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// How `--memory-max` is divided. The shares add up to seven tenths of it; the rest is for the
+/// process itself, compaction and what an allocator cannot use.
+///
+/// | share | for |
+/// |---|---|
+/// | 1/4 | bodies under way, and the batches made of them |
+/// | 2 × 1/16 | the active and the frozen tally |
+/// | 1/8 | answers: copies of rows that are not flushed yet |
+/// | 3 × 1/32 | the journal's memtables |
+/// | 1/16 | RocksDB's block cache |
+/// | 1/32 | a flush: the order of its rows |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    pub inflight_bytes_max: usize,
+    pub body_bytes_max: usize,
+    pub tally_bytes_max: usize,
+    pub view_bytes_max: usize,
+    pub memtable_bytes: usize,
+    pub block_cache_bytes: usize,
+}
+
+impl Serve {
+    /// Divides the memory.
+    ///
+    /// # Errors
+    /// A `--body-max` that does not fit, as text for the user.
+    pub fn memory_plan(&self) -> Result<MemoryPlan, String> {
+        let memory = (self.memory_max as usize) << 20;
+        let body_max = self.memory_max / 16;
+        let body = self.body_max.unwrap_or(body_max);
+        if body == 0 || body > body_max {
+            return Err(format!(
+                "--body-max is {body}; with --memory-max {} it can be 1 to {body_max} (MiB)",
+                self.memory_max
+            ));
+        }
+        Ok(MemoryPlan {
+            inflight_bytes_max: memory / 4,
+            body_bytes_max: (body as usize) << 20,
+            tally_bytes_max: memory / 16,
+            view_bytes_max: memory / 8,
+            memtable_bytes: memory / 32,
+            block_cache_bytes: memory / 16,
+        })
+    }
+}
+
+/// `--durability`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// A crash of the machine: each answer waits until the disk has the batch.
+    Fsync,
+    /// A crash of the process, but not of the machine: faster where fsync is slow.
+    Os,
+}
+
+impl From<Durability> for store::Durability {
+    fn from(durability: Durability) -> store::Durability {
+        match durability {
+            Durability::Fsync => store::Durability::Fsync,
+            Durability::Os => store::Durability::Os,
+        }
+    }
+}
