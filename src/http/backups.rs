@@ -34,13 +34,9 @@ pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, 
     let manifest = manifest.await.map_err(|_| Problem::Internal)??;
     // Strings and integers always serialise.
     let json = serde_json::to_vec(&manifest).unwrap_or_default();
-    let mut response = Response::new(json.into());
+    let mut response = super::answer(super::JSON, json);
     *response.status_mut() = StatusCode::CREATED;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
     if let Ok(location) = HeaderValue::from_str(&format!("/backups/{}", manifest.id)) {
         headers.insert(header::LOCATION, location);
     }

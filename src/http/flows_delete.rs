@@ -1,6 +1,5 @@
 //! `DELETE /flows?hour=N`: an hour goes as a whole.
 
-use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::Api;
@@ -19,10 +18,5 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         return Err(Problem::NoSuchHour { hour });
     };
     let json = format!("{{\"deleted\":{}}}", totals.flows);
-    let mut response = Response::new(json.into());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    Ok(response)
+    Ok(super::answer(super::JSON, json))
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use bytes::Buf;
 use futures_util::Stream;
 use warp::http::HeaderMap;
-use warp::http::header::{self, HeaderValue};
+use warp::http::header::HeaderValue;
 use warp::reply::Response;
 
 use super::access::Right;
@@ -31,16 +31,12 @@ pub(super) async fn handle(
         0 => format!("{{\"accepted\":{accepted}}}"),
         _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}"),
     };
-    let mut response = Response::new(json.into());
+    let mut response = super::answer(super::JSON, json);
     if committed.taken == Taken::Before {
         response
             .headers_mut()
             .insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
     Ok(response)
 }
 

@@ -1,6 +1,5 @@
 //! `GET /hours`: which hours hold flows, and what they add up to, from the ledger.
 
-use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::Api;
@@ -20,10 +19,5 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         format!("{{\"hour\":{hour},\"flows\":{flows},\"bytes_tx\":{tx},\"bytes_rx\":{rx}}}")
     });
     let json = format!("[{}]\n", rows.collect::<Vec<_>>().join(",\n"));
-    let mut response = Response::new(json.into());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    Ok(response)
+    Ok(super::answer(super::JSON, json))
 }

@@ -1,6 +1,5 @@
 //! `GET /metrics`: what the service counts, in Prometheus's text format.
 
-use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::access::Right;
@@ -8,8 +7,7 @@ use super::error::Problem;
 use super::routes::Request;
 use super::{Api, Backend};
 
-const MEDIA_TYPE: HeaderValue =
-    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
@@ -27,10 +25,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         tracing::error!(%error, "metrics cannot be written");
         Problem::Internal
     })?;
-    let mut response = Response::new(text.into());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, MEDIA_TYPE);
-    Ok(response)
+    Ok(super::answer(MEDIA_TYPE, text))
 }
 
 fn observe(backend: &Backend) {

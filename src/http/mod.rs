@@ -36,11 +36,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use error::Problem;
+use warp::http::header::{self, HeaderValue};
+use warp::reply::Response;
 
 use crate::backup::Offer;
 use crate::ingest::{Admission, Committer};
 use crate::query::Engine;
 use crate::telemetry::Metrics;
+
+/// An answer with a body of `media_type`.
+fn answer(media_type: &'static str, body: impl Into<bytes::Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
+    let value = HeaderValue::from_static(media_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    response
+}
+
+/// The media type of what is one JSON value.
+const JSON: &str = "application/json";
 
 /// Bounds on what a request may cost.
 #[derive(Clone, Copy, Debug)]

@@ -1,18 +1,12 @@
 //! `GET /openapi.json`: the API, for programs. Written by hand, and held against the service by tests.
 
-use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 /// OpenAPI 3.1.
 const DOCUMENT: &str = include_str!("openapi.json");
 
 pub(super) fn document() -> Response {
-    let mut response = Response::new(DOCUMENT.into());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    response
+    super::answer(super::JSON, DOCUMENT)
 }
 
 #[cfg(test)]
