@@ -151,6 +151,11 @@ class Server:
             if line.startswith(field):
                 return int(line.split()[1]) / 1024
 
+    def metric(self, name):
+        for line in self.get("/metrics")[1].decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[1])
+
     def forget_most_memory(self):
         """Lets VmHWM begin anew."""
         open(f"/proc/{self.process.pid}/clear_refs", "w").write("5")
@@ -460,7 +465,7 @@ def flat(a):
 def flat_rounds(a):
     server = Server(a.binary)
     try:
-        rounds, cpu, rows, memory = 20, [], [], []
+        rounds, cpu, rows, memory, caches = 20, [], [], [], []
         for n in range(rounds):
             # The same flows each round, in a new hour.
             parts = bodies("fleet", 300_000, "flat", hour=100 + n)
@@ -473,7 +478,10 @@ def flat_rounds(a):
             yard = yardstick(parts)
             cpu[-1] /= yard
             rows[-1] /= yard
-            memory.append(server.memory())
+            # The block cache fills up with the hours that are read, to its bound, a sixteenth of --memory-max.
+            cache = server.metric("flowtally_cache_bytes") / 2**20
+            caches.append(cache)
+            memory.append(server.memory() - cache)
             if n == rounds // 2 - 1:
                 server.stop()
                 server.start()
@@ -483,10 +491,11 @@ def flat_rounds(a):
             change = statistics.mean(values[-5:]) / statistics.mean(values[:5])
             show(f"flat.{name}_change_percent", (change - 1) * 100)
             show(f"flat.{name}_change_of_single_rounds_percent", (values[-1] / values[0] - 1) * 100)
-        for name, values in (("cpu_ratio", cpu), ("get_ratio", rows), ("memory_mib", memory)):
+        for name, values in (("cpu_ratio", cpu), ("get_ratio", rows), ("memory_mib", memory), ("cache_mib", caches)):
             print("#", name, " ".join(f"{v:.3g}" for v in values), flush=True)
         # The first round of a process fills its caches; after that, within each of the two processes.
         half = rounds // 2
+        show("flat.cache_mib", max(caches))
         show("flat.memory_growth_mib", max(memory[half - 1] - memory[1], memory[-1] - memory[half + 1]))
         # The hour before has late flows of this round and the flows of its own.
         server.check({key: value for key, value in sums(parts, 10).items() if key[0] == 100 + rounds - 1})

@@ -11,7 +11,7 @@ use crate::store::Store;
 
 /// A checkpoint of which nobody has fetched anything for so long is let go: it keeps files on the disk
 /// that the service does not need any more.
-const IDLE_MAX: Duration = Duration::from_secs(600);
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// What there is to fetch.
 #[derive(Debug)]
@@ -71,8 +71,10 @@ impl Offer {
                 used,
             });
             drop(current);
-            if let Some(before) = before {
-                self.store.remove_checkpoint(&before.id)?;
+            let removed = before.map(|before| self.store.remove_checkpoint(&before.id));
+            if let Some(Err(error)) = removed {
+                *self.current() = None;
+                return Err(error.into());
             }
         }
         let made = self.store.checkpoint(&id).map_err(BackupError::from);

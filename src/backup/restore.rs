@@ -48,7 +48,13 @@ pub fn restore(
     let marker = data_dir.join(RESTORING_FILE);
     fs::remove_file(&marker).map_err(at(&marker))?;
     sync_dir(data_dir)?;
-    let verified = verify(data_dir)?;
+    let verified = verify(data_dir);
+    if !verified.as_ref().is_ok_and(|v| v.faults.is_empty()) {
+        // No service starts from it, and the same restore begins anew.
+        File::create(&marker).map_err(at(&marker))?;
+        sync_dir(data_dir)?;
+    }
+    let verified = verified?;
     Ok(Restored {
         from,
         bytes,
@@ -59,11 +65,9 @@ pub fn restore(
 /// The backup that `from` is, or the newest in it.
 fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     let refused = |what: &str| Err(BackupError::Refused(format!("{}: {what}", from.display())));
-    if from
-        .to_string_lossy()
-        .trim_end_matches('/')
-        .ends_with(INCOMPLETE)
-    {
+    // However it is spelled.
+    let from = &from.canonicalize().map_err(at(from))?;
+    if from.to_string_lossy().ends_with(INCOMPLETE) {
         return refused("this backup was interrupted, and is not complete; choose another");
     }
     if from.join(ROCKS).is_dir() {

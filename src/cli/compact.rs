@@ -9,7 +9,7 @@ pub(super) fn run(arguments: &Compact) -> Result<(), String> {
         return Err(format!("there is no data directory {}", dir.display()));
     }
     let compact = || {
-        let (store, _) = Store::open(dir, StoreOptions::default())?;
+        let (store, _) = Store::open(dir, StoreOptions::in_between())?;
         store.flush()?;
         store.compact()
     };

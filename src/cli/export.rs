@@ -7,10 +7,9 @@ use std::sync::Arc;
 use super::connect;
 use crate::client::Client;
 use crate::config::{Export, ExportFormat};
-use crate::domain::Hour;
+use crate::domain::{Field, Hour};
 use crate::http::{Answer, Encoding, RowFormat};
 use crate::query::Engine;
-use crate::store::{Store, StoreOptions};
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -58,11 +57,7 @@ enum Source {
 
 impl Source {
     fn stopped(dir: &Path) -> Result<Source, String> {
-        if !dir.exists() {
-            return Err(format!("there is no data directory {}", dir.display()));
-        }
-        let opened = Store::open(dir, StoreOptions::default());
-        let (store, _) = opened.map_err(|e| e.to_string())?;
+        let store = super::open_stopped(dir)?;
         Ok(Source::Stopped(Engine::new(Arc::new(store))))
     }
 
@@ -84,6 +79,10 @@ impl Source {
     ) -> Result<(), Failed> {
         for hour in hours {
             self.write(hour, out)?;
+        }
+        if !out.any && out.format == ExportFormat::Csv {
+            let header = Field::ALL.map(Field::name).join(",") + "\n";
+            out.write(header.as_bytes())?;
         }
         out.out.flush().map_err(Failed::Output)
     }

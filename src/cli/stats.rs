@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::connect;
 use crate::config::Stats;
-use crate::store::{Store, StoreOptions};
 
 /// What is stored.
 #[derive(Debug, Default, Serialize)]
@@ -45,11 +44,7 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
             }
         }
         (None, Some(dir)) => {
-            if !dir.exists() {
-                return Err(format!("there is no data directory {}", dir.display()));
-            }
-            let (store, _) =
-                Store::open(dir, StoreOptions::default()).map_err(|e| e.to_string())?;
+            let store = super::open_stopped(dir)?;
             for (hour, of) in store.ledger().map_err(|e| e.to_string())? {
                 stored.add(hour.get().into(), of.flows, of.tx, of.rx);
             }

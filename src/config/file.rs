@@ -135,8 +135,8 @@ impl fmt::Display for Settings {
 fn value(argument: &Arg, text: &str) -> Value {
     match text.parse() {
         _ if matches!(argument.get_action(), ArgAction::SetTrue) => Value::Boolean(text == "true"),
-        Ok(number) => Value::Integer(number),
-        Err(_) => Value::String(text.to_owned()),
+        Ok(number) if i64::to_string(&number) == text => Value::Integer(number),
+        _ => Value::String(text.to_owned()),
     }
 }
 

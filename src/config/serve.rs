@@ -50,7 +50,8 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// Authority, as PEM, whose certificate clients need for everything but /healthz and /readyz.
+    /// Authority, as PEM, whose certificate clients need for everything but /healthz, /readyz and
+    /// /openapi.json.
     #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 

@@ -59,13 +59,14 @@ pub(super) async fn file(
     name: &str,
 ) -> Result<Response, Problem> {
     let backend = backend(api, request)?;
+    let permit = api.permit_to_answer(request.peer, 1)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || backend.offer.file(&id, &name));
     let (file, bytes, used) = opened.await.map_err(|_| Problem::Internal)??;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
-            let holds = request.peer.request.clone();
+            let holds = (permit, request.peer.request.clone());
             warp::reply::stream(parts(file, bytes, used, holds)).into_response()
         }
     };

@@ -21,10 +21,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     let hour = hour(request)?;
     let format = negotiate::row_format(headers)?;
     let encoding = negotiate::row_encoding(headers)?;
-    let permit = api.queries.clone().try_acquire_owned().map_err(|_| {
-        peer.request.connections().break_off_most_stalled();
-        Problem::TooManyQueries
-    })?;
+    let permit = api.permit_to_answer(peer, 1)?;
     let first = tokio::task::spawn_blocking(move || {
         let rows = engine.hour(hour)?;
         let mut answer = Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)?;

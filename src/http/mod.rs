@@ -35,7 +35,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use connections::Peer;
 use error::Problem;
+use tokio::sync::OwnedSemaphorePermit;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
@@ -138,6 +140,16 @@ impl Api {
             return Err(Problem::WritesFail);
         }
         Ok(backend)
+    }
+
+    /// One of the answers that may be under way at a time, or several for one that takes the memory of
+    /// several. Where there is none, the one that makes least progress ends.
+    fn permit_to_answer(&self, peer: &Peer, weight: u32) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.queries.clone().try_acquire_many_owned(weight);
+        permit.map_err(|_| {
+            peer.request.connections().break_off_most_stalled();
+            Problem::TooManyQueries
+        })
     }
 
     fn open_backend(&self) -> Result<&Backend, Problem> {

@@ -96,6 +96,18 @@ impl Default for StoreOptions {
     }
 }
 
+impl StoreOptions {
+    /// For a command that opens a service's directory in between: what the service remembers, and for
+    /// how long, is the service's business, so no receipt is dropped.
+    pub fn in_between() -> StoreOptions {
+        StoreOptions {
+            idempotency_window: Duration::MAX,
+            receipts_bytes_max: u64::MAX,
+            ..StoreOptions::default()
+        }
+    }
+}
+
 impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreOptions")

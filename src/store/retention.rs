@@ -85,7 +85,10 @@ impl Store {
             return Ok(None);
         }
         self.flush_tallies(FLUSH_MAX)?;
+        // What is too old goes first: without this hour, a restart might not know that it is.
+        self.inner.drop_old_hours()?;
         let dropped = self.inner.drop_hours(hour.get(), hour.get() + 1)?;
+        self.inner.forget_newest(hour.get())?;
         Ok((dropped.flows > 0).then_some(dropped))
     }
 }
@@ -102,6 +105,25 @@ impl Inner {
             None => Ok(()),
             Some((first, _)) => self.drop_hours(*first, horizon).map(drop),
         }
+    }
+
+    /// Age counts from the newest hour that has flows: another one, where that is gone.
+    fn forget_newest(&self, hour: u32) -> Result<(), StoreError> {
+        let _no_flush_moves_rows = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let on_disk = self.ledger_on_disk(0, u32::MAX)?;
+        let mut tallies = self.tallies()?;
+        if tallies.newest != Some(hour) {
+            return Ok(());
+        }
+        let both = tallies
+            .frozen
+            .as_deref()
+            .into_iter()
+            .chain([&tallies.active]);
+        let in_memory = both.flat_map(|tally| tally.ledger());
+        tallies.newest = on_disk.into_iter().chain(in_memory).map(|(h, _)| h).max();
+        self.set_horizon(&tallies);
+        Ok(())
     }
 
     /// Drops the hours from `first` up to but without `end`, and returns what they held on disk.
@@ -127,15 +149,16 @@ impl Inner {
         self.note_drop(first, end, dropped, || {
             self.db
                 .ingest_external_file_cf_opts(self.flows()?, &options, vec![&rows, &ledger])
+                .map_err(database(DOING))?;
+            self.step(Step::Dropped);
+            // Frees the space of whole files. From behind the first key, so that the file that says that
+            // all of it is deleted stays, as long as there are files with a part of it; and at once,
+            // before a compaction can have divided that file.
+            let behind_first = [from.as_slice(), &[0]].concat();
+            self.db
+                .delete_file_in_range_cf(self.flows()?, behind_first.as_slice(), to.as_slice())
                 .map_err(database(DOING))
         })?;
-        self.step(Step::Dropped);
-        // Frees the space of whole files at once. From behind the first key, so that the file that says
-        // that all of it is deleted stays, as long as there are files with a part of it.
-        let behind_first = [from.as_slice(), &[0]].concat();
-        self.db
-            .delete_file_in_range_cf(self.flows()?, behind_first.as_slice(), to.as_slice())
-            .map_err(database(DOING))?;
         self.compaction_due.note_dropped(first, end);
         let metrics = self.options.metrics.store();
         metrics.hours_dropped.inc_by(entries.len() as u64);

@@ -132,6 +132,10 @@ impl Scan {
             lower = upper;
         }
         let (disk, marker) = open_cursor(inner, &lower, &upper)?;
+        if inner.horizon.load(Ordering::SeqCst) > hour.get() && lower != upper {
+            // It has become too old meanwhile, and may have been dropped in part of what was seen.
+            return Scan::open(inner, hour);
+        }
         // Markers stand only between tallies. So one that has not reached a tally's last position
         // has reached none of it, and one that has, covers all of what was seen of it above.
         let runs = sources

@@ -326,8 +326,23 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     let mut bytes = std::fs::read(largest).unwrap();
     bytes[20] ^= 1;
     std::fs::write(largest, bytes).unwrap();
-    let damaged = restore(&to, &dir.path().join("damaged"));
+    let target = dir.path().join("damaged");
+    let damaged = restore(&to, &target);
     assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
+    let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
+    let said = bad(&[&listen[..], &[text(&target)]].concat());
+    assert!(said.contains("interrupted"), "{said}");
+    // However an incomplete one is called.
+    let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
+    std::fs::rename(&backup, &unfinished).unwrap();
+    let said = bad(&[
+        "restore",
+        "--from",
+        &format!("{}/.", text(&unfinished)),
+        "--data-dir",
+        text(&dir.path().join("y")),
+    ]);
+    assert!(said.contains("interrupted"), "{said}");
 }
 
 #[test]

@@ -71,6 +71,8 @@ fn rows_of_hours_are_exported() {
 
 #[test]
 fn places_are_needed_and_checked() {
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
     for (arguments, status, words) in [
         (&["export"][..], 2, "--url"),
         (
@@ -83,6 +85,11 @@ fn places_are_needed_and_checked() {
             &["stats", "--url", "http://127.0.0.1:9"],
             1,
             "is the service running there?",
+        ),
+        (
+            &["stats", "--data-dir", empty],
+            1,
+            "is not a flowtally data directory",
         ),
         (
             &["stats", "--data-dir", "/nowhere/db"],

@@ -96,6 +96,34 @@ fn an_hour_is_deleted_on_request() {
     assert!(verify(dir.path()).unwrap().faults.is_empty());
 }
 
+/// A flow of the far future makes all others old; deleting it undoes that, and brings nothing back.
+#[test]
+fn age_counts_from_the_newest_hour_that_has_flows() {
+    let arguments = ["--retain-hours", "24"];
+    let far = Hour::MAX;
+    for _ in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start_with(dir.path(), &arguments);
+        let old: Vec<_> = (76..100).map(|hour| flow(hour, 1)).collect();
+        daemon.client.accept(&old);
+        daemon.client.accept(&[flow(far, 1)]);
+        assert_eq!(daemon.client.hour(99), []);
+        let deleted = daemon.client.delete(&format!("/flows?hour={far}")).unwrap();
+        assert_eq!(deleted.status, 200);
+        daemon.kill();
+        let daemon = Daemon::start_with(dir.path(), &arguments);
+        let hours = daemon.client.get("/hours", &[]).unwrap().json();
+        assert_eq!(hours, serde_json::json!([]));
+        daemon.client.accept(&[flow(100, 1)]);
+        daemon.client.accept(&[flow(far, 1)]);
+        let deleted = daemon.client.delete(&format!("/flows?hour={far}")).unwrap();
+        assert_eq!(deleted.status, 200);
+        daemon.client.accept(&[flow(101, 1)]);
+        assert_eq!(daemon.client.hour(101).len(), 1);
+        daemon.stop();
+    }
+}
+
 /// What it guards against: a kill that leaves rows without their ledger, or the other way round, and a
 /// journal that brings back what is gone.
 #[test]
@@ -129,12 +157,15 @@ fn killed_at_each_step_of_a_drop() {
             store
                 .commit(&[batch(&[flow(hour, 1), flow(hour, 2)])])
                 .unwrap();
+        }
+        // Before a drop, one file holds all hours; before a flush, none. Not more: compaction would come
+        // and remove files while they are being copied.
+        if matches!(step, Step::DropWritten | Step::Dropped) {
             store.flush().unwrap();
         }
-        store.commit(&[batch(&[flow(2, 3)])]).unwrap();
         armed.store(1, Ordering::SeqCst);
         let gone = store.delete_hour(Hour::new(2).unwrap()).unwrap().unwrap();
-        assert_eq!(gone.flows, 3);
+        assert_eq!(gone.flows, 2);
         armed.store(0, Ordering::SeqCst);
         drop(store);
         let copies = copies.load(Ordering::SeqCst);
@@ -152,7 +183,7 @@ fn killed_at_each_step_of_a_drop() {
             let sum: u64 = left.iter().map(|(_, c)| c.rx).sum();
             match step {
                 Step::Dropped => assert_eq!(left, []),
-                _ => assert_eq!(sum, 3, "{step:?}"),
+                _ => assert_eq!(sum, 2, "{step:?}"),
             }
             for hour in [1, 3] {
                 assert_eq!(scan(&store, hour).len(), 2);
@@ -166,7 +197,7 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     for found in std::fs::read_dir(from).unwrap() {
         let found = found.unwrap();
         let into = to.join(found.file_name());
-        if found.metadata().unwrap().is_dir() {
+        if found.path().is_dir() {
             copy_dir(&found.path(), &into);
         } else {
             // RocksDB may remove one meanwhile.
@@ -202,8 +233,6 @@ fn what_is_gone_stays_gone() {
                 let held = hour_of(&model, hour);
                 let deleted = store.delete_hour(Hour::new(hour.into()).unwrap()).unwrap();
                 assert_eq!(deleted.is_some(), !held.is_empty(), "step {step}");
-                // The newest, once deleted, is still what age is counted from until a restart; so keep
-                // it.
                 model.retain(|key, _| key.0 != hour);
                 if hour == newest {
                     newest += 1;

@@ -83,14 +83,11 @@ pub(super) fn run(
 
 fn open(dir: &Path) -> Result<Store, String> {
     let options = StoreOptions {
-        // What was taken is known as long as the service lets it be.
-        idempotency_window: Duration::MAX,
-        receipts_bytes_max: u64::MAX,
         // Nobody asks for sums meanwhile: they are flushed when memory is full, and at the end.
         flush_interval: AN_HOUR,
         stall_max: AN_HOUR,
         tally_bytes_max: TALLY_BYTES_MAX,
-        ..StoreOptions::default()
+        ..StoreOptions::in_between()
     };
     match Store::open(dir, options) {
         Ok((store, _)) => Ok(store),
