@@ -173,3 +173,39 @@ pub(super) fn now() -> Duration {
 pub(super) fn receipts_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
     db.cf_handle(codec::RECEIPTS).ok_or(StoreError::Closed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command that looks into a service's directory does not know for how long the service remembers.
+    #[test]
+    fn a_look_in_between_drops_no_receipt() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |options| Store::open(dir.path(), options).unwrap().0;
+        let compact = |store: &Store| {
+            let family = receipts_family(&store.inner.db).unwrap();
+            let mut options = CompactOptions::default();
+            options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+            let all = None::<&[u8]>;
+            store
+                .inner
+                .db
+                .compact_range_cf_opt(family, all, all, &options);
+            store.inner.db.get_cf(family, b"key").unwrap().is_some()
+        };
+        let store = open(StoreOptions::default());
+        let two_days_ago = Receipt {
+            fingerprint: 1,
+            time_s: now().as_secs() - 2 * 24 * 3600,
+            expired: 0,
+        };
+        let family = receipts_family(&store.inner.db).unwrap();
+        let receipt = codec::encode_receipt(two_days_ago);
+        store.inner.db.put_cf(family, b"key", receipt).unwrap();
+        store.inner.db.flush_cf(family).unwrap();
+        drop(store);
+        assert!(compact(&open(StoreOptions::in_between())));
+        assert!(!compact(&open(StoreOptions::default())));
+    }
+}
