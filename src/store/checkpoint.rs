@@ -113,6 +113,21 @@ mod tests {
         });
     }
 
+    /// A flush while it is made would trim the journal of what its files lack.
+    #[test]
+    fn whoever_writes_holds_it_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let writes = store.inner.writer.lock().unwrap();
+        std::thread::scope(|scope| {
+            let made = scope.spawn(|| store.checkpoint("one"));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!made.is_finished());
+            drop(writes);
+            made.join().unwrap().unwrap();
+        });
+    }
+
     fn rows(store: &Store, hour: Hour) -> Vec<Counters> {
         let mut scan = store.scan(hour).unwrap();
         let mut rows = Vec::new();

@@ -134,6 +134,7 @@ impl Scan {
         let (disk, marker) = open_cursor(inner, &lower, &upper)?;
         if inner.horizon.load(Ordering::SeqCst) > hour.get() && lower != upper {
             // It has become too old meanwhile, and may have been dropped in part of what was seen.
+            drop(grant);
             return Scan::open(inner, hour);
         }
         // Markers stand only between tallies. So one that has not reached a tally's last position
