@@ -1,7 +1,6 @@
 //! `flowtally export`.
 
 use std::io::{self, BufWriter, Read, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use super::connect;
@@ -10,6 +9,7 @@ use crate::config::{Export, ExportFormat};
 use crate::domain::{Field, Hour};
 use crate::http::{Answer, Encoding, RowFormat};
 use crate::query::Engine;
+use crate::store::Store;
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -23,7 +23,10 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
     }
     let source = match (&arguments.place.url, &arguments.place.data_dir) {
         (Some(url), _) => Source::Service(connect::client(url, &arguments.credentials)?),
-        (None, Some(dir)) => Source::stopped(dir)?,
+        (None, Some(dir)) => {
+            let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
+            Source::Stopped(Engine::new(Arc::new(store)))
+        }
         (None, None) => return Err("give --url or --data-dir".into()),
     };
     let mut out = Output {
@@ -56,11 +59,6 @@ enum Source {
 }
 
 impl Source {
-    fn stopped(dir: &Path) -> Result<Source, String> {
-        let store = super::open_stopped(dir)?;
-        Ok(Source::Stopped(Engine::new(Arc::new(store))))
-    }
-
     fn hours(&self) -> Result<Vec<Hour>, String> {
         match self {
             Source::Service(client) => connect::hours(client)

@@ -15,10 +15,8 @@ mod stats;
 mod verify;
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use crate::config::{Cli, Command, Settings};
-use crate::store::{DataDir, Store, StoreOptions};
 
 /// Runs the command that was asked for; an error is text for the user.
 pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
@@ -35,17 +33,6 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::pages(&arguments),
     }
-}
-
-/// Opens the directory of a service that is stopped, for a command that asks about it.
-fn open_stopped(dir: &Path) -> Result<Store, String> {
-    if !dir.exists() {
-        return Err(format!("there is no data directory {}", dir.display()));
-    }
-    // Opening to write would make one of an empty directory.
-    let checked = DataDir::open_to_read(dir).map(drop);
-    let opened = checked.and_then(|()| Store::open(dir, StoreOptions::in_between()));
-    opened.map(|(store, _)| store).map_err(|e| e.to_string())
 }
 
 /// To the terminal, if it is still there.

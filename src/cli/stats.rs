@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::connect;
 use crate::config::Stats;
+use crate::store::Store;
 
 /// What is stored.
 #[derive(Debug, Default, Serialize)]
@@ -44,11 +45,10 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
             }
         }
         (None, Some(dir)) => {
-            let store = super::open_stopped(dir)?;
+            let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
             for (hour, of) in store.ledger().map_err(|e| e.to_string())? {
                 stored.add(hour.get().into(), of.flows, of.tx, of.rx);
             }
-            drop(store);
             let bytes = bytes_of(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
             stored.disk_bytes = Some(bytes);
         }

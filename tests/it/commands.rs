@@ -97,6 +97,16 @@ fn places_are_needed_and_checked() {
             "there is no data directory",
         ),
         (
+            &["compact", "--data-dir", "/nowhere/db"],
+            1,
+            "there is no data directory",
+        ),
+        (
+            &["compact", "--data-dir", empty],
+            1,
+            "is not a flowtally data directory",
+        ),
+        (
             &[
                 "export",
                 "--data-dir",
