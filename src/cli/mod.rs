@@ -40,9 +40,24 @@ fn say(line: &str) {
     let _best_effort = writeln!(io::stderr(), "{line}");
 }
 
-/// As a command's result. Whoever does not read it has closed it.
+/// As a line on a command's result, which the exit status says too.
 fn print(line: &str) {
     let _best_effort = writeln!(io::stdout(), "{line}");
+}
+
+/// To standard output, as what a command is for.
+fn write(text: &[u8]) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text).and_then(|()| out.flush()))
+}
+
+/// How a command ends that has written to standard output.
+fn written(result: io::Result<()>) -> Result<(), String> {
+    match result {
+        // Whoever reads it has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|e| format!("cannot write to standard output: {e}")),
+    }
 }
 
 fn batches(n: u64) -> String {
