@@ -1,16 +1,13 @@
 //! `flowtally backup`.
 
-use std::io::{self, Write};
-
 use super::connect;
 use crate::backup::{self, Source};
-use crate::config::Backup;
+use crate::config::{Backup, Place};
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
-    let source = match (&arguments.place.url, &arguments.place.data_dir) {
-        (Some(url), _) => Source::Service(connect::client(url, &arguments.credentials)?),
-        (None, Some(dir)) => Source::Stopped(dir.clone()),
-        (None, None) => return Err("give --url or --data-dir".into()),
+    let source = match &arguments.place {
+        Place::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
+        Place::Stopped(dir) => Source::Stopped(dir.clone()),
     };
     let keep = arguments.keep.map(|n| n as usize);
     let bar = connect::byte_bar();
@@ -24,14 +21,12 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
         0 => String::new(),
         n => format!("; older backups removed: {n}"),
     };
-    // The exit status says it too.
-    let _best_effort = writeln!(
-        io::stdout(),
+    super::print(&format!(
         "{}: {} files, {} bytes, of which {} are new{removed}",
         taken.path.display(),
         taken.files,
         taken.bytes,
         taken.bytes_fetched,
-    );
+    ));
     Ok(())
 }
