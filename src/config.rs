@@ -318,8 +318,8 @@ pub struct Import {
 /// How to read flows, for every command that does.
 #[derive(Clone, Debug, Args)]
 pub struct Input {
-    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, "version "
-    /// vpc-flow-logs, anything else csv.
+    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, a header with
+    /// srcaddr vpc-flow-logs, anything else csv.
     #[arg(long, value_enum)]
     pub format: Option<InputFormat>,
 
