@@ -328,7 +328,8 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub apps: Option<PathBuf>,
 
-    /// File to which flows that are refused are added, one JSON line each, with the reason.
+    /// File to which flows that are refused are added, one JSON line each, with the reason. A file that
+    /// is read again adds nothing that is there already.
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 
