@@ -11,8 +11,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +27,8 @@ use super::{Api, routes};
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept (out of file descriptors, mostly): some connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Of an answer, what the system may hold beyond what is on its way to the client.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// After the last request has ended, time for its answer to leave and for its client to close.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -72,14 +75,8 @@ pub async fn serve(
         };
         // Those that have ended.
         while tasks.try_join_next().is_some() {}
-        // Answers are written whole; waiting to fill a packet only delays them.
-        let _best_effort = stream.set_nodelay(true);
-        // A client that takes nothing of its answer for so long loses it, and whatever the answer
-        // holds.
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(api.limits.answer_idle_max));
         let connection = connections.open();
-        let stream = connection.watch(Box::pin(stream));
+        let stream = connection.watch(Box::pin(paced(stream, api.limits.answer_idle_max)));
         let (server, watcher) = (server.clone(), graceful.watcher());
         let (filter, tls) = (filter.clone(), api.access.tls());
         let handshake_max = api.limits.head_time_max;
@@ -124,6 +121,18 @@ pub async fn serve(
     let broken_off = connections.requests_under_way();
     tasks.shutdown().await;
     broken_off
+}
+
+/// A client that takes nothing of its answer for `idle_max` loses it, and whatever the answer holds.
+fn paced(stream: TcpStream, idle_max: Duration) -> TimeoutStream<TcpStream> {
+    // Answers are written whole; waiting to fill a packet only delays them.
+    let _best_effort = stream.set_nodelay(true);
+    // Otherwise there is room for more only when a third of the system's buffer is free, which grows
+    // to megabytes: a client would have to take those within `idle_max`.
+    let _best_effort = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(idle_max));
+    stream
 }
 
 type Filter<S> = TowerToHyperService<S>;
@@ -190,4 +199,44 @@ where
         return Ok(problem.into_response());
     }
     hyper::service::Service::call(&filter, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A client that takes 400 KB a second, and after a while nothing.
+    #[tokio::test]
+    async fn a_slow_client_gets_its_answer_and_a_dead_one_is_let_go() {
+        const IDLE_MAX: Duration = Duration::from_millis(1500);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(client, listener.accept());
+        let (mut client, server) = (client.unwrap(), server.unwrap().0);
+        let mut server = std::pin::pin!(paced(server, IDLE_MAX));
+        let mut part = vec![0; 40_000];
+        let mut write = std::pin::pin!(async {
+            loop {
+                if let Err(error) = server.write_all(&[0; 256 << 10]).await {
+                    return error.kind();
+                }
+            }
+        });
+        let read = async {
+            for _ in 0..80 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                client.read_exact(&mut part).await.unwrap();
+            }
+        };
+        tokio::select! {
+            error = &mut write => panic!("cut off: {error}"),
+            () = read => {}
+        }
+        let write = tokio::time::timeout(IDLE_MAX * 4, write).await;
+        assert_eq!(write.unwrap(), ErrorKind::TimedOut);
+    }
 }
