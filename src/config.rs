@@ -75,7 +75,7 @@ pub enum Command {
     /// backup into the same DIR fetches only the files that are new. A running service goes on
     /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
     /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
-    /// not.
+    /// not, 128 and the signal's number after a signal.
     Backup(Backup),
     /// Make a data directory of a backup, and verify it.
     ///
