@@ -78,7 +78,7 @@ pub enum Command {
     /// backup into the same DIR fetches only the files that are new. A running service goes on
     /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
     /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
-    /// not.
+    /// not, 128 and the signal's number after a signal.
     Backup(Backup),
     /// Make a data directory of a backup, and verify it.
     ///
@@ -330,8 +330,8 @@ pub struct Import {
 /// How to read flows, for every command that does.
 #[derive(Clone, Debug, Args)]
 pub struct Input {
-    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, "version "
-    /// vpc-flow-logs, anything else csv.
+    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, a header with
+    /// srcaddr vpc-flow-logs, anything else csv.
     #[arg(long, value_enum)]
     pub format: Option<InputFormat>,
 
@@ -340,7 +340,8 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub apps: Option<PathBuf>,
 
-    /// File to which flows that are refused are added, one JSON line each, with the reason.
+    /// File to which flows that are refused are added, one JSON line each, with the reason. A file that
+    /// is read again adds nothing that is there already.
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 

@@ -24,8 +24,9 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
         .map(|path| source::check(path, rejects))
         .collect::<Result<_, _>>()?;
     let apps = source::apps(&arguments.input)?;
+    let are_files = lengths.iter().all(Option::is_some);
     let bar = source::progress(lengths.into_iter().sum());
-    let rejects = Rejects::open(rejects, arguments.max_rejects, bar.clone())?;
+    let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
     match &arguments.place {
         Place::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
         Place::Service(url) => send_all(arguments, url, &Sending::new(apps, rejects, bar)?),
