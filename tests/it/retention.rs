@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use flowtally::domain::{Counters, Hour};
 use flowtally::store::{Step, Store, StoreOptions, verify};
@@ -147,7 +147,7 @@ fn killed_at_each_step_of_a_drop() {
             on_step: Some(Arc::new(move |now| {
                 if now == step && is_armed.load(Ordering::SeqCst) == 1 {
                     let n = count.fetch_add(1, Ordering::SeqCst);
-                    copy_dir(&from, &to.join(n.to_string()));
+                    copy_at_rest(&from, &to.join(n.to_string()));
                 }
             })),
             ..StoreOptions::default()
@@ -158,8 +158,7 @@ fn killed_at_each_step_of_a_drop() {
                 .commit(&[batch(&[flow(hour, 1), flow(hour, 2)])])
                 .unwrap();
         }
-        // Before a drop, one file holds all hours; before a flush, none. Not more: compaction would come
-        // and remove files while they are being copied.
+        // Before a drop, one file holds all hours; before a flush, none.
         if matches!(step, Step::DropWritten | Step::Dropped) {
             store.flush().unwrap();
         }
@@ -190,6 +189,37 @@ fn killed_at_each_step_of_a_drop() {
             }
         }
     }
+}
+
+/// A copy of what a kill would leave now: RocksDB's own threads may be changing files.
+fn copy_at_rest(from: &std::path::Path, to: &std::path::Path) {
+    for _ in 0..100 {
+        let before = listing(from);
+        copy_dir(from, to);
+        if listing(from) == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{} does not come to rest", from.display());
+}
+
+/// Every file below `dir`, with its length and the time of its last change.
+fn listing(dir: &std::path::Path) -> Vec<(std::path::PathBuf, u64, SystemTime)> {
+    let mut files = Vec::new();
+    for found in std::fs::read_dir(dir).unwrap().flatten() {
+        let Ok(about) = found.metadata() else {
+            continue;
+        };
+        if about.is_dir() {
+            files.extend(listing(&found.path()));
+        } else {
+            files.push((found.path(), about.len(), about.modified().unwrap()));
+        }
+    }
+    files.sort();
+    files
 }
 
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
