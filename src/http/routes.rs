@@ -183,21 +183,23 @@ async fn route(
         }
     };
     let is_get = method == Method::GET || method == Method::HEAD;
-    match (path, backup) {
+    match (path, backup, asset) {
         _ if method == Method::OPTIONS => Ok(options(allow)),
-        ("/", _) if is_get => page::index(request.headers),
-        ("/flows", _) if method == Method::POST => flows_post::handle(api, request, body).await,
-        ("/flows", _) if method == Method::DELETE => flows_delete::handle(api, request).await,
-        ("/flows", _) if is_get => flows_get::handle(api, request).await,
-        ("/hours", _) if is_get => hours::handle(api, request).await,
-        ("/metrics", _) if is_get => metrics::handle(api, request).await,
-        ("/openapi.json", _) if is_get => Ok(openapi::document()),
-        ("/healthz", _) if is_get => Ok(health::live()),
-        ("/readyz", _) if is_get => health::ready(api),
-        ("/backups", _) if method == Method::POST => backups::begin(api, request).await,
-        (_, Some((id, None))) if method == Method::DELETE => backups::end(api, request, id).await,
-        (_, Some((id, Some(file)))) if is_get => backups::file(api, request, id, file).await,
-        _ if is_get && let Some(asset) = asset => page::file(request.headers, asset),
+        ("/", ..) if is_get => page::index(request.headers),
+        ("/flows", ..) if method == Method::POST => flows_post::handle(api, request, body).await,
+        ("/flows", ..) if method == Method::DELETE => flows_delete::handle(api, request).await,
+        ("/flows", ..) if is_get => flows_get::handle(api, request).await,
+        ("/hours", ..) if is_get => hours::handle(api, request).await,
+        ("/metrics", ..) if is_get => metrics::handle(api, request).await,
+        ("/openapi.json", ..) if is_get => Ok(openapi::document()),
+        ("/healthz", ..) if is_get => Ok(health::live()),
+        ("/readyz", ..) if is_get => health::ready(api),
+        ("/backups", ..) if method == Method::POST => backups::begin(api, request).await,
+        (_, Some((id, None)), _) if method == Method::DELETE => {
+            backups::end(api, request, id).await
+        }
+        (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
+        (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),
             allow,
