@@ -394,6 +394,13 @@ fn it_works_by_keyboard_and_on_a_phone() {
         browser.js("return document.documentElement.scrollWidth"),
         390
     );
+    // Nothing has jumped while it came.
+    browser.js("new PerformanceObserver((list) => { \
+           window.jumps = list.getEntries().reduce((sum, { value }) => sum + value, 0); \
+         }).observe({ type: 'layout-shift', buffered: true })");
+    std::thread::sleep(Duration::from_millis(500));
+    let jumps = browser.js("return window.jumps ?? 0");
+    assert!(jumps.as_f64().unwrap() < 0.02, "{jumps}");
     const TAB: &str = "\u{e004}";
     const ENTER: &str = "\u{e007}";
     browser.keys(TAB);

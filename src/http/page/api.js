@@ -12,9 +12,14 @@ export function useToken(value) {
 
 /** Why there is no answer. `status` is 0 where there was nobody to give one. */
 export class Problem extends Error {
-  constructor(status, title, detail) {
+  constructor(status, title, detail, type = '') {
     super(`${title}: ${detail}`);
-    Object.assign(this, { status, title, detail });
+    Object.assign(this, { status, type });
+  }
+
+  /** Another token may help. */
+  get asksForToken() {
+    return /:(no-token|wrong-token|token-lacks-right)$/.test(this.type);
   }
 
   /** The same request may be answered later. */
@@ -43,7 +48,8 @@ export async function get(path, { params, accept = 'application/json', signal, t
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  throw new Problem(response.status, problem.title ?? `Status ${response.status}`, problem.detail ?? '');
+  const { title = `Status ${response.status}`, detail = 'there is no more to it', type } = problem;
+  throw new Problem(response.status, title, detail, type);
 }
 
 /** Reads the rows of `response`, bytes as BigInt: they do not fit into a Number. */

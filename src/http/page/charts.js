@@ -16,13 +16,22 @@ const CONFIG = { displayModeBar: false, doubleClick: false, responsive: true, sh
 
 /** What is drawn where, so that it can be drawn again in other colours, or where there is more room. */
 const drawn = new Map();
+const listening = new WeakSet();
 for (const query of [dark, narrow]) {
-  query.addEventListener('change', () => drawn.forEach((make, element) => draw(element, make)));
+  query.addEventListener('change', () => drawn.forEach((make, element) => listening.has(element) && draw(element, make)));
 }
 
-async function draw(element, make) {
+/** Draws what `make` says; `listen` is called once there is something to listen to, if nobody listens yet. */
+async function draw(element, make, listen) {
   drawn.set(element, make);
-  const Plotly = await library();
+  let Plotly;
+  try {
+    Plotly = await library();
+  } catch {
+    plotly = undefined;
+    element.textContent = 'The chart could not be loaded. The table below it has the same.';
+    return;
+  }
   // Another may have come meanwhile.
   if (drawn.get(element) !== make) return;
   const style = getComputedStyle(document.documentElement);
@@ -40,17 +49,18 @@ async function draw(element, make) {
     },
     showlegend: false,
   };
-  const isNew = !element.classList.contains('js-plotly-plot');
+  if (!listening.has(element)) element.replaceChildren();
   await Plotly.react(element, data, { ...common, ...layout }, CONFIG);
-  return isNew;
+  if (!listening.has(element)) listen();
+  listening.add(element);
 }
 
 /**
  * Bars of the hours in `slots` (hour, bytes_tx, bytes_rx), those between `from` and before `to` as chosen.
  * `choose` is told which hours, from and to, are clicked or dragged over.
  */
-export async function hours(element, slots, { from, to }, choose) {
-  const isNew = await draw(element, (color, isNarrow) => {
+export function hours(element, slots, { from, to }, choose) {
+  const make = (color, isNarrow) => {
     const shade = (name) => slots.map(({ hour }) => color(hour >= from && hour < to ? name : `${name}-faint`));
     const bar = (field, name, title) => ({
       type: 'bar',
@@ -59,6 +69,8 @@ export async function hours(element, slots, { from, to }, choose) {
       customdata: slots.map((slot) => format.bytes(slot[field])),
       text: slots.map(({ hour }) => format.hours({ from: hour, to: hour + 1 })),
       textposition: 'none',
+      // A few hours are bars too, not blocks.
+      width: Math.min(slots.length > 60 ? 0.9 : 0.75, slots.length / 12),
       hovertemplate: `${title} %{customdata}<extra></extra>`,
       marker: { color: shade(name), line: { width: 0 } },
       selected: { marker: { opacity: 1 } },
@@ -70,7 +82,6 @@ export async function hours(element, slots, { from, to }, choose) {
       data: [bar('bytes_tx', 'sent', 'Sent'), bar('bytes_rx', 'received', 'Received')],
       layout: {
         barmode: 'stack',
-        bargap: slots.length > 60 ? 0.1 : 0.25,
         barcornerradius: slots.length > 60 ? 0 : 3,
         margin: { l: 56, r: 8, t: 8, b: 36 },
         hovermode: 'x unified',
@@ -99,20 +110,21 @@ export async function hours(element, slots, { from, to }, choose) {
         },
       },
     };
-  });
+  };
   // Read at the time of the event: there are other slots by then.
   element.slots = slots;
-  if (!isNew) return;
   const between = (a, b) => {
     const last = element.slots.length - 1;
     const [first, end] = [a, b].map((at) => Math.min(Math.max(at, 0), last));
     choose({ from: element.slots[first].hour, to: element.slots[end].hour + 1 });
   };
-  element.on('plotly_click', ({ points }) => points.length > 0 && between(points[0].x, points[0].x));
-  element.on('plotly_selected', (event) => {
-    if (!event?.range) return;
-    const [a, b] = event.range.x.map(Math.round).sort((x, y) => x - y);
-    between(a, b);
+  draw(element, make, () => {
+    element.on('plotly_click', ({ points }) => points.length > 0 && between(points[0].x, points[0].x));
+    element.on('plotly_selected', (event) => {
+      if (!event?.range) return;
+      const [a, b] = event.range.x.map(Math.round).sort((x, y) => x - y);
+      between(a, b);
+    });
   });
 }
 
@@ -121,8 +133,8 @@ export async function hours(element, slots, { from, to }, choose) {
  * and one for the bytes of all `others`. `choose` is told the ends (field, name) that are clicked:
  * one of an application, two of a band.
  */
-export async function edges(element, edges, others, choose) {
-  const isNew = await draw(element, (color, isNarrow) => {
+export function edges(element, edges, others, choose) {
+  const make = (color, isNarrow) => {
     const shown = isNarrow ? edges.slice(0, 10) : edges;
     const left = edges.slice(shown.length).reduce((sum, edge) => sum + edge.bytes, others);
     const nodes = new Map();
@@ -181,19 +193,25 @@ export async function edges(element, edges, others, choose) {
       ],
       layout: { margin: { l: 4, r: 4, t: 8, b: 8 } },
     };
-  });
-  if (!isNew) return;
-  element.on('plotly_click', ({ points: [point] }) => {
-    const ends = point.source === undefined ? [point] : [point.source, point.target];
-    choose(ends.map(({ pointNumber }) => element.ends[pointNumber]));
+  };
+  draw(element, make, () => {
+    element.on('plotly_click', ({ points: [point] }) => {
+      const ends = point.source === undefined ? [point] : [point.source, point.target];
+      choose(ends.map(({ pointNumber }) => element.ends[pointNumber]));
+    });
   });
 }
 
-/** Labels for at most `max` of the slots, evenly spaced. */
+/** Hours between two labels. */
+const STEPS = [1, 2, 3, 6, 12, 24, 48, 120, 240];
+
+/** Labels for at most `max` of the slots, at round hours. */
 function ticks(slots, max) {
-  const step = Math.max(1, Math.ceil(slots.length / max));
-  const labelled = slots.map(({ hour }, at) => ({ hour, at })).filter(({ at }) => at % step === 0);
-  return labelled.map(({ hour, at }, i) => ({ at, text: format.shortHour(hour, labelled[i - 1]?.hour) }));
+  const step = STEPS.find((step) => slots.length / step <= max) ?? STEPS.at(-1);
+  // Where hours are left out, every so many of those that there are.
+  const isWhole = slots.at(-1).hour - slots[0].hour < slots.length;
+  const labelled = slots.map(({ hour }, at) => ({ hour, at })).filter(({ hour, at }) => (isWhole ? hour : at) % step === 0);
+  return labelled.map(({ hour, at }, i) => ({ at, text: format.hourLabel(hour, step, labelled[i - 1]?.hour) }));
 }
 
 /** Three to six round numbers of bytes up to `top`. */
@@ -201,5 +219,5 @@ function byteTicks(top) {
   const power = 10 ** Math.floor(Math.log10(top));
   const step = [0.2, 0.5, 1, 2].map((factor) => factor * power).find((step) => top / step <= 6) ?? power;
   const tickvals = Array.from({ length: Math.floor(top / step) + 1 }, (_, i) => i * step);
-  return { tickmode: 'array', tickvals, ticktext: tickvals.map((at) => (at === 0 ? '0' : format.bytes(at).replace(/\.0+(?=\D)/, ''))) };
+  return { tickmode: 'array', tickvals, ticktext: tickvals.map((at) => (at === 0 ? '' : format.bytes(at).replace(/\.0+(?=\D)/, ''))) };
 }

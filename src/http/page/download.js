@@ -30,7 +30,7 @@ export function start(button, state, question) {
       state.textContent = under.signal.aborted
         ? 'Stopped'
         : error instanceof api.Problem
-          ? `${error.title}: ${error.detail}`
+          ? error.message
           : 'The download broke off; try again';
     }
     button.textContent = title;

@@ -29,7 +29,7 @@ export function show(rows, totals) {
       ? `Bytes between applications; most, ${format.bytes(first.bytes)}, from ${format.name(first.src_app)} to ${format.name(first.dest_app)}`
       : 'No flows',
   );
-  charts.edges(at('edges-chart'), edges, rest, show.choose).catch(console.error);
+  charts.edges(at('edges-chart'), edges, rest, show.choose);
 
   const row = (source, destination, bytes) =>
     dom.make(

@@ -42,10 +42,11 @@ export function isDated(number) {
   return hour(number) !== String(number);
 }
 
-/** `hour` for the axis of a chart, without the date where the one before has the same. */
-export function shortHour(number, before) {
+/** `hour` for an axis with a label every `step` hours: the date only where it is another than `before`. */
+export function hourLabel(number, step, before) {
   if (!isDated(number)) return String(number);
   const [date, time] = hour(number).split(' ');
+  if (step % 24 === 0) return date;
   return before !== undefined && hour(before).startsWith(date) ? time : `${time}<br>${date}`;
 }
 
@@ -56,12 +57,18 @@ export function hours({ from, to }) {
   return `${unit && 'hours '}${hour(from)} to ${hour(to - 1)}${isDated(from) ? ' UTC' : ''}`;
 }
 
+/** For JSON.stringify, which knows no BigInt. */
+export function withBigInt(_key, value) {
+  return typeof value === 'bigint' ? String(value) : value;
+}
+
 /** A name as text that can be seen: nothing that is empty, moves the cursor or turns the line around. */
 export function name(text) {
   if (text === '') return '(empty)';
-  return text
-    .replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, '\ufffd');
+  return text.replace(
+    /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+    (unseen) => `\\u{${unseen.charCodeAt(0).toString(16)}}`,
+  );
 }
 
 /** The same, cut, for a label of Plotly's, which takes `<b>` and `&lt;` for markup. */

@@ -60,7 +60,7 @@ export function start(choose) {
 /** Shows `hours`, those that `chosen` names (from, to) as chosen. */
 export function show(hours, chosen, view) {
   const moved = chosen.from !== range.from || chosen.to !== range.to;
-  const changed = moved || JSON.stringify(hours, text) !== JSON.stringify(all, text);
+  const changed = moved || JSON.stringify(hours, format.withBigInt) !== JSON.stringify(all, format.withBigInt);
   all = hours;
   range = chosen;
   const isLatest = view.from === null && view.to === null;
@@ -125,7 +125,7 @@ function draw(choose) {
     `all applications${dated}; most, ${format.bytes(peak.bytes_tx + peak.bytes_rx)}, ` +
     `in ${format.hours({ from: peak.hour, to: peak.hour + 1 })}`;
   at('hours-chart').setAttribute('aria-label', `Bytes by hour, ${format.hours({ from: hours[0].hour, to: hours.at(-1).hour + 1 })}`);
-  charts.hours(at('hours-chart'), slots(hours), range, choose).catch(console.error);
+  charts.hours(at('hours-chart'), slots(hours), range, choose);
   table(hours);
 }
 
@@ -141,8 +141,4 @@ function table(hours) {
       dom.make('tr', {}, dom.make('th', { scope: 'row', text: format.hour(hour) }), cell(bytes_tx), cell(bytes_rx)),
     )),
   );
-}
-
-function text(_key, value) {
-  return typeof value === 'bigint' ? String(value) : value;
 }

@@ -76,7 +76,10 @@ document.addEventListener('visibilitychange', () => {
 
 async function load(signal) {
   const hours = await api.hours(signal);
-  at('token').hidden = true;
+  if (!at('token').hidden) {
+    at('token').hidden = true;
+    document.querySelector('main').focus();
+  }
   at('empty').hidden = hours.length > 0;
   at('content').hidden = hours.length === 0;
   at('updated').textContent = `Updated ${new Date().toLocaleTimeString()}`;
@@ -88,8 +91,9 @@ async function load(signal) {
   const range = rangeOf(view, hours);
   const inRange = hours.filter(({ hour }) => hour >= range.from && hour < range.to);
   hourPicker.show(hours, range, view);
-  const fresh = JSON.stringify([views.format({ ...view, live: true }), inRange.map(Object.values)], exact);
+  const fresh = JSON.stringify([views.format({ ...view, live: true }), inRange.map(Object.values)], format.withBigInt);
   if (fresh === shown) return;
+  shown = '';
 
   const question = views.question(view, newest);
   const page = { limit: table.ROWS, ...(view.cursor === '' ? {} : { cursor: view.cursor }) };
@@ -105,10 +109,10 @@ async function load(signal) {
   const parts = [
     part('total', totals, (totals) => showTotals(totals, range, inRange)),
     part('sources', Promise.all([top('src_app', TALKERS), totals]), ([{ rows }, totals]) =>
-      talkers.show(at('sources'), 'src_app', rows, totals, view),
+      talkers.show(at('sources'), 'src_app', rows, totals),
     ),
     part('destinations', Promise.all([top('dest_app', TALKERS), totals]), ([{ rows }, totals]) =>
-      talkers.show(at('destinations'), 'dest_app', rows, totals, view),
+      talkers.show(at('destinations'), 'dest_app', rows, totals),
     ),
     part('edges-chart', Promise.all([top('src_app,dest_app', EDGES), totals]), ([{ rows }, totals]) =>
       edges.show(rows, totals),
@@ -131,9 +135,10 @@ async function load(signal) {
       note(card, '');
       return true;
     } catch (error) {
-      if (!(error instanceof api.Problem) || error.passes || error.status === 401) throw error;
-      note(card, `${error.title}: ${error.detail}`);
-      return true;
+      if (!(error instanceof api.Problem) || error.status === 0 || error.asksForToken) throw error;
+      note(card, error.message);
+      // What was too much for the moment is asked for again, at the usual pace.
+      return !error.passes;
     } finally {
       if (!signal.aborted) card.removeAttribute('aria-busy');
     }
@@ -153,10 +158,6 @@ function sum(rows) {
     bytes_tx: rows.reduce((sum, row) => sum + row.bytes_tx, 0n),
     bytes_rx: rows.reduce((sum, row) => sum + row.bytes_rx, 0n),
   };
-}
-
-function exact(_key, value) {
-  return typeof value === 'bigint' ? String(value) : value;
 }
 
 /** A line below the head of a card that says why it does not show what it should. */
@@ -191,15 +192,14 @@ function showTotals({ bytes_tx, bytes_rx }, range, inRange) {
 }
 
 function failed(error) {
-  if (error instanceof api.Problem && error.status === 401) {
+  if (error.asksForToken) {
     askForToken(error);
     return;
   }
-  const problem = error instanceof api.Problem ? error : new api.Problem(-1, 'The page failed', String(error));
-  if (problem.status === -1) console.error(error);
+  if (!(error instanceof api.Problem)) console.error(error);
   const pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
   failures += 1;
-  const text = `${problem.title}: ${problem.detail}. Trying again…`;
+  const text = `${error.message}. Trying again…`;
   const banner = at('banner');
   banner.hidden = false;
   if (banner.textContent !== text) banner.textContent = text;
@@ -222,7 +222,7 @@ function askForToken(problem) {
   at('token').hidden = false;
   at('content').hidden = true;
   at('empty').hidden = true;
-  at('token-problem').textContent = isFirst ? '' : `${problem.title}: ${problem.detail}.`;
+  at('token-problem').textContent = isFirst ? '' : `${problem.message}.`;
   at('token-value').focus();
 }
 
@@ -240,9 +240,9 @@ function showControls() {
 at('live').addEventListener('click', () => {
   go({ live: !view.live, cursor: view.cursor, pages: view.pages }, { replace: true });
 });
-at('empty-command').textContent =
-  `curl -X POST '${new URL('flows', location.href)}' -H 'Content-Type: application/json' \\\n` +
-  `  -d '[{"src_app": "web", "dest_app": "api", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 500, "hour": 1}]'`;
+at('empty-command').textContent = `curl -X POST '${new URL('flows', location.href)}' \\
+  -H 'Content-Type: application/json' -d '[
+  {"src_app": "web", "dest_app": "api", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 500, "hour": 1}]'`;
 
 /** Adds what `change` names to the filters. */
 function narrowTo(change) {
@@ -252,7 +252,7 @@ function narrowTo(change) {
 
 hourPicker.start((range) => go(range));
 filters.start(go, () => view);
-talkers.start([at('sources'), at('destinations')], narrowTo);
+talkers.start(narrowTo);
 edges.start(narrowTo);
 table.start({
   go,

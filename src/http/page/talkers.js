@@ -7,9 +7,8 @@ import { FILTERS } from './view.js';
 let narrowTo;
 
 /** `choose` is told the application that is clicked, as a filter. */
-export function start(lists, choose) {
+export function start(choose) {
   narrowTo = choose;
-  for (const list of lists) list.classList.add('waiting');
 }
 
 /** Shows `rows` (`field` and bytes, largest first) in `list`, and how much of `totals` each is. */
@@ -35,7 +34,6 @@ export function show(list, field, rows, totals) {
     );
     return dom.make('li', {}, button);
   });
-  list.classList.remove('waiting');
   if (items.length === 0) items.push(dom.make('li', { class: 'none', text: 'No flows here' }));
   dom.replace(list, ...items);
 }
