@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::config::{Export, ExportFormat};
 use crate::domain::{Field, Hour};
 use crate::http::{Answer, Encoding, RowFormat};
-use crate::query::Engine;
+use crate::query::{Cancel, Engine, Query, QueryLimits};
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -58,7 +58,10 @@ enum Source {
 impl Source {
     fn stopped(dir: &Path) -> Result<Source, String> {
         let store = super::open_stopped(dir)?;
-        Ok(Source::Stopped(Engine::new(Arc::new(store))))
+        Ok(Source::Stopped(Engine::new(
+            Arc::new(store),
+            QueryLimits::NONE,
+        )))
     }
 
     fn hours(&self) -> Result<Vec<Hour>, String> {
@@ -112,7 +115,9 @@ impl Source {
                     ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
                 };
-                let rows = engine.hour(hour).map_err(|e| failed(&e))?;
+                let question = Query::all_of(hour.get()..hour.get() + 1);
+                let rows = engine.ask(&question, Cancel::default());
+                let rows = rows.map_err(|e| failed(&e))?;
                 let answer = Answer::new(rows, format, Encoding::Identity);
                 let mut answer = answer.map_err(Failed::Output)?;
                 while let Some(chunk) = answer.next_chunk().map_err(|e| failed(&e))? {

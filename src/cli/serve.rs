@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, TlsFiles};
+use crate::query::QueryLimits;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
 
@@ -104,6 +105,10 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         },
         connections_max: connections_max(arguments.memory_max as usize),
         body_bytes_max: memory.body_bytes_max,
+        query: QueryLimits {
+            memory_bytes_max: memory.query_bytes_max,
+            time_max: arguments.query_time_max,
+        },
         inflight_bytes_max: memory.inflight_bytes_max,
         shutdown_timeout: arguments.shutdown_timeout,
     };

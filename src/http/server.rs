@@ -20,6 +20,7 @@ use warp::http::{Method, Request};
 
 use super::connections::{Connection, Connections, Peer};
 use super::error::Problem;
+use super::socket::Socket;
 use super::{Api, routes};
 
 /// Longest head of a request, and what a connection reads ahead.
@@ -76,9 +77,10 @@ pub async fn serve(
         let _best_effort = stream.set_nodelay(true);
         // A client that takes nothing of its answer for so long loses it, and whatever the answer
         // holds.
-        let mut stream = TimeoutStream::new(stream);
+        let socket = Socket::new(stream);
+        let mut stream = TimeoutStream::new(socket.clone());
         stream.set_write_timeout(Some(api.limits.answer_idle_max));
-        let connection = connections.open();
+        let connection = connections.open(Some(socket));
         let stream = connection.watch(Box::pin(stream));
         let (server, watcher) = (server.clone(), graceful.watcher());
         let (filter, tls) = (filter.clone(), api.access.tls());

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::codec::{self, Corrupt};
+use super::scan::ScanEnd;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -97,6 +98,9 @@ pub enum StoreError {
         "too many answers with rows that are not flushed yet are being read; try again shortly"
     )]
     Views,
+
+    #[error("a scan ended early: {0:?}")]
+    ScanEnded(ScanEnd),
 
     #[error("the store is closed after an internal error; restart the service")]
     Closed,

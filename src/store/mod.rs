@@ -27,6 +27,7 @@ mod retention;
 mod rocks;
 mod run;
 mod scan;
+mod selection;
 mod tally;
 mod verify;
 mod wal;
@@ -47,7 +48,8 @@ pub use health::WriteHealth;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use receipts::Known;
 pub use retention::Retention;
-pub use scan::Scan;
+pub use scan::{Cancel, Scan, ScanEnd, StoredRow};
+pub use selection::Selection;
 #[doc(hidden)] // for benches
 pub use tally::Tally;
 pub use verify::{Fault, Verified, verify};
@@ -330,7 +332,12 @@ impl Store {
 
     /// The rows of `hour` as they are now, in key order.
     pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
-        Scan::open(&self.inner, hour)
+        Scan::open(&self.inner, Selection::hour(hour))
+    }
+
+    /// The rows of `selection` as they are now, in key order.
+    pub fn select(&self, selection: Selection) -> Result<Scan, StoreError> {
+        Scan::open(&self.inner, selection)
     }
 
     /// Flushes everything that has been committed, and waits for it, `time_max` at most. The journal

@@ -21,6 +21,7 @@ mod lifecycle;
 mod notify;
 mod observe;
 mod page;
+mod query;
 mod reads;
 mod retention;
 mod send;
