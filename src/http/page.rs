@@ -14,6 +14,7 @@ use futures_util::stream::{self, Stream};
 use warp::http::StatusCode;
 use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::error::Problem;
 use super::negotiate::{self, Encoding};
@@ -87,12 +88,9 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
-        let all: Vec<u8> = ASSETS
-            .iter()
-            .flat_map(|asset| asset.gzip)
-            .copied()
-            .collect();
-        let hash = hash(&all);
+        let mut all = Xxh3::new();
+        ASSETS.iter().for_each(|asset| all.update(asset.gzip));
+        let hash = format!("{:016x}", all.digest());
         let index = Index {
             assets: &format!("assets/{hash}"),
             version: env!("CARGO_PKG_VERSION"),
@@ -105,13 +103,9 @@ impl Site {
         Site {
             hash,
             index: gzip.into(),
-            index_hash: self::hash(html.as_bytes()),
+            index_hash: format!("{:016x}", xxh3_64(html.as_bytes())),
         }
     }
-}
-
-fn hash(bytes: &[u8]) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
 }
 
 /// The asset at `path`, if there is one.

@@ -549,8 +549,8 @@ fn screenshots() {
     let images = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
     std::fs::create_dir_all(&images).unwrap();
     for (name, scheme, width, height) in [
-        ("page-light", "light", 1280, 1270),
-        ("page-dark", "dark", 1280, 1270),
+        ("page-light", "light", 1280, 1400),
+        ("page-dark", "dark", 1280, 1400),
         ("page-phone", "light", 390, 844),
     ] {
         browser.cdp(

@@ -6,6 +6,8 @@ import * as format from './format.js';
 
 /** Most hours that are shown at a time: ten days. */
 const SLOTS_MAX = 240;
+/** Pause in typing after which an hour is chosen: 2 may become 20. */
+const TYPING_MS = 300;
 
 const at = (id) => document.getElementById(id);
 
@@ -25,11 +27,11 @@ export function chosen() {
 
 /** `choose` is told the hours that are chosen: from, and before which. Both null is the newest. */
 export function start(choose) {
-  const pick = (changed) => {
+  const pick = dom.calm(TYPING_MS, (changed) => {
     const [from, last] = [Number(at('from-hour').value), Number(at('last-hour').value)];
     if (from <= last) choose({ from, to: last + 1 });
     else choose(changed === 'from' ? { from, to: from + 1 } : { from: last, to: last + 1 });
-  };
+  });
   at('from-hour').onchange = () => pick('from');
   at('last-hour').onchange = () => pick('last');
   at('previous-hour').onclick = () => step(-1);

@@ -9,8 +9,9 @@ import * as talkers from './talkers.js';
 import * as format from './format.js';
 import * as views from './view.js';
 
-/** Pause between two looks at what is new. */
+/** Pause between two looks at what is new; longer where a look takes long, by this factor of its time. */
 const REFRESH_MS = 10_000;
+const REFRESH_PAUSE = 10;
 /** Pauses before trying again, while the service does not answer; the last is kept. */
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
 const TALKERS = 8;
@@ -54,10 +55,11 @@ async function refresh() {
   const { signal } = turn;
   clearTimeout(timer);
   showControls();
+  const begin = performance.now();
   try {
     await load(signal);
     recovered();
-    schedule(REFRESH_MS);
+    schedule(Math.max(REFRESH_MS, REFRESH_PAUSE * (performance.now() - begin)));
   } catch (error) {
     if (signal.aborted) return;
     failed(error);
