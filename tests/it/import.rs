@@ -187,7 +187,7 @@ fn what_is_wrong_is_put_aside_and_the_rest_counts() {
     let (status, _, _) = import(&[&other, "--data-dir", &bench.db, "--rejects", rejects]);
     assert_eq!(status, Some(1));
     add_to(&mut model, &flows);
-    let both = kept.clone() + &kept.replace(&file, &other);
+    let both = kept.clone() + kept.replace(&file, &other).as_str();
     assert_eq!(std::fs::read_to_string(rejects).unwrap(), both);
     let kept: Vec<serde_json::Value> = kept
         .lines()

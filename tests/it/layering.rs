@@ -21,7 +21,14 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
     (
         "http",
         &["backup", "domain", "ingest", "query", "telemetry"],
-        &["warp", "hyper", "hyper_util", "rustls", "tokio_rustls"],
+        &[
+            "askama",
+            "warp",
+            "hyper",
+            "hyper_util",
+            "rustls",
+            "tokio_rustls",
+        ],
     ),
     ("send", &["client", "domain", "ingest"], &["ureq"]),
     ("config", &["input", "store"], &["clap", "toml"]),
