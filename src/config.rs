@@ -4,9 +4,11 @@
 
 mod file;
 mod serve;
+mod top;
 
 pub use file::{Settings, parse};
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
+pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -85,6 +87,14 @@ pub enum Command {
     Export(Export),
     /// Say what is stored: hours, flows, bytes, space on disk.
     Stats(Stats),
+    /// Show the applications of an hour that talk most, and how fast, as it changes.
+    ///
+    /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? shows them
+    /// all, q quits. It asks for what it shows only. Where standard output is no terminal, --once is
+    /// needed: it prints the rows and ends. Exit status: 0 when it is quit, or has printed the rows, 1 with
+    /// a line that says why not, 2 for wrong arguments, 128 and the signal's number after a signal. A
+    /// service that goes away is no reason to end, except with --once.
+    Top(Top),
     /// Print the completions for a shell.
     Completions(Completions),
     /// Print the manual page, or write one for each command into a directory.
