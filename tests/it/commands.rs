@@ -180,6 +180,7 @@ fn every_command_has_help_a_manual_page_and_completions() {
         "restore",
         "export",
         "stats",
+        "top",
         "compact",
         "completions",
         "man",

@@ -23,3 +23,4 @@ mod reads;
 mod retention;
 mod send;
 mod support;
+mod top;
