@@ -10,6 +10,8 @@ use crate::config::{GroupBy, HourChoice, SortBy};
 
 /// After an answer that took long, the service is left alone for so many times as long.
 const REST_FACTOR: u32 = 4;
+/// But not for longer, so that one slow answer does not stop the view.
+const REST_MAX: Duration = Duration::from_secs(30);
 /// Longest text to search for, as typed.
 const SEARCH_BYTES_MAX: usize = 256;
 
@@ -97,7 +99,7 @@ impl State {
             self.due_at = now;
             return;
         }
-        self.due_at = now + self.interval.max(took * REST_FACTOR);
+        self.due_at = now + self.interval.max((took * REST_FACTOR).min(REST_MAX));
         match answer {
             Ok(answer) => self.show(answer),
             Err(error) => {

@@ -50,13 +50,14 @@ pub(super) struct Palette {
 impl Palette {
     /// Without colours where `NO_COLOR` says so (no-color.org).
     pub(super) fn of_environment() -> Palette {
+        let plain = Palette::plain();
         match std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
-            true => Palette::plain(),
+            true => plain,
             false => Palette {
-                title: Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD),
-                dim: Style::new().add_modifier(Modifier::DIM),
-                bar: Style::new().fg(Color::Green),
-                trouble: Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+                title: plain.title.fg(Color::Cyan),
+                bar: plain.bar.fg(Color::Green),
+                trouble: plain.trouble.fg(Color::Red),
+                ..plain
             },
         }
     }
@@ -184,10 +185,13 @@ impl Canvas<'_> {
 fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<'static> {
     let waits = state.asked_at.map_or(0, |at| (now - at).as_secs());
     let age = match &state.answer {
-        _ if state.paused => "paused".into(),
         _ if waits > 2 => format!("no answer for {waits} s"),
         Some(answer) => format!("{} s ago", (now - answer.at).as_secs()),
         None => String::new(),
+    };
+    let age = match state.paused {
+        true => format!("paused, {age}"),
+        false => age,
     };
     let name = match columns {
         0..60 => "",
