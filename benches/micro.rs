@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use flowtally::domain::{Counters, Flow, Hour};
+use flowtally::domain::{Counters, Hour};
 use flowtally::http::{Answer, Encoding, RowFormat};
 use flowtally::ingest::decode::{Format, decode};
-use flowtally::query::Engine;
+use flowtally::query::{Cancel, Engine, Query, QueryLimits, Row};
 use flowtally::store::codec::FlowKey;
 use flowtally::store::{Batch, BatchBuilder, Durability, Store, StoreOptions, Tally};
 
@@ -199,7 +199,7 @@ fn bench_store(c: &mut Criterion) {
     store.commit(&every).expect("a disk with space");
     group.bench_function("scan_compacted_and_tally", |b| b.iter(scan));
     let store = Arc::new(store);
-    let engine = Engine::new(store);
+    let engine = Engine::new(store, QueryLimits::NONE);
     for (id, format, encoding) in [
         ("json", RowFormat::Json, Encoding::Identity),
         ("csv", RowFormat::Csv, Encoding::Identity),
@@ -208,8 +208,9 @@ fn bench_store(c: &mut Criterion) {
     ] {
         group.bench_function(format!("answer_{id}"), |b| {
             b.iter(|| {
-                let hour = Hour::new(12).expect("a small hour");
-                let rows = engine.hour(hour).expect("an open store");
+                let question = Query::all_of(12..13);
+                let rows = engine.ask(&question, Cancel::default());
+                let rows = rows.expect("an open store");
                 let mut answer = Answer::new(rows, format, encoding).expect("memory");
                 while let Some(chunk) = answer.next_chunk().expect("a sound file") {
                     black_box(chunk);
@@ -223,22 +224,22 @@ fn bench_store(c: &mut Criterion) {
 fn bench_row(c: &mut Criterion) {
     let mut group = c.benchmark_group("row");
     group.throughput(Throughput::Elements(1));
-    let flow = Flow {
-        src_app: "svc-123",
-        dest_app: "svc-456",
-        vpc_id: "vpc-1",
+    let row = Row {
+        src_app: Some("svc-123"),
+        dest_app: Some("svc-456"),
+        vpc_id: Some("vpc-1"),
         counters: Counters {
             tx: 123_456,
             rx: 7_654_321,
         },
-        hour: Hour::new(12).expect("a small hour"),
+        hour: Hour::new(12),
     };
     for (id, format) in [("json", RowFormat::Json), ("csv", RowFormat::Csv)] {
         let mut out = Vec::with_capacity(1 << 10);
         group.bench_function(id, |b| {
             b.iter(|| {
                 out.clear();
-                format.write(black_box(&flow), &mut out);
+                format.write(black_box(&row), &mut out);
             });
         });
     }

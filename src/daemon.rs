@@ -15,7 +15,7 @@ use crate::backup::Offer;
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
 use crate::ingest::{Admission, Committer};
 use crate::notify;
-use crate::query::Engine;
+use crate::query::{Engine, QueryLimits};
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
     pub body_bytes_max: usize,
+    /// What queries may cost.
+    pub query: QueryLimits,
     /// Bytes of all bodies under way.
     pub inflight_bytes_max: usize,
     /// Time that requests under way get when the daemon stops.
@@ -231,7 +233,7 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
     let committer = Committer::start(store.clone(), config.metrics.clone());
     api.open(Backend {
         committer: Arc::new(committer.map_err(DaemonError::Thread)?),
-        engine: Engine::new(store.clone()),
+        engine: Engine::new(store.clone(), config.query),
         offer: Arc::new(Offer::new(store.clone())),
     });
     tracing::info!(
@@ -250,6 +252,7 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
 /// that the next start has nothing to replay.
 fn close(store: &Store, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
     if let Some(backend) = api.backend() {
+        backend.offer.stop();
         backend.committer.finish();
     }
     store.flush_within(time_max.max(CLOSE_TIME_MIN))?;

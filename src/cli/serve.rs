@@ -1,6 +1,6 @@
 //! `flowtally serve`.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, TlsFiles};
+use crate::query::QueryLimits;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
 
@@ -30,9 +31,7 @@ const FILES_OF_OUR_OWN: usize = 640;
 
 pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
     if arguments.print_config {
-        // Whoever does not read it has closed it.
-        let _best_effort = write!(io::stdout(), "{settings}");
-        return Ok(());
+        return super::write(settings.to_string().as_bytes());
     }
     let format = match arguments.log_format {
         LogFormat::Auto => log::LogFormat::of_stderr(),
@@ -104,6 +103,10 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         },
         connections_max: connections_max(arguments.memory_max as usize),
         body_bytes_max: memory.body_bytes_max,
+        query: QueryLimits {
+            memory_bytes_max: memory.query_bytes_max,
+            time_max: arguments.query_time_max,
+        },
         inflight_bytes_max: memory.inflight_bytes_max,
         shutdown_timeout: arguments.shutdown_timeout,
     };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::{DataDir, seconds};
@@ -11,16 +12,12 @@ use crate::store;
 /// What `flowtally serve` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// TOML file with settings: its keys are the long names of these flags, as in memory-max = 1024.
-    #[arg(long, env = "FLOWTALLY_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDir,
 
     /// Show all settings, and where each comes from, and end.
     #[arg(long)]
     pub print_config: bool,
-
-    #[command(flatten)]
-    pub data_dir: DataDir,
 
     /// Address and port to listen on; port 0 picks a free one, which the log shows.
     #[arg(
@@ -56,7 +53,7 @@ pub struct Serve {
     pub tls_client_ca: Option<PathBuf>,
 
     /// Listen beyond this machine although nothing guards sending or reading.
-    #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS")]
+    #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 
     /// What an acknowledged batch survives.
@@ -142,6 +139,21 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_BODY_MAX", value_name = "MIB")]
     pub body_max: Option<u32>,
 
+    /// Memory for groups, sorted rows and pages of all queries together, in MiB, at most a quarter of
+    /// --memory-max; a sixteenth of it by default. A query that needs more is refused (413).
+    #[arg(long, env = "FLOWTALLY_QUERY_MEMORY_MAX", value_name = "MIB")]
+    pub query_memory_max: Option<u32>,
+
+    /// Seconds that one query may work for; waiting for its client does not count.
+    #[arg(
+        long,
+        env = "FLOWTALLY_QUERY_TIME_MAX",
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = seconds(1..=86_400)
+    )]
+    pub query_time_max: Duration,
+
     /// What to log: error, warn, info, debug, trace, or a filter such as info,flowtally=debug.
     #[arg(
         long,
@@ -171,7 +183,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How `--memory-max` is divided. The shares add up to seven tenths of it; the rest is for the
+/// How `--memory-max` is divided. The shares add up to three fourths of it; the rest is for the
 /// process itself, compaction and what an allocator cannot use.
 ///
 /// | share | for |
@@ -179,6 +191,7 @@ pub enum LogFormat {
 /// | 1/4 | bodies under way, and the batches made of them |
 /// | 2 × 1/16 | the active and the frozen tally |
 /// | 1/8 | answers: copies of rows that are not flushed yet |
+/// | 1/16 | queries: groups, sorted rows and pages |
 /// | 3 × 1/32 | the journal's memtables |
 /// | 1/16 | RocksDB's block cache |
 /// | 1/32 | a flush: the order of its rows |
@@ -188,6 +201,7 @@ pub struct MemoryPlan {
     pub body_bytes_max: usize,
     pub tally_bytes_max: usize,
     pub view_bytes_max: usize,
+    pub query_bytes_max: usize,
     pub memtable_bytes: usize,
     pub block_cache_bytes: usize,
 }
@@ -196,7 +210,7 @@ impl Serve {
     /// Divides the memory.
     ///
     /// # Errors
-    /// A `--body-max` that does not fit, as text for the user.
+    /// A `--body-max` or `--query-memory-max` that does not fit, as text for the user.
     pub fn memory_plan(&self) -> Result<MemoryPlan, String> {
         let memory = (self.memory_max as usize) << 20;
         let body_max = self.memory_max / 16;
@@ -207,11 +221,20 @@ impl Serve {
                 self.memory_max
             ));
         }
+        let query_max = self.memory_max / 4;
+        let query = self.query_memory_max.unwrap_or(self.memory_max / 16);
+        if query == 0 || query > query_max {
+            return Err(format!(
+                "--query-memory-max is {query}; with --memory-max {} it can be 1 to {query_max} (MiB)",
+                self.memory_max
+            ));
+        }
         Ok(MemoryPlan {
             inflight_bytes_max: memory / 4,
             body_bytes_max: (body as usize) << 20,
             tally_bytes_max: memory / 16,
             view_bytes_max: memory / 8,
+            query_bytes_max: (query as usize) << 20,
             memtable_bytes: memory / 32,
             block_cache_bytes: memory / 16,
         })

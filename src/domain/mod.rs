@@ -116,16 +116,6 @@ impl IdempotencyKey {
     }
 }
 
-/// One flow, or one row of an answer: who talked to whom, in which hour, and how much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow<'a> {
-    pub src_app: &'a str,
-    pub dest_app: &'a str,
-    pub vpc_id: &'a str,
-    pub counters: Counters,
-    pub hour: Hour,
-}
-
 /// The six fields of a flow, named as the API names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {

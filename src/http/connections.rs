@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::socket::Socket;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
@@ -38,6 +39,8 @@ pub(super) struct Connections {
 pub(super) struct Connection {
     all: Arc<Connections>,
     number: u64,
+    /// `None` in tests of what does not need one.
+    socket: Option<Socket>,
     activity: Mutex<Activity>,
     let_go: Notify,
     /// The same, in the middle of an answer.
@@ -110,10 +113,11 @@ impl Connections {
         }
     }
 
-    pub(super) fn open(self: &Arc<Connections>) -> Arc<Connection> {
+    pub(super) fn open(self: &Arc<Connections>, socket: Option<Socket>) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             all: self.clone(),
             number: self.next.fetch_add(1, Ordering::Relaxed),
+            socket,
             activity: Mutex::new(Activity {
                 requests: 0,
                 since: Instant::now(),
@@ -230,6 +234,14 @@ impl Drop for UnderWay {
 }
 
 impl UnderWay {
+    /// Resolves when the client is seen to have left; never, where it stays.
+    pub(super) async fn left(&self) {
+        match &self.0.socket {
+            Some(socket) => socket.left().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// All connections, this request's among them.
     pub(super) fn connections(&self) -> &Connections {
         &self.0.all
@@ -300,7 +312,7 @@ mod tests {
     async fn the_quietest_makes_room() {
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());
-        let (busy, first, second) = (all.open(), all.open(), all.open());
+        let (busy, first, second) = (all.open(None), all.open(None), all.open(None));
         let mut places = Vec::new();
         for _ in 0..3 {
             places.push(all.find_place().await.unwrap());
@@ -330,7 +342,7 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());
-        let connection = all.open();
+        let connection = all.open(None);
         let (mut client, server) = tokio::io::duplex(100);
         let mut server = connection.watch(server);
         let writing = tokio::spawn(async move { server.write_all(&[0; 150]).await });

@@ -117,19 +117,24 @@ impl Problem {
             Problem::BadQuery { .. }
             | Problem::BadBatch(_)
             | Problem::BadBody { .. }
-            | Problem::BadIdempotencyKey => StatusCode::BAD_REQUEST,
+            | Problem::BadIdempotencyKey
+            | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
             Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
             Problem::TokenLacksRight | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
             Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
-            Problem::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Problem::BodyTooLarge { .. } | Problem::Query(QueryError::TooLarge { .. }) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Problem::MediaType { .. } | Problem::ContentEncoding { .. } => {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE
             }
             Problem::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
             Problem::TooManyQueries
-            | Problem::Query(QueryError::Overloaded(_))
+            | Problem::Query(
+                QueryError::Overloaded(_) | QueryError::TooLong | QueryError::Cancelled,
+            )
             | Problem::Recovering
             | Problem::Stopping
             | Problem::WritesFail
@@ -167,7 +172,14 @@ impl Problem {
                 ("no-checkpoint", "A checkpoint could not be made")
             }
             Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
-            Problem::BadQuery { .. } => ("bad-query", "The query is not understood"),
+            Problem::BadQuery { .. } | Problem::Query(QueryError::BadCursor) => {
+                ("bad-query", "The query is not understood")
+            }
+            Problem::Query(QueryError::TooLarge { .. }) => {
+                ("query-too-large", "The query takes too much memory")
+            }
+            Problem::Query(QueryError::TooLong) => ("query-too-long", "The query takes too long"),
+            Problem::Query(QueryError::Cancelled) => ("cancelled", "The client has left"),
             Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
             Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
             Problem::BadIdempotencyKey => {
@@ -268,7 +280,19 @@ impl Problem {
                  send the flows in several batches"
             ),
             Problem::NotAcceptable { what } => format!("possible are {what}"),
-            Problem::Query(QueryError::Overloaded(why)) => why.to_string(),
+            Problem::Query(QueryError::Overloaded(why)) => why.clone(),
+            Problem::Query(error @ QueryError::TooLarge { .. }) => format!(
+                "{error} (--query-memory-max); ask for fewer hours (from, to), for some src_app, \
+                 dest_app or vpc_id only, for fewer columns in group_by, or for fewer rows (limit)"
+            ),
+            Problem::Query(error @ QueryError::TooLong) => format!(
+                "{error} (--query-time-max); ask for fewer hours (from, to), or for some src_app \
+                 only, which is sought without reading the others"
+            ),
+            Problem::Query(error @ QueryError::BadCursor) => format!(
+                "{error}; take it from the Link header of an answer, and change no other parameter \
+                 but limit"
+            ),
             Problem::TooManyQueries => "too many answers are being read at the moment".into(),
             Problem::Recovering => "the journal is being replayed; try again shortly".into(),
             Problem::WritesFail => {

@@ -5,14 +5,14 @@ use warp::reply::Response;
 use super::Api;
 use super::access::Right;
 use super::error::Problem;
-use super::flows_get;
+use super::parameters;
 use super::routes::Request;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
         .check(Right::Write, request.headers, request.peer)?;
     let backend = api.open_backend()?.clone();
-    let hour = flows_get::hour(request)?;
+    let hour = parameters::hour(request.query, request.method)?;
     let deleted = tokio::task::spawn_blocking(move || backend.committer.delete_hour(hour));
     let Some(totals) = deleted.await.map_err(|_| Problem::Internal)?? else {
         return Err(Problem::NoSuchHour { hour });

@@ -1,40 +1,49 @@
-//! `GET /flows?hour=N`: the sums of an hour, streamed.
+//! `GET /flows`: the sums of an hour or of several, filtered, added up, sorted: streamed, or a page.
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
-use warp::http::Method;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinError, JoinHandle};
 use warp::http::header::{self, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
 use super::access::Right;
+use super::connections::Peer;
 use super::error::Problem;
-use super::negotiate;
 use super::routes::Request;
 use super::rows::Answer;
-use crate::domain::Hour;
+use super::{negotiate, parameters};
+use crate::query::Cancel;
+use crate::telemetry::Metrics;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let (headers, peer) = (request.headers, request.peer);
     api.access.check(Right::Read, headers, peer)?;
     let engine = api.open_backend()?.engine.clone();
-    let hour = hour(request)?;
+    let question = parameters::question(request.query)?;
     let format = negotiate::row_format(headers)?;
     let encoding = negotiate::row_encoding(headers)?;
     let permit = api.permit_to_answer(peer, 1)?;
+    let cancel = Cancel::default();
+    let stop = cancel.clone();
+    let metrics = api.metrics.clone();
     let first = tokio::task::spawn_blocking(move || {
-        let rows = engine.hour(hour)?;
+        let rows = engine.ask(&question, cancel)?;
         let mut answer = Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)?;
         let chunk = answer.next_chunk()?.unwrap_or_default();
+        metrics.http().query_rows_read.inc_by(answer.rows_read());
         Ok::<_, Problem>((chunk, answer, permit))
     });
-    let (chunk, answer, permit) = first.await.map_err(|_| Problem::Internal)??;
+    let first = unless_left(peer, stop.clone(), first).await;
+    let (chunk, answer, permit) = first.map_err(|_| Problem::Internal)??;
+    let next_page = answer.next_page();
+    let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
     let mut response = if answer.has_ended() {
         // A short answer goes out whole, with its length.
         Response::new(chunk.into())
     } else {
-        let holds = (permit, peer.request.clone());
-        let rest = rest_of(answer, holds);
+        let rest = rest_of(answer, api.metrics.clone(), (permit, peer.clone()), stop);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -47,6 +56,10 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         header::VARY,
         HeaderValue::from_static("accept, accept-encoding"),
     );
+    if let Some(next_page) = next_page {
+        let link = HeaderValue::try_from(next_page).map_err(|_| Problem::Internal)?;
+        headers.insert(header::LINK, link);
+    }
     if let Some(encoding) = encoding.name() {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
@@ -58,56 +71,59 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
 const BROKE_OFF: &str = "the answer broke off";
 
 /// The chunks of `answer`. Each is made when the client has taken the one before: a slow client
-/// holds a scan, but no thread. Whatever is in `holds` lives as long as the answer does.
+/// holds a scan, but no thread.
 fn rest_of(
     answer: Answer,
-    holds: impl Send + Sync + 'static,
+    metrics: Metrics,
+    holds: (OwnedSemaphorePermit, Peer),
+    stop: Cancel,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
-    stream::try_unfold((answer, holds), |(mut answer, holds)| async {
-        let made = tokio::task::spawn_blocking(move || (answer.next_chunk(), answer, holds));
-        let (chunk, answer, holds) = made.await.map_err(|_| BROKE_OFF)?;
-        let chunk = chunk.map_err(|error| {
-            tracing::error!(%error, "an answer broke off");
-            BROKE_OFF
-        })?;
-        Ok(chunk.map(|chunk| (chunk, (answer, holds))))
+    let state = (answer, holds, stop);
+    stream::try_unfold(state, move |(mut answer, (permit, peer), stop)| {
+        let metrics = metrics.clone();
+        async move {
+            let made = tokio::task::spawn_blocking(move || {
+                let before = answer.rows_read();
+                let chunk = answer.next_chunk();
+                let rows_read = &metrics.http().query_rows_read;
+                rows_read.inc_by(answer.rows_read() - before);
+                (chunk, answer, permit)
+            });
+            let made = unless_left(&peer, stop.clone(), made).await;
+            let (chunk, answer, permit) = made.map_err(|_| BROKE_OFF)?;
+            let chunk = chunk.map_err(|error| {
+                tracing::error!(%error, "an answer broke off");
+                BROKE_OFF
+            })?;
+            Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer), stop))))
+        }
     })
 }
 
-/// The one parameter, `hour`.
-pub(super) fn hour(request: &Request<'_>) -> Result<Hour, Problem> {
-    parse_hour(request.query, request.method)
+/// Waits for `task`. When the client leaves, or nobody waits any more, the task is told to stop.
+async fn unless_left<T>(
+    peer: &Peer,
+    stop: Cancel,
+    mut task: JoinHandle<T>,
+) -> Result<T, JoinError> {
+    let mut waiting = StopWhenDropped(Some(stop));
+    let done = tokio::select! {
+        done = &mut task => done,
+        () = peer.request.left() => {
+            drop(waiting);
+            return task.await;
+        }
+    };
+    waiting.0 = None;
+    done
 }
 
-fn parse_hour(query: &str, method: &Method) -> Result<Hour, Problem> {
-    let bad = |what: String| Problem::BadQuery { what };
-    let mut hour = None;
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if name != "hour" {
-            return Err(bad(format!(
-                "{name:?} is not a parameter of {method} /flows; hour is"
-            )));
-        }
-        if hour.is_some() {
-            return Err(bad("the parameter hour is given twice".into()));
-        }
-        // `parse` alone would take a plus sign.
-        let digits = value.bytes().all(|b| b.is_ascii_digit());
-        let number = value.parse().ok().filter(|_| digits).and_then(Hour::new);
-        hour = Some(number.ok_or_else(|| {
-            bad(format!(
-                "hour is {value:?}; it has to be an integer from 0 to {}",
-                Hour::MAX
-            ))
-        })?);
-    }
-    hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1".into()))
-}
+struct StopWhenDropped(Option<Cancel>);
 
-/// What has to hold of any query: a clear answer. For fuzzing.
-#[cfg(fuzzing)]
-pub fn check(query: &str) {
-    if let Ok(hour) = parse_hour(query, &Method::GET) {
-        assert!(query.contains("hour") || query.contains('%'), "{hour}");
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        if let Some(stop) = &self.0 {
+            stop.cancel();
+        }
     }
 }

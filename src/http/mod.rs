@@ -16,17 +16,19 @@ mod hours;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod parameters;
 mod routes;
 mod rows;
 mod secrets;
 mod server;
+mod socket;
 mod tls;
 mod trace;
 
 pub use access::Access;
-#[cfg(fuzzing)]
-pub use flows_get::check as check_query;
 pub use negotiate::{Encoding, RowFormat};
+#[cfg(fuzzing)]
+pub use parameters::check as check_query;
 pub use rows::Answer;
 pub use secrets::{AccessError, AccessFiles, TlsFiles};
 pub use server::serve;

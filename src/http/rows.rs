@@ -7,8 +7,8 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 
 use super::negotiate::{Encoding, RowFormat};
-use crate::domain::{Field, Flow};
-use crate::query::{QueryError, Rows};
+use crate::domain::Field;
+use crate::query::{Columns, QueryError, Row, Rows};
 
 /// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
 /// costs little beside making it, and little for a slow client to hold.
@@ -62,6 +62,16 @@ impl Answer {
         })
     }
 
+    /// See [`Rows::next_page`].
+    pub(super) fn next_page(&self) -> Option<&str> {
+        self.rows.next_page()
+    }
+
+    /// See [`Rows::rows_read`].
+    pub(super) fn rows_read(&self) -> u64 {
+        self.rows.rows_read()
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.state == State::Ended
     }
@@ -71,16 +81,16 @@ impl Answer {
         while self.state != State::Ended {
             let mut plain = Vec::with_capacity(CHUNK_BYTES + 2 * self.row_bytes_last + 64);
             if self.state == State::Begin {
-                begin(self.format, &mut plain);
+                begin(self.format, self.rows.columns(), &mut plain);
                 self.state = State::Rows;
             }
             let (format, any_row) = (self.format, &mut self.any_row);
-            let ended = self.rows.read(|flow| {
+            let ended = self.rows.read(|row| {
                 if format == RowFormat::Json {
                     plain.extend_from_slice(if *any_row { b",\n" } else { b"" });
                 }
                 *any_row = true;
-                format.write(flow, &mut plain);
+                format.write(row, &mut plain);
                 if plain.len() < CHUNK_BYTES {
                     ControlFlow::Continue(())
                 } else {
@@ -135,12 +145,13 @@ impl Encoder {
     }
 }
 
-fn begin(format: RowFormat, out: &mut Vec<u8>) {
+fn begin(format: RowFormat, columns: Columns, out: &mut Vec<u8>) {
     match format {
         RowFormat::Json => out.push(b'['),
         RowFormat::Ndjson => {}
         RowFormat::Csv => {
-            out.extend_from_slice(Field::ALL.map(Field::name).join(",").as_bytes());
+            let names: Vec<&str> = columns.fields().map(Field::name).collect();
+            out.extend_from_slice(names.join(",").as_bytes());
             out.push(b'\n');
         }
     }
@@ -149,32 +160,40 @@ fn begin(format: RowFormat, out: &mut Vec<u8>) {
 impl RowFormat {
     /// Appends one row; what stands between rows of a JSON array is the caller's.
     #[inline]
-    pub fn write(self, flow: &Flow<'_>, out: &mut Vec<u8>) {
+    pub fn write(self, row: &Row<'_>, out: &mut Vec<u8>) {
         match self {
-            RowFormat::Json => write_json(flow, out),
+            RowFormat::Json => write_json(row, out),
             RowFormat::Ndjson => {
-                write_json(flow, out);
+                write_json(row, out);
                 out.push(b'\n');
             }
-            RowFormat::Csv => write_csv(flow, out),
+            RowFormat::Csv => write_csv(row, out),
         }
     }
 }
 
-fn write_json(flow: &Flow<'_>, out: &mut Vec<u8>) {
+fn write_json(row: &Row<'_>, out: &mut Vec<u8>) {
     let mut digits = itoa::Buffer::new();
-    out.extend_from_slice(b"{\"src_app\":");
-    write_json_string(flow.src_app, out);
-    out.extend_from_slice(b",\"dest_app\":");
-    write_json_string(flow.dest_app, out);
-    out.extend_from_slice(b",\"vpc_id\":");
-    write_json_string(flow.vpc_id, out);
-    out.extend_from_slice(b",\"bytes_tx\":");
-    out.extend_from_slice(digits.format(flow.counters.tx).as_bytes());
+    out.push(b'{');
+    for (name, value) in [
+        (&b"\"src_app\":"[..], row.src_app),
+        (b"\"dest_app\":", row.dest_app),
+        (b"\"vpc_id\":", row.vpc_id),
+    ] {
+        if let Some(value) = value {
+            out.extend_from_slice(name);
+            write_json_string(value, out);
+            out.push(b',');
+        }
+    }
+    out.extend_from_slice(b"\"bytes_tx\":");
+    out.extend_from_slice(digits.format(row.counters.tx).as_bytes());
     out.extend_from_slice(b",\"bytes_rx\":");
-    out.extend_from_slice(digits.format(flow.counters.rx).as_bytes());
-    out.extend_from_slice(b",\"hour\":");
-    out.extend_from_slice(digits.format(flow.hour.get()).as_bytes());
+    out.extend_from_slice(digits.format(row.counters.rx).as_bytes());
+    if let Some(hour) = row.hour {
+        out.extend_from_slice(b",\"hour\":");
+        out.extend_from_slice(digits.format(hour.get()).as_bytes());
+    }
     out.push(b'}');
 }
 
@@ -193,22 +212,16 @@ fn write_json_string(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-fn write_csv(flow: &Flow<'_>, out: &mut Vec<u8>) {
+fn write_csv(row: &Row<'_>, out: &mut Vec<u8>) {
     let mut csv = csv::WriterBuilder::new()
         .buffer_capacity(256)
         .from_writer(out);
-    let mut digits = [
-        itoa::Buffer::new(),
-        itoa::Buffer::new(),
-        itoa::Buffer::new(),
-    ];
+    let mut digits = [(); 3].map(|()| itoa::Buffer::new());
     let [tx, rx, hour] = &mut digits;
-    let _infallible = csv.write_record([
-        flow.src_app,
-        flow.dest_app,
-        flow.vpc_id,
-        tx.format(flow.counters.tx),
-        rx.format(flow.counters.rx),
-        hour.format(flow.hour.get()),
-    ]);
+    let sums = [tx.format(row.counters.tx), rx.format(row.counters.rx)];
+    let names = [row.src_app, row.dest_app, row.vpc_id]
+        .into_iter()
+        .flatten();
+    let hour = row.hour.map(|of| hour.format(of.get()));
+    let _infallible = csv.write_record(names.chain(sums).chain(hour));
 }

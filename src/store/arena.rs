@@ -43,6 +43,21 @@ pub(super) fn counters(entry: &[u8]) -> Counters {
     }
 }
 
+/// A copy of the entries whose suffix is `wanted`, and their number.
+pub(super) fn filter(entries: &[u8], mut wanted: impl FnMut(&[u8]) -> bool) -> (Vec<u8>, usize) {
+    let (mut copy, mut rows, mut at) = (Vec::new(), 0, 0);
+    while at < entries.len() {
+        let suffix = suffix(&entries[at..]);
+        let end = at + ENTRY_HEADER_BYTES + suffix.len();
+        if wanted(suffix) {
+            copy.extend_from_slice(&entries[at..end]);
+            rows += 1;
+        }
+        at = end;
+    }
+    (copy, rows)
+}
+
 /// Writes the counters of the entry that begins with `entry`.
 #[inline]
 pub(super) fn set_counters(entry: &mut [u8], counters: Counters) {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::codec::{self, Corrupt};
+use super::scan::ScanEnd;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -13,6 +14,9 @@ pub enum StoreError {
         codec::IDENTITY_FILE
     )]
     NotOurs { path: PathBuf },
+
+    #[error("there is no data directory {path}; correct --data-dir")]
+    Absent { path: PathBuf },
 
     #[error(
         "{path} has format {found}, and this flowtally knows formats up to {}; \
@@ -66,6 +70,12 @@ pub enum StoreError {
     )]
     Corrupt { what: String },
 
+    #[error("{what}; nothing of it was acknowledged: start the service, which cuts it off")]
+    Torn { what: String },
+
+    #[error("the data directory is open only to be read")]
+    OnlyRead,
+
     #[error("{doing} failed: {source}; check the disk")]
     Database {
         doing: &'static str,
@@ -97,6 +107,9 @@ pub enum StoreError {
         "too many answers with rows that are not flushed yet are being read; try again shortly"
     )]
     Views,
+
+    #[error("a scan ended early: {0:?}")]
+    ScanEnded(ScanEnd),
 
     #[error("the store is closed after an internal error; restart the service")]
     Closed,

@@ -61,7 +61,7 @@ fn read_once(inner: &Arc<Inner>) -> Result<Ledger, StoreError> {
         (parts.collect(), tallies.expected)
     };
     let (lower, upper) = codec::ledger_bounds();
-    let (mut disk, marker) = open_cursor(inner, lower, upper)?;
+    let (mut disk, marker) = open_cursor(inner, lower, upper, false)?;
     let mut ledger: BTreeMap<Hour, Totals> = BTreeMap::new();
     while let Some((key, value)) = disk.item() {
         ledger.insert(codec::decode_ledger_key(key)?, codec::decode_totals(value)?);

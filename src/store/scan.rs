@@ -1,7 +1,9 @@
-//! Reads: the rows of one hour, from disk and from the tallies, each flow counted exactly once.
+//! Reads: rows from disk and from the tallies, each flow counted exactly once.
 
-use std::sync::atomic::Ordering;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use self_cell::self_cell;
@@ -9,7 +11,9 @@ use self_cell::self_cell;
 use super::codec::{self, FlowKey, HOUR_BYTES};
 use super::error::{StoreError, database};
 use super::run::Run;
-use super::{Inner, codec::Corrupt};
+use super::selection::{Place, Selection};
+use super::tally::Tally;
+use super::{Inner, arena, codec::Corrupt};
 use crate::domain::{Counters, Hour};
 
 type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
@@ -43,9 +47,20 @@ impl Cursor {
         Ok(Some((suffix, codec::decode_counters(value)?)))
     }
 
+    /// The hour of the current row and the rest of its key. `None` after the last, or at an error.
+    #[inline]
+    fn place(&self) -> Option<(u32, &[u8])> {
+        let (hour, suffix) = self.borrow_dependent().key()?.split_first_chunk()?;
+        Some((u32::from_be_bytes(*hour), suffix))
+    }
+
     #[inline]
     pub(super) fn advance(&mut self) {
         self.with_dependent_mut(|_, iterator| iterator.next());
+    }
+
+    fn seek(&mut self, key: &[u8]) {
+        self.with_dependent_mut(|_, iterator| iterator.seek(key));
     }
 }
 
@@ -67,7 +82,7 @@ impl ViewBudget {
     }
 }
 
-/// Bytes of the [`ViewBudget`] that one scan has; given back when it is dropped.
+/// Bytes of the [`ViewBudget`] that one scan has; given back when it is dropped, at the latest.
 struct Grant {
     inner: Arc<Inner>,
     bytes: usize,
@@ -92,82 +107,209 @@ impl Grant {
             bytes,
         })
     }
-}
 
-impl Drop for Grant {
-    fn drop(&mut self) {
-        if let Ok(mut free) = self.inner.views.bytes_free.lock() {
-            *free += self.bytes;
+    /// Gives back `bytes`, or all there is where that is less.
+    fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        if let Ok(mut free) = self.inner.views.bytes_free.lock()
+            && bytes > 0
+        {
+            *free += bytes;
             self.inner.views.given_back.notify_all();
         }
     }
 }
 
-/// A tally's last position, a copy of its entries of an hour, and how many they are.
-type Copied = (u64, Vec<u8>, usize);
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.give_back(self.bytes);
+    }
+}
 
-/// The rows of one hour in key order, at one moment between two commits.
+/// A copy of a tally's entries of an hour.
+struct Copied {
+    hour: u32,
+    /// The tally's last position.
+    last: u64,
+    entries: Vec<u8>,
+    rows: usize,
+}
+
+impl Copied {
+    /// What it takes, together with the order of its rows.
+    fn bytes(&self) -> usize {
+        self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
+    }
+}
+
+/// A row as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRow<'a> {
+    pub hour: Hour,
+    /// What follows the hour in its key: see [`codec::split_names`].
+    pub suffix: &'a [u8],
+    pub counters: Counters,
+}
+
+/// The rows of a [`Selection`] in key order, at one moment between two commits.
 ///
-/// Holds files of the database that it reads, and copies of the hour's part of both tallies, but no
+/// Holds files of the database that it reads, and copies of the rows that are not flushed yet, but no
 /// lock: it can be kept for as long as a slow client takes.
 pub struct Scan {
+    selection: Selection,
     hour: Hour,
     disk: Cursor,
+    /// The disk's row is one of `hour`.
+    disk_here: bool,
+    /// The hour of the disk's row, and which of the selection's names it has come to there.
+    disk_at: (u32, usize),
+    /// Copies of rows of `hour`, and what they take.
     runs: Vec<Run<Vec<u8>>>,
+    run_bytes: usize,
+    /// Those of later hours, ascending.
+    later: VecDeque<Copied>,
     /// Which sources the row given out last came from: bit 0 is the disk, bit `1 + i` is `runs[i]`.
     taken: u32,
-    disk_ended: bool,
-    _grant: Grant,
+    patience: Patience,
+    rows: u64,
+    grant: Grant,
+}
+
+/// Ends a scan from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Why a scan ended before its last row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanEnd {
+    /// It was told to, by [`Scan::until`] or [`Cancel`].
+    TimeOver,
+    Cancelled,
+}
+
+/// Rows and seeks between two looks at the clock: a fraction of a millisecond.
+const STEPS_BETWEEN_LOOKS: u32 = 512;
+
+/// How long a scan may go on.
+#[derive(Debug)]
+struct Patience {
+    steps_to_look: u32,
+    until: Option<Instant>,
+    cancel: Cancel,
+}
+
+impl Patience {
+    /// To be called for each row and each seek.
+    #[inline]
+    fn step(&mut self) -> Result<(), StoreError> {
+        self.steps_to_look -= 1;
+        if self.steps_to_look > 0 {
+            return Ok(());
+        }
+        self.look()
+    }
+
+    #[cold]
+    fn look(&mut self) -> Result<(), StoreError> {
+        self.steps_to_look = STEPS_BETWEEN_LOOKS;
+        if self.cancel.0.load(Ordering::Relaxed) {
+            return Err(StoreError::ScanEnded(ScanEnd::Cancelled));
+        }
+        match self.until {
+            Some(until) if Instant::now() > until => Err(StoreError::ScanEnded(ScanEnd::TimeOver)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Scan {
-    pub(super) fn open(inner: &Arc<Inner>, hour: Hour) -> Result<Scan, StoreError> {
-        // The tallies first: what is flushed after this moment is in the iterator *and* here, and
-        // the marker tells. The other way round, it could be in neither.
-        let (mut sources, grant) = tally_rows(inner, hour.get())?;
-        let (mut lower, upper) = codec::hour_bounds(hour);
-        if hour.get() < inner.horizon.load(Ordering::SeqCst) {
-            // Too old, and about to be dropped.
-            sources.clear();
-            lower = upper;
+    pub(super) fn open(inner: &Arc<Inner>, selection: Selection) -> Result<Scan, StoreError> {
+        loop {
+            // The tallies first: what is flushed after this moment is in the iterator *and* here,
+            // and the marker tells. The other way round, it could be in neither.
+            let (mut copies, grant) = copy_tallies(inner, &selection)?;
+            // What is older is about to be dropped.
+            let horizon = inner.horizon.load(Ordering::SeqCst);
+            copies.retain(|copied| copied.hour >= horizon);
+            let (lower, upper) = selection.bounds(horizon);
+            let (disk, marker) = open_cursor(inner, &lower, &upper, selection.has_names())?;
+            let newer = selection.bounds(inner.horizon.load(Ordering::SeqCst));
+            if newer.0 != lower {
+                // An hour has become too old meanwhile, and may have been dropped in part of what
+                // was seen.
+                continue;
+            }
+            // Markers stand only between tallies. So one that has not reached a tally's last
+            // position has reached none of it, and one that has, covers all of what was seen of it.
+            copies.retain(|copied| copied.last > marker);
+            copies.sort_by_key(|copied| copied.hour);
+            let start = selection.range().start;
+            return Ok(Scan {
+                hour: Hour::new(u64::from(start)).ok_or(Corrupt("no hour is that late"))?,
+                disk_at: (start, 0),
+                selection,
+                disk,
+                disk_here: false,
+                runs: Vec::new(),
+                run_bytes: 0,
+                later: copies.into(),
+                taken: 0,
+                patience: Patience {
+                    steps_to_look: STEPS_BETWEEN_LOOKS,
+                    until: None,
+                    cancel: Cancel::default(),
+                },
+                rows: 0,
+                grant,
+            });
         }
-        let (disk, marker) = open_cursor(inner, &lower, &upper)?;
-        if inner.horizon.load(Ordering::SeqCst) > hour.get() && lower != upper {
-            // It has become too old meanwhile, and may have been dropped in part of what was seen.
-            drop(grant);
-            return Scan::open(inner, hour);
-        }
-        // Markers stand only between tallies. So one that has not reached a tally's last position
-        // has reached none of it, and one that has, covers all of what was seen of it above.
-        let runs = sources
-            .into_iter()
-            .filter(|(last, ..)| *last > marker)
-            .map(|(_, entries, rows)| Run::sort(entries, rows))
-            .collect();
-        Ok(Scan {
-            hour,
-            disk,
-            runs,
-            taken: 0,
-            disk_ended: false,
-            _grant: grant,
+    }
+
+    /// Ends the scan with an error when it is read after this time.
+    pub fn until(&mut self, time: Option<Instant>) {
+        self.patience.until = time;
+    }
+
+    /// Ends the scan with an error when it is told to.
+    pub fn unless(&mut self, cancel: Cancel) {
+        self.patience.cancel = cancel;
+    }
+
+    /// Number of rows that were given out.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The next row, decoded; `None` after the last.
+    // Not an `Iterator`: the row borrows from the scan, which saves copying three names a row.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<(FlowKey<'_>, Counters)>, StoreError> {
+        Ok(match self.next_row()? {
+            None => None,
+            Some(row) => Some((FlowKey::decode_names(row.hour, row.suffix)?, row.counters)),
         })
     }
 
     /// The next row, or `None` after the last.
-    // Not an `Iterator`: the row borrows from the scan, which saves copying three names a row.
-    #[allow(clippy::should_implement_trait)]
     #[inline]
-    pub fn next(&mut self) -> Result<Option<(FlowKey<'_>, Counters)>, StoreError> {
-        self.advance_taken();
-        let mut least: Option<(&[u8], Counters)> = None;
-        if !self.disk_ended {
-            least = self.disk.peek()?;
-            if least.is_none() {
-                let iterator = self.disk.borrow_dependent();
-                iterator.status().map_err(database("reading"))?;
-                self.disk_ended = true;
+    pub fn next_row(&mut self) -> Result<Option<StoredRow<'_>>, StoreError> {
+        self.advance_taken()?;
+        self.patience.step()?;
+        while !self.disk_here && self.runs.iter().all(|run| run.peek().is_none()) {
+            if !self.next_hour()? {
+                return Ok(None);
             }
+        }
+        let mut least: Option<(&[u8], Counters)> = None;
+        if self.disk_here {
+            least = self.disk.peek()?;
         }
         let mut taken = u32::from(least.is_some());
         for (i, run) in self.runs.iter().enumerate() {
@@ -187,16 +329,19 @@ impl Scan {
             }
         }
         self.taken = taken;
-        match least {
-            None => Ok(None),
-            Some((suffix, sum)) => Ok(Some((FlowKey::decode_names(self.hour, suffix)?, sum))),
-        }
+        self.rows += 1;
+        Ok(least.map(|(suffix, counters)| StoredRow {
+            hour: self.hour,
+            suffix,
+            counters,
+        }))
     }
 
     #[inline]
-    fn advance_taken(&mut self) {
+    fn advance_taken(&mut self) -> Result<(), StoreError> {
         if self.taken & 1 != 0 {
             self.disk.advance();
+            self.settle()?;
         }
         for (i, run) in self.runs.iter_mut().enumerate() {
             if self.taken & (2 << i) != 0 {
@@ -204,43 +349,131 @@ impl Scan {
             }
         }
         self.taken = 0;
+        Ok(())
+    }
+
+    /// After the disk has been moved: on to the next row of the selection, unless it is at one.
+    #[inline]
+    fn settle(&mut self) -> Result<(), StoreError> {
+        self.disk_here = if self.selection.has_names() {
+            self.seek_names()? == Some(self.hour.get())
+        } else if self.selection.is_one_hour() {
+            self.disk.borrow_dependent().valid()
+        } else {
+            self.disk.place().map(|(hour, _)| hour) == Some(self.hour.get())
+        };
+        Ok(())
+    }
+
+    /// Seeks the next row with one of the selection's names; returns its hour.
+    fn seek_names(&mut self) -> Result<Option<u32>, StoreError> {
+        while let Some((hour, suffix)) = self.disk.place() {
+            if self.disk_at.0 != hour {
+                self.disk_at = (hour, 0);
+            }
+            let key = match self.selection.locate(self.disk_at.1, suffix) {
+                Place::Inside(at) => {
+                    self.disk_at.1 = at;
+                    return Ok(Some(hour));
+                }
+                Place::Before(at) => {
+                    self.disk_at.1 = at;
+                    self.selection.key_of(hour, at)
+                }
+                // No flow has the last `u32` for an hour.
+                Place::Behind => self.selection.key_of(hour.saturating_add(1), 0),
+            };
+            self.disk.seek(&key);
+            self.patience.step()?;
+        }
+        Ok(None)
+    }
+
+    /// Goes on to the next hour that has rows; returns whether there is one.
+    #[cold]
+    fn next_hour(&mut self) -> Result<bool, StoreError> {
+        self.runs.clear();
+        self.grant.give_back(std::mem::take(&mut self.run_bytes));
+        let on_disk = if self.selection.has_names() {
+            self.seek_names()?
+        } else {
+            self.disk.place().map(|(hour, _)| hour)
+        };
+        if on_disk.is_none() {
+            self.disk.status().map_err(database("reading"))?;
+        }
+        let copied = self.later.front().map(|copied| copied.hour);
+        let Some(hour) = on_disk.into_iter().chain(copied).min() else {
+            return Ok(false);
+        };
+        self.hour = Hour::new(u64::from(hour)).ok_or(Corrupt("a key's hour is out of range"))?;
+        self.disk_here = on_disk == Some(hour);
+        while self.later.front().is_some_and(|copied| copied.hour == hour)
+            && let Some(copied) = self.later.pop_front()
+        {
+            self.run_bytes += copied.bytes();
+            self.runs.push(Run::sort(copied.entries, copied.rows));
+        }
+        Ok(true)
     }
 }
 
-/// The hour's entries in both tallies, and the grant that covers them. Copies, also of the frozen
-/// tally: a slow client that shared it would keep all of its hours in memory.
-fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<Copied>, Grant), StoreError> {
+/// Both tallies' rows that belong to `selection`, and the grant that covers them. Copies, also of the
+/// frozen tally: a slow client that shared it would keep all of it in memory.
+fn copy_tallies(
+    inner: &Arc<Inner>,
+    selection: &Selection,
+) -> Result<(Vec<Copied>, Grant), StoreError> {
+    let hours = selection.range();
     let mut grant: Option<Grant> = None;
     loop {
         let bytes = {
             let tallies = inner.tallies()?;
-            let both = tallies
-                .frozen
-                .as_deref()
-                .into_iter()
-                .chain([&tallies.active]);
-            let parts = both.filter_map(|tally| {
-                let (entries, rows) = tally.entries(hour)?;
-                Some((tally.last(), entries, rows))
-            });
-            let parts: Vec<(u64, &[u8], usize)> = parts.collect();
-            let order = |rows| Run::<Vec<u8>>::order_bytes(rows);
-            let bytes: usize = parts
-                .iter()
-                .map(|(_, e, rows)| e.len() + order(*rows))
+            let frozen = tallies.frozen.clone();
+            let all = frozen.as_deref().into_iter().chain([&tallies.active]);
+            let bytes: usize = all
+                .flat_map(|tally| tally.parts(&hours))
+                .map(|(_, entries, rows)| entries.len() + Run::<Vec<u8>>::order_bytes(rows))
                 .sum();
-            if let Some(grant) = grant.take_if(|g| g.bytes >= bytes.min(inner.views.bytes_max)) {
-                let copied = parts
-                    .into_iter()
-                    .map(|(last, e, rows)| (last, e.to_vec(), rows));
-                return Ok((copied.collect(), grant));
+            let enough = |grant: &mut Grant| grant.bytes >= bytes.min(inner.views.bytes_max);
+            if let Some(mut grant) = grant.take_if(enough) {
+                let mut copies: Vec<Copied> = copies(&tallies.active, selection).collect();
+                // What is frozen does not change, and waits for no lock.
+                drop(tallies);
+                copies.extend(
+                    frozen
+                        .iter()
+                        .flat_map(|tally| self::copies(tally, selection)),
+                );
+                let needed = copies.iter().map(Copied::bytes).sum();
+                grant.give_back(grant.bytes.saturating_sub(needed));
+                return Ok((copies, grant));
             }
             bytes
         };
-        // Without the lock, since this may wait; with some to spare, since the hour grows.
+        // Without the lock, since this may wait; with some to spare, since the hours grow.
         drop(grant.take());
         grant = Some(Grant::take(inner, bytes + bytes / 8)?);
     }
+}
+
+fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = Copied> {
+    let hours = selection.range();
+    let parts: Vec<_> = tally.parts(&hours).collect();
+    parts.into_iter().filter_map(|(hour, entries, rows)| {
+        let (entries, rows) = if selection.takes_whole(hour) {
+            (entries.to_vec(), rows)
+        } else {
+            arena::filter(entries, |suffix| selection.takes(hour, suffix))
+        };
+        let last = tally.last();
+        (rows > 0).then_some(Copied {
+            hour,
+            last,
+            entries,
+            rows,
+        })
+    })
 }
 
 /// Hours that take up to this part of the block cache on disk, where they are compressed to a fourth or
@@ -249,14 +482,16 @@ fn tally_rows(inner: &Arc<Inner>, hour: u32) -> Result<(Vec<Copied>, Grant), Sto
 const CACHED_PART_MAX: usize = 8;
 
 /// An iterator over the keys from `lower` up to `upper`, at the first of them, and the marker as that
-/// iterator would see it.
+/// iterator would see it. `seeks`: it will be moved about between them, and reads few.
 pub(super) fn open_cursor(
     inner: &Arc<Inner>,
     lower: &[u8],
     upper: &[u8],
+    seeks: bool,
 ) -> Result<(Cursor, u64), StoreError> {
-    let is_small = inner.bytes_on_disk(lower, upper)?
-        <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
+    let is_small = seeks
+        || inner.bytes_on_disk(lower, upper)?
+            <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
     loop {
         let before = inner.marker()?;
         let mut options = ReadOptions::default();
@@ -279,6 +514,7 @@ pub(super) fn open_cursor(
 impl std::fmt::Debug for Scan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scan")
+            .field("selection", &self.selection)
             .field("hour", &self.hour)
             .finish_non_exhaustive()
     }

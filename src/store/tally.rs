@@ -5,6 +5,7 @@
 //! hit two cache misses, growth free of rehashing, and a copy for a reader one `memcpy`.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use super::arena::{self, TOUCH_ENTRIES};
@@ -271,11 +272,20 @@ impl Tally {
         ledger
     }
 
-    /// The entries of `hour`, to be sorted by [`Run::sort`], and their number; `None` when there are
-    /// none.
-    pub(super) fn entries(&self, hour: u32) -> Option<(&[u8], usize)> {
-        let hour = &self.hours[*self.by_hour.get(&hour)?];
-        Some((&hour.arena, hour.keys))
+    /// Of each of `hours` that has rows, in no order: its entries, to be sorted by [`Run::sort`], and
+    /// their number.
+    pub(super) fn parts(&self, hours: &Range<u32>) -> impl Iterator<Item = (u32, &[u8], usize)> {
+        let one = match hours.len() {
+            1 => Some(self.by_hour.get(&hours.start).map(|&at| &self.hours[at])),
+            _ => None,
+        };
+        let some = match one {
+            Some(hour) => hour.map_or(&[][..], std::slice::from_ref),
+            None => &self.hours,
+        };
+        some.iter()
+            .filter(|h| hours.contains(&h.hour) && h.keys > 0)
+            .map(|h| (h.hour, h.arena.as_slice(), h.keys))
     }
 }
 

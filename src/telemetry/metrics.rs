@@ -32,6 +32,7 @@ pub struct Http {
     pub requests: IntCounterVec,
     pub request_seconds: HistogramVec,
     pub rejected: IntCounterVec,
+    pub query_rows_read: IntCounter,
     pub connections: IntGauge,
     pub ready: IntGauge,
 }
@@ -206,6 +207,10 @@ impl Http {
                 "flowtally_rejected_total",
                 "Requests that were turned away, by the type of the problem.",
                 &["reason"],
+            ),
+            query_rows_read: make.counter(
+                "flowtally_query_rows_read_total",
+                "Stored rows that queries have read.",
             ),
             connections: make.gauge("flowtally_http_connections", "Connections that are open."),
             ready: make.gauge("flowtally_ready", "1 while the service accepts flows."),

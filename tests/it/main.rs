@@ -19,6 +19,7 @@ mod layering;
 mod lifecycle;
 mod notify;
 mod observe;
+mod query;
 mod reads;
 mod retention;
 mod send;

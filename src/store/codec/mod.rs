@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use bincode::config::{Configuration, Fixint, LittleEndian};
 
-use crate::domain::{Counters, Flow, Hour, NAME_BYTES_MAX, Totals};
+use crate::domain::{Counters, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
 pub const FORMAT: u32 = 3;
@@ -127,22 +127,27 @@ fn split_at_nul(text: &str) -> Option<(&str, &str)> {
     Some((&text[..end], &text[end + 1..]))
 }
 
-/// Splits what follows the hour in a flow key into its names, still escaped, without terminators.
+/// Splits off the name that `rest` begins with: still escaped, with its terminator, as [`push_name`]
+/// wrote it. What is left is the second.
 #[inline]
-fn split_names(mut rest: &[u8]) -> Result<[&[u8]; 3], Corrupt> {
+pub fn split_name(rest: &[u8]) -> Result<(&[u8], &[u8]), Corrupt> {
+    let mut end = 0;
+    loop {
+        match rest.get(end) {
+            None => return Err(Corrupt("a key's name has no end")),
+            Some(0) if rest.get(end + 1) == Some(&0xFF) => end += 2,
+            Some(0) => return Ok(rest.split_at(end + 1)),
+            Some(_) => end += 1,
+        }
+    }
+}
+
+/// Splits what follows the hour in a flow key into its names, as [`split_name`] does.
+#[inline]
+pub fn split_names(mut rest: &[u8]) -> Result<[&[u8]; 3], Corrupt> {
     let mut names: [&[u8]; 3] = [&[]; 3];
     for name in &mut names {
-        let mut end = 0;
-        loop {
-            match rest.get(end) {
-                None => return Err(Corrupt("a key's name has no end")),
-                Some(0) if rest.get(end + 1) == Some(&0xFF) => end += 2,
-                Some(0) => break,
-                Some(_) => end += 1,
-            }
-        }
-        *name = &rest[..end];
-        rest = &rest[end + 1..];
+        (*name, rest) = split_name(rest)?;
     }
     if !rest.is_empty() {
         return Err(Corrupt("a key has bytes after its names"));
@@ -150,8 +155,12 @@ fn split_names(mut rest: &[u8]) -> Result<[&[u8]; 3], Corrupt> {
     Ok(names)
 }
 
-fn unescape(name: &[u8]) -> Result<Cow<'_, str>, Corrupt> {
+/// The name that [`split_name`] split off.
+pub fn decode_name(name: &[u8]) -> Result<Cow<'_, str>, Corrupt> {
     const NOT_UTF8: Corrupt = Corrupt("a name is not UTF-8");
+    let Some((0, name)) = name.split_last() else {
+        return Err(Corrupt("a key's name has no end"));
+    };
     if !name.contains(&0) {
         return std::str::from_utf8(name)
             .map(Cow::Borrowed)
@@ -162,7 +171,7 @@ fn unescape(name: &[u8]) -> Result<Cow<'_, str>, Corrupt> {
     while let Some(&byte) = bytes.next() {
         plain.push(byte);
         if byte == 0 {
-            bytes.next(); // the FF that `split_key` saw
+            bytes.next(); // the FF that `split_name` saw
         }
     }
     String::from_utf8(plain)
@@ -209,21 +218,10 @@ impl<'a> FlowKey<'a> {
         let [src_app, dest_app, vpc_id] = split_names(names)?;
         Ok(FlowKey {
             hour,
-            src_app: unescape(src_app)?,
-            dest_app: unescape(dest_app)?,
-            vpc_id: unescape(vpc_id)?,
+            src_app: decode_name(src_app)?,
+            dest_app: decode_name(dest_app)?,
+            vpc_id: decode_name(vpc_id)?,
         })
-    }
-
-    /// The row that this key and `counters` make.
-    pub fn flow(&self, counters: Counters) -> Flow<'_> {
-        Flow {
-            src_app: &self.src_app,
-            dest_app: &self.dest_app,
-            vpc_id: &self.vpc_id,
-            counters,
-            hour: self.hour,
-        }
     }
 }
 

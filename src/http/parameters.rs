@@ -1,0 +1,212 @@
+//! Query parameters of `/flows`: what is asked, as text.
+
+use warp::http::Method;
+
+use super::error::Problem;
+use crate::domain::{Field, Hour};
+use crate::query::{Columns, Query, Sort, SortBy};
+
+/// Most rows of a page.
+const LIMIT_MAX: usize = 100_000;
+/// Most names that a question filters by.
+const NAMES_MAX: usize = 64;
+
+/// The parameters of `GET /flows`, in the order of the documentation.
+const PARAMETERS: [&str; 11] = [
+    "hour", "from", "to", "src_app", "dest_app", "vpc_id", "search", "group_by", "sort", "limit",
+    "cursor",
+];
+
+fn bad(what: impl Into<String>) -> Problem {
+    Problem::BadQuery { what: what.into() }
+}
+
+/// The one parameter of `method` on `/flows`, `hour`.
+pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, Problem> {
+    let mut hour = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "hour" {
+            return Err(bad(format!(
+                "{name:?} is not a parameter of {method} /flows; hour is"
+            )));
+        }
+        once(&name, &hour)?;
+        hour = Some(parse_hour(&name, &value)?);
+    }
+    hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1"))
+}
+
+/// The question that `GET /flows?query` asks.
+pub(super) fn question(query: &str) -> Result<Query, Problem> {
+    let (mut hour, mut from, mut to) = (None, None, None);
+    let (mut group_by, mut limit) = (None, None);
+    let mut asked = Query::all_of(0..0);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            // The hour behind the last one, which need not be an hour itself.
+            "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
+            "src_app" => asked.filter.src_apps.push(value.into()),
+            "dest_app" => asked.filter.dest_apps.push(value.into()),
+            "vpc_id" => asked.filter.vpc_ids.push(value.into()),
+            "search" => set(&mut asked.filter.search, &name, value.into())?,
+            "group_by" => set(&mut group_by, &name, columns(&value)?)?,
+            "sort" => set(&mut asked.sort, &name, sort(&value)?)?,
+            "limit" => set(&mut limit, &name, integer(&name, &value, 1, LIMIT_MAX)?)?,
+            "cursor" => set(&mut asked.cursor, &name, value.into())?,
+            _ => {
+                return Err(bad(format!(
+                    "{name:?} is not a parameter of GET /flows; those are {}",
+                    PARAMETERS.join(", ")
+                )));
+            }
+        }
+    }
+    asked.hours = match (hour, from, to) {
+        (Some(hour), None, None) => hour.get()..hour.get() + 1,
+        (Some(_), ..) => {
+            return Err(bad(
+                "hour is one hour, from and to are a range of them; give the one or the other",
+            ));
+        }
+        (None, None, None) => {
+            return Err(bad(
+                "which hours is not said: give hour, as in /flows?hour=1, or from and to, \
+                 the hour behind the last one",
+            ));
+        }
+        (None, from, to) => from.unwrap_or(0)..to.unwrap_or(u32::MAX),
+    };
+    if asked.hours.is_empty() {
+        let hours = &asked.hours;
+        return Err(bad(format!(
+            "from is {} and to is {}; to is the hour behind the last one, so it has to be greater",
+            hours.start, hours.end
+        )));
+    }
+    let filter = &mut asked.filter;
+    let mut names = 0;
+    for list in [
+        &mut filter.src_apps,
+        &mut filter.dest_apps,
+        &mut filter.vpc_ids,
+    ] {
+        names += list.len();
+        list.sort_unstable();
+        list.dedup();
+    }
+    if names > NAMES_MAX {
+        return Err(bad(format!(
+            "there are {names} of src_app, dest_app and vpc_id; {NAMES_MAX} are possible"
+        )));
+    }
+    if asked.cursor.is_some() && limit.is_none() {
+        return Err(bad(
+            "cursor is for the next page of an answer with a limit; give the limit too",
+        ));
+    }
+    asked.columns = group_by.unwrap_or(Columns::ALL);
+    asked.limit = limit;
+    Ok(asked)
+}
+
+/// `query` with `cursor` instead of the one that it has: the link to the next page.
+pub(super) fn next_page(query: &str, cursor: &str) -> String {
+    let mut next = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "cursor" {
+            next.append_pair(&name, &value);
+        }
+    }
+    next.append_pair("cursor", cursor);
+    format!("</flows?{}>; rel=\"next\"", next.finish())
+}
+
+fn once<T>(name: &str, slot: &Option<T>) -> Result<(), Problem> {
+    match slot {
+        Some(_) => Err(bad(format!("the parameter {name} is given twice"))),
+        None => Ok(()),
+    }
+}
+
+fn set<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), Problem> {
+    once(name, slot)?;
+    *slot = Some(value);
+    Ok(())
+}
+
+fn parse_hour(name: &str, value: &str) -> Result<Hour, Problem> {
+    let number = integer(name, value, 0, Hour::MAX)?;
+    // It is in range.
+    Hour::new(u64::from(number)).ok_or(Problem::Internal)
+}
+
+fn integer<T>(name: &str, value: &str, min: T, max: T) -> Result<T, Problem>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    // `parse` alone would take a plus sign.
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    let number = value.parse().ok().filter(|_| digits);
+    number
+        .filter(|n| (&min..=&max).contains(&n))
+        .ok_or_else(|| {
+            bad(format!(
+                "{name} is {value:?}; it has to be an integer from {min} to {max}"
+            ))
+        })
+}
+
+fn columns(value: &str) -> Result<Columns, Problem> {
+    let mut columns = Columns::NONE;
+    for name in value.split(',').filter(|_| !value.is_empty()) {
+        let with = |field| columns.with(field);
+        let more = Field::from_name(name.as_bytes());
+        columns = match more.map(with) {
+            Some(Some(more)) => more,
+            Some(None) if more.is_some_and(|field| columns.has(field)) => {
+                return Err(bad(format!("group_by has {name:?} twice")));
+            }
+            _ => {
+                return Err(bad(format!(
+                    "group_by has {name:?}; it is a list of src_app, dest_app, vpc_id and hour, \
+                     separated by commas, or nothing for the sums of everything"
+                )));
+            }
+        };
+    }
+    Ok(columns)
+}
+
+fn sort(value: &str) -> Result<Sort, Problem> {
+    let (by, ascending) = match value.strip_prefix('-') {
+        Some(by) => (by, true),
+        None => (value, false),
+    };
+    let by = match by {
+        "bytes_tx" => SortBy::BytesTx,
+        "bytes_rx" => SortBy::BytesRx,
+        "bytes" => SortBy::Bytes,
+        _ => {
+            return Err(bad(format!(
+                "sort is {value:?}; it can be bytes_tx, bytes_rx or bytes, which is both together: \
+                 the largest first, or with a - in front the smallest"
+            )));
+        }
+    };
+    Ok(Sort { by, ascending })
+}
+
+/// What has to hold of any query: a clear answer. For fuzzing.
+#[cfg(fuzzing)]
+pub fn check(query: &str) {
+    if let Ok(asked) = question(query) {
+        assert!(!asked.hours.is_empty());
+        let next = next_page(query, "x");
+        let next = next.trim_start_matches("</flows?");
+        let next = &next[..next.len() - ">; rel=\"next\"".len()];
+        let again = question(next);
+        assert!(asked.limit.is_none() || again.is_ok_and(|q| q.hours == asked.hours));
+    }
+}

@@ -1,0 +1,140 @@
+//! A connection's socket, which others can look at while it is in use.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A client that has closed its side may still want the answer: one that has left looks the same. So
+/// it gets what is there within this time.
+const LEFT_AFTER: Duration = Duration::from_secs(1);
+/// Pause between two looks at a socket that has bytes which nobody reads yet.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Of an answer, what the system may hold beyond what is on its way to the client.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
+#[derive(Clone, Debug)]
+pub(super) struct Socket(Arc<TcpStream>);
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Socket {
+        // Answers are written whole; waiting to fill a packet only delays them.
+        let _best_effort = stream.set_nodelay(true);
+        // Otherwise there is room for more only when a third of the system's buffer is free, which
+        // grows to megabytes: a slow client would have to take those before it counts as alive.
+        let _best_effort = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+        Socket(Arc::new(stream))
+    }
+
+    /// Resolves when the client has left, as far as that can be seen: [`LEFT_AFTER`] it has closed its
+    /// side, or when the connection has broken.
+    pub(super) async fn left(&self) {
+        loop {
+            match self.0.ready(Interest::READABLE).await {
+                Ok(ready) if ready.is_read_closed() => break,
+                Ok(_) => tokio::time::sleep(LOOK_PAUSE).await,
+                Err(_) => return,
+            }
+        }
+        tokio::time::sleep(LEFT_AFTER).await;
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(context))?;
+            match self.0.try_read_buf(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(|_| ())),
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_try_write(
+        &self,
+        context: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(context))?;
+            match write(&self.0) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(context, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(context, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(client, listener.accept());
+        (client.unwrap(), Socket::new(server.unwrap().0))
+    }
+
+    async fn leaves_within(socket: &Socket, time: Duration) -> bool {
+        tokio::time::timeout(time, socket.left()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_seen() {
+        let (mut client, socket) = pair().await;
+        // Also behind a request that nobody has read yet.
+        client.write_all(b"GET").await.unwrap();
+        assert!(!leaves_within(&socket, LOOK_PAUSE * 3).await);
+        drop(client);
+        assert!(!leaves_within(&socket, LEFT_AFTER / 2).await);
+        assert!(leaves_within(&socket, LEFT_AFTER * 4).await);
+    }
+}

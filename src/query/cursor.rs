@@ -1,0 +1,70 @@
+//! Where a page ended, as text that a client sends back.
+//!
+//! ```text
+//! base64url of: version 01 | XXH3 of the question u64 LE | rank u128 LE | key of the last row
+//! ```
+
+use std::hash::{Hash, Hasher};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::question::Query;
+use super::rank::Position;
+use super::row;
+use crate::store::codec;
+
+const VERSION: u8 = 1;
+
+/// What a cursor has to fit: everything that decides which rows there are, and in which order.
+fn fingerprint(query: &Query) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    (&query.hours, &query.filter, query.columns, query.sort).hash(&mut hasher);
+    hasher.finish()
+}
+
+pub(super) fn encode(query: &Query, last: &Position) -> String {
+    let mut bytes = vec![VERSION];
+    bytes.extend_from_slice(&fingerprint(query).to_le_bytes());
+    bytes.extend_from_slice(&last.rank.to_le_bytes());
+    bytes.extend_from_slice(&last.key);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// `None` for what [`encode`] cannot have given out for `query`.
+pub(super) fn decode(query: &Query, cursor: &str) -> Option<Position> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+    let (&version, rest) = bytes.split_first()?;
+    let (of, rest) = rest.split_first_chunk()?;
+    let (rank, key) = rest.split_first_chunk()?;
+    let fits = version == VERSION && u64::from_le_bytes(*of) == fingerprint(query);
+    let position = Position {
+        rank: u128::from_le_bytes(*rank),
+        key: key.into(),
+    };
+    let ranked = query.sort.is_some() || position.rank == 0;
+    (fits && ranked && row::decode(query.columns, key).is_ok()).then_some(position)
+}
+
+/// Where a scan can begin for the groups behind the one with `key`: its `leading` columns, as a row's
+/// key has them.
+pub(super) fn first_key(query: &Query, leading: usize, key: &[u8]) -> Vec<u8> {
+    let Some(names) = leading.checked_sub(1) else {
+        return Vec::new();
+    };
+    // Without an hour in the key, all rows are of one.
+    let only_hour = query.hours.start.to_be_bytes();
+    let (hour, mut rest) = match key.split_first_chunk() {
+        Some((hour, rest)) if query.columns.has_at(0) => (hour, rest),
+        _ => (&only_hour, key),
+    };
+    let mut first = hour.to_vec();
+    for _ in 0..names {
+        let Ok((name, behind)) = codec::split_name(rest) else {
+            break;
+        };
+        first.extend_from_slice(name);
+        rest = behind;
+    }
+    first
+}

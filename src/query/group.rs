@@ -1,0 +1,247 @@
+//! Adding up rows that agree in some columns.
+//!
+//! Rows come in key order: hour, src_app, dest_app, vpc_id. Those that agree in the first few columns
+//! come together, so their sums are complete as soon as another comes. Only where a question leaves a
+//! column out and asks for one behind it, there are many groups at a time, in a table: until the
+//! columns in front change.
+
+use std::hash::BuildHasher;
+use std::ops::{ControlFlow, Range};
+
+use hashbrown::HashTable;
+
+use super::QueryError;
+use super::bounds::Memory;
+use super::question::Columns;
+use crate::domain::Counters;
+use crate::store::{StoredRow, codec};
+
+/// Groups of rows, in the making: those that come together are added, then given out, then the next.
+#[derive(Debug)]
+pub(super) struct Groups {
+    columns: Columns,
+    /// So many columns, the first of a key, are the same in all groups of the table.
+    leading: usize,
+    /// What they are: the hour, and names.
+    lead: Vec<u8>,
+    table: Table,
+    /// The next of the table to be given out.
+    next: usize,
+    /// The row that did not belong to them: hour, suffix, sums.
+    another: Option<(u32, Vec<u8>, Counters)>,
+    key: Vec<u8>,
+    /// No row comes any more.
+    ended: bool,
+}
+
+/// How many columns, the first of a key, keep the rows of each group together.
+pub(super) fn leading(columns: Columns, is_one_hour: bool) -> usize {
+    let together = |at: &usize| columns.has_at(*at) || (*at == 0 && is_one_hour);
+    (0..4).take_while(together).count()
+}
+
+impl Groups {
+    /// Groups by `columns`, of rows of one hour or of several.
+    pub(super) fn new(columns: Columns, is_one_hour: bool, memory: Memory) -> Groups {
+        Groups {
+            columns,
+            leading: leading(columns, is_one_hour),
+            lead: Vec::new(),
+            table: Table::new(memory),
+            next: 0,
+            another: None,
+            key: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// Adds a row; breaks at one that belongs to other groups. Those in the table are complete then.
+    #[inline]
+    pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
+        if self.table.is_empty() {
+            self.set_lead(row.hour.get(), row.suffix)?;
+        } else if !self.belongs(row) {
+            self.another = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
+            return Ok(ControlFlow::Break(()));
+        }
+        self.add_suffix(row.suffix, row.counters)?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// To be called when no more rows belong to the groups in the table; `ended`: when there are no
+    /// more at all.
+    pub(super) fn complete(&mut self, ended: bool) {
+        self.ended = ended;
+        self.table.sort();
+        self.next = 0;
+    }
+
+    /// The next group in key order: its key, which is that of a row without what is left out, and its
+    /// sums. `None` when all are given out.
+    pub(super) fn give(&mut self) -> Option<(&[u8], Counters)> {
+        let (trailing, counters) = self.table.get(self.next)?;
+        self.next += 1;
+        self.key.clear();
+        let hour = if self.columns.has_at(0) {
+            0
+        } else {
+            codec::HOUR_BYTES
+        };
+        self.key
+            .extend_from_slice(self.lead.get(hour..).unwrap_or_default());
+        self.key.extend_from_slice(trailing);
+        Some((&self.key, counters))
+    }
+
+    /// Whether no groups come after those in the table.
+    pub(super) fn have_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Makes room for the next groups, with the row that the last did not take in.
+    pub(super) fn begin(&mut self) -> Result<(), QueryError> {
+        self.table.clear();
+        if let Some((hour, suffix, counters)) = self.another.take() {
+            self.set_lead(hour, &suffix)?;
+            self.add_suffix(&suffix, counters)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn belongs(&self, row: &StoredRow<'_>) -> bool {
+        let Some((hour, names)) = self.lead.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
+            return true;
+        };
+        u32::from_be_bytes(*hour) == row.hour.get()
+            && row.suffix.starts_with(names)
+            // What goes on like this is a NUL in a longer name.
+            && (names.is_empty() || row.suffix.get(names.len()) != Some(&0xFF))
+    }
+
+    fn set_lead(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
+        self.lead.clear();
+        if let Some(names) = self.leading.checked_sub(1) {
+            self.lead.extend_from_slice(&hour.to_be_bytes());
+            let mut rest = suffix;
+            for _ in 0..names {
+                let (name, behind) = codec::split_name(rest)?;
+                self.lead.extend_from_slice(name);
+                rest = behind;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a row of which the leading columns are known to be the same.
+    #[inline]
+    fn add_suffix(&mut self, suffix: &[u8], counters: Counters) -> Result<(), QueryError> {
+        let leading_bytes = self.lead.len().saturating_sub(codec::HOUR_BYTES);
+        let mut rest = &suffix[leading_bytes..];
+        self.key.clear();
+        for at in self.leading.max(1)..4 {
+            // Nothing behind a name matters to those who ask for none.
+            if !(at..4).any(|at| self.columns.has_at(at)) {
+                break;
+            }
+            let (name, behind) = codec::split_name(rest)?;
+            if self.columns.has_at(at) {
+                self.key.extend_from_slice(name);
+            }
+            rest = behind;
+        }
+        self.table.add(&self.key, counters)
+    }
+}
+
+/// Sums by key.
+#[derive(Debug)]
+struct Table {
+    groups: Vec<Group>,
+    keys: Vec<u8>,
+    /// Indexes of `groups`, by their keys.
+    index: HashTable<u32>,
+    hasher: foldhash::fast::RandomState,
+    /// The group that was added to last: the next row is often of the same.
+    last: usize,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+struct Group {
+    key: Range<usize>,
+    counters: Counters,
+}
+
+/// What an index takes in a [`HashTable`], which is at least 7/16 full.
+const INDEX_BYTES: usize = 2 * (size_of::<u32>() + 1);
+
+impl Table {
+    fn new(memory: Memory) -> Table {
+        Table {
+            groups: Vec::new(),
+            keys: Vec::new(),
+            index: HashTable::new(),
+            hasher: foldhash::fast::RandomState::default(),
+            last: 0,
+            memory,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    fn get(&self, at: usize) -> Option<(&[u8], Counters)> {
+        let group = self.groups.get(at)?;
+        Some((&self.keys[group.key.clone()], group.counters))
+    }
+
+    #[inline]
+    fn add(&mut self, key: &[u8], counters: Counters) -> Result<(), QueryError> {
+        if let Some(group) = self.groups.get_mut(self.last)
+            && self.keys[group.key.clone()] == *key
+        {
+            group.counters.add(counters);
+            return Ok(());
+        }
+        let hash = self.hasher.hash_one(key);
+        let (groups, keys) = (&self.groups, &self.keys);
+        let key_of = |at: &u32| &keys[groups[*at as usize].key.clone()];
+        if let Some(at) = self.index.find(hash, |at| key_of(at) == key) {
+            self.last = *at as usize;
+            self.groups[self.last].counters.add(counters);
+            return Ok(());
+        }
+        let at = u32::try_from(groups.len()).map_err(|_| QueryError::TooLarge {
+            bytes_max: u32::MAX as usize,
+        })?;
+        let hash_of = |at: &u32| self.hasher.hash_one(key_of(at));
+        self.index.insert_unique(hash, at, hash_of);
+        self.last = at as usize;
+        let start = self.keys.len();
+        self.keys.extend_from_slice(key);
+        self.groups.push(Group {
+            key: start..self.keys.len(),
+            counters,
+        });
+        let bytes = self.keys.capacity()
+            + self.groups.capacity() * size_of::<Group>()
+            + self.groups.len() * INDEX_BYTES;
+        self.memory.hold(bytes)
+    }
+
+    /// By key; after it nothing can be added.
+    fn sort(&mut self) {
+        let keys = &self.keys;
+        let key = |group: &Group| &keys[group.key.clone()];
+        self.groups.sort_unstable_by(|a, b| key(a).cmp(key(b)));
+    }
+
+    fn clear(&mut self) {
+        self.groups.clear();
+        self.keys.clear();
+        self.index.clear();
+        self.last = 0;
+    }
+}

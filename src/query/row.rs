@@ -1,0 +1,75 @@
+//! A row of an answer.
+
+use std::borrow::Cow;
+
+use super::question::Columns;
+use crate::domain::{Counters, Hour};
+use crate::store::codec::{self, Corrupt, FlowKey, HOUR_BYTES};
+
+/// A row of an answer: what it is of, as far as it was asked for, and its sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    pub src_app: Option<&'a str>,
+    pub dest_app: Option<&'a str>,
+    pub vpc_id: Option<&'a str>,
+    pub counters: Counters,
+    pub hour: Option<Hour>,
+}
+
+impl<'a> Row<'a> {
+    #[inline]
+    pub(super) fn whole(key: &'a FlowKey<'_>, counters: Counters) -> Row<'a> {
+        Row {
+            src_app: Some(&key.src_app),
+            dest_app: Some(&key.dest_app),
+            vpc_id: Some(&key.vpc_id),
+            counters,
+            hour: Some(key.hour),
+        }
+    }
+}
+
+/// The parts of a group's key.
+pub(super) struct GroupKey<'a> {
+    hour: Option<Hour>,
+    names: [Option<Cow<'a, str>>; 3],
+}
+
+impl GroupKey<'_> {
+    pub(super) fn row(&self, counters: Counters) -> Row<'_> {
+        let [src_app, dest_app, vpc_id] = self.names.each_ref().map(Option::as_deref);
+        Row {
+            src_app,
+            dest_app,
+            vpc_id,
+            counters,
+            hour: self.hour,
+        }
+    }
+}
+
+/// Reads the key of a group by `columns`: that of a row without what is left out.
+pub(super) fn decode(columns: Columns, key: &[u8]) -> Result<GroupKey<'_>, Corrupt> {
+    let mut rest = key;
+    let mut hour = None;
+    if columns.has_at(0) {
+        let (bytes, behind) = rest
+            .split_first_chunk::<HOUR_BYTES>()
+            .ok_or(Corrupt("a key is too short"))?;
+        let number = u64::from(u32::from_be_bytes(*bytes));
+        hour = Some(Hour::new(number).ok_or(Corrupt("a key's hour is out of range"))?);
+        rest = behind;
+    }
+    let mut names = [None, None, None];
+    for (at, name) in names.iter_mut().enumerate() {
+        if columns.has_at(at + 1) {
+            let (encoded, behind) = codec::split_name(rest)?;
+            *name = Some(codec::decode_name(encoded)?);
+            rest = behind;
+        }
+    }
+    if !rest.is_empty() {
+        return Err(Corrupt("a key has bytes after its names"));
+    }
+    Ok(GroupKey { hour, names })
+}

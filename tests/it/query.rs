@@ -1,0 +1,518 @@
+//! Every form of question, held against a sorted map.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use flowtally::domain::{Counters, Hour};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde_json::{Map, Value, json};
+
+use crate::support::{Client, Daemon, Model, TestFlow, add_to, odd_flow, odd_name, random};
+
+const HOURS: [u32; 7] = [0, 1, 2, 23, 480_000, 480_001, Hour::MAX];
+const COLUMNS: [&str; 4] = ["hour", "src_app", "dest_app", "vpc_id"];
+
+/// A question, as parameters and as what they mean.
+#[derive(Clone, Debug, Default)]
+struct Question {
+    parameters: Vec<(&'static str, String)>,
+    from: u32,
+    to: u32,
+    /// Names by column.
+    filter: [Vec<String>; 4],
+    search: String,
+    /// `None`: the rows as they are.
+    group_by: Option<Vec<&'static str>>,
+    sort: Option<(&'static str, bool)>,
+    limit: Option<usize>,
+}
+
+impl Question {
+    fn random(random: &mut StdRng, model: &Model) -> Question {
+        let mut asked = Question::default();
+        if random.random_bool(0.4) {
+            asked.from = HOURS[random.random_range(0..HOURS.len())];
+            asked.to = asked.from + 1;
+            asked.parameters.push(("hour", asked.from.to_string()));
+        } else {
+            asked.to = u32::MAX;
+            let bound = |random: &mut StdRng| HOURS[random.random_range(0..HOURS.len())];
+            let (a, b) = (bound(random), bound(random));
+            let kind = random.random_range(0..3);
+            if kind != 0 {
+                asked.from = a.min(b);
+                asked.parameters.push(("from", asked.from.to_string()));
+            }
+            if kind != 1 {
+                asked.to = a.max(b).max(asked.from + 1);
+                asked.parameters.push(("to", asked.to.to_string()));
+            }
+        }
+        let keys: Vec<_> = model.keys().collect();
+        for (at, column) in COLUMNS.into_iter().enumerate().skip(1) {
+            if !random.random_bool(0.25) {
+                continue;
+            }
+            for _ in 0..random.random_range(1..6) {
+                let name = match keys.len() {
+                    0 => odd_name(random),
+                    n => names(keys[random.random_range(0..n)])[at - 1].clone(),
+                };
+                asked.parameters.push((column, name.clone()));
+                asked.filter[at].push(name);
+            }
+        }
+        if random.random_bool(0.2) {
+            let name = odd_name(random);
+            let letters = name.chars().count();
+            let from = random.random_range(0..=letters);
+            let some = name.chars().skip(from).take(random.random_range(0..4));
+            asked.search = some.collect();
+            asked.parameters.push(("search", asked.search.clone()));
+        }
+        if random.random_bool(0.7) {
+            let mut columns: Vec<_> = COLUMNS.into_iter().collect();
+            columns.retain(|_| random.random_bool(0.5));
+            let mut given = columns.clone();
+            given.reverse();
+            asked.parameters.push(("group_by", given.join(",")));
+            asked.group_by = Some(columns);
+        }
+        if random.random_bool(0.4) {
+            let by = ["bytes", "bytes_tx", "bytes_rx"][random.random_range(0..3)];
+            let ascending = random.random_bool(0.5);
+            let sign = if ascending { "-" } else { "" };
+            asked.parameters.push(("sort", format!("{sign}{by}")));
+            asked.sort = Some((by, ascending));
+        }
+        if random.random_bool(0.5) {
+            let limit = random.random_range(1..40);
+            asked.parameters.push(("limit", limit.to_string()));
+            asked.limit = Some(limit);
+        }
+        asked
+    }
+
+    fn path(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in &self.parameters {
+            query.append_pair(name, value);
+        }
+        format!("/flows?{}", query.finish())
+    }
+
+    /// What the answer has to be, without regard to pages.
+    fn expected(&self, model: &Model) -> Vec<Value> {
+        let columns = self.group_by.clone().unwrap_or(COLUMNS.to_vec());
+        // The group's key, in key order; a column that is not in it is left empty.
+        let mut groups: BTreeMap<(u32, [String; 3]), Counters> = BTreeMap::new();
+        for (key, counters) in model {
+            let names = names(key);
+            let in_hours = (self.from..self.to).contains(&key.0);
+            let of =
+                |at: usize| self.filter[at].is_empty() || self.filter[at].contains(&names[at - 1]);
+            let search = self.search.to_ascii_lowercase();
+            let found = names
+                .iter()
+                .any(|n| n.to_ascii_lowercase().contains(&search));
+            if !in_hours || !(1..4).all(of) || !found {
+                continue;
+            }
+            let mut group = (key.0, names);
+            if !columns.contains(&"hour") {
+                group.0 = 0;
+            }
+            for (name, column) in group.1.iter_mut().zip(&COLUMNS[1..]) {
+                if !columns.contains(column) {
+                    name.clear();
+                }
+            }
+            groups.entry(group).or_default().add(*counters);
+        }
+        let mut rows: Vec<_> = groups.into_iter().collect();
+        if let Some((by, ascending)) = self.sort {
+            rows.sort_by_key(|(_, counters)| {
+                let (tx, rx) = (i128::from(counters.tx), i128::from(counters.rx));
+                let value = match by {
+                    "bytes_tx" => tx,
+                    "bytes_rx" => rx,
+                    _ => tx + rx,
+                };
+                if ascending { value } else { -value }
+            });
+        }
+        let row = |((hour, names), counters): ((u32, [String; 3]), Counters)| {
+            let mut row = Map::new();
+            for (at, name) in names.into_iter().enumerate() {
+                row.insert(COLUMNS[at + 1].into(), name.into());
+            }
+            row.insert("hour".into(), hour.into());
+            row.retain(|column, _| columns.contains(&column.as_str()));
+            row.insert("bytes_tx".into(), counters.tx.into());
+            row.insert("bytes_rx".into(), counters.rx.into());
+            Value::Object(row)
+        };
+        rows.into_iter().map(row).collect()
+    }
+}
+
+fn names(key: &(u32, String, String, String)) -> [String; 3] {
+    [key.1.clone(), key.2.clone(), key.3.clone()]
+}
+
+/// The path of the next page, from the `Link` header.
+fn next_page(link: Option<&str>) -> Option<String> {
+    let link = link?;
+    let target = link.strip_prefix('<').unwrap();
+    Some(target.strip_suffix(">; rel=\"next\"").unwrap().to_owned())
+}
+
+/// All pages of `path` one after another; each but the last has `limit` rows.
+fn pages(client: &Client, path: String, limit: usize) -> Vec<Value> {
+    let (mut rows, mut next) = (Vec::new(), Some(path));
+    while let Some(path) = next {
+        let answer = client.get(&path, &[]).unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.json());
+        let page = answer.json().as_array().unwrap().clone();
+        next = next_page(answer.header("link"));
+        assert!(
+            page.len() == limit || (page.len() < limit && next.is_none()),
+            "{path}"
+        );
+        rows.extend(page);
+    }
+    rows
+}
+
+#[test]
+fn every_question_is_answered_as_by_a_sorted_map() {
+    let mut random = random("every_question_is_answered_as_by_a_sorted_map");
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
+    let client = &daemon.client;
+    let mut model = Model::new();
+    let mut flows: Vec<TestFlow> = Vec::new();
+    for round in 0..40 {
+        // Some new, some that add to rows which may be on disk meanwhile.
+        let known = flows.len();
+        let mut batch: Vec<_> = (0..30).map(|_| odd_flow(&mut random, &HOURS)).collect();
+        for _ in 0..if known > 0 { 10 } else { 0 } {
+            batch.push(flows[random.random_range(0..known)].clone());
+        }
+        client.accept(&batch);
+        add_to(&mut model, &batch);
+        flows.extend(batch);
+        if round % 8 == 3 {
+            // A flush, so that rows are on disk only, in memory only, and in both.
+            std::thread::sleep(Duration::from_millis(1200));
+        }
+        for _ in 0..25 {
+            let asked = Question::random(&mut random, &model);
+            let expected = asked.expected(&model);
+            let answer = match asked.limit {
+                Some(limit) => pages(client, asked.path(), limit),
+                None => {
+                    let answer = client.get(&asked.path(), &[]).unwrap();
+                    assert_eq!(answer.status, 200, "{asked:?}: {}", answer.json());
+                    assert_eq!(answer.header("link"), None);
+                    answer.json().as_array().unwrap().clone()
+                }
+            };
+            assert!(
+                answer == expected,
+                "{asked:?}\n{} rows, expected {}; first that differ: {:?}",
+                answer.len(),
+                expected.len(),
+                answer.iter().zip(&expected).find(|(a, b)| a != b)
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_hold_what_was_asked_for_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let client = &daemon.client;
+    client.accept(&[
+        TestFlow::new(1, "a", "x", "v", 1, 10),
+        TestFlow::new(1, "a", "y", "v", 2, 20),
+        TestFlow::new(2, "b", "x", "v", 4, 40),
+    ]);
+    let text = |path: &str, accept: &str| {
+        let answer = client.get(path, &[("accept", accept)]).unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        String::from_utf8(answer.body).unwrap()
+    };
+    let path = "/flows?from=1&to=3&group_by=hour,src_app&sort=bytes";
+    assert_eq!(
+        text(path, "application/json"),
+        "[{\"src_app\":\"b\",\"bytes_tx\":4,\"bytes_rx\":40,\"hour\":2},\n\
+         {\"src_app\":\"a\",\"bytes_tx\":3,\"bytes_rx\":30,\"hour\":1}]\n"
+    );
+    assert_eq!(
+        text(path, "text/csv"),
+        "src_app,bytes_tx,bytes_rx,hour\nb,4,40,2\na,3,30,1\n"
+    );
+    let path = "/flows?from=1&group_by=";
+    assert_eq!(
+        text(path, "application/x-ndjson"),
+        "{\"bytes_tx\":7,\"bytes_rx\":70}\n"
+    );
+    assert_eq!(text(path, "text/csv"), "bytes_tx,bytes_rx\n7,70\n");
+    assert_eq!(
+        text("/flows?hour=9&group_by=", "text/csv"),
+        "bytes_tx,bytes_rx\n"
+    );
+}
+
+#[test]
+fn wrong_parameters_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let client = &daemon.client;
+    let refused = |query: &str, words: &[&str]| {
+        let answer = client.get(&format!("/flows?{query}"), &[]).unwrap();
+        assert_eq!(answer.status, 400, "{query}");
+        assert_eq!(answer.json()["type"], "urn:flowtally:problem:bad-query");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        for word in words {
+            assert!(detail.contains(word), "{query}: {detail}");
+        }
+    };
+    refused("sort=bytes", &["hour", "from", "to"]);
+    refused("hour=1&from=1", &["hour", "from"]);
+    refused("from=5&to=5", &["from is 5", "to is 5"]);
+    refused("to=0", &["to is 0"]);
+    refused("from=1&to=4294967296", &["to", "4294967295"]);
+    refused("from=4294967295", &["from", "4294967294"]);
+    refused("hour=1&sort=size", &["size", "bytes_tx", "bytes_rx"]);
+    refused("hour=1&sort=", &["sort"]);
+    refused("hour=1&sort=bytes&sort=bytes", &["sort", "twice"]);
+    refused("hour=1&group_by=app", &["\"app\"", "src_app"]);
+    refused("hour=1&group_by=bytes_tx", &["bytes_tx"]);
+    refused("hour=1&group_by=hour,hour", &["hour", "twice"]);
+    refused("hour=1&group_by=src_app,", &["\"\""]);
+    refused("hour=1&limit=0", &["limit", "1", "100000"]);
+    refused("hour=1&limit=100001", &["100001"]);
+    refused("hour=1&cursor=x", &["limit"]);
+    refused("hour=1&limit=1&cursor=x", &["cursor", "Link"]);
+    refused("hour=1&order=up", &["order", "sort", "cursor"]);
+    let many: String = (0..65).map(|i| format!("&src_app={i}")).collect();
+    refused(&format!("hour=1{many}"), &["65", "64"]);
+    // A cursor is for the question that it came from, and is not to be made up.
+    let flows: Vec<_> = ["a", "b", "c"]
+        .map(|src| TestFlow::new(1, src, "x", "v", 1, 1))
+        .into();
+    client.accept(&flows);
+    let answer = client.get("/flows?hour=1&limit=2", &[]).unwrap();
+    let next = next_page(answer.header("link")).unwrap();
+    assert_eq!(
+        client
+            .get(&next, &[])
+            .unwrap()
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let cursor = next.split("cursor=").nth(1).unwrap();
+    refused(
+        &format!("hour=1&limit=9&sort=bytes&cursor={cursor}"),
+        &["cursor"],
+    );
+    refused(&format!("hour=2&limit=9&cursor={cursor}"), &["cursor"]);
+    let shorter = &cursor[..cursor.len() - 2];
+    refused(&format!("hour=1&limit=9&cursor={shorter}"), &["cursor"]);
+    let other_limit = format!("/flows?limit=9&cursor={cursor}&hour=1");
+    assert_eq!(client.get(&other_limit, &[]).unwrap().status, 200);
+}
+
+/// `rows` rows of hour 1, no two of which have a name in common.
+fn fill(client: &Client, rows: usize) {
+    let all: Vec<usize> = (0..rows).collect();
+    for part in all.chunks(20_000) {
+        let name = |of: &str, i: usize| format!("{of}-{:032}", i * 7919 % rows);
+        let flow = |i: usize| {
+            TestFlow::new(
+                1,
+                &name("src", i),
+                &name("dest", i),
+                &name("vpc", i),
+                i as u64,
+                1,
+            )
+        };
+        let flows: Vec<_> = part.iter().map(|&i| flow(i)).collect();
+        client.accept(&flows);
+    }
+}
+
+/// What needs more memory than there is for questions is refused, and says what to ask instead; what
+/// streams, or keeps few rows, needs none.
+#[test]
+fn memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--query-memory-max", "4"]);
+    let client = &daemon.client;
+    fill(client, 60_000);
+    for query in [
+        "group_by=vpc_id",
+        "sort=bytes",
+        "limit=60000",
+        "group_by=dest_app&sort=bytes_tx&limit=10",
+    ] {
+        let answer = client.get(&format!("/flows?hour=1&{query}"), &[]).unwrap();
+        assert_eq!(answer.status, 413, "{query}");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        for word in ["4 MiB", "--query-memory-max", "from", "group_by", "limit"] {
+            assert!(detail.contains(word), "{query}: {detail}");
+        }
+    }
+    for (query, rows) in [
+        ("group_by=src_app", 60_000),
+        ("group_by=src_app,dest_app", 60_000),
+        ("sort=bytes&limit=10", 10),
+        ("group_by=src_app&sort=-bytes&limit=10", 10),
+        ("group_by=", 1),
+        ("vpc_id=vpc-00000000000000000000000000000007&sort=bytes", 1),
+        ("search=VPC-00000000000000000000000000000007", 1),
+    ] {
+        let answer = client.get(&format!("/flows?hour=1&{query}"), &[]).unwrap();
+        assert_eq!(answer.status, 200, "{query}: {}", answer.json());
+        assert_eq!(answer.json().as_array().unwrap().len(), rows, "{query}");
+    }
+    let top = client
+        .get("/flows?hour=1&sort=bytes_tx&limit=1", &[])
+        .unwrap();
+    assert_eq!(top.json()[0]["bytes_tx"], json!(59_999));
+}
+
+fn rows_read(daemon: &Daemon) -> u64 {
+    let metrics = daemon.client.get("/metrics", &[]).unwrap();
+    let text = String::from_utf8(metrics.body).unwrap();
+    let name = "flowtally_query_rows_read_total ";
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().parse::<f64>().unwrap() as u64
+}
+
+/// A src_app is sought: other rows are not read. Also on disk, and over many hours.
+#[test]
+fn a_src_app_is_sought() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
+    let client = &daemon.client;
+    let flows: Vec<_> = (0..20_000)
+        .map(|i| TestFlow::new(i % 4, &format!("s{}", i / 40), &format!("d{i}"), "v", 1, 1))
+        .collect();
+    client.accept(&flows);
+    for flushed in [false, true] {
+        if flushed {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        for (query, rows) in [
+            ("hour=1&src_app=s77", 10),
+            ("from=0&src_app=s77&src_app=s5", 80),
+            ("from=0&src_app=s77&dest_app=d3100", 1),
+            ("from=2&to=3&src_app=none", 0),
+        ] {
+            let before = rows_read(&daemon);
+            let answer = client.get(&format!("/flows?{query}"), &[]).unwrap();
+            assert_eq!(
+                answer.json().as_array().unwrap().len() as u64,
+                rows,
+                "{query}"
+            );
+            assert_eq!(rows_read(&daemon) - before, rows, "{query}");
+        }
+    }
+}
+
+/// Sends flows in which each of [`SLOW`]'s names has to be sought in vain, in each of `hours` hours.
+fn make_slow(client: &Client, hours: u32) {
+    let all: Vec<u32> = (0..hours).collect();
+    for part in all.chunks(300) {
+        let flow = |hour: u32, i: usize| TestFlow::new(hour, &format!("a{i:02}"), "d", "v", 1, 1);
+        let flows = part
+            .iter()
+            .flat_map(|&hour| (0..64).map(move |i| flow(hour, i)));
+        client.accept(&flows.collect::<Vec<_>>());
+    }
+}
+
+fn slow() -> String {
+    let names: String = (0..64).map(|i| format!("&src_app=a{i:02}b")).collect();
+    format!("/flows?from=0{names}&group_by=")
+}
+
+/// A question ends when its time is over, also while it finds nothing.
+#[test]
+fn a_question_ends_with_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(
+        dir.path(),
+        &["--query-time-max", "1", "--flush-interval", "1"],
+    );
+    make_slow(&daemon.client, 8_000);
+    std::thread::sleep(Duration::from_millis(1500));
+    let begun = Instant::now();
+    let answer = daemon.client.get(&slow(), &[]).unwrap();
+    let time = begun.elapsed();
+    assert_eq!(answer.status, 503, "after {time:?}");
+    assert!(answer.header("retry-after").is_some());
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    for word in ["longer", "--query-time-max", "from", "src_app"] {
+        assert!(detail.contains(word), "{detail}");
+    }
+    assert!(time < Duration::from_secs(10), "{time:?}");
+}
+
+/// A question ends when nobody waits for its answer any more.
+#[test]
+fn a_question_ends_with_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(
+        dir.path(),
+        &["--query-time-max", "600", "--flush-interval", "1"],
+    );
+    make_slow(&daemon.client, 8_000);
+    std::thread::sleep(Duration::from_millis(1500));
+    // So many at a time that each takes long, also on a large machine.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let request = format!("GET {} HTTP/1.1\r\nhost: x\r\n\r\n", slow());
+    let clients: Vec<_> = (0..(8 * cores).min(60))
+        .map(|_| {
+            let mut client = TcpStream::connect(daemon.address).unwrap();
+            client.write_all(request.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let asked = clients.len();
+    drop(clients);
+    let begun = Instant::now();
+    let cancelled = || {
+        let metrics = daemon.client.get("/metrics", &[]).unwrap();
+        let text = String::from_utf8(metrics.body).unwrap();
+        let name = "flowtally_rejected_total{reason=\"cancelled\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |count| count.parse().unwrap())
+    };
+    while cancelled() < asked / 2 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "they go on: {}",
+            cancelled()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!(
+        "{} of {asked} ended after {:?}",
+        cancelled(),
+        begun.elapsed()
+    );
+}
