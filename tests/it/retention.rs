@@ -10,7 +10,7 @@ use flowtally::store::{Step, Store, StoreOptions, verify};
 use rand::RngExt;
 
 use crate::support::{
-    Client, Daemon, JSON, Model, TestFlow, add_to, batch, hour_of, json_body, random, scan,
+    Client, Daemon, Disk, JSON, Model, TestFlow, add_to, batch, hour_of, json_body, random, scan,
 };
 
 fn flow(hour: u32, n: u64) -> TestFlow {
@@ -314,6 +314,43 @@ fn a_thousand_hours_take_the_space_of_those_that_are_kept() {
     assert_eq!(store.ledger().unwrap().len(), 25);
     let most = sizes[1..].iter().max().unwrap();
     assert!(*most < 3 * sizes[1].max(1 << 20), "{sizes:?}");
+}
+
+/// The files that a dropped hour shares with others are rewritten, which takes space, again when there
+/// is some.
+#[test]
+fn a_full_disk_puts_off_what_a_dropped_hour_leaves() {
+    const HOUR_ROWS: u64 = 80_000;
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::new(dir.path().join("disk"), 64);
+    if !disk.mounted {
+        return;
+    }
+    let rocks = disk.path.join("db/rocks");
+    let (store, _) = Store::open(&disk.path.join("db"), StoreOptions::default()).unwrap();
+    let mut random = random("a_full_disk_puts_off_what_a_dropped_hour_leaves");
+    for hour in 1..=3 {
+        let flows: Vec<_> = (0..HOUR_ROWS)
+            .map(|_| TestFlow::new(hour, &random.random::<u128>().to_string(), "d", "v", 1, 1))
+            .collect();
+        store.commit(&[batch(&flows)]).unwrap();
+    }
+    store.flush().unwrap();
+    // RocksDB removes its log, which would make room later.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = bytes_of(&rocks);
+    disk.fill(1);
+    store.delete_hour(Hour::new(2).unwrap()).unwrap().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(bytes_of(&rocks) >= before, "{before}, {}", bytes_of(&rocks));
+    disk.free();
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while bytes_of(&rocks) > before * 3 / 4 {
+        assert!(Instant::now() < give_up, "{before}, {}", bytes_of(&rocks));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(scan(&store, 2), []);
+    assert_eq!(scan(&store, 3).len() as u64, HOUR_ROWS);
 }
 
 fn bytes_of(dir: &std::path::Path) -> u64 {
