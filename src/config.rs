@@ -5,10 +5,12 @@
 mod file;
 mod place;
 mod serve;
+mod top;
 
 pub use file::{Settings, parse};
 pub use place::Place;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
+pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,6 +96,14 @@ pub enum Command {
     /// Changes nothing in a data directory. Exit status: 0 when it is said, 1 with a line that says why
     /// not.
     Stats(Stats),
+    /// Show the applications of an hour that talk most, and how fast, as it changes.
+    ///
+    /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? shows them
+    /// all, q quits. It asks for what it shows only. Where standard output is no terminal, --once is
+    /// needed: it prints the rows and ends. Exit status: 0 when it is quit, or has printed the rows, 1 with
+    /// a line that says why not, 2 for wrong arguments, 128 and the signal's number after a signal. A
+    /// service that goes away is no reason to end, except with --once.
+    Top(Top),
     /// Print the completions for a shell.
     ///
     /// Exit status: 0 when they are printed, 1 with a line that says why not.

@@ -12,6 +12,7 @@ mod send;
 mod serve;
 mod source;
 mod stats;
+mod top;
 mod verify;
 
 use std::io::{self, Write};
@@ -30,6 +31,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Stats(arguments) => stats::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::pages(&arguments),
     }

@@ -60,7 +60,7 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
             "store",
             "telemetry",
         ],
-        &["clap", "indicatif", "rlimit", "signal_hook"],
+        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
     ),
     ("main", &["cli", "config"], &[]),
 ];

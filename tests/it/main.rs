@@ -26,3 +26,4 @@ mod reads;
 mod retention;
 mod send;
 mod support;
+mod top;
