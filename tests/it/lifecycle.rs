@@ -49,7 +49,13 @@ impl Stranger {
     /// One who can read all that is in `dir`.
     fn new(dir: &Path) -> Stranger {
         let binary = dir.join("flowtally");
-        std::fs::copy(Daemon::binary(), &binary).unwrap();
+        // By another process: a child that one of the other tests starts meanwhile would have it open
+        // to be written, and it could not be run.
+        let copied = Command::new("cp")
+            .arg(Daemon::binary())
+            .arg(&binary)
+            .status();
+        assert!(copied.unwrap().success());
         chmod("a+rX", dir);
         Stranger {
             binary,
