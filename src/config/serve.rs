@@ -119,7 +119,8 @@ pub struct Serve {
     pub retain_hours: Option<u32>,
 
     /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
-    /// goes on; a twentieth of the disk by default, at most 1024.
+    /// goes on; by default a twentieth of the disk, at most 1024, and at least what a flush may need
+    /// (80, by default), where that is no more than a quarter of the disk.
     #[arg(long, env = "FLOWTALLY_DISK_RESERVE", value_name = "MIB")]
     pub disk_reserve: Option<u32>,
 

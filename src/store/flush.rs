@@ -19,6 +19,8 @@ use crate::domain::Hour;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two tries to write, while the journal cannot be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause between two times that the journal's dead files are let go because the disk is nearly full.
+const RELEASE_PAUSE: Duration = Duration::from_secs(10);
 /// Pause between two looks at whether compaction has caught up.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
 
@@ -61,6 +63,7 @@ impl Inner {
     fn next_due(&self) -> Result<Option<Arc<Tally>>, StoreError> {
         let mut tallies = self.tallies()?;
         let mut looked_at_disk: Option<Instant> = None;
+        let mut released: Option<Instant> = None;
         loop {
             if tallies.closing {
                 return Ok(None);
@@ -68,9 +71,19 @@ impl Inner {
             if looked_at_disk.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL) {
                 looked_at_disk = Some(Instant::now());
                 drop(tallies);
-                let reserve = self.options.disk_reserve_bytes;
-                self.health.note_space(self.dir.path(), reserve);
+                let (reserve, needed) =
+                    (self.options.disk_reserve_bytes, self.options.flush_bytes());
+                self.health.note_space(self.dir.path(), reserve, needed);
                 tallies = self.tallies()?;
+                let is_idle = tallies.frozen.is_none() && tallies.active.since().is_none();
+                if is_idle && released.is_none_or(|at| at.elapsed() >= RELEASE_PAUSE) {
+                    drop(tallies);
+                    if self.health.space_is_low() {
+                        released = Some(Instant::now());
+                        self.release_journal();
+                    }
+                    tallies = self.tallies()?;
+                }
             }
             if self.health.last_write() != WriteHealth::Good {
                 drop(tallies);
@@ -95,6 +108,20 @@ impl Inner {
                 .flush_due
                 .wait_timeout(tallies, wait)
                 .map_err(|_| StoreError::Closed)?;
+        }
+    }
+
+    /// Lets go of the journal's files, when nothing in them is needed any more: as long as batches come,
+    /// RocksDB does so by itself, but below the reserve none are taken.
+    fn release_journal(&self) {
+        let released = Journal::new(&self.db).and_then(|journal| journal.release());
+        match released {
+            Ok(()) => {
+                tracing::debug!("the journal's files are let go, since the disk is nearly full")
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the journal's files stay, though the disk is nearly full")
+            }
         }
     }
 

@@ -67,15 +67,22 @@ impl Health {
         self.last_write.store(health as u8, Ordering::Relaxed);
     }
 
+    /// Whether less than the reserve was free at the last look.
+    pub(super) fn space_is_low(&self) -> bool {
+        self.space_is_low.load(Ordering::Relaxed)
+    }
+
     /// Looks how much space is left on the disk of `path`, and says so where that changes something.
-    /// Without a `reserve`, it is a twentieth of the disk, at most 1 GiB.
-    pub(super) fn note_space(&self, path: &Path, reserve: Option<u64>) {
+    /// Without a `reserve`, it is a twentieth of the disk, at most 1 GiB; and at least `needed`, what
+    /// the next flush may take, as far as that is no more than a quarter of the disk.
+    pub(super) fn note_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
         let Ok(disk) = rustix::fs::statvfs(path) else {
             return; // writes will tell
         };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let all = disk.f_blocks.saturating_mul(disk.f_frsize);
-        let reserve = reserve.unwrap_or((all / 20).min(1 << 30));
+        let by_default = || (all / 20).min(1 << 30).max(needed.min(all / 4));
+        let reserve = reserve.unwrap_or_else(by_default);
         self.free.store(free, Ordering::Relaxed);
         self.reserve.store(reserve, Ordering::Relaxed);
         let is_low = free < reserve;

@@ -65,7 +65,7 @@ pub struct StoreOptions {
     /// Disk that receipts may take; the oldest go first.
     pub receipts_bytes_max: u64,
     /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
-    /// most 1 GiB.
+    /// most 1 GiB, and at least what a flush may need, where that is no more than a quarter of it.
     pub disk_reserve_bytes: Option<u64>,
     /// Hours that are kept before the newest one that has flows; `None` keeps all.
     pub retain_hours: Option<u32>,
@@ -97,6 +97,12 @@ impl Default for StoreOptions {
 }
 
 impl StoreOptions {
+    /// What a flush may take on the disk, until it has let go of what it flushed: the file, and the logs
+    /// of the journal that are there meanwhile.
+    pub(super) fn flush_bytes(&self) -> u64 {
+        (self.tally_bytes_max + 3 * self.memtable_bytes) as u64
+    }
+
     /// For a command that opens a service's directory in between: what the service remembers, and for
     /// how long, is the service's business, so no receipt is dropped.
     pub fn in_between() -> StoreOptions {

@@ -66,6 +66,8 @@ fn database(memtable_bytes: usize) -> Options {
     options.set_track_and_verify_wals_in_manifest(true);
     // Read at each open, once by ourselves as a whole (`wal.rs`); the default is 1 GiB.
     options.set_max_manifest_file_size(16 * MIB);
+    // By default 4 MiB, without which no file could be taken in on a disk that is nearly full.
+    options.set_manifest_preallocation_size(64 << 10);
     // The log lives until all that it holds is in files. Receipts are few bytes beside the journal's:
     // without a bound, theirs would keep it for hours.
     options.set_max_total_wal_size(8 * memtable_bytes as u64);

@@ -57,6 +57,30 @@ fn below_the_reserve_batches_are_refused_early() {
     daemon.stop();
 }
 
+/// What the journal has used up, and needs no more, is not what batches are refused for.
+#[test]
+fn the_journal_makes_room_when_the_disk_is_nearly_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::new(dir.path().join("disk"), 240);
+    if !disk.mounted {
+        return;
+    }
+    let daemon = Daemon::start_with(&disk.path.join("db"), &["--disk-reserve", "100"]);
+    let long = "v".repeat(800);
+    let flow = |n: u64, i| TestFlow::new(1, &format!("service-{n}-{i}"), "dest", &long, 1, n);
+    let taken = |n| {
+        let flows: Vec<_> = (0..1000).map(|i| flow(n, i)).collect();
+        post(&daemon.client, &flows).is_some_and(|answer| answer.status == 200)
+    };
+    let batches = (0..1000).take_while(|n| taken(*n)).count() as u64;
+    assert!(batches < 1000, "the disk is not nearly full");
+    assert!(within(60, || taken(batches)), "{}", daemon.log());
+    let rows = daemon.client.hour(1).len() as u64;
+    println!("{batches} batches until the first was refused");
+    assert_eq!(rows, (batches + 1) * 1000);
+    daemon.stop();
+}
+
 /// A service on a bad disk, and what it has been given.
 struct Trial {
     db: PathBuf,
