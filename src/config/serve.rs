@@ -141,11 +141,13 @@ pub struct Serve {
     pub body_max: Option<u32>,
 
     /// Memory for groups, sorted rows and pages of all queries together, in MiB, at most a quarter of
-    /// --memory-max; a sixteenth of it by default. A query that needs more is refused (413).
+    /// --memory-max; a sixteenth of it by default. A query that needs more is refused (413). Each has a
+    /// 128th of it for itself, so that small ones need not wait for large ones.
     #[arg(long, env = "FLOWTALLY_QUERY_MEMORY_MAX", value_name = "MIB")]
     pub query_memory_max: Option<u32>,
 
-    /// Seconds that one query may work for; waiting for its client does not count.
+    /// Seconds that one query may work for until its answer begins, and then for each part of it;
+    /// waiting for its client does not count.
     #[arg(
         long,
         env = "FLOWTALLY_QUERY_TIME_MAX",

@@ -234,6 +234,16 @@ impl Drop for UnderWay {
 }
 
 impl UnderWay {
+    /// Something that ends the connection in the middle of an answer, and does not keep the request.
+    pub(super) fn break_off_later(&self) -> impl FnOnce() + Send + use<> {
+        let connection = Arc::downgrade(&self.0);
+        move || {
+            if let Some(connection) = connection.upgrade() {
+                connection.break_off.notify_one();
+            }
+        }
+    }
+
     /// Resolves when the client is seen to have left; never, where it stays.
     pub(super) async fn left(&self) {
         match &self.0.socket {

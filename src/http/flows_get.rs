@@ -1,9 +1,14 @@
 //! `GET /flows`: the sums of an hour or of several, filtered, added up, sorted: streamed, or a page.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinHandle};
+use tracing::Span;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::{Reply, Response};
 
@@ -14,7 +19,7 @@ use super::error::Problem;
 use super::routes::Request;
 use super::rows::Answer;
 use super::{negotiate, parameters};
-use crate::query::Cancel;
+use crate::query::{Cancel, QueryError};
 use crate::telemetry::Metrics;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
@@ -43,7 +48,13 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         // A short answer goes out whole, with its length.
         Response::new(chunk.into())
     } else {
-        let rest = rest_of(answer, api.metrics.clone(), (permit, peer.clone()), stop);
+        let pace = answer.holds_memory().then(|| Pace::begin(peer));
+        let about = About {
+            metrics: api.metrics.clone(),
+            query: request.query.to_owned(),
+            span: Span::current(),
+        };
+        let rest = rest_of(answer, about, (permit, peer.clone(), pace), stop);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -70,18 +81,28 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
 /// for the whole.
 const BROKE_OFF: &str = "the answer broke off";
 
+/// What is known of an answer on its way.
+#[derive(Clone)]
+struct About {
+    metrics: Metrics,
+    query: String,
+    span: Span,
+}
+
 /// The chunks of `answer`. Each is made when the client has taken the one before: a slow client
 /// holds a scan, but no thread.
 fn rest_of(
     answer: Answer,
-    metrics: Metrics,
-    holds: (OwnedSemaphorePermit, Peer),
+    about: About,
+    holds: (OwnedSemaphorePermit, Peer, Option<Pace>),
     stop: Cancel,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
     let state = (answer, holds, stop);
-    stream::try_unfold(state, move |(mut answer, (permit, peer), stop)| {
-        let metrics = metrics.clone();
+    stream::try_unfold(state, move |(mut answer, (permit, peer, pace), stop)| {
+        let about = about.clone();
         async move {
+            pace.iter().for_each(Pace::note_part);
+            let metrics = about.metrics.clone();
             let made = tokio::task::spawn_blocking(move || {
                 let before = answer.rows_read();
                 let chunk = answer.next_chunk();
@@ -92,12 +113,46 @@ fn rest_of(
             let made = unless_left(&peer, stop.clone(), made).await;
             let (chunk, answer, permit) = made.map_err(|_| BROKE_OFF)?;
             let chunk = chunk.map_err(|error| {
-                tracing::error!(%error, "an answer broke off");
+                if !matches!(error, QueryError::Cancelled) {
+                    let query = &about.query;
+                    tracing::error!(parent: &about.span, %error, query, "an answer broke off");
+                }
                 BROKE_OFF
             })?;
-            Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer), stop))))
+            Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer, pace), stop))))
         }
     })
+}
+
+/// How long a client has for a part of an answer that holds memory which others may need.
+const PART_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Breaks an answer off whose parts are taken too slowly; until it is dropped.
+struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    fn begin(peer: &Peer) -> Pace {
+        let parts = Arc::new(AtomicU64::new(0));
+        let (watched, break_off) = (Arc::downgrade(&parts), peer.request.break_off_later());
+        tokio::spawn(async move {
+            let mut seen = u64::MAX;
+            loop {
+                let Some(parts) = watched.upgrade().map(|p| p.load(Ordering::Relaxed)) else {
+                    return;
+                };
+                if parts == seen {
+                    return break_off();
+                }
+                seen = parts;
+                tokio::time::sleep(PART_TIME_MAX).await;
+            }
+        });
+        Pace(parts)
+    }
+
+    fn note_part(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Waits for `task`. When the client leaves, or nobody waits any more, the task is told to stop.

@@ -1,5 +1,6 @@
 //! Query parameters of `/flows`: what is asked, as text.
 
+use percent_encoding::percent_decode_str;
 use warp::http::Method;
 
 use super::error::Problem;
@@ -24,7 +25,7 @@ fn bad(what: impl Into<String>) -> Problem {
 /// The one parameter of `method` on `/flows`, `hour`.
 pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, Problem> {
     let mut hour = None;
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in parse(query)? {
         if name != "hour" {
             return Err(bad(format!(
                 "{name:?} is not a parameter of {method} /flows; hour is"
@@ -41,7 +42,7 @@ pub(super) fn question(query: &str) -> Result<Query, Problem> {
     let (mut hour, mut from, mut to) = (None, None, None);
     let (mut group_by, mut limit) = (None, None);
     let mut asked = Query::all_of(0..0);
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in parse(query)? {
         match &*name {
             "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
             "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
@@ -121,6 +122,19 @@ pub(super) fn next_page(query: &str, cursor: &str) -> String {
     }
     next.append_pair("cursor", cursor);
     format!("</flows?{}>; rel=\"next\"", next.finish())
+}
+
+/// Names and values. [`form_urlencoded`] alone would take anything for something.
+fn parse(query: &str) -> Result<form_urlencoded::Parse<'_>, Problem> {
+    for pair in query.split('&') {
+        let hex = |digits: &[u8]| digits.len() == 2 && digits.iter().all(u8::is_ascii_hexdigit);
+        let mut escapes = pair.split('%').skip(1);
+        let whole = escapes.all(|rest| hex(&rest.as_bytes()[..rest.len().min(2)]));
+        if !whole || percent_decode_str(pair).decode_utf8().is_err() {
+            return Err(bad(format!("{pair:?} is not UTF-8 in percent-encoding")));
+        }
+    }
+    Ok(form_urlencoded::parse(query.as_bytes()))
 }
 
 fn once<T>(name: &str, slot: &Option<T>) -> Result<(), Problem> {

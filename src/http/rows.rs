@@ -67,6 +67,11 @@ impl Answer {
         self.rows.next_page()
     }
 
+    /// See [`Rows::holds_memory`].
+    pub(super) fn holds_memory(&self) -> bool {
+        self.rows.holds_memory()
+    }
+
     /// See [`Rows::rows_read`].
     pub(super) fn rows_read(&self) -> u64 {
         self.rows.rows_read()

@@ -1,16 +1,18 @@
 //! What a question may cost: memory that all questions share, and time.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::QueryError;
 
 /// Bounds on what questions may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryLimits {
-    /// Bytes that groups, sorted rows and pages may take, in all questions together.
+    /// Bytes that groups, sorted rows and pages may take, in all questions together; beside the little
+    /// that each has of its own, a 128th of this.
     pub memory_bytes_max: usize,
-    /// Time that one question may work for; waiting for its client does not count.
+    /// Time that one question may work until its answer begins, and then for each part of it; waiting
+    /// for its client does not count.
     pub time_max: Duration,
 }
 
@@ -23,13 +25,19 @@ impl QueryLimits {
 }
 
 /// Memory is taken from the pool in steps, so that it is not locked for every group.
-const STEP_BYTES: usize = 1 << 20;
+const STEP_BYTES: usize = 64 << 10;
+/// Groups have this part of the pool's size without taking it from there, and so have ranked rows: so
+/// small questions are answered whoever holds the rest.
+const OWN_PART: usize = 256;
+/// How long a question waits for memory that others hold.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The memory that all questions share.
 #[derive(Debug)]
 pub(super) struct Pool {
     bytes_max: usize,
     bytes_taken: Mutex<usize>,
+    given_back: Condvar,
 }
 
 impl Pool {
@@ -37,6 +45,7 @@ impl Pool {
         Arc::new(Pool {
             bytes_max,
             bytes_taken: Mutex::new(0),
+            given_back: Condvar::new(),
         })
     }
 }
@@ -56,13 +65,14 @@ impl Memory {
         }
     }
 
-    /// Sees to it that the question has `bytes`.
+    /// Sees to it that the question has `bytes`; where others hold them, it waits.
     #[inline]
     pub(super) fn hold(&mut self, bytes: usize) -> Result<(), QueryError> {
-        if bytes <= self.bytes {
+        let from_pool = bytes.saturating_sub(self.pool.bytes_max / OWN_PART);
+        if from_pool <= self.bytes {
             return Ok(());
         }
-        self.take(bytes)
+        self.take(from_pool)
     }
 
     #[cold]
@@ -72,8 +82,13 @@ impl Memory {
             return Err(QueryError::TooLarge { bytes_max });
         }
         let more = bytes.next_multiple_of(STEP_BYTES).min(bytes_max) - self.bytes;
-        let mut taken = lock(&self.pool);
-        if more > bytes_max - *taken {
+        let full = |taken: &mut usize| more > bytes_max - *taken;
+        let waited = self
+            .pool
+            .given_back
+            .wait_timeout_while(lock(&self.pool), WAIT_MAX, full);
+        let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
             return Err(QueryError::Overloaded(
                 "other questions hold the memory that this one needs; try again shortly".into(),
             ));
@@ -87,40 +102,14 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         *lock(&self.pool) -= self.bytes;
+        self.pool.given_back.notify_all();
     }
 }
 
 /// A number that is changed in one step cannot be left half changed.
-fn lock(pool: &Pool) -> std::sync::MutexGuard<'_, usize> {
+fn lock(pool: &Pool) -> MutexGuard<'_, usize> {
     let taken = pool.bytes_taken.lock();
     taken.unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The time that one question works for.
-#[derive(Debug)]
-pub(super) struct Stopwatch {
-    left: Duration,
-    begun: Instant,
-}
-
-impl Stopwatch {
-    pub(super) fn new(time_max: Duration) -> Stopwatch {
-        Stopwatch {
-            left: time_max,
-            begun: Instant::now(),
-        }
-    }
-
-    /// Time counts from now on; returns when it will be over, unless that is too far off to be said.
-    pub(super) fn begin(&mut self) -> Option<Instant> {
-        self.begun = Instant::now();
-        self.begun.checked_add(self.left)
-    }
-
-    /// Time counts no more.
-    pub(super) fn pause(&mut self) {
-        self.left = self.left.saturating_sub(self.begun.elapsed());
-    }
 }
 
 #[cfg(test)]
@@ -129,17 +118,34 @@ mod tests {
 
     #[test]
     fn questions_share_their_memory() {
-        let pool = Pool::new(3 << 20);
+        const MIB: usize = 1 << 20;
+        let own = 8 * MIB / OWN_PART;
+        let pool = Pool::new(8 * MIB);
         let (mut first, mut second) = (Memory::new(&pool), Memory::new(&pool));
-        first.hold(1).unwrap();
-        second.hold(STEP_BYTES + 1).unwrap();
-        let refused = first.hold(STEP_BYTES + 1);
-        assert!(matches!(refused, Err(QueryError::Overloaded(_))));
+        first.hold(own + 6 * MIB).unwrap();
+        // The little that it has of its own, and what is left.
+        second.hold(own).unwrap();
+        second.hold(own + 2 * MIB).unwrap();
+        assert_eq!(*lock(&pool), 8 * MIB);
+        let mut third = Memory::new(&pool);
+        third.hold(own).unwrap();
+        let waits = std::thread::spawn(move || third.hold(own + MIB).map(|()| third));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!waits.is_finished());
         drop(second);
-        first.hold(3 << 20).unwrap();
-        let refused = first.hold((3 << 20) + 1);
+        let third = waits.join().unwrap().unwrap();
+        let refused = first.hold(own + 8 * MIB + 1);
         assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
-        drop(first);
+        drop((first, third));
         assert_eq!(*lock(&pool), 0);
+    }
+
+    #[test]
+    fn a_question_does_not_wait_for_ever() {
+        let pool = Pool::new(1 << 20);
+        let (mut first, mut second) = (Memory::new(&pool), Memory::new(&pool));
+        first.hold(1 << 20).unwrap();
+        let refused = second.hold(1 << 20);
+        assert!(matches!(refused, Err(QueryError::Overloaded(_))));
     }
 }

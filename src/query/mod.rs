@@ -18,7 +18,7 @@ mod row;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use bounds::QueryLimits;
 pub use question::{Columns, Filter, Query, Sort, SortBy};
@@ -28,7 +28,7 @@ use crate::domain::{Hour, Totals};
 pub use crate::store::Cancel;
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
-use bounds::{Memory, Pool, Stopwatch};
+use bounds::{Memory, Pool};
 use group::Groups;
 use question::Matcher;
 use rank::{Page, Ranked, Ranking};
@@ -107,7 +107,7 @@ impl Engine {
         let mut matching = Matching {
             scan: self.store.select(selection)?,
             matcher: Matcher::new(&query.filter),
-            time: Stopwatch::new(self.time_max),
+            time_max: self.time_max,
         };
         matching.scan.unless(cancel);
         let groups = (query.columns != Columns::ALL)
@@ -141,7 +141,7 @@ fn rank_all(
     groups: Option<Groups>,
     mut ranking: Ranking,
 ) -> Result<Page, QueryError> {
-    matching.scan.until(matching.time.begin());
+    matching.begin();
     let Some(mut groups) = groups else {
         let mut key = Vec::new();
         matching.each(|row| {
@@ -171,10 +171,17 @@ fn rank_all(
 struct Matching {
     scan: Scan,
     matcher: Matcher,
-    time: Stopwatch,
+    /// For each part of an answer.
+    time_max: Duration,
 }
 
 impl Matching {
+    /// Its time begins anew.
+    fn begin(&mut self) {
+        // What is too far off to be said is no limit.
+        self.scan.until(Instant::now().checked_add(self.time_max));
+    }
+
     /// Hands rows to `each` until it breaks or they end; returns whether they have ended.
     #[inline]
     fn each(
@@ -223,6 +230,14 @@ impl Rows {
         self.next_page.as_deref()
     }
 
+    /// Whether it holds memory that other questions may wait for, until it is read.
+    pub fn holds_memory(&self) -> bool {
+        matches!(
+            self.source,
+            Source::Page { .. } | Source::Streamed(_, Some(_))
+        )
+    }
+
     /// Rows of the store that were read up to now.
     pub fn rows_read(&self) -> u64 {
         match &self.source {
@@ -249,16 +264,14 @@ impl Rows {
                 Ok(true)
             }
             Source::Streamed(matching, groups) => {
-                matching.scan.until(matching.time.begin());
-                let ended = match groups {
+                matching.begin();
+                match groups {
                     None => matching.each(|stored| {
                         let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
                         Ok(each(&Row::whole(&key, stored.counters)))
                     }),
                     Some(groups) => stream(columns, matching, groups, each),
-                };
-                matching.time.pause();
-                ended
+                }
             }
         }
     }

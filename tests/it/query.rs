@@ -300,6 +300,9 @@ fn wrong_parameters_are_named() {
     refused("hour=1&limit=100001", &["100001"]);
     refused("hour=1&cursor=x", &["limit"]);
     refused("hour=1&limit=1&cursor=x", &["cursor", "Link"]);
+    refused("hour=1&src_app=caf%e9", &["src_app", "%e9", "UTF-8"]);
+    refused("hour=1&src_app=%zz", &["%zz"]);
+    refused("hour=1&src_app=100%", &["100%"]);
     refused("hour=1&order=up", &["order", "sort", "cursor"]);
     let many: String = (0..65).map(|i| format!("&src_app={i}")).collect();
     refused(&format!("hour=1{many}"), &["65", "64"]);
@@ -390,6 +393,44 @@ fn memory_is_bounded() {
         .get("/flows?hour=1&sort=bytes_tx&limit=1", &[])
         .unwrap();
     assert_eq!(top.json()[0]["bytes_tx"], json!(59_999));
+}
+
+/// Who does not take an answer that holds memory loses it; and small questions do not wait for that.
+#[test]
+fn a_slow_reader_stands_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--query-memory-max", "4"]);
+    fill(&daemon.client, 60_000);
+    let large = "/flows?hour=1&sort=bytes&limit=15000";
+    let mut slow = TcpStream::connect(daemon.address).unwrap();
+    let request = format!("GET {large} HTTP/1.1\r\nhost: x\r\n\r\n");
+    slow.write_all(request.as_bytes()).unwrap();
+    let status = |path: &str| daemon.client.get(path, &[]).unwrap().status;
+    let begun = Instant::now();
+    // Until it holds the memory, and somebody else could not have it.
+    while status(large) == 200 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it holds nothing"
+        );
+    }
+    for path in [
+        "/flows?hour=1&sort=bytes&limit=20",
+        "/flows?hour=1&group_by=src_app&sort=bytes&limit=20",
+        "/flows?hour=1&limit=100",
+    ] {
+        let asked = Instant::now();
+        assert_eq!(status(path), 200, "{path}");
+        assert!(asked.elapsed() < Duration::from_secs(4), "{path}");
+    }
+    while status(large) != 200 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it is held for ever"
+        );
+    }
+    println!("held for {:?}", begun.elapsed());
+    drop(slow);
 }
 
 fn rows_read(daemon: &Daemon) -> u64 {
