@@ -357,8 +357,7 @@ mod tests {
         ] {
             let long = "y".repeat(3 << 20);
             let text = format!("{header}\n{line}\n{long}\r\n{line}\n{long}\n{long}");
-            let read_as_it_comes = read(text.as_bytes());
-            let (units, error) = read_as_it_comes;
+            let (units, error) = read(text.as_bytes());
             assert_eq!(error, None);
             let refused: Vec<_> = units.iter().filter(|unit| unit.2).collect();
             let places: Vec<_> = refused.iter().map(|unit| unit.0.as_str()).collect();

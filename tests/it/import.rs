@@ -15,7 +15,7 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-fn import(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub fn import(arguments: &[&str]) -> (Option<i32>, String, String) {
     parts(&command(arguments).output().unwrap())
 }
 
@@ -32,19 +32,19 @@ fn import_pipe(arguments: &[&str], input: &[u8]) -> Output {
 }
 
 /// A directory with files, and a data directory to import them into.
-struct Bench {
-    dir: tempfile::TempDir,
-    db: String,
+pub struct Bench {
+    pub dir: tempfile::TempDir,
+    pub db: String,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().join("db").to_str().unwrap().to_owned();
         Bench { dir, db }
     }
 
-    fn file(&self, name: &str, bytes: &[u8]) -> String {
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
@@ -52,7 +52,7 @@ impl Bench {
 
     /// An hour as a service on the data directory answers it. What is stored has to agree with the
     /// ledger.
-    fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {
+    pub fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {
         let daemon = Daemon::start(Path::new(&self.db));
         let rows = daemon.client.hour(hour);
         daemon.stop();
