@@ -38,10 +38,14 @@ impl Apps {
         let mut records = Records::new(Window::new(input, Pace::AsItComes), 1);
         let header = records.next_of_good()?;
         let column = |name: &str| {
-            let at = header
-                .fields()
-                .position(|column| column.trim_ascii() == name.as_bytes());
-            at.ok_or_else(|| InputError::Malformed(format!("there is no column {name}; {HEADER}")))
+            let columns = header.fields().enumerate();
+            let mut named = columns.filter(|(_, column)| column.trim_ascii() == name.as_bytes());
+            match (named.next(), named.next()) {
+                (Some((at, _)), None) => Ok(at),
+                (None, _) => Err(format!("there is no column {name}; {HEADER}")),
+                _ => Err(format!("there are two columns {name}; leave one")),
+            }
+            .map_err(InputError::Malformed)
         };
         let columns = [column("address")?, column("app")?];
         let mut apps = Apps::default();
@@ -50,13 +54,13 @@ impl Apps {
             if record.len() == 0 {
                 return Ok(apps);
             }
+            let line = record.line;
             let [address, app] =
                 columns.map(|at| record.fields().nth(at).unwrap_or_default().trim_ascii());
             let inserted = match (std::str::from_utf8(address), std::str::from_utf8(app)) {
-                (Ok(address), Ok(app)) => apps.insert(address, app, record.line),
+                (Ok(address), Ok(app)) => apps.insert(address, app, line),
                 _ => Err("not UTF-8".into()),
             };
-            let line = record.line;
             inserted.map_err(|why| InputError::Malformed(format!("line {line}: {why}")))?;
         }
     }
@@ -140,6 +144,7 @@ mod tests {
         for (text, expected) in [
             ("", "there is no column address"),
             ("address,name\n", "there is no column app"),
+            ("app,address,app\n", "there are two columns app"),
             (
                 "address,app\n10.0.0.300,a\n",
                 "line 2: address: \"10.0.0.300\" is neither",

@@ -13,12 +13,20 @@ const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_r
                       first, in any order (a VPC flow log without its header needs \
                       --format vpc-flow-logs)";
 
+/// Of a name that is not known.
+const SHOWN_CHARS_MAX: usize = 100;
+
 /// Reads a header that is on `line`, and what follows.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
     sink: &mut dyn Sink,
 ) -> Result<(), InputError> {
+    let first_line = window.text().split(|&byte| byte == b'\n').next();
+    if !is_text(first_line.unwrap_or_default()) {
+        let what = "this is not text in UTF-8; of compressed files, gzip and zstd can be read";
+        return Err(InputError::Malformed(what.into()));
+    }
     let mut records = Records::new(window, line);
     let columns = columns(&records.next_of_good()?)?;
     let mut text = String::new();
@@ -48,26 +56,31 @@ pub(super) fn read(
     Ok(())
 }
 
+fn is_text(line: &[u8]) -> bool {
+    let is_none =
+        |c: char| c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace();
+    !String::from_utf8_lossy(line).contains(is_none)
+}
+
 fn columns(header: &Record<'_>) -> Result<Vec<Field>, InputError> {
+    let wrong =
+        |what: &str| InputError::Malformed(format!("read as CSV, its header has {what}; {HEADER}"));
     let column = |name| {
         Field::from_name(name).ok_or_else(|| {
             let name = String::from_utf8_lossy(name);
-            InputError::Malformed(format!(
-                "read as CSV, its header has {name:?}, which no flow has; {HEADER}"
-            ))
+            let begin: String = name.chars().take(SHOWN_CHARS_MAX).collect();
+            wrong(&format!("{begin:?}, which no flow has"))
         })
     };
     let columns: Vec<Field> = header.fields().map(column).collect::<Result<_, _>>()?;
-    let missing = Field::ALL
-        .into_iter()
-        .find(|field| !columns.contains(field));
-    match missing {
-        None => Ok(columns),
-        Some(missing) => Err(InputError::Malformed(format!(
-            "read as CSV, its header has no {}; {HEADER}",
-            missing.name()
-        ))),
+    for field in Field::ALL {
+        match columns.iter().filter(|&&column| column == field).count() {
+            0 => return Err(wrong(&format!("no {}", field.name()))),
+            1 => {}
+            _ => return Err(wrong(&format!("{} twice", field.name()))),
+        }
     }
+    Ok(columns)
 }
 
 /// Appends the flow of `record` as JSON; where it says why there is none, it may have appended some.

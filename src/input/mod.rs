@@ -330,6 +330,13 @@ mod tests {
             (b"[", 0, "EOF"),
             (b"src_app,dest_app\n", 0, "no vpc_id"),
             (b"src_app,colour\n", 0, "\"colour\""),
+            (
+                b"hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n1\n",
+                0,
+                "has hour twice",
+            ),
+            (b"BZh91AY&SY\xa7\x01,\"", 0, "not text"),
+            (b"PK\x03\x04\n", 0, "not text"),
             (b"bytes", 0, "in any order"),
             (b"\xFF\xFEs\0", 0, "UTF-16"),
         ] {

@@ -166,7 +166,11 @@ impl Columns {
                 ));
             }
         }
-        Ok(Columns { names, at })
+        let count = |field: &Field| names.iter().filter(|&name| name == field.name()).count();
+        match Field::ALL.iter().find(|field| count(field) > 1) {
+            Some(twice) => Err(format!("its header has {} twice", twice.name())),
+            None => Ok(Columns { names, at }),
+        }
     }
 
     /// Appends the flow of a record.

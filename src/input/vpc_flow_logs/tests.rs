@@ -214,6 +214,7 @@ fn a_header_without_what_is_needed() {
             "no bytes",
         ),
         ("version srcaddr dstaddr bytes\n", "no start"),
+        ("srcaddr dstaddr bytes start srcaddr", "has srcaddr twice"),
         (
             "\nsrc_app,dest_app\n",
             "line 2: read as VPC flow logs, its header has no srcaddr",
