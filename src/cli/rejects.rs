@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +41,11 @@ impl Rejects {
                 true => fingerprints(path)?,
                 false => HashSet::new(),
             };
-            let file = File::options().append(true).create(true).open(path)?;
+            let is_torn = path.is_file() && ends_within_a_line(path)?;
+            let mut file = File::options().append(true).create(true).open(path)?;
+            if is_torn {
+                file.write_all(b"\n")?;
+            }
             Ok((known, (path.to_owned(), Mutex::new(file))))
         };
         let opened =
@@ -116,6 +120,18 @@ impl Rejects {
 fn fingerprints(path: &Path) -> io::Result<HashSet<u128>> {
     let lines = BufReader::new(File::open(path)?).split(b'\n');
     lines.map(|line| Ok(xxh3_128(&line?))).collect()
+}
+
+/// Whether the disk was full, say, when its last line was written.
+fn ends_within_a_line(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 fn not_written(error: io::Error) -> String {

@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::net::IpAddr;
 
-use csv::ByteRecord;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::InputError;
-use super::csv::Records;
+use super::records::Records;
+use super::window::{Pace, Window};
 use crate::domain::NAME_BYTES_MAX;
 
 const HEADER: &str = "its first line has to name the columns address and app";
@@ -35,26 +35,34 @@ impl Apps {
     /// What is wrong in which line; so that no traffic goes to the wrong account, also an address
     /// that is given to two applications.
     pub fn read(input: impl Read) -> Result<Apps, InputError> {
-        let mut records = Records::new(input, 1);
-        let header = records.header()?;
+        let mut records = Records::new(Window::new(input, Pace::AsItComes), 1);
+        let header = records.next_of_good()?;
         let column = |name: &str| {
-            let at = header
-                .iter()
-                .position(|column| column.trim_ascii() == name.as_bytes());
-            at.ok_or_else(|| InputError::Malformed(format!("there is no column {name}; {HEADER}")))
+            let columns = header.fields().enumerate();
+            let mut named = columns.filter(|(_, column)| column.trim_ascii() == name.as_bytes());
+            match (named.next(), named.next()) {
+                (Some((at, _)), None) => Ok(at),
+                (None, _) => Err(format!("there is no column {name}; {HEADER}")),
+                _ => Err(format!("there are two columns {name}; leave one")),
+            }
+            .map_err(InputError::Malformed)
         };
         let columns = [column("address")?, column("app")?];
         let mut apps = Apps::default();
-        let mut record = ByteRecord::new();
-        while let Some(line) = records.next(&mut record)? {
-            let [address, app] = columns.map(|at| record.get(at).unwrap_or_default().trim_ascii());
+        loop {
+            let record = records.next_of_good()?;
+            if record.len() == 0 {
+                return Ok(apps);
+            }
+            let line = record.line;
+            let [address, app] =
+                columns.map(|at| record.fields().nth(at).unwrap_or_default().trim_ascii());
             let inserted = match (std::str::from_utf8(address), std::str::from_utf8(app)) {
                 (Ok(address), Ok(app)) => apps.insert(address, app, line),
                 _ => Err("not UTF-8".into()),
             };
             inserted.map_err(|why| InputError::Malformed(format!("line {line}: {why}")))?;
         }
-        Ok(apps)
     }
 
     fn insert(&mut self, address: &str, name: &str, line: u64) -> Result<(), String> {
@@ -136,6 +144,7 @@ mod tests {
         for (text, expected) in [
             ("", "there is no column address"),
             ("address,name\n", "there is no column app"),
+            ("app,address,app\n", "there are two columns app"),
             (
                 "address,app\n10.0.0.300,a\n",
                 "line 2: address: \"10.0.0.300\" is neither",

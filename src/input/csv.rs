@@ -1,11 +1,11 @@
 //! A header with the six names, then a flow a record, which can be on several lines.
 
-use std::io::{self, Read};
+use std::io::Read;
+use std::ops::ControlFlow;
 
-use csv::{ByteRecord, ErrorKind, ReaderBuilder};
-
-use super::window::{BLOCK_BYTES, Window};
-use super::{Fault, InputError, Place, Sink, Unit, newlines, push_json_string};
+use super::records::{Record, Records};
+use super::window::Window;
+use super::{Fault, InputError, Place, Sink, Unit, push_json_string};
 use crate::domain::Field;
 
 /// What CSV needs.
@@ -13,25 +13,39 @@ const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_r
                       first, in any order (a VPC flow log without its header needs \
                       --format vpc-flow-logs)";
 
+/// Of a name that is not known.
+const SHOWN_CHARS_MAX: usize = 100;
+
 /// Reads a header that is on `line`, and what follows.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
     sink: &mut dyn Sink,
 ) -> Result<(), InputError> {
+    let first_line = window.text().split(|&byte| byte == b'\n').next();
+    if !is_text(first_line.unwrap_or_default()) {
+        let what = "this is not text in UTF-8; of compressed files, gzip and zstd can be read";
+        return Err(InputError::Malformed(what.into()));
+    }
     let mut records = Records::new(window, line);
-    let columns = columns(records.header()?)?;
-    let mut record = ByteRecord::new();
+    let columns = columns(&records.next_of_good()?)?;
     let mut text = String::new();
-    while let Some(line) = records.next(&mut record)? {
+    while let Some(next) = records.next()? {
+        let record = match next {
+            Ok(record) => record,
+            Err(refused) => match sink.refused(refused) {
+                ControlFlow::Continue(()) => continue,
+                ControlFlow::Break(()) => break,
+            },
+        };
         text.clear();
         let fault = write_json(&mut text, &columns, &record).err();
         if fault.is_some() {
-            let lossy = record.iter().map(String::from_utf8_lossy);
+            let lossy = record.fields().map(String::from_utf8_lossy);
             text = lossy.collect::<Vec<_>>().join(",");
         }
         let unit = Unit {
-            place: Place::Line(line),
+            place: Place::Line(record.line),
             text: &text,
             fault: fault.map(Fault::Wrong),
         };
@@ -42,119 +56,35 @@ pub(super) fn read(
     Ok(())
 }
 
-/// The records of a CSV file, each with its line.
-pub(super) struct Records<R> {
-    csv: csv::Reader<Bounded<R>>,
-    /// Before the header.
-    lines_before: u64,
+fn is_text(line: &[u8]) -> bool {
+    let is_none =
+        |c: char| c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace();
+    !String::from_utf8_lossy(line).contains(is_none)
 }
 
-impl<R: Read> Records<R> {
-    /// Begins with a header that is on `line`.
-    pub(super) fn new(input: R, line: u64) -> Records<R> {
-        let input = Bounded {
-            input,
-            left: BLOCK_BYTES,
-            chunk: Vec::new(),
-            end: 0,
-        };
-        Records {
-            csv: ReaderBuilder::new().flexible(true).from_reader(input),
-            lines_before: line - 1,
-        }
-    }
-
-    pub(super) fn header(&mut self) -> Result<&ByteRecord, InputError> {
-        self.csv.byte_headers().map_err(malformed)
-    }
-
-    /// Reads the next record, and returns the line that it begins on.
-    pub(super) fn next(&mut self, record: &mut ByteRecord) -> Result<Option<u64>, InputError> {
-        // Of two bytes that end a line, the crate leaves the second to the next record.
-        let line_feed_is_due = u64::from(self.last_byte() == Some(b'\r'));
-        let begin = self.lines_before + self.csv.position().line() + line_feed_is_due;
-        self.csv.get_mut().left = BLOCK_BYTES;
-        match self.csv.read_byte_record(record) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(error) if self.csv.get_ref().left == 0 => {
-                let what = format!("line {begin}: {}", malformed(error));
-                return Err(InputError::Malformed(what));
-            }
-            Err(error) => return Err(malformed(error)),
-        }
-        // Not the position of the record: that is before the blank lines in front of it.
-        let end = self.lines_before + self.csv.position().line();
-        let is_counted = u64::from(self.last_byte() == Some(b'\n'));
-        Ok(Some(end - newlines(record.as_slice()) - is_counted))
-    }
-
-    /// The last byte that was taken, which is in the last chunk.
-    fn last_byte(&self) -> Option<u8> {
-        let Bounded { chunk, end, .. } = self.csv.get_ref();
-        let ahead = usize::try_from(end - self.csv.position().byte()).ok()?;
-        chunk.get(chunk.len().checked_sub(ahead + 1)?).copied()
-    }
-}
-
-fn malformed(error: csv::Error) -> InputError {
-    match error.into_kind() {
-        ErrorKind::Io(error) => InputError::Io(error),
-        kind => InputError::Malformed(format!("{kind:?}")),
-    }
-}
-
-fn columns(header: &ByteRecord) -> Result<Vec<Field>, InputError> {
+fn columns(header: &Record<'_>) -> Result<Vec<Field>, InputError> {
+    let wrong =
+        |what: &str| InputError::Malformed(format!("read as CSV, its header has {what}; {HEADER}"));
     let column = |name| {
         Field::from_name(name).ok_or_else(|| {
             let name = String::from_utf8_lossy(name);
-            InputError::Malformed(format!(
-                "read as CSV, its header has {name:?}, which no flow has; {HEADER}"
-            ))
+            let begin: String = name.chars().take(SHOWN_CHARS_MAX).collect();
+            wrong(&format!("{begin:?}, which no flow has"))
         })
     };
-    let columns: Vec<Field> = header.iter().map(column).collect::<Result<_, _>>()?;
-    let missing = Field::ALL
-        .into_iter()
-        .find(|field| !columns.contains(field));
-    match missing {
-        None => Ok(columns),
-        Some(missing) => Err(InputError::Malformed(format!(
-            "read as CSV, its header has no {}; {HEADER}",
-            missing.name()
-        ))),
-    }
-}
-
-/// Lets through so many bytes until it is allowed more.
-struct Bounded<R> {
-    input: R,
-    left: usize,
-    /// What was read last, and where in the input it ends.
-    chunk: Vec<u8>,
-    end: u64,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            let what = format!("a record of more than {BLOCK_BYTES} bytes; is a quote left open?");
-            return Err(io::Error::other(what));
+    let columns: Vec<Field> = header.fields().map(column).collect::<Result<_, _>>()?;
+    for field in Field::ALL {
+        match columns.iter().filter(|&&column| column == field).count() {
+            0 => return Err(wrong(&format!("no {}", field.name()))),
+            1 => {}
+            _ => return Err(wrong(&format!("{} twice", field.name()))),
         }
-        let most = buffer.len().min(self.left);
-        let read = self.input.read(&mut buffer[..most])?;
-        if read > 0 {
-            self.chunk.clear();
-            self.chunk.extend_from_slice(&buffer[..read]);
-        }
-        self.left -= read;
-        self.end += read as u64;
-        Ok(read)
     }
+    Ok(columns)
 }
 
 /// Appends the flow of `record` as JSON; where it says why there is none, it may have appended some.
-fn write_json(text: &mut String, columns: &[Field], record: &ByteRecord) -> Result<(), String> {
+fn write_json(text: &mut String, columns: &[Field], record: &Record<'_>) -> Result<(), String> {
     if record.len() != columns.len() {
         return Err(format!(
             "{} columns, where the header has {}",
@@ -162,7 +92,7 @@ fn write_json(text: &mut String, columns: &[Field], record: &ByteRecord) -> Resu
             columns.len()
         ));
     }
-    for (field, value) in columns.iter().zip(record) {
+    for (field, value) in columns.iter().zip(record.fields()) {
         let name = field.name();
         let value = std::str::from_utf8(value).map_err(|_| format!("{name}: not UTF-8"))?;
         text.push(if text.is_empty() { '{' } else { ',' });
@@ -181,31 +111,4 @@ fn write_json(text: &mut String, columns: &[Field], record: &ByteRecord) -> Resu
     }
     text.push('}');
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_record_has_the_line_that_it_begins_on() {
-        for (text, expected) in [
-            ("a\n1\n2\n3", &[2, 3, 4][..]),
-            ("a\r\n1\r\n2\r\n3", &[2, 3, 4]),
-            ("a\n\n1\n\n\n2", &[3, 6]),
-            ("a\r\n\r\n1\r\n\r\n\r\n2\r\n", &[3, 6]),
-            ("a\n\"1\n1\"\n2\n\"3\r\n3\"", &[2, 4, 5]),
-            ("a\n", &[]),
-        ] {
-            let text = text.replace(['1', '2', '3'], &"x".repeat(5000));
-            let mut records = Records::new(text.as_bytes(), 1);
-            let mut record = ByteRecord::new();
-            let mut lines = Vec::new();
-            records.header().unwrap();
-            while let Some(line) = records.next(&mut record).unwrap() {
-                lines.push(line);
-            }
-            assert_eq!(lines, expected);
-        }
-    }
 }

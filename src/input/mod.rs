@@ -11,7 +11,9 @@ mod batches;
 mod compression;
 mod csv;
 mod json;
+mod lines;
 mod ndjson;
+mod records;
 mod vpc_flow_logs;
 mod window;
 
@@ -143,6 +145,15 @@ pub struct Reader<R> {
 trait Sink {
     /// One flow.
     fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()>;
+
+    /// Something that is none.
+    fn refused(&mut self, refused: Refused) -> ControlFlow<()> {
+        self.flow(Unit {
+            place: refused.place,
+            text: &refused.text,
+            fault: Some(Fault::Wrong(refused.why)),
+        })
+    }
 
     /// Many flows at once: an array or lines, which may turn out not to be. Returns how many there
     /// were, or `None` for those that it wants one by one.
@@ -319,6 +330,13 @@ mod tests {
             (b"[", 0, "EOF"),
             (b"src_app,dest_app\n", 0, "no vpc_id"),
             (b"src_app,colour\n", 0, "\"colour\""),
+            (
+                b"hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n1\n",
+                0,
+                "has hour twice",
+            ),
+            (b"BZh91AY&SY\xa7\x01,\"", 0, "not text"),
+            (b"PK\x03\x04\n", 0, "not text"),
             (b"bytes", 0, "in any order"),
             (b"\xFF\xFEs\0", 0, "UTF-16"),
         ] {
@@ -330,17 +348,35 @@ mod tests {
         let error = read_as(b"{}", Some(InputFormat::Json)).1.unwrap();
         assert!(error.contains("begins with ["), "{error}");
         assert!(read(b"{\"a\":\"\xff\"}\n").0[0].2);
-        assert!(read(&b"x".repeat(3 << 20)).1.is_some());
-        assert!(read(&b"{".repeat(3 << 20)).1.unwrap().contains("line 1"));
         let long = [b"[\"", &b"x".repeat(3 << 20)[..], b"\"]"].concat();
         assert!(read(&long).1.unwrap().contains("flow 0 has more than"));
-        let names = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
-        let open_quote = format!("{names}\"a,b,c,1,2,3\n{}", "x,b,c,1,2,3\n".repeat(1 << 18));
-        let error = read(open_quote.as_bytes()).1.unwrap();
-        assert!(
-            error.starts_with("line 2") && error.contains("quote"),
-            "{error}"
-        );
+    }
+
+    /// It is named, and what comes after it is read.
+    #[test]
+    fn a_line_that_is_too_long_costs_no_other() {
+        let log = "srcaddr dstaddr bytes start";
+        let csv = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour";
+        for (header, line) in [
+            ("{}", "{\"a\":1}"),
+            (log, "::1 ::2 5 946684800"),
+            (csv, "x,b,c,1,2,3"),
+        ] {
+            let long = "y".repeat(3 << 20);
+            let text = format!("{header}\n{line}\n{long}\r\n{line}\n{long}\n{long}");
+            let (units, error) = read(text.as_bytes());
+            assert_eq!(error, None);
+            let refused: Vec<_> = units.iter().filter(|unit| unit.2).collect();
+            let places: Vec<_> = refused.iter().map(|unit| unit.0.as_str()).collect();
+            assert_eq!(places, ["line 3", "line 5", "line 6"], "{header}");
+            assert!(refused.iter().all(|unit| unit.1 == long[..1000]));
+            let good = units.iter().filter(|unit| !unit.2);
+            let good: Vec<_> = good.map(|unit| unit.0.as_str()).collect();
+            assert!(good.ends_with(&["line 2", "line 4"]), "{good:?}");
+        }
+        // Half a line is no header.
+        let error = read("x".repeat(3 << 20).as_bytes()).1.unwrap();
+        assert!(error.starts_with("line 1: more than"), "{error}");
     }
 
     /// A megabyte of them was moved for each before.

@@ -4,33 +4,26 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use super::window::Window;
-use super::{Block, Fault, InputError, Place, Sink, Unit, newlines};
+use super::{Block, Fault, InputError, Place, Sink, Unit, lines};
 use crate::ingest::decode::Format;
 
 /// Reads from `line` on.
 pub(super) fn read(
-    mut window: Window<impl Read>,
-    mut line: u64,
+    window: Window<impl Read>,
+    line: u64,
     sink: &mut dyn Sink,
 ) -> Result<(), InputError> {
-    while let Some(end) = window.fill_lines(line)? {
-        let text = &window.text()[..end];
+    lines::read(window, line, sink, |text, line, sink| {
         let block = Block {
             text,
             format: Format::Ndjson,
             first: Place::Line(line),
         };
-        let taken = match sink.block(block) {
+        Ok(match sink.block(block) {
             ControlFlow::Continue(None) => one_by_one(text, line, sink),
             taken => taken.map_continue(|_| ()),
-        };
-        if taken.is_break() {
-            break;
-        }
-        line += newlines(text);
-        window.consume(end);
-    }
-    Ok(())
+        })
+    })
 }
 
 fn one_by_one(text: &[u8], line: u64, sink: &mut dyn Sink) -> ControlFlow<()> {

@@ -2,11 +2,13 @@
 
 use std::io::{self, Read};
 
-use super::InputError;
+use super::{Place, Refused};
 
 /// The most that is in memory; no line, record or element of an array can be longer. A flow has three
 /// names of 1 KiB at most.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
+/// Kept of a line that is longer.
+const EXCERPT_BYTES: usize = 1000;
 /// Read at once from an input whose flows are wanted as they come.
 const READ_BYTES: usize = 16 << 10;
 
@@ -97,34 +99,24 @@ impl<R: Read> Window<R> {
         read
     }
 
-    /// Reads on until a line is complete, and returns where the last one ends that is; `None` when
-    /// there is no more. `line` is the number of the first.
-    pub(super) fn fill_lines(&mut self, line: u64) -> Result<Option<usize>, InputError> {
+    /// Reads past a line of which this is the beginning, up to its end, without keeping more of it in
+    /// memory. `line` is its number.
+    pub(super) fn pass_line(&mut self, line: u64) -> io::Result<Refused> {
+        let begin = &self.text()[..EXCERPT_BYTES.min(self.text().len())];
+        let refused = Refused {
+            place: Place::Line(line),
+            text: String::from_utf8_lossy(begin).into_owned(),
+            why: format!("more than {BLOCK_BYTES} bytes; these are the first {EXCERPT_BYTES}"),
+        };
         loop {
+            let text = self.text();
+            let end = text.iter().position(|&byte| byte == b'\n');
+            let passed = end.unwrap_or(text.len());
+            self.consume(passed);
+            if end.is_some() || self.has_ended {
+                return Ok(refused);
+            }
             self.fill()?;
-            let bytes = self.text();
-            if self.has_ended {
-                return Ok((!bytes.is_empty()).then_some(bytes.len()));
-            }
-            if let Some(last) = bytes.iter().rposition(|&byte| byte == b'\n') {
-                return Ok(Some(last + 1));
-            }
-            if self.is_full() {
-                let what = format!("line {line} has more than {BLOCK_BYTES} bytes");
-                return Err(InputError::Malformed(what));
-            }
         }
-    }
-}
-
-/// For what reads on its own terms: first what is here, then the input.
-impl<R: Read> Read for Window<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.text().is_empty() {
-            return self.input.read(buffer);
-        }
-        let read = self.text().read(buffer)?;
-        self.consume(read);
-        Ok(read)
     }
 }

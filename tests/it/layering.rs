@@ -15,7 +15,7 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
     (
         "input",
         &["domain", "ingest", "store"],
-        &["ipnet", "prefix_trie"],
+        &["csv_core", "ipnet", "prefix_trie"],
     ),
     ("query", &["domain", "store"], &[]),
     (

@@ -23,6 +23,7 @@ mod observe;
 mod page;
 mod query;
 mod reads;
+mod rejects;
 mod retention;
 mod send;
 mod support;

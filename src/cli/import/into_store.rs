@@ -44,27 +44,34 @@ pub(super) fn run(
     bar: &ProgressBar,
 ) -> Result<(), String> {
     let signal = note_signals().map_err(|e| format!("cannot start: {e}"))?;
-    let store = open(dir)?;
     let mut load = Load {
         arguments,
         apps,
         rejects,
         bar,
         signal: &signal,
-        store: &store,
+        dir,
+        store: None,
         done: Done::default(),
     };
+    // At once where it is in use or not ours; one that is absent may be a wrong name, and is made for
+    // the first flow.
+    if dir.exists() {
+        load.store()?;
+    }
     let result = arguments.files.iter().try_for_each(|path| load.file(path));
     let done = load.done;
     bar.set_message("moving sums to their files");
-    let flushed = store.flush().map_err(|e| e.to_string());
-    drop(store);
+    let flushed = match load.store {
+        Some(store) => store.flush().map_err(|e| e.to_string()),
+        None => Ok(()),
+    };
     bar.finish_and_clear();
     print(&format!(
-        "{} flows imported in {}, {} of which were there already; {} refused{}",
+        "{} flows imported in {}; {} were there already; {} refused{}",
         done.flows,
         batches(done.batches),
-        done.replayed,
+        done.known,
         rejects.count(),
         source::skipped(&done.skipped)
     ));
@@ -124,13 +131,13 @@ impl From<String> for End {
     }
 }
 
-/// What is in the store, of all files.
+/// What came into the store, of all files.
 #[derive(Clone, Copy, Default)]
 struct Done {
     flows: u64,
     batches: u64,
-    /// Batches that were there before.
-    replayed: u64,
+    /// Flows that were there before.
+    known: u64,
     skipped: Skipped,
 }
 
@@ -140,7 +147,9 @@ struct Load<'a> {
     rejects: &'a Rejects,
     bar: &'a ProgressBar,
     signal: &'a AtomicUsize,
-    store: &'a Store,
+    dir: &'a Path,
+    /// `None` as long as there is no directory.
+    store: Option<Store>,
     done: Done,
 }
 
@@ -151,6 +160,21 @@ enum Event {
 }
 
 impl Load<'_> {
+    fn store(&mut self) -> Result<&Store, String> {
+        match &mut self.store {
+            Some(store) => Ok(store),
+            none => {
+                let is_new = !self.dir.exists();
+                let store = none.insert(open(self.dir)?);
+                if is_new {
+                    let made = format!("made a new data directory at {}", self.dir.display());
+                    self.bar.suspend(|| say(&made));
+                }
+                Ok(store)
+            }
+        }
+    }
+
     fn file(&mut self, path: &Path) -> Result<(), End> {
         let source = Source::open(path)?;
         let identity = source.identity.clone();
@@ -223,15 +247,13 @@ impl Load<'_> {
     }
 
     fn take_batch(&mut self, batch: Batch, file: &mut FileLoad<'_>) -> Result<(), End> {
-        match self.store.known(&batch).map_err(|e| e.to_string())? {
+        match self.store()?.known(&batch).map_err(|e| e.to_string())? {
             Known::New => {
                 file.group.bytes += batch.bytes().len();
                 file.group.batches.push(batch);
             }
             Known::Taken { .. } => {
-                self.done.flows += batch.flows() as u64;
-                self.done.batches += 1;
-                self.done.replayed += 1;
+                self.done.known += batch.flows() as u64;
             }
             Known::Reused => {
                 self.commit(file)?;
@@ -248,10 +270,11 @@ impl Load<'_> {
     fn commit(&mut self, file: &mut FileLoad<'_>) -> Result<(), String> {
         let group = std::mem::take(&mut file.group);
         if !group.batches.is_empty() {
-            if self.store.write_health() == WriteHealth::NoSpace {
+            let store = self.store()?;
+            if store.write_health() == WriteHealth::NoSpace {
                 return Err("the disk is full, or nearly; make room, and run it again".into());
             }
-            let committed = self.store.commit(&group.batches);
+            let committed = store.commit(&group.batches);
             committed.map_err(|e| e.to_string())?;
         }
         let flows = group.batches.iter().map(|batch| batch.flows() as u64);

@@ -1,0 +1,39 @@
+//! Inputs with something on each line.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use super::window::Window;
+use super::{InputError, Sink, newlines};
+
+/// Hands whole lines to `each`, many at once, with the number of the first; from `line` on, until that
+/// breaks. A line that is longer than what may be in memory is refused.
+pub(super) fn read(
+    mut window: Window<impl Read>,
+    mut line: u64,
+    sink: &mut dyn Sink,
+    mut each: impl FnMut(&[u8], u64, &mut dyn Sink) -> Result<ControlFlow<()>, InputError>,
+) -> Result<(), InputError> {
+    loop {
+        window.fill()?;
+        let text = window.text();
+        let end = match text.iter().rposition(|&byte| byte == b'\n') {
+            _ if window.has_ended() && text.is_empty() => return Ok(()),
+            _ if window.has_ended() => text.len(),
+            Some(last) => last + 1,
+            None if window.is_full() => {
+                if sink.refused(window.pass_line(line)?).is_break() {
+                    return Ok(());
+                }
+                continue;
+            }
+            None => continue,
+        };
+        let text = &text[..end];
+        if each(text, line, sink)?.is_break() {
+            return Ok(());
+        }
+        line += newlines(text);
+        window.consume(end);
+    }
+}

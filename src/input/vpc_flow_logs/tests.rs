@@ -1,0 +1,228 @@
+//! Records as AWS documents them, and wrong ones.
+
+use super::super::{InputFormat, Reader};
+use super::*;
+use std::sync::Arc;
+
+/// A line for each unit: the flow's values, what was skipped, or what is wrong.
+fn read(text: &str, apps: &str) -> (Vec<String>, Option<String>) {
+    let apps = Arc::new(Apps::read(apps.as_bytes()).unwrap());
+    let mut lines = Vec::new();
+    let format = Some(InputFormat::VpcFlowLogs);
+    let result = Reader::new(text.as_bytes(), format)
+        .with_apps(apps)
+        .read(|unit| {
+            lines.push(match &unit.fault {
+                Some(Fault::NoTraffic(why)) => format!("{why:?}"),
+                Some(Fault::Wrong(why)) => format!("{}: {why}", unit.place),
+                None => values(unit.text),
+            });
+            ControlFlow::Continue(())
+        });
+    (lines, result.err().map(|e| e.to_string()))
+}
+
+fn values(flow: &str) -> String {
+    let flow: serde_json::Value = serde_json::from_str(flow).unwrap();
+    let text = |field: &str| flow[field].as_str().unwrap().to_owned();
+    let names = [text("src_app"), text("dest_app"), text("vpc_id")].join(" ");
+    format!(
+        "{names} {} {} {}",
+        flow["bytes_tx"], flow["bytes_rx"], flow["hour"]
+    )
+}
+
+fn check(text: &str, apps: &str, expected: &[&str]) {
+    assert_eq!(
+        read(text, apps),
+        (expected.iter().map(|&l| l.into()).collect(), None)
+    );
+}
+
+const NO_APPS: &str = "address,app\n";
+
+/// The examples of "Flow log record examples" in AWS's user guide.
+#[test]
+fn the_default_format() {
+    let log = "\
+2 123456789010 eni-1235b8ca123456789 172.31.16.139 172.31.16.21 20641 22 6 20 4249 1418530010 1418530070 ACCEPT OK
+2 123456789010 eni-1235b8ca123456789 172.31.9.69 172.31.9.12 49761 3389 6 20 4249 1418530010 1418530070 REJECT OK
+2 123456789010 eni-1235b8ca123456789 - - - - - - - 1431280876 1431280934 - NODATA
+2 123456789010 eni-11111111aaaaaaaaa - - - - - - - 1431280876 1431280934 - SKIPDATA
+2 123456789010 eni-1235b8ca123456789 203.0.113.12 172.31.16.139 0 0 1 4 336 1432917027 1432917142 ACCEPT OK
+2 123456789010 eni-1235b8ca123456789 172.31.16.139 203.0.113.12 0 0 1 4 336 1432917094 1432917142 REJECT OK
+2 123456789010 eni-1235b8ca123456789 2001:db8:1234:a100:8d6e:3477:df66:f105 2001:db8:1234:a102:3304:8879:34cf:4071 34892 22 6 54 8855 1477913708 1477913820 ACCEPT OK
+";
+    let expected = [
+        "172.31.16.139 172.31.16.21  4249 0 394036",
+        "Reject",
+        "NoData",
+        "SkipData",
+        "203.0.113.12 172.31.16.139  336 0 398032",
+        "Reject",
+        "2001:db8:1234:a100:8d6e:3477:df66:f105 2001:db8:1234:a102:3304:8879:34cf:4071  8855 0 410531",
+    ];
+    check(log, NO_APPS, &expected);
+    check(&format!("{DEFAULT_HEADER}\r\n{log}"), NO_APPS, &expected);
+    // Files that were put one after the other.
+    let twice = format!("{DEFAULT_HEADER}\n{log}{DEFAULT_HEADER}\n{log}");
+    check(&twice, NO_APPS, &[expected, expected].concat());
+    let mut mapped = expected;
+    mapped[0] = "bastion web  4249 0 394036";
+    mapped[4] = "203.0.113.12 bastion  336 0 398032";
+    mapped[6] = "v6 2001:db8:1234:a102:3304:8879:34cf:4071  8855 0 410531";
+    let apps =
+        "address,app\n172.31.16.0/24,web\n172.31.16.139,bastion\n2001:db8:1234:a100::/64,v6\n";
+    check(log, apps, &mapped);
+}
+
+#[test]
+fn custom_formats_of_versions_3_to_5() {
+    // TCP flag sequence; one of the published records has two spaces in it.
+    let log = "\
+version vpc-id subnet-id instance-id interface-id account-id type srcaddr dstaddr srcport dstport pkt-srcaddr pkt-dstaddr protocol bytes packets start end action tcp-flags log-status
+3 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-01234567890123456 eni-1235b8ca123456789 123456789010 IPv4 52.213.180.42 10.0.0.62 43416 5001 52.213.180.42 10.0.0.62 6 568 8 1566848875 1566848933 ACCEPT 2 OK
+3 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-01234567890123456 eni-1235b8ca123456789 123456789010 IPv4 10.0.0.62 52.213.180.42 5001 43638  10.0.0.62 52.213.180.42 6 967 14 1566933133 1566933193 ACCEPT 19 OK
+";
+    check(
+        log,
+        "app,address,note\niperf,10.0.0.62,\n",
+        &[
+            "52.213.180.42 iperf vpc-abcdefab012345678 568 0 435235",
+            "iperf 52.213.180.42 vpc-abcdefab012345678 967 0 435259",
+        ],
+    );
+    // Traffic through a transit gateway, with bytes and start: the ends of the way count.
+    let log = "\
+version interface-id account-id vpc-id subnet-id instance-id srcaddr dstaddr srcport dstport protocol tcp-flags type pkt-srcaddr pkt-dstaddr bytes start action log-status
+3 eni-11111111111111111 123456789010 vpc-abcdefab012345678 subnet-11111111aaaaaaaaa - 10.40.1.175 10.40.2.236 39812 80 6 3 IPv4 10.20.33.164 10.40.2.236 100 1566846000 ACCEPT OK
+3 eni-22222222222222222 123456789010 vpc-abcdefab012345678 subnet-22222222bbbbbbbbb - 10.40.2.236 10.40.2.31 80 39812 6 19 IPv4 - 10.20.33.164 200 1566849599 ACCEPT OK
+";
+    check(
+        log,
+        NO_APPS,
+        &[
+            "10.20.33.164 10.40.2.236 vpc-abcdefab012345678 100 0 435235",
+            "10.40.2.236 10.20.33.164 vpc-abcdefab012345678 200 0 435235",
+        ],
+    );
+    // To and from S3, with the fields of version 5.
+    let log = "\
+version srcaddr dstaddr srcport dstport protocol start end type packets bytes account-id vpc-id subnet-id instance-id interface-id region az-id sublocation-type sublocation-id action tcp-flags pkt-srcaddr pkt-dstaddr pkt-src-aws-service pkt-dst-aws-service traffic-path flow-direction log-status
+5 52.95.128.179 10.0.0.71 80 34210 6 1616729292 1616729349 IPv4 14 15044 123456789012 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-0c50d5961bcb2d47b eni-1235b8ca123456789 ap-southeast-2 apse2-az3 - - ACCEPT 19 52.95.128.179 10.0.0.71 S3 - - ingress OK
+5 10.0.0.71 52.95.128.179 34210 80 6 1616729292 1616729349 IPv4 7 471 123456789012 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-0c50d5961bcb2d47b eni-1235b8ca123456789 ap-southeast-2 apse2-az3 - - ACCEPT 3 10.0.0.71 52.95.128.179 - S3 8 egress OK
+";
+    check(
+        log,
+        "address,app\n10.0.0.0/16,batch\n52.95.0.0/16,s3\n",
+        &[
+            "batch s3 vpc-abcdefab012345678 0 15044 449091",
+            "batch s3 vpc-abcdefab012345678 471 0 449091",
+        ],
+    );
+}
+
+#[test]
+fn fields_in_another_order_and_fields_to_come() {
+    let log = "\
+a-field-of-version-9 start vpc-id bytes dstaddr srcaddr
+x 946684800 - 5 ::2 ::1
+- 4102444799 - 5 ::2 ::1
+- 3600 - - - -
+";
+    let expected = ["::1 ::2  5 0 262968", "::1 ::2  5 0 1139567", "NoData"];
+    check(log, NO_APPS, &expected);
+}
+
+#[test]
+fn wrong_records_are_named_by_line_and_field() {
+    let header = "version vpc-id srcaddr dstaddr bytes start flow-direction action log-status";
+    for (record, expected) in [
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 x egress ACCEPT OK",
+            "start: \"x\" is not a number",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 -5 1 egress ACCEPT OK",
+            "bytes: \"-5\" is not a number",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 - 1 egress ACCEPT OK",
+            "bytes: \"-\" is not a number",
+        ),
+        (
+            "5 v 1.1.1 2.2.2.2 5 1 egress ACCEPT OK",
+            "srcaddr: \"1.1.1\" is not an address",
+        ),
+        (
+            "5 v 1.1.1.1 - 5 1 egress ACCEPT OK",
+            "dstaddr: \"-\" is not an address",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 1616729292 up ACCEPT OK",
+            "flow-direction: \"up\" is neither",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 1 egress DROP OK",
+            "action: \"DROP\" is not ACCEPT",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 1 egress ACCEPT FINE",
+            "log-status: \"FINE\" is not OK",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 1",
+            "flow-direction: missing, the record has 6 fields",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 1 egress ACCEPT OK OK",
+            "10 fields, where the header has 9",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 18446744073709551615 egress ACCEPT OK",
+            "start: 18446744073709551615 is not a time",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 1616729292000 egress ACCEPT OK",
+            "start: 1616729292000 is not a time from 2000 to 2099 in seconds",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 4102444800 egress ACCEPT OK",
+            "start: 4102444800 is not a time",
+        ),
+        (
+            "5 v 1.1.1.1 2.2.2.2 5 946684799 egress ACCEPT OK",
+            "start: 946684799 is not a time",
+        ),
+    ] {
+        let (lines, error) = read(&format!("{header}\n\n{record}\n"), NO_APPS);
+        assert_eq!(error, None);
+        let expected = format!("line 3: {expected}");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with(&expected),
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_header_without_what_is_needed() {
+    // The published format for traffic through a NAT gateway has neither bytes nor start.
+    for (log, word) in [
+        (
+            "instance-id interface-id srcaddr dstaddr pkt-srcaddr pkt-dstaddr",
+            "no bytes",
+        ),
+        ("version srcaddr dstaddr bytes\n", "no start"),
+        ("srcaddr dstaddr bytes start srcaddr", "has srcaddr twice"),
+        (
+            "\nsrc_app,dest_app\n",
+            "line 2: read as VPC flow logs, its header has no srcaddr",
+        ),
+    ] {
+        let (lines, error) = read(log, NO_APPS);
+        let error = error.unwrap();
+        assert!(lines.is_empty() && error.contains(word), "{error}");
+    }
+    check("", NO_APPS, &[]);
+}

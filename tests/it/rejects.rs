@@ -1,0 +1,91 @@
+//! What `flowtally import` and `send` put aside, and that the rest counts.
+
+use crate::import::{Bench, import};
+use crate::send::{flows, url};
+use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
+use flowtally::domain::Counters;
+
+/// What was refused: each place, without the file, with the reason and the length of the text.
+fn refused(rejects: &str) -> Vec<(String, String, usize)> {
+    let kept = std::fs::read_to_string(rejects).unwrap();
+    let lines = kept.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| line[name].as_str().unwrap().to_owned();
+        let place = text("place");
+        let (_, place) = place.rsplit_once(": ").unwrap();
+        (place.to_owned(), text("why"), text("flow").len())
+    });
+    lines.collect()
+}
+
+/// A line of any length is refused as others are, whatever way the flows go; the blocks of the file stay
+/// what they were, so that it counts once.
+#[test]
+fn a_line_that_is_too_long_is_put_aside() {
+    let bench = Bench::new();
+    let flows = flows(30_000);
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    let (one, other) = flows.split_at(10_000);
+    let long = vec![b'x'; (5 << 20) + 7];
+    let body = [&ndjson_body(one)[..], &long, b"\n", &ndjson_body(other)].concat();
+    let plain = bench.file("flows.ndjson", &body);
+    let rejects = bench.dir.path().join("rejects.ndjson");
+    let rejects = rejects.to_str().unwrap();
+    let why = "more than 1048576 bytes; these are the first 1000".to_owned();
+    let expected = [("line 10001".to_owned(), why, 1000)];
+    for said in [
+        "30000 flows imported",
+        "0 flows imported in 0 batches; 30000",
+    ] {
+        let (status, out, error) = import(&[&plain, "--data-dir", &bench.db, "--rejects", rejects]);
+        assert_eq!(status, Some(1), "{error}");
+        assert!(out.starts_with(said) && out.contains("1 refused"), "{out}");
+        assert_eq!(refused(rejects), expected);
+    }
+    assert_eq!(bench.hour(1), hour_of(&model, 1));
+
+    let daemon = Daemon::start(&bench.dir.path().join("served"));
+    let by_url = rejects.replace("rejects", "by-url");
+    let (status, _, error) = import(&[&plain, "--url", &url(&daemon), "--rejects", &by_url]);
+    assert_eq!(status, Some(1), "{error}");
+    assert_eq!(refused(&by_url), expected);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_said_of_its_line() {
+    let bench = Bench::new();
+    let text = "hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx\n\
+                1,a,b,v,1,2\n3,a,\"b\n1,a,b,v,1,1\n1,a,b,v,1\n";
+    let file = bench.file("flows.csv", text.as_bytes());
+    let (status, out, error) = import(&[&file, "--data-dir", &bench.db]);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("2 flows imported"), "{out}");
+    for said in [
+        ": line 3: the quote is not closed\n",
+        ": line 5: 5 columns, where the header has 6\n",
+    ] {
+        assert!(error.contains(said), "{error}");
+    }
+    assert_eq!(bench.hour(1)[0].1, Counters { tx: 2, rx: 3 });
+}
+
+/// The disk was full when the last line was written: the next one begins on its own line.
+#[test]
+fn a_torn_line_spoils_no_other() {
+    let bench = Bench::new();
+    let rejects = bench.file("rejects.ndjson", b"{\"flow\":\"cut o");
+    let bad = bench.file("bad.ndjson", b"{nonsense\n");
+    for _ in 0..2 {
+        let (status, _, error) = import(&[&bad, "--data-dir", &bench.db, "--rejects", &rejects]);
+        assert_eq!(status, Some(1), "{error}");
+        let kept = std::fs::read_to_string(&rejects).unwrap();
+        let lines: Vec<&str> = kept.lines().collect();
+        assert_eq!(lines.len(), 2, "{kept}");
+        assert_eq!(lines[0], "{\"flow\":\"cut o");
+        let line: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+        assert_eq!(line["flow"], "{nonsense");
+    }
+}
