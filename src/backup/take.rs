@@ -10,7 +10,7 @@ use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
 use super::{BackupError, Entry, INCOMPLETE, Manifest, at, entries, sync_dir, tag};
-use crate::client::Client;
+use crate::client::{Client, broke_off};
 use crate::store::{DataDir, ROCKS};
 
 /// Held by the process that takes a backup into a directory.
@@ -111,10 +111,7 @@ impl Open<'_> {
                 let path = format!("/backups/{}/{}", manifest.id, entry.name);
                 let answer = client.get(&path, "application/octet-stream")?;
                 let mut body = answer.into_body().into_reader();
-                let broken = |e: io::Error| {
-                    let why = format!("the connection broke off: {e}");
-                    client.unreachable(&path, &why).into()
-                };
+                let broken = |e: io::Error| client.unreachable(&path, &broke_off(&e)).into();
                 copy(&mut body, broken, into, entry, progress)
             }
             Open::Stopped(dir, _) => {

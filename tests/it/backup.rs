@@ -417,9 +417,18 @@ fn a_stop_lets_go_of_what_is_being_fetched() {
     assert_eq!(checkpoints().count(), 0);
 }
 
-/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them; then it waits, or
-/// closes. Sends the first line of each request.
-fn half_a_service(closes: bool) -> (String, Receiver<String>) {
+/// How [`half_a_service`] goes on after the first bytes of a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Closes,
+    Waits,
+    /// And answers nothing any more.
+    IsSilent,
+}
+
+/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them. Sends the first
+/// line of each request.
+fn half_a_service(then: Then) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (sender, requests) = channel();
@@ -444,8 +453,11 @@ fn half_a_service(closes: bool) -> (String, Receiver<String>) {
                 "HTTP/1.1 {}",
                 answer.replacen("\r\n", "\r\nconnection: close\r\n", 1)
             );
-            stream.write_all(answer.as_bytes()).unwrap();
-            if request.starts_with("GET") && !closes {
+            let is_last = request.starts_with("DELETE");
+            if !is_last || then != Then::IsSilent {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            if !request.starts_with("POST") && then != Then::Closes {
                 held.push(stream);
             }
             if sender.send(request).is_err() {
@@ -458,9 +470,13 @@ fn half_a_service(closes: bool) -> (String, Receiver<String>) {
 
 #[test]
 fn a_signal_lets_go_of_what_the_service_holds() {
-    for (signal, status) in [("TERM", 143), ("INT", 130)] {
+    for (signal, status, then) in [
+        ("TERM", 143, Then::Waits),
+        ("INT", 130, Then::Waits),
+        ("TERM", 143, Then::IsSilent),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let (url, requests) = half_a_service(false);
+        let (url, requests) = half_a_service(then);
         let child = Command::new(Daemon::binary())
             .args(["backup", "--url", &url, "--to", text(dir.path())])
             .stderr(Stdio::piped())
@@ -474,7 +490,9 @@ fn a_signal_lets_go_of_what_the_service_holds() {
             .status();
         assert!(kill.unwrap().success());
         assert!(next().starts_with("DELETE /backups/one "));
+        let start = Instant::now();
         let output = child.wait_with_output().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5));
         assert_eq!(output.status.code(), Some(status), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.starts_with("flowtally: stopped; "), "{said}");
@@ -485,7 +503,7 @@ fn a_signal_lets_go_of_what_the_service_holds() {
 #[test]
 fn a_connection_that_breaks_off_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let (url, _requests) = half_a_service(true);
+    let (url, _requests) = half_a_service(Then::Closes);
     let said = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
     let expected = format!("{url}/backups/one/rocks/1.sst: the connection broke off: ");
     assert!(said.contains(&expected), "{said}");
