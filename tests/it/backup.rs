@@ -1,8 +1,8 @@
 //! Backups: of a running service and of a stopped one, whole or not at all, and back again.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
 
-use crate::support::{Client, Daemon, JSON, TestFlow, json_body};
+use rand::RngExt;
+
+use crate::support::{Client, Daemon, JSON, TestFlow, json_body, random};
 
 fn flowtally(arguments: &[&str]) -> Output {
     let output = Command::new(Daemon::binary()).args(arguments).output();
@@ -415,6 +417,51 @@ fn a_stop_lets_go_of_what_is_being_fetched() {
     assert_eq!(checkpoints().count(), 1);
     daemon.stop();
     assert_eq!(checkpoints().count(), 0);
+}
+
+/// Of more bytes than the system holds for a client that takes none.
+#[test]
+fn a_stop_does_not_wait_for_a_download() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let mut random = random("a_stop_does_not_wait_for_a_download");
+    for _ in 0..4 {
+        let name = || {
+            format!(
+                "{:032x}{:032x}",
+                random.random::<u128>(),
+                random.random::<u128>()
+            )
+        };
+        let names: Vec<String> = std::iter::repeat_with(name).take(40_000).collect();
+        let flow = |name| TestFlow::new(1, name, "d", "v", 1, 1);
+        let flows: Vec<_> = names.iter().map(|name| flow(name)).collect();
+        daemon.client.accept(&flows);
+    }
+    let manifest = daemon.client.post("/backups", &[], b"").unwrap().json();
+    let files = manifest["files"].as_array().unwrap();
+    let largest = files.iter().max_by_key(|file| file["bytes"].as_u64());
+    let largest = largest.unwrap();
+    assert!(largest["bytes"].as_u64().unwrap() > 5 << 20, "{largest}");
+    let id = manifest["id"].as_str().unwrap();
+    let name = largest["name"].as_str().unwrap();
+    let mut client = TcpStream::connect(daemon.address).unwrap();
+    write!(
+        client,
+        "GET /backups/{id}/{name} HTTP/1.1\r\nhost: x\r\n\r\n"
+    )
+    .unwrap();
+    client.read_exact(&mut [0; 2000]).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    daemon.stop();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("checkpoints"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 /// How [`half_a_service`] goes on after the first bytes of a file.
