@@ -1,6 +1,5 @@
-//! Backups: of a running service and of a stopped one, whole or not at all, and back again.
+//! Backups: of a running service and of a stopped one, whole or not at all.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -15,23 +14,23 @@ use rand::RngExt;
 
 use crate::support::{Client, Daemon, JSON, TestFlow, json_body, random};
 
-fn flowtally(arguments: &[&str]) -> Output {
+pub(crate) fn flowtally(arguments: &[&str]) -> Output {
     let output = Command::new(Daemon::binary()).args(arguments).output();
     output.unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn good(arguments: &[&str]) -> String {
+pub(crate) fn good(arguments: &[&str]) -> String {
     let output = flowtally(arguments);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn bad(arguments: &[&str]) -> String {
+pub(crate) fn bad(arguments: &[&str]) -> String {
     let output = flowtally(arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     String::from_utf8(output.stderr).unwrap()
@@ -42,7 +41,7 @@ fn url(daemon: &Daemon) -> String {
 }
 
 /// The backups in a directory, by name.
-fn backups(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn backups(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().path())
@@ -53,7 +52,7 @@ fn backups(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Every batch has the same row in two hours, so a state between two commits has the same sum in both.
-fn batch_of(n: u64) -> Vec<TestFlow> {
+pub(crate) fn batch_of(n: u64) -> Vec<TestFlow> {
     let name = format!("s{}", n % 200);
     vec![
         TestFlow::new(1, &name, "d", "v", 1, 0),
@@ -61,7 +60,7 @@ fn batch_of(n: u64) -> Vec<TestFlow> {
     ]
 }
 
-fn sum(client: &Client, hour: u32) -> u64 {
+pub(crate) fn sum(client: &Client, hour: u32) -> u64 {
     client.hour(hour).iter().map(|(_, c)| c.tx).sum()
 }
 
@@ -279,72 +278,6 @@ fn of_a_stopped_service_by_command_or_by_copy() {
     // A plain copy can be restored from as well.
     let again = dir.path().join("again");
     good(&["restore", "--from", text(&copy), "--data-dir", text(&again)]);
-}
-
-#[test]
-fn a_restore_overwrites_nothing_and_is_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
-    let daemon = Daemon::start(&data);
-    daemon.client.accept(&batch_of(1));
-    daemon.stop();
-    let restore = |from: &Path, into: &Path| {
-        flowtally(&["restore", "--from", text(from), "--data-dir", text(into)])
-    };
-    std::fs::create_dir(&to).unwrap();
-    let none = restore(&to, &dir.path().join("x"));
-    assert!(String::from_utf8_lossy(&none.stderr).contains("there is no backup"));
-    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
-    let full = restore(&to, &data);
-    assert_eq!(full.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&full.stderr).contains("is not empty"));
-    // As a kill in the middle leaves it: no service starts there, and the same restore begins anew.
-    let half = dir.path().join("half");
-    std::fs::create_dir_all(half.join("rocks")).unwrap();
-    std::fs::write(half.join("RESTORING"), "").unwrap();
-    std::fs::write(half.join("rocks/000009.sst"), "half").unwrap();
-    let said = bad(&["verify", "--data-dir", text(&half)]);
-    assert!(said.contains("interrupted"), "{said}");
-    let said = bad(&[
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        text(&half),
-    ]);
-    assert!(said.contains("interrupted"), "{said}");
-    assert!(restore(&to, &half).status.success());
-    // Damage in a backup is found.
-    let backup = backups(&to).remove(0);
-    let files = std::fs::read_dir(backup.join("rocks")).unwrap();
-    let sst: BTreeSet<_> = files
-        .map(|e| e.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "sst"))
-        .collect();
-    let largest = sst
-        .iter()
-        .max_by_key(|path| path.metadata().unwrap().len())
-        .unwrap();
-    let mut bytes = std::fs::read(largest).unwrap();
-    bytes[20] ^= 1;
-    std::fs::write(largest, bytes).unwrap();
-    let target = dir.path().join("damaged");
-    let damaged = restore(&to, &target);
-    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
-    let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
-    let said = bad(&[&listen[..], &[text(&target)]].concat());
-    assert!(said.contains("interrupted"), "{said}");
-    // However an incomplete one is called.
-    let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
-    std::fs::rename(&backup, &unfinished).unwrap();
-    let said = bad(&[
-        "restore",
-        "--from",
-        &format!("{}/.", text(&unfinished)),
-        "--data-dir",
-        text(&dir.path().join("y")),
-    ]);
-    assert!(said.contains("interrupted"), "{said}");
 }
 
 #[test]
@@ -593,39 +526,4 @@ fn each_is_named_after_those_that_are_there() {
     assert_eq!(names.len(), 3);
     assert_eq!(names[1..], ["2099-12-31T23-59-59Z", "2100-01-01T00-00-00Z"]);
     assert_eq!(batches_in(&to, dir.path()), 1);
-}
-
-#[test]
-fn of_two_restores_into_one_directory_one_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
-    let daemon = Daemon::start(&data);
-    daemon.client.accept(&batch_of(1));
-    daemon.stop();
-    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
-    let into = dir.path().join("restored");
-    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
-    // One that was interrupted, and that another is taking up.
-    std::fs::create_dir(&into).unwrap();
-    std::fs::write(into.join("RESTORING"), "").unwrap();
-    let held = std::fs::File::open(&into).unwrap();
-    held.lock().unwrap();
-    let said = bad(&restore);
-    assert!(said.contains("another restore into"), "{said}");
-    drop(held);
-    for _ in 0..5 {
-        let start = || {
-            let mut command = Command::new(Daemon::binary());
-            command
-                .args(restore)
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped());
-            command.spawn().unwrap()
-        };
-        let both = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
-        let well = both.iter().filter(|output| output.status.success()).count();
-        assert_eq!(well, 1, "{both:?}");
-        assert!(verify(&into).unwrap().faults.is_empty());
-        std::fs::remove_dir_all(&into).unwrap();
-    }
 }

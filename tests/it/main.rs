@@ -23,6 +23,7 @@ mod observe;
 mod page;
 mod query;
 mod reads;
+mod restore;
 mod retention;
 mod send;
 mod support;

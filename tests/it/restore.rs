@@ -1,0 +1,112 @@
+//! From a backup to a data directory: whole, verified, and over nothing.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use flowtally::store::{Store, StoreOptions, verify};
+
+use crate::backup::{backups, bad, batch_of, flowtally, good, sum, text};
+use crate::support::Daemon;
+
+#[test]
+fn a_restore_overwrites_nothing_and_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    let restore = |from: &Path, into: &Path| {
+        flowtally(&["restore", "--from", text(from), "--data-dir", text(into)])
+    };
+    std::fs::create_dir(&to).unwrap();
+    let none = restore(&to, &dir.path().join("x"));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there is no backup"));
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let full = restore(&to, &data);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&full.stderr).contains("is not empty"));
+    // As a kill in the middle leaves it: no service starts there, and the same restore begins anew.
+    let half = dir.path().join("half");
+    std::fs::create_dir_all(half.join("rocks")).unwrap();
+    std::fs::write(half.join("RESTORING"), "").unwrap();
+    std::fs::write(half.join("rocks/000009.sst"), "half").unwrap();
+    let said = bad(&["verify", "--data-dir", text(&half)]);
+    assert!(said.contains("interrupted"), "{said}");
+    let said = bad(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        text(&half),
+    ]);
+    assert!(said.contains("interrupted"), "{said}");
+    assert!(restore(&to, &half).status.success());
+    // Damage in a backup is found.
+    let backup = backups(&to).remove(0);
+    let files = std::fs::read_dir(backup.join("rocks")).unwrap();
+    let sst: BTreeSet<_> = files
+        .map(|e| e.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "sst"))
+        .collect();
+    let largest = sst
+        .iter()
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(largest, bytes).unwrap();
+    let target = dir.path().join("damaged");
+    let damaged = restore(&to, &target);
+    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
+    let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
+    let said = bad(&[&listen[..], &[text(&target)]].concat());
+    assert!(said.contains("interrupted"), "{said}");
+    // However an incomplete one is called.
+    let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
+    std::fs::rename(&backup, &unfinished).unwrap();
+    let said = bad(&[
+        "restore",
+        "--from",
+        &format!("{}/.", text(&unfinished)),
+        "--data-dir",
+        text(&dir.path().join("y")),
+    ]);
+    assert!(said.contains("interrupted"), "{said}");
+}
+
+#[test]
+fn of_two_restores_into_one_directory_one_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let into = dir.path().join("restored");
+    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
+    // One that was interrupted, and that another is taking up.
+    std::fs::create_dir(&into).unwrap();
+    std::fs::write(into.join("RESTORING"), "").unwrap();
+    let held = std::fs::File::open(&into).unwrap();
+    held.lock().unwrap();
+    let said = bad(&restore);
+    assert!(said.contains("another restore into"), "{said}");
+    drop(held);
+    for _ in 0..5 {
+        let start = || {
+            let mut command = Command::new(Daemon::binary());
+            command
+                .args(restore)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let both = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
+        let well = both.iter().filter(|output| output.status.success()).count();
+        assert_eq!(well, 1, "{both:?}");
+        assert!(verify(&into).unwrap().faults.is_empty());
+        std::fs::remove_dir_all(&into).unwrap();
+    }
+}
