@@ -526,4 +526,12 @@ fn each_is_named_after_those_that_are_there() {
     assert_eq!(names.len(), 3);
     assert_eq!(names[1..], ["2099-12-31T23-59-59Z", "2100-01-01T00-00-00Z"]);
     assert_eq!(batches_in(&to, dir.path()), 1);
+    let last = to.join("9999-12-31T23-59-59Z");
+    std::fs::rename(backups(&to).pop().unwrap(), &last).unwrap();
+    let said = bad(&backup);
+    assert!(
+        said.contains(text(&last)) && said.contains("check the clock"),
+        "{said}"
+    );
+    assert_eq!(backups(&to).len(), 3);
 }
