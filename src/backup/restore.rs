@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
 use super::{BackupError, INCOMPLETE, at, entries, sync_dir};
+use crate::store::codec::IDENTITY_FILE;
 use crate::store::{DataDir, RESTORING_FILE, ROCKS, Verified, verify};
 
 /// What was restored.
@@ -77,8 +78,20 @@ fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     if from.join(ROCKS).is_dir() {
         return Ok(from.to_owned());
     }
-    match complete(from)?.pop() {
-        Some(newest) => Ok(newest),
+    let all = complete(from)?;
+    let whole = all.iter().rfind(|path| path.join(IDENTITY_FILE).is_file());
+    match all.last() {
+        Some(newest) if whole == Some(newest) => Ok(newest.to_owned()),
+        // Somebody emptied it, or made it. An older one is not what was asked for.
+        Some(newest) => {
+            let instead = whole.map_or("there is no other".to_owned(), |whole| {
+                format!("the newest that is one is {}", whole.display())
+            });
+            Err(BackupError::Refused(format!(
+                "{} has the name of a backup, and is none: it has no {IDENTITY_FILE} file; {instead}",
+                newest.display()
+            )))
+        }
         None if incomplete(from)?.is_empty() => {
             refused("there is no backup; give the directory that flowtally backup --to was given")
         }

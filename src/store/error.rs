@@ -9,8 +9,8 @@ use super::scan::ScanEnd;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "{path} is not a flowtally data directory: it has files but no {} file; \
-         give --data-dir an empty or absent directory, or one that flowtally made",
+        "{path} is not a flowtally data directory: it has no valid {} file; \
+         give --data-dir one that flowtally made, or, for a new one, an empty or absent directory",
         codec::IDENTITY_FILE
     )]
     NotOurs { path: PathBuf },

@@ -77,6 +77,34 @@ fn a_restore_overwrites_nothing_and_is_whole() {
 }
 
 #[test]
+fn what_only_has_the_name_of_a_backup_is_not_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let into = dir.path().join("restored");
+    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
+    let empty = to.join("2090-01-01T00-00-00Z");
+    std::fs::create_dir_all(&empty).unwrap();
+    let said = bad(&restore);
+    assert!(
+        said.contains(text(&empty)) && said.contains("no other"),
+        "{said}"
+    );
+    std::fs::remove_dir(&empty).unwrap();
+    drop(Store::open(&data, StoreOptions::default()).unwrap());
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let whole = backups(&to).remove(0);
+    std::fs::create_dir(&empty).unwrap();
+    let said = bad(&restore);
+    assert!(
+        said.contains(text(&empty)) && said.contains(text(&whole)),
+        "{said}"
+    );
+    assert!(!into.exists());
+    let said = bad(&["stats", "--data-dir", text(&empty)]);
+    assert!(said.contains("it has no valid FLOWTALLY file"), "{said}");
+}
+
+#[test]
 fn of_two_restores_into_one_directory_one_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
