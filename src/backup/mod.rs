@@ -28,8 +28,6 @@ use crate::client::ClientError;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{ROCKS, StoreError};
 
-/// End of the name of a backup that is not complete.
-const INCOMPLETE: &str = ".incomplete";
 /// Bytes at a file's end that tell it from all others: RocksDB writes there which file of which
 /// database it is.
 const TAG_BYTES: u64 = 64 << 10;

@@ -4,9 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
-use super::{BackupError, INCOMPLETE, at, entries, sync_dir};
+use super::{BackupError, at, entries, sync_dir};
 use crate::store::codec::IDENTITY_FILE;
-use crate::store::{DataDir, RESTORING_FILE, ROCKS, Verified, verify};
+use crate::store::{DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, verify};
 
 /// What was restored.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     // However it is spelled.
     let from = &from.canonicalize().map_err(at(from))?;
     if from.to_string_lossy().ends_with(INCOMPLETE) {
-        return refused("this backup was interrupted, and is not complete; choose another");
+        return Err(StoreError::HalfBackup { path: from.into() }.into());
     }
     if from.join(ROCKS).is_dir() {
         return Ok(from.to_owned());

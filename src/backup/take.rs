@@ -9,9 +9,9 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
-use super::{BackupError, Entry, INCOMPLETE, Manifest, at, entries, sync_dir, tag};
+use super::{BackupError, Entry, Manifest, at, entries, sync_dir, tag};
 use crate::client::{Client, broke_off};
-use crate::store::{DataDir, ROCKS};
+use crate::store::{DataDir, INCOMPLETE, ROCKS};
 
 /// Held by the process that takes a backup into a directory.
 const LOCK_FILE: &str = ".lock";

@@ -38,6 +38,11 @@ pub enum StoreError {
     HalfRestored { path: PathBuf },
 
     #[error(
+        "{path} is a backup that was interrupted: it is not whole; choose another, or take one"
+    )]
+    HalfBackup { path: PathBuf },
+
+    #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
          restore a backup, or remove the directory to start empty"
     )]

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{ColumnFamily, DB, Options};
 
 pub use batch::{Batch, BatchBuilder};
-pub use dir::{DataDir, RESTORING_FILE, ROCKS};
+pub use dir::{DataDir, INCOMPLETE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
 pub use open::Recovery;

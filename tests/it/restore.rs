@@ -74,6 +74,11 @@ fn a_restore_overwrites_nothing_and_is_whole() {
         text(&dir.path().join("y")),
     ]);
     assert!(said.contains("interrupted"), "{said}");
+    // Whoever is given it.
+    for command in ["stats", "verify", "export", "compact", "serve"] {
+        let said = bad(&[command, "--data-dir", text(&unfinished)]);
+        assert!(said.contains("a backup that was interrupted"), "{said}");
+    }
 }
 
 #[test]
