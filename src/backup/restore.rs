@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use super::take::{complete, copy, incomplete};
 use super::{BackupError, at, entries, sync_dir};
 use crate::store::codec::IDENTITY_FILE;
-use crate::store::{DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, verify};
+use crate::store::{
+    DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
+};
 
 /// What was restored.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub struct Restored {
     /// The backup that it was.
     pub from: PathBuf,
     pub bytes: u64,
+    /// What was cut off, if the backup is of a directory in which a power cut broke off a write.
+    pub torn: Option<String>,
     pub verified: Verified,
 }
 
@@ -50,6 +54,7 @@ pub fn restore(
     }
     drop(source);
     sync_dir(&data_dir.join(ROCKS))?;
+    let torn = cut_torn(&data_dir.join(ROCKS))?;
     let marker = data_dir.join(RESTORING_FILE);
     fs::remove_file(&marker).map_err(at(&marker))?;
     sync_dir(data_dir)?;
@@ -63,6 +68,7 @@ pub fn restore(
     Ok(Restored {
         from,
         bytes,
+        torn,
         verified,
     })
 }

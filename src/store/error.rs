@@ -75,7 +75,9 @@ pub enum StoreError {
     )]
     Corrupt { what: String },
 
-    #[error("{what}; nothing of it was acknowledged: start the service, which cuts it off")]
+    #[error(
+        "{what}; nothing of it was acknowledged: start the service, which cuts it off, as a restore does"
+    )]
     Torn { what: String },
 
     #[error("the data directory is open only to be read")]

@@ -54,6 +54,7 @@ pub use selection::Selection;
 #[doc(hidden)] // for benches
 pub use tally::Tally;
 pub use verify::{Fault, Verified, verify};
+pub use wal::cut_torn;
 #[cfg(fuzzing)]
 pub use {merge::check as check_merge, tally::check as check_replay};
 

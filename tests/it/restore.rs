@@ -109,6 +109,36 @@ fn what_only_has_the_name_of_a_backup_is_not_restored() {
     assert!(said.contains("it has no valid FLOWTALLY file"), "{said}");
 }
 
+/// As a power cut leaves it: longer than what was written.
+#[test]
+fn a_write_that_was_broken_off_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let mut daemon = Daemon::start(&data);
+    for n in 0..5 {
+        daemon.client.accept(&batch_of(n));
+    }
+    daemon.kill();
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|e| e == "log");
+    let files = std::fs::read_dir(data.join("rocks")).unwrap();
+    let log = files.map(|e| e.unwrap().path()).filter(is_log).max();
+    let log = std::fs::File::options().append(true).open(log.unwrap());
+    log.unwrap().write_all(&[0; 4096]).unwrap();
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let into = dir.path().join("restored");
+    let output = flowtally(&["restore", "--from", text(&to), "--data-dir", text(&into)]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("nothing of it was acknowledged, and it is cut off"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let daemon = Daemon::start(&into);
+    assert_eq!(sum(&daemon.client, 1), 5);
+    daemon.stop();
+}
+
 #[test]
 fn of_two_restores_into_one_directory_one_goes_on() {
     let dir = tempfile::tempdir().unwrap();
