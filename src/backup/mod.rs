@@ -120,6 +120,24 @@ fn entries(path: &Path) -> Result<Vec<Entry>, BackupError> {
     Ok(entries)
 }
 
+/// Refuses a target that is `source` or inside it: it would be copied too, or be in the way there.
+fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
+    let absolute = std::path::absolute(target).map_err(at(target))?;
+    // What is not there yet is where its parent is.
+    let real = absolute
+        .ancestors()
+        .find_map(|path| path.canonicalize().ok());
+    let source = source.canonicalize().map_err(at(source))?;
+    match real {
+        Some(real) if real.starts_with(&source) => Err(BackupError::Refused(format!(
+            "{} is inside {}; give a place outside of it",
+            target.display(),
+            source.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Makes what was written to `dir` outlive a power cut.
 fn sync_dir(dir: &Path) -> Result<(), BackupError> {
     File::open(dir)

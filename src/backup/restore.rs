@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
-use super::{BackupError, at, entries, sync_dir};
+use super::{BackupError, at, check_outside, entries, sync_dir};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
     DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
@@ -34,6 +34,7 @@ pub fn restore(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Restored, BackupError> {
     let from = chosen(from)?;
+    check_outside(data_dir, &from)?;
     // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
     let source = DataDir::open_to_read(&from)?;
     fs::create_dir_all(data_dir).map_err(at(data_dir))?;

@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
-use super::{BackupError, Entry, Manifest, at, entries, sync_dir, tag};
+use super::{BackupError, Entry, Manifest, at, check_outside, entries, sync_dir, tag};
 use crate::client::{Client, broke_off};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 
@@ -144,6 +144,11 @@ pub fn take(
     held: &Held,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Taken, BackupError> {
+    if let Source::Stopped(dir) = &source
+        && dir.exists()
+    {
+        check_outside(to, dir)?;
+    }
     fs::create_dir_all(to).map_err(at(to))?;
     let _lock = lock(to)?;
     for leftover in incomplete(to)? {

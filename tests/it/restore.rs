@@ -140,6 +140,22 @@ fn a_write_that_was_broken_off_is_cut_off() {
 }
 
 #[test]
+fn nothing_is_written_into_what_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    drop(Store::open(&data, StoreOptions::default()).unwrap());
+    for target in [data.clone(), data.join("rocks"), data.join("a/b")] {
+        let said = bad(&["backup", "--data-dir", text(&data), "--to", text(&target)]);
+        assert!(said.contains("is inside"), "{said}");
+    }
+    assert!(!data.join("a").exists() && !data.join("rocks/.lock").exists());
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let inside = backups(&to).remove(0).join("rocks/../inner");
+    let said = bad(&["restore", "--from", text(&to), "--data-dir", text(&inside)]);
+    assert!(said.contains("is inside") && !inside.exists(), "{said}");
+}
+
+#[test]
 fn of_two_restores_into_one_directory_one_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
