@@ -75,10 +75,12 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     ]);
     assert!(said.contains("interrupted"), "{said}");
     // Whoever is given it.
-    for command in ["stats", "verify", "export", "compact", "serve"] {
+    for command in ["stats", "verify", "export", "compact"] {
         let said = bad(&[command, "--data-dir", text(&unfinished)]);
         assert!(said.contains("a backup that was interrupted"), "{said}");
     }
+    let said = bad(&[&listen[..], &[text(&unfinished)]].concat());
+    assert!(said.contains("a backup that was interrupted"), "{said}");
 }
 
 #[test]
