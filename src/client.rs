@@ -1,9 +1,9 @@
 //! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +15,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the head of an answer. A batch waits for memory and disk of the service for less,
 /// and then gets a 503.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the next bytes of an answer: whoever sends nothing for so long will not go on.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// For a DELETE, which makes room and is not worth a long wait.
+const DELETE_MAX: Duration = Duration::from_secs(10);
 /// Of an answer that is read as a whole.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Of an answer that is not ours: enough to tell.
@@ -75,12 +79,18 @@ impl Client {
     /// # Errors
     /// [`ClientError::Options`]
     pub fn new(server: &Server) -> Result<Client, ClientError> {
+        Client::with_idle_max(server, IDLE_MAX)
+    }
+
+    fn with_idle_max(server: &Server, idle_max: Duration) -> Result<Client, ClientError> {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_recv_response(Some(ANSWER_MAX))
+            .timeout_per_read(Some(idle_max))
+            .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls(server)?)
             .build();
@@ -129,8 +139,10 @@ impl Client {
     }
 
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
-        let request = self.authorized(self.agent.delete(self.url(path)));
-        self.answered(path, request.call()).map(drop)
+        let request = self.agent.delete(self.url(path));
+        let request = request.config().timeout_global(Some(DELETE_MAX)).build();
+        self.answered(path, self.authorized(request).call())
+            .map(drop)
     }
 
     fn json<T: DeserializeOwned>(
@@ -174,6 +186,17 @@ impl Client {
             url: self.url(path),
             why: why.to_string(),
         }
+    }
+}
+
+/// Why the body of an answer cannot be read on.
+pub fn broke_off(error: &io::Error) -> String {
+    let of_ureq = error.get_ref().and_then(|e| e.downcast_ref());
+    match of_ureq {
+        Some(ureq::Error::Timeout(_)) => {
+            format!("nothing more has come for {} seconds", IDLE_MAX.as_secs())
+        }
+        _ => format!("the connection broke off: {error}"),
     }
 }
 
@@ -232,7 +255,38 @@ fn tls(server: &Server) -> Result<TlsConfig, ClientError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn an_answer_may_be_slow_but_not_silent() {
+        const IDLE_MAX: Duration = Duration::from_millis(400);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            ..Server::default()
+        };
+        let silent = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _head = stream.read(&mut [0; 4096]).unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
+            stream.write_all(head.as_bytes()).unwrap();
+            for _ in 0..10 {
+                std::thread::sleep(IDLE_MAX / 4);
+                stream.write_all(b"x").unwrap();
+            }
+            stream
+        });
+        let client = Client::with_idle_max(&server, IDLE_MAX).unwrap();
+        let mut body = client.get("/x", "*/*").unwrap().into_body().into_reader();
+        let mut read = Vec::new();
+        let error = body.read_to_end(&mut read).unwrap_err();
+        assert_eq!(read, [b'x'; 10]);
+        assert!(broke_off(&error).contains("nothing more"), "{error}");
+        drop(silent.join());
+    }
 
     #[test]
     fn urls() {

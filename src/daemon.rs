@@ -28,7 +28,7 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
 const QUERIES_MAX: usize = 64;
 /// Pause between two looks for a backup that nobody fetches.
-const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the journal may refuse writes, for another reason than a full disk, before the process
 /// ends and a supervisor starts it anew.
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);

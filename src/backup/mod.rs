@@ -28,8 +28,6 @@ use crate::client::ClientError;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{ROCKS, StoreError};
 
-/// End of the name of a backup that is not complete.
-const INCOMPLETE: &str = ".incomplete";
 /// Bytes at a file's end that tell it from all others: RocksDB writes there which file of which
 /// database it is.
 const TAG_BYTES: u64 = 64 << 10;
@@ -120,6 +118,24 @@ fn entries(path: &Path) -> Result<Vec<Entry>, BackupError> {
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// Refuses a target that is `source` or inside it: it would be copied too, or be in the way there.
+fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
+    let absolute = std::path::absolute(target).map_err(at(target))?;
+    // What is not there yet is where its parent is.
+    let real = absolute
+        .ancestors()
+        .find_map(|path| path.canonicalize().ok());
+    let source = source.canonicalize().map_err(at(source))?;
+    match real {
+        Some(real) if real.starts_with(&source) => Err(BackupError::Refused(format!(
+            "{} is inside {}; give a place outside of it",
+            target.display(),
+            source.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Makes what was written to `dir` outlive a power cut.

@@ -42,9 +42,10 @@ impl Current {
 #[derive(Debug)]
 pub struct InUse(Arc<Mutex<Instant>>);
 
-impl Drop for InUse {
-    fn drop(&mut self) {
-        *lock(&self.0) = Instant::now();
+impl InUse {
+    /// Ends it. The checkpoint is let go when it has not been used again for long since `at`.
+    pub fn end(self, at: Instant) {
+        *lock(&self.0) = at;
     }
 }
 
@@ -66,7 +67,7 @@ impl Offer {
             id: id.clone(),
             used: Arc::new(Mutex::new(Instant::now())),
         };
-        let _it_takes_its_time = made.use_it();
+        let it_takes_its_time = made.use_it();
         let before = {
             let mut current = lock(&self.current);
             if current.as_ref().is_some_and(|c| !c.is_over()) {
@@ -79,6 +80,7 @@ impl Offer {
         let files = made
             .map_err(BackupError::from)
             .and_then(|path| entries(&path));
+        it_takes_its_time.end(Instant::now());
         // A stop may have come meanwhile.
         let is_offered = lock(&self.current).as_ref().is_some_and(|c| c.id == id);
         match files {
@@ -165,11 +167,17 @@ mod tests {
         time_passes();
         offer.tidy();
         assert!(matches!(offer.begin(), Err(BackupError::Busy)));
-        // The minute begins when the last reader has ended.
-        drop(read);
+        // The minute begins when the last reader has ended,
+        read.2.end(Instant::now());
         offer.tidy();
         assert!(is_there(&id));
         time_passes();
+        offer.tidy();
+        assert!(!is_there(&id));
+        // or earlier, where that one has taken nothing.
+        let id = offer.begin().unwrap().id;
+        let (_, _, stalled) = offer.file(&id, "FLOWTALLY").unwrap();
+        stalled.end(Instant::now() - IDLE_MAX);
         offer.tidy();
         assert!(!is_there(&id));
         let idle = offer.begin().unwrap().id;

@@ -4,8 +4,11 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
-use super::{BackupError, INCOMPLETE, at, entries, sync_dir};
-use crate::store::{DataDir, RESTORING_FILE, ROCKS, Verified, verify};
+use super::{BackupError, at, check_outside, entries, sync_dir};
+use crate::store::codec::IDENTITY_FILE;
+use crate::store::{
+    DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
+};
 
 /// What was restored.
 #[derive(Debug)]
@@ -13,6 +16,8 @@ pub struct Restored {
     /// The backup that it was.
     pub from: PathBuf,
     pub bytes: u64,
+    /// What was cut off, if the backup is of a directory in which a power cut broke off a write.
+    pub torn: Option<String>,
     pub verified: Verified,
 }
 
@@ -29,6 +34,7 @@ pub fn restore(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Restored, BackupError> {
     let from = chosen(from)?;
+    check_outside(data_dir, &from)?;
     // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
     let source = DataDir::open_to_read(&from)?;
     fs::create_dir_all(data_dir).map_err(at(data_dir))?;
@@ -49,6 +55,7 @@ pub fn restore(
     }
     drop(source);
     sync_dir(&data_dir.join(ROCKS))?;
+    let torn = cut_torn(&data_dir.join(ROCKS))?;
     let marker = data_dir.join(RESTORING_FILE);
     fs::remove_file(&marker).map_err(at(&marker))?;
     sync_dir(data_dir)?;
@@ -62,6 +69,7 @@ pub fn restore(
     Ok(Restored {
         from,
         bytes,
+        torn,
         verified,
     })
 }
@@ -72,13 +80,25 @@ fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     // However it is spelled.
     let from = &from.canonicalize().map_err(at(from))?;
     if from.to_string_lossy().ends_with(INCOMPLETE) {
-        return refused("this backup was interrupted, and is not complete; choose another");
+        return Err(StoreError::HalfBackup { path: from.into() }.into());
     }
     if from.join(ROCKS).is_dir() {
         return Ok(from.to_owned());
     }
-    match complete(from)?.pop() {
-        Some(newest) => Ok(newest),
+    let all = complete(from)?;
+    let whole = all.iter().rfind(|path| path.join(IDENTITY_FILE).is_file());
+    match all.last() {
+        Some(newest) if whole == Some(newest) => Ok(newest.to_owned()),
+        // Somebody emptied it, or made it. An older one is not what was asked for.
+        Some(newest) => {
+            let instead = whole.map_or("there is no other".to_owned(), |whole| {
+                format!("the newest that is one is {}", whole.display())
+            });
+            Err(BackupError::Refused(format!(
+                "{} has the name of a backup, and is none: it has no {IDENTITY_FILE} file; {instead}",
+                newest.display()
+            )))
+        }
         None if incomplete(from)?.is_empty() => {
             refused("there is no backup; give the directory that flowtally backup --to was given")
         }

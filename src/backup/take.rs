@@ -9,9 +9,9 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
-use super::{BackupError, Entry, INCOMPLETE, Manifest, at, entries, sync_dir, tag};
-use crate::client::Client;
-use crate::store::{DataDir, ROCKS};
+use super::{BackupError, Entry, Manifest, at, check_outside, entries, sync_dir, tag};
+use crate::client::{Client, broke_off};
+use crate::store::{DataDir, INCOMPLETE, ROCKS};
 
 /// Held by the process that takes a backup into a directory.
 const LOCK_FILE: &str = ".lock";
@@ -111,10 +111,7 @@ impl Open<'_> {
                 let path = format!("/backups/{}/{}", manifest.id, entry.name);
                 let answer = client.get(&path, "application/octet-stream")?;
                 let mut body = answer.into_body().into_reader();
-                let broken = |e: io::Error| {
-                    let why = format!("the connection broke off: {e}");
-                    client.unreachable(&path, &why).into()
-                };
+                let broken = |e: io::Error| client.unreachable(&path, &broke_off(&e)).into();
                 copy(&mut body, broken, into, entry, progress)
             }
             Open::Stopped(dir, _) => {
@@ -147,6 +144,11 @@ pub fn take(
     held: &Held,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Taken, BackupError> {
+    if let Source::Stopped(dir) = &source
+        && dir.exists()
+    {
+        check_outside(to, dir)?;
+    }
     fs::create_dir_all(to).map_err(at(to))?;
     let _lock = lock(to)?;
     for leftover in incomplete(to)? {
@@ -157,6 +159,13 @@ pub fn take(
     let newest = before.as_deref().and_then(time_of);
     // The newest is the last by name, whatever the clock says: `restore` and `keep` go by that.
     let time = newest.map_or(now, |newest| now.max(newest.saturating_add(1.second())));
+    if let Some(before) = before.as_deref().filter(|_| newest == Some(time)) {
+        return Err(BackupError::Refused(format!(
+            "{} has the last name of all, and no backup can come after it; check the clock, and move that \
+             directory away",
+            before.display()
+        )));
+    }
     let name = time.strftime(NAME).to_string();
     let unfinished = to.join(name.clone() + INCOMPLETE);
     let open = Open::begin(source, held)?;

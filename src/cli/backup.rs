@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -9,6 +10,9 @@ use signal_hook::iterator::Signals;
 use super::{connect, say, serve};
 use crate::backup::{self, Held, Source};
 use crate::config::{Backup, Place};
+
+/// How long a service that does not answer holds up the end after a signal.
+const LET_GO_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     let source = match &arguments.place {
@@ -44,17 +48,23 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     Ok(())
 }
 
-/// A signal ends the process, once the service has let go of what it holds for it; a second one does so
-/// at once.
+/// A signal ends the process, once the service has let go of what it holds for it, or does not answer; a
+/// second one does so at once.
 fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
     serve::end_at_second_signal()?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
-            held.let_go(|| {
+            let end = move || {
                 say("flowtally: stopped; the next backup removes what there is of this one");
                 std::process::exit(128 + signal);
-            });
+            };
+            let end_anyhow = move || {
+                std::thread::sleep(LET_GO_MAX);
+                end();
+            };
+            let _best_effort = std::thread::Builder::new().spawn(end_anyhow);
+            held.let_go(end);
         }
     };
     std::thread::Builder::new()

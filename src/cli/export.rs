@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use super::connect;
-use crate::client::Client;
+use crate::client::{Client, broke_off};
 use crate::config::{Export, ExportFormat, Place};
 use crate::domain::{Field, Hour};
 use crate::http::{Answer, Encoding, RowFormat};
@@ -96,7 +96,7 @@ impl Source {
                 let mut body = answer.map_err(|e| failed(&e))?.into_body().into_reader();
                 let mut part = vec![0; 128 << 10];
                 loop {
-                    match body.read(&mut part).map_err(|e| failed(&e))? {
+                    match body.read(&mut part).map_err(|e| failed(&broke_off(&e)))? {
                         0 => return Ok(()),
                         n => out.write(&part[..n])?,
                     }

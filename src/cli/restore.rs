@@ -1,6 +1,6 @@
 //! `flowtally restore`.
 
-use super::{connect, verify};
+use super::{connect, say, verify};
 use crate::backup;
 use crate::config::Restore;
 
@@ -12,6 +12,9 @@ pub(super) fn run(arguments: &Restore) -> Result<(), String> {
     });
     bar.finish_and_clear();
     let restored = restored.map_err(|e| e.to_string())?;
+    if let Some(torn) = &restored.torn {
+        say(&format!("flowtally: {torn}"));
+    }
     super::print(&format!(
         "{} bytes restored from {}",
         restored.bytes,

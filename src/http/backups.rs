@@ -16,8 +16,9 @@ use super::error::Problem;
 use super::routes::Request;
 use super::{Api, Backend};
 
-/// What is read of a file at once.
-const CHUNK_BYTES: usize = 256 << 10;
+/// What is read of a file at once. It is all on its way while nobody reads the file any more: over a slow
+/// line, it should not take long.
+const CHUNK_BYTES: usize = 64 << 10;
 
 fn backend(api: &Api, request: &Request<'_>) -> Result<Backend, Problem> {
     api.access
@@ -29,6 +30,7 @@ fn backend(api: &Api, request: &Request<'_>) -> Result<Backend, Problem> {
 
 pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let backend = backend(api, request)?;
+    api.not_stopping()?;
     let manifest = tokio::task::spawn_blocking(move || backend.offer.begin());
     let manifest = manifest.await.map_err(|_| Problem::Internal)??;
     // Strings and integers always serialise.
@@ -62,10 +64,13 @@ pub(super) async fn file(
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || backend.offer.file(&id, &name));
     let (file, bytes, in_use) = opened.await.map_err(|_| Problem::Internal)??;
+    // In this order, so that a stop finds it, or is found.
+    request.peer.request.hold(in_use);
+    api.not_stopping()?;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
-            let holds = (permit, request.peer.request.clone(), in_use);
+            let holds = (permit, request.peer.request.clone());
             warp::reply::stream(parts(file, bytes, holds)).into_response()
         }
     };

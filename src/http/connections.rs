@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::socket::Socket;
+use crate::backup::InUse;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
@@ -55,9 +56,18 @@ struct Activity {
     since: Instant,
     /// The client has not taken all that was written, and nothing since then.
     blocked_since: Option<Instant>,
+    /// Of a backup's file, from its request to the next one, or the end: before, the client need not have
+    /// all of it.
+    download: Option<InUse>,
 }
 
 impl Activity {
+    fn end_download(&mut self) {
+        if let Some(download) = self.download.take() {
+            download.end(self.blocked_since.unwrap_or_else(Instant::now));
+        }
+    }
+
     /// A request is under way, or its answer on the way.
     fn is_busy(&self) -> bool {
         self.requests > 0 || self.blocked_since.is_some()
@@ -122,6 +132,7 @@ impl Connections {
                 requests: 0,
                 since: Instant::now(),
                 blocked_since: None,
+                download: None,
             }),
             let_go: Notify::new(),
             break_off: Notify::new(),
@@ -156,6 +167,15 @@ impl Connections {
         }
     }
 
+    /// Ends all downloads of backups: a stop does not wait for those.
+    pub(super) fn break_off_downloads(&self) {
+        for connection in self.all() {
+            if lock(&connection.activity).download.is_some() {
+                connection.break_off.notify_one();
+            }
+        }
+    }
+
     /// The connection for which `since` gives the earliest time, where that is at least `min` ago.
     fn oldest(
         &self,
@@ -182,11 +202,13 @@ impl Connections {
 impl Connection {
     /// Begins a request.
     pub(super) fn begin(self: &Arc<Connection>) -> UnderWay {
-        lock(&self.activity).requests += 1;
+        let mut activity = lock(&self.activity);
+        activity.requests += 1;
+        activity.end_download();
         UnderWay(self.clone())
     }
 
-    /// Resolves when another needs the place.
+    /// Resolves when another needs the place, or a stop breaks it off.
     pub(super) async fn let_go(&self) {
         loop {
             tokio::select! {
@@ -208,18 +230,24 @@ impl Connection {
         }
     }
 
-    fn note_write<T>(&self, written: &Poll<T>) {
+    fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
         let mut activity = lock(&self.activity);
-        if written.is_pending() {
-            activity.blocked_since.get_or_insert_with(Instant::now);
-        } else if activity.blocked_since.take().is_some() {
-            activity.since = Instant::now();
+        match written {
+            Poll::Pending => {
+                activity.blocked_since.get_or_insert_with(Instant::now);
+            }
+            Poll::Ready(Ok(_)) if activity.blocked_since.take().is_some() => {
+                activity.since = Instant::now();
+            }
+            // After an error, nothing more is taken.
+            Poll::Ready(_) => {}
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        lock(&self.activity).end_download();
         lock(&self.all.open).remove(&self.number);
         self.all.metrics.http().connections.dec();
     }
@@ -250,6 +278,11 @@ impl UnderWay {
             Some(socket) => socket.left().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Notes that the answer is a backup's file.
+    pub(super) fn hold(&self, download: InUse) {
+        lock(&self.0.activity).download = Some(download);
     }
 
     /// All connections, this request's among them.

@@ -134,10 +134,15 @@ impl Api {
         self.backend.get()
     }
 
-    fn ready(&self) -> Result<&Backend, Problem> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(Problem::Stopping);
+    fn not_stopping(&self) -> Result<(), Problem> {
+        match self.stopping.load(Ordering::Relaxed) {
+            true => Err(Problem::Stopping),
+            false => Ok(()),
         }
+    }
+
+    fn ready(&self) -> Result<&Backend, Problem> {
+        self.not_stopping()?;
         let backend = self.open_backend()?;
         if !backend.committer.accepts() {
             return Err(Problem::WritesFail);

@@ -31,7 +31,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Serves `api` on `listener` until `shutdown` resolves; then accepts no more, lets requests that
-/// are under way end within `grace`, and breaks off the rest. Returns how many had to be.
+/// are under way end within `grace`, and breaks off the rest. Returns how many had to be. Downloads of
+/// backups end at once: there will be another.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
@@ -92,7 +93,7 @@ pub async fn serve(
             };
             let ended = tokio::select! {
                 ended = converse => ended,
-                () = connection.let_go() => Err("another needed its place".to_owned()),
+                () = connection.let_go() => Err("it was let go".to_owned()),
             };
             if let Err(error) = ended {
                 tracing::debug!(error, "a connection ended early");
@@ -102,6 +103,7 @@ pub async fn serve(
     }
     drop(listener);
     api.stop();
+    connections.break_off_downloads();
     let no_request_left = async {
         // Beside connections with requests there are idle ones, and ones that never send a whole
         // head. Those are not worth waiting for.

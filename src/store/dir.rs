@@ -43,9 +43,7 @@ impl DataDir {
                 .write(true)
                 .open(&identity_path)
         };
-        if path.join(RESTORING_FILE).exists() {
-            return Err(StoreError::HalfRestored { path: path.into() });
-        }
+        check_whole(path)?;
         let mut identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if has_files(path).map_err(failed)? {
@@ -80,9 +78,7 @@ impl DataDir {
     /// # Errors
     /// As [`DataDir::open`], and where there is no data directory.
     pub fn open_to_read(path: &Path) -> Result<DataDir, StoreError> {
-        if path.join(RESTORING_FILE).exists() {
-            return Err(StoreError::HalfRestored { path: path.into() });
-        }
+        check_whole(path)?;
         let mut identity =
             File::open(path.join(codec::IDENTITY_FILE)).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound if path.is_dir() => {
@@ -176,6 +172,19 @@ impl DataDir {
     }
 }
 
+/// Refuses what was being written when a restore or a backup was interrupted.
+fn check_whole(path: &Path) -> Result<(), StoreError> {
+    if path.join(RESTORING_FILE).exists() {
+        return Err(StoreError::HalfRestored { path: path.into() });
+    }
+    // However it is spelled.
+    let real = path.canonicalize().unwrap_or_default();
+    if real.to_string_lossy().ends_with(INCOMPLETE) {
+        return Err(StoreError::HalfBackup { path: path.into() });
+    }
+    Ok(())
+}
+
 /// Removes a directory, if it is there.
 pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
@@ -235,6 +244,8 @@ impl Drop for DataDir {
 pub const ROCKS: &str = "rocks";
 /// Is in a data directory until all of a backup is there.
 pub const RESTORING_FILE: &str = "RESTORING";
+/// End of the name of a backup that is not complete.
+pub const INCOMPLETE: &str = ".incomplete";
 
 const HALF_MADE: &str = "FLOWTALLY.new";
 

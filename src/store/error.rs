@@ -9,8 +9,8 @@ use super::scan::ScanEnd;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "{path} is not a flowtally data directory: it has files but no {} file; \
-         give --data-dir an empty or absent directory, or one that flowtally made",
+        "{path} is not a flowtally data directory: it has no valid {} file; \
+         give --data-dir one that flowtally made, or, for a new one, an empty or absent directory",
         codec::IDENTITY_FILE
     )]
     NotOurs { path: PathBuf },
@@ -36,6 +36,11 @@ pub enum StoreError {
         "{path} holds a restore that was interrupted; run the same restore again, which starts it anew"
     )]
     HalfRestored { path: PathBuf },
+
+    #[error(
+        "{path} is a backup that was interrupted: it is not whole; choose another, or take one"
+    )]
+    HalfBackup { path: PathBuf },
 
     #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
@@ -70,7 +75,9 @@ pub enum StoreError {
     )]
     Corrupt { what: String },
 
-    #[error("{what}; nothing of it was acknowledged: start the service, which cuts it off")]
+    #[error(
+        "{what}; nothing of it was acknowledged: start the service, which cuts it off, as a restore does"
+    )]
     Torn { what: String },
 
     #[error("the data directory is open only to be read")]

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{ColumnFamily, DB, Options};
 
 pub use batch::{Batch, BatchBuilder};
-pub use dir::{DataDir, RESTORING_FILE, ROCKS};
+pub use dir::{DataDir, INCOMPLETE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
 pub use open::Recovery;
@@ -54,6 +54,7 @@ pub use selection::Selection;
 #[doc(hidden)] // for benches
 pub use tally::Tally;
 pub use verify::{Fault, Verified, verify};
+pub use wal::cut_torn;
 #[cfg(fuzzing)]
 pub use {merge::check as check_merge, tally::check as check_replay};
 

@@ -49,16 +49,8 @@ impl Store {
         rocks
             .database
             .create_missing_column_families(fresh || !dir.has_files());
-        if let Some(torn) = (!fresh)
-            .then(|| wal::check(&dir.rocks()))
-            .transpose()?
-            .flatten()
-        {
-            torn.cut().map_err(|source| StoreError::Io {
-                doing: "cutting off the end of the journal's log",
-                source,
-            })?;
-            tracing::warn!("{torn}; nothing of it was acknowledged, and it is cut off");
+        if !fresh && let Some(torn) = wal::cut_torn(&dir.rocks())? {
+            tracing::warn!("{torn}");
         }
         let db = DB::open_cf_descriptors(&rocks.database, dir.rocks(), rocks.families())
             .map_err(does_not_open(&dir))?;

@@ -60,8 +60,7 @@ pub(super) struct Torn {
 }
 
 impl Torn {
-    /// Cuts it off.
-    pub(super) fn cut(&self) -> io::Result<()> {
+    fn cut(&self) -> io::Result<()> {
         let file = File::options().write(true).open(&self.path)?;
         file.set_len(self.keep)?;
         file.sync_all()
@@ -77,6 +76,23 @@ impl std::fmt::Display for Torn {
             self.bytes
         )
     }
+}
+
+/// Cuts off what a power cut has left at the end of the log of the database in `rocks`, and says so.
+///
+/// # Errors
+/// As [`check`], and where the log cannot be written.
+pub fn cut_torn(rocks: &Path) -> Result<Option<String>, StoreError> {
+    let Some(torn) = check(rocks)? else {
+        return Ok(None);
+    };
+    torn.cut().map_err(|source| StoreError::Io {
+        doing: "cutting off the end of the journal's log",
+        source,
+    })?;
+    Ok(Some(format!(
+        "{torn}; nothing of it was acknowledged, and it is cut off"
+    )))
 }
 
 fn failed(source: io::Error) -> StoreError {

@@ -1,8 +1,7 @@
-//! Backups: of a running service and of a stopped one, whole or not at all, and back again.
+//! Backups: of a running service and of a stopped one, whole or not at all.
 
-use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,25 +10,27 @@ use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
 
-use crate::support::{Client, Daemon, JSON, TestFlow, json_body};
+use rand::RngExt;
 
-fn flowtally(arguments: &[&str]) -> Output {
+use crate::support::{Client, Daemon, JSON, TestFlow, json_body, random};
+
+pub(crate) fn flowtally(arguments: &[&str]) -> Output {
     let output = Command::new(Daemon::binary()).args(arguments).output();
     output.unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn good(arguments: &[&str]) -> String {
+pub(crate) fn good(arguments: &[&str]) -> String {
     let output = flowtally(arguments);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn bad(arguments: &[&str]) -> String {
+pub(crate) fn bad(arguments: &[&str]) -> String {
     let output = flowtally(arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     String::from_utf8(output.stderr).unwrap()
@@ -40,7 +41,7 @@ fn url(daemon: &Daemon) -> String {
 }
 
 /// The backups in a directory, by name.
-fn backups(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn backups(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().path())
@@ -51,7 +52,7 @@ fn backups(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Every batch has the same row in two hours, so a state between two commits has the same sum in both.
-fn batch_of(n: u64) -> Vec<TestFlow> {
+pub(crate) fn batch_of(n: u64) -> Vec<TestFlow> {
     let name = format!("s{}", n % 200);
     vec![
         TestFlow::new(1, &name, "d", "v", 1, 0),
@@ -59,7 +60,7 @@ fn batch_of(n: u64) -> Vec<TestFlow> {
     ]
 }
 
-fn sum(client: &Client, hour: u32) -> u64 {
+pub(crate) fn sum(client: &Client, hour: u32) -> u64 {
     client.hour(hour).iter().map(|(_, c)| c.tx).sum()
 }
 
@@ -280,72 +281,6 @@ fn of_a_stopped_service_by_command_or_by_copy() {
 }
 
 #[test]
-fn a_restore_overwrites_nothing_and_is_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
-    let daemon = Daemon::start(&data);
-    daemon.client.accept(&batch_of(1));
-    daemon.stop();
-    let restore = |from: &Path, into: &Path| {
-        flowtally(&["restore", "--from", text(from), "--data-dir", text(into)])
-    };
-    std::fs::create_dir(&to).unwrap();
-    let none = restore(&to, &dir.path().join("x"));
-    assert!(String::from_utf8_lossy(&none.stderr).contains("there is no backup"));
-    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
-    let full = restore(&to, &data);
-    assert_eq!(full.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&full.stderr).contains("is not empty"));
-    // As a kill in the middle leaves it: no service starts there, and the same restore begins anew.
-    let half = dir.path().join("half");
-    std::fs::create_dir_all(half.join("rocks")).unwrap();
-    std::fs::write(half.join("RESTORING"), "").unwrap();
-    std::fs::write(half.join("rocks/000009.sst"), "half").unwrap();
-    let said = bad(&["verify", "--data-dir", text(&half)]);
-    assert!(said.contains("interrupted"), "{said}");
-    let said = bad(&[
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        text(&half),
-    ]);
-    assert!(said.contains("interrupted"), "{said}");
-    assert!(restore(&to, &half).status.success());
-    // Damage in a backup is found.
-    let backup = backups(&to).remove(0);
-    let files = std::fs::read_dir(backup.join("rocks")).unwrap();
-    let sst: BTreeSet<_> = files
-        .map(|e| e.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "sst"))
-        .collect();
-    let largest = sst
-        .iter()
-        .max_by_key(|path| path.metadata().unwrap().len())
-        .unwrap();
-    let mut bytes = std::fs::read(largest).unwrap();
-    bytes[20] ^= 1;
-    std::fs::write(largest, bytes).unwrap();
-    let target = dir.path().join("damaged");
-    let damaged = restore(&to, &target);
-    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
-    let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
-    let said = bad(&[&listen[..], &[text(&target)]].concat());
-    assert!(said.contains("interrupted"), "{said}");
-    // However an incomplete one is called.
-    let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
-    std::fs::rename(&backup, &unfinished).unwrap();
-    let said = bad(&[
-        "restore",
-        "--from",
-        &format!("{}/.", text(&unfinished)),
-        "--data-dir",
-        text(&dir.path().join("y")),
-    ]);
-    assert!(said.contains("interrupted"), "{said}");
-}
-
-#[test]
 fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
@@ -417,9 +352,63 @@ fn a_stop_lets_go_of_what_is_being_fetched() {
     assert_eq!(checkpoints().count(), 0);
 }
 
-/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them; then it waits, or
-/// closes. Sends the first line of each request.
-fn half_a_service(closes: bool) -> (String, Receiver<String>) {
+/// Of more bytes than the system holds for a client that takes none.
+#[test]
+fn a_stop_does_not_wait_for_a_download() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let mut random = random("a_stop_does_not_wait_for_a_download");
+    for _ in 0..4 {
+        let name = || {
+            format!(
+                "{:032x}{:032x}",
+                random.random::<u128>(),
+                random.random::<u128>()
+            )
+        };
+        let names: Vec<String> = std::iter::repeat_with(name).take(40_000).collect();
+        let flow = |name| TestFlow::new(1, name, "d", "v", 1, 1);
+        let flows: Vec<_> = names.iter().map(|name| flow(name)).collect();
+        daemon.client.accept(&flows);
+    }
+    let manifest = daemon.client.post("/backups", &[], b"").unwrap().json();
+    let files = manifest["files"].as_array().unwrap();
+    let largest = files.iter().max_by_key(|file| file["bytes"].as_u64());
+    let largest = largest.unwrap();
+    assert!(largest["bytes"].as_u64().unwrap() > 5 << 20, "{largest}");
+    let id = manifest["id"].as_str().unwrap();
+    let name = largest["name"].as_str().unwrap();
+    let mut client = TcpStream::connect(daemon.address).unwrap();
+    write!(
+        client,
+        "GET /backups/{id}/{name} HTTP/1.1\r\nhost: x\r\n\r\n"
+    )
+    .unwrap();
+    client.read_exact(&mut [0; 2000]).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    daemon.stop();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("checkpoints"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+/// How [`half_a_service`] goes on after the first bytes of a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Closes,
+    Waits,
+    /// And answers nothing any more.
+    IsSilent,
+}
+
+/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them. Sends the first
+/// line of each request.
+fn half_a_service(then: Then) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (sender, requests) = channel();
@@ -444,8 +433,11 @@ fn half_a_service(closes: bool) -> (String, Receiver<String>) {
                 "HTTP/1.1 {}",
                 answer.replacen("\r\n", "\r\nconnection: close\r\n", 1)
             );
-            stream.write_all(answer.as_bytes()).unwrap();
-            if request.starts_with("GET") && !closes {
+            let is_last = request.starts_with("DELETE");
+            if !is_last || then != Then::IsSilent {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            if !request.starts_with("POST") && then != Then::Closes {
                 held.push(stream);
             }
             if sender.send(request).is_err() {
@@ -458,9 +450,13 @@ fn half_a_service(closes: bool) -> (String, Receiver<String>) {
 
 #[test]
 fn a_signal_lets_go_of_what_the_service_holds() {
-    for (signal, status) in [("TERM", 143), ("INT", 130)] {
+    for (signal, status, then) in [
+        ("TERM", 143, Then::Waits),
+        ("INT", 130, Then::Waits),
+        ("TERM", 143, Then::IsSilent),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let (url, requests) = half_a_service(false);
+        let (url, requests) = half_a_service(then);
         let child = Command::new(Daemon::binary())
             .args(["backup", "--url", &url, "--to", text(dir.path())])
             .stderr(Stdio::piped())
@@ -474,7 +470,9 @@ fn a_signal_lets_go_of_what_the_service_holds() {
             .status();
         assert!(kill.unwrap().success());
         assert!(next().starts_with("DELETE /backups/one "));
+        let start = Instant::now();
         let output = child.wait_with_output().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5));
         assert_eq!(output.status.code(), Some(status), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.starts_with("flowtally: stopped; "), "{said}");
@@ -485,7 +483,7 @@ fn a_signal_lets_go_of_what_the_service_holds() {
 #[test]
 fn a_connection_that_breaks_off_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let (url, _requests) = half_a_service(true);
+    let (url, _requests) = half_a_service(Then::Closes);
     let said = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
     let expected = format!("{url}/backups/one/rocks/1.sst: the connection broke off: ");
     assert!(said.contains(&expected), "{said}");
@@ -528,39 +526,12 @@ fn each_is_named_after_those_that_are_there() {
     assert_eq!(names.len(), 3);
     assert_eq!(names[1..], ["2099-12-31T23-59-59Z", "2100-01-01T00-00-00Z"]);
     assert_eq!(batches_in(&to, dir.path()), 1);
-}
-
-#[test]
-fn of_two_restores_into_one_directory_one_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
-    let daemon = Daemon::start(&data);
-    daemon.client.accept(&batch_of(1));
-    daemon.stop();
-    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
-    let into = dir.path().join("restored");
-    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
-    // One that was interrupted, and that another is taking up.
-    std::fs::create_dir(&into).unwrap();
-    std::fs::write(into.join("RESTORING"), "").unwrap();
-    let held = std::fs::File::open(&into).unwrap();
-    held.lock().unwrap();
-    let said = bad(&restore);
-    assert!(said.contains("another restore into"), "{said}");
-    drop(held);
-    for _ in 0..5 {
-        let start = || {
-            let mut command = Command::new(Daemon::binary());
-            command
-                .args(restore)
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped());
-            command.spawn().unwrap()
-        };
-        let both = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
-        let well = both.iter().filter(|output| output.status.success()).count();
-        assert_eq!(well, 1, "{both:?}");
-        assert!(verify(&into).unwrap().faults.is_empty());
-        std::fs::remove_dir_all(&into).unwrap();
-    }
+    let last = to.join("9999-12-31T23-59-59Z");
+    std::fs::rename(backups(&to).pop().unwrap(), &last).unwrap();
+    let said = bad(&backup);
+    assert!(
+        said.contains(text(&last)) && said.contains("check the clock"),
+        "{said}"
+    );
+    assert_eq!(backups(&to).len(), 3);
 }

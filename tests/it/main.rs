@@ -24,6 +24,7 @@ mod page;
 mod query;
 mod reads;
 mod rejects;
+mod restore;
 mod retention;
 mod send;
 mod support;

@@ -1,0 +1,193 @@
+//! From a backup to a data directory: whole, verified, and over nothing.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use flowtally::store::{Store, StoreOptions, verify};
+
+use crate::backup::{backups, bad, batch_of, flowtally, good, sum, text};
+use crate::support::Daemon;
+
+#[test]
+fn a_restore_overwrites_nothing_and_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    let restore = |from: &Path, into: &Path| {
+        flowtally(&["restore", "--from", text(from), "--data-dir", text(into)])
+    };
+    std::fs::create_dir(&to).unwrap();
+    let none = restore(&to, &dir.path().join("x"));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there is no backup"));
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let full = restore(&to, &data);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&full.stderr).contains("is not empty"));
+    // As a kill in the middle leaves it: no service starts there, and the same restore begins anew.
+    let half = dir.path().join("half");
+    std::fs::create_dir_all(half.join("rocks")).unwrap();
+    std::fs::write(half.join("RESTORING"), "").unwrap();
+    std::fs::write(half.join("rocks/000009.sst"), "half").unwrap();
+    let said = bad(&["verify", "--data-dir", text(&half)]);
+    assert!(said.contains("interrupted"), "{said}");
+    let said = bad(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        text(&half),
+    ]);
+    assert!(said.contains("interrupted"), "{said}");
+    assert!(restore(&to, &half).status.success());
+    // Damage in a backup is found.
+    let backup = backups(&to).remove(0);
+    let files = std::fs::read_dir(backup.join("rocks")).unwrap();
+    let sst: BTreeSet<_> = files
+        .map(|e| e.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "sst"))
+        .collect();
+    let largest = sst
+        .iter()
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(largest, bytes).unwrap();
+    let target = dir.path().join("damaged");
+    let damaged = restore(&to, &target);
+    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
+    let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
+    let said = bad(&[&listen[..], &[text(&target)]].concat());
+    assert!(said.contains("interrupted"), "{said}");
+    // However an incomplete one is called.
+    let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
+    std::fs::rename(&backup, &unfinished).unwrap();
+    let said = bad(&[
+        "restore",
+        "--from",
+        &format!("{}/.", text(&unfinished)),
+        "--data-dir",
+        text(&dir.path().join("y")),
+    ]);
+    assert!(said.contains("interrupted"), "{said}");
+    // Whoever is given it.
+    for command in ["stats", "verify", "export", "compact"] {
+        let said = bad(&[command, "--data-dir", text(&unfinished)]);
+        assert!(said.contains("a backup that was interrupted"), "{said}");
+    }
+    let said = bad(&[&listen[..], &[text(&unfinished)]].concat());
+    assert!(said.contains("a backup that was interrupted"), "{said}");
+}
+
+#[test]
+fn what_only_has_the_name_of_a_backup_is_not_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let into = dir.path().join("restored");
+    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
+    let empty = to.join("2090-01-01T00-00-00Z");
+    std::fs::create_dir_all(&empty).unwrap();
+    let said = bad(&restore);
+    assert!(
+        said.contains(text(&empty)) && said.contains("no other"),
+        "{said}"
+    );
+    std::fs::remove_dir(&empty).unwrap();
+    drop(Store::open(&data, StoreOptions::default()).unwrap());
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let whole = backups(&to).remove(0);
+    std::fs::create_dir(&empty).unwrap();
+    let said = bad(&restore);
+    assert!(
+        said.contains(text(&empty)) && said.contains(text(&whole)),
+        "{said}"
+    );
+    assert!(!into.exists());
+    let said = bad(&["stats", "--data-dir", text(&empty)]);
+    assert!(said.contains("it has no valid FLOWTALLY file"), "{said}");
+}
+
+/// As a power cut leaves it: longer than what was written.
+#[test]
+fn a_write_that_was_broken_off_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let mut daemon = Daemon::start(&data);
+    for n in 0..5 {
+        daemon.client.accept(&batch_of(n));
+    }
+    daemon.kill();
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|e| e == "log");
+    let files = std::fs::read_dir(data.join("rocks")).unwrap();
+    let log = files.map(|e| e.unwrap().path()).filter(is_log).max();
+    let log = std::fs::File::options().append(true).open(log.unwrap());
+    log.unwrap().write_all(&[0; 4096]).unwrap();
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let into = dir.path().join("restored");
+    let output = flowtally(&["restore", "--from", text(&to), "--data-dir", text(&into)]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("nothing of it was acknowledged, and it is cut off"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let daemon = Daemon::start(&into);
+    assert_eq!(sum(&daemon.client, 1), 5);
+    daemon.stop();
+}
+
+#[test]
+fn nothing_is_written_into_what_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    drop(Store::open(&data, StoreOptions::default()).unwrap());
+    for target in [data.clone(), data.join("rocks"), data.join("a/b")] {
+        let said = bad(&["backup", "--data-dir", text(&data), "--to", text(&target)]);
+        assert!(said.contains("is inside"), "{said}");
+    }
+    assert!(!data.join("a").exists() && !data.join("rocks/.lock").exists());
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let inside = backups(&to).remove(0).join("rocks/../inner");
+    let said = bad(&["restore", "--from", text(&to), "--data-dir", text(&inside)]);
+    assert!(said.contains("is inside") && !inside.exists(), "{said}");
+}
+
+#[test]
+fn of_two_restores_into_one_directory_one_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let into = dir.path().join("restored");
+    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
+    // One that was interrupted, and that another is taking up.
+    std::fs::create_dir(&into).unwrap();
+    std::fs::write(into.join("RESTORING"), "").unwrap();
+    let held = std::fs::File::open(&into).unwrap();
+    held.lock().unwrap();
+    let said = bad(&restore);
+    assert!(said.contains("another restore into"), "{said}");
+    drop(held);
+    for _ in 0..5 {
+        let start = || {
+            let mut command = Command::new(Daemon::binary());
+            command
+                .args(restore)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let both = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
+        let well = both.iter().filter(|output| output.status.success()).count();
+        assert_eq!(well, 1, "{both:?}");
+        assert!(verify(&into).unwrap().faults.is_empty());
+        std::fs::remove_dir_all(&into).unwrap();
+    }
+}
