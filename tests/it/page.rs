@@ -149,13 +149,22 @@ fn a_day_is_explored_and_the_view_shared() {
     );
 
     // Without the filter; then back, and forward again.
-    browser.js("document.querySelector('#filters button').click()");
+    browser
+        .js("const chip = document.querySelector('#filters button'); chip.focus(); chip.click()");
     browser.until("!location.search.includes('src_app')");
     complete(&browser);
+    // Who removed it by keyboard goes on from there; what is typed is gone with its view.
+    assert_eq!(browser.js("return document.activeElement.id"), "search");
+    browser.keys("Z");
+    browser.until("/search=(ZCART|CARTZ)/.test(location.search)");
     browser.js("history.back()");
     browser.until("location.search.includes('src_app=web') && document.querySelectorAll('#filters li').length === 1");
     complete(&browser);
     assert_eq!(shown(&browser), here);
+    assert_eq!(
+        browser.js("return document.getElementById('search').value"),
+        "CART"
+    );
     browser.js("history.forward()");
     browser.until("document.querySelectorAll('#filters li').length === 0");
     nothing_to_complain_about(&browser);
@@ -200,6 +209,9 @@ fn the_table_has_pages_and_becomes_a_file() {
 /// are text.
 #[test]
 fn hostile_names_are_text() {
+    const UNSEEN: &str = "\0\u{202e}\u{61c}\u{ad}\u{e0041}\u{3164} \n\\u{20}  ";
+    const UNSEEN_SHOWN: &str =
+        "\\u{0}\\u{202e}\\u{61c}\\u{ad}\\u{e0041}\\u{3164} \\u{a}\\u{5c}u{20} \\u{20}";
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let names = [
@@ -209,7 +221,7 @@ fn hostile_names_are_text() {
         "<b>bold</b><br>%{label}",
         "&lt;i&gt; &amp; ${x} $\\alpha$",
         "",
-        "\0\u{202e}\n",
+        UNSEEN,
         "\"'`,;=&?#/ +%41",
     ];
     let long = "é".repeat(512);
@@ -237,6 +249,8 @@ fn hostile_names_are_text() {
             );
         }
     }
+    let cells = browser.texts("#table tbody td:first-child");
+    assert!(cells.contains(&UNSEEN_SHOWN.to_owned()), "{cells:?}");
     let labels = browser.texts("#edges-chart .node-label");
     assert!(
         labels.contains(&"<b>bold</b><br>%{label}".to_owned()),
@@ -289,6 +303,52 @@ fn an_empty_service_says_how_to_begin() {
     daemon.stop();
 }
 
+/// Nothing that the page shows below an hour is of another one.
+#[test]
+fn what_is_not_answered_is_not_shown() {
+    let (_dir, daemon, browser) = sample_day();
+    browser.open("/?hour=20");
+    complete(&browser);
+    let before = shown(&browser);
+    browser.js(
+        "const real = fetch; window.refused = /^flows/; window.fetch = (url, options) => refused.test(url) \
+           ? Promise.resolve(new Response('{\"title\": \"Busy\", \"detail\": \"later\"}', { status: 503 })) \
+           : real(url, options)",
+    );
+    let is_hidden = |css: &str| {
+        browser.js(&format!(
+            "return getComputedStyle(document.querySelector({css:?})).visibility"
+        )) == "hidden"
+    };
+    // All of it: that is said once.
+    browser.click("#previous-hour");
+    browser.until("document.getElementById('banner').textContent === 'Busy: later.'");
+    assert!(browser.text("#summary").starts_with("hour 19"));
+    for css in ["#sources", "#destinations", "#edges-chart", "#table"] {
+        assert!(is_hidden(css), "{css}");
+    }
+    assert!(browser.texts(".problem").is_empty());
+    // One card only: that is said there.
+    browser.js("window.refused = /^flows.*limit=25/");
+    browser.click("#previous-hour");
+    browser.until("document.querySelector('#rows .problem')");
+    complete(&browser);
+    assert!(is_hidden("#table") && !is_hidden("#sources") && !is_hidden("#edges-chart"));
+    assert_eq!(
+        browser.js("return document.getElementById('banner').hidden"),
+        true
+    );
+    browser.js("window.refused = /^$/; history.go(-2)");
+    browser.until("document.title.startsWith('hour 20')");
+    complete(&browser);
+    assert_eq!(shown(&browser), before);
+    assert!(!is_hidden("#table") && browser.texts(".problem").is_empty());
+    // An hour that is none is not taken for another in silence.
+    browser.open("/?hour=-1");
+    browser.until("document.getElementById('banner').textContent.includes('hour=-1')");
+    daemon.stop();
+}
+
 #[test]
 fn the_service_may_go_and_come_back() {
     let (dir, mut daemon, browser) = sample_day();
@@ -300,6 +360,7 @@ fn the_service_may_go_and_come_back() {
     browser.js("document.querySelector('#sources button').click()");
     browser.until("!document.getElementById('banner').hidden");
     assert!(browser.text("#banner").contains("does not answer"));
+    assert_eq!(browser.text("#live"), "Offline");
     let daemon = Daemon::start_with(&dir.path().join("db"), &["--listen", &address]);
     // By itself, and what was asked for meanwhile is there.
     browser.until("document.getElementById('banner').hidden");
@@ -361,6 +422,9 @@ fn a_token_is_asked_for_and_kept_nowhere() {
         browser.js("return document.activeElement.id"),
         "token-value"
     );
+    browser.keys("日本\u{e007}");
+    browser.until("document.getElementById('token-problem').textContent.includes('not a valid')");
+    browser.js("document.getElementById('token-value').select()");
     browser.keys("wrong\u{e007}");
     browser.until("document.getElementById('token-problem').textContent.includes('not valid')");
     browser.js("document.getElementById('token-value').select()");
@@ -421,6 +485,24 @@ fn it_works_by_keyboard_and_on_a_phone() {
     browser.keys(ENTER);
     browser.until("location.search.includes('src_app=')");
     complete(&browser);
+    // On the last page, the focus is where one can go on.
+    browser.open("/?hour=20");
+    complete(&browser);
+    for page in 2..10 {
+        browser.js("document.getElementById('next-page').focus()");
+        browser.keys(ENTER);
+        browser.until(&format!(
+            "document.getElementById('page-number').textContent === 'Page {page}'"
+        ));
+        complete(&browser);
+        if browser.js("return document.getElementById('next-page').disabled") == true {
+            break;
+        }
+    }
+    assert_eq!(
+        browser.js("return document.activeElement.id"),
+        "previous-page"
+    );
     // Everything that can be pressed or chosen says what it is.
     let silent = browser.js(
         "return [...document.querySelectorAll('button, input, select')] \

@@ -93,6 +93,16 @@ evil\\u{1b}[2J\\u{1b}]2;owned\\u{7}\\u{9b}2J  名前          2000          0   
         csv.starts_with("src_app,dest_app,bytes_tx,bytes_rx,hour\nbatch,storage,60000000,1000,3\n")
     );
     assert!(csv.contains(HOSTILE), "what is not for a terminal is exact");
+    // A name of any length leaves the other rows readable; it is whole where it is for scripts.
+    let long = "é".repeat(512);
+    daemon
+        .client
+        .accept(&[TestFlow::new(1, &long, "db", "v", 1, 1)]);
+    let hour = ["--once", "--hour", "1", "--format"];
+    let shown = stdout(&daemon, &[&hour[..], &["table"]].concat());
+    assert!(shown.contains(&format!("\n{}…  db", "é".repeat(59))));
+    let csv = stdout(&daemon, &[&hour[..], &["csv"]].concat());
+    assert!(csv.contains(&long));
     let hostile = stdout(&daemon, &["--once", "--format", "json", "--search", "evil"]);
     assert!(
         !hostile.trim_end().contains(char::is_control),

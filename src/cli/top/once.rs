@@ -3,9 +3,12 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use super::question::{Question, Row, fields};
-use super::text::{fit, fit_right, visible, width};
+use super::text::{cut, fit, fit_right, visible, width};
 use crate::client::Client;
 use crate::config::{SortBy, Top, TopFormat};
+
+/// Of a name in the table; the other formats have all of it.
+const NAME_COLUMNS_MAX: usize = 60;
 
 pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Result<(), String> {
     let mut answer = question.ask(client).map_err(|e| e.to_string())?;
@@ -66,7 +69,8 @@ fn cells(question: &Question, row: &Row, name: impl Fn(&str) -> String) -> Vec<S
 
 /// Names to the left, numbers to the right.
 fn table(out: &mut impl Write, question: &Question, rows: &[Row]) -> io::Result<()> {
-    let rows = rows.iter().map(|row| cells(question, row, visible));
+    let shown = |name: &str| cut(&visible(name), NAME_COLUMNS_MAX);
+    let rows = rows.iter().map(|row| cells(question, row, shown));
     let lines: Vec<Vec<String>> = std::iter::once(header(question)).chain(rows).collect();
     let names = fields(question.group_by).len();
     let columns = 0..lines[0].len();

@@ -22,8 +22,8 @@ pub(super) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// `text` in exactly `columns`, cut off where it is longer.
-pub(super) fn fit(text: &str, columns: usize) -> String {
+/// `text` in at most `columns`.
+pub(super) fn cut(text: &str, columns: usize) -> String {
     let mut fitted = text.to_owned();
     if width(text) > columns {
         let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
@@ -31,6 +31,12 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
         fitted.truncate(end.unwrap_or(0));
         fitted.push_str(if columns > 0 { "…" } else { "" });
     }
+    fitted
+}
+
+/// `text` in exactly `columns`, cut off where it is longer.
+pub(super) fn fit(text: &str, columns: usize) -> String {
+    let fitted = cut(text, columns);
     let missing = columns.saturating_sub(width(&fitted));
     fitted + &" ".repeat(missing)
 }

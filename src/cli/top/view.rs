@@ -17,6 +17,12 @@ use crate::config::{HourChoice, SortBy};
 
 /// A name has so many columns at least before anything more is shown beside it.
 const NAME_COLUMNS: usize = 10;
+/// Beside what it is sorted by, it has so many at least.
+const NAME_COLUMNS_MIN: usize = 3;
+/// A name has so many at most.
+const NAME_COLUMNS_MAX: usize = 40;
+/// Of a bar, which also has what is left of the names.
+const BAR_COLUMNS: usize = 8;
 /// For what is said beside the bars of hours.
 const LABEL_COLUMNS: u16 = 16;
 /// Of the bar of one hour.
@@ -346,7 +352,7 @@ impl Column {
             Column::Sum(SortBy::Rate) => 9,
             Column::Sum(_) => 7,
             Column::Share => 6,
-            Column::Bar => 8,
+            Column::Bar => BAR_COLUMNS,
         }
     }
 
@@ -358,35 +364,45 @@ impl Column {
         }
     }
 
-    /// Those that fit beside so many names, and what is left for each of these.
-    fn choose(sort: SortBy, names: usize, columns: usize) -> (Vec<Column>, usize) {
-        let needed = names * (NAME_COLUMNS + 1);
-        let mut room = columns.saturating_sub(needed);
+    /// Those that fit beside so many names, each with its columns, and the columns of each name.
+    fn choose(sort: SortBy, names: usize, columns: usize) -> (Vec<(Column, usize)>, usize) {
         let mut chosen = Vec::new();
+        let mut taken = 0;
         for column in [Column::Sum(sort)].into_iter().chain(Column::BY_IMPORTANCE) {
-            if !chosen.contains(&column) && room > column.columns() {
-                room -= column.columns() + 1;
+            let name = match chosen.is_empty() {
+                true => NAME_COLUMNS_MIN,
+                false => NAME_COLUMNS,
+            };
+            let with_it = taken + column.columns() + 1;
+            if !chosen.contains(&column) && with_it + names * (name + 1) <= columns {
+                taken = with_it;
                 chosen.push(column);
             }
         }
+        let room = columns.saturating_sub(taken) + 1;
+        let name_columns = (room / names.max(1)).saturating_sub(1);
+        let name_columns = name_columns.min(NAME_COLUMNS_MAX);
+        let left = room.saturating_sub(names * (name_columns + 1));
         let shown = Column::ALL
             .into_iter()
-            .filter(|column| chosen.contains(column));
-        let taken: usize = chosen.iter().map(|column| column.columns() + 1).sum();
-        let name_columns = (columns.saturating_sub(taken) + 1) / names.max(1);
-        (shown.collect(), name_columns.saturating_sub(1))
+            .filter(|column| chosen.contains(column))
+            .map(|column| match (column, name_columns) {
+                (Column::Bar, NAME_COLUMNS_MAX) => (column, column.columns() + left),
+                _ => (column, column.columns()),
+            });
+        (shown.collect(), name_columns)
     }
 
-    fn cell(self, row: &Row, all: f64, most: f64) -> String {
+    fn cell(self, row: &Row, all: f64, most: f64, columns: usize) -> String {
         let text = match self {
             Column::Sum(SortBy::Bytes) => bytes(row.bytes()),
             Column::Sum(SortBy::Tx) => bytes(row.bytes_tx),
             Column::Sum(SortBy::Rx) => bytes(row.bytes_rx),
             Column::Sum(SortBy::Rate) => rate(row.bytes_per_s),
             Column::Share => format!("{:.1} %", row.bytes() as f64 / all * 100.0),
-            Column::Bar => return bar(row.bytes() as f64 / most, self.columns()),
+            Column::Bar => return bar(row.bytes() as f64 / most, columns),
         };
-        fit_right(&text, self.columns())
+        fit_right(&text, columns)
     }
 }
 
@@ -397,12 +413,12 @@ fn draw_rows(canvas: &mut Canvas, answer: &Answer, palette: Palette, columns: us
     let header: Vec<String> = names
         .iter()
         .map(|name| fit(name, name_columns))
-        .chain(chosen.iter().map(|column| {
+        .chain(chosen.iter().map(|(column, columns)| {
             let mark = match *column == Column::Sum(question.sort) {
                 true => "▼",
                 false => "",
             };
-            fit_right(&format!("{mark}{}", column.name()), column.columns())
+            fit_right(&format!("{mark}{}", column.name()), *columns)
         }))
         .collect();
     let reversed = Style::new().add_modifier(Modifier::REVERSED);
@@ -425,13 +441,13 @@ fn draw_rows(canvas: &mut Canvas, answer: &Answer, palette: Palette, columns: us
             .map(|name| fit(&visible(name), name_columns))
             .collect();
         let mut spans = vec![Span::raw(names.join(" "))];
-        for column in &chosen {
+        for (column, columns) in &chosen {
             let style = match column {
                 Column::Bar => palette.bar,
                 _ => Style::new(),
             };
             spans.push(Span::raw(" "));
-            spans.push(Span::styled(column.cell(row, all, most), style));
+            spans.push(Span::styled(column.cell(row, all, most, *columns), style));
         }
         canvas.line(1, || Line::from(spans));
     }

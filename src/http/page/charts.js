@@ -1,5 +1,6 @@
 // Charts by Plotly, which is large: it is fetched once everything else is under way.
 
+import * as dom from './dom.js';
 import * as format from './format.js';
 
 let plotly;
@@ -12,18 +13,29 @@ async function library() {
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const narrow = matchMedia('(max-width: 640px)');
+const still = matchMedia('(prefers-reduced-motion: reduce)');
+/** Bands fade in for so long, whatever Plotly is told. */
+const FADE_MS = 550;
+/** Pause in which a window has its new size. */
+const RESIZE_MS = 200;
+/** What a label of a date, and of a short number, takes of an axis. */
+const DATE_PX = 85;
+const NUMBER_PX = 40;
+const MARGIN_LEFT_PX = 56;
+const MARGIN_RIGHT_PX = 8;
 const CONFIG = { displayModeBar: false, doubleClick: false, responsive: true, showTips: false };
 
 /** What is drawn where, so that it can be drawn again in other colours, or where there is more room. */
 const drawn = new Map();
 const listening = new WeakSet();
-for (const query of [dark, narrow]) {
-  query.addEventListener('change', () => drawn.forEach((make, element) => listening.has(element) && draw(element, make)));
-}
+const again = () => drawn.forEach((make, element) => listening.has(element) && draw(element, make));
+dark.addEventListener('change', again);
+addEventListener('resize', dom.calm(RESIZE_MS, again));
 
 /** Draws what `make` says; `listen` is called once there is something to listen to, if nobody listens yet. */
 async function draw(element, make, listen) {
   drawn.set(element, make);
+  element.classList.remove('empty');
   let Plotly;
   try {
     Plotly = await library();
@@ -50,9 +62,28 @@ async function draw(element, make, listen) {
     showlegend: false,
   };
   if (!listening.has(element)) element.replaceChildren();
+  if (still.matches && data[0].type === 'sankey') settle(element);
   await Plotly.react(element, data, { ...common, ...layout }, CONFIG);
   if (!listening.has(element)) listen();
   listening.add(element);
+}
+
+/** Says `text` in place of a chart. */
+function drawNone(element, text) {
+  drawn.delete(element);
+  listening.delete(element);
+  globalThis.Plotly?.purge(element);
+  element.classList.add('empty');
+  element.textContent = text;
+}
+
+const settling = new Map();
+
+/** Hides `element` until nothing in it moves. */
+function settle(element) {
+  clearTimeout(settling.get(element));
+  element.classList.add('settling');
+  settling.set(element, setTimeout(() => element.classList.remove('settling'), FADE_MS));
 }
 
 /**
@@ -60,7 +91,7 @@ async function draw(element, make, listen) {
  * `choose` is told which hours, from and to, are clicked or dragged over.
  */
 export function hours(element, slots, { from, to }, choose) {
-  const make = (color, isNarrow) => {
+  const make = (color) => {
     const shade = (name) => slots.map(({ hour }) => color(hour >= from && hour < to ? name : `${name}-faint`));
     const bar = (field, name, title) => ({
       type: 'bar',
@@ -77,13 +108,15 @@ export function hours(element, slots, { from, to }, choose) {
       unselected: { marker: { opacity: 1 } },
     });
     const top = Math.max(1, ...slots.map((slot) => Number(slot.bytes_tx + slot.bytes_rx)));
-    const labels = ticks(slots, isNarrow ? 4 : 12);
+    const room = element.clientWidth - MARGIN_LEFT_PX - MARGIN_RIGHT_PX;
+    const labelPx = String(slots.at(-1).hour).length > 5 ? DATE_PX : NUMBER_PX;
+    const labels = ticks(slots, Math.max(1, Math.floor(room / labelPx)));
     return {
       data: [bar('bytes_tx', 'sent', 'Sent'), bar('bytes_rx', 'received', 'Received')],
       layout: {
         barmode: 'stack',
         barcornerradius: slots.length > 60 ? 0 : 3,
-        margin: { l: 56, r: 8, t: 8, b: 36 },
+        margin: { l: MARGIN_LEFT_PX, r: MARGIN_RIGHT_PX, t: 8, b: 36 },
         hovermode: 'x unified',
         dragmode: matchMedia('(pointer: coarse)').matches ? false : 'select',
         selectdirection: 'h',
@@ -134,6 +167,10 @@ export function hours(element, slots, { from, to }, choose) {
  * one of an application, two of a band.
  */
 export function edges(element, edges, others, choose) {
+  if (others === 0n && edges.every(({ bytes }) => bytes === 0n)) {
+    drawNone(element, 'No bytes to draw');
+    return;
+  }
   const make = (color, isNarrow) => {
     const shown = isNarrow ? edges.slice(0, 10) : edges;
     const left = edges.slice(shown.length).reduce((sum, edge) => sum + edge.bytes, others);
@@ -217,7 +254,8 @@ function ticks(slots, max) {
 /** Three to six round numbers of bytes up to `top`. */
 function byteTicks(top) {
   const power = 10 ** Math.floor(Math.log10(top));
-  const step = [0.2, 0.5, 1, 2].map((factor) => factor * power).find((step) => top / step <= 6) ?? power;
+  const steps = [0.2, 0.5, 1, 2].map((factor) => Math.max(1, factor * power));
+  const step = steps.find((step) => top / step <= 6) ?? power;
   const tickvals = Array.from({ length: Math.floor(top / step) + 1 }, (_, i) => i * step);
-  return { tickmode: 'array', tickvals, ticktext: tickvals.map((at) => (at === 0 ? '' : format.bytes(at).replace(/\.0+(?=\D)/, ''))) };
+  return { tickmode: 'array', tickvals, ticktext: ['', ...format.bytesAlike(tickvals, step).slice(1)] };
 }

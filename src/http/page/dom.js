@@ -21,6 +21,14 @@ export function replace(parent, ...children) {
   same?.focus({ preventScroll: true });
 }
 
+/** Turns buttons on or off, as pairs of button and whether; the focus goes from one that is off to one that is on. */
+export function enable(...pairs) {
+  const focused = document.activeElement;
+  for (const [button, isOn] of pairs) button.disabled = !isOn;
+  const isLost = pairs.some(([button, isOn]) => button === focused && !isOn);
+  if (isLost) pairs.find(([, isOn]) => isOn)?.[0].focus({ preventScroll: true });
+}
+
 /** The options of a `select`, as pairs of value and text; touches it only where there are others. */
 export function options(select, pairs, chosen) {
   const same =

@@ -20,7 +20,7 @@ export function show(rows, totals) {
   const whole = totals.bytes_tx + totals.bytes_rx;
   const others = edges.reduce((left, { bytes }) => left - bytes, whole);
   const rest = others > 0n ? others : 0n;
-  const part = rest > 0n ? `largest pairs, ${format.percent(whole - rest, whole)} of all bytes` : 'pairs';
+  const part = rest > 0n ? `largest pairs, ${format.percent(whole - rest, whole)} of all bytes` : edges.length === 1 ? 'pair' : 'pairs';
   at('edges-note').textContent = edges.length === 0 ? 'no flows here' : `${edges.length} ${part}`;
   const first = edges[0];
   at('edges-chart').setAttribute(

@@ -23,6 +23,7 @@ export function start(change, view) {
 /** Shows what `view` is narrowed to. */
 export function show(view) {
   const input = at('search');
+  const focus = [...at('filters').querySelectorAll('button')].indexOf(document.activeElement);
   if (document.activeElement !== input) input.value = view.search;
   const chips = Object.entries(FILTERS).flatMap(([field, title]) =>
     view[field].map((value) => {
@@ -39,7 +40,11 @@ export function show(view) {
   );
   if (chips.length > 1) {
     const none = Object.fromEntries(Object.keys(FILTERS).map((field) => [field, []]));
-    chips.push(dom.make('li', { class: 'clear' }, dom.make('button', { type: 'button', text: 'Clear all', onclick: () => go(none) })));
+    chips.push(dom.make('li', { class: 'clear' }, dom.make('button', { type: 'button', text: 'Clear all', 'data-key': 'all', onclick: () => go(none) })));
   }
   dom.replace(at('filters'), ...chips);
+  if (focus < 0 || at('filters').contains(document.activeElement)) return;
+  // Who removes one by keyboard is at the next.
+  const left = [...at('filters').querySelectorAll('li:not(.clear) button')];
+  (left[Math.min(focus, left.length - 1)] ?? input).focus();
 }

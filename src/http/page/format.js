@@ -2,16 +2,29 @@
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB', 'ZB', 'YB'];
 
-/** 2832994977 is "2.83 GB". Takes a Number or a BigInt. */
-export function bytes(value) {
+/** `value` in the largest unit that leaves it above one, and which that is. */
+function scaled(value) {
   let number = Number(value);
   let unit = 0;
   while (number >= 999.5 && unit < UNITS.length - 1) {
     number /= 1000;
     unit += 1;
   }
+  return { number, unit };
+}
+
+/** 2832994977 is "2.83 GB". Takes a Number or a BigInt. */
+export function bytes(value) {
+  const { number, unit } = scaled(value);
   const digits = unit === 0 || number >= 99.95 ? 0 : number >= 9.995 ? 1 : 2;
   return `${number.toFixed(digits)}\u00a0${UNITS[unit]}`;
+}
+
+/** Marks for an axis, `step` apart: all in the unit of the last, and with digits alike. */
+export function bytesAlike(values, step) {
+  const { unit } = scaled(values.at(-1));
+  const digits = step < 1000 ** unit ? 1 : 0;
+  return values.map((value) => `${(value / 1000 ** unit).toFixed(digits)}\u00a0${UNITS[unit]}`);
 }
 
 /** All digits, in groups: "2,832,994,977 bytes". */
@@ -62,13 +75,20 @@ export function withBigInt(_key, value) {
   return typeof value === 'bigint' ? String(value) : value;
 }
 
-/** A name as text that can be seen: nothing that is empty, moves the cursor or turns the line around. */
+/**
+ * What of a name is not seen, moves the cursor or turns the line around, and a backslash that would look like
+ * one of our marks. Pictographs (the first group) may have such within.
+ */
+const UNSEEN =
+  /(\p{Extended_Pictographic}[\ufe0f\p{Emoji_Modifier}]?(?:\u200d\p{Extended_Pictographic}[\ufe0f\p{Emoji_Modifier}]?)*)|[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|\\(?=u\{)/gu;
+/** Blanks at an end, side by side, or other than they look. */
+const BLANKS = /^ | $|(?<= ) |(?! )\p{Zs}/gu;
+
+/** A name as text that can be seen. */
 export function name(text) {
   if (text === '') return '(empty)';
-  return text.replace(
-    /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
-    (unseen) => `\\u{${unseen.charCodeAt(0).toString(16)}}`,
-  );
+  const mark = (unseen) => `\\u{${unseen.codePointAt(0).toString(16)}}`;
+  return text.replace(UNSEEN, (unseen, pictograph) => pictograph ?? mark(unseen)).replace(BLANKS, mark);
 }
 
 /** The same, cut, for a label of Plotly's, which takes `<b>` and `&lt;` for markup. */

@@ -70,8 +70,7 @@ export function show(hours, chosen, view) {
   at('all').setAttribute('aria-pressed', String(range.from <= all[0].hour && view.to === null && !isLatest));
   if (!changed) return;
   if (moved) end = windowEnd();
-  at('previous-hour').disabled = range.from <= all[0].hour;
-  at('next-hour').disabled = range.to > all.at(-1).hour;
+  dom.enable([at('previous-hour'), range.from > all[0].hour], [at('next-hour'), range.to <= all.at(-1).hour]);
   draw(show.choose);
 }
 
@@ -118,13 +117,14 @@ function draw(choose) {
   dom.options(at('last-hour'), withHour(range.to - 1), range.to - 1);
 
   at('earlier').hidden = at('later').hidden = all.length <= SLOTS_MAX;
-  at('earlier').disabled = hours[0] === all[0];
-  at('later').disabled = hours.at(-1) === all.at(-1);
+  dom.enable([at('earlier'), hours[0] !== all[0]], [at('later'), hours.at(-1) !== all.at(-1)]);
 
   const peak = hours.reduce((a, b) => (b.bytes_tx + b.bytes_rx > a.bytes_tx + a.bytes_rx ? b : a));
   const dated = format.isDated(hours[0].hour) ? ', UTC' : '';
+  const place = hours.at(-1) === all.at(-1) ? 'last ' : '';
+  const part = hours.length < all.length ? `, ${place}${hours.length} of ${all.length.toLocaleString('en')} hours` : '';
   at('hours-note').textContent =
-    `all applications${dated}; most, ${format.bytes(peak.bytes_tx + peak.bytes_rx)}, ` +
+    `all applications${dated}${part}; most, ${format.bytes(peak.bytes_tx + peak.bytes_rx)}, ` +
     `in ${format.hours({ from: peak.hour, to: peak.hour + 1 })}`;
   at('hours-chart').setAttribute('aria-label', `Bytes by hour, ${format.hours({ from: hours[0].hour, to: hours.at(-1).hour + 1 })}`);
   charts.hours(at('hours-chart'), slots(hours), range, choose);

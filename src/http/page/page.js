@@ -18,6 +18,7 @@ const TALKERS = 8;
 const EDGES = 20;
 
 const at = (id) => document.getElementById(id);
+const card = (id) => at(id).closest('.card, .figures');
 
 let view = current();
 /** What ends the fetches under way when another view is asked for. */
@@ -26,6 +27,13 @@ let timer = 0;
 let failures = 0;
 /** What the page shows: the view and the sums of its hours. The same again is not fetched again. */
 let shown = '';
+/** What there is to say of all that is shown. */
+let said = '';
+/** The hours that there were at the last look. */
+let known = [];
+/** What each card answers, by the id of its part; with another question, that is of the past. */
+const answered = new Map();
+const PARTS = ['total', 'sources', 'destinations', 'edges-chart', 'table'];
 
 /** The view that the address says, and the cursors of the pages before this one, which it does not. */
 function current() {
@@ -37,7 +45,7 @@ function current() {
  * the history or, for what is typed, in place of the last.
  */
 function go(change, { replace = false } = {}) {
-  view = { ...view, cursor: '', pages: [], ...change };
+  view = { ...view, cursor: '', pages: [], misread: '', ...change };
   const address = location.pathname + views.format(view);
   history[replace ? 'replaceState' : 'pushState']({ pages: view.pages }, '', address);
   refresh();
@@ -45,6 +53,8 @@ function go(change, { replace = false } = {}) {
 
 addEventListener('popstate', () => {
   view = current();
+  // Also while it is typed in: what was typed belongs to where one comes from.
+  at('search').value = view.search;
   refresh();
 });
 
@@ -55,14 +65,32 @@ async function refresh() {
   const { signal } = turn;
   clearTimeout(timer);
   showControls();
+  if (known.length > 0) dimOthers(asked(known));
   const begin = performance.now();
   try {
-    await load(signal);
-    recovered();
+    recovered(await load(signal));
     schedule(Math.max(REFRESH_MS, REFRESH_PAUSE * (performance.now() - begin)));
   } catch (error) {
     if (signal.aborted) return;
+    PARTS.forEach((id) => card(id).removeAttribute('aria-busy'));
     failed(error);
+  }
+}
+
+/** What each part asks for where there are these hours. */
+function asked(hours) {
+  const exact = { ...view, ...rangeOf(view, hours) };
+  const question = String(views.question(exact));
+  const table = `${views.tableQuestion(exact)} ${view.cursor}`;
+  return Object.fromEntries(PARTS.map((id) => [id, id === 'table' ? table : question]));
+}
+
+/** What is not an answer to these `questions` steps back, until there is one. */
+function dimOthers(questions) {
+  for (const id of PARTS) {
+    const isOther = answered.has(id) && answered.get(id) !== questions[id];
+    card(id).classList.toggle('other', isOther);
+    if (isOther) card(id).setAttribute('aria-busy', 'true');
   }
 }
 
@@ -76,25 +104,31 @@ document.addEventListener('visibilitychange', () => {
   else if (view.live || failures > 0) refresh();
 });
 
+/** Resolves to what there is to say of all of it, if anything. */
 async function load(signal) {
   const hours = await api.hours(signal);
+  known = hours;
   if (!at('token').hidden) {
     at('token').hidden = true;
     document.querySelector('main').focus();
   }
+  at('live').hidden = false;
   at('empty').hidden = hours.length > 0;
   at('content').hidden = hours.length === 0;
   at('updated').textContent = `Updated ${new Date().toLocaleTimeString()}`;
   if (hours.length === 0) {
     shown = '';
-    return;
+    return view.misread;
   }
   const newest = hours.at(-1).hour;
   const range = rangeOf(view, hours);
   const inRange = hours.filter(({ hour }) => hour >= range.from && hour < range.to);
   hourPicker.show(hours, range, view);
+  const questions = asked(hours);
+  dimOthers(questions);
+  document.title = `${format.hours(range)} · flowtally`;
   const fresh = JSON.stringify([views.format({ ...view, live: true }), inRange.map(Object.values)], format.withBigInt);
-  if (fresh === shown) return;
+  if (fresh === shown) return said || view.misread;
   shown = '';
 
   const question = views.question(view, newest);
@@ -122,27 +156,36 @@ async function load(signal) {
     part('table', ask(views.tableQuestion(view, newest), page), (answer) => table.show(answer, view)),
   ];
   const results = await Promise.allSettled(parts);
-  const failure = results.find(({ status }) => status === 'rejected');
-  if (failure) throw failure.reason;
-  shown = results.every(({ value }) => value) ? fresh : '';
+  const thrown = results.find(({ status }) => status === 'rejected');
+  if (thrown) throw thrown.reason;
+  signal.throwIfAborted();
+  const unanswered = results.map(({ value }) => value).filter((value) => value);
+  // What was too much for the moment is asked for again, at the usual pace.
+  shown = unanswered.some(({ error }) => error.passes) ? '' : fresh;
+  // The sums of whole hours are known as it is: they do not fail.
+  const all = views.isFiltered(view) ? parts.length : parts.length - 1;
+  const areAlike = unanswered.length === all && new Set(unanswered.map(({ error }) => error.message)).size === 1;
+  said = areAlike ? `${unanswered[0].error.message}.` : '';
+  for (const { id, error } of unanswered) {
+    note(card(id), areAlike ? '' : error.message);
+    card(id).removeAttribute('aria-busy');
+  }
+  return said || view.misread;
 
-  /** Shows one answer where it belongs, or why there is none; throws where that concerns all. */
+  /** Shows one answer where it belongs, or resolves to why there is none; throws where that concerns all. */
   async function part(id, answer, show) {
-    const card = at(id).closest('.card, .figures');
-    card.setAttribute('aria-busy', 'true');
+    card(id).setAttribute('aria-busy', 'true');
     try {
       const result = await answer;
-      if (signal.aborted) return false;
+      if (signal.aborted) return;
       show(result);
-      note(card, '');
-      return true;
+      answered.set(id, questions[id]);
+      note(card(id), '');
+      card(id).classList.remove('other');
+      card(id).removeAttribute('aria-busy');
     } catch (error) {
       if (!(error instanceof api.Problem) || error.status === 0 || error.asksForToken) throw error;
-      note(card, error.message);
-      // What was too much for the moment is asked for again, at the usual pace.
-      return !error.passes;
-    } finally {
-      if (!signal.aborted) card.removeAttribute('aria-busy');
+      return { id, error };
     }
   }
 }
@@ -190,7 +233,6 @@ function showTotals({ bytes_tx, bytes_rx }, range, inRange) {
   const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total`;
   // It is read out when it changes.
   if (at('summary').textContent !== summary) at('summary').textContent = summary;
-  document.title = `${format.hours(range)} · flowtally`;
 }
 
 function failed(error) {
@@ -201,25 +243,31 @@ function failed(error) {
   if (!(error instanceof api.Problem)) console.error(error);
   const pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
   failures += 1;
-  const text = `${error.message}. Trying again…`;
-  const banner = at('banner');
-  banner.hidden = false;
-  if (banner.textContent !== text) banner.textContent = text;
+  say(`${error.message}. Trying again…`);
   document.body.classList.add('stale');
+  at('live-state').textContent = 'Offline';
   clearTimeout(timer);
   // Also when updates are paused: what was asked for has not come.
   if (!document.hidden) timer = setTimeout(refresh, pause);
 }
 
-function recovered() {
+function recovered(text) {
   failures = 0;
-  at('banner').hidden = true;
-  at('banner').textContent = '';
+  say(text);
   document.body.classList.remove('stale');
+  at('live-state').textContent = 'Live';
+}
+
+/** Says above everything what concerns all of it; nothing, if there is nothing to say. */
+function say(text) {
+  const banner = at('banner');
+  banner.hidden = text === '';
+  if (banner.textContent !== text) banner.textContent = text;
 }
 
 function askForToken(problem) {
-  recovered();
+  recovered('');
+  at('live').hidden = true;
   const isFirst = at('token').hidden && at('token-value').value === '';
   at('token').hidden = false;
   at('content').hidden = true;
@@ -230,7 +278,12 @@ function askForToken(problem) {
 
 at('token').addEventListener('submit', (event) => {
   event.preventDefault();
-  api.useToken(at('token-value').value.trim());
+  const token = at('token-value').value.trim();
+  if (!/^[!-~]+$/.test(token)) {
+    at('token-problem').textContent = 'This is not a valid token: one has visible ASCII characters only.';
+    return;
+  }
+  api.useToken(token);
   refresh();
 });
 

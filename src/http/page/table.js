@@ -26,6 +26,8 @@ export function start(given) {
   at('grouping').onchange = (event) => go({ grouping: event.target.value });
   // From the second page on, the hours are those of the first, also when newer ones come.
   at('next-page').onclick = () => {
+    // What follows a page that is still to come is not known.
+    if (at('rows').ariaBusy === 'true') return;
     go({ ...page.range(), cursor: next, pages: [...view().pages, view().cursor] });
     at('rows').scrollIntoView({ block: 'start' });
   };
@@ -42,7 +44,7 @@ export function show({ rows, cursor }, view) {
   const more = columns(view).filter((field) => field === 'vpc_id' || field === 'hour');
   // Names, sums, the rest: on a phone, what matters is seen without scrolling sideways.
   const order = [...fields, ...(fields.length === 0 ? more : []), ...Object.keys(SUMS), ...(fields.length === 0 ? [] : more)];
-  const body = rows.map((row) => dom.make('tr', {}, ...order.map((field) => cell(field, row))));
+  const body = rows.map((row) => dom.make('tr', {}, ...order.map((field) => cell(field, row, view.sort))));
   if (body.length === 0) {
     const text = view.cursor === '' ? 'No flows match' : 'No more rows';
     body.push(dom.make('tr', {}, dom.make('td', { class: 'none', colspan: order.length, text })));
@@ -53,17 +55,21 @@ export function show({ rows, cursor }, view) {
     dom.make('thead', {}, dom.make('tr', {}, ...order.map((field) => head(field, view.sort)))),
     dom.make('tbody', {}, ...body),
   );
-  at('previous-page').disabled = view.cursor === '';
-  at('next-page').disabled = next === null;
+  dom.enable([at('previous-page'), view.cursor !== ''], [at('next-page'), next !== null]);
   const number = view.pages.length + 1;
   const known = view.cursor === '' || view.pages.length > 0;
   at('page-number').textContent = known && (number > 1 || next !== null) ? `Page ${number}` : '';
 }
 
-function cell(field, row) {
+/** The class of a column of sums. On a phone, not all of them have room: the total, and what is sorted by. */
+function sumClass(field, sort) {
+  return field === 'bytes' || sort.endsWith(field) ? 'number' : 'number part';
+}
+
+function cell(field, row, sort) {
   if (field in SUMS) {
     const value = field === 'bytes' ? row.bytes_tx + row.bytes_rx : row[field];
-    return dom.make('td', { class: 'number', text: format.bytes(value), title: format.exactBytes(value) });
+    return dom.make('td', { class: sumClass(field, sort), text: format.bytes(value), title: format.exactBytes(value) });
   }
   if (field === 'hour') return dom.make('td', { text: format.hour(row.hour) });
   const name = format.name(row[field]);
@@ -84,7 +90,7 @@ function head(field, sort) {
   const leads = isSum ? sortedBy === field : sort === UNSORTED && field !== 'vpc_id';
   const upwards = !isSum || sort.startsWith('-');
   const to = !isSum ? UNSORTED : sort === field ? `-${field}` : field;
-  const th = dom.make('th', { scope: 'col', ...(isSum && { class: 'number' }) });
+  const th = dom.make('th', { scope: 'col', ...(isSum && { class: sumClass(field, sort) }) });
   if (leads) th.setAttribute('aria-sort', upwards ? 'ascending' : 'descending');
   th.append(
     dom.make('button', {

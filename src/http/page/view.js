@@ -1,6 +1,8 @@
 // What is looked at, and the address that says so. The parameters are those of the API where there
 // are such, so that an address can be read.
 
+import { name as visible } from './format.js';
+
 export const FILTERS = { src_app: 'source', dest_app: 'destination', vpc_id: 'VPC' };
 
 /** What a row of the table is, by the value of `group_by`. */
@@ -22,6 +24,7 @@ export const UNSORTED = 'name';
 /**
  * The view that the query string of an address describes; what is not understood is left out.
  * `from` and `to` are hours, the second not included. Both null: the newest hour, whichever it is.
+ * `misread` says which hours were not understood.
  */
 export function parse(search) {
   const params = new URLSearchParams(search);
@@ -32,8 +35,12 @@ export function parse(search) {
     const value = params.get(name);
     return possible.includes(value) ? value : otherwise;
   };
+  const isEmpty = from !== null && to !== null && to <= from;
+  const wrong = ['hour', 'from', 'to'].filter((name) => params.has(name) && number(params.get(name)) === null);
+  const misread = wrong.map((name) => `${name}=${params.get(name)}`).join(', ') || (isEmpty && `from=${from}, to=${to}`);
   return {
-    ...(from !== null && to !== null && to <= from ? { from: null, to: null } : { from, to }),
+    ...(isEmpty ? { from: null, to: null } : { from, to }),
+    misread: misread ? `There are no such hours: ${visible(misread)}.` : '',
     src_app: unique(params.getAll('src_app')),
     dest_app: unique(params.getAll('dest_app')),
     vpc_id: unique(params.getAll('vpc_id')),

@@ -112,6 +112,21 @@ fn a_small_terminal() {
 }
 
 #[test]
+fn a_wide_terminal_has_longer_bars_and_a_narrow_one_keeps_the_bytes() {
+    let (state, now) = state();
+    let shown = screen(&state, 200, 24, now);
+    println!("{shown}");
+    let row = shown.lines().find(|line| line.starts_with("web ")).unwrap();
+    assert_eq!(row.find("images"), Some(NAME_COLUMNS_MAX + 1));
+    let bar = row.matches('█').count();
+    assert!(bar > 40 && width(row) == 200, "{row}");
+
+    let shown = screen(&state, 20, 12, now);
+    println!("{shown}");
+    assert!(shown.contains("\nweb   imag…  364 MB\n"), "{shown}");
+}
+
+#[test]
 fn a_terminal_of_any_size() {
     let (mut state, now) = state();
     for mode in [Mode::Rows, Mode::Help, Mode::Search("x".repeat(90))] {
