@@ -159,14 +159,14 @@ pub fn take(
     let newest = before.as_deref().and_then(time_of);
     // The newest is the last by name, whatever the clock says: `restore` and `keep` go by that.
     let time = newest.map_or(now, |newest| now.max(newest.saturating_add(1.second())));
-    if let Some(before) = before.as_deref().filter(|_| newest == Some(time)) {
+    let name = time.strftime(NAME).to_string();
+    if let Some(before) = before.as_deref().filter(|b| **b == to.join(&name)) {
         return Err(BackupError::Refused(format!(
             "{} has the last name of all, and no backup can come after it; check the clock, and move that \
              directory away",
             before.display()
         )));
     }
-    let name = time.strftime(NAME).to_string();
     let unfinished = to.join(name.clone() + INCOMPLETE);
     let open = Open::begin(source, held)?;
     fs::create_dir_all(unfinished.join(ROCKS)).map_err(at(&unfinished))?;
