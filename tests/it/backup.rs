@@ -356,7 +356,8 @@ fn a_stop_lets_go_of_what_is_being_fetched() {
 #[test]
 fn a_stop_does_not_wait_for_a_download() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
+    // All of it in one file, however long it takes to send.
+    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "3600"]);
     let mut random = random("a_stop_does_not_wait_for_a_download");
     for _ in 0..4 {
         let name = || {
