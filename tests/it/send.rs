@@ -224,7 +224,9 @@ fn a_file_that_signals_interrupt_counts_once() {
     let file = dir.path().join("flows.ndjson");
     std::fs::write(&file, ndjson_body(&flows)).unwrap();
     let mut interrupted = 0;
-    for round in 1.. {
+    // Each longer than the one before by half, so that one of them ends however slow the machine is.
+    let mut pause = Duration::from_millis(60);
+    loop {
         let mut child = Command::new(Daemon::binary())
             .args(["send", "--batch-flows", "300", "--url", &url, "--spool"])
             .args([&spool, &file])
@@ -232,7 +234,8 @@ fn a_file_that_signals_interrupt_counts_once() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(20 + 40 * round));
+        std::thread::sleep(pause);
+        pause += pause / 2;
         let kill = Command::new("kill").arg(child.id().to_string()).status();
         let _may_have_ended = kill.unwrap();
         let begin = Instant::now();
