@@ -93,6 +93,11 @@ impl Groups {
         Some((&self.key, counters))
     }
 
+    /// Whether there may be many at a time: columns behind those that keep rows together are asked for.
+    pub(super) fn are_many(&self) -> bool {
+        (self.leading..4).any(|at| self.columns.has_at(at))
+    }
+
     /// Whether no groups come after those in the table.
     pub(super) fn have_ended(&self) -> bool {
         self.ended

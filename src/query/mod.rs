@@ -232,10 +232,10 @@ impl Rows {
 
     /// Whether it holds memory that other questions may wait for, until it is read.
     pub fn holds_memory(&self) -> bool {
-        matches!(
-            self.source,
-            Source::Page { .. } | Source::Streamed(_, Some(_))
-        )
+        match &self.source {
+            Source::Page { .. } => true,
+            Source::Streamed(_, groups) => groups.as_ref().is_some_and(Groups::are_many),
+        }
     }
 
     /// Rows of the store that were read up to now.

@@ -31,6 +31,7 @@ mod scan;
 mod selection;
 mod tally;
 mod verify;
+mod views;
 mod wal;
 
 use std::fmt;
@@ -64,7 +65,7 @@ use error::database;
 use health::Health;
 use journal::Journal;
 use receipts::Expiry;
-use scan::ViewBudget;
+use views::ViewBudget;
 
 /// An open data directory. Dropping it stops its threads and loses nothing: what is not flushed is
 /// in the journal. [`Store::flush`] first makes the next open quick.

@@ -11,8 +11,8 @@ use super::abort_on_panic;
 use super::compact::CompactionDue;
 use super::health::Health;
 use super::rocks::RocksOptions;
-use super::scan::ViewBudget;
 use super::tally::Tally;
+use super::views::ViewBudget;
 use super::{DataDir, Inner, MARKER_CHANGES, Store, StoreError, StoreOptions, Tallies, wal};
 use crate::domain::Totals;
 

@@ -1,8 +1,8 @@
 //! Reads: rows from disk and from the tallies, each flow counted exactly once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
@@ -13,6 +13,7 @@ use super::error::{StoreError, database};
 use super::run::Run;
 use super::selection::{Place, Selection};
 use super::tally::Tally;
+use super::views::Grant;
 use super::{Inner, arena, codec::Corrupt};
 use crate::domain::{Counters, Hour};
 
@@ -61,69 +62,6 @@ impl Cursor {
 
     fn seek(&mut self, key: &[u8]) {
         self.with_dependent_mut(|_, iterator| iterator.seek(key));
-    }
-}
-
-/// Bounds the memory of all scans' copies together: a client that reads slowly keeps its own.
-#[derive(Debug)]
-pub(super) struct ViewBudget {
-    bytes_max: usize,
-    bytes_free: Mutex<usize>,
-    given_back: Condvar,
-}
-
-impl ViewBudget {
-    pub(super) fn new(bytes_max: usize) -> ViewBudget {
-        ViewBudget {
-            bytes_max,
-            bytes_free: Mutex::new(bytes_max),
-            given_back: Condvar::new(),
-        }
-    }
-}
-
-/// Bytes of the [`ViewBudget`] that one scan has; given back when it is dropped, at the latest.
-struct Grant {
-    inner: Arc<Inner>,
-    bytes: usize,
-}
-
-impl Grant {
-    /// Takes `bytes`, or all there is to have where that is less. Waits for them.
-    fn take(inner: &Arc<Inner>, bytes: usize) -> Result<Grant, StoreError> {
-        let budget = &inner.views;
-        let bytes = bytes.min(budget.bytes_max);
-        let free = budget.bytes_free.lock().map_err(|_| StoreError::Closed)?;
-        let (mut free, timeout) = budget
-            .given_back
-            .wait_timeout_while(free, inner.options.stall_max, |free| *free < bytes)
-            .map_err(|_| StoreError::Closed)?;
-        if timeout.timed_out() {
-            return Err(StoreError::Views);
-        }
-        *free -= bytes;
-        Ok(Grant {
-            inner: inner.clone(),
-            bytes,
-        })
-    }
-
-    /// Gives back `bytes`, or all there is where that is less.
-    fn give_back(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        if let Ok(mut free) = self.inner.views.bytes_free.lock()
-            && bytes > 0
-        {
-            *free += bytes;
-            self.inner.views.given_back.notify_all();
-        }
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        self.give_back(self.bytes);
     }
 }
 
@@ -435,7 +373,7 @@ fn copy_tallies(
                 .flat_map(|tally| tally.parts(&hours))
                 .map(|(_, entries, rows)| entries.len() + Run::<Vec<u8>>::order_bytes(rows))
                 .sum();
-            let enough = |grant: &mut Grant| grant.bytes >= bytes.min(inner.views.bytes_max);
+            let enough = |grant: &mut Grant| grant.covers(bytes, &inner.views);
             if let Some(mut grant) = grant.take_if(enough) {
                 let mut copies: Vec<Copied> = copies(&tallies.active, selection).collect();
                 // What is frozen does not change, and waits for no lock.
@@ -446,7 +384,7 @@ fn copy_tallies(
                         .flat_map(|tally| self::copies(tally, selection)),
                 );
                 let needed = copies.iter().map(Copied::bytes).sum();
-                grant.give_back(grant.bytes.saturating_sub(needed));
+                grant.keep(needed);
                 return Ok((copies, grant));
             }
             bytes
