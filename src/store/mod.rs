@@ -7,6 +7,7 @@
 //! the journal is replayed, with the new one it is skipped. Readers ([`scan`]) use the same rule to
 //! see every acknowledged batch exactly once while a flush is on its way.
 
+mod apply;
 mod arena;
 mod batch;
 mod checkpoint;
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{ColumnFamily, DB, Options};
 
+pub use apply::{Applied, Entry};
 pub use batch::{Batch, BatchBuilder};
 pub use dir::{DataDir, RESTORING_FILE, ROCKS};
 pub use error::StoreError;

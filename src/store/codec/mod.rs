@@ -17,7 +17,7 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 use crate::domain::{Counters, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
