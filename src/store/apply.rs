@@ -126,13 +126,18 @@ impl Inner {
         };
         let frozen = tallies.frozen.as_deref();
         let in_memory = frozen.into_iter().chain([&tallies.active]);
-        let mut receipt = in_memory.filter_map(|tally| tally.receipts().get(key)).copied().last();
+        let mut receipt = in_memory
+            .filter_map(|tally| tally.receipts().get(key))
+            .copied()
+            .last();
         if receipt.is_none() {
             let stored = self
                 .db
                 .get_pinned_cf(receipts_family(&self.db)?, key.as_bytes())
                 .map_err(database("reading a receipt"))?;
-            receipt = stored.map(|value| codec::decode_receipt(&value)).transpose()?;
+            receipt = stored
+                .map(|value| codec::decode_receipt(&value))
+                .transpose()?;
         }
         let Some(receipt) = receipt else {
             return Ok(KeyIs::New);
@@ -254,7 +259,10 @@ mod tests {
                 }
             }
             // From somewhat before what is due, as a consumer may.
-            let from = store.position().unwrap().saturating_sub(random.random_range(0..5));
+            let from = store
+                .position()
+                .unwrap()
+                .saturating_sub(random.random_range(0..5));
             let rest = journal.iter().filter(|entry| entry.position > from);
             store.apply(rest.cloned().collect()).unwrap();
             assert_eq!(rows(&store), model(&journal));

@@ -108,12 +108,11 @@ impl Batch {
     }
 }
 
-/// Reads all of a batch: every key is checked, and its ledger held against its records. Returns the
-/// hashes of its keys, and the ledger.
-pub(super) fn check(
-    bytes: &[u8],
-    hasher: &KeyHasher,
-) -> Result<(Vec<u32>, Vec<(u32, Totals)>), Corrupt> {
+/// Hashes of a batch's keys, and its ledger.
+type Checked = (Vec<u32>, Vec<(u32, Totals)>);
+
+/// Reads all of a batch: every key is checked, and its ledger held against its records.
+pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Checked, Corrupt> {
     let mut hashes = Vec::new();
     let mut counted = BatchLedger::default();
     for record in Records::new(bytes)? {

@@ -17,7 +17,7 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 use crate::domain::{Counters, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 3;
 
 /// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
@@ -468,6 +468,7 @@ mod tests {
             fingerprint: 0x0102,
             time_s: 3,
             expired: 4,
+            position: 0,
         };
         let stored = encode_receipt(receipt);
         assert_eq!(
@@ -482,6 +483,13 @@ mod tests {
         assert_eq!(encode_receipt(none_expired), stored[..24]);
         assert_eq!(decode_receipt(&stored[..24]), Ok(none_expired));
         assert!(decode_receipt(&stored[..30]).is_err());
+        let elsewhere = Receipt {
+            position: 5,
+            ..none_expired
+        };
+        let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
+        assert_eq!(encode_receipt(elsewhere), stored);
+        assert_eq!(decode_receipt(&stored), Ok(elsewhere));
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
         assert_eq!(encode_identity(), "flowtally data directory, format 3\n");
