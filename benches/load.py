@@ -369,6 +369,70 @@ def reads_of_five_million_rows(a):
     figures.show()
 
 
+def ask(server, query, tries=3):
+    """(µs of CPU of the request, rows read, milliseconds, rows of the answer), as means over some."""
+    metric = "flowtally_query_rows_read_total"
+    before, read, begin, rows = server.cpu_of_requests(), server.metric(metric), time.perf_counter(), 0
+    for _ in range(tries):
+        status, data = server.get("/flows?" + query)
+        assert status == 200, data
+        rows += data.count(b"{")
+    wall = (time.perf_counter() - begin) / tries
+    cpu = (server.cpu_of_requests() - before) * 1e6 / tries
+    return cpu, (server.metric(metric) - read) / tries, wall * 1e3, rows / tries
+
+
+def questions(a):
+    """What people ask of 24 hours of 100,000 rows, over flushes as they come and compacted; and of one large hour."""
+    edges = [(f"svc-{k % 997}", f"svc-{k * 7 % 1009}", f"vpc-{k % 8}", k % 999_983, k % 31, 0) for k in range(100_000)]
+    figures = Figures("questions")
+    for _ in range(a.runs):
+        server = Server(a.binary)
+        try:
+            for hour in range(24):
+                rows = [(*edge[:5], hour) for edge in edges]
+                post_all(server, [body(rows[i:i + 5000]) for i in range(0, len(rows), 5000)])
+            for state in ("as_it_is", "compacted"):
+                for name, query in (
+                    ("by_src_app", "from=0&to=24&group_by=src_app"),
+                    ("by_hour", "from=0&to=24&group_by=hour"),
+                    ("by_edge", "from=0&to=24&group_by=src_app,dest_app"),
+                    ("top_10", "from=0&to=24&sort=bytes&limit=10"),
+                    ("search", "from=0&to=24&search=vpc-7&group_by="),
+                ):
+                    cpu, read, ms, _ = ask(server, query)
+                    figures.add(f"{state}.{name}_us_per_row", cpu / read)
+                    figures.add(f"{state}.{name}_ms", ms)
+                cpu, read, ms, rows = ask(server, "hour=7&src_app=svc-500", tries=20)
+                assert read == rows, (read, rows)
+                figures.add(f"{state}.src_app_of_an_hour_us", cpu)
+                cpu, read, ms, rows = ask(server, "from=0&to=24&src_app=svc-500", tries=20)
+                assert read == rows, (read, rows)
+                figures.add(f"{state}.src_app_of_24_hours_us", cpu)
+                if state == "as_it_is":
+                    server.compact()
+        finally:
+            server.close()
+    rows = lambda i: ((f"svc-{k % 997}", f"svc-{k // 997}", "vpc", k, 1, HOUR) for k in range(i * 10_000, (i + 1) * 10_000))
+    parts = [body(rows(i)) for i in range(500)]
+    for _ in range(a.runs):
+        server = Server(a.binary)
+        try:
+            post_all(server, parts)
+            for state in ("after_last_post", "flushed"):
+                server.forget_most_memory()
+                before = server.memory()
+                cpu, read, ms, rows = ask(server, f"hour={HOUR}&sort=bytes&limit=10", tries=1)
+                assert (read, rows) == (5_000_000, 10), (read, rows)
+                figures.add(f"top_10_of_5m.{state}_ms", ms)
+                figures.add(f"top_10_of_5m.{state}_growth_mib", server.memory("VmHWM") - before)
+                server.stop()
+                server.start()
+        finally:
+            server.close()
+    figures.show()
+
+
 READER = """
 import signal, sys, time, urllib.request
 gets = 0
@@ -561,14 +625,14 @@ def recovery(a):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("binary")
-    p.add_argument("what", choices=["workloads", "reads", "latency", "flat", "recovery", "all"])
+    p.add_argument("what", choices=["workloads", "reads", "questions", "latency", "flat", "recovery", "all"])
     p.add_argument("--runs", type=int, default=5)
     p.add_argument("--flows", type=int, default=3_000_000, help="flows a run of a workload")
     a = p.parse_args()
     print("# runs", a.runs, flush=True)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print("# commit", commit, a.what, flush=True)
-    for step in (workloads, reads, latency, flat, recovery):
+    for step in (workloads, reads, questions, latency, flat, recovery):
         if a.what in (step.__name__, "all"):
             step(a)
 

@@ -49,6 +49,24 @@ TABLES = {
         ("100,000 rows read every second: ingest slower by, %", "reads.beside_ingest.slower_percent", 5),
         ("the same: more server CPU, that of the GETs included, %", "reads.beside_ingest.more_server_cpu_percent", None),
     ],
+    "Questions, of 24 hours of 100,000 rows": [
+        (f"{what}, {state}", f"questions.{key}.{name}", target)
+        for key, state in (("as_it_is", "as it is after the last POST"), ("compacted", "compacted"))
+        for what, name, target in (
+            ("`group_by=src_app`: CPU µs a row read", "by_src_app_us_per_row", 0.5),
+            ("`group_by=hour`: CPU µs a row read", "by_hour_us_per_row", None),
+            ("`group_by=src_app,dest_app`: CPU µs a row read", "by_edge_us_per_row", None),
+            ("`sort=bytes&limit=10`: CPU µs a row read", "top_10_us_per_row", None),
+            ("`search=`: CPU µs a row read", "search_us_per_row", None),
+            ("`group_by=src_app`, all of it: ms", "by_src_app_ms", None),
+            ("`hour=7&src_app=`, 100 rows: CPU µs", "src_app_of_an_hour_us", None),
+            ("`from=0&to=24&src_app=`, 2,400 rows: CPU µs", "src_app_of_24_hours_us", None),
+        )
+    ] + [
+        ("top 10 of an hour of 5,000,000 rows, after the last POST: ms", "questions.top_10_of_5m.after_last_post_ms", None),
+        ("the same: growth, MiB", "questions.top_10_of_5m.after_last_post_growth_mib", 64),
+        ("the same, flushed: growth of a fresh process, MiB", "questions.top_10_of_5m.flushed_growth_mib", 64),
+    ],
     "Latency": [
         ("one write and fsync on this disk, ms", "latency.fsync_ms", None),
         ("one POST of 1,000 flows alone: p50, ms", "latency.post_alone_p50_ms", None),

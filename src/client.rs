@@ -63,8 +63,8 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// An HTTP client of one service, which keeps its connection.
-#[derive(Debug)]
+/// An HTTP client of one service, which keeps its connection; a clone shares it.
+#[derive(Clone, Debug)]
 pub struct Client {
     agent: ureq::Agent,
     base: String,

@@ -1,12 +1,16 @@
 //! Arguments, environment and an optional file, as validated values. Every flag of the service is also
 //! a variable, `--data-dir` is `FLOWTALLY_DATA_DIR`, and a key of the file, `data-dir`; the flag comes
-//! first, then the variable, then the file.
+//! first, then the variable, then the file. A variable that is set to nothing counts as unset.
 
 mod file;
+mod place;
 mod serve;
+mod top;
 
 pub use file::{Settings, parse};
+pub use place::Place;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
+pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,7 +65,8 @@ pub enum Command {
     Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
-    /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller.
+    /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller. Exit
+    /// status: 0 when it is done, 1 with a line that says why not.
     Compact(Compact),
     /// Check that everything stored by a stopped service, or in a backup, is what it was given.
     ///
@@ -75,19 +80,37 @@ pub enum Command {
     /// backup into the same DIR fetches only the files that are new. A running service goes on
     /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
     /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
-    /// not.
+    /// not, 128 and the signal's number after a signal.
     Backup(Backup),
     /// Make a data directory of a backup, and verify it.
     ///
     /// Exit status: 0 when it is complete and verified, 1 with a line that says why not.
     Restore(Restore),
     /// Write the rows of hours to standard output.
+    ///
+    /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or whoever reads
+    /// them has seen enough; 1 with a line that says why not.
     Export(Export),
     /// Say what is stored: hours, flows, bytes, space on disk.
+    ///
+    /// Changes nothing in a data directory. Exit status: 0 when it is said, 1 with a line that says why
+    /// not.
     Stats(Stats),
+    /// Show the applications of an hour that talk most, and how fast, as it changes.
+    ///
+    /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? shows them
+    /// all, q quits. It asks for what it shows only. Where standard output is no terminal, --once is
+    /// needed: it prints the rows and ends. Exit status: 0 when it is quit, or has printed the rows, 1 with
+    /// a line that says why not, 2 for wrong arguments, 128 and the signal's number after a signal. A
+    /// service that goes away is no reason to end, except with --once.
+    Top(Top),
     /// Print the completions for a shell.
+    ///
+    /// Exit status: 0 when they are printed, 1 with a line that says why not.
     Completions(Completions),
     /// Print the manual page, or write one for each command into a directory.
+    ///
+    /// Exit status: 0 when all is written, 1 with a line that says why not.
     Man(Man),
 }
 
@@ -102,19 +125,18 @@ pub struct DataDir {
         default_value = "data/db"
     )]
     pub path: PathBuf,
+
+    #[command(flatten)]
+    pub file: ConfigFile,
 }
 
-/// A running service or a stopped one's directory.
+/// Where the rest of the settings are.
 #[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct Place {
-    /// The running service, as in http://127.0.0.1:8080.
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
-
-    /// The data directory of a service that is stopped.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+pub struct ConfigFile {
+    /// TOML file with the service's settings: its keys are the long names of the flags of flowtally
+    /// serve, as in memory-max = 1024. Another command takes data-dir from it.
+    #[arg(long, env = "FLOWTALLY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// What a service may ask for before it answers.
@@ -163,7 +185,7 @@ pub struct Restore {
     pub from: PathBuf,
 
     /// Directory to make; it has to be absent or empty.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "FLOWTALLY_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 }
 
@@ -318,8 +340,8 @@ pub struct Import {
 /// How to read flows, for every command that does.
 #[derive(Clone, Debug, Args)]
 pub struct Input {
-    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, "version "
-    /// vpc-flow-logs, anything else csv.
+    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, a header with
+    /// srcaddr vpc-flow-logs, anything else csv.
     #[arg(long, value_enum)]
     pub format: Option<InputFormat>,
 
@@ -328,7 +350,8 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub apps: Option<PathBuf>,
 
-    /// File to which flows that are refused are added, one JSON line each, with the reason.
+    /// File to which flows that are refused are added, one JSON line each, with the reason. A file that
+    /// is read again adds nothing that is there already.
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 

@@ -252,6 +252,7 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
 /// that the next start has nothing to replay.
 fn close(store: &Store, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
     if let Some(backend) = api.backend() {
+        backend.offer.stop();
         backend.committer.finish();
     }
     store.flush_within(time_max.max(CLOSE_TIME_MIN))?;

@@ -14,9 +14,9 @@ mod offer;
 mod restore;
 mod take;
 
-pub use offer::{Offer, Used};
+pub use offer::{InUse, Offer};
 pub use restore::{Restored, restore};
-pub use take::{Source, Taken, take};
+pub use take::{Held, Source, Taken, take};
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -23,26 +23,28 @@ pub struct Offer {
 #[derive(Debug)]
 struct Current {
     id: String,
-    used: Used,
+    used: Arc<Mutex<Instant>>,
 }
 
-/// When a checkpoint was last of use to somebody.
-#[derive(Clone, Debug)]
-pub struct Used(Arc<Mutex<Instant>>);
-
-impl Used {
-    fn now() -> Used {
-        Used(Arc::new(Mutex::new(Instant::now())))
-    }
-
-    /// It is, just now.
-    pub fn touch(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
+impl Current {
+    /// Whether nobody has been reading any of it for long.
     fn is_over(&self) -> bool {
-        let used = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        used.elapsed() >= IDLE_MAX
+        let is_read = Arc::strong_count(&self.used) > 1;
+        !is_read && lock(&self.used).elapsed() >= IDLE_MAX
+    }
+
+    fn use_it(&self) -> InUse {
+        InUse(self.used.clone())
+    }
+}
+
+/// Somebody makes the checkpoint or reads a file of it, however slowly, until this is dropped.
+#[derive(Debug)]
+pub struct InUse(Arc<Mutex<Instant>>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        *lock(&self.0) = Instant::now();
     }
 }
 
@@ -60,56 +62,54 @@ impl Offer {
     /// [`BackupError::Busy`] while another is being fetched.
     pub fn begin(&self) -> Result<Manifest, BackupError> {
         let id = Uuid::now_v7().simple().to_string();
-        {
-            let mut current = self.current();
-            if current.as_ref().is_some_and(|c| !c.used.is_over()) {
+        let made = Current {
+            id: id.clone(),
+            used: Arc::new(Mutex::new(Instant::now())),
+        };
+        let _it_takes_its_time = made.use_it();
+        let before = {
+            let mut current = lock(&self.current);
+            if current.as_ref().is_some_and(|c| !c.is_over()) {
                 return Err(BackupError::Busy);
             }
-            let used = Used::now();
-            let before = current.replace(Current {
-                id: id.clone(),
-                used,
-            });
-            drop(current);
-            let removed = before.map(|before| self.store.remove_checkpoint(&before.id));
-            if let Some(Err(error)) = removed {
-                *self.current() = None;
-                return Err(error.into());
-            }
-        }
-        let made = self.store.checkpoint(&id).map_err(BackupError::from);
-        let files = made.and_then(|path| entries(&path));
+            current.replace(made)
+        };
+        let removed = before.map_or(Ok(()), |before| self.store.remove_checkpoint(&before.id));
+        let made = removed.and_then(|()| self.store.checkpoint(&id));
+        let files = made
+            .map_err(BackupError::from)
+            .and_then(|path| entries(&path));
+        // A stop may have come meanwhile.
+        let is_offered = lock(&self.current).as_ref().is_some_and(|c| c.id == id);
         match files {
-            Ok(files) => Ok(Manifest { id, files }),
-            Err(error) => {
-                let _best_effort = self.end(&id);
-                Err(error)
+            Ok(files) if is_offered => Ok(Manifest { id, files }),
+            files => {
+                let _best_effort = self.store.remove_checkpoint(&id);
+                lock(&self.current).take_if(|current| current.id == id);
+                Err(files.err().unwrap_or(BackupError::Gone))
             }
         }
     }
 
-    /// One file of the checkpoint `id`, its length, and what to touch while it is being read.
-    pub fn file(&self, id: &str, name: &str) -> Result<(File, u64, Used), BackupError> {
-        let (path, used) = match self.current().as_mut().filter(|current| current.id == id) {
-            Some(current) if super::is_file_name(name) => {
-                current.used.touch();
-                let path = self.store.checkpoint_path(id).join(name);
-                (path, current.used.clone())
-            }
+    /// One file of the checkpoint `id`, its length, and what to keep while it is being read.
+    pub fn file(&self, id: &str, name: &str) -> Result<(File, u64, InUse), BackupError> {
+        let in_use = match lock(&self.current).as_ref() {
+            Some(current) if current.id == id && super::is_file_name(name) => current.use_it(),
             _ => return Err(BackupError::Gone),
         };
+        let path = self.store.checkpoint_path(id).join(name);
         let file = File::open(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => BackupError::Gone,
             _ => at(&path)(e),
         })?;
         let bytes = file.metadata().map_err(at(&path))?.len();
-        Ok((file, bytes, used))
+        Ok((file, bytes, in_use))
     }
 
     /// Lets the checkpoint `id` go. Blocks on the disk.
     pub fn end(&self, id: &str) -> Result<(), BackupError> {
-        let is_it = |current: &mut Current| current.id == id;
-        match self.current().take_if(is_it) {
+        let ended = lock(&self.current).take_if(|current| current.id == id);
+        match ended {
             Some(_) => Ok(self.store.remove_checkpoint(id)?),
             None => Err(BackupError::Gone),
         }
@@ -117,18 +117,72 @@ impl Offer {
 
     /// Lets a checkpoint go that nobody fetches. Blocks on the disk.
     pub fn tidy(&self) {
-        let is_idle = |current: &mut Current| current.used.is_over();
-        let Some(current) = self.current().take_if(is_idle) else {
+        self.let_go("a backup was begun and not ended", |current| {
+            current.is_over()
+        });
+    }
+
+    /// Lets a checkpoint go whoever fetches it: the service stops. Blocks on the disk.
+    pub fn stop(&self) {
+        self.let_go("a backup was being taken when the stop came", |_| true);
+    }
+
+    fn let_go(&self, why: &str, is_due: impl FnOnce(&mut Current) -> bool) {
+        let Some(current) = lock(&self.current).take_if(is_due) else {
             return;
         };
         match self.store.remove_checkpoint(&current.id) {
-            Ok(()) => tracing::warn!("a backup was begun and not ended, and is let go"),
-            Err(error) => tracing::error!(%error, "a backup that was not ended stays on the disk"),
+            Ok(()) => tracing::warn!("{why}, and is let go"),
+            Err(error) => {
+                tracing::error!(%error, "{why}, and stays on the disk until the next start")
+            }
         }
     }
+}
 
-    /// Every change is complete before the lock is let go.
-    fn current(&self) -> MutexGuard<'_, Option<Current>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+/// Every change is complete before a lock is let go.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+
+    #[test]
+    fn it_is_let_go_when_nobody_reads_it_or_the_service_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let offer = Offer::new(Arc::new(store));
+        let is_there = |id: &str| offer.store.checkpoint_path(id).exists();
+        let time_passes = || {
+            let current = lock(&offer.current);
+            *lock(&current.as_ref().unwrap().used) -= IDLE_MAX;
+        };
+        let id = offer.begin().unwrap().id;
+        let read = offer.file(&id, "FLOWTALLY").unwrap();
+        time_passes();
+        offer.tidy();
+        assert!(matches!(offer.begin(), Err(BackupError::Busy)));
+        // The minute begins when the last reader has ended.
+        drop(read);
+        offer.tidy();
+        assert!(is_there(&id));
+        time_passes();
+        offer.tidy();
+        assert!(!is_there(&id));
+        let idle = offer.begin().unwrap().id;
+        time_passes();
+        let id = offer.begin().unwrap().id;
+        assert!(!is_there(&idle) && is_there(&id));
+        let read = offer.file(&id, "FLOWTALLY").unwrap();
+        offer.stop();
+        assert!(!is_there(&id));
+        assert!(matches!(
+            offer.file(&id, "FLOWTALLY"),
+            Err(BackupError::Gone)
+        ));
+        drop(read);
     }
 }

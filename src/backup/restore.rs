@@ -1,6 +1,6 @@
 //! From a backup to a data directory.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
@@ -31,6 +31,8 @@ pub fn restore(
     let from = chosen(from)?;
     // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
     let source = DataDir::open_to_read(&from)?;
+    fs::create_dir_all(data_dir).map_err(at(data_dir))?;
+    let _lock = lock(data_dir)?;
     prepare(data_dir)?;
     let files = entries(&from)?;
     let all = files.iter().map(|file| file.bytes).sum();
@@ -39,7 +41,9 @@ pub fn restore(
         let path = from.join(&entry.name);
         let mut file = File::open(&path).map_err(at(&path))?;
         let into = data_dir.join(&entry.name);
-        copy(&mut file, &into, entry, |n| progress(bytes + n, all))?;
+        copy(&mut file, at(&path), &into, entry, |n| {
+            progress(bytes + n, all)
+        })?;
         bytes += entry.bytes;
         progress(bytes, all);
     }
@@ -82,7 +86,21 @@ fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     }
 }
 
-/// Makes `data_dir` an empty directory that says that a restore is under way.
+/// Keeps other restores out of `data_dir`. The directory itself carries the lock: what is in it comes
+/// and goes.
+fn lock(data_dir: &Path) -> Result<File, BackupError> {
+    let dir = File::open(data_dir).map_err(at(data_dir))?;
+    match dir.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(BackupError::Refused(format!(
+            "another restore into {} is under way",
+            data_dir.display()
+        ))),
+        // Network file systems lock no directories; there it goes without.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(dir),
+    }
+}
+
+/// Makes `data_dir`, which is there, an empty directory that says that a restore is under way.
 fn prepare(data_dir: &Path) -> Result<(), BackupError> {
     let marker = data_dir.join(RESTORING_FILE);
     if marker.exists() {
@@ -96,7 +114,6 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
             .map_err(at(&path))?;
         }
     } else {
-        fs::create_dir_all(data_dir).map_err(at(data_dir))?;
         let mut found = fs::read_dir(data_dir).map_err(at(data_dir))?;
         if found.next().is_some() {
             return Err(BackupError::Refused(format!(

@@ -3,8 +3,11 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+use jiff::{Timestamp, ToSpan};
 
 use super::{BackupError, Entry, INCOMPLETE, Manifest, at, entries, sync_dir, tag};
 use crate::client::Client;
@@ -13,6 +16,8 @@ use crate::store::{DataDir, ROCKS};
 /// Held by the process that takes a backup into a directory.
 const LOCK_FILE: &str = ".lock";
 const COPY_BYTES: usize = 1 << 20;
+/// Of a backup. The order of names is that of times.
+const NAME: &str = "%Y-%m-%dT%H-%M-%SZ";
 
 /// Where a backup is taken from.
 #[derive(Debug)]
@@ -33,20 +38,52 @@ pub struct Taken {
     pub bytes_fetched: u64,
     /// Older backups that were removed.
     pub removed: u64,
+    /// The one before has a name of the future, so this one has too.
+    pub of_the_future: bool,
+}
+
+/// What a service holds for the backup that is being taken, if it does.
+#[derive(Debug, Default)]
+pub struct Held(Mutex<Option<(Client, String)>>);
+
+impl Held {
+    /// Has the service make a checkpoint. Whoever lets go meanwhile waits for it, and lets go of that.
+    fn begin(&self, client: &Client) -> Result<Manifest, BackupError> {
+        let mut held = self.lock();
+        let manifest: Manifest = client.post_json("/backups")?;
+        *held = Some((client.clone(), manifest.id.clone()));
+        Ok(manifest)
+    }
+
+    /// Has the service let go of it, so that the next backup need not wait, and then runs `then`.
+    /// Nothing more is said of a backup that fails meanwhile: `then` may end the process.
+    pub fn let_go(&self, then: impl FnOnce()) {
+        let mut held = self.lock();
+        if let Some((client, id)) = held.take() {
+            // Otherwise the service lets it go after a while.
+            let _best_effort = client.delete(&format!("/backups/{id}"));
+        }
+        then();
+    }
+
+    /// Every change is complete before the lock is let go.
+    fn lock(&self) -> MutexGuard<'_, Option<(Client, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A source from which files are being fetched.
-enum Open {
-    Service(Client, Manifest),
+enum Open<'a> {
+    Service(Client, Manifest, &'a Held),
     Stopped(DataDir, Manifest),
 }
 
-impl Open {
-    fn begin(source: Source) -> Result<Open, BackupError> {
+impl Open<'_> {
+    fn begin(source: Source, held: &Held) -> Result<Open<'_>, BackupError> {
         match source {
             Source::Service(client) => {
-                let manifest = client.post_json("/backups")?;
-                Ok(Open::Service(client, manifest))
+                let manifest = held.begin(&client)?;
+                Ok(Open::Service(client, manifest, held))
             }
             Source::Stopped(path) => {
                 let dir = DataDir::open_to_read(&path)?;
@@ -59,36 +96,47 @@ impl Open {
 
     fn manifest(&self) -> &Manifest {
         match self {
-            Open::Service(_, manifest) | Open::Stopped(_, manifest) => manifest,
+            Open::Service(_, manifest, _) | Open::Stopped(_, manifest) => manifest,
         }
     }
 
-    fn file(&self, name: &str) -> Result<Box<dyn Read>, BackupError> {
+    fn fetch(
+        &self,
+        entry: &Entry,
+        into: &Path,
+        progress: impl FnMut(u64),
+    ) -> Result<(), BackupError> {
         match self {
-            Open::Service(client, manifest) => {
-                let path = format!("/backups/{}/{name}", manifest.id);
+            Open::Service(client, manifest, _) => {
+                let path = format!("/backups/{}/{}", manifest.id, entry.name);
                 let answer = client.get(&path, "application/octet-stream")?;
-                Ok(Box::new(answer.into_body().into_reader()))
+                let mut body = answer.into_body().into_reader();
+                let broken = |e: io::Error| {
+                    let why = format!("the connection broke off: {e}");
+                    client.unreachable(&path, &why).into()
+                };
+                copy(&mut body, broken, into, entry, progress)
             }
             Open::Stopped(dir, _) => {
-                let path = dir.path().join(name);
-                Ok(Box::new(File::open(&path).map_err(at(&path))?))
+                let path = dir.path().join(&entry.name);
+                let mut file = File::open(&path).map_err(at(&path))?;
+                copy(&mut file, at(&path), into, entry, progress)
             }
         }
     }
 }
 
-impl Drop for Open {
+impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if let Open::Service(client, manifest) = self {
-            // Otherwise the service lets it go after a while.
-            let _best_effort = client.delete(&format!("/backups/{}", manifest.id));
+        if let Open::Service(_, _, held) = self {
+            held.let_go(|| {});
         }
     }
 }
 
 /// Takes a backup into a new directory under `to`, and then removes all but the newest `keep`, if that
-/// is given. `progress` is told the bytes that are done, and all of them.
+/// is given. What a service holds for it meanwhile is in `held`. `progress` is told the bytes that are
+/// done, and all of them.
 ///
 /// # Errors
 /// After one, `to` has the backups it had before, and perhaps an incomplete one, which is named so.
@@ -96,6 +144,7 @@ pub fn take(
     source: Source,
     to: &Path,
     keep: Option<usize>,
+    held: &Held,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Taken, BackupError> {
     fs::create_dir_all(to).map_err(at(to))?;
@@ -104,19 +153,17 @@ pub fn take(
         fs::remove_dir_all(&leftover).map_err(at(&leftover))?;
     }
     let before = complete(to)?.pop();
-    let name = Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
-    let path = to.join(&name);
-    if before.as_ref().is_some_and(|before| *before >= path) {
-        return Err(BackupError::Refused(format!(
-            "{} has a backup of this second or of the future; check the clock",
-            to.display()
-        )));
-    }
-    let unfinished = to.join(name + INCOMPLETE);
-    let open = Open::begin(source)?;
+    let now = Offset::UTC.to_datetime(Timestamp::now());
+    let newest = before.as_deref().and_then(time_of);
+    // The newest is the last by name, whatever the clock says: `restore` and `keep` go by that.
+    let time = newest.map_or(now, |newest| now.max(newest.saturating_add(1.second())));
+    let name = time.strftime(NAME).to_string();
+    let unfinished = to.join(name.clone() + INCOMPLETE);
+    let open = Open::begin(source, held)?;
     fs::create_dir_all(unfinished.join(ROCKS)).map_err(at(&unfinished))?;
     let mut taken = Taken {
-        path,
+        path: to.join(name),
+        of_the_future: newest.is_some_and(|newest| newest > now.saturating_add(1.minute())),
         ..Taken::default()
     };
     let all = open.manifest().files.iter().map(|file| file.bytes).sum();
@@ -128,8 +175,7 @@ pub fn take(
         let into = unfinished.join(&entry.name);
         if !linked(before.as_deref(), entry, &into)? {
             let done = taken.bytes;
-            let mut file = open.file(&entry.name)?;
-            copy(&mut file, &into, entry, |bytes| progress(done + bytes, all))?;
+            open.fetch(entry, &into, |bytes| progress(done + bytes, all))?;
             taken.bytes_fetched += entry.bytes;
         }
         taken.files += 1;
@@ -172,9 +218,10 @@ fn linked(before: Option<&Path>, entry: &Entry, into: &Path) -> Result<bool, Bac
     Ok(same && fs::hard_link(&old, into).is_ok())
 }
 
-/// Copies a file, whole and on disk when it returns.
+/// Copies a file, whole and on disk when it returns. `unread` says what a failed read means.
 pub(super) fn copy(
     from: &mut dyn Read,
+    unread: impl FnOnce(io::Error) -> BackupError,
     into: &Path,
     entry: &Entry,
     mut progress: impl FnMut(u64),
@@ -185,7 +232,8 @@ pub(super) fn copy(
     loop {
         let read = match from.read(&mut part) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            read => read.map_err(at(into))?,
+            Err(e) => return Err(unread(e)),
+            Ok(read) => read,
         };
         if read == 0 {
             break;
@@ -204,14 +252,15 @@ pub(super) fn copy(
     file.sync_all().map_err(at(into))
 }
 
-/// Whether a directory has the name of a backup.
+/// When a backup was taken, by its name; `None` where it is none.
+fn time_of(path: &Path) -> Option<DateTime> {
+    let name = path.file_name()?.to_str()?;
+    let time = DateTime::strptime(NAME, name).ok()?;
+    (time.strftime(NAME).to_string() == name).then_some(time)
+}
+
 fn is_backup_name(name: &str) -> bool {
-    let pattern = "0000-00-00T00-00-00Z";
-    name.len() == pattern.len()
-        && name.bytes().zip(pattern.bytes()).all(|(c, p)| match p {
-            b'0' => c.is_ascii_digit(),
-            p => c == p,
-        })
+    time_of(Path::new(name)).is_some()
 }
 
 fn named(to: &Path, fits: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, BackupError> {
@@ -250,4 +299,26 @@ fn remove_old(to: &Path, keep: usize) -> Result<u64, BackupError> {
         removed += 1;
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_backups() {
+        for good in ["2026-11-24T03-00-00Z", "9999-12-31T23-59-59Z"] {
+            assert!(is_backup_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "2026-11-24",
+            "2026-13-24T03-00-00Z",
+            "2026-11-24T3-00-00Z",
+            "2026-11-24T03-00-00Z.incomplete",
+            "99999-11-24T03-00-00Z",
+        ] {
+            assert!(!is_backup_name(bad), "{bad}");
+        }
+    }
 }

@@ -1,20 +1,25 @@
 //! `flowtally backup`.
 
-use std::io::{self, Write};
+use std::io;
+use std::sync::Arc;
 
-use super::connect;
-use crate::backup::{self, Source};
-use crate::config::Backup;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{connect, say, serve};
+use crate::backup::{self, Held, Source};
+use crate::config::{Backup, Place};
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
-    let source = match (&arguments.place.url, &arguments.place.data_dir) {
-        (Some(url), _) => Source::Service(connect::client(url, &arguments.credentials)?),
-        (None, Some(dir)) => Source::Stopped(dir.clone()),
-        (None, None) => return Err("give --url or --data-dir".into()),
+    let source = match &arguments.place {
+        Place::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
+        Place::Stopped(dir) => Source::Stopped(dir.clone()),
     };
     let keep = arguments.keep.map(|n| n as usize);
+    let held = Arc::new(Held::default());
+    end_at_signal(held.clone()).map_err(|e| format!("cannot start: {e}"))?;
     let bar = connect::byte_bar();
-    let taken = backup::take(source, &arguments.to, keep, |done, all| {
+    let taken = backup::take(source, &arguments.to, keep, &held, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
@@ -24,14 +29,36 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
         0 => String::new(),
         n => format!("; older backups removed: {n}"),
     };
-    // The exit status says it too.
-    let _best_effort = writeln!(
-        io::stdout(),
+    if taken.of_the_future {
+        say(
+            "flowtally: the backup before has a name of the future, so this one has too; check the clock",
+        );
+    }
+    super::print(&format!(
         "{}: {} files, {} bytes, of which {} are new{removed}",
         taken.path.display(),
         taken.files,
         taken.bytes,
         taken.bytes_fetched,
-    );
+    ));
+    Ok(())
+}
+
+/// A signal ends the process, once the service has let go of what it holds for it; a second one does so
+/// at once.
+fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
+    serve::end_at_second_signal()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            held.let_go(|| {
+                say("flowtally: stopped; the next backup removes what there is of this one");
+                std::process::exit(128 + signal);
+            });
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)?;
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! `flowtally compact`.
 
 use crate::config::Compact;
-use crate::store::{Store, StoreOptions};
+use crate::store::{DataDir, Store, StoreOptions};
 
 pub(super) fn run(arguments: &Compact) -> Result<(), String> {
     let dir = &arguments.data_dir.path;
-    if !dir.exists() {
-        return Err(format!("there is no data directory {}", dir.display()));
-    }
     let compact = || {
+        // Opening to write would make one where there is none.
+        DataDir::open_to_read(dir)?;
         let (store, _) = Store::open(dir, StoreOptions::in_between())?;
         store.flush()?;
         store.compact()

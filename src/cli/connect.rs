@@ -34,6 +34,12 @@ pub(super) struct HourTotals {
     pub(super) bytes_rx: u128,
 }
 
+impl HourTotals {
+    pub(super) fn bytes(&self) -> u128 {
+        self.bytes_tx.saturating_add(self.bytes_rx)
+    }
+}
+
 /// The hours that hold flows, ascending.
 pub(super) fn hours(client: &Client) -> Result<Vec<HourTotals>, String> {
     client.get_json("/hours").map_err(|e| e.to_string())

@@ -1,15 +1,15 @@
 //! `flowtally export`.
 
 use std::io::{self, BufWriter, Read, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use super::connect;
 use crate::client::Client;
-use crate::config::{Export, ExportFormat};
+use crate::config::{Export, ExportFormat, Place};
 use crate::domain::{Field, Hour};
 use crate::http::{Answer, Encoding, RowFormat};
 use crate::query::{Cancel, Engine, Query, QueryLimits};
+use crate::store::Store;
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -21,10 +21,12 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
             "--from {first} is not before --to {end}, the hour after the last one"
         ));
     }
-    let source = match (&arguments.place.url, &arguments.place.data_dir) {
-        (Some(url), _) => Source::Service(connect::client(url, &arguments.credentials)?),
-        (None, Some(dir)) => Source::stopped(dir)?,
-        (None, None) => return Err("give --url or --data-dir".into()),
+    let source = match &arguments.place {
+        Place::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
+        Place::Stopped(dir) => {
+            let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
+            Source::Stopped(Engine::new(Arc::new(store), QueryLimits::NONE))
+        }
     };
     let mut out = Output {
         out: BufWriter::new(io::stdout().lock()),
@@ -38,9 +40,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         .filter(|hour| (first..end).contains(&hour.get()));
     match source.write_all(wanted, &mut out) {
         Ok(()) => Ok(()),
-        // Whoever reads it has seen enough.
-        Err(Failed::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(Failed::Output(e)) => Err(format!("cannot write the rows: {e}")),
+        Err(Failed::Output(e)) => super::written(Err(e)),
         Err(Failed::Source(why)) => Err(format!("{why}; the rows are not complete")),
     }
 }
@@ -56,14 +56,6 @@ enum Source {
 }
 
 impl Source {
-    fn stopped(dir: &Path) -> Result<Source, String> {
-        let store = super::open_stopped(dir)?;
-        Ok(Source::Stopped(Engine::new(
-            Arc::new(store),
-            QueryLimits::NONE,
-        )))
-    }
-
     fn hours(&self) -> Result<Vec<Hour>, String> {
         match self {
             Source::Service(client) => connect::hours(client)

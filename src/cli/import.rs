@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::rejects::Rejects;
 use super::send::{Sending, Sent};
 use super::{print, source};
-use crate::config::{Import, Send};
+use crate::config::{Import, Place, Send};
 
 /// Flows of a batch that is sent to a service.
 const BATCH_FLOWS: u32 = 10_000;
@@ -24,15 +24,13 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
         .map(|path| source::check(path, rejects))
         .collect::<Result<_, _>>()?;
     let apps = source::apps(&arguments.input)?;
+    let are_files = lengths.iter().all(Option::is_some);
     let bar = source::progress(lengths.into_iter().sum());
-    let rejects = Rejects::open(rejects, arguments.max_rejects, bar.clone())?;
-    if let Some(dir) = &arguments.place.data_dir {
-        return into_store::run(arguments, dir, apps, &rejects, &bar);
+    let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
+    match &arguments.place {
+        Place::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
+        Place::Service(url) => send_all(arguments, url, &Sending::new(apps, rejects, bar)?),
     }
-    let Some(url) = &arguments.place.url else {
-        return Err("give --data-dir or --url".into());
-    };
-    send_all(arguments, url, &Sending::new(apps, rejects, bar)?)
 }
 
 /// Sends one file after the other, up to the first that cannot be sent.

@@ -1,7 +1,5 @@
 //! `flowtally completions` and `flowtally man`: what the command line says of itself.
 
-use std::io::{self, Write};
-
 use clap::CommandFactory;
 
 use crate::config::{Cli, Completions, Man};
@@ -14,14 +12,17 @@ pub(super) fn completions(arguments: &Completions) -> Result<(), String> {
         "flowtally",
         &mut script,
     );
-    io::stdout().write_all(&script).map_err(|e| e.to_string())
+    super::write(&script)
 }
 
 pub(super) fn pages(arguments: &Man) -> Result<(), String> {
     let command = Cli::command();
     let Some(dir) = &arguments.out else {
-        let page = clap_mangen::Man::new(command);
-        return page.render(&mut io::stdout()).map_err(|e| e.to_string());
+        let mut page = Vec::new();
+        let rendered = clap_mangen::Man::new(command).render(&mut page);
+        return rendered
+            .map_err(|e| e.to_string())
+            .and_then(|()| super::write(&page));
     };
     std::fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(command, dir))

@@ -12,13 +12,12 @@ mod send;
 mod serve;
 mod source;
 mod stats;
+mod top;
 mod verify;
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use crate::config::{Cli, Command, Settings};
-use crate::store::{DataDir, Store, StoreOptions};
 
 /// Runs the command that was asked for; an error is text for the user.
 pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
@@ -32,20 +31,10 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Stats(arguments) => stats::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::pages(&arguments),
     }
-}
-
-/// Opens the directory of a service that is stopped, for a command that asks about it.
-fn open_stopped(dir: &Path) -> Result<Store, String> {
-    if !dir.exists() {
-        return Err(format!("there is no data directory {}", dir.display()));
-    }
-    // Opening to write would make one of an empty directory.
-    let checked = DataDir::open_to_read(dir).map(drop);
-    let opened = checked.and_then(|()| Store::open(dir, StoreOptions::in_between()));
-    opened.map(|(store, _)| store).map_err(|e| e.to_string())
 }
 
 /// To the terminal, if it is still there.
@@ -53,9 +42,24 @@ fn say(line: &str) {
     let _best_effort = writeln!(io::stderr(), "{line}");
 }
 
-/// As a command's result. Whoever does not read it has closed it.
+/// As a line on a command's result, which the exit status says too.
 fn print(line: &str) {
     let _best_effort = writeln!(io::stdout(), "{line}");
+}
+
+/// To standard output, as what a command is for.
+fn write(text: &[u8]) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text).and_then(|()| out.flush()))
+}
+
+/// How a command ends that has written to standard output.
+fn written(result: io::Result<()>) -> Result<(), String> {
+    match result {
+        // Whoever reads it has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|e| format!("cannot write to standard output: {e}")),
+    }
 }
 
 fn batches(n: u64) -> String {

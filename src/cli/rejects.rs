@@ -1,12 +1,14 @@
 //! Flows that are refused: to a file, or at least to the terminal.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::ProgressBar;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::say;
 
@@ -17,6 +19,8 @@ const SHOWN_MAX: u64 = 10;
 
 pub(super) struct Rejects {
     file: Option<(PathBuf, Mutex<File>)>,
+    /// Fingerprints of lines that are not added again.
+    known: HashSet<u128>,
     /// More than these end the command.
     most: Option<u64>,
     count: AtomicU64,
@@ -24,18 +28,28 @@ pub(super) struct Rejects {
 }
 
 impl Rejects {
+    /// With `once`, for files that may be read a second time, what is in the file already is not added
+    /// again.
     pub(super) fn open(
         path: Option<&Path>,
+        once: bool,
         most: Option<u64>,
         bar: ProgressBar,
     ) -> Result<Rejects, String> {
-        let file = path.map(|path| {
-            let file = File::options().append(true).create(true).open(path);
-            file.map(|file| (path.to_owned(), Mutex::new(file)))
-                .map_err(|e| format!("{}: {e}", path.display()))
-        });
+        let open = |path: &Path| {
+            let known = match once && path.is_file() {
+                true => fingerprints(path)?,
+                false => HashSet::new(),
+            };
+            let file = File::options().append(true).create(true).open(path)?;
+            Ok((known, (path.to_owned(), Mutex::new(file))))
+        };
+        let opened =
+            path.map(|path| open(path).map_err(|e: io::Error| format!("{}: {e}", path.display())));
+        let (known, file) = opened.transpose()?.unzip();
         Ok(Rejects {
-            file: file.transpose()?,
+            file,
+            known: known.unwrap_or_default(),
             most,
             count: AtomicU64::new(0),
             bar,
@@ -53,7 +67,11 @@ impl Rejects {
             let mut lines = String::new();
             for flow in flows {
                 let line = serde_json::json!({ "flow": flow, "place": place, "why": why });
-                lines += &format!("{line}\n");
+                let line = line.to_string();
+                if !self.known.contains(&xxh3_128(line.as_bytes())) {
+                    lines += &line;
+                    lines.push('\n');
+                }
             }
             let mut file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
             file.write_all(lines.as_bytes()).map_err(not_written)?;
@@ -95,6 +113,11 @@ impl Rejects {
     }
 }
 
-fn not_written(error: std::io::Error) -> String {
+fn fingerprints(path: &Path) -> io::Result<HashSet<u128>> {
+    let lines = BufReader::new(File::open(path)?).split(b'\n');
+    lines.map(|line| Ok(xxh3_128(&line?))).collect()
+}
+
+fn not_written(error: io::Error) -> String {
     format!("cannot write what was refused: {error}")
 }

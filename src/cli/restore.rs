@@ -1,7 +1,5 @@
 //! `flowtally restore`.
 
-use std::io::{self, Write};
-
 use super::{connect, verify};
 use crate::backup;
 use crate::config::Restore;
@@ -14,12 +12,10 @@ pub(super) fn run(arguments: &Restore) -> Result<(), String> {
     });
     bar.finish_and_clear();
     let restored = restored.map_err(|e| e.to_string())?;
-    // The exit status says it too.
-    let _best_effort = writeln!(
-        io::stdout(),
+    super::print(&format!(
         "{} bytes restored from {}",
         restored.bytes,
         restored.from.display()
-    );
+    ));
     verify::report(&restored.verified)
 }

@@ -25,7 +25,9 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
     let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
     let bar = source::progress(bytes);
-    let rejects = Rejects::open(input.rejects.as_deref(), None, bar.clone())?;
+    // A spool has flows of other runs.
+    let once = bytes.is_some() && arguments.spool.is_none();
+    let rejects = Rejects::open(input.rejects.as_deref(), once, None, bar.clone())?;
     let sending = Sending::new(source::apps(input)?, rejects, bar)?;
     let (sent, result) = sending.send(arguments);
     sending.bar.finish_and_clear();
@@ -143,8 +145,8 @@ impl Sending {
             let kept = match pushed {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(why)) => {
-                    let flows = [unit.text.to_owned()];
-                    self.rejects.write(&unit.place.to_string(), &flows, &why)
+                    let place = format!("{}: {}", arguments.file.display(), unit.place);
+                    self.rejects.write(&place, &[unit.text.to_owned()], &why)
                 }
                 Err(error) => Err(said(error)),
             };

@@ -1,6 +1,6 @@
 //! `flowtally serve`.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -31,9 +31,7 @@ const FILES_OF_OUR_OWN: usize = 640;
 
 pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
     if arguments.print_config {
-        // Whoever does not read it has closed it.
-        let _best_effort = write!(io::stdout(), "{settings}");
-        return Ok(());
+        return super::write(settings.to_string().as_bytes());
     }
     let format = match arguments.log_format {
         LogFormat::Auto => log::LogFormat::of_stderr(),

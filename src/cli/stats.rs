@@ -1,12 +1,13 @@
 //! `flowtally stats`.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::connect;
-use crate::config::Stats;
+use crate::config::{Place, Stats};
+use crate::store::Store;
 
 /// What is stored.
 #[derive(Debug, Default, Serialize)]
@@ -36,32 +37,28 @@ impl Stored {
 
 pub(super) fn run(arguments: &Stats) -> Result<(), String> {
     let mut stored = Stored::default();
-    match (&arguments.place.url, &arguments.place.data_dir) {
-        (Some(url), _) => {
+    match &arguments.place {
+        Place::Service(url) => {
             let client = connect::client(url, &arguments.credentials)?;
             for of in connect::hours(&client)? {
                 stored.add(of.hour, of.flows, of.bytes_tx, of.bytes_rx);
             }
         }
-        (None, Some(dir)) => {
-            let store = super::open_stopped(dir)?;
+        Place::Stopped(dir) => {
+            let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
             for (hour, of) in store.ledger().map_err(|e| e.to_string())? {
                 stored.add(hour.get().into(), of.flows, of.tx, of.rx);
             }
-            drop(store);
             let bytes = bytes_of(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
             stored.disk_bytes = Some(bytes);
         }
-        (None, None) => return Err("give --url or --data-dir".into()),
     }
     let text = match arguments.json {
         // Strings and integers always serialise.
         true => serde_json::to_string(&stored).unwrap_or_default() + "\n",
         false => table(&stored),
     };
-    io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|e| e.to_string())
+    super::write(text.as_bytes())
 }
 
 fn table(stored: &Stored) -> String {

@@ -1,7 +1,5 @@
 //! `flowtally verify`.
 
-use std::io::{self, Write};
-
 use crate::config::Verify;
 use crate::store::{self, Verified};
 
@@ -13,7 +11,7 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
 /// Says what was verified; an error where there are faults.
 pub(super) fn report(verified: &Verified) -> Result<(), String> {
     for fault in &verified.faults {
-        let _best_effort = writeln!(io::stderr(), "{fault}");
+        super::say(&fault.to_string());
     }
     let read = format!(
         "{} hours, {} flows in {} rows, and {} batches in the journal",
@@ -21,8 +19,7 @@ pub(super) fn report(verified: &Verified) -> Result<(), String> {
     );
     match verified.faults.len() {
         0 => {
-            // The exit status says it too.
-            let _best_effort = writeln!(io::stdout(), "{read}: all as the ledger has it");
+            super::print(&format!("{read}: all as the ledger has it"));
             Ok(())
         }
         faults => Err(format!(

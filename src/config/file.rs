@@ -1,11 +1,13 @@
-//! Settings from a file: TOML whose keys are the long flags of the command, below the command line and
-//! the environment, above the defaults. So the file's values *become* the defaults, and clap, which
-//! knows the order of the rest, stays the only one that decides.
+//! Settings from a file: TOML whose keys are the long flags of `flowtally serve`, below the command line
+//! and the environment, above the defaults. So the file's values *become* the defaults, and clap, which
+//! knows the order of the rest, stays the only one that decides. Another command is told the same file,
+//! and takes the settings that it has too.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
@@ -15,6 +17,8 @@ use super::Cli;
 
 /// Flags that are about the file itself.
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
+/// The command whose settings the file has.
+const SERVICE: &str = "serve";
 
 /// The command line, with what the environment and a file add to it.
 ///
@@ -24,7 +28,7 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<(Cli, Settings), clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let mut command = Cli::command();
+    let mut command = without_empty_variables(Cli::command());
     let mut matches = command.clone().try_get_matches_from(&arguments)?;
     let path = file_of(&matches);
     if let Some(path) = &path {
@@ -35,10 +39,11 @@ pub fn parse(
         let name = matches.subcommand_name().unwrap_or_default();
         let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
         let table: Table = text.parse().map_err(|e| fail(&e))?;
-        let subcommand = command
-            .find_subcommand_mut(name)
-            .ok_or_else(|| fail(&"for no command"))?;
-        *subcommand = with_defaults(subcommand.clone(), &table).map_err(|e| fail(&e))?;
+        let no_command = || fail(&"for no command");
+        let service = command.find_subcommand(SERVICE).ok_or_else(no_command)?;
+        let service = service.clone();
+        let subcommand = command.find_subcommand_mut(name).ok_or_else(no_command)?;
+        *subcommand = with_defaults(subcommand.clone(), &service, &table).map_err(|e| fail(&e))?;
         let again = command.clone().try_get_matches_from(&arguments);
         // Without the file it was right, so it is the file.
         matches = again.map_err(|e| fail(&e.to_string().trim_start_matches("error: ")))?;
@@ -57,18 +62,32 @@ fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
     matches.try_get_one::<PathBuf>("config").ok()?.cloned()
 }
 
-/// The command with the values of `table` as its defaults.
-fn with_defaults(mut command: Command, table: &Table) -> Result<Command, String> {
+/// Has clap not look at variables that are set to nothing.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command.mut_subcommands(|command| {
+        command.mut_args(|argument| match argument.get_env() {
+            Some(name) if is_empty(name) => argument.env(Resettable::Reset),
+            _ => argument,
+        })
+    })
+}
+
+/// The command with the values of `table`, which are the settings of `service`, as its defaults.
+fn with_defaults(
+    mut command: Command,
+    service: &Command,
+    table: &Table,
+) -> Result<Command, String> {
     for (key, value) in table {
-        let argument = command
-            .get_arguments()
-            .find(|a| a.get_long() == Some(key) && !NOT_IN_FILE.contains(&key.as_str()));
-        let Some(argument) = argument else {
+        if setting(service, key).is_none() {
             return Err(format!(
-                "{key:?} is not a setting; settings are the long flags of flowtally {}, such as {}",
-                command.get_name(),
-                example(&command)
+                "{key:?} is not a setting; settings are the long flags of flowtally {SERVICE}, such as {}",
+                example(service)
             ));
+        }
+        let Some(argument) = setting(&command, key) else {
+            continue; // the service's alone
         };
         let is_flag = matches!(argument.get_action(), ArgAction::SetTrue);
         let text = match value {
@@ -82,6 +101,13 @@ fn with_defaults(mut command: Command, table: &Table) -> Result<Command, String>
         command = command.mut_arg(id, |argument| argument.default_value(text));
     }
     Ok(command)
+}
+
+/// The argument that `key` sets.
+fn setting<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    command
+        .get_arguments()
+        .find(|argument| argument.get_long() == Some(key) && !NOT_IN_FILE.contains(&key))
 }
 
 fn example(command: &Command) -> String {
@@ -124,7 +150,11 @@ impl fmt::Display for Settings {
                 writeln!(f, "# {key} is not set")?;
                 continue;
             };
-            let setting = format!("{key} = {}", value(argument, &raw.to_string_lossy()));
+            let value = match argument.get_action() {
+                ArgAction::SetTrue => Value::Boolean(matches.get_flag(id)),
+                _ => value(&raw.to_string_lossy()),
+            };
+            let setting = format!("{key} = {value}");
             let source = source(argument, matches.value_source(id), self.file.as_deref());
             writeln!(f, "{setting:40} # {source}")?;
         }
@@ -132,9 +162,8 @@ impl fmt::Display for Settings {
     }
 }
 
-fn value(argument: &Arg, text: &str) -> Value {
+fn value(text: &str) -> Value {
     match text.parse() {
-        _ if matches!(argument.get_action(), ArgAction::SetTrue) => Value::Boolean(text == "true"),
         Ok(number) if i64::to_string(&number) == text => Value::Integer(number),
         _ => Value::String(text.to_owned()),
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::{DataDir, seconds};
@@ -11,16 +12,12 @@ use crate::store;
 /// What `flowtally serve` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// TOML file with settings: its keys are the long names of these flags, as in memory-max = 1024.
-    #[arg(long, env = "FLOWTALLY_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDir,
 
     /// Show all settings, and where each comes from, and end.
     #[arg(long)]
     pub print_config: bool,
-
-    #[command(flatten)]
-    pub data_dir: DataDir,
 
     /// Address and port to listen on; port 0 picks a free one, which the log shows.
     #[arg(
@@ -56,7 +53,7 @@ pub struct Serve {
     pub tls_client_ca: Option<PathBuf>,
 
     /// Listen beyond this machine although nothing guards sending or reading.
-    #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS")]
+    #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 
     /// What an acknowledged batch survives.

@@ -15,7 +15,6 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, Backend};
-use crate::backup::Used;
 
 /// What is read of a file at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -62,12 +61,12 @@ pub(super) async fn file(
     let permit = api.permit_to_answer(request.peer, 1)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || backend.offer.file(&id, &name));
-    let (file, bytes, used) = opened.await.map_err(|_| Problem::Internal)??;
+    let (file, bytes, in_use) = opened.await.map_err(|_| Problem::Internal)??;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
-            let holds = (permit, request.peer.request.clone());
-            warp::reply::stream(parts(file, bytes, used, holds)).into_response()
+            let holds = (permit, request.peer.request.clone(), in_use);
+            warp::reply::stream(parts(file, bytes, holds)).into_response()
         }
     };
     let headers = response.headers_mut();
@@ -83,12 +82,10 @@ pub(super) async fn file(
 fn parts(
     file: std::fs::File,
     bytes: u64,
-    used: Used,
     holds: impl Send + Sync + 'static,
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync {
     let file = file.take(bytes);
-    stream::try_unfold((file, used, holds), |(mut file, used, holds)| async {
-        used.touch();
+    stream::try_unfold((file, holds), |(mut file, holds)| async {
         let read = tokio::task::spawn_blocking(move || {
             let mut part = Vec::with_capacity(CHUNK_BYTES);
             let read = Read::by_ref(&mut file)
@@ -97,6 +94,6 @@ fn parts(
             read.map(|_| (part, file, holds))
         });
         let (part, file, holds) = read.await.map_err(std::io::Error::other)??;
-        Ok((!part.is_empty()).then(|| (part.into(), (file, used, holds))))
+        Ok((!part.is_empty()).then(|| (part.into(), (file, holds))))
     })
 }

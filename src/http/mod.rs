@@ -16,6 +16,7 @@ mod hours;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod page;
 mod parameters;
 mod routes;
 mod rows;

@@ -158,23 +158,37 @@ pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
 
 /// The encoding that `Accept-Encoding` likes best; zstd, then gzip, where it likes several alike.
 pub(super) fn row_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let possible = [Encoding::Zstd, Encoding::Gzip, Encoding::Identity];
+    best(possible.map(|encoding| (encoding, quality(headers, encoding)))).ok_or(
+        Problem::NotAcceptable {
+            what: "gzip, zstd and identity",
+        },
+    )
+}
+
+/// The same for what there is in gzip, and can be unpacked.
+pub(super) fn asset_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let possible = [Encoding::Gzip, Encoding::Identity];
+    best(possible.map(|encoding| (encoding, quality(headers, encoding)))).ok_or(
+        Problem::NotAcceptable {
+            what: "gzip and identity",
+        },
+    )
+}
+
+/// How much `Accept-Encoding` likes `encoding`, in thousandths.
+fn quality(headers: &HeaderMap, encoding: Encoding) -> u32 {
     let codings: Vec<(String, u32)> = list(headers, &header::ACCEPT_ENCODING)
         .map(|item| weighted(&item))
         .collect();
     let named = |name: &str| codings.iter().find(|(n, _)| n == name).map(|(_, q)| *q);
     let any = named("*");
-    let gzip = named("gzip").or(named("x-gzip")).or(any).unwrap_or(0);
-    let zstd = named("zstd").or(any).unwrap_or(0);
-    // Identity is acceptable unless it is ruled out; as a last choice, unless it is named.
-    let identity = named("identity").or(any.filter(|&q| q == 0)).unwrap_or(1);
-    best([
-        (Encoding::Zstd, zstd),
-        (Encoding::Gzip, gzip),
-        (Encoding::Identity, identity),
-    ])
-    .ok_or(Problem::NotAcceptable {
-        what: "gzip, zstd and identity",
-    })
+    match encoding {
+        Encoding::Zstd => named("zstd").or(any).unwrap_or(0),
+        Encoding::Gzip => named("gzip").or(named("x-gzip")).or(any).unwrap_or(0),
+        // Acceptable unless it is ruled out; as a last choice, unless it is named.
+        Encoding::Identity => named("identity").or(any.filter(|&q| q == 0)).unwrap_or(1),
+    }
 }
 
 /// The first choice of the highest quality above 0.

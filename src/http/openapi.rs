@@ -24,6 +24,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
         let known = PATHS.into_iter().chain([
+            ("/assets/{version}/{file}", "GET, HEAD, OPTIONS"),
             ("/backups/{id}", "DELETE, OPTIONS"),
             ("/backups/{id}/{file}", "GET, HEAD, OPTIONS"),
         ]);

@@ -17,7 +17,7 @@ use super::connections::Peer;
 use super::error::Problem;
 use super::trace::Trace;
 use super::{
-    Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi,
+    Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
 };
 
 /// Everything the service answers, as one filter.
@@ -121,7 +121,8 @@ impl Request<'_> {
 }
 
 /// All paths, what they are in metrics, and the methods they know.
-pub(super) const PATHS: [(&str, &str); 7] = [
+pub(super) const PATHS: [(&str, &str); 8] = [
+    ("/", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
     ("/hours", "GET, HEAD, OPTIONS"),
     ("/metrics", "GET, HEAD, OPTIONS"),
@@ -133,6 +134,8 @@ pub(super) const PATHS: [(&str, &str); 7] = [
 /// Below `/backups/`: a checkpoint, and a file of one.
 const ONE_BACKUP: &str = "DELETE, OPTIONS";
 const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
+/// Below `/assets/`: what the page loads.
+const ASSET: &str = "GET, HEAD, OPTIONS";
 
 /// Metrics have a label a path, not one for everything that somebody asks for.
 fn path_label(path: &str) -> &'static str {
@@ -140,6 +143,7 @@ fn path_label(path: &str) -> &'static str {
     match known {
         Some((known, _)) => known,
         None if path.starts_with("/backups/") => "/backups",
+        None if path.starts_with("/assets/") => "/assets",
         None => "other",
     }
 }
@@ -167,29 +171,35 @@ async fn route(
 ) -> Result<Response, Problem> {
     let (path, method) = (request.path, request.method);
     let backup = backup_path(path);
+    let asset = page::asset(path);
     let known = PATHS.iter().find(|(known, _)| *known == path);
-    let allow = match (known, backup) {
-        (Some((_, allow)), _) => allow,
-        (None, Some((_, None))) => ONE_BACKUP,
-        (None, Some((_, Some(_)))) => BACKUP_FILE,
-        (None, None) => {
+    let allow = match (known, backup, asset) {
+        (Some((_, allow)), ..) => allow,
+        (_, Some((_, None)), _) => ONE_BACKUP,
+        (_, Some((_, Some(_))), _) => BACKUP_FILE,
+        (_, _, Some(_)) => ASSET,
+        (None, None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
     };
     let is_get = method == Method::GET || method == Method::HEAD;
-    match (path, backup) {
+    match (path, backup, asset) {
         _ if method == Method::OPTIONS => Ok(options(allow)),
-        ("/flows", _) if method == Method::POST => flows_post::handle(api, request, body).await,
-        ("/flows", _) if method == Method::DELETE => flows_delete::handle(api, request).await,
-        ("/flows", _) if is_get => flows_get::handle(api, request).await,
-        ("/hours", _) if is_get => hours::handle(api, request).await,
-        ("/metrics", _) if is_get => metrics::handle(api, request).await,
-        ("/openapi.json", _) if is_get => Ok(openapi::document()),
-        ("/healthz", _) if is_get => Ok(health::live()),
-        ("/readyz", _) if is_get => health::ready(api),
-        ("/backups", _) if method == Method::POST => backups::begin(api, request).await,
-        (_, Some((id, None))) if method == Method::DELETE => backups::end(api, request, id).await,
-        (_, Some((id, Some(file)))) if is_get => backups::file(api, request, id, file).await,
+        ("/", ..) if is_get => page::index(request.headers),
+        ("/flows", ..) if method == Method::POST => flows_post::handle(api, request, body).await,
+        ("/flows", ..) if method == Method::DELETE => flows_delete::handle(api, request).await,
+        ("/flows", ..) if is_get => flows_get::handle(api, request).await,
+        ("/hours", ..) if is_get => hours::handle(api, request).await,
+        ("/metrics", ..) if is_get => metrics::handle(api, request).await,
+        ("/openapi.json", ..) if is_get => Ok(openapi::document()),
+        ("/healthz", ..) if is_get => Ok(health::live()),
+        ("/readyz", ..) if is_get => health::ready(api),
+        ("/backups", ..) if method == Method::POST => backups::begin(api, request).await,
+        (_, Some((id, None)), _) if method == Method::DELETE => {
+            backups::end(api, request, id).await
+        }
+        (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
+        (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),
             allow,

@@ -73,15 +73,9 @@ pub async fn serve(
         };
         // Those that have ended.
         while tasks.try_join_next().is_some() {}
-        // Answers are written whole; waiting to fill a packet only delays them.
-        let _best_effort = stream.set_nodelay(true);
-        // A client that takes nothing of its answer for so long loses it, and whatever the answer
-        // holds.
         let socket = Socket::new(stream);
-        let mut stream = TimeoutStream::new(socket.clone());
-        stream.set_write_timeout(Some(api.limits.answer_idle_max));
-        let connection = connections.open(Some(socket));
-        let stream = connection.watch(Box::pin(stream));
+        let connection = connections.open(Some(socket.clone()));
+        let stream = connection.watch(Box::pin(paced(socket, api.limits.answer_idle_max)));
         let (server, watcher) = (server.clone(), graceful.watcher());
         let (filter, tls) = (filter.clone(), api.access.tls());
         let handshake_max = api.limits.head_time_max;
@@ -126,6 +120,13 @@ pub async fn serve(
     let broken_off = connections.requests_under_way();
     tasks.shutdown().await;
     broken_off
+}
+
+/// A client that takes nothing of its answer for `idle_max` loses it, and whatever the answer holds.
+fn paced(socket: Socket, idle_max: Duration) -> TimeoutStream<Socket> {
+    let mut stream = TimeoutStream::new(socket);
+    stream.set_write_timeout(Some(idle_max));
+    stream
 }
 
 type Filter<S> = TowerToHyperService<S>;
@@ -192,4 +193,45 @@ where
         return Ok(problem.into_response());
     }
     hyper::service::Service::call(&filter, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A client that takes 400 KB a second, and after a while nothing.
+    #[tokio::test]
+    async fn a_slow_client_gets_its_answer_and_a_dead_one_is_let_go() {
+        const IDLE_MAX: Duration = Duration::from_millis(1500);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(client, listener.accept());
+        let (mut client, server) = (client.unwrap(), server.unwrap().0);
+        let mut server = std::pin::pin!(paced(Socket::new(server), IDLE_MAX));
+        let mut part = vec![0; 40_000];
+        let mut write = std::pin::pin!(async {
+            loop {
+                if let Err(error) = server.write_all(&[0; 256 << 10]).await {
+                    return error.kind();
+                }
+            }
+        });
+        let read = async {
+            for _ in 0..80 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                client.read_exact(&mut part).await.unwrap();
+            }
+        };
+        tokio::select! {
+            error = &mut write => panic!("cut off: {error}"),
+            () = read => {}
+        }
+        let write = tokio::time::timeout(IDLE_MAX * 4, write).await;
+        assert_eq!(write.unwrap(), ErrorKind::TimedOut);
+    }
 }

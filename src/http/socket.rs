@@ -1,11 +1,13 @@
 //! A connection's socket, which others can look at while it is in use.
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -15,11 +17,19 @@ const LEFT_AFTER: Duration = Duration::from_secs(1);
 /// Pause between two looks at a socket that has bytes which nobody reads yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
+/// Of an answer, what the system may hold beyond what is on its way to the client.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 #[derive(Clone, Debug)]
 pub(super) struct Socket(Arc<TcpStream>);
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Socket {
+        // Answers are written whole; waiting to fill a packet only delays them.
+        let _best_effort = stream.set_nodelay(true);
+        // Otherwise there is room for more only when a third of the system's buffer is free, which
+        // grows to megabytes: a slow client would have to take those before it counts as alive.
+        let _best_effort = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         Socket(Arc::new(stream))
     }
 
@@ -95,8 +105,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Write);
-        Poll::Ready(shut.map_err(io::Error::from))
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
     }
 }
 

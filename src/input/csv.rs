@@ -10,7 +10,8 @@ use crate::domain::Field;
 
 /// What CSV needs.
 const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour has to come \
-                      first, in any order";
+                      first, in any order (a VPC flow log without its header needs \
+                      --format vpc-flow-logs)";
 
 /// Reads a header that is on `line`, and what follows.
 pub(super) fn read(

@@ -29,8 +29,8 @@ use window::{Pace, Window};
 
 /// How inputs begin that are read as nonsense otherwise.
 const UTF_16: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
-/// How a flow log begins whose fields are in the usual order.
-const VPC_HEADER: &[u8] = b"version ";
+/// What some editors put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// How flows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +160,8 @@ struct Block<'a> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Without a `format`, the beginning tells: `[` is JSON, `{` NDJSON, `version ` a flow log,
-    /// anything else CSV.
+    /// Without a `format`, the beginning tells: `[` is JSON, `{` NDJSON, a flow log's header a flow
+    /// log, anything else CSV.
     pub fn new(input: R, format: Option<InputFormat>) -> Reader<R> {
         Reader {
             input,
@@ -208,26 +208,34 @@ fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputErro
     loop {
         window.fill()?;
         let some = window.text();
-        let Some(first) = some.first() else {
-            return Ok((InputFormat::Ndjson, line)); // nothing
-        };
-        match first {
-            b' ' | b'\t' | b'\r' => window.consume(1),
-            b'\n' => {
-                line += 1;
-                window.consume(1);
-            }
-            b'[' => return Ok((InputFormat::Json, line)),
-            b'{' => return Ok((InputFormat::Ndjson, line)),
-            _ if some.len() < VPC_HEADER.len() && !window.has_ended() => {}
+        let blank = some.len() - some.trim_ascii_start().len();
+        line += newlines(&some[..blank]);
+        // All at once: the window moves what is left whenever it is filled.
+        window.consume(blank);
+        let some = window.text();
+        let more = !window.has_ended() && !window.is_full();
+        match some.first() {
+            None if more => {}
+            None => return Ok((InputFormat::Ndjson, line)), // nothing
+            Some(b'[') => return Ok((InputFormat::Json, line)),
+            Some(b'{') => return Ok((InputFormat::Ndjson, line)),
+            _ if some.len() < BYTE_ORDER_MARK.len() && more => {}
             _ if UTF_16.iter().any(|mark| some.starts_with(mark)) => {
                 let what = "this is UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
                 return Err(InputError::Malformed(what.into()));
             }
-            // A byte order mark, which some editors put there.
-            0xEF if some.starts_with(b"\xEF\xBB\xBF") => window.consume(3),
-            _ if some.starts_with(VPC_HEADER) => return Ok((InputFormat::VpcFlowLogs, line)),
-            _ => return Ok((InputFormat::Csv, line)),
+            _ if some.starts_with(BYTE_ORDER_MARK) => window.consume(BYTE_ORDER_MARK.len()),
+            _ => match some.iter().position(|&byte| byte == b'\n') {
+                None if more => {}
+                end => {
+                    let header = String::from_utf8_lossy(&some[..end.unwrap_or(some.len())]);
+                    let format = match vpc_flow_logs::begins_with(&header) {
+                        true => InputFormat::VpcFlowLogs,
+                        false => InputFormat::Csv,
+                    };
+                    return Ok((format, line));
+                }
+            },
         }
     }
 }
@@ -335,6 +343,42 @@ mod tests {
         );
     }
 
+    /// A megabyte of them was moved for each before.
+    #[test]
+    fn blanks_before_the_first_flow_cost_little() {
+        let text = [&b" \r\n".repeat(3 << 20)[..], b"{\"a\":1}"].concat();
+        let start = std::time::Instant::now();
+        let place = format!("line {}", (3 << 20) + 1);
+        assert_eq!(read(&text), (vec![good(&place, "{\"a\":1}")], None));
+        assert!(start.elapsed().as_secs() < 10);
+        assert_eq!(read(&text[..text.len() - 7]), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_flow_log_is_told_by_its_header() {
+        for header in [
+            "version account-id srcaddr dstaddr bytes start",
+            "start bytes dstaddr srcaddr",
+            "\u{FEFF}\n account-id a-field-to-come pkt-srcaddr pkt-dstaddr bytes start\r",
+        ] {
+            let (units, error) = read(header.as_bytes());
+            assert_eq!((units.len(), error), (0, None), "{header}");
+        }
+        // Said as such, though a field is missing.
+        let error = read(b"srcaddr dstaddr bytes\n1.1.1.1 2.2.2.2 5\n")
+            .1
+            .unwrap();
+        assert!(
+            error.contains("VPC flow logs, its header has no start"),
+            "{error}"
+        );
+        for text in ["2 123456789010 eni-1 10.0.0.1", "src_app,srcaddr,hour"] {
+            let error = read(text.as_bytes()).1.unwrap();
+            assert!(error.contains("read as CSV"), "{error}");
+            assert!(error.contains("--format vpc-flow-logs"), "{error}");
+        }
+    }
+
     #[test]
     fn it_stops_when_told_to() {
         for text in [&b"[1,2,3]"[..], b"{}\n{}\n{}\n"] {
@@ -371,5 +415,28 @@ mod tests {
             assert!(error.starts_with(&format!("the {name} data ")), "{error}");
         }
         assert!(read(b"\x1F\x8B").1.unwrap().contains("breaks off"));
+    }
+
+    /// Tapes and disks leave zeros behind a file; anything else there is not ours.
+    #[test]
+    fn what_follows_a_gzip_stream() {
+        let text = "{\"a\":1}\n".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        let gzip = gzip.finish().unwrap();
+        for (zeros, members) in [(1, 1), (10_240, 1), (512, 2)] {
+            let padded = [&gzip[..], &vec![0; zeros]].concat().repeat(members);
+            let (units, error) = read(&padded);
+            assert_eq!((units.len(), error), (1000 * members, None));
+        }
+        for garbage in [&b"x"[..], b"\0\0\0x", b"<html>", b"PK\x03\x04"] {
+            let error = read(&[&gzip[..], garbage].concat()).1.unwrap();
+            assert!(
+                error.contains("garbage after the end of the gzip stream"),
+                "{error}"
+            );
+        }
+        let error = read(&[&gzip[..], &gzip[..5]].concat()).1.unwrap();
+        assert!(error.contains("breaks off"), "{error}");
     }
 }

@@ -20,16 +20,17 @@
 use std::fmt::Write as _;
 use std::io::Read;
 use std::net::IpAddr;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::window::Window;
 use super::{Apps, Fault, InputError, NoTraffic, Place, Sink, Unit, newlines, push_json_string};
-use crate::domain::Hour;
 
 const DEFAULT_HEADER: &str = "version account-id interface-id srcaddr dstaddr srcport dstport \
                               protocol packets bytes start end action log-status";
 
 const SECONDS_PER_HOUR: u64 = 3600;
+/// From 2000 up to but without 2100: milliseconds are not in there, and no record of AWS's is elsewhere.
+const START_SECONDS: Range<u64> = 946_684_800..4_102_444_800;
 
 /// The fields of a record that matter here.
 #[derive(Clone, Copy, PartialEq)]
@@ -125,6 +126,11 @@ pub(super) fn read(
         window.consume(end);
     }
     Ok(())
+}
+
+/// Whether `line` is where a flow log begins; one that has no header cannot be told.
+pub(super) fn begins_with(line: &str) -> bool {
+    line.starts_with("version ") || !line.contains(',') && is_header(line)
 }
 
 /// Every header has this in it, or `pkt-srcaddr`, and no record has. No name begins with a digit.
@@ -234,11 +240,13 @@ impl<'a> Record<'a> {
         let source = self.app(apps, Field::PktSrcAddr, Field::SrcAddr)?;
         let destination = self.app(apps, Field::PktDstAddr, Field::DstAddr)?;
         let bytes = self.number(Field::Bytes)?;
-        let hour = self.number(Field::Start)? / SECONDS_PER_HOUR;
-        if Hour::new(hour).is_none() {
-            let start = self.get(Field::Start).unwrap_or_default();
-            return Err(format!("start: {start:?} is too far in the future"));
+        let start = self.number(Field::Start)?;
+        if !START_SECONDS.contains(&start) {
+            return Err(format!(
+                "start: {start} is not a time from 2000 to 2099 in seconds since 1970"
+            ));
         }
+        let hour = start / SECONDS_PER_HOUR;
         let (apps, [tx, rx]) = match self.get(Field::FlowDirection) {
             Some("egress") | None => ([source, destination], [bytes, 0]),
             Some("ingress") => ([destination, source], [0, bytes]),
@@ -380,15 +388,15 @@ version vpc-id subnet-id instance-id interface-id account-id type srcaddr dstadd
         // Traffic through a transit gateway, with bytes and start: the ends of the way count.
         let log = "\
 version interface-id account-id vpc-id subnet-id instance-id srcaddr dstaddr srcport dstport protocol tcp-flags type pkt-srcaddr pkt-dstaddr bytes start action log-status
-3 eni-11111111111111111 123456789010 vpc-abcdefab012345678 subnet-11111111aaaaaaaaa - 10.40.1.175 10.40.2.236 39812 80 6 3 IPv4 10.20.33.164 10.40.2.236 100 7200 ACCEPT OK
-3 eni-22222222222222222 123456789010 vpc-abcdefab012345678 subnet-22222222bbbbbbbbb - 10.40.2.236 10.40.2.31 80 39812 6 19 IPv4 - 10.20.33.164 200 10799 ACCEPT OK
+3 eni-11111111111111111 123456789010 vpc-abcdefab012345678 subnet-11111111aaaaaaaaa - 10.40.1.175 10.40.2.236 39812 80 6 3 IPv4 10.20.33.164 10.40.2.236 100 1566846000 ACCEPT OK
+3 eni-22222222222222222 123456789010 vpc-abcdefab012345678 subnet-22222222bbbbbbbbb - 10.40.2.236 10.40.2.31 80 39812 6 19 IPv4 - 10.20.33.164 200 1566849599 ACCEPT OK
 ";
         check(
             log,
             NO_APPS,
             &[
-                "10.20.33.164 10.40.2.236 vpc-abcdefab012345678 100 0 2",
-                "10.40.2.236 10.20.33.164 vpc-abcdefab012345678 200 0 2",
+                "10.20.33.164 10.40.2.236 vpc-abcdefab012345678 100 0 435235",
+                "10.40.2.236 10.20.33.164 vpc-abcdefab012345678 200 0 435235",
             ],
         );
         // To and from S3, with the fields of version 5.
@@ -411,10 +419,12 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
     fn fields_in_another_order_and_fields_to_come() {
         let log = "\
 a-field-of-version-9 start vpc-id bytes dstaddr srcaddr
-x 3600 - 5 ::2 ::1
+x 946684800 - 5 ::2 ::1
+- 4102444799 - 5 ::2 ::1
 - 3600 - - - -
 ";
-        check(log, NO_APPS, &["::1 ::2  5 0 1", "NoData"]);
+        let expected = ["::1 ::2  5 0 262968", "::1 ::2  5 0 1139567", "NoData"];
+        check(log, NO_APPS, &expected);
     }
 
     #[test]
@@ -442,7 +452,7 @@ x 3600 - 5 ::2 ::1
                 "dstaddr: \"-\" is not an address",
             ),
             (
-                "5 v 1.1.1.1 2.2.2.2 5 1 up ACCEPT OK",
+                "5 v 1.1.1.1 2.2.2.2 5 1616729292 up ACCEPT OK",
                 "flow-direction: \"up\" is neither",
             ),
             (
@@ -463,7 +473,19 @@ x 3600 - 5 ::2 ::1
             ),
             (
                 "5 v 1.1.1.1 2.2.2.2 5 18446744073709551615 egress ACCEPT OK",
-                "start: \"18446744073709551615\" is too far",
+                "start: 18446744073709551615 is not a time",
+            ),
+            (
+                "5 v 1.1.1.1 2.2.2.2 5 1616729292000 egress ACCEPT OK",
+                "start: 1616729292000 is not a time from 2000 to 2099 in seconds",
+            ),
+            (
+                "5 v 1.1.1.1 2.2.2.2 5 4102444800 egress ACCEPT OK",
+                "start: 4102444800 is not a time",
+            ),
+            (
+                "5 v 1.1.1.1 2.2.2.2 5 946684799 egress ACCEPT OK",
+                "start: 946684799 is not a time",
             ),
         ] {
             let (lines, error) = read(&format!("{header}\n\n{record}\n"), NO_APPS);

@@ -23,6 +23,8 @@ const REST: u32 = 19;
 const REWRITE_BYTES_MAX: u64 = 8 << 20;
 /// At least one row in so many has to be one that was added to.
 const ROWS_REWRITTEN_PER_ROW_ADDED: u64 = 32;
+/// Rest after a failure, before what dropped hours left is seen to again.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Ranges of dropped hours whose remains it sees to.
 const DROPPED_MAX: usize = 64;
 /// About what a row takes on disk (`benches/RESULTS.md`).
@@ -115,6 +117,7 @@ impl Inner {
         let mut rest = Duration::ZERO;
         while let Some(due) = self.compaction_due.next(rest) {
             let start = Instant::now();
+            rest = Duration::ZERO;
             if due.receipts
                 && let Err(error) = self.drop_old_receipts()
             {
@@ -123,13 +126,15 @@ impl Inner {
             for (first, end) in due.dropped {
                 if let Err(error) = self.compact_dropped(first, end) {
                     tracing::warn!(%error, "a part of what dropped hours took stays on disk for now");
+                    self.compaction_due.note_dropped(first, end);
+                    rest = RETRY_PAUSE;
                 }
             }
             let Some(added) = due.added else {
                 continue;
             };
             let compacted = self.compact_if_cheap(added);
-            rest = start.elapsed() * REST;
+            rest = rest.max(start.elapsed() * REST);
             match compacted {
                 Ok(false) => {}
                 Ok(true) => tracing::debug!(

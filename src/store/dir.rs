@@ -88,6 +88,7 @@ impl DataDir {
                 io::ErrorKind::NotFound if path.is_dir() => {
                     StoreError::NotOurs { path: path.into() }
                 }
+                io::ErrorKind::NotFound => StoreError::Absent { path: path.into() },
                 _ => StoreError::Directory {
                     path: path.to_owned(),
                     source,

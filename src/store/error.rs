@@ -15,6 +15,9 @@ pub enum StoreError {
     )]
     NotOurs { path: PathBuf },
 
+    #[error("there is no data directory {path}; correct --data-dir")]
+    Absent { path: PathBuf },
+
     #[error(
         "{path} has format {found}, and this flowtally knows formats up to {}; \
          run the version that wrote it, or a newer one",
@@ -66,6 +69,12 @@ pub enum StoreError {
          no sum is given out that could be wrong"
     )]
     Corrupt { what: String },
+
+    #[error("{what}; nothing of it was acknowledged: start the service, which cuts it off")]
+    Torn { what: String },
+
+    #[error("the data directory is open only to be read")]
+    OnlyRead,
 
     #[error("{doing} failed: {source}; check the disk")]
     Database {

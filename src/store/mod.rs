@@ -21,6 +21,7 @@ mod journal;
 mod ledger;
 mod merge;
 mod observe;
+mod open;
 mod options;
 mod receipts;
 mod retention;
@@ -33,18 +34,18 @@ mod verify;
 mod wal;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Options};
+use rocksdb::{ColumnFamily, DB, Options};
 
 pub use batch::{Batch, BatchBuilder};
 pub use dir::{DataDir, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
+pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use receipts::Known;
 pub use retention::Retention;
@@ -64,22 +65,12 @@ use journal::Journal;
 use receipts::Expiry;
 use scan::ViewBudget;
 
-/// What [`Store::open`] found in the journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Batches that the sums on disk did not contain yet.
-    pub batches: u64,
-    /// Flows in them.
-    pub flows: u64,
-    /// What reading them into the tally took.
-    pub time: Duration,
-}
-
 /// An open data directory. Dropping it stops its threads and loses nothing: what is not flushed is
 /// in the journal. [`Store::flush`] first makes the next open quick.
 #[derive(Debug)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Without it and the other, the store is open only to be read.
     flusher: Option<JoinHandle<()>>,
     compactor: Option<JoinHandle<()>>,
 }
@@ -231,105 +222,6 @@ fn marker_in(db: &DB) -> Result<u64, StoreError> {
 }
 
 impl Store {
-    /// Opens the data directory at `path`, or makes one where nothing is: [`DataDir::open`], then
-    /// [`Store::open_dir`].
-    pub fn open(path: &Path, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
-        Store::open_dir(DataDir::open(path)?, options)
-    }
-
-    /// Opens the database in `dir` and replays the journal.
-    ///
-    /// # Errors
-    /// A database that does not open, or stored bytes that are damaged.
-    pub fn open_dir(dir: DataDir, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
-        let stopped = Arc::new(AtomicU64::new(0));
-        let expiry = Arc::new(Expiry::new(options.idempotency_window));
-        let mut rocks = rocks::RocksOptions::new(&options, stopped.clone(), &expiry);
-        let fresh = dir.is_fresh().map_err(|source| StoreError::Directory {
-            path: dir.path().to_owned(),
-            source,
-        })?;
-        rocks.database.create_if_missing(fresh);
-        // A start that was killed may have left some out; where there are files, there were all.
-        rocks
-            .database
-            .create_missing_column_families(fresh || !dir.has_files());
-        if let Some(torn) = (!fresh)
-            .then(|| wal::check(&dir.rocks()))
-            .transpose()?
-            .flatten()
-        {
-            torn.cut().map_err(|source| StoreError::Io {
-                doing: "cutting off the end of the journal's log",
-                source,
-            })?;
-            tracing::warn!("{torn}; nothing of it was acknowledged, and it is cut off");
-        }
-        let families = [
-            // RocksDB insists on a family of this name; nothing is in it.
-            ColumnFamilyDescriptor::new("default", rocks.unused),
-            ColumnFamilyDescriptor::new(codec::JOURNAL, rocks.journal),
-            ColumnFamilyDescriptor::new(codec::RECEIPTS, rocks.receipts),
-            ColumnFamilyDescriptor::new(codec::FLOWS, rocks.flows.clone()),
-        ];
-        let db =
-            DB::open_cf_descriptors(&rocks.database, dir.rocks(), families).map_err(|source| {
-                StoreError::Open {
-                    path: dir.path().to_owned(),
-                    source,
-                }
-            })?;
-        let inner = Inner {
-            db,
-            dir,
-            database_options: rocks.database,
-            flows_options: rocks.flows,
-            views: ViewBudget::new(options.view_bytes_max),
-            options,
-            commit: Mutex::new(Vec::new()),
-            tallies: Mutex::new(Tallies {
-                active: Tally::new(0),
-                frozen: None,
-                flushed: 0,
-                newest: None,
-                expected: Totals::default(),
-                flush_now: false,
-                flush_error: None,
-                closing: false,
-            }),
-            marker: AtomicU64::new(MARKER_CHANGES),
-            writer: Mutex::new(()),
-            drops: AtomicU64::new(0),
-            horizon: AtomicU32::new(0),
-            flush_due: Condvar::new(),
-            flush_ended: Condvar::new(),
-            compaction_due: CompactionDue::default(),
-            expiry,
-            stopped,
-            health: Health::default(),
-        };
-        let recovery = inner.recover()?;
-        inner.note_recovery(&recovery);
-        let inner = Arc::new(inner);
-        let start = |name: &str, life: fn(&Inner)| {
-            let inner = inner.clone();
-            std::thread::Builder::new()
-                .name(name.into())
-                .spawn(move || abort_on_panic(|| life(&inner)))
-                .map_err(|source| StoreError::Io {
-                    doing: "starting a thread",
-                    source,
-                })
-        };
-        let mut store = Store {
-            flusher: Some(start("flusher", Inner::flush_until_closed)?),
-            compactor: None,
-            inner: inner.clone(),
-        };
-        store.compactor = Some(start("compactor", Inner::compact_until_closed)?);
-        Ok((store, recovery))
-    }
-
     /// The rows of `hour` as they are now, in key order.
     pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, Selection::hour(hour))
@@ -350,6 +242,9 @@ impl Store {
 
     /// Flushes everything that has been committed, and waits for it, `time_max` at most.
     fn flush_tallies(&self, time_max: Duration) -> Result<(), StoreError> {
+        if self.flusher.is_none() {
+            return Err(StoreError::OnlyRead);
+        }
         let give_up = Instant::now() + time_max;
         let inner = &*self.inner;
         let mut tallies = inner.tallies()?;

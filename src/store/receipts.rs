@@ -178,9 +178,9 @@ pub(super) fn receipts_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 mod tests {
     use super::*;
 
-    /// A command that looks into a service's directory does not know for how long the service remembers.
+    /// A command that writes to a service's directory does not know for how long the service remembers.
     #[test]
-    fn a_look_in_between_drops_no_receipt() {
+    fn a_command_in_between_drops_no_receipt() {
         let dir = tempfile::tempdir().unwrap();
         let open = |options| Store::open(dir.path(), options).unwrap().0;
         let compact = |store: &Store| {

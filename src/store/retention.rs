@@ -151,14 +151,19 @@ impl Inner {
                 .ingest_external_file_cf_opts(self.flows()?, &options, vec![&rows, &ledger])
                 .map_err(database(DOING))?;
             self.step(Step::Dropped);
-            // Frees the space of whole files. From behind the first key, so that the file that says that
-            // all of it is deleted stays, as long as there are files with a part of it; and at once,
-            // before a compaction can have divided that file.
-            let behind_first = [from.as_slice(), &[0]].concat();
-            self.db
-                .delete_file_in_range_cf(self.flows()?, behind_first.as_slice(), to.as_slice())
-                .map_err(database(DOING))
+            Ok(())
         })?;
+        // Frees the space of whole files. From behind the first key, so that the file that says that
+        // all of it is deleted stays, as long as there are files with a part of it; and at once, before
+        // a compaction can have divided that file. So it is not tried again where it fails: the
+        // compactor, which sees to the rest, then sees to all.
+        let behind_first = [from.as_slice(), &[0]].concat();
+        let freed =
+            self.db
+                .delete_file_in_range_cf(self.flows()?, behind_first.as_slice(), to.as_slice());
+        if let Err(error) = freed {
+            tracing::warn!(%error, "files of dropped hours could not be deleted, and are compacted");
+        }
         self.compaction_due.note_dropped(first, end);
         let metrics = self.options.metrics.store();
         metrics.hours_dropped.inc_by(entries.len() as u64);

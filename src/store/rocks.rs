@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel,
-    Options, statistics::StatsLevel,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DBRecoveryMode, LogLevel, Options, statistics::StatsLevel,
 };
 
 use super::receipts::Expiry;
-use super::{StoreOptions, merge};
+use super::{StoreOptions, codec, merge};
 
 const MIB: usize = 1 << 20;
 
@@ -20,28 +20,38 @@ const RECEIPTS_MEMTABLE_BYTES: usize = 4 * MIB;
 
 pub(super) struct RocksOptions {
     pub(super) database: Options,
-    /// For the family that RocksDB insists on.
-    pub(super) unused: Options,
-    pub(super) journal: Options,
-    pub(super) receipts: Options,
     pub(super) flows: Options,
+    journal: Options,
+    receipts: Options,
+    /// Which receipts compaction drops.
+    pub(super) expiry: Arc<Expiry>,
+    /// Counts sums that reached `u64::MAX` in a merge.
+    pub(super) stopped: Arc<AtomicU64>,
 }
 
 impl RocksOptions {
-    /// `stopped` counts sums that reached `u64::MAX` in a merge.
-    pub(super) fn new(
-        options: &StoreOptions,
-        stopped: Arc<AtomicU64>,
-        expiry: &Arc<Expiry>,
-    ) -> RocksOptions {
+    pub(super) fn new(options: &StoreOptions) -> RocksOptions {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let expiry = Arc::new(Expiry::new(options.idempotency_window));
+        let stopped = Arc::new(AtomicU64::new(0));
         RocksOptions {
             database: database(options.memtable_bytes),
-            unused: unused(),
+            flows: flows(&cache, stopped.clone()),
             journal: journal(&cache, options.memtable_bytes),
-            receipts: receipts(&cache, expiry),
-            flows: flows(&cache, stopped),
+            receipts: receipts(&cache, &expiry),
+            expiry,
+            stopped,
         }
+    }
+
+    pub(super) fn families(&self) -> [ColumnFamilyDescriptor; 4] {
+        [
+            // RocksDB insists on a family of this name; nothing is in it.
+            ColumnFamilyDescriptor::new("default", unused()),
+            ColumnFamilyDescriptor::new(codec::JOURNAL, self.journal.clone()),
+            ColumnFamilyDescriptor::new(codec::RECEIPTS, self.receipts.clone()),
+            ColumnFamilyDescriptor::new(codec::FLOWS, self.flows.clone()),
+        ]
     }
 }
 

@@ -4,19 +4,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use rocksdb::{ColumnFamilyDescriptor, DB, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::codec::{self, Corrupt, HOUR_BYTES};
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::journal::Journal;
-use super::receipts::{Expiry, receipts_family};
+use super::open::database_to_read;
+use super::receipts::receipts_family;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
-use super::{StoreOptions, flows_family, marker_in, wal};
+use super::{StoreOptions, flows_family, marker_in};
 use crate::domain::{Hour, Totals};
 
 /// Batches are checked in tallies of this size.
@@ -73,25 +72,7 @@ impl fmt::Display for Fault {
 /// in [`Verified::faults`].
 pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let dir = DataDir::open_to_read(path)?;
-    if let Some(torn) = wal::check(&dir.rocks())? {
-        return Err(StoreError::Corrupt {
-            what: format!("{torn}: start the service, which cuts it off"),
-        });
-    }
-    let (defaults, stopped) = (StoreOptions::default(), Arc::new(AtomicU64::new(0)));
-    let expiry = Arc::new(Expiry::new(defaults.idempotency_window));
-    let options = RocksOptions::new(&defaults, stopped, &expiry);
-    let families = [
-        ColumnFamilyDescriptor::new("default", options.unused),
-        ColumnFamilyDescriptor::new(codec::JOURNAL, options.journal),
-        ColumnFamilyDescriptor::new(codec::RECEIPTS, options.receipts),
-        ColumnFamilyDescriptor::new(codec::FLOWS, options.flows),
-    ];
-    let db = DB::open_cf_descriptors_read_only(&options.database, dir.rocks(), families, false)
-        .map_err(|source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
+    let db = database_to_read(&dir, &RocksOptions::new(&StoreOptions::default()))?;
     let mut verified = Verified::default();
     verified.journal(&db);
     let ledger = verified.ledger(&db)?;

@@ -1,9 +1,12 @@
 //! Backups: of a running service and of a stopped one, whole or not at all, and back again.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
@@ -159,10 +162,8 @@ fn a_second_one_has_only_what_is_new() {
     daemon
         .client
         .accept(&[TestFlow::new(2, "a", "b", "c", 1, 1)]);
-    std::thread::sleep(Duration::from_millis(1100)); // names have seconds
     let second = new(&good(&backup));
     assert!(first > 100_000 && second < first / 2, "{first}, {second}");
-    std::thread::sleep(Duration::from_millis(1100));
     let said = good(&backup);
     assert!(said.contains("older backups removed: 1"), "{said}");
     let kept = backups(&to);
@@ -240,7 +241,6 @@ fn one_that_is_killed_is_recognised_and_never_restored() {
         }
     }
     println!("{interrupted} were interrupted in the middle");
-    std::thread::sleep(Duration::from_millis(1100));
     good(&["backup", "--url", &url, "--to", text(&to)]);
     assert!(
         backups(&to)
@@ -402,4 +402,165 @@ fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
         .get(&format!("/backups/{id}/FLOWTALLY"), &[])
         .unwrap();
     assert_eq!(gone.status, 404);
+}
+
+#[test]
+fn a_stop_lets_go_of_what_is_being_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.client.accept(&batch_of(1));
+    let begun = daemon.client.post("/backups", &[], b"").unwrap();
+    assert_eq!(begun.status, 201);
+    let checkpoints = || std::fs::read_dir(dir.path().join("checkpoints")).unwrap();
+    assert_eq!(checkpoints().count(), 1);
+    daemon.stop();
+    assert_eq!(checkpoints().count(), 0);
+}
+
+/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them; then it waits, or
+/// closes. Sends the first line of each request.
+fn half_a_service(closes: bool) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, requests) = channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming().take(8) {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let request = lines.next().unwrap().unwrap();
+            while !lines.next().unwrap().unwrap().is_empty() {}
+            let answer = match request.split_once(' ').unwrap().0 {
+                "POST" => {
+                    let manifest =
+                        r#"{"id":"one","files":[{"name":"rocks/1.sst","bytes":1000,"tag":"x"}]}"#;
+                    let length = manifest.len();
+                    format!("201 Created\r\ncontent-length: {length}\r\n\r\n{manifest}")
+                }
+                "GET" => "200 OK\r\ncontent-length: 1000\r\n\r\n0123456789".into(),
+                _ => "204 No Content\r\n\r\n".into(),
+            };
+            let answer = format!(
+                "HTTP/1.1 {}",
+                answer.replacen("\r\n", "\r\nconnection: close\r\n", 1)
+            );
+            stream.write_all(answer.as_bytes()).unwrap();
+            if request.starts_with("GET") && !closes {
+                held.push(stream);
+            }
+            if sender.send(request).is_err() {
+                return;
+            }
+        }
+    });
+    (url, requests)
+}
+
+#[test]
+fn a_signal_lets_go_of_what_the_service_holds() {
+    for (signal, status) in [("TERM", 143), ("INT", 130)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (url, requests) = half_a_service(false);
+        let child = Command::new(Daemon::binary())
+            .args(["backup", "--url", &url, "--to", text(dir.path())])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let next = || requests.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(next().starts_with("POST /backups "));
+        assert!(next().starts_with("GET /backups/one/rocks/1.sst "));
+        let kill = Command::new("kill")
+            .args([format!("-{signal}"), child.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+        assert!(next().starts_with("DELETE /backups/one "));
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.starts_with("flowtally: stopped; "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_off_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (url, _requests) = half_a_service(true);
+    let said = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
+    let expected = format!("{url}/backups/one/rocks/1.sst: the connection broke off: ");
+    assert!(said.contains(&expected), "{said}");
+    assert!(!said.contains(text(dir.path())), "{said}");
+}
+
+/// By a clock that was wrong, or two within a second.
+#[test]
+fn each_is_named_after_those_that_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    let backup = [
+        "backup",
+        "--data-dir",
+        text(&data),
+        "--to",
+        text(&to),
+        "--keep",
+        "3",
+    ];
+    for _ in 0..3 {
+        assert_eq!(String::from_utf8(flowtally(&backup).stderr).unwrap(), "");
+    }
+    let newest = backups(&to).pop().unwrap();
+    std::fs::rename(&newest, to.join("2099-12-31T23-59-59Z")).unwrap();
+    let output = flowtally(&backup);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("a name of the future") && said.contains("check the clock"),
+        "{said}"
+    );
+    let names: Vec<_> = backups(&to)
+        .into_iter()
+        .map(|path| path.file_name().unwrap().to_owned())
+        .collect();
+    assert_eq!(names.len(), 3);
+    assert_eq!(names[1..], ["2099-12-31T23-59-59Z", "2100-01-01T00-00-00Z"]);
+    assert_eq!(batches_in(&to, dir.path()), 1);
+}
+
+#[test]
+fn of_two_restores_into_one_directory_one_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
+    let daemon = Daemon::start(&data);
+    daemon.client.accept(&batch_of(1));
+    daemon.stop();
+    good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    let into = dir.path().join("restored");
+    let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
+    // One that was interrupted, and that another is taking up.
+    std::fs::create_dir(&into).unwrap();
+    std::fs::write(into.join("RESTORING"), "").unwrap();
+    let held = std::fs::File::open(&into).unwrap();
+    held.lock().unwrap();
+    let said = bad(&restore);
+    assert!(said.contains("another restore into"), "{said}");
+    drop(held);
+    for _ in 0..5 {
+        let start = || {
+            let mut command = Command::new(Daemon::binary());
+            command
+                .args(restore)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let both = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
+        let well = both.iter().filter(|output| output.status.success()).count();
+        assert_eq!(well, 1, "{both:?}");
+        assert!(verify(&into).unwrap().faults.is_empty());
+        std::fs::remove_dir_all(&into).unwrap();
+    }
 }

@@ -1,14 +1,25 @@
 //! Commands beside the service: export, stats, the configuration, completions and manual pages.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use clap::CommandFactory;
+use flowtally::config::Cli;
 
 use crate::support::{Daemon, Model, TestFlow, add_to};
 
 fn flowtally(arguments: &[&str]) -> Output {
+    flowtally_with(&[], arguments)
+}
+
+fn flowtally_with(variables: &[(&str, &str)], arguments: &[&str]) -> Output {
     let output = Command::new(Daemon::binary())
         .args(arguments)
         .env("COLUMNS", "100")
+        .envs(variables.iter().copied())
         .output();
     output.unwrap()
 }
@@ -97,6 +108,16 @@ fn places_are_needed_and_checked() {
             "there is no data directory",
         ),
         (
+            &["compact", "--data-dir", "/nowhere/db"],
+            1,
+            "there is no data directory",
+        ),
+        (
+            &["compact", "--data-dir", empty],
+            1,
+            "is not a flowtally data directory",
+        ),
+        (
             &[
                 "export",
                 "--data-dir",
@@ -172,20 +193,12 @@ fn settings_come_from_one_file_too() {
 fn every_command_has_help_a_manual_page_and_completions() {
     let dir = tempfile::tempdir().unwrap();
     stdout(&["man", "--out", dir.path().to_str().unwrap()]);
-    let commands = [
-        "serve",
-        "send",
-        "verify",
-        "backup",
-        "restore",
-        "export",
-        "stats",
-        "compact",
-        "completions",
-        "man",
-    ];
-    for command in commands {
-        assert!(stdout(&[command, "--help"]).contains("Usage: flowtally"));
+    for command in Cli::command().get_subcommands() {
+        let command = command.get_name();
+        let help = stdout(&[command, "--help"]);
+        assert!(help.contains("Usage: flowtally"), "{help}");
+        let words: Vec<&str> = help.split_whitespace().collect();
+        assert!(words.join(" ").contains("Exit status: 0"), "{help}");
         let page = dir.path().join(format!("flowtally-{command}.1"));
         assert!(page.exists(), "{}", page.display());
     }
@@ -199,5 +212,166 @@ fn every_command_has_help_a_manual_page_and_completions() {
         std::fs::write(&script, stdout(&["completions", "bash"])).unwrap();
         let checked = Command::new("bash").arg("-n").arg(&script).status();
         assert!(checked.unwrap().success());
+    }
+}
+
+/// A service that nobody is.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+#[test]
+fn a_place_that_is_said_more_plainly_counts() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let (dir, file, wrong) = (path("db"), path("flowtally.toml"), path("wrong.toml"));
+    Daemon::start(Path::new(&dir)).stop();
+    std::fs::write(&file, format!("data-dir = \"{dir}\"\nmemory-max = 256\n")).unwrap();
+    std::fs::write(&wrong, "memory = 256\n").unwrap();
+    let url = ("FLOWTALLY_URL", NOWHERE);
+    let by_dir = ("FLOWTALLY_DATA_DIR", dir.as_str());
+    let config = ("FLOWTALLY_CONFIG", file.as_str());
+    let (there, nowhere) = (Ok("disk bytes"), Err((1, "is the service running there?")));
+    type Case<'a> = (
+        &'a [(&'a str, &'a str)],
+        &'a [&'a str],
+        Result<&'a str, (i32, &'a str)>,
+    );
+    let cases: [Case<'_>; 11] = [
+        (&[by_dir], &[], there),
+        (&[url], &[], nowhere),
+        (&[by_dir], &["--url", NOWHERE], nowhere),
+        (&[url], &["--data-dir", &dir], there),
+        (&[url, by_dir], &[], Err((2, "are both set"))),
+        (&[("FLOWTALLY_URL", ""), by_dir], &[], there),
+        (&[], &["--config", &file], there),
+        (&[config], &[], there),
+        (&[url, config], &[], nowhere),
+        (&[config], &["--url", NOWHERE], nowhere),
+        (&[by_dir], &["--config", &wrong], Err((2, "not a setting"))),
+    ];
+    for (variables, more, expected) in cases {
+        let output = flowtally_with(variables, &[&["stats"], more].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stdout) + error.clone();
+        let (status, words) = match expected {
+            Ok(words) => (0, words),
+            Err(expected) => expected,
+        };
+        let of = format!("{variables:?} {more:?}: {said}");
+        assert_eq!(output.status.code(), Some(status), "{of}");
+        assert!(said.contains(words), "{of}");
+    }
+}
+
+#[test]
+fn every_command_finds_its_place_by_variables() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let (dir, flows_file, to) = (path("db"), path("flows.csv"), path("backups"));
+    let daemon = Daemon::start(Path::new(&dir));
+    daemon.client.accept(&flows());
+    let url = format!("http://{}", daemon.address);
+    let run = |variable: (&str, &str), arguments: &[&str]| {
+        let output = flowtally_with(&[variable], arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        output.stdout
+    };
+    let export = ["export", "--format", "csv"];
+    let by_url = ("FLOWTALLY_URL", url.as_str());
+    std::fs::write(&flows_file, run(by_url, &export)).unwrap();
+    run(by_url, &["import", &flows_file]);
+    run(by_url, &["send", &flows_file]);
+    run(by_url, &["stats"]);
+    run(by_url, &["backup", "--to", &to]);
+    let rows = run(by_url, &export);
+    daemon.stop();
+    let by_dir = ("FLOWTALLY_DATA_DIR", dir.as_str());
+    run(by_dir, &["import", &flows_file]);
+    for command in ["stats", "compact", "verify"] {
+        run(by_dir, &[command]);
+    }
+    run(
+        ("FLOWTALLY_DATA_DIR", &path("new")),
+        &["restore", "--from", &to],
+    );
+    assert_eq!(run(("FLOWTALLY_DATA_DIR", &path("new")), &export), rows);
+    run(by_dir, &["backup", "--to", &path("others")]);
+}
+
+#[test]
+fn variables_can_be_yes_or_no_and_empty_ones_are_unset() {
+    const ANONYMOUS: &str = "FLOWTALLY_ALLOW_ANONYMOUS";
+    let show = ["serve", "--print-config"];
+    for (text, yes) in [
+        ("1", true),
+        ("yes", true),
+        ("on", true),
+        ("true", true),
+        ("0", false),
+        ("no", false),
+        ("off", false),
+        ("false", false),
+    ] {
+        let shown = flowtally_with(&[(ANONYMOUS, text)], &show).stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        let line = shown.lines().find(|l| l.starts_with("allow-anonymous"));
+        let line = line.unwrap();
+        assert!(line.contains(&format!("= {yes} ")), "{text}: {line}");
+        assert!(line.ends_with(ANONYMOUS), "{text}: {line}");
+    }
+    let output = flowtally_with(&[(ANONYMOUS, "perhaps")], &show);
+    assert_eq!(output.status.code(), Some(2));
+    let command = Cli::command();
+    let arguments = command.get_subcommands().flat_map(|c| c.get_arguments());
+    let variables: BTreeSet<&OsStr> = arguments.filter_map(|a| a.get_env()).collect();
+    assert!(variables.len() > 20, "{variables:?}");
+    let empty: Vec<_> = variables
+        .iter()
+        .map(|v| (v.to_str().unwrap(), ""))
+        .collect();
+    let shown = flowtally_with(&empty, &show);
+    assert_eq!(String::from_utf8(shown.stdout).unwrap(), stdout(&show));
+    let output = flowtally_with(&empty, &["stats"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("give --url"), "{error}");
+}
+
+/// Whoever closes the pipe has seen enough; a full disk is an error where rows, figures or a page are lost.
+#[test]
+fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().to_str().unwrap();
+    let daemon = Daemon::start(temp.path());
+    daemon.client.accept(&flows());
+    daemon.stop();
+    let printing: [&[&str]; 6] = [
+        &["stats", "--data-dir", dir],
+        &["stats", "--json", "--data-dir", dir],
+        &["export", "--data-dir", dir],
+        &["completions", "bash"],
+        &["man"],
+        &["serve", "--print-config"],
+    ];
+    let into = |out: Stdio, arguments: &[&str]| {
+        let mut command = Command::new(Daemon::binary());
+        let output = command.args(arguments).stdout(out).stderr(Stdio::piped());
+        let output = output.spawn().unwrap().wait_with_output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), error)
+    };
+    for arguments in printing
+        .into_iter()
+        .chain([&["verify", "--data-dir", dir][..]])
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = into(writer.into(), arguments);
+        assert_eq!(ended, (Some(0), String::new()), "{arguments:?}");
+    }
+    for arguments in printing {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (status, error) = into(full.into(), arguments);
+        assert_eq!(status, Some(1), "{arguments:?}: {error}");
+        assert!(error.contains("cannot write to standard output"), "{error}");
     }
 }

@@ -163,7 +163,7 @@ fn what_is_no_data_directory_is_said_to_be_none() {
     let temp = tempfile::tempdir().unwrap();
     for (dir, word) in [
         (temp.path().to_owned(), "not a flowtally"),
-        (temp.path().join("no"), "No such file"),
+        (temp.path().join("no"), "there is no data directory"),
     ] {
         let output = Command::new(Daemon::binary())
             .args(["verify", "--data-dir"])
@@ -223,7 +223,21 @@ fn a_log_that_a_power_cut_broke_off_opens() {
     ] {
         let broken = temp.path().join("broken");
         copy(&whole, &broken);
-        std::fs::write(broken.join(log().strip_prefix(&whole).unwrap()), &log_bytes).unwrap();
+        let broken_log = broken.join(log().strip_prefix(&whole).unwrap());
+        std::fs::write(&broken_log, &log_bytes).unwrap();
+        // Who only reads cuts off nothing, and gives out what is right, or nothing.
+        match (Store::open_to_read(&broken), parts) {
+            (Ok(store), Some(parts)) => assert_eq!(scan(&store, 1).len(), 100 * parts),
+            (Err(error), parts) => {
+                let remedy = match parts {
+                    Some(_) => "start the service, which cuts it off",
+                    None => "damaged",
+                };
+                assert!(error.to_string().contains(remedy), "{error}");
+            }
+            (Ok(_), None) => panic!("damage is not seen"),
+        }
+        assert_eq!(std::fs::read(&broken_log).unwrap(), log_bytes);
         match (Store::open(&broken, StoreOptions::default()), parts) {
             (Ok((store, _)), Some(parts)) => {
                 assert_eq!(scan(&store, 1).len(), 100 * parts);

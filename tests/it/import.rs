@@ -178,6 +178,17 @@ fn what_is_wrong_is_put_aside_and_the_rest_counts() {
         "{error}"
     );
     let kept = std::fs::read_to_string(rejects).unwrap();
+    // A second time, nothing of it is added; of another file all is.
+    let (status, _, error) = import(&into);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("2 flows were refused"), "{error}");
+    assert_eq!(std::fs::read_to_string(rejects).unwrap(), kept);
+    let other = bench.file("other.ndjson", lines.join("\n").as_bytes());
+    let (status, _, _) = import(&[&other, "--data-dir", &bench.db, "--rejects", rejects]);
+    assert_eq!(status, Some(1));
+    add_to(&mut model, &flows);
+    let both = kept.clone() + kept.replace(&file, &other).as_str();
+    assert_eq!(std::fs::read_to_string(rejects).unwrap(), both);
     let kept: Vec<serde_json::Value> = kept
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -199,6 +210,17 @@ fn what_is_wrong_is_put_aside_and_the_rest_counts() {
     assert_eq!(status, Some(1));
     assert!(out.contains("2 refused"), "{out}");
     assert!(error.contains("2 flows were refused; --rejects"), "{error}");
+    let by_url = bench.dir.path().join("by-url.ndjson");
+    for _ in 0..2 {
+        let by_url = by_url.to_str().unwrap();
+        let (status, _, error) = import(&[&file, "--url", &url, "--rejects", by_url]);
+        assert_eq!(status, Some(1), "{error}");
+    }
+    let by_url = std::fs::read_to_string(by_url).unwrap();
+    assert_eq!(by_url.lines().count(), 2);
+    assert!(by_url.contains("flows.ndjson: line 4"), "{by_url}");
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
     assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
     daemon.stop();
 }

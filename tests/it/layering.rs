@@ -22,7 +22,14 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
     (
         "http",
         &["backup", "domain", "ingest", "query", "telemetry"],
-        &["warp", "hyper", "hyper_util", "rustls", "tokio_rustls"],
+        &[
+            "askama",
+            "warp",
+            "hyper",
+            "hyper_util",
+            "rustls",
+            "tokio_rustls",
+        ],
     ),
     ("send", &["client", "domain", "ingest"], &["ureq"]),
     ("config", &["input", "store"], &["clap", "toml"]),
@@ -54,7 +61,7 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
             "store",
             "telemetry",
         ],
-        &["clap", "indicatif", "rlimit", "signal_hook"],
+        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
     ),
     ("main", &["cli", "config"], &[]),
 ];

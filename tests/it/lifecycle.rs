@@ -34,6 +34,44 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
     files
 }
 
+fn chmod(mode: &str, path: &Path) {
+    let status = Command::new("chmod").arg("-R").arg(mode).arg(path).status();
+    assert!(status.unwrap().success());
+}
+
+/// Somebody who has no right to what others have not given: not root, if the tests are.
+struct Stranger {
+    binary: PathBuf,
+    is_other: bool,
+}
+
+impl Stranger {
+    /// One who can read all that is in `dir`.
+    fn new(dir: &Path) -> Stranger {
+        let binary = dir.join("flowtally");
+        // By another process: a child that one of the other tests starts meanwhile would have it open
+        // to be written, and it could not be run.
+        let copied = Command::new("cp")
+            .arg(Daemon::binary())
+            .arg(&binary)
+            .status();
+        assert!(copied.unwrap().success());
+        chmod("a+rX", dir);
+        Stranger {
+            binary,
+            is_other: Command::new("id").arg("-u").output().unwrap().stdout == b"0\n",
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        if self.is_other {
+            command.uid(65534).gid(65534);
+        }
+        command
+    }
+}
+
 /// A port that nobody has.
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -240,23 +278,12 @@ fn a_directory_that_cannot_be_written_is_left_alone() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     Daemon::start(&dir).stop();
-    let binary = temp.path().join("flowtally");
-    std::fs::copy(Daemon::binary(), &binary).unwrap();
-    let chmod = |mode: &str, path: &Path| {
-        let status = Command::new("chmod").arg("-R").arg(mode).arg(path).status();
-        assert!(status.unwrap().success());
-    };
-    chmod("a+rX", temp.path());
+    let stranger = Stranger::new(temp.path());
     chmod("a-w", &dir);
-    let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     let serve = |dir: &Path| {
-        let mut command = Command::new(&binary);
+        let mut command = stranger.command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
-        command.arg(dir);
-        if root {
-            command.uid(65534).gid(65534);
-        }
-        command.output().unwrap()
+        command.arg(dir).output().unwrap()
     };
     let before = tree(&dir);
     assert_refusal(
@@ -424,4 +451,40 @@ fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
     assert_eq!(client.hour(1)[0].1.tx, 12);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// A look into a directory must not be the start of anything: what is found in it is all there, flows
+/// that are in the journal only, an earlier format, no right to write; and stays so.
+#[test]
+fn commands_that_read_change_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("data/db");
+    let mut daemon = Daemon::start(&dir);
+    daemon.client.accept(&one());
+    daemon.kill();
+    let identity = dir.join("FLOWTALLY");
+    std::fs::write(&identity, "flowtally data directory, format 2\n").unwrap();
+    let stranger = Stranger::new(temp.path());
+    for mode in ["u+w", "a-w"] {
+        chmod(mode, &dir);
+        let before = tree(&temp.path().join("data"));
+        for (command, said) in [
+            ("stats", "flows       1\n"),
+            ("export", "\"bytes_tx\":100,\"bytes_rx\":300"),
+            ("verify", "1 batches in the journal: all as"),
+        ] {
+            let output = stranger
+                .command()
+                .args([command, "--data-dir"])
+                .arg(&dir)
+                .output();
+            let output = output.unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{command}: {error}");
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains(said), "{command}: {text}");
+        }
+        assert_eq!(tree(&temp.path().join("data")), before);
+    }
+    chmod("u+w", &dir);
 }

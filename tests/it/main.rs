@@ -6,6 +6,7 @@
 mod abuse;
 mod access;
 mod backup;
+mod browser;
 mod chaos;
 mod commands;
 mod contract;
@@ -21,8 +22,10 @@ mod layering;
 mod lifecycle;
 mod notify;
 mod observe;
+mod page;
 mod query;
 mod reads;
 mod retention;
 mod send;
 mod support;
+mod top;

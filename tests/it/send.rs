@@ -126,7 +126,7 @@ fn what_is_refused_is_put_aside_and_the_rest_is_sent() {
     assert_eq!(lines.len(), 2);
     assert_eq!(
         (&lines[0]["place"], &lines[0]["flow"]),
-        (&"line 4".into(), &bad.into())
+        (&"-: line 4".into(), &bad.into())
     );
     assert!(
         lines[0]["why"].as_str().unwrap().starts_with("hour: "),

@@ -1,0 +1,32 @@
+//! Compresses what the page is made of, so that the binary carries it in the form in which it is sent.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::read::GzEncoder;
+
+const PAGE: &str = "src/http/page";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={PAGE}");
+    for entry in fs::read_dir(PAGE)? {
+        let path = entry?.path();
+        let name = path.file_name().ok_or("a file has a name")?;
+        compress(&name.to_string_lossy(), &fs::read(&path)?)?;
+    }
+    // The crate hands its script out in a tag, and another one after it, for formulas.
+    let tags = plotly::Plot::offline_js_sources();
+    let script = tags.split_once('>').ok_or("a tag begins")?.1;
+    let script = script.split_once("</script>").ok_or("a tag ends")?.0;
+    compress("plotly.js", script.as_bytes())
+}
+
+fn compress(name: &str, content: &[u8]) -> Result<(), Box<dyn Error>> {
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    let mut file = fs::File::create(Path::new(&out).join(format!("{name}.gz")))?;
+    std::io::copy(&mut GzEncoder::new(content, Compression::best()), &mut file)?;
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! `flowtally top`.
+
+mod live;
+mod once;
+mod question;
+mod state;
+mod text;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::time::Instant;
+
+use self::question::Question;
+use self::state::State;
+use super::connect;
+use crate::config::Top;
+
+/// Rows that `--once` prints without `--limit`.
+const ROWS_ONCE: u32 = 20;
+
+pub(super) fn run(arguments: &Top) -> Result<(), String> {
+    let client = connect::client(&arguments.url, &arguments.credentials)?;
+    let mut question = Question {
+        hour: arguments.hour,
+        group_by: arguments.group_by,
+        sort: arguments.sort,
+        filters: arguments.filters.clone(),
+        limit: arguments.limit.unwrap_or(ROWS_ONCE) as usize,
+    };
+    if arguments.once {
+        return once::run(&question, &client, arguments);
+    }
+    if !io::stdout().is_terminal() {
+        return Err("standard output is no terminal: --once prints the rows and ends".into());
+    }
+    question.limit = 0; // until the size of the terminal is known
+    let limit = arguments.limit.map(|limit| limit as usize);
+    let url = client.url("");
+    let mut state = State::new(url, question, limit, arguments.interval, Instant::now());
+    match live::run(&mut state, client)? {
+        None => Ok(()),
+        Some(signal) => std::process::exit(128 + signal),
+    }
+}

@@ -1,0 +1,114 @@
+//! `--once`: the rows, as text for people or for scripts.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use super::question::{Question, Row, fields};
+use super::text::{fit, fit_right, visible, width};
+use crate::client::Client;
+use crate::config::{SortBy, Top, TopFormat};
+
+pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Result<(), String> {
+    let mut answer = question.ask(client).map_err(|e| e.to_string())?;
+    if question.sort == SortBy::Rate {
+        std::thread::sleep(arguments.interval);
+        let before = answer;
+        answer = question.ask(client).map_err(|e| e.to_string())?;
+        answer.compare(&before);
+    }
+    answer.rows.truncate(question.limit);
+    let out = io::stdout().lock();
+    // What is not for eyes is exact.
+    let shown = out.is_terminal();
+    let mut out = BufWriter::new(out);
+    let written = match arguments.format {
+        TopFormat::Table => table(&mut out, question, &answer.rows),
+        TopFormat::Csv => csv(&mut out, question, &answer.rows, shown),
+        TopFormat::Json => {
+            let rows: Vec<_> = answer.rows.iter().map(json).collect();
+            writeln!(out, "[{}]", rows.join(",\n"))
+        }
+        TopFormat::Ndjson => answer
+            .rows
+            .iter()
+            .try_for_each(|row| writeln!(out, "{}", json(row))),
+    };
+    match written.and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write the rows: {e}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of the columns.
+fn header(question: &Question) -> Vec<String> {
+    let rate = (question.sort == SortBy::Rate).then_some("bytes_per_s");
+    let sums = ["bytes_tx", "bytes_rx"].into_iter().chain(rate);
+    let names = fields(question.group_by).iter().copied();
+    names
+        .chain(sums)
+        .chain(["hour"])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A row's columns, the names as `name` has them.
+fn cells(question: &Question, row: &Row, name: impl Fn(&str) -> String) -> Vec<String> {
+    let mut cells: Vec<String> = row.names().map(name).collect();
+    cells.extend([row.bytes_tx.to_string(), row.bytes_rx.to_string()]);
+    if question.sort == SortBy::Rate {
+        cells.push(row.bytes_per_s.map(|n| n.to_string()).unwrap_or_default());
+    }
+    cells.push(row.hour.to_string());
+    cells
+}
+
+/// Names to the left, numbers to the right.
+fn table(out: &mut impl Write, question: &Question, rows: &[Row]) -> io::Result<()> {
+    let rows = rows.iter().map(|row| cells(question, row, visible));
+    let lines: Vec<Vec<String>> = std::iter::once(header(question)).chain(rows).collect();
+    let names = fields(question.group_by).len();
+    let columns = 0..lines[0].len();
+    let widths: Vec<usize> = columns
+        .map(|n| lines.iter().map(|line| width(&line[n])).max().unwrap_or(0))
+        .collect();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(n, (cell, width))| match n < names {
+            true => fit(cell, *width),
+            false => fit_right(cell, *width),
+        });
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  "))?;
+    }
+    Ok(())
+}
+
+fn csv(out: &mut impl Write, question: &Question, rows: &[Row], shown: bool) -> io::Result<()> {
+    let mut out = csv::Writer::from_writer(out);
+    out.write_record(header(question))?;
+    for row in rows {
+        out.write_record(cells(question, row, |name| match shown {
+            true => visible(name),
+            false => name.to_owned(),
+        }))?;
+    }
+    out.flush()
+}
+
+/// The row as JSON, which escapes what a terminal would obey; some of it does not have to be.
+fn json(row: &Row) -> String {
+    // Strings and integers always serialise.
+    let text = serde_json::to_string(row).unwrap_or_default();
+    let hostile = |c: char| c.is_control();
+    match text.contains(hostile) {
+        false => text,
+        true => text
+            .chars()
+            .map(|c| match hostile(c) {
+                true => format!("\\u{:04x}", u32::from(c)),
+                false => c.to_string(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,184 @@
+//! What is asked of the service, and its answer.
+
+use std::time::Instant;
+
+use form_urlencoded::Serializer;
+use serde::{Deserialize, Serialize};
+
+use super::super::connect::HourTotals;
+use crate::client::{Client, ClientError};
+use crate::config::{Filters, GroupBy, HourChoice, SortBy};
+
+/// Rows that are fetched to find the fastest: the service does not sort by rates, which it does not know.
+const RATED_ROWS_MAX: usize = 1000;
+
+/// Fully says which rows to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) hour: HourChoice,
+    pub(super) group_by: GroupBy,
+    pub(super) sort: SortBy,
+    pub(super) filters: Filters,
+    /// Rows at most.
+    pub(super) limit: usize,
+}
+
+/// One row, as the service has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    src_app: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dest_app: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vpc_id: Option<String>,
+    pub(super) bytes_tx: u128,
+    pub(super) bytes_rx: u128,
+    /// Between this answer and the one before.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(super) bytes_per_s: Option<u128>,
+    pub(super) hour: u64,
+}
+
+/// The rows of an hour at a moment.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) question: Question,
+    /// The hour that it is about; `None` where none has flows yet.
+    pub(super) hour: Option<u64>,
+    /// The hours that have flows, ascending.
+    pub(super) hours: Vec<HourTotals>,
+    pub(super) rows: Vec<Row>,
+    /// All bytes of the hour, since the answer before.
+    pub(super) bytes_per_s: Option<u128>,
+    pub(super) at: Instant,
+}
+
+/// Names of the fields that make a row of their own.
+pub(super) fn fields(group_by: GroupBy) -> &'static [&'static str] {
+    match group_by {
+        GroupBy::Edge => &["src_app", "dest_app"],
+        GroupBy::SrcApp => &["src_app"],
+        GroupBy::DestApp => &["dest_app"],
+        GroupBy::VpcId => &["vpc_id"],
+    }
+}
+
+impl Question {
+    /// Asks the service.
+    pub(super) fn ask(&self, client: &Client) -> Result<Answer, ClientError> {
+        let at = Instant::now();
+        let hours: Vec<HourTotals> = client.get_json("/hours")?;
+        let hour = match self.hour {
+            HourChoice::At(hour) => Some(hour),
+            HourChoice::Latest => hours.last().map(|of| of.hour),
+        };
+        let rows = match hour {
+            Some(hour) => client.get_json(&self.path(hour))?,
+            None => Vec::new(),
+        };
+        Ok(Answer {
+            question: self.clone(),
+            hour,
+            hours,
+            rows,
+            bytes_per_s: None,
+            at,
+        })
+    }
+
+    fn path(&self, hour: u64) -> String {
+        let mut query = Serializer::new(String::new());
+        query
+            .append_pair("hour", &hour.to_string())
+            // With the hour, so that a row can stand alone.
+            .append_pair("group_by", &(fields(self.group_by).join(",") + ",hour"))
+            .append_pair(
+                "sort",
+                match self.sort {
+                    SortBy::Bytes | SortBy::Rate => "bytes",
+                    SortBy::Tx => "bytes_tx",
+                    SortBy::Rx => "bytes_rx",
+                },
+            )
+            .append_pair("limit", &self.rows_max().to_string());
+        let filters = &self.filters;
+        for (name, values) in [
+            ("src_app", &filters.src_app),
+            ("dest_app", &filters.dest_app),
+            ("vpc_id", &filters.vpc_id),
+        ] {
+            query.extend_pairs(values.iter().map(|value| (name, value)));
+        }
+        if !filters.search.is_empty() {
+            query.append_pair("search", &filters.search);
+        }
+        format!("/flows?{}", query.finish())
+    }
+
+    /// Rows that are asked for.
+    fn rows_max(&self) -> usize {
+        match self.sort {
+            SortBy::Rate => self.limit.max(RATED_ROWS_MAX),
+            _ => self.limit,
+        }
+    }
+
+    /// Whether both are about the same sums.
+    fn compares_with(&self, other: &Question) -> bool {
+        self.group_by == other.group_by && self.filters == other.filters
+    }
+}
+
+impl Row {
+    /// The names that make it a row of its own, in the order of [`fields`].
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let names = [&self.src_app, &self.dest_app, &self.vpc_id];
+        names.into_iter().filter_map(|name| name.as_deref())
+    }
+
+    pub(super) fn bytes(&self) -> u128 {
+        self.bytes_tx.saturating_add(self.bytes_rx)
+    }
+}
+
+impl Answer {
+    /// Adds the rates since `before`, and sorts by them where that was asked for.
+    pub(super) fn compare(&mut self, before: &Answer) {
+        let seconds = (self.at - before.at).as_secs_f64();
+        let rate = |before: u128, after: u128| {
+            // Less than before: the hour was deleted in between.
+            let more = after.checked_sub(before)?;
+            (seconds > 0.0).then(|| (more as f64 / seconds) as u128)
+        };
+        if self.hour == before.hour {
+            let (now, then) = (self.totals(), before.totals());
+            self.bytes_per_s = now
+                .zip(then)
+                .and_then(|(now, then)| rate(then.bytes(), now.bytes()));
+        }
+        if self.hour == before.hour && self.question.compares_with(&before.question) {
+            // Where all rows were answered, one that is new began with nothing.
+            let had_all = before.rows.len() < before.question.rows_max();
+            let sums: std::collections::HashMap<Vec<&str>, u128> = before
+                .rows
+                .iter()
+                .map(|row| (row.names().collect(), row.bytes()))
+                .collect();
+            for row in &mut self.rows {
+                let then = sums.get(&row.names().collect::<Vec<_>>()).copied();
+                let then = then.or(had_all.then_some(0));
+                row.bytes_per_s = then.and_then(|then| rate(then, row.bytes()));
+            }
+        }
+        if self.question.sort == SortBy::Rate {
+            self.rows
+                .sort_by_key(|row| std::cmp::Reverse(row.bytes_per_s));
+        }
+    }
+
+    /// What the hour adds up to; `None` where it has no flows.
+    pub(super) fn totals(&self) -> Option<&HourTotals> {
+        self.hours.iter().find(|of| Some(of.hour) == self.hour)
+    }
+}

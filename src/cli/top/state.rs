@@ -1,0 +1,435 @@
+//! What is shown, and what keys do to it.
+
+use std::time::{Duration, Instant};
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::question::{Answer, Question};
+use crate::client::ClientError;
+use crate::config::{GroupBy, HourChoice, SortBy};
+
+/// After an answer that took long, the service is left alone for so many times as long.
+const REST_FACTOR: u32 = 4;
+/// But not for longer, so that one slow answer does not stop the view.
+const REST_MAX: Duration = Duration::from_secs(30);
+/// Longest text to search for, as typed.
+const SEARCH_BYTES_MAX: usize = 256;
+
+pub(super) struct State {
+    /// As in `http://flowtally:8080`.
+    pub(super) url: String,
+    /// What is wanted now; the answer to it may be on its way.
+    pub(super) question: Question,
+    /// The last answer.
+    pub(super) answer: Option<Answer>,
+    /// The one before, for rates.
+    base: Option<Answer>,
+    /// Why there is none to the last question.
+    pub(super) trouble: Option<String>,
+    pub(super) paused: bool,
+    pub(super) mode: Mode,
+    /// Since when the service has been asked, and has not answered.
+    pub(super) asked_at: Option<Instant>,
+    /// When to ask next.
+    due_at: Instant,
+    interval: Duration,
+    /// Rows that were asked for on the command line.
+    limit: Option<usize>,
+}
+
+/// What keys are for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Rows,
+    Help,
+    /// A text to search for is being typed.
+    Search(String),
+}
+
+impl State {
+    pub(super) fn new(
+        url: String,
+        question: Question,
+        limit: Option<usize>,
+        interval: Duration,
+        now: Instant,
+    ) -> State {
+        State {
+            url,
+            question,
+            answer: None,
+            base: None,
+            trouble: None,
+            paused: false,
+            mode: Mode::Rows,
+            asked_at: None,
+            due_at: now,
+            interval,
+            limit,
+        }
+    }
+
+    /// What to ask now, if it is time; the answer goes to [`State::take`].
+    pub(super) fn next_question(&mut self, now: Instant) -> Option<Question> {
+        let waits = self.asked_at.is_some() || now < self.due_at;
+        // A pause ends where something else is to be shown.
+        let enough = self.paused && self.shows_what_is_wanted();
+        if waits || enough {
+            return None;
+        }
+        self.asked_at = Some(now);
+        Some(self.question.clone())
+    }
+
+    fn shows_what_is_wanted(&self) -> bool {
+        let shown = self.answer.as_ref().map(|answer| &answer.question);
+        shown == Some(&self.question)
+    }
+
+    /// Takes the answer to `question`.
+    pub(super) fn take(
+        &mut self,
+        question: &Question,
+        answer: Result<Answer, ClientError>,
+        now: Instant,
+    ) {
+        let took = self.asked_at.take().map_or(Duration::ZERO, |at| now - at);
+        if *question != self.question {
+            // Something else is wanted by now.
+            self.due_at = now;
+            return;
+        }
+        self.due_at = now + self.interval.max((took * REST_FACTOR).min(REST_MAX));
+        match answer {
+            Ok(answer) => self.show(answer),
+            Err(error) => {
+                self.trouble = Some(match error {
+                    ClientError::Unreachable { why, .. } => format!("no answer: {why}"),
+                    ClientError::Refused { why, .. } | ClientError::Options(why) => why,
+                });
+                self.due_at = now + self.interval;
+            }
+        }
+    }
+
+    fn show(&mut self, mut answer: Answer) {
+        // One that follows at once, after a key, would make rates of moments.
+        let settled = |shown: &mut Answer| answer.at - shown.at >= self.interval / 2;
+        if let Some(shown) = self.answer.take_if(settled) {
+            self.base = Some(shown);
+        }
+        if let Some(base) = &self.base {
+            answer.compare(base);
+        }
+        self.answer = Some(answer);
+        self.trouble = None;
+    }
+
+    /// Asks for as many rows as there is room for.
+    pub(super) fn fit(&mut self, rows: usize, now: Instant) {
+        let rows = self.limit.map_or(rows, |limit| limit.min(rows)).max(1);
+        let more = rows > self.question.limit;
+        self.question.limit = rows;
+        if more {
+            self.due_at = now;
+        }
+    }
+
+    /// What a key does; false ends it.
+    pub(super) fn press(&mut self, key: KeyEvent, now: Instant) -> bool {
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return key.code != KeyCode::Char('c');
+        }
+        match &mut self.mode {
+            Mode::Rows => return self.press_in_rows(key.code, now),
+            Mode::Help => self.mode = Mode::Rows,
+            Mode::Search(text) => match key.code {
+                KeyCode::Char(c) if text.len() < SEARCH_BYTES_MAX => text.push(c),
+                KeyCode::Backspace => drop(text.pop()),
+                KeyCode::Enter => {
+                    self.question.filters.search = std::mem::take(text);
+                    self.mode = Mode::Rows;
+                    self.due_at = now;
+                }
+                KeyCode::Esc => self.mode = Mode::Rows,
+                _ => (),
+            },
+        }
+        true
+    }
+
+    fn press_in_rows(&mut self, key: KeyCode, now: Instant) -> bool {
+        let before = self.question.clone();
+        match key {
+            KeyCode::Char('q') | KeyCode::Esc => return false,
+            KeyCode::Char('s') => {
+                self.question.sort = match self.question.sort {
+                    SortBy::Bytes => SortBy::Tx,
+                    SortBy::Tx => SortBy::Rx,
+                    SortBy::Rx => SortBy::Rate,
+                    SortBy::Rate => SortBy::Bytes,
+                }
+            }
+            KeyCode::Char('g') => {
+                self.question.group_by = match self.question.group_by {
+                    GroupBy::Edge => GroupBy::SrcApp,
+                    GroupBy::SrcApp => GroupBy::DestApp,
+                    GroupBy::DestApp => GroupBy::VpcId,
+                    GroupBy::VpcId => GroupBy::Edge,
+                }
+            }
+            KeyCode::Left => self.question.hour = self.earlier(),
+            KeyCode::Right => self.question.hour = self.later(),
+            KeyCode::Char('l') | KeyCode::End => self.question.hour = HourChoice::Latest,
+            KeyCode::Char('/') => {
+                self.mode = Mode::Search(self.question.filters.search.clone());
+            }
+            KeyCode::Char(' ') => self.paused = !self.paused,
+            KeyCode::Char('?' | 'h') => self.mode = Mode::Help,
+            _ => (),
+        }
+        if self.question != before {
+            self.due_at = now;
+        }
+        true
+    }
+
+    /// The hour that is wanted, as a number; `None` before the first answer.
+    pub(super) fn wanted_hour(&self) -> Option<u64> {
+        match self.question.hour {
+            HourChoice::At(hour) => Some(hour),
+            HourChoice::Latest => self.answer.as_ref()?.hours.last().map(|of| of.hour),
+        }
+    }
+
+    /// The hour with flows before the one that is wanted, if there is one.
+    fn earlier(&self) -> HourChoice {
+        let hours = self.answer.as_ref().map_or(&[][..], |answer| &answer.hours);
+        let wanted = self.wanted_hour();
+        let found = hours.iter().rev().find(|of| Some(of.hour) < wanted);
+        found.map_or(self.question.hour, |of| HourChoice::At(of.hour))
+    }
+
+    /// The one after it; after the newest, whichever is the latest.
+    fn later(&self) -> HourChoice {
+        let hours = self.answer.as_ref().map_or(&[][..], |answer| &answer.hours);
+        let wanted = self.wanted_hour();
+        let found = hours.iter().find(|of| Some(of.hour) > wanted);
+        found.map_or(HourChoice::Latest, |of| HourChoice::At(of.hour))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::Filters;
+
+    const INTERVAL: Duration = Duration::from_secs(2);
+
+    fn state(now: Instant) -> State {
+        let question = Question {
+            hour: HourChoice::Latest,
+            group_by: GroupBy::Edge,
+            sort: SortBy::Bytes,
+            filters: Filters::default(),
+            limit: 0,
+        };
+        let mut state = State::new("http://s".into(), question, None, INTERVAL, now);
+        state.fit(3, now);
+        state
+    }
+
+    fn answer(question: &Question, hour: u64, hours: &[u64], rows: Value, at: Instant) -> Answer {
+        let hours = hours
+            .iter()
+            .map(|hour| json!({"hour": hour, "flows": 1, "bytes_tx": 1, "bytes_rx": 1}));
+        Answer {
+            question: question.clone(),
+            hour: Some(hour),
+            hours: serde_json::from_value(hours.collect()).unwrap(),
+            rows: serde_json::from_value(rows).unwrap(),
+            bytes_per_s: None,
+            at,
+        }
+    }
+
+    fn rows(sums: &[(&str, u64)]) -> Value {
+        let row = |(name, bytes): &(&str, u64)| json!({"src_app": name, "dest_app": "d", "bytes_tx": bytes, "bytes_rx": 0, "hour": 3});
+        sums.iter().map(row).collect()
+    }
+
+    /// Asks, and answers `rows` of hour 3.
+    fn refresh(state: &mut State, rows: Value, now: Instant) {
+        let question = state.next_question(now).unwrap();
+        state.take(&question, Ok(answer(&question, 3, &[1, 3], rows, now)), now);
+    }
+
+    fn rates(state: &State) -> Vec<(String, Option<u128>)> {
+        let rows = &state.answer.as_ref().unwrap().rows;
+        let name = |row: &super::super::question::Row| row.names().next().unwrap().to_owned();
+        rows.iter()
+            .map(|row| (name(row), row.bytes_per_s))
+            .collect()
+    }
+
+    fn press(state: &mut State, code: KeyCode, now: Instant) {
+        assert!(state.press(KeyEvent::new(code, KeyModifiers::NONE), now));
+    }
+
+    #[test]
+    fn rates_are_differences() {
+        let start = Instant::now();
+        let mut state = state(start);
+        refresh(
+            &mut state,
+            rows(&[("a", 1000), ("b", 500), ("c", 5)]),
+            start,
+        );
+        assert_eq!(rates(&state)[0], ("a".into(), None));
+        // Of what was not among the rows before, nothing is known; what shrank was deleted.
+        let then = start + INTERVAL;
+        refresh(
+            &mut state,
+            rows(&[("a", 3000), ("new", 2000), ("b", 100)]),
+            then,
+        );
+        let expected = [
+            ("a".into(), Some(1000)),
+            ("new".into(), None),
+            ("b".into(), None),
+        ];
+        assert_eq!(rates(&state), expected);
+        // An answer right after a key compares with what is two seconds old.
+        press(&mut state, KeyCode::Char('s'), then);
+        let at = then + Duration::from_millis(20);
+        refresh(&mut state, rows(&[("a", 3020)]), at);
+        assert_eq!(rates(&state), [("a".into(), Some(1000))]);
+        // All rows were there, so what is new began with nothing.
+        refresh(&mut state, rows(&[("a", 3020), ("z", 2000)]), at + INTERVAL);
+        assert_eq!(
+            rates(&state),
+            [("a".into(), Some(0)), ("z".into(), Some(1000))]
+        );
+        // Other sums.
+        press(&mut state, KeyCode::Char('g'), at + INTERVAL);
+        refresh(&mut state, rows(&[("a", 9000)]), at + 2 * INTERVAL);
+        assert_eq!(rates(&state), [("a".into(), None)]);
+    }
+
+    #[test]
+    fn the_fastest_come_first() {
+        let start = Instant::now();
+        let mut state = state(start);
+        state.question.sort = SortBy::Rate;
+        refresh(
+            &mut state,
+            rows(&[("a", 1000), ("b", 500), ("c", 5)]),
+            start,
+        );
+        let then = start + INTERVAL;
+        refresh(
+            &mut state,
+            rows(&[("a", 1000), ("b", 600), ("c", 505)]),
+            then,
+        );
+        let expected = [
+            ("c".into(), Some(250)),
+            ("b".into(), Some(50)),
+            ("a".into(), Some(0)),
+        ];
+        assert_eq!(rates(&state), expected);
+    }
+
+    #[test]
+    fn hours_are_walked_through() {
+        let now = Instant::now();
+        let mut state = state(now);
+        press(&mut state, KeyCode::Left, now);
+        assert_eq!(state.question.hour, HourChoice::Latest, "none is known yet");
+        refresh(&mut state, rows(&[]), now);
+        assert_eq!(state.wanted_hour(), Some(3));
+        for (key, expected) in [
+            (KeyCode::Left, HourChoice::At(1)),
+            (KeyCode::Left, HourChoice::At(1)),
+            (KeyCode::Right, HourChoice::At(3)),
+            (KeyCode::Right, HourChoice::Latest),
+            (KeyCode::Left, HourChoice::At(1)),
+            (KeyCode::Char('l'), HourChoice::Latest),
+        ] {
+            press(&mut state, key, now);
+            assert_eq!(state.question.hour, expected);
+        }
+        state.question.hour = HourChoice::At(2);
+        press(&mut state, KeyCode::Right, now);
+        assert_eq!(state.question.hour, HourChoice::At(3));
+    }
+
+    #[test]
+    fn it_asks_when_it_is_time_and_for_what_is_wanted() {
+        let start = Instant::now();
+        let mut state = state(start);
+        let question = state.next_question(start).unwrap();
+        assert_eq!(
+            state.next_question(start + 9 * INTERVAL),
+            None,
+            "one at a time"
+        );
+        // A key while the service takes a second.
+        press(&mut state, KeyCode::Char('g'), start);
+        let now = start + Duration::from_secs(1);
+        state.take(
+            &question,
+            Ok(answer(&question, 3, &[3], rows(&[]), now)),
+            now,
+        );
+        assert!(state.answer.is_none(), "nobody wants it any more");
+        let question = state.next_question(now).unwrap();
+        assert_eq!(question.group_by, GroupBy::SrcApp);
+        let now = start + Duration::from_secs(2);
+        state.take(
+            &question,
+            Ok(answer(&question, 3, &[3], rows(&[]), now)),
+            now,
+        );
+        assert!(state.answer.is_some());
+        let rested = now + Duration::from_secs(1) * REST_FACTOR;
+        assert_eq!(state.next_question(rested - Duration::from_millis(1)), None);
+        // Paused, it asks only for what it does not show.
+        press(&mut state, KeyCode::Char(' '), now);
+        assert_eq!(state.next_question(rested), None);
+        press(&mut state, KeyCode::Char('s'), now);
+        assert!(state.next_question(now).is_some());
+    }
+
+    #[test]
+    fn keys_end_it() {
+        let now = Instant::now();
+        let mut state = state(now);
+        for end in [KeyCode::Char('q'), KeyCode::Esc] {
+            assert!(!state.press(KeyEvent::new(end, KeyModifiers::NONE), now));
+        }
+        for open in ['/', '?'] {
+            press(&mut state, KeyCode::Char(open), now);
+            press(&mut state, KeyCode::Esc, now);
+            assert_eq!(state.mode, Mode::Rows);
+        }
+        press(&mut state, KeyCode::Char('/'), now);
+        press(&mut state, KeyCode::Char('q'), now);
+        assert_eq!(state.mode, Mode::Search("q".into()));
+        let end = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert!(!state.press(end, now));
+    }
+
+    #[test]
+    fn more_room_is_filled_at_once() {
+        let now = Instant::now();
+        let mut state = state(now);
+        refresh(&mut state, rows(&[]), now);
+        state.fit(3, now);
+        assert_eq!(state.next_question(now), None);
+        state.fit(9, now);
+        assert_eq!(state.next_question(now).unwrap().limit, 9);
+    }
+}

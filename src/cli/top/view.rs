@@ -1,0 +1,471 @@
+//! How it looks, in a terminal of any size.
+
+use std::iter::repeat_n;
+use std::time::Instant;
+
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
+
+use super::question::{Answer, Row, fields};
+use super::state::{Mode, State};
+use super::text::{bar, bytes, fit, fit_right, rate, visible, width};
+use crate::config::{HourChoice, SortBy};
+
+/// A name has so many columns at least before anything more is shown beside it.
+const NAME_COLUMNS: usize = 10;
+/// For what is said beside the bars of hours.
+const LABEL_COLUMNS: u16 = 16;
+/// Of the bar of one hour.
+const HOUR_COLUMNS_MAX: usize = 3;
+/// For what is wrong, where one does not do.
+const TROUBLE_LINES: u16 = 3;
+const KEYS: [&str; 2] = [
+    "q quit  ? help  s sort  g group  / search  ← → hour  space pause",
+    "q quit  ? help  s sort  g group",
+];
+const HELP: [&str; 8] = [
+    "s        sort: bytes, tx, rx, rate",
+    "g        group: edge, src, dest, vpc",
+    "/        search in names; empty: all",
+    "← →      hour before, hour after",
+    "l End    latest hour, and stay there",
+    "space    pause, go on",
+    "?        this; any key goes back",
+    "q Esc    quit",
+];
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Palette {
+    title: Style,
+    dim: Style,
+    bar: Style,
+    trouble: Style,
+}
+
+impl Palette {
+    /// Without colours where `NO_COLOR` says so (no-color.org).
+    pub(super) fn of_environment() -> Palette {
+        let plain = Palette::plain();
+        match std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+            true => plain,
+            false => Palette {
+                title: plain.title.fg(Color::Cyan),
+                bar: plain.bar.fg(Color::Green),
+                trouble: plain.trouble.fg(Color::Red),
+                ..plain
+            },
+        }
+    }
+
+    fn plain() -> Palette {
+        Palette {
+            title: Style::new().add_modifier(Modifier::BOLD),
+            dim: Style::new().add_modifier(Modifier::DIM),
+            bar: Style::new(),
+            trouble: Style::new().add_modifier(Modifier::BOLD),
+        }
+    }
+}
+
+/// Lines that a terminal of `height` has for each part.
+struct Heights {
+    totals: u16,
+    mode: u16,
+    chart: u16,
+    footer: u16,
+}
+
+impl Heights {
+    fn of(height: u16) -> Heights {
+        Heights {
+            totals: u16::from(height >= 5),
+            mode: u16::from(height >= 7),
+            chart: match height {
+                0..10 => 0,
+                10..16 => 1,
+                _ => 3,
+            },
+            footer: u16::from(height >= 3),
+        }
+    }
+
+    /// All but the rows, with the lines for title and names of columns.
+    fn others(&self) -> u16 {
+        2 + self.totals + self.mode + self.chart + self.footer
+    }
+}
+
+/// Rows that there is room for.
+pub(super) fn rows_on_screen(height: u16) -> usize {
+    height.saturating_sub(Heights::of(height).others()).into()
+}
+
+pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Instant) {
+    let area = frame.area();
+    let heights = Heights::of(area.height);
+    let mut canvas = Canvas {
+        buffer: frame.buffer_mut(),
+        rest: area,
+    };
+    canvas.line(1, || title(state, palette, area.width.into(), now));
+    canvas.line(heights.totals, || totals(state, area.width.into()));
+    canvas.line(heights.mode, || mode(state, palette));
+    let chart = canvas.take(heights.chart);
+    draw_chart(canvas.buffer, chart, state, palette);
+    let footer = footer(state, palette, area.width);
+    let lines = match footer.width() > area.width.into() {
+        true => heights.footer * TROUBLE_LINES,
+        false => heights.footer,
+    };
+    let footer_area = canvas.take_last(lines);
+    let rows = canvas.rest;
+    match (&state.mode, &state.answer) {
+        (Mode::Help, _) => {
+            for line in HELP {
+                canvas.line(1, || Line::raw(line));
+            }
+        }
+        (_, None) => canvas.line(1, || {
+            Line::styled("waiting for the first answer", palette.dim)
+        }),
+        (_, Some(answer)) => draw_rows(&mut canvas, answer, palette, rows.width.into()),
+    }
+    if let Mode::Search(_) = state.mode {
+        let end = footer_area.x.saturating_add(footer.width() as u16);
+        let end = end.min(footer_area.right().saturating_sub(1));
+        frame.set_cursor_position((end, footer_area.y));
+    }
+    let footer = Paragraph::new(footer).wrap(Wrap { trim: true });
+    footer.render(footer_area, frame.buffer_mut());
+}
+
+/// A screen that is filled from its top.
+struct Canvas<'a> {
+    buffer: &'a mut Buffer,
+    rest: Rect,
+}
+
+impl Canvas<'_> {
+    fn take(&mut self, height: u16) -> Rect {
+        let height = height.min(self.rest.height);
+        let taken = Rect {
+            height,
+            ..self.rest
+        };
+        self.rest.y += height;
+        self.rest.height -= height;
+        taken
+    }
+
+    fn take_last(&mut self, height: u16) -> Rect {
+        let height = height.min(self.rest.height);
+        self.rest.height -= height;
+        Rect {
+            y: self.rest.bottom(),
+            height,
+            ..self.rest
+        }
+    }
+
+    /// `line`, where `height` is 1 and there is room for it.
+    fn line<'l>(&mut self, height: u16, line: impl FnOnce() -> Line<'l>) {
+        let area = self.take(height);
+        if area.height > 0 {
+            line().render(area, self.buffer);
+        }
+    }
+}
+
+/// Where it comes from, and how old it is.
+fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<'static> {
+    let waits = state.asked_at.map_or(0, |at| (now - at).as_secs());
+    let age = match &state.answer {
+        _ if waits > 2 => format!("no answer for {waits} s"),
+        Some(answer) => format!("{} s ago", (now - answer.at).as_secs()),
+        None => String::new(),
+    };
+    let age = match state.paused {
+        true => format!("paused, {age}"),
+        false => age,
+    };
+    let name = match columns {
+        0..60 => "",
+        _ => "flowtally top  ",
+    };
+    let url = visible(&state.url);
+    let left = fit(
+        &format!("{name}{url}"),
+        columns.saturating_sub(width(&age) + 1),
+    );
+    Line::from(vec![
+        Span::styled(left, palette.title),
+        Span::raw(" "),
+        Span::raw(age),
+    ])
+}
+
+/// Which hour, and what it adds up to.
+fn totals(state: &State, columns: usize) -> Line<'static> {
+    let latest = state.question.hour == HourChoice::Latest;
+    let hour = match state.wanted_hour() {
+        Some(hour) if latest => format!("hour {hour} (latest)"),
+        Some(hour) => format!("hour {hour}"),
+        None => "no hour yet".into(),
+    };
+    let mut text = hour;
+    let answer = state
+        .answer
+        .as_ref()
+        .filter(|answer| answer.hour == state.wanted_hour());
+    if let Some((answer, of)) = answer.and_then(|answer| Some((answer, answer.totals()?))) {
+        let parts = [
+            format!("tx {}", bytes(of.bytes_tx)),
+            format!("rx {}", bytes(of.bytes_rx)),
+            rate(answer.bytes_per_s),
+            format!("{} flows", of.flows),
+        ];
+        for part in parts {
+            if width(&text) + 2 + width(&part) <= columns {
+                text = text + "  " + &part;
+            }
+        }
+    }
+    Line::raw(text)
+}
+
+/// What a row is, what comes first, and what is left out.
+fn mode(state: &State, palette: Palette) -> Line<'static> {
+    let question = &state.question;
+    let mut text = format!(
+        "{} by {}",
+        fields(question.group_by).join(" → "),
+        sort_name(question.sort)
+    );
+    let filters = &question.filters;
+    if !filters.search.is_empty() {
+        text += &format!("  /{}", visible(&filters.search));
+    }
+    for (name, values) in [
+        ("src_app", &filters.src_app),
+        ("dest_app", &filters.dest_app),
+        ("vpc_id", &filters.vpc_id),
+    ] {
+        for value in values {
+            text += &format!("  {name}={}", visible(value));
+        }
+    }
+    Line::styled(text, palette.dim)
+}
+
+/// Bars of the hours, the newest on the right, or as far as it takes to see the one that is shown.
+fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) {
+    let Some(answer) = state.answer.as_ref().filter(|_| area.height > 0) else {
+        return;
+    };
+    let label_columns = LABEL_COLUMNS.min(area.width / 2);
+    let bars = Rect {
+        x: area.x + label_columns,
+        width: area.width - label_columns,
+        ..area
+    };
+    let wanted = state.wanted_hour();
+    let hours = &answer.hours;
+    let shown = hours.iter().position(|of| Some(of.hour) == wanted);
+    let room = usize::from(bars.width);
+    let first = hours
+        .len()
+        .saturating_sub(room)
+        .min(shown.unwrap_or(usize::MAX));
+    let hours = &hours[first..hours.len().min(first + room)];
+    let (Some(from), Some(to)) = (hours.first(), hours.last()) else {
+        return;
+    };
+    let range = format!("{} … {}", from.hour, to.hour);
+    let label = match area.height {
+        1 => vec![range],
+        _ => vec!["bytes by hour".into(), range],
+    };
+    let label_area = Rect {
+        width: label_columns.saturating_sub(1),
+        ..area
+    };
+    for (line, row) in label.iter().zip(label_area.rows()) {
+        Line::styled(fit(line, label_area.width.into()), palette.dim).render(row, buffer);
+    }
+    // In parts of the largest, since sums may be beyond u64.
+    let most = hours.iter().map(|of| of.bytes()).max().unwrap_or(0).max(1);
+    let heights = hours.iter().flat_map(|of| {
+        let height = (of.bytes() as f64 / most as f64 * 1000.0).ceil() as u64;
+        let bar = SparklineBar::from(height).style(match Some(of.hour) == wanted {
+            true => palette.title,
+            false => palette.bar.patch(palette.dim),
+        });
+        repeat_n(bar, (room / hours.len()).clamp(1, HOUR_COLUMNS_MAX))
+    });
+    Sparkline::default()
+        .data(heights)
+        .max(1000)
+        .render(bars, buffer);
+}
+
+/// What can be shown beside the names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Sum(SortBy),
+    Share,
+    Bar,
+}
+
+impl Column {
+    /// In the order on the screen.
+    const ALL: [Column; 6] = [
+        Column::Sum(SortBy::Bytes),
+        Column::Sum(SortBy::Tx),
+        Column::Sum(SortBy::Rx),
+        Column::Sum(SortBy::Rate),
+        Column::Share,
+        Column::Bar,
+    ];
+    /// The first to go is the last of these; what it is sorted by comes before all of them.
+    const BY_IMPORTANCE: [Column; 6] = [
+        Column::Sum(SortBy::Bytes),
+        Column::Sum(SortBy::Rate),
+        Column::Share,
+        Column::Sum(SortBy::Tx),
+        Column::Sum(SortBy::Rx),
+        Column::Bar,
+    ];
+
+    fn columns(self) -> usize {
+        match self {
+            Column::Sum(SortBy::Rate) => 9,
+            Column::Sum(_) => 7,
+            Column::Share => 6,
+            Column::Bar => 8,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Column::Sum(sum) => sort_name(sum),
+            Column::Share => "share",
+            Column::Bar => "",
+        }
+    }
+
+    /// Those that fit beside so many names, and what is left for each of these.
+    fn choose(sort: SortBy, names: usize, columns: usize) -> (Vec<Column>, usize) {
+        let needed = names * (NAME_COLUMNS + 1);
+        let mut room = columns.saturating_sub(needed);
+        let mut chosen = Vec::new();
+        for column in [Column::Sum(sort)].into_iter().chain(Column::BY_IMPORTANCE) {
+            if !chosen.contains(&column) && room > column.columns() {
+                room -= column.columns() + 1;
+                chosen.push(column);
+            }
+        }
+        let shown = Column::ALL
+            .into_iter()
+            .filter(|column| chosen.contains(column));
+        let taken: usize = chosen.iter().map(|column| column.columns() + 1).sum();
+        let name_columns = (columns.saturating_sub(taken) + 1) / names.max(1);
+        (shown.collect(), name_columns.saturating_sub(1))
+    }
+
+    fn cell(self, row: &Row, all: f64, most: f64) -> String {
+        let text = match self {
+            Column::Sum(SortBy::Bytes) => bytes(row.bytes()),
+            Column::Sum(SortBy::Tx) => bytes(row.bytes_tx),
+            Column::Sum(SortBy::Rx) => bytes(row.bytes_rx),
+            Column::Sum(SortBy::Rate) => rate(row.bytes_per_s),
+            Column::Share => format!("{:.1} %", row.bytes() as f64 / all * 100.0),
+            Column::Bar => return bar(row.bytes() as f64 / most, self.columns()),
+        };
+        fit_right(&text, self.columns())
+    }
+}
+
+fn draw_rows(canvas: &mut Canvas, answer: &Answer, palette: Palette, columns: usize) {
+    let question = &answer.question;
+    let names = fields(question.group_by);
+    let (chosen, name_columns) = Column::choose(question.sort, names.len(), columns);
+    let header: Vec<String> = names
+        .iter()
+        .map(|name| fit(name, name_columns))
+        .chain(chosen.iter().map(|column| {
+            let mark = match *column == Column::Sum(question.sort) {
+                true => "▼",
+                false => "",
+            };
+            fit_right(&format!("{mark}{}", column.name()), column.columns())
+        }))
+        .collect();
+    let reversed = Style::new().add_modifier(Modifier::REVERSED);
+    canvas.line(1, || {
+        Line::styled(fit(&header.join(" "), columns), reversed)
+    });
+    if answer.rows.is_empty() {
+        let why = match (answer.hour, answer.totals()) {
+            (None, _) => "no flows yet",
+            (_, None) => "the hour has no flows",
+            _ => "no name matches",
+        };
+        canvas.line(1, || Line::styled(why, palette.dim));
+    }
+    let all = answer.totals().map_or(0, |of| of.bytes()).max(1) as f64;
+    let most = answer.rows.iter().map(Row::bytes).max().unwrap_or(0).max(1) as f64;
+    for row in &answer.rows {
+        let names: Vec<String> = row
+            .names()
+            .map(|name| fit(&visible(name), name_columns))
+            .collect();
+        let mut spans = vec![Span::raw(names.join(" "))];
+        for column in &chosen {
+            let style = match column {
+                Column::Bar => palette.bar,
+                _ => Style::new(),
+            };
+            spans.push(Span::raw(" "));
+            spans.push(Span::styled(column.cell(row, all, most), style));
+        }
+        canvas.line(1, || Line::from(spans));
+    }
+}
+
+/// What is wrong, or what keys there are.
+fn footer(state: &State, palette: Palette, columns: u16) -> Line<'static> {
+    match (&state.mode, &state.trouble) {
+        (Mode::Search(text), _) => Line::raw(format!("/{}", visible_or_empty(text))),
+        (_, Some(why)) => Line::styled(format!("trying again: {}", visible(why)), palette.trouble),
+        _ => {
+            let fits = |keys: &&&str| width(keys) <= columns.into();
+            let keys = KEYS.iter().find(fits).copied().unwrap_or_default();
+            Line::styled(keys, palette.dim)
+        }
+    }
+}
+
+/// As [`visible`], but an empty text is nothing.
+fn visible_or_empty(text: &str) -> String {
+    match text {
+        "" => String::new(),
+        _ => visible(text),
+    }
+}
+
+fn sort_name(sort: SortBy) -> &'static str {
+    match sort {
+        SortBy::Bytes => "bytes",
+        SortBy::Tx => "tx",
+        SortBy::Rx => "rx",
+        SortBy::Rate => "rate",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! `GET /`: the page for people, and below `/assets/` what it is made of.
+//!
+//! All of it is in the binary, in gzip, and the page loads nothing from elsewhere. It is for
+//! everybody: what it shows, it fetches from the API, with a token where one is asked for.
+
+use std::io::Read;
+use std::sync::LazyLock;
+
+use askama::Template;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::{GzDecoder, GzEncoder};
+use futures_util::stream::{self, Stream};
+use warp::http::StatusCode;
+use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use warp::reply::{Reply, Response};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::error::Problem;
+use super::negotiate::{self, Encoding};
+
+macro_rules! asset {
+    ($name:literal, $media_type:literal) => {
+        Asset {
+            name: $name,
+            media_type: $media_type,
+            gzip: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")),
+        }
+    };
+    ($name:literal) => {
+        asset!($name, "text/javascript; charset=utf-8")
+    };
+}
+
+/// What the page loads, as `build.rs` compressed it.
+static ASSETS: [Asset; 14] = [
+    asset!("page.css", "text/css; charset=utf-8"),
+    asset!("page.js"),
+    asset!("api.js"),
+    asset!("charts.js"),
+    asset!("dom.js"),
+    asset!("download.js"),
+    asset!("edges.js"),
+    asset!("filters.js"),
+    asset!("format.js"),
+    asset!("hours.js"),
+    asset!("plotly.js"),
+    asset!("table.js"),
+    asset!("talkers.js"),
+    asset!("view.js"),
+];
+
+/// Scripts and styles that come with the page, and questions to this service. Nothing of a name that
+/// somebody sent can become a script, a style, a picture from elsewhere or the target of a form.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What is under a name with a hash in it never changes.
+const FOREVER: &str = "public, max-age=31536000, immutable";
+/// The page itself may have changed with the service.
+const ASK_FIRST: &str = "no-cache";
+/// What is unpacked at once for a client that takes no gzip.
+const PART_BYTES: usize = 64 << 10;
+
+static SITE: LazyLock<Site> = LazyLock::new(Site::new);
+
+#[derive(Debug)]
+pub(super) struct Asset {
+    name: &'static str,
+    media_type: &'static str,
+    gzip: &'static [u8],
+}
+
+#[derive(Template)]
+#[template(path = "index.html")]
+struct Index<'a> {
+    /// Where the assets are, from the page.
+    assets: &'a str,
+    version: &'a str,
+}
+
+/// What is made at the first request.
+struct Site {
+    /// Names all assets together, since they load each other.
+    hash: String,
+    index: Bytes,
+    index_hash: String,
+}
+
+impl Site {
+    fn new() -> Site {
+        let mut all = Xxh3::new();
+        ASSETS.iter().for_each(|asset| all.update(asset.gzip));
+        let hash = format!("{:016x}", all.digest());
+        let index = Index {
+            assets: &format!("assets/{hash}"),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        // Two strings are put into a text; and what is read from memory is all there.
+        let html = index.render().unwrap_or_default();
+        let mut gzip = Vec::new();
+        let mut encoder = GzEncoder::new(html.as_bytes(), Compression::best());
+        let _from_memory = encoder.read_to_end(&mut gzip);
+        Site {
+            hash,
+            index: gzip.into(),
+            index_hash: format!("{:016x}", xxh3_64(html.as_bytes())),
+        }
+    }
+}
+
+/// The asset at `path`, if there is one.
+pub(super) fn asset(path: &str) -> Option<&'static Asset> {
+    let rest = path.strip_prefix("/assets/")?;
+    let name = rest.strip_prefix(SITE.hash.as_str())?.strip_prefix('/')?;
+    ASSETS.iter().find(|asset| asset.name == name)
+}
+
+/// The page. Its query string is for its script.
+pub(super) fn index(headers: &HeaderMap) -> Result<Response, Problem> {
+    let html = "text/html; charset=utf-8";
+    respond(
+        headers,
+        SITE.index.clone(),
+        html,
+        &SITE.index_hash,
+        ASK_FIRST,
+    )
+}
+
+/// What the page loads.
+pub(super) fn file(headers: &HeaderMap, asset: &'static Asset) -> Result<Response, Problem> {
+    let gzip = Bytes::from_static(asset.gzip);
+    respond(headers, gzip, asset.media_type, &SITE.hash, FOREVER)
+}
+
+fn respond(
+    headers: &HeaderMap,
+    gzip: Bytes,
+    media_type: &'static str,
+    hash: &str,
+    cache: &'static str,
+) -> Result<Response, Problem> {
+    let encoding = negotiate::asset_encoding(headers)?;
+    // Weak: it is the same for all encodings.
+    let tag = format!("W/\"{hash}\"");
+    let mut response = if has(headers, &tag) {
+        let mut response = Response::new(Bytes::new().into());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else if encoding == Encoding::Gzip {
+        Response::new(gzip.into())
+    } else {
+        warp::reply::stream(unpacked(gzip)).into_response()
+    };
+    if let Some(encoding) = encoding.name() {
+        let value = HeaderValue::from_static(encoding);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, value);
+    }
+    let fixed: [(HeaderName, &'static str); 6] = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, cache),
+        (header::VARY, "accept-encoding"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in fixed {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
+}
+
+/// Whether the client says that it has what `tag` names (RFC 9110, 13.1.2).
+fn has(headers: &HeaderMap, tag: &str) -> bool {
+    let strong = tag.trim_start_matches("W/");
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|known| known.trim() == "*" || known.trim().trim_start_matches("W/") == strong)
+}
+
+/// `gzip` unpacked, a part at a time: a client that is slow holds no more than that.
+fn unpacked(
+    gzip: Bytes,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static {
+    let decoder = GzDecoder::new(std::io::Cursor::new(gzip));
+    stream::try_unfold(decoder, |mut decoder| async {
+        let mut part = Vec::new();
+        decoder
+            .by_ref()
+            .take(PART_BYTES as u64)
+            .read_to_end(&mut part)?;
+        Ok((!part.is_empty()).then(|| (Bytes::from(part), decoder)))
+    })
+}

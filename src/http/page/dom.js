@@ -1,0 +1,40 @@
+// Making elements. Names of applications are only ever set as text: they are what anybody sends.
+
+/** An element with these attributes; `text`, `title` and handlers (`onclick`) are set as properties. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === 'text') element.textContent = value;
+    else if (name.startsWith('on')) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Exchanges the children of `parent`; what had the focus has it again, by its `data-key`. */
+export function replace(parent, ...children) {
+  const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  const same = [...parent.querySelectorAll('[data-key]')].find((element) => element.dataset.key === key);
+  same?.focus({ preventScroll: true });
+}
+
+/** The options of a `select`, as pairs of value and text; touches it only where there are others. */
+export function options(select, pairs, chosen) {
+  const same =
+    select.options.length === pairs.length &&
+    pairs.every(([value, text], i) => select.options[i].value === String(value) && select.options[i].text === text);
+  if (!same) select.replaceChildren(...pairs.map(([value, text]) => make('option', { value, text })));
+  select.value = String(chosen);
+}
+
+/** Calls `act` once after `pause` ms without another call. */
+export function calm(pause, act) {
+  let timer = 0;
+  return (...arguments_) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => act(...arguments_), pause);
+  };
+}

@@ -1,0 +1,72 @@
+// The rows of the table as a CSV file: all of them, up to a bound, since the browser holds them.
+
+import * as api from './api.js';
+import * as format from './format.js';
+
+const BYTES_MAX = 256e6;
+/** Longest wait for the whole of it. */
+const ANSWER_MS_MAX = 600_000;
+
+/** A click on `button` downloads what `question` says then; another one stops it. `state` says how it goes. */
+export function start(button, state, question) {
+  const title = button.textContent;
+  let under;
+  button.onclick = async () => {
+    if (under) {
+      under.abort();
+      return;
+    }
+    under = new AbortController();
+    button.textContent = 'Stop';
+    state.textContent = 'Downloading…';
+    try {
+      const params = question();
+      const blob = await fetchAll(params, under.signal, (bytes) => {
+        state.textContent = `Downloading… ${format.bytes(bytes)}`;
+      });
+      save(blob, `flowtally-${fileName(params)}.csv`);
+      state.textContent = `Downloaded ${format.bytes(blob.size)}`;
+    } catch (error) {
+      state.textContent = under.signal.aborted
+        ? 'Stopped'
+        : error instanceof api.Problem
+          ? error.message
+          : 'The download broke off; try again';
+    }
+    button.textContent = title;
+    under = undefined;
+  };
+}
+
+async function fetchAll(params, signal, progress) {
+  const response = await api.get('flows', { params, accept: 'text/csv', signal, timeout: ANSWER_MS_MAX });
+  const parts = [];
+  let bytes = 0;
+  let told = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    bytes += value.length;
+    if (bytes > BYTES_MAX) {
+      reader.cancel();
+      throw new api.Problem(413, 'Too much for a browser', `curl -H 'Accept: text/csv' '${response.url}' has no bound`);
+    }
+    if (bytes - told > 1e6) progress((told = bytes));
+  }
+  return new Blob(parts, { type: 'text/csv' });
+}
+
+/** The hours that `params` name. */
+function fileName(params) {
+  const part = (name) => params.get(name) ?? '';
+  return params.has('hour') ? part('hour') : `${part('from')}-${part('to')}`;
+}
+
+function save(blob, name) {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

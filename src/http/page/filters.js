@@ -1,0 +1,45 @@
+// Search, and the filters that are on as chips.
+
+import * as dom from './dom.js';
+import * as format from './format.js';
+import { FILTERS } from './view.js';
+
+/** Pause in typing after which is searched. */
+const TYPING_MS = 250;
+
+const at = (id) => document.getElementById(id);
+
+let go;
+
+/** `change` goes to the view that has these differences. */
+export function start(change, view) {
+  go = change;
+  const search = dom.calm(TYPING_MS, () => {
+    if (at('search').value !== view().search) go({ search: at('search').value }, { replace: true });
+  });
+  at('search').oninput = search;
+}
+
+/** Shows what `view` is narrowed to. */
+export function show(view) {
+  const input = at('search');
+  if (document.activeElement !== input) input.value = view.search;
+  const chips = Object.entries(FILTERS).flatMap(([field, title]) =>
+    view[field].map((value) => {
+      const name = format.name(value);
+      const remove = dom.make('button', {
+        type: 'button',
+        text: '×',
+        'data-key': `${field}=${value}`,
+        'aria-label': `Remove the filter ${title} ${name}`,
+        onclick: () => go({ [field]: view[field].filter((other) => other !== value) }),
+      });
+      return dom.make('li', {}, dom.make('span', { text: title }), dom.make('bdi', { text: name, title: name }), remove);
+    }),
+  );
+  if (chips.length > 1) {
+    const none = Object.fromEntries(Object.keys(FILTERS).map((field) => [field, []]));
+    chips.push(dom.make('li', { class: 'clear' }, dom.make('button', { type: 'button', text: 'Clear all', onclick: () => go(none) })));
+  }
+  dom.replace(at('filters'), ...chips);
+}

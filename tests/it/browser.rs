@@ -1,0 +1,210 @@
+//! A real browser, without a window, driven through WebDriver.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use thirtyfour::prelude::*;
+use thirtyfour::{ChromiumLikeCapabilities, LoggingPrefsLogLevel};
+
+/// One at a time: a browser takes what a small machine has.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub struct Browser {
+    driver: WebDriver,
+    runtime: tokio::runtime::Runtime,
+    chromedriver: Child,
+    /// Its profile, and below `downloads` what it saved.
+    dir: tempfile::TempDir,
+    base: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Browser {
+    /// A browser whose addresses are below `base`.
+    pub fn start(base: &str) -> Browser {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut chromedriver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a browser is needed: apt-get install chromium chromium-driver");
+        let lines = BufReader::new(chromedriver.stdout.take().unwrap()).lines();
+        let port = lines
+            .map_while(Result::ok)
+            .find_map(|line| {
+                let (_, rest) = line.split_once("started successfully on port ")?;
+                rest.trim_end_matches('.').parse::<u16>().ok()
+            })
+            .unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = DesiredCapabilities::chrome();
+        let profile = format!("--user-data-dir={}", dir.path().join("profile").display());
+        for argument in [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--window-size=1280,900",
+            &profile,
+        ] {
+            options.add_arg(argument).unwrap();
+        }
+        let level = LoggingPrefsLogLevel::All;
+        options.set_browser_log_level(level).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        let driver = runtime.block_on(WebDriver::new(url, options)).unwrap();
+        let browser = Browser {
+            driver,
+            runtime,
+            chromedriver,
+            dir,
+            base: base.to_owned(),
+            _turn: turn,
+        };
+        let downloads = browser.dir.path().join("downloads");
+        std::fs::create_dir(&downloads).unwrap();
+        browser.cdp(
+            "Browser.setDownloadBehavior",
+            json!({"behavior": "allow", "downloadPath": downloads}),
+        );
+        browser
+    }
+
+    pub fn cdp(&self, method: &str, parameters: Value) -> Value {
+        let cdp = self.driver.cdp();
+        self.runtime
+            .block_on(cdp.send_raw(method, parameters))
+            .unwrap()
+    }
+
+    pub fn open(&self, path: &str) {
+        let url = format!("{}{path}", self.base);
+        self.runtime.block_on(self.driver.goto(url)).unwrap();
+    }
+
+    /// The same page once more, beside the first; what follows is about it.
+    pub fn open_beside(&self, path: &str) {
+        self.runtime.block_on(async {
+            let tab = self.driver.new_window().await.unwrap();
+            self.driver.switch_to_window(tab).await.unwrap();
+        });
+        self.open(path);
+    }
+
+    /// What the body of a function in the page returns.
+    pub fn js(&self, body: &str) -> Value {
+        let result = self
+            .runtime
+            .block_on(self.driver.execute(body, Vec::new()))
+            .unwrap_or_else(|e| panic!("{e}: {body}"));
+        result.json().clone()
+    }
+
+    /// Waits until `expression` is true of the page.
+    pub fn until(&self, expression: &str) {
+        self.until_within(Duration::from_secs(30), expression);
+    }
+
+    pub fn until_within(&self, longest: Duration, expression: &str) {
+        let deadline = Instant::now() + longest;
+        while self.js(&format!("return Boolean({expression})")) != true {
+            if Instant::now() > deadline {
+                let text = self.js("return location.href + '\\n' + document.body.innerText");
+                panic!("never {expression}: {text}\n{:?}", self.problems());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn text(&self, css: &str) -> String {
+        let text = self.js(&format!(
+            "return document.querySelector({css:?}).textContent"
+        ));
+        text.as_str().unwrap().replace('\u{a0}', " ")
+    }
+
+    pub fn texts(&self, css: &str) -> Vec<String> {
+        let texts = self.js(&format!(
+            "return [...document.querySelectorAll({css:?})].map((e) => e.textContent)"
+        ));
+        serde_json::from_value(texts).unwrap()
+    }
+
+    /// The query string of the address.
+    pub fn search(&self) -> String {
+        self.js("return location.search").as_str().unwrap().into()
+    }
+
+    /// Clicks as a person does: what is covered or out of reach is an error.
+    pub fn click(&self, css: &str) {
+        self.runtime.block_on(async {
+            let element = self.driver.find(By::Css(css)).await.unwrap();
+            element.scroll_into_view().await.unwrap();
+            element.click().await.unwrap();
+        });
+    }
+
+    /// Types into what has the focus.
+    pub fn keys(&self, keys: &str) {
+        let actions = self.driver.action_chain().send_keys(keys);
+        self.runtime.block_on(actions.perform()).unwrap();
+    }
+
+    /// Presses the mouse at one point of the window, and lets it go at another.
+    pub fn drag(&self, from: (i64, i64), to: (i64, i64)) {
+        let middle = (i64::midpoint(from.0, to.0), i64::midpoint(from.1, to.1));
+        let chain = self.driver.action_chain();
+        let actions = chain
+            .move_to(from.0, from.1)
+            .click_and_hold()
+            .move_to(middle.0, middle.1)
+            .move_to(to.0, to.1)
+            .release();
+        self.runtime.block_on(actions.perform()).unwrap();
+    }
+
+    /// The file that a download has become.
+    pub fn downloaded(&self) -> PathBuf {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let entries = std::fs::read_dir(self.dir.path().join("downloads")).unwrap();
+            let mut files = entries.map(|entry| entry.unwrap().path());
+            if let Some(file) = files.find(|f| f.extension().is_some_and(|e| e == "csv")) {
+                return file;
+            }
+            assert!(Instant::now() < deadline, "nothing was downloaded");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn screenshot(&self, path: &Path) {
+        let shot = self.driver.screenshot(path);
+        self.runtime.block_on(shot).unwrap();
+    }
+
+    /// What the browser complains about: errors of scripts, breaches of the policy.
+    pub fn problems(&self) -> Vec<String> {
+        let log = self.runtime.block_on(self.driver.browser_log()).unwrap();
+        log.into_iter().map(|entry| entry.message).collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Ends the browser; its driver alone would leave it behind.
+        let driver = self.driver.clone();
+        let _ended = self.runtime.block_on(driver.quit());
+        let _ended = self.chromedriver.kill();
+        let _ended = self.chromedriver.wait();
+    }
+}
