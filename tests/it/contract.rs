@@ -418,7 +418,7 @@ fn queries_are_read_strictly() {
 fn paths_and_methods_are_answered() {
     let service = Service::start();
     for path in [
-        "/",
+        "/index.html",
         "/flow",
         "/flows/",
         "/flows/1",
@@ -433,6 +433,7 @@ fn paths_and_methods_are_answered() {
         ("PUT", "/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
         ("PATCH", "/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
         ("DELETE", "/hours", "GET, HEAD, OPTIONS"),
+        ("POST", "/", "GET, HEAD, OPTIONS"),
         ("GET", "/backups", "POST, OPTIONS"),
         ("GET", "/backups/1", "DELETE, OPTIONS"),
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),

@@ -460,15 +460,29 @@ fn a_question_ends_with_its_time() {
     make_slow(&daemon.client, 8_000);
     std::thread::sleep(Duration::from_millis(1500));
     let begun = Instant::now();
-    let answer = daemon.client.get(&slow(), &[]).unwrap();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let ask = || Client::new(daemon.address).get(&slow(), &[]).unwrap();
+        let asking: Vec<_> = (0..many()).map(|_| scope.spawn(ask)).collect();
+        asking
+            .into_iter()
+            .map(|asking| asking.join().unwrap())
+            .collect()
+    });
     let time = begun.elapsed();
-    assert_eq!(answer.status, 503, "after {time:?}");
+    let answer = answers.iter().find(|answer| answer.status == 503);
+    let answer = answer.unwrap_or_else(|| panic!("all {} ended in {time:?}", answers.len()));
     assert!(answer.header("retry-after").is_some());
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     for word in ["longer", "--query-time-max", "from", "src_app"] {
         assert!(detail.contains(word), "{detail}");
     }
-    assert!(time < Duration::from_secs(10), "{time:?}");
+    assert!(time < Duration::from_secs(20), "{time:?}");
+}
+
+/// So many slow questions at a time that each takes long, also on a large machine.
+fn many() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (8 * cores).min(60)
 }
 
 /// A question ends when nobody waits for its answer any more.
@@ -481,10 +495,8 @@ fn a_question_ends_with_its_client() {
     );
     make_slow(&daemon.client, 8_000);
     std::thread::sleep(Duration::from_millis(1500));
-    // So many at a time that each takes long, also on a large machine.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let request = format!("GET {} HTTP/1.1\r\nhost: x\r\n\r\n", slow());
-    let clients: Vec<_> = (0..(8 * cores).min(60))
+    let clients: Vec<_> = (0..many())
         .map(|_| {
             let mut client = TcpStream::connect(daemon.address).unwrap();
             client.write_all(request.as_bytes()).unwrap();
