@@ -9,6 +9,8 @@
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB
 //! underneath. It owns every stored byte and the argument why nothing is lost or counted twice.
 //!
+//! [`kafka`] is a journal for many nodes, in the place of the store's own.
+//!
 //! [`backup`] hands out a checkpoint of all of it, keeps backups elsewhere, and restores them.
 //!
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
@@ -28,6 +30,9 @@
 pub mod domain;
 
 pub mod store;
+
+#[cfg(feature = "kafka")]
+pub mod kafka;
 
 pub mod client;
 

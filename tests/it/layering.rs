@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 15] = [
+const TABLE: [(&str, &[&str], &[&str]); 16] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
     ("notify", &[], &["sd_notify"]),
     ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
+    ("kafka", &[], &["rdkafka"]),
     ("client", &[], &["ureq"]),
     ("backup", &["client", "store"], &["jiff"]),
     ("ingest", &["domain", "store", "telemetry"], &[]),

@@ -16,6 +16,8 @@ mod disk;
 mod exactness;
 mod idempotency;
 mod import;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod layering;
 mod lifecycle;
 mod notify;
