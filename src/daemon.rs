@@ -205,10 +205,10 @@ async fn reload(api: Arc<Api>, told: Arc<Notify>) {
 async fn tidy(api: Arc<Api>) {
     loop {
         tokio::time::sleep(TIDY_INTERVAL).await;
-        let Some(backend) = api.backend().cloned() else {
+        let Some(offer) = api.backend().and_then(|b| b.offer.clone()) else {
             continue;
         };
-        let _a_panic_is_printed = tokio::task::spawn_blocking(move || backend.offer.tidy()).await;
+        let _a_panic_is_printed = tokio::task::spawn_blocking(move || offer.tidy()).await;
     }
 }
 
@@ -217,7 +217,7 @@ async fn writes_fail(api: &Api) {
     let mut failing_since = None;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let failing = api.backend().is_some_and(|b| b.committer.fails());
+        let failing = api.backend().is_some_and(|b| b.journal.fails());
         if !failing {
             failing_since = None;
         } else if failing_since.get_or_insert_with(Instant::now).elapsed() >= WRITES_FAIL_MAX {
@@ -232,9 +232,9 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
     let store = Arc::new(store);
     let committer = Committer::start(store.clone(), config.metrics.clone());
     api.open(Backend {
-        committer: Arc::new(committer.map_err(DaemonError::Thread)?),
+        journal: Arc::new(committer.map_err(DaemonError::Thread)?),
         engine: Engine::new(store.clone(), config.query),
-        offer: Arc::new(Offer::new(store.clone())),
+        offer: Some(Arc::new(Offer::new(store.clone()))),
     });
     tracing::info!(
         data_dir = %config.data_dir.display(),
@@ -252,8 +252,8 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
 /// that the next start has nothing to replay.
 fn close(store: &Store, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
     if let Some(backend) = api.backend() {
-        backend.offer.stop();
-        backend.committer.finish();
+        backend.offer.iter().for_each(|offer| offer.stop());
+        backend.journal.finish();
     }
     store.flush_within(time_max.max(CLOSE_TIME_MIN))?;
     if store.sums_stopped() > 0 {

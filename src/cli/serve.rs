@@ -134,6 +134,7 @@ fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     Ok(AccessFiles {
         write_tokens: arguments.write_token_file.clone(),
         read_tokens: arguments.read_token_file.clone(),
+        node_tokens: None,
         tls: tls.map(|(cert, key)| TlsFiles {
             cert,
             key,

@@ -58,6 +58,8 @@ pub trait Handler: Send + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     pub offset: u64,
+    /// When it was sent, by the clock of who sent it: seconds since the epoch.
+    pub time_s: u64,
     pub key: Option<&'a [u8]>,
     pub payload: &'a [u8],
 }
@@ -142,7 +144,8 @@ impl ClientContext for Context {
                 continue;
             };
             let progress = &mut owned.progress;
-            progress.end = u64::try_from(seen.hi_offset).ok().or(progress.end);
+            // The statistics may still have the end of an earlier time as owner.
+            progress.end = progress.end.max(u64::try_from(seen.hi_offset).ok());
             let leader = statistics
                 .brokers
                 .values()

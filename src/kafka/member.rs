@@ -92,6 +92,7 @@ impl<H: Handler> Member<H> {
             .iter()
             .map(|message| Record {
                 offset: u64::try_from(message.offset()).unwrap_or_default(),
+                time_s: message.timestamp().to_millis().map_or(0, seconds),
                 key: message.key(),
                 payload: message.payload().unwrap_or_default(),
             })
@@ -183,6 +184,10 @@ impl<H: Handler> Member<H> {
         else {
             return true;
         };
+        // What is read up to here, was there when the partition came to this node.
+        if let Some(owned) = self.shared().partitions().get_mut(&partition) {
+            owned.progress.end = owned.progress.end.max(Some(end));
+        }
         let is_in_range = (first..=end).contains(&offset);
         if !is_in_range {
             self.handler.failed(KafkaError::OutOfRange {
@@ -240,6 +245,10 @@ impl<H: Handler> Member<H> {
             let _only_for_display = self.client.commit(&list, CommitMode::Async);
         }
     }
+}
+
+fn seconds(millis: i64) -> u64 {
+    u64::try_from(millis).unwrap_or_default() / 1_000
 }
 
 type Fetched<'a> = BTreeMap<i32, Vec<BorrowedMessage<'a>>>;

@@ -22,4 +22,4 @@ pub use error::KafkaError;
 pub use owners::{Owner, Owners};
 pub use producer::{MESSAGE_BYTES_MAX, Producer};
 pub use settings::Settings;
-pub use topics::{PARTITIONS_DEFAULT, ensure_topics};
+pub use topics::{PARTITIONS_DEFAULT, cluster_id, ensure_topics};

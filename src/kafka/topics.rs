@@ -23,6 +23,20 @@ const POLL: Duration = Duration::from_millis(100);
 
 const DOING: &str = "looking for the topics";
 
+/// The name that the brokers share: a topic of this name elsewhere is another one. Blocks meanwhile.
+///
+/// # Errors
+/// Brokers that are away.
+pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
+    let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
+    let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
+    let id = admin.inner().fetch_cluster_id(timeout);
+    id.ok_or_else(|| KafkaError::Away {
+        doing: "asking for the cluster's name",
+        why: format!("no broker answers in {REQUEST_SECONDS_MAX} s"),
+    })
+}
+
 /// Makes the journal, with `partitions`, and the topic of owners, where they are absent. Returns how many
 /// partitions the journal has: one that was there keeps its own number. Blocks meanwhile.
 ///

@@ -181,6 +181,26 @@ impl BatchBuilder {
         self.push_hash(key_at);
     }
 
+    /// Adds the flow of a stored batch.
+    pub(super) fn push_record(&mut self, record: Record<'_>) -> Result<(), Corrupt> {
+        let hour = codec::check_key(record.key)?;
+        self.ledger.count(hour.get(), record.counters);
+        codec::push_record_head(&mut self.bytes, record.key.len(), record.counters);
+        let key_at = self.bytes.len();
+        self.bytes.extend_from_slice(record.key);
+        self.push_hash(key_at);
+        Ok(())
+    }
+
+    /// How long the batch would be at most, with one more flow under `key`.
+    pub(super) fn bytes_with(&self, key: &[u8]) -> usize {
+        let entries = self.ledger.entries.len() + 1;
+        self.bytes.len()
+            + codec::RECORD_HEAD_BYTES_MAX
+            + key.len()
+            + entries * codec::BATCH_TOTALS_BYTES
+    }
+
     #[inline]
     fn push_head(&mut self, names: [&[u8]; 3], escapes: usize, counters: Counters) -> usize {
         let [src_app, dest_app, vpc_id] = names;

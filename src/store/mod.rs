@@ -30,6 +30,7 @@ mod rocks;
 mod run;
 mod scan;
 mod selection;
+mod split;
 mod tally;
 mod verify;
 mod wal;
@@ -44,7 +45,7 @@ use rocksdb::{ColumnFamily, DB, Options};
 
 pub use apply::{Applied, Entry};
 pub use batch::{Batch, BatchBuilder};
-pub use dir::{DataDir, RESTORING_FILE, ROCKS};
+pub use dir::{DataDir, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
 pub use open::Recovery;

@@ -8,7 +8,10 @@ mod receipt;
 mod records;
 
 pub use receipt::{Receipt, decode_receipt, encode_receipt};
-pub use records::{Record, Records, batch_ledger, begin_batch, end_batch, push_record_head};
+pub use records::{
+    BATCH_TOTALS_BYTES, RECORD_HEAD_BYTES_MAX, Record, Records, batch_ledger, begin_batch,
+    end_batch, push_record_head,
+};
 
 use std::borrow::Cow;
 
