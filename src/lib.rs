@@ -20,6 +20,8 @@
 //! written in, and [`send`] is the other end of the line: what an agent embeds to hand flows over, each
 //! counted once.
 //!
+//! [`cluster`] is what makes many nodes of one: batches go into Kafka, and questions to all who have a part.
+//!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and
@@ -42,6 +44,9 @@ pub mod ingest;
 pub mod input;
 pub mod query;
 pub mod send;
+
+#[cfg(feature = "kafka")]
+pub mod cluster;
 
 pub mod http;
 

@@ -18,14 +18,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::error::failed;
-use super::settings::create;
+use super::settings::{Log, create};
 use super::{KafkaError, Producer, Settings};
 
 /// All announcements have to be read by then.
@@ -46,6 +46,9 @@ pub struct Owner {
     /// How far it was when it said so.
     pub offset: u64,
 }
+
+/// The end of the topic is no error here.
+impl ConsumerContext for Log {}
 
 /// As it is in the topic. The key is the partition, in decimal digits.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +83,7 @@ impl Owners {
     /// Brokers that are away, or a topic that is not there.
     pub fn open(settings: &Settings, url: &str, producer: &Producer) -> Result<Owners, KafkaError> {
         let topic = settings.owners_topic();
-        let client: BaseConsumer = create(
+        let client: BaseConsumer<Log> = create(
             &settings.client(&[
                 // A reader needs a name, but joins nothing and commits nothing.
                 ("group.id", &topic),
@@ -89,7 +92,7 @@ impl Owners {
                 // To read an announcement twice changes nothing.
                 ("auto.offset.reset", "earliest"),
             ]),
-            DefaultConsumerContext,
+            Log,
         )?;
         let mut list = TopicPartitionList::new();
         let from_the_start = list.add_partition_offset(&topic, 0, Offset::Beginning);
@@ -167,7 +170,7 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 fn run(
-    client: &BaseConsumer,
+    client: &BaseConsumer<Log>,
     table: &Mutex<Table>,
     stop: &AtomicBool,
     read: &mpsc::Sender<Result<(), KafkaError>>,

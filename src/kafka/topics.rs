@@ -69,7 +69,10 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
         let in_sync = if replicas == REPLICAS_MAX { "2" } else { "1" };
         let replicas = || TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
         let topics = [
-            NewTopic::new(journal, partitions, replicas()).set("cleanup.policy", "delete"),
+            NewTopic::new(journal, partitions, replicas())
+                .set("cleanup.policy", "delete")
+                // A node that gets a partition for the first time reads it from the start.
+                .set("retention.ms", "-1"),
             // One partition, so that announcements have an order; the last of each partition stays.
             NewTopic::new(owners, 1, replicas()).set("cleanup.policy", "compact"),
         ]

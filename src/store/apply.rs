@@ -55,6 +55,15 @@ impl Store {
         Ok(self.inner.tallies()?.flushed)
     }
 
+    /// Waits until [`Store::apply`] has room for what is next.
+    ///
+    /// # Errors
+    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
+    /// for a flush.
+    pub fn wait_for_room(&self) -> Result<(), StoreError> {
+        self.make_room().map(drop)
+    }
+
     /// Adds entries to the sums, in their order; those up to [`Store::position`] are in them already,
     /// and are passed over. Visible when it returns, all of them at once.
     ///

@@ -15,14 +15,14 @@ use flowtally::kafka::{
 const NOWHERE: &str = "127.0.0.1:9";
 
 /// One broker for all tests. It ends with this process, however that ends.
-struct Broker {
+pub struct Broker {
     dir: PathBuf,
-    addresses: String,
+    pub addresses: String,
     /// Held for writing by a test that needs the broker to be away.
-    up: RwLock<()>,
+    pub up: RwLock<()>,
 }
 
-static BROKER: LazyLock<Broker> = LazyLock::new(|| {
+pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap().keep();
     let addresses = script(&["start", dir.to_str().unwrap()]);
     Broker {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 16] = [
+const TABLE: [(&str, &[&str], &[&str]); 17] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
     ("notify", &[], &["sd_notify"]),
@@ -19,6 +19,19 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
         &["ipnet", "prefix_trie"],
     ),
     ("query", &["domain", "store"], &[]),
+    (
+        "cluster",
+        &[
+            "client",
+            "domain",
+            "ingest",
+            "kafka",
+            "query",
+            "store",
+            "telemetry",
+        ],
+        &[],
+    ),
     (
         "http",
         &["backup", "domain", "ingest", "query", "telemetry"],
@@ -37,6 +50,7 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
         "daemon",
         &[
             "backup",
+            "cluster",
             "http",
             "ingest",
             "notify",
@@ -51,6 +65,7 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
         &[
             "backup",
             "client",
+            "cluster",
             "config",
             "daemon",
             "domain",

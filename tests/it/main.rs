@@ -8,6 +8,8 @@ mod access;
 mod backup;
 mod browser;
 mod chaos;
+#[cfg(feature = "kafka")]
+mod cluster;
 mod commands;
 mod contract;
 mod corruption;
