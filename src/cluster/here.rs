@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::SESSION_TIMEOUT;
+use super::SILENCE_MAX;
 use crate::kafka::Progress;
 use crate::store::Store;
 
@@ -83,13 +83,13 @@ impl Here {
 
     /// The same of all of them.
     pub(super) fn positions(&self) -> Vec<(i32, u64)> {
-        let stores: Vec<_> = self.lock().keys().copied().collect();
+        let partitions: Vec<_> = self.lock().keys().copied().collect();
         let position = |partition| Some((partition, self.position(partition)?));
-        stores.into_iter().filter_map(position).collect()
+        partitions.into_iter().filter_map(position).collect()
     }
 
     /// The partition's store, if what it says counts: all is in it that was in the journal when the partition
-    /// came, and the journal has been heard of within the session, in which nobody else gets the partition.
+    /// came, and the journal has been heard of so lately that nobody else has got the partition.
     pub(super) fn answering(&self, partition: i32, progress: &Progress) -> Option<Answering> {
         let store = self.store(partition)?;
         let position = store.position().ok()?;
@@ -102,7 +102,7 @@ impl Here {
         }
         let heard = progress
             .contact
-            .is_some_and(|at| at.elapsed() < SESSION_TIMEOUT);
+            .is_some_and(|at| at.elapsed() < SILENCE_MAX);
         heard.then(|| Answering {
             store,
             lag: end.saturating_sub(position),

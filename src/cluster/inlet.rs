@@ -61,8 +61,7 @@ impl Journal for Inlet {
         if !shared.connected.load(Ordering::Relaxed) {
             return Err("Kafka does not answer".into());
         }
-        let progress = shared.control.get().map(|control| control.progress());
-        shared.here.accepts(&progress.unwrap_or_default())
+        shared.here.accepts(&shared.progress())
     }
 
     /// Batches go to Kafka, and sums wait there for space.
@@ -83,8 +82,7 @@ impl Journal for Inlet {
     fn observe(&self) -> Result<(), StoreError> {
         let shared = &self.0;
         let metrics = shared.store.metrics.cluster();
-        let progress = shared.control.get().map(|control| control.progress());
-        let progress = progress.unwrap_or_default();
+        let progress = shared.progress();
         metrics.partitions.set(progress.len() as i64);
         // Those that have gone have no figures any more.
         metrics.position.reset();

@@ -2,9 +2,10 @@
 //! partitions; each partition's sums are on the node that the consumer group gives it to, in a store of its
 //! own; and a question that any node is asked is answered from all of them.
 //!
-//! - [`inlet`](self) writes batches to Kafka, and waits until they are visible where that is asked for.
-//! - A partition that is this node's has a thread: it opens the store, adds what comes, and closes it.
-//! - Questions go to the stores that are here, and over HTTP to the nodes that have the others.
+//! - `inlet` writes batches to Kafka, and waits until they are visible where that is asked for.
+//! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
+//!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
+//! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others.
 //!
 //! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
 
@@ -16,6 +17,7 @@ mod nodes;
 mod partition;
 mod parts;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +29,7 @@ use tokio::sync::Notify;
 use crate::client::{ClientError, Server};
 use crate::ingest::Journal;
 use crate::kafka::{
-    Consumer, Control, KafkaError, Owners, Producer, Settings, cluster_id, ensure_topics,
+    Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
 };
 use crate::query::Parts;
 use crate::store::StoreOptions;
@@ -35,8 +37,10 @@ use crate::store::codec::IDENTITY_FILE;
 use here::Here;
 use nodes::Nodes;
 
-/// A node that is not heard of for so long loses its partitions, and does not answer for them.
+/// A node that is not heard of for so long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a node has not heard of for so long, it does not answer for: well before somebody else may have it.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of what is here.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// A store that cannot take more is asked again after so long; meanwhile its partition may be taken away.
@@ -240,6 +244,14 @@ impl Shared {
             Err(KafkaError::Away { .. }) => self.connected.store(false, Ordering::Relaxed),
             Err(_) => {}
         }
+    }
+
+    /// How far this node is with its partitions, by Kafka's client.
+    fn progress(&self) -> BTreeMap<i32, Progress> {
+        let control = self.control.get();
+        control
+            .map(|control| control.progress())
+            .unwrap_or_default()
     }
 
     /// All partitions of the journal.

@@ -30,8 +30,7 @@ impl All {
     /// Where `of` are, which have to be here; or where all are.
     fn places(&self, of: Option<&[i32]>) -> Places {
         let shared = &self.0;
-        let progress = shared.control.get().map(|control| control.progress());
-        let progress = progress.unwrap_or_default();
+        let progress = shared.progress();
         let wanted: Vec<i32> = of.map_or_else(|| shared.all().collect(), <[i32]>::to_vec);
         let mut places = Places::default();
         for partition in wanted {

@@ -32,6 +32,11 @@ const HEARTBEAT_MS: u64 = 1_000;
 /// Between the moments at which [`Progress`] is taken; the client knows no less than a second.
 const STATISTICS_MS: u64 = 1_000;
 
+/// A longer one than this, of a leader or of this process, may have cost the partition.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// After it, this node has heard from the group whether it is still a member.
+const HEARTBEAT_AWAITED: Duration = Duration::from_secs(3);
+
 /// What is done with partitions and what is in them. It is dropped when the consumer's thread ends,
 /// also by a panic.
 pub trait Handler: Send + 'static {
@@ -72,7 +77,8 @@ pub struct Progress {
     /// The partition's end, as the leader said last: the lag is what is between.
     pub end: Option<u64>,
     /// When something came last from the partition's leader, which answers twice a second as long as
-    /// something is read from it. What is much older than that may be stale.
+    /// something is read from it. What is much older than that may be stale. After a silence, it stays as it
+    /// was until the group has had the time to say whose the partition is.
     pub contact: Option<Instant>,
 }
 
@@ -82,6 +88,10 @@ pub(super) struct Owned {
     pub(super) progress: Progress,
     /// An offset that it is to start from, and has not yet.
     pub(super) wanted: Option<u64>,
+    /// When the leader was heard of last, also where that is not told yet.
+    heard: Option<Instant>,
+    /// What was heard after a silence is told from then on.
+    suspect_until: Option<Instant>,
 }
 
 pub(super) type Partitions = BTreeMap<i32, Owned>;
@@ -153,7 +163,18 @@ impl ClientContext for Context {
             // Negative before the first answer over a new connection.
             let idle = leader.and_then(|b| u64::try_from(b.rxidle).ok());
             let contact = idle.and_then(|idle| now.checked_sub(Duration::from_micros(idle)));
-            progress.contact = progress.contact.max(contact);
+            let Some(contact) = contact else { continue };
+            // The partition may be another node's by now; the next heartbeat tells.
+            if owned
+                .heard
+                .is_some_and(|before| contact.saturating_duration_since(before) > SILENCE_MAX)
+            {
+                owned.suspect_until = Some(now + HEARTBEAT_AWAITED);
+            }
+            owned.heard = owned.heard.max(Some(contact));
+            if owned.suspect_until.is_none_or(|until| now >= until) {
+                progress.contact = progress.contact.max(Some(contact));
+            }
         }
     }
 }
