@@ -75,6 +75,25 @@ fn until_answered(client: &Client, path: &str) -> Answer {
     }
 }
 
+/// Under its key, until it is in and visible: while partitions move, that may take more than one try.
+fn post(client: &Client, key: &str, flows: &[TestFlow]) {
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", key),
+    ];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = client.post("/flows?wait=visible", &headers, &json_body(flows));
+        let answer = answer.unwrap();
+        if answer.status == 200 {
+            assert_eq!(answer.json()["accepted"], flows.len());
+            return;
+        }
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(Instant::now() < deadline, "{answer:?}");
+    }
+}
+
 /// The rows that hours have to have, as an answer to `GET /flows?from=0` shows them.
 fn rows(model: &Model) -> Vec<(crate::support::Key, flowtally::domain::Counters)> {
     model
@@ -98,17 +117,7 @@ fn one_node_answers_for_all_partitions() {
             .collect();
         let key = format!("{n}{}", "k".repeat(if n % 2 == 0 { 1 } else { 250 }));
         for _twice in 0..2 {
-            let headers = [
-                ("idempotency-key", key.as_str()),
-                ("content-type", "application/json"),
-            ];
-            let path = "/flows?wait=visible";
-            let answer = daemon
-                .client
-                .post(path, &headers, &json_body(&flows))
-                .unwrap();
-            assert_eq!(answer.status, 200, "{answer:?}");
-            assert_eq!(answer.json()["accepted"], 200);
+            post(&daemon.client, &key, &flows);
         }
         add_to(&mut model, &flows);
     }
@@ -137,11 +146,7 @@ fn one_node_answers_for_all_partitions() {
     let flows: Vec<_> = (0..60_000)
         .map(|n| TestFlow::new(9, &format!("src-{n:060}"), "d", "v", 1, 2))
         .collect();
-    let headers = [("content-type", "application/json")];
-    let answer = daemon
-        .client
-        .post("/flows?wait=visible", &headers, &json_body(&flows));
-    assert_eq!(answer.unwrap().status, 200);
+    post(&daemon.client, "long", &flows);
     add_to(&mut model, &flows);
     let metrics = daemon.client.get("/metrics", &[]).unwrap();
     let metrics = String::from_utf8(metrics.body).unwrap();
@@ -196,17 +201,7 @@ fn any_node_answers_as_one_service_would() {
             .map(|_| odd_flow(&mut random, &[3, 4, 9]))
             .collect();
         single.client.accept(&flows);
-        let headers = [
-            ("content-type", "application/json"),
-            ("idempotency-key", "k"),
-        ];
-        let key = format!("key-{n}");
-        let headers = [headers[0], (headers[1].0, &key)];
-        let client = &daemons[n % 3].client;
-        let answer = client
-            .post("/flows?wait=visible", &headers, &json_body(&flows))
-            .unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
+        post(&daemons[n % 3].client, &format!("key-{n}"), &flows);
     }
     let questions = [
         "hour=3",
