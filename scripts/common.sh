@@ -29,13 +29,14 @@ need() {
   fi
 }
 
-# What it takes to build: a C++ compiler for RocksDB, libclang for the bindings to it.
+# What it takes to build: a C++ compiler for RocksDB, libclang for the bindings to it; make and OpenSSL for
+# librdkafka, and pkg-config, by which it finds that.
 need_build() {
   if ! command -v cargo >/dev/null; then
     echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2
     exit 1
   fi
-  need g++ libc6-dev libclang-dev
+  need g++ libc6-dev libclang-dev libssl-dev make pkg-config
 }
 
 # The tools of Prometheus, without the server that comes in the same package: where systemd runs, an

@@ -56,7 +56,12 @@ pub enum ClientError {
     Unreachable { url: String, why: String },
     /// It answers something else than what it was asked for.
     #[error("{url}: {why}")]
-    Refused { url: String, why: String },
+    Refused {
+        url: String,
+        /// Of the answer.
+        status: u16,
+        why: String,
+    },
 }
 
 /// A problem document of the service (RFC 9457).
@@ -132,6 +137,31 @@ impl Client {
         self.json(path, answer)
     }
 
+    /// The answer to a GET, of which no two parts are further apart than `pause_max`.
+    pub fn get_within(
+        &self,
+        path: &str,
+        accept: &str,
+        pause_max: Duration,
+    ) -> Result<Response<Body>, ClientError> {
+        let request = self.authorized(self.agent.get(self.url(path)));
+        let request = request.header("accept", accept).config();
+        let request = request
+            .timeout_recv_response(Some(pause_max))
+            .timeout_per_read(Some(pause_max));
+        self.answered(path, request.build().call())
+    }
+
+    /// The same, as what its JSON says.
+    pub fn get_json_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        pause_max: Duration,
+    ) -> Result<T, ClientError> {
+        let answer = self.get_within(path, "application/json", pause_max)?;
+        self.json(path, answer)
+    }
+
     /// The answer to an empty POST, as what its JSON says.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.answered(path, self.to_post(path).send_empty())?;
@@ -156,6 +186,7 @@ impl Client {
             .map_err(|e| self.unreachable(path, &e))?;
         serde_json::from_str(&text).map_err(|e| ClientError::Refused {
             url: self.url(path),
+            status: answer.status().as_u16(),
             why: format!("something answered that is not flowtally, or another version: {e}"),
         })
     }
@@ -177,7 +208,11 @@ impl Client {
             Err(_) => status.to_string(),
         };
         let url = self.url(path);
-        Err(ClientError::Refused { url, why })
+        Err(ClientError::Refused {
+            url,
+            status: status.as_u16(),
+            why,
+        })
     }
 
     /// The error of an exchange that broke off.

@@ -2,11 +2,15 @@
 //! a variable, `--data-dir` is `FLOWTALLY_DATA_DIR`, and a key of the file, `data-dir`; the flag comes
 //! first, then the variable, then the file. A variable that is set to nothing counts as unset.
 
+#[cfg(feature = "kafka")]
+mod cluster;
 mod file;
 mod place;
 mod serve;
 mod top;
 
+#[cfg(feature = "kafka")]
+pub use cluster::Cluster;
 pub use file::{Settings, parse};
 pub use place::Place;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
@@ -38,7 +42,7 @@ pub enum Command {
     /// SIGTERM or SIGINT stops it in good order; a second one ends it at once. Neither loses a
     /// flow that was acknowledged. Exit status: 0 after a stop in good order, 1 when it cannot
     /// start or had to break off requests, 2 for wrong arguments, 130 after a second signal.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Send flows to a service: each counts once, however often it has to be tried.
     ///
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a

@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::backup::Offer;
+#[cfg(feature = "kafka")]
+use crate::cluster::{Cluster, ClusterError, Node};
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
 use crate::ingest::{Admission, Committer};
 use crate::notify;
@@ -41,6 +43,9 @@ const MEMORY_PER_BODY_BYTE: usize = 2;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub data_dir: PathBuf,
+    /// One node of many, whose journal is in Kafka.
+    #[cfg(feature = "kafka")]
+    pub cluster: Option<Node>,
     pub store: StoreOptions,
     pub metrics: Metrics,
     pub access: AccessFiles,
@@ -65,6 +70,9 @@ pub enum DaemonError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("cannot use the socket: {0}")]
     Listener(#[source] io::Error),
     #[error("cannot start a thread: {0}")]
@@ -101,7 +109,7 @@ pub async fn run(
     // First, and before the log says anything: what is wrong with the directory, or with a file of
     // secrets, is one line.
     let access = Access::load(config.access.clone())?;
-    let dir = DataDir::open(&config.data_dir)?;
+    let place = Place::of(&config)?;
     let address = listener.local_addr().map_err(DaemonError::Listener)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     notify::opening();
@@ -124,7 +132,7 @@ pub async fn run(
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let opening = tokio::task::spawn_blocking({
         let (config, api) = (config.clone(), api.clone());
-        move || open(dir, &config, &api)
+        move || open(place, &config, &api)
     });
     let mut chores = JoinSet::new();
     chores.spawn(reload(api.clone(), config.reload.clone()));
@@ -156,7 +164,7 @@ pub async fn run(
     let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
     // Not one task may hold the store any more when this returns.
     chores.shutdown().await;
-    let store = match opened {
+    let opened = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
     };
@@ -164,7 +172,7 @@ pub async fn run(
         // No flush either: the journal has everything, and the disk has had its chance.
         return Err(DaemonError::WritesFail(WRITES_FAIL_MAX));
     }
-    tokio::task::spawn_blocking(move || close(&store, &api, config.shutdown_timeout))
+    tokio::task::spawn_blocking(move || close(&opened, &api, config.shutdown_timeout))
         .await
         .map_err(|_| DaemonError::Panicked)??;
     if broken_off > 0 {
@@ -205,10 +213,10 @@ async fn reload(api: Arc<Api>, told: Arc<Notify>) {
 async fn tidy(api: Arc<Api>) {
     loop {
         tokio::time::sleep(TIDY_INTERVAL).await;
-        let Some(backend) = api.backend().cloned() else {
+        let Some(offer) = api.backend().and_then(|b| b.offer.clone()) else {
             continue;
         };
-        let _a_panic_is_printed = tokio::task::spawn_blocking(move || backend.offer.tidy()).await;
+        let _a_panic_is_printed = tokio::task::spawn_blocking(move || offer.tidy()).await;
     }
 }
 
@@ -217,7 +225,7 @@ async fn writes_fail(api: &Api) {
     let mut failing_since = None;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let failing = api.backend().is_some_and(|b| b.committer.fails());
+        let failing = api.backend().is_some_and(|b| b.journal.fails());
         if !failing {
             failing_since = None;
         } else if failing_since.get_or_insert_with(Instant::now).elapsed() >= WRITES_FAIL_MAX {
@@ -226,15 +234,59 @@ async fn writes_fail(api: &Api) {
     }
 }
 
-fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
+/// Where sums are.
+enum Place {
+    Dir(DataDir),
+    #[cfg(feature = "kafka")]
+    Cluster(Node),
+}
+
+impl Place {
+    fn of(config: &Config) -> Result<Place, DaemonError> {
+        #[cfg(feature = "kafka")]
+        if let Some(node) = &config.cluster {
+            return Ok(Place::Cluster(node.clone()));
+        }
+        Ok(Place::Dir(DataDir::open(&config.data_dir)?))
+    }
+}
+
+/// What has to be closed.
+enum Opened {
+    Store(Arc<Store>),
+    #[cfg(feature = "kafka")]
+    Cluster(Cluster),
+}
+
+fn open(place: Place, config: &Config, api: &Api) -> Result<Opened, DaemonError> {
+    let opened = match place {
+        Place::Dir(dir) => Opened::Store(open_store(dir, config, api)?),
+        #[cfg(feature = "kafka")]
+        Place::Cluster(node) => {
+            let runtime = tokio::runtime::Handle::current();
+            let data_dir = config.data_dir.clone();
+            let cluster = Cluster::start(node, data_dir, &config.store, &runtime)?;
+            api.open(Backend {
+                journal: cluster.journal(),
+                engine: Engine::of_parts(cluster.parts(), config.query),
+                offer: None,
+            });
+            Opened::Cluster(cluster)
+        }
+    };
+    notify::ready();
+    Ok(opened)
+}
+
+fn open_store(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
     let start = Instant::now();
     let (store, recovery) = Store::open_dir(dir, config.store.clone())?;
     let store = Arc::new(store);
     let committer = Committer::start(store.clone(), config.metrics.clone());
     api.open(Backend {
-        committer: Arc::new(committer.map_err(DaemonError::Thread)?),
+        journal: Arc::new(committer.map_err(DaemonError::Thread)?),
         engine: Engine::new(store.clone(), config.query),
-        offer: Arc::new(Offer::new(store.clone())),
+        offer: Some(Arc::new(Offer::new(store.clone()))),
     });
     tracing::info!(
         data_dir = %config.data_dir.display(),
@@ -244,20 +296,25 @@ fn open(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonEr
         ms = start.elapsed().as_millis() as u64,
         "ready"
     );
-    notify::ready();
     Ok(store)
 }
 
 /// Nothing comes in any more: commits what is queued, then moves all sums to their final files, so
 /// that the next start has nothing to replay.
-fn close(store: &Store, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
+fn close(opened: &Opened, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
     if let Some(backend) = api.backend() {
-        backend.offer.stop();
-        backend.committer.finish();
+        backend.offer.iter().for_each(|offer| offer.stop());
+        backend.journal.finish();
     }
-    store.flush_within(time_max.max(CLOSE_TIME_MIN))?;
-    if store.sums_stopped() > 0 {
-        tracing::warn!(times = store.sums_stopped(), "sums were stopped at 2^64-1");
+    match opened {
+        Opened::Store(store) => {
+            store.flush_within(time_max.max(CLOSE_TIME_MIN))?;
+            if store.sums_stopped() > 0 {
+                tracing::warn!(times = store.sums_stopped(), "sums were stopped at 2^64-1");
+            }
+        }
+        #[cfg(feature = "kafka")]
+        Opened::Cluster(cluster) => cluster.stop(),
     }
     Ok(())
 }

@@ -9,6 +9,8 @@
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB
 //! underneath. It owns every stored byte and the argument why nothing is lost or counted twice.
 //!
+//! [`kafka`] is a journal for many nodes, in the place of the store's own.
+//!
 //! [`backup`] hands out a checkpoint of all of it, keeps backups elsewhere, and restores them.
 //!
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
@@ -17,6 +19,8 @@
 //! [`client`] talks to a running service, [`input`] takes flows out of files and pipes, whatever they are
 //! written in, and [`send`] is the other end of the line: what an agent embeds to hand flows over, each
 //! counted once.
+//!
+//! [`cluster`] is what makes many nodes of one: batches go into Kafka, and questions to all who have a part.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
@@ -29,6 +33,9 @@ pub mod domain;
 
 pub mod store;
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
+
 pub mod client;
 
 pub mod backup;
@@ -37,6 +44,9 @@ pub mod ingest;
 pub mod input;
 pub mod query;
 pub mod send;
+
+#[cfg(feature = "kafka")]
+pub mod cluster;
 
 pub mod http;
 

@@ -61,7 +61,7 @@ impl Source {
             Source::Service(client) => connect::hours(client)
                 .map(|hours| hours.iter().filter_map(|of| Hour::new(of.hour)).collect()),
             Source::Stopped(engine) => {
-                let hours = engine.hours().map_err(|e| e.to_string())?;
+                let hours = engine.hours(None).map_err(|e| e.to_string())?;
                 Ok(hours.into_iter().map(|(hour, _)| hour).collect())
             }
         }

@@ -22,7 +22,7 @@ use crate::config::{Cli, Command, Settings};
 /// Runs the command that was asked for; an error is text for the user.
 pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     match cli.command {
-        Command::Serve(arguments) => serve::run(arguments, settings),
+        Command::Serve(arguments) => serve::run(*arguments, settings),
         Command::Send(arguments) => send::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),

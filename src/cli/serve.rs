@@ -10,6 +10,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+#[cfg(feature = "kafka")]
+use crate::client::Server;
+#[cfg(feature = "kafka")]
+use crate::cluster::Node;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, TlsFiles};
@@ -71,6 +75,8 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     end_at_second_signal().map_err(cannot_start)?;
     let address = listener.local_addr().map_err(cannot_start)?;
     let access = access_files(&arguments)?;
+    #[cfg(feature = "kafka")]
+    let cluster = cluster(&arguments, &access)?;
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
     }
@@ -82,11 +88,17 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         }
     });
     let metrics = Metrics::default();
+    #[cfg(feature = "kafka")]
+    let stores = cluster.as_ref().map_or(1, |node| node.partitions as usize);
+    #[cfg(not(feature = "kafka"))]
+    let stores = 1;
     let config = Config {
         metrics: metrics.clone(),
         access,
         reload,
         data_dir: arguments.data_dir.path,
+        #[cfg(feature = "kafka")]
+        cluster,
         store: StoreOptions {
             durability: arguments.durability.into(),
             flush_interval: arguments.flush_interval,
@@ -101,7 +113,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },
-        connections_max: connections_max(arguments.memory_max as usize),
+        connections_max: connections_max(arguments.memory_max as usize, stores),
         body_bytes_max: memory.body_bytes_max,
         query: QueryLimits {
             memory_bytes_max: memory.query_bytes_max,
@@ -134,12 +146,64 @@ fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     Ok(AccessFiles {
         write_tokens: arguments.write_token_file.clone(),
         read_tokens: arguments.read_token_file.clone(),
+        #[cfg(feature = "kafka")]
+        node_tokens: arguments.cluster.node_token_file.clone(),
+        #[cfg(not(feature = "kafka"))]
+        node_tokens: None,
         tls: tls.map(|(cert, key)| TlsFiles {
             cert,
             key,
             client_ca: arguments.tls_client_ca.clone(),
         }),
     })
+}
+
+/// What this node is told, if it is one of many.
+#[cfg(feature = "kafka")]
+fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, String> {
+    let told = arguments.cluster.clone();
+    let Some(brokers) = told.kafka_brokers else {
+        return Ok(None);
+    };
+    let (Some(name), Some(url)) = (told.node_name, told.node_url) else {
+        return Err("with --kafka-brokers, give --node-name and --node-url too".into());
+    };
+    if access.read_tokens.is_some() && access.node_tokens.is_none() {
+        return Err(
+            "with --read-token-file, anybody could still read what nodes ask each other: give --node-token-file"
+                .into(),
+        );
+    }
+    let token = match &access.node_tokens {
+        None => None,
+        Some(path) => Some(first_token(path)?),
+    };
+    // Who asks for certificates, has one to show.
+    let asks = |tls: &&TlsFiles| tls.client_ca.is_some();
+    let certificate = access.tls.as_ref().filter(asks);
+    Ok(Some(Node {
+        brokers,
+        topic: told.kafka_topic,
+        partitions: told.kafka_partitions,
+        options: told.kafka_option,
+        name,
+        server: Server {
+            url,
+            token,
+            ca: told.node_ca,
+            certificate: certificate.map(|tls| (tls.cert.clone(), tls.key.clone())),
+        },
+    }))
+}
+
+/// What this node sends to the others.
+#[cfg(feature = "kafka")]
+fn first_token(path: &std::path::Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let lines = text.lines().map(str::trim);
+    let mut tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let none = || format!("{}: no token is in it; write one to a line", path.display());
+    tokens.next().map(str::to_owned).ok_or_else(none)
 }
 
 /// Beyond this machine, whoever can reach the port could do what nothing guards.
@@ -163,12 +227,12 @@ fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
 }
 
 /// Raises the limit of open files as far as it goes, and returns how many connections that allows
-/// beside RocksDB's files, and the memory: what they read ahead may take a quarter of it.
-fn connections_max(memory_mib: usize) -> usize {
+/// beside RocksDB's files in so many stores, and the memory: what they read ahead may take a quarter of it.
+fn connections_max(memory_mib: usize, stores: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     files
-        .saturating_sub(FILES_OF_OUR_OWN)
+        .saturating_sub(FILES_OF_OUR_OWN * stores)
         .min(CONNECTIONS_PER_MIB * memory_mib)
         .clamp(64, CONNECTIONS_MAX)
 }

@@ -157,6 +157,10 @@ pub struct Serve {
     )]
     pub query_time_max: Duration,
 
+    #[cfg(feature = "kafka")]
+    #[command(flatten)]
+    pub cluster: super::Cluster,
+
     /// What to log: error, warn, info, debug, trace, or a filter such as info,flowtally=debug.
     #[arg(
         long,

@@ -22,6 +22,8 @@ use super::tls;
 pub(super) enum Right {
     Write,
     Read,
+    /// What nodes of one cluster ask each other.
+    Node,
 }
 
 /// The secrets in use. Reloading exchanges all of them at once; connections go on.
@@ -35,6 +37,7 @@ pub struct Access {
 struct Secrets {
     write: Option<Tokens>,
     read: Option<Tokens>,
+    node: Option<Tokens>,
     tls: Option<Arc<ServerConfig>>,
 }
 
@@ -83,6 +86,7 @@ impl Access {
         let (mine, other) = match right {
             Right::Write => (&secrets.write, &secrets.read),
             Right::Read => (&secrets.read, &secrets.write),
+            Right::Node => (&secrets.node, &secrets.read),
         };
         let Some(mine) = mine else {
             return Ok(());
@@ -112,6 +116,7 @@ impl Secrets {
         Ok(Secrets {
             write: tokens(&files.write_tokens)?,
             read: tokens(&files.read_tokens)?,
+            node: tokens(&files.node_tokens)?,
             tls: files.tls.as_ref().map(tls::load).transpose()?,
         })
     }

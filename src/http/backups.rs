@@ -4,6 +4,7 @@
 //! /backups/ID` lets it go. Whoever may read all flows may take a backup of them.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
@@ -11,27 +12,31 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
+use super::Api;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use super::{Api, Backend};
+use crate::backup::Offer;
 
 /// What is read of a file at once. It is all on its way while nobody reads the file any more: over a slow
 /// line, it should not take long.
 const CHUNK_BYTES: usize = 64 << 10;
 
-fn backend(api: &Api, request: &Request<'_>) -> Result<Backend, Problem> {
+fn offer(api: &Api, request: &Request<'_>) -> Result<Arc<Offer>, Problem> {
     api.access
         .check(Right::Read, request.headers, request.peer)?;
-    let backend = api.open_backend()?.clone();
+    let offer = api.open_backend()?.offer.clone();
     request.takes_no_parameter()?;
-    Ok(backend)
+    offer.ok_or(Problem::NotHere(
+        "a node's sums can be made anew from Kafka, as far as that goes back; for longer, set its retention \
+         to as long, or stop the node and copy its data directory",
+    ))
 }
 
 pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
-    let backend = backend(api, request)?;
+    let offer = offer(api, request)?;
     api.not_stopping()?;
-    let manifest = tokio::task::spawn_blocking(move || backend.offer.begin());
+    let manifest = tokio::task::spawn_blocking(move || offer.begin());
     let manifest = manifest.await.map_err(|_| Problem::Internal)??;
     // Strings and integers always serialise.
     let json = serde_json::to_vec(&manifest).unwrap_or_default();
@@ -45,8 +50,8 @@ pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, 
 }
 
 pub(super) async fn end(api: &Api, request: &Request<'_>, id: &str) -> Result<Response, Problem> {
-    let (backend, id) = (backend(api, request)?, id.to_owned());
-    let ended = tokio::task::spawn_blocking(move || backend.offer.end(&id));
+    let (offer, id) = (offer(api, request)?, id.to_owned());
+    let ended = tokio::task::spawn_blocking(move || offer.end(&id));
     ended.await.map_err(|_| Problem::Internal)??;
     let mut response = Response::new(Vec::new().into());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -59,10 +64,10 @@ pub(super) async fn file(
     id: &str,
     name: &str,
 ) -> Result<Response, Problem> {
-    let backend = backend(api, request)?;
+    let offer = offer(api, request)?;
     let permit = api.permit_to_answer(request.peer, 1)?;
     let (id, name) = (id.to_owned(), name.to_owned());
-    let opened = tokio::task::spawn_blocking(move || backend.offer.file(&id, &name));
+    let opened = tokio::task::spawn_blocking(move || offer.file(&id, &name));
     let (file, bytes, in_use) = opened.await.map_err(|_| Problem::Internal)??;
     // In this order, so that a stop finds it, or is found.
     request.peer.request.hold(in_use);

@@ -64,8 +64,12 @@ pub(super) enum Problem {
     TooManyQueries,
     Recovering,
     Stopping,
-    /// The journal cannot be written at the moment.
-    WritesFail,
+    /// The journal cannot be written at the moment, or the sums are behind it.
+    NotReady {
+        why: String,
+    },
+    /// There is no such thing in this mode; says what there is instead.
+    NotHere(&'static str),
     /// The disk is full, or nearly.
     NoSpace,
     Ingest(IngestError),
@@ -137,15 +141,21 @@ impl Problem {
             )
             | Problem::Recovering
             | Problem::Stopping
-            | Problem::WritesFail
+            | Problem::NotReady { .. }
+            | Problem::Query(QueryError::Missing(_) | QueryError::Elsewhere(_))
             | Problem::Backup(BackupError::Store(_))
             | Problem::Ingest(
                 IngestError::Overloaded(_)
+                | IngestError::Unsure { .. }
+                | IngestError::NotVisible(_)
                 | IngestError::Store(_)
                 | IngestError::NotDeleted(_)
                 | IngestError::Closed,
             ) => StatusCode::SERVICE_UNAVAILABLE,
             Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Problem::NotHere(_) | Problem::Ingest(IngestError::NotHere(_)) => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Problem::Ingest(IngestError::Receipt(_))
             | Problem::Query(_)
             | Problem::Backup(_)
@@ -214,8 +224,21 @@ impl Problem {
                 ("stopping", "The service is stopping")
             }
             Problem::NoSpace => ("no-space", "The disk is full"),
-            Problem::WritesFail | Problem::Ingest(IngestError::Store(_)) => {
+            Problem::NotReady { .. } => ("not-ready", "The service is not ready"),
+            Problem::Ingest(IngestError::Store(_) | IngestError::Unsure { .. }) => {
                 ("not-stored", "The batch could not be stored")
+            }
+            Problem::Ingest(IngestError::NotVisible(_)) => {
+                ("not-visible", "The batch is stored, and not visible yet")
+            }
+            Problem::Query(QueryError::Missing(_)) => {
+                ("partitions-missing", "Some partitions have no node")
+            }
+            Problem::Query(QueryError::Elsewhere(_)) => {
+                ("node-failed", "Another node did not answer")
+            }
+            Problem::NotHere(_) | Problem::Ingest(IngestError::NotHere(_)) => {
+                ("not-here", "Not possible in this mode")
             }
             Problem::Ingest(IngestError::Receipt(_))
             | Problem::Query(_)
@@ -295,9 +318,21 @@ impl Problem {
             ),
             Problem::TooManyQueries => "too many answers are being read at the moment".into(),
             Problem::Recovering => "the journal is being replayed; try again shortly".into(),
-            Problem::WritesFail => {
-                "the disk does not take writes at the moment; the log says why".into()
+            Problem::NotReady { why } => why.clone(),
+            Problem::NotHere(what) | Problem::Ingest(IngestError::NotHere(what)) => {
+                (*what).into()
             }
+            Problem::Query(error @ (QueryError::Missing(_) | QueryError::Elsewhere(_))) => {
+                error.to_string()
+            }
+            Problem::Ingest(IngestError::Unsure { why, keyed: true }) => format!(
+                "{why}; nothing is promised: send the batch again, under its Idempotency-Key"
+            ),
+            Problem::Ingest(IngestError::Unsure { why, keyed: false }) => format!(
+                "{why}; nothing is promised, and a part of the batch may count: without an \
+                 Idempotency-Key, that part counts twice when it is sent again"
+            ),
+            Problem::Ingest(IngestError::NotVisible(why)) => why.clone(),
             Problem::NoSpace => {
                 "less than the reserve is free on the disk; the batch is not promised, and is taken \
                  as soon as there is space: try again"

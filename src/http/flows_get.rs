@@ -9,7 +9,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Span;
-use warp::http::header::{self, HeaderValue};
+use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
@@ -18,16 +18,33 @@ use super::connections::Peer;
 use super::error::Problem;
 use super::routes::Request;
 use super::rows::Answer;
-use super::{negotiate, parameters};
-use crate::query::{Cancel, QueryError};
+use super::{RowFormat, negotiate, parameters};
+use crate::query::{Cancel, Engine, Query, QueryError};
 use crate::telemetry::Metrics;
 
+/// Partitions that nobody answers for, as in `3,7`, and by how many messages the others are behind the
+/// journal, as in `0=12,1=0`.
+const MISSING: HeaderName = HeaderName::from_static("flowtally-missing");
+const LAG: HeaderName = HeaderName::from_static("flowtally-lag");
+
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
-    let (headers, peer) = (request.headers, request.peer);
-    api.access.check(Right::Read, headers, peer)?;
+    let headers = request.headers;
+    api.access.check(Right::Read, headers, request.peer)?;
     let engine = api.open_backend()?.engine.clone();
     let question = parameters::question(request.query)?;
     let format = negotiate::row_format(headers)?;
+    answer(api, request, engine, question, format).await
+}
+
+/// What `engine` answers to `question`, as `format`.
+pub(super) async fn answer(
+    api: &Api,
+    request: &Request<'_>,
+    engine: Engine,
+    question: Query,
+    format: RowFormat,
+) -> Result<Response, Problem> {
+    let (headers, peer) = (request.headers, request.peer);
     let encoding = negotiate::row_encoding(headers)?;
     let permit = api.permit_to_answer(peer, 1)?;
     let cancel = Cancel::default();
@@ -44,6 +61,13 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     let (chunk, answer, permit) = first.map_err(|_| Problem::Internal)??;
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
+    let list = |of: Vec<String>| (!of.is_empty()).then(|| of.join(","));
+    let missing = list(answer.missing().iter().map(i32::to_string).collect());
+    let lag = answer
+        .lag()
+        .iter()
+        .map(|(partition, lag)| format!("{partition}={lag}"));
+    let lag = list(lag.collect());
     let mut response = if answer.has_ended() {
         // A short answer goes out whole, with its length.
         Response::new(chunk.into())
@@ -67,9 +91,11 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         header::VARY,
         HeaderValue::from_static("accept, accept-encoding"),
     );
-    if let Some(next_page) = next_page {
-        let link = HeaderValue::try_from(next_page).map_err(|_| Problem::Internal)?;
-        headers.insert(header::LINK, link);
+    for (name, value) in [(header::LINK, next_page), (MISSING, missing), (LAG, lag)] {
+        if let Some(value) = value {
+            let value = HeaderValue::try_from(value).map_err(|_| Problem::Internal)?;
+            headers.insert(name, value);
+        }
     }
     if let Some(encoding) = encoding.name() {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));

@@ -1,4 +1,4 @@
-//! `POST /flows`: a batch in, and an answer once it is durable and visible.
+//! `POST /flows`: a batch in, and an answer once it is durable, and visible where that is waited for.
 
 use std::pin::Pin;
 
@@ -11,7 +11,7 @@ use warp::reply::Response;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use super::{Api, body, negotiate};
+use super::{Api, body, negotiate, parameters};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::decode;
 use crate::ingest::{Committed, IngestError, Taken};
@@ -40,7 +40,7 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-/// Returns what became of the flows, once they are durable and visible.
+/// Returns what became of the flows.
 async fn take(
     api: &Api,
     request: &Request<'_>,
@@ -49,10 +49,10 @@ async fn take(
     let headers = request.headers;
     api.access.check(Right::Write, headers, request.peer)?;
     let backend = api.open_backend()?;
-    if backend.committer.lacks_space() {
+    if backend.journal.lacks_space() {
         return Err(Problem::NoSpace);
     }
-    request.takes_no_parameter()?;
+    let until_visible = parameters::wait(request.query)?;
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;
@@ -69,9 +69,9 @@ async fn take(
         Some(key) => batch.with_key(key),
         None => batch,
     };
-    let committed = backend.committer.commit(batch, permit).await;
+    let committed = backend.journal.commit(batch, permit, until_visible).await;
     committed.map_err(|error| match error {
-        IngestError::Store(_) if backend.committer.lacks_space() => Problem::NoSpace,
+        IngestError::Store(_) if backend.journal.lacks_space() => Problem::NoSpace,
         error => error.into(),
     })
 }

@@ -9,6 +9,7 @@ use super::Api;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
+use crate::query::Engine;
 
 /// Such an answer is in memory as a whole, some 80 bytes an hour, until the client has taken it. So there
 /// are few at a time: it counts as so many of rows.
@@ -21,9 +22,19 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         .check(Right::Read, request.headers, request.peer)?;
     let engine = api.open_backend()?.engine.clone();
     request.takes_no_parameter()?;
+    answer(api, request, engine, None).await
+}
+
+/// Of all partitions, or of some that are here.
+pub(super) async fn answer(
+    api: &Api,
+    request: &Request<'_>,
+    engine: Engine,
+    partitions: Option<Vec<i32>>,
+) -> Result<Response, Problem> {
     let permit = api.permit_to_answer(request.peer, WEIGHT)?;
     let json = tokio::task::spawn_blocking(move || {
-        let hours = engine.hours()?;
+        let hours = engine.hours(partitions.as_deref())?;
         let rows = hours.iter().map(|(hour, totals)| {
             let (flows, tx, rx) = (totals.flows, totals.tx, totals.rx);
             format!("{{\"hour\":{hour},\"flows\":{flows},\"bytes_tx\":{tx},\"bytes_rx\":{rx}}}")

@@ -29,7 +29,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
 }
 
 fn observe(backend: &Backend) {
-    if let Err(error) = backend.committer.observe() {
+    if let Err(error) = backend.journal.observe() {
         // What is counted is shown, and the gauges as they were.
         tracing::error!(%error, "the state of the store cannot be read");
     }

@@ -18,6 +18,7 @@ mod negotiate;
 mod openapi;
 mod page;
 mod parameters;
+mod partitions;
 mod routes;
 mod rows;
 mod secrets;
@@ -45,7 +46,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use crate::backup::Offer;
-use crate::ingest::{Admission, Committer};
+use crate::ingest::{Admission, Journal};
 use crate::query::Engine;
 use crate::telemetry::Metrics;
 
@@ -83,9 +84,10 @@ pub struct Limits {
 /// What handlers work with once the store is open.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    pub committer: Arc<Committer>,
+    pub journal: Arc<dyn Journal>,
     pub engine: Engine,
-    pub offer: Arc<Offer>,
+    /// `None` where no backup can be taken.
+    pub offer: Option<Arc<Offer>>,
 }
 
 /// State shared by all requests.
@@ -144,9 +146,8 @@ impl Api {
     fn ready(&self) -> Result<&Backend, Problem> {
         self.not_stopping()?;
         let backend = self.open_backend()?;
-        if !backend.committer.accepts() {
-            return Err(Problem::WritesFail);
-        }
+        let accepts = backend.journal.accepts();
+        accepts.map_err(|why| Problem::NotReady { why })?;
         Ok(backend)
     }
 

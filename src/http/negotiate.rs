@@ -31,6 +31,8 @@ pub enum RowFormat {
     Json,
     Ndjson,
     Csv,
+    /// For other nodes: see [`frames`](crate::query::frames). Nobody can ask for it by `Accept`.
+    Frames,
 }
 
 impl RowFormat {
@@ -43,6 +45,7 @@ impl RowFormat {
             RowFormat::Json => "application/json",
             RowFormat::Ndjson => "application/x-ndjson",
             RowFormat::Csv => "text/csv; charset=utf-8",
+            RowFormat::Frames => "application/octet-stream",
         }
     }
 

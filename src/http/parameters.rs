@@ -1,4 +1,4 @@
-//! Query parameters of `/flows`: what is asked, as text.
+//! Query parameters of `/flows` and `/partitions`: what is asked, as text.
 
 use percent_encoding::percent_decode_str;
 use warp::http::Method;
@@ -13,9 +13,9 @@ const LIMIT_MAX: usize = 100_000;
 const NAMES_MAX: usize = 64;
 
 /// The parameters of `GET /flows`, in the order of the documentation.
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 12] = [
     "hour", "from", "to", "src_app", "dest_app", "vpc_id", "search", "group_by", "sort", "limit",
-    "cursor",
+    "cursor", "partial",
 ];
 
 fn bad(what: impl Into<String>) -> Problem {
@@ -37,10 +37,91 @@ pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, Problem> {
     hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1"))
 }
 
+/// The one parameter of `POST /flows`: whether the answer waits until the flows are visible.
+pub(super) fn wait(query: &str) -> Result<bool, Problem> {
+    let mut wait = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "wait" {
+            return Err(bad(format!(
+                "{name:?} is not a parameter of POST /flows; wait is"
+            )));
+        }
+        if value != "visible" {
+            return Err(bad(format!("wait is {value:?}; it can be visible")));
+        }
+        set(&mut wait, &name, ())?;
+    }
+    Ok(wait.is_some())
+}
+
+/// The one parameter of `GET /partitions/hours`, `p`.
+pub(super) fn partitions(query: &str) -> Result<Vec<i32>, Problem> {
+    match &list(query, "p")?[..] {
+        [text] => integers(text),
+        _ => Err(bad("p is missing: the partitions, as in p=0,3")),
+    }
+}
+
+/// The one parameter of `GET /partitions/applied`, `upto`: partitions and offsets.
+pub(super) fn offsets(query: &str) -> Result<Vec<(i32, u64)>, Problem> {
+    let given = list(query, "upto")?;
+    let [text] = &given[..] else {
+        return Err(bad(
+            "upto is missing: partitions and offsets, as in upto=0:17,3:5",
+        ));
+    };
+    let pair = |pair: &str| match pair.split_once(':') {
+        Some((partition, offset)) => Ok((
+            integer("upto", partition, 0, i32::MAX)?,
+            integer("upto", offset, 0, u64::MAX)?,
+        )),
+        None => Err(bad(format!("upto has {pair:?}; it has to be as in 3:5"))),
+    };
+    text.split(',').map(pair).collect()
+}
+
+/// The values of `name`, which alone may be given.
+fn list(query: &str, name: &str) -> Result<Vec<String>, Problem> {
+    let parameters = form_urlencoded::parse(query.as_bytes());
+    let one = |(given, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| match given
+        == name
+    {
+        true => Ok(value.into_owned()),
+        false => Err(bad(format!("{given:?} is not a parameter here; {name} is"))),
+    };
+    parameters.map(one).collect()
+}
+
+fn integers(text: &str) -> Result<Vec<i32>, Problem> {
+    let number = |number| integer("p", number, 0, i32::MAX);
+    text.split(',').map(number).collect()
+}
+
+/// The question that `GET /partitions/rows?query` asks: that of another node, which says by `p` which
+/// partitions.
+pub(super) fn question_of_a_node(query: &str) -> Result<Query, Problem> {
+    let (mut of, mut rest) = (None, form_urlencoded::Serializer::new(String::new()));
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "p" => set(&mut of, &name, integers(&value)?)?,
+            _ => drop(rest.append_pair(&name, &value)),
+        }
+    }
+    let of = of.ok_or_else(|| bad("p is missing: the partitions, as in p=0,3"))?;
+    // Nodes ask for one row more.
+    let mut asked = question_upto(&rest.finish(), LIMIT_MAX + 1)?;
+    asked.partitions = Some(of);
+    Ok(asked)
+}
+
 /// The question that `GET /flows?query` asks.
 pub(super) fn question(query: &str) -> Result<Query, Problem> {
+    question_upto(query, LIMIT_MAX)
+}
+
+fn question_upto(query: &str, limit_max: usize) -> Result<Query, Problem> {
     let (mut hour, mut from, mut to) = (None, None, None);
-    let (mut group_by, mut limit) = (None, None);
+    let (mut group_by, mut limit, mut partial) = (None, None, None);
     let mut asked = Query::all_of(0..0);
     for (name, value) in parse(query)? {
         match &*name {
@@ -54,8 +135,16 @@ pub(super) fn question(query: &str) -> Result<Query, Problem> {
             "search" => set(&mut asked.filter.search, &name, value.into())?,
             "group_by" => set(&mut group_by, &name, columns(&value)?)?,
             "sort" => set(&mut asked.sort, &name, sort(&value)?)?,
-            "limit" => set(&mut limit, &name, integer(&name, &value, 1, LIMIT_MAX)?)?,
+            "limit" => set(&mut limit, &name, integer(&name, &value, 1, limit_max)?)?,
             "cursor" => set(&mut asked.cursor, &name, value.into())?,
+            "partial" => match &*value {
+                "true" | "false" => set(&mut partial, &name, value == "true")?,
+                _ => {
+                    return Err(bad(format!(
+                        "partial is {value:?}; it can be true or false"
+                    )));
+                }
+            },
             _ => {
                 return Err(bad(format!(
                     "{name:?} is not a parameter of GET /flows; those are {}",
@@ -109,6 +198,7 @@ pub(super) fn question(query: &str) -> Result<Query, Problem> {
     }
     asked.columns = group_by.unwrap_or(Columns::ALL);
     asked.limit = limit;
+    asked.partial = partial.unwrap_or(false);
     Ok(asked)
 }
 

@@ -18,6 +18,7 @@ use super::error::Problem;
 use super::trace::Trace;
 use super::{
     Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
+    partitions,
 };
 
 /// Everything the service answers, as one filter.
@@ -134,6 +135,13 @@ pub(super) const PATHS: [(&str, &str); 8] = [
 /// Below `/backups/`: a checkpoint, and a file of one.
 const ONE_BACKUP: &str = "DELETE, OPTIONS";
 const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
+/// What other nodes ask.
+const PARTITION_PATHS: [&str; 3] = [
+    "/partitions/rows",
+    "/partitions/hours",
+    "/partitions/applied",
+];
+const PARTITIONS: &str = "GET, HEAD, OPTIONS";
 /// Below `/assets/`: what the page loads.
 const ASSET: &str = "GET, HEAD, OPTIONS";
 
@@ -144,6 +152,7 @@ fn path_label(path: &str) -> &'static str {
         Some((known, _)) => known,
         None if path.starts_with("/backups/") => "/backups",
         None if path.starts_with("/assets/") => "/assets",
+        None if PARTITION_PATHS.contains(&path) => "/partitions",
         None => "other",
     }
 }
@@ -178,6 +187,7 @@ async fn route(
         (_, Some((_, None)), _) => ONE_BACKUP,
         (_, Some((_, Some(_))), _) => BACKUP_FILE,
         (_, _, Some(_)) => ASSET,
+        _ if PARTITION_PATHS.contains(&path) => PARTITIONS,
         (None, None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
@@ -199,6 +209,9 @@ async fn route(
             backups::end(api, request, id).await
         }
         (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
+        ("/partitions/rows", ..) if is_get => partitions::rows(api, request).await,
+        ("/partitions/hours", ..) if is_get => partitions::hours(api, request).await,
+        ("/partitions/applied", ..) if is_get => partitions::applied(api, request).await,
         (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 
 use super::negotiate::{Encoding, RowFormat};
 use crate::domain::Field;
-use crate::query::{Columns, QueryError, Row, Rows};
+use crate::query::{Columns, QueryError, Row, Rows, frames};
 
 /// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
 /// costs little beside making it, and little for a slow client to hold.
@@ -72,6 +72,16 @@ impl Answer {
         self.rows.holds_memory()
     }
 
+    /// See [`Rows::missing`].
+    pub(super) fn missing(&self) -> &[i32] {
+        self.rows.missing()
+    }
+
+    /// See [`Rows::lag`].
+    pub(super) fn lag(&self) -> &[(i32, u64)] {
+        self.rows.lag()
+    }
+
     /// See [`Rows::rows_read`].
     pub(super) fn rows_read(&self) -> u64 {
         self.rows.rows_read()
@@ -104,8 +114,10 @@ impl Answer {
             })?;
             self.row_bytes_last = plain.len().saturating_sub(CHUNK_BYTES);
             if ended {
-                if format == RowFormat::Json {
-                    plain.extend_from_slice(b"]\n");
+                match format {
+                    RowFormat::Json => plain.extend_from_slice(b"]\n"),
+                    RowFormat::Frames => frames::end(&mut plain),
+                    RowFormat::Ndjson | RowFormat::Csv => {}
                 }
                 self.state = State::Ended;
             }
@@ -153,7 +165,7 @@ impl Encoder {
 fn begin(format: RowFormat, columns: Columns, out: &mut Vec<u8>) {
     match format {
         RowFormat::Json => out.push(b'['),
-        RowFormat::Ndjson => {}
+        RowFormat::Ndjson | RowFormat::Frames => {}
         RowFormat::Csv => {
             let names: Vec<&str> = columns.fields().map(Field::name).collect();
             out.extend_from_slice(names.join(",").as_bytes());
@@ -173,6 +185,7 @@ impl RowFormat {
                 out.push(b'\n');
             }
             RowFormat::Csv => write_csv(row, out),
+            RowFormat::Frames => frames::write(row, out),
         }
     }
 }

@@ -10,6 +10,8 @@ pub struct AccessFiles {
     pub write_tokens: Option<PathBuf>,
     /// Tokens of those who may ask.
     pub read_tokens: Option<PathBuf>,
+    /// Tokens of the other nodes of a cluster.
+    pub node_tokens: Option<PathBuf>,
     pub tls: Option<TlsFiles>,
 }
 

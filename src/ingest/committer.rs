@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{IngestError, Permit};
+use super::{Answer, Committed, IngestError, Journal, Permit, Promise, Taken};
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::store::{self, Batch, Known, Retention, Store, StoreError, WriteHealth};
 use crate::telemetry::Metrics;
@@ -18,26 +18,6 @@ const QUEUE_BATCHES_MAX: usize = 4096;
 /// A group takes no further batch once it holds this many bytes.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// How a batch came to be durable and visible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// It was committed.
-    Now,
-    /// One under the same idempotency key was, before: this one was not counted again.
-    Before,
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    pub taken: Taken,
-    /// Flows of it that count.
-    pub flows: u64,
-    /// Flows of it that were too old to count.
-    pub expired: u64,
-}
-
-type Answer = Result<Committed, IngestError>;
 type Done = oneshot::Sender<Answer>;
 
 enum Job {
@@ -73,50 +53,49 @@ impl Committer {
             thread: Mutex::new(Some(thread)),
         })
     }
+}
 
-    /// Returns once every flow of `batch` is durable and visible.
-    ///
-    /// A caller that goes away before the answer leaves the batch in the queue: it is then
-    /// committed, or not, like one whose answer got lost on the way.
-    pub async fn commit(&self, batch: Batch, permit: Permit) -> Answer {
-        let (done, answer) = oneshot::channel();
-        self.queue
-            .send(Job::Commit(batch, permit, done))
-            .await
-            .map_err(|_| IngestError::Closed)?;
-        answer.await.map_err(|_| IngestError::Closed)?
+impl Journal for Committer {
+    /// What is durable is visible here.
+    fn commit(&self, batch: Batch, permit: Permit, _until_visible: bool) -> Promise<'_, Answer> {
+        Box::pin(async {
+            let (done, answer) = oneshot::channel();
+            self.queue
+                .send(Job::Commit(batch, permit, done))
+                .await
+                .map_err(|_| IngestError::Closed)?;
+            answer.await.map_err(|_| IngestError::Closed)?
+        })
     }
 
-    /// Whether a commit can be expected to succeed.
-    pub fn accepts(&self) -> bool {
-        self.store.write_health() == WriteHealth::Good
+    fn accepts(&self) -> Result<(), String> {
+        match self.store.write_health() {
+            WriteHealth::Good => Ok(()),
+            _ => Err("the disk does not take writes at the moment; the log says why".into()),
+        }
     }
 
-    /// Whether the disk is full, or nearly.
-    pub fn lacks_space(&self) -> bool {
+    fn lacks_space(&self) -> bool {
         self.store.write_health() == WriteHealth::NoSpace
     }
 
-    /// Whether the journal refuses writes for another reason than a full disk: a new start helps.
-    pub fn fails(&self) -> bool {
+    fn fails(&self) -> bool {
         self.store.write_health() == WriteHealth::Failing
     }
 
-    /// Drops an hour, and returns what it held; `None` where it held nothing. Blocks on the disk.
-    pub fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError> {
+    fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError> {
         let deleted = self.store.delete_hour(hour);
         deleted.map_err(|error| IngestError::NotDeleted(Arc::new(error)))
     }
 
-    /// Sets the gauges, those of the store too.
-    pub fn observe(&self) -> Result<(), StoreError> {
+    /// Those of the store too.
+    fn observe(&self) -> Result<(), StoreError> {
         let queued = self.queue.max_capacity() - self.queue.capacity();
         self.metrics.ingest().queued_batches.set(queued as i64);
         self.store.observe()
     }
 
-    /// Commits what is in the queue and ends the thread; what comes later is refused. Blocks.
-    pub fn finish(&self) {
+    fn finish(&self) {
         // An error means that the thread has ended already.
         let _ended = self.queue.blocking_send(Job::Finish);
         if let Ok(Some(thread)) = self.thread.lock().map(|mut thread| thread.take()) {

@@ -1,12 +1,15 @@
 //! From a request's bytes to an acknowledged batch: [`decode`] reads and validates, [`Admission`]
-//! bounds what is in memory, the [`Committer`] shares one fsync among all that wait.
+//! bounds what is in memory, and a [`Journal`] makes batches durable: the [`Committer`], which shares one
+//! fsync among all that wait, or one that many nodes share.
 
 mod admission;
 mod committer;
 pub mod decode;
+mod journal;
 
 pub use admission::{Admission, Permit};
-pub use committer::{Committed, Committer, Taken};
+pub use committer::Committer;
+pub use journal::{Answer, Committed, Journal, Promise, Taken};
 
 use std::sync::Arc;
 
@@ -31,6 +34,15 @@ pub enum IngestError {
     /// Another batch was taken under this one's idempotency key.
     #[error("other flows were taken under this idempotency key")]
     KeyReused,
+    /// Parts of the batch may be durable, and others not. `keyed`: under an idempotency key.
+    #[error("{why}")]
+    Unsure { why: String, keyed: bool },
+    /// The batch is durable; that it is visible could not be waited for.
+    #[error("{0}")]
+    NotVisible(String),
+    /// There is no such thing here; says what there is instead.
+    #[error("{0}")]
+    NotHere(&'static str),
     /// The service is stopping.
     #[error("the service is shutting down")]
     Closed,

@@ -1,7 +1,7 @@
 //! What a question may cost: memory that all questions share, and time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::QueryError;
 
@@ -22,6 +22,11 @@ impl QueryLimits {
         memory_bytes_max: usize::MAX,
         time_max: Duration::MAX,
     };
+}
+
+/// When `time_max` is over; what is too far off to be said is no limit.
+pub(super) fn from_now(time_max: Duration) -> Option<Instant> {
+    Instant::now().checked_add(time_max)
 }
 
 /// Memory is taken from the pool in steps, so that it is not locked for every group.

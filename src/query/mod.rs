@@ -7,20 +7,24 @@
 //! Rows in key order, also added up by the first columns of a key, are streamed: such an answer takes no
 //! memory, however long it is. Sorting and pages keep as many rows as they give, and groups that do not
 //! come together are kept in a table; both take their memory from what all questions share
-//! ([`bounds`]).
+//! ([`bounds`]). Where sums are in [`parts`], here and on other nodes, their rows are merged before they are
+//! ranked.
 
 mod bounds;
 mod cursor;
+pub mod frames;
 mod group;
+mod parts;
 mod question;
 mod rank;
 mod row;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use bounds::QueryLimits;
+pub use parts::{Opened, Parts, Source};
 pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
@@ -30,8 +34,9 @@ use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{Memory, Pool};
 use group::Groups;
+use parts::{Here, Merged};
 use question::Matcher;
-use rank::{Page, Ranked, Ranking};
+use rank::{Page, Position, Ranked, Ranking};
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,14 @@ pub enum QueryError {
     Cancelled,
     #[error("the cursor is not one that was given out for this question")]
     BadCursor,
+    /// Nobody answers for these partitions; that passes when another node has taken them over.
+    #[error(
+        "no node answers for partition {}; try again shortly, or ask with partial=true for what there is",
+        list(_0)
+    )]
+    Missing(Vec<i32>),
+    #[error("{0}")]
+    Elsewhere(String),
     #[error(transparent)]
     Store(StoreError),
 }
@@ -68,81 +81,140 @@ impl From<Corrupt> for QueryError {
     }
 }
 
-/// Answers queries from a store.
+fn list(partitions: &[i32]) -> String {
+    let numbers: Vec<_> = partitions.iter().map(i32::to_string).collect();
+    numbers.join(", ")
+}
+
+/// Answers queries from a store, or from parts of the sums.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    store: Arc<Store>,
+    sums: Sums,
     pool: Arc<Pool>,
     time_max: Duration,
 }
 
+#[derive(Clone, Debug)]
+enum Sums {
+    Store(Arc<Store>),
+    Parts(Arc<dyn Parts>),
+}
+
 impl Engine {
     pub fn new(store: Arc<Store>, limits: QueryLimits) -> Engine {
+        Engine::of(Sums::Store(store), limits)
+    }
+
+    pub fn of_parts(parts: Arc<dyn Parts>, limits: QueryLimits) -> Engine {
+        Engine::of(Sums::Parts(parts), limits)
+    }
+
+    fn of(sums: Sums, limits: QueryLimits) -> Engine {
         Engine {
-            store,
+            sums,
             pool: Pool::new(limits.memory_bytes_max),
             time_max: limits.time_max,
         }
     }
 
-    /// Every hour that holds flows, ascending, and what they add up to.
-    pub fn hours(&self) -> Result<Vec<(Hour, Totals)>, QueryError> {
-        Ok(self.store.ledger()?)
+    /// Whether sums are in parts, which other nodes may ask for.
+    pub fn is_in_parts(&self) -> bool {
+        matches!(self.sums, Sums::Parts(_))
     }
 
-    /// The rows that answer `query`, as they are at one moment between two commits. Blocks on the disk;
-    /// sorting, pages and groups that do not come together are done when it returns.
+    /// Every hour that holds flows, ascending, and what they add up to; of all partitions, or of some that
+    /// are here.
+    pub fn hours(&self, partitions: Option<&[i32]>) -> Result<Vec<(Hour, Totals)>, QueryError> {
+        match &self.sums {
+            Sums::Store(store) => Ok(store.ledger()?),
+            Sums::Parts(parts) => parts.hours(partitions),
+        }
+    }
+
+    /// The rows that answer `query`, each store's as they are at one moment between two commits. Blocks on
+    /// the disk; sorting, pages and groups that do not come together are done when it returns.
     pub fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
-        let is_one_hour = query.hours.len() == 1;
-        let leading = group::leading(query.columns, is_one_hour);
         let after = match &query.cursor {
             None => None,
             Some(text) => Some(cursor::decode(query, text).ok_or(QueryError::BadCursor)?),
         };
+        let (mut stream, missing, lag) = match &self.sums {
+            Sums::Store(store) => {
+                let (matching, groups) = self.rows_of(store, query, &after, &cancel)?;
+                (Stream::Store(matching, groups), Vec::new(), Vec::new())
+            }
+            Sums::Parts(parts) => {
+                let opened = parts.open(query, self.time_max)?;
+                let mut sources = opened.elsewhere;
+                for store in &opened.here {
+                    let (matching, groups) = self.rows_of(store, query, &after, &cancel)?;
+                    sources.push(Box::new(Here::new(matching, groups)));
+                }
+                let merged = Merged::new(sources, self.time_max, cancel);
+                (Stream::Merged(merged), opened.missing, opened.lag)
+            }
+        };
+        let (mut next_page, mut answer) = (None, None);
+        if query.sort.is_some() || query.limit.is_some() || after.is_some() {
+            let memory = Memory::new(&self.pool);
+            let ranking = Ranking::new(query.sort, query.limit, after, memory);
+            let mut page = stream.rank(ranking)?;
+            let last = page.rows.last().filter(|_| page.more);
+            next_page = last.map(|last| cursor::encode(query, &last.position));
+            if query.partitions.is_some() && query.sort.is_some() {
+                let key = |row: &Ranked| row.position.key.clone();
+                page.rows.sort_by_cached_key(key);
+            }
+            answer = Some(Stream::Page {
+                rows: page.rows.into_iter(),
+                rows_read: stream.rows_read(),
+                _memory: page.memory,
+            });
+        }
+        Ok(Rows {
+            columns: query.columns,
+            stream: answer.unwrap_or(stream),
+            next_page,
+            missing,
+            lag,
+        })
+    }
+
+    /// The rows of one store that answer `query`, in key order, and what adds them up.
+    fn rows_of(
+        &self,
+        store: &Store,
+        query: &Query,
+        after: &Option<Position>,
+        cancel: &Cancel,
+    ) -> Result<(Matching, Option<Groups>), QueryError> {
+        let is_one_hour = query.hours.len() == 1;
+        let leading = group::leading(query.columns, is_one_hour);
         let mut selection = Selection::hours(query.hours.clone())
             .between(&query.filter.src_apps, &query.filter.dest_apps);
-        if let (Some(after), None) = (&after, query.sort) {
+        if let (Some(after), None) = (after, query.sort) {
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
         }
         let mut matching = Matching {
-            scan: self.store.select(selection)?,
+            scan: store.select(selection)?,
             matcher: Matcher::new(&query.filter),
             time_max: self.time_max,
         };
-        matching.scan.unless(cancel);
+        matching.scan.unless(cancel.clone());
         let groups = (query.columns != Columns::ALL)
             .then(|| Groups::new(query.columns, is_one_hour, Memory::new(&self.pool)));
-        if query.sort.is_none() && query.limit.is_none() && after.is_none() {
-            return Ok(Rows {
-                columns: query.columns,
-                source: Source::Streamed(matching, groups),
-                next_page: None,
-            });
-        }
-        let memory = Memory::new(&self.pool);
-        let ranking = Ranking::new(query.sort, query.limit, after, memory);
-        let page = rank_all(&mut matching, groups, ranking)?;
-        let last = page.rows.last().filter(|_| page.more);
-        Ok(Rows {
-            columns: query.columns,
-            next_page: last.map(|last| cursor::encode(query, &last.position)),
-            source: Source::Page {
-                rows: page.rows.into_iter(),
-                rows_read: matching.scan.rows(),
-                _memory: page.memory,
-            },
-        })
+        Ok((matching, groups))
     }
 }
 
 /// Ranks all rows, or groups of them.
 fn rank_all(
     matching: &mut Matching,
-    groups: Option<Groups>,
+    groups: &mut Option<Groups>,
     mut ranking: Ranking,
 ) -> Result<Page, QueryError> {
     matching.begin();
-    let Some(mut groups) = groups else {
+    let Some(groups) = groups else {
         let mut key = Vec::new();
         matching.each(|row| {
             key.clear();
@@ -178,8 +250,7 @@ struct Matching {
 impl Matching {
     /// Its time begins anew.
     fn begin(&mut self) {
-        // What is too far off to be said is no limit.
-        self.scan.until(Instant::now().checked_add(self.time_max));
+        self.scan.until(bounds::from_now(self.time_max));
     }
 
     /// Hands rows to `each` until it breaks or they end; returns whether they have ended.
@@ -202,21 +273,53 @@ impl Matching {
 #[derive(Debug)]
 pub struct Rows {
     columns: Columns,
-    source: Source,
+    stream: Stream,
     next_page: Option<String>,
+    missing: Vec<i32>,
+    lag: Vec<(i32, u64)>,
 }
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there are a few of them
-enum Source {
-    /// Rows as they are stored, or groups of them.
-    Streamed(Matching, Option<Groups>),
+enum Stream {
+    /// Rows of one store, or groups of them.
+    Store(Matching, Option<Groups>),
+    /// Those of several parts.
+    Merged(Merged),
     /// Rows in memory.
     Page {
         rows: std::vec::IntoIter<Ranked>,
         rows_read: u64,
         _memory: Memory,
     },
+}
+
+impl Stream {
+    /// Reads all of it.
+    fn rank(&mut self, mut ranking: Ranking) -> Result<Page, QueryError> {
+        match self {
+            Stream::Store(matching, groups) => rank_all(matching, groups, ranking),
+            Stream::Merged(merged) => {
+                merged.begin();
+                while let Some((key, counters)) = merged.next()? {
+                    ranking.offer(key, counters)?;
+                    if ranking.is_complete() {
+                        break;
+                    }
+                }
+                Ok(ranking.finish())
+            }
+            Stream::Page { .. } => Ok(ranking.finish()),
+        }
+    }
+
+    fn rows_read(&self) -> u64 {
+        match self {
+            Stream::Store(matching, _) => matching.scan.rows(),
+            Stream::Merged(merged) => merged.rows_read(),
+            Stream::Page { rows_read, .. } => *rows_read,
+        }
+    }
 }
 
 impl Rows {
@@ -232,18 +335,26 @@ impl Rows {
 
     /// Whether it holds memory that other questions may wait for, until it is read.
     pub fn holds_memory(&self) -> bool {
-        match &self.source {
-            Source::Page { .. } => true,
-            Source::Streamed(_, groups) => groups.as_ref().is_some_and(Groups::are_many),
+        match &self.stream {
+            Stream::Store(_, groups) => groups.as_ref().is_some_and(Groups::are_many),
+            Stream::Merged(merged) => merged.holds_memory(),
+            Stream::Page { .. } => true,
         }
     }
 
     /// Rows of the store that were read up to now.
     pub fn rows_read(&self) -> u64 {
-        match &self.source {
-            Source::Streamed(matching, _) => matching.scan.rows(),
-            Source::Page { rows_read, .. } => *rows_read,
-        }
+        self.stream.rows_read()
+    }
+
+    /// Partitions that are left out, since nobody answers for them.
+    pub fn missing(&self) -> &[i32] {
+        &self.missing
+    }
+
+    /// How many messages the sums of each partition were behind the journal.
+    pub fn lag(&self) -> &[(i32, u64)] {
+        &self.lag
     }
 
     /// Hands rows to `each` until it breaks or the answer ends; returns whether it has ended.
@@ -253,8 +364,8 @@ impl Rows {
         mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
     ) -> Result<bool, QueryError> {
         let columns = self.columns;
-        match &mut self.source {
-            Source::Page { rows, .. } => {
+        match &mut self.stream {
+            Stream::Page { rows, .. } => {
                 for ranked in rows {
                     let key = row::decode(columns, &ranked.position.key)?;
                     if each(&key.row(ranked.counters)).is_break() {
@@ -263,7 +374,16 @@ impl Rows {
                 }
                 Ok(true)
             }
-            Source::Streamed(matching, groups) => {
+            Stream::Merged(merged) => {
+                merged.begin();
+                while let Some((key, counters)) = merged.next()? {
+                    if each(&row::decode(columns, key)?.row(counters)).is_break() {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Stream::Store(matching, groups) => {
                 matching.begin();
                 match groups {
                     None => matching.each(|stored| {

@@ -20,6 +20,11 @@ pub struct Query {
     pub limit: Option<usize>,
     /// Where the page before ended: what [`Rows::next_page`](super::Rows::next_page) said there.
     pub cursor: Option<String>,
+    /// Partitions of the sums that are asked for, which have to be on this node; all of them, wherever
+    /// they are, without it. The rows then come in key order, also those that sorting has chosen.
+    pub partitions: Option<Vec<i32>>,
+    /// Leave out partitions that nobody answers for.
+    pub partial: bool,
 }
 
 impl Query {
@@ -32,7 +37,22 @@ impl Query {
             sort: None,
             limit: None,
             cursor: None,
+            partitions: None,
+            partial: false,
         }
+    }
+
+    /// What to ask of a part of the sums: it answers with all rows that may be among those of the whole, and
+    /// one more, so that it shows whether there are any behind them.
+    pub fn of_a_part(&self) -> Query {
+        let mut part = self.clone();
+        // Of a group, another part may have the rest; of a row, one part has all.
+        let chooses = self.sort.is_none() || self.columns == Columns::ALL;
+        part.limit = self.limit.filter(|_| chooses).map(|limit| limit + 1);
+        if part.limit.is_none() {
+            (part.sort, part.cursor) = (None, None);
+        }
+        part
     }
 }
 

@@ -27,6 +27,19 @@ impl<'a> Row<'a> {
             hour: Some(key.hour),
         }
     }
+
+    /// Appends its key: what [`decode`] reads.
+    pub(super) fn push_key(&self, key: &mut Vec<u8>) {
+        if let Some(hour) = self.hour {
+            key.extend_from_slice(&hour.get().to_be_bytes());
+        }
+        for name in [self.src_app, self.dest_app, self.vpc_id]
+            .into_iter()
+            .flatten()
+        {
+            codec::push_name(key, name.as_bytes());
+        }
+    }
 }
 
 /// The parts of a group's key.

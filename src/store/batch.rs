@@ -6,7 +6,7 @@ use foldhash::fast::SeedableRandomState;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 
-use super::codec::{self, HOUR_BYTES};
+use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
 use crate::domain::{Counters, Hour, IdempotencyKey, Totals};
 
 /// Hashes the part of a flow key after its hour. Seeded afresh in each process, so that nobody can
@@ -54,6 +54,21 @@ impl Batch {
         self
     }
 
+    /// The batch whose [`bytes`](Batch::bytes) these are, from a journal elsewhere.
+    ///
+    /// # Errors
+    /// Bytes that no batch has, or whose flows do not add up to their totals.
+    pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
+        let (hashes, ledger) = check(&bytes, &KeyHasher::new())?;
+        Ok(Batch {
+            bytes,
+            hashes,
+            ledger,
+            receipt: None,
+            expired: 0,
+        })
+    }
+
     /// Its idempotency key and the fingerprint of its flows.
     pub fn receipt(&self) -> Option<(&IdempotencyKey, u128)> {
         self.receipt
@@ -91,6 +106,26 @@ impl Batch {
     pub(super) fn ledger(&self) -> &[(u32, Totals)] {
         &self.ledger
     }
+}
+
+/// Hashes of a batch's keys, and its ledger.
+type Checked = (Vec<u32>, Vec<(u32, Totals)>);
+
+/// Reads all of a batch: every key is checked, and its ledger held against its records.
+pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Checked, Corrupt> {
+    let mut hashes = Vec::new();
+    let mut counted = BatchLedger::default();
+    for record in Records::new(bytes)? {
+        let Record { key, counters } = record?;
+        let hour = codec::check_key(key)?;
+        counted.count(hour.get(), counters);
+        hashes.push(hasher.hash(&key[HOUR_BYTES..]));
+    }
+    let ledger = codec::batch_ledger(bytes)?;
+    if ledger != counted.entries {
+        return Err(Corrupt("a batch's flows do not add up to its ledger"));
+    }
+    Ok((hashes, ledger))
 }
 
 /// Builds a [`Batch`] flow by flow.
@@ -144,6 +179,26 @@ impl BatchBuilder {
         let key_at = self.push_head(names, 0, counters);
         codec::push_plain_key(&mut self.bytes, hour, names);
         self.push_hash(key_at);
+    }
+
+    /// Adds the flow of a stored batch.
+    pub(super) fn push_record(&mut self, record: Record<'_>) -> Result<(), Corrupt> {
+        let hour = codec::check_key(record.key)?;
+        self.ledger.count(hour.get(), record.counters);
+        codec::push_record_head(&mut self.bytes, record.key.len(), record.counters);
+        let key_at = self.bytes.len();
+        self.bytes.extend_from_slice(record.key);
+        self.push_hash(key_at);
+        Ok(())
+    }
+
+    /// How long the batch would be at most, with one more flow under `key`.
+    pub(super) fn bytes_with(&self, key: &[u8]) -> usize {
+        let entries = self.ledger.entries.len() + 1;
+        self.bytes.len()
+            + codec::RECORD_HEAD_BYTES_MAX
+            + key.len()
+            + entries * codec::BATCH_TOTALS_BYTES
     }
 
     #[inline]

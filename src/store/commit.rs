@@ -56,7 +56,7 @@ impl Store {
     }
 
     /// Waits until the active tally has room. Returns the next journal position.
-    fn make_room(&self) -> Result<u64, StoreError> {
+    pub(super) fn make_room(&self) -> Result<u64, StoreError> {
         let inner = &*self.inner;
         let start = Instant::now();
         let give_up = start + inner.options.stall_max;

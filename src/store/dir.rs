@@ -32,6 +32,19 @@ impl DataDir {
     /// A directory that is in use, not ours, of a newer format, incomplete, or not usable. Nothing
     /// in it has been changed then.
     pub fn open(path: &Path) -> Result<DataDir, StoreError> {
+        DataDir::open_as(path, None)
+    }
+
+    /// The same for the sums of one partition of a journal elsewhere, which `of` says: a directory is never
+    /// taken for that of another, nor for one with a journal of its own.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`], and for a directory of something else.
+    pub fn open_of(path: &Path, of: &str) -> Result<DataDir, StoreError> {
+        DataDir::open_as(path, Some(of))
+    }
+
+    fn open_as(path: &Path, of: Option<&str>) -> Result<DataDir, StoreError> {
         let failed = |source| StoreError::Directory {
             path: path.to_owned(),
             source,
@@ -62,6 +75,7 @@ impl DataDir {
             identity,
         };
         dir.check_complete()?;
+        dir.check_of(of)?;
         if format < codec::FORMAT {
             dir.upgrade().map_err(failed)?;
         }
@@ -110,6 +124,39 @@ impl DataDir {
                 path: self.path.clone(),
             })
         }
+    }
+
+    /// Whether it is of the journal that it should be; a fresh one becomes so.
+    fn check_of(&self, of: Option<&str>) -> Result<(), StoreError> {
+        let file = self.path.join(PARTITION_FILE);
+        let failed = |source| StoreError::Directory {
+            path: self.path.clone(),
+            source,
+        };
+        let found = match fs::read_to_string(&file) {
+            Ok(text) => text.trim_end().to_owned(),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            Err(_absent) => {
+                let Some(of) = of else { return Ok(()) };
+                if self.is_fresh().map_err(failed)? {
+                    let mut half_made =
+                        tempfile::NamedTempFile::new_in(&self.path).map_err(failed)?;
+                    writeln!(half_made, "{of}").map_err(failed)?;
+                    half_made.as_file().sync_all().map_err(failed)?;
+                    half_made.persist(&file).map_err(|e| failed(e.error))?;
+                    return (File::open(&self.path).and_then(|dir| dir.sync_all())).map_err(failed);
+                }
+                "a service with a journal of its own".into()
+            }
+        };
+        if of == Some(&found) {
+            return Ok(());
+        }
+        Err(StoreError::OfAnother {
+            path: self.path.clone(),
+            found,
+            wanted: of.unwrap_or("a service with a journal of its own").into(),
+        })
     }
 
     /// Says that the directory has the current format, so that an older flowtally, which would take new
@@ -242,6 +289,8 @@ impl Drop for DataDir {
 
 /// The database, in a data directory.
 pub const ROCKS: &str = "rocks";
+/// Says of which partition of a journal elsewhere the sums are, where they are.
+pub const PARTITION_FILE: &str = "PARTITION";
 /// Is in a data directory until all of a backup is there.
 pub const RESTORING_FILE: &str = "RESTORING";
 /// End of the name of a backup that is not complete.
@@ -310,6 +359,26 @@ mod tests {
         ));
         drop(held);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_not_taken_for_that_of_another_journal() {
+        let temp = tempfile::tempdir().unwrap();
+        let refused = |opened: Result<DataDir, StoreError>| {
+            assert!(
+                matches!(opened, Err(StoreError::OfAnother { .. })),
+                "{opened:?}"
+            );
+        };
+        let (ours, path) = ("partition 3 of 12", temp.path());
+        drop(DataDir::open_of(path, ours).unwrap());
+        drop(DataDir::open_of(path, ours).unwrap());
+        refused(DataDir::open_of(path, "partition 4 of 12"));
+        refused(DataDir::open(path));
+        fs::remove_file(path.join(PARTITION_FILE)).unwrap();
+        fs::write(path.join(ROCKS).join("CURRENT"), "").unwrap();
+        refused(DataDir::open_of(path, ours));
+        drop(DataDir::open(path).unwrap());
     }
 
     #[test]

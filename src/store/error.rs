@@ -15,6 +15,16 @@ pub enum StoreError {
     )]
     NotOurs { path: PathBuf },
 
+    #[error(
+        "{path} has the sums of {found}, not those of {wanted}; give --data-dir another directory, or the \
+         one that belongs to it"
+    )]
+    OfAnother {
+        path: PathBuf,
+        found: String,
+        wanted: String,
+    },
+
     #[error("there is no data directory {path}; correct --data-dir")]
     Absent { path: PathBuf },
 

@@ -151,6 +151,7 @@ impl Inner {
         if is_due {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
             self.remove_staged(&path)?;
+            self.write_receipts(tally)?;
             let added = self.write_file(&path, tally)?;
             self.step(Step::Written);
             let mut options = IngestExternalFileOptions::default();

@@ -49,6 +49,7 @@ impl<'a> Journal<'a> {
                     fingerprint,
                     time_s,
                     expired: batch.expired(),
+                    position: 0,
                 });
                 write.put_cf(receipts_family(self.db)?, key.as_bytes(), receipt);
             }

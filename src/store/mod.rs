@@ -7,6 +7,7 @@
 //! the journal is replayed, with the new one it is skipped. Readers ([`scan`]) use the same rule to
 //! see every acknowledged batch exactly once while a flush is on its way.
 
+mod apply;
 mod arena;
 mod batch;
 mod checkpoint;
@@ -29,6 +30,7 @@ mod rocks;
 mod run;
 mod scan;
 mod selection;
+mod split;
 mod tally;
 mod verify;
 mod views;
@@ -42,8 +44,9 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{ColumnFamily, DB, Options};
 
+pub use apply::{Applied, Entry};
 pub use batch::{Batch, BatchBuilder};
-pub use dir::{DataDir, INCOMPLETE, RESTORING_FILE, ROCKS};
+pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
 pub use open::Recovery;

@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rocksdb::compaction_filter::Decision;
-use rocksdb::{ColumnFamily, CompactOptions, DB, Options, ReadOptions, properties};
+use rocksdb::{
+    ColumnFamily, CompactOptions, DB, Options, ReadOptions, WriteBatch, WriteOptions, properties,
+};
 
 use super::batch::Batch;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
+use super::tally::Tally;
 use super::{Inner, Store, StoreOptions};
 
 /// What is known of a batch's idempotency key.
@@ -52,6 +55,27 @@ impl Store {
         } else {
             Known::Reused
         })
+    }
+}
+
+impl Inner {
+    /// Writes the receipts that `tally` has, synced: before its sums, so that no batch of it is ever
+    /// in the sums without its receipt. After a kill in between, its batches are read again, and each
+    /// finds the receipt of its own position.
+    pub(super) fn write_receipts(&self, tally: &Tally) -> Result<(), StoreError> {
+        if tally.receipts().is_empty() {
+            return Ok(());
+        }
+        let family = receipts_family(&self.db)?;
+        let mut write = WriteBatch::default();
+        for (key, receipt) in tally.receipts() {
+            write.put_cf(family, key.as_bytes(), codec::encode_receipt(*receipt));
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db
+            .write_opt(write, &options)
+            .map_err(database("writing receipts"))
     }
 }
 
@@ -199,6 +223,7 @@ mod tests {
             fingerprint: 1,
             time_s: now().as_secs() - 2 * 24 * 3600,
             expired: 0,
+            position: 0,
         };
         let family = receipts_family(&store.inner.db).unwrap();
         let receipt = codec::encode_receipt(two_days_ago);

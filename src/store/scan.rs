@@ -122,6 +122,10 @@ impl Cancel {
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a scan ended before its last row.
@@ -157,7 +161,7 @@ impl Patience {
     #[cold]
     fn look(&mut self) -> Result<(), StoreError> {
         self.steps_to_look = STEPS_BETWEEN_LOOKS;
-        if self.cancel.0.load(Ordering::Relaxed) {
+        if self.cancel.is_cancelled() {
             return Err(StoreError::ScanEnded(ScanEnd::Cancelled));
         }
         match self.until {

@@ -9,10 +9,10 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::arena::{self, TOUCH_ENTRIES};
-use super::batch::{Batch, BatchLedger, KeyHasher};
-use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
+use super::batch::{self, Batch, KeyHasher};
+use super::codec::{Corrupt, HOUR_BYTES, Receipt, Record, Records};
 use super::run::Run;
-use crate::domain::{Counters, Totals};
+use crate::domain::{Counters, IdempotencyKey, Totals};
 
 const SLOTS_MIN: usize = 16;
 
@@ -128,7 +128,13 @@ pub struct Tally {
     journal_bytes: usize,
     /// Bytes that its tables take.
     memory_bytes: usize,
+    /// Of its batches that are in a journal elsewhere, and so cannot have theirs there: written when it
+    /// is flushed.
+    receipts: HashMap<IdempotencyKey, Receipt>,
 }
+
+/// What a receipt takes beside its key.
+const RECEIPT_BYTES: usize = 2 * size_of::<(IdempotencyKey, Receipt)>();
 
 impl Tally {
     /// An empty tally whose first batch will be the one after `last`.
@@ -141,7 +147,24 @@ impl Tally {
             since: None,
             journal_bytes: 0,
             memory_bytes: 0,
+            receipts: HashMap::new(),
         }
+    }
+
+    /// The next batch is the one after `last`: of a journal elsewhere, which may leave positions out,
+    /// or have batches that do not count.
+    pub(super) fn skip_to(&mut self, last: u64) {
+        self.last = last;
+    }
+
+    pub(super) fn receipts(&self) -> &HashMap<IdempotencyKey, Receipt> {
+        &self.receipts
+    }
+
+    pub(super) fn add_receipt(&mut self, key: IdempotencyKey, receipt: Receipt) {
+        self.memory_bytes += key.as_bytes().len() + RECEIPT_BYTES;
+        self.since.get_or_insert_with(Instant::now);
+        self.receipts.insert(key, receipt);
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -179,18 +202,7 @@ impl Tally {
     /// Like [`Tally::add`], from the journal: every key is checked, and the batch's ledger held
     /// against its records, before anything is added. Returns the number of flows.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let mut hashes = Vec::new();
-        let mut counted = BatchLedger::default();
-        for record in Records::new(bytes)? {
-            let Record { key, counters } = record?;
-            let hour = codec::check_key(key)?;
-            counted.count(hour.get(), counters);
-            hashes.push(self.hasher.hash(&key[HOUR_BYTES..]));
-        }
-        let ledger = codec::batch_ledger(bytes)?;
-        if ledger != counted.entries {
-            return Err(Corrupt("a batch's flows do not add up to its ledger"));
-        }
+        let (hashes, ledger) = batch::check(bytes, &self.hasher)?;
         let flows = hashes.len();
         self.add_records(bytes, hashes.into_iter(), &ledger)?;
         Ok(flows)

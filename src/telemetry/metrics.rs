@@ -24,6 +24,7 @@ struct All {
     http: Http,
     ingest: Ingest,
     store: Store,
+    cluster: Cluster,
 }
 
 /// Of requests.
@@ -85,6 +86,17 @@ pub struct Store {
     pub hours_dropped: IntCounter,
 }
 
+/// Of a node of many. Partitions are labels; there are as many as the journal has.
+#[derive(Debug)]
+pub struct Cluster {
+    pub partitions: IntGauge,
+    pub position: IntGaugeVec,
+    pub lag: IntGaugeVec,
+    pub flows_applied: IntCounter,
+    pub batches_repeated: IntCounter,
+    pub batches_reused: IntCounter,
+}
+
 impl Metrics {
     pub fn http(&self) -> &Http {
         &self.all.http
@@ -96,6 +108,10 @@ impl Metrics {
 
     pub fn store(&self) -> &Store {
         &self.all.store
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.all.cluster
     }
 
     /// All of them as text, in the format of Prometheus 0.0.4, after `observe` has set the gauges.
@@ -184,6 +200,7 @@ impl Default for All {
             http: Http::new(&make),
             ingest: Ingest::new(&make),
             store: Store::new(&make),
+            cluster: Cluster::new(&make),
             registry: make.0,
         }
     }
@@ -369,6 +386,40 @@ impl Store {
             hours_dropped: make.counter(
                 "flowtally_ledger_entries_dropped_total",
                 "Hours that were dropped by age or by request.",
+            ),
+        }
+    }
+}
+
+impl Cluster {
+    fn new(make: &Maker) -> Cluster {
+        Cluster {
+            partitions: make.gauge(
+                "flowtally_partitions",
+                "Partitions of the journal that are this node's.",
+            ),
+            position: make.gauges(
+                "flowtally_partition_position",
+                "Offset that is due next.",
+                "partition",
+            ),
+            lag: make.gauges(
+                "flowtally_partition_lag_messages",
+                "Messages of the journal that are not in the sums yet.",
+                "partition",
+            ),
+            flows_applied: make.counter(
+                "flowtally_flows_applied_total",
+                "Flows of the journal that were added to the sums.",
+            ),
+            batches_repeated: make.counter(
+                "flowtally_pieces_repeated_total",
+                "Pieces of batches in the journal that had counted before, under their key.",
+            ),
+            batches_reused: make.counter(
+                "flowtally_pieces_reused_total",
+                "Pieces of batches in the journal that do not count, since other flows were taken under \
+                 their key.",
             ),
         }
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 15] = [
+const TABLE: [(&str, &[&str], &[&str]); 17] = [
     ("domain", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
     ("notify", &[], &["sd_notify"]),
     ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
+    ("kafka", &[], &["rdkafka"]),
     ("client", &[], &["ureq"]),
     ("backup", &["client", "store"], &["jiff"]),
     ("ingest", &["domain", "store", "telemetry"], &[]),
@@ -18,6 +19,19 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
         &["csv_core", "ipnet", "prefix_trie"],
     ),
     ("query", &["domain", "store"], &[]),
+    (
+        "cluster",
+        &[
+            "client",
+            "domain",
+            "ingest",
+            "kafka",
+            "query",
+            "store",
+            "telemetry",
+        ],
+        &[],
+    ),
     (
         "http",
         &["backup", "domain", "ingest", "query", "telemetry"],
@@ -36,6 +50,7 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
         "daemon",
         &[
             "backup",
+            "cluster",
             "http",
             "ingest",
             "notify",
@@ -50,6 +65,7 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
         &[
             "backup",
             "client",
+            "cluster",
             "config",
             "daemon",
             "domain",

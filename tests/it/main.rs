@@ -8,6 +8,8 @@ mod access;
 mod backup;
 mod browser;
 mod chaos;
+#[cfg(feature = "kafka")]
+mod cluster;
 mod commands;
 mod contract;
 mod corruption;
@@ -16,6 +18,8 @@ mod disk;
 mod exactness;
 mod idempotency;
 mod import;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod layering;
 mod lifecycle;
 mod notify;

@@ -8,7 +8,10 @@ mod receipt;
 mod records;
 
 pub use receipt::{Receipt, decode_receipt, encode_receipt};
-pub use records::{Record, Records, batch_ledger, begin_batch, end_batch, push_record_head};
+pub use records::{
+    BATCH_TOTALS_BYTES, RECORD_HEAD_BYTES_MAX, Record, Records, batch_ledger, begin_batch,
+    end_batch, push_record_head,
+};
 
 use std::borrow::Cow;
 
@@ -468,6 +471,7 @@ mod tests {
             fingerprint: 0x0102,
             time_s: 3,
             expired: 4,
+            position: 0,
         };
         let stored = encode_receipt(receipt);
         assert_eq!(
@@ -482,6 +486,13 @@ mod tests {
         assert_eq!(encode_receipt(none_expired), stored[..24]);
         assert_eq!(decode_receipt(&stored[..24]), Ok(none_expired));
         assert!(decode_receipt(&stored[..30]).is_err());
+        let elsewhere = Receipt {
+            position: 5,
+            ..none_expired
+        };
+        let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
+        assert_eq!(encode_receipt(elsewhere), stored);
+        assert_eq!(decode_receipt(&stored), Ok(elsewhere));
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
         assert_eq!(encode_identity(), "flowtally data directory, format 3\n");

@@ -8,9 +8,11 @@ const BATCH_VERSION: u8 = 2;
 /// Version byte, number of flows, bytes of the records.
 const BATCH_HEADER_BYTES: usize = 9;
 /// Bytes of an entry of a batch's own ledger: hour and totals.
-const BATCH_TOTALS_BYTES: usize = HOUR_BYTES + TOTALS_BYTES;
+pub const BATCH_TOTALS_BYTES: usize = HOUR_BYTES + TOTALS_BYTES;
 /// Bytes of a record in front of its counters: key length and widths.
 const RECORD_HEADER_BYTES: usize = 3;
+/// Most bytes of a record in front of its key.
+pub const RECORD_HEAD_BYTES_MAX: usize = RECORD_HEADER_BYTES + 16;
 
 /// Begins a batch: its header, which [`end_batch`] fills in.
 pub fn begin_batch(batch: &mut Vec<u8>) {
@@ -69,7 +71,7 @@ fn width(n: u64) -> usize {
 pub fn push_record_head(batch: &mut Vec<u8>, key_bytes: usize, counters: Counters) {
     debug_assert!(key_bytes <= KEY_BYTES_MAX);
     let (tx_width, rx_width) = (width(counters.tx), width(counters.rx));
-    let mut head = [0; RECORD_HEADER_BYTES + 16];
+    let mut head = [0; RECORD_HEAD_BYTES_MAX];
     head[..2].copy_from_slice(&(key_bytes as u16).to_le_bytes());
     head[2] = (tx_width | rx_width << 4) as u8;
     head[3..11].copy_from_slice(&counters.tx.to_le_bytes());

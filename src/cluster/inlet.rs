@@ -1,0 +1,246 @@
+//! Batches on their way into Kafka.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::ingest::{Answer, Committed, IngestError, Journal, Permit, Promise, Taken};
+use crate::kafka::{KafkaError, MESSAGE_BYTES_MAX};
+use crate::store::{Batch, StoreError};
+
+/// Longest batch in one message; its key, and what Kafka adds, come on top of it.
+const PIECE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 4096;
+/// Larger batches are split on a thread where that may take its time.
+const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;
+/// A batch has to be visible by then.
+const VISIBLE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A node that asks whether something is visible gets its answer by then.
+const APPLIED_TIME_MAX: Duration = Duration::from_secs(5);
+/// Between two looks: a node may have taken a partition over meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The way into the journal.
+#[derive(Debug)]
+pub(super) struct Inlet(pub(super) Arc<Shared>);
+
+type Offsets = BTreeMap<i32, u64>;
+
+impl Journal for Inlet {
+    fn commit(&self, batch: Batch, permit: Permit, until_visible: bool) -> Promise<'_, Answer> {
+        Box::pin(async move {
+            let flows = batch.flows() as u64;
+            let metrics = &self.0.store.metrics;
+            let bytes = batch.bytes().len() as u64;
+            let offsets = self.send(batch).await?;
+            drop(permit);
+            metrics.ingest().batches.inc();
+            metrics.ingest().flows.inc_by(flows);
+            metrics.ingest().bytes.inc_by(bytes);
+            if until_visible && !self.await_visible(offsets).await {
+                return Err(IngestError::NotVisible(format!(
+                    "the batch is in Kafka, and will count; it was not visible within {} s",
+                    VISIBLE_TIME_MAX.as_secs()
+                )));
+            }
+            Ok(Committed {
+                taken: Taken::Now,
+                flows,
+                expired: 0,
+            })
+        })
+    }
+
+    fn accepts(&self) -> Result<(), String> {
+        let shared = &self.0;
+        if self.fails() {
+            return Err("the client of Kafka has given up; the log says why".into());
+        }
+        if !shared.connected.load(Ordering::Relaxed) {
+            return Err("Kafka does not answer".into());
+        }
+        shared.here.accepts(&shared.progress())
+    }
+
+    /// Batches go to Kafka, and sums wait there for space.
+    fn lacks_space(&self) -> bool {
+        false
+    }
+
+    fn fails(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
+    fn delete_hour(&self, _: Hour) -> Result<Option<Totals>, IngestError> {
+        Err(IngestError::NotHere(
+            "hours of a cluster go by age: start its nodes with --retain-hours",
+        ))
+    }
+
+    fn observe(&self) -> Result<(), StoreError> {
+        let shared = &self.0;
+        let metrics = shared.store.metrics.cluster();
+        let progress = shared.progress();
+        metrics.partitions.set(progress.len() as i64);
+        // Those that have gone have no figures any more.
+        metrics.position.reset();
+        metrics.lag.reset();
+        for (partition, position) in shared.here.positions() {
+            let label = partition.to_string();
+            metrics
+                .position
+                .with_label_values(&[&label])
+                .set(position as i64);
+            if let Some(end) = progress.get(&partition).and_then(|p| p.end) {
+                let lag = end.saturating_sub(position);
+                metrics.lag.with_label_values(&[&label]).set(lag as i64);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is sent is acknowledged or not; nothing waits here.
+    fn finish(&self) {}
+
+    /// At once where a partition is not here, since somebody else has it now.
+    fn has_applied(&self, upto: Vec<(i32, u64)>) -> Promise<'_, bool> {
+        Box::pin(async move {
+            let deadline = Instant::now() + APPLIED_TIME_MAX;
+            loop {
+                let mut applied = true;
+                for (partition, offset) in &upto {
+                    match self.0.here.position(*partition) {
+                        Some(position) => applied &= position > *offset,
+                        None => return false,
+                    }
+                }
+                if applied || Instant::now() >= deadline {
+                    return applied;
+                }
+                self.pause().await;
+            }
+        })
+    }
+}
+
+impl Inlet {
+    /// Sends a batch, in pieces; returns the last offset in each partition when all of them are acknowledged.
+    async fn send(&self, batch: Batch) -> Result<Offsets, IngestError> {
+        let key = batch.receipt().map(|(key, _)| key.clone());
+        let partitions = self.0.partitions;
+        let bytes = batch.bytes().len();
+        let split = move || batch.split(partitions, PIECE_BYTES_MAX);
+        let damaged = |error| IngestError::Store(Arc::new(StoreError::from(error)));
+        let parts = if bytes <= SPLIT_INLINE_BYTES_MAX {
+            split().map_err(damaged)?
+        } else {
+            let split = tokio::task::spawn_blocking(split);
+            split
+                .await
+                .map_err(|_| IngestError::Closed)?
+                .map_err(damaged)?
+        };
+        let mut sent = Vec::new();
+        for (partition, pieces) in parts {
+            let partition = i32::try_from(partition).unwrap_or_default();
+            for (number, piece) in pieces.iter().enumerate() {
+                let key = key.as_ref().map(|key| piece_key(key, partition, number));
+                let send = &self.0.producer;
+                let sending =
+                    send.send(partition, key.as_deref().map(str::as_bytes), piece.bytes());
+                sent.push((partition, sending));
+            }
+        }
+        let (mut offsets, mut failed) = (Offsets::new(), None);
+        for (partition, sending) in sent {
+            let result = sending.await;
+            self.0.note(&result);
+            match result {
+                Ok(offset) => {
+                    let last = offsets.entry(partition).or_default();
+                    *last = offset.max(*last);
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            None => Ok(offsets),
+            Some(error) => Err(unsure(&error, key.is_some())),
+        }
+    }
+
+    /// Waits until the owners of all these partitions have these offsets in their sums.
+    async fn await_visible(&self, mut offsets: Offsets) -> bool {
+        let deadline = Instant::now() + VISIBLE_TIME_MAX;
+        loop {
+            let mut elsewhere: BTreeMap<String, Vec<(i32, u64)>> = BTreeMap::new();
+            let shared = &self.0;
+            offsets.retain(|partition, offset| match shared.owners.owner(*partition) {
+                Some(owner) if owner.node != shared.node.name => {
+                    elsewhere
+                        .entry(owner.url)
+                        .or_default()
+                        .push((*partition, *offset));
+                    true
+                }
+                Some(_) => !self.is_applied(*partition, *offset),
+                None => true,
+            });
+            for (url, upto) in elsewhere {
+                let (shared, asked) = (self.0.clone(), upto.clone());
+                let asked = tokio::task::spawn_blocking(move || {
+                    let answer = shared.nodes.await_applied(&url, &asked);
+                    answer.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
+                });
+                if let Ok(Ok(())) = asked.await {
+                    for (partition, _) in upto {
+                        offsets.remove(&partition);
+                    }
+                }
+            }
+            if offsets.is_empty() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            self.pause().await;
+        }
+    }
+
+    fn is_applied(&self, partition: i32, offset: u64) -> bool {
+        let position = self.0.here.position(partition);
+        position.is_some_and(|position| position > offset)
+    }
+
+    /// Until something is applied, or a little while.
+    async fn pause(&self) {
+        let _either = tokio::time::timeout(LOOK_INTERVAL, self.0.applied.notified()).await;
+    }
+}
+
+/// The key of a piece says which one it is. One that would be too long has the client's key hashed.
+fn piece_key(key: &IdempotencyKey, partition: i32, number: usize) -> String {
+    let text = String::from_utf8_lossy(key.as_bytes());
+    let whole = format!("{text}/{partition}/{number}");
+    if whole.len() <= IdempotencyKey::CHARS_MAX {
+        return whole;
+    }
+    let hash = xxhash_rust::xxh3::xxh3_128(key.as_bytes());
+    format!("xxh3:{hash:032x}/{partition}/{number}")
+}
+
+fn unsure(error: &KafkaError, keyed: bool) -> IngestError {
+    if !error.is_temporary() {
+        tracing::error!(%error, "a batch was not written to Kafka");
+    }
+    IngestError::Unsure {
+        why: match error.is_temporary() {
+            true => "Kafka does not answer as it should".into(),
+            false => "Kafka did not take the batch; the service's log says why".into(),
+        },
+        keyed,
+    }
+}

@@ -1,0 +1,261 @@
+//! Many nodes over one journal, which is in Kafka. A batch is split by its flows' names into the journal's
+//! partitions; each partition's sums are on the node that the consumer group gives it to, in a store of its
+//! own; and a question that any node is asked is answered from all of them.
+//!
+//! - `inlet` writes batches to Kafka, and waits until they are visible where that is asked for.
+//! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
+//!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
+//! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others.
+//!
+//! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
+
+mod handler;
+mod here;
+mod inbox;
+mod inlet;
+mod nodes;
+mod partition;
+mod parts;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::client::{ClientError, Server};
+use crate::ingest::Journal;
+use crate::kafka::{
+    Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
+};
+use crate::query::Parts;
+use crate::store::StoreOptions;
+use crate::store::codec::IDENTITY_FILE;
+use here::Here;
+use nodes::Nodes;
+
+/// A node that is not heard of for so long loses its partitions.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a node has not heard of for so long, it does not answer for: well before somebody else may have it.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
+/// Between two announcements of what is here.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
+/// A store that cannot take more is asked again after so long; meanwhile its partition may be taken away.
+const STALL_MAX: Duration = Duration::from_secs(1);
+/// Least memory that a store gets for a purpose, in however many parts the whole is cut.
+const SHARE_BYTES_MIN: usize = 1 << 20;
+
+/// What a node is told.
+#[derive(Clone)]
+pub struct Node {
+    /// Some of Kafka's brokers.
+    pub brokers: String,
+    /// The journal.
+    pub topic: String,
+    /// Partitions of a journal that is made by this node.
+    pub partitions: i32,
+    /// Options of Kafka's client.
+    pub options: Vec<(String, String)>,
+    pub name: String,
+    /// How nodes reach each other; `url` is this one's.
+    pub server: Server,
+}
+
+/// Options may be passwords.
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("topic", &self.topic)
+            .field("name", &self.name)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(
+        "{0} has the sums of a service with a journal of its own; give --data-dir another directory, and \
+         export the flows into the cluster"
+    )]
+    NotOfACluster(PathBuf),
+}
+
+/// This node.
+#[derive(Debug)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+    consumer: Mutex<Option<Consumer>>,
+    announcer: tokio::task::JoinHandle<()>,
+}
+
+/// What all parts of it know.
+#[derive(Debug)]
+struct Shared {
+    node: Node,
+    data_dir: PathBuf,
+    /// What each store gets.
+    store: StoreOptions,
+    /// How many the journal has.
+    partitions: u32,
+    /// The name of Kafka's cluster.
+    kafka: String,
+    here: Here,
+    producer: Producer,
+    owners: Owners,
+    nodes: Nodes,
+    control: OnceLock<Control>,
+    /// Something has been added to a partition's sums.
+    applied: Notify,
+    /// A partition has come to this node.
+    arrived: Notify,
+    /// The brokers took what was sent last.
+    connected: AtomicBool,
+    /// Kafka's client has given up.
+    broken: AtomicBool,
+}
+
+impl Cluster {
+    /// Joins the cluster. Stores are in `data_dir`, and share what `store` has. Blocks until the brokers have
+    /// answered; partitions come later.
+    ///
+    /// # Errors
+    /// Brokers that are away or refuse, and arguments that cannot be used.
+    pub fn start(
+        node: Node,
+        data_dir: PathBuf,
+        store: &StoreOptions,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Cluster, ClusterError> {
+        let settings = Settings {
+            brokers: node.brokers.clone(),
+            topic: node.topic.clone(),
+            node: node.name.clone(),
+            session_timeout: SESSION_TIMEOUT,
+            options: node.options.clone(),
+        };
+        if data_dir.join(IDENTITY_FILE).exists() {
+            return Err(ClusterError::NotOfACluster(data_dir));
+        }
+        let nodes = Nodes::new(&node.server)?;
+        let partitions = ensure_topics(&settings, node.partitions)?;
+        let kafka = cluster_id(&settings)?;
+        let producer = Producer::new(&settings)?;
+        let owners = Owners::open(&settings, &node.server.url, &producer)?;
+        let partitions = u32::try_from(partitions).unwrap_or_default();
+        let shared = Arc::new(Shared {
+            store: share(store.clone(), partitions as usize),
+            node,
+            data_dir,
+            partitions,
+            kafka,
+            here: Here::default(),
+            producer,
+            owners,
+            nodes,
+            control: OnceLock::new(),
+            applied: Notify::new(),
+            arrived: Notify::new(),
+            connected: AtomicBool::new(true),
+            broken: AtomicBool::new(false),
+        });
+        let consumer = Consumer::join(&settings, handler::Partitions::new(shared.clone()))?;
+        let _first = shared.control.set(consumer.control().clone());
+        tracing::info!(
+            node = settings.node,
+            topic = settings.topic,
+            partitions,
+            kafka = shared.kafka,
+            "joined the cluster"
+        );
+        let announcer = runtime.spawn(announce(shared.clone()));
+        Ok(Cluster {
+            shared,
+            consumer: Mutex::new(Some(consumer)),
+            announcer,
+        })
+    }
+
+    pub fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(inlet::Inlet(self.shared.clone()))
+    }
+
+    pub fn parts(&self) -> Arc<dyn Parts> {
+        Arc::new(parts::All(self.shared.clone()))
+    }
+
+    /// Moves all sums to their files, and closes the stores. The group waits for this node for
+    /// `SESSION_TIMEOUT`, and then gives its partitions to others. Blocks.
+    pub fn stop(&self) {
+        self.announcer.abort();
+        let consumer = self.consumer.lock();
+        drop(consumer.unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// What one of so many stores gets.
+fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
+    let part = |bytes: usize| (bytes / stores.max(1)).max(SHARE_BYTES_MIN);
+    StoreOptions {
+        tally_bytes_max: part(whole.tally_bytes_max),
+        view_bytes_max: part(whole.view_bytes_max),
+        memtable_bytes: part(whole.memtable_bytes),
+        block_cache_bytes: part(whole.block_cache_bytes),
+        journal_bytes_max: part(whole.journal_bytes_max),
+        receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
+        stall_max: STALL_MAX,
+        ..whole
+    }
+}
+
+/// Says every few seconds, and when a partition comes, what is here.
+async fn announce(shared: Arc<Shared>) {
+    loop {
+        let positions = shared.here.positions();
+        // All of them are under way before the first is waited for.
+        let said: Vec<_> = positions
+            .into_iter()
+            .map(|(partition, position)| shared.owners.announce(partition, position))
+            .collect();
+        for result in said {
+            shared.note(&result.await);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ANNOUNCE_INTERVAL) => {}
+            () = shared.arrived.notified() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Remembers how the brokers are, by what became of a message.
+    fn note(&self, sent: &Result<u64, KafkaError>) {
+        match sent {
+            Ok(_) => self.connected.store(true, Ordering::Relaxed),
+            Err(KafkaError::Broken { .. }) => self.broken.store(true, Ordering::Relaxed),
+            Err(KafkaError::Away { .. }) => self.connected.store(false, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+
+    /// How far this node is with its partitions, by Kafka's client.
+    fn progress(&self) -> BTreeMap<i32, Progress> {
+        let control = self.control.get();
+        control
+            .map(|control| control.progress())
+            .unwrap_or_default()
+    }
+
+    /// All partitions of the journal.
+    fn all(&self) -> std::ops::Range<i32> {
+        0..i32::try_from(self.partitions).unwrap_or(i32::MAX)
+    }
+}

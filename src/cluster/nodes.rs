@@ -1,0 +1,169 @@
+//! The other nodes, over HTTP.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::client::{Client, ClientError, Server};
+use crate::domain::{Field, Hour, Totals};
+use crate::query::frames::Frames;
+use crate::query::{Query, SortBy, Source};
+
+/// Longest wait for a node that is asked for no rows.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+const ROWS: &str = "application/octet-stream";
+
+/// Clients by where a node is. They are kept, with their connections; there are as many as nodes.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    server: Server,
+    clients: Mutex<BTreeMap<String, Client>>,
+}
+
+/// What a node has of an answer.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) rows: Box<dyn Source>,
+    pub(super) lag: Vec<(i32, u64)>,
+    pub(super) missing: Vec<i32>,
+}
+
+/// An entry of `/hours`.
+#[derive(Debug, Deserialize)]
+struct HourOf {
+    hour: u64,
+    flows: u64,
+    bytes_tx: u128,
+    bytes_rx: u128,
+}
+
+impl Nodes {
+    /// # Errors
+    /// A file that cannot be read, or a URL that is none.
+    pub(super) fn new(server: &Server) -> Result<Nodes, ClientError> {
+        // Only to see that it can be used.
+        Client::new(server)?;
+        Ok(Nodes {
+            server: server.clone(),
+            clients: Mutex::default(),
+        })
+    }
+
+    fn client(&self, url: &str) -> Result<Client, ClientError> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(url) {
+            return Ok(client.clone());
+        }
+        let client = Client::new(&Server {
+            url: url.to_owned(),
+            ..self.server.clone()
+        })?;
+        clients.insert(url.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    /// Rows of `partitions`, which the node at `url` has.
+    pub(super) fn rows(
+        &self,
+        url: &str,
+        partitions: &[i32],
+        query: &Query,
+        time_max: Duration,
+    ) -> Result<Part, ClientError> {
+        let path = format!("/partitions/rows?p={}&{}", list(partitions), text(query));
+        let answer = self.client(url)?.get_within(&path, ROWS, time_max)?;
+        let header = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
+        let numbers = |name| header(name).unwrap_or_default().split(',');
+        let lag = numbers("flowtally-lag").filter_map(|pair| {
+            let (partition, lag) = pair.split_once('=')?;
+            Some((partition.parse().ok()?, lag.parse().ok()?))
+        });
+        let (lag, missing) = (
+            lag.collect(),
+            (numbers("flowtally-missing").filter_map(|number| number.parse().ok())).collect(),
+        );
+        let reader = answer.into_body().into_reader();
+        Ok(Part {
+            rows: Box::new(Frames::new(url.to_owned(), reader)),
+            lag,
+            missing,
+        })
+    }
+
+    /// The ledger of `partitions`.
+    pub(super) fn hours(
+        &self,
+        url: &str,
+        partitions: &[i32],
+    ) -> Result<Vec<(Hour, Totals)>, ClientError> {
+        let path = format!("/partitions/hours?p={}", list(partitions));
+        let hours: Vec<HourOf> = self.client(url)?.get_json_within(&path, ANSWER_MAX)?;
+        let entry = |of: HourOf| {
+            let totals = Totals {
+                flows: of.flows,
+                tx: of.bytes_tx,
+                rx: of.bytes_rx,
+            };
+            Some((Hour::new(of.hour)?, totals))
+        };
+        Ok(hours.into_iter().filter_map(entry).collect())
+    }
+
+    /// Waits until the node's sums have everything up to these offsets.
+    pub(super) fn await_applied(&self, url: &str, upto: &[(i32, u64)]) -> Result<(), ClientError> {
+        let pairs = upto
+            .iter()
+            .map(|(partition, offset)| format!("{partition}:{offset}"));
+        let pairs = pairs.collect::<Vec<_>>().join(",");
+        let path = format!("/partitions/applied?upto={pairs}");
+        let answer = self.client(url)?.get_within(&path, "*/*", ANSWER_MAX);
+        answer.map(drop)
+    }
+}
+
+fn list(partitions: &[i32]) -> String {
+    let numbers: Vec<_> = partitions.iter().map(i32::to_string).collect();
+    numbers.join(",")
+}
+
+/// `query` as `/partitions/rows` takes it.
+fn text(query: &Query) -> String {
+    let mut text = form_urlencoded::Serializer::new(String::new());
+    text.append_pair("from", &query.hours.start.to_string());
+    text.append_pair("to", &query.hours.end.to_string());
+    let filter = &query.filter;
+    for (name, values) in [
+        ("src_app", &filter.src_apps),
+        ("dest_app", &filter.dest_apps),
+        ("vpc_id", &filter.vpc_ids),
+    ] {
+        for value in values {
+            text.append_pair(name, value);
+        }
+    }
+    if let Some(search) = &filter.search {
+        text.append_pair("search", search);
+    }
+    let is_of_key = |field: &Field| query.columns.has(*field);
+    let columns: Vec<_> = (Field::ALL.into_iter().filter(is_of_key).map(Field::name)).collect();
+    text.append_pair("group_by", &columns.join(","));
+    if let Some(sort) = query.sort {
+        let by = match sort.by {
+            SortBy::BytesTx => "bytes_tx",
+            SortBy::BytesRx => "bytes_rx",
+            SortBy::Bytes => "bytes",
+        };
+        let sign = if sort.ascending { "-" } else { "" };
+        text.append_pair("sort", &format!("{sign}{by}"));
+    }
+    if let Some(limit) = query.limit {
+        text.append_pair("limit", &limit.to_string());
+    }
+    if let Some(cursor) = &query.cursor {
+        text.append_pair("cursor", cursor);
+    }
+    text.append_pair("partial", &query.partial.to_string());
+    text.finish()
+}

@@ -1,0 +1,132 @@
+//! The life of a partition on this node, on a thread of its own: its store is opened, what comes is added to
+//! it, and when the partition goes, it is closed.
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::Shared;
+use super::inbox::{End, Inbox, Message};
+use crate::domain::IdempotencyKey;
+use crate::kafka::Control;
+use crate::store::{Batch, DataDir, Entry, Store, StoreError};
+
+/// When a partition goes, whoever gets it waits for the flush.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
+/// Until the next attempt to open a store: an answer that is still being read may keep it for a while after
+/// it was closed.
+const OPEN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Below the data directory.
+const PARTITIONS: &str = "partitions";
+
+pub(super) fn live(shared: &Shared, partition: i32, inbox: &Inbox) {
+    let control = shared.control.wait();
+    let store = match open(shared, partition, inbox) {
+        Ok(Some(store)) => store,
+        Ok(None) => return,
+        Err(error) => {
+            shared.here.failed(partition, error.to_string());
+            return inbox.await_end();
+        }
+    };
+    if let Err(why) = apply_all(shared, control, partition, &store, inbox) {
+        shared.here.failed(partition, why);
+        control.pause(partition);
+        inbox.await_end();
+    }
+    if inbox.ended() == Some(End::InOrder)
+        && let Err(error) = store.flush_within(FLUSH_TIME_MAX)
+    {
+        // Kafka has it.
+        tracing::warn!(partition, %error, "a partition was not flushed");
+    }
+    drop(store);
+    tracing::info!(partition, "closed a partition");
+}
+
+/// `None` when the partition goes before its store is open.
+fn open(shared: &Shared, partition: i32, inbox: &Inbox) -> Result<Option<Arc<Store>>, StoreError> {
+    let path = (shared.data_dir.join(PARTITIONS)).join(partition.to_string());
+    let of = format!(
+        "partition {partition} of {} of topic {} in Kafka {}",
+        shared.partitions, shared.node.topic, shared.kafka
+    );
+    while inbox.ended().is_none() {
+        let opened =
+            DataDir::open_of(&path, &of).and_then(|dir| Store::open_dir(dir, shared.store.clone()));
+        match opened {
+            Ok((store, _nothing_to_replay)) => return Ok(Some(Arc::new(store))),
+            Err(StoreError::InUse { .. }) => sleep(OPEN_INTERVAL),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Until the partition goes; or says why it stands still.
+fn apply_all(
+    shared: &Shared,
+    control: &Control,
+    partition: i32,
+    store: &Arc<Store>,
+    inbox: &Inbox,
+) -> Result<(), String> {
+    let position = store.position().map_err(|e| e.to_string())?;
+    shared.here.opened(partition, store.clone());
+    control.start(partition, position);
+    shared.arrived.notify_one();
+    tracing::info!(partition, position, "opened a partition");
+    while let Some(messages) = inbox.take(control, partition) {
+        let entries: Result<Vec<_>, _> = messages.into_iter().map(entry).collect();
+        let entries = entries?;
+        loop {
+            match store.wait_for_room() {
+                Ok(()) => break,
+                Err(StoreError::Behind) if inbox.ended().is_none() => {}
+                Err(StoreError::Behind) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let applied = store.apply(entries).map_err(|e| e.to_string())?;
+        let metrics = shared.store.metrics.cluster();
+        metrics.flows_applied.inc_by(applied.flows);
+        metrics.batches_repeated.inc_by(applied.repeated);
+        metrics.batches_reused.inc_by(applied.reused);
+        if applied.reused > 0 {
+            tracing::warn!(
+                partition,
+                batches = applied.reused,
+                "not counted: other flows were taken under their idempotency keys"
+            );
+        }
+        shared
+            .store
+            .metrics
+            .ingest()
+            .expired
+            .inc_by(applied.expired);
+        shared.applied.notify_waiters();
+    }
+    Ok(())
+}
+
+/// A message that is no batch ends the reading: it may be of a newer version, and passing it over would
+/// lose it.
+fn entry(message: Message) -> Result<Entry, String> {
+    let offset = message.offset;
+    let batch = Batch::decode(message.payload)
+        .map_err(|error| format!("the message at offset {offset} is not a batch: {error}"))?;
+    let batch = match message.key.as_deref() {
+        None => batch,
+        Some(key) => batch.with_key(
+            IdempotencyKey::new(key)
+                .ok_or_else(|| format!("the message at offset {offset} has a key that is none"))?,
+        ),
+    };
+    Ok(Entry {
+        position: offset + 1,
+        time_s: message.time_s,
+        batch,
+    })
+}

@@ -1,0 +1,143 @@
+//! Questions: to the stores that are here, and to the nodes that have the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::here::Answering;
+use crate::client::ClientError;
+use crate::domain::{Hour, Totals};
+use crate::query::{Opened, Parts, Query, QueryError};
+
+/// All partitions, wherever they are.
+#[derive(Debug)]
+pub(super) struct All(pub(super) Arc<Shared>);
+
+/// Where partitions are.
+#[derive(Default)]
+struct Places {
+    here: Vec<(i32, Answering)>,
+    /// By the URL of their node.
+    elsewhere: BTreeMap<String, Vec<i32>>,
+    missing: Vec<i32>,
+}
+
+/// Who does not answer now may do so shortly; anything else is an error of ours.
+const UNAVAILABLE: u16 = 503;
+
+impl All {
+    /// Where `of` are, which have to be here; or where all are.
+    fn places(&self, of: Option<&[i32]>) -> Places {
+        let shared = &self.0;
+        let progress = shared.progress();
+        let wanted: Vec<i32> = of.map_or_else(|| shared.all().collect(), <[i32]>::to_vec);
+        let mut places = Places::default();
+        for partition in wanted {
+            let answering = progress.get(&partition);
+            let answering = answering.and_then(|p| shared.here.answering(partition, p));
+            if let Some(answering) = answering {
+                places.here.push((partition, answering));
+                continue;
+            }
+            let owner = shared.owners.owner(partition).filter(|_| of.is_none());
+            match owner.filter(|owner| owner.node != shared.node.name) {
+                Some(owner) => places
+                    .elsewhere
+                    .entry(owner.url)
+                    .or_default()
+                    .push(partition),
+                None => places.missing.push(partition),
+            }
+        }
+        places
+    }
+
+    /// Asks all nodes at once: `ask` is given where one is, and its partitions. Of who does not answer, the
+    /// partitions are missing.
+    fn ask_nodes<T: Send>(
+        places: &mut Places,
+        ask: impl Fn(&str, &[i32]) -> Result<T, ClientError> + Sync,
+    ) -> Result<Vec<T>, QueryError> {
+        let elsewhere = std::mem::take(&mut places.elsewhere);
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = elsewhere
+                .iter()
+                .map(|(url, partitions)| scope.spawn(|| ask(url, partitions)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        let mut parts = Vec::new();
+        for (answer, (url, partitions)) in answers.into_iter().zip(elsewhere) {
+            match answer {
+                Ok(Ok(part)) => parts.push(part),
+                Ok(Err(
+                    error @ (ClientError::Unreachable { .. }
+                    | ClientError::Refused {
+                        status: UNAVAILABLE,
+                        ..
+                    }),
+                )) => {
+                    tracing::debug!(url, ?partitions, %error, "a node does not answer");
+                    places.missing.extend(partitions);
+                }
+                Ok(Err(error)) => return Err(QueryError::Elsewhere(error.to_string())),
+                Err(_panicked) => {
+                    return Err(QueryError::Elsewhere(format!("{url} could not be asked")));
+                }
+            }
+        }
+        Ok(parts)
+    }
+}
+
+impl Parts for All {
+    fn open(&self, query: &Query, time_max: Duration) -> Result<Opened, QueryError> {
+        let mut places = self.places(query.partitions.as_deref());
+        if !query.partial && !places.missing.is_empty() {
+            return Err(QueryError::Missing(places.missing));
+        }
+        let of_a_part = query.of_a_part();
+        let parts = Self::ask_nodes(&mut places, |url, partitions| {
+            self.0.nodes.rows(url, partitions, &of_a_part, time_max)
+        })?;
+        let mut opened = Opened::default();
+        for (partition, answering) in places.here {
+            opened.lag.push((partition, answering.lag));
+            opened.here.push(answering.store);
+        }
+        opened.missing = places.missing;
+        for part in parts {
+            opened.lag.extend(part.lag);
+            opened.missing.extend(part.missing);
+            opened.elsewhere.push(part.rows);
+        }
+        opened.lag.sort_unstable();
+        opened.missing.sort_unstable();
+        match opened.missing.is_empty() || query.partial {
+            true => Ok(opened),
+            false => Err(QueryError::Missing(opened.missing)),
+        }
+    }
+
+    fn hours(&self, of: Option<&[i32]>) -> Result<Vec<(Hour, Totals)>, QueryError> {
+        let mut places = self.places(of);
+        if !places.missing.is_empty() {
+            return Err(QueryError::Missing(places.missing));
+        }
+        let mut parts = Self::ask_nodes(&mut places, |url, partitions| {
+            self.0.nodes.hours(url, partitions)
+        })?;
+        if !places.missing.is_empty() {
+            return Err(QueryError::Missing(places.missing));
+        }
+        for (_, answering) in &places.here {
+            parts.push(answering.store.ledger()?);
+        }
+        let mut hours: BTreeMap<Hour, Totals> = BTreeMap::new();
+        for (hour, totals) in parts.into_iter().flatten() {
+            hours.entry(hour).or_default().add(totals);
+        }
+        Ok(hours.into_iter().collect())
+    }
+}

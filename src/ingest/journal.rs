@@ -1,0 +1,64 @@
+//! What makes batches durable, as those see it who take them in.
+
+use std::fmt::Debug;
+use std::pin::Pin;
+
+use super::{IngestError, Permit};
+use crate::domain::{Hour, Totals};
+use crate::store::{Batch, StoreError};
+
+/// How a batch came to be durable and visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was committed.
+    Now,
+    /// One under the same idempotency key was, before: this one was not counted again.
+    Before,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub taken: Taken,
+    /// Flows of it that count.
+    pub flows: u64,
+    /// Flows of it that were too old to count.
+    pub expired: u64,
+}
+
+pub type Answer = Result<Committed, IngestError>;
+pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Takes batches, and answers when they are durable.
+pub trait Journal: Debug + Send + Sync {
+    /// Resolves once every flow of `batch` is durable; with `until_visible`, once the next question sees it
+    /// too, whoever is asked.
+    ///
+    /// A caller that goes away before the answer leaves the batch on its way: it is then committed, or
+    /// not, like one whose answer got lost.
+    fn commit(&self, batch: Batch, permit: Permit, until_visible: bool) -> Promise<'_, Answer>;
+
+    /// Whether a commit can be expected to succeed, and a question to be answered; if not, why.
+    fn accepts(&self) -> Result<(), String>;
+
+    /// Whether the disk is full, or nearly.
+    fn lacks_space(&self) -> bool;
+
+    /// Whether batches are refused for another reason: a new start helps.
+    fn fails(&self) -> bool;
+
+    /// Drops an hour, and returns what it held; `None` where it held nothing. Blocks on the disk.
+    fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError>;
+
+    /// Sets the gauges.
+    fn observe(&self) -> Result<(), StoreError>;
+
+    /// Takes what has been handed over, and nothing from then on. Blocks.
+    fn finish(&self);
+
+    /// For other nodes: resolves when the sums of these partitions, which have to be this node's, have
+    /// everything up to these offsets; to `false` when that takes long.
+    fn has_applied(&self, _upto: Vec<(i32, u64)>) -> Promise<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+}

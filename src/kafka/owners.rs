@@ -1,0 +1,261 @@
+//! Which node has which partition: a compacted topic of announcements, which every node reads.
+//!
+//! Who owns a partition is the group's decision alone; this only spreads the word. An owner announces
+//! itself when it gets a partition, and again every few seconds. **Epochs**: an announcement that begins an
+//! ownership has none, and its own offset in the topic becomes its epoch; those that go on with it carry
+//! that epoch. The highest epoch counts, and within one the latest announcement. So epochs grow with each
+//! change of ownership, whoever's clock is wrong, and even if the group is made anew.
+//!
+//! A node that stood still and missed the loss of a partition may announce itself after its successor.
+//! What it says within its old epoch is older than the successor's, and does not count. Should it begin a new
+//! one, then the successor finds itself replaced when it announces next, and begins another; the first
+//! learns from the group that the partition is lost, and falls silent. Until then somebody may ask the
+//! wrong node, which is why a node answers only for what it owns and has heard of lately.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError as Source;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+
+use super::error::failed;
+use super::settings::{Log, create};
+use super::{KafkaError, Producer, Settings};
+
+/// All announcements have to be read by then.
+const READ: Duration = Duration::from_secs(10);
+/// How long the thread waits for announcements before it looks whether it is to stop.
+const POLL: Duration = Duration::from_millis(100);
+
+const DOING: &str = "reading who owns which partition";
+
+/// The node that has a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub node: String,
+    /// Where it answers.
+    pub url: String,
+    /// Grows whenever the partition changes hands.
+    pub epoch: u64,
+    /// How far it was when it said so.
+    pub offset: u64,
+}
+
+/// The end of the topic is no error here.
+impl ConsumerContext for Log {}
+
+/// As it is in the topic. The key is the partition, in decimal digits.
+#[derive(Debug, Serialize, Deserialize)]
+struct Announcement {
+    partition: i32,
+    url: String,
+    node: String,
+    /// None where an ownership begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<u64>,
+    offset: u64,
+}
+
+type Table = BTreeMap<i32, Owner>;
+
+/// The table of owners, kept up to date by a thread.
+#[derive(Debug)]
+pub struct Owners {
+    node: String,
+    url: String,
+    producer: Producer,
+    table: Arc<Mutex<Table>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Owners {
+    /// Reads all announcements that there are; blocks meanwhile. This node's own will say that it answers
+    /// at `url`.
+    ///
+    /// # Errors
+    /// Brokers that are away, or a topic that is not there.
+    pub fn open(settings: &Settings, url: &str, producer: &Producer) -> Result<Owners, KafkaError> {
+        let topic = settings.owners_topic();
+        let client: BaseConsumer<Log> = create(
+            &settings.client(&[
+                // A reader needs a name, but joins nothing and commits nothing.
+                ("group.id", &topic),
+                ("enable.auto.commit", "false"),
+                ("enable.partition.eof", "true"),
+                // To read an announcement twice changes nothing.
+                ("auto.offset.reset", "earliest"),
+            ]),
+            Log,
+        )?;
+        let mut list = TopicPartitionList::new();
+        let from_the_start = list.add_partition_offset(&topic, 0, Offset::Beginning);
+        let assigned = from_the_start.and_then(|()| client.assign(&list));
+        assigned.map_err(failed(DOING))?;
+
+        let (table, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (read, all_read) = mpsc::channel();
+        let reader = (Arc::clone(&table), stop.clone());
+        let thread = std::thread::Builder::new()
+            .name("kafka-owners".into())
+            .spawn(move || run(&client, &reader.0, &reader.1, &read))
+            .map_err(|e| KafkaError::Settings {
+                doing: "starting a thread",
+                why: e.to_string(),
+            })?;
+        let owners = Owners {
+            node: settings.node.clone(),
+            url: url.to_owned(),
+            producer: producer.to(topic),
+            table,
+            stop,
+            thread: Some(thread),
+        };
+        match all_read.recv_timeout(READ) {
+            Ok(read) => read.map(|()| owners),
+            Err(_) => Err(KafkaError::Away {
+                doing: DOING,
+                why: format!("it takes more than {} s", READ.as_secs()),
+            }),
+        }
+    }
+
+    /// Says that this node has `partition` and is at `offset`: for the owner to call when it gets it and
+    /// every few seconds from then on, as long as it has it. Nothing needs to wait for the result.
+    pub fn announce(
+        &self,
+        partition: i32,
+        offset: u64,
+    ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
+        let ours = self.owner(partition).filter(|o| o.node == self.node);
+        let announcement = Announcement {
+            partition,
+            url: self.url.clone(),
+            node: self.node.clone(),
+            epoch: ours.map(|owner| owner.epoch),
+            offset,
+        };
+        // Strings and numbers always have a JSON form.
+        let json = serde_json::to_vec(&announcement).unwrap_or_default();
+        (self.producer).send(0, Some(partition.to_string().as_bytes()), &json)
+    }
+
+    /// Who has `partition`, as far as it has been announced.
+    pub fn owner(&self, partition: i32) -> Option<Owner> {
+        lock(&self.table).get(&partition).cloned()
+    }
+
+    /// All owners, by partition.
+    pub fn table(&self) -> BTreeMap<i32, Owner> {
+        lock(&self.table).clone()
+    }
+}
+
+impl Drop for Owners {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _a_panic_is_printed = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// An announcement is added as a whole.
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(
+    client: &BaseConsumer<Log>,
+    table: &Mutex<Table>,
+    stop: &AtomicBool,
+    read: &mpsc::Sender<Result<(), KafkaError>>,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        match client.poll(POLL) {
+            None => {}
+            Some(Ok(message)) => {
+                let payload = message.payload().unwrap_or_default();
+                let offset = u64::try_from(message.offset()).unwrap_or_default();
+                match serde_json::from_slice(payload) {
+                    Ok(announcement) => add(&mut lock(table), announcement, offset),
+                    Err(error) => tracing::warn!(%error, offset, "not an announcement of an owner"),
+                }
+            }
+            Some(Err(Source::PartitionEOF(_))) => {
+                let _only_the_first_is_waited_for = read.send(Ok(()));
+            }
+            Some(Err(error)) => {
+                let error = failed(DOING)(error);
+                if !error.is_temporary() {
+                    tracing::error!(%error, "owners of partitions are not known");
+                    let _only_the_first_is_waited_for = read.send(Err(error));
+                }
+            }
+        }
+    }
+}
+
+fn add(table: &mut Table, said: Announcement, offset: u64) {
+    let epoch = said.epoch.unwrap_or(offset);
+    if table
+        .get(&said.partition)
+        .is_none_or(|known| known.epoch <= epoch)
+    {
+        let owner = Owner {
+            node: said.node,
+            url: said.url,
+            epoch,
+            offset: said.offset,
+        };
+        table.insert(said.partition, owner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(node: &str, epoch: Option<u64>, offset: u64) -> Announcement {
+        let url = format!("http://{node}");
+        let node = node.to_owned();
+        let partition = 3;
+        Announcement {
+            partition,
+            url,
+            node,
+            epoch,
+            offset,
+        }
+    }
+
+    #[test]
+    fn an_owner_that_was_replaced_is_not_heard() {
+        let mut table = Table::new();
+        add(&mut table, said("a", None, 5), 10);
+        add(&mut table, said("a", Some(10), 7), 11);
+        assert_eq!((table[&3].epoch, table[&3].offset), (10, 7));
+        add(&mut table, said("b", None, 7), 12);
+        add(&mut table, said("a", Some(10), 9), 13);
+        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("b", 12));
+        add(&mut table, said("a", None, 9), 14);
+        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
+    }
+
+    #[test]
+    fn what_is_in_the_topic() {
+        let json = serde_json::to_string(&said("a", None, 5)).unwrap();
+        assert_eq!(
+            json,
+            r#"{"partition":3,"url":"http://a","node":"a","offset":5}"#
+        );
+        // A field that a later version adds does not hurt.
+        let more = r#"{"partition":3,"url":"u","node":"a","epoch":9,"offset":5,"rack":"r"}"#;
+        let read: Announcement = serde_json::from_str(more).unwrap();
+        assert_eq!(read.epoch, Some(9));
+    }
+}

@@ -1,0 +1,135 @@
+//! Where Kafka is, who we are to it, and the options that all clients of it share.
+
+use std::fmt;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+
+use super::KafkaError;
+use super::error::failed;
+
+/// A request that is not answered by then is sent again, on a new connection.
+const REQUEST_MS_MAX: u64 = 10_000;
+/// Between attempts to connect, so that brokers that are back are found soon.
+const RECONNECT_MS_MAX: u64 = 1_000;
+
+/// What every client of Kafka is told.
+#[derive(Clone)]
+pub struct Settings {
+    /// Some of the brokers, as `host:port,host:port`.
+    pub brokers: String,
+    /// The topic that is the journal.
+    pub topic: String,
+    /// The name of this node, by which the group knows it again after a restart. No two may have the same.
+    pub node: String,
+    /// A node that is not heard of for so long loses its partitions; one that is back earlier keeps them.
+    pub session_timeout: Duration,
+    /// Options of librdkafka by name, such as `security.protocol` or `sasl.password`. Those that exactness
+    /// rests on cannot be changed.
+    pub options: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// The topic of [`Owners`](super::Owners).
+    pub fn owners_topic(&self) -> String {
+        format!("{}-owners", self.topic)
+    }
+
+    /// The operator's options, then `ours`, which win.
+    pub(super) fn client(&self, ours: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in &self.options {
+            config.set(name, value);
+        }
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", format!("flowtally-{}", self.node))
+            .set("allow.auto.create.topics", "false")
+            .set("socket.timeout.ms", REQUEST_MS_MAX.to_string())
+            .set("reconnect.backoff.max.ms", RECONNECT_MS_MAX.to_string());
+        for (name, value) in ours {
+            config.set(*name, *value);
+        }
+        config
+    }
+}
+
+/// Values of options may be passwords.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options: Vec<_> = self.options.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Settings")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("node", &self.node)
+            .field("session_timeout", &self.session_timeout)
+            .field("options", &options)
+            .finish()
+    }
+}
+
+/// Makes a client; it connects by itself, and again whenever it has to.
+pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(
+    config: &ClientConfig,
+    context: C,
+) -> Result<T, KafkaError> {
+    config
+        .create_with_context(context)
+        .map_err(failed("setting up a client of Kafka"))
+}
+
+/// Logs what a client has to say.
+#[derive(Clone, Debug)]
+pub(super) struct Log;
+
+impl ClientContext for Log {
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+/// Most of these pass by themselves, and the client has written a line about each connection that failed.
+pub(super) fn log_error(error: &rdkafka::error::KafkaError, reason: &str) {
+    tracing::debug!(%error, reason, "kafka");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(options: &[(&str, &str)]) -> Settings {
+        Settings {
+            brokers: "127.0.0.1:9".into(),
+            topic: "flows".into(),
+            node: "a".into(),
+            session_timeout: Duration::from_secs(10),
+            options: options
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn what_production_needs_is_compiled_in() {
+        let settings = settings(&[
+            ("security.protocol", "sasl_ssl"),
+            ("sasl.mechanism", "SCRAM-SHA-512"),
+            ("sasl.username", "flowtally"),
+            ("sasl.password", "secret"),
+            ("acks", "0"),
+        ]);
+        super::super::Producer::new(&settings).unwrap();
+        assert!(!format!("{settings:?}").contains("secret"));
+        let config = settings.client(&[("acks", "all")]);
+        assert_eq!(config.get("acks"), Some("all"), "ours wins");
+    }
+
+    #[test]
+    fn an_option_that_does_not_exist_is_named() {
+        let error = super::super::Producer::new(&settings(&[("no.such", "x")])).unwrap_err();
+        assert!(matches!(error, KafkaError::Settings { .. }), "{error}");
+        assert!(error.to_string().contains("no.such"), "{error}");
+    }
+}

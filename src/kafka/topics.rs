@@ -1,0 +1,100 @@
+//! The two topics, made where they are absent.
+
+use std::pin::pin;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::error::failed;
+use super::settings::{Log, create};
+use super::{KafkaError, Settings};
+
+/// Partitions of a journal that is made by us: the most nodes that can share it.
+pub const PARTITIONS_DEFAULT: i32 = 12;
+/// Copies of each partition, where there are so many brokers.
+const REPLICAS_MAX: usize = 3;
+/// Topics have to be there by then.
+const TOPICS_SECONDS_MAX: u64 = 30;
+const REQUEST_SECONDS_MAX: u64 = 10;
+const POLL: Duration = Duration::from_millis(100);
+
+const DOING: &str = "looking for the topics";
+
+/// The name that the brokers share: a topic of this name elsewhere is another one. Blocks meanwhile.
+///
+/// # Errors
+/// Brokers that are away.
+pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
+    let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
+    let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
+    let id = admin.inner().fetch_cluster_id(timeout);
+    id.ok_or_else(|| KafkaError::Away {
+        doing: "asking for the cluster's name",
+        why: format!("no broker answers in {REQUEST_SECONDS_MAX} s"),
+    })
+}
+
+/// Makes the journal, with `partitions`, and the topic of owners, where they are absent. Returns how many
+/// partitions the journal has: one that was there keeps its own number. Blocks meanwhile.
+///
+/// # Errors
+/// Brokers that are away, or refuse.
+pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaError> {
+    let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
+    let deadline = Instant::now() + Duration::from_secs(TOPICS_SECONDS_MAX);
+    loop {
+        let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
+        let metadata = admin.inner().fetch_metadata(None, timeout);
+        let metadata = metadata.map_err(failed(DOING))?;
+        // `None` while it is absent, or some partition has no leader yet.
+        let partitions_of = |name: &str| {
+            let topic = metadata.topics().iter().find(|t| t.name() == name)?;
+            let led = topic.partitions().iter().all(|p| p.leader() >= 0);
+            (led && !topic.partitions().is_empty()).then_some(topic.partitions().len())
+        };
+        let (journal, owners) = (&settings.topic, &settings.owners_topic());
+        if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
+            return Ok(i32::try_from(count).unwrap_or(i32::MAX));
+        }
+        if Instant::now() >= deadline {
+            let why = format!("{journal} and {owners} have partitions without a leader");
+            return Err(KafkaError::Away { doing: DOING, why });
+        }
+        let replicas = metadata.brokers().len().min(REPLICAS_MAX);
+        // With three copies, one broker may be away without writes being refused, and what is acknowledged
+        // is on two.
+        let in_sync = if replicas == REPLICAS_MAX { "2" } else { "1" };
+        let replicas = || TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
+        let topics = [
+            NewTopic::new(journal, partitions, replicas())
+                .set("cleanup.policy", "delete")
+                // A node that gets a partition for the first time reads it from the start.
+                .set("retention.ms", "-1"),
+            // One partition, so that announcements have an order; the last of each partition stays.
+            NewTopic::new(owners, 1, replicas()).set("cleanup.policy", "compact"),
+        ]
+        .map(|topic| topic.set("min.insync.replicas", in_sync));
+        let options = AdminOptions::new().operation_timeout(Some(timeout));
+        let mut making = pin!(admin.create_topics(&topics, &options));
+        let made = loop {
+            match making.as_mut().now_or_never() {
+                Some(made) => break made,
+                None => sleep(POLL),
+            }
+        };
+        for result in made.map_err(failed("making the topics"))? {
+            match result {
+                Ok(topic) => tracing::info!(topic, partitions, "made a topic"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => {
+                    let why = format!("{topic}: {code}");
+                    return Err(KafkaError::of_code("making the topics", code, why));
+                }
+            }
+        }
+        sleep(POLL);
+    }
+}

@@ -1,0 +1,318 @@
+//! Batches of a journal elsewhere, a Kafka partition: they are durable there, so they only become sums
+//! here, and the marker says up to where.
+//!
+//! A position is what the marker holds: of a Kafka message, its offset + 1, so that 0 is before the
+//! first. Positions grow; some may be left out. After a kill, all behind the marker come again, and
+//! each counts once: sums and marker are in one file, and receipts say which position they are of.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::codec::{self, Receipt};
+use super::error::{StoreError, database};
+use super::receipts::receipts_family;
+use super::{Batch, Inner, Store, Tallies};
+
+/// A batch at its position in a journal elsewhere.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub position: u64,
+    /// When it was written there: seconds since the epoch. The same at each reading.
+    pub time_s: u64,
+    pub batch: Batch,
+}
+
+/// What became of entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Batches that count, and their flows.
+    pub batches: u64,
+    pub flows: u64,
+    /// Flows of them that were too old to count.
+    pub expired: u64,
+    /// Batches that had counted before, under their key.
+    pub repeated: u64,
+    /// Batches under a key that other flows were taken under: they do not count.
+    pub reused: u64,
+}
+
+/// What is known of an entry's key.
+enum KeyIs {
+    New,
+    Repeated,
+    Reused,
+}
+
+impl Store {
+    /// The last position that is in the sums, in memory or on disk: the journal is to be read from
+    /// behind it.
+    pub fn position(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.tallies()?.active.last())
+    }
+
+    /// The last position that is in the sums on disk: a new start reads the journal from behind it.
+    pub fn position_on_disk(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.tallies()?.flushed)
+    }
+
+    /// Waits until [`Store::apply`] has room for what is next.
+    ///
+    /// # Errors
+    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
+    /// for a flush.
+    pub fn wait_for_room(&self) -> Result<(), StoreError> {
+        self.make_room().map(drop)
+    }
+
+    /// Adds entries to the sums, in their order; those up to [`Store::position`] are in them already,
+    /// and are passed over. Visible when it returns, all of them at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
+    /// for a flush: none has been added then.
+    pub fn apply(&self, entries: Vec<Entry>) -> Result<Applied, StoreError> {
+        let inner = &*self.inner;
+        let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        self.make_room()?;
+        let mut retention = self.retention()?;
+        let mut tallies = inner.tallies()?;
+        let mut applied = Applied::default();
+        for Entry {
+            position,
+            time_s,
+            batch,
+        } in entries
+        {
+            if position <= tallies.active.last() {
+                continue;
+            }
+            let known = inner.key_is(&tallies, &batch, position, time_s)?;
+            match known {
+                KeyIs::New => {}
+                KeyIs::Repeated => applied.repeated += 1,
+                KeyIs::Reused => applied.reused += 1,
+            }
+            if !matches!(known, KeyIs::New) {
+                tallies.active.skip_to(position);
+                continue;
+            }
+            let batch = retention.expire(batch)?;
+            applied.batches += 1;
+            applied.flows += batch.flows() as u64;
+            applied.expired += batch.expired();
+            tallies.active.skip_to(position - 1);
+            let stopped = tallies.active.add(&batch)?;
+            inner.stopped.fetch_add(stopped, Ordering::Relaxed);
+            if let Some((key, fingerprint)) = batch.receipt() {
+                let receipt = Receipt {
+                    fingerprint,
+                    time_s,
+                    expired: batch.expired(),
+                    position,
+                };
+                tallies.active.add_receipt(key.clone(), receipt);
+            }
+            tallies.note_ledger(batch.ledger());
+        }
+        inner.set_horizon(&tallies);
+        if inner.is_full(&tallies.active) {
+            inner.flush_due.notify_one();
+        }
+        Ok(applied)
+    }
+}
+
+impl Inner {
+    fn key_is(
+        &self,
+        tallies: &Tallies,
+        batch: &Batch,
+        position: u64,
+        time_s: u64,
+    ) -> Result<KeyIs, StoreError> {
+        let Some((key, fingerprint)) = batch.receipt() else {
+            return Ok(KeyIs::New);
+        };
+        let frozen = tallies.frozen.as_deref();
+        let in_memory = frozen.into_iter().chain([&tallies.active]);
+        let mut receipt = in_memory
+            .filter_map(|tally| tally.receipts().get(key))
+            .copied()
+            .last();
+        if receipt.is_none() {
+            let stored = self
+                .db
+                .get_pinned_cf(receipts_family(&self.db)?, key.as_bytes())
+                .map_err(database("reading a receipt"))?;
+            receipt = stored
+                .map(|value| codec::decode_receipt(&value))
+                .transpose()?;
+        }
+        let Some(receipt) = receipt else {
+            return Ok(KeyIs::New);
+        };
+        // By the times of the journal, not by the clock: a second reading has to come out the same.
+        let age = Duration::from_secs(time_s.saturating_sub(receipt.time_s));
+        Ok(
+            // Its own, or that of one behind it: written before a kill, and its sums were not.
+            if receipt.position >= position || age > self.options.idempotency_window {
+                KeyIs::New
+            } else if receipt.fingerprint == fingerprint {
+                KeyIs::Repeated
+            } else {
+                KeyIs::Reused
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::domain::{Counters, Hour, IdempotencyKey};
+    use crate::store::{BatchBuilder, StoreOptions};
+
+    fn entry(random: &mut StdRng, position: u64) -> Entry {
+        let mut builder = BatchBuilder::with_capacity(0);
+        let number = random.random_range(0..40_u32);
+        for flow in 0..=number % 5 {
+            let name = format!("{}", (number + flow) % 7);
+            let hour = Hour::new(u64::from(number % 3)).unwrap();
+            let counters = Counters {
+                tx: u64::from(number) + 1,
+                rx: 1,
+            };
+            builder.push(hour, [name.as_bytes(), b"d", b"v"], counters);
+        }
+        let batch = Batch::decode(builder.finish().bytes().to_vec()).unwrap();
+        // Of the same number, the same flows; some of them under the same key.
+        let batch = match number % 4 {
+            0 => batch,
+            _ => batch.with_key(IdempotencyKey::new(format!("k{number}").as_bytes()).unwrap()),
+        };
+        Entry {
+            position,
+            time_s: 1_800_000_000 + position,
+            batch,
+        }
+    }
+
+    type Rows = BTreeMap<(u32, Vec<u8>), (u64, u64)>;
+
+    /// Each batch once, and of those under one key, the first.
+    fn model(journal: &[Entry]) -> Rows {
+        let mut keys = std::collections::BTreeSet::new();
+        let mut rows = Rows::new();
+        for entry in journal {
+            if let Some((key, _)) = entry.batch.receipt()
+                && !keys.insert(key.as_bytes().to_vec())
+            {
+                continue;
+            }
+            for record in codec::Records::new(entry.batch.bytes()).unwrap() {
+                let record = record.unwrap();
+                let (hour, suffix) = record.key.split_first_chunk().unwrap();
+                let key = (u32::from_be_bytes(*hour), suffix.to_vec());
+                let sums = rows.entry(key).or_default();
+                sums.0 += record.counters.tx;
+                sums.1 += record.counters.rx;
+            }
+        }
+        rows
+    }
+
+    fn rows(store: &Store) -> Rows {
+        let mut rows = Rows::new();
+        let mut scan = store.select(crate::store::Selection::hours(0..9)).unwrap();
+        while let Some(row) = scan.next_row().unwrap() {
+            let sums = (row.counters.tx, row.counters.rx);
+            rows.insert((row.hour.get(), row.suffix.to_vec()), sums);
+        }
+        rows
+    }
+
+    /// A store that is dropped without a flush has lost what is in memory only: as after a kill, the
+    /// journal is read again from behind the marker.
+    #[test]
+    fn each_batch_of_another_journal_counts_once() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            tally_bytes_max: 16 << 10,
+            flush_interval: Duration::from_millis(30),
+            ..StoreOptions::default()
+        };
+        let open = || Store::open(dir.path(), options.clone()).unwrap().0;
+        let (mut store, mut journal) = (open(), Vec::<Entry>::new());
+        let mut position = 0;
+        for _ in 0..400 {
+            match random.random_range(0..20) {
+                0 => store.flush().unwrap(),
+                1 | 2 => {
+                    drop(store);
+                    store = open();
+                }
+                _ => {
+                    for _ in 0..random.random_range(0..20) {
+                        // Kafka leaves some out.
+                        position += random.random_range(1..3);
+                        journal.push(entry(&mut random, position));
+                    }
+                }
+            }
+            // From somewhat before what is due, as a consumer may.
+            let from = store
+                .position()
+                .unwrap()
+                .saturating_sub(random.random_range(0..5));
+            let rest = journal.iter().filter(|entry| entry.position > from);
+            store.apply(rest.cloned().collect()).unwrap();
+            assert_eq!(rows(&store), model(&journal));
+        }
+        let flows: u64 = store.ledger().unwrap().iter().map(|(_, t)| t.flows).sum();
+        drop(store);
+        let verified = crate::store::verify(dir.path()).unwrap();
+        assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+        assert!(flows > 500);
+    }
+
+    /// A kill between the receipts of a tally and its sums.
+    #[test]
+    fn a_batch_is_not_its_own_duplicate() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = || IdempotencyKey::new(b"key").unwrap();
+        let batch = |tx| {
+            let mut builder = BatchBuilder::with_capacity(0);
+            let hour = Hour::new(0).unwrap();
+            builder.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
+            builder.finish().with_key(key())
+        };
+        let entry = |position, tx| Entry {
+            position,
+            time_s: 1_800_000_000,
+            batch: batch(tx),
+        };
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        store.apply(vec![entry(7, 1)]).unwrap();
+        let tally = std::mem::replace(
+            &mut store.inner.tallies().unwrap().active,
+            super::super::Tally::new(0),
+        );
+        store.inner.write_receipts(&tally).unwrap();
+        drop(store);
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let again = vec![entry(7, 1), entry(8, 1), entry(9, 2)];
+        let applied = store.apply(again).unwrap();
+        let (batches, repeated, reused) = (applied.batches, applied.repeated, applied.reused);
+        assert_eq!((batches, repeated, reused), (1, 1, 1));
+        assert_eq!(rows(&store).values().next(), Some(&(1, 0)));
+        assert_eq!(store.position().unwrap(), 9);
+    }
+}

@@ -1,0 +1,485 @@
+//! Kafka as a journal, against a real broker: what is acknowledged is read, once, whoever comes and goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use flowtally::kafka::{
+    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Settings,
+    ensure_topics,
+};
+
+/// Nobody listens there.
+const NOWHERE: &str = "127.0.0.1:9";
+
+/// One broker for all tests. It ends with this process, however that ends.
+pub struct Broker {
+    dir: PathBuf,
+    pub addresses: String,
+    /// Held for writing by a test that needs the broker to be away.
+    pub up: RwLock<()>,
+}
+
+pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap().keep();
+    let addresses = script(&["start", dir.to_str().unwrap()]);
+    Broker {
+        dir,
+        addresses: addresses.trim().to_owned(),
+        up: RwLock::new(()),
+    }
+});
+
+fn script(arguments: &[&str]) -> String {
+    // target/release/flowtally
+    let target = Path::new(env!("CARGO_BIN_EXE_flowtally"))
+        .ancestors()
+        .nth(2)
+        .unwrap();
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+        .args(arguments)
+        .env("CARGO_TARGET_DIR", target)
+        .env("KAFKA_UNTIL", std::process::id().to_string())
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "Kafka cannot be had; it takes bash, the Debian package maven, and Maven Central: {error}"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn settings(brokers: &str, topic: &str, node: &str) -> Settings {
+    Settings {
+        brokers: brokers.to_owned(),
+        topic: topic.to_owned(),
+        node: node.to_owned(),
+        // The least that brokers allow by default.
+        session_timeout: Duration::from_secs(6),
+        options: Vec::new(),
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(future)
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What all nodes have stored, as if each partition's store moved with the partition: messages by offset.
+#[derive(Debug, Default)]
+struct Stores {
+    messages: BTreeMap<i32, BTreeMap<u64, Vec<u8>>>,
+    owners: BTreeMap<i32, String>,
+    errors: Vec<KafkaError>,
+    /// Where partitions without messages start; `None` is for later.
+    start: BTreeMap<i32, Option<u64>>,
+}
+
+impl Stores {
+    fn count(&self) -> usize {
+        self.messages.values().map(BTreeMap::len).sum()
+    }
+
+    fn owned_by(&self, node: &str) -> usize {
+        self.owners.values().filter(|owner| *owner == node).count()
+    }
+}
+
+#[derive(Clone)]
+struct Node {
+    name: String,
+    stores: Arc<Mutex<Stores>>,
+}
+
+impl Node {
+    fn join(settings: &Settings, stores: &Arc<Mutex<Stores>>) -> Consumer {
+        let node = Node {
+            name: settings.node.clone(),
+            stores: stores.clone(),
+        };
+        Consumer::join(settings, node).unwrap()
+    }
+}
+
+impl Handler for Node {
+    fn assigned(&mut self, partition: i32) -> Option<u64> {
+        let mut stores = self.stores.lock().unwrap();
+        let before = stores.owners.insert(partition, self.name.clone());
+        assert_eq!(before, None, "two own partition {partition}");
+        let last = stores
+            .messages
+            .get(&partition)
+            .and_then(|m| m.keys().next_back().copied());
+        match last {
+            Some(last) => Some(last + 1),
+            None => stores.start.get(&partition).copied().unwrap_or(Some(0)),
+        }
+    }
+
+    fn records(&mut self, _: &Control, partition: i32, records: &[Record<'_>]) {
+        let mut stores = self.stores.lock().unwrap();
+        assert_eq!(stores.owners.get(&partition), Some(&self.name));
+        let messages = stores.messages.entry(partition).or_default();
+        for record in records {
+            let last = messages.keys().next_back();
+            assert!(last.is_none_or(|last| *last < record.offset), "{record:?}");
+            messages.insert(record.offset, record.payload.to_vec());
+        }
+    }
+
+    fn revoked(&mut self, partition: i32) {
+        let owner = self.stores.lock().unwrap().owners.remove(&partition);
+        assert_eq!(owner.as_ref(), Some(&self.name));
+    }
+
+    fn lost(&mut self, partition: i32) {
+        self.revoked(partition);
+    }
+
+    fn failed(&mut self, error: KafkaError) {
+        self.stores.lock().unwrap().errors.push(error);
+    }
+}
+
+#[test]
+fn members_that_come_and_go_read_everything_once() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let of = |node: &str| settings(&broker.addresses, "members", node);
+    assert_eq!(ensure_topics(&of("a"), 4).unwrap(), 4);
+    assert_eq!(ensure_topics(&of("a"), 9).unwrap(), 4, "they were there");
+    let producer = Producer::new(&of("a")).unwrap();
+    let mut sent = BTreeMap::new();
+    let mut produce = |count: usize| {
+        let acknowledgements: Vec<_> = (0..count)
+            .map(|_| {
+                let n = sent.len();
+                let partition = (n % 4) as i32;
+                let payload = format!("message {n}");
+                sent.insert(payload.clone(), partition);
+                producer.send(partition, Some(b"key"), payload.as_bytes())
+            })
+            .collect();
+        for acknowledgement in acknowledgements {
+            block_on(acknowledgement).unwrap();
+        }
+        sent.len()
+    };
+    let stores = Arc::new(Mutex::new(Stores::default()));
+    let all_read = |sent: usize| until("all is read", || stores.lock().unwrap().count() == sent);
+
+    let first = Node::join(&of("a"), &stores);
+    all_read(produce(500));
+    let second = Node::join(&of("b"), &stores);
+    while stores.lock().unwrap().owned_by("b") < 2 {
+        produce(50);
+    }
+    all_read(produce(500));
+    assert_eq!(stores.lock().unwrap().owned_by("a"), 2);
+    let progress = second.control().progress();
+    assert_eq!(progress.len(), 2);
+    until("progress is known", || {
+        let progress = second.control().progress();
+        progress.values().all(|p| {
+            let heard_lately = |at: Instant| at.elapsed() < Duration::from_secs(3);
+            p.end.is_some() && p.end == p.position && p.contact.is_some_and(heard_lately)
+        })
+    });
+
+    // A member that is back within its session has its partitions at once.
+    drop(first);
+    assert_eq!(stores.lock().unwrap().owned_by("a"), 0);
+    let first = Node::join(&of("a"), &stores);
+    until("it is back", || stores.lock().unwrap().owned_by("a") == 2);
+    assert_eq!(stores.lock().unwrap().owned_by("b"), 2);
+
+    // One that stays away loses them.
+    drop(first);
+    let total = produce(500);
+    until("the other has all", || {
+        stores.lock().unwrap().owned_by("b") == 4
+    });
+    all_read(total);
+    drop(second);
+
+    let stores = stores.lock().unwrap();
+    assert_eq!(stores.errors, []);
+    let mut read = BTreeMap::new();
+    for (partition, messages) in &stores.messages {
+        for payload in messages.values() {
+            let payload = String::from_utf8(payload.clone()).unwrap();
+            assert_eq!(read.insert(payload, *partition), None, "read twice");
+        }
+    }
+    assert_eq!(read, sent);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
+    let broker = &*BROKER;
+    let _down = broker.up.write().unwrap();
+    let settings = settings(&broker.addresses, "killed", "a");
+    ensure_topics(&settings, 2).unwrap();
+    let producer = Producer::new(&settings).unwrap();
+    let stores = Arc::new(Mutex::new(Stores::default()));
+    let consumer = Node::join(&settings, &stores);
+    until("partitions are assigned", || {
+        stores.lock().unwrap().owned_by("a") == 2
+    });
+
+    let dir = broker.dir.to_str().unwrap();
+    let mut pending = Vec::new();
+    let mut acknowledged = BTreeMap::new();
+    for n in 0..400_usize {
+        let (partition, payload) = ((n % 2) as i32, format!("message {n}").into_bytes());
+        let acknowledgement = producer.send(partition, None, &payload);
+        if n < 100 {
+            let offset = block_on(acknowledgement).unwrap();
+            acknowledged.insert((partition, offset), payload);
+        } else {
+            pending.push((partition, payload, acknowledgement));
+        }
+        match n {
+            // Some are in flight then.
+            200 => drop(script(&["kill", dir, "1"])),
+            300 => {
+                until("the silence is seen", || {
+                    let progress = consumer.control().progress();
+                    let silent = |contact: Option<Instant>| {
+                        contact.is_none_or(|c| c.elapsed() > Duration::from_secs(3))
+                    };
+                    progress.values().all(|p| silent(p.contact))
+                });
+                drop(script(&["restart", dir, "1"]));
+            }
+            _ => {}
+        }
+    }
+    for (partition, payload, acknowledgement) in pending {
+        match block_on(acknowledgement) {
+            Ok(offset) => drop(acknowledged.insert((partition, offset), payload)),
+            Err(error) => assert!(error.is_temporary(), "{error}"),
+        }
+    }
+    // The same client goes on.
+    for partition in 0..2 {
+        let payload = format!("last {partition}").into_bytes();
+        let offset = block_on(producer.send(partition, None, &payload)).unwrap();
+        acknowledged.insert((partition, offset), payload);
+    }
+    until("the last are read", || {
+        let stores = stores.lock().unwrap();
+        let last = |p: i32| stores.messages.get(&p).and_then(|m| m.values().next_back());
+        (0..2).all(|p| last(p).is_some_and(|payload| payload.starts_with(b"last")))
+    });
+    let stores = stores.lock().unwrap();
+    for ((partition, offset), payload) in &acknowledged {
+        assert_eq!(stores.messages[partition].get(offset), Some(payload));
+    }
+    let payloads: Vec<_> = stores
+        .messages
+        .values()
+        .flat_map(BTreeMap::values)
+        .collect();
+    let distinct: BTreeSet<_> = payloads.iter().collect();
+    assert_eq!(payloads.len(), distinct.len(), "a retry was written twice");
+    println!(
+        "{} of 402 acknowledged, {} written",
+        acknowledged.len(),
+        payloads.len()
+    );
+}
+
+#[test]
+fn each_partition_starts_where_its_store_ends() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let settings = settings(&broker.addresses, "offsets", "a");
+    ensure_topics(&settings, 4).unwrap();
+    let producer = Producer::new(&settings).unwrap();
+    let produce = |partition: i32, n: u64| {
+        let payload = n.to_string();
+        assert_eq!(
+            block_on(producer.send(partition, None, payload.as_bytes())),
+            Ok(n)
+        );
+    };
+    (0..4).for_each(|partition| (0..10).for_each(|n| produce(partition, n)));
+
+    let stores = Arc::new(Mutex::new(Stores {
+        // The end; what is not there yet; and one whose store is being restored.
+        start: [(0, Some(7)), (1, Some(10)), (2, Some(11)), (3, None)].into(),
+        ..Stores::default()
+    }));
+    let consumer = Node::join(&settings, &stores);
+    let offsets = |partition: i32| -> Vec<u64> {
+        let stores = stores.lock().unwrap();
+        let messages = stores.messages.get(&partition);
+        messages
+            .map(|m| m.keys().copied().collect())
+            .unwrap_or_default()
+    };
+    until("partition 0 is read", || offsets(0) == [7, 8, 9]);
+    until("what is wrong is said", || {
+        !stores.lock().unwrap().errors.is_empty()
+    });
+    let out_of_range = KafkaError::OutOfRange {
+        partition: 2,
+        offset: 11,
+        first: 0,
+        end: 10,
+    };
+    assert_eq!(stores.lock().unwrap().errors, [out_of_range]);
+    (0..4).for_each(|partition| produce(partition, 10));
+    until("partition 1 is read", || offsets(1) == [10]);
+    assert_eq!(consumer.control().progress()[&3].position, None);
+    assert!(offsets(3).is_empty());
+    consumer.control().start(3, 4);
+    until("partition 3 is read", || {
+        offsets(3) == [4, 5, 6, 7, 8, 9, 10]
+    });
+    assert_eq!(consumer.control().progress()[&3].position, Some(11));
+    assert!(offsets(2).is_empty(), "it stands still");
+
+    // One that has more than it can take does not hold up the others.
+    consumer.control().pause(0);
+    std::thread::sleep(Duration::from_millis(300));
+    let before = offsets(0);
+    (0..4).for_each(|partition| produce(partition, 11));
+    until("the other goes on", || offsets(1).last() == Some(&11));
+    assert_eq!(offsets(0), before);
+    consumer.control().resume(0);
+    until("it goes on", || offsets(0) == [7, 8, 9, 10, 11]);
+}
+
+#[test]
+fn announcements_are_found_by_a_late_reader() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let of = |node: &str| settings(&broker.addresses, "announced", node);
+    ensure_topics(&of("a"), 2).unwrap();
+    let producer = Producer::new(&of("a")).unwrap();
+    let first = Owners::open(&of("a"), "http://a", &producer).unwrap();
+    assert!(first.table().is_empty());
+    block_on(first.announce(0, 5)).unwrap();
+    block_on(first.announce(1, 6)).unwrap();
+    until("it reads its own", || first.table().len() == 2);
+    let epoch = first.owner(0).unwrap().epoch;
+    block_on(first.announce(0, 9)).unwrap();
+
+    let second = Owners::open(&of("b"), "http://b", &producer).unwrap();
+    let owner = second.owner(0).unwrap();
+    assert_eq!((owner.node.as_str(), owner.url.as_str()), ("a", "http://a"));
+    assert_eq!(
+        (owner.epoch, owner.offset),
+        (epoch, 9),
+        "it is the same ownership"
+    );
+    assert_eq!(second.owner(1).unwrap().offset, 6);
+    block_on(second.announce(0, 9)).unwrap();
+    until("a change is seen", || first.owner(0).unwrap().node == "b");
+    assert!(first.owner(0).unwrap().epoch > epoch);
+
+    let nowhere = Owners::open(
+        &settings(&broker.addresses, "no-such", "a"),
+        "http://a",
+        &producer,
+    );
+    let error = nowhere.unwrap_err();
+    assert!(
+        matches!(error, KafkaError::NoTopic { .. } | KafkaError::Away { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn brokers_that_are_away_are_an_error_in_time() {
+    let settings = settings(NOWHERE, "flows", "a");
+    let start = Instant::now();
+    let producer = Producer::new(&settings).unwrap();
+    let sent = producer.send(0, None, b"x");
+    let stores = Arc::new(Mutex::new(Stores::default()));
+    let consumer = Node::join(&settings, &stores);
+    let owners = Owners::open(&settings, "http://a", &producer);
+    assert!(owners.unwrap_err().is_temporary());
+    assert!(block_on(sent).unwrap_err().is_temporary());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(14), "{took:?}");
+    let error = ensure_topics(&settings, 2).unwrap_err();
+    assert!(error.is_temporary(), "{error}");
+
+    let large = vec![0; MESSAGE_BYTES_MAX - 1000];
+    let mut sends: Vec<_> = (0..80).map(|_| producer.send(0, None, &large)).collect();
+    let start = Instant::now();
+    assert_eq!(block_on(sends.pop().unwrap()), Err(KafkaError::QueueFull));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+
+    let start = Instant::now();
+    drop((consumer, sends, producer));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn what_cannot_succeed_is_told_apart_from_what_may() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let settings = settings(&broker.addresses, "kinds", "a");
+    ensure_topics(&settings, 2).unwrap();
+    let producer = Producer::new(&settings).unwrap();
+    let longest = vec![7; MESSAGE_BYTES_MAX - 1000];
+    assert_eq!(block_on(producer.send(0, None, &longest)), Ok(0));
+    let too_long = vec![7; MESSAGE_BYTES_MAX + 1];
+    let sent = block_on(producer.send(0, None, &too_long));
+    assert_eq!(sent, Err(KafkaError::TooLarge));
+    let error = block_on(producer.send(2, None, b"x")).unwrap_err();
+    assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
+
+    // Of two nodes with one name, the first has to end.
+    let stores = [(); 2].map(|()| Arc::new(Mutex::new(Stores::default())));
+    let first = Node::join(&settings, &stores[0]);
+    until("it reads", || stores[0].lock().unwrap().count() == 1);
+    let second = Node::join(&settings, &stores[1]);
+    until("the name is taken", || {
+        let errors = &stores[0].lock().unwrap().errors;
+        matches!(errors[..], [KafkaError::Broken { .. }])
+    });
+    until("it has nothing left", || {
+        first.control().progress().is_empty()
+    });
+    until("the other reads", || stores[1].lock().unwrap().count() == 1);
+    drop((first, second));
+
+    let absent = Settings {
+        topic: "absent".into(),
+        ..settings
+    };
+    let start = Instant::now();
+    let error = block_on(Producer::new(&absent).unwrap().send(0, None, b"x")).unwrap_err();
+    assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    let stores = Arc::new(Mutex::new(Stores::default()));
+    let _consumer = Node::join(&absent, &stores);
+    until("the absence is said", || {
+        let stores = stores.lock().unwrap();
+        stores
+            .errors
+            .iter()
+            .any(|e| matches!(e, KafkaError::NoTopic { .. }))
+    });
+}
