@@ -121,13 +121,13 @@ fn one_node_answers_for_all_partitions() {
         }
         add_to(&mut model, &flows);
     }
-    let answer = daemon.client.get("/flows?from=0&to=100", &[]).unwrap();
+    let answer = until_answered(&daemon.client, "/flows?from=0&to=100");
     assert_eq!(answer.rows(), rows(&model));
     assert_eq!(
         answer.header("flowtally-lag").unwrap().split(',').count(),
         6
     );
-    let hours = daemon.client.get("/hours", &[]).unwrap().json();
+    let hours = until_answered(&daemon.client, "/hours").json();
     let flows: u64 = (hours.as_array().unwrap().iter())
         .map(|hour| hour["flows"].as_u64().unwrap())
         .sum();
