@@ -238,14 +238,14 @@ async fn writes_fail(api: &Api) {
 enum Place {
     Dir(DataDir),
     #[cfg(feature = "kafka")]
-    Cluster(Node),
+    Cluster(Box<Node>),
 }
 
 impl Place {
     fn of(config: &Config) -> Result<Place, DaemonError> {
         #[cfg(feature = "kafka")]
         if let Some(node) = &config.cluster {
-            return Ok(Place::Cluster(node.clone()));
+            return Ok(Place::Cluster(Box::new(node.clone())));
         }
         Ok(Place::Dir(DataDir::open(&config.data_dir)?))
     }
@@ -265,7 +265,7 @@ fn open(place: Place, config: &Config, api: &Api) -> Result<Opened, DaemonError>
         Place::Cluster(node) => {
             let runtime = tokio::runtime::Handle::current();
             let data_dir = config.data_dir.clone();
-            let cluster = Cluster::start(node, data_dir, &config.store, &runtime)?;
+            let cluster = Cluster::start(*node, data_dir, &config.store, &runtime)?;
             api.open(Backend {
                 journal: cluster.journal(),
                 engine: Engine::of_parts(cluster.parts(), config.query),

@@ -9,11 +9,17 @@
 //!
 //! The database's files (`*.sst`) never change once they are written. So a second backup fetches only
 //! those that are new, and links the rest; everything else is small, and fetched each time.
+//!
+//! Nodes of a cluster keep checkpoints of their partitions in an object store ([`Objects`]).
 
+#[cfg(feature = "kafka")]
+mod objects;
 mod offer;
 mod restore;
 mod take;
 
+#[cfg(feature = "kafka")]
+pub use objects::{Listed, Objects, ObjectsError, Place, Pruned, Put, Stop};
 pub use offer::{InUse, Offer};
 pub use restore::{Restored, restore};
 pub use take::{Held, Source, Taken, take};
@@ -26,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::ClientError;
 use crate::store::codec::IDENTITY_FILE;
-use crate::store::{ROCKS, StoreError};
+use crate::store::{PARTITION_FILE, ROCKS, StoreError};
 
 /// Bytes at a file's end that tell it from all others: RocksDB writes there which file of which
 /// database it is.
@@ -41,7 +47,7 @@ pub struct Manifest {
 }
 
 /// One file of a backup.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
 pub struct Entry {
     /// Relative to the data directory.
     pub name: String,
@@ -80,7 +86,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
 /// nothing that leads elsewhere.
 fn is_file_name(name: &str) -> bool {
     let Some((ROCKS, base)) = name.split_once('/') else {
-        return name == IDENTITY_FILE;
+        return name == IDENTITY_FILE || name == PARTITION_FILE;
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !base.is_empty() && !base.starts_with('.') && base.chars().all(plain)
@@ -153,6 +159,7 @@ mod tests {
     fn names_lead_nowhere_else() {
         for good in [
             "FLOWTALLY",
+            "PARTITION",
             "rocks/000012.sst",
             "rocks/MANIFEST-000004",
             "rocks/CURRENT",

@@ -79,7 +79,7 @@ impl Offer {
         let made = removed.and_then(|()| self.store.checkpoint(&id));
         let files = made
             .map_err(BackupError::from)
-            .and_then(|path| entries(&path));
+            .and_then(|made| entries(&made.path));
         it_takes_its_time.end(Instant::now());
         // A stop may have come meanwhile.
         let is_offered = lock(&self.current).as_ref().is_some_and(|c| c.id == id);

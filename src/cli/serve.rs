@@ -187,6 +187,8 @@ fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, Stri
         partitions: told.kafka_partitions,
         options: told.kafka_option,
         name,
+        checkpoint_url: told.checkpoint_url,
+        checkpoint_interval: told.checkpoint_interval,
         server: Server {
             url,
             token,

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::kafka::{Control, Record};
 
@@ -94,6 +95,14 @@ impl Inbox {
 
     pub(super) fn ended(&self) -> Option<End> {
         self.lock().end
+    }
+
+    /// Waits for the end, `time_max` at most; whether it has come.
+    pub(super) fn ends_within(&self, time_max: Duration) -> bool {
+        let goes_on = |queue: &mut Queue| queue.end.is_none();
+        let waited = (self.more).wait_timeout_while(self.lock(), time_max, goes_on);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.end.is_some()
     }
 
     /// Waits for the end, and lets go what comes until then.

@@ -5,10 +5,12 @@
 //! - `inlet` writes batches to Kafka, and waits until they are visible where that is asked for.
 //! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
 //!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
+//! - `checkpoints` keeps copies of stores elsewhere, and fetches one where a store is missing.
 //! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others.
 //!
 //! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
 
+mod checkpoints;
 mod handler;
 mod here;
 mod inbox;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::backup::{Objects, ObjectsError};
 use crate::client::{ClientError, Server};
 use crate::ingest::Journal;
 use crate::kafka::{
@@ -62,6 +65,10 @@ pub struct Node {
     pub name: String,
     /// How nodes reach each other; `url` is this one's.
     pub server: Server,
+    /// Where checkpoints of partitions are, as [`Objects::open`] takes it.
+    pub checkpoint_url: Option<String>,
+    /// Between two of a partition.
+    pub checkpoint_interval: Duration,
 }
 
 /// Options may be passwords.
@@ -82,6 +89,8 @@ pub enum ClusterError {
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
     #[error(
         "{0} has the sums of a service with a journal of its own; give --data-dir another directory, and \
          export the flows into the cluster"
@@ -112,6 +121,9 @@ struct Shared {
     producer: Producer,
     owners: Owners,
     nodes: Nodes,
+    objects: Option<Objects>,
+    /// Held by the partition of which a checkpoint is being made.
+    checkpointing: Mutex<()>,
     control: OnceLock<Control>,
     /// Something has been added to a partition's sums.
     applied: Notify,
@@ -146,6 +158,8 @@ impl Cluster {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
         let nodes = Nodes::new(&node.server)?;
+        let open_objects = |url: &String| Objects::open(url, runtime.clone());
+        let objects = node.checkpoint_url.as_ref().map(open_objects).transpose()?;
         let partitions = ensure_topics(&settings, node.partitions)?;
         let kafka = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
@@ -161,6 +175,8 @@ impl Cluster {
             producer,
             owners,
             nodes,
+            objects,
+            checkpointing: Mutex::new(()),
             control: OnceLock::new(),
             applied: Notify::new(),
             arrived: Notify::new(),

@@ -1,15 +1,17 @@
 //! The life of a partition on this node, on a thread of its own: its store is opened, what comes is added to
 //! it, and when the partition goes, it is closed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::Shared;
+use super::checkpoints::Checkpoints;
 use super::inbox::{End, Inbox, Message};
 use crate::domain::IdempotencyKey;
 use crate::kafka::Control;
-use crate::store::{Batch, DataDir, Entry, Store, StoreError};
+use crate::store::{Batch, DataDir, Entry, Store, StoreError, abort_on_panic};
 
 /// When a partition goes, whoever gets it waits for the flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
@@ -22,39 +24,65 @@ const PARTITIONS: &str = "partitions";
 
 pub(super) fn live(shared: &Shared, partition: i32, inbox: &Inbox) {
     let control = shared.control.wait();
-    let store = match open(shared, partition, inbox) {
+    let path = (shared.data_dir.join(PARTITIONS)).join(partition.to_string());
+    let of = format!(
+        "partition {partition} of {} of topic {} in Kafka {}",
+        shared.partitions, shared.node.topic, shared.kafka
+    );
+    let checkpoints = shared.objects.as_ref().map(|objects| {
+        let (topic, node) = (&shared.node.topic, shared.node.name.clone());
+        Checkpoints::new(
+            shared,
+            partition,
+            objects.place(topic, partition, of.clone(), node),
+        )
+    });
+    let open = || open(shared, &path, &of, inbox).map_err(|e| e.to_string());
+    let opened = match &checkpoints {
+        Some(checkpoints) => checkpoints.restored(&path, inbox, control, open),
+        None => open(),
+    };
+    let store = match opened {
         Ok(Some(store)) => store,
         Ok(None) => return,
-        Err(error) => {
-            shared.here.failed(partition, error.to_string());
+        Err(why) => {
+            shared.here.failed(partition, why);
             return inbox.await_end();
         }
     };
-    if let Err(why) = apply_all(shared, control, partition, &store, inbox) {
-        shared.here.failed(partition, why);
-        control.pause(partition);
-        inbox.await_end();
-    }
+    std::thread::scope(|scope| {
+        if let Some(checkpoints) = &checkpoints {
+            scope.spawn(|| abort_on_panic(|| checkpoints.keep_up(&store, inbox)));
+        }
+        if let Err(why) = apply_all(shared, control, partition, &store, inbox) {
+            shared.here.failed(partition, why);
+            control.pause(partition);
+            inbox.await_end();
+        }
+    });
     if inbox.ended() == Some(End::InOrder)
         && let Err(error) = store.flush_within(FLUSH_TIME_MAX)
     {
         // Kafka has it.
         tracing::warn!(partition, %error, "a partition was not flushed");
     }
+    if let Some(checkpoints) = &checkpoints {
+        checkpoints.end(&store, inbox);
+    }
     drop(store);
     tracing::info!(partition, "closed a partition");
 }
 
 /// `None` when the partition goes before its store is open.
-fn open(shared: &Shared, partition: i32, inbox: &Inbox) -> Result<Option<Arc<Store>>, StoreError> {
-    let path = (shared.data_dir.join(PARTITIONS)).join(partition.to_string());
-    let of = format!(
-        "partition {partition} of {} of topic {} in Kafka {}",
-        shared.partitions, shared.node.topic, shared.kafka
-    );
+fn open(
+    shared: &Shared,
+    path: &Path,
+    of: &str,
+    inbox: &Inbox,
+) -> Result<Option<Arc<Store>>, StoreError> {
     while inbox.ended().is_none() {
         let opened =
-            DataDir::open_of(&path, &of).and_then(|dir| Store::open_dir(dir, shared.store.clone()));
+            DataDir::open_of(path, of).and_then(|dir| Store::open_dir(dir, shared.store.clone()));
         match opened {
             Ok((store, _nothing_to_replay)) => return Ok(Some(Arc::new(store))),
             Err(StoreError::InUse { .. }) => sleep(OPEN_INTERVAL),

@@ -1,8 +1,11 @@
 //! What a node of many is told: where the journal is, who it is, and how the others reach it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+
+use super::seconds;
 
 /// Partitions of a journal that is made by us: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
@@ -62,6 +65,21 @@ pub struct Cluster {
     /// Authority, as PEM, that other nodes' certificates are of, instead of the usual ones.
     #[arg(long, env = "FLOWTALLY_NODE_CA", value_name = "FILE")]
     pub node_ca: Option<PathBuf>,
+
+    /// Place for checkpoints of partitions, as in s3://bucket/path, gs://bucket/path or file:///path, the same
+    /// on all nodes. A node that lacks a partition starts from the newest, and not from the topic's start.
+    #[arg(long, env = "FLOWTALLY_CHECKPOINT_URL", value_name = "URL")]
+    pub checkpoint_url: Option<String>,
+
+    /// Seconds between two checkpoints of a partition.
+    #[arg(
+        long,
+        env = "FLOWTALLY_CHECKPOINT_INTERVAL",
+        value_name = "SECONDS",
+        default_value = "600",
+        value_parser = seconds(1..=86_400)
+    )]
+    pub checkpoint_interval: Duration,
 }
 
 fn option(text: &str) -> Result<(String, String), String> {

@@ -29,6 +29,8 @@ const FETCHED_KIB_MAX: usize = 32 * 1024;
 const FETCH_BACKOFF_MS: u64 = 50;
 /// By which a member hears that partitions are to move.
 const HEARTBEAT_MS: u64 = 1_000;
+/// A question to a broker that is not answered by then is left unanswered.
+const ASK: Duration = Duration::from_secs(5);
 /// Between the moments at which [`Progress`] is taken; the client knows no less than a second.
 const STATISTICS_MS: u64 = 1_000;
 
@@ -234,6 +236,15 @@ impl Control {
         if let Some(client) = self.client.upgrade() {
             let _not_ours_any_more = client.resume(&self.shared.list(partition));
         }
+    }
+
+    /// The offsets of a partition's messages: the first, and the end, which is behind the last. `None` where no
+    /// broker says it. Blocks meanwhile.
+    pub fn range(&self, partition: i32) -> Option<(u64, u64)> {
+        let client = self.client.upgrade()?;
+        let range = client.fetch_watermarks(&self.shared.topic, partition, ASK);
+        let (first, end) = range.ok()?;
+        Some((u64::try_from(first).ok()?, u64::try_from(end).ok()?))
     }
 
     /// The partitions that are this node's, and how far it is with each.

@@ -22,8 +22,6 @@ const POLL: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// A coordinator that does not answer by then gets no commit.
 const COMMIT_MAX: Duration = Duration::from_secs(1);
-/// A question to a broker that is not answered by then is left unanswered.
-const ASK: Duration = Duration::from_secs(5);
 
 const DOING: &str = "reading from Kafka";
 
@@ -179,9 +177,7 @@ impl<H: Handler> Member<H> {
     /// Whether a store at `offset` can go on. Brokers that do not say are asked again by the client, which
     /// fails by itself then.
     fn is_in_range(&mut self, partition: i32, offset: u64) -> bool {
-        let range = (self.client).fetch_watermarks(&self.control.shared.topic, partition, ASK);
-        let Ok((Ok(first), Ok(end))) = range.map(|(f, e)| (u64::try_from(f), u64::try_from(e)))
-        else {
+        let Some((first, end)) = self.control.range(partition) else {
             return true;
         };
         // What is read up to here, was there when the partition came to this node.

@@ -12,11 +12,20 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 
 use super::Store;
-use super::dir::{ROCKS, remove_all, write_identity};
+use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
 use super::error::{StoreError, database};
 
 /// How long it waits for the flush that comes first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// A checkpoint, on the disk that the store is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpointed {
+    /// A data directory.
+    pub path: PathBuf,
+    /// The last position of a journal elsewhere that is in its sums.
+    pub position: u64,
+}
 
 impl Store {
     /// Makes a checkpoint called `name`: a data directory that holds a state between two commits, with
@@ -24,16 +33,16 @@ impl Store {
     ///
     /// # Errors
     /// A disk that is full, mostly; nothing is left of the checkpoint then.
-    pub fn checkpoint(&self, name: &str) -> Result<PathBuf, StoreError> {
+    pub fn checkpoint(&self, name: &str) -> Result<Checkpointed, StoreError> {
         let path = self.checkpoint_path(name);
         let made = self.make_checkpoint(&path);
         if made.is_err() {
             let _best_effort = remove_all(&path);
         }
-        made.map(|()| path)
+        made.map(|position| Checkpointed { path, position })
     }
 
-    fn make_checkpoint(&self, path: &std::path::Path) -> Result<(), StoreError> {
+    fn make_checkpoint(&self, path: &std::path::Path) -> Result<u64, StoreError> {
         let failed = |source| StoreError::Io {
             doing: "making a checkpoint",
             source,
@@ -41,15 +50,21 @@ impl Store {
         // Sums rather than a journal to replay; what is committed from here on is in the journal.
         self.flush_tallies(FLUSH_MAX)?;
         fs::create_dir_all(path).map_err(failed)?;
-        {
+        let position = {
             // RocksDB looks at the files first and at the log then. A flush in between would trim the
             // journal in the log, and its file would not be among the files.
             let _nobody_writes = self.inner.writer.lock().map_err(|_| StoreError::Closed)?;
             Checkpoint::new(&self.inner.db)
                 .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
                 .map_err(database("making a checkpoint"))?;
+            self.inner.marker_on_disk()?
+        };
+        let of = self.inner.dir.path().join(PARTITION_FILE);
+        if of.exists() {
+            fs::copy(of, path.join(PARTITION_FILE)).map_err(failed)?;
         }
-        write_identity(path).map_err(failed)
+        write_identity(path).map_err(failed)?;
+        Ok(position)
     }
 
     /// Where the checkpoint called `name` is, if there is one.
@@ -99,7 +114,7 @@ mod tests {
             });
             for round in 0..20 {
                 let before = rows(&store, hour).first().map_or(0, |c| c.tx);
-                let path = store.checkpoint(&format!("{round}")).unwrap();
+                let path = store.checkpoint(&format!("{round}")).unwrap().path;
                 let verified = verify(&path).unwrap();
                 assert!(verified.faults.is_empty(), "{:?}", verified.faults);
                 let (copy, _) = Store::open(&path, StoreOptions::default()).unwrap();

@@ -46,6 +46,7 @@ use rocksdb::{ColumnFamily, DB, Options};
 
 pub use apply::{Applied, Entry};
 pub use batch::{Batch, BatchBuilder};
+pub use checkpoint::Checkpointed;
 pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;

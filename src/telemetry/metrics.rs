@@ -95,6 +95,12 @@ pub struct Cluster {
     pub flows_applied: IntCounter,
     pub batches_repeated: IntCounter,
     pub batches_reused: IntCounter,
+    pub checkpoint_time: IntGaugeVec,
+    pub checkpoint_position: IntGaugeVec,
+    pub checkpoint_bytes: IntCounter,
+    pub checkpoint_files: IntCounter,
+    pub checkpoint_failures: IntCounter,
+    pub checkpoint_restores: IntCounter,
 }
 
 impl Metrics {
@@ -420,6 +426,33 @@ impl Cluster {
                 "flowtally_pieces_reused_total",
                 "Pieces of batches in the journal that do not count, since other flows were taken under \
                  their key.",
+            ),
+            checkpoint_time: make.gauges(
+                "flowtally_checkpoint_time_seconds",
+                "When all that the partition had then was last in a checkpoint, or else when it came to this \
+                 node: seconds since the epoch.",
+                "partition",
+            ),
+            checkpoint_position: make.gauges(
+                "flowtally_checkpoint_position",
+                "Offset from which a node that starts from this node's last checkpoint reads.",
+                "partition",
+            ),
+            checkpoint_bytes: make.counter(
+                "flowtally_checkpoint_bytes_total",
+                "Bytes that were sent for checkpoints.",
+            ),
+            checkpoint_files: make.counter(
+                "flowtally_checkpoint_files_total",
+                "Files that were sent for checkpoints.",
+            ),
+            checkpoint_failures: make.counter(
+                "flowtally_checkpoint_failures_total",
+                "Checkpoints that were not made, not pruned, or not usable when they were needed.",
+            ),
+            checkpoint_restores: make.counter(
+                "flowtally_checkpoint_restores_total",
+                "Partitions that were restored from a checkpoint.",
             ),
         }
     }

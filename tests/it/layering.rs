@@ -11,7 +11,11 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
     ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
     ("kafka", &[], &["rdkafka"]),
     ("client", &[], &["ureq"]),
-    ("backup", &["client", "store"], &["jiff"]),
+    (
+        "backup",
+        &["client", "store"],
+        &["jiff", "object_store", "rustls"],
+    ),
     ("ingest", &["domain", "store", "telemetry"], &[]),
     (
         "input",
@@ -22,6 +26,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
     (
         "cluster",
         &[
+            "backup",
             "client",
             "domain",
             "ingest",

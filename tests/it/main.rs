@@ -10,6 +10,8 @@ mod browser;
 mod chaos;
 #[cfg(feature = "kafka")]
 mod cluster;
+#[cfg(feature = "kafka")]
+mod cluster_checkpoints;
 mod commands;
 mod contract;
 mod corruption;

@@ -1,0 +1,107 @@
+//! The way back.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path as FilePath;
+
+use object_store::ObjectStoreExt;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::super::sync_dir;
+use super::{Listed, ObjectsError, PART_BYTES, Place, Stop, Stored, at, each};
+use crate::store::codec::IDENTITY_FILE;
+use crate::store::{PARTITION_FILE, ROCKS};
+
+impl Place {
+    /// Makes `into` the data directory that the checkpoint is of, whatever it was before. It is all on disk when
+    /// this returns. Returns how many bytes it has.
+    ///
+    /// # Errors
+    /// [`ObjectsError::Damaged`] where another checkpoint may be better. `into` is not to be used then, nor after
+    /// a kill.
+    pub fn get(
+        &self,
+        listed: &Listed,
+        into: &FilePath,
+        stop: Stop<'_>,
+    ) -> Result<u64, ObjectsError> {
+        let damaged = |why: String| ObjectsError::Damaged {
+            name: listed.name.clone(),
+            why,
+        };
+        let described = self.describe(listed, stop).map_err(|error| match error {
+            ObjectsError::Away(object_store::Error::NotFound { .. }) => {
+                damaged("it is gone".into())
+            }
+            other => other,
+        })?;
+        for needed in [IDENTITY_FILE, PARTITION_FILE] {
+            if !described.files.iter().any(|f| f.entry.name == needed) {
+                return Err(damaged(format!("it lacks the file {needed}")));
+            }
+        }
+        // Before anything is downloaded.
+        let there = self.sizes(stop)?;
+        for Stored { entry, object, .. } in &described.files {
+            match there.get(object) {
+                None => return Err(damaged(format!("its file {} is gone", entry.name))),
+                Some(bytes) if *bytes != entry.bytes => {
+                    let (name, expected) = (&entry.name, entry.bytes);
+                    let why = format!("its file {name} has {bytes} bytes instead of {expected}");
+                    return Err(damaged(why));
+                }
+                Some(_) => {}
+            }
+        }
+        remove(into)?;
+        let rocks = into.join(ROCKS);
+        fs::create_dir_all(&rocks).map_err(at(&rocks))?;
+        each(&described.files, |file| {
+            match self.fetch(file, into, stop) {
+                Ok(checksum) if checksum == file.checksum => Ok(()),
+                Ok(_) => Err(damaged(format!("its file {} has changed", file.entry.name))),
+                // Pruned meanwhile.
+                Err(ObjectsError::Away(object_store::Error::NotFound { .. })) => {
+                    Err(damaged(format!("its file {} is gone", file.entry.name)))
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        sync_dir(&rocks)?;
+        sync_dir(into)?;
+        Ok(described.files.iter().map(|file| file.entry.bytes).sum())
+    }
+
+    /// Downloads a file, and returns the checksum of what came.
+    pub(super) fn fetch(
+        &self,
+        Stored { entry, object, .. }: &Stored,
+        into: &FilePath,
+        stop: Stop<'_>,
+    ) -> Result<String, ObjectsError> {
+        let (from, path) = (self.file(object), into.join(&entry.name));
+        let mut file = File::create_new(&path).map_err(at(&path))?;
+        let mut hash = Xxh3::new();
+        let mut done = 0;
+        while done < entry.bytes {
+            let end = entry.bytes.min(done + PART_BYTES as u64);
+            let part = self.wait(stop, self.store().get_range(&from, done..end))?;
+            if part.is_empty() {
+                break;
+            }
+            hash.update(&part);
+            file.write_all(&part).map_err(at(&path))?;
+            done += part.len() as u64;
+        }
+        file.sync_all().map_err(at(&path))?;
+        Ok(format!("{:032x}", hash.digest128()))
+    }
+}
+
+/// Removes a directory, if it is there.
+fn remove(dir: &FilePath) -> Result<(), ObjectsError> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(at(dir)(e)),
+        _ => Ok(()),
+    }
+}

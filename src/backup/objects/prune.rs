@@ -1,0 +1,105 @@
+//! Removing what is not needed.
+//!
+//! **A node may prune while another uploads**: one that was cut off may not know that the partition is another's.
+//! Why it never removes a file *X* that a checkpoint *C* refers to, written before or after:
+//!
+//! 1. An upload takes less than [`UNSAFE_MS`] (`put` gives up before), has names of its own for what it sends, and
+//!    besides refers only to what the checkpoint has that is the newest when it starts.
+//! 2. A checkpoint is removed only when two newer ones are at least [`UNSAFE_MS`] old. So one that was the newest
+//!    when an upload started is there until that upload has ended, well or not.
+//! 3. A file is removed only when it is [`UNSAFE_MS`] old, and no checkpoint that stays refers to it, of those
+//!    that were listed before the files were.
+//!
+//! If *C* is listed, *X* stays by 3. If it is not, its upload has not ended, or ended after the listing. If that
+//! upload sent *X*, it is too young to go, by 1. Otherwise *X* is of the checkpoint that was the newest when the
+//! upload started, which is listed, and stays by 2, and *X* with it; or which is not listed either, and then the
+//! same holds for that one.
+//!
+//! Ages are differences of the store's own times, so no node's clock matters. A process that stood still for an
+//! hour between its last file and its description may write one whose files are gone. It is found damaged when
+//! it is wanted, and the one before is taken; those two newer ones are there.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::Error;
+use object_store::path::Path;
+
+use super::{FILES, Listed, ObjectsError, Place, Stop};
+
+/// Checkpoints that always stay.
+const KEPT: usize = 2;
+/// What is younger may be of an upload that is under way.
+const UNSAFE_MS: i64 = 60 * 60 * 1_000;
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub checkpoints: u64,
+    pub files: u64,
+}
+
+impl Place {
+    /// Removes checkpoints that newer ones have replaced, and files that are of none.
+    ///
+    /// # Errors
+    /// A store that is away; a checkpoint that stays and cannot be read: all files stay then.
+    pub fn prune(&self, stop: Stop<'_>) -> Result<Pruned, ObjectsError> {
+        self.prune_older(UNSAFE_MS, stop)
+    }
+
+    pub(super) fn prune_older(
+        &self,
+        unsafe_ms: i64,
+        stop: Stop<'_>,
+    ) -> Result<Pruned, ObjectsError> {
+        let listed = self.list(stop)?;
+        let Some(now_ms) = listed.iter().map(|l| l.written_ms).max() else {
+            return Ok(Pruned::default());
+        };
+        let is_old = |written_ms: i64| now_ms.saturating_sub(written_ms) >= unsafe_ms;
+        let (stay, go) = split(listed, |listed| is_old(listed.written_ms));
+        let mut needed = HashSet::new();
+        for listed in &stay {
+            let described = self.describe(listed, stop)?;
+            needed.extend(described.files.into_iter().map(|file| file.object));
+        }
+        let dir = self.dir.clone().join(FILES);
+        let files: Vec<_> = self.wait(stop, self.store().list(Some(&dir)).try_collect())?;
+        let files = files.into_iter().filter(|object| {
+            let is_needed = |name| needed.contains(name);
+            is_old(object.last_modified.timestamp_millis())
+                && !object.location.filename().is_none_or(is_needed)
+        });
+        // First the checkpoints, so that none is there whose files are not.
+        let name = |listed: Listed| self.dir.clone().join(listed.name);
+        Ok(Pruned {
+            checkpoints: self.remove(go.into_iter().map(name).collect(), stop)?,
+            files: self.remove(files.map(|object| object.location).collect(), stop)?,
+        })
+    }
+
+    fn remove(&self, paths: Vec<Path>, stop: Stop<'_>) -> Result<u64, ObjectsError> {
+        let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
+        let removing = self.store().delete_stream(paths);
+        let count = removing.try_fold(0, |count, _| async move { Ok(count + 1) });
+        match self.wait(stop, count) {
+            // Another node prunes too; the next time does the rest.
+            Err(ObjectsError::Away(Error::NotFound { .. })) => Ok(0),
+            other => other,
+        }
+    }
+}
+
+/// Those that stay, and those that go; `listed` begins with the newest.
+pub(super) fn split(
+    listed: Vec<Listed>,
+    is_old: impl Fn(&Listed) -> bool,
+) -> (Vec<Listed>, Vec<Listed>) {
+    let mut newer_and_old = 0;
+    listed.into_iter().partition(|listed| {
+        let stays = newer_and_old < KEPT;
+        newer_and_old += usize::from(is_old(listed));
+        stays
+    })
+}

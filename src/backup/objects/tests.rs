@@ -1,0 +1,341 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::domain::{Counters, Hour};
+use crate::store::{self, BatchBuilder, DataDir, PARTITION_FILE, Store, StoreOptions, verify};
+
+const OF: &str = "partition 3 of 12 of topic flows in Kafka x";
+
+struct Test {
+    temp: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    store: Store,
+    position: u64,
+}
+
+impl Test {
+    fn new() -> Test {
+        let temp = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let dir = DataDir::open_of(&temp.path().join("store"), OF).unwrap();
+        let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
+        Test {
+            temp,
+            runtime,
+            store,
+            position: 0,
+        }
+    }
+
+    fn place(&self, of: &str, node: &str) -> Place {
+        let url = format!("file://{}/objects/", self.temp.path().display());
+        let objects = Objects::open(&url, self.runtime.handle().clone()).unwrap();
+        objects.place("flows", 3, of.into(), node.into())
+    }
+
+    fn ours(&self) -> Place {
+        self.place(OF, "node/1")
+    }
+
+    /// Adds a row in an hour of its own.
+    fn apply(&mut self) {
+        self.position += 10;
+        let mut batch = BatchBuilder::with_capacity(0);
+        let hour = Hour::new(self.position).unwrap();
+        batch.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 2 });
+        let entry = store::Entry {
+            position: self.position,
+            time_s: 1,
+            batch: batch.finish(),
+        };
+        self.store.apply(vec![entry]).unwrap();
+    }
+
+    fn put(&mut self) -> Put {
+        self.apply();
+        self.ours().put(&self.store, &go_on).unwrap().unwrap()
+    }
+
+    /// Fetches a checkpoint, and returns how many hours it has.
+    fn get(&self, listed: &Listed) -> Result<usize, ObjectsError> {
+        let into = self.temp.path().join("fetched");
+        self.ours().get(listed, &into, &go_on)?;
+        assert!(verify(&into).unwrap().faults.is_empty());
+        let dir = DataDir::open_of(&into, OF).unwrap();
+        let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
+        assert_eq!(store.position().unwrap(), listed.position);
+        Ok(store.ledger().unwrap().len())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.temp.path().join("objects/flows/3")
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.dir().join(FILES)).unwrap();
+        entries.map(|e| e.unwrap().path()).collect()
+    }
+}
+
+fn go_on() -> bool {
+    false
+}
+
+fn is_damaged<T: fmt::Debug>(result: Result<T, ObjectsError>, says: &str) {
+    let Err(ObjectsError::Damaged { why, .. }) = &result else {
+        panic!("{result:?}");
+    };
+    assert!(why.contains(says), "{why}");
+}
+
+#[test]
+fn what_is_fetched_is_what_was_there_and_only_new_files_are_sent() {
+    let mut test = Test::new();
+    let place = test.ours();
+    assert_eq!(place.put(&test.store, &go_on).unwrap(), None, "it is empty");
+    assert!(place.list(&go_on).unwrap().is_empty());
+    let first = test.put();
+    assert_eq!(
+        (first.files, first.bytes),
+        (first.files_sent, first.bytes_sent)
+    );
+    assert_eq!(
+        place.put(&test.store, &go_on).unwrap(),
+        None,
+        "nothing moved"
+    );
+    let (before, second) = (test.files().len(), test.put());
+    let kept = second.files - second.files_sent;
+    assert!(kept > 0 && kept < second.files, "{second:?}");
+    // Two with the same content are one object.
+    let new = (test.files().len() - before) as u64;
+    assert!((1..=second.files_sent).contains(&new), "{second:?}, {new}");
+    let listed = place.list(&go_on).unwrap();
+    let positions: Vec<_> = listed.iter().map(|l| l.position).collect();
+    assert_eq!(positions, [20, 10]);
+    assert_eq!(test.get(&listed[0]).unwrap(), 2);
+    assert_eq!(test.get(&listed[1]).unwrap(), 1, "over the other");
+    // Nothing stays on our own disk.
+    assert!(
+        std::fs::read_dir(test.temp.path().join("store/checkpoints"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn who_goes_on_from_one_sends_only_what_is_new_too() {
+    let mut test = Test::new();
+    for _ in 0..3 {
+        test.put();
+    }
+    let newest = test.ours().list(&go_on).unwrap().remove(0);
+    test.get(&newest).unwrap();
+    let dir = DataDir::open_of(&test.temp.path().join("fetched"), OF).unwrap();
+    test.store = Store::open_dir(dir, StoreOptions::default()).unwrap().0;
+    let put = test.put();
+    assert!(put.files_sent < put.files, "{put:?}");
+    let newest = test.ours().list(&go_on).unwrap().remove(0);
+    assert_eq!(test.get(&newest).unwrap(), 4);
+}
+
+#[test]
+fn damage_is_found_and_what_is_gone_is_sent_again() {
+    let mut test = Test::new();
+    test.put();
+    let listed = test.ours().list(&go_on).unwrap().remove(0);
+    let largest = |test: &Test| {
+        let files = test.files().into_iter();
+        files
+            .max_by_key(|path| path.metadata().unwrap().len())
+            .unwrap()
+    };
+    let path = largest(&test);
+    let whole = std::fs::read(&path).unwrap();
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    std::fs::write(&path, &changed).unwrap();
+    is_damaged(test.get(&listed), "has changed");
+    std::fs::write(&path, &whole[1..]).unwrap();
+    is_damaged(test.get(&listed), "bytes instead of");
+    std::fs::remove_file(&path).unwrap();
+    is_damaged(test.get(&listed), "is gone");
+    for path in test.files() {
+        std::fs::remove_file(path).unwrap();
+    }
+    let put = test.put();
+    assert_eq!(put.files, put.files_sent);
+    let newest = test.ours().list(&go_on).unwrap().remove(0);
+    assert_eq!(test.get(&newest).unwrap(), 2);
+
+    let path = test.dir().join(&newest.name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (change, says) in [
+        (text[..text.len() / 2].to_owned(), "EOF"),
+        (
+            text.replace("\"format\":1", "\"format\":2"),
+            "its format is 2",
+        ),
+        (
+            text.replace("\"position\":20", "\"position\":21"),
+            "another position",
+        ),
+        (
+            text.replace("FLOWTALLY", "/etc/passwd"),
+            "a file \"/etc/passwd\"",
+        ),
+        (
+            text.replace(PARTITION_FILE, "rocks/P"),
+            "it lacks the file PARTITION",
+        ),
+        (
+            text.replace("\"object\":\"", "\"object\":\"../"),
+            "it has a file",
+        ),
+    ] {
+        assert_ne!(change, text);
+        std::fs::write(&path, change).unwrap();
+        is_damaged(test.get(&newest), says);
+    }
+    std::fs::remove_file(&path).unwrap();
+    is_damaged(test.get(&newest), "it is gone");
+}
+
+#[test]
+fn those_of_another_journal_are_left_alone() {
+    let mut test = Test::new();
+    test.put();
+    test.apply();
+    let other = test.place("partition 3 of 12 of topic flows in Kafka y", "a");
+    let listed = other.list(&go_on).unwrap().remove(0);
+    let got = other.get(&listed, &test.temp.path().join("fetched"), &go_on);
+    let put = other.put(&test.store, &go_on);
+    for error in [got.unwrap_err(), put.unwrap_err()] {
+        assert!(matches!(error, ObjectsError::OfAnother { .. }), "{error}");
+        assert!(error.to_string().contains("Kafka x, not of"), "{error}");
+    }
+    for url in ["", "flows", "ftp://x/y", "file://relative", "s3:/x"] {
+        let opened = Objects::open(url, test.runtime.handle().clone());
+        assert!(matches!(opened, Err(ObjectsError::Url(_))), "{url}");
+    }
+}
+
+#[test]
+fn what_is_not_wanted_any_more_ends_and_leaves_nothing_here() {
+    let mut test = Test::new();
+    test.apply();
+    let (place, asked) = (test.ours(), AtomicUsize::new(0));
+    // At each of its steps.
+    for step in 0.. {
+        asked.store(0, Ordering::SeqCst);
+        let stop = || asked.fetch_add(1, Ordering::SeqCst) >= step;
+        match place.put(&test.store, &stop) {
+            Err(ObjectsError::Stopped) => assert!(place.list(&go_on).unwrap().is_empty()),
+            Ok(Some(_)) => break,
+            other => panic!("{other:?}"),
+        }
+        let left = std::fs::read_dir(test.temp.path().join("store/checkpoints"));
+        assert!(left.map_or(0, Iterator::count) == 0);
+    }
+    assert!(asked.load(Ordering::SeqCst) > 3);
+    let listed = place.list(&go_on).unwrap().remove(0);
+    let into = test.temp.path().join("fetched");
+    let got = place.get(&listed, &into, &|| true);
+    assert!(matches!(got, Err(ObjectsError::Stopped)));
+    assert_eq!(test.get(&listed).unwrap(), 1, "over what was left");
+}
+
+#[test]
+fn pruning_leaves_what_is_needed() {
+    let mut test = Test::new();
+    let place = test.ours();
+    assert_eq!(place.prune(&go_on).unwrap(), Pruned::default());
+    for _ in 0..4 {
+        test.put();
+    }
+    // One that was broken off.
+    let orphan = test.dir().join(FILES).join("0-1");
+    std::fs::write(&orphan, "x").unwrap();
+    let before = test.files().len();
+    assert_eq!(
+        place.prune(&go_on).unwrap(),
+        Pruned::default(),
+        "all are young"
+    );
+    assert_eq!(test.files().len(), before);
+
+    // Where a description that stays cannot be read, no file goes.
+    let newest = test.dir().join(&place.list(&go_on).unwrap()[0].name);
+    let text = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, "{").unwrap();
+    is_damaged(place.prune_older(i64::MIN, &go_on), "EOF");
+    assert_eq!(test.files().len(), before);
+    std::fs::write(&newest, text).unwrap();
+
+    let pruned = place.prune_older(i64::MIN, &go_on).unwrap();
+    assert_eq!(pruned.checkpoints, 2);
+    assert_eq!(test.files().len(), before - pruned.files as usize);
+    assert!(pruned.files > 1 && !orphan.exists());
+    let listed = place.list(&go_on).unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(test.get(&listed[0]).unwrap(), 4);
+    assert_eq!(test.get(&listed[1]).unwrap(), 3);
+    assert_eq!(
+        place.prune_older(i64::MIN, &go_on).unwrap(),
+        Pruned::default()
+    );
+}
+
+#[test]
+fn one_that_was_the_newest_within_the_hour_stays() {
+    let hour = 60 * 60 * 1_000;
+    let stay = |ages: &[i64]| {
+        let now = 10 * hour;
+        let listed = ages.iter().enumerate().map(|(n, age)| Listed {
+            name: String::new(),
+            position: 100 - n as u64,
+            written_ms: now - age,
+        });
+        prune::split(listed.collect(), |l| now - l.written_ms >= hour)
+            .0
+            .len()
+    };
+    assert_eq!(stay(&[0]), 1);
+    assert_eq!(stay(&[hour * 5, hour * 6]), 2);
+    assert_eq!(stay(&[hour, hour * 2, hour * 3]), 2);
+    assert_eq!(stay(&[0, hour, hour * 2, hour * 3]), 3);
+    // The third is old, and was the newest until a minute ago.
+    assert_eq!(stay(&[0, 60_000, hour * 5, hour * 6, hour * 7]), 4);
+    // By a node that was behind, and late.
+    assert_eq!(stay(&[hour * 2, 0, hour * 5, hour * 6]), 3);
+}
+
+#[test]
+fn a_large_file_goes_in_parts() {
+    let test = Test::new();
+    let dir = test.temp.path().join("large");
+    std::fs::create_dir_all(dir.join(store::ROCKS)).unwrap();
+    for bytes in [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 7] {
+        let content: Vec<u8> = (0..bytes).map(|n| (n >> 8 ^ n) as u8).collect();
+        let entry = Entry {
+            name: format!("rocks/{bytes}"),
+            bytes: bytes as u64,
+            tag: None,
+        };
+        std::fs::write(dir.join(&entry.name), &content).unwrap();
+        let stored = test.ours().send(&dir, &entry, "u", &go_on).unwrap();
+        let hash = xxhash_rust::xxh3::xxh3_128(&content);
+        assert_eq!(stored.checksum, format!("{hash:032x}"));
+        let into = tempfile::tempdir_in(test.temp.path()).unwrap();
+        std::fs::create_dir(into.path().join(store::ROCKS)).unwrap();
+        let came = test.ours().fetch(&stored, into.path(), &go_on).unwrap();
+        assert_eq!(came, stored.checksum);
+        assert!(std::fs::read(into.path().join(&entry.name)).unwrap() == content);
+        let stopped = test.ours().send(&dir, &entry, "v", &|| true);
+        assert!(matches!(stopped, Err(ObjectsError::Stopped)));
+    }
+}

@@ -1,0 +1,343 @@
+//! Checkpoints of partitions: a node that has nothing starts from them, whatever Kafka still has, and has the
+//! sums of who made them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::cluster::{Node, post, rows, until_answered};
+use crate::kafka::{BROKER, block_on};
+use crate::support::{Daemon, Model, TestFlow, add_to, odd_flow, random};
+
+const PARTITIONS: i32 = 6;
+
+fn node(topic: &str, name: &str, dir: &Path) -> Node {
+    let mut node = Node::new(topic, name, dir);
+    let url = format!("file://{}/objects", dir.display());
+    node.more = ["--checkpoint-url", &url, "--checkpoint-interval", "1"]
+        .map(String::from)
+        .into();
+    node
+}
+
+/// A metric with a partition as label.
+fn by_partition(daemon: &Daemon, name: &str) -> BTreeMap<i32, u64> {
+    let body = daemon.client.get("/metrics", &[]).unwrap().body;
+    let text = String::from_utf8(body).unwrap();
+    let lines = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?.strip_prefix("{partition=\"")?;
+        let (partition, value) = rest.split_once("\"} ")?;
+        Some((partition.parse().unwrap(), value.parse().unwrap()))
+    });
+    lines.collect()
+}
+
+fn total(daemon: &Daemon, name: &str) -> u64 {
+    let body = daemon.client.get("/metrics", &[]).unwrap().body;
+    let text = String::from_utf8(body).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap().parse().unwrap()
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until all that the node has is in checkpoints, and returns up to where that is.
+fn until_in_checkpoints(daemon: &Daemon) -> BTreeMap<i32, u64> {
+    let mut positions = BTreeMap::new();
+    until("all is in checkpoints", || {
+        positions = by_partition(daemon, "flowtally_partition_position");
+        let in_checkpoints = by_partition(daemon, "flowtally_checkpoint_position");
+        positions.len() == PARTITIONS as usize
+            && positions
+                .iter()
+                .all(|(p, at)| *at == 0 || in_checkpoints.get(p) == Some(at))
+    });
+    positions
+}
+
+/// As if the topic's retention had taken it.
+fn delete_records(topic: &str, before: &BTreeMap<i32, u64>) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &BROKER.addresses);
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in before {
+        let offset = Offset::Offset(*offset as i64);
+        list.add_partition_offset(topic, *partition, offset)
+            .unwrap();
+    }
+    let deleted = block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
+    for element in deleted.elements() {
+        element.error().unwrap();
+    }
+}
+
+/// What has been sent, and what it has to add up to.
+struct Sent {
+    random: rand::rngs::StdRng,
+    model: Model,
+    batches: usize,
+}
+
+impl Sent {
+    fn new(test: &str) -> Sent {
+        Sent {
+            random: random(test),
+            model: Model::new(),
+            batches: 0,
+        }
+    }
+
+    fn more(&mut self, daemon: &Daemon) {
+        let flows: Vec<TestFlow> = (0..300)
+            .map(|_| odd_flow(&mut self.random, &[0, 1, 7, 8]))
+            .collect();
+        self.batches += 1;
+        post(&daemon.client, &format!("batch-{}", self.batches), &flows);
+        add_to(&mut self.model, &flows);
+    }
+
+    fn check(&self, daemon: &Daemon) {
+        let answer = until_answered(&daemon.client, "/flows?from=0&to=100");
+        assert!(answer.rows() == rows(&self.model), "{}", daemon.log());
+    }
+}
+
+/// The descriptions of a partition's checkpoints, the oldest first.
+fn descriptions(dir: &Path, topic: &str, partition: i32) -> Vec<(PathBuf, serde_json::Value)> {
+    let dir = dir.join("objects").join(topic).join(partition.to_string());
+    let found = std::fs::read_dir(dir).into_iter().flatten();
+    let mut paths: Vec<_> = found
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_file())
+        .collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        (path, value)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
+    let _up = BROKER.up.read().unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, topic) = (temp.path(), "checkpoints");
+    let mut sent = Sent::new("a_new_node_starts_from_checkpoints");
+    let a = node(topic, "a", dir);
+    let mut daemon = a.start();
+    until_answered(&daemon.client, "/readyz");
+    (0..5).for_each(|_| sent.more(&daemon));
+    let first = until_in_checkpoints(&daemon);
+    let files_first = total(&daemon, "flowtally_checkpoint_files_total");
+    // Only what is new is sent.
+    sent.more(&daemon);
+    let positions = until_in_checkpoints(&daemon);
+    let files_sent = total(&daemon, "flowtally_checkpoint_files_total") - files_first;
+    let mut files_all = 0;
+    for (partition, at) in positions.iter().filter(|(p, at)| first[p] != **at) {
+        let (_, newest) = descriptions(dir, topic, *partition).pop().unwrap();
+        assert_eq!(newest["position"], *at);
+        files_all += newest["files"].as_array().unwrap().len() as u64;
+    }
+    assert!(
+        files_sent > 0 && files_sent < files_all,
+        "{files_sent} of {files_all}"
+    );
+    assert_eq!(total(&daemon, "flowtally_checkpoint_failures_total"), 0);
+
+    // The node is lost, with its disk, and Kafka lets go what is in checkpoints.
+    delete_records(topic, &positions);
+    daemon.kill();
+    std::fs::remove_dir_all(&a.dir).unwrap();
+    let b = node(topic, "b", dir);
+    let daemon = b.start();
+    sent.check(&daemon);
+    let with_some = positions.values().filter(|at| **at > 0).count() as u64;
+    assert_eq!(
+        total(&daemon, "flowtally_checkpoint_restores_total"),
+        with_some
+    );
+    sent.more(&daemon);
+    sent.check(&daemon);
+    daemon.stop();
+
+    // A store from before that is of no use to a node that is back, and is replaced.
+    let daemon = b.start();
+    until_answered(&daemon.client, "/readyz");
+    assert_eq!(total(&daemon, "flowtally_checkpoint_restores_total"), 0);
+    let old = dir.join("old");
+    daemon.stop();
+    copy(&b.dir, &old);
+    let daemon = b.start();
+    until_answered(&daemon.client, "/readyz");
+    (0..3).for_each(|_| sent.more(&daemon));
+    let positions = until_in_checkpoints(&daemon);
+    daemon.stop();
+    delete_records(topic, &positions);
+    std::fs::remove_dir_all(&b.dir).unwrap();
+    std::fs::rename(&old, &b.dir).unwrap();
+    let daemon = b.start();
+    sent.check(&daemon);
+    assert!(total(&daemon, "flowtally_checkpoint_restores_total") > 0);
+    sent.more(&daemon);
+    sent.check(&daemon);
+    daemon.stop();
+
+    // Without checkpoints, and without the records, it says what is missing.
+    std::fs::remove_dir_all(&b.dir).unwrap();
+    std::fs::rename(dir.join("objects"), dir.join("elsewhere")).unwrap();
+    let daemon = b.start();
+    until("it says what is missing", || {
+        daemon.log().contains("of 0 checkpoints none can be used")
+    });
+    assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 503);
+    daemon.stop();
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status();
+    assert!(copied.unwrap().success());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let _up = BROKER.up.read().unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, topic) = (temp.path(), "damaged-checkpoint");
+    let mut sent = Sent::new("a_damaged_checkpoint_is_passed_over");
+    let a = node(topic, "a", dir);
+    let daemon = a.start();
+    until_answered(&daemon.client, "/readyz");
+    sent.more(&daemon);
+    let first = until_in_checkpoints(&daemon);
+    sent.more(&daemon);
+    let second = until_in_checkpoints(&daemon);
+    daemon.stop();
+    delete_records(topic, &first);
+    // Of one, a file that the one before does not have has changed; another is cut short.
+    let moved: Vec<_> = second
+        .keys()
+        .filter(|p| first[p] > 0 && first[p] != second[p])
+        .collect();
+    assert!(moved.len() > 1, "{first:?} {second:?}");
+    for (n, partition) in moved.iter().take(2).enumerate() {
+        let all = descriptions(dir, topic, **partition);
+        let [.., (_, before), (path, newest)] = &all[..] else {
+            panic!("{all:?}");
+        };
+        let objects = |of: &serde_json::Value| -> Vec<String> {
+            let files = of["files"].as_array().unwrap().iter();
+            let sums = files.filter(|f| f["name"].as_str().unwrap().ends_with(".sst"));
+            sums.map(|f| f["object"].as_str().unwrap().into()).collect()
+        };
+        let shared = objects(before);
+        let new = objects(newest)
+            .into_iter()
+            .find(|object| !shared.contains(object));
+        let file = path.with_file_name("files").join(new.unwrap());
+        let mut content = std::fs::read(&file).unwrap();
+        match n {
+            0 => content[20] ^= 1,
+            _ => drop(content.pop()),
+        }
+        std::fs::write(file, content).unwrap();
+    }
+    std::fs::remove_dir_all(&a.dir).unwrap();
+    let daemon = a.start();
+    sent.check(&daemon);
+    let log = daemon.log();
+    assert_eq!(log.matches("passed over a checkpoint").count(), 2, "{log}");
+    assert!(
+        log.contains("has changed") && log.contains("bytes instead of"),
+        "{log}"
+    );
+    assert_eq!(total(&daemon, "flowtally_checkpoint_failures_total"), 2);
+    daemon.stop();
+
+    // Those of another Kafka are refused.
+    for partition in 0..PARTITIONS {
+        for (path, _) in descriptions(dir, topic, partition) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, text.replace(" in Kafka ", " in Kafka not-")).unwrap();
+        }
+    }
+    std::fs::remove_dir_all(&a.dir).unwrap();
+    let daemon = a.start();
+    until("they are refused", || {
+        daemon.log().contains("a --checkpoint-url of its own")
+    });
+    assert_eq!(daemon.client.get("/flows?hour=1", &[]).unwrap().status, 503);
+    daemon.stop();
+}
+
+/// Kills it at any moment, while it makes checkpoints and while it fetches them.
+#[test]
+fn a_kill_while_checkpoints_are_made_or_fetched_loses_nothing() {
+    let _up = BROKER.up.read().unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, topic) = (temp.path(), "checkpoints-and-kills");
+    let mut sent = Sent::new("a_kill_while_checkpoints_are_made_or_fetched");
+    let a = node(topic, "a", dir);
+    let daemon = a.start();
+    until_answered(&daemon.client, "/readyz");
+    (0..3).for_each(|_| sent.more(&daemon));
+    let mut deleted = until_in_checkpoints(&daemon);
+    daemon.stop();
+    let (mut fetching, mut rounds) = (0, 0);
+    while fetching < 3 && rounds < 30 {
+        rounds += 1;
+        delete_records(topic, &deleted);
+        std::fs::remove_dir_all(&a.dir).unwrap();
+        let mut daemon = a.start();
+        // Until one of its partitions is about to be fetched.
+        let partitions = a.dir.join("partitions");
+        let has = |end: &str| {
+            let found = std::fs::read_dir(&partitions)
+                .into_iter()
+                .flatten()
+                .flatten();
+            found
+                .filter(|e| e.file_name().to_string_lossy().ends_with(end))
+                .count()
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while has(".incomplete") == 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        std::thread::sleep(Duration::from_millis(sent.random.random_range(0..12)));
+        daemon.kill();
+        fetching += usize::from(has(".incomplete") > 0);
+        let mut daemon = a.start();
+        sent.check(&daemon);
+        // The next checkpoints are due at any time within the second.
+        sent.more(&daemon);
+        std::thread::sleep(Duration::from_millis(sent.random.random_range(0..1_000)));
+        daemon.kill();
+        let daemon = a.start();
+        sent.check(&daemon);
+        deleted = until_in_checkpoints(&daemon);
+        daemon.stop();
+    }
+    println!("{rounds} rounds, {fetching} killed while fetching");
+    assert!(fetching >= 3);
+}
