@@ -88,6 +88,8 @@ pub(super) struct Owned {
     pub(super) progress: Progress,
     /// An offset that it is to start from, and has not yet.
     pub(super) wanted: Option<u64>,
+    /// The leader did not say where the partition ends, and is not asked again before then.
+    pub(super) not_before: Option<Instant>,
     /// When the leader was heard of last, also where that is not told yet.
     heard: Option<Instant>,
     /// What was heard after a silence is told from then on.
