@@ -10,6 +10,10 @@ mod browser;
 mod chaos;
 #[cfg(feature = "kafka")]
 mod cluster;
+#[cfg(feature = "kafka")]
+mod cluster_chaos;
+#[cfg(feature = "kafka")]
+mod cluster_start;
 mod commands;
 mod contract;
 mod corruption;
@@ -22,6 +26,8 @@ mod import;
 mod kafka;
 mod layering;
 mod lifecycle;
+#[cfg(feature = "kafka")]
+mod nodes;
 mod notify;
 mod observe;
 mod page;
@@ -31,5 +37,7 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+#[cfg(feature = "kafka")]
+mod sums;
 mod support;
 mod top;
