@@ -5,10 +5,11 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::backup::Offer;
@@ -36,6 +37,12 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
 /// The last flush gets the shutdown timeout, and this much at least.
 const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
+/// Between two attempts to join a cluster whose Kafka does not answer, and between two lines in the log
+/// about it.
+#[cfg(feature = "kafka")]
+const JOIN_INTERVAL: Duration = Duration::from_secs(1);
+#[cfg(feature = "kafka")]
+const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Beside a body there is, for a while, the batch made of it, which is never larger.
 const MEMORY_PER_BODY_BYTE: usize = 2;
 
@@ -50,7 +57,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub access: AccessFiles,
     /// Told each time that the files in `access` are to be read again.
-    pub reload: Arc<Notify>,
+    pub reload: watch::Receiver<()>,
     /// Connections at a time.
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
@@ -130,9 +137,10 @@ pub async fn run(
     let api = Arc::new(Api::new(limits, access, admission, config.metrics.clone()));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
+    let stopping = Arc::new(AtomicBool::new(false));
     let opening = tokio::task::spawn_blocking({
-        let (config, api) = (config.clone(), api.clone());
-        move || open(place, &config, &api)
+        let (config, api, stopping) = (config.clone(), api.clone(), stopping.clone());
+        move || open(place, &config, &api, &stopping)
     });
     let mut chores = JoinSet::new();
     chores.spawn(reload(api.clone(), config.reload.clone()));
@@ -156,7 +164,10 @@ pub async fn run(
                     }
                 }
             }
-            () = &mut shutdown => opened = Some(opening.await),
+            () = &mut shutdown => {
+                stopping.store(true, Ordering::Relaxed);
+                opened = Some(opening.await);
+            }
         }
         tracing::info!("stopping");
         notify::stopping();
@@ -172,7 +183,7 @@ pub async fn run(
         // No flush either: the journal has everything, and the disk has had its chance.
         return Err(DaemonError::WritesFail(WRITES_FAIL_MAX));
     }
-    tokio::task::spawn_blocking(move || close(&opened, &api, config.shutdown_timeout))
+    tokio::task::spawn_blocking(move || close(opened, &api, config.shutdown_timeout))
         .await
         .map_err(|_| DaemonError::Panicked)??;
     if broken_off > 0 {
@@ -185,9 +196,8 @@ pub async fn run(
 }
 
 /// Reads the files of secrets whenever it is told to.
-async fn reload(api: Arc<Api>, told: Arc<Notify>) {
-    loop {
-        told.notified().await;
+async fn reload(api: Arc<Api>, mut told: watch::Receiver<()>) {
+    while told.changed().await.is_ok() {
         // Before the store is open, the end of a reload would say that the start is over.
         let started = api.backend().is_some();
         if started {
@@ -256,16 +266,25 @@ enum Opened {
     Store(Arc<Store>),
     #[cfg(feature = "kafka")]
     Cluster(Cluster),
+    /// The end came first.
+    #[cfg(feature = "kafka")]
+    Nothing,
 }
 
-fn open(place: Place, config: &Config, api: &Api) -> Result<Opened, DaemonError> {
+#[cfg_attr(not(feature = "kafka"), allow(unused_variables))]
+fn open(
+    place: Place,
+    config: &Config,
+    api: &Api,
+    stopping: &AtomicBool,
+) -> Result<Opened, DaemonError> {
     let opened = match place {
         Place::Dir(dir) => Opened::Store(open_store(dir, config, api)?),
         #[cfg(feature = "kafka")]
         Place::Cluster(node) => {
-            let runtime = tokio::runtime::Handle::current();
-            let data_dir = config.data_dir.clone();
-            let cluster = Cluster::start(*node, data_dir, &config.store, &runtime)?;
+            let Some(cluster) = join(&node, config, stopping)? else {
+                return Ok(Opened::Nothing);
+            };
             api.open(Backend {
                 journal: cluster.journal(),
                 engine: Engine::of_parts(cluster.parts(), config.query),
@@ -276,6 +295,37 @@ fn open(place: Place, config: &Config, api: &Api) -> Result<Opened, DaemonError>
     };
     notify::ready();
     Ok(opened)
+}
+
+/// Joins the cluster as soon as Kafka answers; `None` where the service is to stop before that.
+#[cfg(feature = "kafka")]
+fn join(
+    node: &Node,
+    config: &Config,
+    stopping: &AtomicBool,
+) -> Result<Option<Cluster>, DaemonError> {
+    let runtime = tokio::runtime::Handle::current();
+    let mut said: Option<Instant> = None;
+    while !stopping.load(Ordering::Relaxed) {
+        let data_dir = config.data_dir.clone();
+        match Cluster::start(
+            node.clone(),
+            data_dir,
+            &config.store,
+            &runtime,
+            &config.reload,
+        ) {
+            Err(error) if error.is_temporary() => {
+                if said.is_none_or(|at| at.elapsed() >= JOIN_LOG_INTERVAL) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "cannot join the cluster yet, and goes on trying");
+                }
+                std::thread::sleep(JOIN_INTERVAL);
+            }
+            joined => return Ok(Some(joined?)),
+        }
+    }
+    Ok(None)
 }
 
 fn open_store(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, DaemonError> {
@@ -301,7 +351,7 @@ fn open_store(dir: DataDir, config: &Config, api: &Api) -> Result<Arc<Store>, Da
 
 /// Nothing comes in any more: commits what is queued, then moves all sums to their final files, so
 /// that the next start has nothing to replay.
-fn close(opened: &Opened, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
+fn close(opened: Opened, api: &Api, time_max: Duration) -> Result<(), DaemonError> {
     if let Some(backend) = api.backend() {
         backend.offer.iter().for_each(|offer| offer.stop());
         backend.journal.finish();
@@ -315,6 +365,8 @@ fn close(opened: &Opened, api: &Api, time_max: Duration) -> Result<(), DaemonErr
         }
         #[cfg(feature = "kafka")]
         Opened::Cluster(cluster) => cluster.stop(),
+        #[cfg(feature = "kafka")]
+        Opened::Nothing => {}
     }
     Ok(())
 }

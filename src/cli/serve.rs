@@ -8,7 +8,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 #[cfg(feature = "kafka")]
 use crate::client::Server;
@@ -80,11 +80,10 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
     }
-    let reload = Arc::new(Notify::new());
-    let told = reload.clone();
+    let (told, reload) = watch::channel(());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            told.notify_one();
+            told.send_replace(());
         }
     });
     let metrics = Metrics::default();
@@ -174,10 +173,6 @@ fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, Stri
                 .into(),
         );
     }
-    let token = match &access.node_tokens {
-        None => None,
-        Some(path) => Some(first_token(path)?),
-    };
     // Who asks for certificates, has one to show.
     let asks = |tls: &&TlsFiles| tls.client_ca.is_some();
     let certificate = access.tls.as_ref().filter(asks);
@@ -189,23 +184,14 @@ fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, Stri
         name,
         checkpoint_url: told.checkpoint_url,
         checkpoint_interval: told.checkpoint_interval,
+        token_file: access.node_tokens.clone(),
         server: Server {
             url,
-            token,
+            token: None,
             ca: told.node_ca,
             certificate: certificate.map(|tls| (tls.cert.clone(), tls.key.clone())),
         },
     }))
-}
-
-/// What this node sends to the others.
-#[cfg(feature = "kafka")]
-fn first_token(path: &std::path::Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let lines = text.lines().map(str::trim);
-    let mut tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let none = || format!("{}: no token is in it; write one to a line", path.display());
-    tokens.next().map(str::to_owned).ok_or_else(none)
 }
 
 /// Beyond this machine, whoever can reach the port could do what nothing guards.

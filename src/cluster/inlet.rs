@@ -111,10 +111,10 @@ impl Journal for Inlet {
             loop {
                 let mut applied = true;
                 for (partition, offset) in &upto {
-                    match self.0.here.position(*partition) {
-                        Some(position) => applied &= position > *offset,
-                        None => return false,
+                    if self.0.here.position(*partition).is_none() {
+                        return false;
                     }
+                    applied &= self.is_visible(*partition, *offset);
                 }
                 if applied || Instant::now() >= deadline {
                     return applied;
@@ -185,7 +185,7 @@ impl Inlet {
                         .push((*partition, *offset));
                     true
                 }
-                Some(_) => !self.is_applied(*partition, *offset),
+                Some(_) => !self.is_visible(*partition, *offset),
                 None => true,
             });
             for (url, upto) in elsewhere {
@@ -210,9 +210,12 @@ impl Inlet {
         }
     }
 
-    fn is_applied(&self, partition: i32, offset: u64) -> bool {
-        let position = self.0.here.position(partition);
-        position.is_some_and(|position| position > offset)
+    /// Whether answers of this node have it: sums of a partition that may be another node's by now do not count.
+    fn is_visible(&self, partition: i32, offset: u64) -> bool {
+        let shared = &self.0;
+        let progress = shared.progress().remove(&partition).unwrap_or_default();
+        let answering = shared.here.answering(partition, &progress);
+        answering.is_some_and(|a| a.store.position().is_ok_and(|position| position > offset))
     }
 
     /// Until something is applied, or a little while.

@@ -23,10 +23,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use crate::backup::{Objects, ObjectsError};
 use crate::client::{ClientError, Server};
@@ -69,6 +70,8 @@ pub struct Node {
     pub checkpoint_url: Option<String>,
     /// Between two of a partition.
     pub checkpoint_interval: Duration,
+    /// The first token in it is sent to the others.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Options may be passwords.
@@ -98,12 +101,19 @@ pub enum ClusterError {
     NotOfACluster(PathBuf),
 }
 
+impl ClusterError {
+    /// Whether a later start may succeed.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, ClusterError::Kafka(error) if error.is_temporary())
+    }
+}
+
 /// This node.
 #[derive(Debug)]
 pub struct Cluster {
     shared: Arc<Shared>,
-    consumer: Mutex<Option<Consumer>>,
-    announcer: tokio::task::JoinHandle<()>,
+    consumer: Consumer,
+    tasks: JoinSet<()>,
 }
 
 /// What all parts of it know.
@@ -137,15 +147,16 @@ struct Shared {
 
 impl Cluster {
     /// Joins the cluster. Stores are in `data_dir`, and share what `store` has. Blocks until the brokers have
-    /// answered; partitions come later.
+    /// answered; partitions come later. Told to `reload`, it reads files of secrets again.
     ///
     /// # Errors
-    /// Brokers that are away or refuse, and arguments that cannot be used.
+    /// Brokers that are away ([`ClusterError::is_temporary`]) or refuse, and arguments that cannot be used.
     pub fn start(
         node: Node,
         data_dir: PathBuf,
         store: &StoreOptions,
         runtime: &tokio::runtime::Handle,
+        reload: &watch::Receiver<()>,
     ) -> Result<Cluster, ClusterError> {
         let settings = Settings {
             brokers: node.brokers.clone(),
@@ -157,7 +168,7 @@ impl Cluster {
         if data_dir.join(IDENTITY_FILE).exists() {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
-        let nodes = Nodes::new(&node.server)?;
+        let nodes = Nodes::new(node.server.clone(), node.token_file.clone())?;
         let open_objects = |url: &String| Objects::open(url, runtime.clone());
         let objects = node.checkpoint_url.as_ref().map(open_objects).transpose()?;
         let partitions = ensure_topics(&settings, node.partitions)?;
@@ -192,11 +203,13 @@ impl Cluster {
             kafka = shared.kafka,
             "joined the cluster"
         );
-        let announcer = runtime.spawn(announce(shared.clone()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(announce(shared.clone()), runtime);
+        tasks.spawn_on(reload_secrets(shared.clone(), reload.clone()), runtime);
         Ok(Cluster {
             shared,
-            consumer: Mutex::new(Some(consumer)),
-            announcer,
+            consumer,
+            tasks,
         })
     }
 
@@ -210,10 +223,9 @@ impl Cluster {
 
     /// Moves all sums to their files, and closes the stores. The group waits for this node for
     /// `SESSION_TIMEOUT`, and then gives its partitions to others. Blocks.
-    pub fn stop(&self) {
-        self.announcer.abort();
-        let consumer = self.consumer.lock();
-        drop(consumer.unwrap_or_else(PoisonError::into_inner).take());
+    pub fn stop(mut self) {
+        self.tasks.abort_all();
+        drop(self.consumer);
     }
 }
 
@@ -229,6 +241,17 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
         stall_max: STALL_MAX,
         ..whole
+    }
+}
+
+/// Reads what this node shows to the others again, whenever it is told to.
+async fn reload_secrets(shared: Arc<Shared>, mut told: watch::Receiver<()>) {
+    while told.changed().await.is_ok() {
+        let shared = shared.clone();
+        let reloaded = tokio::task::spawn_blocking(move || shared.nodes.reload()).await;
+        if let Ok(Err(error)) = reloaded {
+            tracing::error!(%error, "the token for other nodes stays as it was");
+        }
     }
 }
 

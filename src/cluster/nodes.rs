@@ -1,7 +1,8 @@
 //! The other nodes, over HTTP.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,14 +13,23 @@ use crate::query::frames::Frames;
 use crate::query::{Query, SortBy, Source};
 
 /// Longest wait for a node that is asked for no rows.
-const ANSWER_MAX: Duration = Duration::from_secs(15);
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 const ROWS: &str = "application/octet-stream";
+
+/// Clients of the other nodes.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    /// How all are reached, but for the token.
+    server: Server,
+    token_file: Option<PathBuf>,
+    clients: Mutex<Clients>,
+}
 
 /// Clients by where a node is. They are kept, with their connections; there are as many as nodes.
 #[derive(Debug)]
-pub(super) struct Nodes {
+struct Clients {
     server: Server,
-    clients: Mutex<BTreeMap<String, Client>>,
+    of: BTreeMap<String, Client>,
 }
 
 /// What a node has of an answer.
@@ -39,28 +49,63 @@ struct HourOf {
     bytes_rx: u128,
 }
 
+impl Clients {
+    fn new(server: &Server, token_file: Option<&Path>) -> Result<Clients, ClientError> {
+        let mut server = server.clone();
+        server.token = token_file.map(first_token).transpose()?;
+        // Only to see that it can be used.
+        Client::new(&server)?;
+        Ok(Clients {
+            server,
+            of: BTreeMap::new(),
+        })
+    }
+}
+
+/// What this node sends to the others.
+fn first_token(path: &Path) -> Result<String, ClientError> {
+    let unusable =
+        |why: &dyn std::fmt::Display| ClientError::Options(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| unusable(&e))?;
+    let lines = text.lines().map(str::trim);
+    let mut tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let none = || unusable(&"no token is in it; write one to a line");
+    tokens.next().map(str::to_owned).ok_or_else(none)
+}
+
 impl Nodes {
     /// # Errors
     /// A file that cannot be read, or a URL that is none.
-    pub(super) fn new(server: &Server) -> Result<Nodes, ClientError> {
-        // Only to see that it can be used.
-        Client::new(server)?;
+    pub(super) fn new(server: Server, token_file: Option<PathBuf>) -> Result<Nodes, ClientError> {
+        let clients = Mutex::new(Clients::new(&server, token_file.as_deref())?);
         Ok(Nodes {
-            server: server.clone(),
-            clients: Mutex::default(),
+            server,
+            token_file,
+            clients,
         })
     }
 
+    /// Reads token and certificates again. After an error, those in use stay in use.
+    pub(super) fn reload(&self) -> Result<(), ClientError> {
+        let fresh = Clients::new(&self.server, self.token_file.as_deref())?;
+        *self.clients() = fresh;
+        Ok(())
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn client(&self, url: &str) -> Result<Client, ClientError> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(url) {
+        let clients = &mut *self.clients();
+        if let Some(client) = clients.of.get(url) {
             return Ok(client.clone());
         }
         let client = Client::new(&Server {
             url: url.to_owned(),
-            ..self.server.clone()
+            ..clients.server.clone()
         })?;
-        clients.insert(url.to_owned(), client.clone());
+        clients.of.insert(url.to_owned(), client.clone());
         Ok(client)
     }
 
@@ -73,7 +118,7 @@ impl Nodes {
         time_max: Duration,
     ) -> Result<Part, ClientError> {
         let path = format!("/partitions/rows?p={}&{}", list(partitions), text(query));
-        let answer = self.client(url)?.get_within(&path, ROWS, time_max)?;
+        let answer = self.client(url)?.get_of_living(&path, ROWS, time_max)?;
         let header = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let numbers = |name| header(name).unwrap_or_default().split(',');
         let lag = numbers("flowtally-lag").filter_map(|pair| {

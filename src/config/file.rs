@@ -150,12 +150,17 @@ impl fmt::Display for Settings {
                 writeln!(f, "# {key} is not set")?;
                 continue;
             };
+            let source = source(argument, matches.value_source(id), self.file.as_deref());
+            // Passwords may be in it.
+            if argument.is_hide_env_values_set() {
+                writeln!(f, "# {key} is set, and not shown # {source}")?;
+                continue;
+            }
             let value = match argument.get_action() {
                 ArgAction::SetTrue => Value::Boolean(matches.get_flag(id)),
                 _ => value(&raw.to_string_lossy()),
             };
             let setting = format!("{key} = {value}");
-            let source = source(argument, matches.value_source(id), self.file.as_deref());
             writeln!(f, "{setting:40} # {source}")?;
         }
         Ok(())
@@ -210,6 +215,21 @@ mod tests {
         assert_eq!(serve.listen, "127.0.0.1:2");
         assert_eq!((serve.memory_max, serve.allow_anonymous), (256, true));
         assert_eq!(serve.body_max, None);
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn options_that_may_be_passwords_are_not_shown() {
+        let file = "kafka-option = \"sasl.username=u;sasl.password=secret-1\"\n";
+        for arguments in [&[][..], &["--kafka-option", "sasl.password=secret-2"]] {
+            let (_, settings) = parse_with(file, arguments).unwrap();
+            let shown = settings.to_string();
+            assert!(
+                shown.contains("# kafka-option is set, and not shown"),
+                "{shown}"
+            );
+            assert!(!shown.contains("secret"), "{shown}");
+        }
     }
 
     #[test]

@@ -317,7 +317,7 @@ impl Problem {
                  but limit"
             ),
             Problem::TooManyQueries => "too many answers are being read at the moment".into(),
-            Problem::Recovering => "the journal is being replayed; try again shortly".into(),
+            Problem::Recovering => "the journal is being replayed, or Kafka, which has it, does not answer yet; try again shortly".into(),
             Problem::NotReady { why } => why.clone(),
             Problem::NotHere(what) | Problem::Ingest(IngestError::NotHere(what)) => {
                 (*what).into()

@@ -30,7 +30,7 @@ const FETCH_BACKOFF_MS: u64 = 50;
 /// By which a member hears that partitions are to move.
 const HEARTBEAT_MS: u64 = 1_000;
 /// A question to a broker that is not answered by then is left unanswered.
-const ASK: Duration = Duration::from_secs(5);
+const ASK: Duration = Duration::from_secs(2);
 /// Between the moments at which [`Progress`] is taken; the client knows no less than a second.
 const STATISTICS_MS: u64 = 1_000;
 
@@ -90,6 +90,8 @@ pub(super) struct Owned {
     pub(super) progress: Progress,
     /// An offset that it is to start from, and has not yet.
     pub(super) wanted: Option<u64>,
+    /// The leader did not say where the partition ends, and is not asked again before then.
+    pub(super) not_before: Option<Instant>,
     /// When the leader was heard of last, also where that is not told yet.
     heard: Option<Instant>,
     /// What was heard after a silence is told from then on.

@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// A coordinator that does not answer by then gets no commit.
 const COMMIT_MAX: Duration = Duration::from_secs(1);
+/// A question to a broker that is not answered is asked again, after a while in which other partitions are read.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
 const DOING: &str = "reading from Kafka";
 
@@ -116,10 +118,20 @@ impl<H: Handler> Member<H> {
         self.start(ready);
     }
 
-    /// Reads partitions from offsets. Where an offset is out of range, its partition stands still.
+    /// Reads partitions from offsets. Where an offset is out of range, its partition stands still; where the leader
+    /// does not say, it is asked again later.
     fn start(&mut self, mut starts: Vec<(i32, u64)>) {
-        starts.retain(|(partition, offset)| self.is_in_range(*partition, *offset));
         let shared = self.shared();
+        starts.retain(|(partition, offset)| {
+            let is_in_range = self.is_in_range(*partition, *offset);
+            if is_in_range.is_none()
+                && let Some(owned) = shared.partitions().get_mut(partition)
+            {
+                owned.wanted = Some(*offset);
+                owned.not_before = Some(Instant::now() + ASK_INTERVAL);
+            }
+            is_in_range == Some(true)
+        });
         let mut list = TopicPartitionList::new();
         for (partition, offset) in &starts {
             add(&mut list, &shared, *partition, *offset);
@@ -163,6 +175,9 @@ impl<H: Handler> Member<H> {
         let shared = self.shared();
         let mut starts = Vec::new();
         for (partition, owned) in shared.partitions().iter_mut() {
+            if owned.not_before.is_some_and(|at| Instant::now() < at) {
+                continue;
+            }
             let wanted = owned
                 .wanted
                 .take()
@@ -174,11 +189,10 @@ impl<H: Handler> Member<H> {
         }
     }
 
-    /// Whether a store at `offset` can go on. Brokers that do not say are asked again by the client, which
-    /// fails by itself then.
-    fn is_in_range(&mut self, partition: i32, offset: u64) -> bool {
-        let Some((first, end)) = self.control.range(partition) else {
-            return true;
+    /// Whether a store at `offset` can go on, if the partition's leader says. What the client believes to be the
+    /// end will not do: it may be of an earlier time as owner, and sums that reach it are not all that was there.
+    fn is_in_range(&mut self, partition: i32, offset: u64) -> Option<bool> {
+        let (first, end) = self.control.range(partition)?;
         };
         // What is read up to here, was there when the partition came to this node.
         if let Some(owned) = self.shared().partitions().get_mut(&partition) {
@@ -193,7 +207,7 @@ impl<H: Handler> Member<H> {
                 end,
             });
         }
-        is_in_range
+        Some(is_in_range)
     }
 
     /// Tells the handler of an error; whether it is the end.

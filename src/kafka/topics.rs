@@ -1,15 +1,18 @@
 //! The two topics, made where they are absent.
 
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, Producer as _};
 
 use super::error::failed;
-use super::settings::{Log, create};
+use super::settings::{Log, create, log_error};
 use super::{KafkaError, Settings};
 
 /// Partitions of a journal that is made by us: the most nodes that can share it.
@@ -37,6 +40,36 @@ pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
     })
 }
 
+/// Remembers that a broker refused us. To who asks for metadata, that is a broker that does not answer.
+#[derive(Clone, Debug, Default)]
+struct Refusal(Arc<Mutex<Option<KafkaError>>>);
+
+impl ClientContext for Refusal {
+    fn error(&self, error: Source, reason: &str) {
+        log_error(&error, reason);
+        let refusals = [
+            RDKafkaErrorCode::Authentication,
+            RDKafkaErrorCode::SaslAuthenticationFailed,
+            RDKafkaErrorCode::UnsupportedSASLMechanism,
+            RDKafkaErrorCode::SSL,
+        ];
+        if error
+            .rdkafka_error_code()
+            .is_some_and(|code| refusals.contains(&code))
+        {
+            let why = reason.to_owned();
+            *self.last() = Some(KafkaError::Denied { doing: DOING, why });
+        }
+    }
+}
+
+impl Refusal {
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<KafkaError>> {
+        // It is replaced as a whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Makes the journal, with `partitions`, and the topic of owners, where they are absent. Returns how many
 /// partitions the journal has: one that was there keeps its own number. Blocks meanwhile.
 ///
@@ -44,11 +77,15 @@ pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
 /// Brokers that are away, or refuse.
 pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
+    // Of the clients, one that is polled hears of errors.
+    let refusal = Refusal::default();
+    let client: FutureProducer<Refusal> = create(&settings.client(&[]), refusal.clone())?;
     let deadline = Instant::now() + Duration::from_secs(TOPICS_SECONDS_MAX);
     loop {
         let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
-        let metadata = admin.inner().fetch_metadata(None, timeout);
-        let metadata = metadata.map_err(failed(DOING))?;
+        let metadata = client.client().fetch_metadata(None, timeout);
+        let metadata =
+            metadata.map_err(|e| refusal.last().take().unwrap_or_else(|| failed(DOING)(e)))?;
         // `None` while it is absent, or some partition has no leader yet.
         let partitions_of = |name: &str| {
             let topic = metadata.topics().iter().find(|t| t.name() == name)?;

@@ -1,5 +1,6 @@
 //! What a question may cost: memory that all questions share, and time.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,11 +56,13 @@ impl Pool {
     }
 }
 
-/// What one question has of the pool; given back when it is dropped.
+/// What one question has of the pool, or a part of it; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Memory {
     pool: Arc<Pool>,
     bytes: usize,
+    /// Those of all parts of its question, which works on one of them at a time.
+    of_question: Arc<AtomicUsize>,
 }
 
 impl Memory {
@@ -67,6 +70,16 @@ impl Memory {
         Memory {
             pool: pool.clone(),
             bytes: 0,
+            of_question: Arc::default(),
+        }
+    }
+
+    /// For another part of the same question: it does not wait for what its other parts hold.
+    pub(super) fn of_same_question(&self) -> Memory {
+        Memory {
+            pool: self.pool.clone(),
+            bytes: 0,
+            of_question: self.of_question.clone(),
         }
     }
 
@@ -83,10 +96,12 @@ impl Memory {
     #[cold]
     fn take(&mut self, bytes: usize) -> Result<(), QueryError> {
         let bytes_max = self.pool.bytes_max;
-        if bytes > bytes_max {
+        let of_others = self.of_question.load(Ordering::Relaxed) - self.bytes;
+        let most = bytes_max - of_others;
+        if bytes > most {
             return Err(QueryError::TooLarge { bytes_max });
         }
-        let more = bytes.next_multiple_of(STEP_BYTES).min(bytes_max) - self.bytes;
+        let more = bytes.next_multiple_of(STEP_BYTES).min(most) - self.bytes;
         let full = |taken: &mut usize| more > bytes_max - *taken;
         let waited = self
             .pool
@@ -100,6 +115,7 @@ impl Memory {
         }
         *taken += more;
         self.bytes += more;
+        self.of_question.fetch_add(more, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -107,6 +123,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         *lock(&self.pool) -= self.bytes;
+        self.of_question.fetch_sub(self.bytes, Ordering::Relaxed);
         self.pool.given_back.notify_all();
     }
 }
@@ -142,6 +159,23 @@ mod tests {
         let refused = first.hold(own + 8 * MIB + 1);
         assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
         drop((first, third));
+        assert_eq!(*lock(&pool), 0);
+    }
+
+    #[test]
+    fn a_question_does_not_wait_for_itself() {
+        let pool = Pool::new(1 << 20);
+        let mut first = Memory::new(&pool);
+        let mut second = first.of_same_question();
+        first.hold(700 << 10).unwrap();
+        second.hold(300 << 10).unwrap();
+        let start = Instant::now();
+        let refused = second.hold(500 << 10);
+        assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
+        assert!(start.elapsed() < WAIT_MAX / 5);
+        drop(first);
+        second.hold(500 << 10).unwrap();
+        drop(second);
         assert_eq!(*lock(&pool), 0);
     }
 

@@ -138,16 +138,18 @@ impl Engine {
             None => None,
             Some(text) => Some(cursor::decode(query, text).ok_or(QueryError::BadCursor)?),
         };
+        let memory = Memory::new(&self.pool);
         let (mut stream, missing, lag) = match &self.sums {
             Sums::Store(store) => {
-                let (matching, groups) = self.rows_of(store, query, &after, &cancel)?;
+                let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
                 (Stream::Store(matching, groups), Vec::new(), Vec::new())
             }
             Sums::Parts(parts) => {
                 let opened = parts.open(query, self.time_max)?;
                 let mut sources = opened.elsewhere;
                 for store in &opened.here {
-                    let (matching, groups) = self.rows_of(store, query, &after, &cancel)?;
+                    let (matching, groups) =
+                        self.rows_of(store, query, &after, &cancel, &memory)?;
                     sources.push(Box::new(Here::new(matching, groups)));
                 }
                 let merged = Merged::new(sources, self.time_max, cancel);
@@ -156,7 +158,6 @@ impl Engine {
         };
         let (mut next_page, mut answer) = (None, None);
         if query.sort.is_some() || query.limit.is_some() || after.is_some() {
-            let memory = Memory::new(&self.pool);
             let ranking = Ranking::new(query.sort, query.limit, after, memory);
             let mut page = stream.rank(ranking)?;
             let last = page.rows.last().filter(|_| page.more);
@@ -187,6 +188,7 @@ impl Engine {
         query: &Query,
         after: &Option<Position>,
         cancel: &Cancel,
+        memory: &Memory,
     ) -> Result<(Matching, Option<Groups>), QueryError> {
         let is_one_hour = query.hours.len() == 1;
         let leading = group::leading(query.columns, is_one_hour);
@@ -202,7 +204,7 @@ impl Engine {
         };
         matching.scan.unless(cancel.clone());
         let groups = (query.columns != Columns::ALL)
-            .then(|| Groups::new(query.columns, is_one_hour, Memory::new(&self.pool)));
+            .then(|| Groups::new(query.columns, is_one_hour, memory.of_same_question()));
         Ok((matching, groups))
     }
 }

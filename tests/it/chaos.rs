@@ -70,7 +70,7 @@ impl Proxy {
 }
 
 /// A process that sends a file, and is started again until it has.
-struct Sending {
+pub struct Sending {
     file: PathBuf,
     spool: PathBuf,
     url: String,
@@ -78,7 +78,7 @@ struct Sending {
 }
 
 impl Sending {
-    fn start(file: PathBuf, spool: PathBuf, url: String) -> Sending {
+    pub fn start(file: PathBuf, spool: PathBuf, url: String) -> Sending {
         let child = Sending::child(&file, &spool, &url);
         Sending {
             file,
@@ -108,7 +108,7 @@ impl Sending {
     }
 
     /// Whether it has sent everything.
-    fn is_done(&mut self) -> bool {
+    pub fn is_done(&mut self) -> bool {
         match self.child.try_wait().unwrap() {
             None => false,
             Some(status) if status.success() => true,
@@ -125,7 +125,7 @@ impl Sending {
         }
     }
 
-    fn kill_and_start(&mut self) {
+    pub fn kill_and_start(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = Sending::child(&self.file, &self.spool, &self.url);

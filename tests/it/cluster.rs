@@ -1,79 +1,11 @@
-//! Many nodes over one journal: what is acknowledged is counted once, whichever nodes come and go, and any node
-//! answers for all of it, or says that it cannot.
+//! Many nodes over one journal: any node answers for all of it, as one service would, or says that it cannot.
+//! That this holds while nodes, brokers and lines fail, is for `cluster_chaos`.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::kafka::BROKER;
-use crate::support::{
-    Answer, Client, Daemon, Model, TestFlow, add_to, json_body, odd_flow, random,
-};
-
-/// A node that can be started again, at the same place.
-pub struct Node {
-    name: String,
-    topic: String,
-    pub dir: PathBuf,
-    port: u16,
-    pub more: Vec<String>,
-}
-
-impl Node {
-    pub fn new(topic: &str, name: &str, dir: &Path) -> Node {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        Node {
-            name: name.into(),
-            topic: topic.into(),
-            dir: dir.join(name),
-            port: free.local_addr().unwrap().port(),
-            more: Vec::new(),
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn client(&self) -> Client {
-        Client::new(([127, 0, 0, 1], self.port).into())
-    }
-
-    pub fn start(&self) -> Daemon {
-        let (listen, url) = (format!("127.0.0.1:{}", self.port), self.url());
-        let mut arguments = vec![
-            "--listen",
-            &listen,
-            "--node-url",
-            &url,
-            "--node-name",
-            &self.name,
-            "--kafka-brokers",
-            &BROKER.addresses,
-            "--kafka-topic",
-            &self.topic,
-            "--kafka-partitions",
-            "6",
-        ];
-        arguments.extend(self.more.iter().map(String::as_str));
-        Daemon::launch(&self.dir, &arguments)
-    }
-}
-
-/// Waits until it answers `path` with 200.
-pub fn until_answered(client: &Client, path: &str) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let answer = client.get(path, &[]);
-        match answer {
-            Ok(answer) if answer.status == 200 => return answer,
-            other if Instant::now() > deadline => panic!("{path}: {other:?}"),
-            _ => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
+use crate::nodes::{Node, rows, until_answered};
+use crate::support::{Client, Daemon, Model, TestFlow, add_to, json_body, odd_flow, random};
 
 /// Under its key, until it is in and visible: while partitions move, that may take more than one try.
 pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
@@ -94,19 +26,11 @@ pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
     }
 }
 
-/// The rows that hours have to have, as an answer to `GET /flows?from=0` shows them.
-pub fn rows(model: &Model) -> Vec<(crate::support::Key, flowtally::domain::Counters)> {
-    model
-        .iter()
-        .map(|(key, sums)| (key.clone(), *sums))
-        .collect()
-}
-
 #[test]
 fn one_node_answers_for_all_partitions() {
     let _up = BROKER.up.read().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::new("one-node", "a", dir.path());
+    let node = Node::new(&BROKER.addresses, "one-node", "a", dir.path());
     let daemon = node.start();
     until_answered(&daemon.client, "/readyz");
     let mut random = random("one_node_answers_for_all_partitions");
@@ -160,7 +84,7 @@ fn one_node_answers_for_all_partitions() {
     let answer = until_answered(&daemon.client, "/flows?from=0&to=100");
     assert_eq!(answer.rows(), rows(&model));
     daemon.stop();
-    let mut another = Node::new("another-topic", "a", dir.path());
+    let mut another = Node::new(&BROKER.addresses, "another-topic", "a", dir.path());
     another.dir = node.dir.clone();
     let daemon = another.start();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -186,7 +110,7 @@ fn any_node_answers_as_one_service_would() {
     let tokens = dir.path().join("tokens");
     std::fs::write(&tokens, "between-us\n").unwrap();
     let nodes = ["a", "b", "c"].map(|name| {
-        let mut node = Node::new("questions", name, dir.path());
+        let mut node = Node::new(&BROKER.addresses, "questions", name, dir.path());
         node.more = vec!["--node-token-file".into(), tokens.to_str().unwrap().into()];
         node
     });
@@ -257,167 +181,4 @@ fn any_node_answers_as_one_service_would() {
     let path = "/partitions/rows?p=0&from=0";
     assert_eq!(single.client.get(path, &[]).unwrap().status, 404);
     daemons.into_iter().for_each(Daemon::stop);
-}
-
-/// Flows on their way by `flowtally send`, which tries again until all are acknowledged.
-fn sending(url: &str, flows: &[TestFlow]) -> Child {
-    let mut child = Command::new(Daemon::binary())
-        .args(["send", "--url", url, "--batch-flows", "100"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (mut input, body) = (
-        child.stdin.take().unwrap(),
-        crate::support::ndjson_body(flows),
-    );
-    std::thread::spawn(move || {
-        for part in body.chunks(body.len() / 300 + 1) {
-            let _it_may_have_ended = std::io::Write::write_all(&mut input, part);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    });
-    child
-}
-
-/// A node is killed, one that is new takes its partitions, all are restarted, while flows come in through every
-/// node. The sums of hour 9 go up by one known step after the other, so each answer can be checked at once.
-#[test]
-fn nodes_that_come_and_go_lose_nothing_and_count_nothing_twice() {
-    let _up = BROKER.up.read().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let nodes = ["a", "b", "c", "d"].map(|name| Node::new("come-and-go", name, dir.path()));
-    let [a, b, c, d] = &nodes;
-    let mut model = Model::new();
-    let daemons = [a, b, c].map(Node::start);
-    for daemon in &daemons {
-        until_answered(&daemon.client, "/hours");
-    }
-    let senders: Vec<Child> = [a, b, c]
-        .into_iter()
-        .enumerate()
-        .map(|(i, node)| {
-            let flow = |n: u64| {
-                let (src, hour) = (format!("s-{}", n % 977), (n % 5) as u32);
-                TestFlow::new(hour, &src, "d", "v", n, i as u64 + 1)
-            };
-            let flows: Vec<_> = (0..30_000).map(flow).collect();
-            add_to(&mut model, &flows);
-            sending(&node.url(), &flows)
-        })
-        .collect();
-
-    let (started, acknowledged, stop) =
-        (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let (right, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let step = |n: u64| -> Vec<TestFlow> {
-        let flow = |i| TestFlow::new(9, &format!("step-{i}"), &format!("d{}", n % 3), "v", 1, 0);
-        (0..10).map(flow).collect()
-    };
-    let mut steps = 0;
-    let mut restarted = Vec::new();
-    std::thread::scope(|scope| {
-        let poster = scope.spawn(|| {
-            let mut n = 0;
-            while !stop.load(Ordering::SeqCst) {
-                started.fetch_add(10, Ordering::SeqCst);
-                let (key, body) = (format!("step-{n}"), json_body(&step(n)));
-                let headers = [
-                    ("content-type", "application/json"),
-                    ("idempotency-key", &*key),
-                ];
-                // Under its key, by one node after the other, until it is in.
-                for node in nodes.iter().cycle() {
-                    let answer = node.client().post("/flows?wait=visible", &headers, &body);
-                    match answer {
-                        Ok(answer) if answer.status == 200 => break,
-                        Ok(answer) => assert!([501, 503].contains(&answer.status), "{answer:?}"),
-                        Err(_away) => std::thread::sleep(Duration::from_millis(20)),
-                    }
-                }
-                acknowledged.fetch_add(10, Ordering::SeqCst);
-                n += 1;
-            }
-            n
-        });
-        for node in &nodes {
-            let (started, acknowledged, stop) = (&started, &acknowledged, &stop);
-            let (right, refused) = (&right, &refused);
-            scope.spawn(move || {
-                while !stop.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(30));
-                    let least = acknowledged.load(Ordering::SeqCst);
-                    let Ok(answer) = node.client().get("/flows?hour=9&group_by=", &[]) else {
-                        continue;
-                    };
-                    let most = started.load(Ordering::SeqCst);
-                    if answer.status != 200 {
-                        assert_eq!(answer.status, 503, "{answer:?}");
-                        assert!(answer.header("retry-after").is_some());
-                        refused.fetch_add(1, Ordering::SeqCst);
-                        continue;
-                    }
-                    let rows = answer.json();
-                    let sum = rows[0]["bytes_tx"].as_u64().unwrap_or(0);
-                    assert!((least..=most).contains(&sum), "{least} {sum} {most}");
-                    right.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-        }
-
-        // Whatever fails, the threads have to end.
-        struct Stop<'a>(&'a AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
-        let stopping = Stop(&stop);
-        let [daemon_a, mut daemon_b, daemon_c] = daemons;
-        std::thread::sleep(Duration::from_secs(2));
-        daemon_b.kill();
-        let daemon_d = d.start();
-        // When the session of the one that was killed is over, the others have all.
-        for node in [a, c, d] {
-            until_answered(&node.client(), "/flows?hour=9");
-        }
-        for (node, daemon) in [(a, daemon_a), (c, daemon_c), (d, daemon_d)] {
-            daemon.stop();
-            restarted.push(node.start());
-        }
-        restarted.push(b.start());
-        for mut sender in senders {
-            assert!(sender.wait().unwrap().success());
-        }
-        drop(stopping);
-        steps = poster.join().unwrap();
-    });
-    for n in 0..steps {
-        add_to(&mut model, &step(n));
-    }
-    let expected = rows(&model);
-    for node in &nodes {
-        // What was sent without waiting is in Kafka; soon it is in the sums.
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let answer = until_answered(&node.client(), "/flows?from=0&to=100");
-            if answer.rows() == expected {
-                break;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} has other rows: {answer:?}",
-                node.name
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-    println!(
-        "{steps} steps, {} right answers, {} refused",
-        right.load(Ordering::SeqCst),
-        refused.load(Ordering::SeqCst)
-    );
-    restarted.into_iter().for_each(Daemon::stop);
-    assert!(steps > 10 && right.load(Ordering::SeqCst) > 10);
 }

@@ -11,14 +11,15 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::cluster::{Node, post, rows, until_answered};
+use crate::cluster::post;
 use crate::kafka::{BROKER, block_on};
+use crate::nodes::{Node, rows, until_answered};
 use crate::support::{Daemon, Model, TestFlow, add_to, odd_flow, random};
 
 const PARTITIONS: i32 = 6;
 
 fn node(topic: &str, name: &str, dir: &Path) -> Node {
-    let mut node = Node::new(topic, name, dir);
+    let mut node = Node::new(&BROKER.addresses, topic, name, dir);
     let url = format!("file://{}/objects", dir.display());
     node.more = ["--checkpoint-url", &url, "--checkpoint-interval", "1"]
         .map(String::from)

@@ -33,12 +33,18 @@ pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
 });
 
 fn script(arguments: &[&str]) -> String {
+    script_by(Command::new("bash"), arguments)
+}
+
+/// `scripts/kafka`, run by `command`, which is bash with what a test wants around it.
+pub fn script_by(mut command: Command, arguments: &[&str]) -> String {
     // target/release/flowtally
     let target = Path::new(env!("CARGO_BIN_EXE_flowtally"))
         .ancestors()
         .nth(2)
         .unwrap();
-    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+    let output = command
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
         .args(arguments)
         .env("CARGO_TARGET_DIR", target)
         .env("KAFKA_UNTIL", std::process::id().to_string())

@@ -11,7 +11,11 @@ mod chaos;
 #[cfg(feature = "kafka")]
 mod cluster;
 #[cfg(feature = "kafka")]
+mod cluster_chaos;
+#[cfg(feature = "kafka")]
 mod cluster_checkpoints;
+#[cfg(feature = "kafka")]
+mod cluster_start;
 mod commands;
 mod contract;
 mod corruption;
@@ -24,6 +28,8 @@ mod import;
 mod kafka;
 mod layering;
 mod lifecycle;
+#[cfg(feature = "kafka")]
+mod nodes;
 mod notify;
 mod observe;
 mod page;
@@ -33,5 +39,7 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+#[cfg(feature = "kafka")]
+mod sums;
 mod support;
 mod top;

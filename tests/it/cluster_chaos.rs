@@ -1,0 +1,556 @@
+//! A cluster while everything fails: nodes are killed, frozen, cut off, added, taken away and restarted in turn,
+//! brokers and senders are killed. Each answer of each node is 503 or right, and at the end each node has, to the
+//! byte, what senders were acknowledged.
+//!
+//! The short form does each of it once. `scripts/chaos cluster` goes on for as long as one likes:
+//! `FLOWTALLY_TEST_CLUSTER_CHAOS_S`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use flowtally::store::verify;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::chaos::Sending;
+use crate::kafka::script_by;
+use crate::nodes::{Network, Node, rows, until_answered};
+use crate::sums::{Question, Sums};
+use crate::support::{Client, Daemon, TestFlow, json_body, ndjson_body, random};
+
+const NODES: usize = 4;
+/// The last one comes and goes.
+const FOURTH: usize = 3;
+const PARTITIONS: u32 = 12;
+const SENDERS: usize = 3;
+const POSTERS: usize = 2;
+/// The group takes partitions away from who is silent for so long.
+const SESSION: Duration = Duration::from_secs(10);
+/// Whatever has failed is over by then.
+const RECOVERY_MAX: Duration = Duration::from_secs(90);
+/// A question is answered by then, whichever nodes stand still; the machine may be slow, too.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    Freeze,
+    CutOff,
+    /// The fourth node comes, or goes.
+    Fourth,
+    RestartAll,
+    KillSender,
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault::Kill,
+    Fault::Freeze,
+    Fault::CutOff,
+    Fault::Fourth,
+    Fault::RestartAll,
+    Fault::KillSender,
+];
+
+/// Three brokers, ended when it is dropped.
+struct Brokers {
+    dir: PathBuf,
+    namespace: Option<String>,
+    host: String,
+    addresses: String,
+}
+
+impl Brokers {
+    fn start(dir: PathBuf, network: Option<&Network>) -> Brokers {
+        let mut brokers = Brokers {
+            dir,
+            namespace: network.map(|n| n.hub_namespace().to_owned()),
+            host: network.map_or("127.0.0.1".into(), |n| n.hub().to_string()),
+            addresses: String::new(),
+        };
+        let addresses = brokers.script(&["start", "3", brokers.dir.to_str().unwrap()]);
+        brokers.addresses = addresses.trim().to_owned();
+        brokers
+    }
+
+    fn script(&self, arguments: &[&str]) -> String {
+        let mut command = match &self.namespace {
+            None => Command::new("bash"),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, "bash"]);
+                command
+            }
+        };
+        command.env("KAFKA_HOST", &self.host);
+        script_by(command, arguments)
+    }
+
+    fn to(&self, action: &str, broker: usize) {
+        self.script(&[action, self.dir.to_str().unwrap(), &broker.to_string()]);
+    }
+}
+
+impl Drop for Brokers {
+    fn drop(&mut self) {
+        self.script(&["stop", self.dir.to_str().unwrap()]);
+    }
+}
+
+/// What all threads know.
+struct World<'a> {
+    nodes: &'a [Node],
+    sums: Mutex<Sums>,
+    stop: AtomicBool,
+    right: AtomicU64,
+    refused: AtomicU64,
+    away: AtomicU64,
+    partial: AtomicU64,
+    slowest_ms: AtomicU64,
+    steps: AtomicU64,
+}
+
+/// Where a thread fails, all have to end.
+struct StopAll<'a>(&'a AtomicBool);
+
+impl Drop for StopAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl World<'_> {
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Unless the test has failed meanwhile.
+    fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !self.has_ended() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks one node one question: the answer is a 503, or right.
+    fn ask(&self, node: &Node, client: &Client, random: &mut StdRng) {
+        let question = Question::any(random);
+        let floor = self.sums().floor();
+        let start = Instant::now();
+        let answer = client.get(&question.path(), &[]);
+        let took = start.elapsed();
+        let Ok(answer) = answer else {
+            self.away.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        self.slowest_ms
+            .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+        let of = || format!("{} was asked {}", node.name, question.path());
+        assert!(took < ANSWER_MAX, "{}: it took {took:?}", of());
+        if answer.status == 503 {
+            assert!(answer.header("retry-after").is_some(), "{}", of());
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        assert_eq!(answer.status, 200, "{}: {answer:?}", of());
+        let is_partial = answer.header("flowtally-missing").is_some();
+        assert!(!is_partial || question.partial, "{}", of());
+        let checked = question.check(&answer.json(), is_partial, &floor, &self.sums().ceiling);
+        if let Err(why) = checked {
+            let asked = format!("asked {:?} ago, answered {:?}", start.elapsed(), took);
+            panic!("{}: {why}; {asked}", of());
+        }
+        if question.shows_rows() && !is_partial {
+            self.sums().saw(&answer.rows());
+        }
+        let counter = if is_partial {
+            &self.partial
+        } else {
+            &self.right
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Asks one node one question after the other.
+    fn check(&self, number: usize, seed: u64) {
+        let _stop = StopAll(&self.stop);
+        let mut random = StdRng::seed_from_u64(seed);
+        let client = self.nodes[number].client();
+        while !self.has_ended() {
+            self.ask(&self.nodes[number], &client, &mut random);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Posts one batch after the other, under its key, by one node or another, until it is in and visible.
+    fn post(&self, poster: usize, seed: u64, posting: &AtomicBool) {
+        let _stop = StopAll(&self.stop);
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut batch = 0;
+        while posting.load(Ordering::SeqCst) && !self.has_ended() {
+            let flow = |_| {
+                let (src, dest) = (random.random_range(0..20), random.random_range(0..5));
+                let (src, dest) = (format!("step-{src}"), format!("d-{dest}"));
+                TestFlow::new(5, &src, &dest, "v", random.random_range(1..9), 1)
+            };
+            let flows: Vec<_> = (0..10).map(flow).collect();
+            let (key, body) = (format!("step-{poster}-{batch}"), json_body(&flows));
+            batch += 1;
+            let headers = [
+                ("content-type", "application/json"),
+                ("idempotency-key", &*key),
+            ];
+            self.sums().sends(&flows);
+            while !self.has_ended() {
+                let node = &self.nodes[random.random_range(0..self.nodes.len())];
+                let answer = node.client().post("/flows?wait=visible", &headers, &body);
+                match answer {
+                    Ok(answer) if answer.status == 200 => {
+                        self.sums().sees(&flows);
+                        self.steps.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    Ok(answer) => assert!([501, 503].contains(&answer.status), "{answer:?}"),
+                    Err(_away) => {}
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    /// Kills one broker after the other, each for a while; returns how many.
+    fn kill_brokers(&self, brokers: &Brokers, seed: u64, failing: &AtomicBool) -> u64 {
+        let _stop = StopAll(&self.stop);
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut kills = 0;
+        let goes_on = || failing.load(Ordering::SeqCst) && !self.has_ended();
+        loop {
+            let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
+            while Instant::now() < until && goes_on() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            if !goes_on() {
+                return kills;
+            }
+            let broker = random.random_range(1..=3);
+            log(&format!("broker {broker} is killed"));
+            brokers.to("kill", broker);
+            kills += 1;
+            self.pause(Duration::from_millis(random.random_range(500..8_000)));
+            brokers.to("restart", broker);
+            log(&format!("broker {broker} is back"));
+        }
+    }
+}
+
+/// Says what happens when, in the form of the nodes' logs.
+fn log(what: &str) {
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let day = since.as_secs() % 86_400;
+    let (h, m, s) = (day / 3600, day / 60 % 60, day % 60);
+    println!("{h:02}:{m:02}:{s:02}.{:03} {what}", since.subsec_millis());
+}
+
+/// The processes, and what is done to them.
+struct Chaos<'a> {
+    world: &'a World<'a>,
+    network: Option<&'a Network>,
+    daemons: Vec<Option<Daemon>>,
+    sendings: Vec<Sending>,
+    files: usize,
+    dir: &'a Path,
+    random: StdRng,
+    counts: BTreeMap<Fault, u64>,
+}
+
+impl Drop for Chaos<'_> {
+    /// What a failure is about is in the logs of the nodes.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (node, daemon) in self.world.nodes.iter().zip(&self.daemons) {
+                let log = daemon.as_ref().map_or(String::new(), Daemon::log);
+                let from = log.len().saturating_sub(20_000);
+                let from = (from..).find(|at| log.is_char_boundary(*at)).unwrap();
+                println!("--- {}\n{}", node.name, &log[from..]);
+            }
+        }
+    }
+}
+
+impl Chaos<'_> {
+    fn next_file(&mut self, sender: usize) -> Sending {
+        let random = &mut self.random;
+        let flow = |_| {
+            let (src, dest) = (random.random_range(0..60), random.random_range(0..6));
+            let (src, dest) = (format!("svc-{src}"), format!("svc-{dest}"));
+            let (tx, rx) = (random.random_range(1..1_000), random.random_range(0..1_000));
+            TestFlow::new(random.random_range(0..5), &src, &dest, "v", tx, rx)
+        };
+        let flows: Vec<_> = (0..3_000).map(flow).collect();
+        self.world.sums().sends(&flows);
+        let file = self.dir.join(format!("flows-{}.ndjson", self.files));
+        std::fs::write(&file, ndjson_body(&flows)).unwrap();
+        self.files += 1;
+        let spool = self.dir.join(format!("spool-{sender}"));
+        Sending::start(file, spool, self.world.nodes[sender].base())
+    }
+
+    /// Lets time go by, as a supervisor and a source of flows.
+    fn pause(&mut self, time: Duration, more_flows: bool) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !self.world.has_ended() {
+            for sender in 0..self.sendings.len() {
+                if more_flows && self.sendings[sender].is_done() {
+                    self.sendings[sender] = self.next_file(sender);
+                }
+            }
+            for number in 0..NODES {
+                let ended = self.daemons[number].as_mut().is_some_and(Daemon::has_ended);
+                let log = || self.daemons[number].as_ref().unwrap().log();
+                assert!(!ended, "node {number} has ended by itself: {}", log());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(!self.world.has_ended(), "another thread has failed");
+    }
+
+    fn start(&mut self, number: usize) {
+        self.daemons[number] = Some(self.world.nodes[number].start());
+    }
+
+    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.random.random_range(range))
+    }
+
+    fn running(&mut self) -> usize {
+        let running: Vec<_> = (0..NODES).filter(|n| self.daemons[*n].is_some()).collect();
+        running[self.random.random_range(0..running.len())]
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let number = self.running();
+        let name = &self.world.nodes[number].name;
+        log(&format!("{fault:?}, where it is about one node: {name}"));
+        *self.counts.entry(fault).or_default() += 1;
+        match fault {
+            Fault::Kill => {
+                self.daemons[number].take().unwrap().kill();
+                let pause = self.millis(0..14_000);
+                self.pause(pause, true);
+                self.start(number);
+            }
+            Fault::Freeze => {
+                let daemon = self.daemons[number].as_ref().unwrap();
+                daemon.signal("STOP");
+                let pause = SESSION + self.millis(3_000..7_000);
+                self.pause(pause, true);
+                // Its first answers are to questions of now, when others have its partitions.
+                let (world, seed) = (self.world, self.random.random::<u64>());
+                let daemon = self.daemons[number].as_ref().unwrap();
+                std::thread::scope(|scope| {
+                    for n in 0..8 {
+                        scope.spawn(move || {
+                            let _stop = StopAll(&world.stop);
+                            let mut random = StdRng::seed_from_u64(seed + n);
+                            let node = &world.nodes[number];
+                            world.ask(node, &node.client(), &mut random);
+                        });
+                    }
+                    std::thread::sleep(Duration::from_millis(300));
+                    daemon.signal("CONT");
+                });
+            }
+            Fault::CutOff => {
+                let Some(network) = self.network else { return };
+                network.cut(number);
+                let pause = self.millis(2_000..20_000);
+                self.pause(pause, true);
+                network.heal(number);
+            }
+            Fault::Fourth => match self.daemons[FOURTH].take() {
+                Some(daemon) => daemon.stop(),
+                None => self.start(FOURTH),
+            },
+            Fault::RestartAll => {
+                for number in 0..NODES {
+                    if let Some(daemon) = self.daemons[number].take() {
+                        daemon.stop();
+                        self.start(number);
+                    }
+                    let pause = self.millis(0..1_000);
+                    self.pause(pause, true);
+                }
+            }
+            Fault::KillSender => {
+                let sender = self.random.random_range(0..SENDERS);
+                self.sendings[sender].kill_and_start();
+            }
+        }
+        self.recover(true);
+    }
+
+    /// Waits until all nodes answer for all partitions again.
+    fn recover(&mut self, more_flows: bool) {
+        let start = Instant::now();
+        for number in 0..NODES {
+            let Some(client) = self.daemons[number].as_ref().map(|d| d.client.clone()) else {
+                continue;
+            };
+            loop {
+                let answer = client.get("/hours", &[]);
+                if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                    break;
+                }
+                let name = &self.world.nodes[number].name;
+                let late = start.elapsed() > RECOVERY_MAX;
+                assert!(!late, "{name} does not answer: {answer:?}");
+                self.pause(Duration::from_millis(100), more_flows);
+            }
+        }
+        log(&format!("all answer, after {:?}", start.elapsed()));
+    }
+}
+
+#[test]
+fn whatever_fails_every_answer_is_right_or_refused_and_every_byte_counts_once() {
+    let seconds = std::env::var("FLOWTALLY_TEST_CLUSTER_CHAOS_S")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .map(Duration::from_secs);
+    let mut random = random("cluster_chaos");
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::new(NODES);
+    let brokers = Brokers::start(dir.path().join("kafka"), network.as_ref());
+    let nodes: Vec<_> = (0..NODES)
+        .map(|number| {
+            let name = format!("node-{number}");
+            let mut node = Node::new(&brokers.addresses, "chaos", &name, dir.path());
+            node.partitions = PARTITIONS;
+            if let Some(network) = &network {
+                network.place(number, &mut node);
+            }
+            node
+        })
+        .collect();
+    let world = World {
+        nodes: &nodes,
+        sums: Mutex::default(),
+        stop: AtomicBool::new(false),
+        right: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        away: AtomicU64::new(0),
+        partial: AtomicU64::new(0),
+        slowest_ms: AtomicU64::new(0),
+        steps: AtomicU64::new(0),
+    };
+    let mut chaos = Chaos {
+        world: &world,
+        network: network.as_ref(),
+        daemons: (0..NODES).map(|_| None).collect(),
+        sendings: Vec::new(),
+        files: 0,
+        dir: dir.path(),
+        random: StdRng::seed_from_u64(random.random()),
+        counts: BTreeMap::new(),
+    };
+    (0..FOURTH).for_each(|number| chaos.start(number));
+    for node in &nodes[..FOURTH] {
+        until_answered(&node.client(), "/hours");
+    }
+    chaos.sendings = (0..SENDERS).map(|sender| chaos.next_file(sender)).collect();
+
+    let failing = AtomicBool::new(true);
+    let mut broker_kills = 0;
+    std::thread::scope(|scope| {
+        let (world, failing, brokers) = (&world, &failing, &brokers);
+        let _stop = StopAll(&world.stop);
+        for number in 0..NODES {
+            let seed = random.random();
+            scope.spawn(move || world.check(number, seed));
+        }
+        let threads: Vec<_> = (0..POSTERS)
+            .map(|poster| {
+                let seed = random.random();
+                scope.spawn(move || world.post(poster, seed, failing))
+            })
+            .collect();
+        let seed = random.random();
+        let killer = scope.spawn(move || world.kill_brokers(brokers, seed, failing));
+
+        let end = seconds.map(|seconds| Instant::now() + seconds);
+        loop {
+            let mut faults = FAULTS;
+            faults.shuffle(&mut random);
+            for fault in faults {
+                chaos.fault(fault);
+                let pause = chaos.millis(0..2_000);
+                chaos.pause(pause, true);
+            }
+            if end.is_none_or(|end| Instant::now() >= end) {
+                break;
+            }
+        }
+        failing.store(false, Ordering::SeqCst);
+        broker_kills = killer.join().unwrap();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        chaos.recover(false);
+        let deadline = Instant::now() + RECOVERY_MAX;
+        while !chaos.sendings.iter_mut().all(Sending::is_done) {
+            assert!(Instant::now() < deadline, "senders do not end");
+            chaos.pause(Duration::from_millis(50), false);
+        }
+        // What was sent without waiting is in Kafka; soon it is in the sums.
+        let expected = rows(&world.sums().ceiling);
+        for (number, node) in nodes.iter().enumerate() {
+            if chaos.daemons[number].is_none() {
+                continue;
+            }
+            let deadline = Instant::now() + RECOVERY_MAX;
+            while until_answered(&node.client(), "/flows?from=0&to=100").rows() != expected {
+                assert!(Instant::now() < deadline, "node {number} has other rows");
+                chaos.pause(Duration::from_millis(100), false);
+            }
+        }
+        world.stop.store(true, Ordering::SeqCst);
+    });
+    // Stores of earlier owners are old, and right.
+    chaos.daemons.drain(..).flatten().for_each(Daemon::stop);
+    let mut stores = 0;
+    for node in &nodes {
+        for store in std::fs::read_dir(node.dir.join("partitions"))
+            .into_iter()
+            .flatten()
+        {
+            let verified = verify(&store.unwrap().path()).unwrap();
+            assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+            stores += 1;
+        }
+    }
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "{:?}, brokers killed {broker_kills}; {} files, {} steps; answers: {} right, {} partial, {} refused, {} \
+         none, the slowest after {} ms; {stores} stores verified",
+        chaos.counts,
+        chaos.files,
+        count(&world.steps),
+        count(&world.right),
+        count(&world.partial),
+        count(&world.refused),
+        count(&world.away),
+        count(&world.slowest_ms),
+    );
+    assert!(count(&world.steps) > 10 && count(&world.right) > 10 && broker_kills > 0);
+}

@@ -1,0 +1,206 @@
+//! How a node comes to its cluster: Kafka that is away, that wants certificates and passwords, and tokens that
+//! are exchanged.
+
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::access::Pki;
+use crate::kafka::{BROKER, script_by};
+use crate::nodes::{Node, until_answered};
+use crate::support::{Daemon, JSON, TestFlow, json_body};
+
+fn until_logged(daemon: &Daemon, text: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !daemon.log().contains(text) {
+        assert!(Instant::now() < deadline, "no {text}: {}", daemon.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The system gives such a port to nobody who does not name it.
+fn free_below_those_of_clients() -> SocketAddr {
+    let mut places =
+        std::iter::repeat_with(|| ([127, 0, 0, 1], rand::random_range(20_000..32_000)));
+    let free = places.find_map(|place| TcpListener::bind(SocketAddr::from(place)).ok());
+    free.unwrap().local_addr().unwrap()
+}
+
+fn one_flow() -> Vec<u8> {
+    json_body(&[TestFlow::new(1, "a", "b", "v", 3, 4)])
+}
+
+/// It does not go on trying.
+fn ends_saying(mut daemon: Daemon, text: &str) {
+    let status = daemon.wait();
+    let log = daemon.log();
+    assert!(!status.success() && log.contains(text), "{status:?}: {log}");
+}
+
+#[test]
+fn a_node_waits_for_kafka() {
+    let _up = BROKER.up.read().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody listens there, for now.
+    let place = free_below_those_of_clients();
+    let node = Node::new(&place.to_string(), "waited-for", "a", dir.path());
+    let daemon = node.start();
+    assert_eq!(daemon.client.get("/healthz", &[]).unwrap().status, 200);
+    until_logged(&daemon, "cannot join the cluster yet");
+    assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 503);
+    let posted = daemon.client.post("/flows", &[JSON], &one_flow()).unwrap();
+    assert_eq!(posted.status, 503);
+    assert!(posted.header("retry-after").is_some());
+    daemon.stop();
+
+    let daemon = node.start();
+    until_logged(&daemon, "cannot join the cluster yet");
+    let listener = TcpListener::bind(place).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(broker) = TcpStream::connect(&*BROKER.addresses) else {
+                continue;
+            };
+            let ways = [
+                (client.try_clone().unwrap(), broker.try_clone().unwrap()),
+                (broker, client),
+            ];
+            for (mut from, mut to) in ways {
+                std::thread::spawn(move || {
+                    let _ended = std::io::copy(&mut Read::by_ref(&mut from), &mut to);
+                    let _gone = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    until_answered(&daemon.client, "/readyz");
+    let posted = daemon.client.post("/flows", &[JSON], &one_flow()).unwrap();
+    assert_eq!(posted.status, 200);
+    daemon.stop();
+
+    // What waiting does not mend is said.
+    let mut wrong = Node::new(&BROKER.addresses, "waited-for", "b", dir.path());
+    wrong.more = ["--kafka-option", "no.such=x"].map(str::to_owned).into();
+    ends_saying(wrong.start(), "no.such");
+    let wrong = Node::new(&BROKER.addresses, "not a topic", "c", dir.path());
+    ends_saying(wrong.start(), "not a topic");
+}
+
+/// A broker of its own that speaks with those only who trust its certificate and have a password.
+struct Guarded<'a> {
+    dir: &'a Path,
+    addresses: String,
+}
+
+impl Guarded<'_> {
+    fn start<'a>(dir: &'a Path, pki: &Pki) -> Guarded<'a> {
+        // Kafka takes key and certificate in one file, the key first.
+        let pem = [&pki.key, &pki.cert].map(|file| std::fs::read_to_string(file).unwrap());
+        let store = dir.join("broker.pem");
+        std::fs::write(&store, pem.concat()).unwrap();
+        let properties = dir.join("guarded.properties");
+        let login = "org.apache.kafka.common.security.plain.PlainLoginModule required \
+                     username=broker password=between-brokers user_broker=between-brokers user_flowtally=right";
+        let lines = format!(
+            "ssl.keystore.type=PEM\nssl.keystore.location={store}\n\
+             ssl.truststore.type=PEM\nssl.truststore.location={ca}\n\
+             sasl.enabled.mechanisms=PLAIN\nsasl.mechanism.inter.broker.protocol=PLAIN\n\
+             listener.name.clients.plain.sasl.jaas.config={login};\n",
+            store = store.display(),
+            ca = pki.ca,
+        );
+        std::fs::write(&properties, lines).unwrap();
+        let mut command = Command::new("bash");
+        command.env("KAFKA_PROTOCOL", "SASL_SSL");
+        command.env("KAFKA_PROPERTIES", properties);
+        let addresses = script_by(command, &["start", dir.join("kafka").to_str().unwrap()]);
+        Guarded {
+            dir,
+            addresses: addresses.trim().to_owned(),
+        }
+    }
+}
+
+impl Drop for Guarded<'_> {
+    fn drop(&mut self) {
+        let dir = self.dir.join("kafka");
+        script_by(Command::new("bash"), &["stop", dir.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn kafka_may_want_certificates_and_passwords() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new(&dir.path().join("pki"));
+    let broker = Guarded::start(dir.path(), &pki);
+    let node = |name: &str, ca: &str, password: &str| {
+        let mut node = Node::new(&broker.addresses, "guarded", name, dir.path());
+        let options = format!(
+            "security.protocol=sasl_ssl;ssl.ca.location={ca};sasl.mechanism=PLAIN;sasl.username=flowtally;\
+             sasl.password={password}"
+        );
+        node.more = vec!["--kafka-option".into(), options];
+        node
+    };
+    let daemon = node("a", &pki.ca, "right").start();
+    until_answered(&daemon.client, "/readyz");
+    let posted = (daemon.client).post("/flows?wait=visible", &[JSON], &one_flow());
+    assert_eq!(posted.unwrap().status, 200);
+    assert_eq!(daemon.client.hour(1).len(), 1);
+    daemon.stop();
+
+    let other = Pki::new(&dir.path().join("other"));
+    ends_saying(node("b", &pki.ca, "wrong").start(), "check user, password");
+    ends_saying(node("c", &other.ca, "right").start(), "certificates");
+}
+
+#[test]
+fn tokens_of_nodes_are_exchanged_without_a_restart() {
+    let _up = BROKER.up.read().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["a", "b"].map(|name| dir.path().join(format!("tokens-{name}")));
+    let write = |file: usize, text: &str| std::fs::write(&files[file], text).unwrap();
+    (0..2).for_each(|file| write(file, "old\n"));
+    let nodes = [0, 1].map(|n| {
+        let mut node = Node::new(&BROKER.addresses, "exchanged", ["a", "b"][n], dir.path());
+        node.more = vec![
+            "--node-token-file".into(),
+            files[n].to_str().unwrap().into(),
+        ];
+        node
+    });
+    let daemons = nodes.each_ref().map(Node::start);
+    let answer = || {
+        daemons
+            .each_ref()
+            .map(|daemon| until_answered(&daemon.client, "/hours"))
+    };
+    answer();
+    let mut reloads = 0;
+    for text in ["old\nnew\n", "new\nold\n", "new\n"] {
+        for (file, daemon) in daemons.iter().enumerate() {
+            write(file, text);
+            daemon.signal("HUP");
+        }
+        reloads += 1;
+        for daemon in &daemons {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while daemon.log().matches("are read again").count() < reloads {
+                assert!(Instant::now() < deadline, "{}", daemon.log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        answer();
+    }
+    let ask = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer)];
+        let answer = (daemons[0].client).get("/partitions/hours?p=0", &headers);
+        answer.unwrap().status
+    };
+    assert_eq!(ask("old"), 401);
+    assert_ne!(ask("new"), 401);
+    daemons.into_iter().for_each(Daemon::stop);
+}
