@@ -193,7 +193,6 @@ impl<H: Handler> Member<H> {
     /// end will not do: it may be of an earlier time as owner, and sums that reach it are not all that was there.
     fn is_in_range(&mut self, partition: i32, offset: u64) -> Option<bool> {
         let (first, end) = self.control.range(partition)?;
-        };
         // What is read up to here, was there when the partition came to this node.
         if let Some(owned) = self.shared().partitions().get_mut(&partition) {
             owned.progress.end = owned.progress.end.max(Some(end));

@@ -22,6 +22,8 @@ mod corruption;
 mod crash;
 mod disk;
 mod exactness;
+#[cfg(feature = "kafka")]
+mod front;
 mod idempotency;
 mod import;
 #[cfg(feature = "kafka")]

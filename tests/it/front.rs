@@ -1,0 +1,356 @@
+//! HAProxy in front of nodes, by the configuration that is shipped: encrypted, limited, and no node's death is seen.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::kafka::BROKER;
+use crate::nodes::{Node, rows, until_answered};
+use crate::support::{
+    Client, Daemon, JSON, Model, TestFlow, add_to, json_body, ndjson_body, odd_flow, random,
+};
+
+const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy/haproxy.cfg");
+
+/// HAProxy, until it is dropped.
+struct Front {
+    process: Child,
+    address: SocketAddr,
+    watch: SocketAddr,
+    certificate: PathBuf,
+    log: PathBuf,
+}
+
+fn free() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+impl Front {
+    /// In front of three nodes.
+    fn start(dir: &Path, nodes: [SocketAddr; 3], more: &[(&str, &str)]) -> Front {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap().pem();
+        let both = dir.join("front.pem");
+        std::fs::write(&both, format!("{certificate}{}", key.serialize_pem())).unwrap();
+        let authority = dir.join("front.crt");
+        std::fs::write(&authority, certificate).unwrap();
+        let user = Command::new("id").arg("-un").output().unwrap().stdout;
+        let (address, watch, log) = (free(), free(), dir.join("front.log"));
+        let command = |check: &[&str]| {
+            let mut command = Command::new("/usr/sbin/haproxy");
+            command.args(check).args(["-f", CONFIGURATION]);
+            command.env("FRONT_BIND", address.to_string());
+            command.env("FRONT_WATCH", watch.to_string());
+            command.env("FRONT_CERT", &both);
+            command.env("FRONT_USER", String::from_utf8_lossy(&user).trim());
+            for (number, node) in nodes.iter().enumerate() {
+                command.env(format!("NODE_{}", number + 1), node.to_string());
+            }
+            command.envs(more.iter().copied());
+            command
+        };
+        let checked = command(&["-c"]).output().unwrap();
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{said}");
+        assert!(!said.contains("WARNING"), "{said}");
+        let output = std::fs::File::create(&log).unwrap();
+        let process = command(&["-db"])
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Front {
+            process,
+            address,
+            watch,
+            certificate: authority,
+            log,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    fn client(&self) -> Client {
+        Client::tls(&self.url(), &std::fs::read(&self.certificate).unwrap())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Of all requests, how many were sent to a second node.
+    fn sent_again(&self) -> u64 {
+        let metrics = Client::new(self.watch).get("/metrics", &[]).unwrap().body;
+        let metrics = String::from_utf8(metrics).unwrap();
+        let of_nodes = |line: &str| {
+            let line =
+                line.strip_prefix("haproxy_backend_retry_warnings_total{proxy=\"nodes\"} ")?;
+            line.parse().ok()
+        };
+        metrics.lines().find_map(of_nodes).expect(&metrics)
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        let _it_may_have_ended = self.process.kill();
+        let _the_same = self.process.wait();
+    }
+}
+
+/// Logs are written when the answer is out.
+fn wait_for(word: &str, log: impl Fn() -> String) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !log().contains(word) {
+        assert!(Instant::now() < deadline, "no {word:?} in {}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What says that it is ready, reads a request, and breaks off; counts those that were no look at its health.
+fn breaks_off() -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let broken = Arc::new(AtomicU64::new(0));
+    let count = broken.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, count) = (stream.unwrap(), count.clone());
+            std::thread::spawn(move || {
+                let mut request = [0; 64 << 10];
+                let read = stream.read(&mut request).unwrap_or_default();
+                if request[..read].starts_with(b"GET /readyz") {
+                    let _he_may_have_left = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+                } else if read > 0 {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (address, broken)
+}
+
+#[test]
+fn only_what_counts_once_is_sent_again() {
+    const POSTS: u64 = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let (broken, count) = breaks_off();
+    let nodes = [daemon.address, broken, daemon.address];
+    let front = Front::start(dir.path(), nodes, &[]);
+    let client = front.client();
+    until_answered(&client, "/readyz");
+
+    let body = json_body(&[TestFlow::new(1, "a", "b", "v", 1, 2)]);
+    let posts = |keyed: bool| {
+        let before = count.load(Ordering::Relaxed);
+        let mut ok = 0;
+        for n in 0..POSTS {
+            let key = format!("key-{n}");
+            let mut headers = vec![JSON];
+            headers.extend(keyed.then_some(("idempotency-key", &key[..])));
+            match client.post("/flows", &headers, &body) {
+                Ok(answer) if answer.status == 200 => ok += 1,
+                Ok(answer) => {
+                    assert_eq!(answer.json()["status"], 502, "{}", front.log());
+                    let kind = answer.header("content-type");
+                    assert_eq!(kind, Some("application/problem+json"));
+                }
+                // What is not the first on its connection is told by its end.
+                Err(ureq::Error::Io(_)) => {}
+                Err(other) => panic!("{other}: {}", front.log()),
+            }
+        }
+        (ok, count.load(Ordering::Relaxed) - before)
+    };
+    let (ok, broken_off) = posts(true);
+    assert_eq!(ok, POSTS, "{}", front.log());
+    assert!(broken_off > 0);
+    assert!(front.sent_again() >= broken_off);
+    // A body that broke off may count, so nobody but its sender may send it again.
+    let (ok, broken_off) = posts(false);
+    assert!(broken_off > 0);
+    assert_eq!(ok, POSTS - broken_off, "{}", front.log());
+    let counted = daemon.client.get("/flows?hour=1", &[]).unwrap().rows();
+    assert_eq!(counted[0].1.tx, POSTS + ok);
+
+    // Questions are asked again.
+    for _ in 0..POSTS {
+        assert_eq!(client.get("/flows?hour=1", &[]).unwrap().rows(), counted);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn names_are_passed_on_and_doors_between_nodes_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--log", "debug", "--log-format", "json"];
+    let daemon = Daemon::start_with(&dir.path().join("db"), &arguments);
+    let front = Front::start(dir.path(), [daemon.address; 3], &[]);
+    let client = front.client();
+    until_answered(&client, "/readyz");
+
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let headers = [("x-request-id", "order-66"), ("traceparent", &parent[..])];
+    let answer = client.get("/flows?hour=1", &headers).unwrap();
+    assert_eq!(answer.header("x-request-id"), Some("order-66"));
+    // One that has no name gets one here, and has it in both logs.
+    let answer = client.get("/flows?hour=2", &[]).unwrap();
+    let made = answer.header("x-request-id").unwrap().to_owned();
+    assert_eq!(made.len(), 36, "{made}");
+    wait_for(&made, || front.log());
+    for word in ["order-66", trace, &made] {
+        wait_for(word, || daemon.log());
+    }
+    for path in [
+        "/partitions/rows?p=1",
+        "/%70artitions/rows?p=1",
+        "//partitions/applied",
+        "/PARTITIONS/hours",
+        "/metrics",
+    ] {
+        let answer = client.get(path, &[]).unwrap();
+        assert_eq!(answer.status, 404, "{path}");
+        assert_eq!(
+            answer.json()["detail"],
+            "this is not for the front; ask a node"
+        );
+    }
+    daemon.stop();
+}
+
+#[test]
+fn who_asks_too_much_waits() {
+    const LIMIT: u64 = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let limit = LIMIT.to_string();
+    let front = Front::start(
+        dir.path(),
+        [daemon.address; 3],
+        &[("FRONT_REQUESTS_PER_10S", &limit)],
+    );
+    let client = front.client();
+    let mine = [("authorization", "Bearer mine")];
+    let begun = Instant::now();
+    until_answered(&client, "/readyz");
+    let mut refused = None;
+    for _ in 0..LIMIT + 1 {
+        let answer = client.get("/hours", &mine).unwrap();
+        if answer.status != 200 {
+            refused = Some(answer);
+        }
+    }
+    // On a machine that takes long for them, they are not too many.
+    if begun.elapsed() < Duration::from_secs(10) {
+        let refused = refused.expect("one beyond the limit");
+        assert_eq!(refused.status, 429);
+        assert_eq!(refused.header("retry-after"), Some("5"));
+        let kind = &refused.json()["type"];
+        assert_eq!(kind, "urn:flowtally:problem:too-many-requests");
+    }
+    // Others are not touched, whatever their address.
+    let other = [("authorization", "Bearer other")];
+    assert_eq!(client.get("/hours", &other).unwrap().status, 200);
+
+    // A sender waits as it is told, and all of it is counted.
+    let flows: Vec<_> = (0..3 * LIMIT)
+        .map(|n| TestFlow::new(1, &format!("app-{n}"), "b", "v", 1, 2))
+        .collect();
+    let (said, ended) = send(&front, &flows, 1).finish();
+    assert!(ended, "{said}");
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    let counted = daemon.client.get("/flows?hour=1", &[]).unwrap().rows();
+    assert_eq!(counted, rows(&model));
+    wait_for(" 429 ", || front.log());
+    daemon.stop();
+}
+
+/// `flowtally send` on its way.
+struct Sending(Child);
+
+fn send(front: &Front, flows: &[TestFlow], batch_flows: usize) -> Sending {
+    let mut child = Command::new(Daemon::binary())
+        .args(["send", "--url", &front.url(), "--ca"])
+        .arg(&front.certificate)
+        .args(["--batch-flows", &batch_flows.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, body) = (child.stdin.take().unwrap(), ndjson_body(flows));
+    std::thread::spawn(move || {
+        for part in body.chunks(body.len() / 100 + 1) {
+            let _it_may_have_ended = input.write_all(part);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    Sending(child)
+}
+
+impl Sending {
+    /// What it said, and whether it ended as it should.
+    fn finish(self) -> (String, bool) {
+        let output = self.0.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (said, output.status.success())
+    }
+}
+
+#[test]
+fn a_sender_does_not_see_that_a_node_dies() {
+    let _up = BROKER.up.read().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = ["a", "b", "c"].map(|name| Node::new(&BROKER.addresses, "front", name, dir.path()));
+    let daemons = nodes.each_ref().map(Node::start);
+    let front = Front::start(dir.path(), nodes.each_ref().map(|node| node.address), &[]);
+    let client = front.client();
+    until_answered(&client, "/flows?hour=1");
+
+    let mut random = random("a_sender_does_not_see_that_a_node_dies");
+    let mut model = Model::new();
+    let sending: Vec<_> = (0..3)
+        .map(|_| {
+            let flows: Vec<_> = (0..10_000)
+                .map(|_| odd_flow(&mut random, &[0, 1, 7]))
+                .collect();
+            add_to(&mut model, &flows);
+            send(&front, &flows, 100)
+        })
+        .collect();
+    let [mut dies, ends, stays] = daemons;
+    std::thread::sleep(Duration::from_millis(1_500));
+    dies.kill();
+    std::thread::sleep(Duration::from_millis(1_500));
+    // Nor that one is stopped in order.
+    ends.stop();
+    for sending in sending {
+        let (said, ended) = sending.finish();
+        assert!(ended, "{said}");
+        for word in ["again", "rror", "WARN"] {
+            assert!(!said.contains(word), "{said}\n{}", front.log());
+        }
+    }
+    // The one that is left gets all partitions, and answers for all of them.
+    let answer = until_answered(&client, "/flows?from=0&to=100");
+    assert_eq!(answer.rows(), rows(&model));
+    stays.stop();
+    // Nobody is left.
+    let answer = client.get("/flows?hour=1", &[]).unwrap();
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["type"], "urn:flowtally:problem:no-node");
+    assert!(answer.header("retry-after").is_some());
+}
