@@ -2,13 +2,15 @@
 //! partitions; each partition's sums are on the node that the consumer group gives it to, in a store of its
 //! own; and a question that any node is asked is answered from all of them.
 //!
-//! - `inlet` writes batches to Kafka, and waits until they are visible where that is asked for.
+//! - `inlet` takes batches, cuts them into `pieces`, and waits until they are visible where that is asked for;
+//!   `gather` puts those of many batches into messages, and writes these to Kafka.
 //! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
 //!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
 //! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others.
 //!
 //! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
 
+mod gather;
 mod handler;
 mod here;
 mod inbox;
@@ -16,6 +18,7 @@ mod inlet;
 mod nodes;
 mod partition;
 mod parts;
+mod pieces;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::client::{ClientError, Server};
 use crate::ingest::Journal;
@@ -93,6 +96,7 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct Cluster {
     shared: Arc<Shared>,
+    gather: mpsc::Sender<gather::Waiting>,
     consumer: Mutex<Option<Consumer>>,
     announcer: tokio::task::JoinHandle<()>,
 }
@@ -178,6 +182,7 @@ impl Cluster {
         );
         let announcer = runtime.spawn(announce(shared.clone()));
         Ok(Cluster {
+            gather: gather::start(shared.clone(), runtime),
             shared,
             consumer: Mutex::new(Some(consumer)),
             announcer,
@@ -185,7 +190,10 @@ impl Cluster {
     }
 
     pub fn journal(&self) -> Arc<dyn Journal> {
-        Arc::new(inlet::Inlet(self.shared.clone()))
+        Arc::new(inlet::Inlet {
+            shared: self.shared.clone(),
+            gather: self.gather.clone(),
+        })
     }
 
     pub fn parts(&self) -> Arc<dyn Parts> {
