@@ -99,11 +99,57 @@ TABLES = {
             ("from start to ready, s", "ready_s", None),
         )
     ],
+    "Many nodes: writing, of one node over one broker, beside one process without Kafka": [
+        (f"`{load.split('_')[0]}`, {connections} connections: {what}", f"cluster.{load}.{name}", target)
+        for load, connections in (("fleet", 8), ("fleet_64_connections", 64), ("wide", 8))
+        for what, name, target in (
+            ("CPU of the node to that of the one process", "node_to_embedded", 1.3),
+            ("CPU µs a flow, one process", "embedded_us_per_flow", None),
+            ("CPU µs a flow, node, reading it back included", "node_us_per_flow", None),
+            ("messages for 1,000 flows, over 12 partitions", "messages_per_1000_flows", None),
+            ("bytes a flow in the topic", "topic_bytes_per_flow", None),
+            ("POST p50, saturated, ms", "node_post_p50_ms", None),
+            ("POST p99, saturated, ms", "node_post_p99_ms", None),
+            ("all of the topic read again: flows a second of CPU", "replay_flows_per_cpu_s", -1_000_000),
+            ("the same, flows a second, start and group included", "replay_flows_per_s", None),
+            ("CPU of a node while nothing happens, % of a core", "node_idle_cpu_percent", None),
+            ("memory, most, MiB", "node_memory_mib_most", 512),
+        )
+    ],
+    "Many nodes: reading, an hour of 1,000,000 rows on three nodes over one broker": [
+        (f"{question}: {what}", f"cluster.query.{name}_{figure}", None)
+        for question, name in (("all rows", "rows"), ("`group_by=src_app`", "groups"), ("`sort=bytes&limit=10`", "top"))
+        for what, figure in (
+            ("CPU µs a row, one process", "embedded_us_per_row"),
+            ("the same, all three nodes", "all_nodes_us_per_row"),
+            ("the same, the node that is asked", "asked_node_us_per_row"),
+            ("ms, one process", "embedded_ms"),
+            ("ms, three nodes on these two cores", "nodes_ms"),
+        )
+    ],
 }
 
 
 def number(value):
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def table(title, figures):
+    out = [f"## {title}", "", "| what | figure | least – most | target |", "|---|---|---|---|"]
+    for what, name, target in TABLES[title]:
+        if name not in figures:
+            out.append(f"| {what} | not measured | | |")
+            continue
+        value = figures[name]
+        spread = f"{number(figures[name + '.min'])} – {number(figures[name + '.max'])}" if name + ".min" in figures else ""
+        if target is None:
+            goal = ""
+        elif target < 0:
+            goal = f"≥ {number(-target)}" + ("" if value >= -target else ", **missed**")
+        else:
+            goal = f"≤ {number(target)}" + ("" if value <= target else ", **missed**")
+        out.append(f"| {what} | {number(value)} | {spread} | {goal} |")
+    return [*out, ""]
 
 
 def main():
@@ -120,7 +166,7 @@ def main():
     cores = subprocess.run(["nproc"], capture_output=True, text=True).stdout.strip()
     out = [
         "# Results", "",
-        "Written by `scripts/bench`; do not edit. `benches/load.py` says how each figure is measured.", "",
+        "Written by `scripts/bench`; do not edit. `benches/load.py` and `benches/cluster.py` say how each figure is measured.", "",
         f"- Commit {', then '.join(commits)}; {datetime.date.today()}, {cpu}, {cores} cores, Linux {platform.release().split('-')[0]}; release build, default settings"
         " (every POST synced to disk), 8 connections, 1,000 flows a POST.",
         f"- Medians of {runs} runs with their least and most, where a range is given; single runs elsewhere. The driver"
@@ -128,22 +174,8 @@ def main():
         "- A ratio is server CPU per flow, flushes and compaction included, over the CPU of CPython's `json.loads`"
         " for the same bodies in the same run; it compares between machines.", "",
     ]
-    for title, rows in TABLES.items():
-        out += [f"## {title}", "", "| what | figure | least – most | target |", "|---|---|---|---|"]
-        for what, name, target in rows:
-            if name not in figures:
-                out.append(f"| {what} | not measured | | |")
-                continue
-            value = figures[name]
-            spread = f"{number(figures[name + '.min'])} – {number(figures[name + '.max'])}" if name + ".min" in figures else ""
-            if target is None:
-                goal = ""
-            elif target < 0:
-                goal = f"≥ {number(-target)}" + ("" if value >= -target else ", **missed**")
-            else:
-                goal = f"≤ {number(target)}" + ("" if value <= target else ", **missed**")
-            out.append(f"| {what} | {number(value)} | {spread} | {goal} |")
-        out.append("")
+    for title in TABLES:
+        out += table(title, figures)
     open(sys.argv[2], "w").write("\n".join(out))
 
 

@@ -15,7 +15,6 @@ const BYTES_MAX: usize = 2 << 20;
 pub(super) struct Message {
     pub(super) offset: u64,
     pub(super) time_s: u64,
-    pub(super) key: Option<Box<[u8]>>,
     pub(super) payload: Vec<u8>,
 }
 
@@ -54,7 +53,6 @@ impl Inbox {
             .map(|record| Message {
                 offset: record.offset,
                 time_s: record.time_s,
-                key: record.key.map(Into::into),
                 payload: record.payload.to_vec(),
             })
             .collect();

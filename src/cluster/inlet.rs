@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::{mpsc, oneshot};
+
 use super::Shared;
-use crate::domain::{Hour, IdempotencyKey, Totals};
+use super::gather::Waiting;
+use super::pieces::{Offsets, Piece};
+use crate::domain::{Hour, Totals};
 use crate::ingest::{Answer, Committed, IngestError, Journal, Permit, Promise, Taken};
-use crate::kafka::{KafkaError, MESSAGE_BYTES_MAX};
+use crate::kafka::KafkaError;
 use crate::store::{Batch, StoreError};
 
-/// Longest batch in one message; its key, and what Kafka adds, come on top of it.
-const PIECE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 4096;
 /// Larger batches are split on a thread where that may take its time.
 const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;
 /// A batch has to be visible by then.
@@ -24,18 +26,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The way into the journal.
 #[derive(Debug)]
-pub(super) struct Inlet(pub(super) Arc<Shared>);
-
-type Offsets = BTreeMap<i32, u64>;
+pub(super) struct Inlet {
+    pub(super) shared: Arc<Shared>,
+    pub(super) gather: mpsc::Sender<Waiting>,
+}
 
 impl Journal for Inlet {
     fn commit(&self, batch: Batch, permit: Permit, until_visible: bool) -> Promise<'_, Answer> {
         Box::pin(async move {
             let flows = batch.flows() as u64;
-            let metrics = &self.0.store.metrics;
+            let metrics = &self.shared.store.metrics;
             let bytes = batch.bytes().len() as u64;
-            let offsets = self.send(batch).await?;
-            drop(permit);
+            let offsets = self.send(batch, permit).await?;
             metrics.ingest().batches.inc();
             metrics.ingest().flows.inc_by(flows);
             metrics.ingest().bytes.inc_by(bytes);
@@ -54,7 +56,7 @@ impl Journal for Inlet {
     }
 
     fn accepts(&self) -> Result<(), String> {
-        let shared = &self.0;
+        let shared = &self.shared;
         if self.fails() {
             return Err("the client of Kafka has given up; the log says why".into());
         }
@@ -70,7 +72,7 @@ impl Journal for Inlet {
     }
 
     fn fails(&self) -> bool {
-        self.0.broken.load(Ordering::Relaxed)
+        self.shared.broken.load(Ordering::Relaxed) || self.gather.is_closed()
     }
 
     fn delete_hour(&self, _: Hour) -> Result<Option<Totals>, IngestError> {
@@ -80,7 +82,7 @@ impl Journal for Inlet {
     }
 
     fn observe(&self) -> Result<(), StoreError> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let metrics = shared.store.metrics.cluster();
         let progress = shared.progress();
         metrics.partitions.set(progress.len() as i64);
@@ -111,7 +113,7 @@ impl Journal for Inlet {
             loop {
                 let mut applied = true;
                 for (partition, offset) in &upto {
-                    if self.0.here.position(*partition).is_none() {
+                    if self.shared.here.position(*partition).is_none() {
                         return false;
                     }
                     applied &= self.is_visible(*partition, *offset);
@@ -126,49 +128,27 @@ impl Journal for Inlet {
 }
 
 impl Inlet {
-    /// Sends a batch, in pieces; returns the last offset in each partition when all of them are acknowledged.
-    async fn send(&self, batch: Batch) -> Result<Offsets, IngestError> {
-        let key = batch.receipt().map(|(key, _)| key.clone());
-        let partitions = self.0.partitions;
-        let bytes = batch.bytes().len();
-        let split = move || batch.split(partitions, PIECE_BYTES_MAX);
-        let damaged = |error| IngestError::Store(Arc::new(StoreError::from(error)));
-        let parts = if bytes <= SPLIT_INLINE_BYTES_MAX {
-            split().map_err(damaged)?
+    /// Sends a batch; returns the last offset in each partition when all in-sync replicas have it.
+    async fn send(&self, batch: Batch, permit: Permit) -> Result<Offsets, IngestError> {
+        let keyed = batch.receipt().is_some();
+        let partitions = self.shared.partitions;
+        let pieces = if batch.bytes().len() <= SPLIT_INLINE_BYTES_MAX {
+            Piece::of(&batch, partitions)
         } else {
-            let split = tokio::task::spawn_blocking(split);
-            split
-                .await
-                .map_err(|_| IngestError::Closed)?
-                .map_err(damaged)?
+            let split = tokio::task::spawn_blocking(move || Piece::of(&batch, partitions));
+            split.await.map_err(|_| IngestError::Closed)?
         };
-        let mut sent = Vec::new();
-        for (partition, pieces) in parts {
-            let partition = i32::try_from(partition).unwrap_or_default();
-            for (number, piece) in pieces.iter().enumerate() {
-                let key = key.as_ref().map(|key| piece_key(key, partition, number));
-                let send = &self.0.producer;
-                let sending =
-                    send.send(partition, key.as_deref().map(str::as_bytes), piece.bytes());
-                sent.push((partition, sending));
-            }
-        }
-        let (mut offsets, mut failed) = (Offsets::new(), None);
-        for (partition, sending) in sent {
-            let result = sending.await;
-            self.0.note(&result);
-            match result {
-                Ok(offset) => {
-                    let last = offsets.entry(partition).or_default();
-                    *last = offset.max(*last);
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        match failed {
-            None => Ok(offsets),
-            Some(error) => Err(unsure(&error, key.is_some())),
-        }
+        let pieces = pieces.map_err(|error| IngestError::Store(Arc::new(error)))?;
+        let (done, sent) = oneshot::channel();
+        let waiting = Waiting {
+            pieces,
+            permit,
+            done,
+        };
+        let gathered = self.gather.send(waiting).await;
+        gathered.map_err(|_| IngestError::Closed)?;
+        let sent = sent.await.map_err(|_| IngestError::Closed)?;
+        sent.map_err(|error| unsure(&error, keyed))
     }
 
     /// Waits until the owners of all these partitions have these offsets in their sums.
@@ -176,7 +156,7 @@ impl Inlet {
         let deadline = Instant::now() + VISIBLE_TIME_MAX;
         loop {
             let mut elsewhere: BTreeMap<String, Vec<(i32, u64)>> = BTreeMap::new();
-            let shared = &self.0;
+            let shared = &self.shared;
             offsets.retain(|partition, offset| match shared.owners.owner(*partition) {
                 Some(owner) if owner.node != shared.node.name => {
                     elsewhere
@@ -189,7 +169,7 @@ impl Inlet {
                 None => true,
             });
             for (url, upto) in elsewhere {
-                let (shared, asked) = (self.0.clone(), upto.clone());
+                let (shared, asked) = (self.shared.clone(), upto.clone());
                 let asked = tokio::task::spawn_blocking(move || {
                     let answer = shared.nodes.await_applied(&url, &asked);
                     answer.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
@@ -212,7 +192,7 @@ impl Inlet {
 
     /// Whether answers of this node have it: sums of a partition that may be another node's by now do not count.
     fn is_visible(&self, partition: i32, offset: u64) -> bool {
-        let shared = &self.0;
+        let shared = &self.shared;
         let progress = shared.progress().remove(&partition).unwrap_or_default();
         let answering = shared.here.answering(partition, &progress);
         answering.is_some_and(|a| a.store.position().is_ok_and(|position| position > offset))
@@ -220,19 +200,8 @@ impl Inlet {
 
     /// Until something is applied, or a little while.
     async fn pause(&self) {
-        let _either = tokio::time::timeout(LOOK_INTERVAL, self.0.applied.notified()).await;
+        let _either = tokio::time::timeout(LOOK_INTERVAL, self.shared.applied.notified()).await;
     }
-}
-
-/// The key of a piece says which one it is. One that would be too long has the client's key hashed.
-fn piece_key(key: &IdempotencyKey, partition: i32, number: usize) -> String {
-    let text = String::from_utf8_lossy(key.as_bytes());
-    let whole = format!("{text}/{partition}/{number}");
-    if whole.len() <= IdempotencyKey::CHARS_MAX {
-        return whole;
-    }
-    let hash = xxhash_rust::xxh3::xxh3_128(key.as_bytes());
-    format!("xxh3:{hash:032x}/{partition}/{number}")
 }
 
 fn unsure(error: &KafkaError, keyed: bool) -> IngestError {

@@ -2,7 +2,8 @@
 //! partitions; each partition's sums are on the node that the consumer group gives it to, in a store of its
 //! own; and a question that any node is asked is answered from all of them.
 //!
-//! - `inlet` writes batches to Kafka, and waits until they are visible where that is asked for.
+//! - `inlet` takes batches, cuts them into `pieces`, and waits until they are visible where that is asked for;
+//!   `gather` puts those of many batches into messages, and writes these to Kafka.
 //! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
 //!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
 //! - `checkpoints` keeps copies of stores elsewhere, and fetches one where a store is missing.
@@ -11,6 +12,7 @@
 //! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
 
 mod checkpoints;
+mod gather;
 mod handler;
 mod here;
 mod inbox;
@@ -18,6 +20,7 @@ mod inlet;
 mod nodes;
 mod partition;
 mod parts;
+mod pieces;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::backup::{Objects, ObjectsError};
@@ -112,6 +115,7 @@ impl ClusterError {
 #[derive(Debug)]
 pub struct Cluster {
     shared: Arc<Shared>,
+    gather: mpsc::Sender<gather::Waiting>,
     consumer: Consumer,
     tasks: JoinSet<()>,
 }
@@ -207,6 +211,7 @@ impl Cluster {
         tasks.spawn_on(announce(shared.clone()), runtime);
         tasks.spawn_on(reload_secrets(shared.clone(), reload.clone()), runtime);
         Ok(Cluster {
+            gather: gather::start(shared.clone(), runtime),
             shared,
             consumer,
             tasks,
@@ -214,7 +219,10 @@ impl Cluster {
     }
 
     pub fn journal(&self) -> Arc<dyn Journal> {
-        Arc::new(inlet::Inlet(self.shared.clone()))
+        Arc::new(inlet::Inlet {
+            shared: self.shared.clone(),
+            gather: self.gather.clone(),
+        })
     }
 
     pub fn parts(&self) -> Arc<dyn Parts> {

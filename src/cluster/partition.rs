@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::Shared;
 use super::checkpoints::Checkpoints;
 use super::inbox::{End, Inbox, Message};
-use crate::domain::IdempotencyKey;
+use super::{Shared, pieces};
 use crate::kafka::Control;
-use crate::store::{Batch, DataDir, Entry, Store, StoreError, abort_on_panic};
+use crate::store::{DataDir, Entry, Store, StoreError, abort_on_panic};
 
 /// When a partition goes, whoever gets it waits for the flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
@@ -106,8 +105,10 @@ fn apply_all(
     shared.arrived.notify_one();
     tracing::info!(partition, position, "opened a partition");
     while let Some(messages) = inbox.take(control, partition) {
-        let entries: Result<Vec<_>, _> = messages.into_iter().map(entry).collect();
-        let entries = entries?;
+        let mut applying = Vec::new();
+        for message in messages {
+            applying.extend(entries(&message)?);
+        }
         loop {
             match store.wait_for_room() {
                 Ok(()) => break,
@@ -116,7 +117,7 @@ fn apply_all(
                 Err(error) => return Err(error.to_string()),
             }
         }
-        let applied = store.apply(entries).map_err(|e| e.to_string())?;
+        let applied = store.apply(applying).map_err(|e| e.to_string())?;
         let metrics = shared.store.metrics.cluster();
         metrics.flows_applied.inc_by(applied.flows);
         metrics.batches_repeated.inc_by(applied.repeated);
@@ -139,22 +140,15 @@ fn apply_all(
     Ok(())
 }
 
-/// A message that is no batch ends the reading: it may be of a newer version, and passing it over would
+/// A message that cannot be read ends the reading: it may be of a newer version, and passing it over would
 /// lose it.
-fn entry(message: Message) -> Result<Entry, String> {
-    let offset = message.offset;
-    let batch = Batch::decode(message.payload)
-        .map_err(|error| format!("the message at offset {offset} is not a batch: {error}"))?;
-    let batch = match message.key.as_deref() {
-        None => batch,
-        Some(key) => batch.with_key(
-            IdempotencyKey::new(key)
-                .ok_or_else(|| format!("the message at offset {offset} has a key that is none"))?,
-        ),
-    };
-    Ok(Entry {
+fn entries(message: &Message) -> Result<impl Iterator<Item = Entry>, String> {
+    let (offset, time_s) = (message.offset, message.time_s);
+    let batches = pieces::read(&message.payload)
+        .map_err(|error| format!("the message at offset {offset} is not one of ours: {error}"))?;
+    Ok(batches.into_iter().map(move |batch| Entry {
         position: offset + 1,
-        time_s: message.time_s,
+        time_s,
         batch,
-    })
+    }))
 }

@@ -25,6 +25,10 @@ use super::{KafkaError, Settings};
 
 /// Fetched and not handed over yet, over all partitions.
 const FETCHED_KIB_MAX: usize = 32 * 1024;
+/// What is there of all partitions together is fetched when it is so much, or so old: an answer for each message
+/// would cost more than what is in it.
+const FETCH_BYTES_MIN: usize = 1 << 20;
+const FETCH_WAIT_MS_MAX: u64 = 20;
 /// Until the next look whether there is room for more.
 const FETCH_BACKOFF_MS: u64 = 50;
 /// By which a member hears that partitions are to move.
@@ -78,7 +82,7 @@ pub struct Progress {
     pub position: Option<u64>,
     /// The partition's end, as the leader said last: the lag is what is between.
     pub end: Option<u64>,
-    /// When something came last from the partition's leader, which answers twice a second as long as
+    /// When something came last from the partition's leader, which answers many times a second as long as
     /// something is read from it. What is much older than that may be stale. After a silence, it stays as it
     /// was until the group has had the time to say whose the partition is.
     pub contact: Option<Instant>,
@@ -276,26 +280,32 @@ impl Consumer {
     /// # Errors
     /// An option that is wrong. Brokers that are away are waited for.
     pub fn join(settings: &Settings, handler: impl Handler) -> Result<Consumer, KafkaError> {
-        let config = settings.client(&[
-            ("group.id", &settings.topic),
-            // A node that restarts within its session keeps its partitions, and nobody else notices.
-            ("group.instance.id", &settings.node),
-            ("heartbeat.interval.ms", &HEARTBEAT_MS.to_string()),
-            (
-                "session.timeout.ms",
-                &settings.session_timeout.as_millis().to_string(),
-            ),
-            // A change of members stops only the partitions that move.
-            ("partition.assignment.strategy", "cooperative-sticky"),
-            // Where to go on is in the stores. Guessing at an offset would lose or repeat batches.
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("check.crcs", "true"),
-            ("queued.max.messages.kbytes", &FETCHED_KIB_MAX.to_string()),
-            ("fetch.queue.backoff.ms", &FETCH_BACKOFF_MS.to_string()),
-            ("statistics.interval.ms", &STATISTICS_MS.to_string()),
-        ]);
+        let config = settings.client_by_default(
+            &[
+                ("fetch.min.bytes", &FETCH_BYTES_MIN.to_string()),
+                ("fetch.wait.max.ms", &FETCH_WAIT_MS_MAX.to_string()),
+            ],
+            &[
+                ("group.id", &settings.topic),
+                // A node that restarts within its session keeps its partitions, and nobody else notices.
+                ("group.instance.id", &settings.node),
+                ("heartbeat.interval.ms", &HEARTBEAT_MS.to_string()),
+                (
+                    "session.timeout.ms",
+                    &settings.session_timeout.as_millis().to_string(),
+                ),
+                // A change of members stops only the partitions that move.
+                ("partition.assignment.strategy", "cooperative-sticky"),
+                // Where to go on is in the stores. Guessing at an offset would lose or repeat batches.
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("auto.offset.reset", "error"),
+                ("check.crcs", "true"),
+                ("queued.max.messages.kbytes", &FETCHED_KIB_MAX.to_string()),
+                ("fetch.queue.backoff.ms", &FETCH_BACKOFF_MS.to_string()),
+                ("statistics.interval.ms", &STATISTICS_MS.to_string()),
+            ],
+        );
         let shared = Arc::new(Shared {
             topic: settings.topic.clone(),
             ..Shared::default()

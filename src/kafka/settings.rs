@@ -38,7 +38,19 @@ impl Settings {
 
     /// The operator's options, then `ours`, which win.
     pub(super) fn client(&self, ours: &[(&str, &str)]) -> ClientConfig {
+        self.client_by_default(&[], ours)
+    }
+
+    /// The same, behind what the operator may change.
+    pub(super) fn client_by_default(
+        &self,
+        defaults: &[(&str, &str)],
+        ours: &[(&str, &str)],
+    ) -> ClientConfig {
         let mut config = ClientConfig::new();
+        for (name, value) in defaults {
+            config.set(*name, *value);
+        }
         for (name, value) in &self.options {
             config.set(name, value);
         }
@@ -122,8 +134,10 @@ mod tests {
         ]);
         super::super::Producer::new(&settings).unwrap();
         assert!(!format!("{settings:?}").contains("secret"));
-        let config = settings.client(&[("acks", "all")]);
+        let defaults = [("linger.ms", "1"), ("acks", "1")];
+        let config = settings.client_by_default(&defaults, &[("acks", "all")]);
         assert_eq!(config.get("acks"), Some("all"), "ours wins");
+        assert_eq!(config.get("linger.ms"), Some("1"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::error::{StoreError, database};
 use super::receipts::receipts_family;
 use super::{Batch, Inner, Store, Tallies};
 
-/// A batch at its position in a journal elsewhere.
+/// A batch at its position in a journal elsewhere, which it may share with others.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub position: u64,
@@ -64,8 +64,8 @@ impl Store {
         self.make_room().map(drop)
     }
 
-    /// Adds entries to the sums, in their order; those up to [`Store::position`] are in them already,
-    /// and are passed over. Visible when it returns, all of them at once.
+    /// Adds entries to the sums, in their order, all of a position at once; those up to [`Store::position`]
+    /// are in them already, and are passed over. Visible when it returns, all of them at once.
     ///
     /// # Errors
     /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
@@ -77,13 +77,14 @@ impl Store {
         let mut retention = self.retention()?;
         let mut tallies = inner.tallies()?;
         let mut applied = Applied::default();
+        let before = tallies.active.last();
         for Entry {
             position,
             time_s,
             batch,
         } in entries
         {
-            if position <= tallies.active.last() {
+            if position <= before {
                 continue;
             }
             let known = inner.key_is(&tallies, &batch, position, time_s)?;
@@ -144,25 +145,25 @@ impl Inner {
                 .db
                 .get_pinned_cf(receipts_family(&self.db)?, key.as_bytes())
                 .map_err(database("reading a receipt"))?;
-            receipt = stored
+            let stored = stored
                 .map(|value| codec::decode_receipt(&value))
                 .transpose()?;
+            // Its own, or that of one behind it: written before a kill, and its sums were not. One in memory
+            // is of the same position only where that has two batches under the key.
+            receipt = stored.filter(|receipt| receipt.position < position);
         }
         let Some(receipt) = receipt else {
             return Ok(KeyIs::New);
         };
         // By the times of the journal, not by the clock: a second reading has to come out the same.
         let age = Duration::from_secs(time_s.saturating_sub(receipt.time_s));
-        Ok(
-            // Its own, or that of one behind it: written before a kill, and its sums were not.
-            if receipt.position >= position || age > self.options.idempotency_window {
-                KeyIs::New
-            } else if receipt.fingerprint == fingerprint {
-                KeyIs::Repeated
-            } else {
-                KeyIs::Reused
-            },
-        )
+        Ok(if age > self.options.idempotency_window {
+            KeyIs::New
+        } else if receipt.fingerprint == fingerprint {
+            KeyIs::Repeated
+        } else {
+            KeyIs::Reused
+        })
     }
 }
 
@@ -263,7 +264,9 @@ mod tests {
                     for _ in 0..random.random_range(0..20) {
                         // Kafka leaves some out.
                         position += random.random_range(1..3);
-                        journal.push(entry(&mut random, position));
+                        for _ in 0..random.random_range(1..4) {
+                            journal.push(entry(&mut random, position));
+                        }
                     }
                 }
             }
@@ -308,10 +311,10 @@ mod tests {
         store.inner.write_receipts(&tally).unwrap();
         drop(store);
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let again = vec![entry(7, 1), entry(8, 1), entry(9, 2)];
+        let again = vec![entry(7, 1), entry(7, 1), entry(8, 1), entry(9, 2)];
         let applied = store.apply(again).unwrap();
         let (batches, repeated, reused) = (applied.batches, applied.repeated, applied.reused);
-        assert_eq!((batches, repeated, reused), (1, 1, 1));
+        assert_eq!((batches, repeated, reused), (1, 2, 1));
         assert_eq!(rows(&store).values().next(), Some(&(1, 0)));
         assert_eq!(store.position().unwrap(), 9);
     }

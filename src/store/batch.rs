@@ -113,10 +113,10 @@ type Checked = (Vec<u32>, Vec<(u32, Totals)>);
 
 /// Reads all of a batch: every key is checked, and its ledger held against its records.
 pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Checked, Corrupt> {
-    let mut hashes = Vec::new();
+    let mut hashes = Vec::with_capacity(bytes.len() / 32);
     let mut counted = BatchLedger::default();
     for record in Records::new(bytes)? {
-        let Record { key, counters } = record?;
+        let Record { key, counters, .. } = record?;
         let hour = codec::check_key(key)?;
         counted.count(hour.get(), counters);
         hashes.push(hasher.hash(&key[HOUR_BYTES..]));
@@ -179,26 +179,6 @@ impl BatchBuilder {
         let key_at = self.push_head(names, 0, counters);
         codec::push_plain_key(&mut self.bytes, hour, names);
         self.push_hash(key_at);
-    }
-
-    /// Adds the flow of a stored batch.
-    pub(super) fn push_record(&mut self, record: Record<'_>) -> Result<(), Corrupt> {
-        let hour = codec::check_key(record.key)?;
-        self.ledger.count(hour.get(), record.counters);
-        codec::push_record_head(&mut self.bytes, record.key.len(), record.counters);
-        let key_at = self.bytes.len();
-        self.bytes.extend_from_slice(record.key);
-        self.push_hash(key_at);
-        Ok(())
-    }
-
-    /// How long the batch would be at most, with one more flow under `key`.
-    pub(super) fn bytes_with(&self, key: &[u8]) -> usize {
-        let entries = self.ledger.entries.len() + 1;
-        self.bytes.len()
-            + codec::RECORD_HEAD_BYTES_MAX
-            + key.len()
-            + entries * codec::BATCH_TOTALS_BYTES
     }
 
     #[inline]

@@ -53,7 +53,7 @@ impl Retention {
         }
         let mut kept = BatchBuilder::with_capacity(batch.bytes().len());
         for record in Records::new(batch.bytes())? {
-            let Record { key, counters } = record?;
+            let Record { key, counters, .. } = record?;
             let key = FlowKey::decode(key)?;
             if key.hour.get() >= horizon {
                 let names = [&key.src_app, &key.dest_app, &key.vpc_id];

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{Corrupt, HOUR_BYTES, Records};
-use super::{Batch, BatchBuilder};
+use super::Batch;
+use super::batch::BatchLedger;
+use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
 
 impl Batch {
-    /// Its flows by partition, in batches that take `bytes_max` bytes at most. Of the same batch, it is
-    /// always the same ones; how many partitions there are must never change.
+    /// Its flows by partition, each part encoded as a batch of `bytes_max` bytes at most. Of the same batch, it
+    /// is always the same ones; how many partitions there are must never change.
     ///
     /// # Errors
     /// Bytes that no batch has: a bug.
@@ -18,25 +19,69 @@ impl Batch {
         &self,
         partitions: u32,
         bytes_max: usize,
-    ) -> Result<BTreeMap<u32, Vec<Batch>>, Corrupt> {
-        let mut parts: BTreeMap<u32, (Vec<Batch>, BatchBuilder)> = BTreeMap::new();
+    ) -> Result<BTreeMap<u32, Vec<Vec<u8>>>, Corrupt> {
+        let partitions = partitions.max(1);
+        let bytes = self.bytes().len();
+        // Names are spread evenly, more or less.
+        let room = (bytes / partitions as usize * 3 / 2).min(bytes_max);
+        let mut open: Vec<Option<Part>> = (0..partitions).map(|_| None).collect();
+        let mut parts: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
         for record in Records::new(self.bytes())? {
             let record = record?;
             let hash = xxh3_64(&record.key[HOUR_BYTES..]);
             // Less than `partitions`.
-            let partition = (hash % u64::from(partitions.max(1))) as u32;
-            let empty = || (Vec::new(), BatchBuilder::with_capacity(0));
-            let (full, builder) = parts.entry(partition).or_insert_with(empty);
-            if builder.flows() > 0 && builder.bytes_with(record.key) > bytes_max {
-                full.push(std::mem::replace(builder, BatchBuilder::with_capacity(0)).finish());
+            let partition = (hash % u64::from(partitions)) as u32;
+            let part = &mut open[partition as usize];
+            if let Some(full) = part.take_if(|part| part.bytes_with(&record) > bytes_max) {
+                parts.entry(partition).or_default().push(full.finish());
             }
-            builder.push_record(record)?;
+            part.get_or_insert_with(|| Part::new(room)).push(&record);
         }
-        let finished = parts.into_iter().map(|(partition, (mut batches, last))| {
-            batches.push(last.finish());
-            (partition, batches)
-        });
-        Ok(finished.collect())
+        for (partition, part) in (0..).zip(open) {
+            if let Some(part) = part {
+                parts.entry(partition).or_default().push(part.finish());
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// A batch that is made of records of another: they are right, and nobody looks them up.
+struct Part {
+    bytes: Vec<u8>,
+    flows: u32,
+    ledger: BatchLedger,
+}
+
+impl Part {
+    fn new(room: usize) -> Part {
+        let mut bytes = Vec::with_capacity(room);
+        codec::begin_batch(&mut bytes);
+        Part {
+            bytes,
+            flows: 0,
+            ledger: BatchLedger::default(),
+        }
+    }
+
+    /// How long the batch would be at most, with one more flow.
+    fn bytes_with(&self, record: &Record<'_>) -> usize {
+        let entries = self.ledger.entries.len() + 1;
+        self.bytes.len() + record.stored.len() + entries * codec::BATCH_TOTALS_BYTES
+    }
+
+    #[inline]
+    fn push(&mut self, record: &Record<'_>) {
+        let hour = record.key.first_chunk::<HOUR_BYTES>();
+        let hour = u32::from_be_bytes(hour.copied().unwrap_or_default()); // a record's key has one
+        self.ledger.count(hour, record.counters);
+        self.bytes.extend_from_slice(record.stored);
+        self.flows += 1;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        codec::end_batch(&mut self.bytes, self.flows, &self.ledger.entries);
+        self.bytes
     }
 }
 
@@ -44,6 +89,7 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::domain::{Counters, Hour};
+    use crate::store::BatchBuilder;
 
     #[test]
     fn parts_have_all_flows_and_each_names_one_partition() {
@@ -61,10 +107,10 @@ mod tests {
         let bytes_max = 10_000;
         let parts = batch.split(12, bytes_max).unwrap();
         let again = batch.split(12, bytes_max).unwrap();
-        let sorted = |batches: &mut dyn Iterator<Item = &Batch>| {
+        let sorted = |batches: &mut dyn Iterator<Item = &[u8]>| {
             let mut records = Vec::new();
             for batch in batches {
-                let batch = Batch::decode(batch.bytes().to_vec()).unwrap();
+                let batch = Batch::decode(batch.to_vec()).unwrap();
                 for record in Records::new(batch.bytes()).unwrap() {
                     let record = record.unwrap();
                     let sums = (record.counters.tx, record.counters.rx);
@@ -74,15 +120,15 @@ mod tests {
             records.sort();
             records
         };
-        let mut all = parts.values().flatten();
-        assert_eq!(sorted(&mut all), sorted(&mut [&batch].into_iter()));
+        let mut all = parts.values().flatten().map(Vec::as_slice);
+        assert_eq!(sorted(&mut all), sorted(&mut [batch.bytes()].into_iter()));
         assert!(parts.values().any(|batches| batches.len() > 1));
         let mut homes = BTreeMap::new();
         for (partition, batches) in &parts {
             for (batch, again) in batches.iter().zip(&again[partition]) {
-                assert_eq!(batch.bytes(), again.bytes());
-                assert!(batch.bytes().len() <= bytes_max);
-                for record in Records::new(batch.bytes()).unwrap() {
+                assert_eq!(batch, again);
+                assert!(batch.len() <= bytes_max);
+                for record in Records::new(batch).unwrap() {
                     let names = record.unwrap().key[HOUR_BYTES..].to_vec();
                     assert_eq!(homes.entry(names).or_insert(partition), &partition);
                 }

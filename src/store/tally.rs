@@ -221,7 +221,7 @@ impl Tally {
         loop {
             some.clear();
             for (record, hash) in records.by_ref().take(TOUCH_ENTRIES) {
-                let Record { key, counters } = record?;
+                let Record { key, counters, .. } = record?;
                 let (hour, suffix) = key
                     .split_first_chunk::<HOUR_BYTES>()
                     .ok_or(Corrupt("a record's key is too short"))?;

@@ -86,6 +86,8 @@ pub struct Record<'a> {
     /// The whole flow key.
     pub key: &'a [u8],
     pub counters: Counters,
+    /// All of it, as it is stored.
+    pub stored: &'a [u8],
 }
 
 /// Reads the records of a stored batch, in order. Stops after the first error.
@@ -122,9 +124,14 @@ impl<'a> Records<'a> {
             tx: read_uint(self.rest, RECORD_HEADER_BYTES, tx_width),
             rx: read_uint(self.rest, rx_at, rx_width),
         };
-        self.rest = &self.rest[end..];
+        let (stored, rest) = self.rest.split_at(end);
+        self.rest = rest;
         self.left -= 1;
-        Ok(Record { key, counters })
+        Ok(Record {
+            key,
+            counters,
+            stored,
+        })
     }
 }
 
