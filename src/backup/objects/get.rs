@@ -26,7 +26,7 @@ impl Place {
         stop: Stop<'_>,
     ) -> Result<u64, ObjectsError> {
         let damaged = |why: String| ObjectsError::Damaged {
-            name: listed.name.clone(),
+            name: listed.path.to_string(),
             why,
         };
         let described = self.describe(listed, stop).map_err(|error| match error {

@@ -168,7 +168,7 @@ pub struct Place {
 /// A checkpoint that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    name: String,
+    path: Path,
     /// Up to where its sums go.
     pub position: u64,
     /// By the store's clock, in milliseconds since the epoch.
@@ -228,19 +228,18 @@ impl Place {
     pub fn list(&self, stop: Stop<'_>) -> Result<Vec<Listed>, ObjectsError> {
         let found = self.wait(stop, self.store().list_with_delimiter(Some(&self.dir)))?;
         let mut listed: Vec<_> = found.objects.iter().filter_map(listed).collect();
-        listed.sort_by(|a, b| (b.position, &b.name).cmp(&(a.position, &a.name)));
+        listed.sort_by(|a, b| (b.position, &b.path).cmp(&(a.position, &a.path)));
         Ok(listed)
     }
 
     /// Reads what is in a checkpoint.
     fn describe(&self, listed: &Listed, stop: Stop<'_>) -> Result<Description, ObjectsError> {
         let damaged = |why: String| ObjectsError::Damaged {
-            name: listed.name.clone(),
+            name: listed.path.to_string(),
             why,
         };
-        let path = self.dir.clone().join(listed.name.as_str());
         let text = self.wait(stop, async {
-            let found = self.store().get(&path).await?;
+            let found = self.store().get(&listed.path).await?;
             match found.meta.size > DESCRIPTION_BYTES_MAX {
                 true => Err(damaged("it is too large".into())),
                 false => Ok(found.bytes().await?),
@@ -280,7 +279,7 @@ fn listed(object: &ObjectMeta) -> Option<Listed> {
     let position = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     Some(Listed {
         position: position.split('-').next()?.parse().ok()?,
-        name: name.to_owned(),
+        path: object.location.clone(),
         written_ms: object.last_modified.timestamp_millis(),
     })
 }

@@ -72,9 +72,8 @@ impl Place {
                 && !object.location.filename().is_none_or(is_needed)
         });
         // First the checkpoints, so that none is there whose files are not.
-        let name = |listed: Listed| self.dir.clone().join(listed.name);
         Ok(Pruned {
-            checkpoints: self.remove(go.into_iter().map(name).collect(), stop)?,
+            checkpoints: self.remove(go.into_iter().map(|listed| listed.path).collect(), stop)?,
             files: self.remove(files.map(|object| object.location).collect(), stop)?,
         })
     }

@@ -74,6 +74,10 @@ impl Test {
         self.temp.path().join("objects/flows/3")
     }
 
+    fn description(&self, listed: &Listed) -> PathBuf {
+        self.dir().join(listed.path.filename().unwrap())
+    }
+
     fn files(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.dir().join(FILES)).unwrap();
         entries.map(|e| e.unwrap().path()).collect()
@@ -172,7 +176,7 @@ fn damage_is_found_and_what_is_gone_is_sent_again() {
     let newest = test.ours().list(&go_on).unwrap().remove(0);
     assert_eq!(test.get(&newest).unwrap(), 2);
 
-    let path = test.dir().join(&newest.name);
+    let path = test.description(&newest);
     let text = std::fs::read_to_string(&path).unwrap();
     for (change, says) in [
         (text[..text.len() / 2].to_owned(), "EOF"),
@@ -269,7 +273,7 @@ fn pruning_leaves_what_is_needed() {
     assert_eq!(test.files().len(), before);
 
     // Where a description that stays cannot be read, no file goes.
-    let newest = test.dir().join(&place.list(&go_on).unwrap()[0].name);
+    let newest = test.description(&place.list(&go_on).unwrap()[0]);
     let text = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, "{").unwrap();
     is_damaged(place.prune_older(i64::MIN, &go_on), "EOF");
@@ -296,7 +300,7 @@ fn one_that_was_the_newest_within_the_hour_stays() {
     let stay = |ages: &[i64]| {
         let now = 10 * hour;
         let listed = ages.iter().enumerate().map(|(n, age)| Listed {
-            name: String::new(),
+            path: Path::default(),
             position: 100 - n as u64,
             written_ms: now - age,
         });
