@@ -13,7 +13,8 @@ use crate::support::{
 };
 
 /// A node that can be started again, at the same place.
-struct Node {
+pub struct Node {
+    pub brokers: String,
     name: String,
     topic: String,
     dir: PathBuf,
@@ -22,9 +23,10 @@ struct Node {
 }
 
 impl Node {
-    fn new(topic: &str, name: &str, dir: &Path) -> Node {
+    pub fn new(topic: &str, name: &str, dir: &Path) -> Node {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         Node {
+            brokers: BROKER.addresses.clone(),
             name: name.into(),
             topic: topic.into(),
             dir: dir.join(name),
@@ -33,15 +35,15 @@ impl Node {
         }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::new(([127, 0, 0, 1], self.port).into())
     }
 
-    fn start(&self) -> Daemon {
+    pub fn start(&self) -> Daemon {
         let (listen, url) = (format!("127.0.0.1:{}", self.port), self.url());
         let mut arguments = vec![
             "--listen",
@@ -51,7 +53,7 @@ impl Node {
             "--node-name",
             &self.name,
             "--kafka-brokers",
-            &BROKER.addresses,
+            &self.brokers,
             "--kafka-topic",
             &self.topic,
             "--kafka-partitions",
@@ -63,7 +65,7 @@ impl Node {
 }
 
 /// Waits until it answers `path` with 200.
-fn until_answered(client: &Client, path: &str) -> Answer {
+pub fn until_answered(client: &Client, path: &str) -> Answer {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let answer = client.get(path, &[]);
@@ -76,7 +78,7 @@ fn until_answered(client: &Client, path: &str) -> Answer {
 }
 
 /// Under its key, until it is in and visible: while partitions move, that may take more than one try.
-fn post(client: &Client, key: &str, flows: &[TestFlow]) {
+pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
     let headers = [
         ("content-type", "application/json"),
         ("idempotency-key", key),
@@ -95,7 +97,7 @@ fn post(client: &Client, key: &str, flows: &[TestFlow]) {
 }
 
 /// The rows that hours have to have, as an answer to `GET /flows?from=0` shows them.
-fn rows(model: &Model) -> Vec<(crate::support::Key, flowtally::domain::Counters)> {
+pub fn rows(model: &Model) -> Vec<(crate::support::Key, flowtally::domain::Counters)> {
     model
         .iter()
         .map(|(key, sums)| (key.clone(), *sums))

@@ -22,25 +22,50 @@ pub struct Broker {
     pub up: RwLock<()>,
 }
 
-pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap().keep();
-    let addresses = script(&["start", dir.to_str().unwrap()]);
-    Broker {
-        dir,
-        addresses: addresses.trim().to_owned(),
-        up: RwLock::new(()),
-    }
-});
+pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
 
-fn script(arguments: &[&str]) -> String {
+impl Broker {
+    pub fn start() -> Broker {
+        let dir = tempfile::tempdir().unwrap().keep();
+        let addresses = script(&["start", dir.to_str().unwrap()]);
+        Broker {
+            dir,
+            addresses: addresses.trim().to_owned(),
+            up: RwLock::new(()),
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        script(&["kill", self.dir.to_str().unwrap(), "1"]);
+    }
+
+    /// Again, on its data.
+    pub fn restart(&self) {
+        script(&["restart", self.dir.to_str().unwrap(), "1"]);
+    }
+
+    pub fn stop(&self) {
+        script(&["stop", self.dir.to_str().unwrap()]);
+    }
+}
+
+/// One of the project's scripts, with the target directory that this test was built into.
+pub fn script_command(name: &str) -> Command {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     // target/release/flowtally
     let target = Path::new(env!("CARGO_BIN_EXE_flowtally"))
         .ancestors()
         .nth(2)
         .unwrap();
-    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+    let mut command = Command::new(project.join("scripts").join(name));
+    command.env("CARGO_TARGET_DIR", target);
+    command
+}
+
+fn script(arguments: &[&str]) -> String {
+    let output = script_command("kafka")
         .args(arguments)
-        .env("CARGO_TARGET_DIR", target)
         .env("KAFKA_UNTIL", std::process::id().to_string())
         .output()
         .unwrap();
@@ -240,7 +265,6 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
         stores.lock().unwrap().owned_by("a") == 2
     });
 
-    let dir = broker.dir.to_str().unwrap();
     let mut pending = Vec::new();
     let mut acknowledged = BTreeMap::new();
     for n in 0..400_usize {
@@ -254,7 +278,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
         }
         match n {
             // Some are in flight then.
-            200 => drop(script(&["kill", dir, "1"])),
+            200 => broker.kill(),
             300 => {
                 until("the silence is seen", || {
                     let progress = consumer.control().progress();
@@ -263,7 +287,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
                     };
                     progress.values().all(|p| silent(p.contact))
                 });
-                drop(script(&["restart", dir, "1"]));
+                broker.restart();
             }
             _ => {}
         }
