@@ -39,6 +39,19 @@ need_build() {
   need g++ libc6-dev libclang-dev libssl-dev make pkg-config
 }
 
+# need_jars POM DIR: what POM depends on, from Maven Central, in DIR; again when a POM has changed.
+need_jars() {
+  need maven
+  mkdir -p "$2"
+  (
+    flock 9
+    cat deploy/kafka/*pom.xml | cmp -s - "$2/poms" && exit
+    rm -f "$2"/*.jar
+    mvn -B -q -f "$1" dependency:copy-dependencies -DoutputDirectory="$2" -DincludeScope=runtime >&2
+    cat deploy/kafka/*pom.xml >"$2/poms"
+  ) 9>"$2/lock"
+}
+
 # The tools of Prometheus, without the server that comes in the same package: where systemd runs, an
 # installation would start it.
 need_promtool() {

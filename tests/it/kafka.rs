@@ -22,31 +22,56 @@ pub struct Broker {
     pub up: RwLock<()>,
 }
 
-pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap().keep();
-    let addresses = script(&["start", dir.to_str().unwrap()]);
-    Broker {
-        dir,
-        addresses: addresses.trim().to_owned(),
-        up: RwLock::new(()),
+pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
+
+impl Broker {
+    pub fn start() -> Broker {
+        let dir = tempfile::tempdir().unwrap().keep();
+        let addresses = script(&["start", dir.to_str().unwrap()]);
+        Broker {
+            dir,
+            addresses: addresses.trim().to_owned(),
+            up: RwLock::new(()),
+        }
     }
-});
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        script(&["kill", self.dir.to_str().unwrap(), "1"]);
+    }
+
+    /// Again, on its data.
+    pub fn restart(&self) {
+        script(&["restart", self.dir.to_str().unwrap(), "1"]);
+    }
+
+    pub fn stop(&self) {
+        script(&["stop", self.dir.to_str().unwrap()]);
+    }
+}
 
 fn script(arguments: &[&str]) -> String {
     script_by(Command::new("bash"), arguments)
 }
 
-/// `scripts/kafka`, run by `command`, which is bash with what a test wants around it.
-pub fn script_by(mut command: Command, arguments: &[&str]) -> String {
+/// One of the project's scripts, run by `command`, which is bash with what a test wants around it, with the target
+/// directory that this test was built into.
+pub fn script_command(mut command: Command, name: &str) -> Command {
     // target/release/flowtally
     let target = Path::new(env!("CARGO_BIN_EXE_flowtally"))
         .ancestors()
         .nth(2)
         .unwrap();
-    let output = command
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+    command.arg(scripts.join(name));
+    command.env("CARGO_TARGET_DIR", target);
+    command
+}
+
+/// `scripts/kafka`.
+pub fn script_by(command: Command, arguments: &[&str]) -> String {
+    let output = script_command(command, "kafka")
         .args(arguments)
-        .env("CARGO_TARGET_DIR", target)
         .env("KAFKA_UNTIL", std::process::id().to_string())
         .output()
         .unwrap();
@@ -246,7 +271,6 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
         stores.lock().unwrap().owned_by("a") == 2
     });
 
-    let dir = broker.dir.to_str().unwrap();
     let mut pending = Vec::new();
     let mut acknowledged = BTreeMap::new();
     for n in 0..400_usize {
@@ -260,7 +284,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
         }
         match n {
             // Some are in flight then.
-            200 => drop(script(&["kill", dir, "1"])),
+            200 => broker.kill(),
             300 => {
                 until("the silence is seen", || {
                     let progress = consumer.control().progress();
@@ -269,7 +293,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
                     };
                     progress.values().all(|p| silent(p.contact))
                 });
-                drop(script(&["restart", dir, "1"]));
+                broker.restart();
             }
             _ => {}
         }

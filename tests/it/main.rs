@@ -37,6 +37,8 @@ mod observe;
 mod page;
 mod query;
 mod reads;
+#[cfg(feature = "kafka")]
+mod regions;
 mod rejects;
 mod restore;
 mod retention;

@@ -1,0 +1,230 @@
+//! Two regions, each with a Kafka and nodes of its own, and MirrorMaker 2 from the first to the second, by the
+//! configuration that is shipped. The first is lost while flows come in: what had been mirrored is in the second to
+//! the byte, the rest when the first one's Kafka is back, and nothing counts twice however often it is sent.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::cluster::post;
+use crate::kafka::{BROKER, Broker, script_command};
+use crate::nodes::{Node, rows, until_answered};
+use crate::support::{
+    Answer, Client, Daemon, Model, TestFlow, add_to, hour_of, ndjson_body, odd_flow, random,
+};
+
+const ALL: &str = "/flows?from=0&to=100";
+const SENT_BATCHES: usize = 300;
+const SENT_BATCH_FLOWS: usize = 50;
+
+/// Ends with the thread that started it, however that ends.
+struct Mirror(Child);
+
+impl Mirror {
+    fn start(properties: &Path, log: &Path) -> Mirror {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "bash"]);
+        let mut command = script_command(command, "mirror");
+        command.arg(properties);
+        let log = File::options().append(true).create(true).open(log).unwrap();
+        command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null());
+        Mirror(command.spawn().unwrap())
+    }
+
+    /// SIGKILL.
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The shipped configuration, with the addresses of the test's two brokers.
+fn properties(a: &str, b: &str) -> String {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kafka/mm2.properties");
+    let lines = fs::read_to_string(shipped).unwrap();
+    let lines = lines.lines().map(|line| match line.split_once(" = ") {
+        Some((name @ "a.bootstrap.servers", _)) => format!("{name} = {a}\n"),
+        Some((name @ "b.bootstrap.servers", _)) => format!("{name} = {b}\n"),
+        Some((name, "3")) if name.ends_with("replication.factor") => format!("{name} = 1\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+/// `flowtally send` with what is in its spool already, and `flows`.
+fn send(url: &str, spool: &Path, flows: &[TestFlow]) -> Child {
+    let mut child = Command::new(Daemon::binary())
+        .args(["send", "--url", url, "--spool"])
+        .arg(spool)
+        .args(["--batch-flows", &SENT_BATCH_FLOWS.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let body = ndjson_body(flows);
+    std::thread::spawn(move || {
+        let _it_may_have_ended = std::io::Write::write_all(&mut input, &body);
+    });
+    child
+}
+
+/// Batches in a spool.
+fn spooled(spool: &Path) -> usize {
+    let Ok(files) = fs::read_dir(spool) else {
+        return 0;
+    };
+    let is_batch = |path: PathBuf| path.to_string_lossy().contains(".json");
+    files
+        .filter(|file| is_batch(file.as_ref().unwrap().path()))
+        .count()
+}
+
+/// Waits until a region answers as `right` says; `log` is of whom it waits for.
+fn until(what: &str, client: &Client, path: &str, log: &Path, right: impl Fn(&Answer) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let answer = until_answered(client, path);
+        if right(&answer) {
+            println!("{what}: {:.1} s", begun.elapsed().as_secs_f32());
+            return;
+        }
+        if begun.elapsed() > Duration::from_secs(90) {
+            let log = fs::read_to_string(log).unwrap();
+            let lines: Vec<_> = log.lines().rev().take(30).collect();
+            panic!("not {what}; the mirror's log, from its end: {lines:#?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// How many messages the nodes have not counted, since they had.
+fn repeated(daemons: &[Daemon]) -> u64 {
+    let of = |daemon: &Daemon| -> u64 {
+        let metrics = daemon.client.get("/metrics", &[]).unwrap().body;
+        let metrics = String::from_utf8(metrics).unwrap();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("flowtally_pieces_repeated_total "));
+        line.unwrap().parse().unwrap()
+    };
+    daemons.iter().map(of).sum()
+}
+
+#[test]
+fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
+    let _up = BROKER.up.read().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let broker_a = Broker::start();
+    let node = |name: &str, brokers: &str| Node::new(brokers, "flows", name, dir.path());
+    let nodes_a = ["a-1", "a-2"].map(|name| node(name, &broker_a.addresses));
+    let nodes_b = ["b-1", "b-2"].map(|name| node(name, &BROKER.addresses));
+    let mut a = nodes_a.each_ref().map(Node::start);
+    let b = nodes_b.each_ref().map(Node::start);
+    let (to_a, to_b) = (nodes_a[1].client(), nodes_b[1].client());
+    until_answered(&to_a, "/hours");
+    until_answered(&to_b, "/hours");
+    let (settings, log) = (
+        dir.path().join("mm2.properties"),
+        dir.path().join("mm2.log"),
+    );
+    fs::write(
+        &settings,
+        properties(&broker_a.addresses, &BROKER.addresses),
+    )
+    .unwrap();
+    let mirror = Mirror::start(&settings, &log);
+
+    let mut random = random("regions");
+    let mut batch = |hour| -> Vec<TestFlow> {
+        let flow = |_| odd_flow(&mut random, &[hour]);
+        (0..200).map(flow).collect()
+    };
+    let mut model = Model::new();
+    let loads: Vec<_> = (0..20).map(|_| batch(1)).collect();
+    for (n, flows) in loads.iter().enumerate() {
+        post(&a[n % 2].client, &format!("load-{n}"), flows);
+        add_to(&mut model, flows);
+    }
+    let answer = until_answered(&to_a, ALL);
+    assert_eq!(answer.rows(), rows(&model));
+    until("mirrored", &to_b, ALL, &log, |b| b.body == answer.body);
+
+    // An answer that was lost on its way, and a client that goes on in B.
+    assert_eq!(repeated(&b), 0);
+    post(&to_b, "load-7", &loads[7]);
+    assert!(repeated(&b) > 0);
+
+    // A sender is under way. Nothing is mirrored any more, from a moment on; and then all of A is gone.
+    let flow = |n| TestFlow::new(2, &format!("s-{}", n % 977), "d", "v", n as u64, 1);
+    let sent: Vec<_> = (0..SENT_BATCHES * SENT_BATCH_FLOWS).map(flow).collect();
+    add_to(&mut model, &sent);
+    let spool = dir.path().join("spool");
+    let mut sender = send(&nodes_a[0].url, &spool, &sent);
+    let sent_to_a = |least: usize| {
+        let least = (least * SENT_BATCH_FLOWS) as u64;
+        move |hours: &Answer| {
+            let hours = hours.json();
+            let hour = hours.as_array().unwrap().iter().find(|h| h["hour"] == 2);
+            hour.is_some_and(|hour| hour["flows"].as_u64().unwrap() >= least)
+        }
+    };
+    until("sent", &to_a, "/hours", &log, sent_to_a(SENT_BATCHES / 10));
+    until("mirrored", &to_b, "/hours", &log, sent_to_a(1));
+    mirror.kill();
+    let late = [batch(3), batch(3)];
+    for (n, flows) in late.iter().enumerate() {
+        post(&to_a, &format!("late-{n}"), flows);
+        add_to(&mut model, flows);
+    }
+    a.iter_mut().for_each(Daemon::kill);
+    broker_a.kill();
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    let waiting = spooled(&spool);
+    println!("{waiting} of {SENT_BATCHES} batches were not sent");
+    assert!(waiting > 0 && waiting < SENT_BATCHES);
+
+    // B has what was mirrored, and goes on.
+    let answer = until_answered(&to_b, "/flows?hour=1");
+    assert_eq!(answer.rows(), hour_of(&model, 1));
+    let mut sender = send(&nodes_b[0].url, &spool, &[]);
+    assert!(sender.wait().unwrap().success());
+    assert_eq!(spooled(&spool), 0);
+    let new = batch(4);
+    post(&to_b, "new", &new);
+    add_to(&mut model, &new);
+    assert_eq!(to_b.hour(4), hour_of(&model, 4));
+    // Of what A had acknowledged last, there is only what its client has sent again.
+    post(&to_b, "late-0", &late[0]);
+    let mut again = Model::new();
+    add_to(&mut again, &late[0]);
+    assert_eq!(to_b.hour(3), rows(&again));
+
+    // A's Kafka comes back, and what was not mirrored with it; MirrorMaker repeats some of what was.
+    broker_a.restart();
+    let a = nodes_a.each_ref().map(Node::start);
+    let before = repeated(&b);
+    let mirror = Mirror::start(&settings, &log);
+    let last = batch(5);
+    post(&to_a, "last", &last);
+    add_to(&mut model, &last);
+    let last = hour_of(&model, 5);
+    until("gone on", &to_b, "/flows?hour=5", &log, |b| {
+        b.rows() == last
+    });
+    for node in &nodes_b {
+        assert_eq!(until_answered(&node.client(), ALL).rows(), rows(&model));
+    }
+    let repeated = repeated(&b) - before;
+    println!("{repeated} messages had counted before");
+    assert!(repeated > 0);
+    mirror.kill();
+    a.into_iter().chain(b).for_each(Daemon::stop);
+    broker_a.stop();
+}
