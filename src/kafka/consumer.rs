@@ -162,8 +162,11 @@ impl ClientContext for Context {
                 continue;
             };
             let progress = &mut owned.progress;
-            // The statistics may still have the end of an earlier time as owner.
-            progress.end = progress.end.max(u64::try_from(seen.hi_offset).ok());
+            // The statistics may still have the end of an earlier time as owner. Sums that are so far would be taken
+            // for whole, so it counts only beside the one that the leader has named for the start.
+            if progress.position.is_some() {
+                progress.end = progress.end.max(u64::try_from(seen.hi_offset).ok());
+            }
             let leader = statistics
                 .brokers
                 .values()
@@ -339,5 +342,35 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         self.control.shared.stop.store(true, Ordering::Relaxed);
         let _a_panic_is_printed = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_earlier_time_does_not_count_before_the_start() {
+        let shared = Arc::new(Shared {
+            topic: "flows".into(),
+            ..Shared::default()
+        });
+        shared.partitions().insert(3, Owned::default());
+        let context = Context(shared.clone());
+        let told = |end: i64| {
+            let mut statistics = Statistics::default();
+            let topic = statistics.topics.entry("flows".into()).or_default();
+            topic.partitions.entry(3).or_default().hi_offset = end;
+            context.stats(statistics);
+            shared.partitions()[&3].progress.end
+        };
+        assert_eq!(told(5), None);
+        // What a start does.
+        if let Some(owned) = shared.partitions().get_mut(&3) {
+            owned.progress.end = Some(9);
+            owned.progress.position = Some(5);
+        }
+        assert_eq!(told(5), Some(9));
+        assert_eq!(told(12), Some(12));
     }
 }

@@ -72,7 +72,9 @@ impl<H: Handler> Member<H> {
             }
             broken = error.is_some_and(|error| self.ends_with(&error));
         }
-        for partition in std::mem::take(&mut *self.shared().partitions()).into_keys() {
+        // Not under the lock: the handler waits for threads that may be about to start a partition.
+        let left = std::mem::take(&mut *self.shared().partitions());
+        for partition in left.into_keys() {
             self.gone(partition, broken);
         }
     }

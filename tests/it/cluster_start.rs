@@ -80,6 +80,14 @@ fn a_node_waits_for_kafka() {
     assert_eq!(posted.status, 200);
     daemon.stop();
 
+    // A stop may come while partitions are being opened.
+    for name in ["d", "e", "f"] {
+        let node = Node::new(&BROKER.addresses, "waited-for", name, dir.path());
+        let daemon = node.start();
+        until_logged(&daemon, "joined the cluster");
+        daemon.stop();
+    }
+
     // What waiting does not mend is said.
     let mut wrong = Node::new(&BROKER.addresses, "waited-for", "b", dir.path());
     wrong.more = ["--kafka-option", "no.such=x"].map(str::to_owned).into();
