@@ -217,15 +217,18 @@ impl<'a> Checkpoints<'a> {
     fn make(&self, store: &Store, stop: &(dyn Fn() -> bool + Sync)) {
         let partition = self.partition;
         let (start, started) = (Instant::now(), SystemTime::now());
+        let before = store.position().unwrap_or_default();
         match self.place.put(store, stop) {
             Ok(put) => {
                 let metrics = self.shared.store.metrics.cluster();
+                // Where nothing is to be sent, another process has made one of all that was here.
+                let position = put.map_or(before, |put| put.position);
+                let gauge = &metrics.checkpoint_position;
+                let gauge = gauge.with_label_values(&[partition.to_string()]);
+                gauge.set(position as i64);
                 if let Some(put) = put {
                     metrics.checkpoint_bytes.inc_by(put.bytes_sent);
                     metrics.checkpoint_files.inc_by(put.files_sent);
-                    let gauge = &metrics.checkpoint_position;
-                    let gauge = gauge.with_label_values(&[partition.to_string()]);
-                    gauge.set(put.position as i64);
                     tracing::info!(
                         partition,
                         position = put.position,

@@ -286,6 +286,29 @@ mod tests {
         assert!(flows > 500);
     }
 
+    /// Nothing is to be added, and the position moves.
+    #[test]
+    fn what_does_not_count_is_flushed_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let mut builder = BatchBuilder::with_capacity(0);
+        let hour = Hour::new(0).unwrap();
+        builder.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 0 });
+        let key = IdempotencyKey::new(b"key").unwrap();
+        let batch = builder.finish().with_key(key);
+        for position in [1, 5] {
+            let entry = Entry {
+                position,
+                time_s: 1_800_000_000,
+                batch: batch.clone(),
+            };
+            let applied = store.apply(vec![entry]).unwrap();
+            assert_eq!(applied.repeated, u64::from(position == 5));
+            store.flush_within(Duration::from_secs(5)).unwrap();
+            assert_eq!(store.position_on_disk().unwrap(), position);
+        }
+    }
+
     /// A kill between the receipts of a tally and its sums.
     #[test]
     fn a_batch_is_not_its_own_duplicate() {

@@ -155,6 +155,8 @@ impl Tally {
     /// or have batches that do not count.
     pub(super) fn skip_to(&mut self, last: u64) {
         self.last = last;
+        // Otherwise a flush would be waited for that is never due.
+        self.since.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn receipts(&self) -> &HashMap<IdempotencyKey, Receipt> {

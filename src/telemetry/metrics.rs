@@ -435,7 +435,7 @@ impl Cluster {
             ),
             checkpoint_position: make.gauges(
                 "flowtally_checkpoint_position",
-                "Offset from which a node that starts from this node's last checkpoint reads.",
+                "Offset from which a node reads on that starts from the checkpoint.",
                 "partition",
             ),
             checkpoint_bytes: make.counter(

@@ -142,7 +142,7 @@ fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
     let mut sent = Sent::new("a_new_node_starts_from_checkpoints");
     let a = node(topic, "a", dir);
     let mut daemon = a.start();
-    until_answered(&daemon.client, "/readyz");
+    until_answered(&daemon.client, "/hours");
     (0..5).for_each(|_| sent.more(&daemon));
     let first = until_in_checkpoints(&daemon);
     let files_first = total(&daemon, "flowtally_checkpoint_files_total");
@@ -180,13 +180,13 @@ fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
 
     // A store from before that is of no use to a node that is back, and is replaced.
     let daemon = b.start();
-    until_answered(&daemon.client, "/readyz");
+    until_answered(&daemon.client, "/hours");
     assert_eq!(total(&daemon, "flowtally_checkpoint_restores_total"), 0);
     let old = dir.join("old");
     daemon.stop();
     copy(&b.dir, &old);
     let daemon = b.start();
-    until_answered(&daemon.client, "/readyz");
+    until_answered(&daemon.client, "/hours");
     (0..3).for_each(|_| sent.more(&daemon));
     let positions = until_in_checkpoints(&daemon);
     daemon.stop();
@@ -228,7 +228,7 @@ fn a_damaged_checkpoint_is_passed_over() {
     let mut sent = Sent::new("a_damaged_checkpoint_is_passed_over");
     let a = node(topic, "a", dir);
     let daemon = a.start();
-    until_answered(&daemon.client, "/readyz");
+    until_answered(&daemon.client, "/hours");
     sent.more(&daemon);
     let first = until_in_checkpoints(&daemon);
     sent.more(&daemon);
@@ -300,7 +300,7 @@ fn a_kill_while_checkpoints_are_made_or_fetched_loses_nothing() {
     let mut sent = Sent::new("a_kill_while_checkpoints_are_made_or_fetched");
     let a = node(topic, "a", dir);
     let daemon = a.start();
-    until_answered(&daemon.client, "/readyz");
+    until_answered(&daemon.client, "/hours");
     (0..3).for_each(|_| sent.more(&daemon));
     let mut deleted = until_in_checkpoints(&daemon);
     daemon.stop();

@@ -13,7 +13,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
     ("client", &[], &["ureq"]),
     (
         "backup",
-        &["client", "store"],
+        &["client", "domain", "store"],
         &["jiff", "object_store", "rustls"],
     ),
     ("ingest", &["domain", "store", "telemetry"], &[]),

@@ -8,7 +8,7 @@ use object_store::ObjectStoreExt;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::super::sync_dir;
-use super::{Listed, ObjectsError, PART_BYTES, Place, Stop, Stored, at, each};
+use super::{Listed, ObjectsError, PART_BYTES, Place, Stop, Stored, at};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
 
@@ -56,7 +56,7 @@ impl Place {
         remove(into)?;
         let rocks = into.join(ROCKS);
         fs::create_dir_all(&rocks).map_err(at(&rocks))?;
-        each(&described.files, |file| {
+        self.each(&described.files, stop, |file| {
             match self.fetch(file, into, stop) {
                 Ok(checksum) if checksum == file.checksum => Ok(()),
                 Ok(_) => Err(damaged(format!("its file {} has changed", file.entry.name))),

@@ -35,6 +35,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::{BackupError, Entry};
 
@@ -43,10 +44,10 @@ pub use put::Put;
 
 /// Of descriptions. A later one is not read.
 const FORMAT: u32 = 1;
-/// Files that are under way at a time.
+/// Files that are under way at a time, over all partitions.
 const FILES_AT_A_TIME: usize = 8;
-/// A file is sent and fetched in parts of so much; each that is under way is in memory.
-const PART_BYTES: usize = 8 << 20;
+/// A file is sent and fetched in parts of so much, the least that S3 takes. Two of a file are in memory at most.
+const PART_BYTES: usize = 5 << 20;
 /// A description has a few hundred bytes for each file.
 const DESCRIPTION_BYTES_MAX: u64 = 256 << 20;
 /// How soon a request is broken off when it is not wanted any more.
@@ -94,6 +95,8 @@ pub struct Objects {
     store: Arc<dyn ObjectStore>,
     root: Path,
     runtime: Handle,
+    /// One for each file that is under way.
+    turns: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Objects {
@@ -136,6 +139,7 @@ impl Objects {
             store,
             root: Path::parse(path.trim_end_matches('/')).map_err(|e| wrong(&e))?,
             runtime,
+            turns: Arc::new(Semaphore::new(FILES_AT_A_TIME)),
         })
     }
 
@@ -272,6 +276,50 @@ impl Place {
             None => Ok(read),
         }
     }
+
+    /// Does `work` with each of `items`, some at a time, until one of them fails.
+    fn each<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        stop: Stop<'_>,
+        work: impl Fn(&T) -> Result<R, ObjectsError> + Sync,
+    ) -> Result<Vec<R>, ObjectsError> {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut done = Vec::new();
+            while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // It is never closed.
+                let turn = async {
+                    self.objects
+                        .turns
+                        .acquire()
+                        .await
+                        .map_err(|_| ObjectsError::Stopped)
+                };
+                let turn = self.wait(stop, turn);
+                match turn.and_then(|_until_it_is_done| work(item)) {
+                    Ok(result) => done.push(result),
+                    Err(error) => {
+                        next.store(items.len(), Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(done)
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..FILES_AT_A_TIME.min(items.len()))
+                .map(|_| scope.spawn(worker))
+                .collect();
+            threads.into_iter().map(|t| t.join()).collect()
+        });
+        let mut all = Vec::new();
+        for result in results {
+            // A panic has been printed.
+            all.extend(result.map_err(|_| ObjectsError::Stopped)??);
+        }
+        Ok(all)
+    }
 }
 
 fn listed(object: &ObjectMeta) -> Option<Listed> {
@@ -282,39 +330,6 @@ fn listed(object: &ObjectMeta) -> Option<Listed> {
         path: object.location.clone(),
         written_ms: object.last_modified.timestamp_millis(),
     })
-}
-
-/// Does `work` with each of `items`, some at a time, until one of them fails.
-fn each<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<R, ObjectsError> + Sync,
-) -> Result<Vec<R>, ObjectsError> {
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut done = Vec::new();
-        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match work(item) {
-                Ok(result) => done.push(result),
-                Err(error) => {
-                    next.store(items.len(), Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(done)
-    };
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..FILES_AT_A_TIME.min(items.len()))
-            .map(|_| scope.spawn(worker))
-            .collect();
-        threads.into_iter().map(|t| t.join()).collect()
-    });
-    let mut all = Vec::new();
-    for result in results {
-        // A panic has been printed.
-        all.extend(result.map_err(|_| ObjectsError::Stopped)??);
-    }
-    Ok(all)
 }
 
 /// For `map_err`.

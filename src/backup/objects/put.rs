@@ -14,14 +14,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Description, Entry, FILES, FORMAT, ObjectsError, PART_BYTES, PREFIX, Place, SUFFIX, Stop,
-    Stored, at, each,
+    Stored, at,
 };
 use crate::store::Store;
 
 /// One that takes longer is given up: what it shares with an older one may be pruned then.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(45 * 60);
-/// Parts of a file that are under way at a time.
-const PARTS_AT_A_TIME: usize = 2;
+/// Parts of a file that are under way while the next is read.
+const PARTS_AT_A_TIME: usize = 1;
 
 /// A checkpoint that was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Place {
         let made = made.map_err(super::BackupError::from)?;
         let entries = super::super::entries(&made.path)?;
         let sent = HashSet::<&Entry>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
-        let files = each(&entries, |entry| match known.get(entry) {
+        let files = self.each(&entries, stop, |entry| match known.get(entry) {
             Some(stored) => Ok(stored.clone()),
             None => self.send(&made.path, entry, &upload, stop),
         })?;

@@ -139,7 +139,9 @@ fn who_goes_on_from_one_sends_only_what_is_new_too() {
     }
     let newest = test.ours().list(&go_on).unwrap().remove(0);
     test.get(&newest).unwrap();
-    let dir = DataDir::open_of(&test.temp.path().join("fetched"), OF).unwrap();
+    let other = test.temp.path().join("other");
+    std::fs::rename(test.temp.path().join("fetched"), &other).unwrap();
+    let dir = DataDir::open_of(&other, OF).unwrap();
     test.store = Store::open_dir(dir, StoreOptions::default()).unwrap().0;
     let put = test.put();
     assert!(put.files_sent < put.files, "{put:?}");
