@@ -384,7 +384,7 @@ fn a_sender_does_not_see_that_a_node_dies() {
 fn what_has_no_node_here_goes_to_another_region_and_no_further() {
     const ASKED: usize = 5;
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&dir.path().join("db"));
+    let mut daemon = Daemon::start(&dir.path().join("db"));
     let (here, there) = (free(), free());
     let certificate = dir.path().join("front.crt");
     let start = |at: SocketAddr, nodes, other: SocketAddr| {
@@ -403,11 +403,12 @@ fn what_has_no_node_here_goes_to_another_region_and_no_further() {
     let client = here_front.client();
     until_answered(&client, "/flows?hour=1");
 
-    // Nobody has any.
-    daemon.stop();
+    // Nobody has any, and neither front knows that yet.
+    daemon.kill();
     let asked = || {
-        let log = here_front.log() + &there_front.log();
-        log.matches("GET /hours").count()
+        let logs = [here_front.log(), there_front.log()];
+        let seen = logs.map(|log| log.matches("GET /hours").count());
+        seen.iter().sum::<usize>()
     };
     for _ in 0..ASKED {
         let answer = client.get("/hours", &[]).unwrap();
@@ -415,4 +416,35 @@ fn what_has_no_node_here_goes_to_another_region_and_no_further() {
     }
     wait_for("GET /hours", || here_front.log());
     assert!(asked() <= 2 * ASKED, "{}", here_front.log());
+}
+
+/// What lives and is not ready, as all nodes may be while partitions move.
+fn is_not_ready() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut request = [0; 4 << 10];
+                let read = stream.read(&mut request).unwrap_or_default();
+                let status = match request[..read].starts_with(b"GET /readyz") {
+                    true => "503 Not Ready",
+                    false => "200 OK",
+                };
+                let answer = format!("HTTP/1.0 {status}\r\n\r\n");
+                let _he_may_have_left = stream.write_all(answer.as_bytes());
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn where_no_node_is_ready_those_that_live_are_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let front = Front::start(dir.path(), [is_not_ready(), free(), free()], &[]);
+    wait_for("backend nodes has no server available", || front.log());
+    until_answered(&front.client(), "/hours");
+    assert_eq!(front.client().get("/readyz", &[]).unwrap().status, 503);
 }
