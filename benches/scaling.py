@@ -8,14 +8,14 @@ machines and flows.
 import hashlib, math
 
 # Measured: benches/RESULTS.md.
-FLOW_US = 0.45             # CPU of a flow's whole way: POST, Kafka, sums; 64 connections
-APPLY_US = 0.08            # the part of it on the thread of its partition, of which there is one
-MESSAGE_US = 20            # CPU of one more message, both ends together
-REPLAY_FLOWS_PER_CPU_S = 4_000_000
-TOPIC_BYTES_PER_FLOW = 26  # in one copy, compressed; mostly new keys (`wide`)
+FLOW_US = 1.71             # CPU of a flow's whole way: POST, Kafka, sums, compaction; nearly all keys new (`wide`)
+APPLY_US = 0.18            # the part of it behind Kafka, of names that come often (`fleet`): on one thread a partition
+MESSAGE_US = 28            # CPU of one more message, both ends: a node with 12 for 1,000 flows beside one with 1.5
+REPLAY_FLOWS_PER_CPU_S = 1_560_000  # `wide`
+TOPIC_BYTES_PER_FLOW = 26  # in one copy, compressed (`wide`)
 STORE_BYTES_PER_KEY = 10.5
-READ_US_PER_ROW = 0.16     # CPU of a row that is read and grouped where it is
-MERGE_US_PER_ROW = 0.3     # CPU of a row of another node, on the node that is asked
+READ_US_PER_ROW = 0.18     # CPU of a row that is read and grouped where it is
+MERGE_US_PER_ROW = 0.41    # CPU of a row of another node, on the node that is asked, as JSON
 
 # Assumed.
 CORES_PER_NODE = 8
@@ -83,7 +83,7 @@ def sizes():
         whole = store / nodes * JOURNAL_HOURS / CHECKPOINT_BYTES_PER_S
         columns.append([
             f"{nodes} of {CORES_PER_NODE} cores", f"{cores:.3g}", f"{partitions}", human(messages, "/s"),
-            human(rate / messages, ""), human(wire, "B/s"), f"{brokers}", human(into / brokers, "B/s"),
+            f"{rate / messages:,.0f}", human(wire, "B/s"), f"{brokers}", human(into / brokers, "B/s"),
             human(wire * COPIES * 3600 * JOURNAL_HOURS / brokers), human(store), human(store / nodes * JOURNAL_HOURS),
             f"{nodes - 1}", time_of(rows_per_node * READ_US_PER_ROW / 1e6),
             time_of(keys * (nodes - 1) / nodes * MERGE_US_PER_ROW / 1e6),

@@ -37,7 +37,7 @@ impl Producer {
     pub fn new(settings: &Settings) -> Result<Producer, KafkaError> {
         let config = settings.client_by_default(
             &[
-                // Half of the bytes, for a tenth of a node's CPU.
+                // Half of the bytes, for a seventh of a node's CPU.
                 ("compression.type", "lz4"),
                 ("linger.ms", &LINGER_MS.to_string()),
             ],
