@@ -114,12 +114,12 @@ pub async fn serve(
             }
         }
     };
-    tokio::select! {
-        () = graceful.shutdown() => {}
-        () = no_request_left => {}
-        () = tokio::time::sleep(grace) => {}
-    }
-    let broken_off = connections.requests_under_way();
+    let broken_off = tokio::select! {
+        // A connection that has just ended may still be on the list.
+        () = graceful.shutdown() => 0,
+        () = no_request_left => 0,
+        () = tokio::time::sleep(grace) => connections.requests_under_way(),
+    };
     tasks.shutdown().await;
     broken_off
 }

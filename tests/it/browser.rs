@@ -61,6 +61,8 @@ impl Browser {
             .enable_all()
             .build()
             .unwrap();
+        // The driver's HTTP client has none of its own, as the service's has for object stores.
+        let _is_there = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://127.0.0.1:{port}");
         let driver = runtime.block_on(WebDriver::new(url, options)).unwrap();
         let browser = Browser {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, KeyPair};
 
+use crate::cluster::post;
 use crate::kafka::BROKER;
 use crate::nodes::{Node, rows, until_answered};
 use crate::support::{
@@ -369,7 +370,11 @@ fn a_sender_does_not_see_that_a_node_dies() {
     let posts = log.lines().filter(|line| line.contains("\"POST /flows"));
     let (taken, not): (Vec<_>, Vec<_>) = posts.partition(|line| line.contains(" 200 "));
     assert!(taken.len() >= 300 && not.is_empty(), "{not:#?}");
-    // The one that is left gets all partitions, and answers for all of them.
+    // The one that is left gets all partitions, and answers for all of them. What is visible in all of them has all
+    // that was acknowledged before.
+    let flows: Vec<_> = (0..200).map(|_| odd_flow(&mut random, &[1])).collect();
+    add_to(&mut model, &flows);
+    post(&client, "last", &flows);
     let answer = until_answered(&client, "/flows?from=0&to=100");
     assert_eq!(answer.rows(), rows(&model));
     stays.stop();
