@@ -91,11 +91,11 @@ pub enum DaemonError {
     )]
     BrokenOff { requests: usize, after: Duration },
     #[error(
-        "the journal could not be written for {} seconds; what was acknowledged is stored: \
+        "{why} for {} seconds; what was acknowledged is stored: \
          start again, and if it does not help, see the log and the disk",
-        .0.as_secs()
+        WRITES_FAIL_MAX.as_secs()
     )]
-    WritesFail(Duration),
+    WritesFail { why: &'static str },
     #[error("a task of the service panicked; the log has it")]
     Panicked,
 }
@@ -146,7 +146,7 @@ pub async fn run(
     chores.spawn(reload(api.clone(), config.reload.clone()));
     chores.spawn(tidy(api.clone()));
     let mut opened = None;
-    let mut failed_writes = false;
+    let mut writes_failed = None;
     let stop = async {
         tokio::pin!(shutdown, opening);
         tokio::select! {
@@ -158,8 +158,8 @@ pub async fn run(
                 }
                 tokio::select! {
                     () = &mut shutdown => {}
-                    () = writes_fail(&api) => {
-                        failed_writes = true;
+                    why = writes_fail(&api) => {
+                        writes_failed = Some(why);
                         return;
                     }
                 }
@@ -179,9 +179,9 @@ pub async fn run(
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
     };
-    if failed_writes {
+    if let Some(why) = writes_failed {
         // No flush either: the journal has everything, and the disk has had its chance.
-        return Err(DaemonError::WritesFail(WRITES_FAIL_MAX));
+        return Err(DaemonError::WritesFail { why });
     }
     tokio::task::spawn_blocking(move || close(opened, &api, config.shutdown_timeout))
         .await
@@ -230,16 +230,17 @@ async fn tidy(api: Arc<Api>) {
     }
 }
 
-/// Resolves when the journal has refused writes for too long.
-async fn writes_fail(api: &Api) {
+/// Resolves when the journal has refused writes for too long, to why.
+async fn writes_fail(api: &Api) -> &'static str {
     let mut failing_since = None;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let failing = api.backend().is_some_and(|b| b.journal.fails());
-        if !failing {
+        let Some(why) = api.backend().and_then(|b| b.journal.fails()) else {
             failing_since = None;
-        } else if failing_since.get_or_insert_with(Instant::now).elapsed() >= WRITES_FAIL_MAX {
-            return;
+            continue;
+        };
+        if failing_since.get_or_insert_with(Instant::now).elapsed() >= WRITES_FAIL_MAX {
+            return why;
         }
     }
 }

@@ -57,7 +57,7 @@ impl Journal for Inlet {
 
     fn accepts(&self) -> Result<(), String> {
         let shared = &self.shared;
-        if self.fails() {
+        if self.fails().is_some() {
             return Err("the client of Kafka has given up; the log says why".into());
         }
         if !shared.connected.load(Ordering::Relaxed) {
@@ -71,8 +71,9 @@ impl Journal for Inlet {
         false
     }
 
-    fn fails(&self) -> bool {
-        self.shared.broken.load(Ordering::Relaxed) || self.gather.is_closed()
+    fn fails(&self) -> Option<&'static str> {
+        let fails = self.shared.broken.load(Ordering::Relaxed) || self.gather.is_closed();
+        fails.then_some("the client of Kafka has given up, and the journal could not be used")
     }
 
     fn delete_hour(&self, _: Hour) -> Result<Option<Totals>, IngestError> {

@@ -79,8 +79,9 @@ impl Journal for Committer {
         self.store.write_health() == WriteHealth::NoSpace
     }
 
-    fn fails(&self) -> bool {
-        self.store.write_health() == WriteHealth::Failing
+    fn fails(&self) -> Option<&'static str> {
+        let fails = self.store.write_health() == WriteHealth::Failing;
+        fails.then_some("the journal could not be written")
     }
 
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError> {

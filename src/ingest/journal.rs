@@ -44,8 +44,8 @@ pub trait Journal: Debug + Send + Sync {
     /// Whether the disk is full, or nearly.
     fn lacks_space(&self) -> bool;
 
-    /// Whether batches are refused for another reason: a new start helps.
-    fn fails(&self) -> bool;
+    /// Why batches are refused, where a new start helps: "…, for so long".
+    fn fails(&self) -> Option<&'static str>;
 
     /// Drops an hour, and returns what it held; `None` where it held nothing. Blocks on the disk.
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError>;

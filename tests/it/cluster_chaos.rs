@@ -35,6 +35,8 @@ const SESSION: Duration = Duration::from_secs(10);
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 /// A question is answered by then, whichever nodes stand still; the machine may be slow, too.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// What a node says that ends because only a new start helps.
+const GAVE_UP: &str = "the client of Kafka has given up";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -272,6 +274,7 @@ struct Chaos<'a> {
     dir: &'a Path,
     random: StdRng,
     counts: BTreeMap<Fault, u64>,
+    gave_up: u64,
 }
 
 impl Drop for Chaos<'_> {
@@ -316,9 +319,19 @@ impl Chaos<'_> {
                 }
             }
             for number in 0..NODES {
-                let ended = self.daemons[number].as_mut().is_some_and(Daemon::has_ended);
-                let log = || self.daemons[number].as_ref().unwrap().log();
-                assert!(!ended, "node {number} has ended by itself: {}", log());
+                if self.daemons[number].as_mut().is_some_and(Daemon::has_ended) {
+                    // Kafka may take a node that stood still for another one of its name; it is told to start again.
+                    let daemon = self.daemons[number].take().unwrap();
+                    let gave_up = daemon.log().contains(GAVE_UP);
+                    assert!(
+                        gave_up,
+                        "node {number} has ended by itself: {}",
+                        daemon.log()
+                    );
+                    log(&format!("node {number} has given up, and is started again"));
+                    self.gave_up += 1;
+                    self.start(number);
+                }
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -463,6 +476,7 @@ fn whatever_fails_every_answer_is_right_or_refused_and_every_byte_counts_once() 
         dir: dir.path(),
         random: StdRng::seed_from_u64(random.random()),
         counts: BTreeMap::new(),
+        gave_up: 0,
     };
     (0..FOURTH).for_each(|number| chaos.start(number));
     for node in &nodes[..FOURTH] {
@@ -541,9 +555,10 @@ fn whatever_fails_every_answer_is_right_or_refused_and_every_byte_counts_once() 
     }
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{:?}, brokers killed {broker_kills}; {} files, {} steps; answers: {} right, {} partial, {} refused, {} \
-         none, the slowest after {} ms; {stores} stores verified",
+        "{:?}, brokers killed {broker_kills}, nodes that gave up {}; {} files, {} steps; answers: {} right, {} \
+         partial, {} refused, {} none, the slowest after {} ms; {stores} stores verified",
         chaos.counts,
+        chaos.gave_up,
         chaos.files,
         count(&world.steps),
         count(&world.right),
