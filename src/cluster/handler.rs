@@ -24,11 +24,17 @@ impl Partitions {
         }
     }
 
-    /// Returns when the store is closed.
-    fn goes(&mut self, partition: i32, end: End) {
-        self.shared.here.goes(partition);
-        if let Some((inbox, thread)) = self.threads.remove(&partition) {
-            inbox.end(end);
+    /// Returns when their stores are closed, which all of them do at the same time.
+    fn go(&mut self, partitions: &[i32], end: End) {
+        let mut threads = Vec::new();
+        for partition in partitions {
+            self.shared.here.goes(*partition);
+            if let Some((inbox, thread)) = self.threads.remove(partition) {
+                inbox.end(end);
+                threads.push(thread);
+            }
+        }
+        for thread in threads {
             // A panic of it takes the process down.
             let _ended = thread.join();
         }
@@ -60,16 +66,18 @@ impl Handler for Partitions {
         }
     }
 
-    fn revoked(&mut self, partition: i32) {
-        self.goes(partition, End::InOrder);
+    fn revoked(&mut self, partitions: &[i32]) {
+        self.go(partitions, End::InOrder);
     }
 
-    fn lost(&mut self, partition: i32) {
-        tracing::warn!(
-            partition,
-            "lost a partition: the group did not hear of this node for too long"
-        );
-        self.goes(partition, End::Lost);
+    fn lost(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            tracing::warn!(
+                partition,
+                "lost a partition: the group did not hear of this node for too long"
+            );
+        }
+        self.go(partitions, End::Lost);
     }
 
     fn failed(&mut self, error: KafkaError) {

@@ -178,7 +178,7 @@ impl Cluster {
         let partitions = ensure_topics(&settings, node.partitions)?;
         let kafka = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
-        let owners = Owners::open(&settings, &node.server.url, &producer)?;
+        let owners = Owners::open(&settings, &node.server.url, &producer, partitions)?;
         let partitions = u32::try_from(partitions).unwrap_or_default();
         let shared = Arc::new(Shared {
             store: share(store.clone(), partitions as usize),
@@ -272,8 +272,15 @@ async fn announce(shared: Arc<Shared>) {
             .into_iter()
             .map(|(partition, position)| shared.owners.announce(partition, position))
             .collect();
+        let is_silent = said.is_empty();
         for result in said {
             shared.note(&result.await);
+        }
+        // Nobody may send it flows until it says that it can take them.
+        if is_silent && !shared.connected.load(Ordering::Relaxed) {
+            let asking = shared.clone();
+            let answered = tokio::task::spawn_blocking(move || asking.producer.is_answered()).await;
+            (shared.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
         }
         tokio::select! {
             () = tokio::time::sleep(ANNOUNCE_INTERVAL) => {}

@@ -54,11 +54,11 @@ pub trait Handler: Send + 'static {
     /// The next messages of a partition, in order, about 4 MiB at most. Offsets grow; they may have gaps.
     fn records(&mut self, control: &Control, partition: i32, records: &[Record<'_>]);
 
-    /// The partition goes to another node, which gets it when this returns; or the consumer was closed.
-    fn revoked(&mut self, partition: i32);
+    /// Partitions go to other nodes, which get them when this returns; or the consumer was closed.
+    fn revoked(&mut self, partitions: &[i32]);
 
-    /// The partition is gone already, and another node may have it: this one was not heard of for too long.
-    fn lost(&mut self, partition: i32);
+    /// Partitions are gone already, and other nodes may have them: this one was not heard of for too long.
+    fn lost(&mut self, partitions: &[i32]);
 
     /// Something is wrong that the operator should know. After [`KafkaError::OutOfRange`] the partition
     /// stands still; after [`KafkaError::Broken`] all of them are lost, and the thread ends.

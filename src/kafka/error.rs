@@ -39,6 +39,14 @@ pub enum KafkaError {
         end: u64,
     },
 
+    /// Sums would be in two places.
+    #[error(
+        "topic {topic} had {was} partitions and has {is}: a flow's names decide its partition, so their number can \
+         never change. Take a new topic (--kafka-topic); or, if {topic} was made anew and is empty, delete \
+         {topic}-owners, which remembers"
+    )]
+    OtherPartitions { topic: String, was: i32, is: i32 },
+
     #[error("{doing}: an option for Kafka is wrong: {why}")]
     Settings { doing: &'static str, why: String },
 

@@ -74,9 +74,8 @@ impl<H: Handler> Member<H> {
         }
         // Not under the lock: the handler waits for threads that may be about to start a partition.
         let left = std::mem::take(&mut *self.shared().partitions());
-        for partition in left.into_keys() {
-            self.gone(partition, broken);
-        }
+        let left: Vec<_> = left.into_keys().collect();
+        self.gone(&left, broken);
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -153,22 +152,23 @@ impl<H: Handler> Member<H> {
         let lost = self.client.assignment_lost();
         let shared = self.shared();
         let mut started = TopicPartitionList::new();
-        for partition in list.elements().iter().map(|e| e.partition()) {
+        let partitions: Vec<_> = list.elements().iter().map(|e| e.partition()).collect();
+        for &partition in &partitions {
             let owned = shared.partitions().remove(&partition);
             if owned.is_some_and(|owned| owned.progress.position.is_some()) {
                 started.add_partition(&shared.topic, partition);
             }
-            self.gone(partition, lost);
         }
+        self.gone(&partitions, lost);
         if let Err(error) = self.client.incremental_unassign(&started) {
             self.handler.failed(failed("giving up partitions")(error));
         }
     }
 
-    fn gone(&mut self, partition: i32, lost: bool) {
+    fn gone(&mut self, partitions: &[i32], lost: bool) {
         match lost {
-            true => self.handler.lost(partition),
-            false => self.handler.revoked(partition),
+            true => self.handler.lost(partitions),
+            false => self.handler.revoked(partitions),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Which node has which partition: a compacted topic of announcements, which every node reads.
+//! Which node has which partition: a compacted topic of announcements, which every node reads. It also remembers
+//! how many partitions the journal has, which must never change.
 //!
 //! Who owns a partition is the group's decision alone; this only spreads the word. An owner announces
 //! itself when it gets a partition, and again every few seconds. **Epochs**: an announcement that begins an
@@ -33,6 +34,9 @@ const READ: Duration = Duration::from_secs(10);
 /// How long the thread waits for announcements before it looks whether it is to stop.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Under which the number of partitions is kept.
+const JOURNAL_KEY: &[u8] = b"journal";
+
 const DOING: &str = "reading who owns which partition";
 
 /// The node that has a partition.
@@ -62,7 +66,25 @@ struct Announcement {
     offset: u64,
 }
 
-type Table = BTreeMap<i32, Owner>;
+/// What is in the topic.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Owner(Announcement),
+    /// Under [`JOURNAL_KEY`].
+    Journal {
+        partitions: i32,
+    },
+}
+
+type Owned = BTreeMap<i32, Owner>;
+
+#[derive(Debug, Default)]
+struct Table {
+    owners: Owned,
+    /// How many the journal had, as the first node said.
+    partitions: Option<i32>,
+}
 
 /// The table of owners, kept up to date by a thread.
 #[derive(Debug)]
@@ -77,11 +99,16 @@ pub struct Owners {
 
 impl Owners {
     /// Reads all announcements that there are; blocks meanwhile. This node's own will say that it answers
-    /// at `url`.
+    /// at `url`. The journal has `partitions`.
     ///
     /// # Errors
-    /// Brokers that are away, or a topic that is not there.
-    pub fn open(settings: &Settings, url: &str, producer: &Producer) -> Result<Owners, KafkaError> {
+    /// Brokers that are away, a topic that is not there, or a journal that had another number of partitions.
+    pub fn open(
+        settings: &Settings,
+        url: &str,
+        producer: &Producer,
+        partitions: i32,
+    ) -> Result<Owners, KafkaError> {
         let topic = settings.owners_topic();
         let client: BaseConsumer<Log> = create(
             &settings.client(&[
@@ -99,7 +126,7 @@ impl Owners {
         let assigned = from_the_start.and_then(|()| client.assign(&list));
         assigned.map_err(failed(DOING))?;
 
-        let (table, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (table, stop) = (Arc::default(), Arc::<AtomicBool>::default());
         let (read, all_read) = mpsc::channel();
         let reader = (Arc::clone(&table), stop.clone());
         let thread = std::thread::Builder::new()
@@ -118,11 +145,35 @@ impl Owners {
             thread: Some(thread),
         };
         match all_read.recv_timeout(READ) {
-            Ok(read) => read.map(|()| owners),
+            Ok(read) => {
+                read?;
+                owners.hold_against(partitions, &settings.topic)?;
+                Ok(owners)
+            }
             Err(_) => Err(KafkaError::Away {
                 doing: DOING,
                 why: format!("it takes more than {} s", READ.as_secs()),
             }),
+        }
+    }
+
+    /// Remembers the number of partitions, or holds it against the one that is remembered.
+    fn hold_against(&self, partitions: i32, topic: &str) -> Result<(), KafkaError> {
+        let before = lock(&self.table).partitions;
+        match before {
+            Some(before) if before != partitions => Err(KafkaError::OtherPartitions {
+                topic: topic.to_owned(),
+                was: before,
+                is: partitions,
+            }),
+            Some(_) => Ok(()),
+            None => {
+                // A number always has a JSON form.
+                let json = serde_json::to_vec(&Said::Journal { partitions }).unwrap_or_default();
+                // Where it is not written, the next start writes it.
+                drop((self.producer).send(0, Some(JOURNAL_KEY), &json));
+                Ok(())
+            }
         }
     }
 
@@ -148,12 +199,12 @@ impl Owners {
 
     /// Who has `partition`, as far as it has been announced.
     pub fn owner(&self, partition: i32) -> Option<Owner> {
-        lock(&self.table).get(&partition).cloned()
+        lock(&self.table).owners.get(&partition).cloned()
     }
 
     /// All owners, by partition.
     pub fn table(&self) -> BTreeMap<i32, Owner> {
-        lock(&self.table).clone()
+        lock(&self.table).owners.clone()
     }
 }
 
@@ -182,7 +233,8 @@ fn run(
                 let payload = message.payload().unwrap_or_default();
                 let offset = u64::try_from(message.offset()).unwrap_or_default();
                 match serde_json::from_slice(payload) {
-                    Ok(announcement) => add(&mut lock(table), announcement, offset),
+                    Ok(Said::Owner(said)) => add(&mut lock(table).owners, said, offset),
+                    Ok(Said::Journal { partitions }) => lock(table).partitions = Some(partitions),
                     Err(error) => tracing::warn!(%error, offset, "not an announcement of an owner"),
                 }
             }
@@ -200,9 +252,9 @@ fn run(
     }
 }
 
-fn add(table: &mut Table, said: Announcement, offset: u64) {
+fn add(owners: &mut Owned, said: Announcement, offset: u64) {
     let epoch = said.epoch.unwrap_or(offset);
-    if table
+    if owners
         .get(&said.partition)
         .is_none_or(|known| known.epoch <= epoch)
     {
@@ -212,7 +264,7 @@ fn add(table: &mut Table, said: Announcement, offset: u64) {
             epoch,
             offset: said.offset,
         };
-        table.insert(said.partition, owner);
+        owners.insert(said.partition, owner);
     }
 }
 
@@ -235,7 +287,7 @@ mod tests {
 
     #[test]
     fn an_owner_that_was_replaced_is_not_heard() {
-        let mut table = Table::new();
+        let mut table = Owned::new();
         add(&mut table, said("a", None, 5), 10);
         add(&mut table, said("a", Some(10), 7), 11);
         assert_eq!((table[&3].epoch, table[&3].offset), (10, 7));
@@ -255,7 +307,14 @@ mod tests {
         );
         // A field that a later version adds does not hurt.
         let more = r#"{"partition":3,"url":"u","node":"a","epoch":9,"offset":5,"rack":"r"}"#;
-        let read: Announcement = serde_json::from_str(more).unwrap();
-        assert_eq!(read.epoch, Some(9));
+        let read = serde_json::from_str(more).unwrap();
+        assert!(matches!(
+            read,
+            Said::Owner(Announcement { epoch: Some(9), .. })
+        ));
+        let json = serde_json::to_string(&Said::Journal { partitions: 12 }).unwrap();
+        assert_eq!(json, r#"{"partitions":12}"#);
+        let read = serde_json::from_str(&json).unwrap();
+        assert!(matches!(read, Said::Journal { partitions: 12 }));
     }
 }

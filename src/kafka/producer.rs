@@ -1,6 +1,7 @@
 //! Appends to partitions: a batch is acknowledged when all in-sync replicas have it, once, in order.
 
 use std::fmt;
+use std::time::Duration;
 
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
@@ -19,6 +20,9 @@ const DELIVERY_MS_MAX: u64 = 10_000;
 const UNKNOWN_TOPIC_MS_MAX: u64 = 3_000;
 /// Messages that come so soon after one another share a request.
 const LINGER_MS: u64 = 1;
+
+/// A broker that is asked whether it is there has so long.
+const ASK: Duration = Duration::from_secs(2);
 
 const DOING: &str = "writing to Kafka";
 
@@ -102,6 +106,12 @@ impl Producer {
                 }),
             }
         }
+    }
+
+    /// Whether a broker answers, for who has nothing to send. Blocks meanwhile.
+    pub fn is_answered(&self) -> bool {
+        let client = self.client.client();
+        client.fetch_metadata(Some(&self.topic), ASK).is_ok()
     }
 
     fn error(&self, error: rdkafka::error::KafkaError) -> KafkaError {

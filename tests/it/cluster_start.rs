@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::access::Pki;
-use crate::kafka::{BROKER, script_by};
+use crate::kafka::{BROKER, Broker, script_by};
 use crate::nodes::{Node, until_answered};
 use crate::support::{Daemon, JSON, TestFlow, json_body};
 
@@ -94,6 +94,35 @@ fn a_node_waits_for_kafka() {
     ends_saying(wrong.start(), "no.such");
     let wrong = Node::new(&BROKER.addresses, "not a topic", "c", dir.path());
     ends_saying(wrong.start(), "not a topic");
+}
+
+/// Nothing that it sends by itself tells it that Kafka is back.
+#[test]
+fn a_node_without_partitions_is_ready_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start();
+    let nodes = ["a", "b"].map(|name| {
+        let mut node = Node::new(&broker.addresses, "few", name, dir.path());
+        node.partitions = 1;
+        node
+    });
+    let daemons = nodes.each_ref().map(Node::start);
+    for daemon in &daemons {
+        until_answered(&daemon.client, "/hours");
+    }
+    let has_none = |daemon: &Daemon| {
+        let metrics = daemon.client.get("/metrics", &[]).unwrap().body;
+        String::from_utf8_lossy(&metrics).contains("\nflowtally_partitions 0\n")
+    };
+    let idle = daemons.iter().find(|daemon| has_none(daemon)).unwrap();
+    broker.kill();
+    let posted = idle.client.post("/flows", &[JSON], &one_flow()).unwrap();
+    assert_eq!(posted.status, 503);
+    assert_eq!(idle.client.get("/readyz", &[]).unwrap().status, 503);
+    broker.restart();
+    until_answered(&idle.client, "/readyz");
+    daemons.into_iter().for_each(Daemon::stop);
+    broker.stop();
 }
 
 /// A broker of its own that speaks with those only who trust its certificate and have a password.

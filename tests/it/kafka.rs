@@ -171,13 +171,16 @@ impl Handler for Node {
         }
     }
 
-    fn revoked(&mut self, partition: i32) {
-        let owner = self.stores.lock().unwrap().owners.remove(&partition);
-        assert_eq!(owner.as_ref(), Some(&self.name));
+    fn revoked(&mut self, partitions: &[i32]) {
+        let mut stores = self.stores.lock().unwrap();
+        for partition in partitions {
+            let owner = stores.owners.remove(partition);
+            assert_eq!(owner.as_ref(), Some(&self.name));
+        }
     }
 
-    fn lost(&mut self, partition: i32) {
-        self.revoked(partition);
+    fn lost(&mut self, partitions: &[i32]) {
+        self.revoked(partitions);
     }
 
     fn failed(&mut self, error: KafkaError) {
@@ -402,7 +405,7 @@ fn announcements_are_found_by_a_late_reader() {
     let of = |node: &str| settings(&broker.addresses, "announced", node);
     ensure_topics(&of("a"), 2).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
-    let first = Owners::open(&of("a"), "http://a", &producer).unwrap();
+    let first = Owners::open(&of("a"), "http://a", &producer, 2).unwrap();
     assert!(first.table().is_empty());
     block_on(first.announce(0, 5)).unwrap();
     block_on(first.announce(1, 6)).unwrap();
@@ -410,7 +413,7 @@ fn announcements_are_found_by_a_late_reader() {
     let epoch = first.owner(0).unwrap().epoch;
     block_on(first.announce(0, 9)).unwrap();
 
-    let second = Owners::open(&of("b"), "http://b", &producer).unwrap();
+    let second = Owners::open(&of("b"), "http://b", &producer, 2).unwrap();
     let owner = second.owner(0).unwrap();
     assert_eq!((owner.node.as_str(), owner.url.as_str()), ("a", "http://a"));
     assert_eq!(
@@ -423,10 +426,18 @@ fn announcements_are_found_by_a_late_reader() {
     until("a change is seen", || first.owner(0).unwrap().node == "b");
     assert!(first.owner(0).unwrap().epoch > epoch);
 
+    // The journal has been given more partitions meanwhile.
+    let error = Owners::open(&of("c"), "http://c", &producer, 3).unwrap_err();
+    assert!(
+        matches!(error, KafkaError::OtherPartitions { was: 2, is: 3, .. }),
+        "{error}"
+    );
+
     let nowhere = Owners::open(
         &settings(&broker.addresses, "no-such", "a"),
         "http://a",
         &producer,
+        2,
     );
     let error = nowhere.unwrap_err();
     assert!(
@@ -443,7 +454,7 @@ fn brokers_that_are_away_are_an_error_in_time() {
     let sent = producer.send(0, None, b"x");
     let stores = Arc::new(Mutex::new(Stores::default()));
     let consumer = Node::join(&settings, &stores);
-    let owners = Owners::open(&settings, "http://a", &producer);
+    let owners = Owners::open(&settings, "http://a", &producer, 2);
     assert!(owners.unwrap_err().is_temporary());
     assert!(block_on(sent).unwrap_err().is_temporary());
     let took = start.elapsed();
