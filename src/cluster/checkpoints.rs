@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Shared;
 use super::inbox::{End, Inbox};
 use crate::backup::{ObjectsError, Place};
-use crate::kafka::Control;
+use crate::kafka::{AHEAD_MAX, Control, Lost};
 use crate::store::{INCOMPLETE, Store};
 
 /// A store that is behind by less reads on: about a gigabyte of batches of a thousand flows.
@@ -35,6 +35,8 @@ enum Lacking {
     ReadOn(ObjectsError),
     /// Nothing else helps, and it may pass.
     Retry(String),
+    /// A checkpoint has more than Kafka, which may be a broker's that was cut off and does not know it.
+    Ahead(Lost),
     /// Somebody has to do something.
     StandStill(String),
 }
@@ -58,7 +60,7 @@ impl<'a> Checkpoints<'a> {
         open: impl Fn() -> Result<Option<Arc<Store>>, String>,
     ) -> Result<Option<Arc<Store>>, String> {
         let partition = self.partition;
-        let mut store = None;
+        let (mut store, mut ahead_since) = (None, None::<Instant>);
         if path.exists() {
             let Some(opened) = open()? else {
                 return Ok(None);
@@ -94,6 +96,15 @@ impl<'a> Checkpoints<'a> {
                 }
                 Lacking::Retry(why) => {
                     tracing::error!(partition, why, "waits for a checkpoint");
+                    if inbox.ends_within(FETCH_INTERVAL) {
+                        return Ok(None);
+                    }
+                }
+                Lacking::Ahead(lost) => {
+                    if ahead_since.get_or_insert_with(Instant::now).elapsed() >= AHEAD_MAX {
+                        self.shared.owners.report(lost);
+                        return Err(lost.to_string());
+                    }
                     if inbox.ends_within(FETCH_INTERVAL) {
                         return Ok(None);
                     }
@@ -138,11 +149,18 @@ impl<'a> Checkpoints<'a> {
         let mut unusable = None;
         for checkpoint in &listed {
             let at = checkpoint.position;
+            if at > end {
+                return Err(Lacking::Ahead(Lost {
+                    partition,
+                    sums_to: at,
+                    kafka_to: end,
+                }));
+            }
             let is_better = position.is_none() || at > here.saturating_add(BEHIND_MESSAGES_MAX);
             if !is_needed && !is_better {
                 return Ok(None);
             }
-            if !(first..=end).contains(&at) {
+            if at < first {
                 let why = format!("its position is {at}, and Kafka has {first} to before {end}");
                 tracing::warn!(partition, why, "passed over a checkpoint");
                 unusable.get_or_insert(why);

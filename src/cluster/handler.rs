@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::inbox::{End, Inbox};
 use super::{Shared, partition};
-use crate::kafka::{Control, Handler, KafkaError, Record};
+use crate::kafka::{Control, Handler, KafkaError, Lost, Record};
 use crate::store::abort_on_panic;
 
 /// The threads of the partitions that are here.
@@ -44,6 +44,14 @@ impl Partitions {
 impl Handler for Partitions {
     /// Always later: opening may take a while, and other partitions are read meanwhile.
     fn assigned(&mut self, partition: i32) -> Option<u64> {
+        if !self.shared.all().contains(&partition) {
+            tracing::error!(
+                partition,
+                partitions = self.shared.partitions,
+                "the topic has been given more partitions, and nobody may count what is in them"
+            );
+            return None;
+        }
         self.shared.here.comes(partition);
         let inbox = Arc::<Inbox>::default();
         let (shared, of_thread) = (self.shared.clone(), inbox.clone());
@@ -82,6 +90,20 @@ impl Handler for Partitions {
 
     fn failed(&mut self, error: KafkaError) {
         match &error {
+            &KafkaError::OutOfRange {
+                partition,
+                offset,
+                end,
+                ..
+            } if offset > end => {
+                let lost = Lost {
+                    partition,
+                    sums_to: offset,
+                    kafka_to: end,
+                };
+                self.shared.owners.report(lost);
+                self.shared.here.failed(partition, lost.to_string());
+            }
             KafkaError::OutOfRange { partition, .. } => {
                 self.shared.here.failed(*partition, error.to_string());
             }

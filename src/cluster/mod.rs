@@ -7,7 +7,8 @@
 //! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
 //!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
 //! - `checkpoints` keeps copies of stores elsewhere, and fetches one where a store is missing.
-//! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others.
+//! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others. Who has what is
+//!   announced under the nodes' `seal`.
 //!
 //! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
 
@@ -21,6 +22,7 @@ mod nodes;
 mod partition;
 mod parts;
 mod pieces;
+mod seal;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,6 +136,7 @@ struct Shared {
     here: Here,
     producer: Producer,
     owners: Owners,
+    seal: Arc<seal::Tokens>,
     nodes: Nodes,
     objects: Option<Objects>,
     /// Held by the partition of which a checkpoint is being made.
@@ -169,6 +172,7 @@ impl Cluster {
             session_timeout: SESSION_TIMEOUT,
             options: node.options.clone(),
         };
+        settings.check()?;
         if data_dir.join(IDENTITY_FILE).exists() {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
@@ -178,7 +182,9 @@ impl Cluster {
         let partitions = ensure_topics(&settings, node.partitions)?;
         let kafka = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
-        let owners = Owners::open(&settings, &node.server.url, &producer, partitions)?;
+        let seal = Arc::new(seal::Tokens::new(node.token_file.clone())?);
+        let url = &node.server.url;
+        let owners = Owners::open(&settings, url, &producer, seal.clone(), partitions)?;
         let partitions = u32::try_from(partitions).unwrap_or_default();
         let shared = Arc::new(Shared {
             store: share(store.clone(), partitions as usize),
@@ -189,6 +195,7 @@ impl Cluster {
             here: Here::default(),
             producer,
             owners,
+            seal,
             nodes,
             objects,
             checkpointing: Mutex::new(()),
@@ -256,7 +263,11 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
 async fn reload_secrets(shared: Arc<Shared>, mut told: watch::Receiver<()>) {
     while told.changed().await.is_ok() {
         let shared = shared.clone();
-        let reloaded = tokio::task::spawn_blocking(move || shared.nodes.reload()).await;
+        let reloaded = tokio::task::spawn_blocking(move || {
+            shared.seal.reload()?;
+            shared.nodes.reload()
+        })
+        .await;
         if let Ok(Err(error)) = reloaded {
             tracing::error!(%error, "the token for other nodes stays as it was");
         }

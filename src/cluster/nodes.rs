@@ -52,7 +52,8 @@ struct HourOf {
 impl Clients {
     fn new(server: &Server, token_file: Option<&Path>) -> Result<Clients, ClientError> {
         let mut server = server.clone();
-        server.token = token_file.map(first_token).transpose()?;
+        let tokens = token_file.map(tokens).transpose()?;
+        server.token = tokens.and_then(|tokens| tokens.into_iter().next());
         // Only to see that it can be used.
         Client::new(&server)?;
         Ok(Clients {
@@ -62,15 +63,21 @@ impl Clients {
     }
 }
 
-/// What this node sends to the others.
-fn first_token(path: &Path) -> Result<String, ClientError> {
+/// Those in a file, of which the first is sent to the others.
+///
+/// # Errors
+/// A file that cannot be read, or has none.
+pub(super) fn tokens(path: &Path) -> Result<Vec<String>, ClientError> {
     let unusable =
         |why: &dyn std::fmt::Display| ClientError::Options(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| unusable(&e))?;
     let lines = text.lines().map(str::trim);
-    let mut tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let none = || unusable(&"no token is in it; write one to a line");
-    tokens.next().map(str::to_owned).ok_or_else(none)
+    let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let tokens: Vec<_> = tokens.map(str::to_owned).collect();
+    match tokens.is_empty() {
+        true => Err(unusable(&"no token is in it; write one to a line")),
+        false => Ok(tokens),
+    }
 }
 
 impl Nodes {

@@ -37,9 +37,10 @@ pub(super) fn live(shared: &Shared, partition: i32, inbox: &Inbox) {
         )
     });
     let open = || open(shared, &path, &of, inbox).map_err(|e| e.to_string());
-    let opened = match &checkpoints {
-        Some(checkpoints) => checkpoints.restored(&path, inbox, control, open),
-        None => open(),
+    let opened = match (shared.owners.lost(partition), &checkpoints) {
+        (Some(lost), _) => Err(lost.to_string()),
+        (None, Some(checkpoints)) => checkpoints.restored(&path, inbox, control, open),
+        (None, None) => open(),
     };
     let store = match opened {
         Ok(Some(store)) => store,

@@ -15,7 +15,12 @@ const PARTITIONS_DEFAULT: &str = "12";
 pub struct Cluster {
     /// Brokers of Kafka, as in host:9092,host:9092. With it, this is one node of many: Kafka is the journal,
     /// and each node has the sums of some of its partitions.
-    #[arg(long, env = "FLOWTALLY_KAFKA_BROKERS", value_name = "LIST")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_KAFKA_BROKERS",
+        value_name = "LIST",
+        value_parser = brokers
+    )]
     pub kafka_brokers: Option<String>,
 
     /// Topic that is the journal. It is made where it is absent, and so is one with -owners at its end.
@@ -23,6 +28,7 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_KAFKA_TOPIC",
         value_name = "TOPIC",
+        requires = "kafka_brokers",
         default_value = "flows"
     )]
     pub kafka_topic: String,
@@ -32,6 +38,7 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_KAFKA_PARTITIONS",
         value_name = "N",
+        requires = "kafka_brokers",
         default_value = PARTITIONS_DEFAULT,
         value_parser = clap::value_parser!(i32).range(1..=256)
     )]
@@ -43,6 +50,7 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_KAFKA_OPTION",
         value_name = "NAME=VALUE",
+        requires = "kafka_brokers",
         value_delimiter = ';',
         value_parser = option,
         hide_env_values = true
@@ -50,25 +58,52 @@ pub struct Cluster {
     pub kafka_option: Vec<(String, String)>,
 
     /// Name of this node. It has to stay the same, and no other node may have it.
-    #[arg(long, env = "FLOWTALLY_NODE_NAME", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_NODE_NAME",
+        value_name = "NAME",
+        requires = "kafka_brokers",
+        value_parser = node_name
+    )]
     pub node_name: Option<String>,
 
     /// Where the other nodes reach this one, as in http://node-1:8080.
-    #[arg(long, env = "FLOWTALLY_NODE_URL", value_name = "URL")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_NODE_URL",
+        value_name = "URL",
+        requires = "kafka_brokers",
+        value_parser = node_url
+    )]
     pub node_url: Option<String>,
 
     /// File with the tokens of nodes, one a line, the same on all of them. The first is sent to the others,
     /// and one of them is needed for /partitions.
-    #[arg(long, env = "FLOWTALLY_NODE_TOKEN_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_NODE_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "kafka_brokers"
+    )]
     pub node_token_file: Option<PathBuf>,
 
     /// Authority, as PEM, that other nodes' certificates are of, instead of the usual ones.
-    #[arg(long, env = "FLOWTALLY_NODE_CA", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_NODE_CA",
+        value_name = "FILE",
+        requires = "kafka_brokers"
+    )]
     pub node_ca: Option<PathBuf>,
 
     /// Place for checkpoints of partitions, as in s3://bucket/path, gs://bucket/path or file:///path, the same
     /// on all nodes. A node that lacks a partition starts from the newest, and not from the topic's start.
-    #[arg(long, env = "FLOWTALLY_CHECKPOINT_URL", value_name = "URL")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_CHECKPOINT_URL",
+        value_name = "URL",
+        requires = "kafka_brokers"
+    )]
     pub checkpoint_url: Option<String>,
 
     /// Seconds between two checkpoints of a partition.
@@ -76,6 +111,7 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_CHECKPOINT_INTERVAL",
         value_name = "SECONDS",
+        requires = "kafka_brokers",
         default_value = "600",
         value_parser = seconds(1..=86_400)
     )]
@@ -86,5 +122,34 @@ fn option(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("it has to be NAME=VALUE".into()),
+    }
+}
+
+fn brokers(text: &str) -> Result<String, String> {
+    match text.split(',').all(|broker| !broker.trim().is_empty()) {
+        true => Ok(text.into()),
+        false => Err("it has to be such as kafka-1:9092,kafka-2:9092".into()),
+    }
+}
+
+/// Kafka has it in names of its own.
+fn node_name(text: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match (1..=200).contains(&text.len()) && text.bytes().all(fits) {
+        true => Ok(text.into()),
+        false => Err("it has to be 1 to 200 letters, digits, dots, - and _".into()),
+    }
+}
+
+fn node_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://");
+    let rest = rest.or_else(|| text.strip_prefix("https://"));
+    let fits = |rest: &str| {
+        let is_host = |byte: u8| byte.is_ascii_graphic() && !b"?#@".contains(&byte);
+        !rest.is_empty() && !rest.starts_with([':', '/']) && rest.bytes().all(is_host)
+    };
+    match rest.is_some_and(fits) {
+        true => Ok(text.into()),
+        false => Err("it has to be such as http://node-1:8080".into()),
     }
 }

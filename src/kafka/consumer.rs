@@ -96,6 +96,8 @@ pub(super) struct Owned {
     pub(super) wanted: Option<u64>,
     /// The leader did not say where the partition ends, and is not asked again before then.
     pub(super) not_before: Option<Instant>,
+    /// Since when the leader has less than is due.
+    pub(super) ahead_since: Option<Instant>,
     /// When the leader was heard of last, also where that is not told yet.
     heard: Option<Instant>,
     /// What was heard after a silence is told from then on.

@@ -69,13 +69,14 @@ impl KafkaError {
             other => other.rdkafka_error_code(),
         };
         match (source, code) {
-            (
-                Source::ClientConfig(..)
-                | Source::ClientCreation(_)
-                | Source::AdminOpCreation(_)
-                | Source::Nul(_),
-                _,
-            ) => KafkaError::Settings { doing, why },
+            // Without the value, which may be a password.
+            (Source::ClientConfig(_, what, name, _), _) => KafkaError::Settings {
+                doing,
+                why: format!("{name}: {what}"),
+            },
+            (Source::ClientCreation(_) | Source::AdminOpCreation(_) | Source::Nul(_), _) => {
+                KafkaError::Settings { doing, why }
+            }
             (Source::MessageConsumptionFatal(_), _) => KafkaError::Broken { doing, why },
             (_, Some(code)) => KafkaError::of_code(doing, code, why),
             _ => KafkaError::Away { doing, why },

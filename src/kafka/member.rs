@@ -24,6 +24,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 const COMMIT_MAX: Duration = Duration::from_secs(1);
 /// A question to a broker that is not answered is asked again, after a while in which other partitions are read.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// A leader that has less than was read before may have been cut off and replaced, and not know it. For so long.
+pub const AHEAD_MAX: Duration = Duration::from_secs(30);
 
 const DOING: &str = "reading from Kafka";
 
@@ -191,13 +193,24 @@ impl<H: Handler> Member<H> {
         }
     }
 
-    /// Whether a store at `offset` can go on, if the partition's leader says. What the client believes to be the
+    /// Whether a store at `offset` can go on; `None` to ask again later. What the client believes to be the
     /// end will not do: it may be of an earlier time as owner, and sums that reach it are not all that was there.
     fn is_in_range(&mut self, partition: i32, offset: u64) -> Option<bool> {
         let (first, end) = self.control.range(partition)?;
         // What is read up to here, was there when the partition came to this node.
         if let Some(owned) = self.shared().partitions().get_mut(&partition) {
             owned.progress.end = owned.progress.end.max(Some(end));
+            if offset <= end {
+                owned.ahead_since = None;
+            } else if (owned.ahead_since.get_or_insert_with(Instant::now)).elapsed() < AHEAD_MAX {
+                tracing::warn!(
+                    partition,
+                    offset,
+                    end,
+                    "a broker has less than was counted, and is asked again"
+                );
+                return None;
+            }
         }
         let is_in_range = (first..=end).contains(&offset);
         if !is_in_range {
@@ -209,6 +222,21 @@ impl<H: Handler> Member<H> {
             });
         }
         Some(is_in_range)
+    }
+
+    /// Stops reading a partition, and starts it later.
+    fn start_again(&mut self, partition: i32, position: u64) {
+        let shared = self.shared();
+        if let Some(owned) = shared.partitions().get_mut(&partition) {
+            owned.progress.position = None;
+            owned.wanted = Some(position);
+            owned.not_before = Some(Instant::now() + ASK_INTERVAL);
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&shared.topic, partition);
+        if let Err(error) = self.client.incremental_unassign(&list) {
+            self.handler.failed(failed("stopping a partition")(error));
+        }
     }
 
     /// Tells the handler of an error; whether it is the end.
@@ -224,7 +252,9 @@ impl<H: Handler> Member<H> {
                 positions.collect()
             };
             for (partition, position) in positions {
-                self.is_in_range(partition, position);
+                if self.is_in_range(partition, position).is_none() {
+                    self.start_again(partition, position);
+                }
             }
             return false;
         }

@@ -19,7 +19,8 @@ mod topics;
 
 pub use consumer::{Consumer, Control, Handler, Progress, Record};
 pub use error::KafkaError;
-pub use owners::{Owner, Owners};
+pub use member::AHEAD_MAX;
+pub use owners::{Lost, Owner, Owners, Seal};
 pub use producer::{MESSAGE_BYTES_MAX, Producer};
 pub use settings::Settings;
 pub use topics::{PARTITIONS_DEFAULT, cluster_id, ensure_topics};

@@ -1,5 +1,5 @@
 //! Which node has which partition: a compacted topic of announcements, which every node reads. It also remembers
-//! how many partitions the journal has, which must never change.
+//! how many partitions the journal has, which must never change, and of which of them Kafka has lost the end.
 //!
 //! Who owns a partition is the group's decision alone; this only spreads the word. An owner announces
 //! itself when it gets a partition, and again every few seconds. **Epochs**: an announcement that begins an
@@ -12,8 +12,11 @@
 //! one, then the successor finds itself replaced when it announces next, and begins another; the first
 //! learns from the group that the partition is lost, and falls silent. Until then somebody may ask the
 //! wrong node, which is why a node answers only for what it owns and has heard of lately.
+//!
+//! Whom a node asks, it shows its token. So announcements may have a [`Seal`], and those without are not believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -36,6 +39,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Under which the number of partitions is kept.
 const JOURNAL_KEY: &[u8] = b"journal";
+const LOST_KEY: &str = "lost";
 
 const DOING: &str = "reading who owns which partition";
 
@@ -51,6 +55,37 @@ pub struct Owner {
     pub offset: u64,
 }
 
+/// Tells announcements of nodes from those of strangers.
+pub trait Seal: fmt::Debug + Send + Sync {
+    /// What only a node can say of `text`; `None` where strangers are believed, too.
+    fn seal(&self, text: &str) -> Option<String>;
+
+    /// Whether a node has said `seal` of `text`.
+    fn is_sealed(&self, text: &str, seal: Option<&str>) -> bool;
+}
+
+/// A partition of which Kafka has lost the end, or which has been made anew: sums had more. What comes into it
+/// later, from `end` on, is not what came there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    pub partition: i32,
+    /// Up to where there were sums.
+    pub sums_to: u64,
+    /// Where Kafka's partition ended then.
+    pub kafka_to: u64,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Kafka had only {} messages where {} had been counted: the topic was made anew, or has lost its end. What \
+             came after that would be counted wrongly",
+            self.kafka_to, self.sums_to
+        )
+    }
+}
+
 /// The end of the topic is no error here.
 impl ConsumerContext for Log {}
 
@@ -64,6 +99,23 @@ struct Announcement {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<u64>,
     offset: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seal: Option<String>,
+}
+
+impl Announcement {
+    /// What is sealed. Of two that differ, the texts do too: a URL has no line breaks, nor has a name.
+    fn text(&self) -> String {
+        let Announcement {
+            partition,
+            url,
+            node,
+            epoch,
+            offset,
+            seal: _,
+        } = self;
+        format!("{partition}\n{url}\n{node}\n{epoch:?}\n{offset}")
+    }
 }
 
 /// What is in the topic.
@@ -75,6 +127,8 @@ enum Said {
     Journal {
         partitions: i32,
     },
+    /// Under [`LOST_KEY`] and the partition.
+    Lost(Lost),
 }
 
 type Owned = BTreeMap<i32, Owner>;
@@ -84,6 +138,9 @@ struct Table {
     owners: Owned,
     /// How many the journal had, as the first node said.
     partitions: Option<i32>,
+    lost: BTreeMap<i32, Lost>,
+    /// Who is not believed, and has been named in the log.
+    strangers: BTreeSet<String>,
 }
 
 /// The table of owners, kept up to date by a thread.
@@ -92,6 +149,7 @@ pub struct Owners {
     node: String,
     url: String,
     producer: Producer,
+    seal: Arc<dyn Seal>,
     table: Arc<Mutex<Table>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -107,6 +165,7 @@ impl Owners {
         settings: &Settings,
         url: &str,
         producer: &Producer,
+        seal: Arc<dyn Seal>,
         partitions: i32,
     ) -> Result<Owners, KafkaError> {
         let topic = settings.owners_topic();
@@ -128,10 +187,10 @@ impl Owners {
 
         let (table, stop) = (Arc::default(), Arc::<AtomicBool>::default());
         let (read, all_read) = mpsc::channel();
-        let reader = (Arc::clone(&table), stop.clone());
+        let reader = (Arc::clone(&table), stop.clone(), seal.clone());
         let thread = std::thread::Builder::new()
             .name("kafka-owners".into())
-            .spawn(move || run(&client, &reader.0, &reader.1, &read))
+            .spawn(move || run(&client, &reader.0, &reader.1, &*reader.2, &read))
             .map_err(|e| KafkaError::Settings {
                 doing: "starting a thread",
                 why: e.to_string(),
@@ -140,6 +199,7 @@ impl Owners {
             node: settings.node.clone(),
             url: url.to_owned(),
             producer: producer.to(topic),
+            seal,
             table,
             stop,
             thread: Some(thread),
@@ -185,16 +245,33 @@ impl Owners {
         offset: u64,
     ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
         let ours = self.owner(partition).filter(|o| o.node == self.node);
-        let announcement = Announcement {
+        let mut announcement = Announcement {
             partition,
             url: self.url.clone(),
             node: self.node.clone(),
             epoch: ours.map(|owner| owner.epoch),
             offset,
+            seal: None,
         };
+        announcement.seal = self.seal.seal(&announcement.text());
         // Strings and numbers always have a JSON form.
         let json = serde_json::to_vec(&announcement).unwrap_or_default();
         (self.producer).send(0, Some(partition.to_string().as_bytes()), &json)
+    }
+
+    /// Says that Kafka has less of a partition than was counted, for all nodes and for ever.
+    pub fn report(&self, lost: Lost) {
+        let key = format!("{LOST_KEY}/{}", lost.partition);
+        // Numbers always have a JSON form.
+        let json = serde_json::to_vec(&Said::Lost(lost)).unwrap_or_default();
+        // Where it is not written, whoever starts the partition next finds the same.
+        drop(self.producer.send(0, Some(key.as_bytes()), &json));
+        lock(&self.table).lost.insert(lost.partition, lost);
+    }
+
+    /// Whether Kafka has been found to have less of `partition` than was counted.
+    pub fn lost(&self, partition: i32) -> Option<Lost> {
+        lock(&self.table).lost.get(&partition).copied()
     }
 
     /// Who has `partition`, as far as it has been announced.
@@ -224,6 +301,7 @@ fn run(
     client: &BaseConsumer<Log>,
     table: &Mutex<Table>,
     stop: &AtomicBool,
+    seal: &dyn Seal,
     read: &mpsc::Sender<Result<(), KafkaError>>,
 ) {
     while !stop.load(Ordering::Relaxed) {
@@ -233,7 +311,21 @@ fn run(
                 let payload = message.payload().unwrap_or_default();
                 let offset = u64::try_from(message.offset()).unwrap_or_default();
                 match serde_json::from_slice(payload) {
-                    Ok(Said::Owner(said)) => add(&mut lock(table).owners, said, offset),
+                    Ok(Said::Owner(said)) if seal.is_sealed(&said.text(), said.seal.as_deref()) => {
+                        add(&mut lock(table).owners, said, offset);
+                    }
+                    Ok(Said::Owner(said)) => {
+                        let Announcement { node, url, .. } = said;
+                        if lock(table).strangers.insert(url.clone()) {
+                            tracing::warn!(
+                                node,
+                                url,
+                                offset,
+                                "not believed: it has a partition, it says, and none of the tokens of nodes"
+                            );
+                        }
+                    }
+                    Ok(Said::Lost(lost)) => drop(lock(table).lost.insert(lost.partition, lost)),
                     Ok(Said::Journal { partitions }) => lock(table).partitions = Some(partitions),
                     Err(error) => tracing::warn!(%error, offset, "not an announcement of an owner"),
                 }
@@ -254,9 +346,12 @@ fn run(
 
 fn add(owners: &mut Owned, said: Announcement, offset: u64) {
     let epoch = said.epoch.unwrap_or(offset);
-    if owners
-        .get(&said.partition)
-        .is_none_or(|known| known.epoch <= epoch)
+    // One that has not begun yet would count for ever.
+    let has_begun = epoch <= offset;
+    if has_begun
+        && owners
+            .get(&said.partition)
+            .is_none_or(|known| known.epoch <= epoch)
     {
         let owner = Owner {
             node: said.node,
@@ -282,6 +377,7 @@ mod tests {
             node,
             epoch,
             offset,
+            seal: None,
         }
     }
 
@@ -295,6 +391,8 @@ mod tests {
         add(&mut table, said("a", Some(10), 9), 13);
         assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("b", 12));
         add(&mut table, said("a", None, 9), 14);
+        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
+        add(&mut table, said("stranger", Some(u64::MAX), 9), 15);
         assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
     }
 
@@ -316,5 +414,14 @@ mod tests {
         assert_eq!(json, r#"{"partitions":12}"#);
         let read = serde_json::from_str(&json).unwrap();
         assert!(matches!(read, Said::Journal { partitions: 12 }));
+        let lost = Lost {
+            partition: 3,
+            sums_to: 29,
+            kafka_to: 16,
+        };
+        let json = serde_json::to_string(&Said::Lost(lost)).unwrap();
+        assert_eq!(json, r#"{"partition":3,"sums_to":29,"kafka_to":16}"#);
+        let read = serde_json::from_str(&json).unwrap();
+        assert!(matches!(read, Said::Lost(read) if read == lost));
     }
 }

@@ -30,7 +30,36 @@ pub struct Settings {
     pub options: Vec<(String, String)>,
 }
 
+/// What exactness, or the group, rests on.
+const OURS: [&str; 12] = [
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "client.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "group.id",
+    "group.instance.id",
+    "isolation.level",
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+];
+
 impl Settings {
+    /// # Errors
+    /// Options that are ours to choose.
+    pub fn check(&self) -> Result<(), KafkaError> {
+        let names = self.options.iter().map(|(name, _)| name.as_str());
+        match names.into_iter().find(|name| OURS.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(KafkaError::Settings {
+                doing: "reading options",
+                why: format!("{name} is not to be chosen; leave it out"),
+            }),
+        }
+    }
+
     /// The topic of [`Owners`](super::Owners).
     pub fn owners_topic(&self) -> String {
         format!("{}-owners", self.topic)
@@ -133,6 +162,8 @@ mod tests {
             ("acks", "0"),
         ]);
         super::super::Producer::new(&settings).unwrap();
+        let error = settings.check().unwrap_err().to_string();
+        assert!(error.contains("acks is not to be chosen"), "{error}");
         assert!(!format!("{settings:?}").contains("secret"));
         let defaults = [("linger.ms", "1"), ("acks", "1")];
         let config = settings.client_by_default(&defaults, &[("acks", "all")]);
@@ -142,8 +173,12 @@ mod tests {
 
     #[test]
     fn an_option_that_does_not_exist_is_named() {
-        let error = super::super::Producer::new(&settings(&[("no.such", "x")])).unwrap_err();
+        let error = super::super::Producer::new(&settings(&[("no.such", "secret")])).unwrap_err();
         assert!(matches!(error, KafkaError::Settings { .. }), "{error}");
-        assert!(error.to_string().contains("no.such"), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains("no.such") && !error.contains("secret"),
+            "{error}"
+        );
     }
 }

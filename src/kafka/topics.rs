@@ -124,7 +124,10 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
         };
         for result in made.map_err(failed("making the topics"))? {
             match result {
-                Ok(topic) => tracing::info!(topic, partitions, "made a topic"),
+                Ok(topic) => {
+                    let partitions = if topic == *owners { 1 } else { partitions };
+                    tracing::info!(topic, partitions, "made a topic");
+                }
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
                     let why = format!("{topic}: {code}");

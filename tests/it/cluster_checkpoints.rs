@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::admin::AdminOptions;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::cluster::post;
-use crate::kafka::{BROKER, block_on};
+use crate::kafka::{BROKER, admin, block_on};
 use crate::nodes::{Node, rows, until_answered};
 use crate::support::{Daemon, Model, TestFlow, add_to, odd_flow, random};
 
@@ -72,16 +70,13 @@ fn until_in_checkpoints(daemon: &Daemon) -> BTreeMap<i32, u64> {
 
 /// As if the topic's retention had taken it.
 fn delete_records(topic: &str, before: &BTreeMap<i32, u64>) {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &BROKER.addresses);
-    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
     let mut list = TopicPartitionList::new();
     for (partition, offset) in before {
         let offset = Offset::Offset(*offset as i64);
         list.add_partition_offset(topic, *partition, offset)
             .unwrap();
     }
-    let deleted = block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
+    let deleted = block_on(admin().delete_records(&list, &AdminOptions::new())).unwrap();
     for element in deleted.elements() {
         element.error().unwrap();
     }

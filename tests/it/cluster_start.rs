@@ -7,8 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::AdminOptions;
+
 use crate::access::Pki;
-use crate::kafka::{BROKER, Broker, script_by};
+use crate::cluster::post;
+use crate::kafka::{BROKER, Broker, admin, block_on, script_by};
 use crate::nodes::{Node, until_answered};
 use crate::support::{Daemon, JSON, TestFlow, json_body};
 
@@ -123,6 +126,48 @@ fn a_node_without_partitions_is_ready_again() {
     until_answered(&idle.client, "/readyz");
     daemons.into_iter().for_each(Daemon::stop);
     broker.stop();
+}
+
+/// What comes into the new topic is not added to the sums of the old one, however much it is.
+#[test]
+fn a_topic_that_is_made_anew_is_not_taken_for_the_one_before() {
+    let _up = BROKER.up.read().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let topic = "made-anew";
+    let mut node = Node::new(&BROKER.addresses, topic, "a", dir.path());
+    node.partitions = 1;
+    let flows = [TestFlow::new(1, "a", "b", "v", 3, 4)];
+    let daemon = node.start();
+    for n in 0..5 {
+        post(&daemon.client, &format!("before-{n}"), &flows);
+    }
+    daemon.stop();
+    let deleted = block_on(admin().delete_topics(&[topic], &AdminOptions::new()));
+    assert!(deleted.unwrap().iter().all(Result::is_ok));
+    // The deletion takes a moment; a node that came too early would go on with the old topic.
+    std::thread::sleep(Duration::from_secs(3));
+
+    let daemon = node.start();
+    until_logged(&daemon, "the topic was made anew");
+    for _ in 0..10 {
+        let posted = daemon.client.post("/flows", &[JSON], &one_flow()).unwrap();
+        assert_eq!(posted.status, 200, "it is in Kafka");
+    }
+    daemon.stop();
+    // It has more messages by now than the old one had.
+    let other = Node {
+        name: "b".into(),
+        dir: dir.path().join("b"),
+        ..node.clone()
+    };
+    for node in [node, other] {
+        let daemon = node.start();
+        until_logged(&daemon, "the topic was made anew");
+        assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 503);
+        let asked = daemon.client.get("/flows?hour=1", &[]).unwrap();
+        assert_eq!(asked.status, 503);
+        daemon.stop();
+    }
 }
 
 /// A broker of its own that speaks with those only who trust its certificate and have a password.

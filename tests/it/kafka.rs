@@ -6,9 +6,13 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+
 use flowtally::kafka::{
-    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Settings,
-    ensure_topics,
+    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Seal,
+    Settings, ensure_topics,
 };
 
 /// Nobody listens there.
@@ -66,6 +70,13 @@ pub fn script_command(mut command: Command, name: &str) -> Command {
     command.arg(scripts.join(name));
     command.env("CARGO_TARGET_DIR", target);
     command
+}
+
+/// For what an operator does to topics.
+pub fn admin() -> AdminClient<DefaultClientContext> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &BROKER.addresses);
+    config.create().unwrap()
 }
 
 /// `scripts/kafka`.
@@ -398,6 +409,20 @@ fn each_partition_starts_where_its_store_ends() {
     until("it goes on", || offsets(0) == [7, 8, 9, 10, 11]);
 }
 
+/// Believes everybody.
+#[derive(Debug)]
+struct Anybody;
+
+impl Seal for Anybody {
+    fn seal(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn is_sealed(&self, _: &str, _: Option<&str>) -> bool {
+        true
+    }
+}
+
 #[test]
 fn announcements_are_found_by_a_late_reader() {
     let broker = &*BROKER;
@@ -405,7 +430,7 @@ fn announcements_are_found_by_a_late_reader() {
     let of = |node: &str| settings(&broker.addresses, "announced", node);
     ensure_topics(&of("a"), 2).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
-    let first = Owners::open(&of("a"), "http://a", &producer, 2).unwrap();
+    let first = Owners::open(&of("a"), "http://a", &producer, Arc::new(Anybody), 2).unwrap();
     assert!(first.table().is_empty());
     block_on(first.announce(0, 5)).unwrap();
     block_on(first.announce(1, 6)).unwrap();
@@ -413,7 +438,7 @@ fn announcements_are_found_by_a_late_reader() {
     let epoch = first.owner(0).unwrap().epoch;
     block_on(first.announce(0, 9)).unwrap();
 
-    let second = Owners::open(&of("b"), "http://b", &producer, 2).unwrap();
+    let second = Owners::open(&of("b"), "http://b", &producer, Arc::new(Anybody), 2).unwrap();
     let owner = second.owner(0).unwrap();
     assert_eq!((owner.node.as_str(), owner.url.as_str()), ("a", "http://a"));
     assert_eq!(
@@ -427,7 +452,7 @@ fn announcements_are_found_by_a_late_reader() {
     assert!(first.owner(0).unwrap().epoch > epoch);
 
     // The journal has been given more partitions meanwhile.
-    let error = Owners::open(&of("c"), "http://c", &producer, 3).unwrap_err();
+    let error = Owners::open(&of("c"), "http://c", &producer, Arc::new(Anybody), 3).unwrap_err();
     assert!(
         matches!(error, KafkaError::OtherPartitions { was: 2, is: 3, .. }),
         "{error}"
@@ -437,6 +462,7 @@ fn announcements_are_found_by_a_late_reader() {
         &settings(&broker.addresses, "no-such", "a"),
         "http://a",
         &producer,
+        Arc::new(Anybody),
         2,
     );
     let error = nowhere.unwrap_err();
@@ -454,7 +480,7 @@ fn brokers_that_are_away_are_an_error_in_time() {
     let sent = producer.send(0, None, b"x");
     let stores = Arc::new(Mutex::new(Stores::default()));
     let consumer = Node::join(&settings, &stores);
-    let owners = Owners::open(&settings, "http://a", &producer, 2);
+    let owners = Owners::open(&settings, "http://a", &producer, Arc::new(Anybody), 2);
     assert!(owners.unwrap_err().is_temporary());
     assert!(block_on(sent).unwrap_err().is_temporary());
     let took = start.elapsed();

@@ -35,7 +35,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
             "store",
             "telemetry",
         ],
-        &[],
+        &["ring"],
     ),
     (
         "http",

@@ -11,6 +11,7 @@ use flowtally::domain::Counters;
 use crate::support::{Answer, Client, Daemon, Key, Model};
 
 /// A node that can be started again, at the same place.
+#[derive(Clone)]
 pub struct Node {
     pub name: String,
     pub topic: String,
