@@ -193,16 +193,6 @@ impl Client {
         }
     }
 
-    /// The answer of [`get_within`](Client::get_within), as what its JSON says.
-    pub fn get_json_within<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        pause_max: Duration,
-    ) -> Result<T, ClientError> {
-        let answer = self.get_within(path, "application/json", pause_max)?;
-        self.json(path, answer)
-    }
-
     /// The answer to an empty POST, as what its JSON says.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.answered(path, self.to_post(path).send_empty())?;
@@ -216,7 +206,11 @@ impl Client {
             .map(drop)
     }
 
-    fn json<T: DeserializeOwned>(
+    /// What the JSON of an answer says.
+    ///
+    /// # Errors
+    /// An answer that is not of flowtally.
+    pub fn json<T: DeserializeOwned>(
         &self,
         path: &str,
         mut answer: Response<Body>,

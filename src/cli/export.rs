@@ -61,8 +61,8 @@ impl Source {
             Source::Service(client) => connect::hours(client)
                 .map(|hours| hours.iter().filter_map(|of| Hour::new(of.hour)).collect()),
             Source::Stopped(engine) => {
-                let hours = engine.hours(None).map_err(|e| e.to_string())?;
-                Ok(hours.into_iter().map(|(hour, _)| hour).collect())
+                let all = engine.hours(None, false).map_err(|e| e.to_string())?;
+                Ok(all.hours.into_iter().map(|(hour, _)| hour).collect())
             }
         }
     }

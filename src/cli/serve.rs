@@ -180,7 +180,7 @@ fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, Stri
         brokers,
         topic: told.kafka_topic,
         partitions: told.kafka_partitions,
-        options: told.kafka_option,
+        options: told.kafka_option.iter().flat_map(|o| o.to_vec()).collect(),
         name,
         checkpoint_url: told.checkpoint_url,
         checkpoint_interval: told.checkpoint_interval,

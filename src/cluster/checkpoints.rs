@@ -16,7 +16,7 @@ use crate::store::{INCOMPLETE, Store};
 /// A store that is behind by less reads on: about a gigabyte of batches of a thousand flows.
 const BEHIND_MESSAGES_MAX: u64 = 20_000;
 /// When a partition goes, whoever gets it waits for its last checkpoint. What is not sent by then was for nothing.
-const LAST_TIME_MAX: Duration = Duration::from_secs(3);
+const LAST_TIME_MAX: Duration = Duration::from_secs(2);
 /// Until the next attempt to fetch one without which it does not go on.
 const FETCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Until the next look whether another partition's is made.
@@ -136,6 +136,10 @@ impl<'a> Checkpoints<'a> {
         };
         let here = position.unwrap_or(0);
         let is_needed = here < first;
+        // Then nobody waits for the object store.
+        if position.is_some() && !is_needed && end.saturating_sub(here) <= BEHIND_MESSAGES_MAX {
+            return Ok(None);
+        }
         let lacking = |error: ObjectsError| match error {
             ObjectsError::OfAnother { .. } if is_needed || position.is_none() => {
                 Lacking::StandStill(error.to_string())

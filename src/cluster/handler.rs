@@ -82,7 +82,7 @@ impl Handler for Partitions {
         for partition in partitions {
             tracing::warn!(
                 partition,
-                "lost a partition: the group did not hear of this node for too long"
+                "lost a partition: the group did not hear of this node for too long, or another one has its name"
             );
         }
         self.go(partitions, End::Lost);

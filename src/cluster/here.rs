@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::SILENCE_MAX;
 use crate::kafka::Progress;
 use crate::store::Store;
@@ -16,6 +18,8 @@ enum State {
         /// It has had everything that was there when it came. Before that, sums would lack what had been
         /// acknowledged, and seen, when the partition was another node's.
         caught_up: bool,
+        /// Dropped when it goes.
+        leaves: watch::Sender<()>,
     },
     /// It stands still; says why.
     Failed(String),
@@ -30,6 +34,8 @@ pub(super) struct Here(Mutex<BTreeMap<i32, State>>);
 pub(super) struct Answering {
     pub(super) store: Arc<Store>,
     pub(super) lag: u64,
+    /// Closes when the partition goes, and whoever reads has to leave the store.
+    pub(super) leaves: watch::Receiver<()>,
 }
 
 impl Here {
@@ -48,6 +54,7 @@ impl Here {
             State::Open {
                 store,
                 caught_up: false,
+                leaves: watch::Sender::new(()),
             },
         );
     }
@@ -94,18 +101,22 @@ impl Here {
         let store = self.store(partition)?;
         let position = store.position().ok()?;
         let end = progress.end?;
-        if let Some(State::Open { caught_up, .. }) = self.lock().get_mut(&partition) {
-            *caught_up |= position >= end;
-            if !*caught_up {
-                return None;
+        let leaves = match self.lock().get_mut(&partition)? {
+            State::Open {
+                caught_up, leaves, ..
+            } => {
+                *caught_up |= position >= end;
+                caught_up.then(|| leaves.subscribe())?
             }
-        }
+            _ => return None,
+        };
         let heard = progress
             .contact
             .is_some_and(|at| at.elapsed() < SILENCE_MAX);
         heard.then(|| Answering {
             store,
             lag: end.saturating_sub(position),
+            leaves,
         })
     }
 

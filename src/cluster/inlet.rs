@@ -169,13 +169,19 @@ impl Inlet {
                 Some(_) => !self.is_visible(*partition, *offset),
                 None => true,
             });
-            for (url, upto) in elsewhere {
-                let (shared, asked) = (self.shared.clone(), upto.clone());
-                let asked = tokio::task::spawn_blocking(move || {
-                    let answer = shared.nodes.await_applied(&url, &asked);
-                    answer.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
-                });
-                if let Ok(Ok(())) = asked.await {
+            // All at once: one that stands still keeps none of the others waiting.
+            let asking: Vec<_> = (elsewhere.into_iter())
+                .map(|(url, upto)| {
+                    let (shared, asked) = (self.shared.clone(), upto.clone());
+                    let asked = tokio::task::spawn_blocking(move || {
+                        let answer = shared.nodes.await_applied(&url, &asked);
+                        answer.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
+                    });
+                    (asked, upto)
+                })
+                .collect();
+            for (asked, upto) in asking {
+                if let Ok(Ok(Ok(()))) = tokio::time::timeout_at(deadline.into(), asked).await {
                     for (partition, _) in upto {
                         offsets.remove(&partition);
                     }

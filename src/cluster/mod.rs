@@ -26,7 +26,9 @@ mod seal;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -56,6 +58,9 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 const STALL_MAX: Duration = Duration::from_secs(1);
 /// Least memory that a store gets for a purpose, in however many parts the whole is cut.
 const SHARE_BYTES_MIN: usize = 1 << 20;
+
+/// Held by the node that runs in a data directory.
+const LOCK_FILE: &str = "NODE";
 
 /// What a node is told.
 #[derive(Clone)]
@@ -104,6 +109,10 @@ pub enum ClusterError {
          export the flows into the cluster"
     )]
     NotOfACluster(PathBuf),
+    #[error("{0}: another node, which runs, has this directory; give each its own --data-dir")]
+    InUse(PathBuf),
+    #[error("{path}: {source}")]
+    Directory { path: PathBuf, source: io::Error },
 }
 
 impl ClusterError {
@@ -120,6 +129,8 @@ pub struct Cluster {
     gather: mpsc::Sender<gather::Waiting>,
     consumer: Consumer,
     tasks: JoinSet<()>,
+    /// After the stores.
+    _lock: File,
 }
 
 /// What all parts of it know.
@@ -176,6 +187,7 @@ impl Cluster {
         if data_dir.join(IDENTITY_FILE).exists() {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
+        let lock = lock(&data_dir)?;
         let nodes = Nodes::new(node.server.clone(), node.token_file.clone())?;
         let open_objects = |url: &String| Objects::open(url, runtime.clone());
         let objects = node.checkpoint_url.as_ref().map(open_objects).transpose()?;
@@ -222,6 +234,7 @@ impl Cluster {
             shared,
             consumer,
             tasks,
+            _lock: lock,
         })
     }
 
@@ -244,6 +257,22 @@ impl Cluster {
     }
 }
 
+/// Takes the directory for this process.
+fn lock(data_dir: &Path) -> Result<File, ClusterError> {
+    let path = data_dir.join(LOCK_FILE);
+    let failed = |source| ClusterError::Directory {
+        path: path.clone(),
+        source,
+    };
+    fs::create_dir_all(data_dir).map_err(failed)?;
+    let file = File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ClusterError::InUse(data_dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
 /// What one of so many stores gets.
 fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
     let part = |bytes: usize| (bytes / stores.max(1)).max(SHARE_BYTES_MIN);
@@ -255,6 +284,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         journal_bytes_max: part(whole.journal_bytes_max),
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
         stall_max: STALL_MAX,
+        journal_elsewhere: true,
         ..whole
     }
 }
@@ -304,9 +334,17 @@ impl Shared {
     /// Remembers how the brokers are, by what became of a message.
     fn note(&self, sent: &Result<u64, KafkaError>) {
         match sent {
-            Ok(_) => self.connected.store(true, Ordering::Relaxed),
+            Ok(_) => {
+                if !self.connected.swap(true, Ordering::Relaxed) {
+                    tracing::info!("Kafka takes messages again");
+                }
+            }
             Err(KafkaError::Broken { .. }) => self.broken.store(true, Ordering::Relaxed),
-            Err(KafkaError::Away { .. }) => self.connected.store(false, Ordering::Relaxed),
+            Err(error @ KafkaError::Away { .. }) => {
+                if self.connected.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(%error, "Kafka does not take messages");
+                }
+            }
             Err(_) => {}
         }
     }

@@ -1,16 +1,18 @@
 //! The other nodes, over HTTP.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 
 use crate::client::{Client, ClientError, Server};
 use crate::domain::{Field, Hour, Totals};
 use crate::query::frames::Frames;
-use crate::query::{Query, SortBy, Source};
+use crate::query::{Coverage, Hours, Query, SortBy, Source};
 
 /// Longest wait for a node that is asked for no rows.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -36,8 +38,7 @@ struct Clients {
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) rows: Box<dyn Source>,
-    pub(super) lag: Vec<(i32, u64)>,
-    pub(super) missing: Vec<i32>,
+    pub(super) coverage: Coverage,
 }
 
 /// An entry of `/hours`.
@@ -126,32 +127,21 @@ impl Nodes {
     ) -> Result<Part, ClientError> {
         let path = format!("/partitions/rows?p={}&{}", list(partitions), text(query));
         let answer = self.client(url)?.get_of_living(&path, ROWS, time_max)?;
-        let header = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
-        let numbers = |name| header(name).unwrap_or_default().split(',');
-        let lag = numbers("flowtally-lag").filter_map(|pair| {
-            let (partition, lag) = pair.split_once('=')?;
-            Some((partition.parse().ok()?, lag.parse().ok()?))
-        });
-        let (lag, missing) = (
-            lag.collect(),
-            (numbers("flowtally-missing").filter_map(|number| number.parse().ok())).collect(),
-        );
+        let coverage = coverage(|name| answer.headers().get(name)?.to_str().ok());
         let reader = answer.into_body().into_reader();
         Ok(Part {
             rows: Box::new(Frames::new(url.to_owned(), reader)),
-            lag,
-            missing,
+            coverage,
         })
     }
 
     /// The ledger of `partitions`.
-    pub(super) fn hours(
-        &self,
-        url: &str,
-        partitions: &[i32],
-    ) -> Result<Vec<(Hour, Totals)>, ClientError> {
+    pub(super) fn hours(&self, url: &str, partitions: &[i32]) -> Result<Hours, ClientError> {
         let path = format!("/partitions/hours?p={}", list(partitions));
-        let hours: Vec<HourOf> = self.client(url)?.get_json_within(&path, ANSWER_MAX)?;
+        let client = self.client(url)?;
+        let answer = client.get_within(&path, "application/json", ANSWER_MAX)?;
+        let coverage = coverage(|name| answer.headers().get(name)?.to_str().ok());
+        let hours: Vec<HourOf> = client.json(&path, answer)?;
         let entry = |of: HourOf| {
             let totals = Totals {
                 flows: of.flows,
@@ -160,7 +150,10 @@ impl Nodes {
             };
             Some((Hour::new(of.hour)?, totals))
         };
-        Ok(hours.into_iter().filter_map(entry).collect())
+        Ok(Hours {
+            hours: hours.into_iter().filter_map(entry).collect(),
+            coverage,
+        })
     }
 
     /// Waits until the node's sums have everything up to these offsets.
@@ -175,16 +168,41 @@ impl Nodes {
     }
 }
 
+/// What a node says, in headers, of the partitions that it was asked for.
+fn coverage<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Coverage {
+    let numbers = |name| header(name).unwrap_or_default().split(',');
+    let lag = numbers("flowtally-lag").filter_map(|pair| {
+        let (partition, lag) = pair.split_once('=')?;
+        Some((partition.parse().ok()?, lag.parse().ok()?))
+    });
+    let missing = numbers("flowtally-missing").filter_map(|number| number.parse().ok());
+    Coverage {
+        missing: missing.collect(),
+        lag: lag.collect(),
+    }
+}
+
 fn list(partitions: &[i32]) -> String {
     let numbers: Vec<_> = partitions.iter().map(i32::to_string).collect();
     numbers.join(",")
 }
 
+/// What means something else in a query; the rest stays, so that a question is no longer between nodes than it was.
+const ESCAPED: &AsciiSet = &(CONTROLS.add(b'"').add(b'#').add(b'%').add(b'&'))
+    .add(b'+')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`');
+
 /// `query` as `/partitions/rows` takes it.
 fn text(query: &Query) -> String {
-    let mut text = form_urlencoded::Serializer::new(String::new());
-    text.append_pair("from", &query.hours.start.to_string());
-    text.append_pair("to", &query.hours.end.to_string());
+    let mut text = String::new();
+    let mut add = |name: &str, value: &str| {
+        let value = utf8_percent_encode(value, ESCAPED).to_string();
+        let _always = write!(text, "{name}={}&", value.replace(' ', "+"));
+    };
+    add("from", &query.hours.start.to_string());
+    add("to", &query.hours.end.to_string());
     let filter = &query.filter;
     for (name, values) in [
         ("src_app", &filter.src_apps),
@@ -192,15 +210,15 @@ fn text(query: &Query) -> String {
         ("vpc_id", &filter.vpc_ids),
     ] {
         for value in values {
-            text.append_pair(name, value);
+            add(name, value);
         }
     }
     if let Some(search) = &filter.search {
-        text.append_pair("search", search);
+        add("search", search);
     }
     let is_of_key = |field: &Field| query.columns.has(*field);
     let columns: Vec<_> = (Field::ALL.into_iter().filter(is_of_key).map(Field::name)).collect();
-    text.append_pair("group_by", &columns.join(","));
+    add("group_by", &columns.join(","));
     if let Some(sort) = query.sort {
         let by = match sort.by {
             SortBy::BytesTx => "bytes_tx",
@@ -208,14 +226,15 @@ fn text(query: &Query) -> String {
             SortBy::Bytes => "bytes",
         };
         let sign = if sort.ascending { "-" } else { "" };
-        text.append_pair("sort", &format!("{sign}{by}"));
+        add("sort", &format!("{sign}{by}"));
     }
     if let Some(limit) = query.limit {
-        text.append_pair("limit", &limit.to_string());
+        add("limit", &limit.to_string());
     }
     if let Some(cursor) = &query.cursor {
-        text.append_pair("cursor", cursor);
+        add("cursor", cursor);
     }
-    text.append_pair("partial", &query.partial.to_string());
-    text.finish()
+    add("partial", &query.partial.to_string());
+    text.pop();
+    text
 }

@@ -80,12 +80,18 @@ fn open(
     of: &str,
     inbox: &Inbox,
 ) -> Result<Option<Arc<Store>>, StoreError> {
+    let mut said = false;
     while inbox.ended().is_none() {
         let opened =
             DataDir::open_of(path, of).and_then(|dir| Store::open_dir(dir, shared.store.clone()));
         match opened {
             Ok((store, _nothing_to_replay)) => return Ok(Some(Arc::new(store))),
-            Err(StoreError::InUse { .. }) => sleep(OPEN_INTERVAL),
+            Err(error @ StoreError::InUse { .. }) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::info!(%error, "waits until those who read it have left");
+                }
+                sleep(OPEN_INTERVAL);
+            }
             Err(error) => return Err(error),
         }
     }

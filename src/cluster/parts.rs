@@ -8,7 +8,7 @@ use super::Shared;
 use super::here::Answering;
 use crate::client::ClientError;
 use crate::domain::{Hour, Totals};
-use crate::query::{Opened, Parts, Query, QueryError};
+use crate::query::{Coverage, Hours, Opened, Parts, Query, QueryError};
 
 /// All partitions, wherever they are.
 #[derive(Debug)]
@@ -21,6 +21,30 @@ struct Places {
     /// By the URL of their node.
     elsewhere: BTreeMap<String, Vec<i32>>,
     missing: Vec<i32>,
+}
+
+impl Places {
+    /// Together with what other nodes have answered with.
+    fn coverage(
+        &mut self,
+        elsewhere: Vec<Coverage>,
+        partial: bool,
+    ) -> Result<Coverage, QueryError> {
+        let mut all = Coverage {
+            missing: std::mem::take(&mut self.missing),
+            lag: self.here.iter().map(|(of, a)| (*of, a.lag)).collect(),
+        };
+        for part in elsewhere {
+            all.missing.extend(part.missing);
+            all.lag.extend(part.lag);
+        }
+        all.missing.sort_unstable();
+        all.lag.sort_unstable();
+        match all.missing.is_empty() || partial {
+            true => Ok(all),
+            false => Err(QueryError::Missing(all.missing)),
+        }
+    }
 }
 
 /// Who does not answer now may do so shortly; anything else is an error of ours.
@@ -101,43 +125,41 @@ impl Parts for All {
         let parts = Self::ask_nodes(&mut places, |url, partitions| {
             self.0.nodes.rows(url, partitions, &of_a_part, time_max)
         })?;
-        let mut opened = Opened::default();
-        for (partition, answering) in places.here {
-            opened.lag.push((partition, answering.lag));
-            opened.here.push(answering.store);
-        }
-        opened.missing = places.missing;
+        let (mut opened, mut elsewhere) = (Opened::default(), Vec::new());
         for part in parts {
-            opened.lag.extend(part.lag);
-            opened.missing.extend(part.missing);
+            elsewhere.push(part.coverage);
             opened.elsewhere.push(part.rows);
         }
-        opened.lag.sort_unstable();
-        opened.missing.sort_unstable();
-        match opened.missing.is_empty() || query.partial {
-            true => Ok(opened),
-            false => Err(QueryError::Missing(opened.missing)),
+        opened.coverage = places.coverage(elsewhere, query.partial)?;
+        for (_, answering) in places.here {
+            opened.here.push(answering.store);
+            opened.leaves.push(answering.leaves);
         }
+        Ok(opened)
     }
 
-    fn hours(&self, of: Option<&[i32]>) -> Result<Vec<(Hour, Totals)>, QueryError> {
+    fn hours(&self, of: Option<&[i32]>, partial: bool) -> Result<Hours, QueryError> {
         let mut places = self.places(of);
-        if !places.missing.is_empty() {
+        if !partial && !places.missing.is_empty() {
             return Err(QueryError::Missing(places.missing));
         }
-        let mut parts = Self::ask_nodes(&mut places, |url, partitions| {
+        let parts = Self::ask_nodes(&mut places, |url, partitions| {
             self.0.nodes.hours(url, partitions)
         })?;
-        if !places.missing.is_empty() {
-            return Err(QueryError::Missing(places.missing));
+        let (mut ledgers, mut elsewhere) = (Vec::new(), Vec::new());
+        for part in parts {
+            ledgers.push(part.hours);
+            elsewhere.push(part.coverage);
         }
+        let coverage = places.coverage(elsewhere, partial)?;
         for (_, answering) in &places.here {
-            parts.push(answering.store.ledger()?);
+            ledgers.push(answering.store.ledger()?);
         }
         let mut hours: BTreeMap<Hour, Totals> = BTreeMap::new();
-        for (hour, totals) in parts.into_iter().flatten() {
+        for (hour, totals) in ledgers.into_iter().flatten() {
             hours.entry(hour).or_default().add(totals);
         }
-        Ok(hours.into_iter().collect())
+        let hours = hours.into_iter().collect();
+        Ok(Hours { hours, coverage })
     }
 }

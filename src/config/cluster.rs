@@ -45,17 +45,16 @@ pub struct Cluster {
     pub kafka_partitions: i32,
 
     /// Option of librdkafka, such as security.protocol=sasl_ssl; can be given several times, and several
-    /// at a time with ; in between.
+    /// at a time with ; in between. What follows a ; and is no NAME=VALUE is of the value before.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_OPTION",
         value_name = "NAME=VALUE",
         requires = "kafka_brokers",
-        value_delimiter = ';',
-        value_parser = option,
+        value_parser = options,
         hide_env_values = true
     )]
-    pub kafka_option: Vec<(String, String)>,
+    pub kafka_option: Vec<Options>,
 
     /// Name of this node. It has to stay the same, and no other node may have it.
     #[arg(
@@ -118,11 +117,24 @@ pub struct Cluster {
     pub checkpoint_interval: Duration,
 }
 
-fn option(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("it has to be NAME=VALUE".into()),
+/// Names and values of options.
+pub type Options = std::sync::Arc<[(String, String)]>;
+
+/// A password may have a semicolon in it, and what is wrong here is shown.
+fn options(text: &str) -> Result<Options, String> {
+    let is_name = |name: &str| {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
+        !name.is_empty() && name.bytes().all(fits)
+    };
+    let mut options: Vec<(String, String)> = Vec::new();
+    for part in text.split(';') {
+        match (part.split_once('='), options.last_mut()) {
+            (Some((name, value)), _) if is_name(name) => options.push((name.into(), value.into())),
+            (_, Some((_, value))) => *value += &format!(";{part}"),
+            _ => return Err("it has to be NAME=VALUE".into()),
+        }
     }
+    Ok(options.into())
 }
 
 fn brokers(text: &str) -> Result<String, String> {

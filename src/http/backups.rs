@@ -28,8 +28,8 @@ fn offer(api: &Api, request: &Request<'_>) -> Result<Arc<Offer>, Problem> {
     let offer = api.open_backend()?.offer.clone();
     request.takes_no_parameter()?;
     offer.ok_or(Problem::NotHere(
-        "a node's sums can be made anew from Kafka, as far as that goes back; for longer, set its retention \
-         to as long, or stop the node and copy its data directory",
+        "a node's sums can be made anew from Kafka, as far as that goes back, and from checkpoints before that: \
+         see --checkpoint-url",
     ))
 }
 

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream, StreamExt};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinError, JoinHandle};
+use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tracing::Span;
-use warp::http::header::{self, HeaderName, HeaderValue};
+use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
@@ -19,7 +19,7 @@ use super::error::Problem;
 use super::routes::Request;
 use super::rows::Answer;
 use super::{RowFormat, negotiate, parameters};
-use crate::query::{Cancel, Engine, Query, QueryError};
+use crate::query::{Cancel, Coverage, Engine, Query, QueryError};
 use crate::telemetry::Metrics;
 
 /// Partitions that nobody answers for, as in `3,7`, and by how many messages the others are behind the
@@ -58,27 +58,24 @@ pub(super) async fn answer(
         Ok::<_, Problem>((chunk, answer, permit))
     });
     let first = unless_left(peer, stop.clone(), first).await;
-    let (chunk, answer, permit) = first.map_err(|_| Problem::Internal)??;
+    let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
-    let list = |of: Vec<String>| (!of.is_empty()).then(|| of.join(","));
-    let missing = list(answer.missing().iter().map(i32::to_string).collect());
-    let lag = answer
-        .lag()
-        .iter()
-        .map(|(partition, lag)| format!("{partition}={lag}"));
-    let lag = list(lag.collect());
+    let coverage = answer.coverage().clone();
     let mut response = if answer.has_ended() {
         // A short answer goes out whole, with its length.
         Response::new(chunk.into())
     } else {
-        let pace = answer.holds_memory().then(|| Pace::begin(peer));
+        let guards = Guards {
+            pace: answer.holds_memory().then(|| Pace::begin(peer)),
+            _leaving: Leaving::begin(answer.take_leaves(), peer),
+        };
         let about = About {
             metrics: api.metrics.clone(),
             query: request.query.to_owned(),
             span: Span::current(),
         };
-        let rest = rest_of(answer, about, (permit, peer.clone(), pace), stop);
+        let rest = rest_of(answer, about, (permit, peer.clone(), guards), stop);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -91,16 +88,29 @@ pub(super) async fn answer(
         header::VARY,
         HeaderValue::from_static("accept, accept-encoding"),
     );
-    for (name, value) in [(header::LINK, next_page), (MISSING, missing), (LAG, lag)] {
-        if let Some(value) = value {
-            let value = HeaderValue::try_from(value).map_err(|_| Problem::Internal)?;
-            headers.insert(name, value);
-        }
+    if let Some(next_page) = next_page {
+        let value = HeaderValue::try_from(next_page).map_err(|_| Problem::Internal)?;
+        headers.insert(header::LINK, value);
     }
+    say_coverage(headers, &coverage)?;
     if let Some(encoding) = encoding.name() {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
     Ok(response)
+}
+
+/// Says which parts of the sums are in an answer.
+pub(super) fn say_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Result<(), Problem> {
+    let missing = coverage.missing.iter().map(i32::to_string).collect();
+    let lag = coverage.lag.iter().map(|(of, lag)| format!("{of}={lag}"));
+    let values: [(_, Vec<String>); 2] = [(MISSING, missing), (LAG, lag.collect())];
+    for (name, values) in values {
+        if !values.is_empty() {
+            let value = HeaderValue::try_from(values.join(","));
+            headers.insert(name, value.map_err(|_| Problem::Internal)?);
+        }
+    }
+    Ok(())
 }
 
 /// Why a stream ends early: the connection breaks off with it, so that the client cannot take a part
@@ -120,14 +130,14 @@ struct About {
 fn rest_of(
     answer: Answer,
     about: About,
-    holds: (OwnedSemaphorePermit, Peer, Option<Pace>),
+    holds: (OwnedSemaphorePermit, Peer, Guards),
     stop: Cancel,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
     let state = (answer, holds, stop);
-    stream::try_unfold(state, move |(mut answer, (permit, peer, pace), stop)| {
+    stream::try_unfold(state, move |(mut answer, (permit, peer, guards), stop)| {
         let about = about.clone();
         async move {
-            pace.iter().for_each(Pace::note_part);
+            guards.pace.iter().for_each(Pace::note_part);
             let metrics = about.metrics.clone();
             let made = tokio::task::spawn_blocking(move || {
                 let before = answer.rows_read();
@@ -145,9 +155,41 @@ fn rest_of(
                 }
                 BROKE_OFF
             })?;
-            Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer, pace), stop))))
+            Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer, guards), stop))))
         }
     })
+}
+
+/// What breaks an answer off that others wait for.
+struct Guards {
+    pace: Option<Pace>,
+    _leaving: Option<Leaving>,
+}
+
+/// Breaks an answer off when a store is to be closed that it reads: whoever has its partition next waits for that.
+/// Until it is dropped.
+struct Leaving(AbortHandle);
+
+impl Leaving {
+    fn begin(leaves: Vec<watch::Receiver<()>>, peer: &Peer) -> Option<Leaving> {
+        if leaves.is_empty() {
+            return None;
+        }
+        let break_off = peer.request.break_off_later();
+        let closed = |mut leave: watch::Receiver<()>| async move { leave.changed().await.is_err() };
+        let mut leaves: FuturesUnordered<_> = leaves.into_iter().map(closed).collect();
+        let waiting = tokio::spawn(async move {
+            let _closed = leaves.next().await;
+            break_off();
+        });
+        Some(Leaving(waiting.abort_handle()))
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// How long a client has for a part of an answer that holds memory which others may need.

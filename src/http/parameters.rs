@@ -54,6 +54,31 @@ pub(super) fn wait(query: &str) -> Result<bool, Problem> {
     Ok(wait.is_some())
 }
 
+/// The one parameter of `GET /hours`, `partial`.
+pub(super) fn partial(query: &str) -> Result<bool, Problem> {
+    let mut partial = None;
+    for (name, value) in parse(query)? {
+        match &*name {
+            "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
+            "" if value.is_empty() => {}
+            _ => {
+                return Err(bad(format!(
+                    "there is no parameter {name:?}; there is partial"
+                )));
+            }
+        }
+    }
+    Ok(partial.unwrap_or(false))
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, Problem> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(bad(format!("{name} is {value:?}; it can be true or false"))),
+    }
+}
+
 /// The one parameter of `GET /partitions/hours`, `p`.
 pub(super) fn partitions(query: &str) -> Result<Vec<i32>, Problem> {
     match &list(query, "p")?[..] {
@@ -137,14 +162,7 @@ fn question_upto(query: &str, limit_max: usize) -> Result<Query, Problem> {
             "sort" => set(&mut asked.sort, &name, sort(&value)?)?,
             "limit" => set(&mut limit, &name, integer(&name, &value, 1, limit_max)?)?,
             "cursor" => set(&mut asked.cursor, &name, value.into())?,
-            "partial" => match &*value {
-                "true" | "false" => set(&mut partial, &name, value == "true")?,
-                _ => {
-                    return Err(bad(format!(
-                        "partial is {value:?}; it can be true or false"
-                    )));
-                }
-            },
+            "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
             _ => {
                 return Err(bad(format!(
                     "{name:?} is not a parameter of GET /flows; those are {}",

@@ -32,7 +32,8 @@ pub(super) async fn rows(api: &Api, request: &Request<'_>) -> Result<Response, P
 pub(super) async fn hours(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let engine = backend(api, request)?.engine.clone();
     let partitions = parameters::partitions(request.query)?;
-    hours::answer(api, request, engine, Some(partitions)).await
+    // What is missing is named.
+    hours::answer(api, request, engine, Some(partitions), true).await
 }
 
 /// `GET /partitions/applied?upto=0:17,3:5`: waits until the sums of these partitions have everything up to

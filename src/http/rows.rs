@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
+use tokio::sync::watch;
 
 use super::negotiate::{Encoding, RowFormat};
 use crate::domain::Field;
-use crate::query::{Columns, QueryError, Row, Rows, frames};
+use crate::query::{Columns, Coverage, QueryError, Row, Rows, frames};
 
 /// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
 /// costs little beside making it, and little for a slow client to hold.
@@ -72,14 +73,14 @@ impl Answer {
         self.rows.holds_memory()
     }
 
-    /// See [`Rows::missing`].
-    pub(super) fn missing(&self) -> &[i32] {
-        self.rows.missing()
+    /// See [`Rows::coverage`].
+    pub(super) fn coverage(&self) -> &Coverage {
+        self.rows.coverage()
     }
 
-    /// See [`Rows::lag`].
-    pub(super) fn lag(&self) -> &[(i32, u64)] {
-        self.rows.lag()
+    /// See [`Rows::take_leaves`].
+    pub(super) fn take_leaves(&mut self) -> Vec<watch::Receiver<()>> {
+        self.rows.take_leaves()
     }
 
     /// See [`Rows::rows_read`].

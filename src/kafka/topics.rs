@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
 
 use super::error::failed;
 use super::settings::{Log, create, log_error};
-use super::{KafkaError, Settings};
+use super::{KafkaError, MESSAGE_BYTES_MAX, Settings};
 
 /// Partitions of a journal that is made by us: the most nodes that can share it.
 pub const PARTITIONS_DEFAULT: i32 = 12;
@@ -94,6 +94,7 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
         };
         let (journal, owners) = (&settings.topic, &settings.owners_topic());
         if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
+            check_configuration(&admin, journal)?;
             return Ok(i32::try_from(count).unwrap_or(i32::MAX));
         }
         if Instant::now() >= deadline {
@@ -137,4 +138,49 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
         }
         sleep(POLL);
     }
+}
+
+/// Refuses a journal that somebody else has made, and that batches would be lost from, or do not fit into.
+fn check_configuration(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
+    let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
+    let options = AdminOptions::new().request_timeout(Some(timeout));
+    let of = [ResourceSpecifier::Topic(journal)];
+    let mut describing = pin!(admin.describe_configs(&of, &options));
+    let described = loop {
+        match describing.as_mut().now_or_never() {
+            Some(described) => break described,
+            None => sleep(POLL),
+        }
+    };
+    let described = described.map(|described| described.into_iter().next());
+    let Ok(Some(Ok(settings))) = described else {
+        // That takes a right of its own.
+        tracing::info!(
+            journal,
+            "the topic's configuration cannot be seen, and is not checked"
+        );
+        return Ok(());
+    };
+    let value = |name: &str| settings.get(name).and_then(|entry| entry.value.as_deref());
+    let wrong = |name: &str, why: &str| KafkaError::Settings {
+        doing: "looking at the journal",
+        why: format!(
+            "topic {journal} has {name}={}: {why}",
+            value(name).unwrap_or_default()
+        ),
+    };
+    if value("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        return Err(wrong(
+            "cleanup.policy",
+            "it would drop batches; it has to be delete",
+        ));
+    }
+    let longest = value("max.message.bytes").and_then(|bytes| bytes.parse::<usize>().ok());
+    if longest.is_some_and(|longest| longest < MESSAGE_BYTES_MAX) {
+        let why = format!(
+            "batches do not fit; it has to be {MESSAGE_BYTES_MAX} at least, and is 1048588 by default"
+        );
+        return Err(wrong("max.message.bytes", &why));
+    }
+    Ok(())
 }

@@ -23,12 +23,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 pub use bounds::QueryLimits;
-pub use parts::{Opened, Parts, Source};
+pub use parts::{Coverage, Hours, Opened, Parts, Source};
 pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
-use crate::domain::{Hour, Totals};
 pub use crate::store::Cancel;
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
@@ -122,12 +123,15 @@ impl Engine {
         matches!(self.sums, Sums::Parts(_))
     }
 
-    /// Every hour that holds flows, ascending, and what they add up to; of all partitions, or of some that
-    /// are here.
-    pub fn hours(&self, partitions: Option<&[i32]>) -> Result<Vec<(Hour, Totals)>, QueryError> {
+    /// Every hour that holds flows, and what they add up to; of all partitions, or of some that are here.
+    /// `partial` takes what there is of them.
+    pub fn hours(&self, partitions: Option<&[i32]>, partial: bool) -> Result<Hours, QueryError> {
         match &self.sums {
-            Sums::Store(store) => Ok(store.ledger()?),
-            Sums::Parts(parts) => parts.hours(partitions),
+            Sums::Store(store) => Ok(Hours {
+                hours: store.ledger()?,
+                coverage: Coverage::default(),
+            }),
+            Sums::Parts(parts) => parts.hours(partitions, partial),
         }
     }
 
@@ -139,10 +143,11 @@ impl Engine {
             Some(text) => Some(cursor::decode(query, text).ok_or(QueryError::BadCursor)?),
         };
         let memory = Memory::new(&self.pool);
-        let (mut stream, missing, lag) = match &self.sums {
+        let (mut stream, coverage, mut leaves) = match &self.sums {
             Sums::Store(store) => {
                 let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-                (Stream::Store(matching, groups), Vec::new(), Vec::new())
+                let stream = Stream::Store(matching, groups);
+                (stream, Coverage::default(), Vec::new())
             }
             Sums::Parts(parts) => {
                 let opened = parts.open(query, self.time_max)?;
@@ -153,7 +158,7 @@ impl Engine {
                     sources.push(Box::new(Here::new(matching, groups)));
                 }
                 let merged = Merged::new(sources, self.time_max, cancel);
-                (Stream::Merged(merged), opened.missing, opened.lag)
+                (Stream::Merged(merged), opened.coverage, opened.leaves)
             }
         };
         let (mut next_page, mut answer) = (None, None);
@@ -171,13 +176,14 @@ impl Engine {
                 rows_read: stream.rows_read(),
                 _memory: page.memory,
             });
+            leaves.clear();
         }
         Ok(Rows {
             columns: query.columns,
             stream: answer.unwrap_or(stream),
             next_page,
-            missing,
-            lag,
+            coverage,
+            leaves,
         })
     }
 
@@ -277,8 +283,8 @@ pub struct Rows {
     columns: Columns,
     stream: Stream,
     next_page: Option<String>,
-    missing: Vec<i32>,
-    lag: Vec<(i32, u64)>,
+    coverage: Coverage,
+    leaves: Vec<watch::Receiver<()>>,
 }
 
 #[derive(Debug)]
@@ -349,14 +355,14 @@ impl Rows {
         self.stream.rows_read()
     }
 
-    /// Partitions that are left out, since nobody answers for them.
-    pub fn missing(&self) -> &[i32] {
-        &self.missing
+    /// Which parts of the sums it has.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
     }
 
-    /// How many messages the sums of each partition were behind the journal.
-    pub fn lag(&self) -> &[(i32, u64)] {
-        &self.lag
+    /// Each closes when it holds something that others wait for, and has to be broken off.
+    pub fn take_leaves(&mut self) -> Vec<watch::Receiver<()>> {
+        std::mem::take(&mut self.leaves)
     }
 
     /// Hands rows to `each` until it breaks or the answer ends; returns whether it has ended.

@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::group::Groups;
 use super::{Cancel, Matching, Query, QueryError, bounds, unless};
 use crate::domain::{Counters, Hour, Totals};
@@ -20,7 +22,26 @@ pub trait Parts: Debug + Send + Sync {
     fn open(&self, query: &Query, time_max: Duration) -> Result<Opened, QueryError>;
 
     /// See [`Engine::hours`](super::Engine::hours).
-    fn hours(&self, of: Option<&[i32]>) -> Result<Vec<(Hour, Totals)>, QueryError>;
+    ///
+    /// # Errors
+    /// [`QueryError::Missing`], unless `partial`.
+    fn hours(&self, of: Option<&[i32]>, partial: bool) -> Result<Hours, QueryError>;
+}
+
+/// Which parts are in an answer.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// Partitions that nobody answers for.
+    pub missing: Vec<i32>,
+    /// How many messages each of the others was behind the journal.
+    pub lag: Vec<(i32, u64)>,
+}
+
+/// Every hour that holds flows, ascending, and what they add up to.
+#[derive(Debug, Default)]
+pub struct Hours {
+    pub hours: Vec<(Hour, Totals)>,
+    pub coverage: Coverage,
 }
 
 /// The parts of an answer.
@@ -28,10 +49,9 @@ pub trait Parts: Debug + Send + Sync {
 pub struct Opened {
     pub here: Vec<Arc<Store>>,
     pub elsewhere: Vec<Box<dyn Source>>,
-    /// Partitions that nobody answers for.
-    pub missing: Vec<i32>,
-    /// How many messages each of the others was behind the journal.
-    pub lag: Vec<(i32, u64)>,
+    pub coverage: Coverage,
+    /// Each closes when a store of `here` is to be left: whoever reads it keeps others waiting.
+    pub leaves: Vec<watch::Receiver<()>>,
 }
 
 /// Rows that answer a question, filtered and added up, in key order.

@@ -46,6 +46,8 @@ impl Query {
     /// one more, so that it shows whether there are any behind them.
     pub fn of_a_part(&self) -> Query {
         let mut part = self.clone();
+        // What is missing is named then.
+        part.partial = true;
         // Of a group, another part may have the rest; of a row, one part has all.
         let chooses = self.sort.is_none() || self.columns == Columns::ALL;
         part.limit = self.limit.filter(|_| chooses).map(|limit| limit + 1);

@@ -309,6 +309,43 @@ mod tests {
         }
     }
 
+    /// What is old by the clock, and not by the journal, is remembered: a new reading comes out as the first did.
+    #[test]
+    fn receipts_are_kept_by_the_time_of_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let window = Duration::from_secs(3600);
+        let options = StoreOptions {
+            idempotency_window: window,
+            journal_elsewhere: true,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let apply = |position, time_s| {
+            let mut builder = BatchBuilder::with_capacity(0);
+            let hour = Hour::new(0).unwrap();
+            builder.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 0 });
+            let batch = builder.finish();
+            let batch = batch.with_key(IdempotencyKey::new(b"key").unwrap());
+            let entry = Entry {
+                position,
+                time_s,
+                batch,
+            };
+            let repeated = store.apply(vec![entry]).unwrap().repeated;
+            store.flush_within(Duration::from_secs(5)).unwrap();
+            let receipts = super::super::receipts::receipts_family(&store.inner.db).unwrap();
+            let all = None::<&[u8]>;
+            store.inner.db.compact_range_cf(receipts, all, all);
+            repeated
+        };
+        // Years ago.
+        let then = 1_600_000_000;
+        assert_eq!(apply(1, then), 0);
+        assert_eq!(apply(2, then + 3600), 1);
+        assert_eq!(apply(3, then + 3601), 0, "it is over, by the journal");
+        assert_eq!(apply(4, then + 3602), 1);
+    }
+
     /// A kill between the receipts of a tally and its sums.
     #[test]
     fn a_batch_is_not_its_own_duplicate() {

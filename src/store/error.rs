@@ -1,17 +1,28 @@
 //! What can go wrong in the store, each with what an operator can do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::codec::{self, Corrupt};
 use super::scan::ScanEnd;
+
+/// Where the sums of a node of a cluster are.
+fn of_a_node(path: &Path) -> &'static str {
+    match path.join("partitions").is_dir() {
+        true => {
+            "; it is that of a node, which has its sums in partitions/0, partitions/1 and so on"
+        }
+        false => "",
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
         "{path} is not a flowtally data directory: it has no valid {} file; \
-         give --data-dir one that flowtally made, or, for a new one, an empty or absent directory",
-        codec::IDENTITY_FILE
+         give --data-dir one that flowtally made, or, for a new one, an empty or absent directory{}",
+        codec::IDENTITY_FILE,
+        of_a_node(.path)
     )]
     NotOurs { path: PathBuf },
 

@@ -162,6 +162,7 @@ impl Inner {
                     .map_err(database("ingesting a flushed file"))
             })?;
             self.step(Step::Ingested);
+            self.expiry.note_flushed(tally);
             if let Some(added) = added {
                 self.compaction_due.note(added);
             }

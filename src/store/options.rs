@@ -62,6 +62,9 @@ pub struct StoreOptions {
     pub stall_max: Duration,
     /// How long a batch's idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// The journal is elsewhere, and what time it is, is said by it: a second reading, however late, has to come
+    /// out as the first.
+    pub journal_elsewhere: bool,
     /// Disk that receipts may take; the oldest go first.
     pub receipts_bytes_max: u64,
     /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
@@ -87,6 +90,7 @@ impl Default for StoreOptions {
             flush_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
+            journal_elsewhere: false,
             receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
             retain_hours: None,

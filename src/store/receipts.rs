@@ -83,22 +83,42 @@ impl Inner {
 #[derive(Debug)]
 pub(super) struct Expiry {
     window: Duration,
+    /// What counts as now, in seconds since the epoch, where the clock does not: the time of the journal up to
+    /// where sums are on disk. What is behind that may be read again, and asks for receipts from before.
+    journal_s: Option<AtomicU64>,
     /// Seconds since the epoch: older ones go although they are within the window.
     oldest_kept_s: AtomicU64,
 }
 
 impl Expiry {
-    pub(super) fn new(window: Duration) -> Expiry {
+    pub(super) fn new(options: &StoreOptions) -> Expiry {
         Expiry {
-            window,
+            window: options.idempotency_window,
+            journal_s: options.journal_elsewhere.then(AtomicU64::default),
             oldest_kept_s: AtomicU64::new(0),
         }
     }
 
     /// The time of the oldest receipt that is kept, in seconds since the epoch.
     fn oldest_kept_s(&self) -> u64 {
-        let by_window = now().saturating_sub(self.window).as_secs();
+        let now = match &self.journal_s {
+            Some(journal_s) => Duration::from_secs(journal_s.load(Ordering::Relaxed)),
+            None => now(),
+        };
+        let by_window = now.saturating_sub(self.window).as_secs();
         by_window.max(self.oldest_kept_s.load(Ordering::Relaxed))
+    }
+
+    /// Notes that all of `tally` is on disk.
+    pub(super) fn note_flushed(&self, tally: &Tally) {
+        let newest = tally
+            .receipts()
+            .values()
+            .map(|receipt| receipt.time_s)
+            .max();
+        if let (Some(journal_s), Some(newest)) = (&self.journal_s, newest) {
+            journal_s.fetch_max(newest, Ordering::Relaxed);
+        }
     }
 
     /// Has compaction drop what is over.

@@ -32,7 +32,7 @@ pub(super) struct RocksOptions {
 impl RocksOptions {
     pub(super) fn new(options: &StoreOptions) -> RocksOptions {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let expiry = Arc::new(Expiry::new(options.idempotency_window));
+        let expiry = Arc::new(Expiry::new(options));
         let stopped = Arc::new(AtomicU64::new(0));
         RocksOptions {
             database: database(options.memtable_bytes),
