@@ -300,6 +300,28 @@ fn who_asks_too_much_waits() {
     daemon.stop();
 }
 
+#[test]
+fn invented_tokens_do_not_get_an_address_more() {
+    const LIMIT: u64 = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let limit = LIMIT.to_string();
+    let limits = [("FRONT_ADDRESS_REQUESTS_PER_10S", &limit[..])];
+    let front = Front::start(dir.path(), [daemon.address; 3], &limits);
+    let client = front.client();
+    let mut ask = (0_u64..).map(|n| {
+        let invented = [("authorization", &format!("Bearer {n}")[..])];
+        client.get("/hours", &invented).unwrap().status
+    });
+    // A rate over ten seconds, on a machine of any speed.
+    let refused = ask
+        .by_ref()
+        .take(100 * LIMIT as usize)
+        .position(|status| status == 429);
+    assert!(refused.is_some_and(|n| n >= LIMIT as usize), "{refused:?}");
+    daemon.stop();
+}
+
 /// `flowtally send` on its way.
 struct Sending(Child);
 
@@ -449,7 +471,7 @@ fn is_not_ready() -> SocketAddr {
 fn where_no_node_is_ready_those_that_live_are_asked() {
     let dir = tempfile::tempdir().unwrap();
     let front = Front::start(dir.path(), [is_not_ready(), free(), free()], &[]);
-    wait_for("backend nodes has no server available", || front.log());
+    wait_for("0 active and 1 backup servers left", || front.log());
     until_answered(&front.client(), "/hours");
     assert_eq!(front.client().get("/readyz", &[]).unwrap().status, 503);
 }
