@@ -28,7 +28,6 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_KAFKA_TOPIC",
         value_name = "TOPIC",
-        requires = "kafka_brokers",
         default_value = "flows"
     )]
     pub kafka_topic: String,
@@ -38,7 +37,6 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_KAFKA_PARTITIONS",
         value_name = "N",
-        requires = "kafka_brokers",
         default_value = PARTITIONS_DEFAULT,
         value_parser = clap::value_parser!(i32).range(1..=256)
     )]
@@ -50,7 +48,6 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_KAFKA_OPTION",
         value_name = "NAME=VALUE",
-        requires = "kafka_brokers",
         value_parser = options,
         hide_env_values = true
     )]
@@ -61,7 +58,6 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_NODE_NAME",
         value_name = "NAME",
-        requires = "kafka_brokers",
         value_parser = node_name
     )]
     pub node_name: Option<String>,
@@ -71,38 +67,22 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_NODE_URL",
         value_name = "URL",
-        requires = "kafka_brokers",
         value_parser = node_url
     )]
     pub node_url: Option<String>,
 
     /// File with the tokens of nodes, one a line, the same on all of them. The first is sent to the others,
     /// and one of them is needed for /partitions.
-    #[arg(
-        long,
-        env = "FLOWTALLY_NODE_TOKEN_FILE",
-        value_name = "FILE",
-        requires = "kafka_brokers"
-    )]
+    #[arg(long, env = "FLOWTALLY_NODE_TOKEN_FILE", value_name = "FILE")]
     pub node_token_file: Option<PathBuf>,
 
     /// Authority, as PEM, that other nodes' certificates are of, instead of the usual ones.
-    #[arg(
-        long,
-        env = "FLOWTALLY_NODE_CA",
-        value_name = "FILE",
-        requires = "kafka_brokers"
-    )]
+    #[arg(long, env = "FLOWTALLY_NODE_CA", value_name = "FILE")]
     pub node_ca: Option<PathBuf>,
 
     /// Place for checkpoints of partitions, as in s3://bucket/path, gs://bucket/path or file:///path, the same
     /// on all nodes. A node that lacks a partition starts from the newest, and not from the topic's start.
-    #[arg(
-        long,
-        env = "FLOWTALLY_CHECKPOINT_URL",
-        value_name = "URL",
-        requires = "kafka_brokers"
-    )]
+    #[arg(long, env = "FLOWTALLY_CHECKPOINT_URL", value_name = "URL")]
     pub checkpoint_url: Option<String>,
 
     /// Seconds between two checkpoints of a partition.
@@ -110,7 +90,6 @@ pub struct Cluster {
         long,
         env = "FLOWTALLY_CHECKPOINT_INTERVAL",
         value_name = "SECONDS",
-        requires = "kafka_brokers",
         default_value = "600",
         value_parser = seconds(1..=86_400)
     )]
@@ -163,5 +142,32 @@ fn node_url(text: &str) -> Result<String, String> {
     match rest.is_some_and(fits) {
         true => Ok(text.into()),
         false => Err("it has to be such as http://node-1:8080".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_told_from_semicolons_in_their_values() {
+        let read = |text| options(text).map(|o| o.to_vec());
+        let all = |pairs: &[(&str, &str)]| {
+            let owned = pairs
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+            Ok(owned.collect::<Vec<_>>())
+        };
+        assert_eq!(read("a.b=1"), all(&[("a.b", "1")]));
+        assert_eq!(
+            read("a.b=1;c=2=3;d="),
+            all(&[("a.b", "1"), ("c", "2=3"), ("d", "")])
+        );
+        let password = "sasl.password=p;w;P=1;;ssl.ca.location=/ca";
+        let expected = all(&[("sasl.password", "p;w;P=1;"), ("ssl.ca.location", "/ca")]);
+        assert_eq!(read(password), expected);
+        for wrong in ["", "a.b", ";a.b=1", "=1", "A=1"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -19,6 +19,8 @@ use super::Cli;
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
 /// The command whose settings the file has.
 const SERVICE: &str = "serve";
+/// The source of what nobody has set.
+const DEFAULT: &str = "default";
 
 /// The command line, with what the environment and a file add to it.
 ///
@@ -54,6 +56,8 @@ pub fn parse(
         matches,
         file: path,
     };
+    #[cfg(feature = "kafka")]
+    settings.check_cluster()?;
     Ok((cli, settings))
 }
 
@@ -127,6 +131,32 @@ pub struct Settings {
     file: Option<PathBuf>,
 }
 
+#[cfg(feature = "kafka")]
+impl Settings {
+    /// What is for one node of many is not to be left aside in silence. (What `requires` of clap needs has to be
+    /// on the command line or in the environment; here it may be in the file.)
+    fn check_cluster(&self) -> Result<(), clap::Error> {
+        let Some((SERVICE, matches)) = self.matches.subcommand() else {
+            return Ok(());
+        };
+        if matches.get_raw("kafka_brokers").is_some() {
+            return Ok(());
+        }
+        let cluster = <super::Cluster as clap::Args>::augment_args(Command::new(SERVICE));
+        for argument in cluster.get_arguments() {
+            let id = argument.get_id().as_str();
+            let source = source(argument, matches.value_source(id), self.file.as_deref());
+            if matches.get_raw(id).is_some() && source != DEFAULT {
+                let flag = argument.get_long().unwrap_or_default();
+                let what =
+                    format!("{source}: {flag} is for one node of many, and needs kafka-brokers\n");
+                return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, what));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Settings {
     /// As TOML that can be given as a file again, with the source of each value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -180,7 +210,7 @@ fn source(argument: &Arg, source: Option<ValueSource>, file: Option<&Path>) -> S
         (Some(ValueSource::CommandLine), _, _) => format!("--{flag}"),
         (Some(ValueSource::EnvVariable), Some(name), _) => name.to_string_lossy().into_owned(),
         (_, _, Some(file)) if file_has(file, flag) => file.display().to_string(),
-        _ => "default".into(),
+        _ => DEFAULT.into(),
     }
 }
 
@@ -220,7 +250,8 @@ mod tests {
     #[cfg(feature = "kafka")]
     #[test]
     fn options_that_may_be_passwords_are_not_shown() {
-        let file = "kafka-option = \"sasl.username=u;sasl.password=secret-1\"\n";
+        let file =
+            "kafka-brokers = \"a:1\"\nkafka-option = \"sasl.username=u;sasl.password=secret-1\"\n";
         for arguments in [&[][..], &["--kafka-option", "sasl.password=secret-2"]] {
             let (_, settings) = parse_with(file, arguments).unwrap();
             let shown = settings.to_string();
@@ -229,6 +260,24 @@ mod tests {
                 "{shown}"
             );
             assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn what_a_node_is_told_needs_brokers_from_anywhere() {
+        let given = |file, arguments: &[&str]| parse_with(file, arguments).map(|_| ());
+        let brokers = ["--kafka-brokers", "a:1"];
+        let named = ["--node-name", "n"];
+        assert_eq!(given("kafka-brokers = \"a:1\"\n", &named), Ok(()));
+        assert_eq!(given("node-name = \"n\"\n", &brokers), Ok(()));
+        for (file, arguments, source) in [
+            ("", &named[..], "--node-name: "),
+            ("node-name = \"n\"\n", &[], "flowtally.toml: "),
+        ] {
+            let error = given(file, arguments).unwrap_err();
+            assert!(error.contains("node-name is for one node"), "{error}");
+            assert!(error.contains(source), "{error}");
         }
     }
 

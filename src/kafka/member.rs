@@ -224,13 +224,20 @@ impl<H: Handler> Member<H> {
         Some(is_in_range)
     }
 
-    /// Stops reading a partition, and starts it later.
-    fn start_again(&mut self, partition: i32, position: u64) {
+    /// Stops reading a partition, and starts it again: at once, or later where the leader does not say what it has, or
+    /// has said twice in a row what is not so.
+    fn start_again(&mut self, partition: i32, position: u64, is_in_range: bool) {
         let shared = self.shared();
         if let Some(owned) = shared.partitions().get_mut(&partition) {
+            let now = Instant::now();
+            let lately = owned.not_before.is_some_and(|at| now < at + ASK_INTERVAL);
+            let pause = match is_in_range && !lately {
+                true => Duration::ZERO,
+                false => ASK_INTERVAL,
+            };
             owned.progress.position = None;
             owned.wanted = Some(position);
-            owned.not_before = Some(Instant::now() + ASK_INTERVAL);
+            owned.not_before = Some(now + pause);
         }
         let mut list = TopicPartitionList::new();
         list.add_partition(&shared.topic, partition);
@@ -242,7 +249,8 @@ impl<H: Handler> Member<H> {
     /// Tells the handler of an error; whether it is the end.
     fn ends_with(&mut self, error: &Source) -> bool {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            // It does not say which partition: one whose next message has been deleted meanwhile.
+            // It does not say which partition: one whose next message has been deleted meanwhile, or whose leader has
+            // just come up and was wrong about what it has. The client does not read on by itself.
             let positions: Vec<_> = {
                 let shared = self.shared();
                 let partitions = shared.partitions();
@@ -252,8 +260,9 @@ impl<H: Handler> Member<H> {
                 positions.collect()
             };
             for (partition, position) in positions {
-                if self.is_in_range(partition, position).is_none() {
-                    self.start_again(partition, position);
+                let is_in_range = self.is_in_range(partition, position);
+                if is_in_range != Some(false) {
+                    self.start_again(partition, position, is_in_range.is_some());
                 }
             }
             return false;

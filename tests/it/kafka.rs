@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use flowtally::kafka::{
     Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Seal,
@@ -345,6 +347,30 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
         acknowledged.len(),
         payloads.len()
     );
+}
+
+/// As one may for a moment that was just killed, and is back.
+#[test]
+fn a_partition_whose_leader_errs_about_its_range_is_read_on() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("errs", 2, 1).unwrap();
+    let settings = settings(&cluster.bootstrap_servers(), "errs", "a");
+    let producer = Producer::new(&settings).unwrap();
+    let stores = Arc::new(Mutex::new(Stores::default()));
+    let consumer = Node::join(&settings, &stores);
+    for round in 1..=3 {
+        for partition in 0..2 {
+            let payload = format!("{partition} {round}");
+            block_on(producer.send(partition, None, payload.as_bytes())).unwrap();
+        }
+        until("all is read", || {
+            stores.lock().unwrap().count() == 2 * round
+        });
+        let out_of_range = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
+        cluster.request_errors(RDKafkaApiKey::Fetch, &[out_of_range]);
+    }
+    assert_eq!(stores.lock().unwrap().errors, []);
+    drop(consumer);
 }
 
 #[test]
