@@ -95,6 +95,7 @@ impl<'a> Checkpoints<'a> {
                     break;
                 }
                 Lacking::Retry(why) => {
+                    ahead_since = None;
                     tracing::error!(partition, why, "waits for a checkpoint");
                     if inbox.ends_within(FETCH_INTERVAL) {
                         return Ok(None);

@@ -146,7 +146,11 @@ impl Settings {
         for argument in cluster.get_arguments() {
             let id = argument.get_id().as_str();
             let source = source(argument, matches.value_source(id), self.file.as_deref());
-            if matches.get_raw(id).is_some() && source != DEFAULT {
+            // A default may be said.
+            let given = matches.get_raw(id).is_some_and(|given| {
+                !given.eq(argument.get_default_values().iter().map(|v| v.as_os_str()))
+            });
+            if given && source != DEFAULT {
                 let flag = argument.get_long().unwrap_or_default();
                 let what =
                     format!("{source}: {flag} is for one node of many, and needs kafka-brokers\n");
@@ -269,6 +273,8 @@ mod tests {
         let given = |file, arguments: &[&str]| parse_with(file, arguments).map(|_| ());
         let brokers = ["--kafka-brokers", "a:1"];
         let named = ["--node-name", "n"];
+        // As --print-config shows it.
+        assert_eq!(given("kafka-topic = \"flows\"\n", &[]), Ok(()));
         assert_eq!(given("kafka-brokers = \"a:1\"\n", &named), Ok(()));
         assert_eq!(given("node-name = \"n\"\n", &brokers), Ok(()));
         for (file, arguments, source) in [

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::crypto;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig};
 use super::secrets::{AccessError, TlsFiles};
 
 pub(super) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| AccessError::new(&files.cert, e))?;

@@ -98,6 +98,9 @@ pub(super) struct Owned {
     pub(super) not_before: Option<Instant>,
     /// Since when the leader has less than is due.
     pub(super) ahead_since: Option<Instant>,
+    /// Since when the client does not read it, although it was started. So it is after an error about its range,
+    /// for ever, whoever erred.
+    pub(super) stopped_since: Option<Instant>,
     /// When the leader was heard of last, also where that is not told yet.
     heard: Option<Instant>,
     /// What was heard after a silence is told from then on.
@@ -162,6 +165,11 @@ impl ClientContext for Context {
         for (partition, owned) in self.0.partitions().iter_mut() {
             let Some(seen) = topic.partitions.get(partition) else {
                 continue;
+            };
+            let is_stopped = ["none", "stopped"].contains(&&*seen.fetch_state);
+            owned.stopped_since = match owned.progress.position {
+                Some(_) if is_stopped => owned.stopped_since.or(Some(now)),
+                _ => None,
             };
             let progress = &mut owned.progress;
             // The statistics may still have the end of an earlier time as owner. Sums that are so far would be taken

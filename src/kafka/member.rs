@@ -24,6 +24,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 const COMMIT_MAX: Duration = Duration::from_secs(1);
 /// A question to a broker that is not answered is asked again, after a while in which other partitions are read.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// What the client does not read for so long although it was told to, is started again.
+const STOPPED_MAX: Duration = Duration::from_secs(2);
 /// A leader that has less than was read before may have been cut off and replaced, and not know it. For so long.
 pub const AHEAD_MAX: Duration = Duration::from_secs(30);
 
@@ -67,6 +69,7 @@ impl<H: Handler> Member<H> {
                     Change::Revoked(list) => self.revoked(&list),
                 }
             }
+            self.start_stopped();
             self.start_wanted();
             if committed.elapsed() >= COMMIT_INTERVAL {
                 committed = Instant::now();
@@ -127,11 +130,8 @@ impl<H: Handler> Member<H> {
         let shared = self.shared();
         starts.retain(|(partition, offset)| {
             let is_in_range = self.is_in_range(*partition, *offset);
-            if is_in_range.is_none()
-                && let Some(owned) = shared.partitions().get_mut(partition)
-            {
-                owned.wanted = Some(*offset);
-                owned.not_before = Some(Instant::now() + ASK_INTERVAL);
+            if is_in_range.is_none() {
+                self.start_later(*partition, *offset);
             }
             is_in_range == Some(true)
         });
@@ -141,12 +141,22 @@ impl<H: Handler> Member<H> {
         }
         if let Err(error) = self.client.incremental_assign(&list) {
             self.handler.failed(failed("taking partitions")(error));
+            for (partition, offset) in starts {
+                self.start_later(partition, offset);
+            }
             return;
         }
         for (partition, offset) in starts {
             if let Some(owned) = shared.partitions().get_mut(&partition) {
                 owned.progress.position = Some(offset);
             }
+        }
+    }
+
+    fn start_later(&self, partition: i32, offset: u64) {
+        if let Some(owned) = self.shared().partitions().get_mut(&partition) {
+            owned.wanted = Some(offset);
+            owned.not_before = Some(Instant::now() + ASK_INTERVAL);
         }
     }
 
@@ -196,7 +206,13 @@ impl<H: Handler> Member<H> {
     /// Whether a store at `offset` can go on; `None` to ask again later. What the client believes to be the
     /// end will not do: it may be of an earlier time as owner, and sums that reach it are not all that was there.
     fn is_in_range(&mut self, partition: i32, offset: u64) -> Option<bool> {
-        let (first, end) = self.control.range(partition)?;
+        let Some((first, end)) = self.control.range(partition) else {
+            // Only a leader that goes on saying it is believed.
+            if let Some(owned) = self.shared().partitions().get_mut(&partition) {
+                owned.ahead_since = None;
+            }
+            return None;
+        };
         // What is read up to here, was there when the partition came to this node.
         if let Some(owned) = self.shared().partitions().get_mut(&partition) {
             owned.progress.end = owned.progress.end.max(Some(end));
@@ -224,47 +240,37 @@ impl<H: Handler> Member<H> {
         Some(is_in_range)
     }
 
-    /// Stops reading a partition, and starts it again: at once, or later where the leader does not say what it has, or
-    /// has said twice in a row what is not so.
-    fn start_again(&mut self, partition: i32, position: u64, is_in_range: bool) {
+    /// Starts partitions again that the client has stopped: their next message has been deleted, which shows then, or
+    /// their leader was wrong about what it has, as one may be that has just come up.
+    fn start_stopped(&mut self) {
         let shared = self.shared();
-        if let Some(owned) = shared.partitions().get_mut(&partition) {
-            let now = Instant::now();
-            let lately = owned.not_before.is_some_and(|at| now < at + ASK_INTERVAL);
-            let pause = match is_in_range && !lately {
-                true => Duration::ZERO,
-                false => ASK_INTERVAL,
-            };
-            owned.progress.position = None;
-            owned.wanted = Some(position);
-            owned.not_before = Some(now + pause);
-        }
         let mut list = TopicPartitionList::new();
-        list.add_partition(&shared.topic, partition);
-        if let Err(error) = self.client.incremental_unassign(&list) {
-            self.handler.failed(failed("stopping a partition")(error));
+        for (partition, owned) in shared.partitions().iter_mut() {
+            let is_stopped = (owned.stopped_since).is_some_and(|at| at.elapsed() >= STOPPED_MAX);
+            if is_stopped && let Some(position) = owned.progress.position.take() {
+                tracing::warn!(
+                    partition,
+                    position,
+                    "reading has stopped, and is begun again"
+                );
+                owned.stopped_since = None;
+                owned.wanted = Some(position);
+                owned.not_before = None;
+                list.add_partition(&shared.topic, *partition);
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.client.incremental_unassign(&list)
+        {
+            self.handler.failed(failed("stopping partitions")(error));
         }
     }
 
     /// Tells the handler of an error; whether it is the end.
     fn ends_with(&mut self, error: &Source) -> bool {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            // It does not say which partition: one whose next message has been deleted meanwhile, or whose leader has
-            // just come up and was wrong about what it has. The client does not read on by itself.
-            let positions: Vec<_> = {
-                let shared = self.shared();
-                let partitions = shared.partitions();
-                let positions = partitions
-                    .iter()
-                    .filter_map(|(p, o)| Some((*p, o.progress.position?)));
-                positions.collect()
-            };
-            for (partition, position) in positions {
-                let is_in_range = self.is_in_range(partition, position);
-                if is_in_range != Some(false) {
-                    self.start_again(partition, position, is_in_range.is_some());
-                }
-            }
+            // It does not say of which partition; that one stops.
+            tracing::warn!(%error, "Kafka has not what is due");
             return false;
         }
         let error = KafkaError::of(DOING, error);

@@ -36,9 +36,11 @@ use super::{KafkaError, Producer, Settings};
 const READ: Duration = Duration::from_secs(10);
 /// How long the thread waits for announcements before it looks whether it is to stop.
 const POLL: Duration = Duration::from_millis(100);
+/// Of those who are not believed, so many are named.
+const STRANGERS_MAX: usize = 100;
 
 /// Under which the number of partitions is kept.
-const JOURNAL_KEY: &[u8] = b"journal";
+const JOURNAL_KEY: &str = "journal";
 const LOST_KEY: &str = "lost";
 
 const DOING: &str = "reading who owns which partition";
@@ -89,7 +91,7 @@ impl fmt::Display for Lost {
 /// The end of the topic is no error here.
 impl ConsumerContext for Log {}
 
-/// As it is in the topic. The key is the partition, in decimal digits.
+/// The key is the partition, in decimal digits.
 #[derive(Debug, Serialize, Deserialize)]
 struct Announcement {
     partition: i32,
@@ -99,23 +101,6 @@ struct Announcement {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<u64>,
     offset: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seal: Option<String>,
-}
-
-impl Announcement {
-    /// What is sealed. Of two that differ, the texts do too: a URL has no line breaks, nor has a name.
-    fn text(&self) -> String {
-        let Announcement {
-            partition,
-            url,
-            node,
-            epoch,
-            offset,
-            seal: _,
-        } = self;
-        format!("{partition}\n{url}\n{node}\n{epoch:?}\n{offset}")
-    }
 }
 
 /// What is in the topic.
@@ -131,6 +116,36 @@ enum Said {
     Lost(Lost),
 }
 
+impl Said {
+    /// What is sealed, in this topic. Of two that differ, the texts do too: a URL has no line breaks, nor has a name.
+    fn text(&self, topic: &str) -> String {
+        match self {
+            Said::Owner(Announcement {
+                partition,
+                url,
+                node,
+                epoch,
+                offset,
+            }) => format!("{topic}\nowner\n{partition}\n{url}\n{node}\n{epoch:?}\n{offset}"),
+            Said::Journal { partitions } => format!("{topic}\njournal\n{partitions}"),
+            Said::Lost(Lost {
+                partition,
+                sums_to,
+                kafka_to,
+            }) => format!("{topic}\nlost\n{partition}\n{sums_to}\n{kafka_to}"),
+        }
+    }
+}
+
+/// As it is in the topic.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sealed {
+    #[serde(flatten)]
+    said: Said,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seal: Option<String>,
+}
+
 type Owned = BTreeMap<i32, Owner>;
 
 #[derive(Debug, Default)]
@@ -139,8 +154,8 @@ struct Table {
     /// How many the journal had, as the first node said.
     partitions: Option<i32>,
     lost: BTreeMap<i32, Lost>,
-    /// Who is not believed, and has been named in the log.
-    strangers: BTreeSet<String>,
+    /// To be said again: reported here and not read back yet, or said under an older token.
+    unread: BTreeMap<i32, Lost>,
 }
 
 /// The table of owners, kept up to date by a thread.
@@ -148,6 +163,7 @@ struct Table {
 pub struct Owners {
     node: String,
     url: String,
+    topic: String,
     producer: Producer,
     seal: Arc<dyn Seal>,
     table: Arc<Mutex<Table>>,
@@ -187,10 +203,18 @@ impl Owners {
 
         let (table, stop) = (Arc::default(), Arc::<AtomicBool>::default());
         let (read, all_read) = mpsc::channel();
-        let reader = (Arc::clone(&table), stop.clone(), seal.clone());
+        let mut reader = Reader {
+            client,
+            topic: topic.clone(),
+            table: Arc::clone(&table),
+            seal: seal.clone(),
+            strangers: BTreeSet::new(),
+            stop: stop.clone(),
+            read: Some(read),
+        };
         let thread = std::thread::Builder::new()
             .name("kafka-owners".into())
-            .spawn(move || run(&client, &reader.0, &reader.1, &*reader.2, &read))
+            .spawn(move || reader.run())
             .map_err(|e| KafkaError::Settings {
                 doing: "starting a thread",
                 why: e.to_string(),
@@ -198,7 +222,8 @@ impl Owners {
         let owners = Owners {
             node: settings.node.clone(),
             url: url.to_owned(),
-            producer: producer.to(topic),
+            producer: producer.to(topic.clone()),
+            topic,
             seal,
             table,
             stop,
@@ -228,10 +253,8 @@ impl Owners {
             }),
             Some(_) => Ok(()),
             None => {
-                // A number always has a JSON form.
-                let json = serde_json::to_vec(&Said::Journal { partitions }).unwrap_or_default();
                 // Where it is not written, the next start writes it.
-                drop((self.producer).send(0, Some(JOURNAL_KEY), &json));
+                drop(self.say(JOURNAL_KEY, Said::Journal { partitions }));
                 Ok(())
             }
         }
@@ -245,28 +268,43 @@ impl Owners {
         offset: u64,
     ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
         let ours = self.owner(partition).filter(|o| o.node == self.node);
-        let mut announcement = Announcement {
+        let announcement = Announcement {
             partition,
             url: self.url.clone(),
             node: self.node.clone(),
             epoch: ours.map(|owner| owner.epoch),
             offset,
-            seal: None,
         };
-        announcement.seal = self.seal.seal(&announcement.text());
+        self.say(&partition.to_string(), Said::Owner(announcement))
+    }
+
+    fn say(
+        &self,
+        key: &str,
+        said: Said,
+    ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
+        let seal = self.seal.seal(&said.text(&self.topic));
         // Strings and numbers always have a JSON form.
-        let json = serde_json::to_vec(&announcement).unwrap_or_default();
-        (self.producer).send(0, Some(partition.to_string().as_bytes()), &json)
+        let json = serde_json::to_vec(&Sealed { said, seal }).unwrap_or_default();
+        self.producer.send(0, Some(key.as_bytes()), &json)
     }
 
     /// Says that Kafka has less of a partition than was counted, for all nodes and for ever.
     pub fn report(&self, lost: Lost) {
-        let key = format!("{LOST_KEY}/{}", lost.partition);
-        // Numbers always have a JSON form.
-        let json = serde_json::to_vec(&Said::Lost(lost)).unwrap_or_default();
-        // Where it is not written, whoever starts the partition next finds the same.
-        drop(self.producer.send(0, Some(key.as_bytes()), &json));
-        lock(&self.table).lost.insert(lost.partition, lost);
+        {
+            let mut table = lock(&self.table);
+            table.lost.insert(lost.partition, lost);
+            table.unread.insert(lost.partition, lost);
+        }
+        self.report_again();
+    }
+
+    /// Says again what has been reported and not been read back: to be called as often as owners announce themselves.
+    pub fn report_again(&self) {
+        let unread = lock(&self.table).unread.clone();
+        for (partition, lost) in unread {
+            drop(self.say(&format!("{LOST_KEY}/{partition}"), Said::Lost(lost)));
+        }
     }
 
     /// Whether Kafka has been found to have less of `partition` than was counted.
@@ -297,47 +335,85 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(
-    client: &BaseConsumer<Log>,
-    table: &Mutex<Table>,
-    stop: &AtomicBool,
-    seal: &dyn Seal,
-    read: &mpsc::Sender<Result<(), KafkaError>>,
-) {
-    while !stop.load(Ordering::Relaxed) {
-        match client.poll(POLL) {
-            None => {}
-            Some(Ok(message)) => {
-                let payload = message.payload().unwrap_or_default();
-                let offset = u64::try_from(message.offset()).unwrap_or_default();
-                match serde_json::from_slice(payload) {
-                    Ok(Said::Owner(said)) if seal.is_sealed(&said.text(), said.seal.as_deref()) => {
-                        add(&mut lock(table).owners, said, offset);
-                    }
-                    Ok(Said::Owner(said)) => {
-                        let Announcement { node, url, .. } = said;
-                        if lock(table).strangers.insert(url.clone()) {
-                            tracing::warn!(
-                                node,
-                                url,
-                                offset,
-                                "not believed: it has a partition, it says, and none of the tokens of nodes"
-                            );
+/// What the thread has.
+struct Reader {
+    client: BaseConsumer<Log>,
+    topic: String,
+    table: Arc<Mutex<Table>>,
+    seal: Arc<dyn Seal>,
+    /// Who is not believed, and has been named in the log.
+    strangers: BTreeSet<String>,
+    stop: Arc<AtomicBool>,
+    /// Hears when all that there was has been read, or cannot be.
+    read: Option<mpsc::Sender<Result<(), KafkaError>>>,
+}
+
+impl Reader {
+    fn run(&mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let all_read = match self.client.poll(POLL) {
+                None => continue,
+                Some(Ok(message)) => {
+                    let offset = u64::try_from(message.offset()).unwrap_or_default();
+                    match serde_json::from_slice(message.payload().unwrap_or_default()) {
+                        Ok(sealed) => {
+                            drop(message);
+                            self.hear(sealed, offset);
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, offset, "not an announcement of an owner");
                         }
                     }
-                    Ok(Said::Lost(lost)) => drop(lock(table).lost.insert(lost.partition, lost)),
-                    Ok(Said::Journal { partitions }) => lock(table).partitions = Some(partitions),
-                    Err(error) => tracing::warn!(%error, offset, "not an announcement of an owner"),
+                    continue;
                 }
+                Some(Err(Source::PartitionEOF(_))) => Ok(()),
+                Some(Err(error)) => match failed(DOING)(error) {
+                    error if error.is_temporary() => continue,
+                    error => {
+                        tracing::error!(%error, "owners of partitions are not known");
+                        Err(error)
+                    }
+                },
+            };
+            if let Some(read) = self.read.take() {
+                let _he_may_have_given_up = read.send(all_read);
             }
-            Some(Err(Source::PartitionEOF(_))) => {
-                let _only_the_first_is_waited_for = read.send(Ok(()));
+        }
+    }
+
+    fn hear(&mut self, Sealed { said, seal }: Sealed, offset: u64) {
+        let text = said.text(&self.topic);
+        if !self.seal.is_sealed(&text, seal.as_deref()) {
+            let who = match &said {
+                Said::Owner(Announcement { url, .. }) => &**url,
+                Said::Journal { .. } | Said::Lost(_) => "somebody",
+            };
+            // What was there before this node may be of tokens that are gone.
+            if self.read.is_none()
+                && self.strangers.len() < STRANGERS_MAX
+                && self.strangers.insert(who.to_owned())
+            {
+                tracing::warn!(
+                    who,
+                    offset,
+                    "not believed: it speaks as a node, and has none of the tokens of nodes"
+                );
             }
-            Some(Err(error)) => {
-                let error = failed(DOING)(error);
-                if !error.is_temporary() {
-                    tracing::error!(%error, "owners of partitions are not known");
-                    let _only_the_first_is_waited_for = read.send(Err(error));
+            return;
+        }
+        let mut table = lock(&self.table);
+        match said {
+            Said::Owner(said) => {
+                self.strangers.remove(&said.url);
+                add(&mut table.owners, said, offset);
+            }
+            Said::Journal { partitions } => table.partitions = Some(partitions),
+            Said::Lost(lost) => {
+                table.lost.insert(lost.partition, lost);
+                // It outlives the token under which it was said.
+                match self.seal.seal(&text) == seal {
+                    true => drop(table.unread.remove(&lost.partition)),
+                    false => drop(table.unread.insert(lost.partition, lost)),
                 }
             }
         }
@@ -346,13 +422,16 @@ fn run(
 
 fn add(owners: &mut Owned, said: Announcement, offset: u64) {
     let epoch = said.epoch.unwrap_or(offset);
+    let known = owners.get(&said.partition);
     // One that has not begun yet would count for ever.
-    let has_begun = epoch <= offset;
-    if has_begun
-        && owners
-            .get(&said.partition)
-            .is_none_or(|known| known.epoch <= epoch)
-    {
+    if epoch > offset {
+        // This topic has been made anew under a node that runs: it begins another.
+        if known.is_some_and(|known| known.epoch == epoch && known.node == said.node) {
+            owners.remove(&said.partition);
+        }
+        return;
+    }
+    if known.is_none_or(|known| known.epoch <= epoch) {
         let owner = Owner {
             node: said.node,
             url: said.url,
@@ -377,7 +456,6 @@ mod tests {
             node,
             epoch,
             offset,
-            seal: None,
         }
     }
 
@@ -394,34 +472,50 @@ mod tests {
         assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
         add(&mut table, said("stranger", Some(u64::MAX), 9), 15);
         assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
+        // The topic begins anew.
+        add(&mut table, said("b", Some(12), 9), 0);
+        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
+        add(&mut table, said("a", Some(14), 9), 1);
+        assert!(table.is_empty());
+        add(&mut table, said("a", None, 9), 2);
+        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 2));
     }
 
     #[test]
     fn what_is_in_the_topic() {
-        let json = serde_json::to_string(&said("a", None, 5)).unwrap();
+        let json = |said, seal: Option<&str>| {
+            let seal = seal.map(str::to_owned);
+            serde_json::to_string(&Sealed { said, seal }).unwrap()
+        };
+        let read = |json: &str| serde_json::from_str::<Sealed>(json).unwrap();
         assert_eq!(
-            json,
-            r#"{"partition":3,"url":"http://a","node":"a","offset":5}"#
+            json(Said::Owner(said("a", None, 5)), Some("s")),
+            r#"{"partition":3,"url":"http://a","node":"a","offset":5,"seal":"s"}"#
         );
         // A field that a later version adds does not hurt.
-        let more = r#"{"partition":3,"url":"u","node":"a","epoch":9,"offset":5,"rack":"r"}"#;
-        let read = serde_json::from_str(more).unwrap();
+        let more =
+            r#"{"partition":3,"url":"u","node":"a","epoch":9,"offset":5,"rack":"r","seal":"s"}"#;
+        let Sealed { said, seal } = read(more);
         assert!(matches!(
-            read,
+            &said,
             Said::Owner(Announcement { epoch: Some(9), .. })
         ));
-        let json = serde_json::to_string(&Said::Journal { partitions: 12 }).unwrap();
-        assert_eq!(json, r#"{"partitions":12}"#);
-        let read = serde_json::from_str(&json).unwrap();
-        assert!(matches!(read, Said::Journal { partitions: 12 }));
+        assert_eq!(said.text("t"), "t\nowner\n3\nu\na\nSome(9)\n5");
+        assert_eq!(seal.as_deref(), Some("s"));
+        let twelve = json(Said::Journal { partitions: 12 }, None);
+        assert_eq!(twelve, r#"{"partitions":12}"#);
+        assert!(matches!(
+            read(&twelve).said,
+            Said::Journal { partitions: 12 }
+        ));
         let lost = Lost {
             partition: 3,
             sums_to: 29,
             kafka_to: 16,
         };
-        let json = serde_json::to_string(&Said::Lost(lost)).unwrap();
+        let json = json(Said::Lost(lost), None);
         assert_eq!(json, r#"{"partition":3,"sums_to":29,"kafka_to":16}"#);
-        let read = serde_json::from_str(&json).unwrap();
-        assert!(matches!(read, Said::Lost(read) if read == lost));
+        let Sealed { said, seal } = read(&json);
+        assert!(matches!(said, Said::Lost(read) if read == lost) && seal.is_none());
     }
 }

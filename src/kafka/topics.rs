@@ -21,6 +21,8 @@ pub const PARTITIONS_DEFAULT: i32 = 12;
 const REPLICAS_MAX: usize = 3;
 /// Topics have to be there by then.
 const TOPICS_SECONDS_MAX: u64 = 30;
+/// What the longest message takes in the topic, with what is around it.
+const STORED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024;
 const REQUEST_SECONDS_MAX: u64 = 10;
 const POLL: Duration = Duration::from_millis(100);
 
@@ -176,9 +178,9 @@ fn check_configuration(admin: &AdminClient<Log>, journal: &str) -> Result<(), Ka
         ));
     }
     let longest = value("max.message.bytes").and_then(|bytes| bytes.parse::<usize>().ok());
-    if longest.is_some_and(|longest| longest < MESSAGE_BYTES_MAX) {
+    if longest.is_some_and(|longest| longest < STORED_BYTES_MAX) {
         let why = format!(
-            "batches do not fit; it has to be {MESSAGE_BYTES_MAX} at least, and is 1048588 by default"
+            "batches do not fit; it has to be {STORED_BYTES_MAX} at least, and is 1048588 by default"
         );
         return Err(wrong("max.message.bytes", &why));
     }

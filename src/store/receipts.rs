@@ -117,7 +117,8 @@ impl Expiry {
             .map(|receipt| receipt.time_s)
             .max();
         if let (Some(journal_s), Some(newest)) = (&self.journal_s, newest) {
-            journal_s.fetch_max(newest, Ordering::Relaxed);
+            // A node whose clock is ahead does not have others forget what they may be sent again.
+            journal_s.fetch_max(newest.min(now().as_secs()), Ordering::Relaxed);
         }
     }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::AdminOptions;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::access::Pki;
 use crate::cluster::post;
@@ -145,7 +146,15 @@ fn a_topic_that_is_made_anew_is_not_taken_for_the_one_before() {
     let deleted = block_on(admin().delete_topics(&[topic], &AdminOptions::new()));
     assert!(deleted.unwrap().iter().all(Result::is_ok));
     // The deletion takes a moment; a node that came too early would go on with the old topic.
-    std::thread::sleep(Duration::from_secs(3));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_there = || {
+        let asked = (admin().inner()).fetch_metadata(None, Duration::from_secs(10));
+        asked.unwrap().topics().iter().any(|t| t.name() == topic)
+    };
+    while is_there() {
+        assert!(Instant::now() < deadline, "the topic is still there");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 
     let daemon = node.start();
     until_logged(&daemon, "the topic was made anew");
@@ -236,6 +245,64 @@ fn kafka_may_want_certificates_and_passwords() {
     let other = Pki::new(&dir.path().join("other"));
     ends_saying(node("b", &pki.ca, "wrong").start(), "check user, password");
     ends_saying(node("c", &other.ca, "right").start(), "certificates");
+}
+
+/// What a node believes gets its token, and its questions.
+#[test]
+fn who_has_no_token_of_nodes_is_not_believed() {
+    let _up = BROKER.up.read().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    std::fs::write(&file, "secret\n").unwrap();
+    let nodes = ["a", "b"].map(|name| {
+        let mut node = Node::new(&BROKER.addresses, "believed", name, dir.path());
+        node.partitions = 2;
+        node.more = vec!["--node-token-file".into(), file.to_str().unwrap().into()];
+        node
+    });
+    let daemons = nodes.each_ref().map(Node::start);
+    let flows: Vec<_> = (0..20)
+        .map(|n| TestFlow::new(1, &format!("app-{n}"), "b", "v", 3, 4))
+        .collect();
+    until_answered(&daemons[0].client, "/hours");
+    post(&daemons[0].client, "key", &flows);
+
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", stranger.local_addr().unwrap());
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", &BROKER.addresses);
+    let producer: BaseProducer = config.create().unwrap();
+    let say = |key: &str, said: &str| {
+        let record = BaseRecord::to("believed-owners").partition(0);
+        producer.send(record.key(key).payload(said)).unwrap();
+    };
+    for partition in 0..2 {
+        let seal = ["", r#","seal":"00ff""#][partition];
+        let said =
+            format!(r#"{{"partition":{partition},"url":"{url}","node":"a","offset":100{seal}}}"#);
+        say(&partition.to_string(), &said);
+        let lost = format!(r#"{{"partition":{partition},"sums_to":1,"kafka_to":0{seal}}}"#);
+        say(&format!("lost/{partition}"), &lost);
+    }
+    say("journal", r#"{"partitions":7}"#);
+    producer.flush(Duration::from_secs(30)).unwrap();
+
+    for daemon in &daemons {
+        until_logged(daemon, "not believed");
+        let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
+        assert_eq!(answer.rows().len(), flows.len());
+    }
+    // Nor by those who read it at their start.
+    daemons.into_iter().for_each(Daemon::stop);
+    let daemons = nodes.each_ref().map(Node::start);
+    for daemon in &daemons {
+        until_answered(&daemon.client, "/readyz");
+        let answer = until_answered(&daemon.client, "/flows?hour=1");
+        assert_eq!(answer.rows().len(), flows.len());
+    }
+    assert!(stranger.accept().is_err(), "somebody has asked a stranger");
+    daemons.into_iter().for_each(Daemon::stop);
 }
 
 #[test]
