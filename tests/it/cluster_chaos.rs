@@ -35,8 +35,8 @@ const SESSION: Duration = Duration::from_secs(10);
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 /// A question is answered by then, whichever nodes stand still; the machine may be slow, too.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// What a node says that ends because only a new start helps.
-const GAVE_UP: &str = "the client of Kafka has given up";
+/// What a node says at its end when only a new start helps.
+const GAVE_UP: &str = "the client of Kafka has given up, and the journal could not be used for";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -321,15 +321,18 @@ impl Chaos<'_> {
             for number in 0..NODES {
                 if self.daemons[number].as_mut().is_some_and(Daemon::has_ended) {
                     // Kafka may take a node that stood still for another one of its name; it is told to start again.
-                    let daemon = self.daemons[number].take().unwrap();
-                    let gave_up = daemon.log().contains(GAVE_UP);
-                    assert!(
-                        gave_up,
-                        "node {number} has ended by itself: {}",
-                        daemon.log()
-                    );
+                    let mut daemon = self.daemons[number].take().unwrap();
+                    let (status, said) = (daemon.wait(), daemon.log());
+                    let gave_up = status.code() == Some(1) && said.contains(GAVE_UP);
+                    assert!(gave_up, "node {number} has ended, {status:?}: {said}");
                     log(&format!("node {number} has given up, and is started again"));
                     self.gave_up += 1;
+                    let stood_still = [Fault::Freeze, Fault::CutOff]
+                        .map(|fault| self.counts.get(&fault).copied().unwrap_or(0));
+                    assert!(
+                        self.gave_up <= stood_still.iter().sum(),
+                        "nodes give up that never stood still: {said}"
+                    );
                     self.start(number);
                 }
             }
