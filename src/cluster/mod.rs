@@ -307,7 +307,7 @@ async fn reload_secrets(shared: Arc<Shared>, mut told: watch::Receiver<()>) {
 /// Says every few seconds, and when a partition comes, what is here.
 async fn announce(shared: Arc<Shared>) {
     loop {
-        shared.owners.report_again();
+        shared.owners.remind();
         let positions = shared.here.positions();
         // All of them are under way before the first is waited for.
         let said: Vec<_> = positions

@@ -255,7 +255,8 @@ impl<H: Handler> Member<H> {
                 );
                 owned.stopped_since = None;
                 owned.wanted = Some(position);
-                owned.not_before = None;
+                // The group may have spoken meanwhile, and is heard first.
+                owned.not_before = Some(Instant::now() + POLL);
                 list.add_partition(&shared.topic, *partition);
             }
         }

@@ -13,7 +13,9 @@
 //! learns from the group that the partition is lost, and falls silent. Until then somebody may ask the
 //! wrong node, which is why a node answers only for what it owns and has heard of lately.
 //!
-//! Whom a node asks, it shows its token. So announcements may have a [`Seal`], and those without are not believed.
+//! Whom a node asks, it shows its token. So announcements may have a [`Seal`], and those without are not believed. What
+//! is to be remembered for ever, every node says again all the time: so it outlives the token that sealed it first, and
+//! whoever writes over it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,8 +38,9 @@ use super::{KafkaError, Producer, Settings};
 const READ: Duration = Duration::from_secs(10);
 /// How long the thread waits for announcements before it looks whether it is to stop.
 const POLL: Duration = Duration::from_millis(100);
-/// Of those who are not believed, so many are named.
+/// Of those who are not believed, so many are named, by so much of what they say.
 const STRANGERS_MAX: usize = 100;
+const STRANGER_CHARS_MAX: usize = 200;
 
 /// Under which the number of partitions is kept.
 const JOURNAL_KEY: &str = "journal";
@@ -117,6 +120,15 @@ enum Said {
 }
 
 impl Said {
+    /// Under which it is in the topic, where only the last of a key stays.
+    fn key(&self) -> String {
+        match self {
+            Said::Owner(Announcement { partition, .. }) => partition.to_string(),
+            Said::Journal { .. } => JOURNAL_KEY.to_owned(),
+            Said::Lost(Lost { partition, .. }) => format!("{LOST_KEY}/{partition}"),
+        }
+    }
+
     /// What is sealed, in this topic. Of two that differ, the texts do too: a URL has no line breaks, nor has a name.
     fn text(&self, topic: &str) -> String {
         match self {
@@ -154,8 +166,15 @@ struct Table {
     /// How many the journal had, as the first node said.
     partitions: Option<i32>,
     lost: BTreeMap<i32, Lost>,
-    /// To be said again: reported here and not read back yet, or said under an older token.
-    unread: BTreeMap<i32, Lost>,
+}
+
+impl Table {
+    /// What is to be remembered whoever owns what.
+    fn lasting(&self) -> Vec<Said> {
+        let journal = (self.partitions).map(|partitions| Said::Journal { partitions });
+        let lost = self.lost.values().map(|lost| Said::Lost(*lost));
+        journal.into_iter().chain(lost).collect()
+    }
 }
 
 /// The table of owners, kept up to date by a thread.
@@ -209,6 +228,7 @@ impl Owners {
             table: Arc::clone(&table),
             seal: seal.clone(),
             strangers: BTreeSet::new(),
+            unbelieved: BTreeMap::new(),
             stop: stop.clone(),
             read: Some(read),
         };
@@ -244,20 +264,16 @@ impl Owners {
 
     /// Remembers the number of partitions, or holds it against the one that is remembered.
     fn hold_against(&self, partitions: i32, topic: &str) -> Result<(), KafkaError> {
-        let before = lock(&self.table).partitions;
-        match before {
-            Some(before) if before != partitions => Err(KafkaError::OtherPartitions {
+        let was = *lock(&self.table).partitions.get_or_insert(partitions);
+        if was != partitions {
+            return Err(KafkaError::OtherPartitions {
                 topic: topic.to_owned(),
-                was: before,
+                was,
                 is: partitions,
-            }),
-            Some(_) => Ok(()),
-            None => {
-                // Where it is not written, the next start writes it.
-                drop(self.say(JOURNAL_KEY, Said::Journal { partitions }));
-                Ok(())
-            }
+            });
         }
+        self.remind();
+        Ok(())
     }
 
     /// Says that this node has `partition` and is at `offset`: for the owner to call when it gets it and
@@ -275,15 +291,11 @@ impl Owners {
             epoch: ours.map(|owner| owner.epoch),
             offset,
         };
-        self.say(&partition.to_string(), Said::Owner(announcement))
+        self.say(Said::Owner(announcement))
     }
 
-    fn say(
-        &self,
-        key: &str,
-        said: Said,
-    ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
-        let seal = self.seal.seal(&said.text(&self.topic));
+    fn say(&self, said: Said) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
+        let (key, seal) = (said.key(), self.seal.seal(&said.text(&self.topic)));
         // Strings and numbers always have a JSON form.
         let json = serde_json::to_vec(&Sealed { said, seal }).unwrap_or_default();
         self.producer.send(0, Some(key.as_bytes()), &json)
@@ -291,19 +303,15 @@ impl Owners {
 
     /// Says that Kafka has less of a partition than was counted, for all nodes and for ever.
     pub fn report(&self, lost: Lost) {
-        {
-            let mut table = lock(&self.table);
-            table.lost.insert(lost.partition, lost);
-            table.unread.insert(lost.partition, lost);
-        }
-        self.report_again();
+        lock(&self.table).lost.insert(lost.partition, lost);
+        self.remind();
     }
 
-    /// Says again what has been reported and not been read back: to be called as often as owners announce themselves.
-    pub fn report_again(&self) {
-        let unread = lock(&self.table).unread.clone();
-        for (partition, lost) in unread {
-            drop(self.say(&format!("{LOST_KEY}/{partition}"), Said::Lost(lost)));
+    /// Says again what is to be remembered for ever: to be called as often as owners announce themselves.
+    pub fn remind(&self) {
+        let lasting = lock(&self.table).lasting();
+        for said in lasting {
+            drop(self.say(said));
         }
     }
 
@@ -343,6 +351,8 @@ struct Reader {
     seal: Arc<dyn Seal>,
     /// Who is not believed, and has been named in the log.
     strangers: BTreeSet<String>,
+    /// What was to be remembered, and is not believed, by its key: until all that there was has been read.
+    unbelieved: BTreeMap<String, u64>,
     stop: Arc<AtomicBool>,
     /// Hears when all that there was has been read, or cannot be.
     read: Option<mpsc::Sender<Result<(), KafkaError>>>,
@@ -376,29 +386,18 @@ impl Reader {
                 },
             };
             if let Some(read) = self.read.take() {
+                self.name_unbelieved();
                 let _he_may_have_given_up = read.send(all_read);
             }
         }
     }
 
     fn hear(&mut self, Sealed { said, seal }: Sealed, offset: u64) {
-        let text = said.text(&self.topic);
-        if !self.seal.is_sealed(&text, seal.as_deref()) {
-            let who = match &said {
-                Said::Owner(Announcement { url, .. }) => &**url,
-                Said::Journal { .. } | Said::Lost(_) => "somebody",
-            };
-            // What was there before this node may be of tokens that are gone.
-            if self.read.is_none()
-                && self.strangers.len() < STRANGERS_MAX
-                && self.strangers.insert(who.to_owned())
-            {
-                tracing::warn!(
-                    who,
-                    offset,
-                    "not believed: it speaks as a node, and has none of the tokens of nodes"
-                );
-            }
+        if !self
+            .seal
+            .is_sealed(&said.text(&self.topic), seal.as_deref())
+        {
+            self.doubt(&said, offset);
             return;
         }
         let mut table = lock(&self.table);
@@ -407,15 +406,46 @@ impl Reader {
                 self.strangers.remove(&said.url);
                 add(&mut table.owners, said, offset);
             }
-            Said::Journal { partitions } => table.partitions = Some(partitions),
-            Said::Lost(lost) => {
-                table.lost.insert(lost.partition, lost);
-                // It outlives the token under which it was said.
-                match self.seal.seal(&text) == seal {
-                    true => drop(table.unread.remove(&lost.partition)),
-                    false => drop(table.unread.insert(lost.partition, lost)),
-                }
+            // What a node began with, it goes on with.
+            Said::Journal { partitions } => drop(table.partitions.get_or_insert(partitions)),
+            Said::Lost(lost) => drop(table.lost.insert(lost.partition, lost)),
+        }
+    }
+
+    /// Somebody speaks as a node and has none of their tokens.
+    fn doubt(&mut self, said: &Said, offset: u64) {
+        let who = match said {
+            Said::Owner(Announcement { url, .. }) => url.chars().take(STRANGER_CHARS_MAX).collect(),
+            Said::Journal { .. } | Said::Lost(_) => said.key(),
+        };
+        // What was there before this node may be of tokens that are gone.
+        if self.read.is_some() {
+            if !matches!(said, Said::Owner(_)) {
+                self.unbelieved.insert(who, offset);
             }
+            return;
+        }
+        if self.strangers.len() < STRANGERS_MAX && self.strangers.insert(who.clone()) {
+            tracing::warn!(
+                who,
+                offset,
+                "not believed: it speaks as a node, and has none of the tokens of nodes"
+            );
+        }
+    }
+
+    /// Names what is believed under none of the tokens, though it was to be remembered for ever.
+    fn name_unbelieved(&mut self) {
+        let remembered = lock(&self.table).lasting();
+        for said in remembered {
+            self.unbelieved.remove(&said.key());
+        }
+        for (what, offset) in std::mem::take(&mut self.unbelieved) {
+            tracing::warn!(
+                what,
+                offset,
+                "not believed: it was to be remembered, and was said under none of the tokens of nodes"
+            );
         }
     }
 }

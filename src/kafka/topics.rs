@@ -1,5 +1,6 @@
 //! The two topics, made where they are absent.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
@@ -96,7 +97,8 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
         };
         let (journal, owners) = (&settings.topic, &settings.owners_topic());
         if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
-            check_configuration(&admin, journal)?;
+            check_journal(&admin, journal)?;
+            check_owners(&admin, owners)?;
             return Ok(i32::try_from(count).unwrap_or(i32::MAX));
         }
         if Instant::now() >= deadline {
@@ -143,10 +145,50 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
 }
 
 /// Refuses a journal that somebody else has made, and that batches would be lost from, or do not fit into.
-fn check_configuration(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
+fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
+    let settings = configuration(admin, journal);
+    let has = |name: &str| settings.get(name).map_or("", |value| value);
+    if has("cleanup.policy").contains("compact") {
+        let why = "it would drop batches; it has to be delete";
+        return Err(wrong(journal, "cleanup.policy", &settings, why));
+    }
+    let longest = has("max.message.bytes").parse::<usize>();
+    if longest.is_ok_and(|longest| longest < STORED_BYTES_MAX) {
+        let why = format!(
+            "batches do not fit; it has to be {STORED_BYTES_MAX} at least, and is 1048588 by default"
+        );
+        return Err(wrong(journal, "max.message.bytes", &settings, &why));
+    }
+    Ok(())
+}
+
+/// Refuses a topic of owners that forgets what nobody says again.
+fn check_owners(admin: &AdminClient<Log>, owners: &str) -> Result<(), KafkaError> {
+    let settings = configuration(admin, owners);
+    if (settings.get("cleanup.policy")).is_some_and(|policy| policy != "compact") {
+        let why = "it would forget what nodes have said; it has to be compact";
+        return Err(wrong(owners, "cleanup.policy", &settings, why));
+    }
+    Ok(())
+}
+
+type Configuration = BTreeMap<String, String>;
+
+fn wrong(topic: &str, name: &str, has: &Configuration, why: &str) -> KafkaError {
+    KafkaError::Settings {
+        doing: "looking at the topics",
+        why: format!(
+            "topic {topic} has {name}={}: {why}",
+            has.get(name).map_or("", |value| value)
+        ),
+    }
+}
+
+/// What a topic is set to; nothing where that cannot be seen, which takes a right of its own.
+fn configuration(admin: &AdminClient<Log>, topic: &str) -> Configuration {
     let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
     let options = AdminOptions::new().request_timeout(Some(timeout));
-    let of = [ResourceSpecifier::Topic(journal)];
+    let of = [ResourceSpecifier::Topic(topic)];
     let mut describing = pin!(admin.describe_configs(&of, &options));
     let described = loop {
         match describing.as_mut().now_or_never() {
@@ -154,35 +196,16 @@ fn check_configuration(admin: &AdminClient<Log>, journal: &str) -> Result<(), Ka
             None => sleep(POLL),
         }
     };
-    let described = described.map(|described| described.into_iter().next());
-    let Ok(Some(Ok(settings))) = described else {
-        // That takes a right of its own.
-        tracing::info!(
-            journal,
-            "the topic's configuration cannot be seen, and is not checked"
-        );
-        return Ok(());
-    };
-    let value = |name: &str| settings.get(name).and_then(|entry| entry.value.as_deref());
-    let wrong = |name: &str, why: &str| KafkaError::Settings {
-        doing: "looking at the journal",
-        why: format!(
-            "topic {journal} has {name}={}: {why}",
-            value(name).unwrap_or_default()
-        ),
-    };
-    if value("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-        return Err(wrong(
-            "cleanup.policy",
-            "it would drop batches; it has to be delete",
-        ));
+    match described.map(|described| described.into_iter().next()) {
+        Ok(Some(Ok(settings))) => (settings.entries.into_iter())
+            .filter_map(|entry| Some((entry.name, entry.value?)))
+            .collect(),
+        _ => {
+            tracing::info!(
+                topic,
+                "the topic's configuration cannot be seen, and is not checked"
+            );
+            Configuration::new()
+        }
     }
-    let longest = value("max.message.bytes").and_then(|bytes| bytes.parse::<usize>().ok());
-    if longest.is_some_and(|longest| longest < STORED_BYTES_MAX) {
-        let why = format!(
-            "batches do not fit; it has to be {STORED_BYTES_MAX} at least, and is 1048588 by default"
-        );
-        return Err(wrong("max.message.bytes", &why));
-    }
-    Ok(())
 }

@@ -6,15 +6,19 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::AdminClient;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{Offset, TopicPartitionList};
 
 use flowtally::kafka::{
-    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Seal,
-    Settings, ensure_topics,
+    Consumer, Control, Handler, KafkaError, Lost, MESSAGE_BYTES_MAX, Owners, Producer, Record,
+    Seal, Settings, ensure_topics,
 };
 
 /// Nobody listens there.
@@ -496,6 +500,148 @@ fn announcements_are_found_by_a_late_reader() {
         matches!(error, KafkaError::NoTopic { .. } | KafkaError::Away { .. }),
         "{error}"
     );
+}
+
+/// A token seals as itself.
+#[derive(Debug)]
+struct Named(Mutex<Vec<&'static str>>);
+
+impl Seal for Named {
+    fn seal(&self, _: &str) -> Option<String> {
+        self.0.lock().unwrap().first().map(ToString::to_string)
+    }
+
+    fn is_sealed(&self, _: &str, seal: Option<&str>) -> bool {
+        seal.is_some_and(|seal| self.0.lock().unwrap().contains(&seal))
+    }
+}
+
+#[test]
+fn what_is_to_be_remembered_outlives_its_token_and_who_writes_over_it() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let of = |node: &str| settings(&broker.addresses, "remembered", node);
+    ensure_topics(&of("a"), 4).unwrap();
+    let producer = Producer::new(&of("a")).unwrap();
+    let open = |node: &str, tokens: &Arc<Named>, partitions| {
+        let url = format!("http://{node}");
+        Owners::open(&of(node), &url, &producer, tokens.clone(), partitions)
+    };
+    let tokens = |of: &[&'static str]| Arc::new(Named(Mutex::new(of.to_vec())));
+    let (first, only_new) = (tokens(&["old"]), tokens(&["new"]));
+    let running = open("a", &first, 4).unwrap();
+    let lost = Lost {
+        partition: 3,
+        sums_to: 29,
+        kafka_to: 16,
+    };
+    running.report(lost);
+
+    // Under a token that nobody has had yet, nothing is known.
+    let stranger = tokens(&["guess"]);
+    let other = open("x", &stranger, 4).unwrap();
+    assert_eq!(other.lost(3), None);
+    drop(other);
+
+    *first.0.lock().unwrap() = vec!["new", "old"];
+    running.remind();
+    until("it is known under the new token", || {
+        open("b", &only_new, 4).unwrap().lost(3) == Some(lost)
+    });
+    let error = open("b", &only_new, 8).unwrap_err();
+    assert!(
+        matches!(error, KafkaError::OtherPartitions { was: 4, is: 8, .. }),
+        "{error}"
+    );
+
+    // Compaction keeps only this of the two.
+    let over: BaseProducer = client(&broker.addresses).create().unwrap();
+    for (key, said) in [
+        ("lost/3", r#"{"partition":3,"sums_to":1,"kafka_to":1}"#),
+        ("journal", r#"{"partitions":8,"seal":"no"}"#),
+    ] {
+        let record = BaseRecord::to("remembered-owners").partition(0);
+        over.send(record.key(key).payload(said)).unwrap();
+    }
+    over.flush(Duration::from_secs(30)).unwrap();
+    running.remind();
+    let written = last_of_keys(&of("a").brokers, "remembered-owners");
+    assert_eq!(
+        written["lost/3"],
+        r#"{"partition":3,"sums_to":29,"kafka_to":16,"seal":"new"}"#
+    );
+    assert_eq!(written["journal"], r#"{"partitions":4,"seal":"new"}"#);
+}
+
+fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config
+}
+
+/// What compaction leaves of a topic of one partition.
+fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
+    let mut config = client(brokers);
+    config.set("group.id", "last-of-keys");
+    let reader: BaseConsumer = config.create().unwrap();
+    let timeout = Duration::from_secs(30);
+    let mut left = BTreeMap::new();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Beginning)
+        .unwrap();
+    reader.assign(&list).unwrap();
+    let mut next = 0;
+    // What has been said is under way.
+    std::thread::sleep(Duration::from_secs(1));
+    let (_, end) = reader.fetch_watermarks(topic, 0, timeout).unwrap();
+    while next < end {
+        let message = reader.poll(timeout).unwrap().unwrap();
+        next = message.offset() + 1;
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        left.insert(
+            text(message.key().unwrap()),
+            text(message.payload().unwrap()),
+        );
+    }
+    left
+}
+
+#[test]
+fn topics_that_would_lose_what_is_in_them_are_refused() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let admin: AdminClient<_> = client(&broker.addresses).create().unwrap();
+    for (topic, journal, owners, says) in [
+        (
+            "wrong-journal",
+            ("cleanup.policy", "compact"),
+            "compact",
+            "topic wrong-journal has cleanup.policy=compact",
+        ),
+        (
+            "wrong-owners",
+            ("cleanup.policy", "delete"),
+            "delete",
+            "topic wrong-owners-owners has cleanup.policy=delete",
+        ),
+        (
+            "short",
+            ("max.message.bytes", "1000000"),
+            "compact",
+            "topic short has max.message.bytes=1000000",
+        ),
+    ] {
+        let of_owners = format!("{topic}-owners");
+        let topics = [
+            NewTopic::new(topic, 2, TopicReplication::Fixed(1)).set(journal.0, journal.1),
+            NewTopic::new(&of_owners, 1, TopicReplication::Fixed(1)).set("cleanup.policy", owners),
+        ];
+        for made in block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
+            made.unwrap();
+        }
+        let error = ensure_topics(&settings(&broker.addresses, topic, "a"), 2).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
 
 #[test]
