@@ -108,8 +108,6 @@ fn apply_all(
 ) -> Result<(), String> {
     let position = store.position().map_err(|e| e.to_string())?;
     shared.here.opened(partition, store.clone());
-    // The client remembers a pause from an earlier time.
-    control.resume(partition);
     control.start(partition, position);
     shared.arrived.notify_one();
     tracing::info!(partition, position, "opened a partition");

@@ -118,6 +118,8 @@ impl<H: Handler> Member<H> {
         for partition in list.elements().iter().map(|e| e.partition()) {
             // First, so that a start from another thread finds it.
             (self.shared().partitions()).insert(partition, Owned::default());
+            // The client remembers a pause from an earlier time.
+            self.control.resume(partition);
             let start = self.handler.assigned(partition);
             ready.extend(start.map(|offset| (partition, offset)));
         }

@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -28,9 +29,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
-use serde::{Deserialize, Serialize};
 
 use super::error::failed;
+use super::said::{Announcement, Lost, Said, Sealed};
 use super::settings::{Log, create};
 use super::{KafkaError, Producer, Settings};
 
@@ -41,10 +42,6 @@ const POLL: Duration = Duration::from_millis(100);
 /// Of those who are not believed, so many are named, by so much of what they say.
 const STRANGERS_MAX: usize = 100;
 const STRANGER_CHARS_MAX: usize = 200;
-
-/// Under which the number of partitions is kept.
-const JOURNAL_KEY: &str = "journal";
-const LOST_KEY: &str = "lost";
 
 const DOING: &str = "reading who owns which partition";
 
@@ -69,94 +66,8 @@ pub trait Seal: fmt::Debug + Send + Sync {
     fn is_sealed(&self, text: &str, seal: Option<&str>) -> bool;
 }
 
-/// A partition of which Kafka has lost the end, or which has been made anew: sums had more. What comes into it
-/// later, from `end` on, is not what came there before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lost {
-    pub partition: i32,
-    /// Up to where there were sums.
-    pub sums_to: u64,
-    /// Where Kafka's partition ended then.
-    pub kafka_to: u64,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Kafka had only {} messages where {} had been counted: the topic was made anew, or has lost its end. What \
-             came after that would be counted wrongly",
-            self.kafka_to, self.sums_to
-        )
-    }
-}
-
 /// The end of the topic is no error here.
 impl ConsumerContext for Log {}
-
-/// The key is the partition, in decimal digits.
-#[derive(Debug, Serialize, Deserialize)]
-struct Announcement {
-    partition: i32,
-    url: String,
-    node: String,
-    /// None where an ownership begins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    epoch: Option<u64>,
-    offset: u64,
-}
-
-/// What is in the topic.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Said {
-    Owner(Announcement),
-    /// Under [`JOURNAL_KEY`].
-    Journal {
-        partitions: i32,
-    },
-    /// Under [`LOST_KEY`] and the partition.
-    Lost(Lost),
-}
-
-impl Said {
-    /// Under which it is in the topic, where only the last of a key stays.
-    fn key(&self) -> String {
-        match self {
-            Said::Owner(Announcement { partition, .. }) => partition.to_string(),
-            Said::Journal { .. } => JOURNAL_KEY.to_owned(),
-            Said::Lost(Lost { partition, .. }) => format!("{LOST_KEY}/{partition}"),
-        }
-    }
-
-    /// What is sealed, in this topic. Of two that differ, the texts do too: a URL has no line breaks, nor has a name.
-    fn text(&self, topic: &str) -> String {
-        match self {
-            Said::Owner(Announcement {
-                partition,
-                url,
-                node,
-                epoch,
-                offset,
-            }) => format!("{topic}\nowner\n{partition}\n{url}\n{node}\n{epoch:?}\n{offset}"),
-            Said::Journal { partitions } => format!("{topic}\njournal\n{partitions}"),
-            Said::Lost(Lost {
-                partition,
-                sums_to,
-                kafka_to,
-            }) => format!("{topic}\nlost\n{partition}\n{sums_to}\n{kafka_to}"),
-        }
-    }
-}
-
-/// As it is in the topic.
-#[derive(Debug, Serialize, Deserialize)]
-struct Sealed {
-    #[serde(flatten)]
-    said: Said,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seal: Option<String>,
-}
 
 type Owned = BTreeMap<i32, Owner>;
 
@@ -225,6 +136,7 @@ impl Owners {
         let mut reader = Reader {
             client,
             topic: topic.clone(),
+            partitions: 0..partitions,
             table: Arc::clone(&table),
             seal: seal.clone(),
             strangers: BTreeSet::new(),
@@ -347,6 +259,8 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 struct Reader {
     client: BaseConsumer<Log>,
     topic: String,
+    /// Those of the journal. Of others nobody can say anything.
+    partitions: Range<i32>,
     table: Arc<Mutex<Table>>,
     seal: Arc<dyn Seal>,
     /// Who is not believed, and has been named in the log.
@@ -400,6 +314,12 @@ impl Reader {
             self.doubt(&said, offset);
             return;
         }
+        if said
+            .partition()
+            .is_some_and(|p| !self.partitions.contains(&p))
+        {
+            return;
+        }
         let mut table = lock(&self.table);
         match said {
             Said::Owner(said) => {
@@ -420,7 +340,7 @@ impl Reader {
         };
         // What was there before this node may be of tokens that are gone.
         if self.read.is_some() {
-            if !matches!(said, Said::Owner(_)) {
+            if !matches!(said, Said::Owner(_)) && self.unbelieved.len() < STRANGERS_MAX {
                 self.unbelieved.insert(who, offset);
             }
             return;
@@ -509,43 +429,5 @@ mod tests {
         assert!(table.is_empty());
         add(&mut table, said("a", None, 9), 2);
         assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 2));
-    }
-
-    #[test]
-    fn what_is_in_the_topic() {
-        let json = |said, seal: Option<&str>| {
-            let seal = seal.map(str::to_owned);
-            serde_json::to_string(&Sealed { said, seal }).unwrap()
-        };
-        let read = |json: &str| serde_json::from_str::<Sealed>(json).unwrap();
-        assert_eq!(
-            json(Said::Owner(said("a", None, 5)), Some("s")),
-            r#"{"partition":3,"url":"http://a","node":"a","offset":5,"seal":"s"}"#
-        );
-        // A field that a later version adds does not hurt.
-        let more =
-            r#"{"partition":3,"url":"u","node":"a","epoch":9,"offset":5,"rack":"r","seal":"s"}"#;
-        let Sealed { said, seal } = read(more);
-        assert!(matches!(
-            &said,
-            Said::Owner(Announcement { epoch: Some(9), .. })
-        ));
-        assert_eq!(said.text("t"), "t\nowner\n3\nu\na\nSome(9)\n5");
-        assert_eq!(seal.as_deref(), Some("s"));
-        let twelve = json(Said::Journal { partitions: 12 }, None);
-        assert_eq!(twelve, r#"{"partitions":12}"#);
-        assert!(matches!(
-            read(&twelve).said,
-            Said::Journal { partitions: 12 }
-        ));
-        let lost = Lost {
-            partition: 3,
-            sums_to: 29,
-            kafka_to: 16,
-        };
-        let json = json(Said::Lost(lost), None);
-        assert_eq!(json, r#"{"partition":3,"sums_to":29,"kafka_to":16}"#);
-        let Sealed { said, seal } = read(&json);
-        assert!(matches!(said, Said::Lost(read) if read == lost) && seal.is_none());
     }
 }

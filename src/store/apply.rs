@@ -320,12 +320,12 @@ mod tests {
             ..StoreOptions::default()
         };
         let (store, _) = Store::open(dir.path(), options).unwrap();
-        let apply = |position, time_s| {
+        let apply_under = |key: &[u8], position, time_s| {
             let mut builder = BatchBuilder::with_capacity(0);
             let hour = Hour::new(0).unwrap();
             builder.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 0 });
             let batch = builder.finish();
-            let batch = batch.with_key(IdempotencyKey::new(b"key").unwrap());
+            let batch = batch.with_key(IdempotencyKey::new(key).unwrap());
             let entry = Entry {
                 position,
                 time_s,
@@ -338,12 +338,19 @@ mod tests {
             store.inner.db.compact_range_cf(receipts, all, all);
             repeated
         };
+        let apply = |position, time_s| apply_under(b"key", position, time_s);
         // Years ago.
         let then = 1_600_000_000;
         assert_eq!(apply(1, then), 0);
         assert_eq!(apply(2, then + 3600), 1);
         assert_eq!(apply(3, then + 3601), 0, "it is over, by the journal");
         assert_eq!(apply(4, then + 3602), 1);
+
+        // A node whose clock is ahead has no other's batches forgotten.
+        let now = super::super::receipts::now().as_secs();
+        assert_eq!(apply(5, now), 0);
+        assert_eq!(apply_under(b"of a node that is ahead", 6, now + 86_400), 0);
+        assert_eq!(apply(7, now + 1), 1);
     }
 
     /// A kill between the receipts of a tally and its sums.

@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::access::Pki;
 use crate::cluster::post;
-use crate::kafka::{BROKER, Broker, admin, block_on, script_by};
+use crate::kafka::{BROKER, Broker, admin, block_on, client, script_by};
 use crate::nodes::{Node, until_answered};
 use crate::support::{Daemon, JSON, TestFlow, json_body};
 
@@ -270,9 +270,7 @@ fn who_has_no_token_of_nodes_is_not_believed() {
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     stranger.set_nonblocking(true).unwrap();
     let url = format!("http://{}", stranger.local_addr().unwrap());
-    let mut config = rdkafka::ClientConfig::new();
-    config.set("bootstrap.servers", &BROKER.addresses);
-    let producer: BaseProducer = config.create().unwrap();
+    let producer: BaseProducer = client(&BROKER.addresses).create().unwrap();
     let say = |key: &str, said: &str| {
         let record = BaseRecord::to("believed-owners").partition(0);
         producer.send(record.key(key).payload(said)).unwrap();
@@ -301,6 +299,7 @@ fn who_has_no_token_of_nodes_is_not_believed() {
         until_answered(&daemon.client, "/readyz");
         let answer = until_answered(&daemon.client, "/flows?hour=1");
         assert_eq!(answer.rows().len(), flows.len());
+        until_logged(daemon, "it was to be remembered");
     }
     assert!(stranger.accept().is_err(), "somebody has asked a stranger");
     daemons.into_iter().for_each(Daemon::stop);

@@ -80,9 +80,13 @@ pub fn script_command(mut command: Command, name: &str) -> Command {
 
 /// For what an operator does to topics.
 pub fn admin() -> AdminClient<DefaultClientContext> {
+    client(&BROKER.addresses).create().unwrap()
+}
+
+pub fn client(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &BROKER.addresses);
-    config.create().unwrap()
+    config.set("bootstrap.servers", brokers);
+    config
 }
 
 /// `scripts/kafka`.
@@ -276,6 +280,37 @@ fn members_that_come_and_go_read_everything_once() {
         }
     }
     assert_eq!(read, sent);
+}
+
+#[test]
+fn a_pause_ends_when_the_partition_goes() {
+    let broker = &*BROKER;
+    let _up = broker.up.read().unwrap();
+    let of = |node: &str| settings(&broker.addresses, "paused", node);
+    ensure_topics(&of("a"), 2).unwrap();
+    let producer = Producer::new(&of("a")).unwrap();
+    let stores = Arc::new(Mutex::new(Stores::default()));
+    let owned_by = |node: &str| stores.lock().unwrap().owned_by(node);
+    let first = Node::join(&of("a"), &stores);
+    until("it has all", || owned_by("a") == 2);
+    (0..2).for_each(|partition| first.control().pause(partition));
+    let second = Node::join(&of("b"), &stores);
+    until("one goes", || owned_by("b") == 1);
+    let went = stores.lock().unwrap().owners.clone();
+    let went = *went.iter().find(|(_, node)| *node == "b").unwrap().0;
+    drop(second);
+    until("it comes back", || owned_by("a") == 2);
+    for partition in 0..2 {
+        block_on(producer.send(partition, None, b"message")).unwrap();
+    }
+    let count = |partition| {
+        let stores = stores.lock().unwrap();
+        stores.messages.get(&partition).map_or(0, BTreeMap::len)
+    };
+    until("what came back is read", || count(went) == 1);
+    assert_eq!(count(1 - went), 0, "what stayed is still paused");
+    first.control().resume(1 - went);
+    until("and so is the other", || count(1 - went) == 1);
 }
 
 #[test]
@@ -481,6 +516,12 @@ fn announcements_are_found_by_a_late_reader() {
     until("a change is seen", || first.owner(0).unwrap().node == "b");
     assert!(first.owner(0).unwrap().epoch > epoch);
 
+    // It has no such partition.
+    block_on(first.announce(2, 9)).unwrap();
+    block_on(first.announce(0, 10)).unwrap();
+    until("the last is read", || second.owner(0).unwrap().offset == 10);
+    assert_eq!(second.owner(2), None);
+
     // The journal has been given more partitions meanwhile.
     let error = Owners::open(&of("c"), "http://c", &producer, Arc::new(Anybody), 3).unwrap_err();
     assert!(
@@ -573,12 +614,6 @@ fn what_is_to_be_remembered_outlives_its_token_and_who_writes_over_it() {
     assert_eq!(written["journal"], r#"{"partitions":4,"seal":"new"}"#);
 }
 
-fn client(brokers: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers);
-    config
-}
-
 /// What compaction leaves of a topic of one partition.
 fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
     let mut config = client(brokers);
@@ -610,7 +645,7 @@ fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
 fn topics_that_would_lose_what_is_in_them_are_refused() {
     let broker = &*BROKER;
     let _up = broker.up.read().unwrap();
-    let admin: AdminClient<_> = client(&broker.addresses).create().unwrap();
+    let admin = admin();
     for (topic, journal, owners, says) in [
         (
             "wrong-journal",

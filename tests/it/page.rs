@@ -1,6 +1,8 @@
 //! The page at `/`, as a person sees it in a browser.
 
+use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -623,13 +625,13 @@ fn page_and_assets_are_cached_and_guarded() {
     daemon.stop();
 }
 
-/// Not a test: makes the pictures in docs/images; `scripts/screenshots` runs it.
+/// As in docs/images, where `scripts/screenshots` has them put.
 #[test]
-#[ignore = "makes pictures"]
-fn screenshots() {
-    let (_dir, daemon, browser) = sample_day();
-    let images = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
-    std::fs::create_dir_all(&images).unwrap();
+fn pictures_are_whole_at_every_size_and_in_both_schemes() {
+    let (dir, daemon, browser) = sample_day();
+    let images = std::env::var_os("FLOWTALLY_TEST_IMAGES").map(PathBuf::from);
+    let images = images.unwrap_or_else(|| dir.path().to_owned());
+    let mut backgrounds = BTreeSet::new();
     for (name, scheme, width, height) in [
         ("page-light", "light", 1280, 1400),
         ("page-dark", "dark", 1280, 1400),
@@ -645,7 +647,24 @@ fn screenshots() {
         complete(&browser);
         // Bands fade in.
         std::thread::sleep(Duration::from_secs(2));
-        browser.screenshot(&images.join(format!("{name}.png")));
+        let picture = images.join(format!("{name}.png"));
+        browser.screenshot(&picture);
+        // The header of a PNG has its size.
+        let bytes = std::fs::read(&picture).unwrap();
+        let side = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(
+            (&bytes[1..4], side(16), side(20)),
+            (&b"PNG"[..], width, height)
+        );
+        let wide = browser.js("return document.documentElement.scrollWidth");
+        assert!(
+            wide.as_i64().unwrap() <= i64::from(width),
+            "{name} is to be scrolled sideways"
+        );
+        let background = browser.js("return getComputedStyle(document.body).backgroundColor");
+        backgrounds.insert(background.to_string());
     }
+    assert_eq!(backgrounds.len(), 2, "light and dark: {backgrounds:?}");
+    nothing_to_complain_about(&browser);
     daemon.stop();
 }
