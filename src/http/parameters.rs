@@ -9,7 +9,7 @@ use crate::query::{Columns, Query, Sort, SortBy};
 
 /// Most rows of a page.
 const LIMIT_MAX: usize = 100_000;
-/// Most names that a question filters by.
+/// Most names that a question filters by, of each kind.
 const NAMES_MAX: usize = 64;
 
 /// The parameters of `GET /flows`, in the order of the documentation.
@@ -194,20 +194,19 @@ fn question_upto(query: &str, limit_max: usize) -> Result<Query, Problem> {
         )));
     }
     let filter = &mut asked.filter;
-    let mut names = 0;
-    for list in [
-        &mut filter.src_apps,
-        &mut filter.dest_apps,
-        &mut filter.vpc_ids,
+    for (name, list) in [
+        ("src_app", &mut filter.src_apps),
+        ("dest_app", &mut filter.dest_apps),
+        ("vpc_id", &mut filter.vpc_ids),
     ] {
-        names += list.len();
+        if list.len() > NAMES_MAX {
+            let names = list.len();
+            return Err(bad(format!(
+                "there are {names} of {name}; {NAMES_MAX} are possible"
+            )));
+        }
         list.sort_unstable();
         list.dedup();
-    }
-    if names > NAMES_MAX {
-        return Err(bad(format!(
-            "there are {names} of src_app, dest_app and vpc_id; {NAMES_MAX} are possible"
-        )));
     }
     if asked.cursor.is_some() && limit.is_none() {
         return Err(bad(
