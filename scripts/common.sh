@@ -36,7 +36,10 @@ need_build() {
     echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2
     exit 1
   fi
-  need g++ libc6-dev libclang-dev libssl-dev make pkg-config
+  need g++ libc6-dev libclang-dev libssl-dev make pkg-config python3
+  # Without it, cargo compiles RocksDB itself, which takes four times as long.
+  ROCKSDB_LIB_DIR=$(./scripts/rocksdb)
+  export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
 
 # need_jars POM DIR: what POM depends on, from Maven Central, in DIR; again when a POM has changed.
