@@ -6,6 +6,8 @@
 //! [`domain`] says what a flow is: hours, counters that add up and never wrap, the six fields. It
 //! knows nothing of bytes, files or sockets.
 //!
+//! [`durable`] makes files and directories that outlive a power cut.
+//!
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB
 //! underneath. It owns every stored byte and the argument why nothing is lost or counted twice.
 //!
@@ -30,6 +32,7 @@
 //! a subcommand.
 
 pub mod domain;
+pub mod durable;
 
 pub mod store;
 

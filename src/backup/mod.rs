@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::client::ClientError;
+use crate::durable;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS, StoreError};
 
@@ -146,9 +147,7 @@ fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
 
 /// Makes what was written to `dir` outlive a power cut.
 fn sync_dir(dir: &Path) -> Result<(), BackupError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(at(dir))
+    durable::sync_dir(dir).map_err(at(dir))
 }
 
 #[cfg(test)]

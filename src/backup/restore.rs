@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
 use super::{BackupError, at, check_outside, entries, sync_dir};
+use crate::durable;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
     DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
@@ -37,7 +38,7 @@ pub fn restore(
     check_outside(data_dir, &from)?;
     // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
     let source = DataDir::open_to_read(&from)?;
-    fs::create_dir_all(data_dir).map_err(at(data_dir))?;
+    durable::create_dir_all(data_dir).map_err(at(data_dir))?;
     let _lock = lock(data_dir)?;
     prepare(data_dir)?;
     let files = entries(&from)?;
@@ -56,6 +57,8 @@ pub fn restore(
     drop(source);
     sync_dir(&data_dir.join(ROCKS))?;
     let torn = cut_torn(&data_dir.join(ROCKS))?;
+    // All names first: without the marker, what is there is taken for whole.
+    sync_dir(data_dir)?;
     let marker = data_dir.join(RESTORING_FILE);
     fs::remove_file(&marker).map_err(at(&marker))?;
     sync_dir(data_dir)?;
@@ -125,9 +128,10 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
     let marker = data_dir.join(RESTORING_FILE);
     if marker.exists() {
         for found in fs::read_dir(data_dir).map_err(at(data_dir))? {
-            let path = found.map_err(at(data_dir))?.path();
+            let found = found.map_err(at(data_dir))?;
+            let path = found.path();
             match path.is_dir() {
-                _ if path == marker => Ok(()),
+                _ if path == marker || durable::is_lost_and_found(&found) => Ok(()),
                 true => fs::remove_dir_all(&path),
                 false => fs::remove_file(&path),
             }
@@ -135,7 +139,8 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
         }
     } else {
         let mut found = fs::read_dir(data_dir).map_err(at(data_dir))?;
-        if found.next().is_some() {
+        let is_ours = |found: &fs::DirEntry| !durable::is_lost_and_found(found);
+        if found.any(|found| found.as_ref().map_or(true, is_ours)) {
             return Err(BackupError::Refused(format!(
                 "{} is not empty, and a restore never overwrites anything; give --data-dir an empty \
                  or absent directory",

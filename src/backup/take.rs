@@ -11,6 +11,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::{BackupError, Entry, Manifest, at, check_outside, entries, sync_dir, tag};
 use crate::client::{Client, broke_off};
+use crate::durable;
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 
 /// Held by the process that takes a backup into a directory.
@@ -149,7 +150,7 @@ pub fn take(
     {
         check_outside(to, dir)?;
     }
-    fs::create_dir_all(to).map_err(at(to))?;
+    durable::create_dir_all(to).map_err(at(to))?;
     let _lock = lock(to)?;
     for leftover in incomplete(to)? {
         fs::remove_dir_all(&leftover).map_err(at(&leftover))?;
@@ -193,8 +194,7 @@ pub fn take(
     }
     sync_dir(&unfinished.join(ROCKS))?;
     sync_dir(&unfinished)?;
-    fs::rename(&unfinished, &taken.path).map_err(at(&unfinished))?;
-    sync_dir(to)?;
+    durable::rename(&unfinished, &taken.path).map_err(at(&unfinished))?;
     if let Some(keep) = keep {
         taken.removed = remove_old(to, keep)?;
     }
@@ -303,7 +303,7 @@ fn remove_old(to: &Path, keep: usize) -> Result<u64, BackupError> {
     for old in &all[..all.len().saturating_sub(keep)] {
         let mut doomed = old.clone().into_os_string();
         doomed.push(INCOMPLETE);
-        fs::rename(old, &doomed).map_err(at(old))?;
+        durable::rename(old, Path::new(&doomed)).map_err(at(old))?;
         fs::remove_dir_all(&doomed).map_err(at(old))?;
         removed += 1;
     }

@@ -16,11 +16,18 @@ mod top;
 mod verify;
 
 use std::io::{self, Write};
+use std::sync::Arc;
+
+use signal_hook::consts::SIGXFSZ;
 
 use crate::config::{Cli, Command, Settings};
 
 /// Runs the command that was asked for; an error is text for the user.
 pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
+    // A file that passes `ulimit -f` is a failed write, with an error that says so, instead of the end of
+    // the process. (What is registered takes the place of the signal's default; nobody reads the flag.)
+    let ignored = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    ignored.map_err(|e| format!("cannot start: {e}"))?;
     match cli.command {
         Command::Serve(arguments) => serve::run(*arguments, settings),
         Command::Send(arguments) => send::run(&arguments),

@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::say;
+use crate::durable;
 
 /// What `fdatasync` of something answers that cannot be synced.
 const EINVAL: i32 = 22;
@@ -43,6 +44,9 @@ impl Rejects {
             };
             let is_torn = path.is_file() && ends_within_a_line(path)?;
             let mut file = File::options().append(true).create(true).open(path)?;
+            if path.is_file() {
+                durable::sync_name(path)?;
+            }
             if is_torn {
                 file.write_all(b"\n")?;
             }

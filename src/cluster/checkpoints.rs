@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Shared;
 use super::inbox::{End, Inbox};
 use crate::backup::{ObjectsError, Place};
+use crate::durable;
 use crate::kafka::{AHEAD_MAX, Control, Lost};
 use crate::store::{INCOMPLETE, Store};
 
@@ -307,9 +308,6 @@ fn replace(path: &Path, new: &Path) -> std::io::Result<()> {
     };
     fs::remove_dir_all(&old).or_else(absent)?;
     fs::rename(path, &old).or_else(absent)?;
-    fs::rename(new, path)?;
-    if let Some(parent) = path.parent() {
-        fs::File::open(parent)?.sync_all()?;
-    }
+    durable::rename(new, path)?;
     fs::remove_dir_all(&old).or_else(absent)
 }

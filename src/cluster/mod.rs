@@ -26,7 +26,7 @@ mod seal;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +38,7 @@ use tokio::task::JoinSet;
 
 use crate::backup::{Objects, ObjectsError};
 use crate::client::{ClientError, Server};
+use crate::durable;
 use crate::ingest::Journal;
 use crate::kafka::{
     Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
@@ -264,7 +265,7 @@ fn lock(data_dir: &Path) -> Result<File, ClusterError> {
         path: path.clone(),
         source,
     };
-    fs::create_dir_all(data_dir).map_err(failed)?;
+    durable::create_dir_all(data_dir).map_err(failed)?;
     let file = File::create(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::SendError;
+use crate::durable;
 
 /// Batches that wait in memory, without a spool.
 const IN_MEMORY_MAX: usize = 8;
@@ -152,7 +153,7 @@ fn parse_name(name: &str) -> Option<(u64, Entry)> {
 
 impl Spool {
     fn open(path: &Path, bytes_max: u64) -> Result<Spool, SendError> {
-        fs::create_dir_all(path).map_err(|e| error(path, e))?;
+        durable::create_dir_all(path).map_err(|e| error(path, e))?;
         let lock = File::create(path.join(LOCK_FILE)).map_err(|e| error(path, e))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -173,7 +174,7 @@ impl Spool {
             } else if file_name.ends_with(UNFINISHED) {
                 // A crash came in between: whoever pushed it was never told that it is kept.
                 fs::remove_file(found.path()).map_err(|e| error(path, e))?;
-            } else if file_name != LOCK_FILE {
+            } else if file_name != LOCK_FILE && !durable::is_lost_and_found(&found) {
                 let why =
                     format!("{file_name} is in it, which is not a batch; give an empty directory");
                 return Err(error(path, why));
@@ -193,12 +194,7 @@ impl Spool {
     /// On disk, name included, when it returns.
     fn write(&self, number: u64, entry: &Entry, body: &[u8]) -> io::Result<()> {
         let path = self.path.join(name(number, entry));
-        let unfinished = self.path.join(UNFINISHED);
-        let mut file = File::create(&unfinished)?;
-        file.write_all(body)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
-        File::open(&self.path)?.sync_all()
+        durable::write(&path, &self.path.join(UNFINISHED), body)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::error::StoreError;
 use super::journal::Journal;
-use super::{Batch, Durability, Inner, Step, Store};
+use super::{Batch, Inner, Step, Store};
 
 impl Store {
     /// Makes a group of batches durable and visible, all of them at once. One commit runs at a
@@ -18,9 +18,9 @@ impl Store {
         let inner = &*self.inner;
         let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         let first = self.make_room()?;
-        let sync = inner.options.durability == Durability::Fsync;
+        let durability = inner.options.durability;
         let start = Instant::now();
-        let written = Journal::new(&inner.db)?.append(first, group, &revoked, sync);
+        let written = Journal::new(&inner.db)?.append(first, group, &revoked, durability);
         inner
             .options
             .metrics

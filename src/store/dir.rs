@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec;
 use super::error::StoreError;
+use crate::durable;
 
 /// A data directory that this process holds until the value is dropped.
 #[derive(Debug)]
@@ -81,6 +82,8 @@ impl DataDir {
         }
         // An unnamed file: proves that the directory can be written, and leaves nothing in it.
         tempfile::tempfile_in(path).map_err(failed)?;
+        // A start that was killed, or whoever made the directory, may not have.
+        dir.sync_names().map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         remove_all(&dir.checkpoints()).map_err(failed)?;
         Ok(dir)
@@ -139,12 +142,9 @@ impl DataDir {
             Err(_absent) => {
                 let Some(of) = of else { return Ok(()) };
                 if self.is_fresh().map_err(failed)? {
-                    let mut half_made =
-                        tempfile::NamedTempFile::new_in(&self.path).map_err(failed)?;
-                    writeln!(half_made, "{of}").map_err(failed)?;
-                    half_made.as_file().sync_all().map_err(failed)?;
-                    half_made.persist(&file).map_err(|e| failed(e.error))?;
-                    return (File::open(&self.path).and_then(|dir| dir.sync_all())).map_err(failed);
+                    let unfinished = self.path.join(HALF_MADE);
+                    let content = format!("{of}\n");
+                    return durable::write(&file, &unfinished, content.as_bytes()).map_err(failed);
                 }
                 "a service with a journal of its own".into()
             }
@@ -157,6 +157,12 @@ impl DataDir {
             found,
             wanted: of.unwrap_or("a service with a journal of its own").into(),
         })
+    }
+
+    /// Syncs the names of the directory and of all that makes it one of ours.
+    fn sync_names(&self) -> io::Result<()> {
+        durable::sync_dir(&self.path)?;
+        durable::sync_name(&self.path)
     }
 
     /// Says that the directory has the current format, so that an older flowtally, which would take new
@@ -242,10 +248,11 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
 
 /// Makes the directory at `path`, which holds a whole database in `rocks`, one of ours.
 pub(super) fn write_identity(path: &Path) -> io::Result<()> {
-    let mut identity = File::create_new(path.join(codec::IDENTITY_FILE))?;
-    identity.write_all(codec::encode_identity().as_bytes())?;
-    identity.sync_all()?;
-    File::open(path)?.sync_all()
+    durable::write(
+        &path.join(codec::IDENTITY_FILE),
+        &path.join(HALF_MADE),
+        codec::encode_identity().as_bytes(),
+    )
 }
 
 fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
@@ -309,6 +316,7 @@ fn has_files(path: &Path) -> io::Result<bool> {
         let entry = entry?;
         let name = entry.file_name();
         let ours = name.to_string_lossy().starts_with(HALF_MADE)
+            || durable::is_lost_and_found(&entry)
             || name == codec::IDENTITY_FILE
             || name == ROCKS && fs::read_dir(entry.path())?.next().is_none();
         if !ours {
@@ -322,11 +330,8 @@ fn has_files(path: &Path) -> io::Result<bool> {
 /// and never replaces one that is there: so a crash leaves an empty directory or one of ours, and
 /// of several processes that start at once, all lock the same file.
 fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    match fs::create_dir(path.join(ROCKS)) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
+    durable::create_dir_all(path)?;
+    durable::create_dir_all(&path.join(ROCKS))?;
     let mut half_made = tempfile::Builder::new()
         .prefix(HALF_MADE)
         .permissions(Permissions::from_mode(0o644))
@@ -334,14 +339,14 @@ fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
     half_made.write_all(codec::encode_identity().as_bytes())?;
     half_made.as_file().sync_all()?;
     match half_made.persist_noclobber(identity_path) {
+        // Some network file systems can neither link nor rename to a name that has to be free.
+        Err(e) if durable::is_unsupported(&e.error) && !identity_path.exists() => {
+            e.file.persist(identity_path)?;
+        }
         Err(e) if e.error.kind() != io::ErrorKind::AlreadyExists => return Err(e.error),
         _ => {}
     }
-    File::open(path)?.sync_all()?;
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(())
+    durable::sync_dir(path)
 }
 
 #[cfg(test)]

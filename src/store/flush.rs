@@ -12,7 +12,7 @@ use super::error::{StoreError, database};
 use super::journal::Journal;
 use super::rocks::L0_FILES_MAX;
 use super::tally::Tally;
-use super::{Inner, Recovery, Step, WriteHealth};
+use super::{Durability, Inner, Recovery, Step, WriteHealth};
 use crate::domain::Hour;
 
 /// Pause after a failed flush, before the next try.
@@ -129,7 +129,7 @@ impl Inner {
     fn probe(&self) {
         let probe = || {
             let flushed = self.tallies()?.flushed;
-            Journal::new(&self.db)?.trim(flushed, true)
+            Journal::new(&self.db)?.trim(flushed, Durability::Fsync)
         };
         let written = probe();
         self.health.note_write(&written);
@@ -167,7 +167,7 @@ impl Inner {
                 self.compaction_due.note(added);
             }
         }
-        Journal::new(&self.db)?.trim(tally.last(), false)?;
+        Journal::new(&self.db)?.trim(tally.last(), self.options.durability)?;
         if self.receipts_pass_their_bound()? {
             self.compaction_due.note_receipts();
         }

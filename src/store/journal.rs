@@ -9,6 +9,7 @@ use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOpti
 use super::batch::Batch;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
+use super::options::Durability;
 use super::receipts::{self, receipts_family};
 use crate::domain::IdempotencyKey;
 
@@ -25,7 +26,7 @@ impl<'a> Journal<'a> {
     }
 
     /// Writes `batches` at `first`, `first` + 1, … with their receipts, and removes the `revoked`
-    /// ones: all or none of it, and on disk if `sync`.
+    /// ones: all or none of it, and as durable as that says.
     ///
     /// After an error the same positions can be used again: a write replaces what a failed one
     /// may have left there.
@@ -34,7 +35,7 @@ impl<'a> Journal<'a> {
         first: u64,
         batches: &[Batch],
         revoked: &[IdempotencyKey],
-        sync: bool,
+        durability: Durability,
     ) -> Result<(), StoreError> {
         let bytes: usize = batches.iter().map(|b| b.bytes().len() + 32).sum();
         let mut write = WriteBatch::with_capacity_bytes(bytes + 32);
@@ -54,11 +55,7 @@ impl<'a> Journal<'a> {
                 write.put_cf(receipts_family(self.db)?, key.as_bytes(), receipt);
             }
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        self.db
-            .write_opt(write, &options)
-            .map_err(database("writing the journal"))
+        write_log(self.db, write, durability).map_err(database("writing the journal"))
     }
 
     /// Calls `each` with every batch after `position`, in order.
@@ -101,18 +98,27 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Forgets everything up to and with `position`. Need not be on disk: what a crash brings
-    /// back is covered by the marker and skipped.
-    pub(super) fn trim(&self, position: u64, sync: bool) -> Result<(), StoreError> {
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        self.db
-            .delete_range_cf_opt(
-                self.family,
-                codec::journal_key(0),
-                codec::journal_key(position + 1),
-                &options,
-            )
-            .map_err(database("trimming the journal"))
+    /// Forgets everything up to and with `position`. A crash may bring it back: it is covered by the marker
+    /// and skipped. All the same it is synced like a batch: after a power cut, only the last record of a log
+    /// may be incomplete.
+    pub(super) fn trim(&self, position: u64, durability: Durability) -> Result<(), StoreError> {
+        let mut write = WriteBatch::default();
+        let (from, to) = (codec::journal_key(0), codec::journal_key(position + 1));
+        write.delete_range_cf(self.family, from, to);
+        write_log(self.db, write, durability).map_err(database("trimming the journal"))
     }
+}
+
+/// Appends a record to the log. All that goes there goes through here: a record says at its end whether it
+/// is synced, and is never zeros there.
+pub(super) fn write_log(
+    db: &DB,
+    mut write: WriteBatch,
+    durability: Durability,
+) -> Result<(), rocksdb::Error> {
+    let sync = durability == Durability::Fsync;
+    write.put_log_data(if sync { codec::SYNCED } else { codec::UNSYNCED });
+    let mut options = WriteOptions::default();
+    options.set_sync(sync);
+    db.write_opt(write, &options)
 }

@@ -32,6 +32,7 @@ mod scan;
 mod selection;
 mod split;
 mod tally;
+mod torn;
 mod verify;
 mod views;
 mod wal;
@@ -247,7 +248,7 @@ impl Store {
     }
 
     /// Flushes everything that has been committed, and waits for it, `time_max` at most.
-    fn flush_tallies(&self, time_max: Duration) -> Result<(), StoreError> {
+    pub(super) fn flush_tallies(&self, time_max: Duration) -> Result<(), StoreError> {
         if self.flusher.is_none() {
             return Err(StoreError::OnlyRead);
         }

@@ -10,15 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rocksdb::compaction_filter::Decision;
-use rocksdb::{
-    ColumnFamily, CompactOptions, DB, Options, ReadOptions, WriteBatch, WriteOptions, properties,
-};
+use rocksdb::{ColumnFamily, CompactOptions, DB, Options, ReadOptions, WriteBatch, properties};
 
 use super::batch::Batch;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
+use super::journal::write_log;
 use super::tally::Tally;
-use super::{Inner, Store, StoreOptions};
+use super::{Durability, Inner, Store, StoreOptions};
 
 /// What is known of a batch's idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +70,7 @@ impl Inner {
         for (key, receipt) in tally.receipts() {
             write.put_cf(family, key.as_bytes(), codec::encode_receipt(*receipt));
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        self.db
-            .write_opt(write, &options)
-            .map_err(database("writing receipts"))
+        write_log(&self.db, write, Durability::Fsync).map_err(database("writing receipts"))
     }
 }
 

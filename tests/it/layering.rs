@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 17] = [
+const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ("domain", &[], &[]),
+    ("durable", &[], &[]),
     ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
     ("notify", &[], &["sd_notify"]),
-    ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
+    (
+        "store",
+        &["domain", "durable", "telemetry"],
+        &["rocksdb", "bincode"],
+    ),
     ("kafka", &[], &["rdkafka"]),
     ("client", &[], &["ureq"]),
     (
         "backup",
-        &["client", "domain", "store"],
+        &["client", "domain", "durable", "store"],
         &["jiff", "object_store", "rustls"],
     ),
     ("ingest", &["domain", "store", "telemetry"], &[]),
@@ -29,6 +34,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
             "backup",
             "client",
             "domain",
+            "durable",
             "ingest",
             "kafka",
             "query",
@@ -49,7 +55,11 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
             "tokio_rustls",
         ],
     ),
-    ("send", &["client", "domain", "ingest"], &["ureq"]),
+    (
+        "send",
+        &["client", "domain", "durable", "ingest"],
+        &["ureq"],
+    ),
     ("config", &["input", "store"], &["clap", "toml"]),
     (
         "daemon",
@@ -74,6 +84,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
             "config",
             "daemon",
             "domain",
+            "durable",
             "http",
             "input",
             "query",

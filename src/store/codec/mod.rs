@@ -329,6 +329,14 @@ pub fn decode_journal_key(key: &[u8]) -> Result<u64, Corrupt> {
     Ok(u64::from_be_bytes(key))
 }
 
+/// Ends each record of the log (as what RocksDB calls log data, which it skips): everything before the
+/// record was synced when it was written. So the end of a record is never zeros; see [`super::torn`].
+pub const SYNCED: &[u8] = b"synced";
+
+/// The same where commits wait for no sync: earlier records may be lost in a power cut though later ones
+/// are there.
+pub const UNSYNCED: &[u8] = b"unsynced";
+
 /// Value of the marker.
 pub fn encode_marker(position: u64) -> [u8; 8] {
     position.to_le_bytes()

@@ -1,0 +1,342 @@
+//! Every state that a power cut can leave, and changed bytes, which it cannot: on logs that a store wrote, and
+//! on made-up ones.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::domain::{Counters, Hour, IdempotencyKey};
+use crate::store::{BatchBuilder, Durability, Store, StoreOptions};
+
+fn seeded() -> StdRng {
+    let seed = rand::random();
+    println!("seed {seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// A log of records, and where each ends: record `n` has bytes of `payload(n)`.
+fn made_up(payloads: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<usize>) {
+    let (mut log, mut ends) = (Vec::new(), Vec::new());
+    for payload in payloads {
+        let (mut rest, mut is_first) = (payload.as_slice(), true);
+        loop {
+            let begin = next_begin(log.len());
+            log.resize(begin, 0);
+            let room = block_end(begin) - begin - HEADER_BYTES;
+            let (part, after) = rest.split_at(rest.len().min(room));
+            let kind: u8 = match (is_first, after.is_empty()) {
+                (true, true) => 1,
+                (true, false) => 2,
+                (false, false) => 3,
+                (false, true) => 4,
+            };
+            log.extend(masked_crc(kind, part));
+            log.extend((part.len() as u16).to_le_bytes());
+            log.push(kind);
+            log.extend(part);
+            (rest, is_first) = (after, false);
+            if after.is_empty() {
+                break;
+            }
+        }
+        ends.push(log.len());
+    }
+    (log, ends)
+}
+
+/// Bytes without a zero, of this length, that end in the mark.
+fn payload(length: usize) -> Vec<u8> {
+    let mut payload: Vec<u8> = (0..length).map(|i| (i % 251) as u8 | 1).collect();
+    let mark = length.saturating_sub(codec::SYNCED.len());
+    payload[mark..].copy_from_slice(&codec::SYNCED[codec::SYNCED.len() - (length - mark)..]);
+    payload
+}
+
+/// A log that a store wrote, and where its records end: batches of many sizes, with keys and without.
+fn real(durability: Durability) -> (Vec<u8>, Vec<usize>) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        durability,
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let log = || newest_log(&dir.path().join("rocks"));
+    let mut ends = vec![log().len()];
+    for (n, flows) in [1, 3, 40, 900, 2, 25, 2500, 60].into_iter().enumerate() {
+        let mut batch = BatchBuilder::with_capacity(0);
+        for flow in 0..flows {
+            let name = format!("service-{n}-{flow}");
+            let counters = Counters { tx: flow, rx: 0 };
+            let hour = Hour::new(1).unwrap();
+            batch.push(hour, [name.as_bytes(), b"\0\0\0", b"v"], counters);
+        }
+        let batch = batch.finish();
+        let key = IdempotencyKey::new(format!("key-{n}").as_bytes()).unwrap();
+        let batch = if n % 2 == 0 {
+            batch
+        } else {
+            batch.with_key(key)
+        };
+        store.commit(&[batch]).unwrap();
+        ends.push(log().len());
+        if n == 2 {
+            store
+                .flush_tallies(std::time::Duration::from_secs(60))
+                .unwrap();
+            ends.push(log().len()); // the trim
+        }
+    }
+    (log(), ends)
+}
+
+fn newest_log(rocks: &Path) -> Vec<u8> {
+    let logs = std::fs::read_dir(rocks).unwrap().map(|e| e.unwrap().path());
+    let logs: BTreeSet<_> = logs
+        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .collect();
+    std::fs::read(logs.last().unwrap()).unwrap()
+}
+
+/// What is on the disk of `log` when all up to `synced` was synced, and of the sectors after it only those
+/// are there that `is_there` has.
+fn after_a_cut(
+    log: &[u8],
+    synced: usize,
+    sector_bytes: usize,
+    is_there: impl Fn(usize) -> bool,
+) -> Vec<u8> {
+    let mut left = log.to_vec();
+    let sectors = (synced - synced % sector_bytes..log.len()).step_by(sector_bytes);
+    for (n, sector) in sectors.enumerate() {
+        if !is_there(n) {
+            let end = (sector + sector_bytes).min(log.len());
+            left[sector.max(synced)..end].fill(0);
+        }
+    }
+    left
+}
+
+/// Cuts off no more than what came after `synced`, and leaves nothing that is not whole.
+fn check(left: &[u8], synced: usize, whole: &[u8], what: &str) {
+    match end_of(left, Log::Journal) {
+        Ok(End::Torn { keep, unsynced }) => {
+            assert!(keep >= synced && !unsynced, "{what}: {keep} of {synced}");
+            assert_eq!(end_of(&left[..keep], Log::Journal), Ok(End::Good), "{what}");
+        }
+        Ok(End::Good) => {
+            // All of it is there, or RocksDB sees a file that ends too early.
+            let is_whole = left.starts_with(whole);
+            let at = whole_end(left);
+            assert!(is_whole || at >= synced, "{what}: {at}");
+        }
+        Err(damage) => panic!("{what}: refused at {}", damage.at),
+    }
+}
+
+/// Where the whole records at the beginning end.
+fn whole_end(log: &[u8]) -> usize {
+    let (mut at, mut end) = (0, 0);
+    while let Read::Fragment(part, fragment_end) = fragment(log, at).1 {
+        at = fragment_end;
+        if part.ends() {
+            end = at;
+        }
+    }
+    end
+}
+
+/// All subsets of the last record's sectors where they are few, many random ones otherwise; the file as long as
+/// it was, longer, and shorter.
+fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
+    let mut cuts = 0;
+    for sector_bytes in [512, 4096] {
+        let sectors = (log.len() - (synced - synced % sector_bytes)).div_ceil(sector_bytes);
+        let subsets = if sectors <= 8 { 1 << sectors } else { 200 };
+        for subset in 0..subsets {
+            let mut bits = vec![false; sectors];
+            for (n, bit) in bits.iter_mut().enumerate() {
+                *bit = match sectors {
+                    0..=8 => subset >> n & 1 == 1,
+                    // One that is missing, one that is there, and anything.
+                    _ if subset < sectors => n != subset,
+                    _ if subset < 2 * sectors => n == subset - sectors,
+                    _ => random.random(),
+                };
+            }
+            let mut left = after_a_cut(log, synced, sector_bytes, |n| bits[n]);
+            let what = format!("{synced}..{}, {sector_bytes}: {subset:b}", log.len());
+            check(&left, synced, log, &what);
+            left.extend(vec![0; random.random_range(0..9000)]);
+            check(&left, synced, log, &format!("{what}, longer"));
+            left.truncate(random.random_range(synced..=log.len()));
+            check(&left, synced, log, &format!("{what}, {} bytes", left.len()));
+            cuts += 3;
+        }
+    }
+    cuts
+}
+
+#[test]
+fn whatever_a_cut_leaves_of_the_last_record_is_cut_off() {
+    let mut random = seeded();
+    let (log, ends) = real(Durability::Fsync);
+    let bytes = log.len();
+    assert!(
+        bytes > 3 * BLOCK_BYTES && ends.len() > 9,
+        "{bytes}, {ends:?}"
+    );
+    let mut cuts = 0;
+    for pair in ends.windows(2) {
+        cuts += all_cuts(&log[..pair[1]], pair[0], &mut random);
+    }
+    // At each place in a sector, and around the ends of blocks: where it begins, and where it ends.
+    let places = (0..SECTOR_BYTES).chain(BLOCK_BYTES - 20..BLOCK_BYTES + 20);
+    for place in places.step_by(13) {
+        for length in [1, 9, 300, 505, 700, 1024, 4000] {
+            let first = place.max(SECTOR_BYTES) - HEADER_BYTES;
+            let (log, ends) = made_up([payload(first), payload(length)]);
+            cuts += all_cuts(&log, ends[0], &mut random);
+        }
+    }
+    for length in [40_000, 100_000] {
+        let (log, ends) = made_up([payload(400), payload(length)]);
+        cuts += all_cuts(&log, ends[0], &mut random);
+    }
+    println!("{cuts} states");
+    assert!(cuts > 10_000);
+}
+
+/// The shapes of which the first report was: a last sector that is missing and begins inside of the record.
+#[test]
+fn the_last_sector_is_missing() {
+    let (log, ends) = made_up([
+        payload(3905 - HEADER_BYTES),
+        payload(4396 - 3905 - HEADER_BYTES),
+    ]);
+    assert_eq!(ends, [3905, 4396]);
+    let mut left = log;
+    left[4096..].fill(0);
+    let torn = End::Torn {
+        keep: 3905,
+        unsynced: false,
+    };
+    assert_eq!(end_of(&left, Log::Journal), Ok(torn));
+    left.truncate(4096);
+    assert_eq!(end_of(&left, Log::Journal), Ok(End::Good));
+}
+
+#[test]
+fn whole_and_truncated_logs_are_good() {
+    assert_eq!(end_of(&[], Log::Journal), Ok(End::Good));
+    let (log, _) = real(Durability::Fsync);
+    for length in (0..log.len()).step_by(61).chain([log.len()]) {
+        for of in [Log::Journal, Log::Manifest] {
+            assert_eq!(end_of(&log[..length], of), Ok(End::Good), "{length}");
+        }
+    }
+}
+
+/// A changed bit anywhere, a sector that is lost before the last record, and one that is another's.
+#[test]
+fn what_no_cut_leaves_is_damage() {
+    let (log, ends) = real(Durability::Fsync);
+    let is_padding = |at: usize| at % BLOCK_BYTES > BLOCK_BYTES - HEADER_BYTES;
+    let last = ends[ends.len() - 2];
+    for at in (0..log.len())
+        .step_by(23)
+        .chain(last..last + 200)
+        .chain(log.len() - 600..log.len())
+    {
+        for bit in 0..8 {
+            let mut changed = log.clone();
+            changed[at] ^= 1 << bit;
+            for of in [Log::Journal, Log::Manifest] {
+                let end = end_of(&changed, of);
+                assert!(end.is_err() || is_padding(at), "{at}, {bit}: {end:?}");
+            }
+        }
+    }
+    // The last record of every length, and each of its bits; and with zeros after it.
+    for length in [1, 2, 8, 100, 504, 505, 506, 520, 1000] {
+        let (log, ends) = made_up([payload(300), payload(length)]);
+        for at in ends[0]..log.len() {
+            for bit in 0..8 {
+                let mut changed = log.clone();
+                changed[at] ^= 1 << bit;
+                let end = end_of(&changed, Log::Journal);
+                assert!(end.is_err(), "{length}: {at}, {bit}: {end:?}");
+                let is_length = (4..6).contains(&(at - ends[0]));
+                changed.resize(log.len() + 5000, 0);
+                let end = end_of(&changed, Log::Journal);
+                assert!(end.is_err() || is_length, "{length}: {at}, {bit}: {end:?}");
+            }
+        }
+    }
+    let lost = |sector: usize| {
+        let mut lost = log.clone();
+        lost[sector * SECTOR_BYTES..][..SECTOR_BYTES].fill(0);
+        lost
+    };
+    for sector in 0..last / SECTOR_BYTES {
+        let end = end_of(&lost(sector), Log::Journal);
+        assert!(end.is_err(), "{sector}: {end:?}");
+    }
+    for sector in 1..log.len() / SECTOR_BYTES {
+        let mut other = log.clone();
+        other.copy_within(
+            (sector - 1) * SECTOR_BYTES..sector * SECTOR_BYTES,
+            sector * SECTOR_BYTES,
+        );
+        assert!(end_of(&other, Log::Journal).is_err(), "{sector}");
+    }
+}
+
+/// Records of which RocksDB may have written several before a sync.
+#[test]
+fn in_the_manifest_some_records_may_follow() {
+    let (log, ends) = made_up([700; 12].map(payload));
+    let torn = |keep| {
+        Ok(End::Torn {
+            keep,
+            unsynced: false,
+        })
+    };
+    for (n, pair) in ends.windows(2).enumerate() {
+        let sector = pair[0].next_multiple_of(SECTOR_BYTES);
+        let mut lost = log.clone();
+        lost[sector..pair[1].min(sector + SECTOR_BYTES)].fill(0);
+        let whole_sector = sector + SECTOR_BYTES <= pair[1];
+        let end = end_of(&lost, Log::Manifest);
+        if whole_sector && n + 1 + MANIFEST_RECORDS_MAX >= ends.len() {
+            assert_eq!(end, torn(pair[0]), "{n}");
+        } else if n + 1 + MANIFEST_RECORDS_MAX < ends.len() {
+            assert!(end.is_err(), "{n}: {end:?}");
+        }
+    }
+    let mut first = log.clone();
+    first[ends[10]..ends[10].next_multiple_of(SECTOR_BYTES)].fill(0);
+    assert_eq!(end_of(&first, Log::Manifest), torn(ends[10]));
+}
+
+/// With `--durability os` nothing waits for a sync: any sectors of the log may be missing.
+#[test]
+fn where_nothing_is_synced_all_from_the_first_gap_on_is_cut_off() {
+    let mut random = seeded();
+    let (log, ends) = real(Durability::Os);
+    for _ in 0..200 {
+        let from = ends[random.random_range(1..ends.len() - 1)];
+        let there: Vec<bool> = (0..log.len()).map(|_| random.random()).collect();
+        let left = after_a_cut(&log, from, 512, |n| there[n]);
+        match end_of(&left, Log::Journal) {
+            Ok(End::Torn { keep, unsynced }) => assert!(unsynced && keep >= from),
+            Ok(End::Good) => assert!(left == log),
+            Err(damage) => panic!("refused at {}", damage.at),
+        }
+    }
+    let mut changed = log.clone();
+    changed[ends[4] + 20] ^= 1;
+    assert!(end_of(&changed, Log::Journal).is_err());
+}
