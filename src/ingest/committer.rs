@@ -71,6 +71,9 @@ impl Journal for Committer {
     fn accepts(&self) -> Result<(), String> {
         match self.store.write_health() {
             WriteHealth::Good => Ok(()),
+            WriteHealth::Gone => {
+                Err("the data directory is gone; the log says what was found".into())
+            }
             _ => Err("the disk does not take writes at the moment; the log says why".into()),
         }
     }

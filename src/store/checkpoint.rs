@@ -5,15 +5,18 @@
 //! keeps the files that compaction has replaced meanwhile. (RocksDB's checkpoints, with our identity
 //! beside.)
 
-use std::fs;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 
-use super::Store;
 use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
 use super::error::{StoreError, database};
+use super::{Inner, Store};
+use crate::durable;
 
 /// How long it waits for the flush that comes first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
@@ -42,7 +45,7 @@ impl Store {
         made.map(|position| Checkpointed { path, position })
     }
 
-    fn make_checkpoint(&self, path: &std::path::Path) -> Result<u64, StoreError> {
+    fn make_checkpoint(&self, path: &Path) -> Result<u64, StoreError> {
         let failed = |source| StoreError::Io {
             doing: "making a checkpoint",
             source,
@@ -54,9 +57,13 @@ impl Store {
             // RocksDB looks at the files first and at the log then. A flush in between would trim the
             // journal in the log, and its file would not be among the files.
             let _nobody_writes = self.inner.writer.lock().map_err(|_| StoreError::Closed)?;
-            Checkpoint::new(&self.inner.db)
-                .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
-                .map_err(database("making a checkpoint"))?;
+            if self.inner.dir.has_links() {
+                Checkpoint::new(&self.inner.db)
+                    .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
+                    .map_err(database("making a checkpoint"))?;
+            } else {
+                self.inner.copy_database(&path.join(ROCKS))?;
+            }
             self.inner.marker_on_disk()?
         };
         let of = self.inner.dir.path().join(PARTITION_FILE);
@@ -80,6 +87,46 @@ impl Store {
             source,
         })
     }
+}
+
+impl Inner {
+    /// What RocksDB's checkpoint is, for a file system without links: it would take a refused link for a
+    /// failure.
+    fn copy_database(&self, to: &Path) -> Result<(), StoreError> {
+        const DOING: &str = "copying the database for a checkpoint";
+        self.db.disable_file_deletions().map_err(database(DOING))?;
+        let copied = copy_files(&self.dir.rocks(), to).map_err(|source| StoreError::Io {
+            doing: DOING,
+            source,
+        });
+        let enabled = self.db.enable_file_deletions().map_err(database(DOING));
+        copied.and(enabled)
+    }
+}
+
+/// Copies a database from which nothing is deleted meanwhile. First its MANIFEST, so that all the files that it
+/// names are there to be copied after it; files that come later are in it not, and are dropped by an open.
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    let current = fs::read_to_string(from.join("CURRENT"))?;
+    let copy = |name: &OsStr| {
+        fs::copy(from.join(name), to.join(name))?;
+        File::open(to.join(name))?.sync_all()
+    };
+    copy(current.trim_end().as_ref())?;
+    fs::write(to.join("CURRENT"), &current)?;
+    File::open(to.join("CURRENT"))?.sync_all()?;
+    for found in fs::read_dir(from)? {
+        let name = found?.file_name();
+        let is_needed = ["sst", "log"].map(OsStr::new);
+        let extension = Path::new(&name).extension();
+        let is_options = name.to_string_lossy().starts_with("OPTIONS-");
+        if is_options || extension.is_some_and(|e| is_needed.contains(&e)) {
+            copy(&name)?;
+        }
+    }
+    copy("IDENTITY".as_ref())?;
+    durable::sync_dir(to)
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ impl Store {
     /// time; larger groups share the cost of its fsync.
     ///
     /// # Errors
-    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`] for a flush. After any
-    /// error, none of the batches counts.
+    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`] for a flush, and
+    /// [`StoreError::Gone`] where the data directory is. After any error, none of the batches counts.
     pub fn commit(&self, group: &[Batch]) -> Result<(), StoreError> {
         let inner = &*self.inner;
         let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        inner.look_for_dir()?;
         let first = self.make_room()?;
         let durability = inner.options.durability;
         let start = Instant::now();
@@ -27,7 +28,7 @@ impl Store {
             .store()
             .journal_write_seconds
             .observe(start.elapsed().as_secs_f64());
-        inner.health.note_write(&written);
+        inner.note_write(&written);
         if written.is_err() {
             let keys = group
                 .iter()

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::codec;
@@ -24,6 +24,14 @@ pub struct DataDir {
     path: PathBuf,
     /// Carries the lock; the system releases it when the process ends, however it ends.
     identity: File,
+    /// The directory of the database, as it was when this was opened.
+    rocks_at: Option<(u64, u64)>,
+    has_links: bool,
+}
+
+/// Tells a file or directory from all others: its device and inode.
+fn place_of(data: &fs::Metadata) -> (u64, u64) {
+    (data.dev(), data.ino())
 }
 
 impl DataDir {
@@ -71,9 +79,11 @@ impl DataDir {
         .map_err(failed)?;
         locked(identity.try_lock(), path)?;
         let format = check_format(&mut identity, path)?;
-        let dir = DataDir {
+        let mut dir = DataDir {
             path: path.into(),
             identity,
+            rocks_at: None,
+            has_links: true,
         };
         dir.check_complete()?;
         dir.check_of(of)?;
@@ -86,6 +96,9 @@ impl DataDir {
         dir.sync_names().map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         remove_all(&dir.checkpoints()).map_err(failed)?;
+        dir.has_links = durable::has_links(&dir.staging()).map_err(failed)?;
+        let rocks = fs::metadata(dir.rocks()).map_err(failed)?;
+        dir.rocks_at = Some(place_of(&rocks));
         Ok(dir)
     }
 
@@ -112,6 +125,8 @@ impl DataDir {
         let dir = DataDir {
             path: path.into(),
             identity,
+            rocks_at: None,
+            has_links: true,
         };
         dir.check_complete()?;
         Ok(dir)
@@ -181,6 +196,19 @@ impl DataDir {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the paths still lead to what was opened.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        let identity = fs::metadata(self.path.join(codec::IDENTITY_FILE))?;
+        let rocks = fs::metadata(self.rocks())?;
+        Ok(place_of(&identity) == place_of(&self.identity.metadata()?)
+            && self.rocks_at.is_none_or(|at| at == place_of(&rocks)))
+    }
+
+    /// Whether a file here can have a second name.
+    pub(super) fn has_links(&self) -> bool {
+        self.has_links
     }
 
     /// Whether RocksDB has never been here, or was killed while it made the database: only then may

@@ -101,6 +101,12 @@ pub enum StoreError {
     )]
     Torn { what: String },
 
+    #[error(
+        "the data directory {path} was removed, renamed or replaced while it was in use, or its disk is gone; \
+         bring it back, or stop the service and restore a backup"
+    )]
+    Gone { path: PathBuf },
+
     #[error("the data directory is open only to be read")]
     OnlyRead,
 

@@ -74,6 +74,7 @@ impl Inner {
                 let (reserve, needed) =
                     (self.options.disk_reserve_bytes, self.options.flush_bytes());
                 self.health.note_space(self.dir.path(), reserve, needed);
+                let _it_is_in_the_health = self.look_for_dir();
                 tallies = self.tallies()?;
                 let is_idle = tallies.frozen.is_none() && tallies.active.since().is_none();
                 if is_idle && released.is_none_or(|at| at.elapsed() >= RELEASE_PAUSE) {
@@ -132,7 +133,7 @@ impl Inner {
             Journal::new(&self.db)?.trim(flushed, Durability::Fsync)
         };
         let written = probe();
-        self.health.note_write(&written);
+        self.note_write(&written);
         if written.is_ok() {
             tracing::info!("the journal can be written again");
         }
@@ -154,13 +155,7 @@ impl Inner {
             self.write_receipts(tally)?;
             let added = self.write_file(&path, tally)?;
             self.step(Step::Written);
-            let mut options = IngestExternalFileOptions::default();
-            options.set_move_files(true);
-            self.change_marker(|| {
-                self.db
-                    .ingest_external_file_cf_opts(self.flows()?, &options, vec![&path])
-                    .map_err(database("ingesting a flushed file"))
-            })?;
+            self.change_marker(|| self.ingest(&[&path], "ingesting a flushed file"))?;
             self.step(Step::Ingested);
             self.expiry.note_flushed(tally);
             if let Some(added) = added {
@@ -182,6 +177,16 @@ impl Inner {
             "flushed"
         );
         Ok(())
+    }
+
+    /// Has RocksDB take files from the staging directory: by a second name, or where the file system has
+    /// none, by a copy.
+    pub(super) fn ingest(&self, files: &[&Path], doing: &'static str) -> Result<(), StoreError> {
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(self.dir.has_links());
+        self.db
+            .ingest_external_file_cf_opts(self.flows()?, &options, files.to_vec())
+            .map_err(database(doing))
     }
 
     /// A try before this one may have left its file there, or a second name of a file that RocksDB has
@@ -269,6 +274,7 @@ impl Inner {
             if files.unwrap_or(0) < L0_FILES_MAX {
                 break;
             }
+            let _it_is_in_the_health = self.look_for_dir();
             std::thread::sleep(COMPACTION_PAUSE);
         }
         Ok(())

@@ -1,10 +1,23 @@
 //! Whether writes can be expected to succeed: by the last one, and by the space on the disk.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use super::Store;
+use rustix::io::Errno;
+
+use super::dir::DataDir;
 use super::error::StoreError;
+use super::{Inner, Store};
+
+/// Pause between two looks at whether the data directory is where it was.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What RocksDB's text of an error begins with where its subcode is `kNoSpace`: ENOSPC, from whatever call. Of
+/// all other errors of the system it gives no class, so those are learned by a write of our own.
+const ROCKSDB_NO_SPACE: &str = "IO error: No space left on device";
+/// That write's bytes.
+const PROBE_BYTES: usize = 1 << 20;
 
 /// Whether a commit can be expected to succeed, judged by the last write to the journal. After one
 /// that failed, a probe is written every second until one goes well.
@@ -16,11 +29,18 @@ pub enum WriteHealth {
     NoSpace,
     /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
     Failing,
+    /// The data directory is not where it was: it was removed or renamed, or its disk is gone. What is written
+    /// now, the next start would not find.
+    Gone,
 }
 
 /// What was seen last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
+    opened: Instant,
+    /// When the data directory is looked for next: milliseconds since `opened`.
+    next_look_ms: AtomicU64,
+    is_gone: AtomicBool,
     /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
     last_write: AtomicU8,
     /// Less than the reserve is free.
@@ -35,6 +55,7 @@ impl Store {
     pub fn write_health(&self) -> WriteHealth {
         let health = &self.inner.health;
         match health.last_write() {
+            _ if health.is_gone.load(Ordering::Relaxed) => WriteHealth::Gone,
             WriteHealth::Good if health.space_is_low.load(Ordering::Relaxed) => {
                 WriteHealth::NoSpace
             }
@@ -43,7 +64,72 @@ impl Store {
     }
 }
 
+impl Inner {
+    /// Looks, once a second at most, whether the data directory is where it was.
+    pub(super) fn look_for_dir(&self) -> Result<(), StoreError> {
+        let health = &self.health;
+        let now_ms = health.opened.elapsed().as_millis() as u64;
+        if now_ms >= health.next_look_ms.load(Ordering::Relaxed) {
+            let next_ms = now_ms + LOOK_INTERVAL.as_millis() as u64;
+            health.next_look_ms.store(next_ms, Ordering::Relaxed);
+            health.note_place(&self.dir);
+        }
+        if health.is_gone.load(Ordering::Relaxed) {
+            let path = self.dir.path().to_owned();
+            return Err(StoreError::Gone { path });
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_write(&self, written: &Result<(), StoreError>) {
+        let health = match written {
+            Ok(()) => WriteHealth::Good,
+            Err(error) if lacks_space(error, &self.dir.staging()) => WriteHealth::NoSpace,
+            Err(_) => WriteHealth::Failing,
+        };
+        self.health
+            .last_write
+            .store(health as u8, Ordering::Relaxed);
+    }
+}
+
+/// Whether a write failed for want of space on the disk, or in the user's quota of it.
+fn lacks_space(error: &StoreError, staging: &Path) -> bool {
+    match error {
+        StoreError::Database { source, .. } => {
+            source.as_ref().starts_with(ROCKSDB_NO_SPACE)
+                || probe(staging).is_err_and(|error| is_no_space(&error))
+        }
+        StoreError::Io { source, .. } => is_no_space(source),
+        _ => false,
+    }
+}
+
+fn is_no_space(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| [Errno::NOSPC, Errno::DQUOT].contains(&errno))
+}
+
+/// Writes to the disk as RocksDB does, to a file without a name.
+fn probe(staging: &Path) -> io::Result<()> {
+    let mut file = tempfile::tempfile_in(staging)?;
+    file.write_all(&vec![0; PROBE_BYTES])?;
+    file.sync_all()
+}
+
 impl Health {
+    pub(super) fn new() -> Health {
+        Health {
+            opened: Instant::now(),
+            next_look_ms: AtomicU64::new(0),
+            is_gone: AtomicBool::new(false),
+            last_write: AtomicU8::new(WriteHealth::Good as u8),
+            space_is_low: AtomicBool::new(false),
+            free: AtomicU64::new(0),
+            reserve: AtomicU64::new(0),
+        }
+    }
+
     /// By the last write alone.
     pub(super) fn last_write(&self) -> WriteHealth {
         let last = self.last_write.load(Ordering::Relaxed);
@@ -57,14 +143,27 @@ impl Health {
             .unwrap_or(WriteHealth::Failing)
     }
 
-    pub(super) fn note_write(&self, written: &Result<(), StoreError>) {
-        let health = match written {
-            Ok(()) => WriteHealth::Good,
-            // RocksDB gives the system's words on; its kinds of errors do not tell.
-            Err(e) if e.to_string().contains("No space left") => WriteHealth::NoSpace,
-            Err(_) => WriteHealth::Failing,
-        };
-        self.last_write.store(health as u8, Ordering::Relaxed);
+    fn note_place(&self, dir: &DataDir) {
+        let in_place = dir.is_in_place();
+        let is_gone = !matches!(in_place, Ok(true));
+        if self.is_gone.swap(is_gone, Ordering::Relaxed) == is_gone {
+            return;
+        }
+        let data_dir = dir.path().display();
+        match in_place {
+            Ok(true) => {
+                tracing::info!(%data_dir, "the data directory is back: batches are accepted")
+            }
+            Ok(false) => tracing::error!(
+                %data_dir,
+                "the data directory was replaced by another one while it was in use: batches are refused"
+            ),
+            Err(error) => tracing::error!(
+                %data_dir,
+                %error,
+                "the data directory is gone: batches are refused"
+            ),
+        }
     }
 
     /// Whether less than the reserve was free at the last look.

@@ -243,6 +243,7 @@ impl Store {
     /// is empty then, and its log is let go: the next open reads neither, and a copy of the directory
     /// is as small as it can be.
     pub fn flush_within(&self, time_max: Duration) -> Result<(), StoreError> {
+        self.inner.look_for_dir()?;
         self.flush_tallies(time_max)?;
         Journal::new(&self.inner.db)?.release()
     }

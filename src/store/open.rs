@@ -149,7 +149,7 @@ impl Inner {
             compaction_due: CompactionDue::default(),
             expiry: rocks.expiry,
             stopped: rocks.stopped,
-            health: Health::default(),
+            health: Health::new(),
         }
     }
 }

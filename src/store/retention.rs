@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rocksdb::{IngestExternalFileOptions, SstFileWriter};
+use rocksdb::SstFileWriter;
 
 use super::batch::{Batch, BatchBuilder};
 use super::codec::{self, Corrupt, FlowKey, Record, Records};
@@ -144,12 +144,8 @@ impl Inner {
             hours.try_for_each(|(hour, _)| file.delete(codec::ledger_key(*hour)))
         })?;
         self.step(Step::DropWritten);
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
         self.note_drop(first, end, dropped, || {
-            self.db
-                .ingest_external_file_cf_opts(self.flows()?, &options, vec![&rows, &ledger])
-                .map_err(database(DOING))?;
+            self.ingest(&[&rows, &ledger], DOING)?;
             self.step(Step::Dropped);
             Ok(())
         })?;

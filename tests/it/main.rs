@@ -21,6 +21,7 @@ mod contract;
 mod corruption;
 mod crash;
 mod disk;
+mod disk_errors;
 mod exactness;
 #[cfg(feature = "kafka")]
 mod front;
