@@ -47,4 +47,5 @@ mod send;
 #[cfg(feature = "kafka")]
 mod sums;
 mod support;
+mod syncs;
 mod top;
