@@ -221,6 +221,16 @@ fn flows() -> Vec<TestFlow> {
         .collect()
 }
 
+/// A service under strace; `None` where that may not attach.
+fn start(record: &Path, data: &Path) -> Option<Daemon> {
+    let daemon = Daemon::launch_by(traced(record)?, data, &[]);
+    let is_ready = || daemon.client.get("/readyz", &[]).unwrap().status == 200;
+    while !is_ready() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Some(daemon)
+}
+
 /// A service that strace started, and that is told by a signal to strace's child.
 fn stop(daemon: &mut Daemon) {
     let children = format!("/proc/{0}/task/{0}/children", daemon.id());
@@ -236,18 +246,10 @@ fn a_start_and_a_stop() {
     let temp = tempfile::tempdir().unwrap();
     let (root, record) = (temp.path().join("some"), temp.path().join("record"));
     let data = root.join("where/db");
-    for start in 0..2 {
-        let Some(command) = traced(&record) else {
+    for round in 0..2 {
+        let Some(mut daemon) = start(&record, &data) else {
             return;
         };
-        let mut daemon = Daemon::launch_by(command, &data, &[]);
-        while daemon
-            .client
-            .get("/readyz", &[])
-            .is_ok_and(|answer| answer.status != 200)
-        {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
         daemon.client.accept(&flows());
         stop(&mut daemon);
         let recorded = Recorded::read(&record);
@@ -255,7 +257,7 @@ fn a_start_and_a_stop() {
         recorded.all_is_synced_before(&["exit_group"], temp.path());
         // A kill may have come before the syncs of the start before: all names are synced again.
         for dir in [root.join("where"), data.clone(), data.join("rocks")] {
-            assert!(recorded.is_synced(&dir), "start {start}: {}", dir.display());
+            assert!(recorded.is_synced(&dir), "start {round}: {}", dir.display());
         }
     }
     // And logs, of which a kill may have left more than is on the disk.
@@ -271,7 +273,7 @@ fn a_start_and_a_stop() {
     };
     let left = logs();
     assert!(!left.is_empty());
-    let mut daemon = Daemon::launch_by(traced(&record).unwrap(), &data, &[]);
+    let mut daemon = start(&record, &data).unwrap();
     daemon.client.accept(&flows());
     stop(&mut daemon);
     let recorded = Recorded::read(&record);
