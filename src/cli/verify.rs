@@ -23,7 +23,7 @@ pub(super) fn report(verified: &Verified) -> Result<(), String> {
             Ok(())
         }
         faults => Err(format!(
-            "{faults} faults in {read}; restore a backup, and check the disk"
+            "{faults} faults in {read}; keep this directory, restore a backup into another one, and check the disk"
         )),
     }
 }

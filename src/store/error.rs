@@ -65,7 +65,7 @@ pub enum StoreError {
 
     #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
-         restore a backup, or remove the directory to start empty"
+         put it back, or restore a backup into another directory"
     )]
     Incomplete { path: PathBuf },
 
@@ -91,8 +91,8 @@ pub enum StoreError {
     },
 
     #[error(
-        "the stored data is damaged ({what}); restore a backup: \
-         no sum is given out that could be wrong"
+        "the stored data is damaged ({what}), and no sum is given out that could be wrong; \
+         keep this directory, which may have flows that no backup has, and restore a backup into another one"
     )]
     Corrupt { what: String },
 
@@ -103,7 +103,7 @@ pub enum StoreError {
 
     #[error(
         "the data directory {path} was removed, renamed or replaced while it was in use, or its disk is gone; \
-         bring it back, or stop the service and restore a backup"
+         bring it back, or stop the service and restore a backup into another directory"
     )]
     Gone { path: PathBuf },
 
@@ -152,7 +152,8 @@ pub enum StoreError {
 fn open_remedy(error: &rocksdb::Error) -> &'static str {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => {
-            "its files are damaged: restore a backup; until then nothing is changed in it"
+            "its files are damaged: keep this directory, which may have flows that no backup has, and \
+             restore a backup into another one"
         }
         rocksdb::ErrorKind::IOError => {
             "nothing is lost: check that the disk works and has free space, then start again"

@@ -49,3 +49,4 @@ mod sums;
 mod support;
 mod syncs;
 mod top;
+mod torn;
