@@ -147,11 +147,10 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
                 data_dir.display()
             )));
         }
-        File::create_new(&marker)
-            .and_then(|file| file.sync_all())
-            .map_err(at(&marker))?;
-        sync_dir(data_dir)?;
+        File::create_new(&marker).map_err(at(&marker))?;
     }
+    // Also where it was there: a restore that was killed may not have got this far.
+    sync_dir(data_dir)?;
     let rocks = data_dir.join(ROCKS);
     fs::create_dir(&rocks).map_err(at(&rocks))
 }

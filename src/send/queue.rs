@@ -163,6 +163,8 @@ impl Spool {
             }
             Err(TryLockError::Error(e)) => return Err(error(path, e)),
         }
+        // Of what a process that was killed left behind, the names may not be on the disk yet.
+        durable::sync_dir(path).map_err(|e| error(path, e))?;
         let mut files = Vec::new();
         for found in fs::read_dir(path).map_err(|e| error(path, e))? {
             let found = found.map_err(|e| error(path, e))?;

@@ -255,6 +255,16 @@ fn a_start_and_a_stop() {
         let recorded = Recorded::read(&record);
         recorded.all_is_synced_before(&["accepted"], temp.path());
         recorded.all_is_synced_before(&["exit_group"], temp.path());
+        // No log is begun while another one lacks a sync: only the end of the newest may be torn.
+        let mut begun = 0;
+        for (call, before) in &recorded.calls {
+            if call.contains(".log\"") && call.contains("O_CREAT") {
+                let is_log = |path: &&PathBuf| path.extension().is_some_and(|e| e == "log");
+                assert_eq!(before.files.iter().find(is_log), None, "{call}");
+                begun += 1;
+            }
+        }
+        assert!(begun > 1, "a stop begins a log");
         // A kill may have come before the syncs of the start before: all names are synced again.
         for dir in [root.join("where"), data.clone(), data.join("rocks")] {
             assert!(recorded.is_synced(&dir), "start {round}: {}", dir.display());
