@@ -109,7 +109,7 @@ pub(super) fn end_of(log: &[u8], of: Log) -> Result<End, Damage> {
                     Log::Journal => remains.lack_some_of(begin),
                     Log::Manifest => {
                         remains.lack_some_of(begin)
-                            && records_after(log, begin) < MANIFEST_RECORDS_MAX
+                            && records_in(log, begin + 1..log.len()) < MANIFEST_RECORDS_MAX
                     }
                 };
                 return match read {
@@ -260,7 +260,7 @@ impl<'a> Remains<'a> {
     fn are_of_one_record(&self, mut at: usize, mut is_first: bool) -> bool {
         while at < self.log.len() {
             // Where its length is lost, what follows could be taken for a part of it.
-            if self.length(at).is_none() && records_after(self.log, at) > 0 {
+            if self.length(at).is_none() && records_in(self.log, at + 1..block_end(at)) > 0 {
                 return false;
             }
             if self.can_end_with(at, is_first) {
@@ -343,9 +343,9 @@ impl<'a> Remains<'a> {
     }
 }
 
-/// How many whole records come after the fragment at `begin`, whose end is not known, in a row up to where
-/// the log ends. (Something inside of a record that looks like one is not followed by others.)
-fn records_after(log: &[u8], begin: usize) -> usize {
+/// How many whole records there are in a row, up to where the log ends, of which the first begins in this range.
+/// (Something inside of a record that looks like one is not followed by others.)
+fn records_in(log: &[u8], mut starts: std::ops::Range<usize>) -> usize {
     let records_from = |first: usize| {
         let (mut at, mut records, mut is_inside) = (first, 0, false);
         loop {
@@ -361,15 +361,13 @@ fn records_after(log: &[u8], begin: usize) -> usize {
             }
         }
     };
-    let mut starts = begin + 1..log.len();
-    starts
-        .find_map(|at| match fragment(log, at) {
-            (begin, Read::Fragment(part, _)) if begin == at && part.begins() => {
-                Some(records_from(at)).filter(|records| *records > 0)
-            }
-            _ => None,
-        })
-        .unwrap_or(0)
+    let records = starts.find_map(|at| match fragment(log, at) {
+        (begin, Read::Fragment(part, _)) if begin == at && part.begins() => {
+            Some(records_from(at)).filter(|records| *records > 0)
+        }
+        _ => None,
+    });
+    records.unwrap_or(0)
 }
 
 #[cfg(test)]
