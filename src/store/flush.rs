@@ -186,7 +186,12 @@ impl Inner {
         options.set_move_files(self.dir.has_links());
         self.db
             .ingest_external_file_cf_opts(self.flows()?, &options, files.to_vec())
-            .map_err(database(doing))
+            .map_err(database(doing))?;
+        if !self.dir.has_links() {
+            // What is left there takes space; the next open removes it in any case.
+            let _best_effort = files.iter().try_for_each(|file| self.remove_staged(file));
+        }
+        Ok(())
     }
 
     /// A try before this one may have left its file there, or a second name of a file that RocksDB has

@@ -188,6 +188,8 @@ fn without_links_files_are_copied() {
         let log = daemon.log();
         assert!(!log.contains("failed"), "{log}");
         assert_eq!(daemon.client.hour(1).len(), 400);
+        let staged = || std::fs::read_dir(dir.join("staging")).unwrap().count();
+        assert!(within(Duration::from_secs(10), || staged() == 0));
         daemon.stop();
         assert!(verify(&dir).unwrap().faults.is_empty());
         let backups = crate::backup::backups(&to);
