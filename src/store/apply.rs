@@ -113,7 +113,7 @@ impl Store {
                 };
                 tallies.active.add_receipt(key.clone(), receipt);
             }
-            tallies.note_ledger(batch.ledger());
+            tallies.note_ledger(batch.ledger().iter().copied());
         }
         inner.set_horizon(&tallies);
         if inner.is_full(&tallies.active) {
@@ -279,7 +279,8 @@ mod tests {
             store.apply(rest.cloned().collect()).unwrap();
             assert_eq!(rows(&store), model(&journal));
         }
-        let flows: u64 = store.ledger().unwrap().iter().map(|(_, t)| t.flows).sum();
+        let ledger = store.ledger(0..u32::MAX).unwrap();
+        let flows: u64 = ledger.map(|entry| entry.unwrap().1.flows).sum();
         drop(store);
         let verified = crate::store::verify(dir.path()).unwrap();
         assert!(verified.faults.is_empty(), "{:?}", verified.faults);

@@ -43,7 +43,7 @@ impl Store {
         let mut stopped = 0;
         for batch in group {
             stopped += tallies.active.add(batch)?;
-            tallies.note_ledger(batch.ledger());
+            tallies.note_ledger(batch.ledger().iter().copied());
         }
         inner.set_horizon(&tallies);
         if stopped > 0 {

@@ -141,16 +141,35 @@ const STEPS_BETWEEN_LOOKS: u32 = 512;
 
 /// How long a scan may go on.
 #[derive(Debug)]
-struct Patience {
+pub(super) struct Patience {
     steps_to_look: u32,
     until: Option<Instant>,
     cancel: Cancel,
 }
 
+impl Default for Patience {
+    /// For as long as it takes.
+    fn default() -> Patience {
+        Patience {
+            steps_to_look: STEPS_BETWEEN_LOOKS,
+            until: None,
+            cancel: Cancel::default(),
+        }
+    }
+}
+
 impl Patience {
+    pub(super) fn until(&mut self, time: Option<Instant>) {
+        self.until = time;
+    }
+
+    pub(super) fn unless(&mut self, cancel: Cancel) {
+        self.cancel = cancel;
+    }
+
     /// To be called for each row and each seek.
     #[inline]
-    fn step(&mut self) -> Result<(), StoreError> {
+    pub(super) fn step(&mut self) -> Result<(), StoreError> {
         self.steps_to_look -= 1;
         if self.steps_to_look > 0 {
             return Ok(());
@@ -203,11 +222,7 @@ impl Scan {
                 run_bytes: 0,
                 later: copies.into(),
                 taken: 0,
-                patience: Patience {
-                    steps_to_look: STEPS_BETWEEN_LOOKS,
-                    until: None,
-                    cancel: Cancel::default(),
-                },
+                patience: Patience::default(),
                 rows: 0,
                 grant,
             });
@@ -216,12 +231,12 @@ impl Scan {
 
     /// Ends the scan with an error when it is read after this time.
     pub fn until(&mut self, time: Option<Instant>) {
-        self.patience.until = time;
+        self.patience.until(time);
     }
 
     /// Ends the scan with an error when it is told to.
     pub fn unless(&mut self, cancel: Cancel) {
-        self.patience.cancel = cancel;
+        self.patience.unless(cancel);
     }
 
     /// Number of rows that were given out.

@@ -279,11 +279,34 @@ impl Tally {
             .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
     }
 
-    /// Its part of the ledger, ascending by hour.
-    pub(super) fn ledger(&self) -> Vec<(u32, Totals)> {
-        let mut ledger: Vec<_> = self.hours.iter().map(|h| (h.hour, h.totals)).collect();
-        ledger.sort_unstable_by_key(|(hour, _)| *hour);
-        ledger
+    /// Its part of the ledger, in no order.
+    pub(super) fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
+        self.hours.iter().map(|h| (h.hour, h.totals))
+    }
+
+    /// Its hours, ascending.
+    pub(super) fn hours(&self) -> Vec<u32> {
+        let mut hours: Vec<_> = self.hours.iter().map(|h| h.hour).collect();
+        hours.sort_unstable();
+        hours
+    }
+
+    /// What the ledger has of `hour`.
+    pub(super) fn totals(&self, hour: u32) -> Totals {
+        let at = self.by_hour.get(&hour);
+        at.map_or_else(Totals::default, |&at| self.hours[at].totals)
+    }
+
+    /// How many of its hours are among `hours`.
+    pub(super) fn hours_in(&self, hours: &Range<u32>) -> usize {
+        match hours.len() {
+            1 => usize::from(self.by_hour.contains_key(&hours.start)),
+            _ => self
+                .hours
+                .iter()
+                .filter(|h| hours.contains(&h.hour))
+                .count(),
+        }
     }
 
     /// Of each of `hours` that has rows, in no order: its entries, to be sorted by [`Run::sort`], and
@@ -311,7 +334,8 @@ pub fn check(bytes: &[u8]) -> bool {
     let Ok(flows) = tally.replay(bytes) else {
         return false;
     };
-    let ledger = tally.ledger();
+    let mut ledger: Vec<_> = tally.ledger().collect();
+    ledger.sort_unstable_by_key(|(hour, _)| *hour);
     assert_eq!(
         ledger.iter().map(|(_, t)| t.flows).sum::<u64>(),
         flows as u64

@@ -24,6 +24,7 @@ mod disk;
 mod exactness;
 #[cfg(feature = "kafka")]
 mod front;
+mod hours;
 mod idempotency;
 mod import;
 #[cfg(feature = "kafka")]
