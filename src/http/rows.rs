@@ -17,6 +17,8 @@ const CHUNK_BYTES: usize = 120 << 10;
 /// Levels that compress faster than a gigabit network takes the result.
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
+/// 128 KiB, about a chunk: there is an encoder for each slow client, and most of it is its window.
+const ZSTD_WINDOW_LOG: u32 = 17;
 
 /// An answer on its way to a client.
 pub struct Answer {
@@ -67,7 +69,9 @@ impl Answer {
                 flate2::Compression::new(GZIP_LEVEL),
             )),
             Encoding::Zstd => {
-                Encoder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?)
+                let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+                zstd.window_log(ZSTD_WINDOW_LOG)?;
+                Encoder::Zstd(zstd)
             }
         };
         Ok(Answer {

@@ -61,7 +61,7 @@ impl Store {
     /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
     /// for a flush.
     pub fn wait_for_room(&self) -> Result<(), StoreError> {
-        self.make_room().map(drop)
+        self.make_room(0).map(drop)
     }
 
     /// Adds entries to the sums, in their order, all of a position at once; those up to [`Store::position`]
@@ -73,7 +73,7 @@ impl Store {
     pub fn apply(&self, entries: Vec<Entry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
-        self.make_room()?;
+        self.make_room(0)?;
         let mut retention = self.retention()?;
         let mut tallies = inner.tallies()?;
         let mut applied = Applied::default();
@@ -113,7 +113,7 @@ impl Store {
                 };
                 tallies.active.add_receipt(key.clone(), receipt);
             }
-            tallies.note_ledger(batch.ledger().iter().copied());
+            tallies.note_ledger(batch.ledger());
         }
         inner.set_horizon(&tallies);
         if inner.is_full(&tallies.active) {

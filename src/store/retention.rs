@@ -46,10 +46,10 @@ impl Retention {
         if self.hours.is_none() {
             return Ok(batch);
         }
-        let hours = batch.ledger().iter().map(|(hour, _)| *hour);
+        let hours = batch.ledger().map(|(hour, _)| hour);
         self.newest = hours.chain(self.newest).max();
         let horizon = self.horizon();
-        if batch.ledger().iter().all(|(hour, _)| *hour >= horizon) {
+        if batch.ledger().all(|(hour, _)| hour >= horizon) {
             return Ok(batch);
         }
         let mut kept = BatchBuilder::with_capacity(batch.bytes().len());

@@ -74,10 +74,13 @@ struct Copied {
     rows: usize,
 }
 
+/// What the copy of an hour takes beside its entries: there may be as many hours as entries.
+const COPIED_BYTES: usize = 2 * size_of::<Copied>();
+
 impl Copied {
     /// What it takes, together with the order of its rows.
     fn bytes(&self) -> usize {
-        self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
+        COPIED_BYTES + self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
     }
 }
 
@@ -389,8 +392,10 @@ fn copy_tallies(
             let frozen = tallies.frozen.clone();
             let all = frozen.as_deref().into_iter().chain([&tallies.active]);
             let bytes: usize = all
-                .flat_map(|tally| tally.parts(&hours))
-                .map(|(_, entries, rows)| entries.len() + Run::<Vec<u8>>::order_bytes(rows))
+                .flat_map(|tally| tally.parts(hours.clone()))
+                .map(|(_, entries, rows)| {
+                    COPIED_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
+                })
                 .sum();
             let enough = |grant: &mut Grant| grant.covers(bytes, &inner.views);
             if let Some(mut grant) = grant.take_if(enough) {
@@ -415,22 +420,22 @@ fn copy_tallies(
 }
 
 fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = Copied> {
-    let hours = selection.range();
-    let parts: Vec<_> = tally.parts(&hours).collect();
-    parts.into_iter().filter_map(|(hour, entries, rows)| {
-        let (entries, rows) = if selection.takes_whole(hour) {
-            (entries.to_vec(), rows)
-        } else {
-            arena::filter(entries, |suffix| selection.takes(hour, suffix))
-        };
-        let last = tally.last();
-        (rows > 0).then_some(Copied {
-            hour,
-            last,
-            entries,
-            rows,
+    tally
+        .parts(selection.range())
+        .filter_map(|(hour, entries, rows)| {
+            let (entries, rows) = if selection.takes_whole(hour) {
+                (entries.to_vec(), rows)
+            } else {
+                arena::filter(entries, |suffix| selection.takes(hour, suffix))
+            };
+            let last = tally.last();
+            (rows > 0).then_some(Copied {
+                hour,
+                last,
+                entries,
+                rows,
+            })
         })
-    })
 }
 
 /// Hours that take up to this part of the block cache on disk, where they are compressed to a fourth or
