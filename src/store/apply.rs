@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::codec::{self, Receipt};
+use super::commit::hours_bytes;
 use super::error::{StoreError, database};
 use super::receipts::receipts_family;
 use super::{Batch, Inner, Store, Tallies};
@@ -73,7 +74,7 @@ impl Store {
     pub fn apply(&self, entries: Vec<Entry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
-        self.make_room(0)?;
+        self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
         let mut retention = self.retention()?;
         let mut tallies = inner.tallies()?;
         let mut applied = Applied::default();

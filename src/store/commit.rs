@@ -17,7 +17,7 @@ impl Store {
     pub fn commit(&self, group: &[Batch]) -> Result<(), StoreError> {
         let inner = &*self.inner;
         let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
-        let first = self.make_room(hours_bytes(group))?;
+        let first = self.make_room(hours_bytes(group.iter()))?;
         let sync = inner.options.durability == Durability::Fsync;
         let start = Instant::now();
         let written = Journal::new(&inner.db)?.append(first, group, &revoked, sync);
@@ -89,9 +89,10 @@ impl Store {
 }
 
 /// What the hours of a group may add to a tally.
-fn hours_bytes(group: &[Batch]) -> usize {
-    let of = |batch: &Batch| batch.cost_bytes() - batch.bytes().len();
-    group.iter().map(of).sum()
+pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
+    group
+        .map(|batch| batch.cost_bytes() - batch.bytes().len())
+        .sum()
 }
 
 impl Inner {

@@ -197,10 +197,12 @@ fn commands_take_more_hours_than_fit_into_an_answer() {
     let stats: serde_json::Value = serde_json::from_slice(&run(&["stats", "--json"])).unwrap();
     assert_eq!(stats["hours"], HOURS);
     assert_eq!(stats["last_hour"], HOURS - 1);
+    // More than a JSON number is read as here.
     let sum: u128 = (0..HOURS)
         .map(|hour| 10_u128.pow(18) + u128::from(hour))
         .sum();
-    assert_eq!(stats["bytes_tx"].to_string(), sum.to_string());
+    let text = String::from_utf8(run(&["stats", "--json"])).unwrap();
+    assert!(text.contains(&format!("\"bytes_tx\":{sum},")), "{text}");
     let top = String::from_utf8(run(&["top", "--once", "--format", "ndjson"])).unwrap();
     assert!(top.contains(&format!("\"hour\":{}", HOURS - 1)), "{top}");
     let rows = run(&["export"]);

@@ -31,6 +31,7 @@ mod import;
 mod kafka;
 mod layering;
 mod lifecycle;
+mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
 mod notify;

@@ -490,9 +490,18 @@ impl Daemon {
 
     /// Resident memory.
     pub fn memory_mib(&self) -> u64 {
+        self.status_mib("VmRSS")
+    }
+
+    /// The most that there was.
+    pub fn memory_mib_max(&self) -> u64 {
+        self.status_mib("VmHWM")
+    }
+
+    fn status_mib(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib / 1024
     }
