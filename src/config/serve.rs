@@ -196,7 +196,7 @@ const QUERIES_MAX: usize = 64;
 const MIB_PER_QUERY: usize = 8;
 
 /// How `--memory-max` is divided. The shares add up to three fourths of it; the rest is for the
-/// process itself, compaction and what an allocator cannot use.
+/// process itself, compaction, answers under way ([`QUERIES_MAX`]) and what an allocator cannot use.
 ///
 /// | share | for |
 /// |---|---|
