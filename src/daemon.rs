@@ -29,7 +29,6 @@ const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
-const QUERIES_MAX: usize = 64;
 /// Pause between two looks for a backup that nobody fetches.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the journal may refuse writes, for another reason than a full disk, before the process
@@ -64,6 +63,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// What queries may cost.
     pub query: QueryLimits,
+    /// Answers at a time.
+    pub queries_max: usize,
     /// Bytes of all bodies under way.
     pub inflight_bytes_max: usize,
     /// Time that requests under way get when the daemon stops.
@@ -126,7 +127,7 @@ pub async fn run(
         body_time_max: BODY_TIME_MAX,
         head_time_max: HEAD_TIME_MAX,
         answer_idle_max: ANSWER_IDLE_MAX,
-        queries_max: QUERIES_MAX,
+        queries_max: config.queries_max,
         connections_max: config.connections_max,
     };
     let admission = Admission::new(

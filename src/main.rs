@@ -3,6 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+/// For everything in the process, RocksDB included: the system's keeps what is freed, in an arena for each
+/// thread.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let (cli, settings) = match flowtally::config::parse(std::env::args_os()) {
         Ok(parsed) => parsed,

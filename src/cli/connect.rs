@@ -1,6 +1,7 @@
 //! What commands that talk to a service share: where it is, and what it may ask for.
 
 use std::io::{self, IsTerminal};
+use std::ops::Range;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,9 +41,14 @@ impl HourTotals {
     }
 }
 
-/// The hours that hold flows, ascending.
-pub(super) fn hours(client: &Client) -> Result<Vec<HourTotals>, String> {
-    client.get_json("/hours").map_err(|e| e.to_string())
+/// The hours that hold flows, ascending, from `hours.start` up to but without `hours.end`.
+pub(super) fn hours(
+    client: &Client,
+    hours: Range<u32>,
+) -> Result<impl Iterator<Item = Result<HourTotals, String>>, String> {
+    let path = format!("/hours?from={}&to={}", hours.start, hours.end);
+    let items = client.get_items(&path).map_err(|e| e.to_string())?;
+    Ok(items.map(|item| item.map_err(|e| e.to_string())))
 }
 
 /// A bar for bytes; where no terminal is, nothing is drawn.

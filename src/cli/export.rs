@@ -1,14 +1,15 @@
 //! `flowtally export`.
 
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::connect;
 use crate::client::{Client, broke_off};
 use crate::config::{Export, ExportFormat, Place};
-use crate::domain::{Field, Hour};
+use crate::domain::{Field, Hour, Totals};
 use crate::http::{Answer, Encoding, RowFormat};
-use crate::query::{Cancel, Engine, Query, QueryLimits};
+use crate::query::{Cancel, Engine, HoursQuery, Query, QueryLimits};
 use crate::store::Store;
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
@@ -34,11 +35,8 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         any: false,
         in_header: false,
     };
-    let hours = source.hours()?;
-    let wanted = hours
-        .into_iter()
-        .filter(|hour| (first..end).contains(&hour.get()));
-    match source.write_all(wanted, &mut out) {
+    let groups = source.groups(first..end)?;
+    match source.write_all(groups, &mut out) {
         Ok(()) => Ok(()),
         Err(Failed::Output(e)) => super::written(Err(e)),
         Err(Failed::Source(why)) => Err(format!("{why}; the rows are not complete")),
@@ -55,25 +53,68 @@ enum Source {
     Stopped(Engine),
 }
 
-impl Source {
-    fn hours(&self) -> Result<Vec<Hour>, String> {
-        match self {
-            Source::Service(client) => connect::hours(client)
-                .map(|hours| hours.iter().filter_map(|of| Hour::new(of.hour)).collect()),
-            Source::Stopped(engine) => {
-                let all = engine.hours(None, false).map_err(|e| e.to_string())?;
-                Ok(all.hours.into_iter().map(|(hour, _)| hour).collect())
+/// Hours that are read at once have together no more flows than this, and so no more rows, unless it is one
+/// hour: an answer that is long in the reading keeps files from being deleted.
+const GROUP_FLOWS_MAX: u64 = 1_000_000;
+
+/// Puts hours into groups that are read at once. They come in ascending order.
+#[derive(Default)]
+struct Groups {
+    groups: Vec<Range<u32>>,
+    flows: u64,
+}
+
+impl Groups {
+    fn add(&mut self, hour: u32, flows: u64) {
+        self.flows = self.flows.saturating_add(flows);
+        match self.groups.last_mut() {
+            Some(last) if self.flows <= GROUP_FLOWS_MAX => last.end = hour + 1,
+            _ => {
+                self.groups.push(hour..hour + 1);
+                self.flows = flows;
             }
         }
+    }
+}
+
+impl Source {
+    /// The hours that hold flows, in groups: of millions of hours, each does not cost a request.
+    fn groups(&self, hours: Range<u32>) -> Result<Vec<Range<u32>>, String> {
+        let mut groups = Groups::default();
+        match self {
+            Source::Service(client) => {
+                for of in connect::hours(client, hours)? {
+                    let of = of?;
+                    if let Some(hour) = Hour::new(of.hour) {
+                        groups.add(hour.get(), of.flows);
+                    }
+                }
+            }
+            Source::Stopped(engine) => {
+                let query = HoursQuery {
+                    hours,
+                    ..HoursQuery::ALL
+                };
+                let hours = engine.hours(&query, Cancel::default());
+                let mut add = |hour: Hour, totals: Totals| {
+                    groups.add(hour.get(), totals.flows);
+                    ControlFlow::Continue(())
+                };
+                hours
+                    .and_then(|mut hours| hours.read(&mut add))
+                    .map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(groups.groups)
     }
 
     fn write_all(
         &self,
-        hours: impl Iterator<Item = Hour>,
+        groups: Vec<Range<u32>>,
         out: &mut Output<impl Write>,
     ) -> Result<(), Failed> {
-        for hour in hours {
-            self.write(hour, out)?;
+        for hours in groups {
+            self.write(hours, out)?;
         }
         if !out.any && out.format == ExportFormat::Csv {
             let header = Field::ALL.map(Field::name).join(",") + "\n";
@@ -82,17 +123,23 @@ impl Source {
         out.out.flush().map_err(Failed::Output)
     }
 
-    /// Writes the rows of `hour`.
-    fn write(&self, hour: Hour, out: &mut Output<impl Write>) -> Result<(), Failed> {
-        let failed = |e: &dyn std::fmt::Display| Failed::Source(format!("hour {hour}: {e}"));
-        out.begin_hour();
+    /// Writes the rows of `hours`.
+    fn write(&self, hours: Range<u32>, out: &mut Output<impl Write>) -> Result<(), Failed> {
+        let (from, to) = (hours.start, hours.end);
+        let failed = |e: &dyn std::fmt::Display| {
+            Failed::Source(match hours.len() {
+                1 => format!("hour {from}: {e}"),
+                _ => format!("hours {from} to {}: {e}", to - 1),
+            })
+        };
+        out.begin_group();
         match self {
             Source::Service(client) => {
                 let accept = match out.format {
                     ExportFormat::Ndjson => "application/x-ndjson",
                     ExportFormat::Csv => "text/csv",
                 };
-                let answer = client.get(&format!("/flows?hour={hour}"), accept);
+                let answer = client.get(&format!("/flows?from={from}&to={to}"), accept);
                 let mut body = answer.map_err(|e| failed(&e))?.into_body().into_reader();
                 let mut part = vec![0; 128 << 10];
                 loop {
@@ -107,7 +154,7 @@ impl Source {
                     ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
                 };
-                let question = Query::all_of(hour.get()..hour.get() + 1);
+                let question = Query::all_of(hours.clone());
                 let rows = engine.ask(&question, Cancel::default());
                 let rows = rows.map_err(|e| failed(&e))?;
                 let answer = Answer::new(rows, format, Encoding::Identity);
@@ -121,18 +168,18 @@ impl Source {
     }
 }
 
-/// Rows of several hours, which have one header.
+/// Rows of several answers, which have one header.
 struct Output<W> {
     out: W,
     format: ExportFormat,
-    /// An hour has been begun.
+    /// An answer has been begun.
     any: bool,
-    /// The header of an hour that is not the first is on its way.
+    /// The header of one that is not the first is on its way.
     in_header: bool,
 }
 
 impl<W: Write> Output<W> {
-    fn begin_hour(&mut self) {
+    fn begin_group(&mut self) {
         self.in_header = self.any && self.format == ExportFormat::Csv;
         self.any = true;
     }

@@ -40,13 +40,15 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
     match &arguments.place {
         Place::Service(url) => {
             let client = connect::client(url, &arguments.credentials)?;
-            for of in connect::hours(&client)? {
+            for of in connect::hours(&client, 0..u32::MAX)? {
+                let of = of?;
                 stored.add(of.hour, of.flows, of.bytes_tx, of.bytes_rx);
             }
         }
         Place::Stopped(dir) => {
             let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
-            for (hour, of) in store.ledger().map_err(|e| e.to_string())? {
+            for entry in store.ledger(0..u32::MAX).map_err(|e| e.to_string())? {
+                let (hour, of) = entry.map_err(|e| e.to_string())?;
                 stored.add(hour.get().into(), of.flows, of.tx, of.rx);
             }
             let bytes = bytes_of(dir).map_err(|e| format!("{}: {e}", dir.display()))?;

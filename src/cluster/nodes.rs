@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,10 +10,10 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::client::{Client, ClientError, Server};
+use crate::client::{Client, ClientError, Items, Server};
 use crate::domain::{Field, Hour, Totals};
 use crate::query::frames::Frames;
-use crate::query::{Coverage, Hours, Query, SortBy, Source};
+use crate::query::{Coverage, HourSource, HoursQuery, Query, QueryError, SortBy, Source};
 
 /// Longest wait for a node that is asked for no rows.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -39,6 +40,43 @@ struct Clients {
 pub(super) struct Part {
     pub(super) rows: Box<dyn Source>,
     pub(super) coverage: Coverage,
+}
+
+/// What a node has of the hours.
+#[derive(Debug)]
+pub(super) struct HoursPart {
+    pub(super) hours: Box<dyn HourSource>,
+    pub(super) tag: Option<u64>,
+    pub(super) coverage: Coverage,
+}
+
+/// Never locked: it makes a reader `Sync` that is not.
+#[derive(Debug)]
+struct HoursOf(Mutex<Items<HourOf>>);
+
+impl HourSource for HoursOf {
+    fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
+        let items = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let elsewhere = |error: ClientError| QueryError::Elsewhere(error.to_string());
+        let Some(of) = items.next().transpose().map_err(elsewhere)? else {
+            return Ok(None);
+        };
+        let totals = Totals {
+            flows: of.flows,
+            tx: of.bytes_tx,
+            rx: of.bytes_rx,
+        };
+        let hour = Hour::new(of.hour);
+        let hour =
+            hour.ok_or_else(|| QueryError::Elsewhere(format!("there is no hour {}", of.hour)))?;
+        Ok(Some((hour, totals)))
+    }
+}
+
+/// The number in an entity tag of `/partitions/hours`.
+fn tag(text: &str) -> Option<u64> {
+    let hex = text.strip_prefix("W/\"")?.strip_suffix('"')?;
+    u64::from_str_radix(hex, 16).ok()
 }
 
 /// An entry of `/hours`.
@@ -135,24 +173,28 @@ impl Nodes {
         })
     }
 
-    /// The ledger of `partitions`.
-    pub(super) fn hours(&self, url: &str, partitions: &[i32]) -> Result<Hours, ClientError> {
-        let path = format!("/partitions/hours?p={}", list(partitions));
+    /// The ledger of `partitions`, of these hours.
+    pub(super) fn hours(
+        &self,
+        url: &str,
+        partitions: &[i32],
+        hours: &Range<u32>,
+    ) -> Result<HoursPart, ClientError> {
+        let of = list(partitions);
+        let path = match *hours == HoursQuery::ALL.hours {
+            true => format!("/partitions/hours?p={of}"),
+            false => format!(
+                "/partitions/hours?p={of}&from={}&to={}",
+                hours.start, hours.end
+            ),
+        };
         let client = self.client(url)?;
         let answer = client.get_within(&path, "application/json", ANSWER_MAX)?;
-        let coverage = coverage(|name| answer.headers().get(name)?.to_str().ok());
-        let hours: Vec<HourOf> = client.json(&path, answer)?;
-        let entry = |of: HourOf| {
-            let totals = Totals {
-                flows: of.flows,
-                tx: of.bytes_tx,
-                rx: of.bytes_rx,
-            };
-            Some((Hour::new(of.hour)?, totals))
-        };
-        Ok(Hours {
-            hours: hours.into_iter().filter_map(entry).collect(),
-            coverage,
+        let header = |name| answer.headers().get(name)?.to_str().ok();
+        Ok(HoursPart {
+            coverage: coverage(header),
+            tag: header("etag").and_then(tag),
+            hours: Box::new(HoursOf(Mutex::new(client.items(&path, answer)))),
         })
     }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::Shared;
 use super::here::Answering;
 use crate::client::ClientError;
-use crate::domain::{Hour, Totals};
-use crate::query::{Coverage, Hours, Opened, Parts, Query, QueryError};
+use crate::query::{Coverage, Hours, HoursQuery, Opened, Parts, Query, QueryError};
 
 /// All partitions, wherever they are.
 #[derive(Debug)]
@@ -138,28 +137,24 @@ impl Parts for All {
         Ok(opened)
     }
 
-    fn hours(&self, of: Option<&[i32]>, partial: bool) -> Result<Hours, QueryError> {
-        let mut places = self.places(of);
-        if !partial && !places.missing.is_empty() {
+    fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError> {
+        let mut places = self.places(query.partitions.as_deref());
+        if !query.partial && !places.missing.is_empty() {
             return Err(QueryError::Missing(places.missing));
         }
         let parts = Self::ask_nodes(&mut places, |url, partitions| {
-            self.0.nodes.hours(url, partitions)
+            self.0.nodes.hours(url, partitions, &query.hours)
         })?;
-        let (mut ledgers, mut elsewhere) = (Vec::new(), Vec::new());
+        let mut elsewhere = Vec::new();
         for part in parts {
-            ledgers.push(part.hours);
+            hours.add(part.hours, part.tag);
             elsewhere.push(part.coverage);
         }
-        let coverage = places.coverage(elsewhere, partial)?;
-        for (_, answering) in &places.here {
-            ledgers.push(answering.store.ledger()?);
+        hours.coverage = places.coverage(elsewhere, query.partial)?;
+        for (_, answering) in places.here {
+            hours.add_store(&answering.store, query.hours.clone())?;
+            hours.leaves.push(answering.leaves);
         }
-        let mut hours: BTreeMap<Hour, Totals> = BTreeMap::new();
-        for (hour, totals) in ledgers.into_iter().flatten() {
-            hours.entry(hour).or_default().add(totals);
-        }
-        let hours = hours.into_iter().collect();
-        Ok(Hours { hours, coverage })
+        Ok(())
     }
 }

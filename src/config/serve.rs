@@ -190,8 +190,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// Answers at a time. Each has about a MiB of its own: a part that is being made and one on its way, an encoder,
+/// and what RocksDB reads ahead. So there are fewer where there is little memory.
+const QUERIES_MAX: usize = 64;
+const MIB_PER_QUERY: usize = 8;
+
 /// How `--memory-max` is divided. The shares add up to three fourths of it; the rest is for the
-/// process itself, compaction and what an allocator cannot use.
+/// process itself, compaction, answers under way ([`QUERIES_MAX`]) and what an allocator cannot use.
 ///
 /// | share | for |
 /// |---|---|
@@ -209,6 +214,7 @@ pub struct MemoryPlan {
     pub tally_bytes_max: usize,
     pub view_bytes_max: usize,
     pub query_bytes_max: usize,
+    pub queries_max: usize,
     pub memtable_bytes: usize,
     pub block_cache_bytes: usize,
 }
@@ -242,6 +248,7 @@ impl Serve {
             tally_bytes_max: memory / 16,
             view_bytes_max: memory / 8,
             query_bytes_max: (query as usize) << 20,
+            queries_max: (self.memory_max as usize / MIB_PER_QUERY).min(QUERIES_MAX),
             memtable_bytes: memory / 32,
             block_cache_bytes: memory / 16,
         })

@@ -44,15 +44,43 @@ pub(super) async fn answer(
     question: Query,
     format: RowFormat,
 ) -> Result<Response, Problem> {
-    let (headers, peer) = (request.headers, request.peer);
-    let encoding = negotiate::row_encoding(headers)?;
-    let permit = api.permit_to_answer(peer, 1)?;
+    let encoding = negotiate::row_encoding(request.headers)?;
+    let permit = api.permit_to_answer(request.peer, 1)?;
     let cancel = Cancel::default();
     let stop = cancel.clone();
+    let make = move || {
+        let rows = engine.ask(&question, cancel)?;
+        Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)
+    };
+    let mut response = stream(api, request, permit, stop, make).await?;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(format.media_type()),
+    );
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("accept, accept-encoding"),
+    );
+    if let Some(encoding) = encoding.name() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    Ok(response)
+}
+
+/// The answer that `make` makes, which may block: its first part at once, and each further one when the client
+/// has taken the one before. `stop` is what ends the making.
+pub(super) async fn stream(
+    api: &Api,
+    request: &Request<'_>,
+    permit: OwnedSemaphorePermit,
+    stop: Cancel,
+    make: impl FnOnce() -> Result<Answer, Problem> + Send + 'static,
+) -> Result<Response, Problem> {
+    let peer = request.peer;
     let metrics = api.metrics.clone();
     let first = tokio::task::spawn_blocking(move || {
-        let rows = engine.ask(&question, cancel)?;
-        let mut answer = Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)?;
+        let mut answer = make()?;
         let chunk = answer.next_chunk()?.unwrap_or_default();
         metrics.http().query_rows_read.inc_by(answer.rows_read());
         Ok::<_, Problem>((chunk, answer, permit))
@@ -80,22 +108,11 @@ pub(super) async fn answer(
         warp::reply::stream(rest).into_response()
     };
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(format.media_type()),
-    );
-    headers.insert(
-        header::VARY,
-        HeaderValue::from_static("accept, accept-encoding"),
-    );
     if let Some(next_page) = next_page {
         let value = HeaderValue::try_from(next_page).map_err(|_| Problem::Internal)?;
         headers.insert(header::LINK, value);
     }
     say_coverage(headers, &coverage)?;
-    if let Some(encoding) = encoding.name() {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    }
     Ok(response)
 }
 
@@ -224,7 +241,7 @@ impl Pace {
 }
 
 /// Waits for `task`. When the client leaves, or nobody waits any more, the task is told to stop.
-async fn unless_left<T>(
+pub(super) async fn unless_left<T>(
     peer: &Peer,
     stop: Cancel,
     mut task: JoinHandle<T>,

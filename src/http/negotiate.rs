@@ -205,6 +205,13 @@ fn best<T, const N: usize>(choices: [(T, u32); N]) -> Option<T> {
     best.map(|(choice, _)| choice)
 }
 
+/// Whether the client says, by `If-None-Match`, that it has what `tag` names (RFC 9110, 13.1.2).
+pub(super) fn has_current(headers: &HeaderMap, tag: &str) -> bool {
+    let strong = tag.trim_start_matches("W/");
+    let mut known = list(headers, &header::IF_NONE_MATCH);
+    known.any(|known| known == "*" || known.trim_start_matches("W/") == strong)
+}
+
 /// The comma-separated items of a header, over all its lines.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
     headers.get_all(name).iter().flat_map(|value| {

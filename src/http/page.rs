@@ -143,7 +143,7 @@ fn respond(
     let encoding = negotiate::asset_encoding(headers)?;
     // Weak: it is the same for all encodings.
     let tag = format!("W/\"{hash}\"");
-    let mut response = if has(headers, &tag) {
+    let mut response = if negotiate::has_current(headers, &tag) {
         let mut response = Response::new(Bytes::new().into());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
@@ -174,17 +174,6 @@ fn respond(
         response.headers_mut().insert(header::ETAG, tag);
     }
     Ok(response)
-}
-
-/// Whether the client says that it has what `tag` names (RFC 9110, 13.1.2).
-fn has(headers: &HeaderMap, tag: &str) -> bool {
-    let strong = tag.trim_start_matches("W/");
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|known| known.trim() == "*" || known.trim().trim_start_matches("W/") == strong)
 }
 
 /// `gzip` unpacked, a part at a time: a client that is slow holds no more than that.

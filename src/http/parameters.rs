@@ -1,11 +1,13 @@
 //! Query parameters of `/flows` and `/partitions`: what is asked, as text.
 
+use std::ops::Range;
+
 use percent_encoding::percent_decode_str;
 use warp::http::Method;
 
 use super::error::Problem;
 use crate::domain::{Field, Hour};
-use crate::query::{Columns, Query, Sort, SortBy};
+use crate::query::{Columns, HoursQuery, Query, Sort, SortBy};
 
 /// Most rows of a page.
 const LIMIT_MAX: usize = 100_000;
@@ -54,21 +56,39 @@ pub(super) fn wait(query: &str) -> Result<bool, Problem> {
     Ok(wait.is_some())
 }
 
-/// The one parameter of `GET /hours`, `partial`.
-pub(super) fn partial(query: &str) -> Result<bool, Problem> {
-    let mut partial = None;
+/// Which hours `GET /hours?query` asks for.
+pub(super) fn hours(query: &str) -> Result<HoursQuery, Problem> {
+    let (mut from, mut to, mut partial) = (None, None, None);
     for (name, value) in parse(query)? {
         match &*name {
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
             "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
             "" if value.is_empty() => {}
             _ => {
                 return Err(bad(format!(
-                    "there is no parameter {name:?}; there is partial"
+                    "{name:?} is not a parameter of GET /hours; those are from, to, partial"
                 )));
             }
         }
     }
-    Ok(partial.unwrap_or(false))
+    Ok(HoursQuery {
+        hours: range(from, to)?,
+        partitions: None,
+        partial: partial.unwrap_or(false),
+    })
+}
+
+/// The hours from `from` up to but without `to`.
+fn range(from: Option<u32>, to: Option<u32>) -> Result<Range<u32>, Problem> {
+    let hours = from.unwrap_or(0)..to.unwrap_or(u32::MAX);
+    if hours.is_empty() {
+        return Err(bad(format!(
+            "from is {} and to is {}; to is the hour behind the last one, so it has to be greater",
+            hours.start, hours.end
+        )));
+    }
+    Ok(hours)
 }
 
 fn flag(name: &str, value: &str) -> Result<bool, Problem> {
@@ -79,12 +99,15 @@ fn flag(name: &str, value: &str) -> Result<bool, Problem> {
     }
 }
 
-/// The one parameter of `GET /partitions/hours`, `p`.
-pub(super) fn partitions(query: &str) -> Result<Vec<i32>, Problem> {
-    match &list(query, "p")?[..] {
-        [text] => integers(text),
-        _ => Err(bad("p is missing: the partitions, as in p=0,3")),
-    }
+/// What `GET /partitions/hours?query` asks for: that of another node, which says by `p` of which partitions.
+/// What is missing of them is named.
+pub(super) fn hours_of_a_node(query: &str) -> Result<HoursQuery, Problem> {
+    let (of, rest) = of_a_node(query)?;
+    Ok(HoursQuery {
+        partitions: Some(of),
+        partial: true,
+        ..hours(&rest)?
+    })
 }
 
 /// The one parameter of `GET /partitions/applied`, `upto`: partitions and offsets.
@@ -125,6 +148,15 @@ fn integers(text: &str) -> Result<Vec<i32>, Problem> {
 /// The question that `GET /partitions/rows?query` asks: that of another node, which says by `p` which
 /// partitions.
 pub(super) fn question_of_a_node(query: &str) -> Result<Query, Problem> {
+    let (of, rest) = of_a_node(query)?;
+    // Nodes ask for one row more.
+    let mut asked = question_upto(&rest, LIMIT_MAX + 1)?;
+    asked.partitions = Some(of);
+    Ok(asked)
+}
+
+/// The partitions that `p` says, and the other parameters.
+fn of_a_node(query: &str) -> Result<(Vec<i32>, String), Problem> {
     let (mut of, mut rest) = (None, form_urlencoded::Serializer::new(String::new()));
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
@@ -133,10 +165,7 @@ pub(super) fn question_of_a_node(query: &str) -> Result<Query, Problem> {
         }
     }
     let of = of.ok_or_else(|| bad("p is missing: the partitions, as in p=0,3"))?;
-    // Nodes ask for one row more.
-    let mut asked = question_upto(&rest.finish(), LIMIT_MAX + 1)?;
-    asked.partitions = Some(of);
-    Ok(asked)
+    Ok((of, rest.finish()))
 }
 
 /// The question that `GET /flows?query` asks.
@@ -184,15 +213,8 @@ fn question_upto(query: &str, limit_max: usize) -> Result<Query, Problem> {
                  the hour behind the last one",
             ));
         }
-        (None, from, to) => from.unwrap_or(0)..to.unwrap_or(u32::MAX),
+        (None, from, to) => range(from, to)?,
     };
-    if asked.hours.is_empty() {
-        let hours = &asked.hours;
-        return Err(bad(format!(
-            "from is {} and to is {}; to is the hour behind the last one, so it has to be greater",
-            hours.start, hours.end
-        )));
-    }
     let filter = &mut asked.filter;
     for (name, list) in [
         ("src_app", &mut filter.src_apps),

@@ -31,9 +31,8 @@ pub(super) async fn rows(api: &Api, request: &Request<'_>) -> Result<Response, P
 /// `GET /partitions/hours?p=0,3`: what these partitions add to the answer of `GET /hours`.
 pub(super) async fn hours(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let engine = backend(api, request)?.engine.clone();
-    let partitions = parameters::partitions(request.query)?;
-    // What is missing is named.
-    hours::answer(api, request, engine, Some(partitions), true).await
+    let query = parameters::hours_of_a_node(request.query)?;
+    hours::answer(api, request, engine, query).await
 }
 
 /// `GET /partitions/applied?upto=0:17,3:5`: waits until the sums of these partitions have everything up to

@@ -1,4 +1,4 @@
-//! Rows as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
+//! Rows, or hours, as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -8,8 +8,8 @@ use flate2::write::GzEncoder;
 use tokio::sync::watch;
 
 use super::negotiate::{Encoding, RowFormat};
-use crate::domain::Field;
-use crate::query::{Columns, Coverage, QueryError, Row, Rows, frames};
+use crate::domain::{Field, Hour, Totals};
+use crate::query::{Columns, Coverage, Hours, QueryError, Row, Rows, frames};
 
 /// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
 /// costs little beside making it, and little for a slow client to hold.
@@ -17,15 +17,25 @@ const CHUNK_BYTES: usize = 120 << 10;
 /// Levels that compress faster than a gigabit network takes the result.
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
+/// 128 KiB, about a chunk: there is an encoder for each slow client, and most of it is its window.
+const ZSTD_WINDOW_LOG: u32 = 17;
 
 /// An answer on its way to a client.
 pub struct Answer {
-    rows: Rows,
-    format: RowFormat,
+    content: Content,
     any_row: bool,
     state: State,
     encoder: Encoder,
     row_bytes_last: usize,
+}
+
+/// What it is read from.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there are a few of them
+enum Content {
+    Rows(Rows, RowFormat),
+    /// As JSON.
+    Hours(Hours),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,6 +53,15 @@ enum Encoder {
 
 impl Answer {
     pub fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<Answer> {
+        Answer::of(Content::Rows(rows, format), encoding)
+    }
+
+    /// What `GET /hours` answers.
+    pub(super) fn of_hours(hours: Hours, encoding: Encoding) -> io::Result<Answer> {
+        Answer::of(Content::Hours(hours), encoding)
+    }
+
+    fn of(content: Content, encoding: Encoding) -> io::Result<Answer> {
         let encoder = match encoding {
             Encoding::Identity => Encoder::Identity,
             Encoding::Gzip => Encoder::Gzip(GzEncoder::new(
@@ -50,12 +69,13 @@ impl Answer {
                 flate2::Compression::new(GZIP_LEVEL),
             )),
             Encoding::Zstd => {
-                Encoder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?)
+                let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+                zstd.window_log(ZSTD_WINDOW_LOG)?;
+                Encoder::Zstd(zstd)
             }
         };
         Ok(Answer {
-            rows,
-            format,
+            content,
             any_row: false,
             state: State::Begin,
             encoder,
@@ -65,27 +85,39 @@ impl Answer {
 
     /// See [`Rows::next_page`].
     pub(super) fn next_page(&self) -> Option<&str> {
-        self.rows.next_page()
+        match &self.content {
+            Content::Rows(rows, _) => rows.next_page(),
+            Content::Hours(_) => None,
+        }
     }
 
     /// See [`Rows::holds_memory`].
     pub(super) fn holds_memory(&self) -> bool {
-        self.rows.holds_memory()
+        matches!(&self.content, Content::Rows(rows, _) if rows.holds_memory())
     }
 
-    /// See [`Rows::coverage`].
+    /// Which parts of the sums it has.
     pub(super) fn coverage(&self) -> &Coverage {
-        self.rows.coverage()
+        match &self.content {
+            Content::Rows(rows, _) => rows.coverage(),
+            Content::Hours(hours) => &hours.coverage,
+        }
     }
 
     /// See [`Rows::take_leaves`].
     pub(super) fn take_leaves(&mut self) -> Vec<watch::Receiver<()>> {
-        self.rows.take_leaves()
+        match &mut self.content {
+            Content::Rows(rows, _) => rows.take_leaves(),
+            Content::Hours(hours) => std::mem::take(&mut hours.leaves),
+        }
     }
 
     /// See [`Rows::rows_read`].
     pub(super) fn rows_read(&self) -> u64 {
-        self.rows.rows_read()
+        match &self.content {
+            Content::Rows(rows, _) => rows.rows_read(),
+            Content::Hours(_) => 0,
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -97,29 +129,13 @@ impl Answer {
         while self.state != State::Ended {
             let mut plain = Vec::with_capacity(CHUNK_BYTES + 2 * self.row_bytes_last + 64);
             if self.state == State::Begin {
-                begin(self.format, self.rows.columns(), &mut plain);
+                self.content.begin(&mut plain);
                 self.state = State::Rows;
             }
-            let (format, any_row) = (self.format, &mut self.any_row);
-            let ended = self.rows.read(|row| {
-                if format == RowFormat::Json {
-                    plain.extend_from_slice(if *any_row { b",\n" } else { b"" });
-                }
-                *any_row = true;
-                format.write(row, &mut plain);
-                if plain.len() < CHUNK_BYTES {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
+            let ended = self.content.write(&mut self.any_row, &mut plain)?;
             self.row_bytes_last = plain.len().saturating_sub(CHUNK_BYTES);
             if ended {
-                match format {
-                    RowFormat::Json => plain.extend_from_slice(b"]\n"),
-                    RowFormat::Frames => frames::end(&mut plain),
-                    RowFormat::Ndjson | RowFormat::Csv => {}
-                }
+                self.content.end(&mut plain);
                 self.state = State::Ended;
             }
             let chunk = self.encoder.encode(plain, ended);
@@ -134,8 +150,7 @@ impl Answer {
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answer")
-            .field("rows", &self.rows)
-            .field("format", &self.format)
+            .field("content", &self.content)
             .finish_non_exhaustive()
     }
 }
@@ -163,16 +178,74 @@ impl Encoder {
     }
 }
 
-fn begin(format: RowFormat, columns: Columns, out: &mut Vec<u8>) {
-    match format {
-        RowFormat::Json => out.push(b'['),
-        RowFormat::Ndjson | RowFormat::Frames => {}
-        RowFormat::Csv => {
-            let names: Vec<&str> = columns.fields().map(Field::name).collect();
-            out.extend_from_slice(names.join(",").as_bytes());
-            out.push(b'\n');
+impl Content {
+    fn format(&self) -> RowFormat {
+        match self {
+            Content::Rows(_, format) => *format,
+            Content::Hours(_) => RowFormat::Json,
         }
     }
+
+    fn begin(&self, out: &mut Vec<u8>) {
+        match self {
+            Content::Rows(rows, RowFormat::Csv) => write_header(rows.columns(), out),
+            other if other.format() == RowFormat::Json => out.push(b'['),
+            _ => {}
+        }
+    }
+
+    /// Appends what comes next until `out` has a chunk; returns whether that was all. `any`: there was
+    /// something before it.
+    fn write(&mut self, any: &mut bool, out: &mut Vec<u8>) -> Result<bool, QueryError> {
+        let is_json = self.format() == RowFormat::Json;
+        let mut separate = |out: &mut Vec<u8>| {
+            out.extend_from_slice(if is_json && *any { b",\n" } else { b"" });
+            *any = true;
+        };
+        let unless_full = |out: &Vec<u8>| match out.len() < CHUNK_BYTES {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        match self {
+            Content::Rows(rows, format) => rows.read(|row| {
+                separate(out);
+                format.write(row, out);
+                unless_full(out)
+            }),
+            Content::Hours(hours) => hours.read(|hour, totals| {
+                separate(out);
+                write_hour(hour, totals, out);
+                unless_full(out)
+            }),
+        }
+    }
+
+    fn end(&self, out: &mut Vec<u8>) {
+        match self.format() {
+            RowFormat::Json => out.extend_from_slice(b"]\n"),
+            RowFormat::Frames => frames::end(out),
+            RowFormat::Ndjson | RowFormat::Csv => {}
+        }
+    }
+}
+
+fn write_header(columns: Columns, out: &mut Vec<u8>) {
+    let names: Vec<&str> = columns.fields().map(Field::name).collect();
+    out.extend_from_slice(names.join(",").as_bytes());
+    out.push(b'\n');
+}
+
+fn write_hour(hour: Hour, totals: Totals, out: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(b"{\"hour\":");
+    out.extend_from_slice(digits.format(hour.get()).as_bytes());
+    out.extend_from_slice(b",\"flows\":");
+    out.extend_from_slice(digits.format(totals.flows).as_bytes());
+    out.extend_from_slice(b",\"bytes_tx\":");
+    out.extend_from_slice(digits.format(totals.tx).as_bytes());
+    out.extend_from_slice(b",\"bytes_rx\":");
+    out.extend_from_slice(digits.format(totals.rx).as_bytes());
+    out.push(b'}');
 }
 
 impl RowFormat {

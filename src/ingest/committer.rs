@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
-/// A group takes no further batch once it holds this many bytes.
+/// A group takes no further batch once it holds this many bytes, with what its hours take in a tally.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
 type Done = oneshot::Sender<Answer>;
@@ -117,7 +117,7 @@ fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = next {
             match job {
                 Job::Commit(batch, permit, done) => {
-                    bytes += batch.bytes().len();
+                    bytes += batch.cost_bytes();
                     group.take(store, batch, (permit, done));
                 }
                 Job::Finish => jobs.close(),

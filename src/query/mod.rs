@@ -14,6 +14,7 @@ mod bounds;
 mod cursor;
 pub mod frames;
 mod group;
+mod hours;
 mod parts;
 mod question;
 mod rank;
@@ -26,7 +27,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use bounds::QueryLimits;
-pub use parts::{Coverage, Hours, Opened, Parts, Source};
+pub use hours::{HourSource, Hours, HoursQuery};
+pub use parts::{Coverage, Opened, Parts, Source};
 pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
@@ -123,16 +125,14 @@ impl Engine {
         matches!(self.sums, Sums::Parts(_))
     }
 
-    /// Every hour that holds flows, and what they add up to; of all partitions, or of some that are here.
-    /// `partial` takes what there is of them.
-    pub fn hours(&self, partitions: Option<&[i32]>, partial: bool) -> Result<Hours, QueryError> {
+    /// The hours that hold flows, each store's as they are at one moment between two commits.
+    pub fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
+        let mut hours = Hours::new(self.time_max, cancel);
         match &self.sums {
-            Sums::Store(store) => Ok(Hours {
-                hours: store.ledger()?,
-                coverage: Coverage::default(),
-            }),
-            Sums::Parts(parts) => parts.hours(partitions, partial),
+            Sums::Store(store) => hours.add_store(store, query.hours.clone())?,
+            Sums::Parts(parts) => parts.hours(query, &mut hours)?,
         }
+        Ok(hours)
     }
 
     /// The rows that answer `query`, each store's as they are at one moment between two commits. Blocks on

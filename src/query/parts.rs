@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::group::Groups;
-use super::{Cancel, Matching, Query, QueryError, bounds, unless};
-use crate::domain::{Counters, Hour, Totals};
+use super::{Cancel, Hours, HoursQuery, Matching, Query, QueryError, bounds, unless};
+use crate::domain::Counters;
 use crate::store::Store;
 
 /// Knows where the parts are. Partitions are those of the journal.
@@ -21,11 +21,11 @@ pub trait Parts: Debug + Send + Sync {
     /// [`QueryError::Missing`], unless the query takes what there is.
     fn open(&self, query: &Query, time_max: Duration) -> Result<Opened, QueryError>;
 
-    /// See [`Engine::hours`](super::Engine::hours).
+    /// Adds the parts of what [`Engine::hours`](super::Engine::hours) is asked for.
     ///
     /// # Errors
-    /// [`QueryError::Missing`], unless `partial`.
-    fn hours(&self, of: Option<&[i32]>, partial: bool) -> Result<Hours, QueryError>;
+    /// [`QueryError::Missing`], unless the query takes what there is.
+    fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError>;
 }
 
 /// Which parts are in an answer.
@@ -35,13 +35,6 @@ pub struct Coverage {
     pub missing: Vec<i32>,
     /// How many messages each of the others was behind the journal.
     pub lag: Vec<(i32, u64)>,
-}
-
-/// Every hour that holds flows, ascending, and what they add up to.
-#[derive(Debug, Default)]
-pub struct Hours {
-    pub hours: Vec<(Hour, Totals)>,
-    pub coverage: Coverage,
 }
 
 /// The parts of an answer.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::codec::{self, Receipt};
+use super::commit::hours_bytes;
 use super::error::{StoreError, database};
 use super::receipts::receipts_family;
 use super::{Batch, Inner, Store, Tallies};
@@ -61,7 +62,7 @@ impl Store {
     /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
     /// for a flush.
     pub fn wait_for_room(&self) -> Result<(), StoreError> {
-        self.make_room().map(drop)
+        self.make_room(0).map(drop)
     }
 
     /// Adds entries to the sums, in their order, all of a position at once; those up to [`Store::position`]
@@ -73,7 +74,7 @@ impl Store {
     pub fn apply(&self, entries: Vec<Entry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
-        self.make_room()?;
+        self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
         let mut retention = self.retention()?;
         let mut tallies = inner.tallies()?;
         let mut applied = Applied::default();
@@ -279,7 +280,8 @@ mod tests {
             store.apply(rest.cloned().collect()).unwrap();
             assert_eq!(rows(&store), model(&journal));
         }
-        let flows: u64 = store.ledger().unwrap().iter().map(|(_, t)| t.flows).sum();
+        let ledger = store.ledger(0..u32::MAX).unwrap();
+        let flows: u64 = ledger.map(|entry| entry.unwrap().1.flows).sum();
         drop(store);
         let verified = crate::store::verify(dir.path()).unwrap();
         assert!(verified.faults.is_empty(), "{:?}", verified.faults);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 
 use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
+use super::tally::HOUR_MEMORY_BYTES as TALLY_HOUR_BYTES;
 use crate::domain::{Counters, Hour, IdempotencyKey, Totals};
 
 /// Hashes the part of a flow key after its hour. Seeded afresh in each process, so that nobody can
@@ -39,7 +40,6 @@ pub struct Batch {
     /// Of each record's key after its hour: taken while the key is in cache and on the thread of
     /// the request, so that the one committer does not have to.
     hashes: Vec<u32>,
-    ledger: Vec<(u32, Totals)>,
     receipt: Option<(IdempotencyKey, u128)>,
     /// Flows that were taken out because they are too old.
     expired: u64,
@@ -59,11 +59,10 @@ impl Batch {
     /// # Errors
     /// Bytes that no batch has, or whose flows do not add up to their totals.
     pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
-        let (hashes, ledger) = check(&bytes, &KeyHasher::new())?;
+        let hashes = check(&bytes, &KeyHasher::new())?;
         Ok(Batch {
             bytes,
             hashes,
-            ledger,
             receipt: None,
             expired: 0,
         })
@@ -103,16 +102,27 @@ impl Batch {
     }
 
     /// What its flows add up to, by hour.
-    pub(super) fn ledger(&self) -> &[(u32, Totals)] {
-        &self.ledger
+    pub(super) fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
+        ledger(&self.bytes)
+    }
+
+    /// What it takes in memory, and about what it adds to a tally beside its keys: where each flow has an hour
+    /// of its own, that is more than the batch.
+    pub fn cost_bytes(&self) -> usize {
+        let hours = codec::batch_ledger(&self.bytes).map_or(0, |entries| entries.len());
+        self.bytes.len() + hours * TALLY_HOUR_BYTES
     }
 }
 
-/// Hashes of a batch's keys, and its ledger.
-type Checked = (Vec<u32>, Vec<(u32, Totals)>);
+/// What the flows of a batch add up to, by hour. It has been checked, or made by ourselves.
+pub(super) fn ledger(bytes: &[u8]) -> impl Iterator<Item = (u32, Totals)> {
+    let entries = codec::batch_ledger(bytes).into_iter().flatten();
+    entries.filter_map(Result::ok)
+}
 
-/// Reads all of a batch: every key is checked, and its ledger held against its records.
-pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Checked, Corrupt> {
+/// Reads all of a batch: every key is checked, and its ledger held against its records. Returns the hashes of
+/// its keys.
+pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
     let mut hashes = Vec::with_capacity(bytes.len() / 32);
     let mut counted = BatchLedger::default();
     for record in Records::new(bytes)? {
@@ -121,11 +131,15 @@ pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Checked, Corrupt
         counted.count(hour.get(), counters);
         hashes.push(hasher.hash(&key[HOUR_BYTES..]));
     }
-    let ledger = codec::batch_ledger(bytes)?;
-    if ledger != counted.entries {
-        return Err(Corrupt("a batch's flows do not add up to its ledger"));
+    let stored = codec::batch_ledger(bytes)?;
+    let mut agree = stored.len() == counted.hours();
+    for (entry, counted) in stored.zip(counted.entries()) {
+        agree &= entry? == counted;
     }
-    Ok((hashes, ledger))
+    match agree {
+        true => Ok(hashes),
+        false => Err(Corrupt("a batch's flows do not add up to its ledger")),
+    }
 }
 
 /// Builds a [`Batch`] flow by flow.
@@ -197,12 +211,14 @@ impl BatchBuilder {
     }
 
     pub fn finish(mut self) -> Batch {
-        let ledger = self.ledger.entries;
-        codec::end_batch(&mut self.bytes, self.hashes.len() as u32, &ledger);
+        codec::end_batch(
+            &mut self.bytes,
+            self.hashes.len() as u32,
+            self.ledger.entries(),
+        );
         Batch {
             bytes: self.bytes,
             hashes: self.hashes,
-            ledger,
             receipt: None,
             expired: 0,
         }
@@ -212,10 +228,44 @@ impl BatchBuilder {
 /// Totals by hour, each hour once, in the order in which they come.
 #[derive(Debug)]
 pub(super) struct BatchLedger {
-    pub(super) entries: Vec<(u32, Totals)>,
+    entries: Vec<Entry>,
     /// Where an hour's entry is, by its last bits: a guess that the entry itself confirms.
     guesses: [u32; GUESSES],
     by_hour: HashMap<u32, u32, foldhash::fast::RandomState>,
+}
+
+/// [`Totals`] of an hour, in half of their bytes: a body may have as many hours as flows. A batch has less
+/// than 2^32 flows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    hour: u32,
+    flows: u32,
+    tx: u64,
+    rx: u64,
+    /// How often a sum has passed 2^64.
+    tx_high: u32,
+    rx_high: u32,
+}
+
+impl Entry {
+    #[inline]
+    fn count(&mut self, flow: Counters) {
+        let (tx, tx_over) = self.tx.overflowing_add(flow.tx);
+        let (rx, rx_over) = self.rx.overflowing_add(flow.rx);
+        self.flows += 1;
+        (self.tx, self.rx) = (tx, rx);
+        self.tx_high += u32::from(tx_over);
+        self.rx_high += u32::from(rx_over);
+    }
+
+    fn totals(&self) -> Totals {
+        let whole = |high: u32, low: u64| u128::from(high) << 64 | u128::from(low);
+        Totals {
+            flows: u64::from(self.flows),
+            tx: whole(self.tx_high, self.tx),
+            rx: whole(self.rx_high, self.rx),
+        }
+    }
 }
 
 /// Hours of a batch are mostly near one another.
@@ -232,11 +282,19 @@ impl Default for BatchLedger {
 }
 
 impl BatchLedger {
+    pub(super) fn hours(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u32, Totals)> {
+        self.entries.iter().map(|of| (of.hour, of.totals()))
+    }
+
     #[inline]
     pub(super) fn count(&mut self, hour: u32, counters: Counters) {
         let guess = self.guesses[hour as usize % GUESSES] as usize;
         match self.entries.get_mut(guess) {
-            Some((of, totals)) if *of == hour => totals.count(counters),
+            Some(of) if of.hour == hour => of.count(counters),
             _ => self.count_at_unknown(hour, counters),
         }
     }
@@ -244,10 +302,34 @@ impl BatchLedger {
     #[cold]
     fn count_at_unknown(&mut self, hour: u32, counters: Counters) {
         let at = *self.by_hour.entry(hour).or_insert_with(|| {
-            self.entries.push((hour, Totals::default()));
-            self.entries.len() as u32 - 1 // a batch has less than 2^32 flows
+            self.entries.push(Entry {
+                hour,
+                ..Entry::default()
+            });
+            self.entries.len() as u32 - 1
         });
         self.guesses[hour as usize % GUESSES] = at;
-        self.entries[at as usize].1.count(counters);
+        self.entries[at as usize].count(counters);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_an_hour_pass_the_top_of_their_halves() {
+        let mut ledger = BatchLedger::default();
+        let flow = |tx, rx| Counters { tx, rx };
+        let mut expected = Totals::default();
+        for counters in [flow(u64::MAX, 1), flow(u64::MAX, u64::MAX), flow(2, 3)] {
+            ledger.count(7, counters);
+            expected.count(counters);
+        }
+        ledger.count(8, flow(1, 1));
+        let entries: Vec<_> = ledger.entries().collect();
+        assert_eq!(entries[0], (7, expected));
+        assert_eq!((entries[1].0, entries[1].1.flows), (8, 1));
+        assert_eq!(size_of::<Entry>(), 32);
     }
 }

@@ -249,8 +249,9 @@ impl Inner {
                 run.advance();
             }
         }
-        for (hour, totals) in tally.ledger() {
-            file.merge(codec::ledger_key(hour), codec::encode_totals(totals))
+        for hour in tally.hours() {
+            let totals = codec::encode_totals(tally.totals(hour));
+            file.merge(codec::ledger_key(hour), totals)
                 .map_err(database(DOING))?;
         }
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
@@ -307,10 +308,10 @@ impl Inner {
         recovery.time = start.elapsed();
         let mut tallies = self.tallies()?;
         tallies.flushed = self.marker()?;
-        for (hour, totals) in self.ledger_on_disk(0, u32::MAX)? {
-            tallies.note_ledger(&[(hour, totals)]);
+        for entry in self.ledger_on_disk(0, u32::MAX)? {
+            tallies.note_ledger([entry?]);
         }
-        tallies.note_ledger(&tally.ledger());
+        tallies.note_ledger(tally.ledger());
         self.set_horizon(&tallies);
         tallies.active = tally;
         drop(tallies);

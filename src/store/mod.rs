@@ -38,6 +38,7 @@ mod views;
 mod wal;
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -51,6 +52,7 @@ pub use checkpoint::Checkpointed;
 pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
+pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use receipts::Known;
@@ -103,6 +105,8 @@ struct Inner {
     writer: Mutex<()>,
     /// Counts up when a drop of hours begins and when it ends: odd while one is under way.
     drops: AtomicU64,
+    /// Keys the tags of this open store, so that no other one gives the same.
+    tags: RandomState,
     /// The first hour that is kept; what is before it is not there for readers.
     horizon: AtomicU32,
     views: ViewBudget,
@@ -145,8 +149,8 @@ impl Tallies {
     }
 
     /// Counts what a batch says that it adds.
-    fn note_ledger(&mut self, ledger: &[(u32, Totals)]) {
-        for &(hour, totals) in ledger {
+    fn note_ledger(&mut self, ledger: impl IntoIterator<Item = (u32, Totals)>) {
+        for (hour, totals) in ledger {
             self.expected.add(totals);
             self.newest = self.newest.max(Some(hour));
         }
@@ -207,6 +211,12 @@ impl Inner {
     fn is_full(&self, tally: &Tally) -> bool {
         tally.memory_bytes() >= self.options.tally_bytes_max
             || tally.journal_bytes() >= self.options.journal_bytes_max
+    }
+
+    /// Names what the store holds when its last position is `last` and hours were dropped so often: whatever
+    /// changes it, changes one of the two.
+    fn tag(&self, last: u64, drops: u64) -> u64 {
+        self.tags.hash_one((last, drops))
     }
 
     fn step(&self, step: Step) {

@@ -10,7 +10,6 @@ use rocksdb::statistics::Ticker;
 use super::error::{StoreError, database};
 use super::rocks::L0_FILES_MAX;
 use super::{Inner, Recovery, Store, codec, ledger};
-use crate::domain::Totals;
 use crate::telemetry::metrics::{self, follow};
 
 impl Store {
@@ -94,10 +93,9 @@ impl Inner {
     }
 
     fn observe_ledger(self: &Arc<Inner>, metrics: &metrics::Store) -> Result<(), StoreError> {
-        let ledger = ledger::read(self)?;
-        let mut all = Totals::default();
-        ledger.hours.iter().for_each(|(_, t)| all.add(*t));
-        metrics.ledger_hours.set(ledger.hours.len() as i64);
+        let ledger = ledger::sums(self)?;
+        let all = ledger.totals;
+        metrics.ledger_hours.set(ledger.hours as i64);
         metrics.ledger_flows.set(all.flows as i64);
         for (direction, bytes) in [("tx", all.tx), ("rx", all.rx)] {
             let gauge = metrics.ledger_bytes.with_label_values(&[direction]);

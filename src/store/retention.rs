@@ -18,6 +18,7 @@ use crate::domain::{Hour, Totals};
 
 /// How long a request to delete an hour waits for the flush that has to come first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
+const WRITING: &str = "writing a file to ingest";
 
 /// Which hours are kept, as of one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,10 +46,10 @@ impl Retention {
         if self.hours.is_none() {
             return Ok(batch);
         }
-        let hours = batch.ledger().iter().map(|(hour, _)| *hour);
+        let hours = batch.ledger().map(|(hour, _)| hour);
         self.newest = hours.chain(self.newest).max();
         let horizon = self.horizon();
-        if batch.ledger().iter().all(|(hour, _)| *hour >= horizon) {
+        if batch.ledger().all(|(hour, _)| hour >= horizon) {
             return Ok(batch);
         }
         let mut kept = BatchBuilder::with_capacity(batch.bytes().len());
@@ -80,8 +81,8 @@ impl Store {
     /// # Errors
     /// After one, the hour is there as a whole, or gone as a whole.
     pub fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, StoreError> {
-        let holds_it = |(of, _): &(Hour, Totals)| *of == hour;
-        if !self.ledger()?.iter().any(holds_it) {
+        let only = hour.get()..hour.get() + 1;
+        if self.ledger(only)?.next().transpose()?.is_none() {
             return Ok(None);
         }
         self.flush_tallies(FLUSH_MAX)?;
@@ -97,20 +98,19 @@ impl Inner {
     /// Drops the hours that are too old. For the thread that flushes, after it has.
     pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
         let horizon = self.horizon.load(Ordering::SeqCst);
-        let old = match horizon {
-            0 => Vec::new(),
-            horizon => self.ledger_on_disk(0, horizon)?,
-        };
-        match old.first() {
+        if horizon == 0 {
+            return Ok(());
+        }
+        match self.ledger_on_disk(0, horizon)?.next().transpose()? {
             None => Ok(()),
-            Some((first, _)) => self.drop_hours(*first, horizon).map(drop),
+            Some((first, _)) => self.drop_hours(first, horizon).map(drop),
         }
     }
 
     /// Age counts from the newest hour that has flows: another one, where that is gone.
     fn forget_newest(&self, hour: u32) -> Result<(), StoreError> {
         let _no_flush_moves_rows = self.writer.lock().map_err(|_| StoreError::Closed)?;
-        let on_disk = self.ledger_on_disk(0, u32::MAX)?;
+        let on_disk = self.ledger_on_disk(0, u32::MAX)?.last_hour()?;
         let mut tallies = self.tallies()?;
         if tallies.newest != Some(hour) {
             return Ok(());
@@ -120,8 +120,8 @@ impl Inner {
             .as_deref()
             .into_iter()
             .chain([&tallies.active]);
-        let in_memory = both.flat_map(|tally| tally.ledger());
-        tallies.newest = on_disk.into_iter().chain(in_memory).map(|(h, _)| h).max();
+        let in_memory = both.flat_map(|tally| tally.ledger()).map(|(h, _)| h);
+        tallies.newest = in_memory.chain(on_disk).max();
         self.set_horizon(&tallies);
         Ok(())
     }
@@ -130,18 +130,22 @@ impl Inner {
     fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
         let _nobody_else_writes = self.writer.lock().map_err(|_| StoreError::Closed)?;
-        let entries = self.ledger_on_disk(first, end)?;
-        let dropped = sum(&entries);
-        if entries.is_empty() {
+        let (dropped, hours) = self.sum_on_disk(first, end)?;
+        if hours == 0 {
             return Ok(dropped);
         }
         // Two files and one ingest: rows and ledger go together. One file would span the keys of all
         // hours, and compaction would have to rewrite them with it.
         let (from, to) = (first.to_be_bytes(), end.to_be_bytes());
-        let rows = self.staged("dropped-rows", |file| file.delete_range(from, to))?;
+        let rows = self.staged("dropped-rows", |file| {
+            file.delete_range(from, to).map_err(database(WRITING))
+        })?;
         let ledger = self.staged("dropped-ledger", |file| {
-            let mut hours = entries.iter();
-            hours.try_for_each(|(hour, _)| file.delete(codec::ledger_key(*hour)))
+            let mut entries = self.ledger_on_disk(first, end)?;
+            entries.try_for_each(|entry| {
+                let key = codec::ledger_key(entry?.0);
+                file.delete(key).map_err(database(WRITING))
+            })
         })?;
         self.step(Step::DropWritten);
         self.note_drop(first, end, dropped, || {
@@ -162,7 +166,7 @@ impl Inner {
         }
         self.compaction_due.note_dropped(first, end);
         let metrics = self.options.metrics.store();
-        metrics.hours_dropped.inc_by(entries.len() as u64);
+        metrics.hours_dropped.inc_by(hours);
         let (last, flows) = (end - 1, dropped.flows);
         tracing::info!(first, last, flows, "hours dropped");
         Ok(dropped)
@@ -179,10 +183,10 @@ impl Inner {
     ) -> Result<(), StoreError> {
         self.drops.fetch_add(1, Ordering::SeqCst);
         let ingested = ingest();
-        let noted = self.ledger_on_disk(first, end).and_then(|left| {
+        let noted = self.sum_on_disk(first, end).and_then(|(left, _)| {
             let expected = &mut self.tallies()?.expected;
             expected.sub(held);
-            expected.add(sum(&left));
+            expected.add(left);
             Ok(())
         });
         self.drops.fetch_add(1, Ordering::SeqCst);
@@ -193,21 +197,14 @@ impl Inner {
     fn staged(
         &self,
         name: &str,
-        fill: impl FnOnce(&mut SstFileWriter<'_>) -> Result<(), rocksdb::Error>,
+        fill: impl FnOnce(&mut SstFileWriter<'_>) -> Result<(), StoreError>,
     ) -> Result<PathBuf, StoreError> {
         let path = self.dir.staging().join(format!("{name}.sst"));
         self.remove_staged(&path)?;
         let mut file = SstFileWriter::create(&self.flows_options);
-        file.open(&path)
-            .and_then(|()| fill(&mut file))
-            .and_then(|()| file.finish())
-            .map_err(database("writing a file to ingest"))?;
+        file.open(&path).map_err(database(WRITING))?;
+        fill(&mut file)?;
+        file.finish().map_err(database(WRITING))?;
         Ok(path)
     }
-}
-
-fn sum(entries: &[(u32, Totals)]) -> Totals {
-    let mut sum = Totals::default();
-    entries.iter().for_each(|(_, totals)| sum.add(*totals));
-    sum
 }

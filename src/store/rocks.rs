@@ -72,6 +72,8 @@ fn database(memtable_bytes: usize) -> Options {
     // without a bound, theirs would keep it for hours.
     options.set_max_total_wal_size(8 * memtable_bytes as u64);
     options.set_max_background_jobs(2);
+    // For each file that a compaction reads; by default 2 MiB, of up to `L0_FILES_MAX` and more files.
+    options.set_compaction_readahead_size(256 << 10);
     // Spreads the writeback of large files, so that a commit's fsync does not wait for all of it.
     options.set_bytes_per_sync(MIB as u64);
     options.set_max_open_files(512);

@@ -74,10 +74,13 @@ struct Copied {
     rows: usize,
 }
 
+/// What the copy of an hour takes beside its entries: there may be as many hours as entries.
+const COPIED_BYTES: usize = 2 * size_of::<Copied>();
+
 impl Copied {
     /// What it takes, together with the order of its rows.
     fn bytes(&self) -> usize {
-        self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
+        COPIED_BYTES + self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
     }
 }
 
@@ -141,16 +144,35 @@ const STEPS_BETWEEN_LOOKS: u32 = 512;
 
 /// How long a scan may go on.
 #[derive(Debug)]
-struct Patience {
+pub(super) struct Patience {
     steps_to_look: u32,
     until: Option<Instant>,
     cancel: Cancel,
 }
 
+impl Default for Patience {
+    /// For as long as it takes.
+    fn default() -> Patience {
+        Patience {
+            steps_to_look: STEPS_BETWEEN_LOOKS,
+            until: None,
+            cancel: Cancel::default(),
+        }
+    }
+}
+
 impl Patience {
+    pub(super) fn until(&mut self, time: Option<Instant>) {
+        self.until = time;
+    }
+
+    pub(super) fn unless(&mut self, cancel: Cancel) {
+        self.cancel = cancel;
+    }
+
     /// To be called for each row and each seek.
     #[inline]
-    fn step(&mut self) -> Result<(), StoreError> {
+    pub(super) fn step(&mut self) -> Result<(), StoreError> {
         self.steps_to_look -= 1;
         if self.steps_to_look > 0 {
             return Ok(());
@@ -203,11 +225,7 @@ impl Scan {
                 run_bytes: 0,
                 later: copies.into(),
                 taken: 0,
-                patience: Patience {
-                    steps_to_look: STEPS_BETWEEN_LOOKS,
-                    until: None,
-                    cancel: Cancel::default(),
-                },
+                patience: Patience::default(),
                 rows: 0,
                 grant,
             });
@@ -216,12 +234,12 @@ impl Scan {
 
     /// Ends the scan with an error when it is read after this time.
     pub fn until(&mut self, time: Option<Instant>) {
-        self.patience.until = time;
+        self.patience.until(time);
     }
 
     /// Ends the scan with an error when it is told to.
     pub fn unless(&mut self, cancel: Cancel) {
-        self.patience.cancel = cancel;
+        self.patience.unless(cancel);
     }
 
     /// Number of rows that were given out.
@@ -374,8 +392,10 @@ fn copy_tallies(
             let frozen = tallies.frozen.clone();
             let all = frozen.as_deref().into_iter().chain([&tallies.active]);
             let bytes: usize = all
-                .flat_map(|tally| tally.parts(&hours))
-                .map(|(_, entries, rows)| entries.len() + Run::<Vec<u8>>::order_bytes(rows))
+                .flat_map(|tally| tally.parts(hours.clone()))
+                .map(|(_, entries, rows)| {
+                    COPIED_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
+                })
                 .sum();
             let enough = |grant: &mut Grant| grant.covers(bytes, &inner.views);
             if let Some(mut grant) = grant.take_if(enough) {
@@ -400,22 +420,22 @@ fn copy_tallies(
 }
 
 fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = Copied> {
-    let hours = selection.range();
-    let parts: Vec<_> = tally.parts(&hours).collect();
-    parts.into_iter().filter_map(|(hour, entries, rows)| {
-        let (entries, rows) = if selection.takes_whole(hour) {
-            (entries.to_vec(), rows)
-        } else {
-            arena::filter(entries, |suffix| selection.takes(hour, suffix))
-        };
-        let last = tally.last();
-        (rows > 0).then_some(Copied {
-            hour,
-            last,
-            entries,
-            rows,
+    tally
+        .parts(selection.range())
+        .filter_map(|(hour, entries, rows)| {
+            let (entries, rows) = if selection.takes_whole(hour) {
+                (entries.to_vec(), rows)
+            } else {
+                arena::filter(entries, |suffix| selection.takes(hour, suffix))
+            };
+            let last = tally.last();
+            (rows > 0).then_some(Copied {
+                hour,
+                last,
+                entries,
+                rows,
+            })
         })
-    })
 }
 
 /// Hours that take up to this part of the block cache on disk, where they are compressed to a fourth or

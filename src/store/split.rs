@@ -66,7 +66,7 @@ impl Part {
 
     /// How long the batch would be at most, with one more flow.
     fn bytes_with(&self, record: &Record<'_>) -> usize {
-        let entries = self.ledger.entries.len() + 1;
+        let entries = self.ledger.hours() + 1;
         self.bytes.len() + record.stored.len() + entries * codec::BATCH_TOTALS_BYTES
     }
 
@@ -80,7 +80,7 @@ impl Part {
     }
 
     fn finish(mut self) -> Vec<u8> {
-        codec::end_batch(&mut self.bytes, self.flows, &self.ledger.entries);
+        codec::end_batch(&mut self.bytes, self.flows, self.ledger.entries());
         self.bytes
     }
 }

@@ -14,7 +14,12 @@ use super::codec::{Corrupt, HOUR_BYTES, Receipt, Record, Records};
 use super::run::Run;
 use crate::domain::{Counters, IdempotencyKey, Totals};
 
-const SLOTS_MIN: usize = 16;
+/// A tally may have as many hours as flows.
+const SLOTS_MIN: usize = 2;
+
+/// About what an hour takes beside its names: itself, in a vector that may have grown to twice as much, its
+/// place in the map, and what an allocator adds to its slots and its arena.
+pub(super) const HOUR_MEMORY_BYTES: usize = 2 * size_of::<HourTally>() + 80;
 
 /// Sums of one hour.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ impl HourTally {
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of::<HourTally>() + self.slots.capacity() * 8 + self.arena.capacity()
+        HOUR_MEMORY_BYTES + self.slots.capacity() * 8 + self.arena.capacity()
     }
 
     #[inline]
@@ -194,19 +199,15 @@ impl Tally {
 
     /// Adds the batch at the next position. Returns how many sums were stopped at the top.
     pub fn add(&mut self, batch: &Batch) -> Result<u64, Corrupt> {
-        self.add_records(
-            batch.bytes(),
-            batch.hashes().iter().copied(),
-            batch.ledger(),
-        )
+        self.add_records(batch.bytes(), batch.hashes().iter().copied())
     }
 
     /// Like [`Tally::add`], from the journal: every key is checked, and the batch's ledger held
     /// against its records, before anything is added. Returns the number of flows.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let (hashes, ledger) = batch::check(bytes, &self.hasher)?;
+        let hashes = batch::check(bytes, &self.hasher)?;
         let flows = hashes.len();
-        self.add_records(bytes, hashes.into_iter(), &ledger)?;
+        self.add_records(bytes, hashes.into_iter())?;
         Ok(flows)
     }
 
@@ -214,7 +215,6 @@ impl Tally {
         &mut self,
         bytes: &[u8],
         hashes: impl Iterator<Item = u32>,
-        ledger: &[(u32, Totals)],
     ) -> Result<u64, Corrupt> {
         let mut stopped = 0;
         let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
@@ -251,7 +251,7 @@ impl Tally {
                 stopped += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
             }
         }
-        for &(hour, totals) in ledger {
+        for (hour, totals) in batch::ledger(bytes) {
             let at = self.hour_at(hour);
             self.hours[at].totals.add(totals);
         }
@@ -279,16 +279,39 @@ impl Tally {
             .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
     }
 
-    /// Its part of the ledger, ascending by hour.
-    pub(super) fn ledger(&self) -> Vec<(u32, Totals)> {
-        let mut ledger: Vec<_> = self.hours.iter().map(|h| (h.hour, h.totals)).collect();
-        ledger.sort_unstable_by_key(|(hour, _)| *hour);
-        ledger
+    /// Its part of the ledger, in no order.
+    pub(super) fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
+        self.hours.iter().map(|h| (h.hour, h.totals))
+    }
+
+    /// Its hours, ascending.
+    pub(super) fn hours(&self) -> Vec<u32> {
+        let mut hours: Vec<_> = self.hours.iter().map(|h| h.hour).collect();
+        hours.sort_unstable();
+        hours
+    }
+
+    /// What the ledger has of `hour`.
+    pub(super) fn totals(&self, hour: u32) -> Totals {
+        let at = self.by_hour.get(&hour);
+        at.map_or_else(Totals::default, |&at| self.hours[at].totals)
+    }
+
+    /// How many of its hours are among `hours`.
+    pub(super) fn hours_in(&self, hours: &Range<u32>) -> usize {
+        match hours.len() {
+            1 => usize::from(self.by_hour.contains_key(&hours.start)),
+            _ => self
+                .hours
+                .iter()
+                .filter(|h| hours.contains(&h.hour))
+                .count(),
+        }
     }
 
     /// Of each of `hours` that has rows, in no order: its entries, to be sorted by [`Run::sort`], and
     /// their number.
-    pub(super) fn parts(&self, hours: &Range<u32>) -> impl Iterator<Item = (u32, &[u8], usize)> {
+    pub(super) fn parts(&self, hours: Range<u32>) -> impl Iterator<Item = (u32, &[u8], usize)> {
         let one = match hours.len() {
             1 => Some(self.by_hour.get(&hours.start).map(|&at| &self.hours[at])),
             _ => None,
@@ -298,7 +321,7 @@ impl Tally {
             None => &self.hours,
         };
         some.iter()
-            .filter(|h| hours.contains(&h.hour) && h.keys > 0)
+            .filter(move |h| hours.contains(&h.hour) && h.keys > 0)
             .map(|h| (h.hour, h.arena.as_slice(), h.keys))
     }
 }
@@ -311,7 +334,8 @@ pub fn check(bytes: &[u8]) -> bool {
     let Ok(flows) = tally.replay(bytes) else {
         return false;
     };
-    let ledger = tally.ledger();
+    let mut ledger: Vec<_> = tally.ledger().collect();
+    ledger.sort_unstable_by_key(|(hour, _)| *hour);
     assert_eq!(
         ledger.iter().map(|(_, t)| t.flows).sum::<u64>(),
         flows as u64

@@ -9,8 +9,8 @@ use flowtally::store::{Durability, Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{
-    Daemon, JSON, Key, Model, NDJSON, TestFlow, add_to, batch, hour_of, json_body, ndjson_body,
-    odd_flow, random, row, scan,
+    Daemon, JSON, Key, Model, NDJSON, TestFlow, add_to, batch, hour_of, json_body, ledger_of,
+    ndjson_body, odd_flow, random, row, scan,
 };
 
 const HOURS: [u32; 5] = [0, 1, 23, 480_000, Hour::MAX];
@@ -58,16 +58,13 @@ fn the_store_is_a_sorted_map() {
                 }
             }
         }
-        assert!(
-            store.ledger().unwrap().into_iter().eq(ledger.clone()),
-            "step {step}"
-        );
+        assert!(ledger_of(&store).eq(ledger.clone()), "step {step}");
         let hour = HOURS[random.random_range(0..HOURS.len())];
         assert_eq!(scan(&store, hour), hour_of(&model, hour), "step {step}");
     }
     store.flush().unwrap();
     store.compact().unwrap();
-    assert!(store.ledger().unwrap().into_iter().eq(ledger));
+    assert!(ledger_of(&store).eq(ledger));
     for hour in HOURS {
         assert_eq!(scan(&store, hour), hour_of(&model, hour));
         assert_eq!(scan(&store, hour.wrapping_sub(2).min(7)), []);

@@ -25,12 +25,14 @@ mod disk_errors;
 mod exactness;
 #[cfg(feature = "kafka")]
 mod front;
+mod hours;
 mod idempotency;
 mod import;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod layering;
 mod lifecycle;
+mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
 mod notify;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flowtally::domain::{Counters, Hour};
+use flowtally::domain::{Counters, Hour, Totals};
 use flowtally::store::{Batch, BatchBuilder, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -86,6 +86,10 @@ pub fn batch(flows: &[TestFlow]) -> Batch {
 }
 
 /// The rows of an hour, straight from a store.
+pub fn ledger_of(store: &Store) -> impl Iterator<Item = (Hour, Totals)> {
+    store.ledger(0..u32::MAX).unwrap().map(Result::unwrap)
+}
+
 pub fn scan(store: &Store, hour: u32) -> Vec<(Key, Counters)> {
     let mut scan = store.scan(Hour::new(u64::from(hour)).unwrap()).unwrap();
     let mut rows = Vec::new();
@@ -486,9 +490,18 @@ impl Daemon {
 
     /// Resident memory.
     pub fn memory_mib(&self) -> u64 {
+        self.status_mib("VmRSS")
+    }
+
+    /// The most that there was.
+    pub fn memory_mib_max(&self) -> u64 {
+        self.status_mib("VmHWM")
+    }
+
+    fn status_mib(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib / 1024
     }

@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::question::{Answer, Question};
+use super::question::{Answer, Question, Window};
 use super::state::State;
 use super::view::{self, Palette};
 use crate::client::{Client, ClientError};
@@ -138,8 +138,9 @@ fn ask(
     questions: &Receiver<Question>,
     sender: &Sender<Message>,
 ) -> Result<(), String> {
+    let mut window = Window::default();
     for question in questions {
-        let answer = question.ask(client);
+        let answer = question.ask(client, &mut window);
         let message = Message::Answer(Box::new((question, answer)));
         sender.send(message).map_err(|e| e.to_string())?;
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
-use super::question::{Question, Row, fields};
+use super::question::{Question, Row, Window, fields};
 use super::text::{cut, fit, fit_right, visible, width};
 use crate::client::Client;
 use crate::config::{SortBy, Top, TopFormat};
@@ -11,11 +11,13 @@ use crate::config::{SortBy, Top, TopFormat};
 const NAME_COLUMNS_MAX: usize = 60;
 
 pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Result<(), String> {
-    let mut answer = question.ask(client).map_err(|e| e.to_string())?;
+    let mut window = Window::default();
+    let mut ask = || question.ask(client, &mut window).map_err(|e| e.to_string());
+    let mut answer = ask()?;
     if question.sort == SortBy::Rate {
         std::thread::sleep(arguments.interval);
         let before = answer;
-        answer = question.ask(client).map_err(|e| e.to_string())?;
+        answer = ask()?;
         answer.compare(&before);
     }
     answer.rows.truncate(question.limit);

@@ -1,5 +1,6 @@
 //! What is asked of the service, and its answer.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use form_urlencoded::Serializer;
@@ -46,7 +47,7 @@ pub(super) struct Answer {
     pub(super) question: Question,
     /// The hour that it is about; `None` where none has flows yet.
     pub(super) hour: Option<u64>,
-    /// The hours that have flows, ascending.
+    /// The hours that have flows around that one, ascending.
     pub(super) hours: Vec<HourTotals>,
     pub(super) rows: Vec<Row>,
     /// All bytes of the hour, since the answer before.
@@ -64,11 +65,66 @@ pub(super) fn fields(group_by: GroupBy) -> &'static [&'static str] {
     }
 }
 
+/// Hours that are kept before the one that is shown, and after it: more than a terminal has columns.
+const HOURS_AROUND: usize = 512;
+
+/// Which hours are looked at. Of a service that has millions, all are read once and then few.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// Those before this one are not needed.
+    from: u64,
+}
+
+impl Window {
+    /// The hours around the one that is chosen, with what they add up to.
+    fn read(
+        &mut self,
+        client: &Client,
+        choice: HourChoice,
+    ) -> Result<Vec<HourTotals>, ClientError> {
+        let read = |from| {
+            let items = client.get_items(&format!("/hours?from={from}"))?;
+            around(items, choice)
+        };
+        let (mut hours, mut before) = read(self.from)?;
+        if self.from > 0 && before < HOURS_AROUND / 2 {
+            (hours, before) = read(0)?;
+        }
+        self.from = match hours.first() {
+            Some(first) if before >= HOURS_AROUND => first.hour,
+            _ => 0,
+        };
+        Ok(hours)
+    }
+}
+
+/// Those of `hours` that are around the one that is chosen, and how many of them are before it.
+fn around<E>(
+    hours: impl Iterator<Item = Result<HourTotals, E>>,
+    choice: HourChoice,
+) -> Result<(Vec<HourTotals>, usize), E> {
+    let (mut kept, mut after) = (VecDeque::new(), 0);
+    for hour in hours {
+        let hour = hour?;
+        if matches!(choice, HourChoice::At(at) if hour.hour > at) {
+            after += 1;
+        } else if kept.len() > HOURS_AROUND {
+            kept.pop_front();
+        }
+        kept.push_back(hour);
+        if after == HOURS_AROUND {
+            break;
+        }
+    }
+    let before = kept.len().saturating_sub(after + 1);
+    Ok((kept.into(), before))
+}
+
 impl Question {
     /// Asks the service.
-    pub(super) fn ask(&self, client: &Client) -> Result<Answer, ClientError> {
+    pub(super) fn ask(&self, client: &Client, window: &mut Window) -> Result<Answer, ClientError> {
         let at = Instant::now();
-        let hours: Vec<HourTotals> = client.get_json("/hours")?;
+        let hours = window.read(client, self.hour)?;
         let hour = match self.hour {
             HourChoice::At(hour) => Some(hour),
             HourChoice::Latest => hours.last().map(|of| of.hour),

@@ -21,13 +21,13 @@ pub fn begin_batch(batch: &mut Vec<u8>) {
 }
 
 /// Ends a batch of `flows` records: appends its ledger, what they add up to by hour.
-pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: &[(u32, Totals)]) {
+pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: impl IntoIterator<Item = (u32, Totals)>) {
     let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // a body has less than 4 GiB
     batch[1..5].copy_from_slice(&flows.to_le_bytes());
     batch[5..BATCH_HEADER_BYTES].copy_from_slice(&records.to_le_bytes());
     for (hour, totals) in ledger {
         batch.extend_from_slice(&hour.to_be_bytes());
-        batch.extend_from_slice(&encode_totals(*totals));
+        batch.extend_from_slice(&encode_totals(totals));
     }
 }
 
@@ -47,15 +47,16 @@ fn split_batch(batch: &[u8]) -> Result<(u32, &[u8], &[u8]), Corrupt> {
 }
 
 /// What a stored batch says that its flows add up to, by hour. Each hour is there once.
-pub fn batch_ledger(batch: &[u8]) -> Result<Vec<(u32, Totals)>, Corrupt> {
+pub fn batch_ledger(
+    batch: &[u8],
+) -> Result<impl ExactSizeIterator<Item = Result<(u32, Totals), Corrupt>>, Corrupt> {
     let (_, _, ledger) = split_batch(batch)?;
-    let entries = ledger.chunks(BATCH_TOTALS_BYTES).map(|entry| {
+    Ok(ledger.chunks(BATCH_TOTALS_BYTES).map(|entry| {
         let (hour, totals) = entry
             .split_first_chunk::<HOUR_BYTES>()
             .ok_or(Corrupt("a batch ends inside its ledger"))?;
         Ok((u32::from_be_bytes(*hour), decode_totals(totals)?))
-    });
-    entries.collect()
+    }))
 }
 
 /// Bytes that `n` needs, without its leading zeros: 0 ..= 8.
@@ -204,7 +205,8 @@ mod tests {
                 expected.push((key, counters));
             }
             let ledger = [(7, Totals { flows: 1, tx: 2, rx: 3 }), (9, Totals::default())];
-            end_batch(&mut batch, expected.len() as u32, &ledger);
+            end_batch(&mut batch, expected.len() as u32, ledger);
+            let batch_ledger = |batch| batch_ledger(batch)?.collect::<Result<Vec<_>, _>>();
             prop_assert_eq!(batch_ledger(&batch).unwrap(), ledger);
             let got: Vec<_> = Records::new(&batch)
                 .unwrap()

@@ -1,0 +1,169 @@
+//! `--memory-max` holds, whatever comes together: bodies of many keys and of many hours, questions that sort and
+//! group, all hours, clients that do not read, and connections without a request.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Daemon, NDJSON};
+
+/// What a build for tests has of its own in memory beside the released one: code that is larger.
+const DEBUG_MIB: u64 = if cfg!(debug_assertions) { 24 } else { 0 };
+
+fn line(names: u32, hour: u32) -> String {
+    let (src, dest) = (names % 1999, names % 2003);
+    format!(
+        "{{\"src_app\":\"service-{src}\",\"dest_app\":\"service-{dest}\",\"vpc_id\":\"vpc-{}\",\
+         \"bytes_tx\":{names},\"bytes_rx\":2,\"hour\":{hour}}}\n",
+        names % 7
+    )
+}
+
+fn of_one_hour(hour: u32) -> String {
+    format!(
+        "{{\"src_app\":\"\",\"dest_app\":\"\",\"vpc_id\":\"\",\"bytes_tx\":0,\"bytes_rx\":0,\"hour\":{hour}}}\n"
+    )
+}
+
+/// A body of about so many bytes.
+fn body(bytes: usize, line: impl Fn(u32) -> String) -> Vec<u8> {
+    let mut body = String::new();
+    let mut n = 0;
+    while body.len() + 200 < bytes {
+        body.push_str(&line(n));
+        n += 1;
+    }
+    body.into_bytes()
+}
+
+/// What was answered with 200, and with anything else.
+#[derive(Default)]
+struct Counts {
+    ok: AtomicU64,
+    other: AtomicU64,
+}
+
+impl Counts {
+    fn note(&self, status: Option<u16>) {
+        let counter = if status == Some(200) {
+            &self.ok
+        } else {
+            &self.other
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn both(&self) -> (u64, u64) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (of(&self.ok), of(&self.other))
+    }
+}
+
+/// Sends a request, and never reads the answer.
+fn unread(daemon: &Daemon, path: &str, encoding: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {encoding}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+fn holds(memory_mib: usize) {
+    const TIME: Duration = Duration::from_secs(8);
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--memory-max", &memory_mib.to_string()]);
+    // The largest that may be; beyond that it is a matter of the time that the test takes.
+    let large = (memory_mib << 20 >> 4).min(16 << 20);
+    let keys: Vec<_> = (0..8)
+        .map(|i| body(500 << 10, |n| line(n * 8 + i, n % 24)))
+        .collect();
+    let large_of_keys = body(large, |n| line(n.wrapping_mul(2_654_435_761), n % 24));
+    let of_hours: Vec<_> = (0..2)
+        .map(|i| body(large, |n| of_one_hour(n + i * 300_000)))
+        .collect();
+    let (posts, questions) = (Counts::default(), Counts::default());
+    let end = Instant::now() + TIME;
+    let post = |bodies: &[&Vec<u8>]| {
+        let client = Client::new(daemon.address);
+        for body in bodies.iter().cycle() {
+            if Instant::now() > end {
+                break;
+            }
+            let answer = client.post("/flows", &[NDJSON], body);
+            posts.note(answer.ok().map(|answer| answer.status));
+        }
+    };
+    let ask = |paths: &[&str], encoding: &str| {
+        let client = Client::new(daemon.address);
+        for path in paths.iter().cycle() {
+            if Instant::now() > end {
+                break;
+            }
+            let answer = client.get(path, &[("accept-encoding", encoding)]);
+            questions.note(answer.ok().map(|answer| answer.status));
+        }
+    };
+    let (post, ask) = (&post, &ask);
+    std::thread::scope(|scope| {
+        for of in [0, 3, 5] {
+            let bodies: Vec<_> = keys[of..].iter().chain(&keys[..of]).collect();
+            scope.spawn(move || post(&bodies));
+        }
+        for bodies in [vec![&large_of_keys], of_hours.iter().collect()] {
+            scope.spawn(move || post(&bodies));
+        }
+        for encoding in ["zstd", "gzip", "identity"] {
+            scope.spawn(move || {
+                ask(
+                    &[
+                        "/flows?from=0&sort=bytes&limit=50000",
+                        "/flows?from=0&group_by=vpc_id,dest_app&sort=bytes_tx",
+                        "/flows?from=0&to=24&search=1&sort=-bytes&limit=20000",
+                        "/metrics",
+                    ],
+                    encoding,
+                )
+            });
+            scope.spawn(move || ask(&["/hours", "/hours?from=1000", "/flows?hour=5"], encoding));
+        }
+        let mut unread_ones = Vec::new();
+        while Instant::now() < end {
+            if unread_ones.len() < 60 {
+                for (path, encoding) in [
+                    ("/flows?from=0", "zstd"),
+                    ("/flows?from=0", "gzip"),
+                    ("/hours", "identity"),
+                ] {
+                    unread_ones.push(unread(&daemon, path, encoding));
+                }
+                let idle = (0..20).map(|_| TcpStream::connect(daemon.address).unwrap());
+                unread_ones.extend(idle);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let most = daemon.memory_mib_max();
+    let (posts, questions) = (posts.both(), questions.both());
+    println!("{most} of {memory_mib} MiB; posts {posts:?}, questions {questions:?}");
+    assert!(posts.0 > 5 && questions.0 > 5, "{posts:?} {questions:?}");
+    let bound = memory_mib as u64 + DEBUG_MIB;
+    assert!(most <= bound, "{most} MiB of {memory_mib}");
+    // And it is still at work.
+    assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 200);
+}
+
+#[test]
+fn holds_at_128() {
+    holds(128);
+}
+
+#[test]
+fn holds_at_512() {
+    holds(512);
+}
+
+#[test]
+fn holds_at_2048() {
+    holds(2048);
+}
