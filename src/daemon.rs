@@ -16,7 +16,7 @@ use crate::backup::Offer;
 #[cfg(feature = "kafka")]
 use crate::cluster::{Cluster, ClusterError, Node};
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
-use crate::ingest::{Admission, Committer};
+use crate::ingest::{Admission, Committer, HourGuard};
 use crate::notify;
 use crate::query::{Engine, QueryLimits};
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
@@ -54,6 +54,8 @@ pub struct Config {
     #[cfg(feature = "kafka")]
     pub cluster: Option<Node>,
     pub store: StoreOptions,
+    /// Hours later than the clock's that are taken; `None` takes all.
+    pub hour_ahead_max: Option<u32>,
     pub metrics: Metrics,
     pub access: AccessFiles,
     /// Told each time that the files in `access` are to be read again.
@@ -134,7 +136,9 @@ pub async fn run(
         config.body_bytes_max * MEMORY_PER_BODY_BYTE,
         ADMISSION_WAIT_MAX,
     );
-    let api = Arc::new(Api::new(limits, access, admission, config.metrics.clone()));
+    let hour_guard = HourGuard::new(config.hour_ahead_max, config.metrics.clone());
+    let metrics = config.metrics.clone();
+    let api = Arc::new(Api::new(limits, access, admission, hour_guard, metrics));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let stopping = Arc::new(AtomicBool::new(false));

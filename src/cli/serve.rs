@@ -103,7 +103,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             flush_interval: arguments.flush_interval,
             idempotency_window: arguments.idempotency_window,
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
-            retain_hours: arguments.retain_hours,
+            retain_hours: arguments.hours.retain_hours,
             metrics: metrics.clone(),
             disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),
             tally_bytes_max: memory.tally_bytes_max,
@@ -112,6 +112,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },
+        hour_ahead_max: arguments.hours.ahead_max(),
         connections_max: connections_max(arguments.memory_max as usize, stores),
         body_bytes_max: memory.body_bytes_max,
         query: QueryLimits {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, seconds};
+use super::{DataDir, Hours, seconds};
 use crate::store;
 
 /// What `flowtally serve` is told.
@@ -108,15 +108,8 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
-    /// Hours to keep before the newest one that has flows. Older ones are dropped as a whole, and flows
-    /// for them are counted as expired. Without it, all are kept.
-    #[arg(
-        long,
-        env = "FLOWTALLY_RETAIN_HOURS",
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub retain_hours: Option<u32>,
+    #[command(flatten)]
+    pub hours: Hours,
 
     /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
     /// goes on; by default a twentieth of the disk, at most 1024, and at least what a flush may need

@@ -8,8 +8,8 @@ use warp::reply::Response;
 
 use crate::backup::BackupError;
 use crate::domain::{Field, Hour, IdempotencyKey};
-use crate::ingest::IngestError;
 use crate::ingest::decode::DecodeError;
+use crate::ingest::{IngestError, TooFarAhead};
 use crate::query::QueryError;
 
 /// Seconds after which a sender that was turned away should try again.
@@ -34,6 +34,8 @@ pub(super) enum Problem {
     },
     /// The body is not a batch of flows.
     BadBatch(DecodeError),
+    /// It has an hour that is too far ahead of the clock.
+    TooFarAhead(TooFarAhead),
     /// The body did not arrive, or does not decompress.
     BadBody {
         what: String,
@@ -85,6 +87,12 @@ impl From<IngestError> for Problem {
     }
 }
 
+impl From<TooFarAhead> for Problem {
+    fn from(error: TooFarAhead) -> Problem {
+        Problem::TooFarAhead(error)
+    }
+}
+
 impl From<BackupError> for Problem {
     fn from(error: BackupError) -> Problem {
         Problem::Backup(error)
@@ -120,6 +128,7 @@ impl Problem {
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BadQuery { .. }
             | Problem::BadBatch(_)
+            | Problem::TooFarAhead(_)
             | Problem::BadBody { .. }
             | Problem::BadIdempotencyKey
             | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
@@ -191,6 +200,10 @@ impl Problem {
             Problem::Query(QueryError::TooLong) => ("query-too-long", "The query takes too long"),
             Problem::Query(QueryError::Cancelled) => ("cancelled", "The client has left"),
             Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
+            Problem::TooFarAhead(_) => (
+                "hour-too-far-ahead",
+                "The hour is too far ahead of the clock",
+            ),
             Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
             Problem::BadIdempotencyKey => {
                 ("bad-idempotency-key", "The idempotency key is not valid")
@@ -270,6 +283,11 @@ impl Problem {
             | Problem::MediaType { what }
             | Problem::ContentEncoding { what } => what.clone(),
             Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
+            Problem::TooFarAhead(error) => format!(
+                "flow {}: {}: {error}; nothing of the batch was counted",
+                error.index,
+                Field::Hour.name()
+            ),
             Problem::BadIdempotencyKey => format!(
                 "Idempotency-Key is one header of 1 to {} visible ASCII characters",
                 IdempotencyKey::CHARS_MAX
@@ -361,6 +379,7 @@ impl Problem {
     fn place(&self) -> (Option<usize>, Option<Field>) {
         match self {
             Problem::BadBatch(error) => (error.index, error.field),
+            Problem::TooFarAhead(error) => (Some(error.index), Some(Field::Hour)),
             _ => (None, None),
         }
     }

@@ -65,6 +65,7 @@ async fn take(
             .map_err(|_| Problem::Internal)?
     };
     let batch = batch.map_err(Problem::BadBatch)?;
+    (api.hour_guard).check(&batch, || backend.journal.newest_hour())?;
     let batch = match key {
         Some(key) => batch.with_key(key),
         None => batch,

@@ -18,6 +18,9 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     let granted = api.admission.bytes_granted();
     metrics.ingest().body_bytes.set(granted as i64);
     let backend = api.backend().cloned();
+    if let Some(backend) = &backend {
+        api.hour_guard.observe(backend.journal.newest_hour());
+    }
     let text =
         tokio::task::spawn_blocking(move || metrics.expose(|| backend.iter().for_each(observe)));
     let text = text.await.map_err(|_| Problem::Internal)?;

@@ -46,7 +46,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use crate::backup::Offer;
-use crate::ingest::{Admission, Journal};
+use crate::ingest::{Admission, HourGuard, Journal};
 use crate::query::Engine;
 use crate::telemetry::Metrics;
 
@@ -96,6 +96,7 @@ pub struct Api {
     limits: Limits,
     access: Access,
     admission: Admission,
+    hour_guard: HourGuard,
     metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
@@ -104,11 +105,18 @@ pub struct Api {
 
 impl Api {
     /// An API that answers 503 until [`Api::open`].
-    pub fn new(limits: Limits, access: Access, admission: Admission, metrics: Metrics) -> Api {
+    pub fn new(
+        limits: Limits,
+        access: Access,
+        admission: Admission,
+        hour_guard: HourGuard,
+        metrics: Metrics,
+    ) -> Api {
         Api {
             limits,
             access,
             admission,
+            hour_guard,
             metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             backend: OnceLock::new(),
@@ -123,6 +131,7 @@ impl Api {
 
     /// Begins to answer. Has no effect the second time.
     pub fn open(&self, backend: Backend) {
+        self.hour_guard.observe(backend.journal.newest_hour());
         let _already_open = self.backend.set(backend);
     }
 

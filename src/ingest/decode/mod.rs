@@ -69,8 +69,16 @@ pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
 /// # Errors
 /// What is wrong with it.
 pub fn check_flow(flow: &str) -> Result<(), String> {
+    read_flow(flow).map(drop)
+}
+
+/// The same, as a batch.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_flow(flow: &str) -> Result<Batch, String> {
     match decode(format!("[{flow}]").as_bytes(), Format::Json) {
-        Ok(batch) if batch.flows() == 1 => Ok(()),
+        Ok(batch) if batch.flows() == 1 => Ok(batch),
         Ok(_) => Err("it is not one flow".into()),
         Err(error) => Err(match error.field {
             Some(field) => format!("{}: {}", field.name(), error.what),
