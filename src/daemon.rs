@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::backup::Offer;
 #[cfg(feature = "kafka")]
 use crate::cluster::{Cluster, ClusterError, Node};
-use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
+use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Hosts, Limits};
 use crate::ingest::{Admission, Committer, HourGuard};
 use crate::notify;
 use crate::query::{Engine, QueryLimits};
@@ -27,7 +27,9 @@ const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Times and counts of [`Limits`].
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// Also how long a connection may be idle. Longer than the minute after which load balancers drop one:
+/// who closes first must not be the one that is about to be sent a request.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
 const QUERIES_MAX: usize = 64;
 /// Pause between two looks for a backup that nobody fetches.
@@ -58,6 +60,8 @@ pub struct Config {
     pub hour_ahead_max: Option<u32>,
     pub metrics: Metrics,
     pub access: AccessFiles,
+    /// Under which names it may be asked.
+    pub hosts: Hosts,
     /// Told each time that the files in `access` are to be read again.
     pub reload: watch::Receiver<()>,
     /// Connections at a time.
@@ -138,7 +142,14 @@ pub async fn run(
     );
     let hour_guard = HourGuard::new(config.hour_ahead_max, config.metrics.clone());
     let metrics = config.metrics.clone();
-    let api = Arc::new(Api::new(limits, access, admission, hour_guard, metrics));
+    let api = Arc::new(Api::new(
+        limits,
+        access,
+        config.hosts.clone(),
+        admission,
+        hour_guard,
+        metrics,
+    ));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let stopping = Arc::new(AtomicBool::new(false));

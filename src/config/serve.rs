@@ -56,6 +56,17 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 
+    /// Names under which this service may be asked, beside those of this machine, with commas between them.
+    /// Looked at where it listens on loopback and nothing guards it, so that no page on the web reaches
+    /// it by a name of its own.
+    #[arg(
+        long,
+        env = "FLOWTALLY_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub allow_host: Vec<String>,
+
     /// What an acknowledged batch survives.
     #[arg(
         long,

@@ -2,6 +2,7 @@
 //! serialisation, no knowledge of how anything is stored or sent.
 
 mod hour_unit;
+mod look_alike;
 
 pub use hour_unit::HourUnit;
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::origin::Target;
 use super::socket::Socket;
 use crate::backup::InUse;
 use crate::ingest::Admission;
@@ -84,6 +85,7 @@ pub(super) struct UnderWay(Arc<Connection>);
 pub(super) struct Peer {
     /// It has shown a certificate of the client CA.
     pub(super) certified: bool,
+    pub(super) target: Target,
     /// The request lives as long as this does.
     pub(super) request: Arc<UnderWay>,
 }
@@ -206,6 +208,13 @@ impl Connection {
         activity.requests += 1;
         activity.end_download();
         UnderWay(self.clone())
+    }
+
+    /// See [`Socket::reset_unless_shut_down`].
+    pub(super) fn reset_unless_shut_down(&self) {
+        if let Some(socket) = &self.socket {
+            socket.reset_unless_shut_down();
+        }
     }
 
     /// Resolves when another needs the place, or a stop breaks it off.

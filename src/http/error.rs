@@ -6,6 +6,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::{HostName, routes};
 use crate::backup::BackupError;
 use crate::domain::{Field, Hour, IdempotencyKey};
 use crate::ingest::decode::DecodeError;
@@ -28,6 +29,18 @@ pub(super) enum Problem {
     MethodNotAllowed {
         method: Method,
         allow: &'static str,
+    },
+    /// Not one `Host`, or not one that can be.
+    BadHost {
+        what: String,
+    },
+    /// The service is asked under a name that may be anybody's.
+    ForeignHost {
+        name: HostName,
+    },
+    /// A page of another site has a browser ask; says what shows it.
+    ForeignOrigin {
+        header: &'static str,
     },
     BadQuery {
         what: String,
@@ -126,7 +139,8 @@ impl Problem {
             | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
             Problem::Backup(BackupError::Busy) => StatusCode::CONFLICT,
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::BadQuery { .. }
+            Problem::BadHost { .. }
+            | Problem::BadQuery { .. }
             | Problem::BadBatch(_)
             | Problem::TooFarAhead(_)
             | Problem::BadBody { .. }
@@ -134,7 +148,10 @@ impl Problem {
             | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
             Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
-            Problem::TokenLacksRight | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
+            Problem::ForeignOrigin { .. }
+            | Problem::TokenLacksRight
+            | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
+            Problem::ForeignHost { .. } => StatusCode::MISDIRECTED_REQUEST,
             Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Problem::BodyTooLarge { .. } | Problem::Query(QueryError::TooLarge { .. }) => {
@@ -191,6 +208,12 @@ impl Problem {
                 ("no-checkpoint", "A checkpoint could not be made")
             }
             Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
+            Problem::BadHost { .. } => ("bad-host", "The Host header is not valid"),
+            Problem::ForeignHost { .. } => ("foreign-host", "The service is not asked by its name"),
+            Problem::ForeignOrigin { .. } => (
+                "foreign-origin",
+                "The request comes from a page of another site",
+            ),
             Problem::BadQuery { .. } | Problem::Query(QueryError::BadCursor) => {
                 ("bad-query", "The query is not understood")
             }
@@ -263,7 +286,10 @@ impl Problem {
     fn detail(&self) -> String {
         match self {
             Problem::NoSuchPath { path } => {
-                format!("there is nothing at {path:?}; see /flows, /hours and, for all there is, /openapi.json")
+                let meant = routes::path_like(path);
+                let meant = meant.map(|meant| format!("; there is {meant}, without the slash at its end"));
+                let meant = meant.unwrap_or_default();
+                format!("there is nothing at {path:?}{meant}; see /flows, /hours and, for all there is, /openapi.json")
             }
             Problem::NoSuchHour { hour } => format!("there are no flows in hour {hour}"),
             Problem::Ingest(IngestError::NotDeleted(_)) => {
@@ -278,7 +304,17 @@ impl Problem {
             Problem::MethodNotAllowed { method, allow } => {
                 format!("{method} is not possible here; possible are {allow}")
             }
-            Problem::BadQuery { what }
+            Problem::ForeignHost { name } => format!(
+                "\"{name}\" is not a name of this machine, and nothing guards this service, so a page of any site \
+                 could reach it by such a name; if it is right, start the service with --allow-host {name}, or \
+                 with tokens"
+            ),
+            Problem::ForeignOrigin { header } => format!(
+                "{header} says that a page of another site has the browser ask, and only pages of this service \
+                 may; a program leaves that header out, and a proxy has to pass Host on as it came"
+            ),
+            Problem::BadHost { what }
+            | Problem::BadQuery { what }
             | Problem::BadBody { what }
             | Problem::MediaType { what }
             | Problem::ContentEncoding { what } => what.clone(),
@@ -414,10 +450,12 @@ impl Problem {
             field: field.map(Field::name),
         };
         // Strings and integers always serialise.
-        let json = serde_json::to_vec(&body).unwrap_or_default();
+        let mut json = serde_json::to_vec(&body).unwrap_or_default();
+        json.push(b'\n');
         let mut response = Response::new(json.into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        routes::never_stored(headers);
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),

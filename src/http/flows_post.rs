@@ -28,8 +28,8 @@ pub(super) async fn handle(
     let committed = take(api, request, stream).await?;
     let (accepted, expired) = (committed.flows, committed.expired);
     let json = match expired {
-        0 => format!("{{\"accepted\":{accepted}}}"),
-        _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}"),
+        0 => format!("{{\"accepted\":{accepted}}}\n"),
+        _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
     };
     let mut response = super::answer(super::JSON, json);
     if committed.taken == Taken::Before {

@@ -16,6 +16,7 @@ mod hours;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod origin;
 mod page;
 mod parameters;
 mod partitions;
@@ -29,6 +30,7 @@ mod trace;
 
 pub use access::Access;
 pub use negotiate::{Encoding, RowFormat};
+pub use origin::{HostName, Hosts};
 #[cfg(fuzzing)]
 pub use parameters::check as check_query;
 pub use rows::Answer;
@@ -95,6 +97,7 @@ pub struct Backend {
 pub struct Api {
     limits: Limits,
     access: Access,
+    hosts: Hosts,
     admission: Admission,
     hour_guard: HourGuard,
     metrics: Metrics,
@@ -108,6 +111,7 @@ impl Api {
     pub fn new(
         limits: Limits,
         access: Access,
+        hosts: Hosts,
         admission: Admission,
         hour_guard: HourGuard,
         metrics: Metrics,
@@ -115,6 +119,7 @@ impl Api {
         Api {
             limits,
             access,
+            hosts,
             admission,
             hour_guard,
             metrics,

@@ -62,7 +62,11 @@ async fn answer(
     };
     let mut response = async {
         let mut body = pin!(body);
-        match route(api, &request, body.as_mut()).await {
+        let answer = match api.hosts.check(&request) {
+            Ok(()) => route(api, &request, body.as_mut()).await,
+            Err(problem) => Err(problem),
+        };
+        match answer {
             Ok(response) => response,
             Err(problem) => {
                 body::drain(&headers, body).await;
@@ -77,6 +81,7 @@ async fn answer(
     .await;
     let time = start.elapsed();
     trace.mark(response.headers_mut());
+    never_stored(response.headers_mut());
     let status = response.status();
     let (method, label) = (method_label(&method), path_label(path.as_str()));
     let metrics = api.metrics.http();
@@ -94,6 +99,13 @@ async fn answer(
         "answered"
     );
     response
+}
+
+/// What is answered holds for this moment: the next flows that are counted change it. So no cache on the
+/// way may keep it, unless its handler says so.
+pub(super) fn never_stored(headers: &mut HeaderMap) {
+    let control = headers.entry(header::CACHE_CONTROL);
+    control.or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// What a handler needs to know of a request besides its body.
@@ -144,6 +156,13 @@ const PARTITION_PATHS: [&str; 3] = [
 const PARTITIONS: &str = "GET, HEAD, OPTIONS";
 /// Below `/assets/`: what the page loads.
 const ASSET: &str = "GET, HEAD, OPTIONS";
+
+/// The path that is meant where there is none like `path`.
+pub(super) fn path_like(path: &str) -> Option<&'static str> {
+    let plain = path.trim_end_matches('/');
+    let (known, _) = PATHS.iter().find(|(known, _)| *known == plain)?;
+    Some(known)
+}
 
 /// Metrics have a label a path, not one for everything that somebody asks for.
 fn path_label(path: &str) -> &'static str {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,10 +16,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
-use warp::http::{Method, Request};
+use warp::http::{Method, Request, Version};
 
 use super::connections::{Connection, Connections, Peer};
 use super::error::Problem;
+use super::origin::Target;
 use super::socket::Socket;
 use super::{Api, routes};
 
@@ -151,11 +152,26 @@ where
 {
     let service = service_fn(move |mut request: Request<Incoming>| {
         let request_under_way = Arc::new(connection.begin());
+        let target = Target {
+            version: request.version(),
+            authority: request.uri().authority().cloned(),
+        };
+        let version = request.version();
         request.extensions_mut().insert(Peer {
             certified,
+            target,
             request: request_under_way,
         });
-        answer(filter.clone(), request)
+        let (connection, filter) = (connection.clone(), filter.clone());
+        async move {
+            let response = answer(filter, request).await?;
+            // Such a client knows by the connection's end alone that an answer without a length is whole.
+            let has_length = response.body().size_hint().exact().is_some();
+            if version < Version::HTTP_11 && !has_length {
+                connection.reset_unless_shut_down();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = server.serve_connection(TokioIo::new(stream), service);
     watcher.watch(served).await.map_err(|e| e.to_string())

@@ -33,6 +33,12 @@ impl Socket {
         Socket(Arc::new(stream))
     }
 
+    /// Has the connection end by a reset, unless it is shut down in good order: however the process or the
+    /// connection ends before that, the client does not take what it has for all there is.
+    pub(super) fn reset_unless_shut_down(&self) {
+        let _best_effort = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+    }
+
     /// Resolves when the client has left, as far as that can be seen: [`LEFT_AFTER`] it has closed its
     /// side, or when the connection has broken.
     pub(super) async fn left(&self) {
@@ -105,13 +111,16 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        let socket = SockRef::from(&*self.0);
+        // All is written: the system delivers it, also after the socket is closed.
+        let _best_effort = socket.set_linger(None);
+        Poll::Ready(socket.shutdown(Shutdown::Write))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -125,6 +134,25 @@ mod tests {
 
     async fn leaves_within(socket: &Socket, time: Duration) -> bool {
         tokio::time::timeout(time, socket.left()).await.is_ok()
+    }
+
+    /// What a client reads of an answer of a few bytes, up to its end.
+    async fn end_of(shut_down: bool) -> Result<usize, std::io::ErrorKind> {
+        let (mut client, mut socket) = pair().await;
+        socket.reset_unless_shut_down();
+        socket.write_all(b"a part").await.unwrap();
+        if shut_down {
+            socket.shutdown().await.unwrap();
+        }
+        drop(socket);
+        let read = client.read_to_end(&mut Vec::new()).await;
+        read.map_err(|error| error.kind())
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_ends_by_a_reset() {
+        assert_eq!(end_of(true).await, Ok(6));
+        assert_eq!(end_of(false).await, Err(io::ErrorKind::ConnectionReset));
     }
 
     #[tokio::test]
