@@ -1,11 +1,15 @@
 //! Failures as answers: `application/problem+json` (RFC 9457). The only place that knows which
 //! failure has which status code.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::long_target::{BEGINNING_BYTES_MAX, REST_BYTES_MAX};
+use super::server::HEAD_BYTES_MAX;
 use super::{HostName, routes};
 use crate::backup::BackupError;
 use crate::domain::{Field, Hour, IdempotencyKey};
@@ -13,6 +17,7 @@ use crate::ingest::decode::DecodeError;
 use crate::ingest::{IngestError, TooFarAhead};
 use crate::query::QueryError;
 
+const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which a sender that was turned away should try again.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -30,6 +35,10 @@ pub(super) enum Problem {
         method: Method,
         allow: &'static str,
     },
+    /// The head of the request is not HTTP.
+    BadHead,
+    TargetTooLong,
+    HeadTooLarge,
     /// Not one `Host`, or not one that can be.
     BadHost {
         what: String,
@@ -139,7 +148,8 @@ impl Problem {
             | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
             Problem::Backup(BackupError::Busy) => StatusCode::CONFLICT,
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::BadHost { .. }
+            Problem::BadHead
+            | Problem::BadHost { .. }
             | Problem::BadQuery { .. }
             | Problem::BadBatch(_)
             | Problem::TooFarAhead(_)
@@ -157,6 +167,8 @@ impl Problem {
             Problem::BodyTooLarge { .. } | Problem::Query(QueryError::TooLarge { .. }) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
+            Problem::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Problem::MediaType { .. } | Problem::ContentEncoding { .. } => {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE
             }
@@ -208,6 +220,9 @@ impl Problem {
                 ("no-checkpoint", "A checkpoint could not be made")
             }
             Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
+            Problem::BadHead => ("bad-head", "The head of the request is not HTTP"),
+            Problem::TargetTooLong => ("target-too-long", "The request's target is too long"),
+            Problem::HeadTooLarge => ("head-too-large", "The head of the request is too large"),
             Problem::BadHost { .. } => ("bad-host", "The Host header is not valid"),
             Problem::ForeignHost { .. } => ("foreign-host", "The service is not asked by its name"),
             Problem::ForeignOrigin { .. } => (
@@ -312,6 +327,19 @@ impl Problem {
             Problem::ForeignOrigin { header } => format!(
                 "{header} says that a page of another site has the browser ask, and only pages of this service \
                  may; a program leaves that header out, and a proxy has to pass Host on as it came"
+            ),
+            Problem::BadHead => {
+                "a request begins with a line such as GET /flows?hour=1 HTTP/1.1, and headers follow, each on a \
+                 line of its own; in the path and the query, percent-encode what is not visible ASCII"
+                    .into()
+            }
+            Problem::TargetTooLong => format!(
+                "path and query may have {} bytes; ask for some of the names at a time",
+                BEGINNING_BYTES_MAX + REST_BYTES_MAX
+            ),
+            Problem::HeadTooLarge => format!(
+                "the headers of a request, and {BEGINNING_BYTES_MAX} bytes of its path and query, may have \
+                 {HEAD_BYTES_MAX} bytes; large cookies may be a reason, and there may be 100 headers"
             ),
             Problem::BadHost { what }
             | Problem::BadQuery { what }
@@ -438,28 +466,12 @@ impl Problem {
             }
             _ => {}
         }
+        let mut response = Response::new(self.document().into());
         let status = self.status();
-        let (name, title) = self.kind();
-        let (index, field) = self.place();
-        let body = Body {
-            r#type: &format!("urn:flowtally:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail: &self.detail(),
-            index,
-            field: field.map(Field::name),
-        };
-        // Strings and integers always serialise.
-        let mut json = serde_json::to_vec(&body).unwrap_or_default();
-        json.push(b'\n');
-        let mut response = Response::new(json.into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         routes::never_stored(headers);
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         match self {
             Problem::MethodNotAllowed { allow, .. } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -490,5 +502,37 @@ impl Problem {
             _ => {}
         }
         response
+    }
+
+    /// The answer as bytes, for a request that hyper does not take; nothing follows on its connection.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        let (status, body) = (self.status(), self.document());
+        let mut answer = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {MEDIA_TYPE}\r\n\
+             cache-control: no-store\r\ncontent-length: {}\r\ndate: {}\r\n\r\n",
+            body.len(),
+            httpdate::fmt_http_date(SystemTime::now())
+        )
+        .into_bytes();
+        answer.extend_from_slice(&body);
+        answer
+    }
+
+    /// The problem document.
+    fn document(&self) -> Vec<u8> {
+        let (name, title) = self.kind();
+        let (index, field) = self.place();
+        let body = Body {
+            r#type: &format!("urn:flowtally:problem:{name}"),
+            title,
+            status: self.status().as_u16(),
+            detail: &self.detail(),
+            index,
+            field: field.map(Field::name),
+        };
+        // Strings and integers always serialise.
+        let mut json = serde_json::to_vec(&body).unwrap_or_default();
+        json.push(b'\n');
+        json
     }
 }

@@ -9,12 +9,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use warp::http::header::{self, HeaderMap, HeaderValue};
 use warp::http::uri::Authority;
 use warp::http::{Method, Version};
 
 use super::error::Problem;
+use super::long_target::Rest;
 use super::routes::Request;
 
 /// The part of a request's head that handlers do not see.
@@ -23,6 +25,8 @@ pub(super) struct Target {
     pub(super) version: Version,
     /// Of a target in absolute form, as clients send it to a proxy.
     pub(super) authority: Option<Authority>,
+    /// Where it is longer than hyper takes.
+    pub(super) rest: Option<Arc<Rest>>,
 }
 
 /// Under which names the service may be asked.
@@ -303,7 +307,12 @@ mod tests {
                 .authority
         };
         let asked = |lines: &[(&'static str, &'static str)], version, authority| {
-            let target = Target { version, authority };
+            let rest = None;
+            let target = Target {
+                version,
+                authority,
+                rest,
+            };
             let place = place_asked(&headers(lines), &target);
             place.ok().map(|place| place.map(|p| p.name.to_string()))
         };

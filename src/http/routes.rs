@@ -15,6 +15,7 @@ use warp::{Filter, Rejection};
 
 use super::connections::Peer;
 use super::error::Problem;
+use super::long_target::Rest;
 use super::trace::Trace;
 use super::{
     Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
@@ -53,6 +54,7 @@ async fn answer(
 ) -> Response {
     let start = Instant::now();
     let trace = Trace::of(&headers);
+    let (query, too_long) = whole_query(query, &peer);
     let request = Request {
         method: &method,
         path: path.as_str(),
@@ -62,11 +64,14 @@ async fn answer(
     };
     let mut response = async {
         let mut body = pin!(body);
-        let answer = match api.hosts.check(&request) {
-            Ok(()) => route(api, &request, body.as_mut()).await,
-            Err(problem) => Err(problem),
+        let answer = async {
+            api.hosts.check(&request)?;
+            match too_long {
+                None => route(api, &request, body.as_mut()).await,
+                Some(problem) => Err(problem),
+            }
         };
-        match answer {
+        match answer.await {
             Ok(response) => response,
             Err(problem) => {
                 body::drain(&headers, body).await;
@@ -99,6 +104,18 @@ async fn answer(
         "answered"
     );
     response
+}
+
+/// The query of a request whose target may be longer than hyper takes; or why it cannot be had.
+fn whole_query(query: String, peer: &Peer) -> (String, Option<Problem>) {
+    match peer.target.rest.as_deref() {
+        None => (query, None),
+        // Where there is no query yet, the path is as long as that, and there is none like it.
+        Some(Rest::Kept(_)) if query.is_empty() => (query, None),
+        Some(Rest::Kept(rest)) => (query + &rest.text, None),
+        Some(Rest::TooLong) => (query, Some(Problem::TargetTooLong)),
+        Some(Rest::NoMemory) => (query, Some(Problem::TooManyQueries)),
+    }
 }
 
 /// What is answered holds for this moment: the next flows that are counted change it. So no cache on the

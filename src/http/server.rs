@@ -20,12 +20,13 @@ use warp::http::{Method, Request, Version};
 
 use super::connections::{Connection, Connections, Peer};
 use super::error::Problem;
+use super::head::Heads;
 use super::origin::Target;
 use super::socket::Socket;
 use super::{Api, routes};
 
 /// Longest head of a request, and what a connection reads ahead.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept (out of file descriptors, mostly): some connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the last request has ended, time for its answer to leave and for its client to close.
@@ -150,11 +151,13 @@ where
             Error = Infallible,
         > + Clone,
 {
+    let own = connection.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let request_under_way = Arc::new(connection.begin());
         let target = Target {
             version: request.version(),
             authority: request.uri().authority().cloned(),
+            rest: connection.take_rest().map(Arc::new),
         };
         let version = request.version();
         request.extensions_mut().insert(Peer {
@@ -173,8 +176,13 @@ where
             Ok::<_, Infallible>(response)
         }
     });
+    let stream = Heads::new(stream, own.clone());
     let served = server.serve_connection(TokioIo::new(stream), service);
-    watcher.watch(served).await.map_err(|e| e.to_string())
+    let served = watcher.watch(served).await;
+    if served.as_ref().is_err_and(hyper::Error::is_parse) {
+        own.drain().await;
+    }
+    served.map_err(|e| e.to_string())
 }
 
 /// The TLS handshake of one connection. Returns whether the other end has shown a certificate.

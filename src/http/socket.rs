@@ -20,6 +20,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Of an answer, what the system may hold beyond what is on its way to the client.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
+/// See [`Socket::drain`].
+const DRAIN_STEP_BYTES: usize = 16 << 10;
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Debug)]
 pub(super) struct Socket(Arc<TcpStream>);
 
@@ -31,6 +36,23 @@ impl Socket {
         // grows to megabytes: a slow client would have to take those before it counts as alive.
         let _best_effort = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         Socket(Arc::new(stream))
+    }
+
+    /// Reads and forgets what comes, for a moment, and up to a bound.
+    pub(super) async fn drain(&self) {
+        let mut bytes = vec![0; DRAIN_STEP_BYTES];
+        let mut left = DRAIN_BYTES_MAX;
+        let rest = async {
+            while left > 0 && self.0.readable().await.is_ok() {
+                match self.0.try_read(&mut bytes) {
+                    Ok(0) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        let _in_time = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
     }
 
     /// Has the connection end by a reset, unless it is shut down in good order: however the process or the

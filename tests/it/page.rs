@@ -298,7 +298,10 @@ fn an_empty_service_says_how_to_begin() {
         .args(["-c", &command])
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"accepted\":1}\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "{\"accepted\":1}\n"
+    );
     complete(&browser);
     assert_eq!(browser.text("#total"), "600 B");
     nothing_to_complain_about(&browser);

@@ -40,7 +40,10 @@ fn what_is_too_old_is_counted_as_expired_and_gone() {
     let key = [("idempotency-key", "one")];
     let moving = [flow(5, 9), flow(9, 1), flow(6, 1)];
     let first = post(&client, &key, &moving);
-    assert_eq!(first, ("{\"accepted\":2,\"expired\":1}\n".to_owned(), false));
+    assert_eq!(
+        first,
+        ("{\"accepted\":2,\"expired\":1}\n".to_owned(), false)
+    );
     assert_eq!(client.hour(5), []);
     assert_eq!(
         post(&client, &[], &[flow(0, 1)]).0,
