@@ -1,6 +1,8 @@
 //! Failures as answers: `application/problem+json` (RFC 9457). The only place that knows which
 //! failure has which status code.
 
+mod detail;
+
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -8,11 +10,9 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::long_target::{BEGINNING_BYTES_MAX, REST_BYTES_MAX};
-use super::server::HEAD_BYTES_MAX;
 use super::{HostName, routes};
 use crate::backup::BackupError;
-use crate::domain::{Field, Hour, IdempotencyKey};
+use crate::domain::{Field, Hour};
 use crate::ingest::decode::DecodeError;
 use crate::ingest::{IngestError, TooFarAhead};
 use crate::query::QueryError;
@@ -295,148 +295,6 @@ impl Problem {
             | Problem::Query(_)
             | Problem::Backup(_)
             | Problem::Internal => ("internal", "Internal error"),
-        }
-    }
-
-    fn detail(&self) -> String {
-        match self {
-            Problem::NoSuchPath { path } => {
-                let meant = routes::path_like(path);
-                let meant = meant.map(|meant| format!("; there is {meant}, without the slash at its end"));
-                let meant = meant.unwrap_or_default();
-                format!("there is nothing at {path:?}{meant}; see /flows, /hours and, for all there is, /openapi.json")
-            }
-            Problem::NoSuchHour { hour } => format!("there are no flows in hour {hour}"),
-            Problem::Ingest(IngestError::NotDeleted(_)) => {
-                "the disk did not take it: the hour is there as a whole, or gone as a whole; try again"
-                    .into()
-            }
-            Problem::Backup(error @ (BackupError::Gone | BackupError::Busy)) => error.to_string(),
-            Problem::Backup(BackupError::Store(_)) => {
-                "the disk did not take it, or flushing took too long; the log says which: try again"
-                    .into()
-            }
-            Problem::MethodNotAllowed { method, allow } => {
-                format!("{method} is not possible here; possible are {allow}")
-            }
-            Problem::ForeignHost { name } => format!(
-                "\"{name}\" is not a name of this machine, and nothing guards this service, so a page of any site \
-                 could reach it by such a name; if it is right, start the service with --allow-host {name}, or \
-                 with tokens"
-            ),
-            Problem::ForeignOrigin { header } => format!(
-                "{header} says that a page of another site has the browser ask, and only pages of this service \
-                 may; a program leaves that header out, and a proxy has to pass Host on as it came"
-            ),
-            Problem::BadHead => {
-                "a request begins with a line such as GET /flows?hour=1 HTTP/1.1, and headers follow, each on a \
-                 line of its own; in the path and the query, percent-encode what is not visible ASCII"
-                    .into()
-            }
-            Problem::TargetTooLong => format!(
-                "path and query may have {} bytes; ask for some of the names at a time",
-                BEGINNING_BYTES_MAX + REST_BYTES_MAX
-            ),
-            Problem::HeadTooLarge => format!(
-                "the headers of a request, and {BEGINNING_BYTES_MAX} bytes of its path and query, may have \
-                 {HEAD_BYTES_MAX} bytes; large cookies may be a reason, and there may be 100 headers"
-            ),
-            Problem::BadHost { what }
-            | Problem::BadQuery { what }
-            | Problem::BadBody { what }
-            | Problem::MediaType { what }
-            | Problem::ContentEncoding { what } => what.clone(),
-            Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
-            Problem::TooFarAhead(error) => format!(
-                "flow {}: {}: {error}; nothing of the batch was counted",
-                error.index,
-                Field::Hour.name()
-            ),
-            Problem::BadIdempotencyKey => format!(
-                "Idempotency-Key is one header of 1 to {} visible ASCII characters",
-                IdempotencyKey::CHARS_MAX
-            ),
-            Problem::Ingest(IngestError::KeyReused) => {
-                "other flows were taken under this key, and these were not counted; \
-                 give every batch a key of its own, and keep it when sending it again"
-                    .into()
-            }
-            Problem::NoToken => "send it as Authorization: Bearer TOKEN".into(),
-            Problem::WrongToken => {
-                "the service does not know this token; it may have been exchanged for another"
-                    .into()
-            }
-            Problem::TokenLacksRight => {
-                "a token for sending flows does not read, and one for reading does not send".into()
-            }
-            Problem::NoClientCertificate => {
-                "connect with a certificate of the authority that the service has been given".into()
-            }
-            Problem::BodyTimeout => {
-                "the body came too slowly; send smaller batches, or over a better line".into()
-            }
-            Problem::LengthRequired => {
-                "send the flows as the body, with Content-Length or chunked; \
-                 an empty batch is []"
-                    .into()
-            }
-            Problem::BodyTooLarge { bytes_max } => format!(
-                "a body may have {bytes_max} bytes, before and after decompression; \
-                 send the flows in several batches"
-            ),
-            Problem::NotAcceptable { what } => format!("possible are {what}"),
-            Problem::Query(QueryError::Overloaded(why)) => why.clone(),
-            Problem::Query(error @ QueryError::TooLarge { .. }) => format!(
-                "{error} (--query-memory-max); ask for fewer hours (from, to), for some src_app, \
-                 dest_app or vpc_id only, for fewer columns in group_by, or for fewer rows (limit)"
-            ),
-            Problem::Query(error @ QueryError::TooLong) => format!(
-                "{error} (--query-time-max); ask for fewer hours (from, to), or for some src_app \
-                 only, which is sought without reading the others"
-            ),
-            Problem::Query(error @ QueryError::BadCursor) => format!(
-                "{error}; take it from the Link header of an answer, and change no other parameter \
-                 but limit"
-            ),
-            Problem::TooManyQueries => "too many answers are being read at the moment".into(),
-            Problem::Recovering => "the journal is being replayed, or Kafka, which has it, does not answer yet; try again shortly".into(),
-            Problem::NotReady { why } => why.clone(),
-            Problem::NotHere(what) | Problem::Ingest(IngestError::NotHere(what)) => {
-                (*what).into()
-            }
-            Problem::Query(error @ (QueryError::Missing(_) | QueryError::Elsewhere(_))) => {
-                error.to_string()
-            }
-            Problem::Ingest(IngestError::Unsure { why, keyed: true }) => format!(
-                "{why}; nothing is promised: send the batch again, under its Idempotency-Key"
-            ),
-            Problem::Ingest(IngestError::Unsure { why, keyed: false }) => format!(
-                "{why}; nothing is promised, and a part of the batch may count: without an \
-                 Idempotency-Key, that part counts twice when it is sent again"
-            ),
-            Problem::Ingest(IngestError::NotVisible(why)) => why.clone(),
-            Problem::NoSpace => {
-                "less than the reserve is free on the disk; the batch is not promised, and is taken \
-                 as soon as there is space: try again"
-                    .into()
-            }
-            Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
-                "the service is stopping; try again when it is back".into()
-            }
-            Problem::Ingest(IngestError::Overloaded(why)) => {
-                format!("{why}; nothing of the batch was counted, try again")
-            }
-            Problem::Ingest(IngestError::Store(_)) => {
-                "the disk did not take the batch; it is not promised, try again".into()
-            }
-            Problem::Ingest(IngestError::Receipt(_)) => {
-                "whether this key has been used cannot be told, since what is stored of it is damaged; \
-                 the batch was not counted; stop the service, and run: flowtally verify"
-                    .into()
-            }
-            Problem::Query(_) | Problem::Backup(_) | Problem::Internal => {
-                "the request failed inside the service; its log says why".into()
-            }
         }
     }
 

@@ -3,6 +3,9 @@
 //! A question may name 64 values of each kind, of 1,024 bytes, each byte of which may be three in a
 //! target: ten times what hyper takes, and what each connection has a buffer for. So of a longer one,
 //! hyper gets the beginning, and the rest is kept beside the connection until the request is there.
+//!
+//! Where a request begins is known where the one before has been answered. One with a long target that
+//! does not wait for that is refused by hyper.
 
 use tokio::sync::OwnedSemaphorePermit;
 

@@ -160,7 +160,7 @@ fn bent_requests_are_refused_and_count_nothing() {
                 "/flows?hour={} HTTP/1.1\r\nhost: localhost\r\n\r\n",
                 "1".repeat(100_000)
             )),
-            &[431],
+            &[400],
         ),
         (
             "a path of 1 MiB",
@@ -247,7 +247,7 @@ fn requests_that_are_rare_but_right_are_answered() {
         ("HTTP/1.0", format!("POST /flows HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes(), &[200]),
         ("HEAD", b"HEAD /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".to_vec(), &[200]),
         ("OPTIONS", b"OPTIONS /flows HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), &[204]),
-        ("a full URL", b"GET http://x/flows?hour=1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), &[200]),
+        ("a full URL", b"GET http://localhost/flows?hour=1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), &[200]),
     ] {
         let answer = raw(daemon.address, &request);
         assert_eq!(statuses(&answer), expected, "{name}: {answer}");

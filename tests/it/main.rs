@@ -21,9 +21,12 @@ mod contract;
 mod corruption;
 mod crash;
 mod disk;
+mod edges;
 mod exactness;
 #[cfg(feature = "kafka")]
 mod front;
+mod hosts;
+mod hour_guard;
 mod idempotency;
 mod import;
 #[cfg(feature = "kafka")]
