@@ -16,6 +16,9 @@ pub enum HourUnit {
 const HOURS_BEFORE: u128 = 10 * 366 * 24;
 const HOURS_AFTER: u128 = 366 * 24;
 
+/// 2000-01-01 00:00 UTC.
+const HOUR_OF_2000: u128 = 262_968;
+
 impl HourUnit {
     const ALL: [HourUnit; 5] = [
         HourUnit::Minutes,
@@ -62,7 +65,10 @@ impl HourUnit {
             );
         }
         let now = u128::from(now);
-        let is_near = |hour| (now.saturating_sub(HOURS_BEFORE)..=now + HOURS_AFTER).contains(&hour);
+        // A clock that is not set says nothing.
+        let is_set = now >= HOUR_OF_2000;
+        let near = now.saturating_sub(HOURS_BEFORE)..=now + HOURS_AFTER;
+        let is_near = |hour| is_set && near.contains(&hour);
         let unit = Self::ALL
             .into_iter()
             .find(|unit| is_near(value / unit.per_hour()));
