@@ -76,7 +76,7 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
     let mut parts = text.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     let format = match essence.as_str() {
-        "application/json" | "" => Format::Json,
+        "application/json" => Format::Json,
         "application/x-ndjson"
         | "application/ndjson"
         | "application/jsonl"
@@ -284,7 +284,7 @@ mod tests {
     fn content_type_names_the_format() {
         for (media_type, format) in [
             ("application/json", Some(Format::Json)),
-            ("", Some(Format::Json)),
+            ("", None),
             ("Application/JSON; charset=utf8", Some(Format::Json)),
             ("application/json;charset=UTF8", Some(Format::Json)),
             ("application/json; charset=\"utf-8\"", Some(Format::Json)),

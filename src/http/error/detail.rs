@@ -46,8 +46,9 @@ impl Problem {
                  may; a program leaves that header out, and a proxy has to pass Host on as it came"
             ),
             Problem::BadHead => {
-                "a request begins with a line such as GET /flows?hour=1 HTTP/1.1, and headers follow, each on a \
-                 line of its own; in the path and the query, percent-encode what is not visible ASCII"
+                "a request begins with its method, its path with the query, and the version of HTTP, and headers \
+                 follow, each on a line of its own; in the path and the query, percent-encode what is not \
+                 visible ASCII"
                     .into()
             }
             Problem::TargetTooLong => format!(

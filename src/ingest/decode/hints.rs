@@ -17,6 +17,13 @@ type Names = BTreeMap<String, IgnoredAny>;
 
 /// Adds to `error`, which the decoder made of `text`.
 pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeError {
+    // As serde_json says it.
+    if error.what == "trailing characters" {
+        error.what += match format {
+            Format::Json => "; the body is one array, and nothing follows it",
+            Format::Ndjson => "; each line is one flow, and nothing follows it",
+        };
+    }
     if let (Some(index), Some(field)) = (error.index, error.field)
         && error.what == super::MISSING
         && let Some(names) = flow(text, format, index)
@@ -28,8 +35,9 @@ pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeE
     error
 }
 
-/// Why `text`, which begins as an object, is no body of JSON. `as_lines` is why it is no NDJSON.
-pub(super) fn object(text: &str, as_lines: DecodeError) -> DecodeError {
+/// Why `text`, which begins as an object, is no body of JSON. `as_lines` is why it is no NDJSON, where it
+/// has lines.
+pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
     let of_all = |what: String| DecodeError {
         index: None,
         field: None,
@@ -39,24 +47,19 @@ pub(super) fn object(text: &str, as_lines: DecodeError) -> DecodeError {
     let has_flow = |names: &Names| Field::ALL.iter().any(|f| names.contains_key(f.name()));
     let lines = text.trim();
     let first = lines.lines().next().unwrap_or_default();
-    match (
-        serde_json::from_str::<Names>(lines),
-        serde_json::from_str::<Names>(first),
-    ) {
-        // Pretty-printed, or on a line of its own with something wrong in it.
-        (Ok(names), first) if has_flow(&names) => match first {
-            Ok(_) => as_lines,
-            Err(_) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
-        },
+    // Where the first line is an object, lines are meant.
+    let as_lines = as_lines.filter(|_| serde_json::from_str::<Names>(first).is_ok());
+    match (serde_json::from_str::<Names>(lines), as_lines) {
+        (Ok(names), Some(error)) if has_flow(&names) => error,
+        (Ok(names), None) if has_flow(&names) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
         (Ok(names), _) => match names.keys().next() {
             Some(name) => of_all(format!(
                 "{ONE_OBJECT}; if the flows are in its field {name:?}, send what that holds"
             )),
             None => of_all(format!("{ONE_OBJECT}; no flows are []")),
         },
-        // A flow a line, and one of them is wrong.
-        (Err(_), Ok(_)) => as_lines,
-        (Err(_), Err(_)) => of_all(format!(
+        (Err(_), Some(error)) => error,
+        (Err(_), None) => of_all(format!(
             "{ONE_OBJECT}: wrap one object in [ ]; of several, write [ and ] around them and commas between \
              them, or each on a line of its own"
         )),

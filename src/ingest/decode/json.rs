@@ -23,14 +23,17 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
     })?;
     let text = super::without_mark(text);
     let is_object = format == Format::Json && text.trim_ascii_start().starts_with('{');
-    if is_object {
-        read(text, Format::Ndjson).map_err(|error| {
-            let error = hints::add(error, text, Format::Ndjson);
-            hints::object(text, error)
-        })
-    } else {
-        read(text, format).map_err(|error| hints::add(error, text, format))
+    if !is_object {
+        return read(text, format).map_err(|error| hints::add(error, text, format));
     }
+    // One object that no line ends is no line, but a flow that somebody takes for a batch.
+    if !text.trim_ascii_start().contains('\n') {
+        return Err(hints::object(text, None));
+    }
+    read(text, Format::Ndjson).map_err(|error| {
+        let error = hints::add(error, text, Format::Ndjson);
+        hints::object(text, Some(error))
+    })
 }
 
 fn not_utf8(body: &[u8], at: usize) -> String {

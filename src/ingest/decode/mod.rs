@@ -16,8 +16,8 @@ use crate::store::Batch;
 /// How the flows of a body are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON array of flows. What begins as an object is read as NDJSON: there are senders that call
-    /// that JSON.
+    /// One JSON array of flows. Lines that begin with an object are read as NDJSON: there are senders that
+    /// call that JSON.
     Json,
     /// One JSON flow a line; blank lines are skipped.
     Ndjson,
