@@ -5,6 +5,7 @@
 //! with an hour that is later than the clock's, and `ahead_max` more, is refused when it is taken. What
 //! is stored already is never judged again: not at a replay, not when Kafka is read.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::{Hour, HourUnit};
@@ -67,12 +68,12 @@ impl HourLimit {
 }
 
 /// Judges batches as they are taken.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HourGuard {
     ahead_max: Option<u32>,
     metrics: Metrics,
     /// The clock cannot be trusted.
-    is_off: AtomicBool,
+    is_off: Arc<AtomicBool>,
 }
 
 impl HourGuard {
@@ -81,39 +82,30 @@ impl HourGuard {
         HourGuard {
             ahead_max,
             metrics,
-            is_off: AtomicBool::new(false),
+            is_off: Arc::default(),
         }
     }
 
-    /// `newest_stored` is asked only where the batch would be refused.
-    ///
     /// # Errors
-    /// A flow whose hour is too far ahead of the clock, unless the newest stored hour is too: then it is
-    /// the clock that is wrong.
-    pub fn check(
-        &self,
-        batch: &Batch,
-        newest_stored: impl FnOnce() -> Option<Hour>,
-    ) -> Result<(), TooFarAhead> {
-        let Some(ahead_max) = self.ahead_max else {
-            return Ok(());
-        };
-        let limit = HourLimit::now(ahead_max);
-        limit.check(batch).or_else(|too_far| {
-            let trusts_clock = self.trust_clock(limit, newest_stored());
-            if trusts_clock { Err(too_far) } else { Ok(()) }
-        })
+    /// A flow whose hour is too far ahead of the clock. Unless [`HourGuard::trusts_clock`], it is taken all
+    /// the same.
+    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
+        self.limit().map_or(Ok(()), |limit| limit.check(batch))
     }
 
-    /// Holds the clock against the newest stored hour: for the metric and the log.
-    pub fn observe(&self, newest_stored: Option<Hour>) {
-        if let Some(ahead_max) = self.ahead_max {
-            self.trust_clock(HourLimit::now(ahead_max), newest_stored);
-        }
+    /// Whether the clock can be right, given the newest stored hour: not where that is too far ahead itself.
+    /// For the metric and the log as well.
+    pub fn trusts_clock(&self, newest_stored: Option<Hour>) -> bool {
+        self.limit()
+            .is_none_or(|limit| self.compare(limit, newest_stored))
     }
 
-    /// Whether the clock can be right, given the newest stored hour. Logs when that changes.
-    fn trust_clock(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
+    fn limit(&self) -> Option<HourLimit> {
+        self.ahead_max.map(HourLimit::now)
+    }
+
+    /// Logs when it changes whether the clock can be right.
+    fn compare(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
         let beyond = newest_stored.filter(|newest| !limit.has(*newest));
         let was_off = self.is_off.swap(beyond.is_some(), Ordering::Relaxed);
         let metric = &self.metrics.ingest().hour_guard_off;
@@ -169,17 +161,16 @@ mod tests {
     fn a_clock_that_is_behind_what_is_stored_refuses_nothing() {
         let now = HourUnit::clock_hour();
         let guard = HourGuard::new(Some(48), Metrics::default());
-        let (newest, far) = (
-            |hour| move || Hour::new(u64::from(hour)),
-            batch(&[now + 100]),
-        );
-        assert!(guard.check(&far, newest(now + 48)).is_err());
-        assert!(guard.check(&far, newest(now + 49)).is_ok());
+        let trusts = |newest| guard.trusts_clock(Hour::new(u64::from(newest)));
+        let far = batch(&[now + 100]);
+        assert!(guard.check(&far).is_err());
+        assert!(trusts(now + 48));
+        assert!(!trusts(now + 49));
         assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 1);
-        guard.observe(Hour::new(u64::from(now)));
+        assert!(trusts(now) && guard.trusts_clock(None));
         assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 0);
-        assert!(guard.check(&far, || None).is_err());
         let none = HourGuard::new(None, Metrics::default());
-        assert!(none.check(&far, || panic!("asked")).is_ok());
+        assert!(none.check(&far).is_ok());
+        assert!(none.trusts_clock(Hour::new(u64::from(now + 100))));
     }
 }
