@@ -5,6 +5,7 @@
 #[cfg(feature = "kafka")]
 mod cluster;
 mod file;
+mod hours;
 mod place;
 mod serve;
 mod top;
@@ -12,6 +13,7 @@ mod top;
 #[cfg(feature = "kafka")]
 pub use cluster::Cluster;
 pub use file::{Settings, parse};
+pub use hours::Hours;
 pub use place::Place;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
@@ -332,6 +334,11 @@ pub struct Import {
 
     #[command(flatten)]
     pub input: Input,
+
+    /// What the service is told to which the data directory belongs. A service that is running goes by
+    /// its own.
+    #[command(flatten)]
+    pub hours: Hours,
 
     /// Stop when more flows than this are refused; without it, all that can be read is imported.
     #[arg(long, value_name = "N")]

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use crate::backup::Offer;
 #[cfg(feature = "kafka")]
 use crate::cluster::{Cluster, ClusterError, Node};
-use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Limits};
-use crate::ingest::{Admission, Committer};
+use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Hosts, Limits};
+use crate::ingest::{Admission, Committer, HourGuard};
 use crate::notify;
 use crate::query::{Engine, QueryLimits};
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
@@ -27,7 +27,9 @@ const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Times and counts of [`Limits`].
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// Also how long a connection may be idle. Longer than the minute after which load balancers drop one:
+/// who closes first must not be the one that is about to be sent a request.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Pause between two looks for a backup that nobody fetches.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
@@ -53,8 +55,12 @@ pub struct Config {
     #[cfg(feature = "kafka")]
     pub cluster: Option<Node>,
     pub store: StoreOptions,
+    /// Hours later than the clock's that are taken; `None` takes all.
+    pub hour_ahead_max: Option<u32>,
     pub metrics: Metrics,
     pub access: AccessFiles,
+    /// Under which names it may be asked.
+    pub hosts: Hosts,
     /// Told each time that the files in `access` are to be read again.
     pub reload: watch::Receiver<()>,
     /// Connections at a time.
@@ -135,7 +141,16 @@ pub async fn run(
         config.body_bytes_max * MEMORY_PER_BODY_BYTE,
         ADMISSION_WAIT_MAX,
     );
-    let api = Arc::new(Api::new(limits, access, admission, config.metrics.clone()));
+    let hour_guard = HourGuard::new(config.hour_ahead_max, config.metrics.clone());
+    let metrics = config.metrics.clone();
+    let api = Arc::new(Api::new(
+        limits,
+        access,
+        config.hosts.clone(),
+        admission,
+        hour_guard,
+        metrics,
+    ));
 
     // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
     let stopping = Arc::new(AtomicBool::new(false));

@@ -16,7 +16,7 @@ use crate::client::Server;
 use crate::cluster::Node;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
-use crate::http::{AccessFiles, TlsFiles};
+use crate::http::{AccessFiles, HostName, Hosts, TlsFiles};
 use crate::query::QueryLimits;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
@@ -80,6 +80,11 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
     }
+    let guarded = arguments.allow_anonymous || nothing_guards(&access).is_none();
+    let hosts = match address.ip().to_canonical().is_loopback() && !guarded {
+        true => Hosts::of_this_machine(host_names(&arguments.allow_host)?),
+        false => Hosts::any(),
+    };
     let (told, reload) = watch::channel(());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -94,6 +99,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let config = Config {
         metrics: metrics.clone(),
         access,
+        hosts,
         reload,
         data_dir: arguments.data_dir.path,
         #[cfg(feature = "kafka")]
@@ -103,7 +109,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             flush_interval: arguments.flush_interval,
             idempotency_window: arguments.idempotency_window,
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
-            retain_hours: arguments.retain_hours,
+            retain_hours: arguments.hours.retain_hours,
             metrics: metrics.clone(),
             disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),
             tally_bytes_max: memory.tally_bytes_max,
@@ -112,6 +118,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },
+        hour_ahead_max: arguments.hours.ahead_max(),
         connections_max: connections_max(arguments.memory_max as usize, stores),
         body_bytes_max: memory.body_bytes_max,
         query: QueryLimits {
@@ -197,22 +204,36 @@ fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, Stri
 
 /// Beyond this machine, whoever can reach the port could do what nothing guards.
 fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
-    if access
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.client_ca.is_some())
-    {
+    let Some(open) = nothing_guards(access) else {
         return Ok(());
-    }
-    let open = match (&access.write_tokens, &access.read_tokens) {
-        (Some(_), Some(_)) => return Ok(()),
-        (None, Some(_)) => "send flows: give --write-token-file",
-        (Some(_), None) => "read them: give --read-token-file",
-        (None, None) => "send flows and read them: give --write-token-file and --read-token-file",
     };
     Err(format!(
         "with --listen {listen}, anybody who reaches this machine could {open}, or --tls-client-ca, or say --allow-anonymous if that is meant"
     ))
+}
+
+fn host_names(given: &[String]) -> Result<Vec<HostName>, String> {
+    let name = |name: &String| {
+        let parsed = name.trim().parse();
+        parsed.map_err(|what| format!("--allow-host has {name:?}: {what}"))
+    };
+    given.iter().map(name).collect()
+}
+
+/// What anybody can do who reaches the port, and what to give against it.
+fn nothing_guards(access: &AccessFiles) -> Option<&'static str> {
+    let asks_for_certificates = |tls: &TlsFiles| tls.client_ca.is_some();
+    if access.tls.as_ref().is_some_and(asks_for_certificates) {
+        return None;
+    }
+    match (&access.write_tokens, &access.read_tokens) {
+        (Some(_), Some(_)) => None,
+        (None, Some(_)) => Some("send flows: give --write-token-file"),
+        (Some(_), None) => Some("read them: give --read-token-file"),
+        (None, None) => {
+            Some("send flows and read them: give --write-token-file and --read-token-file")
+        }
+    }
 }
 
 /// Raises the limit of open files as far as it goes, and returns how many connections that allows

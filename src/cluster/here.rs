@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::SILENCE_MAX;
+use crate::domain::Hour;
 use crate::kafka::Progress;
 use crate::store::Store;
 
@@ -93,6 +94,13 @@ impl Here {
         let partitions: Vec<_> = self.lock().keys().copied().collect();
         let position = |partition| Some((partition, self.position(partition)?));
         partitions.into_iter().filter_map(position).collect()
+    }
+
+    /// The newest hour of those that are open.
+    pub(super) fn newest_hour(&self) -> Option<Hour> {
+        let partitions: Vec<_> = self.lock().keys().copied().collect();
+        let newest = |partition| self.store(partition)?.newest_hour();
+        partitions.into_iter().filter_map(newest).max()
     }
 
     /// The partition's store, if what it says counts: all is in it that was in the journal when the partition

@@ -82,6 +82,11 @@ impl Journal for Inlet {
         ))
     }
 
+    /// Of the partitions that are here: names decide which those are, so their hours are those of all.
+    fn newest_hour(&self) -> Option<Hour> {
+        self.shared.here.newest_hour()
+    }
+
     fn observe(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
         let metrics = shared.store.metrics.cluster();

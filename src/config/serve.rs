@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, seconds};
+use super::{DataDir, Hours, seconds};
 use crate::store;
 
 /// What `flowtally serve` is told.
@@ -55,6 +55,17 @@ pub struct Serve {
     /// Listen beyond this machine although nothing guards sending or reading.
     #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
+
+    /// Names under which this service may be asked, beside those of this machine, with commas between them.
+    /// Looked at where it listens on loopback and nothing guards it, so that no page on the web reaches
+    /// it by a name of its own.
+    #[arg(
+        long,
+        env = "FLOWTALLY_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub allow_host: Vec<String>,
 
     /// What an acknowledged batch survives.
     #[arg(
@@ -108,15 +119,8 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
-    /// Hours to keep before the newest one that has flows. Older ones are dropped as a whole, and flows
-    /// for them are counted as expired. Without it, all are kept.
-    #[arg(
-        long,
-        env = "FLOWTALLY_RETAIN_HOURS",
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub retain_hours: Option<u32>,
+    #[command(flatten)]
+    pub hours: Hours,
 
     /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
     /// goes on; by default a twentieth of the disk, at most 1024, and at least what a flush may need

@@ -1,5 +1,10 @@
-//! What a flow is, in the terms of the people who use the service. No I/O, no serialisation, no
-//! knowledge of how anything is stored or sent.
+//! What a flow is, in the terms of the people who use the service. No I/O but a look at the clock, no
+//! serialisation, no knowledge of how anything is stored or sent.
+
+mod hour_unit;
+mod look_alike;
+
+pub use hour_unit::HourUnit;
 
 use std::fmt;
 

@@ -39,7 +39,8 @@ pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, 
     let manifest = tokio::task::spawn_blocking(move || offer.begin());
     let manifest = manifest.await.map_err(|_| Problem::Internal)??;
     // Strings and integers always serialise.
-    let json = serde_json::to_vec(&manifest).unwrap_or_default();
+    let mut json = serde_json::to_vec(&manifest).unwrap_or_default();
+    json.push(b'\n');
     let mut response = super::answer(super::JSON, json);
     *response.status_mut() = StatusCode::CREATED;
     let headers = response.headers_mut();

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::long_target::Rest;
+use super::origin::Target;
 use super::socket::Socket;
 use crate::backup::InUse;
 use crate::ingest::Admission;
@@ -21,6 +23,8 @@ use crate::telemetry::Metrics;
 const QUIET_MIN: Duration = Duration::from_secs(1);
 /// A client that takes nothing of its answer for so long is let go when others are not answered.
 const STALLED_MIN: Duration = Duration::from_secs(20);
+/// Memory for [long targets](super::long_target).
+const LONG_TARGETS_KIB_MAX: usize = 4 << 10;
 /// Pause between two looks for one that can go.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,6 +37,8 @@ pub(super) struct Connections {
     /// In the order in which they came.
     open: Mutex<BTreeMap<u64, Weak<Connection>>>,
     next: AtomicU64,
+    /// Memory for long targets, in KiB.
+    long_targets: Arc<Semaphore>,
 }
 
 /// One connection, for as long as it or a request on it lives.
@@ -52,6 +58,10 @@ pub(super) struct Connection {
 struct Activity {
     /// Requests under way.
     requests: usize,
+    /// Requests that have begun.
+    begun: u64,
+    /// Of the target of the request that is coming in.
+    rest_of_target: Option<Rest>,
     /// When the last one ended, or the connection began.
     since: Instant,
     /// The client has not taken all that was written, and nothing since then.
@@ -84,6 +94,7 @@ pub(super) struct UnderWay(Arc<Connection>);
 pub(super) struct Peer {
     /// It has shown a certificate of the client CA.
     pub(super) certified: bool,
+    pub(super) target: Target,
     /// The request lives as long as this does.
     pub(super) request: Arc<UnderWay>,
 }
@@ -101,6 +112,7 @@ impl Connections {
             metrics,
             open: Mutex::default(),
             next: AtomicU64::new(0),
+            long_targets: Arc::new(Semaphore::new(LONG_TARGETS_KIB_MAX)),
         })
     }
 
@@ -130,6 +142,8 @@ impl Connections {
             socket,
             activity: Mutex::new(Activity {
                 requests: 0,
+                begun: 0,
+                rest_of_target: None,
                 since: Instant::now(),
                 blocked_since: None,
                 download: None,
@@ -204,8 +218,53 @@ impl Connection {
     pub(super) fn begin(self: &Arc<Connection>) -> UnderWay {
         let mut activity = lock(&self.activity);
         activity.requests += 1;
+        activity.begun += 1;
         activity.end_download();
         UnderWay(self.clone())
+    }
+
+    /// How many requests have begun, where none is under way.
+    pub(super) fn begun_before_next(&self) -> Option<u64> {
+        let activity = lock(&self.activity);
+        (activity.requests == 0).then_some(activity.begun)
+    }
+
+    /// Memory for so many bytes of a target, if there is any.
+    pub(super) fn memory_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1 << 10)).ok()?;
+        let memory = self.all.long_targets.clone().try_acquire_many_owned(kib);
+        memory.ok()
+    }
+
+    /// Keeps what is left of a target until its request begins.
+    pub(super) fn keep(&self, rest: Rest) {
+        lock(&self.activity).rest_of_target = Some(rest);
+    }
+
+    /// What is kept of the request's target.
+    pub(super) fn take_rest(&self) -> Option<Rest> {
+        lock(&self.activity).rest_of_target.take()
+    }
+
+    /// Counts a request that did not become one.
+    pub(super) fn count_refused(&self, reason: &str) {
+        let metrics = self.all.metrics.http();
+        metrics.rejected.with_label_values(&[reason]).inc();
+    }
+
+    /// Reads and forgets what the client still sends, for a moment: closed before that, it would find the
+    /// connection broken, and not read the answer.
+    pub(super) async fn drain(&self) {
+        if let Some(socket) = &self.socket {
+            socket.drain().await;
+        }
+    }
+
+    /// See [`Socket::reset_unless_shut_down`].
+    pub(super) fn reset_unless_shut_down(&self) {
+        if let Some(socket) = &self.socket {
+            socket.reset_unless_shut_down();
+        }
     }
 
     /// Resolves when another needs the place, or a stop breaks it off.

@@ -1,17 +1,23 @@
 //! Failures as answers: `application/problem+json` (RFC 9457). The only place that knows which
 //! failure has which status code.
 
+mod detail;
+
+use std::time::SystemTime;
+
 use serde::Serialize;
 use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::{HostName, routes};
 use crate::backup::BackupError;
-use crate::domain::{Field, Hour, IdempotencyKey};
-use crate::ingest::IngestError;
+use crate::domain::{Field, Hour};
 use crate::ingest::decode::DecodeError;
+use crate::ingest::{IngestError, TooFarAhead};
 use crate::query::QueryError;
 
+const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which a sender that was turned away should try again.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -29,11 +35,29 @@ pub(super) enum Problem {
         method: Method,
         allow: &'static str,
     },
+    /// The head of the request is not HTTP.
+    BadHead,
+    TargetTooLong,
+    HeadTooLarge,
+    /// Not one `Host`, or not one that can be.
+    BadHost {
+        what: String,
+    },
+    /// The service is asked under a name that may be anybody's.
+    ForeignHost {
+        name: HostName,
+    },
+    /// A page of another site has a browser ask; says what shows it.
+    ForeignOrigin {
+        header: &'static str,
+    },
     BadQuery {
         what: String,
     },
     /// The body is not a batch of flows.
     BadBatch(DecodeError),
+    /// It has an hour that is too far ahead of the clock.
+    TooFarAhead(TooFarAhead),
     /// The body did not arrive, or does not decompress.
     BadBody {
         what: String,
@@ -85,6 +109,12 @@ impl From<IngestError> for Problem {
     }
 }
 
+impl From<TooFarAhead> for Problem {
+    fn from(error: TooFarAhead) -> Problem {
+        Problem::TooFarAhead(error)
+    }
+}
+
 impl From<BackupError> for Problem {
     fn from(error: BackupError) -> Problem {
         Problem::Backup(error)
@@ -118,19 +148,27 @@ impl Problem {
             | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
             Problem::Backup(BackupError::Busy) => StatusCode::CONFLICT,
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::BadQuery { .. }
+            Problem::BadHead
+            | Problem::BadHost { .. }
+            | Problem::BadQuery { .. }
             | Problem::BadBatch(_)
+            | Problem::TooFarAhead(_)
             | Problem::BadBody { .. }
             | Problem::BadIdempotencyKey
             | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
             Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
-            Problem::TokenLacksRight | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
+            Problem::ForeignOrigin { .. }
+            | Problem::TokenLacksRight
+            | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
+            Problem::ForeignHost { .. } => StatusCode::MISDIRECTED_REQUEST,
             Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Problem::BodyTooLarge { .. } | Problem::Query(QueryError::TooLarge { .. }) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
+            Problem::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Problem::MediaType { .. } | Problem::ContentEncoding { .. } => {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE
             }
@@ -182,6 +220,15 @@ impl Problem {
                 ("no-checkpoint", "A checkpoint could not be made")
             }
             Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
+            Problem::BadHead => ("bad-head", "The head of the request is not HTTP"),
+            Problem::TargetTooLong => ("target-too-long", "The request's target is too long"),
+            Problem::HeadTooLarge => ("head-too-large", "The head of the request is too large"),
+            Problem::BadHost { .. } => ("bad-host", "The Host header is not valid"),
+            Problem::ForeignHost { .. } => ("foreign-host", "The service is not asked by its name"),
+            Problem::ForeignOrigin { .. } => (
+                "foreign-origin",
+                "The request comes from a page of another site",
+            ),
             Problem::BadQuery { .. } | Problem::Query(QueryError::BadCursor) => {
                 ("bad-query", "The query is not understood")
             }
@@ -191,6 +238,10 @@ impl Problem {
             Problem::Query(QueryError::TooLong) => ("query-too-long", "The query takes too long"),
             Problem::Query(QueryError::Cancelled) => ("cancelled", "The client has left"),
             Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
+            Problem::TooFarAhead(_) => (
+                "hour-too-far-ahead",
+                "The hour is too far ahead of the clock",
+            ),
             Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
             Problem::BadIdempotencyKey => {
                 ("bad-idempotency-key", "The idempotency key is not valid")
@@ -247,120 +298,10 @@ impl Problem {
         }
     }
 
-    fn detail(&self) -> String {
-        match self {
-            Problem::NoSuchPath { path } => {
-                format!("there is nothing at {path:?}; see /flows, /hours and, for all there is, /openapi.json")
-            }
-            Problem::NoSuchHour { hour } => format!("there are no flows in hour {hour}"),
-            Problem::Ingest(IngestError::NotDeleted(_)) => {
-                "the disk did not take it: the hour is there as a whole, or gone as a whole; try again"
-                    .into()
-            }
-            Problem::Backup(error @ (BackupError::Gone | BackupError::Busy)) => error.to_string(),
-            Problem::Backup(BackupError::Store(_)) => {
-                "the disk did not take it, or flushing took too long; the log says which: try again"
-                    .into()
-            }
-            Problem::MethodNotAllowed { method, allow } => {
-                format!("{method} is not possible here; possible are {allow}")
-            }
-            Problem::BadQuery { what }
-            | Problem::BadBody { what }
-            | Problem::MediaType { what }
-            | Problem::ContentEncoding { what } => what.clone(),
-            Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
-            Problem::BadIdempotencyKey => format!(
-                "Idempotency-Key is one header of 1 to {} visible ASCII characters",
-                IdempotencyKey::CHARS_MAX
-            ),
-            Problem::Ingest(IngestError::KeyReused) => {
-                "other flows were taken under this key, and these were not counted; \
-                 give every batch a key of its own, and keep it when sending it again"
-                    .into()
-            }
-            Problem::NoToken => "send it as Authorization: Bearer TOKEN".into(),
-            Problem::WrongToken => {
-                "the service does not know this token; it may have been exchanged for another"
-                    .into()
-            }
-            Problem::TokenLacksRight => {
-                "a token for sending flows does not read, and one for reading does not send".into()
-            }
-            Problem::NoClientCertificate => {
-                "connect with a certificate of the authority that the service has been given".into()
-            }
-            Problem::BodyTimeout => {
-                "the body came too slowly; send smaller batches, or over a better line".into()
-            }
-            Problem::LengthRequired => {
-                "send the flows as the body, with Content-Length or chunked; \
-                 an empty batch is []"
-                    .into()
-            }
-            Problem::BodyTooLarge { bytes_max } => format!(
-                "a body may have {bytes_max} bytes, before and after decompression; \
-                 send the flows in several batches"
-            ),
-            Problem::NotAcceptable { what } => format!("possible are {what}"),
-            Problem::Query(QueryError::Overloaded(why)) => why.clone(),
-            Problem::Query(error @ QueryError::TooLarge { .. }) => format!(
-                "{error} (--query-memory-max); ask for fewer hours (from, to), for some src_app, \
-                 dest_app or vpc_id only, for fewer columns in group_by, or for fewer rows (limit)"
-            ),
-            Problem::Query(error @ QueryError::TooLong) => format!(
-                "{error} (--query-time-max); ask for fewer hours (from, to), or for some src_app \
-                 only, which is sought without reading the others"
-            ),
-            Problem::Query(error @ QueryError::BadCursor) => format!(
-                "{error}; take it from the Link header of an answer, and change no other parameter \
-                 but limit"
-            ),
-            Problem::TooManyQueries => "too many answers are being read at the moment".into(),
-            Problem::Recovering => "the journal is being replayed, or Kafka, which has it, does not answer yet; try again shortly".into(),
-            Problem::NotReady { why } => why.clone(),
-            Problem::NotHere(what) | Problem::Ingest(IngestError::NotHere(what)) => {
-                (*what).into()
-            }
-            Problem::Query(error @ (QueryError::Missing(_) | QueryError::Elsewhere(_))) => {
-                error.to_string()
-            }
-            Problem::Ingest(IngestError::Unsure { why, keyed: true }) => format!(
-                "{why}; nothing is promised: send the batch again, under its Idempotency-Key"
-            ),
-            Problem::Ingest(IngestError::Unsure { why, keyed: false }) => format!(
-                "{why}; nothing is promised, and a part of the batch may count: without an \
-                 Idempotency-Key, that part counts twice when it is sent again"
-            ),
-            Problem::Ingest(IngestError::NotVisible(why)) => why.clone(),
-            Problem::NoSpace => {
-                "less than the reserve is free on the disk; the batch is not promised, and is taken \
-                 as soon as there is space: try again"
-                    .into()
-            }
-            Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
-                "the service is stopping; try again when it is back".into()
-            }
-            Problem::Ingest(IngestError::Overloaded(why)) => {
-                format!("{why}; nothing of the batch was counted, try again")
-            }
-            Problem::Ingest(IngestError::Store(_)) => {
-                "the disk did not take the batch; it is not promised, try again".into()
-            }
-            Problem::Ingest(IngestError::Receipt(_)) => {
-                "whether this key has been used cannot be told, since what is stored of it is damaged; \
-                 the batch was not counted; stop the service, and run: flowtally verify"
-                    .into()
-            }
-            Problem::Query(_) | Problem::Backup(_) | Problem::Internal => {
-                "the request failed inside the service; its log says why".into()
-            }
-        }
-    }
-
     fn place(&self) -> (Option<usize>, Option<Field>) {
         match self {
             Problem::BadBatch(error) => (error.index, error.field),
+            Problem::TooFarAhead(error) => (Some(error.index), Some(Field::Hour)),
             _ => (None, None),
         }
     }
@@ -383,26 +324,12 @@ impl Problem {
             }
             _ => {}
         }
+        let mut response = Response::new(self.document().into());
         let status = self.status();
-        let (name, title) = self.kind();
-        let (index, field) = self.place();
-        let body = Body {
-            r#type: &format!("urn:flowtally:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail: &self.detail(),
-            index,
-            field: field.map(Field::name),
-        };
-        // Strings and integers always serialise.
-        let json = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(json.into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        routes::never_stored(headers);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         match self {
             Problem::MethodNotAllowed { allow, .. } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -433,5 +360,37 @@ impl Problem {
             _ => {}
         }
         response
+    }
+
+    /// The answer as bytes, for a request that hyper does not take; nothing follows on its connection.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        let (status, body) = (self.status(), self.document());
+        let mut answer = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {MEDIA_TYPE}\r\n\
+             cache-control: no-store\r\ncontent-length: {}\r\ndate: {}\r\n\r\n",
+            body.len(),
+            httpdate::fmt_http_date(SystemTime::now())
+        )
+        .into_bytes();
+        answer.extend_from_slice(&body);
+        answer
+    }
+
+    /// The problem document.
+    fn document(&self) -> Vec<u8> {
+        let (name, title) = self.kind();
+        let (index, field) = self.place();
+        let body = Body {
+            r#type: &format!("urn:flowtally:problem:{name}"),
+            title,
+            status: self.status().as_u16(),
+            detail: &self.detail(),
+            index,
+            field: field.map(Field::name),
+        };
+        // Strings and integers always serialise.
+        let mut json = serde_json::to_vec(&body).unwrap_or_default();
+        json.push(b'\n');
+        json
     }
 }

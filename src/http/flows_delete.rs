@@ -17,6 +17,6 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     let Some(totals) = deleted.await.map_err(|_| Problem::Internal)?? else {
         return Err(Problem::NoSuchHour { hour });
     };
-    let json = format!("{{\"deleted\":{}}}", totals.flows);
+    let json = format!("{{\"deleted\":{}}}\n", totals.flows);
     Ok(super::answer(super::JSON, json))
 }

@@ -28,8 +28,8 @@ pub(super) async fn handle(
     let committed = take(api, request, stream).await?;
     let (accepted, expired) = (committed.flows, committed.expired);
     let json = match expired {
-        0 => format!("{{\"accepted\":{accepted}}}"),
-        _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}"),
+        0 => format!("{{\"accepted\":{accepted}}}\n"),
+        _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
     };
     let mut response = super::answer(super::JSON, json);
     if committed.taken == Taken::Before {
@@ -65,6 +65,14 @@ async fn take(
             .map_err(|_| Problem::Internal)?
     };
     let batch = batch.map_err(Problem::BadBatch)?;
+    if let Err(too_far_ahead) = api.hour_guard.check(&batch) {
+        let journal = backend.journal.clone();
+        let newest = tokio::task::spawn_blocking(move || journal.newest_hour());
+        let newest = newest.await.map_err(|_| Problem::Internal)?;
+        if api.hour_guard.trusts_clock(newest) {
+            return Err(too_far_ahead.into());
+        }
+    }
     let batch = match key {
         Some(key) => batch.with_key(key),
         None => batch,

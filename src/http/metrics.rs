@@ -6,6 +6,7 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, Backend};
+use crate::ingest::HourGuard;
 
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -18,6 +19,8 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     let granted = api.admission.bytes_granted();
     metrics.ingest().body_bytes.set(granted as i64);
     let backend = api.backend().cloned();
+    let guard = api.hour_guard.clone();
+    let observe = move |backend: &Backend| observe(backend, &guard);
     let text =
         tokio::task::spawn_blocking(move || metrics.expose(|| backend.iter().for_each(observe)));
     let text = text.await.map_err(|_| Problem::Internal)?;
@@ -28,7 +31,8 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     Ok(super::answer(MEDIA_TYPE, text))
 }
 
-fn observe(backend: &Backend) {
+fn observe(backend: &Backend, guard: &HourGuard) {
+    guard.trusts_clock(backend.journal.newest_hour());
     if let Err(error) = backend.journal.observe() {
         // What is counted is shown, and the gauges as they were.
         tracing::error!(%error, "the state of the store cannot be read");

@@ -11,11 +11,14 @@ mod error;
 mod flows_delete;
 mod flows_get;
 mod flows_post;
+mod head;
 mod health;
 mod hours;
+mod long_target;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod origin;
 mod page;
 mod parameters;
 mod partitions;
@@ -29,6 +32,7 @@ mod trace;
 
 pub use access::Access;
 pub use negotiate::{Encoding, RowFormat};
+pub use origin::{HostName, Hosts};
 #[cfg(fuzzing)]
 pub use parameters::check as check_query;
 pub use rows::Answer;
@@ -46,7 +50,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use crate::backup::Offer;
-use crate::ingest::{Admission, Journal};
+use crate::ingest::{Admission, HourGuard, Journal};
 use crate::query::Engine;
 use crate::telemetry::Metrics;
 
@@ -95,7 +99,9 @@ pub struct Backend {
 pub struct Api {
     limits: Limits,
     access: Access,
+    hosts: Hosts,
     admission: Admission,
+    hour_guard: HourGuard,
     metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
@@ -104,11 +110,20 @@ pub struct Api {
 
 impl Api {
     /// An API that answers 503 until [`Api::open`].
-    pub fn new(limits: Limits, access: Access, admission: Admission, metrics: Metrics) -> Api {
+    pub fn new(
+        limits: Limits,
+        access: Access,
+        hosts: Hosts,
+        admission: Admission,
+        hour_guard: HourGuard,
+        metrics: Metrics,
+    ) -> Api {
         Api {
             limits,
             access,
+            hosts,
             admission,
+            hour_guard,
             metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             backend: OnceLock::new(),
@@ -123,6 +138,7 @@ impl Api {
 
     /// Begins to answer. Has no effect the second time.
     pub fn open(&self, backend: Backend) {
+        self.hour_guard.trusts_clock(backend.journal.newest_hour());
         let _already_open = self.backend.set(backend);
     }
 

@@ -57,6 +57,9 @@ impl RowFormat {
     }
 }
 
+/// What clients call UTF-8, and ASCII, which is a part of it.
+const UTF8: [&str; 5] = ["utf-8", "utf8", "us-ascii", "ascii", ""];
+
 /// The format that `Content-Type` names. A body without one is taken for JSON: it is checked as
 /// strictly as any.
 pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
@@ -74,7 +77,12 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     let format = match essence.as_str() {
         "application/json" => Format::Json,
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Format::Ndjson,
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/x-jsonl"
+        | "application/jsonlines"
+        | "application/x-jsonlines" => Format::Ndjson,
         _ => {
             let hint = if essence == "application/x-www-form-urlencoded" {
                 "; curl -d sends this type unless told -H 'Content-Type: application/json'"
@@ -93,11 +101,9 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
         let Some((name, value)) = parameter.split_once('=') else {
             continue;
         };
-        let value = value.trim().trim_matches('"');
-        if name.trim().eq_ignore_ascii_case("charset")
-            && !value.eq_ignore_ascii_case("utf-8")
-            && !value.eq_ignore_ascii_case("us-ascii")
-        {
+        let value = value.trim().trim_matches(['"', '\'']);
+        let is_utf8 = |name: &&str| value.eq_ignore_ascii_case(name);
+        if name.trim().eq_ignore_ascii_case("charset") && !UTF8.iter().any(is_utf8) {
             return Err(Problem::MediaType {
                 what: format!("the charset is {value:?}; JSON is UTF-8"),
             });
@@ -132,12 +138,13 @@ pub(super) fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 
 /// The row format that `Accept` likes best; JSON where it likes several alike, or is absent.
 pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
-    if !headers.contains_key(header::ACCEPT) {
-        return Ok(RowFormat::Json);
-    }
     let ranges: Vec<(String, u32)> = list(headers, &header::ACCEPT)
         .map(|item| weighted(&item))
         .collect();
+    // Absent, or empty, which says no more.
+    if ranges.is_empty() {
+        return Ok(RowFormat::Json);
+    }
     let quality = |format: RowFormat| {
         let essence = format.essence();
         let kind = essence.split('/').next().unwrap_or_default();
@@ -145,7 +152,8 @@ pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
         let specificity = |range: &str| match range {
             range if range == essence => Some(2),
             range if range.strip_suffix("/*") == Some(kind) => Some(1),
-            "*/*" => Some(0),
+            // The second is none of RFC 9110, but what Java and old clients of other kinds send.
+            "*/*" | "*" => Some(0),
             _ => None,
         };
         ranges
@@ -261,13 +269,44 @@ mod tests {
                 Some(RowFormat::Csv),
             ),
             ("application/json;q=0, */*", Some(RowFormat::Ndjson)),
+            ("", Some(RowFormat::Json)),
+            (" , ", Some(RowFormat::Json)),
+            ("*", Some(RowFormat::Json)),
+            (
+                "text/html, image/gif, *; q=.2, */*; q=.2",
+                Some(RowFormat::Json),
+            ),
+            ("*;q=0.1, text/csv", Some(RowFormat::Csv)),
             ("text/html", None),
             ("application/json;q=0", None),
+            ("*;q=0", None),
         ] {
             let got = row_format(&headers(header::ACCEPT, accept)).ok();
             assert_eq!(got, format, "{accept}");
         }
         assert_eq!(row_format(&HeaderMap::new()).ok(), Some(RowFormat::Json));
+    }
+
+    #[test]
+    fn content_type_names_the_format() {
+        for (media_type, format) in [
+            ("application/json", Some(Format::Json)),
+            ("", None),
+            ("Application/JSON; charset=utf8", Some(Format::Json)),
+            ("application/json;charset=UTF8", Some(Format::Json)),
+            ("application/json; charset=\"utf-8\"", Some(Format::Json)),
+            ("application/json; charset='ASCII'", Some(Format::Json)),
+            ("application/json;", Some(Format::Json)),
+            ("application/json; charset=", Some(Format::Json)),
+            ("application/jsonlines; charset=utf8", Some(Format::Ndjson)),
+            ("application/json; charset=utf-16", None),
+            ("application/json; charset=latin1", None),
+            ("application/x-www-form-urlencoded", None),
+            ("text/plain", None),
+        ] {
+            let got = body_format(&headers(header::CONTENT_TYPE, media_type)).ok();
+            assert_eq!(got, format, "{media_type}");
+        }
     }
 
     #[test]

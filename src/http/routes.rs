@@ -15,6 +15,7 @@ use warp::{Filter, Rejection};
 
 use super::connections::Peer;
 use super::error::Problem;
+use super::long_target::Rest;
 use super::trace::Trace;
 use super::{
     Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
@@ -53,6 +54,7 @@ async fn answer(
 ) -> Response {
     let start = Instant::now();
     let trace = Trace::of(&headers);
+    let (query, too_long) = whole_query(query, &peer);
     let request = Request {
         method: &method,
         path: path.as_str(),
@@ -62,7 +64,14 @@ async fn answer(
     };
     let mut response = async {
         let mut body = pin!(body);
-        match route(api, &request, body.as_mut()).await {
+        let answer = async {
+            api.hosts.check(&request)?;
+            match too_long {
+                None => route(api, &request, body.as_mut()).await,
+                Some(problem) => Err(problem),
+            }
+        };
+        match answer.await {
             Ok(response) => response,
             Err(problem) => {
                 body::drain(&headers, body).await;
@@ -77,6 +86,7 @@ async fn answer(
     .await;
     let time = start.elapsed();
     trace.mark(response.headers_mut());
+    never_stored(response.headers_mut());
     let status = response.status();
     let (method, label) = (method_label(&method), path_label(path.as_str()));
     let metrics = api.metrics.http();
@@ -94,6 +104,25 @@ async fn answer(
         "answered"
     );
     response
+}
+
+/// The query of a request whose target may be longer than hyper takes; or why it cannot be had.
+fn whole_query(query: String, peer: &Peer) -> (String, Option<Problem>) {
+    match peer.target.rest.as_deref() {
+        None => (query, None),
+        // Where there is no query yet, the path is as long as that, and there is none like it.
+        Some(Rest::Kept(_)) if query.is_empty() => (query, None),
+        Some(Rest::Kept(rest)) => (query + &rest.text, None),
+        Some(Rest::TooLong) => (query, Some(Problem::TargetTooLong)),
+        Some(Rest::NoMemory) => (query, Some(Problem::TooManyQueries)),
+    }
+}
+
+/// What is answered holds for this moment: the next flows that are counted change it. So no cache on the
+/// way may keep it, unless its handler says so.
+pub(super) fn never_stored(headers: &mut HeaderMap) {
+    let control = headers.entry(header::CACHE_CONTROL);
+    control.or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// What a handler needs to know of a request besides its body.
@@ -144,6 +173,13 @@ const PARTITION_PATHS: [&str; 3] = [
 const PARTITIONS: &str = "GET, HEAD, OPTIONS";
 /// Below `/assets/`: what the page loads.
 const ASSET: &str = "GET, HEAD, OPTIONS";
+
+/// The path that is meant where there is none like `path`.
+pub(super) fn path_like(path: &str) -> Option<&'static str> {
+    let plain = path.trim_end_matches('/');
+    let (known, _) = PATHS.iter().find(|(known, _)| *known == plain)?;
+    Some(known)
+}
 
 /// Metrics have a label a path, not one for everything that somebody asks for.
 fn path_label(path: &str) -> &'static str {

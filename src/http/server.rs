@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,15 +16,17 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
-use warp::http::{Method, Request};
+use warp::http::{Method, Request, Version};
 
 use super::connections::{Connection, Connections, Peer};
 use super::error::Problem;
+use super::head::Heads;
+use super::origin::Target;
 use super::socket::Socket;
 use super::{Api, routes};
 
 /// Longest head of a request, and what a connection reads ahead.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept (out of file descriptors, mostly): some connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the last request has ended, time for its answer to leave and for its client to close.
@@ -149,16 +151,38 @@ where
             Error = Infallible,
         > + Clone,
 {
+    let own = connection.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let request_under_way = Arc::new(connection.begin());
+        let target = Target {
+            version: request.version(),
+            authority: request.uri().authority().cloned(),
+            rest: connection.take_rest().map(Arc::new),
+        };
+        let version = request.version();
         request.extensions_mut().insert(Peer {
             certified,
+            target,
             request: request_under_way,
         });
-        answer(filter.clone(), request)
+        let (connection, filter) = (connection.clone(), filter.clone());
+        async move {
+            let response = answer(filter, request).await?;
+            // Such a client knows by the connection's end alone that an answer without a length is whole.
+            let has_length = response.body().size_hint().exact().is_some();
+            if version < Version::HTTP_11 && !has_length {
+                connection.reset_unless_shut_down();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
+    let stream = Heads::new(stream, own.clone());
     let served = server.serve_connection(TokioIo::new(stream), service);
-    watcher.watch(served).await.map_err(|e| e.to_string())
+    let served = watcher.watch(served).await;
+    if served.as_ref().is_err_and(hyper::Error::is_parse) {
+        own.drain().await;
+    }
+    served.map_err(|e| e.to_string())
 }
 
 /// The TLS handshake of one connection. Returns whether the other end has shown a certificate.

@@ -20,6 +20,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Of an answer, what the system may hold beyond what is on its way to the client.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
+/// See [`Socket::drain`].
+const DRAIN_STEP_BYTES: usize = 16 << 10;
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Debug)]
 pub(super) struct Socket(Arc<TcpStream>);
 
@@ -31,6 +36,29 @@ impl Socket {
         // grows to megabytes: a slow client would have to take those before it counts as alive.
         let _best_effort = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         Socket(Arc::new(stream))
+    }
+
+    /// Reads and forgets what comes, for a moment, and up to a bound.
+    pub(super) async fn drain(&self) {
+        let mut bytes = vec![0; DRAIN_STEP_BYTES];
+        let mut left = DRAIN_BYTES_MAX;
+        let rest = async {
+            while left > 0 && self.0.readable().await.is_ok() {
+                match self.0.try_read(&mut bytes) {
+                    Ok(0) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        let _in_time = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
+    }
+
+    /// Has the connection end by a reset, unless it is shut down in good order: however the process or the
+    /// connection ends before that, the client does not take what it has for all there is.
+    pub(super) fn reset_unless_shut_down(&self) {
+        let _best_effort = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
     }
 
     /// Resolves when the client has left, as far as that can be seen: [`LEFT_AFTER`] it has closed its
@@ -105,13 +133,16 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        let socket = SockRef::from(&*self.0);
+        // All is written: the system delivers it, also after the socket is closed.
+        let _best_effort = socket.set_linger(None);
+        Poll::Ready(socket.shutdown(Shutdown::Write))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -125,6 +156,25 @@ mod tests {
 
     async fn leaves_within(socket: &Socket, time: Duration) -> bool {
         tokio::time::timeout(time, socket.left()).await.is_ok()
+    }
+
+    /// What a client reads of an answer of a few bytes, up to its end.
+    async fn end_of(shut_down: bool) -> Result<usize, std::io::ErrorKind> {
+        let (mut client, mut socket) = pair().await;
+        socket.reset_unless_shut_down();
+        socket.write_all(b"a part").await.unwrap();
+        if shut_down {
+            socket.shutdown().await.unwrap();
+        }
+        drop(socket);
+        let read = client.read_to_end(&mut Vec::new()).await;
+        read.map_err(|error| error.kind())
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_ends_by_a_reset() {
+        assert_eq!(end_of(true).await, Ok(6));
+        assert_eq!(end_of(false).await, Err(io::ErrorKind::ConnectionReset));
     }
 
     #[tokio::test]

@@ -92,6 +92,10 @@ impl Journal for Committer {
         deleted.map_err(|error| IngestError::NotDeleted(Arc::new(error)))
     }
 
+    fn newest_hour(&self) -> Option<Hour> {
+        self.store.newest_hour()
+    }
+
     /// Those of the store too.
     fn observe(&self) -> Result<(), StoreError> {
         let queued = self.queue.max_capacity() - self.queue.capacity();

@@ -50,6 +50,9 @@ pub trait Journal: Debug + Send + Sync {
     /// Drops an hour, and returns what it held; `None` where it held nothing. Blocks on the disk.
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError>;
 
+    /// The newest hour that has flows; `None` where none has, or it is not known.
+    fn newest_hour(&self) -> Option<Hour>;
+
     /// Sets the gauges.
     fn observe(&self) -> Result<(), StoreError>;
 

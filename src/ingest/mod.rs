@@ -1,14 +1,16 @@
 //! From a request's bytes to an acknowledged batch: [`decode`] reads and validates, [`Admission`]
-//! bounds what is in memory, and a [`Journal`] makes batches durable: the [`Committer`], which shares one
+//! bounds what is in memory, [`HourGuard`] refuses hours that cannot be, and a [`Journal`] makes batches durable: the [`Committer`], which shares one
 //! fsync among all that wait, or one that many nodes share.
 
 mod admission;
 mod committer;
 pub mod decode;
+mod hour_guard;
 mod journal;
 
 pub use admission::{Admission, Permit};
 pub use committer::Committer;
+pub use hour_guard::{HourGuard, HourLimit, TooFarAhead};
 pub use journal::{Answer, Committed, Journal, Promise, Taken};
 
 use std::sync::Arc;

@@ -9,6 +9,8 @@ use std::ops::ControlFlow;
 
 use super::window::{BLOCK_BYTES, Pace};
 use super::{Block, Fault, InputError, Place, Reader, Sink, Skipped, Unit, newlines};
+use crate::domain::Field;
+use crate::ingest::HourLimit;
 use crate::ingest::decode::{self, Format};
 use crate::store::Batch;
 
@@ -47,6 +49,7 @@ impl<R: Read> Reader<R> {
         let mut batcher = Batcher {
             each: &mut each,
             stopped: false,
+            hours: Hours(self.hour_limit),
             pending: Pending::default(),
         };
         self.read_into(Pace::Blocks, &mut batcher)?;
@@ -60,7 +63,26 @@ impl<R: Read> Reader<R> {
 struct Batcher<'a> {
     each: &'a mut dyn FnMut(Part) -> ControlFlow<()>,
     stopped: bool,
+    hours: Hours,
     pending: Pending,
+}
+
+/// Which hours are taken.
+#[derive(Clone, Copy)]
+struct Hours(Option<HourLimit>);
+
+impl Hours {
+    /// `batch`, if all of its hours are taken.
+    fn check(self, batch: Batch) -> Result<Batch, String> {
+        let checked = self.0.map_or(Ok(()), |limit| limit.check(&batch));
+        let checked = checked.map_err(|e| format!("{}: {e}", Field::Hour.name()));
+        checked.map(|()| batch)
+    }
+
+    fn decode(self, text: &[u8], format: Format) -> Result<Batch, String> {
+        let batch = decode::decode(text, format).map_err(|e| e.to_string())?;
+        self.check(batch)
+    }
 }
 
 /// What came one by one, and is not handed over yet.
@@ -87,7 +109,7 @@ impl Sink for Batcher<'_> {
 
     fn block(&mut self, block: Block<'_>) -> ControlFlow<(), Option<u64>> {
         self.hand_over()?;
-        let Ok(batch) = decode::decode(block.text, block.format) else {
+        let Ok(batch) = self.hours.decode(block.text, block.format) else {
             return ControlFlow::Continue(None);
         };
         let flows = batch.flows() as u64;
@@ -109,7 +131,7 @@ impl Sink for Batcher<'_> {
 
 impl Batcher<'_> {
     fn hand_over(&mut self) -> ControlFlow<()> {
-        match std::mem::take(&mut self.pending).into_part() {
+        match std::mem::take(&mut self.pending).into_part(self.hours) {
             Some(part) => self.emit(part),
             None => ControlFlow::Continue(()),
         }
@@ -156,13 +178,13 @@ impl Pending {
         self.lines.len() + self.refused_bytes
     }
 
-    fn into_part(mut self) -> Option<Part> {
+    fn into_part(mut self, hours: Hours) -> Option<Part> {
         let last = self.last?;
-        let decode = |lines: &str| decode::decode(lines.as_bytes(), Format::Ndjson);
+        let decode = |lines: &str| hours.decode(lines.as_bytes(), Format::Ndjson);
         let batch = match decode(&self.lines) {
             Ok(batch) => Ok(batch),
             Err(_) => {
-                let right = self.leave_out_the_wrong();
+                let right = self.leave_out_the_wrong(hours);
                 decode(&right)
             }
         };
@@ -170,7 +192,7 @@ impl Pending {
             Ok(batch) => (batch.flows() > 0).then_some(batch),
             // Not possible: each line was looked at. If it were, they would not be lost.
             Err(error) => {
-                self.refuse(last, &self.lines.clone(), error.to_string());
+                self.refuse(last, &self.lines.clone(), error);
                 None
             }
         };
@@ -183,15 +205,15 @@ impl Pending {
     }
 
     /// Looks at each line on its own. Returns those that are flows.
-    fn leave_out_the_wrong(&mut self) -> String {
+    fn leave_out_the_wrong(&mut self, hours: Hours) -> String {
         let lines = std::mem::take(&mut self.lines);
         let mut right = String::with_capacity(lines.len());
         let mut start = 0;
         for (place, end) in std::mem::take(&mut self.flows) {
             let line = &lines[start..end];
             start = end + 1;
-            match decode::check_flow(line) {
-                Ok(()) => {
+            match decode::read_flow(line).and_then(|flow| hours.check(flow)) {
+                Ok(_) => {
                     right.push_str(line);
                     right.push('\n');
                 }

@@ -25,6 +25,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+pub use crate::ingest::HourLimit;
 use crate::ingest::decode::Format;
 use compression::Decompressed;
 use window::{Pace, Window};
@@ -139,6 +140,7 @@ pub struct Reader<R> {
     input: R,
     format: Option<InputFormat>,
     apps: Arc<Apps>,
+    hour_limit: Option<HourLimit>,
 }
 
 /// Takes what is read.
@@ -178,12 +180,18 @@ impl<R: Read> Reader<R> {
             input,
             format,
             apps: Arc::default(),
+            hour_limit: None,
         }
     }
 
     /// Has addresses in flow logs replaced by the names of these applications.
     pub fn with_apps(self, apps: Arc<Apps>) -> Reader<R> {
         Reader { apps, ..self }
+    }
+
+    /// Has [`Reader::read_batches`] refuse flows of later hours.
+    pub fn with_hour_limit(self, hour_limit: Option<HourLimit>) -> Reader<R> {
+        Reader { hour_limit, ..self }
     }
 
     /// Hands every flow to `each` as soon as it comes, until that breaks.

@@ -108,6 +108,8 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
                 why: "something answered that is not flowtally".into(),
             },
         },
+        // It may be the service's clock that is wrong.
+        StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::TryAgain { why, after },
         StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected { why },
         StatusCode::BAD_REQUEST if is("bad-body") => Outcome::Unreadable { why, after },
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {

@@ -97,6 +97,22 @@ impl Batch {
         self.hashes.len()
     }
 
+    /// The hours of its flows, each once.
+    pub fn hours(&self) -> impl Iterator<Item = Hour> {
+        let hours = self.ledger.iter().map(|(hour, _)| u64::from(*hour));
+        hours.filter_map(Hour::new)
+    }
+
+    /// The first flow whose hour is one of those sought, and its hour. Reads all flows before it.
+    pub fn position(&self, is_sought: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
+        let records = Records::new(&self.bytes).ok()?;
+        let mut flows = records.enumerate().filter_map(|(index, record)| {
+            let hour = codec::check_key(record.ok()?.key).ok()?;
+            Some((index, hour))
+        });
+        flows.find(|(_, hour)| is_sought(*hour))
+    }
+
     pub(super) fn hashes(&self) -> &[u32] {
         &self.hashes
     }

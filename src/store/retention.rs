@@ -75,6 +75,12 @@ impl Store {
         })
     }
 
+    /// The newest hour that has flows; `None` where none has, or the store does not work any more.
+    pub fn newest_hour(&self) -> Option<Hour> {
+        let newest = self.inner.tallies().ok()?.newest?;
+        Hour::new(u64::from(newest))
+    }
+
     /// Drops everything that `hour` holds, and returns what that was; `None` where it holds nothing.
     /// Flows that are committed meanwhile may stay. Blocks on the disk.
     ///
@@ -167,8 +173,18 @@ impl Inner {
         self.compaction_due.note_dropped(first, end);
         let metrics = self.options.metrics.store();
         metrics.hours_dropped.inc_by(hours);
-        let (last, flows) = (end - 1, dropped.flows);
-        tracing::info!(first, last, flows, "hours dropped");
+        // A warning, since nothing brings them back: with a wrong hour in what was sent, it is the only
+        // trace of what that cost.
+        let (last, Totals { flows, tx, rx }) = (end - 1, dropped);
+        tracing::warn!(
+            first,
+            last,
+            hours,
+            flows,
+            bytes_tx = tx,
+            bytes_rx = rx,
+            "hours dropped"
+        );
         Ok(dropped)
     }
 

@@ -50,6 +50,7 @@ pub struct Ingest {
     pub commit_seconds: Histogram,
     pub queued_batches: IntGauge,
     pub body_bytes: IntGauge,
+    pub hour_guard_off: IntGauge,
 }
 
 /// Of what is stored.
@@ -281,6 +282,11 @@ impl Ingest {
             body_bytes: make.gauge(
                 "flowtally_body_bytes",
                 "Memory that bodies under way and their batches are granted.",
+            ),
+            hour_guard_off: make.gauge(
+                "flowtally_hour_guard_off",
+                "1 where the clock is behind the newest stored hour by more than --hour-ahead-max, so that \
+                 every hour is taken, however late it is.",
             ),
         }
     }

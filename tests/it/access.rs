@@ -122,7 +122,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
         let length = body.len();
         write!(
             kept,
-            "POST /flows HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+            "POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              authorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .unwrap();
@@ -332,7 +332,7 @@ fn ask(
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     )?;
     let mut answer = Vec::new();
@@ -363,7 +363,7 @@ fn tls_and_certificates_that_are_exchanged() {
     let body = String::from_utf8(json_body(&one())).unwrap();
     let mut kept = pki.connect(daemon.address, None);
     let (status, answer) = ask(&mut kept, "POST", "/flows", &body).unwrap();
-    assert_eq!((status, answer.as_str()), (200, "{\"accepted\":1}"));
+    assert_eq!((status, answer.as_str()), (200, "{\"accepted\":1}\n"));
     assert!(
         ask(&mut kept, "GET", "/flows?hour=1", "")
             .unwrap()

@@ -382,7 +382,7 @@ fn a_stop_does_not_wait_for_a_download() {
     let mut client = TcpStream::connect(daemon.address).unwrap();
     write!(
         client,
-        "GET /backups/{id}/{name} HTTP/1.1\r\nhost: x\r\n\r\n"
+        "GET /backups/{id}/{name} HTTP/1.1\r\nhost: localhost\r\n\r\n"
     )
     .unwrap();
     client.read_exact(&mut [0; 2000]).unwrap();

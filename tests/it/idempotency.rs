@@ -25,7 +25,7 @@ fn send(client: &Client, key: &str, flows: &[TestFlow]) -> Answer {
 
 fn assert_taken(answer: &Answer, before: bool) {
     let text = String::from_utf8_lossy(&answer.body);
-    assert_eq!((answer.status, text.as_ref()), (200, "{\"accepted\":2}"));
+    assert_eq!((answer.status, text.as_ref()), (200, "{\"accepted\":2}\n"));
     let replayed = answer.header("idempotent-replayed");
     assert_eq!(replayed, before.then_some("true"));
 }

@@ -22,10 +22,13 @@ mod corruption;
 mod crash;
 mod disk;
 mod disk_errors;
+mod edges;
 mod exactness;
 #[cfg(feature = "kafka")]
 mod front;
 mod hours;
+mod hosts;
+mod hour_guard;
 mod idempotency;
 mod import;
 #[cfg(feature = "kafka")]

@@ -298,7 +298,10 @@ fn an_empty_service_says_how_to_begin() {
         .args(["-c", &command])
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"accepted\":1}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "{\"accepted\":1}\n"
+    );
     complete(&browser);
     assert_eq!(browser.text("#total"), "600 B");
     nothing_to_complain_about(&browser);
@@ -608,7 +611,7 @@ fn page_and_assets_are_cached_and_guarded() {
             304
         );
         let head = format!(
-            "HEAD {path} HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n"
+            "HEAD {path} HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n"
         );
         let head = crate::support::raw(daemon.address, head.as_bytes()).to_lowercase();
         assert!(

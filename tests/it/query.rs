@@ -403,7 +403,7 @@ fn a_slow_reader_stands_in_nobodys_way() {
     fill(&daemon.client, 60_000);
     let large = "/flows?hour=1&sort=bytes&limit=15000";
     let mut slow = TcpStream::connect(daemon.address).unwrap();
-    let request = format!("GET {large} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let request = format!("GET {large} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     slow.write_all(request.as_bytes()).unwrap();
     let status = |path: &str| daemon.client.get(path, &[]).unwrap().status;
     let begun = Instant::now();
@@ -536,7 +536,7 @@ fn a_question_ends_with_its_client() {
     );
     make_slow(&daemon.client, 8_000);
     std::thread::sleep(Duration::from_millis(1500));
-    let request = format!("GET {} HTTP/1.1\r\nhost: x\r\n\r\n", slow());
+    let request = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", slow());
     let clients: Vec<_> = (0..many())
         .map(|_| {
             let mut client = TcpStream::connect(daemon.address).unwrap();

@@ -158,7 +158,7 @@ fn a_client_that_reads_slowly_sees_one_moment_and_holds_nobody_up() {
     daemon.client.accept(&flows);
     // Asks, reads a little, and pauses: the rest of 16 MB does not fit into any buffer between.
     let mut slow = std::net::TcpStream::connect(daemon.address).unwrap();
-    slow.write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    slow.write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .unwrap();
     let mut answer = vec![0; 1000];
     slow.read_exact(&mut answer).unwrap();
@@ -203,7 +203,7 @@ fn clients_that_do_not_read(flush_interval: &str) {
         .map(|_| {
             let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
             stream
-                .write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+                .write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 .unwrap();
             stream
         })

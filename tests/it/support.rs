@@ -302,7 +302,7 @@ impl Client {
             .unwrap_or_else(|e| panic!("{e}"));
         let text = String::from_utf8_lossy(&answer.body);
         assert_eq!(answer.status, 200, "{text}");
-        assert_eq!(text, format!("{{\"accepted\":{}}}", flows.len()));
+        assert_eq!(text, format!("{{\"accepted\":{}}}\n", flows.len()));
     }
 
     pub fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {

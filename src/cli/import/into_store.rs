@@ -23,7 +23,7 @@ use super::super::source::{self, Source};
 use super::super::{batches, print, say, serve};
 use crate::config::Import;
 use crate::domain::IdempotencyKey;
-use crate::input::{Apps, InputError, Part, Place, Skipped};
+use crate::input::{Apps, HourLimit, InputError, Part, Place, Skipped};
 use crate::store::{Batch, Known, Store, StoreError, StoreOptions, WriteHealth};
 
 /// Batches that are decoded and wait.
@@ -175,10 +175,28 @@ impl Load<'_> {
         }
     }
 
+    /// By the clock, unless what is stored shows that it is wrong.
+    fn hour_limit(&self) -> Option<HourLimit> {
+        let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
+        let newest = self.store.as_ref().and_then(Store::newest_hour);
+        match newest.filter(|newest| !limit.has(*newest)) {
+            None => Some(limit),
+            Some(newest) => {
+                let what = format!(
+                    "flowtally: the clock is behind the newest stored hour, {newest}, so every hour is taken; set the \
+                     clock, or delete that hour if its flows are wrong"
+                );
+                self.bar.suspend(|| say(&what));
+                None
+            }
+        }
+    }
+
     fn file(&mut self, path: &Path) -> Result<(), End> {
         let source = Source::open(path)?;
         let identity = source.identity.clone();
         let reader = source.reader(&self.arguments.input, &self.apps, self.bar);
+        let reader = reader.with_hour_limit(self.hour_limit());
         let (events, received) = sync_channel(QUEUE_BATCHES_MAX);
         std::thread::Builder::new()
             .name("reader".into())

@@ -10,18 +10,42 @@ use serde::de::{
     Visitor,
 };
 
-use super::{DecodeError, Format};
-use crate::domain::{Counters, Field, Hour, NAME_BYTES_MAX};
+use super::{DecodeError, Format, hints};
+use crate::domain::{Counters, Field, Hour, HourUnit, NAME_BYTES_MAX};
 use crate::store::{Batch, BatchBuilder};
 
 pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|e| DecodeError {
         index: None,
         field: None,
-        what: format!("the body is not UTF-8 at byte {}", e.valid_up_to()),
+        what: not_utf8(body, e.valid_up_to()),
         at: None,
     })?;
-    let mut builder = BatchBuilder::with_capacity(body.len() / 2);
+    let text = super::without_mark(text);
+    let is_object = format == Format::Json && text.trim_ascii_start().starts_with('{');
+    if !is_object {
+        return read(text, format).map_err(|error| hints::add(error, text, format));
+    }
+    // One object that no line ends is no line, but a flow that somebody takes for a batch.
+    if !text.trim_ascii_start().contains('\n') {
+        return Err(hints::object(text, None));
+    }
+    read(text, Format::Ndjson).map_err(|error| {
+        let error = hints::add(error, text, Format::Ndjson);
+        hints::object(text, Some(error))
+    })
+}
+
+fn not_utf8(body: &[u8], at: usize) -> String {
+    let is_utf16 = body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff");
+    match is_utf16 {
+        true => "the body is UTF-16, by its byte order mark; send UTF-8, as iconv -f UTF-16 -t UTF-8 makes it".into(),
+        false => format!("the body is not UTF-8 at byte {at}"),
+    }
+}
+
+fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
+    let mut builder = BatchBuilder::with_capacity(text.len() / 2);
     let place = Place::default();
     match format {
         Format::Json => {
@@ -36,7 +60,8 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
         }
         Format::Ndjson => {
             for (line, text) in text.split('\n').enumerate() {
-                if text.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r')) {
+                let text = super::without_mark(text);
+                if super::is_blank(text) {
                     continue;
                 }
                 place.index.set(Some(builder.flows()));
@@ -159,18 +184,14 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
             match at {
                 0..3 => names[at] = Some(map.next_value_seed(Name)?),
                 _ => {
-                    let max = match field {
-                        Field::Hour => u64::from(Hour::MAX),
-                        _ => u64::MAX,
-                    };
-                    numbers[at - 3] = Some(map.next_value_seed(Number { max })?);
+                    numbers[at - 3] = Some(map.next_value_seed(Number { field })?);
                 }
             }
             place.field.set(None);
         }
         let missing = |at: usize| {
             place.field.set(Some(Field::ALL[at]));
-            A::Error::custom("the field is missing")
+            A::Error::custom(super::MISSING)
         };
         let mut name_bytes: [&[u8]; 3] = [&[]; 3];
         for (at, name) in names.iter().enumerate() {
@@ -251,9 +272,18 @@ impl<'de> Visitor<'de> for Name {
     }
 }
 
-/// An integer from 0 to `max`.
+/// What a field of integers may have.
 struct Number {
-    max: u64,
+    field: Field,
+}
+
+impl Number {
+    fn max(&self) -> u64 {
+        match self.field {
+            Field::Hour => u64::from(Hour::MAX),
+            _ => u64::MAX,
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Number {
@@ -268,14 +298,18 @@ impl Visitor<'_> for Number {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an integer from 0 to {}", self.max)
+        write!(f, "an integer from 0 to {}", self.max())
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
-        if number <= self.max {
-            Ok(number)
-        } else {
-            Err(E::invalid_value(Unexpected::Unsigned(number), &self))
+        if number <= self.max() {
+            return Ok(number);
         }
+        let hint = HourUnit::hint(u128::from(number), HourUnit::clock_hour());
+        let unexpected = Unexpected::Unsigned(number);
+        Err(E::custom(format_args!(
+            "invalid value: {unexpected}, expected {}{hint}",
+            &self as &dyn serde::de::Expected
+        )))
     }
 }

@@ -5,6 +5,7 @@
 //! two equal on the bodies that both take.
 
 mod fast;
+mod hints;
 mod json;
 
 use std::fmt;
@@ -15,7 +16,8 @@ use crate::store::Batch;
 /// How the flows of a body are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON array of flows.
+    /// One JSON array of flows. Lines that begin with an object are read as NDJSON: there are senders that
+    /// call that JSON.
     Json,
     /// One JSON flow a line; blank lines are skipped.
     Ndjson,
@@ -63,14 +65,36 @@ pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     }
 }
 
+/// What is said of a field that is not there.
+const MISSING: &str = "the field is missing";
+/// UTF-8's byte order mark: some editors and shells begin files with it. It means nothing.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
+/// Whether there is no flow on a line of NDJSON.
+fn is_blank(line: &str) -> bool {
+    line.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r'))
+}
+
 /// Whether `flow` is one flow, as JSON; for those who send many, so that a wrong one does not cost the
 /// batch that it is in. Not as NDJSON: a flow may be written over several lines.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check_flow(flow: &str) -> Result<(), String> {
+    read_flow(flow).map(drop)
+}
+
+/// The same, as a batch.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_flow(flow: &str) -> Result<Batch, String> {
     match decode(format!("[{flow}]").as_bytes(), Format::Json) {
-        Ok(batch) if batch.flows() == 1 => Ok(()),
+        Ok(batch) if batch.flows() == 1 => Ok(batch),
         Ok(_) => Err("it is not one flow".into()),
         Err(error) => Err(match error.field {
             Some(field) => format!("{}: {}", field.name(), error.what),

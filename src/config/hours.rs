@@ -1,0 +1,88 @@
+//! Which hours are kept, and which are taken.
+
+use std::str::FromStr;
+
+use clap::Args;
+
+/// Where hours are retained, and nothing is said.
+const AHEAD_MAX: u32 = 48;
+
+/// For every command that takes flows.
+#[derive(Clone, Debug, Args)]
+pub struct Hours {
+    /// Hours that the service keeps before the newest one that has flows. Older ones are dropped as a
+    /// whole, and flows for them are counted as expired. Without it, all are kept.
+    #[arg(
+        long,
+        env = "FLOWTALLY_RETAIN_HOURS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub retain_hours: Option<u32>,
+
+    /// Refuse flows whose hour is later than the clock's hour since the epoch and N more; none refuses
+    /// no hour. Guards what is retained: one hour that is far too late would make all others too old.
+    /// Hours of a day (0 to 23) are always taken. By default 48 with --retain-hours, none without.
+    #[arg(long, env = "FLOWTALLY_HOUR_AHEAD_MAX", value_name = "N|none")]
+    hour_ahead_max: Option<AheadMax>,
+}
+
+impl Hours {
+    /// Hours later than the clock's that are taken; `None` takes all.
+    pub fn ahead_max(&self) -> Option<u32> {
+        match self.hour_ahead_max {
+            Some(AheadMax(given)) => given,
+            None => self.retain_hours.map(|_| AHEAD_MAX),
+        }
+    }
+}
+
+/// `--hour-ahead-max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AheadMax(Option<u32>);
+
+impl FromStr for AheadMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AheadMax, String> {
+        if text.eq_ignore_ascii_case("none") {
+            return Ok(AheadMax(None));
+        }
+        let hours = text.parse();
+        let hours = hours.map_err(|_| "it is a number of hours, or none".to_owned())?;
+        Ok(AheadMax(Some(hours)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        hours: Hours,
+    }
+
+    #[test]
+    fn hours_that_are_taken() {
+        for (arguments, expected) in [
+            (&[][..], None),
+            (&["--retain-hours", "48"], Some(48)),
+            (&["--retain-hours", "9", "--hour-ahead-max", "none"], None),
+            (&["--retain-hours", "9", "--hour-ahead-max", "0"], Some(0)),
+            (&["--hour-ahead-max", "7"], Some(7)),
+        ] {
+            let command = Command::try_parse_from([&["x"], arguments].concat()).unwrap();
+            assert_eq!(command.hours.ahead_max(), expected, "{arguments:?}");
+        }
+        for wrong in ["-1", "2d", "", "4294967296"] {
+            let argument = format!("--hour-ahead-max={wrong}");
+            assert!(
+                Command::try_parse_from(["x", &argument]).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}

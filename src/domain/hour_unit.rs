@@ -1,0 +1,140 @@
+//! What a number that is no hour since the epoch may be instead.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A unit in which times since the epoch are often given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HourUnit {
+    Minutes,
+    Seconds,
+    Milliseconds,
+    Microseconds,
+    Nanoseconds,
+}
+
+/// How far a time may be from the clock and still be taken for one: ten years before it, one after it.
+const HOURS_BEFORE: u128 = 10 * 366 * 24;
+const HOURS_AFTER: u128 = 366 * 24;
+
+/// 2000-01-01 00:00 UTC.
+const HOUR_OF_2000: u128 = 262_968;
+
+impl HourUnit {
+    const ALL: [HourUnit; 5] = [
+        HourUnit::Minutes,
+        HourUnit::Seconds,
+        HourUnit::Milliseconds,
+        HourUnit::Microseconds,
+        HourUnit::Nanoseconds,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            HourUnit::Minutes => "minutes",
+            HourUnit::Seconds => "seconds",
+            HourUnit::Milliseconds => "milliseconds",
+            HourUnit::Microseconds => "microseconds",
+            HourUnit::Nanoseconds => "nanoseconds",
+        }
+    }
+
+    fn per_hour(self) -> u128 {
+        match self {
+            HourUnit::Minutes => 60,
+            HourUnit::Seconds => 3_600,
+            HourUnit::Milliseconds => 3_600_000,
+            HourUnit::Microseconds => 3_600_000_000,
+            HourUnit::Nanoseconds => 3_600_000_000_000,
+        }
+    }
+
+    /// The clock's hour since the epoch.
+    pub fn clock_hour() -> u32 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let hours = since.map_or(0, |time| time.as_secs() / 3_600);
+        u32::try_from(hours).unwrap_or(u32::MAX)
+    }
+
+    /// For the end of an error: what `value`, which was given as an hour, looks like to a clock in hour
+    /// `now`; nothing where that is not known.
+    pub fn hint(value: u128, now: u32) -> String {
+        if let Some(date) = Date::of(value) {
+            return format!(
+                "; it looks like {}, a date: give hours since the epoch, or 0 to 23",
+                date.0
+            );
+        }
+        let now = u128::from(now);
+        // A clock that is not set says nothing.
+        let is_set = now >= HOUR_OF_2000;
+        let near = now.saturating_sub(HOURS_BEFORE)..=now + HOURS_AFTER;
+        let is_near = |hour| is_set && near.contains(&hour);
+        let unit = Self::ALL
+            .into_iter()
+            .find(|unit| is_near(value / unit.per_hour()));
+        match unit {
+            Some(unit) => format!(
+                "; it looks like {}: divide by {}",
+                unit.name(),
+                unit.per_hour()
+            ),
+            None => String::new(),
+        }
+    }
+}
+
+/// The form of a date written as one number.
+struct Date(&'static str);
+
+impl Date {
+    /// Of this century.
+    fn of(value: u128) -> Option<Date> {
+        let is_date = |day: u128| {
+            let (month, day) = (day / 100 % 100, day % 100);
+            (1..=12).contains(&month) && (1..=31).contains(&day)
+        };
+        match value {
+            20_000_101..=20_991_231 if is_date(value) => Some(Date("YYYYMMDD")),
+            2_000_010_100..=2_099_123_123 if is_date(value / 100) && value % 100 < 24 => {
+                Some(Date("YYYYMMDDHH"))
+            }
+            200_001_010_000..=209_912_312_359
+                if is_date(value / 10_000) && value / 100 % 100 < 24 && value % 100 < 60 =>
+            {
+                Some(Date("YYYYMMDDHHMM"))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_told_by_their_size() {
+        let now = 492_985; // 2026-03-29
+        for (value, word) in [
+            (29_579_100, "it looks like minutes: divide by 60"),
+            (1_774_746_000, "it looks like seconds: divide by 3600"),
+            (1_774_746_000_123, "milliseconds: divide by 3600000"),
+            (1_774_746_000_123_456, "microseconds: divide by 3600000000"),
+            (
+                1_774_746_000_123_456_789,
+                "nanoseconds: divide by 3600000000000",
+            ),
+            (20_260_329, "YYYYMMDD, a date"),
+            (2_026_032_901, "YYYYMMDDHH, a date"),
+            (202_603_290_115, "YYYYMMDDHHMM, a date"),
+        ] {
+            let hint = HourUnit::hint(value, now);
+            assert!(hint.contains(word), "{value}: {hint}");
+        }
+        for value in [0, 23, 493_100, 4_294_967_294, u128::MAX] {
+            assert_eq!(HourUnit::hint(value, now), "", "{value}");
+        }
+        // A machine without a clock.
+        assert_eq!(HourUnit::hint(1_774_746_000, 0), "");
+    }
+}

@@ -1,0 +1,191 @@
+//! What hyper does not do for the heads of requests: take [long targets](super::long_target), and say
+//! why it refuses one. It sits between hyper and a connection's bytes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connections::Connection;
+use super::error::Problem;
+use super::long_target::{Cut, Cutter, Rest};
+
+/// A connection's bytes, as hyper is to see them.
+#[derive(Debug)]
+pub(super) struct Heads<S> {
+    stream: S,
+    connection: Arc<Connection>,
+    /// Reads the head that is coming in.
+    cutter: Option<Cutter>,
+    /// Requests that had begun when the last head began to come in.
+    begun: Option<u64>,
+    /// An answer that takes the place of hyper's.
+    refusal: Option<Refusal>,
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+struct Refusal {
+    answer: Vec<u8>,
+    written: usize,
+    /// Of hyper's, which it replaces.
+    replaced_bytes: usize,
+}
+
+impl<S> Heads<S> {
+    pub(super) fn new(stream: S, connection: Arc<Connection>) -> Heads<S> {
+        Heads {
+            stream,
+            connection,
+            cutter: None,
+            begun: None,
+            refusal: None,
+        }
+    }
+
+    /// Whether a head comes in: without a request under way, what comes is the next one.
+    fn reads_head(&mut self) -> Option<&mut Cutter> {
+        if self.cutter.is_none() {
+            let begun = self.connection.begun_before_next();
+            if begun.is_some() && begun != self.begun {
+                self.begun = begun;
+                self.cutter = Some(Cutter::default());
+            }
+        }
+        self.cutter.as_mut()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        loop {
+            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            let read = &mut buffer.filled_mut()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let Some(cutter) = this.reads_head() else {
+                return Poll::Ready(Ok(()));
+            };
+            let (left, cut) = cutter.cut(read);
+            buffer.set_filled(before + left);
+            let connection = &this.connection;
+            match cut {
+                Cut::Within => {}
+                Cut::Done(rest) => {
+                    this.cutter = None;
+                    if let Some(rest) = rest {
+                        let memory = connection.memory_for(rest.len());
+                        connection.keep(Rest::kept(rest, memory));
+                    }
+                }
+                Cut::TooLong => {
+                    this.cutter = None;
+                    connection.keep(Rest::TooLong);
+                }
+                Cut::Endless => {
+                    let what = "the target of a request does not end";
+                    return Poll::Ready(Err(io::Error::other(what)));
+                }
+            }
+            // Nothing at all would be the end of the stream.
+            if left > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Refusal {
+    /// What to answer instead of `answer`, if hyper made that by itself: it has no body then.
+    fn instead_of(answer: &[u8]) -> Option<Problem> {
+        let status = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+        let problem = match status {
+            b"400" => Problem::BadHead,
+            b"414" => Problem::TargetTooLong,
+            b"431" => Problem::HeadTooLarge,
+            _ => return None,
+        };
+        let text = std::str::from_utf8(answer).ok()?;
+        let is_empty = text.contains("\r\ncontent-length: 0\r\n");
+        is_empty.then_some(problem)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Heads<S> {
+    /// Writes an answer in place of hyper's, where there is one; `None` where there is none.
+    fn poll_refusal(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Option<Poll<io::Result<usize>>> {
+        if self.refusal.is_none() {
+            let problem = Refusal::instead_of(bytes)?;
+            self.connection.count_refused(problem.name());
+            self.refusal = Some(Refusal {
+                answer: problem.into_bytes(),
+                written: 0,
+                replaced_bytes: bytes.len(),
+            });
+        }
+        let refusal = self.refusal.as_mut()?;
+        while refusal.written < refusal.answer.len() {
+            let rest = &refusal.answer[refusal.written..];
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => {
+                    return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into())));
+                }
+                Poll::Ready(Ok(bytes)) => refusal.written += bytes,
+                other => return Some(other),
+            }
+        }
+        let replaced = refusal.replaced_bytes;
+        self.refusal = None;
+        Some(Poll::Ready(Ok(replaced)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.poll_refusal(context, bytes) {
+            Some(refused) => refused,
+            None => Pin::new(&mut self.stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let first = slices.first().map_or(&[][..], |slice| slice);
+        match self.poll_refusal(context, first) {
+            Some(refused) => refused,
+            None => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

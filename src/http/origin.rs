@@ -1,0 +1,405 @@
+//! Keeps web pages of other sites out.
+//!
+//! A browser sends whatever any page asks it to, also to a service on loopback that nothing else
+//! guards: a POST without being asked first, and, once the page's name has been rebound to this
+//! machine's address, every request, whose answer the page may read. The browser says which page it is
+//! (`Origin`, `Sec-Fetch-Site`), and under which name it reaches the service (`Host`); both are looked
+//! at before anything else. Programs that are no browsers send neither `Origin` nor `Sec-Fetch-Site`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use warp::http::header::{self, HeaderMap, HeaderValue};
+use warp::http::uri::Authority;
+use warp::http::{Method, Version};
+
+use super::error::Problem;
+use super::long_target::Rest;
+use super::routes::Request;
+
+/// The part of a request's head that handlers do not see.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) version: Version,
+    /// Of a target in absolute form, as clients send it to a proxy.
+    pub(super) authority: Option<Authority>,
+    /// Where it is longer than hyper takes.
+    pub(super) rest: Option<Arc<Rest>>,
+}
+
+/// Under which names the service may be asked.
+#[derive(Clone, Debug)]
+pub struct Hosts(Option<Vec<HostName>>);
+
+impl Hosts {
+    /// Under any: for a service that asks who is there.
+    pub fn any() -> Hosts {
+        Hosts(None)
+    }
+
+    /// Under loopback addresses, `localhost` and what ends in it, this machine's name, and `more`.
+    pub fn of_this_machine(more: Vec<HostName>) -> Hosts {
+        let mut names = more;
+        let machine = rustix::system::uname();
+        if let Ok(name) = machine.nodename().to_str() {
+            let first_label = name.split('.').next().unwrap_or_default();
+            names.extend([name, first_label].iter().filter_map(|n| n.parse().ok()));
+        }
+        Hosts(Some(names))
+    }
+
+    fn has(&self, host: &HostName) -> bool {
+        let Hosts(Some(names)) = self else {
+            return true;
+        };
+        host.is_loopback() || names.contains(host)
+    }
+
+    /// # Errors
+    /// A request without a right `Host`, under a name that is not the service's, or from a page of
+    /// another site.
+    pub(super) fn check(&self, request: &Request<'_>) -> Result<(), Problem> {
+        let place = place_asked(request.headers, &request.peer.target)?;
+        if let Some(place) = &place
+            && !self.has(&place.name)
+        {
+            let name = place.name.clone();
+            return Err(Problem::ForeignHost { name });
+        }
+        if let Some(header) = foreign_page(request.method, request.headers, place.as_ref()) {
+            return Err(Problem::ForeignOrigin { header });
+        }
+        Ok(())
+    }
+}
+
+/// A name or an address, as `Host` may have it, without a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostName(Name);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    Address(IpAddr),
+    /// In small letters, without the dot that may stand at the end.
+    Dns(String),
+}
+
+impl HostName {
+    fn is_loopback(&self) -> bool {
+        match &self.0 {
+            Name::Address(address) => address.is_loopback(),
+            Name::Dns(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+}
+
+impl FromStr for HostName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<HostName, String> {
+        let wrong = || "it is a name or an address, without a scheme and a port".to_owned();
+        let in_brackets = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+        if let Ok(address) = in_brackets.unwrap_or(text).parse::<Ipv6Addr>() {
+            return Ok(HostName(Name::Address(address.to_canonical())));
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(HostName(Name::Address(address)));
+        }
+        let is_part = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b);
+        match !name.is_empty() && name.bytes().all(is_part) {
+            true => Ok(HostName(Name::Dns(name.to_ascii_lowercase()))),
+            false => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Name::Address(address) => address.fmt(f),
+            Name::Dns(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A name and a port, as in `Host` and in `Origin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    name: HostName,
+    port: Option<u16>,
+}
+
+impl Place {
+    fn parse(text: &str) -> Option<Place> {
+        // The last colon that is not within the brackets of an address.
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, port),
+            _ => (text, ""),
+        };
+        // Without brackets, an IPv6 address cannot be told from its port.
+        if !name.starts_with('[') && name.contains(':') {
+            return None;
+        }
+        let is_port = port.bytes().all(|b| b.is_ascii_digit());
+        let port = match port {
+            "" => None,
+            port if is_port => Some(port.parse().ok()?),
+            _ => return None,
+        };
+        let name = name.parse().ok()?;
+        Some(Place { name, port })
+    }
+
+    fn has_port(&self, default: Option<u16>, other: Option<u16>) -> bool {
+        self.port == other || self.port.or(default) == other.or(default)
+    }
+}
+
+/// Which place a request is for; `None` where that is not said, as HTTP/1.0 need not.
+fn place_asked(headers: &HeaderMap, target: &Target) -> Result<Option<Place>, Problem> {
+    let bad = |what: &str| Problem::BadHost { what: what.into() };
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(bad("there is more than one Host header")),
+        (None, _) if target.version >= Version::HTTP_11 => {
+            return Err(bad("there is no Host header, which HTTP/1.1 needs"));
+        }
+        (host, _) => host.map(HeaderValue::as_bytes),
+    };
+    // A target in absolute form comes before the header (RFC 9112, 3.2.2).
+    let authority = target.authority.as_ref().map(|a| a.as_str().as_bytes());
+    let parse = |text: &[u8]| {
+        let place = std::str::from_utf8(text).ok().and_then(Place::parse);
+        place.ok_or_else(|| {
+            let text = String::from_utf8_lossy(text);
+            bad(&format!("Host is {text:?}, which is no name or address"))
+        })
+    };
+    let place = host.map(parse).transpose()?;
+    let authority = authority.map(parse).transpose()?;
+    Ok(authority.or(place))
+}
+
+/// The header that shows a request to come from a page of another site.
+fn foreign_page(
+    method: &Method,
+    headers: &HeaderMap,
+    place: Option<&Place>,
+) -> Option<&'static str> {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
+    // Somebody follows a link: the answer is shown to them, and not to the page with the link.
+    let is_link = (method == Method::GET || method == Method::HEAD)
+        && is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document");
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    if !is_link && sites.any(|site| site != "same-origin" && site != "none") {
+        return Some("Sec-Fetch-Site");
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let is_foreign = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+        let own = origin.zip(place).and_then(|((scheme, rest), place)| {
+            let default = match scheme {
+                "http" => Some(80),
+                "https" => Some(443),
+                _ => return None,
+            };
+            let origin = Place::parse(rest)?;
+            let same = origin.name == place.name && origin.has_port(default, place.port);
+            same.then_some(())
+        });
+        own.is_none()
+    };
+    origins.any(is_foreign).then_some("Origin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn names_of_this_machine() {
+        let machine = rustix::system::uname();
+        let machine = machine.nodename().to_str().unwrap();
+        let hosts = Hosts::of_this_machine(vec![
+            "flows.example.com".parse().unwrap(),
+            "fd00::7".parse().unwrap(),
+        ]);
+        let has = |host: &str| Place::parse(host).is_some_and(|place| hosts.has(&place.name));
+        for own in [
+            "127.0.0.1:8080",
+            "127.0.0.1",
+            "127.0.0.1.",
+            "127.255.0.9:1",
+            "[::1]:8080",
+            "[::1]",
+            "[0:0:0:0:0:0:0:1]:80",
+            "[::ffff:127.0.0.1]:80",
+            "localhost",
+            "localhost:8080",
+            "localhost:",
+            "LocalHost.:8080",
+            "flows.localhost",
+            "Flows.Example.com:443",
+            "flows.example.com.",
+            "[fd00::7]:8080",
+            machine,
+            &machine.to_uppercase(),
+        ] {
+            assert!(has(own), "{own}");
+        }
+        for foreign in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:8080",
+            "notlocalhost",
+            "evil-localhost",
+            "0.0.0.0:8080",
+            "10.0.0.1:8080",
+            "128.0.0.1",
+            "[::]:8080",
+            "[::2]",
+            "[::ffff:10.0.0.1]",
+            "flows.example.com.evil",
+            "sub.flows.example.com",
+        ] {
+            assert!(!has(foreign), "{foreign}");
+            assert!(Place::parse(foreign).is_some(), "{foreign}");
+            let any = Hosts::any();
+            assert!(any.has(&Place::parse(foreign).unwrap().name));
+        }
+        for none in [
+            "",
+            ":8080",
+            "localhost:http",
+            "localhost:99999",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "user@localhost",
+            "local host",
+            "localhost/",
+            "localhost, evil.example",
+            "http://localhost",
+            "lo\u{e9}calhost",
+        ] {
+            assert_eq!(Place::parse(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn one_host_in_http_1_1() {
+        let absolute = |uri: &str| {
+            uri.parse::<warp::http::Uri>()
+                .unwrap()
+                .into_parts()
+                .authority
+        };
+        let asked = |lines: &[(&'static str, &'static str)], version, authority| {
+            let rest = None;
+            let target = Target {
+                version,
+                authority,
+                rest,
+            };
+            let place = place_asked(&headers(lines), &target);
+            place.ok().map(|place| place.map(|p| p.name.to_string()))
+        };
+        let (old, new) = (Version::HTTP_10, Version::HTTP_11);
+        let one = &[("host", "localhost:1")][..];
+        let two = &[("host", "localhost"), ("host", "localhost")][..];
+        assert_eq!(asked(one, new, None), Some(Some("localhost".into())));
+        assert_eq!(asked(&[], new, None), None);
+        assert_eq!(asked(&[], old, None), Some(None));
+        assert_eq!(asked(one, old, None), Some(Some("localhost".into())));
+        assert_eq!(asked(two, new, None), None);
+        assert_eq!(asked(two, old, None), None);
+        let evil = absolute("http://evil.example/flows");
+        let name = Some(Some("evil.example".into()));
+        assert_eq!(asked(one, new, evil.clone()), name);
+        assert_eq!(asked(&[], new, evil), None);
+        assert_eq!(asked(one, new, absolute("http://me@localhost/")), None);
+    }
+
+    #[test]
+    fn pages_of_other_sites() {
+        let place = Place::parse("127.0.0.1:8080");
+        let own = Place::parse("flows.example.com");
+        type Lines = &'static [(&'static str, &'static str)];
+        let of = |method: &Method, lines: Lines, place: &Option<Place>| {
+            foreign_page(method, &headers(lines), place.as_ref())
+        };
+        let post = |lines: Lines| of(&Method::POST, lines, &place);
+        let get = |lines: Lines| of(&Method::GET, lines, &place);
+        assert_eq!(post(&[]), None);
+        assert_eq!(post(&[("origin", "http://127.0.0.1:8080")]), None);
+        assert_eq!(post(&[("sec-fetch-site", "same-origin")]), None);
+        assert_eq!(post(&[("sec-fetch-site", "none")]), None);
+        for origin in [
+            "https://evil.example",
+            "null",
+            "",
+            "http://127.0.0.1",
+            "http://127.0.0.1:3000",
+            "http://localhost:8080",
+            "file://",
+            "chrome-extension://abcdef",
+            "http://127.0.0.1:8080/",
+        ] {
+            let mut lines = HeaderMap::new();
+            lines.insert("origin", origin.parse().unwrap());
+            let found = foreign_page(&Method::GET, &lines, place.as_ref());
+            assert_eq!(found, Some("Origin"), "{origin}");
+        }
+        assert_eq!(
+            post(&[
+                ("origin", "http://127.0.0.1:8080"),
+                ("origin", "http://evil.example")
+            ]),
+            Some("Origin")
+        );
+        for site in [
+            "cross-site",
+            "same-site",
+            "",
+            "Same-Origin",
+            "something new",
+        ] {
+            let mut lines = HeaderMap::new();
+            lines.insert("sec-fetch-site", site.parse().unwrap());
+            let found = foreign_page(&Method::GET, &lines, place.as_ref());
+            assert_eq!(found, Some("Sec-Fetch-Site"), "{site}");
+        }
+        // A link to the service, and what looks like one.
+        const LINK: Lines = &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        const FRAME: Lines = &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "iframe"),
+        ];
+        assert_eq!(get(LINK), None);
+        assert_eq!(post(LINK), Some("Sec-Fetch-Site"));
+        assert_eq!(get(FRAME), Some("Sec-Fetch-Site"));
+        // A port that the scheme implies.
+        let https: Lines = &[("origin", "https://Flows.example.com:443")];
+        let port: Lines = &[("origin", "https://flows.example.com:8443")];
+        assert_eq!(of(&Method::POST, https, &own), None);
+        assert_eq!(of(&Method::POST, port, &own), Some("Origin"));
+        assert_eq!(of(&Method::POST, https, &None), Some("Origin"));
+    }
+}

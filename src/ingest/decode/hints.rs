@@ -1,0 +1,119 @@
+//! What to add to an error, where it can be told what the sender meant. The body is read once more for
+//! that, so it costs nothing where nothing is wrong.
+
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::{DecodeError, Format};
+use crate::domain::Field;
+
+/// Why a body that is an object is no array of flows.
+const ONE_OBJECT: &str = "the body is an object, and an array of flows is expected";
+
+/// The names in an object, and nothing of their values.
+type Names = BTreeMap<String, IgnoredAny>;
+
+/// Adds to `error`, which the decoder made of `text`.
+pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeError {
+    // As serde_json says it.
+    if error.what == "trailing characters" {
+        error.what += match format {
+            Format::Json => "; the body is one array, and nothing follows it",
+            Format::Ndjson => "; each line is one flow, and nothing follows it",
+        };
+    }
+    if let (Some(index), Some(field)) = (error.index, error.field)
+        && error.what == super::MISSING
+        && let Some(names) = flow(text, format, index)
+        && let Some(name) = field.look_alike(names.keys().map(String::as_str))
+    {
+        let field = field.name();
+        error.what += &format!("; there is {name:?}: did you mean {field}?");
+    }
+    error
+}
+
+/// Why `text`, which begins as an object, is no body of JSON. `as_lines` is why it is no NDJSON, where it
+/// has lines.
+pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
+    let of_all = |what: String| DecodeError {
+        index: None,
+        field: None,
+        what,
+        at: None,
+    };
+    let has_flow = |names: &Names| Field::ALL.iter().any(|f| names.contains_key(f.name()));
+    let lines = text.trim();
+    let first = lines.lines().next().unwrap_or_default();
+    // Where the first line is an object, lines are meant.
+    let as_lines = as_lines.filter(|_| serde_json::from_str::<Names>(first).is_ok());
+    match (serde_json::from_str::<Names>(lines), as_lines) {
+        (Ok(names), Some(error)) if has_flow(&names) => error,
+        (Ok(names), None) if has_flow(&names) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
+        (Ok(names), _) => match names.keys().next() {
+            Some(name) => of_all(format!(
+                "{ONE_OBJECT}; if the flows are in its field {name:?}, send what that holds"
+            )),
+            None => of_all(format!("{ONE_OBJECT}; no flows are []")),
+        },
+        (Err(_), Some(error)) => error,
+        (Err(_), None) => of_all(format!(
+            "{ONE_OBJECT}: wrap one object in [ ]; of several, write [ and ] around them and commas between \
+             them, or each on a line of its own"
+        )),
+    }
+}
+
+/// The names in the flow at `index`.
+fn flow(text: &str, format: Format, index: usize) -> Option<Names> {
+    match format {
+        Format::Json => {
+            // As far as they can be read: what is wrong may be behind it.
+            let mut names = None;
+            let mut json = serde_json::Deserializer::from_str(text);
+            let flows = Elements {
+                index,
+                found: &mut names,
+            };
+            let _what_is_behind = serde::de::DeserializeSeed::deserialize(flows, &mut json);
+            names
+        }
+        Format::Ndjson => {
+            let lines = text.split('\n').filter(|line| !super::is_blank(line));
+            serde_json::from_str(super::without_mark(lines.clone().nth(index)?)).ok()
+        }
+    }
+}
+
+/// Looks at one element of an array, and passes over the others.
+struct Elements<'a> {
+    index: usize,
+    found: &'a mut Option<Names>,
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for Elements<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for Elements<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        for _ in 0..self.index {
+            seq.next_element::<IgnoredAny>()?;
+        }
+        let element = seq.next_element::<&RawValue>()?;
+        *self.found = element.and_then(|element| serde_json::from_str(element.get()).ok());
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Refuses hours that are too far ahead of the clock.
+//!
+//! Where hours are retained, age counts from the newest hour that has flows. One sender that sends
+//! seconds as hours, or whose clock is wrong, would make the flows of all others too old. So a batch
+//! with an hour that is later than the clock's, and `ahead_max` more, is refused when it is taken. What
+//! is stored already is never judged again: not at a replay, not when Kafka is read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::domain::{Hour, HourUnit};
+use crate::store::Batch;
+use crate::telemetry::Metrics;
+
+/// The latest hour that is taken, as of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HourLimit {
+    /// The clock's hour since the epoch.
+    now: u32,
+    ahead_max: u32,
+}
+
+/// A flow whose hour is too far ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{hour} is more than {} hours after this machine's clock, which is in hour {} since the epoch \
+     (--hour-ahead-max){}",
+    limit.ahead_max,
+    limit.now,
+    HourUnit::hint(u128::from(hour.get()), limit.now)
+)]
+pub struct TooFarAhead {
+    /// The first such flow of the batch, counted from 0.
+    pub index: usize,
+    hour: Hour,
+    limit: HourLimit,
+}
+
+impl HourLimit {
+    /// By the clock as it is now.
+    pub fn now(ahead_max: u32) -> HourLimit {
+        HourLimit {
+            now: HourUnit::clock_hour(),
+            ahead_max,
+        }
+    }
+
+    /// Whether `hour` is taken.
+    pub fn has(&self, hour: Hour) -> bool {
+        hour.get() <= self.now.saturating_add(self.ahead_max)
+    }
+
+    /// # Errors
+    /// The first flow of `batch` whose hour is too far ahead.
+    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
+        if batch.hours().all(|hour| self.has(hour)) {
+            return Ok(());
+        }
+        match batch.position(|hour| !self.has(hour)) {
+            None => Ok(()), // never: its ledger has the hours of its flows
+            Some((index, hour)) => Err(TooFarAhead {
+                index,
+                hour,
+                limit: *self,
+            }),
+        }
+    }
+}
+
+/// Judges batches as they are taken.
+#[derive(Clone, Debug)]
+pub struct HourGuard {
+    ahead_max: Option<u32>,
+    metrics: Metrics,
+    /// The clock cannot be trusted.
+    is_off: Arc<AtomicBool>,
+}
+
+impl HourGuard {
+    /// With `None`, every hour is taken.
+    pub fn new(ahead_max: Option<u32>, metrics: Metrics) -> HourGuard {
+        HourGuard {
+            ahead_max,
+            metrics,
+            is_off: Arc::default(),
+        }
+    }
+
+    /// # Errors
+    /// A flow whose hour is too far ahead of the clock. Unless [`HourGuard::trusts_clock`], it is taken all
+    /// the same.
+    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
+        self.limit().map_or(Ok(()), |limit| limit.check(batch))
+    }
+
+    /// Whether the clock can be right, given the newest stored hour: not where that is too far ahead itself.
+    /// For the metric and the log as well.
+    pub fn trusts_clock(&self, newest_stored: Option<Hour>) -> bool {
+        self.limit()
+            .is_none_or(|limit| self.compare(limit, newest_stored))
+    }
+
+    fn limit(&self) -> Option<HourLimit> {
+        self.ahead_max.map(HourLimit::now)
+    }
+
+    /// Logs when it changes whether the clock can be right.
+    fn compare(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
+        let beyond = newest_stored.filter(|newest| !limit.has(*newest));
+        let was_off = self.is_off.swap(beyond.is_some(), Ordering::Relaxed);
+        let metric = &self.metrics.ingest().hour_guard_off;
+        metric.set(i64::from(beyond.is_some()));
+        let (clock_hour, ahead_max) = (limit.now, limit.ahead_max);
+        match beyond {
+            Some(newest) if !was_off => tracing::warn!(
+                clock_hour,
+                newest_hour = newest.get(),
+                ahead_max,
+                "the clock is behind the newest stored hour, so every hour is taken; set the clock, or delete \
+                 that hour if its flows are wrong"
+            ),
+            None if was_off => tracing::info!(
+                clock_hour,
+                ahead_max,
+                "the clock is no longer behind the newest stored hour; hours too far ahead are refused again"
+            ),
+            _ => {}
+        }
+        beyond.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Counters;
+    use crate::store::BatchBuilder;
+
+    fn batch(hours: &[u32]) -> Batch {
+        let mut batch = BatchBuilder::with_capacity(0);
+        for hour in hours {
+            let hour = Hour::new(u64::from(*hour)).unwrap();
+            batch.push(hour, [b"s", b"d", b"v"], Counters::default());
+        }
+        batch.finish()
+    }
+
+    #[test]
+    fn the_first_flow_beyond_the_limit_is_named() {
+        let now = HourUnit::clock_hour();
+        let limit = HourLimit::now(48);
+        assert_eq!(limit.check(&batch(&[0, 23, now, now + 48])), Ok(()));
+        assert_eq!(limit.check(&batch(&[])), Ok(()));
+        let too_far = limit.check(&batch(&[0, now, now + 50, now + 60, 1]));
+        assert_eq!(too_far.unwrap_err().index, 2);
+        // The last hours that there are.
+        assert!(HourLimit::now(u32::MAX).has(Hour::new(u64::from(Hour::MAX)).unwrap()));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_what_is_stored_refuses_nothing() {
+        let now = HourUnit::clock_hour();
+        let guard = HourGuard::new(Some(48), Metrics::default());
+        let trusts = |newest| guard.trusts_clock(Hour::new(u64::from(newest)));
+        let far = batch(&[now + 100]);
+        assert!(guard.check(&far).is_err());
+        assert!(trusts(now + 48));
+        assert!(!trusts(now + 49));
+        assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 1);
+        assert!(trusts(now) && guard.trusts_clock(None));
+        assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 0);
+        let none = HourGuard::new(None, Metrics::default());
+        assert!(none.check(&far).is_ok());
+        assert!(none.trusts_clock(Hour::new(u64::from(now + 100))));
+    }
+}

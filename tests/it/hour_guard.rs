@@ -1,0 +1,255 @@
+//! One sender with a wrong clock or unit must not make everybody's flows too old.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::import::{Bench, import};
+use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
+
+const RETAIN: [&str; 4] = ["--retain-hours", "48", "--flush-interval", "1"];
+
+fn seconds() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH);
+    time.unwrap().as_secs()
+}
+
+fn now() -> u32 {
+    (seconds() / 3600) as u32
+}
+
+fn flow(hour: u32) -> TestFlow {
+    TestFlow::new(hour, "web", "db", "vpc-1", 100, 20)
+}
+
+fn post(client: &Client, hours: &[u32]) -> Answer {
+    let flows: Vec<_> = hours.iter().map(|hour| flow(*hour)).collect();
+    client.post("/flows", &[JSON], &json_body(&flows)).unwrap()
+}
+
+fn hours(client: &Client) -> Vec<u64> {
+    let hours = client.get("/hours", &[]).unwrap().json();
+    let hours = hours.as_array().unwrap().iter();
+    hours.map(|hour| hour["hour"].as_u64().unwrap()).collect()
+}
+
+fn metric(client: &Client, name: &str) -> String {
+    let text = client.get("/metrics", &[]).unwrap().body;
+    let text = String::from_utf8(text).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim().to_owned()
+}
+
+#[test]
+fn an_hour_that_cannot_be_costs_nobody_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &RETAIN);
+    let client = &daemon.client;
+    let now = now();
+    assert_eq!(post(client, &[now, now - 1]).status, 200);
+    let s = seconds() as u32;
+    for (hour, hint) in [
+        (s, "; it looks like seconds: divide by 3600;"),
+        (s / 60, "; it looks like minutes: divide by 60;"),
+        (now + 50, "(--hour-ahead-max); nothing of the batch counted"),
+        (4_294_967_294, "(--hour-ahead-max); nothing"),
+    ] {
+        let answer = post(client, &[now, now + 48, hour, hour]);
+        let problem = answer.json();
+        assert_eq!(answer.status, 400, "{problem}");
+        assert_eq!(problem["type"], "urn:flowtally:problem:hour-too-far-ahead");
+        assert_eq!(
+            (&problem["index"], &problem["field"]),
+            (&2.into(), &Value::from("hour"))
+        );
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(hint), "{detail}");
+        assert!(detail.starts_with(&format!("flow 2: hour: {hour} is more than 48 hours after")));
+    }
+    // In a unit that no hour has: the same hint, from the decoder.
+    let wrong = format!("[{}]", flow(1).json()).replace("\"hour\":1", &format!("\"hour\":{s}000"));
+    let answer = client.post("/flows", &[JSON], wrong.as_bytes()).unwrap();
+    let detail = answer.json()["detail"].to_string();
+    assert!(
+        detail.contains("milliseconds: divide by 3600000"),
+        "{detail}"
+    );
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(hours(client), [u64::from(now) - 1, u64::from(now)]);
+    // Ahead, but not too far.
+    assert_eq!(post(client, &[now + 47]).status, 200);
+    assert_eq!(hours(client).len(), 3);
+    daemon.stop();
+}
+
+#[test]
+fn hours_of_a_day_and_services_that_keep_everything_are_not_guarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(&dir.path().join("day"), &RETAIN);
+    assert_eq!(post(&daemon.client, &[0, 12, 23]).status, 200);
+    daemon.stop();
+    for arguments in [
+        &[][..],
+        &["--retain-hours", "48", "--hour-ahead-max", "none"],
+    ] {
+        let name = arguments.len().to_string();
+        let daemon = Daemon::start_with(&dir.path().join(name), arguments);
+        assert_eq!(post(&daemon.client, &[4_294_967_294]).status, 200);
+        assert_eq!(metric(&daemon.client, "flowtally_hour_guard_off "), "0");
+        daemon.stop();
+    }
+    let daemon = Daemon::start_with(&dir.path().join("0"), &["--hour-ahead-max", "1"]);
+    // What is stored is not judged, and what is refused leaves its key unused.
+    daemon.stop();
+    let daemon = Daemon::start_with(&dir.path().join("new"), &["--hour-ahead-max", "1"]);
+    let key = [JSON, ("idempotency-key", "k")];
+    let refused = json_body(&[flow(now() + 9)]);
+    assert_eq!(
+        daemon.client.post("/flows", &key, &refused).unwrap().status,
+        400
+    );
+    let right = json_body(&[flow(now())]);
+    assert_eq!(
+        daemon.client.post("/flows", &key, &right).unwrap().status,
+        200
+    );
+    daemon.stop();
+}
+
+/// A clock that was set back, or is not set at all yet.
+#[test]
+fn a_clock_that_is_behind_what_is_stored_refuses_nothing_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path());
+    let late = now() + 100;
+    assert_eq!(post(&daemon.client, &[late]).status, 200);
+    // Replayed, and not judged.
+    daemon.kill();
+    let daemon = Daemon::start_with(dir.path(), &["--hour-ahead-max", "48"]);
+    let (client, off) = (&daemon.client, "flowtally_hour_guard_off ");
+    let log = daemon.log();
+    assert!(
+        log.contains("WARN") && log.contains("the clock is behind"),
+        "{log}"
+    );
+    assert_eq!(metric(client, off), "1");
+    assert_eq!(hours(client), [u64::from(late)]);
+    assert_eq!(post(client, &[late + 1]).status, 200);
+    for hour in [late, late + 1] {
+        let path = format!("/flows?hour={hour}");
+        assert_eq!(client.delete(&path).unwrap().status, 200);
+    }
+    assert_eq!(metric(client, off), "0");
+    assert_eq!(post(client, &[late]).status, 400);
+    assert_eq!(daemon.log().matches("the clock is behind").count(), 1);
+    daemon.stop();
+}
+
+#[test]
+fn what_retention_drops_is_a_warning_that_says_how_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &RETAIN);
+    assert_eq!(post(&daemon.client, &[1, 1, 5]).status, 200);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(post(&daemon.client, &[100]).status, 200);
+    crate::access::wait_for_log(&daemon, "hours dropped");
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("hours dropped"));
+    let line = line.unwrap();
+    for word in [
+        "WARN",
+        "first=1",
+        "hours=2",
+        "flows=3",
+        "bytes_tx=300",
+        "bytes_rx=60",
+    ] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn an_import_has_the_guard_too() {
+    let (s, now) = (seconds() as u32, now());
+    let bench = Bench::new();
+    let lines: Vec<_> = [now, s, 23, now + 48, now + 60]
+        .iter()
+        .map(|hour| flow(*hour).json().to_string())
+        .collect();
+    for (name, text) in [
+        ("lines", lines.join("\n")),
+        ("array", format!("[{}]", lines.join(","))),
+    ] {
+        let file = bench.file(name, text.as_bytes());
+        let dir = bench.dir.path().join(format!("{name}-db"));
+        let dir = dir.to_str().unwrap();
+        let place = ["--data-dir", dir, &file];
+        let guarded = [&["--hour-ahead-max", "48"][..], &place].concat();
+        let (status, out, error) = import(&guarded);
+        assert_eq!(status, Some(1), "{error}");
+        assert!(
+            out.starts_with("3 flows imported") && out.contains("2 refused"),
+            "{out}"
+        );
+        assert!(error.contains("seconds: divide by 3600"), "{error}");
+        assert!(
+            error.contains("line 2") || error.contains("flow 1"),
+            "{error}"
+        );
+        let daemon = Daemon::start(Path::new(dir));
+        assert_eq!(hours(&daemon.client).len(), 3);
+        daemon.stop();
+    }
+    // What the service is told says it as well; without either, all is taken.
+    let file = bench.file("all", lines.join("\n").as_bytes());
+    for (arguments, taken) in [
+        (&["--retain-hours", "1"][..], "3 flows imported"),
+        (
+            &["--retain-hours", "1", "--hour-ahead-max", "none"],
+            "5 flows imported",
+        ),
+        (&[], "5 flows imported"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("db");
+        let place = ["--data-dir", dir.to_str().unwrap(), &file];
+        let (_, out, error) = import(&[arguments, &place[..]].concat());
+        assert!(out.starts_with(taken), "{out} {error}");
+    }
+}
+
+#[test]
+fn a_spool_keeps_what_is_too_far_ahead_since_the_clock_may_be_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("flows.ndjson");
+    std::fs::write(&file, flow(now() + 100).json().to_string()).unwrap();
+    let spool = dir.path().join("spool");
+    let send = |daemon: &Daemon| {
+        let url = format!("http://{}", daemon.address);
+        let output = Command::new(Daemon::binary())
+            .arg("send")
+            .arg(&file)
+            .args(["--url", &url, "--retry-for", "1", "--spool"])
+            .arg(&spool)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let db = dir.path().join("db");
+    let daemon = Daemon::start_with(&db, &RETAIN);
+    let (status, error) = send(&daemon);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("more than 48 hours after"), "{error}");
+    assert!(hours(&daemon.client).is_empty());
+    daemon.stop();
+    // The service's clock is right again, as it were.
+    let daemon = Daemon::start(&db);
+    std::fs::write(&file, "").unwrap();
+    let (_, error) = send(&daemon);
+    assert_eq!(hours(&daemon.client), [u64::from(now()) + 100], "{error}");
+    daemon.stop();
+}
