@@ -22,9 +22,13 @@ export function start(change) {
   for (const id of FIELDS) {
     at(id).oninput = () => pick(id);
     at(id).onchange = () => pick(id);
-    at(id).onkeydown = ({ key }) => key === 'Enter' && take(id);
-    // What is no hour is not left there.
-    at(id).onblur = () => hourIn(id) === null && fill(id);
+    at(id).onkeydown = ({ key }) => {
+      if (key === 'Enter') take(id);
+    };
+    at(id).onblur = () => {
+      // What is no hour is not left there.
+      if (hourIn(id) === null) fill(id);
+    };
   }
   at('previous-hour').onclick = () => step(-1);
   at('next-hour').onclick = () => step(1);
