@@ -19,46 +19,20 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::error::Problem;
 use super::negotiate::{self, Encoding};
 
-macro_rules! asset {
-    ($name:literal, $media_type:expr) => {
-        Asset {
-            name: $name,
-            media_type: $media_type,
-            gzip: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")),
-        }
-    };
-}
-
-/// What the page loads, as `build.rs` compressed it. Styles are in the order in which they apply.
-static ASSETS: [Asset; 24] = [
-    asset!("colors.css", STYLE),
-    asset!("page.css", STYLE),
-    asset!("cards.css", STYLE),
-    asset!("charts.css", STYLE),
-    asset!("media.css", STYLE),
-    asset!("page.js", SCRIPT),
-    asset!("api.js", SCRIPT),
-    asset!("bands.js", SCRIPT),
-    asset!("bars.js", SCRIPT),
-    asset!("csv.js", SCRIPT),
-    asset!("dom.js", SCRIPT),
-    asset!("download.js", SCRIPT),
-    asset!("edges.js", SCRIPT),
-    asset!("empty.js", SCRIPT),
-    asset!("filters.js", SCRIPT),
-    asset!("format.js", SCRIPT),
-    asset!("hours.js", SCRIPT),
-    asset!("picker.js", SCRIPT),
-    asset!("series.js", SCRIPT),
-    asset!("svg.js", SCRIPT),
-    asset!("table.js", SCRIPT),
-    asset!("talkers.js", SCRIPT),
-    asset!("timeline.js", SCRIPT),
-    asset!("view.js", SCRIPT),
+/// What the page loads, as `build.rs` made it.
+static ASSETS: [Asset; 2] = [
+    Asset {
+        name: "page.css",
+        media_type: "text/css; charset=utf-8",
+        gzip: include_bytes!(concat!(env!("OUT_DIR"), "/page.css.gz")),
+    },
+    Asset {
+        name: "page.js",
+        media_type: "text/javascript; charset=utf-8",
+        gzip: include_bytes!(concat!(env!("OUT_DIR"), "/page.js.gz")),
+    },
 ];
 
-const STYLE: &str = "text/css; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// Scripts and styles that come with the page, and questions to this service. Nothing of a name that
 /// somebody sent can become a script, a style, a picture from elsewhere or the target of a form.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -84,9 +58,6 @@ pub(super) struct Asset {
 struct Index<'a> {
     /// Where the assets are, from the page.
     assets: &'a str,
-    styles: Vec<&'static str>,
-    /// All of them, so that the browser fetches them at once, and not each when another asks for it.
-    scripts: Vec<&'static str>,
     version: &'a str,
 }
 
@@ -103,14 +74,8 @@ impl Site {
         let mut all = Xxh3::new();
         ASSETS.iter().for_each(|asset| all.update(asset.gzip));
         let hash = format!("{:016x}", all.digest());
-        let names = |media_type| {
-            let of_type = ASSETS.iter().filter(|asset| asset.media_type == media_type);
-            of_type.map(|asset| asset.name).collect()
-        };
         let index = Index {
             assets: &format!("assets/{hash}"),
-            styles: names(STYLE),
-            scripts: names(SCRIPT),
             version: env!("CARGO_PKG_VERSION"),
         };
         // Two strings are put into a text; and what is read from memory is all there.

@@ -189,11 +189,10 @@ impl Browser {
         );
     }
 
-    /// What `expression` is, where `it` is the module of this name that the page has loaded.
-    pub fn module(&self, name: &str, expression: &str) -> Value {
+    /// What `expression` is, where `it` has the modules of the page.
+    pub fn modules(&self, expression: &str) -> Value {
         self.js(&format!(
-            "const page = document.querySelector('script[src$=\"page.js\"]').src; \
-             return import(new URL('{name}', page)).then((it) => {expression})"
+            "return import(document.querySelector('script').src).then((it) => {expression})"
         ))
     }
 

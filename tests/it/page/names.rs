@@ -166,13 +166,10 @@ fn no_cell_of_the_file_is_a_formula() {
     // It comes in parts, cut anywhere.
     let plain = "a,b\r\n=1,\"=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"\t\",-\r\n";
     let safe = "a,b\r\n'=1,\"'=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"'\t\",'-\r\n";
-    let cut = browser.module(
-        "csv.js",
-        &format!(
-            "{{ const text = {plain:?}; return [...text].map((_, at) => {{ \
-               const guard = it.guard(); return guard(text.slice(0, at)) + guard(text.slice(at)); }}); }}"
-        ),
-    );
+    let cut = browser.modules(&format!(
+        "{{ const text = {plain:?}; return [...text].map((_, at) => {{ \
+           const guard = it.csv.guard(); return guard(text.slice(0, at)) + guard(text.slice(at)); }}); }}"
+    ));
     for (at, parts) in cut.as_array().unwrap().iter().enumerate() {
         assert_eq!(parts, safe, "cut at {at}");
     }

@@ -248,7 +248,7 @@ fn page_and_assets_are_cached_and_guarded() {
         .next()
         .unwrap();
     assert!(script.starts_with("assets/") && script.ends_with("/page.js"));
-    for name in ["page.js", "page.css", "bands.js"] {
+    for name in ["page.js", "page.css"] {
         let path = format!("/{}", script.replace("page.js", name));
         let plain = client
             .get(&path, &[("accept-encoding", "identity")])
