@@ -3,9 +3,9 @@
 /** Longest wait for an answer. */
 const ANSWER_MS_MAX = 60_000;
 
-/** The answer to GET /hours that is at hand: its tag, if it has one, its text and its rows. */
+/** The last answer to GET /hours: its tag, if it has one, its text and its rows. */
 let last = { tag: null, text: '', rows: [] };
-/** How far the clock of the service is ahead of this one, in milliseconds. */
+/** Milliseconds that the service's clock is ahead of this one. */
 let ahead = 0;
 
 let token = '';
@@ -38,20 +38,20 @@ export function hasToken() {
   return token !== '';
 }
 
-/** What the clock of the service says, in milliseconds since the epoch, as far as is known. */
+/** The time by the service's clock, in milliseconds since the epoch. */
 export function now() {
   return Date.now() + ahead;
 }
 
 /**
- * The answer to GET `path`; a failure is a Problem, an abort stays what it is. With `tag`, the answer
- * may be a 304: what is at hand is what there is.
+ * The answer to GET `path`; a failure is a Problem, an abort stays what it is. With the `tag` of an
+ * earlier answer, the answer may be a 304.
  */
 export async function get(path, { params, accept = 'application/json', signal, tag, timeout = ANSWER_MS_MAX } = {}) {
   const query = params?.toString();
   const headers = { Accept: accept };
   if (token !== '') headers.Authorization = `Bearer ${token}`;
-  // By hand: what the service forbids to be stored, the browser cannot ask about.
+  // The browser does not do it for answers with `Cache-Control: no-store`.
   if (tag) headers['If-None-Match'] = tag;
   // Browsers of 2023 have no AbortSignal.any.
   const end = new AbortController();
@@ -84,8 +84,8 @@ const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
 const LONG = /^\d{16,}$/;
 
 /**
- * The rows in `text`, bytes as BigInt, since they do not fit into a Number. Long numbers are put in
- * quotes before they are parsed: not every browser shows JSON.parse's reviver what was written.
+ * The rows in `text`, bytes as BigInt, since they do not fit into a Number. Long numbers are put in quotes before
+ * they are parsed: the reviver of JSON.parse is given the source text in newer browsers only.
  */
 function parse(text) {
   const quoted = text.replace(TOKENS, (token) => (LONG.test(token) ? `"${token}"` : token));

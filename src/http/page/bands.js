@@ -4,19 +4,20 @@ import * as format from './format.js';
 import * as svg from './svg.js';
 
 const FONT_PX = 12;
-/** Of an application that is shown: its label has to have room. */
+/** An application gets at least this height: its label needs it. */
 const NODE_PX_MIN = 17;
 const NODE_GAP = 5;
 const NODE_WIDTH = 8;
 const HUES = 8;
-/** How much of the width labels may take, on each side. */
+/** The share of the width that the labels of one side may take. */
 const LABEL_PART = 0.3;
 
 const charts = new WeakMap();
 
 /**
- * Draws `links` (src_app, dest_app, bytes), largest first, and a band for the bytes of all `others`, `height` high
- * at most. `choose` is told the ends (field, name) that are clicked: one of an application, two of a band.
+ * Draws `links` (src_app, dest_app, bytes), largest first, and a band for the bytes of all `others`, at most
+ * `height` pixels high. `choose` is called with the ends (field, name) that are clicked: one for an application,
+ * two for a band.
  */
 export function draw(element, links, others, height, choose) {
   const width = svg.widthOf(element);
@@ -55,36 +56,36 @@ export function draw(element, links, others, height, choose) {
   );
   element.replaceChildren(svg.picture(width, bottom, ...paths, ...nodes));
 
-  const things = [
+  const items = [
     ...bands.map((band) => ({ ends: [band.source, band.target], bytes: band.bytes, x: middle, y: (band.from + band.to) / 2 })),
     ...sides.flatMap((nodes, side) =>
       nodes.map((node) => ({ ends: [node], bytes: node.bytes, x: side === 0 ? left : right, y: node.top })),
     ),
   ];
   const chart = charts.get(element) ?? {};
-  chart.told = {
-    count: things.length,
+  chart.model = {
+    count: items.length,
     at: (event) => Number(document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-index]')?.dataset.index ?? -1),
     text: (index) => {
-      const { ends, bytes } = things[index];
+      const { ends, bytes } = items[index];
       const side = ends.length > 1 ? '' : ends[0].field === 'src_app' ? 'from ' : 'to ';
       const heading = side + ends.map((end) => format.cut(titleOf(end), 60)).join(' → ');
       return [heading, `${format.bytes(bytes)} (${format.exactBytes(bytes)})`];
     },
-    place: (index) => things[index],
-    mark: (index) => {
+    place: (index) => items[index],
+    highlight: (index) => {
       for (const drawn of element.querySelectorAll('[data-index]')) {
         drawn.classList.toggle('on', index !== undefined && drawn.dataset.index === String(index));
       }
     },
-    choose: (index) => choose(things[index].ends),
+    choose: (index) => choose(items[index].ends),
   };
-  chart.say ??= svg.explore(element, () => chart.told, false);
+  chart.update ??= svg.explore(element, () => chart.model, false);
   charts.set(element, chart);
-  chart.say(0);
+  chart.update(0);
 }
 
-/** What takes which room: the applications on either side from top to bottom, and the bands between them. */
+/** Places the applications on both sides from top to bottom, and the bands between them. */
 function lay(links, others, height) {
   const sides = [new Map(), new Map()];
   const node = (side, field, name) => {
@@ -108,7 +109,7 @@ function lay(links, others, height) {
   const scale = Math.min(...lists.map((nodes) => scaleOf(nodes, height)));
   const heights = lists.map((nodes) => nodes.reduce((sum, node) => sum + roomOf(node, scale) + NODE_GAP, 0));
   lists.forEach((nodes, side) => {
-    // The shorter side is in the middle.
+    // The shorter side is centred.
     let top = (Math.max(...heights) - heights[side]) / 2;
     for (const node of nodes) {
       const room = roomOf(node, scale);
@@ -118,7 +119,7 @@ function lay(links, others, height) {
       top += room + NODE_GAP;
     }
   });
-  // Bands leave in the order of where they go, so that few cross.
+  // Sorted by where they lead, so that few bands cross.
   for (const [side, field] of [[0, 'from'], [1, 'to']]) {
     for (const node of lists[side]) {
       const other = (band) => (side === 0 ? band.target : band.source);
@@ -138,7 +139,7 @@ function roomOf(node, scale) {
   return Math.max(Number(node.bytes) * scale, NODE_PX_MIN);
 }
 
-/** Pixels a byte, where these nodes fill `height`: small ones are given more. */
+/** Pixels per byte so that `nodes` fill `height`, where small ones get NODE_PX_MIN. */
 function scaleOf(nodes, height) {
   let free = height - NODE_GAP * nodes.length;
   let bytes = nodes.reduce((sum, node) => sum + Number(node.bytes), 0);
@@ -156,7 +157,7 @@ function titleOf({ name }) {
   return name === null ? 'all others' : format.name(name);
 }
 
-/** Labels for `nodes`, each at most `px` wide, and none like another. */
+/** Labels for `nodes`, at most `px` wide, no two alike. */
 function fit(element, nodes, px) {
   const names = nodes.filter(({ name }) => name !== null).map(({ name }) => name);
   for (let chars = 40; ; chars -= 1) {

@@ -1,4 +1,4 @@
-// The chart of hours, and the small one below it that spans all of them.
+// The chart of hours, and the overview below it that spans all of them.
 
 import * as format from './format.js';
 import * as svg from './svg.js';
@@ -10,11 +10,11 @@ const LEFT = 58;
 const RIGHT = 4;
 const TOP = 8;
 const BOTTOM = 42;
-/** Narrowest bar: also a hand that is not steady hits it. */
+/** The narrowest bar that can still be hit. */
 const BAR_PX_MIN = 5;
-/** Widest: a few hours are bars too, not blocks. */
+/** The widest, so that a few hours look like bars too. */
 const BAR_PX_MAX = 72;
-/** What a label of a date, and of a short number, takes of an axis. */
+/** The width of a label that is a date, and of one that is a short number. */
 const DATE_PX = 84;
 const NUMBER_PX = 40;
 
@@ -26,11 +26,11 @@ export function room(element) {
 const charts = new WeakMap();
 
 /**
- * Draws bars for `slots` (from, to, bytes_tx, bytes_rx). Those between `chosen.from` and `chosen.to` are the
- * ones that the page shows; the hours from `open` on are not over. `choose` is told which are clicked or
- * dragged over, as from and to.
+ * Draws bars for `slots` (from, to, bytes_tx, bytes_rx). Those within `chosen` (from, to) are highlighted; those
+ * with hours from `incomplete` on are outlined. `choose` is called with the hours, from and to, that are clicked
+ * or dragged over.
  */
-export function hours(element, { slots, chosen, open }, choose) {
+export function hours(element, { slots, chosen, incomplete }, choose) {
   const width = svg.widthOf(element);
   const each = (width - LEFT - RIGHT) / Math.max(1, slots.length);
   const bar = Math.min(each > 8 ? each * 0.8 : each - 1, BAR_PX_MAX);
@@ -40,11 +40,11 @@ export function hours(element, { slots, chosen, open }, choose) {
   const middle = (index) => LEFT + (index + 0.5) * each;
   const isChosen = (slot) => slot.from < chosen.to && slot.to > chosen.from;
 
-  const back = svg.make('rect', { class: 'meant', y: TOP, height: floor - TOP, width: 0 });
+  const back = svg.make('rect', { class: 'highlight', y: TOP, height: floor - TOP, width: 0 });
   const bars = slots.flatMap((slot, index) => {
-    const kind = `${isChosen(slot) ? 'chosen' : 'other-hour'}${slot.to > open ? ' open' : ''}`;
+    const kind = `${isChosen(slot) ? 'chosen' : 'other-hour'}${slot.to > incomplete ? ' incomplete' : ''}`;
     const [x, top, line] = [middle(index) - bar / 2, y(slot.bytes_tx + slot.bytes_rx), y(slot.bytes_tx)];
-    // A line is left free between the two.
+    // One pixel between the two tells them apart.
     const gap = floor - line > 3 && line - top > 3 ? 1 : 0;
     const part = (name, top, bottom) => {
       const height = Math.max(bottom - top, 0.75);
@@ -81,9 +81,9 @@ export function hours(element, { slots, chosen, open }, choose) {
   start(element, first, {
     count: slots.length,
     at: (event) => indexAt(element, event, width, slots.length, LEFT, RIGHT),
-    text: (index) => about(slots[index], open),
+    text: (index) => describe(slots[index], incomplete),
     place: (index) => ({ x: middle(index), y: y(slots[index].bytes_tx + slots[index].bytes_rx) }),
-    mark: (a, b) => {
+    highlight: (a, b) => {
       back.setAttribute('x', LEFT + (a ?? 0) * each);
       back.setAttribute('width', a === undefined ? 0 : (b - a + 1) * each);
     },
@@ -92,8 +92,8 @@ export function hours(element, { slots, chosen, open }, choose) {
 }
 
 /**
- * Draws all hours, `slots`, as one shape, and a frame around those from `frame.from` to before `frame.to`.
- * `choose` is told, as from and to, which are clicked or dragged over.
+ * Draws all hours, `slots`, as one shape, and a frame around those within `frame` (from, to). `choose` is called
+ * with the hours, from and to, that are clicked or dragged over.
  */
 export function overview(element, { slots, frame }, choose) {
   const width = svg.widthOf(element);
@@ -105,13 +105,13 @@ export function overview(element, { slots, frame }, choose) {
     return `L${(i * each).toFixed(1)} ${top.toFixed(1)}h${each.toFixed(2)}`;
   });
   const [a, b] = [slots.findIndex(({ to }) => to > frame.from), slots.findLastIndex(({ from }) => from < frame.to)];
-  const meant = svg.make('rect', { class: 'meant', y: 1, height: floor, width: 0 });
+  const back = svg.make('rect', { class: 'highlight', y: 1, height: floor, width: 0 });
   show(
     element,
     svg.picture(
       width,
       OVERVIEW_HEIGHT,
-      meant,
+      back,
       svg.make('path', { class: 'all-hours', d: `M0 ${floor}${steps.join('')}L${width} ${floor}Z` }),
       svg.make('rect', {
         class: 'frame',
@@ -128,33 +128,33 @@ export function overview(element, { slots, frame }, choose) {
     at: (event) => indexAt(element, event, width, slots.length, 0, 0),
     text: (index) => [format.hours(slots[index])],
     place: (index) => ({ x: (index + 0.5) * each, y: 0 }),
-    mark: (first, last) => {
-      meant.setAttribute('x', (first ?? 0) * each);
-      meant.setAttribute('width', first === undefined ? 0 : (last - first + 1) * each);
+    highlight: (first, last) => {
+      back.setAttribute('x', (first ?? 0) * each);
+      back.setAttribute('width', first === undefined ? 0 : (last - first + 1) * each);
     },
     choose: (first, last) => choose({ from: slots[first].from, to: slots[last].to }),
   });
 }
 
-/** How many hours apart the overview can show. */
+/** How many slots the overview has room for. */
 export function overviewRoom(element) {
   return Math.floor(svg.widthOf(element) / 2);
 }
 
-/** Puts `picture` in the place of the one that is there; what is told about it stays. */
+/** Replaces the drawing in `element`; its tooltip stays. */
 function show(element, picture) {
   const old = element.querySelector('svg');
   if (old) old.replaceWith(picture);
   else element.replaceChildren(picture);
 }
 
-/** `told` is what `element` is asked about from now on. */
-function start(element, index, told) {
+/** Makes `model` what people interact with in `element`, from the item at `index` on. */
+function start(element, index, model) {
   const chart = charts.get(element) ?? {};
-  chart.told = told;
-  chart.say ??= svg.explore(element, () => chart.told, true);
+  chart.model = model;
+  chart.update ??= svg.explore(element, () => chart.model, true);
   charts.set(element, chart);
-  chart.say(index);
+  chart.update(index);
 }
 
 function indexAt(element, { clientX }, width, count, left, right) {
@@ -164,19 +164,19 @@ function indexAt(element, { clientX }, width, count, left, right) {
   return Math.min(Math.max(Math.floor((at / (width - left - right)) * count), 0), count - 1);
 }
 
-/** What there is to say of a bar: all digits too. */
-function about(slot, open) {
+/** The tooltip of a bar: a heading and lines, with all digits. */
+function describe(slot, incomplete) {
   const line = (title, bytes) => `${title} ${format.bytes(bytes)} (${format.exactBytes(bytes)})`;
   return [
     format.hours(slot),
     line('Sent', slot.bytes_tx),
     line('Received', slot.bytes_rx),
     line('Total', slot.bytes_tx + slot.bytes_rx),
-    ...(slot.to > open ? ['Incomplete: this hour is not over'] : []),
+    ...(slot.to > incomplete ? ['Incomplete: this hour has not ended'] : []),
   ];
 }
 
-/** Keeps a label inside of the drawing. */
+/** Keeps a label inside the drawing. */
 function within(x, lines, width) {
   const half = Math.max(...lines.map((line) => line.length)) * 3.4;
   return Math.min(Math.max(x, half), width - half);
@@ -186,7 +186,7 @@ function hourTicks(slots, width, each) {
   if (slots.length === 0) return [];
   const px = slots.some(({ from }) => String(from).length > 5) ? DATE_PX : NUMBER_PX;
   const { step, at } = timeline.ticks(slots, Math.floor((width - LEFT - RIGHT) / px));
-  // After a gap two may be too near each other.
+  // After a gap, two labels can be too close.
   const apart = at.filter((index, i) => i === 0 || (index - at[i - 1]) * each >= px * 0.7);
   return apart.map((index, i) => ({ index, lines: format.hourLabel(slots[index].from, step, slots[apart[i - 1]]?.from) }));
 }

@@ -1,14 +1,14 @@
-// CSV for spreadsheets, which take some texts for formulas.
+// CSV for spreadsheets, which interpret some texts as formulas.
 
-/** Excel takes a file for UTF-8 only where this comes first. */
+/** Excel reads a file as UTF-8 only if it begins with this. */
 export const BYTE_ORDER_MARK = '\ufeff';
 
-/** How the text of a cell begins that may be a formula, or become one. */
+/** The first character of a text that a spreadsheet may evaluate. */
 const FORMULA = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
 
 /**
- * What puts a quote before each cell that may be a formula, so that it is text. It takes a file in parts, and
- * returns what each becomes; the state between two parts is its own.
+ * Returns a function that puts a quote before each cell that could be a formula, so that it is read as text. It
+ * takes the file in parts, cut anywhere.
  */
 export function guard() {
   let isStart = true;

@@ -1,10 +1,10 @@
-// What to do where there are no flows yet.
+// What to do if there are no flows yet.
 
 import * as api from './api.js';
 
 const at = (id) => document.getElementById(id);
 
-/** Shows how to send the first flow, where `isEmpty`. */
+/** If `isEmpty`, shows how to send a first flow. */
 export function show(isEmpty) {
   const is = !at('empty').hidden;
   at('empty').hidden = !isEmpty;
@@ -28,7 +28,7 @@ for (const button of document.querySelectorAll('[data-copies]')) {
       button.textContent = 'Copied';
       setTimeout(() => (button.textContent = 'Copy'), 2_000);
     } catch {
-      // Without TLS, browsers give pages no clipboard.
+      // Without TLS, a page has no clipboard: the text is selected instead.
       getSelection().selectAllChildren(text);
     }
   };

@@ -42,9 +42,9 @@ export function percent(part, whole) {
   return share > 0 && share < 0.1 ? '<0.1%' : `${share.toFixed(share < 9.95 ? 1 : 0)}%`;
 }
 
-/** From here on an hour is taken for one since the epoch (the year 1981); below, for a plain number. */
+/** From here on (the year 1981), an hour is shown as a date; below, as a plain number. */
 const EPOCH_HOURS_MIN = 100_000;
-/** The last hour of the year 9999. What is above is no hour since the epoch: it may be in seconds. */
+/** The last hour of the year 9999. A larger number is no hour since the epoch, but perhaps a second. */
 const EPOCH_HOURS_MAX = Date.UTC(10_000, 0) / 3.6e6 - 1;
 
 /** Whether this hour is shown as a date. */
@@ -58,7 +58,7 @@ export function hour(number) {
   return new Date(number * 3.6e6).toISOString().slice(0, 16).replace('T', ' ');
 }
 
-/** The hours from `from` to before `to`, in words: dates are in UTC, and say so. */
+/** The hours from `from` to before `to`, in words. Dates are in UTC and say so. */
 export function hours({ from, to }) {
   const last = to - 1;
   const zone = isDated(last) ? ' UTC' : '';
@@ -114,7 +114,7 @@ export function name(text) {
   return text.replace(UNSEEN, (unseen, pictograph) => pictograph ?? mark(unseen)).replace(BLANKS, mark);
 }
 
-/** `text` in at most `max` characters: the middle is left out, since names often differ at their ends. */
+/** `text` in at most `max` characters: the middle is cut out, since names often differ at their ends. */
 export function cut(text, max) {
   const chars = Array.from(text);
   if (chars.length <= max) return text;
@@ -123,8 +123,8 @@ export function cut(text, max) {
 }
 
 /**
- * Names as labels of at most `max` characters. Those that would look alike are cut around the first
- * character that they differ in.
+ * Labels of at most `max` characters for `names`. Where two would look alike, they show the part around the first
+ * character that differs.
  */
 export function labels(names, max) {
   const full = names.map(name);

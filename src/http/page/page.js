@@ -88,7 +88,7 @@ async function refresh() {
   }
 }
 
-/** What each part but the chart of hours asks for. */
+/** The question of each part but the chart of hours. */
 function asked() {
   const question = String(views.question(view, range));
   return {
@@ -100,7 +100,7 @@ function asked() {
   };
 }
 
-/** What is not an answer to what is asked now steps back, until there is one. */
+/** Dims the parts whose answer is to another question than now. */
 function dimOthers() {
   for (const [id, question] of Object.entries(asked())) dim(id, question);
 }
@@ -139,7 +139,7 @@ async function load(signal) {
   range = rangeOf(view, known);
   const inRange = known.filter(({ hour }) => hour >= range.from && hour < range.to);
   picker.show(known, range, view);
-  hours.show(known, range, openFrom(), views.isFiltered(view));
+  hours.show(known, range, incompleteFrom(), views.isFiltered(view));
   const questions = asked();
   dimOthers();
   document.title = `${format.hours(range)} · flowtally`;
@@ -206,7 +206,7 @@ async function part(id, question, signal, answer, show) {
   }
 }
 
-/** Says of each card why it is unanswered, unless that is said once for all of them. */
+/** Shows in each card why it has no answer, unless the banner says it for all (`isSaid`). */
 function report(unanswered, isSaid) {
   for (const { id, error } of unanswered.filter((one) => one)) {
     note(card(id), isSaid ? '' : error.message);
@@ -214,14 +214,14 @@ function report(unanswered, isSaid) {
   }
 }
 
-/** What the chart of hours was last drawn from. */
+/** What the chart of hours was drawn from. */
 let drawn = [];
 
-/** Draws the hours that are to be seen, of all flows or of what the view is narrowed to. */
+/** Draws the chart of hours, of all flows or of those that match the filters. */
 function drawHours(signal) {
   const seen = hours.seen();
   const question = `${views.narrow(new URLSearchParams(), view)} ${seen[0]?.hour} ${seen.at(-1)?.hour}`;
-  const state = [known, question, range.from, range.to, openFrom()];
+  const state = [known, question, range.from, range.to, incompleteFrom()];
   if (state.every((one, i) => one === drawn[i])) {
     card('hours-chart').classList.remove('other');
     card('hours-chart').removeAttribute('aria-busy');
@@ -234,7 +234,7 @@ function drawHours(signal) {
   });
 }
 
-/** The same where other hours are to be seen, or where there is other room. */
+/** Draws it again for another part of the timeline or another width. */
 async function redrawHours() {
   drawn = [];
   try {
@@ -244,8 +244,8 @@ async function redrawHours() {
   }
 }
 
-/** The first hour that is not over; without dates, that cannot be known. */
-function openFrom() {
+/** The first hour that has not ended; unknown for hours without a date. */
+function incompleteFrom() {
   return known.findLast(({ hour }) => format.isDated(hour)) ? Math.floor(api.now() / 3.6e6) : Infinity;
 }
 
@@ -253,8 +253,8 @@ function openFrom() {
 function rangeOf({ from, to }, hours) {
   const [first, newest] = [hours[0].hour, hours.at(-1).hour];
   if (from === null && to === null) {
-    // One that is not over has a part of its bytes only, and would be taken for a fall.
-    const complete = hours.findLast(({ hour }) => hour < openFrom())?.hour ?? newest;
+    // An hour that has not ended has only a part of its bytes, and would look like a drop in traffic.
+    const complete = hours.findLast(({ hour }) => hour < incompleteFrom())?.hour ?? newest;
     return { from: complete, to: complete + 1 };
   }
   const begin = from === null || (to === null && from < first) ? first : from;
@@ -291,11 +291,11 @@ function showTotals({ bytes_tx, bytes_rx }, inRange) {
     at(`${id}-exact`).textContent = format.exactBytes(value);
   }
   const count = inRange.length.toLocaleString('en');
-  const isOpen = inRange.length > 0 && inRange.at(-1).hour >= openFrom();
+  const isIncomplete = inRange.length > 0 && inRange.at(-1).hour >= incompleteFrom();
   at('span').textContent = count;
-  at('span-exact').textContent = isOpen ? 'the last is not over: incomplete' : '';
+  at('span-exact').textContent = isIncomplete ? 'incomplete: the last has not ended' : '';
   const what = views.isFiltered(view) ? ', filtered' : '';
-  const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total${isOpen ? ', incomplete' : ''}`;
+  const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total${isIncomplete ? ', incomplete' : ''}`;
   // It is read out when it changes.
   if (at('summary').textContent !== summary) at('summary').textContent = summary;
 }
@@ -390,11 +390,11 @@ const resize = () => {
   edges.draw();
 };
 addEventListener('resize', dom.calm(RESIZE_MS, () => {
-  // A phone's bars come and go: only the width matters.
+  // On a phone, the browser's bars change the height as one scrolls.
   if (innerWidth !== width) resize();
   width = innerWidth;
 }));
-// Paper is as wide as it is: what is drawn for it is not shrunk.
+// So that charts have the width of the paper.
 matchMedia('print').addEventListener('change', resize);
 
 refresh();

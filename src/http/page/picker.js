@@ -1,4 +1,4 @@
-// Which hours are looked at: buttons, and two fields for the first and the last.
+// The hours that are shown: buttons, and fields for the first and the last hour.
 
 import * as dom from './dom.js';
 import * as format from './format.js';
@@ -10,12 +10,12 @@ const TYPING_MS = 700;
 const at = (id) => document.getElementById(id);
 const FIELDS = ['from-hour', 'last-hour'];
 
-/** The hours that hold flows, and which are chosen. */
+/** The hours that hold flows, and the ones that are chosen. */
 let all = [];
 let range = { from: 0, to: 1 };
 let choose;
 
-/** `change` is told the hours that are chosen: from, and before which. Both null: the latest. */
+/** `change` is called with the hours that are chosen, from and to (not included). Both null: the latest. */
 export function start(change) {
   choose = change;
   const pick = dom.calm(TYPING_MS, take);
@@ -23,10 +23,12 @@ export function start(change) {
     at(id).oninput = () => pick(id);
     at(id).onchange = () => pick(id);
     at(id).onkeydown = ({ key }) => {
-      if (key === 'Enter') take(id);
+      if (key !== 'Enter') return;
+      at(id).reportValidity();
+      take(id);
     };
     at(id).onblur = () => {
-      // What is no hour is not left there.
+      // Text that is no hour is replaced.
       if (hourIn(id) === null) fill(id);
     };
   }
@@ -39,16 +41,18 @@ export function start(change) {
 /** Shows `chosen` (from, to), out of `hours`. */
 export function show(hours, chosen, view) {
   all = hours.map(({ hour }) => hour);
+  const isOther = chosen.from !== range.from || chosen.to !== range.to;
   range = chosen;
   const isLatest = view.from === null && view.to === null;
   at('latest').setAttribute('aria-pressed', String(isLatest));
   at('all').setAttribute('aria-pressed', String(range.from <= all[0] && view.to === null && !isLatest));
   dom.enable([at('previous-hour'), range.from > all[0]], [at('next-hour'), range.to <= all.at(-1)]);
   at('zone').hidden = !format.isDated(range.to - 1);
-  for (const id of FIELDS) if (document.activeElement !== at(id) || hourIn(id) === null) fill(id);
+  // Typing is not disturbed, unless other hours have been chosen.
+  for (const id of FIELDS) if (isOther || document.activeElement !== at(id)) fill(id);
 }
 
-/** Puts the hour that is chosen into its field: a date, or a plain number. */
+/** Sets a field to its hour, as a date or as a plain number. */
 function fill(id) {
   const field = at(id);
   const hour = id === 'from-hour' ? range.from : range.to - 1;
@@ -62,7 +66,7 @@ function fill(id) {
   if (field.value !== text(hour)) field.value = text(hour);
 }
 
-/** The hour in a field; null where there is none, or it is out of reach. */
+/** The hour in a field; null where there is none, or where it is outside the stored hours. */
 function hourIn(id) {
   const field = at(id);
   if (field.value === '' || !field.checkValidity()) return null;
@@ -76,7 +80,7 @@ function take(id) {
   else choose(id === 'from-hour' ? { from, to: from + 1 } : { from: last, to: last + 1 });
 }
 
-/** The hours before or after those that are chosen, as many of them. */
+/** Chooses as many hours before or after the chosen ones. */
 function step(direction) {
   const [start, stop] = [indexOf(all, range.from), indexOf(all, range.to)];
   const count = Math.max(1, stop - start);

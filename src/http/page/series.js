@@ -1,15 +1,15 @@
-// The sums of each hour of what the page is narrowed to.
+// The sums of each hour for the flows that match the filters.
 
 import * as api from './api.js';
 import * as views from './view.js';
 
-/** The filters that are known of, and by hour the sums, and those of all flows at that time. */
+/** The filters that `known` is for; by hour, the sums, and the state of the hour when they were fetched. */
 let filters = '';
 const known = new Map();
 
 /**
- * The sums of `hours`, rows of /hours, of what `view` is narrowed to, as a Map by hour. Only those are
- * asked for that have changed since they were asked for last.
+ * The sums of `hours`, rows of /hours, for the flows that match `view`, as a Map by hour. Fetches only the hours
+ * that have changed since they were fetched last.
  */
 export async function sums(view, hours, signal) {
   if (!views.isFiltered(view)) return new Map(hours.map((row) => [row.hour, row]));
@@ -21,7 +21,7 @@ export async function sums(view, hours, signal) {
   if (stale.length > 0) {
     const params = new URLSearchParams({ from: stale[0].hour, to: stale.at(-1).hour + 1, group_by: 'hour' });
     const { rows } = await api.flows(views.narrow(params, view), signal);
-    // Meanwhile it may be narrowed to something else.
+    // The filters may have changed meanwhile.
     if (now !== filters) return new Map();
     const found = new Map(rows.map((row) => [row.hour, row]));
     for (const row of hours) {

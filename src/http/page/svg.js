@@ -1,5 +1,5 @@
-// What the charts have in common: elements of SVG, text that fits, and how people find their way in them
-// by pointer, finger and keyboard. Names are set as text only.
+// What the charts share: making SVG elements, measuring text, and interaction by pointer, finger and keyboard.
+// Names are set as text only.
 
 import * as dom from './dom.js';
 
@@ -37,105 +37,101 @@ export function textWidth(element, texts, px) {
 }
 
 /**
- * Lets people step through the things of the chart in `element`, which is one stop of the Tab key. `read` says
- * what there is at the time: the `count` of things, `at(event)`, the index of what is under the pointer or -1,
- * `text(index)`, a heading and lines about it, `place(index)`, where that is shown, `mark(first, last)`, which
- * shows that these are meant (none without arguments), and `choose(first, last)`. With `isRange`, several
- * side by side may be chosen.
+ * Makes the chart in `element` usable by pointer, finger and keyboard: it shows a tooltip for the item under the
+ * pointer, or for the one that the arrow keys have reached. `model()` describes what is drawn: the `count` of
+ * items, `at(event)`, the index of the item under the pointer or -1, `text(index)`, a heading and lines for the
+ * tooltip, `place(index)`, where that is shown, `highlight(first, last)`, which marks these items (none without
+ * arguments), and `choose(first, last)`. With `isRange`, several neighbours can be chosen. Returns the function to
+ * call after each drawing.
  */
-export function explore(element, read, isRange) {
+export function explore(element, model, isRange) {
   const tip = dom.make('div', { class: 'tip', hidden: '' });
-  let now = 0;
+  let current = 0;
   let anchor = null;
-  let begin = null;
+  let press = null;
   let hasChosen = false;
 
-  const between = () => [Math.min(anchor ?? now, now), Math.max(anchor ?? now, now)];
+  const selection = () => [Math.min(anchor ?? current, current), Math.max(anchor ?? current, current)];
   const show = (index) => {
-    const { count, text, place, mark } = read();
+    const { count, text, place, highlight } = model();
     if (count === 0) return;
-    now = Math.min(Math.max(index, 0), count - 1);
-    const [first, last] = between();
-    const [heading, ...lines] = text(now);
+    current = Math.min(Math.max(index, 0), count - 1);
+    const [heading, ...lines] = text(current);
     tip.replaceChildren(dom.make('strong', { text: heading }), ...lines.map((line) => dom.make('span', { text: line })));
     if (tip.parentNode !== element) element.append(tip);
     tip.hidden = false;
-    const { x, y } = place(now);
+    const { x, y } = place(current);
     const room = element.clientWidth - tip.offsetWidth;
     tip.style.left = `${Math.max(0, Math.min(x - tip.offsetWidth / 2, room))}px`;
     tip.style.top = `${Math.max(-tip.offsetHeight, y - tip.offsetHeight - 10)}px`;
-    mark(first, last);
-    element.setAttribute('aria-valuenow', now);
+    highlight(...selection());
+    element.setAttribute('aria-valuenow', current);
     element.setAttribute('aria-valuetext', [heading, ...lines].join(', '));
   };
   const hide = () => {
     tip.hidden = true;
-    anchor = begin = null;
-    read().mark();
+    anchor = press = null;
+    model().highlight();
   };
   const choose = () => {
-    const { count, choose } = read();
-    if (count > 0) choose(...between());
+    const { count, choose } = model();
+    if (count > 0) choose(...selection());
   };
 
   element.tabIndex = 0;
   element.addEventListener('pointermove', (event) => {
-    const index = read().at(event);
-    // A finger slides to what it means, since it covers it; a mouse drags over several.
-    const isDrag = begin !== null && event.pointerType === 'mouse' && isRange;
-    if (isDrag && anchor === null && Math.abs(event.clientX - begin.x) > CLICK_PX) anchor = begin.index;
+    const index = model().at(event);
+    // A mouse selects a range by dragging. A finger covers what it is on: it slides to the item instead.
+    const isDrag = press !== null && event.pointerType === 'mouse' && isRange;
+    if (isDrag && anchor === null && Math.abs(event.clientX - press.x) > CLICK_PX) anchor = press.index;
     if (index >= 0) show(index);
-    else if (begin === null) hide();
+    else if (press === null) hide();
   });
   element.addEventListener('pointerdown', (event) => {
-    const index = read().at(event);
+    const index = model().at(event);
     if (event.button !== 0 || index < 0) return;
     anchor = null;
-    begin = { x: event.clientX, index };
-    // It may leave the chart while it is down.
+    press = { x: event.clientX, index };
+    // So that a drag that leaves the chart also ends here.
     element.setPointerCapture(event.pointerId);
     show(index);
   });
   element.addEventListener('pointerup', () => {
-    if (begin === null) return;
+    if (press === null) return;
     choose();
     hide();
   });
   element.addEventListener('pointercancel', hide);
-  element.addEventListener('pointerleave', () => begin === null && hide());
-  element.addEventListener('focus', () => element.matches(':focus-visible') && show(now));
+  element.addEventListener('pointerleave', () => press === null && hide());
+  element.addEventListener('focus', () => element.matches(':focus-visible') && show(current));
   element.addEventListener('blur', hide);
   element.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
-    const { count } = read();
-    const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
-    const to = { Home: 0, End: count - 1 }[event.key] ?? (moves[event.key] && now + moves[event.key]);
-    if (event.key === 'Escape') hide();
-    else if (event.key === 'Enter' || event.key === ' ') {
+    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
+    const ends = { Home: 0, End: model().count - 1 };
+    if (event.key in steps || event.key in ends) {
+      if (!event.shiftKey || !isRange) anchor = null;
+      else anchor ??= current;
+      show(ends[event.key] ?? current + steps[event.key]);
+    } else if (event.key === 'Enter' || event.key === ' ') {
       choose();
       anchor = null;
       hasChosen = true;
-    }
-    else if (to === undefined) return;
-    else {
-      if (!event.shiftKey || !isRange) anchor = null;
-      else anchor ??= now;
-      show(to);
-    }
+    } else if (event.key === 'Escape') hide();
+    else return;
     event.preventDefault();
   });
 
-  /** Says anew what is there, once it has been drawn; `index` is where to begin. */
+  /** To be called after each drawing. `index` is the item to start at: after a choice, what was chosen. */
   return (index) => {
-    const { count, text } = read();
-    // What a key is at stays, also where the chart is drawn anew; after a choice, it is what was chosen.
-    const isMeant = !tip.hidden;
-    if (!isMeant || hasChosen) now = Math.min(Math.max(index, 0), Math.max(count - 1, 0));
+    const { count, text } = model();
+    const isShown = !tip.hidden;
+    if (!isShown || hasChosen) current = Math.min(Math.max(index, 0), Math.max(count - 1, 0));
     hasChosen = false;
     element.setAttribute('aria-valuemin', 0);
     element.setAttribute('aria-valuemax', Math.max(count - 1, 0));
-    element.setAttribute('aria-valuenow', now);
-    element.setAttribute('aria-valuetext', count > 0 ? text(Math.min(now, count - 1)).join(', ') : 'nothing');
-    if (isMeant && count > 0) show(now);
+    element.setAttribute('aria-valuenow', current);
+    element.setAttribute('aria-valuetext', count > 0 ? text(Math.min(current, count - 1)).join(', ') : 'nothing');
+    if (isShown && count > 0) show(current);
   };
 }

@@ -1,17 +1,17 @@
-// Hours side by side: which have a place, which bar they are in, and where the labels are.
+// The timeline: which hours have a place, which bar they belong to, and where the labels are.
 
-/** Longest stretch of hours without flows that has places, and most hours for which there are such. */
+/** The longest gap that is drawn as empty hours, and up to how many hours gaps are drawn at all. */
 const GAP_HOURS = 48;
 const GAPS_HOURS_MAX = 20_000;
-/** How many hours a bar may have. */
+/** Hours per bar. */
 const STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336, 672];
-/** Hours between two labels. From a month on, it is months. */
+/** Hours, then months, between two labels. */
 const LABEL_STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336];
 const LABEL_MONTHS = [1, 2, 3, 6, 12, 24, 60, 120];
-/** Weeks begin on Monday: that of the first week of 1970. */
+/** The first Monday of 1970: weeks begin there. */
 const MONDAY = 96;
 
-/** The hours that have a place: those in `hours`, ascending, and those of short gaps between them. */
+/** The hours that have a place: those of `hours`, rows in ascending order, and those in short gaps. */
 export function places(hours) {
   const gap = hours.length > GAPS_HOURS_MAX ? 0 : GAP_HOURS;
   const all = [];
@@ -23,7 +23,7 @@ export function places(hours) {
   return all;
 }
 
-/** Of the first place that is not before `hour`; behind the last where there is none. */
+/** The index of the first place not before `hour`; the length where there is none. */
 export function indexOf(places, hour) {
   let [low, high] = [0, places.length];
   while (low < high) {
@@ -35,8 +35,8 @@ export function indexOf(places, hour) {
 }
 
 /**
- * The bars for `places`, at most about `max` of them: the hours that each has (`from`, `to`), and the `sums` of
- * these, a Map by hour. `step` is how many hours a whole bar has.
+ * At most `max` + 1 bars for `places`: the hours of each (`from`, `to`), and their bytes from `sums`, a Map by
+ * hour. `step` is the number of hours in a whole bar.
  */
 export function slots(places, sums, max) {
   let at = STEPS.findIndex((step) => places.length / step <= max);
@@ -44,14 +44,14 @@ export function slots(places, sums, max) {
   for (; ; at += 1) {
     const step = STEPS[at] ?? STEPS.at(-1) * 2 ** (at - STEPS.length + 1);
     const starts = firsts(places, step);
-    // One more than there is room for where neither end is a whole bar.
+    // One more than `max`, since the first and the last may be partial.
     if (starts.length > max + 1) continue;
     const bars = starts.map((start, i) => add(places.slice(start, starts[i + 1]), sums));
     return { step, slots: bars };
   }
 }
 
-/** Where a new bar of `step` hours begins. */
+/** The indices at which a bar of `step` hours begins. */
 function firsts(places, step) {
   const shift = step % 168 === 0 ? MONDAY : 0;
   const key = (hour) => Math.floor((hour - shift) / step);
@@ -74,8 +74,8 @@ function add(hours, sums) {
 }
 
 /**
- * At most `max` of `slots` that have a label, by index, and the hours between two labels. A label is where
- * a round hour is, or the first after it.
+ * The indices of at most `max` of `slots` to be labelled, and the hours between two labels. A label is at a
+ * round hour, or at the first slot after one.
  */
 export function ticks(slots, max) {
   const keys = [
@@ -88,7 +88,7 @@ export function ticks(slots, max) {
       .map((slot, index) => ({ slot, index }))
       .filter(({ slot, index }) => (index === 0 ? isRound(slot) : key(slot.from) !== key(slots[index - 1].from)));
     if (found.length <= Math.max(1, max)) {
-      // A single bar that is at no round hour has a label too.
+      // Where no slot is at a round hour, the first has the label.
       return { step, at: found.length > 0 ? found.map(({ index }) => index) : [0] };
     }
   }

@@ -21,15 +21,15 @@ const SORTS = ['bytes', 'bytes_tx', 'bytes_rx'].flatMap((sort) => [sort, `-${sor
 /** By name, which is the order of the rows themselves. */
 export const UNSORTED = 'name';
 
-/** The last hour that there can be. */
+/** The largest hour of the API. */
 const HOUR_MAX = 2 ** 32 - 2;
-/** Parameters that may be there once. */
+/** Parameters that may occur once. */
 const SINGLE = ['hour', 'from', 'to', 'search', 'sort', 'group_by', 'cursor', 'exact', 'live'];
 
 /**
  * The view that the query string of an address describes. `from` and `to` are hours, the second not
- * included. Both null: the newest hour that is complete, whichever it is. What is not understood is left
- * out, and `misread` says what that is.
+ * included. Both null: the newest complete hour, whichever it is. `misread` says what was not understood and
+ * left out.
  */
 export function parse(search) {
   const params = new URLSearchParams(search);

@@ -44,7 +44,7 @@ fn it_begins_with_an_hour_that_is_over() {
     assert_eq!(total(&browser), 600);
     assert!(!browser.text("#summary").contains("incomplete"));
     assert_eq!(
-        browser.js("return document.querySelectorAll('#hours-chart rect.open').length"),
+        browser.js("return document.querySelectorAll('#hours-chart rect.incomplete').length"),
         2
     );
     browser.hover(bar(&browser, 1));
