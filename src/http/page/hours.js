@@ -83,11 +83,14 @@ export function draw(given) {
   table(slots);
 }
 
-/** Draws again at the new width. */
-export function resize() {
-  if (all.length === 0) return;
-  frame = null;
+/** Draws again at a new width: as many hours as it has room for, or the same ones (`isFixed`). */
+export function resize(isFixed) {
   overview();
+  if (isFixed) {
+    draw(sums);
+    return;
+  }
+  frame = null;
   redraw();
 }
 
@@ -149,8 +152,10 @@ function overview() {
 
 function table(slots) {
   const cell = (value) => dom.make('td', { class: 'number', text: format.digits(value) });
-  const rows = slots.slice(-ROWS_MAX).map((slot) =>
-    dom.make('tr', {}, dom.make('th', { scope: 'row', text: format.hours(slot) }), cell(slot.bytes_tx), cell(slot.bytes_rx)),
-  );
+  const rows = slots.slice(-ROWS_MAX).map(({ from, to, bytes_tx, bytes_rx }) => {
+    const text = format.hours({ from, to });
+    const button = dom.make('button', { type: 'button', text, 'data-key': String(from), onclick: () => choose({ from, to }) });
+    return dom.make('tr', {}, dom.make('th', { scope: 'row' }, button), cell(bytes_tx), cell(bytes_rx));
+  });
   dom.table(at('hours-table'), ['Hours', 'Sent, bytes', 'Received, bytes'], 1, rows);
 }

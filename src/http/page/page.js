@@ -148,6 +148,7 @@ async function load(signal) {
   const fresh = JSON.stringify([address, range, inRange.map(Object.values)], format.withBigInt);
   if (fresh === shown) {
     report([await chart], false);
+    signal.throwIfAborted();
     return said || view.misread;
   }
   shown = '';
@@ -201,6 +202,7 @@ async function part(id, question, signal, answer, show) {
     card(id).classList.remove('other');
     card(id).removeAttribute('aria-busy');
   } catch (error) {
+    if (signal.aborted) return;
     if (!(error instanceof api.Problem) || error.status === 0 || error.asksForToken) throw error;
     return { id, error };
   }
@@ -216,6 +218,8 @@ function report(unanswered, isSaid) {
 
 /** What the chart of hours was drawn from. */
 let drawn = [];
+/** Ends the fetch under way when the chart is to show other hours. */
+let chartTurn = new AbortController();
 
 /** Draws the chart of hours, of all flows or of those that match the filters. */
 function drawHours(signal) {
@@ -228,7 +232,11 @@ function drawHours(signal) {
     return Promise.resolve();
   }
   dim('hours-chart', question);
-  return part('hours-chart', question, signal, series.sums(view, seen, signal), (sums) => {
+  chartTurn.abort();
+  const mine = new AbortController();
+  chartTurn = mine;
+  signal.addEventListener('abort', () => mine.abort(), { once: true });
+  return part('hours-chart', question, mine.signal, series.sums(view, seen, mine.signal), (sums) => {
     hours.draw(sums);
     drawn = state;
   });
@@ -240,7 +248,7 @@ async function redrawHours() {
   try {
     report([await drawHours(turn.signal)], false);
   } catch (error) {
-    if (error.name !== 'AbortError') failed(error);
+    failed(error);
   }
 }
 
@@ -384,17 +392,17 @@ table.start({
 });
 
 let width = innerWidth;
-const resize = () => {
+const resize = (isPrint) => {
   if (known.length === 0) return;
-  hours.resize();
+  hours.resize(isPrint);
   edges.draw();
 };
 addEventListener('resize', dom.calm(RESIZE_MS, () => {
   // On a phone, the browser's bars change the height as one scrolls.
-  if (innerWidth !== width) resize();
+  if (innerWidth !== width) resize(false);
   width = innerWidth;
 }));
-// So that charts have the width of the paper.
-matchMedia('print').addEventListener('change', resize);
+// So that charts have the width of the paper. It is printed at once: there is no time to fetch.
+matchMedia('print').addEventListener('change', () => resize(true));
 
 refresh();

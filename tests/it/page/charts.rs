@@ -203,6 +203,25 @@ fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
         JUNE + 30 * 24 + 12
     ));
     complete(&browser);
+    // Answers that come in another order than they were asked for do not mix.
+    browser.open("/?search=web");
+    complete(&browser);
+    browser.js(
+        "const real = fetch; let count = 0; window.fetch = async (url, options) => { \
+           const isFirst = /group_by=hour/.test(url) && (count += 1) === 1; \
+           const response = await real(url, { ...options, signal: undefined }); \
+           if (isFirst) await new Promise((done) => setTimeout(done, 1000)); \
+           return response; \
+         }; \
+         document.getElementById('earlier').click(); document.getElementById('earlier').click()",
+    );
+    std::thread::sleep(Duration::from_millis(1_500));
+    complete(&browser);
+    let rows = browser.texts("#hours-table tbody td:nth-child(2)");
+    assert!(
+        rows.len() > 100 && !rows.contains(&"0".to_owned()),
+        "{rows:?}"
+    );
     // A phone has fewer bars, of more hours each.
     browser.cdp(
         "Emulation.setDeviceMetricsOverride",

@@ -226,6 +226,11 @@ fn it_prints_whole() {
         json!({"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}),
     );
     browser.until("document.querySelector('#hours-chart svg').viewBox.baseVal.width < 703");
+    assert_eq!(
+        browser.texts(".other, [aria-busy]"),
+        Vec::<String>::new(),
+        "it is printed at once"
+    );
     let found = browser.js(
         "const seen = (css) => [...document.querySelectorAll(css)].filter((e) => e.checkVisibility()); \
          return { wide: document.documentElement.scrollWidth, \
