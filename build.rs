@@ -1,32 +1,99 @@
-//! Compresses what the page is made of, so that the binary carries it in the form in which it is sent.
+//! Makes of the page's files what the binary carries: one script and one stylesheet, since each request takes
+//! a phone a while, compressed as they are sent.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
 
 const PAGE: &str = "src/http/page";
+/// Later rules win.
+const STYLES: [&str; 5] = [
+    "colors.css",
+    "frame.css",
+    "cards.css",
+    "charts.css",
+    "media.css",
+];
+/// The module that imports all others.
+const MAIN: &str = "page";
 
-fn main() -> Result<(), Box<dyn Error>> {
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={PAGE}");
-    for entry in fs::read_dir(PAGE)? {
-        let path = entry?.path();
-        let name = path.file_name().ok_or("a file has a name")?;
-        compress(&name.to_string_lossy(), &fs::read(&path)?)?;
-    }
-    // The crate hands its script out in a tag, and another one after it, for formulas.
-    let tags = plotly::Plot::offline_js_sources();
-    let script = tags.split_once('>').ok_or("a tag begins")?.1;
-    let script = script.split_once("</script>").ok_or("a tag ends")?.0;
-    compress("plotly.js", script.as_bytes())
+    let styles: Result<Vec<_>> = STYLES.into_iter().map(read).collect();
+    compress("page.css", &styles?.join("\n"))?;
+    let mut modules = BTreeMap::new();
+    let mut script = String::new();
+    join(MAIN, &mut modules, &mut script)?;
+    // So that tests, and people at the browser's console, can call them.
+    let names = modules.keys().map(|name| format!("${name} as {name}"));
+    script += &format!("export {{ {} }};\n", names.collect::<Vec<_>>().join(", "));
+    compress("page.js", &script)
 }
 
-fn compress(name: &str, content: &[u8]) -> Result<(), Box<dyn Error>> {
+fn read(file: &str) -> Result<String> {
+    let path = Path::new(PAGE).join(file);
+    fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
+/// Adds the module `name` to `script`, after those that it imports: each is a function that returns what it
+/// exports, named with a `$` before it, which no module uses for its own. `done` says which are there; one that is not is being added, and imports itself.
+fn join(name: &str, done: &mut BTreeMap<String, bool>, script: &mut String) -> Result<()> {
+    if let Some(is_there) = done.insert(name.to_owned(), false) {
+        done.insert(name.to_owned(), is_there);
+        return match is_there {
+            true => Ok(()),
+            false => Err(format!("{name}.js imports itself, in the end").into()),
+        };
+    }
+    let mut body = String::new();
+    let mut exports = Vec::new();
+    for line in read(&format!("{name}.js"))?.lines() {
+        if let Some(import) = line.strip_prefix("import ") {
+            // `* as other from './other.js';` or `{ one, two as three } from './other.js';`
+            let parts = import
+                .strip_suffix(".js';")
+                .and_then(|rest| rest.split_once(" from './"));
+            let (what, other) = parts.ok_or_else(|| format!("{name}.js: {line}"))?;
+            join(other, done, script)?;
+            let what = what.trim_start_matches("* as ").replace(" as ", ": ");
+            body += &format!("const {what} = ${other};\n");
+        } else if let Some(export) = line.strip_prefix("export ") {
+            let declared = export
+                .split([' ', '('])
+                .find(|word| !KEYWORDS.contains(word));
+            exports.push(
+                declared
+                    .ok_or_else(|| format!("{name}.js: {line}"))?
+                    .to_owned(),
+            );
+            body += &format!("{export}\n");
+        } else {
+            body += &format!("{line}\n");
+        }
+    }
+    *script += &format!(
+        "const ${name} = (() => {{\n{body}return {{ {} }};\n}})();\n",
+        exports.join(", ")
+    );
+    done.insert(name.to_owned(), true);
+    Ok(())
+}
+
+/// Words before the name that is exported.
+const KEYWORDS: [&str; 5] = ["async", "function", "const", "let", "class"];
+
+fn compress(name: &str, content: &str) -> Result<()> {
+    let mut gzip = Vec::new();
+    GzEncoder::new(content.as_bytes(), Compression::best()).read_to_end(&mut gzip)?;
     let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
-    let mut file = fs::File::create(Path::new(&out).join(format!("{name}.gz")))?;
-    std::io::copy(&mut GzEncoder::new(content, Compression::best()), &mut file)?;
+    fs::write(Path::new(&out).join(format!("{name}.gz")), gzip)?;
     Ok(())
 }

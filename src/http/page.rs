@@ -19,35 +19,18 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::error::Problem;
 use super::negotiate::{self, Encoding};
 
-macro_rules! asset {
-    ($name:literal, $media_type:literal) => {
-        Asset {
-            name: $name,
-            media_type: $media_type,
-            gzip: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")),
-        }
-    };
-    ($name:literal) => {
-        asset!($name, "text/javascript; charset=utf-8")
-    };
-}
-
-/// What the page loads, as `build.rs` compressed it.
-static ASSETS: [Asset; 14] = [
-    asset!("page.css", "text/css; charset=utf-8"),
-    asset!("page.js"),
-    asset!("api.js"),
-    asset!("charts.js"),
-    asset!("dom.js"),
-    asset!("download.js"),
-    asset!("edges.js"),
-    asset!("filters.js"),
-    asset!("format.js"),
-    asset!("hours.js"),
-    asset!("plotly.js"),
-    asset!("table.js"),
-    asset!("talkers.js"),
-    asset!("view.js"),
+/// What the page loads, as `build.rs` made it.
+static ASSETS: [Asset; 2] = [
+    Asset {
+        name: "page.css",
+        media_type: "text/css; charset=utf-8",
+        gzip: include_bytes!(concat!(env!("OUT_DIR"), "/page.css.gz")),
+    },
+    Asset {
+        name: "page.js",
+        media_type: "text/javascript; charset=utf-8",
+        gzip: include_bytes!(concat!(env!("OUT_DIR"), "/page.js.gz")),
+    },
 ];
 
 /// Scripts and styles that come with the page, and questions to this service. Nothing of a name that

@@ -175,6 +175,27 @@ impl Browser {
         self.runtime.block_on(actions.perform()).unwrap();
     }
 
+    /// Moves the mouse to a point of the window.
+    pub fn hover(&self, (x, y): (i64, i64)) {
+        let actions = self.driver.action_chain().move_to(x, y);
+        self.runtime.block_on(actions.perform()).unwrap();
+    }
+
+    /// Runs `script` in each page that is opened from now on, before its own scripts.
+    pub fn before_each_page(&self, script: &str) {
+        self.cdp(
+            "Page.addScriptToEvaluateOnNewDocument",
+            json!({"source": script}),
+        );
+    }
+
+    /// What `expression` is, where `it` has the modules of the page.
+    pub fn modules(&self, expression: &str) -> Value {
+        self.js(&format!(
+            "return import(document.querySelector('script').src).then((it) => {expression})"
+        ))
+    }
+
     /// The file that a download has become.
     pub fn downloaded(&self) -> PathBuf {
         let deadline = Instant::now() + Duration::from_secs(30);

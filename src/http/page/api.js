@@ -3,6 +3,11 @@
 /** Longest wait for an answer. */
 const ANSWER_MS_MAX = 60_000;
 
+/** The last answer to GET /hours: its tag, if it has one, its text and its rows. */
+let last = { tag: null, text: '', rows: [] };
+/** Milliseconds that the service's clock is ahead of this one. */
+let ahead = 0;
+
 let token = '';
 
 /** Takes the token that goes with every request from now on. It is nowhere else. */
@@ -28,36 +33,69 @@ export class Problem extends Error {
   }
 }
 
-/** The answer to GET `path`; a failure is a Problem, an abort stays what it is. */
-export async function get(path, { params, accept = 'application/json', signal, timeout = ANSWER_MS_MAX } = {}) {
+/** Whether requests carry a token. */
+export function hasToken() {
+  return token !== '';
+}
+
+/** The time by the service's clock, in milliseconds since the epoch. */
+export function now() {
+  return Date.now() + ahead;
+}
+
+/**
+ * The answer to GET `path`; a failure is a Problem, an abort stays what it is. With the `tag` of an
+ * earlier answer, the answer may be a 304.
+ */
+export async function get(path, { params, accept = 'application/json', signal, tag, timeout = ANSWER_MS_MAX } = {}) {
   const query = params?.toString();
   const headers = { Accept: accept };
   if (token !== '') headers.Authorization = `Bearer ${token}`;
-  const timer = AbortSignal.timeout(timeout);
+  // The browser does not do it for answers with `Cache-Control: no-store`.
+  if (tag) headers['If-None-Match'] = tag;
+  // Browsers of 2023 have no AbortSignal.any.
+  const end = new AbortController();
+  signal?.addEventListener('abort', () => end.abort(), { once: true });
+  if (signal?.aborted) end.abort();
+  setTimeout(() => end.abort(new DOMException('no answer in time', 'TimeoutError')), timeout);
   let response;
   try {
     response = await fetch(query ? `${path}?${query}` : path, {
       headers,
       cache: 'no-store',
       credentials: 'same-origin',
-      signal: signal ? AbortSignal.any([signal, timer]) : timer,
+      signal: end.signal,
     });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Problem(0, 'The service does not answer', 'it is stopped, or cannot be reached from here');
   }
-  if (response.ok) return response;
+  const date = Date.parse(response.headers.get('Date') ?? '');
+  if (!Number.isNaN(date)) ahead = date - Date.now();
+  if (response.ok || (tag && response.status === 304)) return response;
   const problem = await response.json().catch(() => ({}));
   const { title = `Status ${response.status}`, detail = 'there is no more to it', type } = problem;
   throw new Problem(response.status, title, detail, type);
 }
 
-/** Reads the rows of `response`, bytes as BigInt: they do not fit into a Number. */
-export async function rows(response) {
+/** Strings, which are left as they are, and numbers. */
+const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
+/** From so many digits on, JSON.parse may round. */
+const LONG = /^\d{16,}$/;
+
+/**
+ * The rows in `text`, bytes as BigInt, since they do not fit into a Number. Long numbers are put in quotes before
+ * they are parsed: the reviver of JSON.parse is given the source text in newer browsers only.
+ */
+function parse(text) {
+  const quoted = text.replace(TOKENS, (token) => (LONG.test(token) ? `"${token}"` : token));
+  return JSON.parse(quoted, (key, value) => (key === 'bytes_tx' || key === 'bytes_rx' ? BigInt(value) : value));
+}
+
+/** What `read` makes of the text of `response`. */
+async function whole(response, read) {
   try {
-    return JSON.parse(await response.text(), (key, value, context) =>
-      key === 'bytes_tx' || key === 'bytes_rx' ? BigInt(context?.source ?? value) : value,
-    );
+    return read(await response.text());
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new Problem(0, 'The answer broke off', 'the service may be stopping');
@@ -69,10 +107,14 @@ export async function flows(params, signal) {
   const response = await get('flows', { params, signal });
   const next = /<([^>]*)>;\s*rel="?next"?/.exec(response.headers.get('Link') ?? '');
   const cursor = next ? new URL(next[1], location.href).searchParams.get('cursor') : null;
-  return { rows: await rows(response), cursor };
+  return { rows: await whole(response, parse), cursor };
 }
 
-/** Every hour that holds flows, and its sums. */
+/** Every hour that holds flows, and its sums: the same array as long as they are the same. */
 export async function hours(signal) {
-  return rows(await get('hours', { signal }));
+  const response = await get('hours', { signal, tag: last.tag });
+  if (response.status === 304) return last.rows;
+  const tag = response.headers.get('ETag');
+  last = await whole(response, (text) => ({ tag, text, rows: text === last.text ? last.rows : parse(text) }));
+  return last.rows;
 }

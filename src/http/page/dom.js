@@ -21,6 +21,12 @@ export function replace(parent, ...children) {
   same?.focus({ preventScroll: true });
 }
 
+/** Fills `table` with rows below a head of these `titles`; columns from `numbers` on are numbers. */
+export function table(table, titles, numbers, rows) {
+  const heads = titles.map((text, i) => make('th', { scope: 'col', text, ...(i >= numbers && { class: 'number' }) }));
+  replace(table, make('thead', {}, make('tr', {}, ...heads)), make('tbody', {}, ...rows));
+}
+
 /** Turns buttons on or off, as pairs of button and whether; the focus goes from one that is off to one that is on. */
 export function enable(...pairs) {
   const focused = document.activeElement;

@@ -1,6 +1,7 @@
-// The rows of the table as a CSV file: all of them, up to a bound, since the browser holds them.
+// The rows of the table as a CSV file for spreadsheets: all of them, up to a bound, since the browser holds them.
 
 import * as api from './api.js';
+import * as csv from './csv.js';
 import * as format from './format.js';
 
 const BYTES_MAX = 256e6;
@@ -40,13 +41,15 @@ export function start(button, state, question) {
 
 async function fetchAll(params, signal, progress) {
   const response = await api.get('flows', { params, accept: 'text/csv', signal, timeout: ANSWER_MS_MAX });
-  const parts = [];
+  const decoder = new TextDecoder();
+  const guard = csv.guard();
+  const parts = [csv.BYTE_ORDER_MARK];
   let bytes = 0;
   let told = 0;
   for (const reader = response.body.getReader(); ; ) {
     const { done, value } = await reader.read();
+    parts.push(guard(decoder.decode(value, { stream: !done })));
     if (done) break;
-    parts.push(value);
     bytes += value.length;
     if (bytes > BYTES_MAX) {
       reader.cancel();
@@ -57,10 +60,11 @@ async function fetchAll(params, signal, progress) {
   return new Blob(parts, { type: 'text/csv' });
 }
 
-/** The hours that `params` name. */
+/** The hours that `params` name, the last included: "20", "2026-11-29T15Z" or "2026-11-29T15Z-2026-11-29T17Z". */
 function fileName(params) {
-  const part = (name) => params.get(name) ?? '';
-  return params.has('hour') ? part('hour') : `${part('from')}-${part('to')}`;
+  const part = (hour) => (format.isDated(hour) ? `${format.hour(hour).slice(0, 13).replace(' ', 'T')}Z` : String(hour));
+  if (params.has('hour')) return part(Number(params.get('hour')));
+  return `${part(Number(params.get('from')))}-${part(Number(params.get('to')) - 1)}`;
 }
 
 function save(blob, name) {

@@ -1,16 +1,28 @@
 // Who talks to whom: the largest pairs of applications as bands, and as a table.
 
-import * as charts from './charts.js';
+import * as bands from './bands.js';
 import * as dom from './dom.js';
 import * as format from './format.js';
 
-const at = (id) => document.getElementById(id);
+/** A pair more takes so much height, between these. */
+const PAIR_PX = 26;
+const HEIGHT_MIN = 90;
+const HEIGHT_MAX = 440;
+/** On a phone there are fewer. */
+const PAIRS_NARROW = 10;
 
-/** `narrowTo` is told the application that is clicked, as a filter. */
-export function start(narrowTo) {
-  show.choose = (ends) => {
+const at = (id) => document.getElementById(id);
+const narrow = matchMedia('(max-width: 640px)');
+
+let narrowTo;
+/** What is drawn, so that it can be drawn again where there is more room. */
+let drawn = { edges: [], rest: 0n };
+
+/** `change` is told the applications that are clicked, as filters. */
+export function start(change) {
+  narrowTo = (ends) => {
     const known = ends.filter(({ name }) => name !== null);
-    if (known.length > 0) narrowTo(Object.fromEntries(known.map(({ field, name }) => [field, name])));
+    if (known.length > 0) change(Object.fromEntries(known.map(({ field, name }) => [field, name])));
   };
 }
 
@@ -22,38 +34,37 @@ export function show(rows, totals) {
   const rest = others > 0n ? others : 0n;
   const part = rest > 0n ? `largest pairs, ${format.percent(whole - rest, whole)} of all bytes` : edges.length === 1 ? 'pair' : 'pairs';
   at('edges-note').textContent = edges.length === 0 ? 'no flows here' : `${edges.length} ${part}`;
-  const first = edges[0];
-  at('edges-chart').setAttribute(
-    'aria-label',
-    first
-      ? `Bytes between applications; most, ${format.bytes(first.bytes)}, from ${format.name(first.src_app)} to ${format.name(first.dest_app)}`
-      : 'No flows',
-  );
-  charts.edges(at('edges-chart'), edges, rest, show.choose);
+  drawn = { edges, rest };
+  draw();
+  table(edges, rest);
+}
 
-  const row = (source, destination, bytes) =>
-    dom.make(
-      'tr',
-      {},
-      dom.make('td', { text: source }),
-      dom.make('td', { text: destination }),
-      dom.make('td', { class: 'number', text: format.bytes(bytes), title: format.exactBytes(bytes) }),
-    );
-  const body = edges.map(({ src_app, dest_app, bytes }) => row(format.name(src_app), format.name(dest_app), bytes));
-  if (rest > 0n) body.push(row('all others', '', rest));
-  dom.replace(
-    at('edges-table'),
-    dom.make(
-      'thead',
-      {},
-      dom.make(
-        'tr',
-        {},
-        dom.make('th', { scope: 'col', text: 'Source' }),
-        dom.make('th', { scope: 'col', text: 'Destination' }),
-        dom.make('th', { scope: 'col', class: 'number', text: 'Bytes' }),
-      ),
-    ),
-    dom.make('tbody', {}, ...body),
+/** Draws what is shown, as wide as there is room. */
+export function draw() {
+  const { edges, rest } = drawn;
+  const chart = at('edges-chart');
+  const isEmpty = rest === 0n && edges.every(({ bytes }) => bytes === 0n);
+  chart.hidden = isEmpty;
+  at('edges-none').hidden = !isEmpty;
+  if (isEmpty) return;
+  const some = narrow.matches ? edges.slice(0, PAIRS_NARROW) : edges;
+  const others = edges.slice(some.length).reduce((sum, { bytes }) => sum + bytes, rest);
+  const height = Math.min(Math.max(HEIGHT_MIN, (some.length + 1) * PAIR_PX), HEIGHT_MAX);
+  bands.draw(chart, some, others, height, narrowTo);
+}
+
+function table(edges, rest) {
+  const cell = (field, name) =>
+    dom.make('td', {}, dom.make('button', {
+      type: 'button',
+      class: 'name',
+      'data-key': `${field} ${name}`,
+      onclick: () => narrowTo([{ field, name }]),
+    }, dom.make('bdi', { text: format.name(name) })));
+  const bytes = (value) => dom.make('td', { class: 'number', text: format.digits(value) });
+  const body = edges.map((edge) =>
+    dom.make('tr', {}, cell('src_app', edge.src_app), cell('dest_app', edge.dest_app), bytes(edge.bytes)),
   );
+  if (rest > 0n) body.push(dom.make('tr', {}, dom.make('td', { text: 'all others' }), dom.make('td'), bytes(rest)));
+  dom.table(at('edges-table'), ['Source', 'Destination', 'Bytes'], 2, body);
 }

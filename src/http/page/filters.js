@@ -35,7 +35,7 @@ export function show(view) {
         'aria-label': `Remove the filter ${title} ${name}`,
         onclick: () => go({ [field]: view[field].filter((other) => other !== value) }),
       });
-      return dom.make('li', {}, dom.make('span', { text: title }), dom.make('bdi', { text: name, title: name }), remove);
+      return dom.make('li', {}, dom.make('span', { text: title }), dom.make('bdi', { text: format.cut(name, 80), title: name }), remove);
     }),
   );
   if (chips.length > 1) {

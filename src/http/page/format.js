@@ -27,9 +27,14 @@ export function bytesAlike(values, step) {
   return values.map((value) => `${(value / 1000 ** unit).toFixed(digits)}\u00a0${UNITS[unit]}`);
 }
 
-/** All digits, in groups: "2,832,994,977 bytes". */
+/** All digits, in groups: "2,832,994,977". */
+export function digits(value) {
+  return value.toLocaleString('en');
+}
+
+/** "2,832,994,977 bytes". */
 export function exactBytes(value) {
-  return `${value.toLocaleString('en')} bytes`;
+  return `${digits(value)} bytes`;
 }
 
 export function percent(part, whole) {
@@ -37,37 +42,55 @@ export function percent(part, whole) {
   return share > 0 && share < 0.1 ? '<0.1%' : `${share.toFixed(share < 9.95 ? 1 : 0)}%`;
 }
 
-/** From here on an hour is taken for one since the epoch (the year 1981); below, for a plain number. */
+/** From here on (the year 1981), an hour is shown as a date; below, as a plain number. */
 const EPOCH_HOURS_MIN = 100_000;
-/** The last that a Date can hold. */
-const EPOCH_HOURS_MAX = 8.64e15 / 3.6e6;
+/** The last hour of the year 9999. A larger number is no hour since the epoch, but perhaps a second. */
+const EPOCH_HOURS_MAX = Date.UTC(10_000, 0) / 3.6e6 - 1;
+
+/** Whether this hour is shown as a date. */
+export function isDated(number) {
+  return number >= EPOCH_HOURS_MIN && number <= EPOCH_HOURS_MAX;
+}
 
 /** "2026-11-25 07:00", in UTC, or "7". */
 export function hour(number) {
-  if (number < EPOCH_HOURS_MIN || number > EPOCH_HOURS_MAX) return String(number);
-  // From the year 10000 on, there is a sign before it.
-  const [date, time] = new Date(number * 3.6e6).toISOString().split('T');
-  return `${date} ${time.slice(0, 5)}`;
-}
-
-/** Whether hours of these numbers are shown as dates. */
-export function isDated(number) {
-  return hour(number) !== String(number);
-}
-
-/** `hour` for an axis with a label every `step` hours: the date only where it is another than `before`. */
-export function hourLabel(number, step, before) {
   if (!isDated(number)) return String(number);
-  const [date, time] = hour(number).split(' ');
-  if (step % 24 === 0) return date;
-  return before !== undefined && hour(before).startsWith(date) ? time : `${time}<br>${date}`;
+  return new Date(number * 3.6e6).toISOString().slice(0, 16).replace('T', ' ');
 }
 
-/** The hours from `from` to before `to`, in words. */
+/** The hours from `from` to before `to`, in words. Dates are in UTC and say so. */
 export function hours({ from, to }) {
-  const unit = isDated(from) ? '' : 'hour ';
-  if (to === from + 1) return unit + hour(from);
-  return `${unit && 'hours '}${hour(from)} to ${hour(to - 1)}${isDated(from) ? ' UTC' : ''}`;
+  const last = to - 1;
+  const zone = isDated(last) ? ' UTC' : '';
+  const [begin, end] = [from, last].map(hour);
+  if (from === last) return `${zone === '' ? 'hour ' : ''}${begin}${zone}`;
+  const unit = isDated(from) ? '' : zone === '' ? 'hours ' : 'hour ';
+  // A date that both have is said once.
+  const isSameDay = isDated(from) && zone !== '' && begin.slice(0, 10) === end.slice(0, 10);
+  return `${unit}${begin} to ${isSameDay ? end.slice(11) : end}${zone}`;
+}
+
+/** How long a bar of the chart is: "hour", "6 hours", "day", "7 days". */
+export function duration(hours) {
+  const [count, unit] = hours % 24 === 0 ? [hours / 24, 'day'] : [hours, 'hour'];
+  return count === 1 ? unit : `${count} ${unit}s`;
+}
+
+/** The time of day of `ms`, in UTC, which it says. */
+export function clock(ms) {
+  return `${new Date(ms).toISOString().slice(11, 19)} UTC`;
+}
+
+/**
+ * `hour` for an axis with a label every `step` hours, in lines: the date only where it is another than that
+ * of the label before it, `before`.
+ */
+export function hourLabel(number, step, before) {
+  if (!isDated(number)) return [String(number)];
+  const [date, time] = hour(number).split(' ');
+  if (step >= 730) return [date.slice(0, 7)];
+  if (step % 24 === 0) return [date];
+  return before !== undefined && hour(before).startsWith(date) ? [time] : [time, date];
 }
 
 /** For JSON.stringify, which knows no BigInt. */
@@ -91,9 +114,34 @@ export function name(text) {
   return text.replace(UNSEEN, (unseen, pictograph) => pictograph ?? mark(unseen)).replace(BLANKS, mark);
 }
 
-/** The same, cut, for a label of Plotly's, which takes `<b>` and `&lt;` for markup. */
-export function label(text, charsMax) {
-  const chars = Array.from(name(text));
-  const cut = chars.length > charsMax ? `${chars.slice(0, charsMax - 1).join('')}…` : chars.join('');
-  return cut.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
+/** `text` in at most `max` characters: the middle is cut out, since names often differ at their ends. */
+export function cut(text, max) {
+  const chars = Array.from(text);
+  if (chars.length <= max) return text;
+  const head = Math.ceil((max - 1) / 2);
+  return `${chars.slice(0, head).join('')}…${chars.slice(head + 1 - max).join('')}`;
+}
+
+/**
+ * Labels of at most `max` characters for `names`. Where two would look alike, they show the part around the first
+ * character that differs.
+ */
+export function labels(names, max) {
+  const full = names.map(name);
+  const short = full.map((text) => cut(text, max));
+  return short.map((label, i) => {
+    const alike = full.filter((text, j) => short[j] === label && text !== full[i]);
+    if (alike.length === 0) return label;
+    const chars = Array.from(full[i]);
+    const differs = Math.min(...alike.map((other) => firstDifference(chars, Array.from(other))));
+    const from = Math.max(1, Math.min(differs - 1, chars.length - max + 4));
+    const head = chars.slice(0, Math.min(3, from)).join('');
+    const rest = chars.slice(from, from + max - 5).join('');
+    return `${head}…${rest}${from + max - 5 < chars.length ? '…' : ''}`;
+  });
+}
+
+function firstDifference(a, b) {
+  const found = a.findIndex((char, i) => char !== b[i]);
+  return found < 0 ? a.length : found;
 }

@@ -1,146 +1,161 @@
-// Which hours are looked at: the chart to click or drag over, and the same by keyboard.
+// Traffic by hour: the chart of a part of the time, the overview of all of it, and the same as a table.
 
-import * as charts from './charts.js';
+import * as bars from './bars.js';
 import * as dom from './dom.js';
 import * as format from './format.js';
+import * as timeline from './timeline.js';
 
-/** Most hours that are shown at a time: ten days. */
-const SLOTS_MAX = 240;
-/** Pause in typing after which an hour is chosen: 2 may become 20. */
-const TYPING_MS = 300;
+/** Rows of the table. */
+const ROWS_MAX = 1_000;
 
 const at = (id) => document.getElementById(id);
 
-/** All hours that there are, and which of them are chosen. */
+/** All hours that hold flows, the places of the timeline, and the hours that are chosen. */
 let all = [];
+let places = [];
 let range = { from: 0, to: 1 };
-/** Where the window of hours that are shown ends: at the newest, or before this one. */
-let end = null;
+/** The first hour that has not ended. */
+let incomplete = Infinity;
+/** Whether the bars are of the flows that match the filters, not of all. */
+let isFiltered = false;
+/** The part of the timeline that the chart shows, as from and to; null: the default for the chosen hours. */
+let frame = null;
+/** The sums that are drawn, by hour. */
+let sums = new Map();
 
-export function newest() {
-  return all.at(-1)?.hour;
-}
+let choose;
+let redraw;
 
-export function chosen() {
-  return range;
-}
-
-/** `choose` is told the hours that are chosen: from, and before which. Both null is the newest. */
-export function start(choose) {
-  const pick = dom.calm(TYPING_MS, (changed) => {
-    const [from, last] = [Number(at('from-hour').value), Number(at('last-hour').value)];
-    if (from <= last) choose({ from, to: last + 1 });
-    else choose(changed === 'from' ? { from, to: from + 1 } : { from: last, to: last + 1 });
-  });
-  at('from-hour').onchange = () => pick('from');
-  at('last-hour').onchange = () => pick('last');
-  at('previous-hour').onclick = () => step(-1);
-  at('next-hour').onclick = () => step(1);
-  at('latest').onclick = () => choose({ from: null, to: null });
-  at('all').onclick = () => choose({ from: 0, to: null });
+/** `change` is called with the hours that are chosen; `fetch` fetches the sums of `seen()` and calls `draw`. */
+export function start(change, fetch) {
+  choose = change;
+  redraw = fetch;
   at('earlier').onclick = () => shift(-1);
   at('later').onclick = () => shift(1);
-
-  /** The hours before or after those that are chosen, as many of them. */
-  function step(direction) {
-    const count = Math.max(1, indexOf(range.to) - indexOf(range.from));
-    const first = direction < 0 ? Math.max(0, indexOf(range.from) - count) : indexOf(range.to);
-    const hours = all.slice(first, direction < 0 ? indexOf(range.from) : first + count);
-    if (hours.length > 0) choose({ from: hours[0].hour, to: hours.at(-1).hour + 1 });
-  }
-
-  /** Moves the window by half of its width. */
-  function shift(direction) {
-    const first = shown()[0];
-    const next = (end ?? all.length) + direction * Math.ceil(SLOTS_MAX / 2);
-    end = next >= all.length ? null : Math.max(next, Math.min(SLOTS_MAX, all.length));
-    if (shown()[0] !== first) draw(choose);
-  }
-  show.choose = choose;
 }
 
-/** Shows `hours`, those that `chosen` names (from, to) as chosen. */
-export function show(hours, chosen, view) {
-  const moved = chosen.from !== range.from || chosen.to !== range.to;
-  const changed = moved || JSON.stringify(hours, format.withBigInt) !== JSON.stringify(all, format.withBigInt);
+/** Takes `hours`, all that hold flows, and the `chosen` ones (from, to); those from `first` on have not ended. */
+export function show(hours, chosen, first, filtered) {
+  if (hours !== all) {
+    const seen = frame && placesIn(frame);
+    const isAtEnd = frame && seen.stop === places.length;
+    places = timeline.places(hours);
+    // A chart that shows the newest hour follows it.
+    if (isAtEnd) frame = seen.start === 0 ? null : between(places.length - (seen.stop - seen.start), places.length);
+  }
+  if (frame && placesIn(frame).start === placesIn(frame).stop) frame = null;
   all = hours;
-  range = chosen;
-  const isLatest = view.from === null && view.to === null;
-  at('latest').setAttribute('aria-pressed', String(isLatest));
-  at('all').setAttribute('aria-pressed', String(range.from <= all[0].hour && view.to === null && !isLatest));
-  if (!changed) return;
-  if (moved) end = windowEnd();
-  dom.enable([at('previous-hour'), range.from > all[0].hour], [at('next-hour'), range.to <= all.at(-1).hour]);
-  draw(show.choose);
+  incomplete = first;
+  isFiltered = filtered;
+  if (chosen.from !== range.from || chosen.to !== range.to) {
+    range = chosen;
+    // The chart does not move if the chosen hours are in it and each hour has a bar of its own.
+    const isSeen = frame && chosen.from >= frame.from && chosen.to <= frame.to;
+    const { start, stop } = placesIn(frame ?? range);
+    if (!isSeen || stop - start > room()) frame = null;
+  }
+  overview();
 }
 
-/** Of the first hour that is not before `hour`; behind the last where there is none. */
-function indexOf(hour) {
-  const found = all.findIndex((row) => row.hour >= hour);
-  return found < 0 ? all.length : found;
+/** The rows of /hours that the chart shows. */
+export function seen() {
+  const { from, to } = part();
+  return all.filter(({ hour }) => hour >= from && hour < to);
 }
 
-/** The end of a window that shows what is chosen. */
-function windowEnd() {
-  if (all.length <= SLOTS_MAX) return null;
-  const after = indexOf(range.to);
-  if (all.length - after < SLOTS_MAX / 2) return null;
-  return Math.max(after + Math.floor(SLOTS_MAX / 4), SLOTS_MAX);
+/** Draws the chart with these sums, a Map by hour. */
+export function draw(given) {
+  sums = given;
+  const { start: a, stop: b } = placesIn(part());
+  const { step, slots } = timeline.slots(places.slice(a, b), sums, room());
+  bars.hours(at('hours-chart'), { slots, chosen: range, incomplete }, choose);
+  dom.enable([at('earlier'), a > 0], [at('later'), b < places.length]);
+  at('earlier').hidden = at('later').hidden = a === 0 && b === places.length;
+
+  const total = ({ bytes_tx, bytes_rx }) => bytes_tx + bytes_rx;
+  const most = slots.reduce((a, b) => (total(b) > total(a) ? b : a));
+  const what = isFiltered ? 'flows that match the filters' : 'all applications';
+  const each = step > 1 ? `, one bar is ${format.duration(step)}` : '';
+  const end = slots.at(-1).to > incomplete ? '; the last bar is incomplete' : '';
+  at('hours-note').textContent =
+    `${what}, ${format.hours({ from: slots[0].from, to: slots.at(-1).to })}${each}; ` +
+    `most, ${format.bytes(total(most))}, in ${format.hours(most)}${end}`;
+  table(slots);
 }
 
-/** The window itself. */
-function shown() {
-  const stop = Math.min(end ?? all.length, all.length);
-  return all.slice(Math.max(0, stop - SLOTS_MAX), stop);
+/** Draws again at a new width: as many hours as it has room for, or the same ones (`isFixed`). */
+export function resize(isFixed) {
+  overview();
+  if (isFixed) {
+    draw(sums);
+    return;
+  }
+  frame = null;
+  redraw();
 }
 
-/** The hours to draw. Those without flows in between have a place too, unless they are too many. */
-function slots(hours) {
-  const [first, last] = [hours[0].hour, hours.at(-1).hour];
-  if (last - first >= SLOTS_MAX) return hours;
-  const known = new Map(hours.map((row) => [row.hour, row]));
-  return Array.from({ length: last - first + 1 }, (_, i) => {
-    const hour = first + i;
-    return known.get(hour) ?? { hour, flows: 0, bytes_tx: 0n, bytes_rx: 0n };
+function room() {
+  return bars.room(at('hours-chart'));
+}
+
+/** Which places are from `from` on and before `to`. */
+function placesIn({ from, to }) {
+  return { start: timeline.indexOf(places, from), stop: timeline.indexOf(places, to) };
+}
+
+/** The places from `start` to before `stop`, as hours. */
+function between(start, stop) {
+  return { from: places[start], to: places[stop - 1] + 1 };
+}
+
+/** `count` places around those from `start` to before `stop`, centred as far as the ends allow. */
+function around(start, stop, count) {
+  const first = Math.max(0, Math.min(Math.round((start + stop - count) / 2), places.length - count));
+  return between(first, Math.min(first + count, places.length));
+}
+
+/** The part of the timeline that the chart shows. */
+function part() {
+  if (frame) return frame;
+  const { start, stop } = placesIn(range);
+  frame = stop - start >= room() ? between(start, stop) : around(start, stop, room());
+  return frame;
+}
+
+/** Shows another part. */
+function move(other) {
+  frame = other;
+  overview();
+  redraw();
+}
+
+/** Moves by half of the width. */
+function shift(direction) {
+  const { start, stop } = placesIn(part());
+  const by = direction * Math.max(1, Math.round((stop - start) / 2));
+  move(around(start + by, stop + by, stop - start));
+}
+
+/** Draws the overview, if the chart has no room for all hours; a click or drag in it moves the chart there. */
+function overview() {
+  const chart = at('hours-overview');
+  chart.hidden = places.length <= room();
+  if (chart.hidden) return;
+  const totals = new Map(all.map((row) => [row.hour, row]));
+  const { slots } = timeline.slots(places, totals, bars.overviewRoom(chart));
+  bars.overview(chart, { slots, frame: part() }, (picked) => {
+    const { start, stop } = placesIn(picked);
+    // A click shows the hours around it, one bar each; a drag shows what was dragged over.
+    move(stop - start > Math.max(room() / 2, slots[0].to - slots[0].from) ? between(start, stop) : around(start, stop, room()));
   });
 }
 
-function draw(choose) {
-  const hours = shown();
-  const pairs = hours.map(({ hour }) => [hour, format.hour(hour)]);
-  // What is chosen is an option, also where it is not in the window or has no flows.
-  const withHour = (hour) =>
-    pairs.some(([value]) => value === hour)
-      ? pairs
-      : [...pairs, [hour, format.hour(hour)]].sort(([a], [b]) => a - b);
-  dom.options(at('from-hour'), withHour(range.from), range.from);
-  dom.options(at('last-hour'), withHour(range.to - 1), range.to - 1);
-
-  at('earlier').hidden = at('later').hidden = all.length <= SLOTS_MAX;
-  dom.enable([at('earlier'), hours[0] !== all[0]], [at('later'), hours.at(-1) !== all.at(-1)]);
-
-  const peak = hours.reduce((a, b) => (b.bytes_tx + b.bytes_rx > a.bytes_tx + a.bytes_rx ? b : a));
-  const dated = format.isDated(hours[0].hour) ? ', UTC' : '';
-  const place = hours.at(-1) === all.at(-1) ? 'last ' : '';
-  const part = hours.length < all.length ? `, ${place}${hours.length} of ${all.length.toLocaleString('en')} hours` : '';
-  at('hours-note').textContent =
-    `all applications${dated}${part}; most, ${format.bytes(peak.bytes_tx + peak.bytes_rx)}, ` +
-    `in ${format.hours({ from: peak.hour, to: peak.hour + 1 })}`;
-  at('hours-chart').setAttribute('aria-label', `Bytes by hour, ${format.hours({ from: hours[0].hour, to: hours.at(-1).hour + 1 })}`);
-  charts.hours(at('hours-chart'), slots(hours), range, choose);
-  table(hours);
-}
-
-function table(hours) {
-  const cell = (value) => dom.make('td', { class: 'number', text: format.bytes(value), title: format.exactBytes(value) });
-  const head = ['Hour', 'Sent', 'Received'].map((text, i) =>
-    dom.make('th', { scope: 'col', text, ...(i > 0 && { class: 'number' }) }),
-  );
-  dom.replace(
-    at('hours-table'),
-    dom.make('thead', {}, dom.make('tr', {}, ...head)),
-    dom.make('tbody', {}, ...hours.map(({ hour, bytes_tx, bytes_rx }) =>
-      dom.make('tr', {}, dom.make('th', { scope: 'row', text: format.hour(hour) }), cell(bytes_tx), cell(bytes_rx)),
-    )),
-  );
+function table(slots) {
+  const cell = (value) => dom.make('td', { class: 'number', text: format.digits(value) });
+  const rows = slots.slice(-ROWS_MAX).map(({ from, to, bytes_tx, bytes_rx }) => {
+    const text = format.hours({ from, to });
+    const button = dom.make('button', { type: 'button', text, 'data-key': String(from), onclick: () => choose({ from, to }) });
+    return dom.make('tr', {}, dom.make('th', { scope: 'row' }, button), cell(bytes_tx), cell(bytes_rx));
+  });
+  dom.table(at('hours-table'), ['Hours', 'Sent, bytes', 'Received, bytes'], 1, rows);
 }

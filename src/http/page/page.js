@@ -1,9 +1,13 @@
 // The page: what is looked at, when it is fetched, and who shows it.
 
 import * as api from './api.js';
-import * as hourPicker from './hours.js';
+import * as dom from './dom.js';
 import * as edges from './edges.js';
+import * as empty from './empty.js';
 import * as filters from './filters.js';
+import * as hours from './hours.js';
+import * as picker from './picker.js';
+import * as series from './series.js';
 import * as table from './table.js';
 import * as talkers from './talkers.js';
 import * as format from './format.js';
@@ -16,6 +20,8 @@ const REFRESH_PAUSE = 10;
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
 const TALKERS = 8;
 const EDGES = 20;
+/** Pause in which a window has its new size. */
+const RESIZE_MS = 150;
 
 const at = (id) => document.getElementById(id);
 const card = (id) => at(id).closest('.card, .figures');
@@ -29,11 +35,12 @@ let failures = 0;
 let shown = '';
 /** What there is to say of all that is shown. */
 let said = '';
-/** The hours that there were at the last look. */
+/** The hours that there were at the last look, as rows of /hours, and which of them the view means. */
 let known = [];
+let range = { from: 0, to: 1 };
 /** What each card answers, by the id of its part; with another question, that is of the past. */
 const answered = new Map();
-const PARTS = ['total', 'sources', 'destinations', 'edges-chart', 'table'];
+const PARTS = ['total', 'hours-chart', 'sources', 'destinations', 'edges-chart', 'table'];
 
 /** The view that the address says, and the cursors of the pages before this one, which it does not. */
 function current() {
@@ -47,7 +54,8 @@ function current() {
 function go(change, { replace = false } = {}) {
   view = { ...view, cursor: '', pages: [], misread: '', ...change };
   const address = location.pathname + views.format(view);
-  history[replace ? 'replaceState' : 'pushState']({ pages: view.pages }, '', address);
+  const isSame = address === location.pathname + location.search;
+  history[replace || isSame ? 'replaceState' : 'pushState']({ pages: view.pages }, '', address);
   refresh();
 }
 
@@ -65,7 +73,10 @@ async function refresh() {
   const { signal } = turn;
   clearTimeout(timer);
   showControls();
-  if (known.length > 0) dimOthers(asked(known));
+  if (known.length > 0) {
+    range = rangeOf(view, known);
+    dimOthers();
+  }
   const begin = performance.now();
   try {
     recovered(await load(signal));
@@ -77,21 +88,27 @@ async function refresh() {
   }
 }
 
-/** What each part asks for where there are these hours. */
-function asked(hours) {
-  const exact = { ...view, ...rangeOf(view, hours) };
-  const question = String(views.question(exact));
-  const table = `${views.tableQuestion(exact)} ${view.cursor}`;
-  return Object.fromEntries(PARTS.map((id) => [id, id === 'table' ? table : question]));
+/** The question of each part but the chart of hours. */
+function asked() {
+  const question = String(views.question(view, range));
+  return {
+    total: question,
+    sources: question,
+    destinations: question,
+    'edges-chart': question,
+    table: `${views.tableQuestion(view, range)} ${view.cursor}`,
+  };
 }
 
-/** What is not an answer to these `questions` steps back, until there is one. */
-function dimOthers(questions) {
-  for (const id of PARTS) {
-    const isOther = answered.has(id) && answered.get(id) !== questions[id];
-    card(id).classList.toggle('other', isOther);
-    if (isOther) card(id).setAttribute('aria-busy', 'true');
-  }
+/** Dims the parts whose answer is to another question than now. */
+function dimOthers() {
+  for (const [id, question] of Object.entries(asked())) dim(id, question);
+}
+
+function dim(id, question) {
+  const isOther = answered.has(id) && answered.get(id) !== question;
+  card(id).classList.toggle('other', isOther);
+  if (isOther) card(id).setAttribute('aria-busy', 'true');
 }
 
 function schedule(pause) {
@@ -106,32 +123,37 @@ document.addEventListener('visibilitychange', () => {
 
 /** Resolves to what there is to say of all of it, if anything. */
 async function load(signal) {
-  const hours = await api.hours(signal);
-  known = hours;
+  known = await api.hours(signal);
   if (!at('token').hidden) {
     at('token').hidden = true;
     document.querySelector('main').focus();
   }
   at('live').hidden = false;
-  at('empty').hidden = hours.length > 0;
-  at('content').hidden = hours.length === 0;
-  at('updated').textContent = `Updated ${new Date().toLocaleTimeString()}`;
-  if (hours.length === 0) {
+  at('content').hidden = known.length === 0;
+  at('updated').textContent = `Updated ${format.clock(api.now())}`;
+  empty.show(known.length === 0);
+  if (known.length === 0) {
     shown = '';
     return view.misread;
   }
-  const newest = hours.at(-1).hour;
-  const range = rangeOf(view, hours);
-  const inRange = hours.filter(({ hour }) => hour >= range.from && hour < range.to);
-  hourPicker.show(hours, range, view);
-  const questions = asked(hours);
-  dimOthers(questions);
+  range = rangeOf(view, known);
+  const inRange = known.filter(({ hour }) => hour >= range.from && hour < range.to);
+  picker.show(known, range, view);
+  hours.show(known, range, incompleteFrom(), views.isFiltered(view));
+  const questions = asked();
+  dimOthers();
   document.title = `${format.hours(range)} · flowtally`;
-  const fresh = JSON.stringify([views.format({ ...view, live: true }), inRange.map(Object.values)], format.withBigInt);
-  if (fresh === shown) return said || view.misread;
+  const chart = drawHours(signal);
+  const address = views.format({ ...view, live: true, exact: false });
+  const fresh = JSON.stringify([address, range, inRange.map(Object.values)], format.withBigInt);
+  if (fresh === shown) {
+    report([await chart], false);
+    signal.throwIfAborted();
+    return said || view.misread;
+  }
   shown = '';
 
-  const question = views.question(view, newest);
+  const question = views.question(view, range);
   const page = { limit: table.ROWS, ...(view.cursor === '' ? {} : { cursor: view.cursor }) };
   const ask = async (params, more) => {
     const all = new URLSearchParams(params);
@@ -142,20 +164,18 @@ async function load(signal) {
     ? ask(question, { group_by: '' }).then(({ rows }) => sum(rows))
     : Promise.resolve(sum(inRange));
   const top = (field, limit) => ask(question, { group_by: field, sort: 'bytes', limit });
-  const parts = [
-    part('total', totals, (totals) => showTotals(totals, range, inRange)),
-    part('sources', Promise.all([top('src_app', TALKERS), totals]), ([{ rows }, totals]) =>
-      talkers.show(at('sources'), 'src_app', rows, totals),
-    ),
-    part('destinations', Promise.all([top('dest_app', TALKERS), totals]), ([{ rows }, totals]) =>
-      talkers.show(at('destinations'), 'dest_app', rows, totals),
-    ),
-    part('edges-chart', Promise.all([top('src_app,dest_app', EDGES), totals]), ([{ rows }, totals]) =>
-      edges.show(rows, totals),
-    ),
-    part('table', ask(views.tableQuestion(view, newest), page), (answer) => table.show(answer, view)),
-  ];
-  const results = await Promise.allSettled(parts);
+  const shows = {
+    total: [totals, (totals) => showTotals(totals, inRange)],
+    sources: [Promise.all([top('src_app', TALKERS), totals]), ([{ rows }, totals]) => talkers.show(at('sources'), 'src_app', rows, totals)],
+    destinations: [
+      Promise.all([top('dest_app', TALKERS), totals]),
+      ([{ rows }, totals]) => talkers.show(at('destinations'), 'dest_app', rows, totals),
+    ],
+    'edges-chart': [Promise.all([top('src_app,dest_app', EDGES), totals]), ([{ rows }, totals]) => edges.show(rows, totals)],
+    table: [ask(views.tableQuestion(view, range), page), (answer) => table.show(answer, view)],
+  };
+  const parts = Object.entries(shows).map(([id, [answer, show]]) => part(id, questions[id], signal, answer, show));
+  const results = await Promise.allSettled([...parts, chart]);
   const thrown = results.find(({ status }) => status === 'rejected');
   if (thrown) throw thrown.reason;
   signal.throwIfAborted();
@@ -163,37 +183,88 @@ async function load(signal) {
   // What was too much for the moment is asked for again, at the usual pace.
   shown = unanswered.some(({ error }) => error.passes) ? '' : fresh;
   // The sums of whole hours are known as it is: they do not fail.
-  const all = views.isFiltered(view) ? parts.length : parts.length - 1;
+  const all = views.isFiltered(view) ? results.length : results.length - 2;
   const areAlike = unanswered.length === all && new Set(unanswered.map(({ error }) => error.message)).size === 1;
   said = areAlike ? `${unanswered[0].error.message}.` : '';
-  for (const { id, error } of unanswered) {
-    note(card(id), areAlike ? '' : error.message);
+  report(unanswered, areAlike);
+  return said || view.misread;
+}
+
+/** Shows one answer where it belongs, or resolves to why there is none; throws where that concerns all. */
+async function part(id, question, signal, answer, show) {
+  card(id).setAttribute('aria-busy', 'true');
+  try {
+    const result = await answer;
+    if (signal.aborted) return;
+    show(result);
+    answered.set(id, question);
+    note(card(id), '');
+    card(id).classList.remove('other');
+    card(id).removeAttribute('aria-busy');
+  } catch (error) {
+    if (signal.aborted) return;
+    if (!(error instanceof api.Problem) || error.status === 0 || error.asksForToken) throw error;
+    return { id, error };
+  }
+}
+
+/** Shows in each card why it has no answer, unless the banner says it for all (`isSaid`). */
+function report(unanswered, isSaid) {
+  for (const { id, error } of unanswered.filter((one) => one)) {
+    note(card(id), isSaid ? '' : error.message);
     card(id).removeAttribute('aria-busy');
   }
-  return said || view.misread;
+}
 
-  /** Shows one answer where it belongs, or resolves to why there is none; throws where that concerns all. */
-  async function part(id, answer, show) {
-    card(id).setAttribute('aria-busy', 'true');
-    try {
-      const result = await answer;
-      if (signal.aborted) return;
-      show(result);
-      answered.set(id, questions[id]);
-      note(card(id), '');
-      card(id).classList.remove('other');
-      card(id).removeAttribute('aria-busy');
-    } catch (error) {
-      if (!(error instanceof api.Problem) || error.status === 0 || error.asksForToken) throw error;
-      return { id, error };
-    }
+/** What the chart of hours was drawn from. */
+let drawn = [];
+/** Ends the fetch under way when the chart is to show other hours. */
+let chartTurn = new AbortController();
+
+/** Draws the chart of hours, of all flows or of those that match the filters. */
+function drawHours(signal) {
+  const seen = hours.seen();
+  const question = `${views.narrow(new URLSearchParams(), view)} ${seen[0]?.hour} ${seen.at(-1)?.hour}`;
+  const state = [known, question, range.from, range.to, incompleteFrom()];
+  if (state.every((one, i) => one === drawn[i])) {
+    card('hours-chart').classList.remove('other');
+    card('hours-chart').removeAttribute('aria-busy');
+    return Promise.resolve();
   }
+  dim('hours-chart', question);
+  chartTurn.abort();
+  const mine = new AbortController();
+  chartTurn = mine;
+  signal.addEventListener('abort', () => mine.abort(), { once: true });
+  return part('hours-chart', question, mine.signal, series.sums(view, seen, mine.signal), (sums) => {
+    hours.draw(sums);
+    drawn = state;
+  });
+}
+
+/** Draws it again for another part of the timeline or another width. */
+async function redrawHours() {
+  drawn = [];
+  try {
+    report([await drawHours(turn.signal)], false);
+  } catch (error) {
+    failed(error);
+  }
+}
+
+/** The first hour that has not ended; unknown for hours without a date. */
+function incompleteFrom() {
+  return known.findLast(({ hour }) => format.isDated(hour)) ? Math.floor(api.now() / 3.6e6) : Infinity;
 }
 
 /** The hours that `view` means: from, and before which. */
 function rangeOf({ from, to }, hours) {
   const [first, newest] = [hours[0].hour, hours.at(-1).hour];
-  if (from === null && to === null) return { from: newest, to: newest + 1 };
+  if (from === null && to === null) {
+    // An hour that has not ended has only a part of its bytes, and would look like a drop in traffic.
+    const complete = hours.findLast(({ hour }) => hour < incompleteFrom())?.hour ?? newest;
+    return { from: complete, to: complete + 1 };
+  }
   const begin = from === null || (to === null && from < first) ? first : from;
   return { from: begin, to: Math.max(to ?? newest + 1, begin + 1) };
 }
@@ -221,16 +292,18 @@ function note(card, text) {
   if (line.textContent !== text) line.textContent = text;
 }
 
-function showTotals({ bytes_tx, bytes_rx }, range, inRange) {
+function showTotals({ bytes_tx, bytes_rx }, inRange) {
   const total = bytes_tx + bytes_rx;
   for (const [id, value] of Object.entries({ total, sent: bytes_tx, received: bytes_rx })) {
     at(id).textContent = format.bytes(value);
-    at(id).title = format.exactBytes(value);
+    at(`${id}-exact`).textContent = format.exactBytes(value);
   }
-  at('span').textContent = inRange.length.toLocaleString('en');
-  at('span').title = format.hours(range);
+  const count = inRange.length.toLocaleString('en');
+  const isIncomplete = inRange.length > 0 && inRange.at(-1).hour >= incompleteFrom();
+  at('span').textContent = count;
+  at('span-exact').textContent = isIncomplete ? 'incomplete: the last has not ended' : '';
   const what = views.isFiltered(view) ? ', filtered' : '';
-  const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total`;
+  const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total${isIncomplete ? ', incomplete' : ''}`;
   // It is read out when it changes.
   if (at('summary').textContent !== summary) at('summary').textContent = summary;
 }
@@ -245,7 +318,7 @@ function failed(error) {
   failures += 1;
   say(`${error.message}. Trying again…`);
   document.body.classList.add('stale');
-  at('live-state').textContent = 'Offline';
+  showControls();
   clearTimeout(timer);
   // Also when updates are paused: what was asked for has not come.
   if (!document.hidden) timer = setTimeout(refresh, pause);
@@ -255,7 +328,7 @@ function recovered(text) {
   failures = 0;
   say(text);
   document.body.classList.remove('stale');
-  at('live-state').textContent = 'Live';
+  showControls();
 }
 
 /** Says above everything what concerns all of it; nothing, if there is nothing to say. */
@@ -288,16 +361,16 @@ at('token').addEventListener('submit', (event) => {
 });
 
 function showControls() {
-  at('live').setAttribute('aria-pressed', String(view.live));
+  const isOffline = failures > 0;
+  at('live-state').textContent = isOffline ? 'Offline' : view.live ? 'Live' : 'Paused';
+  at('live').classList.toggle('paused', !view.live);
+  at('live').title = view.live ? 'Looks for what is new every ten seconds; click to pause' : 'Shows nothing new; click to resume';
   filters.show(view);
 }
 
 at('live').addEventListener('click', () => {
   go({ live: !view.live, cursor: view.cursor, pages: view.pages }, { replace: true });
 });
-at('empty-command').textContent = `curl -X POST '${new URL('flows', location.href)}' \\
-  -H 'Content-Type: application/json' -d '[
-  {"src_app": "web", "dest_app": "api", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 500, "hour": 1}]'`;
 
 /** Adds what `change` names to the filters. */
 function narrowTo(change) {
@@ -305,7 +378,8 @@ function narrowTo(change) {
   go(Object.fromEntries(merged));
 }
 
-hourPicker.start((range) => go(range));
+picker.start(go);
+hours.start(go, redrawHours);
 filters.start(go, () => view);
 talkers.start(narrowTo);
 edges.start(narrowTo);
@@ -313,7 +387,22 @@ table.start({
   go,
   narrowTo,
   view: () => view,
-  range: hourPicker.chosen,
-  question: () => views.tableQuestion(view, hourPicker.newest()),
+  range: () => range,
+  question: () => views.tableQuestion(view, range),
 });
+
+let width = innerWidth;
+const resize = (isPrint) => {
+  if (known.length === 0) return;
+  hours.resize(isPrint);
+  edges.draw();
+};
+addEventListener('resize', dom.calm(RESIZE_MS, () => {
+  // On a phone, the browser's bars change the height as one scrolls.
+  if (innerWidth !== width) resize(false);
+  width = innerWidth;
+}));
+// So that charts have the width of the paper. It is printed at once: there is no time to fetch.
+matchMedia('print').addEventListener('change', () => resize(true));
+
 refresh();

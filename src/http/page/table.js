@@ -10,10 +10,13 @@ export const ROWS = 25;
 
 const at = (id) => document.getElementById(id);
 const TITLES = { src_app: 'Source', dest_app: 'Destination', vpc_id: 'VPC', hour: 'Hour' };
+/** Of longer names, a part is left out. */
+const NAME_CHARS_MAX = 80;
 const SUMS = { bytes: 'Total', bytes_tx: 'Sent', bytes_rx: 'Received' };
 
 let page;
-/** The cursor of the rows that follow. */
+/** What is shown, and the cursor of the rows that follow. */
+let answer = { rows: [], cursor: null };
 let next = null;
 
 /**
@@ -24,10 +27,14 @@ export function start(given) {
   page = given;
   const { go, view } = page;
   at('grouping').onchange = (event) => go({ grouping: event.target.value });
+  at('exact').onchange = (event) => {
+    go({ exact: event.target.checked, cursor: view().cursor, pages: view().pages }, { replace: true });
+    show(answer, view());
+  };
   // From the second page on, the hours are those of the first, also when newer ones come.
   at('next-page').onclick = () => {
     // What follows a page that is still to come is not known.
-    if (at('rows').ariaBusy === 'true') return;
+    if (at('rows').getAttribute('aria-busy') === 'true') return;
     go({ ...page.range(), cursor: next, pages: [...view().pages, view().cursor] });
     at('rows').scrollIntoView({ block: 'start' });
   };
@@ -37,14 +44,22 @@ export function start(given) {
 }
 
 /** Shows a page of rows. */
-export function show({ rows, cursor }, view) {
+export function show(given, view) {
+  answer = given;
+  const { rows, cursor } = answer;
   next = cursor;
   at('grouping').value = view.grouping;
+  at('exact').checked = view.exact;
   const fields = columns(view).filter((field) => field !== 'vpc_id' && field !== 'hour');
   const more = columns(view).filter((field) => field === 'vpc_id' || field === 'hour');
   // Names, sums, the rest: on a phone, what matters is seen without scrolling sideways.
   const order = [...fields, ...(fields.length === 0 ? more : []), ...Object.keys(SUMS), ...(fields.length === 0 ? [] : more)];
-  const body = rows.map((row) => dom.make('tr', {}, ...order.map((field) => cell(field, row, view.sort))));
+  const named = Object.keys(FILTERS).filter((field) => order.includes(field));
+  const labels = named.map((field) => [field, format.labels(rows.map((row) => row[field]), NAME_CHARS_MAX)]);
+  const body = rows.map((row, i) => {
+    const names = Object.fromEntries(labels.map(([field, texts]) => [field, texts[i]]));
+    return dom.make('tr', {}, ...order.map((field) => cell(field, row, names, view)));
+  });
   if (body.length === 0) {
     const text = view.cursor === '' ? 'No flows match' : 'No more rows';
     body.push(dom.make('tr', {}, dom.make('td', { class: 'none', colspan: order.length, text })));
@@ -52,7 +67,7 @@ export function show({ rows, cursor }, view) {
   dom.replace(
     at('table'),
     dom.make('caption', { class: 'hidden', text: `Flows by ${GROUPINGS[view.grouping]}` }),
-    dom.make('thead', {}, dom.make('tr', {}, ...order.map((field) => head(field, view.sort)))),
+    dom.make('thead', {}, dom.make('tr', {}, ...order.map((field) => head(field, view.sort, rows)))),
     dom.make('tbody', {}, ...body),
   );
   dom.enable([at('previous-page'), view.cursor !== ''], [at('next-page'), next !== null]);
@@ -66,10 +81,11 @@ function sumClass(field, sort) {
   return field === 'bytes' || sort.endsWith(field) ? 'number' : 'number part';
 }
 
-function cell(field, row, sort) {
+function cell(field, row, names, { sort, exact }) {
   if (field in SUMS) {
     const value = field === 'bytes' ? row.bytes_tx + row.bytes_rx : row[field];
-    return dom.make('td', { class: sumClass(field, sort), text: format.bytes(value), title: format.exactBytes(value) });
+    const text = exact ? format.digits(value) : format.bytes(value);
+    return dom.make('td', { class: sumClass(field, sort), text, title: format.exactBytes(value) });
   }
   if (field === 'hour') return dom.make('td', { text: format.hour(row.hour) });
   const name = format.name(row[field]);
@@ -79,12 +95,12 @@ function cell(field, row, sort) {
     'data-key': `${field} ${row.src_app} ${row.dest_app} ${row.vpc_id} ${row.hour}`,
     title: `Only ${FILTERS[field]} ${name}`,
     onclick: () => page.narrowTo({ [field]: row[field] }),
-  }, dom.make('bdi', { text: name }));
+  }, dom.make('bdi', { text: names[field] }));
   return dom.make('td', {}, button);
 }
 
 /** A column's head. Sums sort downwards, then upwards; names only in the order of the rows themselves. */
-function head(field, sort) {
+function head(field, sort, rows) {
   const isSum = field in SUMS;
   const sortedBy = sort.replace('-', '');
   const leads = isSum ? sortedBy === field : sort === UNSORTED && field !== 'vpc_id';
@@ -96,7 +112,7 @@ function head(field, sort) {
     dom.make('button', {
       type: 'button',
       'data-key': `sort ${field}`,
-      text: TITLES[field] ?? SUMS[field],
+      text: (TITLES[field] ?? SUMS[field]) + (field === 'hour' && rows.some(({ hour }) => format.isDated(hour)) ? ', UTC' : ''),
       onclick: () => page.go({ sort: to }),
     }),
   );

@@ -4,6 +4,9 @@ import * as dom from './dom.js';
 import * as format from './format.js';
 import { FILTERS } from './view.js';
 
+/** Of longer names, a part is left out. */
+const NAME_CHARS_MAX = 80;
+
 let narrowTo;
 
 /** `choose` is told the application that is clicked, as a filter. */
@@ -14,26 +17,37 @@ export function start(choose) {
 /** Shows `rows` (`field` and bytes, largest first) in `list`, and how much of `totals` each is. */
 export function show(list, field, rows, totals) {
   const whole = totals.bytes_tx + totals.bytes_rx;
-  const sums = rows.map((row) => row.bytes_tx + row.bytes_rx);
+  let others = whole;
+  const labels = format.labels(rows.map((row) => row[field]), NAME_CHARS_MAX);
   const items = rows.map((row, i) => {
     const name = row[field];
-    const bar = dom.make('span', { class: 'share', 'aria-hidden': 'true' });
-    bar.style.width = `${(100 * Number(sums[i])) / Number(sums[0] || 1n)}%`;
+    const bytes = row.bytes_tx + row.bytes_rx;
+    others -= bytes;
     const button = dom.make(
       'button',
       {
         type: 'button',
         'data-key': name,
-        title: `Only ${FILTERS[field]} ${format.name(name)}; ${format.exactBytes(sums[i])}`,
+        title: `Only ${FILTERS[field]} ${format.name(name)}; ${format.exactBytes(bytes)}`,
         onclick: () => narrowTo({ [field]: name }),
       },
-      bar,
-      dom.make('bdi', { class: 'name', text: format.name(name) }),
-      dom.make('span', { class: 'percent', text: format.percent(sums[i], whole) }),
-      dom.make('span', { class: 'bytes', text: format.bytes(sums[i]) }),
+      ...line(labels[i], bytes, whole),
     );
     return dom.make('li', {}, button);
   });
   if (items.length === 0) items.push(dom.make('li', { class: 'none', text: 'No flows here' }));
+  else if (others > 0n) items.push(dom.make('li', { class: 'others' }, ...line('all others', others, whole)));
   dom.replace(list, ...items);
+}
+
+/** What a line says, and a bar: of all bytes, so much. */
+function line(name, bytes, whole) {
+  const bar = dom.make('span', { class: 'share', 'aria-hidden': 'true' });
+  bar.style.width = `${(100 * Number(bytes)) / Number(whole || 1n)}%`;
+  return [
+    dom.make('bdi', { class: 'name', text: name }),
+    dom.make('span', { class: 'percent', text: format.percent(bytes, whole) }),
+    dom.make('span', { class: 'bytes', text: format.bytes(bytes) }),
+    dom.make('span', { class: 'track', 'aria-hidden': 'true' }, bar),
+  ];
 }

@@ -13,7 +13,7 @@ export const GROUPINGS = {
   dest_app: 'destination',
   vpc_id: 'VPC',
   hour: 'hour',
-  'src_app,dest_app,vpc_id,hour': 'nothing: each hour apart',
+  'src_app,dest_app,vpc_id,hour': 'no grouping (one row per hour)',
 };
 export const GROUPING = 'src_app,dest_app,vpc_id';
 
@@ -21,26 +21,50 @@ const SORTS = ['bytes', 'bytes_tx', 'bytes_rx'].flatMap((sort) => [sort, `-${sor
 /** By name, which is the order of the rows themselves. */
 export const UNSORTED = 'name';
 
+/** The largest hour of the API. */
+const HOUR_MAX = 2 ** 32 - 2;
+/** Parameters that may occur once. */
+const SINGLE = ['hour', 'from', 'to', 'search', 'sort', 'group_by', 'cursor', 'exact', 'live'];
+
 /**
- * The view that the query string of an address describes; what is not understood is left out.
- * `from` and `to` are hours, the second not included. Both null: the newest hour, whichever it is.
- * `misread` says which hours were not understood.
+ * The view that the query string of an address describes. `from` and `to` are hours, the second not
+ * included. Both null: the newest complete hour, whichever it is. `misread` says what was not understood and
+ * left out.
  */
 export function parse(search) {
   const params = new URLSearchParams(search);
-  const one = params.has('hour') ? params.get('hour') : null;
-  const from = number(one ?? params.get('from'));
-  const to = one === null ? number(params.get('to')) : from === null ? null : from + 1;
-  const chosen = (name, possible, otherwise) => {
+  const wrong = [];
+  const refuse = (name, value) => wrong.push(visible(`${name}=${value}`));
+  for (const name of new Set(params.keys())) {
+    if (!SINGLE.includes(name) && !(name in FILTERS)) refuse(name, params.get(name));
+    params.getAll(name).slice(SINGLE.includes(name) ? 1 : Infinity).forEach((value) => refuse(name, value));
+  }
+  const hour = (name) => {
     const value = params.get(name);
-    return possible.includes(value) ? value : otherwise;
+    if (value === null || (/^\d{1,10}$/.test(value) && Number(value) <= HOUR_MAX + (name === 'to' ? 1 : 0))) {
+      return value === null ? null : Number(value);
+    }
+    refuse(name, value);
+    return null;
   };
-  const isEmpty = from !== null && to !== null && to <= from;
-  const wrong = ['hour', 'from', 'to'].filter((name) => params.has(name) && number(params.get(name)) === null);
-  const misread = wrong.map((name) => `${name}=${params.get(name)}`).join(', ') || (isEmpty && `from=${from}, to=${to}`);
-  return {
-    ...(isEmpty ? { from: null, to: null } : { from, to }),
-    misread: misread ? `There are no such hours: ${visible(misread)}.` : '',
+  const chosen = (name, possible, otherwise) => {
+    const value = params.get(name) ?? otherwise;
+    if (possible.includes(value)) return value;
+    refuse(name, value);
+    return otherwise;
+  };
+  const one = hour('hour');
+  const isOne = params.has('hour');
+  if (isOne) ['from', 'to'].filter((name) => params.has(name)).forEach((name) => refuse(name, params.get(name)));
+  let [from, to] = isOne ? [one, one === null ? null : one + 1] : [hour('from'), hour('to')];
+  if (from !== null && to !== null && to <= from) {
+    refuse('from', from);
+    refuse('to', to);
+    [from, to] = [null, null];
+  }
+  const view = {
+    from,
+    to,
     src_app: unique(params.getAll('src_app')),
     dest_app: unique(params.getAll('dest_app')),
     vpc_id: unique(params.getAll('vpc_id')),
@@ -48,18 +72,19 @@ export function parse(search) {
     sort: chosen('sort', [...SORTS, UNSORTED], 'bytes'),
     grouping: chosen('group_by', Object.keys(GROUPINGS), GROUPING),
     cursor: params.get('cursor') ?? '',
-    live: params.get('live') !== 'off',
+    exact: chosen('exact', ['on', 'off'], 'off') === 'on',
+    live: chosen('live', ['on', 'off'], 'on') === 'on',
   };
+  return { ...view, misread: wrong.length > 0 ? `Not understood in the address, and left out: ${wrong.join(', ')}.` : '' };
 }
 
 /** The query string for `view`; empty for what is shown at first. */
 export function format(view) {
-  const params = time(view);
-  for (const field of Object.keys(FILTERS)) view[field].forEach((value) => params.append(field, value));
-  if (view.search !== '') params.set('search', view.search);
+  const params = narrow(time(view), view);
   if (view.sort !== 'bytes') params.set('sort', view.sort);
   if (view.grouping !== GROUPING) params.set('group_by', view.grouping);
   if (view.cursor !== '') params.set('cursor', view.cursor);
+  if (view.exact) params.set('exact', 'on');
   if (!view.live) params.set('live', 'off');
   const text = params.toString();
   return text === '' ? '' : `?${text}`;
@@ -69,19 +94,22 @@ export function isFiltered(view) {
   return view.search !== '' || Object.keys(FILTERS).some((field) => view[field].length > 0);
 }
 
-/** The flows of `view` as parameters of the API, `newest` being the newest hour that there is. */
-export function question(view, newest) {
-  const params = time(view);
-  if (view.from === null && view.to === null) params.set('hour', newest);
+/** `params` with the filters and the search of `view`. */
+export function narrow(params, view) {
   for (const field of Object.keys(FILTERS)) view[field].forEach((value) => params.append(field, value));
   if (view.search !== '') params.set('search', view.search);
   return params;
 }
 
+/** The flows of `view` as parameters of the API: those of all its filters, in the hours of `range`. */
+export function question(view, range) {
+  return narrow(time(range), view);
+}
+
 /** The rows of the table as parameters of the API, without the page. */
-export function tableQuestion(view, newest) {
-  const params = question(view, newest);
-  const fields = columns(view, newest);
+export function tableQuestion(view, range) {
+  const params = question(view, range);
+  const fields = columns(view);
   // The rows of an hour are apart as they are; grouping them would only cost.
   const apart = fields.length === 3 && params.has('hour');
   if (!apart && fields.length < 4) params.set('group_by', fields.join(','));
@@ -103,10 +131,6 @@ function time({ from, to }) {
   if (from !== null) params.set('from', from);
   if (to !== null) params.set('to', to);
   return params;
-}
-
-function number(text) {
-  return text !== null && /^\d{1,10}$/.test(text) ? Number(text) : null;
 }
 
 function unique(values) {

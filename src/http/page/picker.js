@@ -1,0 +1,90 @@
+// The hours that are shown: buttons, and fields for the first and the last hour.
+
+import * as dom from './dom.js';
+import * as format from './format.js';
+import { indexOf } from './timeline.js';
+
+/** Pause in typing after which an hour is chosen: 2 may become 20. */
+const TYPING_MS = 700;
+
+const at = (id) => document.getElementById(id);
+const FIELDS = ['from-hour', 'last-hour'];
+
+/** The hours that hold flows, and the ones that are chosen. */
+let all = [];
+let range = { from: 0, to: 1 };
+let choose;
+
+/** `change` is called with the hours that are chosen, from and to (not included). Both null: the latest. */
+export function start(change) {
+  choose = change;
+  const pick = dom.calm(TYPING_MS, take);
+  for (const id of FIELDS) {
+    at(id).oninput = () => pick(id);
+    at(id).onchange = () => pick(id);
+    at(id).onkeydown = ({ key }) => {
+      if (key !== 'Enter') return;
+      at(id).reportValidity();
+      take(id);
+    };
+    at(id).onblur = () => {
+      // Text that is no hour is replaced.
+      if (hourIn(id) === null) fill(id);
+    };
+  }
+  at('previous-hour').onclick = () => step(-1);
+  at('next-hour').onclick = () => step(1);
+  at('latest').onclick = () => choose({ from: null, to: null });
+  at('all').onclick = () => choose({ from: 0, to: null });
+}
+
+/** Shows `chosen` (from, to), out of `hours`. */
+export function show(hours, chosen, view) {
+  all = hours.map(({ hour }) => hour);
+  const isOther = chosen.from !== range.from || chosen.to !== range.to;
+  range = chosen;
+  const isLatest = view.from === null && view.to === null;
+  at('latest').setAttribute('aria-pressed', String(isLatest));
+  at('all').setAttribute('aria-pressed', String(range.from <= all[0] && view.to === null && !isLatest));
+  dom.enable([at('previous-hour'), range.from > all[0]], [at('next-hour'), range.to <= all.at(-1)]);
+  at('zone').hidden = !format.isDated(range.to - 1);
+  // Typing is not disturbed, unless other hours have been chosen.
+  for (const id of FIELDS) if (isOther || document.activeElement !== at(id)) fill(id);
+}
+
+/** Sets a field to its hour, as a date or as a plain number. */
+function fill(id) {
+  const field = at(id);
+  const hour = id === 'from-hour' ? range.from : range.to - 1;
+  const isDated = format.isDated(hour);
+  const text = (number) => (isDated ? format.hour(number).replace(' ', 'T') : String(number));
+  const ends = [all[0], all.at(-1)].filter((end) => format.isDated(end) === isDated);
+  field.type = isDated ? 'datetime-local' : 'number';
+  field.step = isDated ? '3600' : '1';
+  field.min = ends.length > 0 ? text(Math.min(ends[0], hour)) : '';
+  field.max = ends.length > 0 ? text(Math.max(ends.at(-1), hour)) : '';
+  if (field.value !== text(hour)) field.value = text(hour);
+}
+
+/** The hour in a field; null where there is none, or where it is outside the stored hours. */
+function hourIn(id) {
+  const field = at(id);
+  if (field.value === '' || !field.checkValidity()) return null;
+  return field.type === 'number' ? Number(field.value) : Date.parse(`${field.value}Z`) / 3.6e6;
+}
+
+function take(id) {
+  const [from, last] = FIELDS.map(hourIn);
+  if (from === null || last === null || (from === range.from && last === range.to - 1)) return;
+  if (from <= last) choose({ from, to: last + 1 });
+  else choose(id === 'from-hour' ? { from, to: from + 1 } : { from: last, to: last + 1 });
+}
+
+/** Chooses as many hours before or after the chosen ones. */
+function step(direction) {
+  const [start, stop] = [indexOf(all, range.from), indexOf(all, range.to)];
+  const count = Math.max(1, stop - start);
+  const first = direction < 0 ? Math.max(0, start - count) : stop;
+  const hours = all.slice(first, direction < 0 ? start : first + count);
+  if (hours.length > 0) choose({ from: hours[0], to: hours.at(-1) + 1 });
+}

@@ -1,0 +1,101 @@
+// The timeline: which hours have a place, which bar they belong to, and where the labels are.
+
+/** The longest gap that is drawn as empty hours, and up to how many hours gaps are drawn at all. */
+const GAP_HOURS = 48;
+const GAPS_HOURS_MAX = 20_000;
+/** Hours per bar. */
+const STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336, 672];
+/** Hours, then months, between two labels. */
+const LABEL_STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336];
+const LABEL_MONTHS = [1, 2, 3, 6, 12, 24, 60, 120];
+/** The first Monday of 1970: weeks begin there. */
+const MONDAY = 96;
+
+/** The hours that have a place: those of `hours`, rows in ascending order, and those in short gaps. */
+export function places(hours) {
+  const gap = hours.length > GAPS_HOURS_MAX ? 0 : GAP_HOURS;
+  const all = [];
+  for (const { hour } of hours) {
+    const last = all.at(-1);
+    if (last !== undefined && hour - last <= gap) for (let empty = last + 1; empty < hour; empty += 1) all.push(empty);
+    all.push(hour);
+  }
+  return all;
+}
+
+/** The index of the first place not before `hour`; the length where there is none. */
+export function indexOf(places, hour) {
+  let [low, high] = [0, places.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (places[middle] < hour) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/**
+ * At most `max` + 1 bars for `places`: the hours of each (`from`, `to`), and their bytes from `sums`, a Map by
+ * hour. `step` is the number of hours in a whole bar.
+ */
+export function slots(places, sums, max) {
+  let at = STEPS.findIndex((step) => places.length / step <= max);
+  if (at < 0) at = STEPS.length;
+  for (; ; at += 1) {
+    const step = STEPS[at] ?? STEPS.at(-1) * 2 ** (at - STEPS.length + 1);
+    const starts = firsts(places, step);
+    // One more than `max`, since the first and the last may be partial.
+    if (starts.length > max + 1) continue;
+    const bars = starts.map((start, i) => add(places.slice(start, starts[i + 1]), sums));
+    return { step, slots: bars };
+  }
+}
+
+/** The indices at which a bar of `step` hours begins. */
+function firsts(places, step) {
+  const shift = step % 168 === 0 ? MONDAY : 0;
+  const key = (hour) => Math.floor((hour - shift) / step);
+  const starts = [];
+  places.forEach((hour, i) => {
+    if (i === 0 || key(hour) !== key(places[i - 1])) starts.push(i);
+  });
+  return starts;
+}
+
+function add(hours, sums) {
+  let [bytes_tx, bytes_rx] = [0n, 0n];
+  for (const hour of hours) {
+    const row = sums.get(hour);
+    if (!row) continue;
+    bytes_tx += row.bytes_tx;
+    bytes_rx += row.bytes_rx;
+  }
+  return { from: hours[0], to: hours.at(-1) + 1, bytes_tx, bytes_rx };
+}
+
+/**
+ * The indices of at most `max` of `slots` to be labelled, and the hours between two labels. A label is at a
+ * round hour, or at the first slot after one.
+ */
+export function ticks(slots, max) {
+  const keys = [
+    ...LABEL_STEPS.map((step) => [step, (hour) => Math.floor(hour / step)]),
+    ...LABEL_MONTHS.map((months) => [months * 730, (hour) => Math.floor(month(hour) / months)]),
+  ];
+  for (const [step, key] of keys) {
+    const isRound = ({ from }) => step >= 730 ? key(from) !== key(from - 1) : from % step === 0;
+    const found = slots
+      .map((slot, index) => ({ slot, index }))
+      .filter(({ slot, index }) => (index === 0 ? isRound(slot) : key(slot.from) !== key(slots[index - 1].from)));
+    if (found.length <= Math.max(1, max)) {
+      // Where no slot is at a round hour, the first has the label.
+      return { step, at: found.length > 0 ? found.map(({ index }) => index) : [0] };
+    }
+  }
+  return { step: 24, at: [0] };
+}
+
+function month(hour) {
+  const date = new Date(hour * 3.6e6);
+  return date.getUTCFullYear() * 12 + date.getUTCMonth();
+}

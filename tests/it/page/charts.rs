@@ -1,0 +1,264 @@
+//! The charts: what they say, to whom, and of what.
+
+use super::*;
+
+/// A year of hours since the epoch, the last of them `end`: bytes are told by the hour.
+fn year(client: &Client, end: u32) {
+    let mut body = Vec::new();
+    for hour in end - 8_759..=end {
+        for (app, bytes) in [("web", hour), ("night-batch", 7)] {
+            let flow = json!({"src_app": app, "dest_app": "db", "vpc_id": "v", "bytes_tx": bytes, "bytes_rx": 1, "hour": hour});
+            writeln!(body, "{flow}").unwrap();
+        }
+    }
+    post(client, std::str::from_utf8(&body).unwrap());
+}
+
+/// 2025-06-01 00:00.
+const JUNE: u32 = 485_760;
+
+fn note(browser: &Browser) -> String {
+    browser.text("#hours-note")
+}
+
+/// A bar says which hour it is, wherever it stands: not only one that has a label at the axis.
+#[test]
+fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
+    let (_dir, daemon, browser) = sample_day();
+    let tx = |hour| {
+        let flows = SAMPLE_DAY
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let of_hour = flows.filter(|flow| flow["hour"] == hour);
+        of_hour
+            .map(|flow| flow["bytes_tx"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let digits = |line: &str| -> String {
+        let exact = line.split('(').nth(1).unwrap();
+        exact.chars().filter(char::is_ascii_digit).collect()
+    };
+    browser.open("/?hour=20");
+    complete(&browser);
+    for hour in [0, 7, 13, 23] {
+        browser.hover(bar(&browser, hour));
+        let said = tip(&browser);
+        assert_eq!(said[0], format!("hour {hour}"));
+        assert!(said[1].starts_with("Sent"), "{said:?}");
+        assert_eq!(digits(&said[1]), tx(hour).to_string());
+    }
+    // By keyboard, and what hears the page is told the same.
+    browser.js("document.getElementById('hours-chart').focus()");
+    browser.keys("\u{e011}\u{e014}\u{e014}"); // Home, Right, Right
+    let said = tip(&browser);
+    assert_eq!(
+        (said[0].as_str(), digits(&said[1])),
+        ("hour 2", tx(2).to_string())
+    );
+    let heard = browser.js("return document.activeElement.ariaValueText");
+    assert_eq!(heard.as_str().unwrap(), said.join(", "));
+    browser.keys(ENTER);
+    browser.until("location.search === '?hour=2'");
+    complete(&browser);
+    // A finger slides to the bar that it means, and chooses by letting go.
+    let (from, to) = (bar(&browser, 4), bar(&browser, 9));
+    let touch = |kind: &str, points: serde_json::Value| {
+        browser.cdp(
+            "Input.dispatchTouchEvent",
+            json!({"type": kind, "touchPoints": points}),
+        );
+    };
+    browser.cdp(
+        "Emulation.setTouchEmulationEnabled",
+        json!({"enabled": true}),
+    );
+    touch("touchStart", json!([{"x": from.0, "y": from.1}]));
+    touch("touchMove", json!([{"x": to.0, "y": to.1}]));
+    assert_eq!(tip(&browser)[0], "hour 9");
+    touch("touchEnd", json!([]));
+    browser.until("location.search === '?hour=9'");
+    // Bands do so too.
+    complete(&browser);
+    browser.js("document.getElementById('edges-chart').focus()");
+    browser.keys("\u{e011}");
+    let said = tip(&browser);
+    assert!(
+        said[0].contains(" → ") && said[1].contains(" bytes)"),
+        "{said:?}"
+    );
+    browser.keys(ENTER);
+    browser.until("/src_app=.*dest_app=/.test(location.search)");
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+#[test]
+fn the_chart_of_hours_honours_filters_and_search() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    daemon.client.accept(&[
+        TestFlow::new(3, "web", "db", "v", 1_000, 0),
+        TestFlow::new(4, "web", "db", "v", 10, 5),
+        TestFlow::new(4, "batch", "db", "v", 7_000, 0),
+        TestFlow::new(5, "batch", "db", "v", 20, 0),
+    ]);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    let bars = |browser: &Browser| browser.texts("#hours-table tbody tr").join("; ");
+    browser.open("/?from=0");
+    complete(&browser);
+    assert_eq!(bars(&browser), "hour 31,0000; hour 47,0105; hour 5200");
+    assert!(note(&browser).starts_with("all applications, "));
+    for filter in ["src_app=web", "search=WEB"] {
+        browser.open(&format!("/?from=0&{filter}"));
+        complete(&browser);
+        assert_eq!(
+            bars(&browser),
+            "hour 31,0000; hour 4105; hour 500",
+            "{filter}"
+        );
+        assert!(
+            note(&browser).contains("match the filters"),
+            "{}",
+            note(&browser)
+        );
+    }
+    // What comes in is in the chart, and only hours that have changed are asked for.
+    daemon.client.accept(&[
+        TestFlow::new(5, "web", "db", "v", 3, 0),
+        TestFlow::new(5, "batch", "db", "v", 3, 0),
+    ]);
+    browser.js(
+        "performance.clearResourceTimings(); document.dispatchEvent(new Event('visibilitychange'))",
+    );
+    browser.until(
+        "document.querySelector('#hours-table tbody tr:last-child').textContent === 'hour 530'",
+    );
+    let asked = browser.js(
+        "return performance.getEntriesByType('resource').map(({ name }) => name).filter((name) => /group_by=hour/.test(name))",
+    );
+    assert!(
+        asked[0].as_str().unwrap().contains("from=5&to=6&"),
+        "{asked}"
+    );
+    assert_eq!(asked.as_array().unwrap().len(), 1, "{asked}");
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// All of a year is in one picture, and its first hour a key or a click away.
+#[test]
+fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    year(&daemon.client, JUNE + 8_759);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    browser.open("/?from=0");
+    complete(&browser);
+    let said = note(&browser);
+    assert!(
+        said.contains("2025-06-01 00:00 to 2026-05-31 23:00 UTC"),
+        "{said}"
+    );
+    assert!(said.contains("one bar is"), "{said}");
+    let sums = browser.js("return [...document.querySelectorAll('#hours-table tbody td:nth-child(2)')].map((td) => Number(td.textContent.replace(/,/g, '')))");
+    let sums: Vec<u64> = serde_json::from_value(sums).unwrap();
+    let all = (0..8_760).map(|n| u64::from(JUNE) + n + 7).sum::<u64>();
+    assert_eq!(sums.iter().sum::<u64>(), all);
+    assert!((150..300).contains(&sums.len()), "{}", sums.len());
+
+    // From the newest hour to the first: one key in the overview, one in the chart.
+    browser.open("/");
+    complete(&browser);
+    assert!(note(&browser).contains("to 2026-05-31 23:00 UTC"));
+    browser.js("document.getElementById('hours-overview').focus()");
+    browser.keys(&format!("\u{e011}{ENTER}"));
+    browser
+        .until("document.getElementById('hours-note').textContent.includes('2025-06-01 00:00 to')");
+    browser.js("document.getElementById('hours-chart').focus()");
+    browser.keys(&format!("\u{e011}{ENTER}"));
+    browser.until(&format!("location.search === '?hour={JUNE}'"));
+    complete(&browser);
+    assert!(
+        browser
+            .text("#summary")
+            .starts_with("2025-06-01 00:00 UTC: ")
+    );
+    // By a click, then dragged over for a month.
+    let at = |part: f64| {
+        let place = browser.js("const { x, y, width } = document.getElementById('hours-overview').getBoundingClientRect(); return [x, y, width]");
+        let [x, y, width] = [0, 1, 2].map(|i| place[i].as_f64().unwrap());
+        #[expect(clippy::cast_possible_truncation, reason = "pixels")]
+        let point = ((x + part * width) as i64, y as i64 + 20);
+        point
+    };
+    browser.drag(at(0.5), at(0.5));
+    browser
+        .until("/2025-1[12]-.. ..:00 to/.test(document.getElementById('hours-note').textContent)");
+    browser.drag(at(0.2), at(0.3));
+    browser.until("/2025-08-1.*to 2025-09-1.*one bar is/.test(document.getElementById('hours-note').textContent)");
+    // By a date, typed or picked.
+    browser.js("const field = document.getElementById('from-hour'); field.value = '2025-07-01T12:00'; field.dispatchEvent(new Event('change'))");
+    browser.until(&format!(
+        "location.search === '?hour={}'",
+        JUNE + 30 * 24 + 12
+    ));
+    complete(&browser);
+    // Answers that come in another order than they were asked for do not mix.
+    browser.open("/?search=web");
+    complete(&browser);
+    browser.js(
+        "const real = fetch; let count = 0; window.fetch = async (url, options) => { \
+           const isFirst = /group_by=hour/.test(url) && (count += 1) === 1; \
+           const response = await real(url, { ...options, signal: undefined }); \
+           if (isFirst) await new Promise((done) => setTimeout(done, 1000)); \
+           return response; \
+         }; \
+         document.getElementById('earlier').click(); document.getElementById('earlier').click()",
+    );
+    std::thread::sleep(Duration::from_millis(1_500));
+    complete(&browser);
+    let rows = browser.texts("#hours-table tbody td:nth-child(2)");
+    assert!(
+        rows.len() > 100 && !rows.contains(&"0".to_owned()),
+        "{rows:?}"
+    );
+    // A phone has fewer bars, of more hours each.
+    browser.cdp(
+        "Emulation.setDeviceMetricsOverride",
+        json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true}),
+    );
+    browser.open("/?from=0");
+    complete(&browser);
+    let widths = browser.js("return [...document.querySelectorAll('#hours-chart rect.sent')].map((rect) => rect.getBoundingClientRect().width)");
+    let widths: Vec<f64> = serde_json::from_value(widths).unwrap();
+    assert!(widths.iter().all(|&width| width > 3.0), "{widths:?}");
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// Its scripts are small, and leave the main thread of a slow phone free.
+#[test]
+fn the_page_is_light() {
+    let (_dir, daemon, browser) = sample_day();
+    browser.cdp(
+        "Emulation.setDeviceMetricsOverride",
+        json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true}),
+    );
+    browser.cdp("Emulation.setCPUThrottlingRate", json!({"rate": 4}));
+    browser.before_each_page(
+        "window.blocked = []; new PerformanceObserver((list) => \
+           list.getEntries().forEach(({ duration }) => blocked.push(duration))).observe({ type: 'longtask', buffered: true })",
+    );
+    browser.open("/?hour=20");
+    complete(&browser);
+    let bytes = browser.js(
+        "return [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')] \
+           .reduce((sum, { transferSize }) => sum + transferSize, 0)",
+    );
+    let blocked = browser.js("return window.blocked.reduce((sum, ms) => sum + ms, 0)");
+    println!("{bytes} bytes, {blocked} ms of long tasks");
+    assert!(bytes.as_u64().unwrap() < 100_000, "{bytes}");
+    // It was 7,600 with a library; a machine that is busy may take a few times what is usual, 600.
+    assert!(blocked.as_f64().unwrap() < 3_000.0, "{blocked}");
+    daemon.stop();
+}

@@ -1,0 +1,245 @@
+//! What names and numbers may be, and how the page and its file show them.
+
+use super::*;
+
+/// Names are what anybody sends. In the table, the lists and the charts they are text.
+#[test]
+fn hostile_names_are_text() {
+    const UNSEEN: &str = "\0\u{202e}\u{61c}\u{ad}\u{e0041}\u{3164} \n\\u{20}  ";
+    const UNSEEN_SHOWN: &str =
+        "\\u{0}\\u{202e}\\u{61c}\\u{ad}\\u{e0041}\\u{3164} \\u{a}\\u{5c}u{20} \\u{20}";
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let names = [
+        "<script>document.title = 'breach'</script>",
+        "<img src=x onerror=\"document.title='breach'\">",
+        "<a href=\"javascript:document.title='breach'\">click</a>",
+        "<b>bold</b><br>%{label}",
+        "&lt;i&gt; &amp; ${x} $\\alpha$",
+        "",
+        UNSEEN,
+        "\"'`,;=&?#/ +%41",
+    ];
+    let long = "é".repeat(512);
+    let flows: Vec<_> = names
+        .iter()
+        .chain([&long.as_str()])
+        .zip(1..)
+        .map(|(name, n)| TestFlow::new(7, name, name, name, n * 1_000, 0))
+        .collect();
+    daemon.client.accept(&flows);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    browser.open("/");
+    complete(&browser);
+    browser.until("document.querySelectorAll('#table tbody tr').length === 9");
+    for place in [
+        "#sources .name",
+        "#table tbody td:nth-child(2)",
+        "#edges-table td:first-child",
+    ] {
+        let texts = browser.texts(place);
+        for name in &names[..5] {
+            assert!(
+                texts.contains(&(*name).to_owned()) || place == "#sources .name",
+                "{place}: {texts:?}"
+            );
+        }
+    }
+    let cells = browser.texts("#table tbody td:first-child");
+    assert!(cells.contains(&UNSEEN_SHOWN.to_owned()), "{cells:?}");
+    let labels = browser.texts("#edges-chart .node-label");
+    assert!(
+        labels.contains(&"<b>bold</b><br>%{label}".to_owned()),
+        "{labels:?}"
+    );
+    assert!(
+        labels.iter().any(|label| label.starts_with("<a href=")),
+        "{labels:?}"
+    );
+    let made = browser
+        .js("return document.querySelectorAll('main b, main a, main img, main script').length");
+    assert_eq!(made, 0);
+    // Each is a filter, and an address; the answer is its row.
+    for name in names {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("dest_app", name)
+            .finish();
+        browser.open(&format!("/?{query}"));
+        browser.until("document.querySelectorAll('#table tbody td button').length === 3");
+        complete(&browser);
+        let row = browser.text("#table tbody td:nth-child(2)");
+        let chip = browser.text("#filters bdi");
+        assert_eq!(row, chip);
+        browser.js("document.querySelector('#sources button').click()");
+        browser.until("document.querySelectorAll('#filters li').length === 3");
+    }
+    assert_ne!(browser.js("return document.title"), "breach");
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// The largest sums, to the last digit: also in a browser that does not tell what a number was written
+/// like, as Firefox ESR 115 and Safari 17, which lack some other things too.
+#[test]
+fn sums_are_exact_in_older_browsers_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let name = "\"bytes_tx\":12345678901234567890, \\";
+    daemon.client.accept(&[
+        TestFlow::new(7, name, "db", "v", (1 << 53) + 1, 0),
+        TestFlow::new(7, "largest", "db", "v", u64::MAX, u64::MAX - 1),
+    ]);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    browser.before_each_page(
+        "const parse = JSON.parse; \
+         JSON.parse = (text, reviver) => parse(text, reviver && function (key, value) { return reviver.call(this, key, value); }); \
+         delete AbortSignal.any; delete Element.prototype.ariaBusy; delete Element.prototype.ariaValueText; \
+         delete Object.groupBy; delete Promise.withResolvers; delete Promise.try; delete Array.fromAsync; \
+         for (const name of ['union', 'difference', 'intersection']) delete Set.prototype[name]",
+    );
+    browser.open("/?exact=on");
+    complete(&browser);
+    let exact = browser.js(
+        "return JSON.parse('9007199254740993', (key, value, context) => context === undefined)",
+    );
+    assert_eq!(exact, true, "the browser is not as old as it should be");
+    let cells = browser.texts("#table td.number").join(" ");
+    assert_eq!(
+        cells,
+        "36,893,488,147,419,103,229 18,446,744,073,709,551,615 18,446,744,073,709,551,614 \
+         9,007,199,254,740,993 9,007,199,254,740,993 0"
+    );
+    assert_eq!(
+        browser.text("#sent-exact"),
+        "18,455,751,272,964,292,608 bytes"
+    );
+    let names = browser.texts("#table td:first-child");
+    assert!(names.contains(&name.to_owned()), "{names:?}");
+    // In the chart, by filter.
+    browser.open("/?dest_app=db&src_app=largest");
+    complete(&browser);
+    assert_eq!(
+        browser.text("#hours-table tbody"),
+        "hour 718,446,744,073,709,551,61518,446,744,073,709,551,614"
+    );
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// People open the file in a spreadsheet, which would take some names for formulas. The API stays exact.
+#[test]
+fn no_cell_of_the_file_is_a_formula() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let formulas = [
+        "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=\"a\",b", "\n", "＝1",
+    ];
+    let texts = ["a=1", "", "\"=1", "'=1", "b\n=1", "c,=1", "é"];
+    let flows: Vec<_> = (formulas.iter().chain(&texts))
+        .map(|name| TestFlow::new(7, name, "db", name, 5, 6))
+        .collect();
+    daemon.client.accept(&flows);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    browser.open("/");
+    complete(&browser);
+    browser.click("#download");
+    browser.until("document.getElementById('download-state').textContent.startsWith('Downloaded')");
+    let file = std::fs::read(browser.downloaded()).unwrap();
+    let text = file
+        .strip_prefix(b"\xef\xbb\xbf")
+        .expect("a byte order mark comes first");
+    let mut rows = csv::Reader::from_reader(text);
+    let mut cells: Vec<_> = rows
+        .records()
+        .map(|row| {
+            let row = row.unwrap();
+            assert_eq!((&row[1], &row[3], &row[4], &row[5]), ("db", "5", "6", "7"));
+            assert_eq!(row[0], row[2]);
+            row[0].to_owned()
+        })
+        .collect();
+    let mut expected: Vec<_> = formulas.iter().map(|name| format!("'{name}")).collect();
+    expected.extend(texts.map(str::to_owned));
+    cells.sort();
+    expected.sort();
+    assert_eq!(cells, expected);
+    // It comes in parts, cut anywhere.
+    let plain = "a,b\r\n=1,\"=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"\t\",-\r\n";
+    let safe = "a,b\r\n'=1,\"'=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"'\t\",'-\r\n";
+    let cut = browser.modules(&format!(
+        "{{ const text = {plain:?}; return [...text].map((_, at) => {{ \
+           const guard = it.csv.guard(); return guard(text.slice(0, at)) + guard(text.slice(at)); }}); }}"
+    ));
+    for (at, parts) in cut.as_array().unwrap().iter().enumerate() {
+        assert_eq!(parts, safe, "cut at {at}");
+    }
+    let answer = daemon
+        .client
+        .get("/flows?hour=7", &[("accept", "text/csv")]);
+    let body = String::from_utf8(answer.unwrap().body).unwrap();
+    assert!(
+        body.starts_with("src_app,") && body.contains("\n=1+1,db,=1+1,"),
+        "{body}"
+    );
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// Names that begin alike are told apart where there is little room, and those that are very long too.
+#[test]
+fn names_that_are_nearly_the_same_are_told_apart_on_a_phone() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let long = |middle: &str| format!("{}{middle}{}", "x".repeat(400), "y".repeat(400));
+    let names = [
+        "catalog-batch-worker-eu-west-1a".to_owned(),
+        "catalog-batch-worker-eu-west-1b".to_owned(),
+        "catalog-batch-worker-us-west-1b".to_owned(),
+        "catalog-batch-worker-us-west-1b-canary".to_owned(),
+        "payments.team-a.svc.cluster.local".to_owned(),
+        "payments.team-b.svc.cluster.local".to_owned(),
+        long("1"),
+        long("2"),
+    ];
+    let flows: Vec<_> = (names.iter().zip(1..))
+        .map(|(name, n)| TestFlow::new(7, name, name, name, 1_000 + n, 0))
+        .collect();
+    daemon.client.accept(&flows);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    for width in [320, 390, 1_440] {
+        browser.cdp(
+            "Emulation.setDeviceMetricsOverride",
+            json!({"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}),
+        );
+        browser.open("/");
+        complete(&browser);
+        for (place, count) in [
+            ("#sources button .name", 8),
+            ("#table td:first-child bdi", 8),
+            ("#table td:last-child bdi", 8),
+            ("#edges-chart .node-label", 16),
+        ] {
+            let texts = browser.texts(place);
+            let apart: BTreeSet<_> = texts.iter().collect();
+            assert_eq!(
+                (texts.len(), apart.len()),
+                (count, 8),
+                "{place} at {width}: {texts:?}"
+            );
+            let cut = browser.js(&format!(
+                "return [...document.querySelectorAll({place:?})].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map((e) => e.textContent)"
+            ));
+            assert_eq!(cut, json!([]), "{place} at {width}");
+        }
+        let wide = browser.js("return document.documentElement.scrollWidth");
+        assert!(wide.as_i64() <= Some(width), "{wide} at {width}");
+        let outside = browser.js(
+            "const { left, right } = document.getElementById('edges-chart').getBoundingClientRect(); \
+             return [...document.querySelectorAll('.node-label')].filter((e) => { const r = e.getBoundingClientRect(); \
+               return r.left < left - 2 || r.right > right + 2; }).map((e) => e.textContent)",
+        );
+        assert_eq!(outside, json!([]), "at {width}");
+    }
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
