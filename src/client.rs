@@ -1,5 +1,9 @@
 //! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
 
+mod proxy;
+
+pub use proxy::{Proxy, excluded as not_by_proxy};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -8,7 +12,7 @@ use std::{fmt, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use ureq::http::{Response, Uri};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Body, RequestBuilder};
 
@@ -37,6 +41,8 @@ pub struct Server {
     pub ca: Option<PathBuf>,
     /// PEM files of a client certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// It is another node of this one's cluster: never reached through a proxy.
+    pub is_node: bool,
 }
 
 impl fmt::Debug for Server {
@@ -55,7 +61,7 @@ pub enum ClientError {
     #[error("{0}")]
     Options(String),
     /// Nobody answers, or the answer breaks off.
-    #[error("{url}: {why}; is the service running there?")]
+    #[error("{url}: {why}")]
     Unreachable { url: String, why: String },
     /// It answers something else than what it was asked for.
     #[error("{url}: {why}")]
@@ -81,6 +87,8 @@ pub struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
+    proxy: Option<Proxy>,
+    is_node: bool,
 }
 
 impl Client {
@@ -91,6 +99,12 @@ impl Client {
     }
 
     fn with_idle_max(server: &Server, idle_max: Duration) -> Result<Client, ClientError> {
+        let base = base_url(&server.url)?;
+        let proxy = match base.parse() {
+            Ok(url) if !server.is_node => Proxy::of(&url)?,
+            _ => None,
+        };
+        let unusable = |e: ureq::Error| ClientError::Options(e.to_string());
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -100,12 +114,22 @@ impl Client {
             .timeout_per_read(Some(idle_max))
             .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
+            // What is not set here is taken from variables, by other rules than curl's.
+            .proxy(
+                proxy
+                    .as_ref()
+                    .map(Proxy::for_ureq)
+                    .transpose()
+                    .map_err(unusable)?,
+            )
             .tls_config(tls(server)?)
             .build();
         Ok(Client {
             agent: agent.into(),
-            base: base_url(&server.url)?,
+            base,
             authorization: server.token.as_ref().map(|token| format!("Bearer {token}")),
+            proxy,
+            is_node: server.is_node,
         })
     }
 
@@ -236,12 +260,11 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status();
+        let location = location(answer.headers());
         let body = answer.body_mut().with_config().limit(PROBLEM_BYTES_MAX);
         let text = body.read_to_string().unwrap_or_default();
-        let why = match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            Err(_) => status.to_string(),
-        };
+        let problem = serde_json::from_str(&text).ok();
+        let why = self.why_not(path, status, problem.as_ref(), location.as_deref());
         let url = self.url(path);
         Err(ClientError::Refused {
             url,
@@ -250,13 +273,77 @@ impl Client {
         })
     }
 
+    /// Why `path` is not answered with what was asked for, and what to do about it.
+    pub fn why_not(
+        &self,
+        path: &str,
+        status: StatusCode,
+        problem: Option<&Problem>,
+        location: Option<&str>,
+    ) -> String {
+        let said = match problem {
+            Some(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
+            None => status.to_string(),
+        };
+        let kind = problem.map(|p| p.r#type.trim_start_matches("urn:flowtally:problem:"));
+        match (status, kind, location) {
+            (status, _, Some(to)) if status.is_redirection() => {
+                let path = path.split('?').next().unwrap_or_default();
+                let to = to.split('?').next().unwrap_or_default();
+                let remedy = match to.strip_suffix(path) {
+                    Some(base) if base.contains("://") => {
+                        format!("if that is the service, give --url {base}")
+                    }
+                    _ => "give the URL of the service itself with --url".into(),
+                };
+                format!("{status}: it redirects to {to}, which is not followed; {remedy}")
+            }
+            // Others say the same; only what the service is asked for by commands has these flags.
+            (StatusCode::UNAUTHORIZED, ..) if !self.is_node => match &self.authorization {
+                None => format!("{status}: the service needs a token: give --token-file FILE"),
+                Some(_) => format!(
+                    "{status}: the service does not know the token of --token-file: give another FILE"
+                ),
+            },
+            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) if !self.is_node => {
+                format!("{said}: give another --token-file FILE")
+            }
+            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
+                format!("{said}: give --cert FILE and --key FILE")
+            }
+            (StatusCode::FORBIDDEN, None, _) if !self.is_node => match &self.authorization {
+                None => {
+                    format!("{status}: --token-file FILE shows a token, if that is what is missing")
+                }
+                Some(_) => format!("{status}: the token of --token-file is not for this"),
+            },
+            _ => said,
+        }
+    }
+
     /// The error of an exchange that broke off.
     pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
         ClientError::Unreachable {
             url: self.url(path),
-            why: why.to_string(),
+            why: self.broken(why),
         }
     }
+
+    /// Why an exchange broke off, and what to look at.
+    pub fn broken(&self, why: &dyn fmt::Display) -> String {
+        match &self.proxy {
+            Some(proxy) => format!(
+                "{why}; it goes through {proxy}: NO_PROXY has the hosts that are reached without one"
+            ),
+            None => format!("{why}; is the service running there?"),
+        }
+    }
+}
+
+/// Where an answer sends its client.
+pub fn location(headers: &HeaderMap) -> Option<String> {
+    let location = headers.get("location")?.as_bytes();
+    Some(String::from_utf8_lossy(location).into_owned())
 }
 
 /// Why the body of an answer cannot be read on.

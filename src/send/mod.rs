@@ -3,12 +3,17 @@
 //! [`Sender`] collects flows in batches. Every batch gets an idempotency key and goes into a queue: in
 //! memory, or in a [`Spool`](SenderOptions::spool) on disk, which outlives the sender and the
 //! service. A thread takes batches from its front and sends each until the service has answered it,
-//! with the same key each time. So a batch whose answer got lost is sent again, and counts once.
+//! with the same key each time. So a batch whose answer got lost is sent again, and counts once. Another
+//! thread closes a batch that is [old enough](SenderOptions::batch_age), whatever the service does.
 
 mod attempt;
 mod delivery;
 mod queue;
+mod spool;
 
+pub use delivery::shell_word;
+
+use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,9 +25,13 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::client::{Client, ClientError, Server};
 use crate::ingest::decode;
-use queue::{Entry, Queue};
+use queue::{Entry, Lack, Queue};
 
 const ZSTD_LEVEL: i32 = 1;
+/// How soon the room that somebody has made is seen.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
+/// Room that is reserved beyond a flow, for those that were read with it.
+const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// How a [`Sender`] behaves.
 #[derive(Clone, Debug)]
@@ -38,8 +47,10 @@ pub struct SenderOptions {
     pub compress: bool,
     /// Directory for batches that the service has not taken yet; `None` keeps a few in memory.
     pub spool: Option<PathBuf>,
-    /// Bytes in the spool at which [`Sender::push`] waits.
+    /// Bytes in the spool at which [`Sender::push`] waits, as it does while the disk is full.
     pub spool_bytes_max: u64,
+    /// Where batches go that the service will never take.
+    pub refused: Refused,
     /// Gives up when nothing could be delivered for this long.
     pub retry_for: Duration,
     /// Where keys come from.
@@ -56,12 +67,30 @@ pub enum Keys {
     Derived(String),
 }
 
-/// Flows that the service will not take, and why.
+/// What becomes of a batch that the service will never take: the rest is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// The flows as they were sent, a JSON text each.
-    pub flows: Vec<String>,
-    pub why: String,
+pub enum Refused {
+    /// Its flows are handed over, to be kept.
+    HandOver,
+    /// It goes into the directory `refused` in the spool, with the reason and this command, which sends a
+    /// file again and gets its name as the last argument.
+    SetAside(String),
+    /// Nobody keeps it. So the sender ends, unless the service names a flow that is wrong: that one would
+    /// be refused again.
+    NotKept,
+}
+
+/// A batch that the service will not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Its flows as they were sent, a JSON text each.
+    Flows { flows: Vec<String>, why: String },
+    /// It was set aside, in this file.
+    File {
+        path: PathBuf,
+        flows: usize,
+        why: String,
+    },
 }
 
 /// What became of the flows so far.
@@ -111,7 +140,7 @@ pub enum SendError {
 #[derive(Debug)]
 pub struct Sender {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the sender and its delivering thread share.
@@ -121,6 +150,16 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled at every change that the other side may wait for.
     changed: Condvar,
+    notice: Notice,
+}
+
+/// Tells the user what the sender waits for.
+struct Notice(Box<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Notice")
+    }
 }
 
 #[derive(Debug)]
@@ -133,6 +172,10 @@ struct State {
     /// Why the last try failed.
     trouble: Option<String>,
     failed: Option<SendError>,
+    /// See [`Sender::take_the_rest`].
+    taking_the_rest: bool,
+    /// What there is no room in, which the user has been told.
+    lack: Option<Lack>,
     /// The sender is gone: nothing is delivered any more.
     abandoned: bool,
 }
@@ -146,13 +189,19 @@ struct OpenBatch {
 }
 
 impl Sender {
-    /// Takes up what a spool holds, and begins to deliver. Flows that the service does not take are
-    /// handed to `on_rejected`, and forgotten once that returns; its error ends the sender.
+    /// Takes up what a spool holds, and begins to deliver. Batches that the service does not take are
+    /// handed to `on_rejected`, and forgotten once that returns; its error ends the sender. `on_notice`
+    /// gets a sentence for the user when it has to wait for room.
     pub fn start(
         options: SenderOptions,
         on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
+        on_notice: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Sender, SendError> {
         let client = Client::new(&options.server)?;
+        if options.spool.is_none() && matches!(options.refused, Refused::SetAside(_)) {
+            let why = "there is no spool to set batches aside in";
+            return Err(SendError::Options(why.into()));
+        }
         let queue = match &options.spool {
             Some(path) => Queue::open(path, options.spool_bytes_max)?,
             None => Queue::in_memory(),
@@ -161,6 +210,7 @@ impl Sender {
             Keys::Random => 0,
             Keys::Derived(source) => xxh3_128(source.as_bytes()),
         };
+        let batch_age = options.batch_age;
         let shared = Arc::new(Shared {
             options,
             state: Mutex::new(State {
@@ -170,21 +220,32 @@ impl Sender {
                 report: Report::default(),
                 trouble: None,
                 failed: None,
+                taking_the_rest: false,
+                lack: None,
                 abandoned: false,
             }),
             changed: Condvar::new(),
+            notice: Notice(Box::new(on_notice)),
         });
-        let thread = std::thread::Builder::new().name("sender".into()).spawn({
+        let mut sender = Sender {
+            shared: shared.clone(),
+            threads: Vec::new(),
+        };
+        if let Some(age) = batch_age {
             let shared = shared.clone();
-            move || shared.deliver_until_abandoned(&client, on_rejected)
-        });
-        match thread {
-            Ok(thread) => Ok(Sender {
-                shared,
-                thread: Some(thread),
-            }),
-            Err(e) => Err(SendError::Options(format!("cannot start a thread: {e}"))),
+            sender.spawn("ager", move || shared.close_aged_batches(age))?;
         }
+        sender.spawn("sender", move || {
+            shared.deliver_until_abandoned(&client, on_rejected);
+        })?;
+        Ok(sender)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), SendError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+        let cannot = |e| SendError::Options(format!("cannot start a thread: {e}"));
+        self.threads.push(thread.map_err(cannot)?);
+        Ok(())
     }
 
     /// Adds one flow, as JSON text. Waits while the queue is full.
@@ -204,13 +265,34 @@ impl Sender {
             )));
         }
         let mut state = shared.state();
-        let full = state.open.flows >= options.batch_flows
-            || state.open.json.len() + flow.len() + 2 > options.batch_bytes;
-        if full && state.open.flows > 0 {
+        let bytes = flow.len() + 2;
+        let full = |open: &OpenBatch| {
+            open.flows > 0
+                && (open.flows >= options.batch_flows
+                    || open.json.len() + bytes > options.batch_bytes)
+        };
+        while full(&state.open) && !state.taking_the_rest {
             state = shared.close_batch(state)?;
         }
-        if let Some(error) = &state.failed {
-            return Err(error.clone());
+        loop {
+            if state.taking_the_rest {
+                if full(&state.open) {
+                    // What has no room stays in the open batch, and is counted at the end.
+                    shared.try_to_close(&mut state)?;
+                }
+                break;
+            }
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            let most = compressed_bytes_max(state.open.json.len() + bytes + READ_AHEAD_BYTES);
+            match state.queue.reserve(most)? {
+                None => {
+                    state.lack = None;
+                    break;
+                }
+                Some(lack) => state = shared.wait_for_room(state, lack),
+            }
         }
         let open = &mut state.open;
         open.json.push(if open.flows == 0 { b'[' } else { b',' });
@@ -237,6 +319,18 @@ impl Sender {
         }
     }
 
+    /// For the end of the process, where what was read is not read again: from here on, the spool takes
+    /// what is pushed without waiting for room, or for the service. Room is reserved for so much. False where
+    /// there is no spool, or where what was not sent is read again.
+    pub fn take_the_rest(&self) -> bool {
+        let shared = &*self.shared;
+        let mut state = shared.state();
+        let takes = state.queue.is_spool() && matches!(shared.options.keys, Keys::Random);
+        state.taking_the_rest = takes;
+        shared.changed.notify_all();
+        takes
+    }
+
     /// For the end of the process, at once: puts the batch that is being filled into the queue where
     /// that needs no waiting. Not one of [`Keys::Derived`]: whoever reads the source again fills it
     /// anew, and gives it the key of a full one. From here on nothing is taken or sent any more:
@@ -244,13 +338,13 @@ impl Sender {
     pub fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let let_go;
-        if matches!(shared.options.keys, Keys::Derived(_)) || state.queue.is_full() {
-            let_go = std::mem::take(&mut state.open).flows;
-        } else {
-            state = shared.close_batch(state)?;
-            let_go = 0;
-        }
+        let derived = matches!(shared.options.keys, Keys::Derived(_));
+        let kept = !derived && !state.queue.is_full() && shared.try_to_close(&mut state)?.is_none();
+        let let_go = match kept {
+            true => 0,
+            false => std::mem::take(&mut state.open).flows,
+        };
+        state.taking_the_rest = false;
         state.failed.get_or_insert(SendError::Interrupted);
         shared.changed.notify_all();
         Ok(let_go)
@@ -279,7 +373,7 @@ impl Drop for Sender {
     fn drop(&mut self) {
         self.shared.state().abandoned = true;
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ended = thread.join(); // a panic of its has been printed
         }
     }
@@ -296,49 +390,134 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// Tells the user what there is no room in, once, and waits a little.
+    fn wait_for_room<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        lack: Lack,
+    ) -> MutexGuard<'a, State> {
+        if state.lack.replace(lack) != Some(lack) {
+            drop(state);
+            if let Some(path) = &self.options.spool {
+                let path = path.display();
+                (self.notice.0)(&match lack {
+                    Lack::Bytes => format!(
+                        "{path}: --spool-max is reached, by what waits and by what is in {path}/refused; \
+                         reading waits until there is room"
+                    ),
+                    Lack::Disk => {
+                        format!("{path}: the disk is full; reading waits until there is room")
+                    }
+                });
+            }
+            state = self.state();
+        }
+        self.wait(state, ROOM_INTERVAL)
+    }
+
     /// Moves the open batch into the queue, once there is room.
     fn close_batch<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
     ) -> Result<MutexGuard<'a, State>, SendError> {
-        while state.queue.is_full() && state.open.flows > 0 {
+        // The other side may have closed it meanwhile.
+        while state.open.flows > 0 {
+            if !state.queue.is_full() {
+                match self.try_to_close(&mut state)? {
+                    None => break,
+                    Some(lack) if state.failed.is_none() => {
+                        state = self.wait_for_room(state, lack);
+                        continue;
+                    }
+                    Some(_) => {}
+                }
+            }
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
-            state = self.wait(state, Duration::from_secs(1));
+            state = self.wait(state, ROOM_INTERVAL);
         }
-        let mut batch = std::mem::take(&mut state.open);
-        if batch.flows == 0 {
-            return Ok(state); // closed by the other side meanwhile
+        Ok(state)
+    }
+
+    /// Moves the open batch into the queue. Where there is no room, it stays as it is.
+    fn try_to_close(&self, state: &mut State) -> Result<Option<Lack>, SendError> {
+        if state.open.flows == 0 {
+            return Ok(None);
         }
-        batch.json.push(b']');
-        let key = match &self.options.keys {
-            Keys::Random => Uuid::now_v7().simple().to_string(),
+        let flows = state.open.flows;
+        let mut json = std::mem::take(&mut state.open.json);
+        json.push(b']');
+        let (key, chain) = match &self.options.keys {
+            Keys::Random => (Uuid::now_v7().simple().to_string(), 0),
             Keys::Derived(_) => {
-                batch.json.extend_from_slice(&state.chain.to_le_bytes());
-                state.chain = xxh3_128(&batch.json);
-                batch.json.truncate(batch.json.len() - size_of::<u128>());
-                format!("{:032x}", state.chain)
+                json.extend_from_slice(&state.chain.to_le_bytes());
+                let chain = xxh3_128(&json);
+                json.truncate(json.len() - size_of::<u128>());
+                (format!("{chain:032x}"), chain)
             }
         };
-        let body = if self.options.compress {
-            compress(&batch.json)
-                .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
-        } else {
-            batch.json
+        let compressed = self.options.compress;
+        let body = match compressed {
+            true => {
+                compress(&json).map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
+            }
+            false => json.clone(),
         };
         let entry = Entry {
             key,
-            flows: batch.flows,
-            compressed: self.options.compress,
+            flows,
+            compressed,
         };
         let pushed = state.queue.push(entry, body);
-        if let Err(error) = &pushed {
-            state.failed = Some(error.clone());
+        match &pushed {
+            Ok(None) => {
+                state.open = OpenBatch::default();
+                state.chain = chain;
+            }
+            Ok(Some(_)) => {
+                json.pop();
+                state.open.json = json;
+            }
+            Err(error) => state.failed = Some(error.clone()),
         }
         self.changed.notify_all();
-        pushed.map(|()| state)
+        pushed
     }
+
+    /// The life of the thread that closes batches which are not full, but old enough. Without a spool, a
+    /// batch is filled on while others wait, since few can.
+    fn close_aged_batches(&self, age: Duration) {
+        let mut state = self.state();
+        // Where the service takes nothing any more, the spool still keeps what was read.
+        while !state.abandoned
+            && !matches!(
+                state.failed,
+                Some(SendError::Interrupted | SendError::Spool { .. })
+            )
+        {
+            let may_close = state.queue.is_spool() || state.queue.is_empty();
+            let left = match state.open.since {
+                Some(since) if may_close => age.saturating_sub(since.elapsed()),
+                _ => Duration::from_secs(60),
+            };
+            if !left.is_zero() {
+                state = self.wait(state, left);
+                continue;
+            }
+            match self.try_to_close(&mut state) {
+                Ok(None) => {}
+                Ok(Some(lack)) => state = self.wait_for_room(state, lack),
+                // It is in `failed`.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// What a body of so many bytes of JSON can have at most, compressed or not.
+fn compressed_bytes_max(json_bytes: usize) -> u64 {
+    zstd::zstd_safe::compress_bound(json_bytes) as u64
 }
 
 /// With a checksum, so that a spool that is damaged is not taken for other flows.
@@ -370,10 +549,11 @@ mod tests {
                 compress: false,
                 spool: Some(dir.path().to_owned()),
                 spool_bytes_max: 1 << 20,
+                refused: Refused::NotKept,
                 retry_for: Duration::from_secs(60),
                 keys,
             };
-            let sender = Sender::start(options, |_| Ok(())).unwrap();
+            let sender = Sender::start(options, |_| Ok(()), |_| ()).unwrap();
             let flow =
                 r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
             assert!(matches!(sender.push(flow), Ok(Ok(()))));
