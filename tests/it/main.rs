@@ -22,6 +22,7 @@ mod corruption;
 mod crash;
 mod disk;
 mod exactness;
+mod flags;
 #[cfg(feature = "kafka")]
 mod front;
 mod idempotency;
@@ -35,6 +36,7 @@ mod nodes;
 mod notify;
 mod observe;
 mod page;
+mod proxy;
 mod query;
 mod reads;
 #[cfg(feature = "kafka")]
@@ -43,7 +45,9 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+mod spool;
 #[cfg(feature = "kafka")]
 mod sums;
 mod support;
+mod terminal;
 mod top;
