@@ -72,11 +72,12 @@ impl Proxy {
             variable,
         };
         match chosen.for_ureq() {
-            Ok(proxy) if matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) => {
-                Ok(Some(chosen))
-            }
-            Ok(_) => Err(chosen.unusable("flowtally does not speak SOCKS")),
             Err(_) => Err(chosen.unusable("it is no URL")),
+            Ok(proxy) if proxy.host().is_empty() => Err(chosen.unusable("it has no host")),
+            Ok(proxy) => match proxy.protocol() {
+                ProxyProtocol::Http | ProxyProtocol::Https => Ok(Some(chosen)),
+                _ => Err(chosen.unusable("flowtally does not speak SOCKS")),
+            },
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) enum Outcome {
     Taken { replayed: bool, expired: usize },
     /// It will not take these flows, and would take others.
     Rejected { why: String, of: Fault },
+    /// It will not take these flows now, and would take others.
+    Later { why: String },
     /// It will not take any, until something is changed here.
     Refused { why: String },
     /// It could not read this body, which may have been changed on the way, or before.
@@ -115,6 +117,8 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
                 why: "something answered that is not flowtally".into(),
             },
         },
+        // It may be the service's clock that is wrong, or the one of whoever made the flows.
+        StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::Later { why },
         StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected {
             why,
             of: Fault::Flow,

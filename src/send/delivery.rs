@@ -31,6 +31,8 @@ enum Next {
         after: Option<Duration>,
         /// Why it is given up, rather than the service, if that goes on.
         give_up: Option<Fault>,
+        /// Others may be taken meanwhile.
+        others_first: bool,
     },
     Fail(SendError),
 }
@@ -44,11 +46,27 @@ impl Shared {
     ) {
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
+        // Batches in a row that are to be tried after the others.
+        let mut postponed = 0;
         while let Some(First { entry, body }) = self.next_batch() {
             let mut next = match &body {
                 Ok(body) => self.try_once(client, &entry, body, &mut on_rejected),
                 Err(damage) => self.set_aside(&entry, damage, None, &mut on_rejected),
             };
+            let others_first = matches!(
+                next,
+                Next::TryAgain {
+                    others_first: true,
+                    ..
+                }
+            );
+            if others_first {
+                match self.postpone(&mut postponed) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => next = Next::Fail(error),
+                }
+            }
             let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
             let left = self.options.retry_for.saturating_sub(failing);
             if let Next::TryAgain { why, give_up, .. } = &next
@@ -89,12 +107,26 @@ impl Shared {
                 state.trouble = None;
                 pauses = self::pauses();
                 failing_since = None;
+                postponed = 0;
             }
             self.changed.notify_all();
             if state.failed.is_some() || state.abandoned {
                 return;
             }
         }
+    }
+
+    /// Moves a batch behind the others, if it is in a spool. Whether there is one that has not been tried since
+    /// the last pause.
+    fn postpone(&self, postponed: &mut usize) -> Result<bool, SendError> {
+        let mut state = self.state();
+        state.queue.put_last()?;
+        *postponed += 1;
+        let others_wait = state.queue.is_spool() && *postponed < state.queue.len();
+        if !others_wait {
+            *postponed = 0;
+        }
+        Ok(others_wait)
     }
 
     fn try_once(
@@ -125,13 +157,21 @@ impl Shared {
                     why,
                     after,
                     give_up: Some(Fault::Body),
+                    others_first: false,
                 },
                 Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
+            },
+            Outcome::Later { why } => Next::TryAgain {
+                why,
+                after: None,
+                give_up: None,
+                others_first: true,
             },
             Outcome::TryAgain { why, after } => Next::TryAgain {
                 why,
                 after,
                 give_up: None,
+                others_first: false,
             },
         }
     }
@@ -187,6 +227,7 @@ impl Shared {
                     why: format!("{why}; and the disk has no room to set the batch aside"),
                     after: None,
                     give_up: None,
+                    others_first: false,
                 };
             }
             Err(error) => return Next::Fail(error),

@@ -108,6 +108,14 @@ impl Queue {
         }
     }
 
+    /// Moves the oldest batch of a spool behind the others. Batches that wait in memory keep their order.
+    pub(super) fn put_last(&mut self) -> Result<(), SendError> {
+        match self {
+            Queue::Memory(_) => Ok(()),
+            Queue::Spool(spool) => spool.put_last(),
+        }
+    }
+
     /// Moves the oldest batch of a spool to those that are not sent any more, and writes `why` beside it.
     /// Where it is then; `None` where the disk has no room for that now.
     pub(super) fn set_aside(

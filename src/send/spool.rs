@@ -210,6 +210,21 @@ impl Spool {
         Ok(())
     }
 
+    /// See [`Queue::put_last`](super::queue::Queue::put_last). Whichever name a crash leaves will do.
+    pub(super) fn put_last(&mut self) -> Result<(), SendError> {
+        if self.files.len() < 2 {
+            return Ok(());
+        }
+        if let Some((number, entry, bytes)) = self.files.pop_front() {
+            let path = self.path.join(name(number, &entry));
+            let to = self.path.join(name(self.next, &entry));
+            self.files.push_back((self.next, entry, bytes));
+            self.next += 1;
+            fs::rename(&path, to).map_err(|e| error(&path, e))?;
+        }
+        Ok(())
+    }
+
     fn forget(&mut self) {
         if let Some((.., bytes)) = self.files.pop_front() {
             self.bytes -= on_disk(bytes);
@@ -377,6 +392,22 @@ mod tests {
         fs::remove_file(dir.path().join(name(1, &entry("bb")))).unwrap();
         spool.pop().unwrap();
         assert_eq!(first(&mut spool), Some((entry("c"), b"x".to_vec())));
+    }
+
+    #[test]
+    fn a_batch_is_put_behind_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        for key in ["a", "bb", "c"] {
+            spool.push(entry(key), key.as_bytes()).unwrap();
+        }
+        spool.put_last().unwrap();
+        drop(spool);
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        for key in ["bb", "c", "a"] {
+            assert_eq!(first(&mut spool), Some((entry(key), key.into())));
+            spool.pop().unwrap();
+        }
     }
 
     #[test]

@@ -382,6 +382,40 @@ fn what_the_service_refuses_goes_aside() {
     daemon.stop();
 }
 
+/// One clock is wrong, the service's or that of whoever made the flows: such a batch waits, and the others do not
+/// wait for it.
+#[test]
+fn a_batch_that_is_too_early_waits_behind_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().to_str().unwrap();
+    let too_early = serde_json::json!({
+        "type": "urn:flowtally:problem:hour-too-far-ahead", "title": "t", "status": 400, "detail": "d",
+    })
+    .to_string();
+    let refusing = too_early.clone();
+    let url = answering(move |number| match number {
+        1 => answer("400 Bad Request", &refusing),
+        2 | 3 => answer("200 OK", "{\"accepted\":10}"),
+        4 | 5 => answer("400 Bad Request", &refusing),
+        _ => answer("200 OK", "{\"accepted\":10}"),
+    });
+    let arguments = ["--batch-flows", "10", "--spool", spool];
+    let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(40))));
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.starts_with("40 flows sent in 4 batches"), "{out}");
+
+    let url = answering(move |number| match number {
+        0 | 3.. => answer("400 Bad Request", &too_early),
+        _ => answer("200 OK", "{\"accepted\":10}"),
+    });
+    let arguments = ["--batch-flows", "10", "--retry-for", "2", "--spool", spool];
+    let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("20 flows sent in 2 batches"), "{out}");
+    assert!(error.contains("in the spool: 1 batch;"), "{error}");
+    assert_eq!(flows_in(dir.path()), 10);
+}
+
 /// With `--rejects`, that is where they go, flow by flow; with neither, nothing is thrown away.
 #[test]
 fn rejects_take_whole_batches_and_without_them_sending_ends() {

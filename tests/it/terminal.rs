@@ -121,13 +121,16 @@ fn arguments_are_harmless() {
         format!("stats --data-dir {file}"),
         format!("restore --from {file} --data-dir /nowhere/db"),
         format!("verify --data-dir {file}"),
-        format!("serve --log {word}"),
+        format!("serve --log {}", quoted(&format!("x={HOSTILE}"))),
         format!("serve --listen {word}"),
         format!("serve --print-config --log {word}"),
         format!("serve --config {file}"),
         format!("top --hour {word}"),
     ] {
-        let Some((text, status)) = in_terminal(&format!("{} {command}", flowtally())) else {
+        let Some((text, status)) = in_terminal(&format!(
+            "timeout --foreground 30 {} {command}",
+            flowtally()
+        )) else {
             return;
         };
         // Of some of it, clap leaves out what it takes for colours.
