@@ -100,9 +100,9 @@ impl Client {
 
     fn with_idle_max(server: &Server, idle_max: Duration) -> Result<Client, ClientError> {
         let base = base_url(&server.url)?;
-        let proxy = match base.parse() {
-            Ok(url) if !server.is_node => Proxy::of(&url)?,
-            _ => None,
+        let proxy = match server.is_node {
+            true => None,
+            false => Proxy::of(&base)?,
         };
         let unusable = |e: ureq::Error| ClientError::Options(e.to_string());
         let agent = ureq::Agent::config_builder()

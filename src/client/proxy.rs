@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ureq::ProxyProtocol;
 use ureq::http::Uri;
+use ureq::http::uri::InvalidUri;
 
 use super::ClientError;
 
@@ -41,9 +42,11 @@ impl Proxy {
     /// The proxy for `url`, if there is one.
     ///
     /// # Errors
-    /// A variable that names none that can be used.
-    pub fn of(url: &Uri) -> Result<Option<Proxy>, ClientError> {
-        Proxy::choose(url, |name| std::env::var(name).ok())
+    /// A variable that names none that can be used; or what is no URL.
+    pub fn of(url: &str) -> Result<Option<Proxy>, ClientError> {
+        let wrong = |e| ClientError::Options(format!("{url:?} is no URL: {e}"));
+        let url = url.parse().map_err(|e: InvalidUri| wrong(e))?;
+        Proxy::choose(&url, |name| std::env::var(name).ok())
     }
 
     fn choose(
@@ -112,13 +115,15 @@ impl Proxy {
     }
 }
 
-/// The hosts of `NO_PROXY`, one each, for who asks another library to leave them alone.
+/// The hosts and networks of `NO_PROXY`, for another library to leave alone. Those with a port are left out,
+/// since such a library may know none.
 pub fn excluded() -> Vec<String> {
     let set = |name| std::env::var(name).ok().filter(|list| !list.is_empty());
     let list = set("no_proxy")
         .or_else(|| set("NO_PROXY"))
         .unwrap_or_default();
-    entries(&list).map(|entry| entry.host.to_owned()).collect()
+    let whole = entries(&list).filter(|entry| entry.port.is_none());
+    whole.map(|entry| entry.host.to_owned()).collect()
 }
 
 /// Who is asked.
