@@ -1,8 +1,10 @@
 //! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
 
 mod proxy;
+mod refusal;
 
 pub use proxy::{Proxy, excluded as not_by_proxy};
+pub use refusal::location;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::{fmt, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use ureq::http::{HeaderMap, Response, StatusCode, Uri};
+use ureq::http::{Response, Uri};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Body, RequestBuilder};
 
@@ -273,54 +275,6 @@ impl Client {
         })
     }
 
-    /// Why `path` is not answered with what was asked for, and what to do about it.
-    pub fn why_not(
-        &self,
-        path: &str,
-        status: StatusCode,
-        problem: Option<&Problem>,
-        location: Option<&str>,
-    ) -> String {
-        let said = match problem {
-            Some(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            None => status.to_string(),
-        };
-        let kind = problem.map(|p| p.r#type.trim_start_matches("urn:flowtally:problem:"));
-        match (status, kind, location) {
-            (status, _, Some(to)) if status.is_redirection() => {
-                let path = path.split('?').next().unwrap_or_default();
-                let to = to.split('?').next().unwrap_or_default();
-                let remedy = match to.strip_suffix(path) {
-                    Some(base) if base.contains("://") => {
-                        format!("if that is the service, give --url {base}")
-                    }
-                    _ => "give the URL of the service itself with --url".into(),
-                };
-                format!("{status}: it redirects to {to}, which is not followed; {remedy}")
-            }
-            // Others say the same; only what the service is asked for by commands has these flags.
-            (StatusCode::UNAUTHORIZED, ..) if !self.is_node => match &self.authorization {
-                None => format!("{status}: the service needs a token: give --token-file FILE"),
-                Some(_) => format!(
-                    "{status}: the service does not know the token of --token-file: give another FILE"
-                ),
-            },
-            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) if !self.is_node => {
-                format!("{said}: give another --token-file FILE")
-            }
-            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
-                format!("{said}: give --cert FILE and --key FILE")
-            }
-            (StatusCode::FORBIDDEN, None, _) if !self.is_node => match &self.authorization {
-                None => {
-                    format!("{status}: --token-file FILE shows a token, if that is what is missing")
-                }
-                Some(_) => format!("{status}: the token of --token-file is not for this"),
-            },
-            _ => said,
-        }
-    }
-
     /// The error of an exchange that broke off.
     pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
         ClientError::Unreachable {
@@ -338,12 +292,6 @@ impl Client {
             None => format!("{why}; is the service running there?"),
         }
     }
-}
-
-/// Where an answer sends its client.
-pub fn location(headers: &HeaderMap) -> Option<String> {
-    let location = headers.get("location")?.as_bytes();
-    Some(String::from_utf8_lossy(location).into_owned())
 }
 
 /// Why the body of an answer cannot be read on.

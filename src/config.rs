@@ -5,6 +5,7 @@
 
 #[cfg(feature = "kafka")]
 mod cluster;
+mod examples;
 mod file;
 mod place;
 mod serve;
@@ -18,6 +19,7 @@ pub use file::{Settings, parse};
 pub use place::Place;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
+pub use units::hour_name;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +58,7 @@ pub enum Command {
     /// file that is sent again, and has not changed, counts once with the same --batch-flows and
     /// within the service's --idempotency-window. Exit status: 0 when the service has everything, 1
     /// with a line that says what not.
+    #[command(after_help = examples::SEND)]
     Send(Send),
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
@@ -72,6 +75,7 @@ pub enum Command {
     ///
     /// Exit status: 0 when everything is imported, 1 with a line that says what not, 128 and the
     /// signal's number after a signal.
+    #[command(after_help = examples::IMPORT)]
     Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
@@ -91,15 +95,18 @@ pub enum Command {
     /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
     /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
     /// not, 128 and the signal's number after a signal.
+    #[command(after_help = examples::BACKUP)]
     Backup(Backup),
     /// Make a data directory of a backup, and verify it.
     ///
     /// Exit status: 0 when it is complete and verified, 1 with a line that says why not.
+    #[command(after_help = examples::RESTORE)]
     Restore(Restore),
     /// Write the rows of hours to standard output.
     ///
     /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or whoever reads
     /// them has seen enough; 1 with a line that says why not.
+    #[command(after_help = examples::EXPORT)]
     Export(Export),
     /// Say what is stored: hours, flows, bytes, space on disk.
     ///
@@ -113,6 +120,7 @@ pub enum Command {
     /// needed: it prints the rows and ends. Exit status: 0 when it is quit, or has printed the rows, 1 with
     /// a line that says why not, 2 for wrong arguments, 128 and the signal's number after a signal. A
     /// service that goes away is no reason to end, except with --once.
+    #[command(after_help = examples::TOP)]
     Top(Top),
     /// Print the completions for a shell.
     ///

@@ -365,4 +365,33 @@ mod tests {
         };
         assert_eq!(proxy.to_string(), "the proxy http://p:3128 of ALL_PROXY");
     }
+
+    /// Variables are the process's, so it runs itself with one.
+    #[test]
+    fn nodes_are_reached_without_one() {
+        const VARIABLE: &str = "http_proxy";
+        const SET: &str = "http://192.0.2.7:3128";
+        if std::env::var(VARIABLE).as_deref() != Ok(SET) {
+            let name = "client::proxy::tests::nodes_are_reached_without_one";
+            let test = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name])
+                .env(VARIABLE, SET)
+                .output()
+                .unwrap();
+            let out = String::from_utf8_lossy(&test.stdout);
+            assert!(test.status.success() && out.contains("1 passed"), "{out}");
+            return;
+        }
+        let client = |is_node| {
+            let server = super::super::Server {
+                url: "http://192.0.2.1:8080".into(),
+                is_node,
+                ..super::super::Server::default()
+            };
+            super::super::Client::new(&server).unwrap()
+        };
+        assert!(client(true).proxy.is_none());
+        assert!(client(true).agent.config().proxy().is_none());
+        assert!(client(false).agent.config().proxy().is_some());
+    }
 }

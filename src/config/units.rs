@@ -10,6 +10,8 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 const MIB: f64 = (1 << 20) as f64;
 const SECONDS_PER_HOUR: u64 = 3600;
+/// An hour of 1981. Hours that are numbered in another way are smaller, as the page has it too.
+const SINCE_EPOCH_MIN: u64 = 100_000;
 
 /// A size in MiB, or with a unit: `512`, `512M`, `1.5GiB`, `2GB`. What is no whole number of MiB is rounded down.
 pub(super) fn mib(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
@@ -126,6 +128,19 @@ fn timestamp(text: &str) -> Option<Timestamp> {
     })
 }
 
+/// `hour`, and the time that it begins at where it can only be one since the epoch.
+pub fn hour_name(hour: u64) -> String {
+    let seconds = i64::try_from(hour.saturating_mul(SECONDS_PER_HOUR));
+    let at = seconds.ok().and_then(|s| Timestamp::from_second(s).ok());
+    match at {
+        Some(at) if hour >= SINCE_EPOCH_MIN => {
+            let civil = TimeZone::UTC.to_datetime(at);
+            format!("{hour} = {} {:02}:00 UTC", civil.date(), civil.hour())
+        }
+        _ => hour.to_string(),
+    }
+}
+
 /// Where to listen: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.
 pub(super) fn listen(text: &str) -> Result<String, String> {
     let example = "as in 127.0.0.1:8080, or :8080 for all addresses of this machine";
@@ -232,6 +247,13 @@ mod tests {
         ] {
             assert_eq!(hour(text).ok(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn names_of_hours() {
+        assert_eq!(hour_name(23), "23");
+        assert_eq!(hour_name(498_879), "498879 = 2026-11-29 15:00 UTC");
+        assert_eq!(hour_name(u64::MAX), u64::MAX.to_string());
     }
 
     #[test]
