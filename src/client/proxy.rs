@@ -76,7 +76,9 @@ impl Proxy {
         };
         match chosen.for_ureq() {
             Err(_) => Err(chosen.unusable("it is no URL")),
-            Ok(proxy) if proxy.host().is_empty() => Err(chosen.unusable("it has no host")),
+            Ok(proxy) if !has_host_and_port(&proxy) => {
+                Err(chosen.unusable("its host or port is none"))
+            }
             Ok(proxy) => match proxy.protocol() {
                 ProxyProtocol::Http | ProxyProtocol::Https => Ok(Some(chosen)),
                 _ => Err(chosen.unusable("flowtally does not speak SOCKS")),
@@ -113,6 +115,17 @@ impl Proxy {
             _ => url,
         }
     }
+}
+
+/// What is taken for a URL may have anything in the place of a port.
+fn has_host_and_port(proxy: &ureq::Proxy) -> bool {
+    let authority = proxy.uri().authority().map_or("", |a| a.as_str());
+    let after_user = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, rest)| rest);
+    let port = after_user.strip_prefix(proxy.host());
+    let port = port.map(|port| port.strip_prefix(':').unwrap_or("80"));
+    !proxy.host().is_empty() && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// The hosts and networks of `NO_PROXY`, for another library to leave alone. Those with a port are left out,
@@ -355,7 +368,8 @@ mod tests {
             "http://u:secret@",
             "u:secret@p:x",
         ] {
-            let error = choose("http://s", &[("HTTP_PROXY", value)]).unwrap_err();
+            let chosen = choose("http://s", &[("HTTP_PROXY", value)]);
+            let error = chosen.expect_err(value);
             assert!(error.starts_with("HTTP_PROXY is "), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
