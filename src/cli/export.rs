@@ -11,6 +11,7 @@ use crate::domain::{Field, Hour, Totals};
 use crate::http::{Answer, Encoding, RowFormat};
 use crate::query::{Cancel, Engine, HoursQuery, Query, QueryLimits};
 use crate::store::Store;
+use crate::terminal::Style;
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -30,7 +31,10 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         }
     };
     let mut out = Output {
-        out: BufWriter::new(io::stdout().lock()),
+        out: BufWriter::new(super::output(match arguments.format {
+            ExportFormat::Ndjson => Style::Json,
+            ExportFormat::Csv => Style::Text,
+        })),
         format: arguments.format,
         any: false,
         in_header: false,

@@ -1,29 +1,37 @@
 //! `flowtally send`.
 
-use std::io;
+mod drain;
+
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::drain::{Drain, Drained};
 use super::rejects::Rejects;
 use super::source::{self, Source};
-use super::{batches, connect, print, say};
+use super::{batches, connect, print, say, signals};
 use crate::config::Send;
 use crate::input::{Apps, Fault, Skipped};
-use crate::send::{Keys, Report, SendError, Sender, SenderOptions};
+use crate::send::{Keys, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word};
+use crate::terminal::printable;
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
-/// Read of a pipe at once, about.
-const READ_KIB: usize = 16;
+/// How long the end waits, after a signal, for what was read to be put into the spool.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
     let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
+    if arguments.file.as_os_str() == "-" && io::stdin().is_terminal() {
+        say(
+            "flowtally: reading flows from the terminal; Ctrl-D ends them. A FILE or a pipe is read too",
+        );
+    }
     let bar = source::progress(bytes);
     // A spool has flows of other runs.
     let once = bytes.is_some() && arguments.spool.is_none();
@@ -98,13 +106,18 @@ impl Sending {
     /// begin; it may be something although the rest was not sent.
     pub(super) fn send(&self, arguments: &Send) -> (Option<Sent>, Result<(), String>) {
         let begun = Source::open(&arguments.file).and_then(|source| {
-            let options = options(arguments, &source)?;
+            let options = options(arguments, &source, self.rejects.are_kept())?;
             let once = matches!(options.keys, Keys::Derived(_));
-            let rejects = self.rejects.clone();
-            let sender = Sender::start(options, move |rejected| {
-                rejects.write("the service", &rejected.flows, &rejected.why)?;
-                rejects.sync()
-            });
+            let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
+            let on_rejected = move |rejected| match rejected {
+                Rejected::Flows { flows, why } => {
+                    rejects.write("the service", &flows, &why)?;
+                    rejects.sync()
+                }
+                Rejected::File { path, flows, why } => rejects.set_aside(&path, flows, &why),
+            };
+            let on_notice = move |text: &str| notices.say(&format!("flowtally: {text}"));
+            let sender = Sender::start(options, on_rejected, on_notice);
             let sender = Arc::new(sender.map_err(|e| e.to_string())?);
             Ok((source, sender, once))
         });
@@ -112,12 +125,18 @@ impl Sending {
             Ok(begun) => begun,
             Err(error) => return (None, Err(error)),
         };
+        let drain = Arc::new(Drain::default());
+        let source = source.through({
+            let drain = drain.clone();
+            move |input| Box::new(Drained::new(input, drain))
+        });
         self.under_way.set(Some(Current {
             sender: sender.clone(),
+            drain: drain.clone(),
             has_spool: arguments.spool.is_some(),
             once,
         }));
-        let (skipped, result) = self.transfer(arguments, source, &sender, once);
+        let (skipped, result) = self.transfer(arguments, source, &sender, &drain, once);
         self.under_way.set(None);
         let report = sender.report();
         (Some(Sent { report, skipped }), result)
@@ -128,6 +147,7 @@ impl Sending {
         arguments: &Send,
         source: Source,
         sender: &Sender,
+        drain: &Drain,
         once: bool,
     ) -> (Skipped, Result<(), String>) {
         let mut failed = None;
@@ -140,7 +160,15 @@ impl Sending {
                     skipped.count(why);
                     Ok(Ok(()))
                 }
-                None => sender.push(unit.text),
+                None => sender.push(unit.text).or_else(|error| {
+                    // A spool keeps what was read already, also where nothing more can be sent.
+                    if matches!(error, SendError::Interrupted) || !sender.take_the_rest() {
+                        return Err(error);
+                    }
+                    drain.stop();
+                    failed.get_or_insert(error.to_string());
+                    sender.push(unit.text)
+                }),
             };
             let kept = match pushed {
                 Ok(Ok(())) => Ok(()),
@@ -157,11 +185,16 @@ impl Sending {
             match kept {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
-                    failed = Some(error);
+                    failed.get_or_insert(error);
                     ControlFlow::Break(())
                 }
             }
         });
+        drain.end();
+        if failed.is_none() && drain.is_stopped() {
+            // The thread that got the signal does the rest, and ends the process.
+            forever();
+        }
         // What has been read is delivered, also where the rest cannot be.
         let finished = match failed {
             Some(error) => Err(error),
@@ -172,6 +205,10 @@ impl Sending {
             let let_go = sender.interrupt().unwrap_or_default();
             let waiting = sender.report().waiting;
             with_remedy(error, arguments.spool.is_some(), once, waiting, let_go)
+        });
+        let read = read.or_else(|e| match drain.is_stopped() {
+            true => Ok(()),
+            false => Err(e),
         });
         let read = read.map_err(|e| {
             let rest = match count {
@@ -190,13 +227,17 @@ impl Sending {
             message += &format!(", {} wait", batches(report.waiting));
         }
         if let Some(why) = sender.trouble() {
-            message += &format!(", trying again: {why}");
+            message += &format!(", trying again: {}", printable(&why));
         }
         self.bar.set_message(message);
     }
 }
 
-fn options(arguments: &Send, source: &Source) -> Result<SenderOptions, String> {
+fn options(
+    arguments: &Send,
+    source: &Source,
+    keeps_rejects: bool,
+) -> Result<SenderOptions, String> {
     Ok(SenderOptions {
         server: connect::server(&arguments.url, &arguments.credentials)?,
         batch_flows: arguments.batch_flows as usize,
@@ -205,12 +246,35 @@ fn options(arguments: &Send, source: &Source) -> Result<SenderOptions, String> {
         compress: !arguments.no_compress,
         spool: arguments.spool.clone(),
         spool_bytes_max: u64::from(arguments.spool_max) << 20,
+        refused: match arguments.spool {
+            _ if keeps_rejects => Refused::HandOver,
+            Some(_) => Refused::SetAside(command(arguments)),
+            None => Refused::NotKept,
+        },
         retry_for: arguments.retry_for,
         keys: match &source.identity {
             Some(identity) if !arguments.input.again => Keys::Derived(identity.clone()),
             _ => Keys::Random,
         },
     })
+}
+
+/// What sends a file to the same service.
+fn command(arguments: &Send) -> String {
+    let credentials = &arguments.credentials;
+    let files = [
+        ("--token-file", &credentials.token_file),
+        ("--ca", &credentials.ca),
+        ("--cert", &credentials.cert),
+        ("--key", &credentials.key),
+    ];
+    let mut command = format!("flowtally send --url {}", shell_word(&arguments.url));
+    for (flag, file) in files {
+        if let Some(file) = file {
+            command += &format!(" {flag} {}", shell_word(&file.display().to_string()));
+        }
+    }
+    command
 }
 
 /// What to do about batches that were not sent, and the flows that were let go.
@@ -236,11 +300,15 @@ fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, let_go:
 /// the process.
 fn said(error: SendError) -> String {
     if matches!(error, SendError::Interrupted) {
-        loop {
-            std::thread::park();
-        }
+        forever();
     }
     error.to_string()
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::park();
+    }
 }
 
 /// The file that is being sent, for the thread that waits for a signal.
@@ -249,6 +317,7 @@ struct UnderWay(Mutex<Option<Current>>);
 
 struct Current {
     sender: Arc<Sender>,
+    drain: Arc<Drain>,
     has_spool: bool,
     /// It can be sent again, and counts once.
     once: bool,
@@ -266,14 +335,20 @@ impl UnderWay {
         let Some(current) = current else {
             return "stopped; run it again to send the rest".into();
         };
+        if current.sender.take_the_rest() {
+            current.drain.stop();
+            current.drain.wait(DRAIN_MAX);
+        }
         let kept = current.sender.interrupt();
         let waiting = current.sender.report().waiting;
         match kept {
             Err(error) => error.to_string(),
             Ok(_) if current.once => "stopped; run it again to send the rest".into(),
-            Ok(0) if current.has_spool => format!(
-                "stopped; in the spool: {}; of the pipe, up to {READ_KIB} KiB more were read and are \
-                 not kept",
+            Ok(0) if current.has_spool => {
+                format!("stopped; in the spool: {}", batches(waiting))
+            }
+            Ok(lost) if current.has_spool => format!(
+                "stopped; in the spool: {}; {lost} flows had no room",
                 batches(waiting)
             ),
             Ok(lost) => format!(
@@ -286,7 +361,7 @@ impl UnderWay {
 
 /// A signal ends the process.
 fn end_at_signal(under_way: Arc<UnderWay>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new(signals::ending())?;
     let wait = move || {
         let Some(signal) = signals.forever().next() else {
             return;

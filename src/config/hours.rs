@@ -4,19 +4,21 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use super::{hours, units};
+
 /// Where hours are retained, and nothing is said.
 const AHEAD_MAX: u32 = 48;
 
 /// For every command that takes flows.
 #[derive(Clone, Debug, Args)]
 pub struct Hours {
-    /// Hours that the service keeps before the newest one that has flows. Older ones are dropped as a
+    /// Hours that the service keeps before the newest one that has flows, as a number or as in 30d. Older ones are dropped as a
     /// whole, and flows for them are counted as expired. Without it, all are kept.
     #[arg(
         long,
         env = "FLOWTALLY_RETAIN_HOURS",
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_name = "HOURS",
+        value_parser = hours(1..=u32::MAX)
     )]
     pub retain_hours: Option<u32>,
 
@@ -48,8 +50,9 @@ impl FromStr for AheadMax {
         if text.eq_ignore_ascii_case("none") {
             return Ok(AheadMax(None));
         }
-        let hours = text.parse();
-        let hours = hours.map_err(|_| "it is a number of hours, or none".to_owned())?;
+        let hours = units::whole(text, 3600, "hours", 0..=u64::from(u32::MAX))
+            .map_err(|what| format!("{what}, or none"))?;
+        let hours = u32::try_from(hours).map_err(|e| e.to_string())?;
         Ok(AheadMax(Some(hours)))
     }
 }
@@ -77,7 +80,7 @@ mod tests {
             let command = Command::try_parse_from([&["x"], arguments].concat()).unwrap();
             assert_eq!(command.hours.ahead_max(), expected, "{arguments:?}");
         }
-        for wrong in ["-1", "2d", "", "4294967296"] {
+        for wrong in ["-1", "2x", "", "4294967296"] {
             let argument = format!("--hour-ahead-max={wrong}");
             assert!(
                 Command::try_parse_from(["x", &argument]).is_err(),

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 18] = [
+const TABLE: [(&str, &[&str], &[&str]); 20] = [
     ("domain", &[], &[]),
     ("durable", &[], &[]),
-    ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
+    ("terminal", &[], &[]),
+    (
+        "telemetry",
+        &["terminal"],
+        &["tracing_subscriber", "prometheus"],
+    ),
     ("notify", &[], &["sd_notify"]),
     (
         "store",
@@ -15,7 +20,7 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
         &["rocksdb", "bincode"],
     ),
     ("kafka", &[], &["rdkafka"]),
-    ("client", &[], &["ureq"]),
+    ("client", &[], &["ipnet", "ureq"]),
     (
         "backup",
         &["client", "domain", "durable", "store"],
@@ -60,7 +65,7 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
         &["client", "domain", "durable", "ingest"],
         &["ureq"],
     ),
-    ("config", &["input", "store"], &["clap", "toml"]),
+    ("config", &["input", "store"], &["clap", "jiff", "toml"]),
     (
         "daemon",
         &[
@@ -91,6 +96,7 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
             "send",
             "store",
             "telemetry",
+            "terminal",
         ],
         &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
     ),

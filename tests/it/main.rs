@@ -24,6 +24,7 @@ mod disk;
 mod disk_errors;
 mod edges;
 mod exactness;
+mod flags;
 #[cfg(feature = "kafka")]
 mod front;
 mod hours;
@@ -41,6 +42,7 @@ mod nodes;
 mod notify;
 mod observe;
 mod page;
+mod proxy;
 mod query;
 mod reads;
 #[cfg(feature = "kafka")]
@@ -49,9 +51,11 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+mod spool;
 #[cfg(feature = "kafka")]
 mod sums;
 mod support;
 mod syncs;
+mod terminal;
 mod top;
 mod torn;

@@ -267,7 +267,7 @@ fn page_and_assets_are_cached_and_guarded() {
             304
         );
         let head = format!(
-            "HEAD {path} HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n"
+            "HEAD {path} HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n"
         );
         let head = crate::support::raw(daemon.address, head.as_bytes()).to_lowercase();
         assert!(
