@@ -99,7 +99,7 @@ impl Batch {
 
     /// The hours of its flows, each once.
     pub fn hours(&self) -> impl Iterator<Item = Hour> {
-        let hours = self.ledger.iter().map(|(hour, _)| u64::from(*hour));
+        let hours = self.ledger().iter().map(|(hour, _)| u64::from(*hour));
         hours.filter_map(Hour::new)
     }
 
