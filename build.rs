@@ -43,16 +43,16 @@ fn read(file: &str) -> Result<String> {
     fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
-/// Adds the module `name` to `script`, after those that it imports: each is a function that returns what it
-/// exports, named with a `$` before it, which no module uses for its own. `done` says which are there; one that is not is being added, and imports itself.
+/// Adds the module `name` to `script`, after those that it imports. It becomes a function that returns its exports,
+/// in a constant whose `$` keeps it apart from names within modules. `done` has the modules that were added, and
+/// those that are being added (false).
 fn join(name: &str, done: &mut BTreeMap<String, bool>, script: &mut String) -> Result<()> {
-    if let Some(is_there) = done.insert(name.to_owned(), false) {
-        done.insert(name.to_owned(), is_there);
-        return match is_there {
-            true => Ok(()),
-            false => Err(format!("{name}.js imports itself, in the end").into()),
-        };
-    }
+    match done.get(name) {
+        Some(true) => return Ok(()),
+        Some(false) => return Err(format!("{PAGE}/{name}.js: a circle of imports").into()),
+        None => done.insert(name.to_owned(), false),
+    };
+    let unknown = |line: &str| format!("{PAGE}/{name}.js: build.rs cannot join this line: {line}");
     let mut body = String::new();
     let mut exports = Vec::new();
     for line in read(&format!("{name}.js"))?.lines() {
@@ -61,19 +61,16 @@ fn join(name: &str, done: &mut BTreeMap<String, bool>, script: &mut String) -> R
             let parts = import
                 .strip_suffix(".js';")
                 .and_then(|rest| rest.split_once(" from './"));
-            let (what, other) = parts.ok_or_else(|| format!("{name}.js: {line}"))?;
+            let (what, other) = parts.ok_or_else(|| unknown(line))?;
             join(other, done, script)?;
             let what = what.trim_start_matches("* as ").replace(" as ", ": ");
             body += &format!("const {what} = ${other};\n");
         } else if let Some(export) = line.strip_prefix("export ") {
-            let declared = export
-                .split([' ', '('])
-                .find(|word| !KEYWORDS.contains(word));
-            exports.push(
-                declared
-                    .ok_or_else(|| format!("{name}.js: {line}"))?
-                    .to_owned(),
-            );
+            let word = export.split([' ', '(']).find(|w| !KEYWORDS.contains(w));
+            let is_name =
+                |w: &&str| *w != "default" && w.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let declared = word.filter(is_name).ok_or_else(|| unknown(line))?;
+            exports.push(declared.to_owned());
             body += &format!("{export}\n");
         } else {
             body += &format!("{line}\n");

@@ -22,6 +22,8 @@ let isFiltered = false;
 let frame = null;
 /** The sums that are drawn, by hour. */
 let sums = new Map();
+/** What the overview was drawn from. */
+let overviewDrawn = [];
 
 let choose;
 let redraw;
@@ -141,6 +143,9 @@ function overview() {
   const chart = at('hours-overview');
   chart.hidden = places.length <= room();
   if (chart.hidden) return;
+  const state = [all, part().from, part().to, chart.clientWidth];
+  if (state.every((one, i) => one === overviewDrawn[i])) return;
+  overviewDrawn = state;
   const totals = new Map(all.map((row) => [row.hour, row]));
   const { slots } = timeline.slots(places, totals, bars.overviewRoom(chart));
   bars.overview(chart, { slots, frame: part() }, (picked) => {
