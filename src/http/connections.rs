@@ -24,7 +24,7 @@ const QUIET_MIN: Duration = Duration::from_secs(1);
 /// A client that takes nothing of its answer for so long is let go when others are not answered.
 const STALLED_MIN: Duration = Duration::from_secs(20);
 /// Memory for [long targets](super::long_target).
-const LONG_TARGETS_KIB_MAX: usize = 4 << 10;
+const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
 /// Pause between two looks for one that can go.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -229,9 +229,9 @@ impl Connection {
         (activity.requests == 0).then_some(activity.begun)
     }
 
-    /// Memory for so many bytes of a target, if there is any.
-    pub(super) fn memory_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes.div_ceil(1 << 10)).ok()?;
+    /// Memory for so much more of a long target, if there is any.
+    pub(super) fn memory_for(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(kib).ok()?;
         let memory = self.all.long_targets.clone().try_acquire_many_owned(kib);
         memory.ok()
     }

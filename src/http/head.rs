@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::connections::Connection;
 use super::error::Problem;
-use super::long_target::{Cut, Cutter, Rest};
+use super::long_target::{Cut, Cutter, Lost, Rest};
+
+const KIB: usize = 1 << 10;
 
 /// A connection's bytes, as hyper is to see them.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Heads<S> {
     cutter: Option<Cutter>,
     /// Requests that had begun when the last head began to come in.
     begun: Option<u64>,
+    /// For the rest of a long target, as far as it has come.
+    memory: Option<OwnedSemaphorePermit>,
     /// An answer that takes the place of hyper's.
     refusal: Option<Refusal>,
 }
@@ -41,6 +46,7 @@ impl<S> Heads<S> {
             connection,
             cutter: None,
             begun: None,
+            memory: None,
             refusal: None,
         }
     }
@@ -55,6 +61,29 @@ impl<S> Heads<S> {
             }
         }
         self.cutter.as_mut()
+    }
+}
+
+impl<S> Heads<S> {
+    /// Takes memory for what is kept of a target; where there is none, nothing of it is kept. One read is
+    /// ahead of that.
+    fn pay_for_rest(&mut self) {
+        let Some(cutter) = &mut self.cutter else {
+            return;
+        };
+        let has = self.memory.as_ref().map_or(0, |m| m.num_permits());
+        let missing = cutter.kept_bytes().div_ceil(KIB).saturating_sub(has);
+        if missing == 0 {
+            return;
+        }
+        match (self.connection.memory_for(missing), &mut self.memory) {
+            (Some(more), Some(memory)) => memory.merge(more),
+            (Some(more), none) => *none = Some(more),
+            (None, memory) => {
+                *memory = None;
+                cutter.pass_over(Lost::NoMemory);
+            }
+        }
     }
 }
 
@@ -77,19 +106,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
             };
             let (left, cut) = cutter.cut(read);
             buffer.set_filled(before + left);
-            let connection = &this.connection;
             match cut {
-                Cut::Within => {}
+                Cut::Within => this.pay_for_rest(),
                 Cut::Done(rest) => {
                     this.cutter = None;
+                    let memory = this.memory.take();
                     if let Some(rest) = rest {
-                        let memory = connection.memory_for(rest.len());
-                        connection.keep(Rest::kept(rest, memory));
+                        this.connection.keep(Rest::kept(rest, memory));
                     }
                 }
-                Cut::TooLong => {
+                Cut::Lost(why) => {
                     this.cutter = None;
-                    connection.keep(Rest::TooLong);
+                    this.connection.keep(Rest::Lost(why));
                 }
                 Cut::Endless => {
                     let what = "the target of a request does not end";

@@ -23,17 +23,14 @@ const METHODS: [&[u8]; 5] = [b"GET ", b"HEAD ", b"POST ", b"DELETE ", b"OPTIONS 
 #[derive(Debug)]
 pub(super) enum Rest {
     Kept(Kept),
-    /// It is longer than any may be.
-    TooLong,
-    /// There is no memory for it at the moment.
-    NoMemory,
+    Lost(Lost),
 }
 
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) text: String,
     /// Held as long as the request lives, since what is made of the text takes as much.
-    _memory: OwnedSemaphorePermit,
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads the beginning of a request, and takes what is too long out of it.
@@ -53,9 +50,19 @@ enum State {
     },
     Rest(Vec<u8>),
     /// So many bytes of the rest are lost.
-    PassingOver(usize),
+    PassingOver {
+        bytes: usize,
+        why: Lost,
+    },
     /// Behind the target; or it is no request as we know them.
     Done,
+}
+
+/// Why the rest of a target is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    TooLong,
+    NoMemory,
 }
 
 /// What came of some bytes.
@@ -65,8 +72,8 @@ pub(super) enum Cut {
     Within,
     /// It has ended, or there is none; `Some` where some of it was taken out.
     Done(Option<Vec<u8>>),
-    /// It has ended, and is too long.
-    TooLong,
+    /// It has ended, and some of it is lost.
+    Lost(Lost),
     /// It does not end.
     Endless,
 }
@@ -110,14 +117,15 @@ impl Cutter {
                     continue;
                 }
                 State::Rest(_) => {
-                    self.state = State::PassingOver(0);
+                    self.pass_over(Lost::TooLong);
                     continue;
                 }
-                State::PassingOver(_) if ends => {
+                State::PassingOver { why, .. } if ends => {
+                    let why = *why;
                     self.state = State::Done;
-                    return self.keep_tail(bytes, at, left, Cut::TooLong);
+                    return self.keep_tail(bytes, at, left, Cut::Lost(why));
                 }
-                State::PassingOver(bytes) => {
+                State::PassingOver { bytes, .. } => {
                     *bytes += 1;
                     if *bytes > PASSED_OVER_BYTES_MAX {
                         return (left, Cut::Endless);
@@ -136,6 +144,19 @@ impl Cutter {
         }
     }
 
+    /// Bytes of the rest so far.
+    pub(super) fn kept_bytes(&self) -> usize {
+        match &self.state {
+            State::Rest(rest) => rest.len(),
+            _ => 0,
+        }
+    }
+
+    /// Keeps nothing of the rest.
+    pub(super) fn pass_over(&mut self, why: Lost) {
+        self.state = State::PassingOver { bytes: 0, why };
+    }
+
     /// What is behind the target goes to hyper as it is.
     fn keep_tail(&self, bytes: &mut [u8], at: usize, left: usize, cut: Cut) -> (usize, Cut) {
         bytes.copy_within(at.., left);
@@ -145,9 +166,6 @@ impl Cutter {
 
 impl Rest {
     pub(super) fn kept(rest: Vec<u8>, memory: Option<OwnedSemaphorePermit>) -> Rest {
-        let Some(memory) = memory else {
-            return Rest::NoMemory;
-        };
         // A fragment is no part of what is asked.
         let end = rest.iter().position(|byte| *byte == b'#');
         let text = String::from_utf8_lossy(&rest[..end.unwrap_or(rest.len())]);
@@ -223,7 +241,7 @@ mod tests {
         assert_eq!(kept.unwrap().unwrap().len(), REST_BYTES_MAX);
         let longer = format!("{begin}{} HTTP/1.1\r\n", "y".repeat(REST_BYTES_MAX + 1));
         let (passed, kept) = cut(longer.as_bytes(), 1000);
-        assert!(matches!(kept, Err(Cut::TooLong)), "{kept:?}");
+        assert!(matches!(kept, Err(Cut::Lost(Lost::TooLong))), "{kept:?}");
         assert!(passed.starts_with(begin.as_bytes()));
         let mut endless = begin.into_bytes();
         endless.resize(REST_BYTES_MAX + PASSED_OVER_BYTES_MAX + 100_000, b'y');

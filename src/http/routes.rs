@@ -15,7 +15,7 @@ use warp::{Filter, Rejection};
 
 use super::connections::Peer;
 use super::error::Problem;
-use super::long_target::Rest;
+use super::long_target::{Lost, Rest};
 use super::trace::Trace;
 use super::{
     Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
@@ -113,8 +113,8 @@ fn whole_query(query: String, peer: &Peer) -> (String, Option<Problem>) {
         // Where there is no query yet, the path is as long as that, and there is none like it.
         Some(Rest::Kept(_)) if query.is_empty() => (query, None),
         Some(Rest::Kept(rest)) => (query + &rest.text, None),
-        Some(Rest::TooLong) => (query, Some(Problem::TargetTooLong)),
-        Some(Rest::NoMemory) => (query, Some(Problem::TooManyQueries)),
+        Some(Rest::Lost(Lost::TooLong)) => (query, Some(Problem::TargetTooLong)),
+        Some(Rest::Lost(Lost::NoMemory)) => (query, Some(Problem::TooManyQueries)),
     }
 }
 

@@ -175,6 +175,42 @@ fn as_many_and_as_long_names_may_be_asked_for_as_is_said() {
     daemon.stop();
 }
 
+/// What a head has sent is paid for, whether the head ends or not.
+#[test]
+fn long_targets_that_do_not_end_take_no_memory_from_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let before = daemon.memory_mib();
+    let long = format!("GET /flows?hour=1&src_app={}", "x".repeat(600 << 10));
+    let heads: Vec<_> = (0..60)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.address).unwrap();
+            stream.write_all(long.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let end = b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let end_of = |mut stream: TcpStream| {
+        stream.write_all(end).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    let grown = daemon.memory_mib().saturating_sub(before);
+    assert!(grown < 20, "{grown} MiB for 35 MiB of heads");
+    let answers: Vec<_> = heads.into_iter().map(end_of).collect();
+    let answered = |status: &str| answers.iter().filter(|a| a.contains(status)).count();
+    // Those that came first are answered, and the others told to try again.
+    assert!((1..=4).contains(&answered("HTTP/1.1 200 ")), "{answers:?}");
+    assert_eq!(answered("HTTP/1.1 200 ") + answered("HTTP/1.1 503 "), 60);
+    // And all of it is given back.
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    stream.write_all(long.as_bytes()).unwrap();
+    assert!(end_of(stream).starts_with("HTTP/1.1 200 "));
+    daemon.stop();
+}
+
 #[test]
 fn a_head_that_is_refused_says_why() {
     let dir = tempfile::tempdir().unwrap();
