@@ -12,6 +12,7 @@ mod compression;
 mod csv;
 mod json;
 mod lines;
+mod lookalikes;
 mod ndjson;
 mod records;
 mod vpc_flow_logs;
@@ -19,20 +20,24 @@ mod window;
 
 pub use apps::Apps;
 pub use batches::{Part, Refused};
+pub use vpc_flow_logs::Count;
 
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
 use crate::ingest::decode::Format;
 use compression::Decompressed;
+use vpc_flow_logs::FlowLogs;
 use window::{Pace, Window};
 
-/// How inputs begin that are read as nonsense otherwise.
-const UTF_16: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// Looked at to tell what an input is, if its first line is longer.
+const SNIFF_BYTES: usize = 64 << 10;
 
 /// How flows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,14 +99,17 @@ pub enum NoTraffic {
     SkipData,
     /// It was not let through.
     Reject,
+    /// There was, and the record made at the other end counts.
+    OtherEnd,
 }
 
-/// How many records were skipped because they stand for no traffic.
+/// How many records were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     pub no_data: u64,
     pub skip_data: u64,
     pub reject: u64,
+    pub other_end: u64,
 }
 
 impl Skipped {
@@ -110,6 +118,7 @@ impl Skipped {
             NoTraffic::NoData => self.no_data += 1,
             NoTraffic::SkipData => self.skip_data += 1,
             NoTraffic::Reject => self.reject += 1,
+            NoTraffic::OtherEnd => self.other_end += 1,
         }
     }
 
@@ -117,9 +126,11 @@ impl Skipped {
         self.no_data += other.no_data;
         self.skip_data += other.skip_data;
         self.reject += other.reject;
+        self.other_end += other.other_end;
     }
 
-    pub fn total(&self) -> u64 {
+    /// Those that stand for no traffic.
+    pub fn without_traffic(&self) -> u64 {
         self.no_data + self.skip_data + self.reject
     }
 }
@@ -138,7 +149,7 @@ pub enum InputError {
 pub struct Reader<R> {
     input: R,
     format: Option<InputFormat>,
-    apps: Arc<Apps>,
+    flow_logs: FlowLogs,
 }
 
 /// Takes what is read.
@@ -177,13 +188,26 @@ impl<R: Read> Reader<R> {
         Reader {
             input,
             format,
-            apps: Arc::default(),
+            flow_logs: FlowLogs::default(),
         }
     }
 
     /// Has addresses in flow logs replaced by the names of these applications.
-    pub fn with_apps(self, apps: Arc<Apps>) -> Reader<R> {
-        Reader { apps, ..self }
+    pub fn with_apps(mut self, apps: Arc<Apps>) -> Reader<R> {
+        self.flow_logs.apps = apps;
+        self
+    }
+
+    /// Has only those records of flow logs counted that were made at this end of a conversation.
+    pub fn with_count(mut self, count: Count) -> Reader<R> {
+        self.flow_logs.count = count;
+        self
+    }
+
+    /// Has `warn` told, at most once, where sums may not be what was meant.
+    pub fn with_warning(mut self, warn: impl Fn(&str) + Send + 'static) -> Reader<R> {
+        self.flow_logs.warn = Some(Box::new(warn));
+        self
     }
 
     /// Hands every flow to `each` as soon as it comes, until that breaks.
@@ -207,13 +231,16 @@ impl<R: Read> Reader<R> {
             InputFormat::Json => json::read(window, line, sink),
             InputFormat::Ndjson => ndjson::read(window, line, sink),
             InputFormat::Csv => csv::read(window, line, sink),
-            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.apps, sink),
+            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.flow_logs, sink),
         }
     }
 }
 
 /// Consumes what stands before the first flow or the header; returns what that looks like, and the
 /// line it is on.
+///
+/// # Errors
+/// What it is, if it looks like flows and is something else.
 fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputError> {
     let mut line = 1;
     loop {
@@ -223,32 +250,82 @@ fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputErro
         line += newlines(&some[..blank]);
         // All at once: the window moves what is left whenever it is filled.
         window.consume(blank);
+        if window.text().starts_with(BYTE_ORDER_MARK) {
+            window.consume(BYTE_ORDER_MARK.len());
+            continue;
+        }
         let some = window.text();
-        let more = !window.has_ended() && !window.is_full();
-        match some.first() {
-            None if more => {}
-            None => return Ok((InputFormat::Ndjson, line)), // nothing
-            Some(b'[') => return Ok((InputFormat::Json, line)),
-            Some(b'{') => return Ok((InputFormat::Ndjson, line)),
-            _ if some.len() < BYTE_ORDER_MARK.len() && more => {}
-            _ if UTF_16.iter().any(|mark| some.starts_with(mark)) => {
-                let what = "this is UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
-                return Err(InputError::Malformed(what.into()));
-            }
-            _ if some.starts_with(BYTE_ORDER_MARK) => window.consume(BYTE_ORDER_MARK.len()),
-            _ => match some.iter().position(|&byte| byte == b'\n') {
-                None if more => {}
-                end => {
-                    let header = String::from_utf8_lossy(&some[..end.unwrap_or(some.len())]);
-                    let format = match vpc_flow_logs::begins_with(&header) {
-                        true => InputFormat::VpcFlowLogs,
-                        false => InputFormat::Csv,
-                    };
-                    return Ok((format, line));
-                }
+        let is_cut = some.len() >= SNIFF_BYTES;
+        let is_all = is_cut || window.has_ended();
+        let some = &some[..some.len().min(SNIFF_BYTES)];
+        // As long as the longest mark of an encoding.
+        if some.len() < 4 && !is_all {
+            continue;
+        }
+        let lookalike = match lookalikes::of_bytes(some) {
+            Some(lookalike) => Some(lookalike.to_string()),
+            None => match some.first() {
+                None => return Ok((InputFormat::Ndjson, line)), // nothing
+                Some(b'[') => return Ok((InputFormat::Json, line)),
+                Some(b'{') => match pretty_printed(some, is_all, is_cut) {
+                    Pretty::No => return Ok((InputFormat::Ndjson, line)),
+                    Pretty::Yes(what) => Some(what),
+                    Pretty::Perhaps => None,
+                },
+                _ => match some.iter().position(|&byte| byte == b'\n') {
+                    None if !is_all => None,
+                    end => {
+                        let header = String::from_utf8_lossy(&some[..end.unwrap_or(some.len())]);
+                        let format = match vpc_flow_logs::begins_with(&header) {
+                            true => InputFormat::VpcFlowLogs,
+                            false => InputFormat::Csv,
+                        };
+                        return Ok((format, line));
+                    }
+                },
             },
+        };
+        if let Some(what) = lookalike {
+            return Err(InputError::Malformed(what));
         }
     }
+}
+
+/// Whether an object is written over several lines.
+enum Pretty {
+    No,
+    /// What to do about it.
+    Yes(String),
+    /// Its end has not been read yet.
+    Perhaps,
+}
+
+/// Looks at the beginning of an input: all that will be looked at, or of an input that is longer. Its
+/// first line can also be torn: then the next one does not go on with it.
+fn pretty_printed(some: &[u8], is_all: bool, is_cut: bool) -> Pretty {
+    let last_line = some.iter().rposition(|&byte| byte == b'\n');
+    let whole_lines = match last_line {
+        _ if is_all && !is_cut => some,
+        Some(last) => &some[..last],
+        None if is_all => return Pretty::No,
+        None => return Pretty::Perhaps,
+    };
+    let mut values = serde_json::Deserializer::from_slice(whole_lines).into_iter::<&RawValue>();
+    let text = match values.next() {
+        Some(Ok(value)) => value.get().as_bytes(),
+        Some(Err(error)) if error.is_eof() && !is_all => return Pretty::Perhaps,
+        Some(Err(error)) if error.is_eof() && is_cut => whole_lines,
+        _ => return Pretty::No,
+    };
+    if !text.contains(&b'\n') {
+        return Pretty::No;
+    }
+    let known = lookalikes::of_json(&String::from_utf8_lossy(text));
+    Pretty::Yes(known.unwrap_or_else(|| {
+        "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
+         flowtally import -"
+            .into()
+    }))
 }
 
 /// Appends `value` as a JSON string.
@@ -269,6 +346,8 @@ fn newlines(text: &[u8]) -> u64 {
     text.chunks(255).map(|chunk| u64::from(count(chunk))).sum()
 }
 
+#[cfg(test)]
+mod cuts;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,8 +414,9 @@ mod tests {
                 0,
                 "has hour twice",
             ),
-            (b"BZh91AY&SY\xa7\x01,\"", 0, "not text"),
-            (b"PK\x03\x04\n", 0, "not text"),
+            (b"BZh91AY&SY\xa7\x01,\"", 0, "this is bzip2; "),
+            (b"\x01\x02\xa7\x01,\"", 0, "no text in UTF-8"),
+            (b"PK\x03\x04\n", 0, "a ZIP archive"),
             (b"bytes", 0, "in any order"),
             (b"\xFF\xFEs\0", 0, "UTF-16"),
         ] {
