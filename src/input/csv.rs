@@ -226,14 +226,17 @@ fn header_in(line: &[u8]) -> Option<Result<(usize, Columns), String>> {
     begins.retain(|&begin| begin >= earliest);
     begins.sort_unstable();
     let mut why = format!("has more than {HEADER_BYTES_MAX} bytes");
-    for begin in begins.iter().rev() {
-        let quote = begin.checked_sub(1).filter(|&at| line[at] == b'"');
-        let begin = quote.unwrap_or(*begin);
-        let mut fields = Fields::default();
-        match fields.read_line(&line[begin..], 0).map(|r| columns(&r)) {
-            Some(Ok(columns)) => return Some(Ok((begin, columns))),
-            Some(Err(what)) => why = format!("has {what}"),
-            None => why = UNCLOSED.into(),
+    for name in begins.into_iter().rev() {
+        // With a quote before it, that can be the header's, or close the last value of the record.
+        let quote = name.checked_sub(1).filter(|&at| line[at] == b'"');
+        for begin in std::iter::once(name).chain(quote) {
+            match Fields::default().read_line(&line[begin..], 0) {
+                None => why = "has a quote that is not closed".into(),
+                Some(header) => match columns(&header) {
+                    Ok(columns) => return Some(Ok((begin, columns))),
+                    Err(what) => why = format!("has {what}"),
+                },
+            }
         }
     }
     Some(Err(why))

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+use crate::ingest::decode;
+
 /// Something that is known, and cannot be read as it is.
 #[derive(Debug)]
 pub(super) struct LookAlike {
@@ -25,6 +27,9 @@ enum Looks {
 }
 
 use Looks::{Csv, Json, Magic};
+
+/// What every flow has.
+const NAME: &str = "\"src_app\"";
 
 impl fmt::Display for LookAlike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,36 +270,36 @@ pub(super) fn of_csv(line: &str) -> Option<&'static LookAlike> {
 
 /// Why a value of JSON, or the beginning of one, is no flow; `None` where nothing is known of it.
 pub(super) fn of_json(value: &str) -> Option<String> {
-    let name = "\"src_app\"";
-    let is_no_value = !value.starts_with(['{', '[']);
-    if is_no_value || value.contains(name) && has_own(value, name) {
+    if !value.starts_with(['{', '[']) || value.contains(NAME) && has_own_name(value) {
         return None;
     }
-    let found =
-        find(|looks| matches!(looks, Json(has) if has.iter().all(|&has| value.contains(has))));
-    found.map(LookAlike::to_string)
+    let has_all = |has: &[&str]| has.iter().all(|&has| value.contains(has));
+    let found = find(|looks| matches!(looks, Json(has) if has_all(has)));
+    // The names of its fields can be written with escapes.
+    let is_flow = || decode::check_flow(value).is_ok();
+    found.filter(|_| !is_flow()).map(LookAlike::to_string)
 }
 
 /// Why a line is no flow; `None` where nothing is known of it, or it may be one.
 pub(super) fn of_line(line: &str) -> Option<String> {
-    let name = "\"src_app\"";
-    if line.ends_with(',') {
-        return Some(
-            "a comma follows the flow, as in an array that has lost its brackets: give a flow a line, or \
-             all in [ ]"
-                .into(),
-        );
-    }
     if line.starts_with('[') {
         return Some(
-            "this is an array, not a flow; arrays are read as --format json, one after the other"
+            "an array, and not a flow; --format json reads arrays one after the other".into(),
+        );
+    }
+    if !line.starts_with('{') {
+        return None;
+    }
+    if line.ends_with(',') {
+        return Some(
+            "a comma follows the flow, as in an array that has lost its brackets: take it away, or put all \
+             in [ ]"
                 .into(),
         );
     }
-    let may_be_a_flow = line
-        .find(name)
-        .is_some_and(|at| line.rfind(name) == Some(at));
-    if may_be_a_flow || !line.starts_with('{') {
+    let mut names = memchr::memmem::find_iter(line.as_bytes(), NAME);
+    let first = names.next().map(|at| &line[..at + NAME.len()]);
+    if first.is_some_and(has_own_name) && names.next().is_none() {
         return None;
     }
     let mut values = serde_json::Deserializer::from_str(line).into_iter::<&RawValue>();
@@ -322,14 +327,14 @@ fn has_columns(line: &str, separator: char) -> bool {
         >= 2
 }
 
-/// Whether an object has this member, in quotes, itself, not in a value.
-fn has_own(value: &str, name: &str) -> bool {
+/// Whether an object has [`NAME`] itself, not in a value.
+fn has_own_name(value: &str) -> bool {
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
     value.bytes().enumerate().any(|(at, byte)| {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if in_string => is_escaped = true,
-            b'"' if depth == 1 && !in_string && value[at..].starts_with(name) => return true,
+            b'"' if depth == 1 && !in_string && value[at..].starts_with(NAME) => return true,
             b'"' => in_string = !in_string,
             _ if in_string => {}
             b'[' | b'{' => depth += 1,

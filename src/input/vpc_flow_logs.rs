@@ -154,14 +154,14 @@ impl Log<'_> {
         sink: &mut dyn Sink,
     ) -> Result<ControlFlow<()>, InputError> {
         let before = bare(&text[..begin]);
-        let step = match self.columns {
-            None if !before.is_empty() => sink.flow(Unit {
-                place: Place::Line(line),
-                text: before,
-                fault: Some(Fault::Wrong("no header comes before it".into())),
-            }),
-            None => ControlFlow::Continue(()),
-            Some(_) => self.take(before, line, sink)?,
+        let step = match before {
+            "" => ControlFlow::Continue(()),
+            _ => {
+                if self.columns.is_none() {
+                    self.begin(Columns::assumed(), line)?;
+                }
+                self.take(before, line, sink)?
+            }
         };
         self.begin(Columns::read(&text[begin..]), line)?;
         Ok(step)

@@ -7,6 +7,7 @@ mod abuse;
 mod access;
 mod backup;
 mod browser;
+mod cases;
 mod chaos;
 #[cfg(feature = "kafka")]
 mod cluster;
