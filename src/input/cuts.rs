@@ -243,7 +243,7 @@ fn compressed_flows_are_the_same_wherever_a_read_ends() {
 #[test]
 fn arrays_are_taken_whole_at_all_alignments() {
     let rich = format!("{RICH} ,\n{}", RICH.replace("\"b\u{e9}", "\"c"));
-    for shift in 1..rich.len() {
+    for shift in 1..RICH.len() + 8 {
         // So many bytes of what follows the first flow are in the first block.
         let long = "x".repeat(BLOCK_BYTES - 2 - shift - RICH.len() - 6);
         let long = RICH.replace("\"v\":[false", &format!("\"u\":\"{long}\",\"v\":[false"));

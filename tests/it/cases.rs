@@ -655,7 +655,7 @@ fn what_a_body_may_be() {
     daemon.stop();
 }
 
-/// Whoever does what a message says has the flows.
+/// The command in a message makes flows of the file.
 #[test]
 fn the_next_step_is_right() {
     for (file, step, rows) in [

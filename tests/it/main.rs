@@ -21,6 +21,7 @@ mod commands;
 mod contract;
 mod corruption;
 mod crash;
+mod directions;
 mod disk;
 mod exactness;
 #[cfg(feature = "kafka")]
