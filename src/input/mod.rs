@@ -154,6 +154,10 @@ trait Sink {
     /// One flow.
     fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()>;
 
+    /// The text that the next flow is made of, where that is not the flow itself; or a header, which no
+    /// flow follows.
+    fn line(&mut self, _text: &str) {}
+
     /// Something that is none.
     fn refused(&mut self, refused: Refused) -> ControlFlow<()> {
         self.flow(Unit {

@@ -122,6 +122,7 @@ impl Log<'_> {
                 }
             }
         };
+        sink.line(text);
         Ok(sink.flow(unit))
     }
 
@@ -163,7 +164,11 @@ impl Log<'_> {
                 self.take(before, line, sink)?
             }
         };
-        self.begin(Columns::read(&text[begin..]), line)?;
+        let header = &text[begin..];
+        self.begin(Columns::read(header), line)?;
+        if step.is_continue() {
+            sink.line(header);
+        }
         Ok(step)
     }
 
