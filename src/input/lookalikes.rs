@@ -257,7 +257,7 @@ const KNOWN: &[LookAlike] = &[
         "if its fields are the default ones, give --format vpc-flow-logs; else put the header first",
     ),
     known(
-        "no text in UTF-8",
+        "not text in UTF-8",
         Csv(|line| {
             line.contains(|c: char| {
                 c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace()

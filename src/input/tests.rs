@@ -65,7 +65,7 @@ fn what_cannot_be_read_is_said() {
             "has hour twice",
         ),
         (b"BZh91AY&SY\xa7\x01,\"", 0, "this is bzip2; "),
-        (b"\x01\x02\xa7\x01,\"", 0, "no text in UTF-8"),
+        (b"\x01\x02\xa7\x01,\"", 0, "not text in UTF-8"),
         (b"PK\x03\x04\n", 0, "a ZIP archive"),
         (b"bytes", 0, "in any order"),
         (b"\xFF\xFEs\0", 0, "UTF-16"),
