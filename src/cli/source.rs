@@ -4,12 +4,16 @@ use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::say;
 use crate::config::Input;
 use crate::input::{Apps, Reader, Skipped};
+
+/// Whether the command has said already that sums may not be what was meant.
+static WARNED: Once = Once::new();
 
 /// What is read.
 pub(super) struct Source {
@@ -64,7 +68,14 @@ impl Source {
         bar: &ProgressBar,
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
-        Reader::new(bar.wrap_read(self.input), format).with_apps(apps.clone())
+        let warn_bar = bar.clone();
+        Reader::new(bar.wrap_read(self.input), format)
+            .with_apps(apps.clone())
+            .with_count(input.count.into())
+            .with_warning(move |what| {
+                // Once a command, of however many files.
+                WARNED.call_once(|| warn_bar.suspend(|| say(&format!("warning: {what}"))));
+            })
     }
 }
 
@@ -135,11 +146,16 @@ pub(super) fn apps(input: &Input) -> Result<Arc<Apps>, String> {
 
 /// What to add to a command's result where records were skipped.
 pub(super) fn skipped(skipped: &Skipped) -> String {
-    match skipped.total() {
-        0 => String::new(),
-        total => format!(
-            "; {total} records without traffic skipped ({} NODATA, {} SKIPDATA, {} REJECT)",
+    let mut text = String::new();
+    let without_traffic = skipped.without_traffic();
+    if without_traffic > 0 {
+        text += &format!(
+            "; {without_traffic} records without traffic skipped ({} NODATA, {} SKIPDATA, {} REJECT)",
             skipped.no_data, skipped.skip_data, skipped.reject
-        ),
+        );
     }
+    if skipped.other_end > 0 {
+        text += &format!("; {} records of the other end skipped", skipped.other_end);
+    }
+    text
 }

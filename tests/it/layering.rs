@@ -30,7 +30,7 @@ const TABLE: [(&str, &[&str], &[&str]); 20] = [
     (
         "input",
         &["domain", "ingest", "store"],
-        &["csv_core", "ipnet", "prefix_trie"],
+        &["ipnet", "prefix_trie"],
     ),
     ("query", &["domain", "store"], &[]),
     (
