@@ -359,7 +359,13 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 
-    /// Count a file once more, if it has been read before.
+    /// Where the flows come from, as in host-7. Equal files of different origin count each; without it,
+    /// equal files are one. Standard input is told by what is in it only where this is given; it counts
+    /// each time otherwise.
+    #[arg(long, value_name = "NAME", conflicts_with = "again")]
+    pub source: Option<String>,
+
+    /// Count a file once more, if it has been counted before.
     #[arg(long)]
     pub again: bool,
 }
@@ -401,6 +407,14 @@ fn seconds(
     clap::value_parser!(u64)
         .range(range)
         .map(Duration::from_secs)
+}
+
+fn days(
+    range: std::ops::RangeInclusive<u64>,
+) -> impl clap::builder::TypedValueParser<Value = Duration> {
+    clap::value_parser!(u64)
+        .range(range)
+        .map(|days| Duration::from_secs(days * 24 * 3600))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, seconds};
+use super::{DataDir, days, seconds};
 use crate::store;
 
 /// What `flowtally serve` is told.
@@ -107,6 +107,28 @@ pub struct Serve {
         value_parser = clap::value_parser!(u32).range(16..=1_048_576)
     )]
     pub idempotency_disk_max: u32,
+
+    /// Days for which it is remembered what was counted of files that were sent or imported, so that a
+    /// file counts once.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IMPORT_WINDOW",
+        value_name = "DAYS",
+        default_value = "90",
+        value_parser = days(1..=3650)
+    )]
+    pub import_window: Duration,
+
+    /// Disk for that, in MiB; when it takes more, the oldest is forgotten. A MiB of a file takes
+    /// about 2 KiB.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IMPORT_DISK_MAX",
+        value_name = "MIB",
+        default_value = "256",
+        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+    )]
+    pub import_disk_max: u32,
 
     /// Hours to keep before the newest one that has flows. Older ones are dropped as a whole, and flows
     /// for them are counted as expired. Without it, all are kept.

@@ -7,7 +7,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use crate::backup::BackupError;
-use crate::domain::{Field, Hour, IdempotencyKey};
+use crate::domain::{Field, Hour, IdempotencyKey, Note, Notes};
 use crate::ingest::IngestError;
 use crate::ingest::decode::DecodeError;
 use crate::query::QueryError;
@@ -40,6 +40,12 @@ pub(super) enum Problem {
     },
     /// Not one header, or not one of visible ASCII.
     BadIdempotencyKey,
+    /// Not one header, or not one of notes.
+    BadNotes,
+    /// What is asked for is not a list of keys.
+    BadKeys {
+        what: String,
+    },
     /// The request needs a bearer token, and has none.
     NoToken,
     /// It has one that is none of ours.
@@ -116,12 +122,16 @@ impl Problem {
             Problem::NoSuchPath { .. }
             | Problem::NoSuchHour { .. }
             | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
-            Problem::Backup(BackupError::Busy) => StatusCode::CONFLICT,
+            Problem::Backup(BackupError::Busy) | Problem::Ingest(IngestError::ReceiptExists) => {
+                StatusCode::CONFLICT
+            }
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BadQuery { .. }
             | Problem::BadBatch(_)
             | Problem::BadBody { .. }
             | Problem::BadIdempotencyKey
+            | Problem::BadNotes
+            | Problem::BadKeys { .. }
             | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
             Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
@@ -199,6 +209,12 @@ impl Problem {
                 "idempotency-key-reused",
                 "The idempotency key has been used for another batch",
             ),
+            Problem::Ingest(IngestError::ReceiptExists) => (
+                "receipt-exists",
+                "A part of the batch has been counted meanwhile",
+            ),
+            Problem::BadNotes => ("bad-receipt-notes", "The notes are not valid"),
+            Problem::BadKeys { .. } => ("bad-keys", "The body is not a list of keys"),
             Problem::NoToken => ("no-token", "The request needs a token"),
             Problem::WrongToken => ("wrong-token", "The token is not valid"),
             Problem::TokenLacksRight => ("token-lacks-right", "The token is not for this"),
@@ -267,6 +283,7 @@ impl Problem {
             }
             Problem::BadQuery { what }
             | Problem::BadBody { what }
+            | Problem::BadKeys { what }
             | Problem::MediaType { what }
             | Problem::ContentEncoding { what } => what.clone(),
             Problem::BadBatch(error) => format!("{error}; nothing of the batch was counted"),
@@ -274,6 +291,19 @@ impl Problem {
                 "Idempotency-Key is one header of 1 to {} visible ASCII characters",
                 IdempotencyKey::CHARS_MAX
             ),
+            Problem::BadNotes => format!(
+                "Receipt-Notes is one header with at most {} items as in =NOTE,KEY=NOTE,!KEY beside an \
+                 Idempotency-Key; a note has 1 to {} visible ASCII characters and no comma, and \
+                 all keys begin with {}",
+                Notes::COUNT_MAX,
+                Note::CHARS_MAX,
+                IdempotencyKey::IMPORT_PREFIX
+            ),
+            Problem::Ingest(IngestError::ReceiptExists) => {
+                "there is a receipt under the key that Receipt-Notes says there must be none under; \
+                 nothing of the batch was counted: look up what was counted, and send the rest"
+                    .into()
+            }
             Problem::Ingest(IngestError::KeyReused) => {
                 "other flows were taken under this key, and these were not counted; \
                  give every batch a key of its own, and keep it when sending it again"

@@ -19,6 +19,7 @@ mod openapi;
 mod page;
 mod parameters;
 mod partitions;
+mod receipts_post;
 mod routes;
 mod rows;
 mod secrets;
