@@ -47,16 +47,17 @@ pub enum Command {
     ///
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a
     /// pipe. Tries again while the service is away or overloaded, under one idempotency key a batch. A
-    /// file that is sent again, and has not changed, counts once with the same --batch-flows and
-    /// within the service's --idempotency-window. Exit status: 0 when the service has everything, 1
-    /// with a line that says what not.
+    /// file is told by the flows in it: sent again, under any name and compressed or not, it counts
+    /// once, and one that has grown counts what is new. Exit status: 0 when the service has
+    /// everything, 1 with a line that says what not.
     Send(Send),
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
-    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file that is
-    /// imported again in the same way, and has not changed, counts once; also where the first import
-    /// was interrupted: it goes on where that one stopped. That holds within the --idempotency-window
-    /// (a day) of the service. What is not a flow is left out, counted and named by file and line.
+    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file is told by the
+    /// flows in it: imported or sent again, under any name and compressed or not, it counts once, and one
+    /// that has grown counts what is new; so does one whose import was interrupted. The service
+    /// remembers that for its --import-window (90 days). What is not a flow is left out, counted and named
+    /// by file and line.
     ///
     /// Of a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the
     /// applications from the addresses (pkt-srcaddr and pkt-dstaddr where there are any, else srcaddr
@@ -280,7 +281,7 @@ pub struct Send {
     #[command(flatten)]
     pub input: Input,
 
-    /// Flows in a batch.
+    /// Flows in a batch of a pipe. A file is cut into batches of about 1 MiB by what is in it.
     #[arg(
         long,
         value_name = "N",
@@ -289,8 +290,9 @@ pub struct Send {
     )]
     pub batch_flows: u32,
 
-    /// Directory for batches that the service has not taken yet. They outlive this process: the
-    /// next one sends them first. It can go on reading while the service is away.
+    /// Directory for batches of a pipe that the service has not taken yet. They outlive this process: the
+    /// next one sends them first. It can go on reading while the service is away. A file needs none: it
+    /// is read again.
     #[arg(long, env = "FLOWTALLY_SPOOL", value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
@@ -323,7 +325,7 @@ pub struct Send {
 /// What `flowtally import` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Import {
-    /// Files to import; - reads a pipe, which cannot be imported again.
+    /// Files to import; - reads a pipe.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

@@ -22,13 +22,13 @@ pub struct Notes {
     pub unless: Option<IdempotencyKey>,
 }
 
-/// 1 to 64 visible ASCII characters without a comma.
+/// 1 to 96 visible ASCII characters without a comma.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note(Box<str>);
 
 impl Note {
     /// Longest note, in characters.
-    pub const CHARS_MAX: usize = 64;
+    pub const CHARS_MAX: usize = 96;
 
     /// `None` when `text` is empty, too long, or has a character that cannot be in one.
     pub fn new(text: &str) -> Option<Note> {

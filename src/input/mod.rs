@@ -10,6 +10,7 @@ mod apps;
 mod batches;
 mod compression;
 mod csv;
+mod flows;
 mod json;
 mod lines;
 mod ndjson;
@@ -19,6 +20,7 @@ mod window;
 
 pub use apps::Apps;
 pub use batches::{Part, Refused};
+pub use flows::{RecordHash, to_json, truncations};
 
 use std::fmt;
 use std::io::{self, Read};
@@ -27,7 +29,7 @@ use std::sync::Arc;
 
 use crate::ingest::decode::Format;
 use compression::Decompressed;
-use window::{Pace, Window};
+use window::{Pace, Tail, Window};
 
 /// How inputs begin that are read as nonsense otherwise.
 const UTF_16: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
@@ -146,6 +148,10 @@ trait Sink {
     /// One flow.
     fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()>;
 
+    /// The text that the next flow is made of, where that is not the flow itself; or a header, which no
+    /// flow follows.
+    fn line(&mut self, _text: &str) {}
+
     /// Something that is none.
     fn refused(&mut self, refused: Refused) -> ControlFlow<()> {
         self.flow(Unit {
@@ -198,17 +204,23 @@ impl<R: Read> Reader<R> {
             }
         }
         self.read_into(Pace::AsItComes, &mut OneByOne(each))
+            .map(drop)
     }
 
-    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<(), InputError> {
-        let mut window = Window::new(Decompressed::new(self.input)?, pace);
+    /// Returns whether the input ends within a line, so that more of it may come some day.
+    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<bool, InputError> {
+        let (input, last_byte) = Tail::new(Decompressed::new(self.input)?);
+        let mut window = Window::new(input, pace);
         let (sniffed, line) = sniff(&mut window)?;
-        match self.format.unwrap_or(sniffed) {
-            InputFormat::Json => json::read(window, line, sink),
-            InputFormat::Ndjson => ndjson::read(window, line, sink),
-            InputFormat::Csv => csv::read(window, line, sink),
-            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.apps, sink),
+        let format = self.format.unwrap_or(sniffed);
+        match format {
+            InputFormat::Json => json::read(window, line, sink)?,
+            InputFormat::Ndjson => ndjson::read(window, line, sink)?,
+            InputFormat::Csv => csv::read(window, line, sink)?,
+            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.apps, sink)?,
         }
+        let is_ended = matches!(last_byte.get(), None | Some(b'\n' | b'\r'));
+        Ok(!is_ended && format != InputFormat::Json)
     }
 }
 

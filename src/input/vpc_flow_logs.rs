@@ -93,6 +93,7 @@ pub(super) fn read(
             if record.is_empty() {
                 continue;
             }
+            sink.line(record);
             let columns = match &mut columns {
                 Some(columns) if !is_header(record) => columns,
                 columns => {

@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Rejected { why: String },
     /// It will not take any, until something is changed here.
     Refused { why: String },
+    /// Others have counted a part of it.
+    Conflict { why: String },
     /// It could not read this body, which may have been changed on the way, or before.
     Unreadable {
         why: String,
@@ -55,6 +57,9 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         .header("idempotency-key", &entry.key);
     if entry.compressed {
         request = request.header("content-encoding", "zstd");
+    }
+    if !entry.notes.is_empty() {
+        request = request.header("receipt-notes", &entry.notes);
     }
     let mut response = match request.send(body) {
         Ok(response) => response,
@@ -108,6 +113,9 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
                 why: "something answered that is not flowtally".into(),
             },
         },
+        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY if !entry.notes.is_empty() => {
+            Outcome::Conflict { why }
+        }
         StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected { why },
         StatusCode::BAD_REQUEST if is("bad-body") => Outcome::Unreadable { why, after },
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {

@@ -14,7 +14,7 @@ use crate::client::Client;
 
 /// First and longest pause between two tries, before jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 impl Shared {
     /// The delivering thread's life.
@@ -56,6 +56,11 @@ impl Shared {
                 Outcome::Refused { why } => {
                     let url = client.url(attempt::PATH);
                     state.failed = Some(SendError::Refused { url, why });
+                    false
+                }
+                Outcome::Conflict { why } => {
+                    let url = client.url(attempt::PATH);
+                    state.failed = Some(SendError::Conflict { url, why });
                     false
                 }
                 Outcome::TryAgain { why, after } | Outcome::Unreadable { why, after } => {
@@ -144,7 +149,7 @@ impl Shared {
 }
 
 /// Exponential, and spread, so that a fleet does not come back all at once.
-fn pauses() -> impl Iterator<Item = Duration> {
+pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
         .with_max_delay(PAUSE_MAX)

@@ -6,8 +6,13 @@
 //! with the same key each time. So a batch whose answer got lost is sent again, and counts once.
 
 mod attempt;
+mod block;
 mod delivery;
 mod queue;
+mod receipts;
+
+pub use block::Block;
+pub use receipts::{Receipt, Receipts};
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,7 +21,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::client::{Client, ClientError, Server};
 use crate::ingest::decode;
@@ -42,18 +46,6 @@ pub struct SenderOptions {
     pub spool_bytes_max: u64,
     /// Gives up when nothing could be delivered for this long.
     pub retry_for: Duration,
-    /// Where keys come from.
-    pub keys: Keys,
-}
-
-/// Where a batch's idempotency key comes from.
-#[derive(Clone, Debug)]
-pub enum Keys {
-    /// Each batch is new.
-    Random,
-    /// From what is sent: the same flows from the same source, batched alike, get the same keys when
-    /// they are sent again. The text names the source.
-    Derived(String),
 }
 
 /// Flows that the service will not take, and why.
@@ -98,6 +90,9 @@ pub enum SendError {
     Options(String),
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A part of a batch of a file was counted meanwhile, by another who sends the same file.
+    #[error("{url} refuses: {why}")]
+    Conflict { url: String, why: String },
     /// Flows that were rejected could not be put aside.
     #[error("{0}")]
     NotKept(String),
@@ -127,8 +122,6 @@ struct Shared {
 struct State {
     open: OpenBatch,
     queue: Queue,
-    /// Chained over the batches of [`Keys::Derived`], so that two equal ones have different keys.
-    chain: u128,
     report: Report,
     /// Why the last try failed.
     trouble: Option<String>,
@@ -157,16 +150,11 @@ impl Sender {
             Some(path) => Queue::open(path, options.spool_bytes_max)?,
             None => Queue::in_memory(),
         };
-        let chain = match &options.keys {
-            Keys::Random => 0,
-            Keys::Derived(source) => xxh3_128(source.as_bytes()),
-        };
         let shared = Arc::new(Shared {
             options,
             state: Mutex::new(State {
                 open: OpenBatch::default(),
                 queue,
-                chain,
                 report: Report::default(),
                 trouble: None,
                 failed: None,
@@ -238,14 +226,13 @@ impl Sender {
     }
 
     /// For the end of the process, at once: puts the batch that is being filled into the queue where
-    /// that needs no waiting. Not one of [`Keys::Derived`]: whoever reads the source again fills it
-    /// anew, and gives it the key of a full one. From here on nothing is taken or sent any more:
+    /// that needs no waiting. From here on nothing is taken or sent any more:
     /// [`SendError::Interrupted`]. Returns how many flows were let go.
     pub fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
         let let_go;
-        if matches!(shared.options.keys, Keys::Derived(_)) || state.queue.is_full() {
+        if state.queue.is_full() {
             let_go = std::mem::take(&mut state.open).flows;
         } else {
             state = shared.close_batch(state)?;
@@ -312,15 +299,7 @@ impl Shared {
             return Ok(state); // closed by the other side meanwhile
         }
         batch.json.push(b']');
-        let key = match &self.options.keys {
-            Keys::Random => Uuid::now_v7().simple().to_string(),
-            Keys::Derived(_) => {
-                batch.json.extend_from_slice(&state.chain.to_le_bytes());
-                state.chain = xxh3_128(&batch.json);
-                batch.json.truncate(batch.json.len() - size_of::<u128>());
-                format!("{:032x}", state.chain)
-            }
-        };
+        let key = Uuid::now_v7().simple().to_string();
         let body = if self.options.compress {
             compress(&batch.json)
                 .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
@@ -329,6 +308,7 @@ impl Shared {
         };
         let entry = Entry {
             key,
+            notes: String::new(),
             flows: batch.flows,
             compressed: self.options.compress,
         };
@@ -357,32 +337,29 @@ mod tests {
     /// another, under a key of its own, and its flows would count twice.
     #[test]
     fn after_an_interrupt_nothing_is_taken() {
-        for (keys, let_go) in [(Keys::Derived("a file".into()), 1), (Keys::Random, 0)] {
-            let dir = tempfile::tempdir().unwrap();
-            let options = SenderOptions {
-                server: Server {
-                    url: "http://127.0.0.1:9".into(),
-                    ..Server::default()
-                },
-                batch_flows: 2,
-                batch_bytes: 1 << 20,
-                batch_age: None,
-                compress: false,
-                spool: Some(dir.path().to_owned()),
-                spool_bytes_max: 1 << 20,
-                retry_for: Duration::from_secs(60),
-                keys,
-            };
-            let sender = Sender::start(options, |_| Ok(())).unwrap();
-            let flow =
-                r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
-            assert!(matches!(sender.push(flow), Ok(Ok(()))));
-            assert_eq!(sender.interrupt().unwrap(), let_go);
-            for _ in 0..3 {
-                assert!(matches!(sender.push(flow), Err(SendError::Interrupted)));
-            }
-            assert!(matches!(sender.finish(|| {}), Err(SendError::Interrupted)));
-            assert_eq!(sender.report().waiting, 1 - let_go as u64);
+        let dir = tempfile::tempdir().unwrap();
+        let options = SenderOptions {
+            server: Server {
+                url: "http://127.0.0.1:9".into(),
+                ..Server::default()
+            },
+            batch_flows: 2,
+            batch_bytes: 1 << 20,
+            batch_age: None,
+            compress: false,
+            spool: Some(dir.path().to_owned()),
+            spool_bytes_max: 1 << 20,
+            retry_for: Duration::from_secs(60),
+        };
+        let sender = Sender::start(options, |_| Ok(())).unwrap();
+        let flow =
+            r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
+        assert!(matches!(sender.push(flow), Ok(Ok(()))));
+        assert_eq!(sender.interrupt().unwrap(), 0);
+        for _ in 0..3 {
+            assert!(matches!(sender.push(flow), Err(SendError::Interrupted)));
         }
+        assert!(matches!(sender.finish(|| {}), Err(SendError::Interrupted)));
+        assert_eq!(sender.report().waiting, 1);
     }
 }

@@ -18,6 +18,8 @@ const UNFINISHED: &str = "tmp";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) key: String,
+    /// What is to be kept beside its receipt. Batches in a spool have none.
+    pub(super) notes: String,
     pub(super) flows: usize,
     /// The body is zstd.
     pub(super) compressed: bool,
@@ -144,6 +146,7 @@ fn parse_name(name: &str) -> Option<(u64, Entry)> {
     let (number, key, flows) = (parts.next()?, parts.next()?, parts.next()?);
     let entry = Entry {
         key: key.to_owned(),
+        notes: String::new(),
         flows: flows.parse().ok()?,
         compressed,
     };
@@ -209,6 +212,7 @@ mod tests {
     fn entry(key: &str) -> Entry {
         Entry {
             key: key.into(),
+            notes: String::new(),
             flows: 3,
             compressed: key.len().is_multiple_of(2),
         }

@@ -356,4 +356,58 @@ mod tests {
         assert!(compact(&open(StoreOptions::in_between())));
         assert!(!compact(&open(StoreOptions::default())));
     }
+
+    fn put(store: &Store, key: &str, age: Duration) {
+        let receipt = Receipt {
+            fingerprint: 1,
+            time_s: (now() - age).as_secs(),
+            expired: 0,
+            position: 0,
+        };
+        let value = codec::encode_noted_receipt(receipt, &"x".repeat(60));
+        let db = &store.inner.db;
+        db.put_cf(receipts_family(db).unwrap(), key, value).unwrap();
+    }
+
+    fn kept(store: &Store, keys: &[&str]) -> Vec<bool> {
+        let key = |key: &&str| IdempotencyKey::new(key.as_bytes()).unwrap();
+        let keys: Vec<_> = keys.iter().map(key).collect();
+        let kept = store.receipts(&keys).unwrap();
+        kept.iter().map(Option::is_some).collect()
+    }
+
+    #[test]
+    fn imports_have_a_window_and_a_bound_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            import_receipts_bytes_max: 300 << 10,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        for (key, age) in [("batch", 2), ("import_a", 89), ("import_b", 91)] {
+            put(&store, key, DAY * age);
+        }
+        let keys = ["batch", "import_a", "import_b"];
+        assert_eq!(kept(&store, &keys), [false, true, false]);
+
+        // Too many imports cost old imports, and no batch.
+        for number in 0..5000 {
+            put(
+                &store,
+                &format!("import_{number:032}"),
+                Duration::from_secs(5000 - number),
+            );
+        }
+        put(&store, "recent", DAY / 2);
+        let inner = &store.inner;
+        let family = receipts_family(&inner.db).unwrap();
+        inner.db.flush_cf(family).unwrap();
+        assert!(inner.receipts_pass_their_bound().unwrap());
+        inner.drop_old_receipts().unwrap();
+        assert!(!inner.receipts_pass_their_bound().unwrap());
+        let (old, new) = (format!("import_{:032}", 0), format!("import_{:032}", 4999));
+        let keys = [&old, &new, "import_a", "recent"];
+        assert_eq!(kept(&store, &keys), [false, true, false, true]);
+    }
 }

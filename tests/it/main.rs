@@ -25,6 +25,7 @@ mod exactness;
 #[cfg(feature = "kafka")]
 mod front;
 mod idempotency;
+mod identity;
 mod import;
 #[cfg(feature = "kafka")]
 mod kafka;

@@ -1,0 +1,543 @@
+//! How far a file was counted, and what of it is new.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use super::{Chain, Identity, Noted, link};
+use crate::domain::{IdempotencyKey, Notes};
+use crate::input::{Part, Place, RecordHash, Refused, truncations};
+use crate::store::{Batch, Kept};
+
+/// Keys that are asked about at once.
+const KEYS_MAX: usize = 10_000;
+/// So few are asked about at once without asking about the last one first.
+const KEYS_FEW: usize = 200;
+/// Records of a batch that are noted under the file's name.
+const SKETCH: usize = 4;
+/// New batches that are compared with what is noted under the file's name.
+const COMPARED: u32 = 2;
+
+/// Where receipts are.
+pub(in crate::cli) trait LookUp {
+    /// What is kept under each key; `None` where that cannot be asked there.
+    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String>;
+}
+
+/// What came of a part.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Taken {
+    /// Flows that are new, each batch to be counted after all that were handed out before it.
+    pub(in crate::cli) batches: Vec<Batch>,
+    /// Up to where the file was counted before, or is in batches.
+    pub(in crate::cli) upto: Option<Place>,
+    /// Flows that cannot be counted, since a beginning of them was.
+    pub(in crate::cli) refused: Vec<Refused>,
+    /// The file is likely a changed copy of one that was counted at this time.
+    pub(in crate::cli) changed_since_s: Option<u64>,
+}
+
+/// What was counted before, and is not again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) struct Known {
+    pub(in crate::cli) flows: u64,
+    /// When that was counted first: seconds since the epoch.
+    pub(in crate::cli) since_s: Option<u64>,
+}
+
+impl Known {
+    pub(in crate::cli) fn add(&mut self, other: Known) {
+        self.flows += other.flows;
+        self.since_s = earlier(self.since_s, other.since_s);
+    }
+}
+
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
+}
+
+/// Why nothing more of a file can be counted. Times are seconds since the epoch.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Stop {
+    /// The same records gave other flows before.
+    OtherFlows {
+        since_s: u64,
+    },
+    /// What is left may be the beginning of a file that was counted.
+    Shorter {
+        since_s: u64,
+    },
+    /// The file goes on otherwise than what is still known of it.
+    Forgotten {
+        since_s: u64,
+    },
+    Failed(String),
+}
+
+/// Follows a file part by part.
+#[derive(Debug)]
+pub(in crate::cli) struct Frontier<L> {
+    /// `None` where all of it counts.
+    identity: Option<Identity>,
+    receipts: L,
+    /// Everything from here on is new.
+    is_new: bool,
+    cannot_ask: bool,
+    /// Up to what was read.
+    read: Chain,
+    /// Up to what was counted before, or handed out.
+    counted: Chain,
+    /// What was read after that.
+    pending: VecDeque<Piece>,
+    known: Known,
+    /// The first batch of the file that is known.
+    first: Option<First>,
+    /// So many records of a file that begins in the same way were counted.
+    upto: u64,
+    /// Flows that were read on the way there, and not held on to.
+    presumed: u64,
+    mark: Option<Mark>,
+    /// Of each mark that was found: the records of its batch.
+    marks: HashMap<IdempotencyKey, u64>,
+    compared: Compared,
+    has_handed_out: bool,
+}
+
+/// Its receipt is written anew whenever the file has grown: those behind it may be forgotten.
+#[derive(Debug)]
+struct First {
+    end: Chain,
+    since_s: u64,
+    /// With the record behind it.
+    next: Option<Chain>,
+}
+
+/// The last mark that was found.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    index: u64,
+    /// A file that has so many records is not what the mark is of, unless it finds more.
+    needed: u64,
+    time_s: u64,
+}
+
+#[derive(Debug, Default)]
+struct Compared {
+    blocks: u32,
+    keys: usize,
+    found: usize,
+    since_s: Option<u64>,
+}
+
+/// A part, or what of it is new.
+#[derive(Debug)]
+struct Piece {
+    batch: Option<Batch>,
+    records: Vec<RecordHash>,
+    /// After each of them.
+    chains: Vec<Chain>,
+    ends_within_a_line: bool,
+}
+
+impl Piece {
+    fn flows(&self) -> usize {
+        self.batch.as_ref().map_or(0, Batch::flows)
+    }
+
+    /// Takes the first so many records away, and returns them.
+    fn split_off(&mut self, records: usize) -> Result<Piece, Stop> {
+        let rest = self.records.split_off(records);
+        let chains = self.chains.split_off(records);
+        let flows = self.records.iter().filter(|r| r.flow.is_some()).count();
+        let all = self.flows();
+        let part = |range| match &self.batch {
+            Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
+            _ => Ok(None),
+        };
+        let failed = |e: crate::store::codec::Corrupt| Stop::Failed(e.to_string());
+        let (head, tail) = (
+            part(0..flows).map_err(failed)?,
+            part(flows..all).map_err(failed)?,
+        );
+        Ok(Piece {
+            records: std::mem::replace(&mut self.records, rest),
+            chains: std::mem::replace(&mut self.chains, chains),
+            batch: std::mem::replace(&mut self.batch, tail).and(head),
+            ends_within_a_line: false,
+        })
+    }
+}
+
+impl<L: LookUp> Frontier<L> {
+    pub(in crate::cli) fn new(identity: Option<Identity>, receipts: L) -> Frontier<L> {
+        let begin = identity.as_ref().map_or(
+            Chain {
+                index: 0,
+                content: 0,
+                flows: 0,
+            },
+            Identity::begin,
+        );
+        Frontier {
+            is_new: identity.is_none(),
+            identity,
+            receipts,
+            cannot_ask: false,
+            read: begin,
+            counted: begin,
+            pending: VecDeque::new(),
+            known: Known::default(),
+            first: None,
+            upto: 0,
+            presumed: 0,
+            mark: None,
+            marks: HashMap::new(),
+            compared: Compared::default(),
+            has_handed_out: false,
+        }
+    }
+
+    /// What was found so far that is not counted again.
+    pub(in crate::cli) fn known(&self) -> Known {
+        self.known
+    }
+
+    /// Whether it was not possible to ask what was counted.
+    pub(in crate::cli) fn cannot_ask(&self) -> bool {
+        self.cannot_ask
+    }
+
+    /// Takes the next part of the file.
+    pub(in crate::cli) fn take(&mut self, part: Part) -> Result<Taken, Stop> {
+        let chains = part.records.iter().map(|record| {
+            self.read = self.read.with(record);
+            self.read
+        });
+        let piece = Piece {
+            chains: chains.collect(),
+            batch: part.batch,
+            records: part.records,
+            ends_within_a_line: part.ends_within_a_line,
+        };
+        self.pending.push_back(piece);
+        if !self.is_new {
+            self.search()?;
+        }
+        let mut taken = Taken::default();
+        if self.is_new {
+            self.hand_out(&mut taken)?;
+        }
+        if self.pending.is_empty() && self.presumed == 0 {
+            taken.upto = Some(part.last);
+        }
+        Ok(taken)
+    }
+
+    /// The file has ended.
+    ///
+    /// # Errors
+    /// Where it cannot be told whether what is left was counted.
+    pub(in crate::cli) fn finish(&mut self) -> Result<(), Stop> {
+        let since_s = self.known.since_s.unwrap_or(0);
+        match self.mark {
+            _ if self.presumed > 0 => Err(Stop::Shorter { since_s }),
+            Some(mark) if self.has_new_flows() => Err(Stop::Shorter {
+                since_s: mark.time_s,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_new_flows(&self) -> bool {
+        self.pending.iter().any(|piece| piece.batch.is_some())
+    }
+
+    /// Looks whether the last of the pending pieces was counted, and decides what that makes of all.
+    fn search(&mut self) -> Result<(), Stop> {
+        let Some(piece) = self.pending.back() else {
+            return Ok(());
+        };
+        let chains = piece.chains.clone();
+        let Some(end) = self.find(&chains)? else {
+            self.cannot_ask = true;
+            self.is_new = true;
+            return Ok(());
+        };
+        if let Some(first) = &mut self.first {
+            let is_next = |chain: &&Chain| chain.index == first.end.index + 1;
+            first.next = first.next.or(chains.iter().find(is_next).copied());
+        }
+        if let Some(end) = end {
+            self.skip_to(end)?;
+        }
+        if !self.has_new_flows() {
+            // Nothing that could count.
+            self.pending.clear();
+            self.counted = self.read;
+        } else if self.read.index < self.upto && (self.presumed > 0 || self.is_forgotten()?) {
+            self.presumed += self.pending.iter().map(|p| p.flows() as u64).sum::<u64>();
+            self.pending.clear();
+        } else if self.presumed > 0 {
+            let since_s = self.known.since_s.unwrap_or(0);
+            return Err(Stop::Forgotten { since_s });
+        } else if self.mark.is_none_or(|mark| mark.needed <= self.read.index) {
+            self.is_new = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the file goes on, behind the first batch that is known, as one that was counted further.
+    fn is_forgotten(&mut self) -> Result<bool, Stop> {
+        let is_last = |first: &&First| first.end.flows == self.counted.flows;
+        let first = self.first.as_ref().filter(is_last);
+        let key = first.and_then(|first| first.next?.grown_key());
+        let Some(key) = key else { return Ok(false) };
+        let kept = self.receipts.look_up(&[key]).map_err(Stop::Failed)?;
+        Ok(kept.is_some_and(|kept| kept.iter().any(Option::is_some)))
+    }
+
+    /// The last of these that everything up to was counted, and notes marks behind it; the outer `None`
+    /// where that cannot be asked.
+    fn find(&mut self, chains: &[Chain]) -> Result<Option<Option<Chain>>, Stop> {
+        // Mostly, all of a part was counted, or nothing of it.
+        let alone = if chains.len() > KEYS_FEW { 1 } else { 0 };
+        let (others, last) = chains.split_at(chains.len() - alone);
+        let mut found = None;
+        for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
+            let keys: Vec<IdempotencyKey> = chains.iter().filter_map(Chain::key).collect();
+            let Some(kept) = self.receipts.look_up(&keys).map_err(Stop::Failed)? else {
+                return Ok(None);
+            };
+            for ((chain, key), kept) in chains.iter().zip(keys).zip(kept) {
+                let Some(kept) = kept else { continue };
+                match kept.note.as_deref().and_then(Noted::parse) {
+                    Some(Noted::Mark { offset, count }) => {
+                        self.note_mark(chain, key, kept.time_s, offset, count);
+                    }
+                    Some(Noted::End {
+                        flows,
+                        since_s,
+                        upto,
+                    }) if found.is_none_or(|end: Chain| end.index < chain.index) => {
+                        let since_s = since_s.unwrap_or(kept.time_s);
+                        if flows != chain.flows {
+                            return Err(Stop::OtherFlows { since_s });
+                        }
+                        self.known.since_s = earlier(self.known.since_s, Some(since_s));
+                        self.upto = self.upto.max(upto);
+                        let end = *chain;
+                        self.first.get_or_insert(First {
+                            end,
+                            since_s,
+                            next: None,
+                        });
+                        found = Some(end);
+                    }
+                    _ => {}
+                }
+            }
+            if found.is_some() && found.as_ref() == last.last() {
+                break;
+            }
+        }
+        Ok(Some(found))
+    }
+
+    fn note_mark(
+        &mut self,
+        chain: &Chain,
+        key: IdempotencyKey,
+        time_s: u64,
+        offset: u64,
+        count: u64,
+    ) {
+        self.marks.insert(key, count);
+        if self.mark.is_none_or(|mark| mark.index <= chain.index) {
+            self.mark = Some(Mark {
+                index: chain.index,
+                needed: chain.index - offset.min(chain.index) + count.min(2 * offset),
+                time_s,
+            });
+        }
+    }
+
+    /// Everything up to `end` was counted.
+    fn skip_to(&mut self, end: Chain) -> Result<(), Stop> {
+        self.known.flows += std::mem::take(&mut self.presumed);
+        while let Some(mut piece) = self.pending.pop_front() {
+            let done = piece.chains.iter().take_while(|c| c.index <= end.index);
+            let done = done.count();
+            if done < piece.chains.len() {
+                self.known.flows += piece.split_off(done)?.flows() as u64;
+                self.pending.push_front(piece);
+                break;
+            }
+            self.known.flows += piece.flows() as u64;
+        }
+        self.counted = end;
+        self.mark = self.mark.filter(|mark| mark.index > end.index);
+        Ok(())
+    }
+
+    /// Makes batches of all that is pending.
+    fn hand_out(&mut self, taken: &mut Taken) -> Result<(), Stop> {
+        while let Some(mut piece) = self.pending.pop_front() {
+            self.leave_out_what_was_cut_off(&mut piece, taken)?;
+            // The last record is a batch of its own where it may be the beginning of one: then a file
+            // that has grown is known up to the record before.
+            if piece.ends_within_a_line && piece.records.len() > 1 {
+                let whole = piece.split_off(piece.records.len() - 1)?;
+                self.hand_out_piece(whole, taken)?;
+            }
+            self.hand_out_piece(piece, taken)?;
+        }
+        Ok(())
+    }
+
+    fn hand_out_piece(&mut self, mut piece: Piece, taken: &mut Taken) -> Result<(), Stop> {
+        // It begins with a flow: so do all batches that others make of the same file from here on.
+        let before = piece.records.iter().take_while(|r| r.flow.is_none());
+        let before = before.count();
+        piece.records.drain(..before);
+        piece.chains.drain(..before);
+        let Some((batch, end)) = piece.batch.as_ref().zip(piece.chains.last()) else {
+            return Ok(());
+        };
+        let mut batch = batch.clone();
+        if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
+            let sketch = sketch(&identity, &piece.records);
+            self.compare(&sketch, taken)?;
+            batch = batch
+                .with_key(key)
+                .with_notes(self.notes(&piece, *end, sketch));
+        }
+        self.counted = *end;
+        taken.batches.push(batch);
+        Ok(())
+    }
+
+    fn notes(&mut self, piece: &Piece, end: Chain, sketch: Vec<IdempotencyKey>) -> Notes {
+        let count = piece.chains.len() as u64;
+        let mut notes = Notes {
+            own: Noted::End {
+                flows: end.flows,
+                since_s: None,
+                upto: 0,
+            }
+            .note(),
+            ..Notes::default()
+        };
+        let mut add = |key: Option<IdempotencyKey>, noted: Noted| {
+            notes.others.extend(key.zip(noted.note()));
+        };
+        if let Some(First {
+            end: first,
+            since_s,
+            next,
+        }) = self.first
+        {
+            let noted = Noted::End {
+                flows: first.flows,
+                since_s: Some(since_s),
+                upto: end.index,
+            };
+            add(first.key(), noted);
+            add(next.and_then(|next| next.grown_key()), Noted::Grown);
+        }
+        let offsets = (0..).map(|power| 1_u64 << power);
+        for offset in offsets.take_while(|&offset| offset < count) {
+            let key = piece.chains[offset as usize - 1].key();
+            let of_other = key.as_ref().and_then(|key| self.marks.get(key));
+            let count = of_other.map_or(count, |&other| other.max(count));
+            add(key, Noted::Mark { offset, count });
+        }
+        for key in sketch {
+            add(Some(key), Noted::Sketch);
+        }
+        // Whoever else counts this file at the same time begins with the same flow.
+        let first = piece.chains[0].key().filter(|_| count > 1);
+        notes.unless = first.filter(|key| !self.marks.contains_key(key));
+        notes
+    }
+
+    /// Compares the first new batches with what is noted under the file's name.
+    fn compare(&mut self, sketch: &[IdempotencyKey], taken: &mut Taken) -> Result<(), Stop> {
+        if self.cannot_ask || self.compared.blocks == COMPARED || sketch.len() < SKETCH {
+            return Ok(());
+        }
+        let kept = self.receipts.look_up(sketch).map_err(Stop::Failed)?;
+        let compared = &mut self.compared;
+        compared.blocks += 1;
+        compared.keys += sketch.len();
+        for kept in kept.unwrap_or_default().into_iter().flatten() {
+            compared.found += 1;
+            compared.since_s = earlier(compared.since_s, Some(kept.time_s));
+        }
+        if 2 * compared.found >= compared.keys {
+            compared.blocks = COMPARED;
+            taken.changed_since_s = compared.since_s;
+        }
+        Ok(())
+    }
+
+    /// A file that ended within a line may have been counted with what was there of its last record. What
+    /// has become of that record cannot be counted beside it.
+    fn leave_out_what_was_cut_off(
+        &mut self,
+        piece: &mut Piece,
+        taken: &mut Taken,
+    ) -> Result<(), Stop> {
+        let is_first = !std::mem::replace(&mut self.has_handed_out, true) && !self.cannot_ask;
+        let (Some(first), Some(batch)) = (piece.records.first(), &piece.batch) else {
+            return Ok(());
+        };
+        // Of a flow that is made of a text, it is not known what less of that would give.
+        if !is_first || self.identity.is_none() || first.flow != Some(first.content) {
+            return Ok(());
+        }
+        let (text, shorter) = truncations(batch);
+        let keys: Vec<_> = shorter
+            .into_iter()
+            .filter_map(|flow| super::key(link(self.counted.content, flow)))
+            .collect();
+        let kept = self.receipts.look_up(&keys).map_err(Stop::Failed)?;
+        let is_end = |kept: &Kept| {
+            let noted = kept.note.as_deref().and_then(Noted::parse);
+            matches!(noted, Some(Noted::End { .. }))
+        };
+        let counted = kept.into_iter().flatten().flatten().find(is_end);
+        let Some(counted) = counted else {
+            return Ok(());
+        };
+        let place = Place::Flow(self.counted.index);
+        let failed = |e: crate::store::codec::Corrupt| Stop::Failed(e.to_string());
+        let rest = batch.part(1..batch.flows()).map_err(failed)?;
+        piece.batch = (rest.flows() > 0).then_some(rest);
+        piece.records[0].flow = None;
+        taken.refused.push(Refused {
+            place,
+            text,
+            why: format!(
+                "the file ended within this flow when it was counted on {}; what was there of the flow \
+                 counts, and the flow does not",
+                super::super::source::time(counted.time_s)
+            ),
+        });
+        Ok(())
+    }
+}
+
+/// The records of a batch that are noted under the file's name: fewer where many are the same.
+fn sketch(identity: &Identity, records: &[RecordHash]) -> Vec<IdempotencyKey> {
+    let mut smallest = BTreeSet::new();
+    for record in records {
+        let is_smaller = smallest.last().is_none_or(|&last| record.content < last);
+        if smallest.len() < SKETCH || is_smaller {
+            smallest.insert(record.content);
+            if smallest.len() > SKETCH {
+                smallest.pop_last();
+            }
+        }
+    }
+    let keys = smallest.into_iter();
+    keys.filter_map(|content| identity.sketch_key(content))
+        .collect()
+}
