@@ -90,6 +90,8 @@ pub(in crate::cli) struct Frontier<L> {
     known: Known,
     /// The first batch of the file that is known.
     first: Option<First>,
+    /// After the first 1, 2, 4, 8, … records of the file.
+    early: Vec<Chain>,
     /// So many records of a file that begins in the same way were counted.
     upto: u64,
     /// Flows that were read on the way there, and not held on to.
@@ -186,6 +188,7 @@ impl<L: LookUp> Frontier<L> {
             pending: VecDeque::new(),
             known: Known::default(),
             first: None,
+            early: Vec::new(),
             upto: 0,
             presumed: 0,
             mark: None,
@@ -209,6 +212,9 @@ impl<L: LookUp> Frontier<L> {
     pub(in crate::cli) fn take(&mut self, part: Part) -> Result<Taken, Stop> {
         let chains = part.records.iter().map(|record| {
             self.read = self.read.with(record);
+            if self.read.index.is_power_of_two() {
+                self.early.push(self.read);
+            }
             self.read
         });
         let piece = Piece {
@@ -298,7 +304,7 @@ impl<L: LookUp> Frontier<L> {
     /// where that cannot be asked.
     fn find(&mut self, chains: &[Chain]) -> Result<Option<Option<Chain>>, Stop> {
         // Mostly, all of a part was counted, or nothing of it.
-        let alone = if chains.len() > KEYS_FEW { 1 } else { 0 };
+        let alone = usize::from(chains.len() > KEYS_FEW && self.first.is_some());
         let (others, last) = chains.split_at(chains.len() - alone);
         let mut found = None;
         for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
@@ -440,6 +446,11 @@ impl<L: LookUp> Frontier<L> {
                 upto: end.index,
             };
             add(first.key(), noted);
+            let early = self.early.iter();
+            for chain in early.take_while(|chain| chain.index < first.index) {
+                let (offset, count) = (chain.index, first.index);
+                add(chain.key(), Noted::Mark { offset, count });
+            }
             add(next.and_then(|next| next.grown_key()), Noted::Grown);
         }
         let offsets = (0..).map(|power| 1_u64 << power);
