@@ -316,7 +316,11 @@ fn the_same_records_under_other_names_are_refused() {
         let grown = LOG.to_owned() + "2 10.0.0.9 10.0.0.8 7 3600000000 ACCEPT OK\n";
         let grown = world.file("grown.log", grown.as_bytes());
         for second in WAYS {
-            for arguments in [&[&log[..], "--apps", &apps_2][..], &[&grown]] {
+            for arguments in [
+                &[&log[..], "--apps", &apps_2][..],
+                &[&grown],
+                &[&log, "--format", "ndjson"],
+            ] {
                 let said = world.give(second, arguments);
                 said.assert_refused("gave other flows then, with another --apps or --format");
             }

@@ -212,7 +212,7 @@ fn each_once(service: &Service, items: &[Item]) {
 fn cases() -> impl Iterator<Item = StdRng> {
     let variable = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let seed = variable("FLOWTALLY_TEST_SEED");
-    let count = if seed.is_some() { 1 } else { 60 };
+    let count = if seed.is_some() { 1 } else { 30 };
     (0..count).map(move |_| {
         let seed = seed.unwrap_or_else(rand::random);
         println!("FLOWTALLY_TEST_SEED={seed}");
