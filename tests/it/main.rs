@@ -38,6 +38,7 @@ mod observe;
 mod page;
 mod query;
 mod reads;
+mod receipts;
 #[cfg(feature = "kafka")]
 mod regions;
 mod rejects;
