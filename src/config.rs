@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::units::{hour, hours, listen, mib, seconds};
+use self::units::{days, hour, hours, listen, mib, seconds};
 use crate::input;
 
 /// Where commands look for the service, as where the service listens, unless they are told otherwise.
@@ -57,17 +57,18 @@ pub enum Command {
     ///
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a
     /// pipe. Tries again while the service is away or overloaded, under one idempotency key a batch. A
-    /// file that is sent again, and has not changed, counts once with the same --batch-flows and
-    /// within the service's --idempotency-window. Exit status: 0 when the service has everything, 1
-    /// with a line that says what not.
+    /// file is told by the flows in it: sent again, under any name and compressed or not, it counts
+    /// once, and one that has grown counts what is new. Exit status: 0 when the service has
+    /// everything, 1 with a line that says what not.
     #[command(after_help = examples::SEND)]
     Send(Send),
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
-    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file that is
-    /// imported again in the same way, and has not changed, counts once; also where the first import
-    /// was interrupted: it goes on where that one stopped. That holds within the --idempotency-window
-    /// (a day) of the service. What is not a flow is left out, counted and named by file and line.
+    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file is told by the
+    /// flows in it: imported or sent again, under any name and compressed or not, it counts once, and one
+    /// that has grown counts what is new; so does one whose import was interrupted. The service
+    /// remembers that for its --import-window (90 days). What is not a flow is left out, counted and named
+    /// by file and line.
     ///
     /// Of a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the
     /// applications from the addresses (pkt-srcaddr and pkt-dstaddr where there are any, else srcaddr
@@ -297,7 +298,7 @@ pub struct Send {
     #[command(flatten)]
     pub input: Input,
 
-    /// Flows in a batch.
+    /// Flows in a batch of a pipe. A file is cut into batches of about 1 MiB by what is in it.
     #[arg(
         long,
         value_name = "N",
@@ -306,10 +307,11 @@ pub struct Send {
     )]
     pub batch_flows: u32,
 
-    /// Directory for batches that the service has not taken yet. They outlive this process: the
+    /// Directory for batches of a pipe that the service has not taken yet. They outlive this process: the
     /// next one sends them first. It can go on reading while the service is away. Of a pipe, a flow is on
     /// disk a second after it was read. A batch that the service will never take goes into DIR/refused, with
-    /// the reason and the command that sends it again, unless --rejects is given; the rest is sent.
+    /// the reason and the command that sends it again, unless --rejects is given; the rest is sent. A file
+    /// needs none: it is read again.
     #[arg(long, env = "FLOWTALLY_SPOOL", value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
@@ -342,7 +344,7 @@ pub struct Send {
 /// What `flowtally import` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Import {
-    /// Files to import; - reads a pipe, which cannot be imported again.
+    /// Files to import; - reads a pipe.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 
@@ -388,7 +390,13 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 
-    /// Count a file once more, if it has been read before.
+    /// Where the flows come from, as in host-7. Equal files of different origin count each; without it,
+    /// equal files are one. Standard input is told by what is in it only where this is given; it counts
+    /// each time otherwise.
+    #[arg(long, value_name = "NAME", conflicts_with = "again")]
+    pub source: Option<String>,
+
+    /// Count a file once more, if it has been counted before.
     #[arg(long)]
     pub again: bool,
 }

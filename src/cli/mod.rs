@@ -4,6 +4,7 @@ mod backup;
 mod compact;
 mod connect;
 mod export;
+mod identity;
 mod import;
 mod manual;
 mod rejects;

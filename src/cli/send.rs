@@ -1,9 +1,11 @@
 //! `flowtally send`.
 
 mod drain;
+mod file;
 
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +13,22 @@ use indicatif::ProgressBar;
 use signal_hook::iterator::Signals;
 
 use self::drain::{Drain, Drained};
+use self::file::Failure;
+use super::identity::Known;
 use super::rejects::Rejects;
 use super::source::{self, Source};
 use super::{batches, connect, print, say, signals};
 use crate::config::Send;
 use crate::input::{Apps, Fault, Skipped};
-use crate::send::{Keys, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word};
+use crate::send::{
+    Receipts, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
+};
 use crate::terminal::printable;
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
+/// How often a file is looked at anew that others send at the same time.
+const TRIES: u32 = 10;
 /// How long the end waits, after a signal, for what was read to be put into the spool.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -53,6 +61,7 @@ pub(super) struct Sending {
     pub(super) rejects: Arc<Rejects>,
     pub(super) bar: ProgressBar,
     under_way: Arc<UnderWay>,
+    has_said: AtomicBool,
 }
 
 /// What was sent.
@@ -60,6 +69,7 @@ pub(super) struct Sending {
 pub(super) struct Sent {
     report: Report,
     skipped: Skipped,
+    known: Known,
 }
 
 impl Sent {
@@ -69,11 +79,12 @@ impl Sent {
         self.report.replayed += other.report.replayed;
         self.report.expired += other.report.expired;
         self.skipped.add(other.skipped);
+        self.known.add(other.known);
     }
 
     pub(super) fn to_string(self, refused: u64) -> String {
         format!(
-            "{} flows sent in {}, {} of which the service had already; {refused} refused{}{}",
+            "{} flows sent in {}, {} of which the service had already; {refused} refused{}{}{}",
             self.report.flows,
             batches(self.report.batches),
             self.report.replayed,
@@ -81,6 +92,7 @@ impl Sent {
                 0 => String::new(),
                 n => format!("; {n} are older than what the service keeps"),
             },
+            source::known(self.known),
             source::skipped(&self.skipped)
         )
     }
@@ -99,47 +111,139 @@ impl Sending {
             rejects: Arc::new(rejects),
             bar,
             under_way,
+            has_said: AtomicBool::new(false),
         })
     }
 
-    /// Sends one file, and waits until the service has it. What was sent is `None` where it did not
+    /// Sends one input, and waits until the service has it. What was sent is `None` where it did not
     /// begin; it may be something although the rest was not sent.
     pub(super) fn send(&self, arguments: &Send) -> (Option<Sent>, Result<(), String>) {
-        let begun = Source::open(&arguments.file).and_then(|source| {
-            let options = options(arguments, &source, self.rejects.are_kept())?;
-            let once = matches!(options.keys, Keys::Derived(_));
-            let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
-            let on_rejected = move |rejected| match rejected {
-                Rejected::Flows { flows, why } => {
-                    rejects.write("the service", &flows, &why)?;
-                    rejects.sync()
+        let mut all = None;
+        let mut tries = 0;
+        loop {
+            let (sent, result) = self.send_once(arguments);
+            if let Some(mut sent) = sent {
+                let all = all.get_or_insert_with(Sent::default);
+                // What a try before this one sent is known to this one.
+                let flows = sent.known.flows.saturating_sub(all.report.flows);
+                sent.known.flows = flows;
+                if tries > 0 {
+                    sent.skipped = Skipped::default();
                 }
-                Rejected::File { path, flows, why } => rejects.set_aside(&path, flows, &why),
+                all.add(sent);
+            }
+            tries += 1;
+            let error = match result {
+                Ok(()) => return (all, Ok(())),
+                Err(Failure::Conflict(_)) if tries < TRIES && arguments.file.is_file() => continue,
+                Err(Failure::Conflict(error)) => {
+                    format!("{error}; run it again: what was counted is skipped")
+                }
+                Err(Failure::Error(error)) => error,
             };
-            let on_notice = move |text: &str| notices.say(&format!("flowtally: {text}"));
-            let sender = Sender::start(options, on_rejected, on_notice);
-            let sender = Arc::new(sender.map_err(|e| e.to_string())?);
-            Ok((source, sender, once))
+            return (all, Err(error));
+        }
+    }
+
+    fn send_once(&self, arguments: &Send) -> (Option<Sent>, Result<(), Failure>) {
+        let begun = Source::open(&arguments.file).and_then(|source| {
+            let by_content = source.is_file || arguments.input.source.is_some();
+            if by_content && arguments.spool.is_some() {
+                // What earlier commands left there; the file itself can be read again.
+                self.deliver_spool(arguments)?;
+            }
+            let sender = self.start(self.options(arguments, by_content)?)?;
+            Ok((source, sender, by_content))
         });
-        let (source, sender, once) = match begun {
+        let (source, sender, by_content) = match begun {
             Ok(begun) => begun,
-            Err(error) => return (None, Err(error)),
+            Err(error) => return (None, Err(Failure::Error(error))),
         };
         let drain = Arc::new(Drain::default());
-        let source = source.through({
-            let drain = drain.clone();
-            move |input| Box::new(Drained::new(input, drain))
-        });
         self.under_way.set(Some(Current {
             sender: sender.clone(),
             drain: drain.clone(),
-            has_spool: arguments.spool.is_some(),
-            once,
+            has_spool: arguments.spool.is_some() && !by_content,
+            once: source.identity(&arguments.input, &arguments.file).is_some(),
         }));
-        let (skipped, result) = self.transfer(arguments, source, &sender, &drain, once);
+        let mut sent = Sent::default();
+        let result = if by_content {
+            let receipts = connect::server(&arguments.url, &arguments.credentials)
+                .and_then(|s| Receipts::new(&s, arguments.retry_for).map_err(|e| e.to_string()));
+            match receipts {
+                Ok(receipts) => {
+                    let (done, result) = self.transfer_file(arguments, source, &sender, receipts);
+                    (sent.skipped, sent.known) = (done.skipped, done.known);
+                    result
+                }
+                Err(error) => Err(Failure::Error(error)),
+            }
+        } else {
+            let source = source.through({
+                let drain = drain.clone();
+                move |input| Box::new(Drained::new(input, drain))
+            });
+            let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
+            sent.skipped = skipped;
+            result.map_err(Failure::Error)
+        };
         self.under_way.set(None);
-        let report = sender.report();
-        (Some(Sent { report, skipped }), result)
+        sent.report = sender.report();
+        (Some(sent), result)
+    }
+
+    fn start(&self, options: SenderOptions) -> Result<Arc<Sender>, String> {
+        let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
+        let on_rejected = move |rejected| match rejected {
+            Rejected::Flows { flows, why } => {
+                rejects.write("the service", &flows, &why)?;
+                rejects.sync()
+            }
+            Rejected::File { path, flows, why } => rejects.set_aside(&path, flows, &why),
+        };
+        let on_notice = move |text: &str| notices.say(&format!("flowtally: {text}"));
+        let sender = Sender::start(options, on_rejected, on_notice);
+        sender.map(Arc::new).map_err(|e| e.to_string())
+    }
+
+    fn deliver_spool(&self, arguments: &Send) -> Result<(), String> {
+        let sender = self.start(self.options(arguments, false)?)?;
+        self.under_way.set(Some(Current {
+            sender: sender.clone(),
+            drain: Arc::default(),
+            has_spool: true,
+            once: false,
+        }));
+        let finished = sender.finish(|| self.show(&sender)).map_err(said);
+        self.under_way.set(None);
+        let waiting = sender.report().waiting;
+        finished.map_err(|error| with_remedy(error, true, true, waiting, 0))
+    }
+
+    /// To the terminal, the first time only.
+    fn say_once(&self, text: &str) {
+        if !self.has_said.swap(true, Ordering::Relaxed) {
+            self.bar.suspend(|| say(text));
+        }
+    }
+
+    fn options(&self, arguments: &Send, by_content: bool) -> Result<SenderOptions, String> {
+        let spool = arguments.spool.clone().filter(|_| !by_content);
+        Ok(SenderOptions {
+            server: connect::server(&arguments.url, &arguments.credentials)?,
+            batch_flows: arguments.batch_flows as usize,
+            batch_bytes: 1 << 20,
+            batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
+            compress: !arguments.no_compress,
+            refused: match spool {
+                _ if self.rejects.are_kept() => Refused::HandOver,
+                Some(_) => Refused::SetAside(command(arguments)),
+                None => Refused::NotKept,
+            },
+            spool,
+            spool_bytes_max: u64::from(arguments.spool_max) << 20,
+            retry_for: arguments.retry_for,
+        })
     }
 
     fn transfer(
@@ -148,7 +252,6 @@ impl Sending {
         source: Source,
         sender: &Sender,
         drain: &Drain,
-        once: bool,
     ) -> (Skipped, Result<(), String>) {
         let mut failed = None;
         let (mut count, mut skipped) = (0_u64, Skipped::default());
@@ -204,7 +307,7 @@ impl Sending {
         let finished = finished.map_err(|error| {
             let let_go = sender.interrupt().unwrap_or_default();
             let waiting = sender.report().waiting;
-            with_remedy(error, arguments.spool.is_some(), once, waiting, let_go)
+            with_remedy(error, arguments.spool.is_some(), false, waiting, let_go)
         });
         let read = read.or_else(|e| match drain.is_stopped() {
             true => Ok(()),
@@ -231,32 +334,6 @@ impl Sending {
         }
         self.bar.set_message(message);
     }
-}
-
-fn options(
-    arguments: &Send,
-    source: &Source,
-    keeps_rejects: bool,
-) -> Result<SenderOptions, String> {
-    Ok(SenderOptions {
-        server: connect::server(&arguments.url, &arguments.credentials)?,
-        batch_flows: arguments.batch_flows as usize,
-        batch_bytes: 1 << 20,
-        batch_age: source.identity.is_none().then_some(PIPE_BATCH_AGE),
-        compress: !arguments.no_compress,
-        spool: arguments.spool.clone(),
-        spool_bytes_max: u64::from(arguments.spool_max) << 20,
-        refused: match arguments.spool {
-            _ if keeps_rejects => Refused::HandOver,
-            Some(_) => Refused::SetAside(command(arguments)),
-            None => Refused::NotKept,
-        },
-        retry_for: arguments.retry_for,
-        keys: match &source.identity {
-            Some(identity) if !arguments.input.again => Keys::Derived(identity.clone()),
-            _ => Keys::Random,
-        },
-    })
 }
 
 /// What sends a file to the same service.

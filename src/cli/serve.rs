@@ -120,6 +120,8 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             flush_interval: arguments.flush_interval,
             idempotency_window: arguments.idempotency_window,
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
+            import_window: arguments.import_window,
+            import_receipts_bytes_max: u64::from(arguments.import_disk_max) << 20,
             retain_hours: arguments.hours.retain_hours,
             metrics: metrics.clone(),
             disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),

@@ -2,15 +2,21 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal, Read};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Once};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::identity::{Identity, Known};
 use super::say;
 use crate::config::Input;
-use crate::input::{Apps, Reader, Skipped};
+use crate::input::{Apps, HourLimit, InputError, Part, Reader, Skipped};
+
+/// Parts that are decoded and wait.
+const QUEUE_PARTS_MAX: usize = 4;
 
 /// Whether the command has said already that sums may not be what was meant.
 static WARNED: Once = Once::new();
@@ -18,8 +24,14 @@ static WARNED: Once = Once::new();
 /// What is read.
 pub(super) struct Source {
     input: Box<dyn Read + Send>,
-    /// Names a file that can be read again and is the same; a pipe cannot.
-    pub(super) identity: Option<String>,
+    /// It can be read again.
+    pub(super) is_file: bool,
+}
+
+/// What a reading thread says.
+pub(super) enum Event {
+    Part(Part),
+    Ended(Result<(), InputError>),
 }
 
 impl Source {
@@ -27,25 +39,16 @@ impl Source {
         if path.as_os_str() == "-" {
             return Ok(Source {
                 input: Box::new(io::stdin()),
-                identity: None,
+                is_file: false,
             });
         }
         let cannot = |e: io::Error| format!("{}: {e}", path.display());
         let file = File::open(path).map_err(cannot)?;
         let data = file.metadata().map_err(cannot)?;
         check_kind(path, &data)?;
-        let identity = data.is_file().then(|| {
-            let (time, nanos) = (data.mtime(), data.mtime_nsec());
-            format!(
-                "{} {} {} {time}.{nanos}",
-                data.dev(),
-                data.ino(),
-                data.len()
-            )
-        });
         Ok(Source {
             input: Box::new(file),
-            identity,
+            is_file: data.is_file(),
         })
     }
 
@@ -58,6 +61,37 @@ impl Source {
             input: wrap(self.input),
             ..self
         }
+    }
+
+    /// What it is told by, so that it counts once; `None` where it counts each time.
+    pub(super) fn identity(&self, input: &Input, path: &Path) -> Option<Identity> {
+        let is_told = self.is_file || input.source.is_some();
+        (is_told && !input.again).then(|| Identity::new(input.source.as_deref(), path))
+    }
+
+    /// Has a thread of its own read it, in parts that are cut by what is in it. The thread ends when
+    /// nobody takes any more, unless it waits for a pipe: then it ends with the process.
+    pub(super) fn read_in_parts(
+        self,
+        input: &Input,
+        apps: &Arc<Apps>,
+        bar: &ProgressBar,
+        hour_limit: Option<HourLimit>,
+    ) -> Result<Receiver<Event>, String> {
+        let reader = self.reader(input, apps, bar).with_hour_limit(hour_limit);
+        let (events, received) = sync_channel(QUEUE_PARTS_MAX);
+        let hand_over = move |event| match events.send(event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        std::thread::Builder::new()
+            .name("reader".into())
+            .spawn(move || {
+                let read = reader.read_batches(|part| hand_over(Event::Part(part)));
+                let _nobody_waits = hand_over(Event::Ended(read));
+            })
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        Ok(received)
     }
 
     /// A reader of its flows, which moves the bar.
@@ -158,4 +192,22 @@ pub(super) fn skipped(skipped: &Skipped) -> String {
         text += &format!("; {} records of the other end skipped", skipped.other_end);
     }
     text
+}
+
+/// What to add where something was counted before.
+pub(super) fn known(known: Known) -> String {
+    match known {
+        Known { flows: 0, .. } => String::new(),
+        Known { flows, since_s } => format!(
+            "; {flows} flows skipped, which were counted before, first on {}",
+            time(since_s.unwrap_or(0))
+        ),
+    }
+}
+
+/// Seconds since the epoch, as people write them (RFC 3339).
+pub(super) fn time(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok();
+    let time = time.and_then(|time| jiff::Timestamp::from_second(time).ok());
+    time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())
 }

@@ -284,6 +284,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         block_cache_bytes: part(whole.block_cache_bytes),
         journal_bytes_max: part(whole.journal_bytes_max),
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
+        import_receipts_bytes_max: part(whole.import_receipts_bytes_max as usize) as u64,
         stall_max: STALL_MAX,
         journal_elsewhere: true,
         ..whole

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, Hours, listen, mib, seconds};
+use super::{DataDir, Hours, days, listen, mib, seconds};
 use crate::store;
 
 const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
@@ -126,6 +126,28 @@ pub struct Serve {
         value_parser = mib(16..=1_048_576)
     )]
     pub idempotency_disk_max: u32,
+
+    /// Days for which it is remembered what was counted of files that were sent or imported, so that a
+    /// file counts once; or with a unit, as in 90d.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IMPORT_WINDOW",
+        value_name = "DAYS",
+        default_value = "90",
+        value_parser = days(1..=3650)
+    )]
+    pub import_window: Duration,
+
+    /// Disk for that, in MiB; when it takes more, the oldest is forgotten. A MiB of a file takes
+    /// about 2 KiB.
+    #[arg(
+        long,
+        env = "FLOWTALLY_IMPORT_DISK_MAX",
+        value_name = "MIB",
+        default_value = "256",
+        value_parser = mib(16..=1_048_576)
+    )]
+    pub import_disk_max: u32,
 
     #[command(flatten)]
     pub hours: Hours,

@@ -68,6 +68,14 @@ pub(super) fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value =
     }
 }
 
+/// A number of days, or a duration: `90`, `90d`.
+pub(super) fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
+    move |text: &str| -> Result<Duration, String> {
+        let days = whole(text, 24 * SECONDS_PER_HOUR, "days", range.clone())?;
+        Ok(Duration::from_secs(days * 24 * SECONDS_PER_HOUR))
+    }
+}
+
 /// A whole number of `unit`, each of so many seconds, or a duration.
 pub(super) fn whole(
     text: &str,

@@ -6,7 +6,11 @@ mod look_alike;
 
 pub use hour_unit::HourUnit;
 
+mod notes;
+
 use std::fmt;
+
+pub use notes::{Note, Notes};
 
 /// Longest `src_app`, `dest_app` or `vpc_id`, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 1024;
@@ -109,6 +113,9 @@ impl IdempotencyKey {
     /// Longest key, in characters.
     pub const CHARS_MAX: usize = 255;
 
+    /// Keys of what is imported from files begin with this. They are kept for longer than others are.
+    pub const IMPORT_PREFIX: &str = "import_";
+
     /// `None` when `key` is empty, too long, or has a character that is not visible ASCII.
     pub fn new(key: &[u8]) -> Option<IdempotencyKey> {
         let fits = (1..=IdempotencyKey::CHARS_MAX).contains(&key.len());
@@ -118,6 +125,10 @@ impl IdempotencyKey {
 
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -64,6 +64,12 @@ pub(super) enum Problem {
     },
     /// Not one header, or not one of visible ASCII.
     BadIdempotencyKey,
+    /// Not one header, or not one of notes.
+    BadNotes,
+    /// What is asked for is not a list of keys.
+    BadKeys {
+        what: String,
+    },
     /// The request needs a bearer token, and has none.
     NoToken,
     /// It has one that is none of ours.
@@ -146,7 +152,9 @@ impl Problem {
             Problem::NoSuchPath { .. }
             | Problem::NoSuchHour { .. }
             | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
-            Problem::Backup(BackupError::Busy) => StatusCode::CONFLICT,
+            Problem::Backup(BackupError::Busy) | Problem::Ingest(IngestError::ReceiptExists) => {
+                StatusCode::CONFLICT
+            }
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BadHead
             | Problem::BadHost { .. }
@@ -155,6 +163,8 @@ impl Problem {
             | Problem::TooFarAhead(_)
             | Problem::BadBody { .. }
             | Problem::BadIdempotencyKey
+            | Problem::BadNotes
+            | Problem::BadKeys { .. }
             | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
             Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
@@ -250,6 +260,12 @@ impl Problem {
                 "idempotency-key-reused",
                 "The idempotency key has been used for another batch",
             ),
+            Problem::Ingest(IngestError::ReceiptExists) => (
+                "receipt-exists",
+                "A part of the batch has been counted meanwhile",
+            ),
+            Problem::BadNotes => ("bad-receipt-notes", "The notes are not valid"),
+            Problem::BadKeys { .. } => ("bad-keys", "The body is not a list of keys"),
             Problem::NoToken => ("no-token", "The request needs a token"),
             Problem::WrongToken => ("wrong-token", "The token is not valid"),
             Problem::TokenLacksRight => ("token-lacks-right", "The token is not for this"),

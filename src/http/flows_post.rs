@@ -12,7 +12,7 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, body, negotiate, parameters};
-use crate::domain::IdempotencyKey;
+use crate::domain::{IdempotencyKey, Notes};
 use crate::ingest::decode::decode;
 use crate::ingest::{Committed, IngestError, Taken};
 
@@ -56,6 +56,7 @@ async fn take(
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;
+    let notes = notes(headers, key.as_ref())?;
     let (body, permit) = body::receive(api, headers, encoding, stream).await?;
     let batch = if body.len() <= DECODE_INLINE_BYTES_MAX {
         decode(&body, format).inspect(|_| drop(body))
@@ -74,7 +75,7 @@ async fn take(
         }
     }
     let batch = match key {
-        Some(key) => batch.with_key(key),
+        Some(key) => batch.with_key(key).with_notes(notes),
         None => batch,
     };
     let committed = backend.journal.commit(batch, permit, until_visible).await;
@@ -92,5 +93,25 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     match IdempotencyKey::new(value.as_bytes()) {
         Some(key) if values.next().is_none() => Ok(Some(key)),
         _ => Err(Problem::BadIdempotencyKey),
+    }
+}
+
+/// What is to be kept with the batch, which has `key`.
+fn notes(headers: &HeaderMap, key: Option<&IdempotencyKey>) -> Result<Notes, Problem> {
+    let mut values = headers.get_all("receipt-notes").iter();
+    let Some(value) = values.next() else {
+        return Ok(Notes::default());
+    };
+    let notes = value.to_str().ok().and_then(Notes::parse);
+    let of_import = |key: &IdempotencyKey| key.as_str().starts_with(IdempotencyKey::IMPORT_PREFIX);
+    match notes {
+        Some(notes)
+            if values.next().is_none()
+                && key.is_some_and(of_import)
+                && notes.others.iter().all(|(key, _)| of_import(key)) =>
+        {
+            Ok(notes)
+        }
+        _ => Err(Problem::BadNotes),
     }
 }

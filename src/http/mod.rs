@@ -22,6 +22,7 @@ mod origin;
 mod page;
 mod parameters;
 mod partitions;
+mod receipts_post;
 mod routes;
 mod rows;
 mod secrets;

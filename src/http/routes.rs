@@ -19,7 +19,7 @@ use super::long_target::{Lost, Rest};
 use super::trace::Trace;
 use super::{
     Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
-    partitions,
+    partitions, receipts_post,
 };
 
 /// Everything the service answers, as one filter.
@@ -151,7 +151,7 @@ impl Request<'_> {
 }
 
 /// All paths, what they are in metrics, and the methods they know.
-pub(super) const PATHS: [(&str, &str); 8] = [
+pub(super) const PATHS: [(&str, &str); 9] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
     ("/hours", "GET, HEAD, OPTIONS"),
@@ -160,6 +160,7 @@ pub(super) const PATHS: [(&str, &str); 8] = [
     ("/healthz", "GET, HEAD, OPTIONS"),
     ("/readyz", "GET, HEAD, OPTIONS"),
     ("/backups", "POST, OPTIONS"),
+    ("/receipts", "POST, OPTIONS"),
 ];
 /// Below `/backups/`: a checkpoint, and a file of one.
 const ONE_BACKUP: &str = "DELETE, OPTIONS";
@@ -241,6 +242,9 @@ async fn route(
         ("/healthz", ..) if is_get => Ok(health::live()),
         ("/readyz", ..) if is_get => health::ready(api),
         ("/backups", ..) if method == Method::POST => backups::begin(api, request).await,
+        ("/receipts", ..) if method == Method::POST => {
+            receipts_post::handle(api, request, body).await
+        }
         (_, Some((id, None)), _) if method == Method::DELETE => {
             backups::end(api, request, id).await
         }

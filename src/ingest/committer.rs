@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Answer, Committed, IngestError, Journal, Permit, Promise, Taken};
 use crate::domain::{Hour, IdempotencyKey, Totals};
-use crate::store::{self, Batch, Known, Retention, Store, StoreError, WriteHealth};
+use crate::store::{self, Batch, Kept, Known, Retention, Store, StoreError, WriteHealth};
 use crate::telemetry::Metrics;
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
@@ -96,6 +96,11 @@ impl Journal for Committer {
         self.store.newest_hour()
     }
 
+    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, IngestError> {
+        let kept = self.store.receipts(keys);
+        kept.map_err(|error| IngestError::Receipt(Arc::new(error)))
+    }
+
     /// Those of the store too.
     fn observe(&self) -> Result<(), StoreError> {
         let queued = self.queue.max_capacity() - self.queue.capacity();
@@ -163,9 +168,13 @@ impl Group {
             },
         };
         match known {
-            Ok(Known::New) => match self.keep(store, batch) {
-                Ok(committed) => self.waiting.push((waits, committed)),
-                Err(error) => answer(waits, Err(ingest_error(error))),
+            Ok(Known::New) => match self.is_beside_another(store, &batch) {
+                Ok(true) => answer(waits, Err(IngestError::ReceiptExists)),
+                Ok(false) => match self.keep(store, batch) {
+                    Ok(committed) => self.waiting.push((waits, committed)),
+                    Err(error) => answer(waits, Err(ingest_error(error))),
+                },
+                Err(error) => answer(waits, Err(IngestError::Receipt(Arc::new(error)))),
             },
             // Also one whose first is durable already waits for this group: it is a rare one.
             Ok(Known::Taken { expired }) => {
@@ -179,6 +188,15 @@ impl Group {
             Ok(Known::Reused) => answer(waits, Err(IngestError::KeyReused)),
             Err(error) => answer(waits, Err(IngestError::Receipt(Arc::new(error)))),
         }
+    }
+
+    /// Whether there is a receipt that `batch` is not to be counted beside.
+    fn is_beside_another(&self, store: &Store, batch: &Batch) -> Result<bool, StoreError> {
+        let Some(key) = &batch.notes().unless else {
+            return Ok(false);
+        };
+        let stored = || store.receipts(std::slice::from_ref(key));
+        Ok(self.keys.contains_key(key) || stored()?.iter().any(Option::is_some))
     }
 
     /// Puts into the group what is not too old of `batch`.
@@ -196,6 +214,9 @@ impl Group {
         if let Some((key, fingerprint)) = batch.receipt() {
             let known = (fingerprint, batch.expired());
             self.keys.insert(key.clone(), known);
+            for (key, _) in &batch.notes().others {
+                self.keys.insert(key.clone(), (0, 0));
+            }
         }
         if committed.flows > 0 || batch.receipt().is_some() {
             self.batches.push(batch);

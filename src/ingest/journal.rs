@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::pin::Pin;
 
 use super::{IngestError, Permit};
-use crate::domain::{Hour, Totals};
-use crate::store::{Batch, StoreError};
+use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::store::{Batch, Kept, StoreError};
 
 /// How a batch came to be durable and visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,13 @@ pub trait Journal: Debug + Send + Sync {
 
     /// The newest hour that has flows; `None` where none has, or it is not known.
     fn newest_hour(&self) -> Option<Hour>;
+
+    /// What is kept under each of these idempotency keys. Blocks on the disk.
+    fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, IngestError> {
+        let what = "receipts of a service of many nodes are with the partitions of the flows; \
+                    a batch that is sent again under its key counts once all the same";
+        Err(IngestError::NotHere(what))
+    }
 
     /// Sets the gauges.
     fn observe(&self) -> Result<(), StoreError>;

@@ -36,6 +36,9 @@ pub enum IngestError {
     /// Another batch was taken under this one's idempotency key.
     #[error("other flows were taken under this idempotency key")]
     KeyReused,
+    /// There is a receipt under the key that the batch's notes say there must be none under.
+    #[error("there is a receipt that the batch is not to be counted beside")]
+    ReceiptExists,
     /// Parts of the batch may be durable, and others not. `keyed`: under an idempotency key.
     #[error("{why}")]
     Unsure { why: String, keyed: bool },

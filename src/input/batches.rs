@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::ops::ControlFlow;
 
+use super::flows::{RecordHash, hash_of_text, hashes};
 use super::window::{BLOCK_BYTES, Pace};
 use super::{Block, Fault, InputError, Place, Reader, Sink, Skipped, Unit, newlines};
 use crate::domain::Field;
@@ -19,6 +20,10 @@ use crate::store::Batch;
 pub struct Part {
     /// Its flows; `None` where there are none.
     pub batch: Option<Batch>,
+    /// All that is in it, in order: those with a flow are the flows of the batch.
+    pub records: Vec<RecordHash>,
+    /// The input ends here, within a line: the last record may be the beginning of one.
+    pub ends_within_a_line: bool,
     /// What is not a flow, in order.
     pub refused: Vec<Refused>,
     pub skipped: Skipped,
@@ -52,7 +57,7 @@ impl<R: Read> Reader<R> {
             hours: Hours(self.hour_limit),
             pending: Pending::default(),
         };
-        self.read_into(Pace::Blocks, &mut batcher)?;
+        batcher.pending.ends_within_a_line = self.read_into(Pace::Blocks, &mut batcher)?;
         if !batcher.stopped {
             let _no_more_to_stop = batcher.hand_over();
         }
@@ -92,18 +97,40 @@ struct Pending {
     lines: String,
     /// Of each flow: its place, and where its line ends.
     flows: Vec<(Place, usize)>,
+    records: Vec<Record>,
+    /// The hash of a line that came, and not yet what it gives.
+    line: Option<u128>,
+    ends_within_a_line: bool,
     refused: Vec<Refused>,
     refused_bytes: usize,
     skipped: Skipped,
     last: Option<Place>,
 }
 
+/// One that is pending.
+enum Record {
+    /// No flow: the hash of its text.
+    Text(u128),
+    /// The next of the lines, which was made of a text with this hash.
+    Flow(Option<u128>),
+}
+
 impl Sink for Batcher<'_> {
-    fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
-        self.pending.take(unit);
-        if self.pending.bytes() >= BLOCK_BYTES {
-            self.hand_over()?;
+    fn line(&mut self, text: &str) {
+        let hash = hash_of_text(text);
+        if let Some(header) = self.pending.line.replace(hash) {
+            self.pending.records.push(Record::Text(header));
         }
+    }
+
+    /// What is full is handed over when one more comes: the last one is there at the end of the input.
+    fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
+        if self.pending.bytes() >= BLOCK_BYTES {
+            let line = self.pending.line.take();
+            self.hand_over()?;
+            self.pending.line = line;
+        }
+        self.pending.take(unit);
         ControlFlow::Continue(())
     }
 
@@ -118,7 +145,10 @@ impl Sink for Batcher<'_> {
                 Place::Flow(first) => Place::Flow(first + flows - 1),
                 Place::Line(first) => Place::Line(first + newlines(block.text.trim_ascii_end())),
             };
+            let is_lines = block.format == Format::Ndjson;
             self.emit(Part {
+                records: RecordHash::of_flows(&batch),
+                ends_within_a_line: is_lines && !block.text.ends_with(b"\n"),
                 batch: Some(batch),
                 refused: Vec::new(),
                 skipped: Skipped::default(),
@@ -147,6 +177,11 @@ impl Batcher<'_> {
 impl Pending {
     fn take(&mut self, unit: Unit<'_>) {
         self.last = Some(unit.place);
+        let line = self.line.take();
+        self.records.push(match unit.fault {
+            None => Record::Flow(line),
+            Some(_) => Record::Text(line.unwrap_or_else(|| hash_of_text(unit.text))),
+        });
         match unit.fault {
             None => {
                 // In an element of an array a line may end, between two tokens.
@@ -196,8 +231,25 @@ impl Pending {
                 None
             }
         };
+        let mut flows = batch.as_ref().map(hashes).unwrap_or_default().into_iter();
+        let records = std::mem::take(&mut self.records).into_iter();
+        let records = records.map(|record| match record {
+            Record::Text(content) => RecordHash {
+                content,
+                flow: None,
+            },
+            Record::Flow(line) => {
+                let flow = flows.next();
+                RecordHash {
+                    content: line.or(flow).unwrap_or_default(),
+                    flow,
+                }
+            }
+        });
         Some(Part {
             batch,
+            records: records.collect(),
+            ends_within_a_line: self.ends_within_a_line,
             refused: self.refused,
             skipped: self.skipped,
             last,
@@ -207,19 +259,31 @@ impl Pending {
     /// Looks at each line on its own. Returns those that are flows.
     fn leave_out_the_wrong(&mut self, hours: Hours) -> String {
         let lines = std::mem::take(&mut self.lines);
+        let mut records = std::mem::take(&mut self.records);
+        let mut of_flows = records.iter_mut().filter_map(|record| match *record {
+            Record::Flow(line) => Some((line, record)),
+            Record::Text(_) => None,
+        });
         let mut right = String::with_capacity(lines.len());
         let mut start = 0;
         for (place, end) in std::mem::take(&mut self.flows) {
             let line = &lines[start..end];
             start = end + 1;
+            let record = of_flows.next();
             match decode::read_flow(line).and_then(|flow| hours.check(flow)) {
                 Ok(_) => {
                     right.push_str(line);
                     right.push('\n');
                 }
-                Err(why) => self.refuse(place, line, why),
+                Err(why) => {
+                    if let Some((of_line, record)) = record {
+                        *record = Record::Text(of_line.unwrap_or_else(|| hash_of_text(line)));
+                    }
+                    self.refuse(place, line, why);
+                }
             }
         }
+        self.records = records;
         // Those that could not be read at all were there first.
         self.refused.sort_by_key(|refused| refused.place);
         right

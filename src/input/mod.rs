@@ -10,6 +10,7 @@ mod apps;
 mod batches;
 mod compression;
 mod csv;
+mod flows;
 mod json;
 mod lines;
 mod lookalikes;
@@ -21,6 +22,7 @@ mod window;
 
 pub use apps::Apps;
 pub use batches::{Part, Refused};
+pub use flows::{RecordHash, to_json, truncations};
 pub use vpc_flow_logs::Count;
 
 use std::fmt;
@@ -32,7 +34,7 @@ pub use crate::ingest::HourLimit;
 use crate::ingest::decode::Format;
 use compression::Decompressed;
 use vpc_flow_logs::FlowLogs;
-use window::{Pace, Window};
+use window::{Pace, Tail, Window};
 
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -231,17 +233,23 @@ impl<R: Read> Reader<R> {
             }
         }
         self.read_into(Pace::AsItComes, &mut OneByOne(each))
+            .map(drop)
     }
 
-    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<(), InputError> {
-        let mut window = Window::new(Decompressed::new(self.input)?, pace);
+    /// Returns whether the input ends within a line, so that more of it may come some day.
+    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<bool, InputError> {
+        let (input, last_byte) = Tail::new(Decompressed::new(self.input)?);
+        let mut window = Window::new(input, pace);
         let (sniffed, line) = sniff::sniff(&mut window)?;
-        match self.format.unwrap_or(sniffed) {
-            InputFormat::Json => json::read(window, line, sink),
-            InputFormat::Ndjson => ndjson::read(window, line, sink),
-            InputFormat::Csv => csv::read(window, line, sink),
-            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.flow_logs, sink),
+        let format = self.format.unwrap_or(sniffed);
+        match format {
+            InputFormat::Json => json::read(window, line, sink)?,
+            InputFormat::Ndjson => ndjson::read(window, line, sink)?,
+            InputFormat::Csv => csv::read(window, line, sink)?,
+            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.flow_logs, sink)?,
         }
+        let is_ended = matches!(last_byte.get(), None | Some(b'\n' | b'\r'));
+        Ok(!is_ended && format != InputFormat::Json)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The part of an input that is in memory.
 
+use std::cell::Cell;
 use std::io::{self, Read};
+use std::rc::Rc;
 
 use super::{BYTE_ORDER_MARK, Place, Refused};
 
@@ -19,6 +21,32 @@ pub(super) enum Pace {
     AsItComes,
     /// Always as much as fits, so that nothing but the content decides where a block ends.
     Blocks,
+}
+
+/// An input of which it is known how it ended.
+#[derive(Debug)]
+pub(super) struct Tail<R> {
+    input: R,
+    last: Rc<Cell<Option<u8>>>,
+}
+
+impl<R: Read> Tail<R> {
+    /// The second tells the last byte that was read.
+    pub(super) fn new(input: R) -> (Tail<R>, Rc<Cell<Option<u8>>>) {
+        let last = Rc::new(Cell::new(None));
+        let told = last.clone();
+        (Tail { input, last }, told)
+    }
+}
+
+impl<R: Read> Read for Tail<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        if let Some(&last) = buffer[..read].last() {
+            self.last.set(Some(last));
+        }
+        Ok(read)
+    }
 }
 
 /// Bytes that were read and are not consumed yet, and the input behind them.

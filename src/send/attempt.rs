@@ -27,6 +27,8 @@ pub(super) enum Outcome {
     Later { why: String },
     /// It will not take any, until something is changed here.
     Refused { why: String },
+    /// Others have counted a part of it.
+    Conflict { why: String },
     /// It could not read this body, which may have been changed on the way, or before.
     Unreadable {
         why: String,
@@ -69,6 +71,9 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         .header("idempotency-key", &entry.key);
     if entry.compressed {
         request = request.header("content-encoding", "zstd");
+    }
+    if !entry.notes.is_empty() {
+        request = request.header("receipt-notes", &entry.notes);
     }
     let mut response = match request.send(body) {
         Ok(response) => response,
@@ -117,6 +122,9 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
                 why: "something answered that is not flowtally".into(),
             },
         },
+        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY if !entry.notes.is_empty() => {
+            Outcome::Conflict { why }
+        }
         // It may be the service's clock that is wrong, or the one of whoever made the flows.
         StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::Later { why },
         StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected {

@@ -6,10 +6,9 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::queue::{Entry, Lack};
-use super::{Keys, OpenBatch, SendError, Shared, State};
+use super::{OpenBatch, SendError, Shared, State};
 
 const ZSTD_LEVEL: i32 = 1;
 /// How soon the room that somebody has made is seen.
@@ -74,15 +73,7 @@ impl Shared {
         let flows = state.open.flows;
         let mut json = std::mem::take(&mut state.open.json);
         json.push(b']');
-        let (key, chain) = match &self.options.keys {
-            Keys::Random => (Uuid::now_v7().simple().to_string(), 0),
-            Keys::Derived(_) => {
-                json.extend_from_slice(&state.chain.to_le_bytes());
-                let chain = xxh3_128(&json);
-                json.truncate(json.len() - size_of::<u128>());
-                (format!("{chain:032x}"), chain)
-            }
-        };
+        let key = Uuid::now_v7().simple().to_string();
         let compressed = self.options.compress;
         let body = match compressed {
             true => {
@@ -92,6 +83,7 @@ impl Shared {
         };
         let entry = Entry {
             key,
+            notes: String::new(),
             flows,
             compressed,
         };
@@ -99,7 +91,6 @@ impl Shared {
         match &pushed {
             Ok(None) => {
                 state.open = OpenBatch::default();
-                state.chain = chain;
             }
             Ok(Some(_)) => {
                 json.pop();
@@ -147,7 +138,7 @@ pub(super) fn body_bytes_max(json_bytes: usize) -> u64 {
 }
 
 /// With a checksum, so that a spool that is damaged is not taken for other flows.
-fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(super) fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut zstd = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
     zstd.include_checksum(true)?;
     zstd.write_all(json)?;

@@ -16,7 +16,7 @@ use crate::client::Client;
 
 /// First and longest pause between two tries, before jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 type OnRejected = dyn FnMut(Rejected) -> Result<(), String>;
 
@@ -148,6 +148,10 @@ impl Shared {
             Outcome::Rejected { why, of } => {
                 self.put_aside(client, entry, body, (&why, of), on_rejected)
             }
+            Outcome::Conflict { why } => Next::Fail(SendError::Conflict {
+                url: client.url(attempt::PATH),
+                why,
+            }),
             Outcome::Refused { why } => Next::Fail(SendError::Refused {
                 url: client.url(attempt::PATH),
                 why,
@@ -277,7 +281,7 @@ impl Shared {
 }
 
 /// Exponential, and spread, so that a fleet does not come back all at once.
-fn pauses() -> impl Iterator<Item = Duration> {
+pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
         .with_max_delay(PAUSE_MAX)
@@ -294,20 +298,23 @@ fn reason(path: &Path, entry: &Entry, why: &str, again: Option<(&str, Fault)>) -
             entry.flows
         );
     };
-    let (first, smaller) = match fault {
+    let path = shell_word(&path.display().to_string());
+    // As a file it has the batch's key as its origin, so that it is not taken for an equal one that was
+    // counted; as a pipe its batches have the size that is given.
+    let by_source = format!("--source {} {path}", entry.key);
+    let (first, input) = match fault {
         Fault::Size if entry.flows > 1 => (
             "To send it again, in smaller batches",
-            format!(" --batch-flows {}", (entry.flows / 8).max(1)),
+            format!("--batch-flows {} - <{path}", (entry.flows / 8).max(1)),
         ),
         Fault::Flow => (
             "Mend or remove the flow that is named. To send the file again",
-            String::new(),
+            by_source,
         ),
-        _ => ("To send it again", String::new()),
+        _ => ("To send it again", by_source),
     };
-    let path = shell_word(&path.display().to_string());
     format!(
-        "{why}\n\nNone of its {} flows counted. {first}:\n{command}{smaller} {path}\n",
+        "{why}\n\nNone of its {} flows counted. {first}:\n{command} {input}\n",
         entry.flows
     )
 }

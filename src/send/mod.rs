@@ -7,20 +7,22 @@
 //! thread closes a batch that is [old enough](SenderOptions::batch_age), whatever the service does.
 
 mod attempt;
+mod block;
 mod closing;
 mod delivery;
 mod queue;
+mod receipts;
 mod spool;
 
+pub use block::Block;
 pub use delivery::shell_word;
+pub use receipts::{Receipt, Receipts};
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::client::{Client, ClientError, Server};
 use crate::ingest::decode;
@@ -49,18 +51,6 @@ pub struct SenderOptions {
     pub refused: Refused,
     /// Gives up when nothing could be delivered for this long.
     pub retry_for: Duration,
-    /// Where keys come from.
-    pub keys: Keys,
-}
-
-/// Where a batch's idempotency key comes from.
-#[derive(Clone, Debug)]
-pub enum Keys {
-    /// Each batch is new.
-    Random,
-    /// From what is sent: the same flows from the same source, batched alike, get the same keys when
-    /// they are sent again. The text names the source.
-    Derived(String),
 }
 
 /// What becomes of a batch that the service will never take: the rest is sent.
@@ -123,6 +113,9 @@ pub enum SendError {
     Options(String),
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A part of a batch of a file was counted meanwhile, by another who sends the same file.
+    #[error("{url} refuses: {why}")]
+    Conflict { url: String, why: String },
     /// Flows that were rejected could not be put aside.
     #[error("{0}")]
     NotKept(String),
@@ -162,8 +155,6 @@ impl fmt::Debug for Notice {
 struct State {
     open: OpenBatch,
     queue: Queue,
-    /// Chained over the batches of [`Keys::Derived`], so that two equal ones have different keys.
-    chain: u128,
     report: Report,
     /// Why the last try failed.
     trouble: Option<String>,
@@ -202,17 +193,12 @@ impl Sender {
             Some(path) => Queue::open(path, options.spool_bytes_max)?,
             None => Queue::in_memory(),
         };
-        let chain = match &options.keys {
-            Keys::Random => 0,
-            Keys::Derived(source) => xxh3_128(source.as_bytes()),
-        };
         let batch_age = options.batch_age;
         let shared = Arc::new(Shared {
             options,
             state: Mutex::new(State {
                 open: OpenBatch::default(),
                 queue,
-                chain,
                 report: Report::default(),
                 trouble: None,
                 failed: None,
@@ -317,25 +303,23 @@ impl Sender {
 
     /// For the end of the process, where what was read is not read again: from here on, the spool takes
     /// what is pushed without waiting for room, or for the service. Room is reserved for so much. False where
-    /// there is no spool, or where what was not sent is read again.
+    /// there is no spool.
     pub fn take_the_rest(&self) -> bool {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let takes = state.queue.is_spool() && matches!(shared.options.keys, Keys::Random);
+        let takes = state.queue.is_spool();
         state.taking_the_rest = takes;
         shared.changed.notify_all();
         takes
     }
 
     /// For the end of the process, at once: puts the batch that is being filled into the queue where
-    /// that needs no waiting. Not one of [`Keys::Derived`]: whoever reads the source again fills it
-    /// anew, and gives it the key of a full one. From here on nothing is taken or sent any more:
+    /// that needs no waiting. From here on nothing is taken or sent any more:
     /// [`SendError::Interrupted`]. Returns how many flows were let go.
     pub fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let derived = matches!(shared.options.keys, Keys::Derived(_));
-        let kept = !derived && !state.queue.is_full() && shared.try_to_close(&mut state)?.is_none();
+        let kept = !state.queue.is_full() && shared.try_to_close(&mut state)?.is_none();
         let let_go = match kept {
             true => 0,
             false => std::mem::take(&mut state.open).flows,
@@ -395,33 +379,30 @@ mod tests {
     /// another, under a key of its own, and its flows would count twice.
     #[test]
     fn after_an_interrupt_nothing_is_taken() {
-        for (keys, let_go) in [(Keys::Derived("a file".into()), 1), (Keys::Random, 0)] {
-            let dir = tempfile::tempdir().unwrap();
-            let options = SenderOptions {
-                server: Server {
-                    url: "http://127.0.0.1:9".into(),
-                    ..Server::default()
-                },
-                batch_flows: 2,
-                batch_bytes: 1 << 20,
-                batch_age: None,
-                compress: false,
-                spool: Some(dir.path().to_owned()),
-                spool_bytes_max: 1 << 20,
-                refused: Refused::NotKept,
-                retry_for: Duration::from_secs(60),
-                keys,
-            };
-            let sender = Sender::start(options, |_| Ok(()), |_| ()).unwrap();
-            let flow =
-                r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
-            assert!(matches!(sender.push(flow), Ok(Ok(()))));
-            assert_eq!(sender.interrupt().unwrap(), let_go);
-            for _ in 0..3 {
-                assert!(matches!(sender.push(flow), Err(SendError::Interrupted)));
-            }
-            assert!(matches!(sender.finish(|| {}), Err(SendError::Interrupted)));
-            assert_eq!(sender.report().waiting, 1 - let_go as u64);
+        let dir = tempfile::tempdir().unwrap();
+        let options = SenderOptions {
+            server: Server {
+                url: "http://127.0.0.1:9".into(),
+                ..Server::default()
+            },
+            batch_flows: 2,
+            batch_bytes: 1 << 20,
+            batch_age: None,
+            compress: false,
+            spool: Some(dir.path().to_owned()),
+            spool_bytes_max: 1 << 20,
+            refused: Refused::NotKept,
+            retry_for: Duration::from_secs(60),
+        };
+        let sender = Sender::start(options, |_| Ok(()), |_| ()).unwrap();
+        let flow =
+            r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
+        assert!(matches!(sender.push(flow), Ok(Ok(()))));
+        assert_eq!(sender.interrupt().unwrap(), 0);
+        for _ in 0..3 {
+            assert!(matches!(sender.push(flow), Err(SendError::Interrupted)));
         }
+        assert!(matches!(sender.finish(|| {}), Err(SendError::Interrupted)));
+        assert_eq!(sender.report().waiting, 1);
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Lack {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) key: String,
+    /// What is to be kept beside its receipt. Batches in a spool have none.
+    pub(super) notes: String,
     pub(super) flows: usize,
     /// The body is zstd.
     pub(super) compressed: bool,

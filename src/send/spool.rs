@@ -311,6 +311,7 @@ fn parse_name(name: &str) -> Option<(u64, Entry)> {
     let (number, key, flows) = (parts.next()?, parts.next()?, parts.next()?);
     let entry = Entry {
         key: key.to_owned(),
+        notes: String::new(),
         flows: flows.parse().ok()?,
         compressed,
     };
@@ -324,6 +325,7 @@ mod tests {
     fn entry(key: &str) -> Entry {
         Entry {
             key: key.into(),
+            notes: String::new(),
             flows: 3,
             compressed: key.len().is_multiple_of(2),
         }

@@ -158,7 +158,7 @@ impl Inner {
         };
         // By the times of the journal, not by the clock: a second reading has to come out the same.
         let age = Duration::from_secs(time_s.saturating_sub(receipt.time_s));
-        Ok(if age > self.options.idempotency_window {
+        Ok(if age > self.options.window_of(key.as_bytes()) {
             KeyIs::New
         } else if receipt.fingerprint == fingerprint {
             KeyIs::Repeated

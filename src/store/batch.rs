@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
 use super::tally::HOUR_MEMORY_BYTES as TALLY_HOUR_BYTES;
-use crate::domain::{Counters, Hour, IdempotencyKey, Totals};
+use crate::domain::{Counters, Hour, IdempotencyKey, Notes, Totals};
 
 /// Hashes the part of a flow key after its hour. Seeded afresh in each process, so that nobody can
 /// prepare names that collide.
@@ -41,6 +41,7 @@ pub struct Batch {
     /// the request, so that the one committer does not have to.
     hashes: Vec<u32>,
     receipt: Option<(IdempotencyKey, u128)>,
+    notes: Notes,
     /// Flows that were taken out because they are too old.
     expired: u64,
 }
@@ -54,6 +55,12 @@ impl Batch {
         self
     }
 
+    /// The same batch, which has a key, with notes to be kept with it.
+    pub fn with_notes(mut self, notes: Notes) -> Batch {
+        self.notes = notes;
+        self
+    }
+
     /// The batch whose [`bytes`](Batch::bytes) these are, from a journal elsewhere.
     ///
     /// # Errors
@@ -64,6 +71,7 @@ impl Batch {
             bytes,
             hashes,
             receipt: None,
+            notes: Notes::default(),
             expired: 0,
         })
     }
@@ -75,6 +83,34 @@ impl Batch {
             .map(|(key, fingerprint)| (key, *fingerprint))
     }
 
+    /// What is kept with its receipt.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// All keys under which something is kept for it.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &IdempotencyKey> {
+        let own = self.receipt.as_ref().map(|(key, _)| key);
+        own.into_iter()
+            .chain(self.notes.others.iter().map(|(key, _)| key))
+    }
+
+    /// Those of its flows whose numbers, from 0, are in `range`, without a key.
+    ///
+    /// # Errors
+    /// None, for a batch that was built or decoded.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Result<Batch, Corrupt> {
+        let mut builder = BatchBuilder::with_capacity(self.bytes.len());
+        let records = Records::new(&self.bytes)?;
+        for record in records.skip(range.start).take(range.len()) {
+            let Record { key, counters, .. } = record?;
+            let key = codec::FlowKey::decode(key)?;
+            let names = [&key.src_app, &key.dest_app, &key.vpc_id];
+            builder.push(key.hour, names.map(|name| name.as_bytes()), counters);
+        }
+        Ok(builder.finish())
+    }
+
     /// Flows of the batch as it came that were too old to keep, and are not in it.
     pub fn expired(&self) -> u64 {
         self.expired
@@ -84,6 +120,7 @@ impl Batch {
     pub(super) fn in_place_of(mut self, whole: Batch) -> Batch {
         self.expired = (whole.flows() - self.flows()) as u64;
         self.receipt = whole.receipt;
+        self.notes = whole.notes;
         self
     }
 
@@ -99,7 +136,7 @@ impl Batch {
 
     /// The hours of its flows, each once.
     pub fn hours(&self) -> impl Iterator<Item = Hour> {
-        let hours = self.ledger().iter().map(|(hour, _)| u64::from(*hour));
+        let hours = self.ledger().map(|(hour, _)| u64::from(hour));
         hours.filter_map(Hour::new)
     }
 
@@ -236,6 +273,7 @@ impl BatchBuilder {
             bytes: self.bytes,
             hashes: self.hashes,
             receipt: None,
+            notes: Notes::default(),
             expired: 0,
         }
     }

@@ -30,10 +30,7 @@ impl Store {
             .observe(start.elapsed().as_secs_f64());
         inner.note_write(&written);
         if written.is_err() {
-            let keys = group
-                .iter()
-                .filter_map(|batch| Some(batch.receipt()?.0.clone()));
-            revoked.extend(keys);
+            revoked.extend(group.iter().flat_map(Batch::keys).cloned());
         } else {
             revoked.clear();
         }

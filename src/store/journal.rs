@@ -46,13 +46,23 @@ impl<'a> Journal<'a> {
             write.put_cf(self.family, codec::journal_key(position), batch.bytes());
             if let Some((key, fingerprint)) = batch.receipt() {
                 let time_s = receipts::now().as_secs();
-                let receipt = codec::encode_receipt(Receipt {
+                let mut receipt = Receipt {
                     fingerprint,
                     time_s,
                     expired: batch.expired(),
                     position: 0,
-                });
-                write.put_cf(receipts_family(self.db)?, key.as_bytes(), receipt);
+                };
+                let (family, notes) = (receipts_family(self.db)?, batch.notes());
+                let value = match &notes.own {
+                    Some(note) => codec::encode_noted_receipt(receipt, note.as_str()),
+                    None => codec::encode_receipt(receipt),
+                };
+                write.put_cf(family, key.as_bytes(), value);
+                (receipt.fingerprint, receipt.expired) = (0, 0);
+                for (key, note) in &notes.others {
+                    let value = codec::encode_noted_receipt(receipt, note.as_str());
+                    write.put_cf(family, key.as_bytes(), value);
+                }
             }
         }
         write_log(self.db, write, durability).map_err(database("writing the journal"))

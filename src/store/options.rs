@@ -62,11 +62,15 @@ pub struct StoreOptions {
     pub stall_max: Duration,
     /// How long a batch's idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// How long the keys of what is imported from files are remembered.
+    pub import_window: Duration,
     /// The journal is elsewhere, and what time it is, is said by it: a second reading, however late, has to come
     /// out as the first.
     pub journal_elsewhere: bool,
     /// Disk that receipts may take; the oldest go first.
     pub receipts_bytes_max: u64,
+    /// The same of what is imported from files.
+    pub import_receipts_bytes_max: u64,
     /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
     /// most 1 GiB, and at least what a flush may need, where that is no more than a quarter of it.
     pub disk_reserve_bytes: Option<u64>,
@@ -90,8 +94,10 @@ impl Default for StoreOptions {
             flush_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
+            import_window: Duration::from_secs(90 * 24 * 3600),
             journal_elsewhere: false,
             receipts_bytes_max: 256 << 20,
+            import_receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
             retain_hours: None,
             metrics: Metrics::default(),
@@ -112,7 +118,9 @@ impl StoreOptions {
     pub fn in_between() -> StoreOptions {
         StoreOptions {
             idempotency_window: Duration::MAX,
+            import_window: Duration::MAX,
             receipts_bytes_max: u64::MAX,
+            import_receipts_bytes_max: u64::MAX,
             ..StoreOptions::default()
         }
     }

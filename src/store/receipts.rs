@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rocksdb::compaction_filter::Decision;
-use rocksdb::{ColumnFamily, CompactOptions, DB, Options, ReadOptions, WriteBatch, properties};
+use rocksdb::{
+    ColumnFamily, CompactOptions, DB, Options, Range, ReadOptions, WriteBatch, properties,
+};
 
 use super::batch::Batch;
 use super::codec::{self, Receipt};
@@ -18,6 +20,18 @@ use super::error::{StoreError, database};
 use super::journal::write_log;
 use super::tally::Tally;
 use super::{Durability, Inner, Store, StoreOptions};
+use crate::domain::IdempotencyKey;
+
+/// Behind all keys of imports, and before the next other one that there can be.
+const IMPORTS_END: &[u8] = b"import`";
+
+/// A receipt that was asked for by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// When its batch was taken: seconds since the epoch.
+    pub time_s: u64,
+    pub note: Option<Box<str>>,
+}
 
 /// What is known of a batch's idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +59,7 @@ impl Store {
             return Ok(Known::New);
         };
         let receipt = codec::decode_receipt(&value)?;
-        Ok(if is_over(&receipt, &inner.options) {
+        Ok(if is_over(key.as_bytes(), &receipt, &inner.options) {
             Known::New
         } else if receipt.fingerprint == fingerprint {
             Known::Taken {
@@ -55,6 +69,40 @@ impl Store {
             Known::Reused
         })
     }
+
+    /// What is kept under each of `keys`.
+    pub fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, StoreError> {
+        let inner = &*self.inner;
+        let family = receipts_family(&inner.db)?;
+        let read = |key: &IdempotencyKey| {
+            let key = key.as_bytes();
+            let value = inner.db.get_pinned_cf(family, key);
+            let Some(value) = value.map_err(database("reading a receipt"))? else {
+                return Ok(None);
+            };
+            let (receipt, note) = codec::decode_noted_receipt(&value)?;
+            let kept = Kept {
+                time_s: receipt.time_s,
+                note: note.map(Into::into),
+            };
+            Ok((!is_over(key, &receipt, &inner.options)).then_some(kept))
+        };
+        keys.iter().map(read).collect()
+    }
+}
+
+impl StoreOptions {
+    /// How long `key` is remembered.
+    pub(super) fn window_of(&self, key: &[u8]) -> Duration {
+        match is_of_import(key) {
+            true => self.import_window,
+            false => self.idempotency_window,
+        }
+    }
+}
+
+fn is_of_import(key: &[u8]) -> bool {
+    key.starts_with(IdempotencyKey::IMPORT_PREFIX.as_bytes())
 }
 
 impl Inner {
@@ -77,31 +125,66 @@ impl Inner {
 /// Which receipts compaction drops.
 #[derive(Debug)]
 pub(super) struct Expiry {
-    window: Duration,
+    batches: Class,
+    imports: Class,
     /// What counts as now, in seconds since the epoch, where the clock does not: the time of the journal up to
     /// where sums are on disk. What is behind that may be read again, and asks for receipts from before.
     journal_s: Option<AtomicU64>,
+}
+
+/// Receipts that have a window and a bound of their own.
+#[derive(Debug)]
+struct Class {
+    setting: &'static str,
+    window: Duration,
+    bytes_max: u64,
     /// Seconds since the epoch: older ones go although they are within the window.
     oldest_kept_s: AtomicU64,
+}
+
+impl Class {
+    fn new(setting: &'static str, window: Duration, bytes_max: u64) -> Class {
+        Class {
+            setting,
+            window,
+            bytes_max,
+            oldest_kept_s: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Expiry {
     pub(super) fn new(options: &StoreOptions) -> Expiry {
         Expiry {
-            window: options.idempotency_window,
+            batches: Class::new(
+                "--idempotency-disk-max",
+                options.idempotency_window,
+                options.receipts_bytes_max,
+            ),
+            imports: Class::new(
+                "--import-disk-max",
+                options.import_window,
+                options.import_receipts_bytes_max,
+            ),
             journal_s: options.journal_elsewhere.then(AtomicU64::default),
-            oldest_kept_s: AtomicU64::new(0),
         }
     }
 
-    /// The time of the oldest receipt that is kept, in seconds since the epoch.
-    fn oldest_kept_s(&self) -> u64 {
+    fn class_of(&self, key: &[u8]) -> &Class {
+        match is_of_import(key) {
+            true => &self.imports,
+            false => &self.batches,
+        }
+    }
+
+    /// The time of the oldest receipt of its class that is kept, in seconds since the epoch.
+    fn oldest_kept_s(&self, class: &Class) -> u64 {
         let now = match &self.journal_s {
             Some(journal_s) => Duration::from_secs(journal_s.load(Ordering::Relaxed)),
             None => now(),
         };
-        let by_window = now.saturating_sub(self.window).as_secs();
-        by_window.max(self.oldest_kept_s.load(Ordering::Relaxed))
+        let by_window = now.saturating_sub(class.window).as_secs();
+        by_window.max(class.oldest_kept_s.load(Ordering::Relaxed))
     }
 
     /// Notes that all of `tally` is on disk.
@@ -120,10 +203,11 @@ impl Expiry {
     /// Has compaction drop what is over.
     pub(super) fn install(self: &Arc<Expiry>, options: &mut Options) {
         let expiry = self.clone();
-        options.set_compaction_filter(c"flowtally.expiry.v1", move |_level, _key, value| {
+        options.set_compaction_filter(c"flowtally.expiry.v1", move |_level, key, value| {
             // What is no receipt stays: whoever asks for it is told.
             let receipt = codec::decode_receipt(value);
-            if receipt.is_ok_and(|receipt| receipt.time_s < expiry.oldest_kept_s()) {
+            let oldest = || expiry.oldest_kept_s(expiry.class_of(key));
+            if receipt.is_ok_and(|receipt| receipt.time_s < oldest()) {
                 Decision::Remove
             } else {
                 Decision::Keep
@@ -135,27 +219,43 @@ impl Expiry {
 impl Inner {
     /// Whether receipts take more of the disk than they may.
     pub(super) fn receipts_pass_their_bound(&self) -> Result<bool, StoreError> {
-        Ok(self.receipts_bytes()? > self.options.receipts_bytes_max)
+        let [batches, imports] = self.receipts_bytes()?;
+        let (of_batches, of_imports) = (&self.expiry.batches, &self.expiry.imports);
+        Ok(batches > of_batches.bytes_max || imports > of_imports.bytes_max)
     }
 
-    fn receipts_bytes(&self) -> Result<u64, StoreError> {
-        let bytes = self
+    /// What those of batches take, and those of imports.
+    fn receipts_bytes(&self) -> Result<[u64; 2], StoreError> {
+        let family = receipts_family(&self.db)?;
+        let all = self
             .db
-            .property_int_value_cf(receipts_family(&self.db)?, properties::LIVE_SST_FILES_SIZE)
+            .property_int_value_cf(family, properties::LIVE_SST_FILES_SIZE)
             .map_err(database("reading a property"))?;
-        Ok(bytes.unwrap_or(0))
+        let imports = Range::new(IdempotencyKey::IMPORT_PREFIX.as_bytes(), IMPORTS_END);
+        let imports = self.db.get_approximate_sizes_cf(family, &[imports]);
+        let (all, imports) = (all.unwrap_or(0), imports.iter().sum());
+        Ok([all.saturating_sub(imports), imports])
     }
 
-    /// Drops the oldest, so many that the others take three quarters of the bound.
+    /// Drops the oldest of each class that passes its bound, so many that the others take three quarters
+    /// of it.
     pub(super) fn drop_old_receipts(&self) -> Result<(), StoreError> {
-        let (bytes, most) = (self.receipts_bytes()?, self.options.receipts_bytes_max);
-        if bytes <= most {
+        let bytes = self.receipts_bytes()?;
+        let mut passed = Vec::new();
+        for (class, bytes) in [&self.expiry.batches, &self.expiry.imports]
+            .into_iter()
+            .zip(bytes)
+        {
+            if bytes > class.bytes_max {
+                let part = class.bytes_max as f64 * 0.75 / bytes as f64;
+                let oldest = self.time_of_newest_receipts(class, part)?;
+                class.oldest_kept_s.fetch_max(oldest, Ordering::Relaxed);
+                passed.push(class.setting);
+            }
+        }
+        if passed.is_empty() {
             return Ok(());
         }
-        let oldest = self.time_of_newest_receipts(most as f64 * 0.75 / bytes as f64)?;
-        self.expiry
-            .oldest_kept_s
-            .fetch_max(oldest, Ordering::Relaxed);
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         let all = None::<&[u8]>;
@@ -163,26 +263,29 @@ impl Inner {
             .compact_range_cf_opt(receipts_family(&self.db)?, all, all, &options);
         let bytes_now = self.receipts_bytes()?;
         tracing::info!(
-            bytes,
-            bytes_now,
-            "keys passed --idempotency-disk-max, the oldest are forgotten"
+            bytes = bytes.iter().sum::<u64>(),
+            bytes_now = bytes_now.iter().sum::<u64>(),
+            "keys passed {}, the oldest are forgotten",
+            passed.join(" and ")
         );
         Ok(())
     }
 
-    /// From when on receipts were written that are this part of all. Reads them all.
-    fn time_of_newest_receipts(&self, part: f64) -> Result<u64, StoreError> {
+    /// From when on receipts of `class` were written that are this part of all of it. Reads them all.
+    fn time_of_newest_receipts(&self, class: &Class, part: f64) -> Result<u64, StoreError> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         let family = receipts_family(&self.db)?;
         let mut receipts = self.db.raw_iterator_cf_opt(family, options);
         let (mut by_time, mut all) = (BTreeMap::<u64, u64>::new(), 0);
         receipts.seek_to_first();
-        while let Some(value) = receipts.value() {
-            *by_time
-                .entry(codec::decode_receipt(value)?.time_s)
-                .or_default() += 1;
-            all += 1;
+        while let Some((key, value)) = receipts.item() {
+            if std::ptr::eq(self.expiry.class_of(key), class) {
+                *by_time
+                    .entry(codec::decode_receipt(value)?.time_s)
+                    .or_default() += 1;
+                all += 1;
+            }
             receipts.next();
         }
         receipts.status().map_err(database("reading receipts"))?;
@@ -198,8 +301,8 @@ impl Inner {
 }
 
 /// A clock that was set back makes receipts live longer, not shorter.
-fn is_over(receipt: &Receipt, options: &StoreOptions) -> bool {
-    let until = Duration::from_secs(receipt.time_s).saturating_add(options.idempotency_window);
+fn is_over(key: &[u8], receipt: &Receipt, options: &StoreOptions) -> bool {
+    let until = Duration::from_secs(receipt.time_s).saturating_add(options.window_of(key));
     now() > until
 }
 
@@ -248,5 +351,59 @@ mod tests {
         drop(store);
         assert!(compact(&open(StoreOptions::in_between())));
         assert!(!compact(&open(StoreOptions::default())));
+    }
+
+    fn put(store: &Store, key: &str, age: Duration) {
+        let receipt = Receipt {
+            fingerprint: 1,
+            time_s: (now() - age).as_secs(),
+            expired: 0,
+            position: 0,
+        };
+        let value = codec::encode_noted_receipt(receipt, &"x".repeat(60));
+        let db = &store.inner.db;
+        db.put_cf(receipts_family(db).unwrap(), key, value).unwrap();
+    }
+
+    fn kept(store: &Store, keys: &[&str]) -> Vec<bool> {
+        let key = |key: &&str| IdempotencyKey::new(key.as_bytes()).unwrap();
+        let keys: Vec<_> = keys.iter().map(key).collect();
+        let kept = store.receipts(&keys).unwrap();
+        kept.iter().map(Option::is_some).collect()
+    }
+
+    #[test]
+    fn imports_have_a_window_and_a_bound_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            import_receipts_bytes_max: 300 << 10,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        for (key, age) in [("batch", 2), ("import_a", 89), ("import_b", 91)] {
+            put(&store, key, DAY * age);
+        }
+        let keys = ["batch", "import_a", "import_b"];
+        assert_eq!(kept(&store, &keys), [false, true, false]);
+
+        // Too many imports cost old imports, and no batch.
+        for number in 0..5000 {
+            put(
+                &store,
+                &format!("import_{number:032}"),
+                Duration::from_secs(5000 - number),
+            );
+        }
+        put(&store, "recent", DAY / 2);
+        let inner = &store.inner;
+        let family = receipts_family(&inner.db).unwrap();
+        inner.db.flush_cf(family).unwrap();
+        assert!(inner.receipts_pass_their_bound().unwrap());
+        inner.drop_old_receipts().unwrap();
+        assert!(!inner.receipts_pass_their_bound().unwrap());
+        let (old, new) = (format!("import_{:032}", 0), format!("import_{:032}", 4999));
+        let keys = [&old, &new, "import_a", "recent"];
+        assert_eq!(kept(&store, &keys), [false, true, false, true]);
     }
 }

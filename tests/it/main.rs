@@ -33,6 +33,7 @@ mod hours;
 mod hosts;
 mod hour_guard;
 mod idempotency;
+mod identity;
 mod import;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -47,6 +48,7 @@ mod page;
 mod proxy;
 mod query;
 mod reads;
+mod receipts;
 #[cfg(feature = "kafka")]
 mod regions;
 mod rejects;

@@ -36,7 +36,7 @@ fn a_line_that_is_too_long_is_put_aside() {
     let expected = [("line 10001".to_owned(), why, 1000)];
     for said in [
         "30000 flows imported",
-        "0 flows imported in 0 batches; 30000",
+        "0 flows imported in 0 batches; 1 refused; 30000 flows skipped",
     ] {
         let (status, out, error) = import(&[&plain, "--data-dir", &bench.db, "--rejects", rejects]);
         assert_eq!(status, Some(1), "{error}");

@@ -1,33 +1,28 @@
 //! Straight into a stopped service's data directory.
 //!
-//! A thread reads and decodes; this one commits what it makes in groups, each with one fsync. A batch's
-//! idempotency key is made of the file's identity and the batch's number: an import that is started
-//! again makes the same batches, and finds out of each whether it was taken. One that was taken with
-//! other flows, since other applications or another format were given, is an error: the file would
-//! count twice otherwise.
+//! A thread reads and decodes; this one commits what is new of it in groups, each with one fsync. What is
+//! new, the receipts in the directory tell: those that a service left there too.
 
+use std::cell::OnceCell;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use xxhash_rust::xxh3::xxh3_128;
 
+use super::super::identity::{self, Frontier, Known, LookUp, Stop};
 use super::super::rejects::Rejects;
-use super::super::source::{self, Source};
-use super::super::{batches, print, say, serve};
+use super::super::source::{self, Event, Source};
+use super::super::{batches, print, say, serve, signals};
 use crate::config::Import;
 use crate::domain::IdempotencyKey;
-use crate::input::{Apps, HourLimit, InputError, Part, Place, Skipped};
-use crate::store::{Batch, Known, Store, StoreError, StoreOptions, WriteHealth};
+use crate::input::{Apps, HourLimit, Part, Place, Refused, Skipped};
+use crate::store::{Batch, Kept, Store, StoreError, StoreOptions, WriteHealth};
 
-/// Batches that are decoded and wait.
-const QUEUE_BATCHES_MAX: usize = 4;
 /// Committed with one fsync. Larger ones cost more than they save: memory that is new each time.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Sums in memory, twice. Larger means fewer files to merge later.
@@ -51,7 +46,7 @@ pub(super) fn run(
         bar,
         signal: &signal,
         dir,
-        store: None,
+        store: Rc::default(),
         done: Done::default(),
     };
     // At once where it is in use or not ours; one that is absent may be a wrong name, and is made for
@@ -62,17 +57,17 @@ pub(super) fn run(
     let result = arguments.files.iter().try_for_each(|path| load.file(path));
     let done = load.done;
     bar.set_message("moving sums to their files");
-    let flushed = match load.store {
+    let flushed = match load.store.get() {
         Some(store) => store.flush().map_err(|e| e.to_string()),
         None => Ok(()),
     };
     bar.finish_and_clear();
     print(&format!(
-        "{} flows imported in {}; {} were there already; {} refused{}",
+        "{} flows imported in {}; {} refused{}{}",
         done.flows,
         batches(done.batches),
-        done.known,
         rejects.count(),
+        source::known(done.known),
         source::skipped(&done.skipped)
     ));
     rejects.sync()?;
@@ -81,7 +76,7 @@ pub(super) fn run(
             say(&format!("flowtally: stopped; {rest}"));
             std::process::exit(128 + signal);
         }
-        Err(End::Error(error) | End::Reused(error)) => Err(error),
+        Err(End::Error(error)) => Err(error),
         Ok(()) => Ok(()),
     };
     end.and(flushed)?;
@@ -110,7 +105,7 @@ fn open(dir: &Path) -> Result<Store, String> {
 fn note_signals() -> io::Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
     serve::end_at_second_signal()?;
-    for number in [SIGTERM, SIGINT] {
+    for number in signals::ending() {
         signal_hook::flag::register_usize(number, signal.clone(), number as usize)?;
     }
     Ok(signal)
@@ -121,8 +116,6 @@ enum End {
     /// Its number, and what to do about the rest.
     Signal(i32, String),
     Error(String),
-    /// The file was imported otherwise before.
-    Reused(String),
 }
 
 impl From<String> for End {
@@ -136,8 +129,7 @@ impl From<String> for End {
 struct Done {
     flows: u64,
     batches: u64,
-    /// Flows that were there before.
-    known: u64,
+    known: Known,
     skipped: Skipped,
 }
 
@@ -148,37 +140,41 @@ struct Load<'a> {
     bar: &'a ProgressBar,
     signal: &'a AtomicUsize,
     dir: &'a Path,
-    /// `None` as long as there is no directory.
-    store: Option<Store>,
+    /// Not there as long as there is no directory.
+    store: Rc<OnceCell<Store>>,
     done: Done,
 }
 
-/// What the reading thread says.
-enum Event {
-    Part(Part),
-    Ended(Result<(), InputError>),
+/// Receipts in the directory.
+struct InStore(Rc<OnceCell<Store>>);
+
+impl LookUp for InStore {
+    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
+        let Some(store) = self.0.get() else {
+            return Ok(Some(vec![None; keys.len()]));
+        };
+        store.receipts(keys).map(Some).map_err(|e| e.to_string())
+    }
 }
 
 impl Load<'_> {
     fn store(&mut self) -> Result<&Store, String> {
-        match &mut self.store {
-            Some(store) => Ok(store),
-            none => {
-                let is_new = !self.dir.exists();
-                let store = none.insert(open(self.dir)?);
-                if is_new {
-                    let made = format!("made a new data directory at {}", self.dir.display());
-                    self.bar.suspend(|| say(&made));
-                }
-                Ok(store)
+        if self.store.get().is_none() {
+            let is_new = !self.dir.exists();
+            // Nobody else sets it.
+            let _is_set = self.store.set(open(self.dir)?);
+            if is_new {
+                let made = format!("made a new data directory at {}", self.dir.display());
+                self.bar.suspend(|| say(&made));
             }
         }
+        self.store.get().ok_or_else(|| "it is not open".into()) // never
     }
 
     /// By the clock, unless what is stored shows that it is wrong.
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
-        let newest = self.store.as_ref().and_then(Store::newest_hour);
+        let newest = self.store.get().and_then(Store::newest_hour);
         match newest.filter(|newest| !limit.has(*newest)) {
             None => Some(limit),
             Some(newest) => {
@@ -193,30 +189,24 @@ impl Load<'_> {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), End> {
+        let input = &self.arguments.input;
         let source = Source::open(path)?;
-        let identity = source.identity.clone();
-        let reader = source.reader(&self.arguments.input, &self.apps, self.bar);
-        let reader = reader.with_hour_limit(self.hour_limit());
-        let (events, received) = sync_channel(QUEUE_BATCHES_MAX);
-        std::thread::Builder::new()
-            .name("reader".into())
-            .spawn(move || {
-                let read = reader.read_batches(|part| hand_over(&events, Event::Part(part)));
-                let _nobody_waits = hand_over(&events, Event::Ended(read));
-            })
-            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        let identity = source.identity(input, path);
         let mut file = FileLoad {
             path,
-            identity: identity.filter(|_| !self.arguments.input.again),
-            batches: 0,
+            once: identity.is_some(),
+            frontier: Frontier::new(identity, InStore(self.store.clone())),
             group: Group::default(),
             imported: None,
         };
+        let hour_limit = self.hour_limit();
+        let events = source.read_in_parts(input, &self.apps, self.bar, hour_limit)?;
+        let taken = self.take(&events, &mut file);
+        self.done.known.add(file.frontier.known());
         let path = path.display();
-        self.take(&received, &mut file).map_err(|end| match end {
+        taken.map_err(|end| match end {
             End::Signal(signal, _) => End::Signal(signal, file.rest_after_signal()),
             End::Error(error) => End::Error(format!("{path}: {error}; {}", file.rest())),
-            End::Reused(error) => End::Reused(format!("{path}: {error}")),
         })
     }
 
@@ -232,7 +222,8 @@ impl Load<'_> {
                 Ok(Event::Part(part)) => self.take_part(part, file)?,
                 Ok(Event::Ended(read)) => {
                     self.commit(file)?;
-                    return Ok(read.map_err(|e| e.to_string())?);
+                    read.map_err(|e| e.to_string())?;
+                    return Ok(file.frontier.finish().map_err(Stop::explain)?);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -243,42 +234,40 @@ impl Load<'_> {
         }
     }
 
-    fn take_part(&mut self, part: Part, file: &mut FileLoad<'_>) -> Result<(), End> {
-        for refused in part.refused {
-            let place = format!("{}: {}", file.path.display(), refused.place);
-            let written = self.rejects.write(&place, &[refused.text], &refused.why);
-            if let Err(error) = written {
-                self.commit(file)?;
-                return Err(End::Error(error));
-            }
-        }
-        if let Some(batch) = part.batch {
-            let batch = file.with_key(batch);
-            self.take_batch(batch, file)?;
-        }
+    fn take_part(&mut self, mut part: Part, file: &mut FileLoad<'_>) -> Result<(), End> {
         self.done.skipped.add(part.skipped);
-        file.group.last = Some(part.last);
+        self.reject(std::mem::take(&mut part.refused), file)?;
+        let taken = match file.frontier.take(part) {
+            Ok(taken) => taken,
+            Err(stop) => {
+                self.commit(file)?;
+                return Err(End::Error(stop.explain()));
+            }
+        };
+        self.reject(taken.refused, file)?;
+        if let Some(since_s) = taken.changed_since_s {
+            let text = identity::changed_copy(file.path, since_s);
+            self.bar.suspend(|| say(&text));
+        }
+        for batch in taken.batches {
+            self.store()?;
+            file.group.bytes += batch.bytes().len();
+            file.group.batches.push(batch);
+        }
+        file.group.last = taken.upto.or(file.group.last);
         if file.group.bytes >= GROUP_BYTES_MAX {
             self.commit(file)?;
         }
         Ok(())
     }
 
-    fn take_batch(&mut self, batch: Batch, file: &mut FileLoad<'_>) -> Result<(), End> {
-        match self.store()?.known(&batch).map_err(|e| e.to_string())? {
-            Known::New => {
-                file.group.bytes += batch.bytes().len();
-                file.group.batches.push(batch);
-            }
-            Known::Taken { .. } => {
-                self.done.known += batch.flows() as u64;
-            }
-            Known::Reused => {
+    fn reject(&mut self, refused: Vec<Refused>, file: &mut FileLoad<'_>) -> Result<(), End> {
+        for refused in refused {
+            let place = format!("{}: {}", file.path.display(), refused.place);
+            let written = self.rejects.write(&place, &[refused.text], &refused.why);
+            if let Err(error) = written {
                 self.commit(file)?;
-                let what = "it was imported before and gave other flows then: with another --apps, \
-                            --format or version of flowtally; give what was given then, or --again \
-                            to count it once more";
-                return Err(End::Reused(what.into()));
+                return Err(End::Error(error));
             }
         }
         Ok(())
@@ -305,21 +294,12 @@ impl Load<'_> {
     }
 }
 
-/// Breaks when nobody takes any more.
-fn hand_over(events: &SyncSender<Event>, event: Event) -> ControlFlow<()> {
-    match events.send(event) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
-    }
-}
-
 /// A file that is being imported.
 struct FileLoad<'a> {
     path: &'a Path,
-    /// `None` where each import of it counts.
-    identity: Option<String>,
-    /// Batches that it has given.
-    batches: u64,
+    /// It can be imported again, and counts once.
+    once: bool,
+    frontier: Frontier<InStore>,
     group: Group,
     /// Up to where it is in the store.
     imported: Option<Place>,
@@ -335,36 +315,23 @@ struct Group {
 }
 
 impl FileLoad<'_> {
-    fn with_key(&mut self, batch: Batch) -> Batch {
-        self.batches += 1;
-        let Some(identity) = &self.identity else {
-            return batch;
-        };
-        let number = self.batches;
-        let key = xxh3_128(format!("import {identity} {number}").as_bytes());
-        match IdempotencyKey::new(format!("{key:032x}").as_bytes()) {
-            Some(key) => batch.with_key(key),
-            None => batch, // never: it is 32 digits
-        }
-    }
-
     /// What an error leaves behind.
     fn rest(&self) -> String {
-        match (self.imported, &self.identity) {
+        match (self.imported, self.once) {
             (None, _) => "nothing of it was imported".into(),
-            (Some(place), Some(_)) => format!(
-                "it is imported up to {place}. Run again, it goes on after that; but a file that is \
-                 changed counts anew, as a whole"
+            (Some(place), true) => format!(
+                "it is imported up to {place}; when it is imported again, mended or complete, only what comes \
+                 after that counts"
             ),
-            (Some(place), None) => format!("it is imported up to {place}, and not beyond"),
+            (Some(place), false) => format!("it is imported up to {place}, and not beyond"),
         }
     }
 
     /// The same where nothing is wrong with the file.
     fn rest_after_signal(&self) -> String {
-        match &self.identity {
-            Some(_) => "run it again to import the rest: what was imported counts once".into(),
-            None => format!("{}: {}", self.path.display(), self.rest()),
+        match self.once {
+            true => "run it again to import the rest: what was imported counts once".into(),
+            false => format!("{}: {}", self.path.display(), self.rest()),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::super::routes;
 use super::super::server::HEAD_BYTES_MAX;
 use super::Problem;
 use crate::backup::BackupError;
-use crate::domain::{Field, IdempotencyKey};
+use crate::domain::{Field, IdempotencyKey, Note, Notes};
 use crate::ingest::IngestError;
 use crate::query::QueryError;
 
@@ -62,6 +62,7 @@ impl Problem {
             Problem::BadHost { what }
             | Problem::BadQuery { what }
             | Problem::BadBody { what }
+            | Problem::BadKeys { what }
             | Problem::MediaType { what }
             | Problem::ContentEncoding { what } => what.clone(),
             Problem::BadBatch(error) => format!("{error}; {NOTHING_COUNTED}"),
@@ -73,6 +74,18 @@ impl Problem {
             Problem::BadIdempotencyKey => format!(
                 "Idempotency-Key is one header of 1 to {} visible ASCII characters",
                 IdempotencyKey::CHARS_MAX
+            ),
+            Problem::BadNotes => format!(
+                "Receipt-Notes is one header with at most {} items as in =NOTE,KEY=NOTE,!KEY beside an \
+                 Idempotency-Key; a note has 1 to {} visible ASCII characters and no comma, and \
+                 all keys begin with {}",
+                Notes::COUNT_MAX,
+                Note::CHARS_MAX,
+                IdempotencyKey::IMPORT_PREFIX
+            ),
+            Problem::Ingest(IngestError::ReceiptExists) => format!(
+                "there is a receipt under the key that Receipt-Notes says there must be none under; \
+                 {NOTHING_COUNTED}: look up what was counted, and send the rest"
             ),
             Problem::Ingest(IngestError::KeyReused) => format!(
                 "other flows were taken under this key, and {NOTHING_COUNTED}; give every batch a key of its \

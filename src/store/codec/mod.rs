@@ -7,7 +7,9 @@
 mod receipt;
 mod records;
 
-pub use receipt::{Receipt, decode_receipt, encode_receipt};
+pub use receipt::{
+    Receipt, decode_noted_receipt, decode_receipt, encode_noted_receipt, encode_receipt,
+};
 pub use records::{
     BATCH_TOTALS_BYTES, Record, Records, batch_ledger, begin_batch, end_batch, push_record_head,
 };
@@ -19,7 +21,7 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 use crate::domain::{Counters, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
@@ -366,8 +368,12 @@ pub fn check(bytes: &[u8]) {
     if let Ok(position) = decode_journal_key(bytes) {
         assert_eq!(journal_key(position), bytes);
     }
-    if let Ok(receipt) = decode_receipt(bytes) {
-        assert_eq!(encode_receipt(receipt), bytes);
+    if let Ok((receipt, note)) = decode_noted_receipt(bytes) {
+        let again = match note {
+            Some(note) => encode_noted_receipt(receipt, note),
+            None => encode_receipt(receipt),
+        };
+        assert_eq!(again, bytes);
     }
     if let Ok(hour) = decode_ledger_key(bytes) {
         assert_eq!(ledger_key(hour.get()), bytes);
@@ -516,10 +522,18 @@ mod tests {
         let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
         assert_eq!(encode_receipt(elsewhere), stored);
         assert_eq!(decode_receipt(&stored), Ok(elsewhere));
+        let stored = [&stored[..24], &[0; 16], b"note"].concat();
+        assert_eq!(encode_noted_receipt(none_expired, "note"), stored);
+        assert_eq!(
+            decode_noted_receipt(&stored),
+            Ok((none_expired, Some("note")))
+        );
+        assert!(decode_receipt(&stored[..40]).is_err());
+        assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
-        assert_eq!(encode_identity(), "flowtally data directory, format 3\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(3));
+        assert_eq!(encode_identity(), "flowtally data directory, format 4\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(4));
         assert_eq!(decode_identity("something else"), None);
     }
 }

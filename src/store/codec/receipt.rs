@@ -5,7 +5,8 @@ use super::Corrupt;
 /// What is kept of a batch that was taken under an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// XXH3 of the batch as it came, 128 bits: the same for the same flows in the same order.
+    /// XXH3 of the batch as it came, 128 bits: the same for the same flows in the same order. 0 where
+    /// there is only a note.
     pub fingerprint: u128,
     /// When it was taken: seconds since the epoch.
     pub time_s: u64,
@@ -16,41 +17,69 @@ pub struct Receipt {
     pub position: u64,
 }
 
+/// Bytes of a receipt of which nothing is left out.
+const WHOLE: usize = 40;
+
 /// Fixed width, little-endian: 24 bytes, 32 where flows were too old, 40 with a position.
 pub fn encode_receipt(receipt: Receipt) -> Vec<u8> {
-    let mut value = receipt.fingerprint.to_le_bytes().to_vec();
-    value.extend_from_slice(&receipt.time_s.to_le_bytes());
-    if receipt.expired > 0 || receipt.position > 0 {
-        value.extend_from_slice(&receipt.expired.to_le_bytes());
-    }
-    if receipt.position > 0 {
-        value.extend_from_slice(&receipt.position.to_le_bytes());
+    let mut value = encode_whole(receipt);
+    if receipt.position == 0 {
+        value.truncate(if receipt.expired > 0 { 32 } else { 24 });
     }
     value
 }
 
-/// Reads what [`encode_receipt`] wrote.
+/// The same with a note, which is what is behind the first 40 bytes.
+pub fn encode_noted_receipt(receipt: Receipt, note: &str) -> Vec<u8> {
+    let mut value = encode_whole(receipt);
+    value.extend_from_slice(note.as_bytes());
+    value
+}
+
+fn encode_whole(receipt: Receipt) -> Vec<u8> {
+    let mut value = receipt.fingerprint.to_le_bytes().to_vec();
+    value.extend_from_slice(&receipt.time_s.to_le_bytes());
+    value.extend_from_slice(&receipt.expired.to_le_bytes());
+    value.extend_from_slice(&receipt.position.to_le_bytes());
+    value
+}
+
+/// Reads what [`encode_receipt`] or [`encode_noted_receipt`] wrote.
 pub fn decode_receipt(value: &[u8]) -> Result<Receipt, Corrupt> {
+    decode_noted_receipt(value).map(|(receipt, _)| receipt)
+}
+
+/// The same with its note, if there is one.
+pub fn decode_noted_receipt(value: &[u8]) -> Result<(Receipt, Option<&str>), Corrupt> {
     let read = || {
-        let (fingerprint, rest) = value.split_first_chunk()?;
+        let (whole, note) = match value.split_at_checked(WHOLE) {
+            Some((whole, note)) if !note.is_empty() => (whole, Some(note)),
+            _ => (value, None),
+        };
+        let (fingerprint, rest) = whole.split_first_chunk()?;
         let (time_s, rest) = rest.split_first_chunk()?;
         let (expired, position) = match rest.len() {
             0 => (0, 0),
             8 => (read_u64(rest).filter(|expired| *expired > 0)?, 0),
             _ => {
                 let (expired, position) = rest.split_at_checked(8)?;
-                let position = read_u64(position).filter(|position| *position > 0)?;
-                (read_u64(expired)?, position)
+                let position = read_u64(position)?;
+                // Without a note, it would have been left out.
+                (note.is_some() || position > 0).then_some((read_u64(expired)?, position))?
             }
         };
-        Some(Receipt {
+        let note = note.map(std::str::from_utf8).transpose().ok()?;
+        let receipt = Receipt {
             fingerprint: u128::from_le_bytes(*fingerprint),
             time_s: u64::from_le_bytes(*time_s),
             expired,
             position,
-        })
+        };
+        Some((receipt, note))
     };
-    read().ok_or(Corrupt("a receipt is not one of 24, 32 or 40 bytes"))
+    read().ok_or(Corrupt(
+        "a receipt is not one of 24, 32 or 40 bytes, or of 40 and a note",
+    ))
 }
 
 /// Eight bytes, and no more.

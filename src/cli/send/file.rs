@@ -1,0 +1,206 @@
+//! A file to a service: in batches that are cut by what is in it, so that each flow counts once.
+
+use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use super::super::identity::{self, Frontier, Known, LookUp, Stop};
+use super::super::say;
+use super::super::source::{Event, Source};
+use super::{Sending, said, with_remedy};
+use crate::config::Send;
+use crate::domain::IdempotencyKey;
+use crate::input::{Part, Place, Skipped, to_json};
+use crate::send::{Block, Receipts, SendError, Sender};
+use crate::store::Kept;
+
+/// Pause between two looks at how far it has come.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What came of a file.
+#[derive(Default)]
+pub(super) struct Transferred {
+    pub(super) skipped: Skipped,
+    pub(super) known: Known,
+}
+
+/// Why the rest of a file was not sent.
+pub(super) enum Failure {
+    /// Another command sends the same file; a second look tells what is left.
+    Conflict(String),
+    Error(String),
+}
+
+impl LookUp for Asking<'_> {
+    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
+        let texts: Vec<&str> = keys.iter().map(IdempotencyKey::as_str).collect();
+        let show = |why: &str| {
+            let message = format!("asking what was counted, trying again: {why}");
+            self.sending.bar.set_message(message);
+        };
+        let known = self.receipts.of(&texts, show).map_err(|e| e.to_string())?;
+        let kept = |known: std::collections::HashMap<_, crate::send::Receipt>| {
+            let kept = texts.iter().map(|&key| {
+                let receipt = known.get(key)?;
+                Some(Kept {
+                    time_s: receipt.taken_at,
+                    note: receipt.note.as_deref().map(Into::into),
+                })
+            });
+            kept.collect()
+        };
+        Ok(known.map(kept))
+    }
+}
+
+struct Asking<'a> {
+    receipts: Receipts,
+    sending: &'a Sending,
+}
+
+impl Sending {
+    /// Sends what is new of a file.
+    pub(super) fn transfer_file(
+        &self,
+        arguments: &Send,
+        source: Source,
+        sender: &Sender,
+        receipts: Receipts,
+    ) -> (Transferred, Result<(), Failure>) {
+        let path = &arguments.file;
+        let identity = source.identity(&arguments.input, path);
+        let once = identity.is_some();
+        let asking = Asking {
+            receipts,
+            sending: self,
+        };
+        let mut file = FileTransfer {
+            sending: self,
+            path,
+            sender,
+            frontier: Frontier::new(identity, asking),
+            skipped: Skipped::default(),
+            upto: None,
+        };
+        let result = file.run(arguments, source);
+        // What was cut is delivered, also where the rest cannot be read.
+        let finished = match &result {
+            Err(Failure::Conflict(_)) => Ok(()),
+            _ => sender.finish(|| self.show(sender)).map_err(failure),
+        };
+        let result = match (finished, result) {
+            (Err(Failure::Error(error)), _) => {
+                let let_go = sender.interrupt().unwrap_or_default();
+                let waiting = sender.report().waiting;
+                let error = with_remedy(error, false, once, waiting, let_go);
+                Err(Failure::Error(error))
+            }
+            (Err(conflict), _) => Err(conflict),
+            (Ok(()), result) => result,
+        };
+        let transferred = Transferred {
+            skipped: file.skipped,
+            known: file.frontier.known(),
+        };
+        (transferred, result)
+    }
+}
+
+/// A file that is being sent.
+struct FileTransfer<'a> {
+    sending: &'a Sending,
+    path: &'a Path,
+    sender: &'a Sender,
+    frontier: Frontier<Asking<'a>>,
+    skipped: Skipped,
+    /// Up to where it was counted, or is on its way.
+    upto: Option<Place>,
+}
+
+impl FileTransfer<'_> {
+    fn run(&mut self, arguments: &Send, source: Source) -> Result<(), Failure> {
+        let events = source
+            // The service goes by its own clock.
+            .read_in_parts(&arguments.input, &self.sending.apps, &self.sending.bar, None)
+            .map_err(Failure::Error)?;
+        loop {
+            self.sending.show(self.sender);
+            let read = match events.recv_timeout(TICK) {
+                Ok(Event::Part(part)) => {
+                    self.take(part)?;
+                    continue;
+                }
+                Ok(Event::Ended(read)) => read,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let what = "the reading thread has ended; this is a bug";
+                    return Err(Failure::Error(what.into()));
+                }
+            };
+            read.map_err(|e| self.stopped(&e.to_string()))?;
+            return self.frontier.finish().map_err(|stop| self.explain(stop));
+        }
+    }
+
+    fn take(&mut self, mut part: Part) -> Result<(), Failure> {
+        self.skipped.add(part.skipped);
+        let refused = std::mem::take(&mut part.refused);
+        let was_asking = !self.frontier.cannot_ask();
+        let taken = self.frontier.take(part);
+        let taken = taken.map_err(|stop| self.explain(stop))?;
+        for refused in refused.into_iter().chain(taken.refused) {
+            let place = format!("{}: {}", self.path.display(), refused.place);
+            let rejects = &self.sending.rejects;
+            rejects
+                .write(&place, &[refused.text], &refused.why)
+                .map_err(Failure::Error)?;
+        }
+        if was_asking && self.frontier.cannot_ask() {
+            self.sending.say_once(identity::CANNOT_ASK);
+        }
+        if let Some(since_s) = taken.changed_since_s {
+            let text = identity::changed_copy(self.path, since_s);
+            self.sending.bar.suspend(|| say(&text));
+        }
+        for batch in taken.batches {
+            let block = Block {
+                key: match batch.receipt() {
+                    Some((key, _)) => key.as_str().to_owned(),
+                    None => Sender::random_key(),
+                },
+                notes: batch.notes().to_string(),
+                flows: batch.flows(),
+                json: to_json(&batch).map_err(|e| Failure::Error(e.to_string()))?,
+            };
+            self.sender.push_block(block).map_err(failure)?;
+        }
+        self.upto = taken.upto.or(self.upto);
+        Ok(())
+    }
+
+    fn explain(&self, stop: Stop) -> Failure {
+        match stop {
+            Stop::Failed(why) => Failure::Error(why),
+            stop => self.stopped(&stop.explain()),
+        }
+    }
+
+    /// The rest of the file cannot be counted.
+    fn stopped(&self, why: &str) -> Failure {
+        let rest = match self.upto {
+            None => "nothing of it is counted".into(),
+            Some(place) => format!(
+                "it is counted up to {place}; when it is sent again, mended or complete, only what comes \
+                 after that counts"
+            ),
+        };
+        Failure::Error(format!("{}: {why}; {rest}", self.path.display()))
+    }
+}
+
+fn failure(error: SendError) -> Failure {
+    match error {
+        SendError::Conflict { .. } => Failure::Conflict(error.to_string()),
+        error => Failure::Error(said(error)),
+    }
+}

@@ -1,0 +1,111 @@
+//! What a sender has kept beside a batch: notes, under keys of their own or under the batch's.
+//!
+//! A sender of files finds out by them how much of a file has been counted. The service stores them and
+//! hands them out, and does not know what they mean.
+
+use std::fmt;
+
+use super::IdempotencyKey;
+
+/// Notes that are kept with one batch, in the same atomic write.
+///
+/// As text, in the header `Receipt-Notes`, a list separated by commas: `=TEXT` is kept under the batch's own
+/// key, `KEY=TEXT` under another, and with `!KEY` the batch is refused if anything is kept under that
+/// key already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Kept under the batch's own key.
+    pub own: Option<Note>,
+    /// Kept under other keys.
+    pub others: Vec<(IdempotencyKey, Note)>,
+    /// The batch does not count where there is a receipt under this key.
+    pub unless: Option<IdempotencyKey>,
+}
+
+/// 1 to 96 visible ASCII characters without a comma.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note(Box<str>);
+
+impl Note {
+    /// Longest note, in characters.
+    pub const CHARS_MAX: usize = 96;
+
+    /// `None` when `text` is empty, too long, or has a character that cannot be in one.
+    pub fn new(text: &str) -> Option<Note> {
+        let fits = (1..=Note::CHARS_MAX).contains(&text.len());
+        let is_visible = |b: u8| b.is_ascii_graphic() && b != b',';
+        (fits && text.bytes().all(is_visible)).then(|| Note(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Notes {
+    /// Most notes beside one batch.
+    pub const COUNT_MAX: usize = 64;
+
+    /// Reads what [`Notes::to_string`](ToString::to_string) wrote; `None` where that cannot have.
+    pub fn parse(text: &str) -> Option<Notes> {
+        let mut notes = Notes::default();
+        for item in text.split(',').map(str::trim) {
+            if let Some(key) = item.strip_prefix('!') {
+                let key = IdempotencyKey::new(key.as_bytes())?;
+                if notes.unless.replace(key).is_some() {
+                    return None;
+                }
+                continue;
+            }
+            let (key, note) = item.split_once('=')?;
+            let note = Note::new(note)?;
+            if key.is_empty() {
+                if notes.own.replace(note).is_some() {
+                    return None;
+                }
+            } else {
+                notes
+                    .others
+                    .push((IdempotencyKey::new(key.as_bytes())?, note));
+            }
+        }
+        (notes.others.len() <= Notes::COUNT_MAX).then_some(notes)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.own.is_none() && self.others.is_empty() && self.unless.is_none()
+    }
+}
+
+impl fmt::Display for Notes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unless = self.unless.iter().map(|key| format!("!{}", key.as_str()));
+        let own = self.own.iter().map(|note| format!("={}", note.0));
+        let others = self.others.iter();
+        let others = others.map(|(key, note)| format!("{}={}", key.as_str(), note.0));
+        let items: Vec<String> = unless.chain(own).chain(others).collect();
+        f.write_str(&items.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_as_they_are_written() {
+        for text in ["!k,=own,a=1,b=x=y", "=own", "a=1", "!k", "a=1,a=2"] {
+            assert_eq!(Notes::parse(text).unwrap().to_string(), text);
+        }
+        let parsed = Notes::parse(" a=1 , =2").unwrap();
+        assert_eq!(parsed.to_string(), "=2,a=1");
+        let long = format!("a={}", "x".repeat(Note::CHARS_MAX + 1));
+        let many = vec!["a=1"; Notes::COUNT_MAX + 1].join(",");
+        for text in [
+            "", "a", "a=", "=", "!", "!a,!b", "=1,=2", "a=\u{e9}", "a=x y", "a=1,", &long, &many,
+        ] {
+            assert_eq!(Notes::parse(text), None, "{text}");
+        }
+        assert!(Notes::parse(&many[4..]).is_some());
+    }
+}

@@ -1,0 +1,60 @@
+//! Batches that whoever sends them has made, under keys of their own: of files, which are cut by what is
+//! in them.
+
+use super::closing::compress;
+use super::queue::Entry;
+use super::{SendError, Sender};
+
+/// A batch that is whole.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Its idempotency key.
+    pub key: String,
+    /// What is to be kept beside its receipt, as the header `Receipt-Notes` has it; may be empty.
+    pub notes: String,
+    pub flows: usize,
+    /// An array of flows.
+    pub json: Vec<u8>,
+}
+
+impl Sender {
+    /// A key that no other batch has.
+    pub fn random_key() -> String {
+        uuid::Uuid::now_v7().simple().to_string()
+    }
+
+    /// Adds a batch, behind all others. Waits while the queue is full.
+    ///
+    /// # Errors
+    /// [`SendError::Conflict`] where a batch before it was not taken because of what its notes say: it
+    /// was not counted, and neither is any after it.
+    pub fn push_block(&self, block: Block) -> Result<(), SendError> {
+        let shared = &*self.shared;
+        let body = if shared.options.compress {
+            compress(&block.json)
+                .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
+        } else {
+            block.json
+        };
+        let entry = Entry {
+            key: block.key,
+            notes: block.notes,
+            flows: block.flows,
+            compressed: shared.options.compress,
+        };
+        let mut state = shared.state();
+        loop {
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if !state.queue.is_full() {
+                break;
+            }
+            state = shared.wait(state, std::time::Duration::from_secs(1));
+        }
+        let pushed = state.queue.push(entry, body);
+        shared.changed.notify_all();
+        // The queue of a file is in memory, where nothing is lacking but the room that was waited for.
+        pushed.map(|lack| debug_assert!(lack.is_none(), "{lack:?}"))
+    }
+}

@@ -1,0 +1,536 @@
+//! A file counts once, whatever it is called and wrapped in, and whichever command counts it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+
+use crate::send::{csv_body, flows, parts, url};
+use crate::support::{Daemon, TestFlow, json_body, ndjson_body, random};
+
+/// How a file comes into the sums.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Send,
+    ImportUrl,
+    ImportDir,
+}
+
+const WAYS: [Way; 3] = [Way::Send, Way::ImportUrl, Way::ImportDir];
+
+/// A data directory, with a service on it or not, and files.
+struct World {
+    dir: tempfile::TempDir,
+    daemon: Option<Daemon>,
+}
+
+/// What a command said.
+#[derive(Debug)]
+struct Said {
+    status: Option<i32>,
+    out: String,
+    error: String,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            dir: tempfile::tempdir().unwrap(),
+            daemon: None,
+        }
+    }
+
+    fn db(&self) -> PathBuf {
+        self.dir.path().join("db")
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn daemon(&mut self) -> &Daemon {
+        let db = self.db();
+        self.daemon.get_or_insert_with(|| Daemon::start(&db))
+    }
+
+    fn command(&mut self, way: Way, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Daemon::binary());
+        match way {
+            Way::Send => command.args(["send", "--url", &url(self.daemon())]),
+            Way::ImportUrl => command.args(["import", "--url", &url(self.daemon())]),
+            Way::ImportDir => {
+                if let Some(daemon) = self.daemon.take() {
+                    daemon.stop();
+                }
+                command.args(["import", "--data-dir"]).arg(self.db())
+            }
+        };
+        command.args(arguments);
+        command
+    }
+
+    fn give(&mut self, way: Way, arguments: &[&str]) -> Said {
+        said(&self.command(way, arguments).output().unwrap())
+    }
+
+    fn pipe(&mut self, way: Way, arguments: &[&str], input: &[u8]) -> Said {
+        let mut child = self.begin(way, arguments);
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        said(&child.wait_with_output().unwrap())
+    }
+
+    fn begin(&mut self, way: Way, arguments: &[&str]) -> Child {
+        self.command(way, arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// How many flows count: each test flow has a bytes_rx of 1.
+    fn counted(&mut self) -> u64 {
+        let rows = self.daemon().client.hour(1);
+        rows.iter().map(|(_, counters)| counters.rx).sum()
+    }
+
+    /// Sums of bytes_tx, which tell the flows apart.
+    fn tx(&mut self) -> u64 {
+        let rows = self.daemon().client.hour(1);
+        rows.iter().map(|(_, counters)| counters.tx).sum()
+    }
+}
+
+fn said(output: &std::process::Output) -> Said {
+    let (status, out, error) = parts(output);
+    Said { status, out, error }
+}
+
+impl Said {
+    /// So many flows counted, and so many were skipped.
+    #[track_caller]
+    fn assert(&self, counted: u64, skipped: u64) {
+        assert_eq!(self.status, Some(0), "{self:?}");
+        assert!(
+            self.out.starts_with(&format!("{counted} flows ")),
+            "{self:?}"
+        );
+        let text = format!("; {skipped} flows skipped, which were counted before, first on 20");
+        assert_eq!(self.out.contains(&text), skipped > 0, "{self:?}");
+    }
+
+    #[track_caller]
+    fn assert_refused(&self, word: &str) {
+        assert_eq!(self.status, Some(1), "{self:?}");
+        assert!(self.error.contains(word), "{self:?}");
+        assert!(self.out.starts_with("0 flows "), "{self:?}");
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
+}
+
+/// The same flows, in forms that differ in every byte.
+fn copies(flows: &[TestFlow]) -> Vec<(&'static str, Vec<u8>)> {
+    let ndjson = ndjson_body(flows);
+    let text = String::from_utf8(ndjson.clone()).unwrap();
+    let array: serde_json::Value = serde_json::from_slice(&json_body(flows)).unwrap();
+    vec![
+        ("another-name", ndjson.clone()),
+        ("x.gz", gzip(&ndjson)),
+        ("x.zst", zstd(&ndjson)),
+        ("crlf", text.replace('\n', "\r\n\r\n").into_bytes()),
+        ("bom", [b"\xEF\xBB\xBF", &ndjson[..]].concat()),
+        ("array", json_body(flows)),
+        ("pretty", serde_json::to_vec_pretty(&array).unwrap()),
+        ("x.csv", csv_body(flows)),
+        (
+            "no-end",
+            ndjson.strip_suffix(b"\n").unwrap_or(&ndjson).to_vec(),
+        ),
+    ]
+}
+
+#[test]
+fn whatever_a_file_is_called_and_wrapped_in_it_is_one() {
+    let mut world = World::new();
+    // Several blocks, which every form cuts elsewhere.
+    let flows = flows(16_000);
+    let file = world.file("flows.ndjson", &ndjson_body(&flows));
+    world.give(Way::Send, &[&file]).assert(16_000, 0);
+    for (at, (name, bytes)) in copies(&flows).into_iter().enumerate() {
+        let copy = world.file(&format!("copies/{name}"), &bytes);
+        let way = WAYS[at % 2];
+        world.give(way, &[&copy]).assert(0, 16_000);
+    }
+    // By the same and the other commands, with other times, and batched otherwise.
+    for way in WAYS {
+        let touched = std::fs::File::options().append(true).open(&file).unwrap();
+        let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        touched.set_modified(an_hour_ago).unwrap();
+        world.give(way, &[&file]).assert(0, 16_000);
+    }
+    world
+        .give(Way::Send, &[&file, "--batch-flows", "7", "--no-compress"])
+        .assert(0, 16_000);
+    assert_eq!(world.counted(), 16_000);
+}
+
+#[test]
+fn all_commands_know_what_the_others_counted() {
+    for first in WAYS {
+        let mut world = World::new();
+        let flows = flows(40);
+        let file = world.file("flows.csv", &csv_body(&flows));
+        world.give(first, &[&file]).assert(40, 0);
+        let copy = world.file("copy.json.gz", &gzip(&json_body(&flows)));
+        let more = [&flows[..], &self::flows(3)].concat();
+        let mut length = 40;
+        for second in WAYS {
+            world.give(second, &[&copy]).assert(0, length);
+            let grown = [&more[..], &self::flows(length - 40)].concat();
+            let grown = world.file("grown", &ndjson_body(&grown));
+            let new = std::fs::read_to_string(&grown).unwrap().lines().count() as u64 - length;
+            world.give(second, &[&grown]).assert(new, length);
+            std::fs::write(&copy, std::fs::read(&grown).unwrap()).unwrap();
+            length += new;
+        }
+        assert_eq!(world.counted(), length);
+    }
+}
+
+/// It grows by any number of bytes, is compressed or not, is sent by any command, which may be killed.
+#[test]
+fn a_file_that_grows_counts_once() {
+    let mut random = random("identity");
+    let mut world = World::new();
+    let flows = flows(45_000);
+    let whole = ndjson_body(&flows);
+    let mut length = 0;
+    let path = world.file("flows.ndjson", b"");
+    let mut killed = 0;
+    while length < whole.len() {
+        let step = *[50, 1000, 300_000, 1_500_000].choose(&mut random).unwrap();
+        length = (length + random.random_range(1..=step)).min(whole.len());
+        let bytes = match random.random_range(0..3) {
+            0 => gzip(&whole[..length]),
+            1 => zstd(&whole[..length]),
+            _ => whole[..length].to_vec(),
+        };
+        std::fs::write(&path, bytes).unwrap();
+        let way = *WAYS.choose(&mut random).unwrap();
+        if random.random_range(0..3) == 0 {
+            let mut child = world.begin(way, &[&path]);
+            std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            killed += 1;
+            continue;
+        }
+        let said = world.give(way, &[&path]);
+        // The last line may be the beginning of a flow, or a flow without the end of its line.
+        let lines: Vec<_> = whole[..length].split(|&byte| byte == b'\n').collect();
+        let last = lines.last().unwrap();
+        let is_whole = last.ends_with(b"}");
+        let is_part = !last.is_empty() && !is_whole;
+        assert_eq!(said.status, Some(i32::from(is_part)), "{said:?}");
+        let expected = lines.len() as u64 - 1 + u64::from(is_whole);
+        assert_eq!(world.counted(), expected, "{way:?}, {length}: {said:?}");
+    }
+    println!("killed {killed} times");
+    world.give(Way::Send, &[&path]);
+    world.give(Way::ImportUrl, &[&path]).assert(0, 45_000);
+    let sum: u64 = flows.iter().map(|flow| flow.tx).sum();
+    assert_eq!((world.counted(), world.tx()), (45_000, sum));
+}
+
+/// Nobody can tell whether its flows are those that were counted.
+#[test]
+fn the_beginning_of_a_file_that_was_counted_is_refused() {
+    let mut world = World::new();
+    let whole = ndjson_body(&flows(30_000));
+    let text = String::from_utf8(whole.clone()).unwrap();
+    let file = world.file("flows", &whole);
+    world.give(Way::ImportDir, &[&file]).assert(30_000, 0);
+    for (at, lines) in [1, 2, 3, 100, 8191, 8193, 15_000, 29_999]
+        .into_iter()
+        .enumerate()
+    {
+        let begin: String = text.split_inclusive('\n').take(lines).collect();
+        let begin = world.file("begin", begin.as_bytes());
+        let said = world.give(WAYS[at % 3], &[&begin]);
+        said.assert_refused("may be the beginning of a file that was counted on 20");
+        assert!(said.error.contains("give --source NAME"), "{said:?}");
+    }
+    assert_eq!(world.counted(), 30_000);
+    let begin: String = text.split_inclusive('\n').take(5).collect();
+    let begin = world.file("begin", begin.as_bytes());
+    let said = world.give(Way::Send, &[&begin, "--source", "host-7"]);
+    said.assert(5, 0);
+    let said = world.give(Way::ImportUrl, &[&begin, "--again"]);
+    said.assert(5, 0);
+    // What differs, as far as that can be told, is another file.
+    let other: String = text.split_inclusive('\n').take(100).collect();
+    let other = other + &*ndjson_lines(60);
+    let other = world.file("other", other.as_bytes());
+    world.give(Way::Send, &[&other]).assert(160, 0);
+    assert_eq!(world.counted(), 30_170);
+}
+
+fn ndjson_lines(count: u64) -> String {
+    (1_000_000..1_000_000 + count).map(ndjson).collect()
+}
+
+fn ndjson(tx: u64) -> String {
+    let flow = TestFlow::new(1, "a", "b", "v", tx, 1);
+    String::from_utf8(ndjson_body(&[flow])).unwrap()
+}
+
+const LOG: &str = "version srcaddr dstaddr bytes start action log-status\n\
+                   2 10.0.0.1 10.0.0.2 100 3600000000 ACCEPT OK\n\
+                   2 10.0.0.1 10.0.0.3 - - - NODATA\n\
+                   2 10.0.0.2 10.0.0.1 50 3600000000 ACCEPT OK\n";
+
+#[test]
+fn the_same_records_under_other_names_are_refused() {
+    let apps = |text: &str| format!("address,app\n{text}\n");
+    for first in WAYS {
+        let mut world = World::new();
+        let log = world.file("flow.log", LOG.as_bytes());
+        let apps_1 = world.file("1.csv", apps("10.0.0.1,web").as_bytes());
+        let apps_2 = world.file("2.csv", apps("10.0.0.1,db").as_bytes());
+        world.give(first, &[&log, "--apps", &apps_1]).assert(2, 0);
+        let grown = LOG.to_owned() + "2 10.0.0.9 10.0.0.8 7 3600000000 ACCEPT OK\n";
+        let grown = world.file("grown.log", grown.as_bytes());
+        for second in WAYS {
+            for arguments in [
+                &[&log[..], "--apps", &apps_2][..],
+                &[&grown],
+                &[&log, "--format", "ndjson"],
+            ] {
+                let said = world.give(second, arguments);
+                said.assert_refused("gave other flows then, with another --apps or --format");
+            }
+            world.give(second, &[&log, "--apps", &apps_1]).assert(0, 2);
+        }
+        world.give(first, &[&grown, "--apps", &apps_1]).assert(1, 2);
+        let rows = world.daemon().client.hour(1_000_000);
+        let sum: u64 = rows.iter().map(|(_, counters)| counters.tx).sum();
+        assert_eq!(sum, 157);
+        // A log that has the same header, and nothing else in common.
+        let other = LOG.replace("10.0.0.", "10.0.1.");
+        let other = world.file("other.log", other.as_bytes());
+        world.give(first, &[&other]).assert(2, 0);
+        // A header alone is nothing.
+        let header = world.file(
+            "header.log",
+            LOG.split_inclusive('\n').next().unwrap().as_bytes(),
+        );
+        world.give(first, &[&header]).assert(0, 0);
+    }
+}
+
+#[test]
+fn sources_and_pipes() {
+    let body = ndjson_body(&flows(100));
+    for way in WAYS {
+        let mut world = World::new();
+        let file = world.file("flows", &body);
+        let mut expected = 0;
+        for (source, new) in [
+            (&[][..], 100),
+            (&["--source", "a"], 100),
+            (&["--source", "b"], 100),
+        ] {
+            let arguments = [&[&file[..]], source].concat();
+            world.give(way, &arguments).assert(new, 0);
+            world.give(way, &arguments).assert(0, 100);
+            expected += new;
+        }
+        // A pipe with a source is what a file is; one without counts each time.
+        world
+            .pipe(way, &["-", "--source", "a"], &gzip(&body))
+            .assert(0, 100);
+        world
+            .pipe(way, &["-", "--source", "c"], &body)
+            .assert(100, 0);
+        world.give(way, &[&file, "--source", "c"]).assert(0, 100);
+        for _ in 0..2 {
+            world.pipe(way, &["-"], &body).assert(100, 0);
+            world.give(way, &[&file, "--again"]).assert(100, 0);
+        }
+        expected += 500;
+        assert_eq!(world.counted(), expected);
+        let said = world.give(way, &[&file, "--again", "--source", "a"]);
+        assert_eq!(said.status, Some(2), "{said:?}");
+    }
+}
+
+#[test]
+fn what_breaks_off_counts_the_rest_when_it_is_whole() {
+    let flows = flows(16_000);
+    let (ndjson, json) = (ndjson_body(&flows), json_body(&flows));
+    for (name, whole, cut) in [
+        ("gz", gzip(&ndjson), 10),
+        ("gz-end", gzip(&ndjson), 1),
+        ("zst", zstd(&ndjson), 10),
+        ("json", json.clone(), 5),
+        ("json.gz", gzip(&json), 5000),
+    ] {
+        let mut world = World::new();
+        for (way, next) in WAYS.iter().zip(WAYS.iter().cycle().skip(1)) {
+            let source = format!("{way:?}");
+            let file = world.file(name, &whole[..whole.len() - cut]);
+            let said = world.give(*way, &[&file, "--source", &source]);
+            assert_eq!(said.status, Some(1), "{said:?}");
+            assert!(
+                said.error.contains("only what comes after that counts"),
+                "{said:?}"
+            );
+            let counted: u64 = said.out.split(' ').next().unwrap().parse().unwrap();
+            assert!((1..16_000).contains(&counted), "{said:?}");
+            let file = world.file(name, &whole);
+            let said = world.give(*next, &[&file, "--source", &source]);
+            said.assert(16_000 - counted, counted);
+        }
+        assert_eq!(world.counted(), 48_000, "{name}");
+    }
+    // One that is shorter than a batch counts nothing.
+    let mut world = World::new();
+    let (gz, json) = (gzip(&ndjson[..5000]), &json[..5000]);
+    for (name, bytes) in [("gz", &gz[..gz.len() - 1]), ("json", json)] {
+        let file = world.file(name, bytes);
+        for way in WAYS {
+            world.give(way, &[&file]).assert_refused("nothing of it");
+        }
+    }
+    assert_eq!(world.counted(), 0);
+}
+
+/// A service takes a while for each; all are at the file at the same time.
+#[test]
+fn commands_that_overlap_count_it_once() {
+    let mut world = World::new();
+    let whole = ndjson_body(&flows(60_000));
+    let path = world.file("flows", b"");
+    let mut children = Vec::new();
+    for part in 1..=8 {
+        let lines = whole.split_inclusive(|&byte| byte == b'\n');
+        let begin: Vec<u8> = lines.take(part * 7_500).flatten().copied().collect();
+        // A new file, as a job that writes it anew does.
+        let new = world.file("new", &begin);
+        std::fs::rename(&new, &path).unwrap();
+        children.push(world.begin(WAYS[part % 2], &[&path]));
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let outputs = children.into_iter().map(|child| child.wait_with_output());
+    let all: Vec<Said> = outputs.map(|output| said(&output.unwrap())).collect();
+    // A command that read less, and comes later, finds the beginning of what was counted.
+    let too_late = |said: &Said| said.error.contains("may be the beginning");
+    assert!(
+        all.iter().all(|s| s.status == Some(0) || too_late(s)),
+        "{all:?}"
+    );
+    assert_eq!(world.counted(), 60_000, "{all:?}");
+    assert_eq!(world.tx(), (0..60_000).sum::<u64>());
+}
+
+#[test]
+fn a_changed_copy_counts_and_is_named() {
+    for way in WAYS {
+        let mut world = World::new();
+        let text = String::from_utf8(ndjson_body(&flows(500))).unwrap();
+        let file = world.file("flows.ndjson", text.as_bytes());
+        world.give(way, &[&file]).assert(500, 0);
+        let changed = ndjson(1_000_000) + text.as_str();
+        let changed = world.file("mended/flows.ndjson.gz", &gzip(changed.as_bytes()));
+        let said = world.give(way, &[&changed]);
+        said.assert(501, 0);
+        assert!(
+            said.error
+                .contains("a file of this name that has many of its flows was counted on 20"),
+            "{said:?}"
+        );
+        let other = ndjson(2_000_000) + text.as_str();
+        let other = world.file("other.ndjson", other.as_bytes());
+        let said = world.give(way, &[&other]);
+        said.assert(501, 0);
+        assert_eq!(said.error, "");
+    }
+}
+
+/// A file that is being written ends anywhere, also within a number.
+#[test]
+fn what_was_cut_within_a_number_does_not_count_beside_the_whole() {
+    let header = "src_app,dest_app,vpc_id,hour,bytes_tx,bytes_rx\n";
+    for way in WAYS {
+        let mut world = World::new();
+        let whole = format!("{header}a,b,v,1,1,1\na,b,v,1,2,1234\na,b,v,1,4,1\n");
+        let cut = whole.find("34\n").unwrap();
+        let file = world.file("a.csv", &whole.as_bytes()[..cut]);
+        world.give(way, &[&file]).assert(2, 0);
+        let file = world.file("a.csv", whole.as_bytes());
+        let said = world.give(way, &[&file]);
+        assert_eq!(said.status, Some(1), "{said:?}");
+        assert!(said.out.starts_with("1 flows "), "{said:?}");
+        assert!(
+            said.error
+                .contains("flow 1: the file ended within this flow"),
+            "{said:?}"
+        );
+        assert_eq!(world.counted(), 1 + 12 + 1);
+        world.give(way, &[&file]).assert(0, 3);
+        // Without the end of a line, and with it: the same.
+        let file = world.file("b.csv", &whole.as_bytes()[..whole.len() - 1]);
+        world.give(way, &[&file]).assert(0, 3);
+    }
+}
+
+#[test]
+fn small_files() {
+    let mut world = World::new();
+    for way in WAYS {
+        for (at, body) in [
+            "",
+            "\n",
+            "[]",
+            "src_app,dest_app,vpc_id,hour,bytes_tx,bytes_rx\n",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let file = world.file(&format!("empty-{at}"), body.as_bytes());
+            world.give(way, &[&file]).assert(0, 0);
+        }
+    }
+    for (at, tx) in (0..9).enumerate() {
+        let file = world.file(&format!("{tx}"), ndjson(tx).as_bytes());
+        world.give(WAYS[at % 3], &[&file]).assert(1, 0);
+        world.give(WAYS[(at + 1) % 3], &[&file]).assert(0, 1);
+    }
+    assert_eq!(world.counted(), 9);
+    // Many at once, one of them twice.
+    let names: Vec<String> = (0..20)
+        .map(|n| world.file(&format!("n{n}"), ndjson(100 + n % 19).as_bytes()))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for way in [Way::ImportDir, Way::ImportUrl] {
+        let source = ["--source", if way == Way::ImportDir { "a" } else { "b" }];
+        world
+            .give(way, &[&names[..], &source].concat())
+            .assert(19, 1);
+    }
+}
