@@ -356,6 +356,11 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub apps: Option<PathBuf>,
 
+    /// Whose records of VPC flow logs count, where both ends of a conversation are recorded: the
+    /// sender's, the receiver's, or both. For sender and receiver, the log has to have flow-direction.
+    #[arg(long, value_enum, default_value = "both")]
+    pub count: Count,
+
     /// File to which flows that are refused are added, one JSON line each, with the reason. A file that
     /// is read again adds nothing that is there already.
     #[arg(long, value_name = "FILE")]
@@ -392,6 +397,27 @@ impl From<InputFormat> for input::InputFormat {
             InputFormat::Ndjson => input::InputFormat::Ndjson,
             InputFormat::Csv => input::InputFormat::Csv,
             InputFormat::VpcFlowLogs => input::InputFormat::VpcFlowLogs,
+        }
+    }
+}
+
+/// `--count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Count {
+    /// Records of bytes that left an interface.
+    Sender,
+    /// Records of bytes that arrived at one.
+    Receiver,
+    /// All records.
+    Both,
+}
+
+impl From<Count> for input::Count {
+    fn from(count: Count) -> input::Count {
+        match count {
+            Count::Sender => input::Count::Sender,
+            Count::Receiver => input::Count::Receiver,
+            Count::Both => input::Count::Both,
         }
     }
 }

@@ -5,17 +5,21 @@ use std::io::{self, IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Once};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::identity::{Identity, Known};
+use super::say;
 use crate::config::Input;
 use crate::input::{Apps, InputError, Part, Reader, Skipped};
 
 /// Parts that are decoded and wait.
 const QUEUE_PARTS_MAX: usize = 4;
+
+/// Whether the command has said already that sums may not be what was meant.
+static WARNED: Once = Once::new();
 
 /// What is read.
 pub(super) struct Source {
@@ -86,7 +90,14 @@ impl Source {
         bar: &ProgressBar,
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
-        Reader::new(bar.wrap_read(self.input), format).with_apps(apps.clone())
+        let warn_bar = bar.clone();
+        Reader::new(bar.wrap_read(self.input), format)
+            .with_apps(apps.clone())
+            .with_count(input.count.into())
+            .with_warning(move |what| {
+                // Once a command, of however many files.
+                WARNED.call_once(|| warn_bar.suspend(|| say(&format!("warning: {what}"))));
+            })
     }
 }
 
@@ -157,13 +168,18 @@ pub(super) fn apps(input: &Input) -> Result<Arc<Apps>, String> {
 
 /// What to add to a command's result where records were skipped.
 pub(super) fn skipped(skipped: &Skipped) -> String {
-    match skipped.total() {
-        0 => String::new(),
-        total => format!(
-            "; {total} records without traffic skipped ({} NODATA, {} SKIPDATA, {} REJECT)",
+    let mut text = String::new();
+    let without_traffic = skipped.without_traffic();
+    if without_traffic > 0 {
+        text += &format!(
+            "; {without_traffic} records without traffic skipped ({} NODATA, {} SKIPDATA, {} REJECT)",
             skipped.no_data, skipped.skip_data, skipped.reject
-        ),
+        );
     }
+    if skipped.other_end > 0 {
+        text += &format!("; {} records of the other end skipped", skipped.other_end);
+    }
+    text
 }
 
 /// What to add where something was counted before.

@@ -13,6 +13,9 @@ use crate::domain::NAME_BYTES_MAX;
 
 const HEADER: &str = "its first line has to name the columns address and app";
 
+/// Length of the prefix ::ffff:0:0, behind which IPv6 has the addresses of IPv4.
+const MAPPED_PREFIX: u8 = 96;
+
 /// Applications by address or range of addresses; the longest prefix that has an address counts.
 #[derive(Debug, Default)]
 pub struct Apps {
@@ -35,7 +38,9 @@ impl Apps {
     /// What is wrong in which line; so that no traffic goes to the wrong account, also an address
     /// that is given to two applications.
     pub fn read(input: impl Read) -> Result<Apps, InputError> {
-        let mut records = Records::new(Window::new(input, Pace::AsItComes), 1);
+        let mut window = Window::new(input, Pace::AsItComes);
+        window.skip_mark()?;
+        let mut records = Records::new(window, 1);
         let header = records.next_of_good()?;
         let column = |name: &str| {
             let columns = header.fields().enumerate();
@@ -92,7 +97,7 @@ impl Apps {
 
     /// The application that has this address.
     pub(super) fn of(&self, address: IpAddr) -> Option<&str> {
-        let app = match address {
+        let app = match address.to_canonical() {
             IpAddr::V4(address) => self.v4.get_lpm(&address.into())?.1,
             IpAddr::V6(address) => self.v6.get_lpm(&address.into())?.1,
         };
@@ -107,6 +112,7 @@ fn range(text: &str) -> Result<IpNet, String> {
             format!("address: {text:?} is neither an address nor a range such as 10.0.0.0/16")
         })?,
     };
+    let range = as_ipv4(range);
     // Perhaps a wrong digit, perhaps a wrong length: who wrote it knows.
     if range.addr() != range.network() {
         return Err(format!(
@@ -115,6 +121,22 @@ fn range(text: &str) -> Result<IpNet, String> {
         ));
     }
     Ok(range)
+}
+
+/// IPv4 written as IPv6 is IPv4.
+fn as_ipv4(range: IpNet) -> IpNet {
+    let IpNet::V6(v6) = range else {
+        return range;
+    };
+    let mapped = v6.addr().to_ipv4_mapped();
+    let length = v6.prefix_len().checked_sub(MAPPED_PREFIX);
+    let v4 = mapped
+        .zip(length)
+        .map(|(address, length)| Ipv4Net::new(address, length));
+    match v4 {
+        Some(Ok(v4)) => IpNet::V4(v4),
+        _ => range,
+    }
 }
 
 #[cfg(test)]
@@ -134,9 +156,35 @@ mod tests {
             ("fd00::8", Some("v6")),
             ("fd00::7", Some("v6-db")),
             ("2001:db8::1", None),
+            ("::ffff:10.1.2.3", Some("db")),
+            ("::ffff:a01:204", Some("pay,ments")),
         ] {
             assert_eq!(apps.of(address.parse().unwrap()), app, "{address}");
         }
+    }
+
+    /// Also in the table.
+    #[test]
+    fn ipv4_written_as_ipv6_is_ipv4() {
+        let apps = "address,app\n::ffff:10.0.0.0/104,internal\n::ffff:10.1.2.3,db\n::/0,v6\n\
+                    ::FFFF:0A01:0203,db\n";
+        let apps = Apps::read(apps.as_bytes()).unwrap();
+        for (address, app) in [
+            ("10.9.9.9", Some("internal")),
+            ("::ffff:10.9.9.9", Some("internal")),
+            ("10.1.2.3", Some("db")),
+            ("11.0.0.1", None),
+            ("::ffff:11.0.0.1", None),
+            ("::1", Some("v6")),
+        ] {
+            assert_eq!(apps.of(address.parse().unwrap()), app, "{address}");
+        }
+        let twice = "address,app\n10.0.0.7,a\n::ffff:10.0.0.7,b\n";
+        let error = Apps::read(twice.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("line 3: address: 10.0.0.7/32 is"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,6 +7,11 @@ use flate2::bufread::GzDecoder;
 const GZIP: &[u8] = b"\x1F\x8B";
 const GARBAGE: &str = "garbage after the end of the gzip stream";
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
+/// A frame of zstd that has no data, but something that a program such as pzstd keeps there; the first
+/// four bits are free.
+const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
+/// The largest window of zstd frames that are read: 128 MiB, as `zstd -d` has it.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// What was read to see how it begins, and the rest.
 type Begun<R> = Chain<Cursor<Vec<u8>>, R>;
@@ -24,12 +29,16 @@ impl<R: Read> Decompressed<R> {
         Read::by_ref(&mut input)
             .take(ZSTD.len() as u64)
             .read_to_end(&mut begin)?;
-        let (is_gzip, is_zstd) = (begin.starts_with(GZIP), begin.starts_with(ZSTD));
+        let is_gzip = begin.starts_with(GZIP);
+        let is_zstd = begin.starts_with(ZSTD)
+            || matches!(begin.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
         let input = Cursor::new(begin).chain(input);
         Ok(if is_gzip {
             Decompressed::Gzip(Box::new(Gzip::new(input)))
         } else if is_zstd {
-            Decompressed::Zstd(zstd::Decoder::new(input)?)
+            let mut zstd = zstd::Decoder::new(input)?;
+            zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Decompressed::Zstd(zstd)
         } else {
             Decompressed::Plain(input)
         })
@@ -101,6 +110,15 @@ fn explained(what: &str, error: io::Error) -> io::Error {
         io::ErrorKind::UnexpectedEof => {
             let why = format!("the {what} data breaks off: the file is not complete");
             io::Error::new(io::ErrorKind::UnexpectedEof, why)
+        }
+        // There is no other way to tell.
+        _ if error.to_string().contains("too much memory") => {
+            let why = format!(
+                "the {what} data has a window of more than {} MiB; decompress it first: zstd -dc --long=31 \
+                 FILE | flowtally import -",
+                (1 << ZSTD_WINDOW_LOG_MAX) >> 20
+            );
+            io::Error::new(io::ErrorKind::InvalidData, why)
         }
         _ => {
             let why = format!("the {what} data is damaged: {error}");

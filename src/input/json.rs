@@ -1,10 +1,13 @@
-//! One array of flows, of any length.
+//! Arrays of flows, of any length, one or several: files may be put one after the other.
 //!
-//! A block of it ends at the last `}` that a comma follows, and is given to the decoder as an array of
-//! its own. That comma may be inside a string or a nested value. Then the block does not end where it
+//! A block of an array ends at the last `}` that a comma follows, and is given to the decoder as an array
+//! of its own. That comma may be inside a string or a nested value. Then the block does not end where it
 //! should, and the decoder refuses it; for JSON is read from the left, and how its beginning is read
 //! does not depend on what follows. So a block that is an array holds whole flows of the real one. Only
 //! where it is none, the elements are looked for one by one.
+//!
+//! An element is judged when its end has been read, not before: half a number or half an escape looks
+//! wrong, and may be right with what comes next.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -12,10 +15,10 @@ use std::ops::ControlFlow;
 use serde_json::value::RawValue;
 
 use super::window::{BLOCK_BYTES, Window};
-use super::{Block, InputError, Place, Sink, Unit, newlines};
+use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, lookalikes, newlines};
 use crate::ingest::decode::Format;
 
-/// Reads an array that begins on `line`.
+/// Reads arrays, the first of which begins on `line`.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
@@ -25,46 +28,58 @@ pub(super) fn read(
         let what = "this is not an array of flows, which begins with [";
         return Err(InputError::Malformed(what.into()));
     }
-    let mut array = Array {
+    let mut arrays = Arrays {
         window,
         flows: 0,
         line,
+        at: At::Array { flows: 0 },
     };
     loop {
-        array.window.fill()?;
-        let step = match array.take_block(sink) {
-            ControlFlow::Continue(None) => array.take_elements(sink)?,
-            ControlFlow::Continue(Some(step)) => step,
-            ControlFlow::Break(()) => return Ok(()),
+        arrays.window.fill()?;
+        let step = match arrays.at {
+            At::Between => arrays.find_next()?,
+            At::Array { flows } => match arrays.take_block(flows, sink) {
+                ControlFlow::Continue(None) => arrays.take_elements(flows, sink)?,
+                ControlFlow::Continue(Some(step)) => step,
+                ControlFlow::Break(()) => return Ok(()),
+            },
         };
         match step {
             Step::GoOn => {}
-            Step::Ended => return array.check_end(),
-            Step::Stopped => return Ok(()),
+            Step::Ended => return Ok(()),
         }
     }
 }
 
-/// An array that is being read. The window begins with its opening bracket; later with one that has
-/// replaced the comma after the last flow that was read.
-struct Array<R> {
+/// Arrays that are being read.
+struct Arrays<R> {
     window: Window<R>,
-    /// Flows that were read.
+    /// Flows that were read, of all arrays.
     flows: u64,
     /// The line on which the window begins.
     line: u64,
+    at: At,
+}
+
+/// Where the window begins.
+#[derive(Clone, Copy)]
+enum At {
+    /// With an array's opening bracket; after some of its flows, with a bracket that has replaced the
+    /// comma behind the last of them.
+    Array { flows: u64 },
+    /// After a closing bracket.
+    Between,
 }
 
 enum Step {
     GoOn,
-    /// The closing bracket is consumed.
     Ended,
-    Stopped,
 }
 
-impl<R: Read> Array<R> {
-    /// Hands over as much as there is at once; `None` where the sink does not take it.
-    fn take_block(&mut self, sink: &mut dyn Sink) -> ControlFlow<(), Option<Step>> {
+impl<R: Read> Arrays<R> {
+    /// Hands over as much as there is at once; `None` where the sink does not take it. The array has had
+    /// so many flows.
+    fn take_block(&mut self, before: u64, sink: &mut dyn Sink) -> ControlFlow<(), Option<Step>> {
         let first = Place::Flow(self.flows);
         let is_last = self.window.has_ended();
         let bytes = self.window.text_mut();
@@ -90,13 +105,13 @@ impl<R: Read> Array<R> {
         let step = match taken {
             None => return ControlFlow::Continue(None),
             // A comma was there, and nothing behind it.
-            Some(0) if self.flows > 0 => return ControlFlow::Continue(None),
-            Some(_) if is_last => {
-                self.window.consume(comma);
-                Step::Ended
-            }
+            Some(0) if before > 0 => return ControlFlow::Continue(None),
+            Some(_) if is_last => Step::Ended,
             Some(flows) => {
                 self.flows += flows;
+                self.at = At::Array {
+                    flows: before + flows,
+                };
                 self.consume_to_comma(comma);
                 Step::GoOn
             }
@@ -104,65 +119,107 @@ impl<R: Read> Array<R> {
         ControlFlow::Continue(Some(step))
     }
 
-    /// Hands over the elements that are complete, one by one.
-    fn take_elements(&mut self, sink: &mut dyn Sink) -> Result<Step, InputError> {
+    /// Hands over the elements that are complete, one by one, also of arrays that follow.
+    fn take_elements(
+        &mut self,
+        mut in_array: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<Step, InputError> {
         let bytes = self.window.text();
-        let may_go_on = !self.window.has_ended();
-        let (mut at, mut comma) = (1, 0);
+        // The bracket or comma in front of the next element.
+        let mut begin = 0;
         loop {
-            at = skip_space(bytes, at);
-            if bytes.get(at) == Some(&b']') {
-                if self.flows > 0 {
+            let at = skip_space(bytes, begin + 1);
+            let end = if bytes.get(at) == Some(&b']') {
+                if in_array > 0 {
                     return Err(self.malformed(at, 1, "trailing comma"));
                 }
-                self.window.consume(at + 1);
-                return Ok(Step::Ended);
-            }
-            let mut stream =
-                serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<&RawValue>();
-            let element = match stream.next() {
-                Some(Ok(element)) => element,
-                Some(Err(e)) if !e.is_eof() => {
-                    return Err(self.malformed(at, e.line(), &without_place(&e)));
+                at
+            } else {
+                let Some((element, end)) = self.element(at)? else {
+                    break;
+                };
+                let unit = Unit {
+                    place: Place::Flow(self.flows),
+                    text: element,
+                    fault: lookalikes::of_json(element).map(Fault::Wrong),
+                };
+                if sink.flow(unit).is_break() {
+                    return Ok(Step::Ended);
                 }
-                _ if may_go_on => break,
-                _ => return Err(self.malformed(at, 1, "EOF while reading an element")),
+                self.flows += 1;
+                in_array += 1;
+                end
             };
-            // A number may go on where the window ends.
-            let end = skip_space(bytes, at + stream.byte_offset());
-            match bytes.get(end) {
-                Some(b',' | b']') => {}
-                Some(_) => return Err(self.malformed(end, 1, "expected `,` or `]`")),
-                None if may_go_on => break,
-                None => return Err(self.malformed(end, 1, "EOF where `,` or `]` is due")),
+            if bytes[end] == b',' {
+                begin = end;
+                continue;
             }
-            let unit = Unit {
-                place: Place::Flow(self.flows),
-                text: element.get(),
-                fault: None,
-            };
-            if sink.flow(unit).is_break() {
-                return Ok(Step::Stopped);
+            let next = skip_between(bytes, end + 1);
+            if bytes.get(next) != Some(&b'[') {
+                self.consume(end + 1);
+                self.at = At::Between;
+                return Ok(Step::GoOn);
             }
-            self.flows += 1;
-            if bytes[end] == b']' {
-                self.window.consume(end + 1);
-                return Ok(Step::Ended);
-            }
-            (at, comma) = (end + 1, end);
+            (begin, in_array) = (next, 0);
         }
-        if comma > 0 {
-            self.consume_to_comma(comma);
+        if begin > 0 {
+            self.consume_to_comma(begin);
         } else if self.window.is_full() {
             let what = format!("flow {} has more than {BLOCK_BYTES} bytes", self.flows);
             return Err(InputError::Malformed(what));
         }
+        self.at = At::Array { flows: in_array };
         Ok(Step::GoOn)
     }
 
+    /// The element at `at`, and where the comma or bracket behind it is; `None` where its end has not
+    /// been read yet.
+    fn element(&self, at: usize) -> Result<Option<(&str, usize)>, InputError> {
+        let bytes = self.window.text();
+        let is_open = || !self.window.has_ended() && !has_end(&bytes[at..]);
+        let mut stream =
+            serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<&RawValue>();
+        match stream.next() {
+            Some(Ok(element)) => {
+                let end = skip_space(bytes, at + stream.byte_offset());
+                match bytes.get(end) {
+                    Some(b',' | b']') => Ok(Some((element.get(), end))),
+                    Some(_) => Err(self.malformed(end, 1, "expected `,` or `]`")),
+                    None if is_open() => Ok(None),
+                    None => Err(self.malformed(end, 1, "EOF where `,` or `]` is due")),
+                }
+            }
+            _ if is_open() => Ok(None),
+            Some(Err(e)) => Err(self.malformed(at, e.line(), &without_place(&e))),
+            None => Err(self.malformed(at, 1, "EOF while reading an element")),
+        }
+    }
+
+    /// Looks for the next array, behind one that has ended.
+    fn find_next(&mut self) -> Result<Step, InputError> {
+        let bytes = self.window.text();
+        let next = skip_between(bytes, 0);
+        let rest = &bytes[next..];
+        if rest.first() == Some(&b'[') {
+            self.at = At::Array { flows: 0 };
+        } else if self.window.has_ended() && rest.is_empty() {
+            return Ok(Step::Ended);
+        } else if self.window.has_ended() || !BYTE_ORDER_MARK.starts_with(rest) {
+            let what = "trailing characters: what comes after the array is not another array";
+            return Err(self.malformed(next, 1, what));
+        }
+        self.consume(next);
+        Ok(Step::GoOn)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.line += newlines(&self.window.text()[..bytes]);
+        self.window.consume(bytes);
+    }
+
     fn consume_to_comma(&mut self, comma: usize) {
-        self.line += newlines(&self.window.text()[..comma]);
-        self.window.consume(comma);
+        self.consume(comma);
         self.window.text_mut()[0] = b'[';
     }
 
@@ -171,22 +228,35 @@ impl<R: Read> Array<R> {
         let line = self.line + newlines(&self.window.text()[..at]) + lines as u64 - 1;
         InputError::Malformed(format!("flow {}, on line {line}: {what}", self.flows))
     }
+}
 
-    fn check_end(mut self) -> Result<(), InputError> {
-        loop {
-            let bytes = self.window.text();
-            if skip_space(bytes, 0) < bytes.len() {
-                let what = "trailing characters: something comes after the array";
-                return Err(InputError::Malformed(what.into()));
-            }
-            if self.window.has_ended() {
-                return Ok(());
-            }
-            let space = bytes.len();
-            self.window.consume(space);
-            self.window.fill()?;
+/// Whether the end of the element that `text` begins with is in it: a comma or a closing bracket that is
+/// neither in a string nor in a nested value.
+fn has_end(text: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    text.iter().any(|&byte| {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b',' | b']' | b'}' if depth == 0 => return true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            _ => {}
         }
+        false
+    })
+}
+
+/// The first byte from `at` on that is neither white space nor a byte order mark: both may be between
+/// files.
+fn skip_between(bytes: &[u8], at: usize) -> usize {
+    let mut at = skip_space(bytes, at);
+    while bytes[at..].starts_with(BYTE_ORDER_MARK) {
+        at = skip_space(bytes, at + BYTE_ORDER_MARK.len());
     }
+    at
 }
 
 /// The last comma behind a `}`.

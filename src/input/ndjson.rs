@@ -4,7 +4,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use super::window::Window;
-use super::{Block, Fault, InputError, Place, Sink, Unit, lines};
+use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, lines, lookalikes};
 use crate::ingest::decode::Format;
 
 /// Reads from `line` on.
@@ -28,7 +28,11 @@ pub(super) fn read(
 
 fn one_by_one(text: &[u8], line: u64, sink: &mut dyn Sink) -> ControlFlow<()> {
     for (number, flow) in (line..).zip(text.split(|&byte| byte == b'\n')) {
-        let flow = flow.trim_ascii();
+        let mut flow = flow.trim_ascii();
+        // Files are put one after the other, marks and all.
+        while let Some(rest) = flow.strip_prefix(BYTE_ORDER_MARK) {
+            flow = rest.trim_ascii();
+        }
         if flow.is_empty() {
             continue;
         }
@@ -37,7 +41,7 @@ fn one_by_one(text: &[u8], line: u64, sink: &mut dyn Sink) -> ControlFlow<()> {
             Ok(text) => sink.flow(Unit {
                 place,
                 text,
-                fault: None,
+                fault: lookalikes::of_line(text).map(Fault::Wrong),
             })?,
             Err(error) => {
                 let why = format!("not UTF-8 at byte {}", error.valid_up_to());

@@ -1,19 +1,33 @@
-//! The records of CSV, which can be on several lines, each with the line that it begins on.
+//! The records of CSV (RFC 4180), which can be on several lines, each with the line that it begins on.
+//!
+//! A quote that is left open would make one field of all that follows up to the next quote. So this is
+//! stricter than most readers: behind a closing quote comes a comma or the end of the line, or the field
+//! was not meant to be quoted, and its line is refused.
 
 use std::io::{self, Read};
 
-use csv_core::{ReadRecordResult, Reader};
+use memchr::{memchr, memchr3};
 
 use super::window::Window;
 use super::{InputError, Place, Refused, newlines};
 
+/// Why a line is refused.
+pub(super) const UNCLOSED: &str = "the quote is not closed";
+const LOOSE: &str = "text after a closing quote; within a quoted field, a quote is written twice";
+
 /// The records of a CSV file. Content alone decides what they are, not how it comes.
 pub(super) struct Records<R> {
     window: Window<R>,
-    parser: Reader,
     /// The line on which the window begins.
     line: u64,
-    /// The last record: its fields, one after the other, and where each of them ends.
+    /// The last record, and how long its text is.
+    fields: Fields,
+    taken: usize,
+}
+
+/// The fields of a record, one after the other, and where each of them ends.
+#[derive(Default)]
+pub(super) struct Fields {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -21,6 +35,8 @@ pub(super) struct Records<R> {
 #[derive(Default)]
 pub(super) struct Record<'a> {
     pub(super) line: u64,
+    /// As it is in the file.
+    pub(super) text: &'a [u8],
     bytes: &'a [u8],
     ends: &'a [usize],
 }
@@ -39,66 +55,142 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Why there is no record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum NoRecord {
+    /// Its end is not in the text.
+    Unfinished,
+    /// The same, within quotes.
+    Unclosed,
+    /// Something comes after a quote that would close the field, here.
+    Loose(usize),
+}
+
+impl Fields {
+    /// Reads the record at the beginning of `text`; returns how long it is, without the end of its line.
+    /// Nothing comes behind the text of a `last` one.
+    fn parse(&mut self, text: &[u8], is_last: bool) -> Result<usize, NoRecord> {
+        self.bytes.clear();
+        self.ends.clear();
+        let mut at = 0;
+        loop {
+            at = match text.get(at) {
+                Some(b'"') => self.parse_quoted(text, at + 1, is_last)?,
+                _ => match memchr3(b',', b'\n', b'\r', &text[at..]) {
+                    Some(length) => self.push(&text[at..at + length], at),
+                    None if is_last => self.push(&text[at..], at),
+                    None => return Err(NoRecord::Unfinished),
+                },
+            };
+            self.ends.push(self.bytes.len());
+            if text.get(at) != Some(&b',') {
+                return Ok(at);
+            }
+            at += 1;
+        }
+    }
+
+    /// Reads a field from behind its opening quote; returns where what follows it is.
+    fn parse_quoted(&mut self, text: &[u8], at: usize, is_last: bool) -> Result<usize, NoRecord> {
+        let mut at = at;
+        loop {
+            let length = memchr(b'"', &text[at..]).ok_or(NoRecord::Unclosed)?;
+            at = self.push(&text[at..at + length], at) + 1;
+            match text.get(at) {
+                Some(b'"') => at = self.push(b"\"", at),
+                Some(b',' | b'\n' | b'\r') => return Ok(at),
+                None if is_last => return Ok(at),
+                None => return Err(NoRecord::Unfinished),
+                Some(_) => return Err(NoRecord::Loose(at)),
+            }
+        }
+    }
+
+    /// Appends a part of a field that is at `at`; returns where it ends.
+    fn push(&mut self, part: &[u8], at: usize) -> usize {
+        self.bytes.extend_from_slice(part);
+        at + part.len()
+    }
+
+    fn record<'a>(&'a self, text: &'a [u8], line: u64) -> Record<'a> {
+        Record {
+            line,
+            text,
+            bytes: &self.bytes,
+            ends: &self.ends,
+        }
+    }
+
+    /// The one record that `text` is.
+    pub(super) fn read_line<'a>(&'a mut self, text: &'a [u8], line: u64) -> Option<Record<'a>> {
+        let length = self.parse(text, true).ok()?;
+        (length == text.len()).then(|| self.record(text, line))
+    }
+}
+
 impl<R: Read> Records<R> {
     /// Begins on `line`.
     pub(super) fn new(window: Window<R>, line: u64) -> Records<R> {
         Records {
             window,
-            parser: Reader::new(),
             line,
-            bytes: vec![0; 1024],
-            ends: vec![0; 16],
+            fields: Fields::default(),
+            taken: 0,
         }
     }
 
     /// The next record; or a line that is none, after which reading goes on.
     pub(super) fn next(&mut self) -> io::Result<Option<Result<Record<'_>, Refused>>> {
+        self.consume(self.taken);
+        self.taken = 0;
         if !self.skip_line_ends()? {
             return Ok(None);
         }
-        let (mut read, mut length, mut fields) = (0, 0, 0);
-        loop {
+        let length = loop {
             let text = self.window.text();
-            let rest = match &text[read..] {
-                // The input ends here. So does the record, if a line can end here.
-                [] => b"\n",
-                rest => rest,
-            };
-            let (bytes, ends) = (&mut self.bytes[length..], &mut self.ends[fields..]);
-            let (result, taken, written, ended) = self.parser.read_record(rest, bytes, ends);
-            read += taken;
-            length += written;
-            fields += ended;
-            match result {
-                ReadRecordResult::Record => break,
-                ReadRecordResult::OutputFull => self.bytes.resize(2 * self.bytes.len(), 0),
-                ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
-                _ if read > text.len() || self.window.is_full() => {
-                    return self.refuse().map(|refused| Some(Err(refused)));
+            match self.fields.parse(text, self.window.has_ended()) {
+                Ok(length) => break length,
+                Err(NoRecord::Loose(at)) if !text[..at].contains(&b'\n') => {
+                    return self.refuse(LOOSE).map(|refused| Some(Err(refused)));
                 }
-                _ => self.window.fill()?,
+                Err(why) if self.is_final(why) => {
+                    return self.refuse(UNCLOSED).map(|refused| Some(Err(refused)));
+                }
+                Err(_) => self.window.fill()?,
             }
-        }
-        let text = self.window.text();
-        let read = read.min(text.len());
-        let line = self.line;
-        self.line += newlines(&text[..read]);
-        self.window.consume(read);
-        Ok(Some(Ok(Record {
-            line,
-            bytes: &self.bytes[..length],
-            ends: &self.ends[..fields],
-        })))
+        };
+        self.taken = length;
+        let text = &self.window.text()[..length];
+        Ok(Some(Ok(self.fields.record(text, self.line))))
     }
 
-    /// The same where all have to be records; an empty one at the end.
+    /// Goes back behind the first line of the record that was read last, which was none.
+    pub(super) fn take_first_line_only(&mut self) {
+        let text = &self.window.text()[..self.taken];
+        self.taken = memchr(b'\n', text).unwrap_or(self.taken);
+    }
+
+    /// The same where all have to be records, each on a line; an empty one at the end.
     pub(super) fn next_of_good(&mut self) -> Result<Record<'_>, InputError> {
+        let wrong = |place: Place, why: &str| InputError::Malformed(format!("{place}: {why}"));
         match self.next()? {
             None => Ok(Record::default()),
-            Some(record) => record.map_err(|refused| {
-                InputError::Malformed(format!("{}: {}", refused.place, refused.why))
-            }),
+            Some(Err(refused)) => Err(wrong(refused.place, &refused.why)),
+            Some(Ok(record)) if record.text.contains(&b'\n') => {
+                Err(wrong(Place::Line(record.line), UNCLOSED))
+            }
+            Some(Ok(record)) => Ok(record),
         }
+    }
+
+    /// Whether reading on would not make a record of it.
+    fn is_final(&self, why: NoRecord) -> bool {
+        matches!(why, NoRecord::Loose(_)) || self.window.has_ended() || self.window.is_full()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.line += newlines(&self.window.text()[..bytes]);
+        self.window.consume(bytes);
     }
 
     /// Whether anything comes after them.
@@ -108,8 +200,7 @@ impl<R: Read> Records<R> {
             let is_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
             let ends = text.iter().take_while(is_end).count();
             let is_more = ends < text.len();
-            self.line += newlines(&text[..ends]);
-            self.window.consume(ends);
+            self.consume(ends);
             if is_more || self.window.has_ended() {
                 return Ok(is_more);
             }
@@ -119,23 +210,26 @@ impl<R: Read> Records<R> {
 
     /// Reads past the line, since no record begins on it. The next one may be a record: of a quote that
     /// is left open, it is not known where it should have been closed.
-    fn refuse(&mut self) -> io::Result<Refused> {
-        self.parser.reset();
-        let text = self.window.text();
-        let end = match text.iter().position(|&byte| byte == b'\n') {
-            None if self.window.is_full() => return self.window.pass_line(self.line),
-            end => end.unwrap_or(text.len()),
+    fn refuse(&mut self, why: &str) -> io::Result<Refused> {
+        let end = loop {
+            let text = self.window.text();
+            match memchr(b'\n', text) {
+                Some(end) => break end,
+                None if self.window.has_ended() => break text.len(),
+                None if self.window.is_full() => return self.window.pass_line(self.line),
+                None => self.window.fill()?,
+            }
         };
+        let text = &self.window.text()[..end];
         let refused = Refused {
             place: Place::Line(self.line),
-            text: String::from_utf8_lossy(text[..end].trim_ascii_end()).into_owned(),
-            why: "the quote is not closed".into(),
+            text: String::from_utf8_lossy(text.trim_ascii_end()).into_owned(),
+            why: why.into(),
         };
         self.window.consume(end);
         Ok(refused)
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::super::window::{BLOCK_BYTES, Pace};

@@ -14,9 +14,19 @@
 //! | `bytes_rx` | 0; `bytes` where `flow-direction` is `ingress` |
 //!
 //! So the instance whose interface it is comes first, and what arrived there is what it received. An
-//! address becomes the application that [`Apps`] has for it, or stays as it is. Records with `NODATA`,
-//! `SKIPDATA` or `REJECT` stand for no traffic. `-` is AWS's way to write that there is no value.
+//! address becomes the application that [`Apps`] has for it, or stays as it is, in its one spelling: IPv6
+//! as RFC 5952 has it, and IPv4 written as IPv6 as IPv4. Records with `NODATA`, `SKIPDATA` or `REJECT`
+//! stand for no traffic. `-` is AWS's way to write that there is no value. CloudWatch puts a time before
+//! each record, which is left out.
+//!
+//! Files are put one after the other, so a header can come again, with its fields in another order, and,
+//! where the file before does not end with a line break, behind a record. No record is read by the fields
+//! of another file: every line that is no record is looked at for a header.
 
+mod ends;
+mod header;
+
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::net::IpAddr;
@@ -24,101 +34,34 @@ use std::ops::{ControlFlow, Range};
 
 use super::window::Window;
 use super::{Apps, Fault, InputError, NoTraffic, Place, Sink, Unit, lines, push_json_string};
+use ends::Ends;
+use header::{Columns, Field, bare, header_in};
 
-const DEFAULT_HEADER: &str = "version account-id interface-id srcaddr dstaddr srcport dstport \
-                              protocol packets bytes start end action log-status";
+pub use ends::Count;
+pub(super) use ends::FlowLogs;
+pub(super) use header::begins_with;
 
 const SECONDS_PER_HOUR: u64 = 3600;
 /// From 2000 up to but without 2100: milliseconds are not in there, and no record of AWS's is elsewhere.
 const START_SECONDS: Range<u64> = 946_684_800..4_102_444_800;
 
-/// The fields of a record that matter here.
-#[derive(Clone, Copy, PartialEq)]
-enum Field {
-    SrcAddr,
-    DstAddr,
-    PktSrcAddr,
-    PktDstAddr,
-    Bytes,
-    Start,
-    VpcId,
-    FlowDirection,
-    Action,
-    LogStatus,
-}
-
-impl Field {
-    const ALL: [Field; 10] = [
-        Field::SrcAddr,
-        Field::DstAddr,
-        Field::PktSrcAddr,
-        Field::PktDstAddr,
-        Field::Bytes,
-        Field::Start,
-        Field::VpcId,
-        Field::FlowDirection,
-        Field::Action,
-        Field::LogStatus,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Field::SrcAddr => "srcaddr",
-            Field::DstAddr => "dstaddr",
-            Field::PktSrcAddr => "pkt-srcaddr",
-            Field::PktDstAddr => "pkt-dstaddr",
-            Field::Bytes => "bytes",
-            Field::Start => "start",
-            Field::VpcId => "vpc-id",
-            Field::FlowDirection => "flow-direction",
-            Field::Action => "action",
-            Field::LogStatus => "log-status",
-        }
-    }
-}
-
-/// Reads from `line` on. A header may come again: files are put one after the other.
+/// Reads from `line` on.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
-    apps: &Apps,
+    options: &FlowLogs,
     sink: &mut dyn Sink,
 ) -> Result<(), InputError> {
-    let mut columns = None;
-    let mut json = String::new();
+    let mut log = Log {
+        options,
+        columns: None,
+        ends: Ends::default(),
+        json: String::new(),
+    };
     lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
-            let record = record.trim();
-            if record.is_empty() {
-                continue;
-            }
-            sink.line(record);
-            let columns = match &mut columns {
-                Some(columns) if !is_header(record) => columns,
-                columns => {
-                    let has_header = !begins_with_a_digit(record);
-                    let header = if has_header { record } else { DEFAULT_HEADER };
-                    let header = Columns::read(header).map_err(|why| {
-                        InputError::Malformed(format!(
-                            "line {number}: read as VPC flow logs, {why}"
-                        ))
-                    })?;
-                    let header = columns.insert(header);
-                    if has_header {
-                        continue;
-                    }
-                    header
-                }
-            };
-            json.clear();
-            let fault = columns.write_json(record, apps, &mut json).err();
-            let unit = Unit {
-                place: Place::Line(number),
-                text: if fault.is_some() { record } else { &json },
-                fault,
-            };
-            if sink.flow(unit).is_break() {
+            if log.take(bare(&record), number, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -126,97 +69,189 @@ pub(super) fn read(
     })
 }
 
-/// Whether `line` is where a flow log begins; one that has no header cannot be told.
-pub(super) fn begins_with(line: &str) -> bool {
-    line.starts_with("version ") || !line.contains(',') && is_header(line)
+/// A log that is being read.
+struct Log<'a> {
+    options: &'a FlowLogs,
+    /// `None` before the first line.
+    columns: Option<Columns>,
+    ends: Ends,
+    /// The last flow.
+    json: String,
 }
 
-/// Every header has this in it, or `pkt-srcaddr`, and no record has. No name begins with a digit.
-fn is_header(line: &str) -> bool {
-    !begins_with_a_digit(line) && line.contains(Field::SrcAddr.name())
-}
-
-fn begins_with_a_digit(line: &str) -> bool {
-    line.starts_with(|c: char| c.is_ascii_digit())
-}
-
-/// Which field is where.
-struct Columns {
-    /// As in the header, to name what is missing.
-    names: Vec<String>,
-    at: [Option<usize>; Field::ALL.len()],
-}
-
-impl Columns {
-    fn read(header: &str) -> Result<Columns, String> {
-        let names: Vec<String> = header.split_whitespace().map(str::to_owned).collect();
-        let place = |name: &str| names.iter().position(|n| n == name);
-        let at = Field::ALL.map(|field| place(field.name()));
-        let has = |field: Field| at[field as usize].is_some();
-        for (field, or) in [
-            (Field::SrcAddr, Field::PktSrcAddr),
-            (Field::DstAddr, Field::PktDstAddr),
-            (Field::Bytes, Field::Bytes),
-            (Field::Start, Field::Start),
-        ] {
-            if !has(field) && !has(or) {
-                return Err(format!(
-                    "its header has no {}; the flow log's format has to have srcaddr, dstaddr, bytes \
-                     and start, and the header comes first",
-                    field.name()
-                ));
-            }
+impl Log<'_> {
+    fn take(
+        &mut self,
+        text: &str,
+        line: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<ControlFlow<()>, InputError> {
+        if text.is_empty() {
+            return Ok(ControlFlow::Continue(()));
         }
-        let count = |field: &Field| names.iter().filter(|&name| name == field.name()).count();
-        match Field::ALL.iter().find(|field| count(field) > 1) {
-            Some(twice) => Err(format!("its header has {} twice", twice.name())),
-            None => Ok(Columns { names, at }),
-        }
-    }
-
-    /// Appends the flow of a record.
-    fn write_json(&self, record: &str, apps: &Apps, text: &mut String) -> Result<(), Fault> {
-        let mut words = Vec::with_capacity(self.names.len());
-        words.extend(record.split_ascii_whitespace());
-        match self.names.get(words.len()) {
-            Some(missing) => {
-                return Err(Fault::Wrong(format!(
-                    "{missing}: missing, the record has {} fields and the header {}",
-                    words.len(),
-                    self.names.len()
-                )));
-            }
-            None if words.len() > self.names.len() => {
-                return Err(Fault::Wrong(format!(
-                    "{} fields, where the header has {}",
-                    words.len(),
-                    self.names.len()
-                )));
-            }
-            None => {}
-        }
+        let Some(columns) = &self.columns else {
+            return self.take_first(text, line, sink);
+        };
+        let mut words = Vec::with_capacity(columns.names.len());
+        words.extend(text.split_ascii_whitespace());
         let record = Record {
-            columns: self,
+            columns,
             words: &words,
         };
-        record.check_traffic()?;
-        record.write_json(apps, text).map_err(Fault::Wrong)
+        let unit = match record.flow(self.options) {
+            Ok(flow) => {
+                if self.options.count == Count::Both && self.ends.notice(&flow) {
+                    self.options.warn(&flow, line);
+                }
+                self.json.clear();
+                flow.write_json(&mut self.json);
+                Unit {
+                    place: Place::Line(line),
+                    text: &self.json,
+                    fault: None,
+                }
+            }
+            Err(fault) => {
+                if let (Fault::Wrong(_), Some(begin)) = (&fault, header_in(text)) {
+                    return self.take_header(text, begin, line, sink);
+                }
+                Unit {
+                    place: Place::Line(line),
+                    text,
+                    fault: Some(fault),
+                }
+            }
+        };
+        sink.line(text);
+        Ok(sink.flow(unit))
+    }
+
+    /// The first line that is not blank: a header, or a record of a log that has none.
+    fn take_first(
+        &mut self,
+        text: &str,
+        line: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<ControlFlow<()>, InputError> {
+        match header_in(text) {
+            Some(begin) => self.take_header(text, begin, line, sink),
+            None if text.starts_with(|c: char| c.is_ascii_digit()) => {
+                self.begin(Columns::assumed(), line)?;
+                self.take(text, line, sink)
+            }
+            None => {
+                sink.line(text);
+                self.begin(Columns::read(text), line)?;
+                Ok(ControlFlow::Continue(()))
+            }
+        }
+    }
+
+    /// What stands before a header on its line is a record by the fields of before.
+    fn take_header(
+        &mut self,
+        text: &str,
+        begin: usize,
+        line: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<ControlFlow<()>, InputError> {
+        let before = bare(&text[..begin]);
+        let step = match before {
+            "" => ControlFlow::Continue(()),
+            _ => {
+                if self.columns.is_none() {
+                    self.begin(Columns::assumed(), line)?;
+                }
+                self.take(before, line, sink)?
+            }
+        };
+        sink.line(&text[begin..]);
+        self.begin(Columns::read(&text[begin..]), line)?;
+        Ok(step)
+    }
+
+    /// From here on, these are the fields of a record.
+    fn begin(&mut self, columns: Result<Columns, String>, line: u64) -> Result<(), InputError> {
+        let columns = columns.and_then(|columns| self.options.check(columns));
+        let wrong =
+            |why| InputError::Malformed(format!("line {line}: read as VPC flow logs, {why}"));
+        self.columns = Some(columns.map_err(wrong)?);
+        Ok(())
     }
 }
 
-/// One record of the right length.
+/// One record, which may have too few fields, or too many.
 struct Record<'a> {
     columns: &'a Columns,
     words: &'a [&'a str],
 }
 
+/// What it says.
+struct Flow<'a> {
+    /// The ends of the way, each with its application, or its address as text.
+    source: (IpAddr, Cow<'a, str>),
+    destination: (IpAddr, Cow<'a, str>),
+    bytes: u64,
+    hour: u64,
+    vpc_id: &'a str,
+    direction: Option<Direction>,
+    interface: &'a str,
+}
+
+/// As the interface sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
 impl<'a> Record<'a> {
-    /// `None` where the log has no such field, or the record no value.
-    fn get(&self, field: Field) -> Option<&'a str> {
-        let word = self.words[self.columns.at[field as usize]?];
-        (word != "-").then_some(word)
+    fn flow(&self, options: &'a FlowLogs) -> Result<Flow<'a>, Fault> {
+        self.check_fields().map_err(Fault::Wrong)?;
+        self.check_traffic()?;
+        let flow = self.read(options).map_err(Fault::Wrong)?;
+        match (options.count, flow.direction) {
+            (Count::Sender, Some(Direction::Ingress))
+            | (Count::Receiver, Some(Direction::Egress)) => {
+                Err(Fault::NoTraffic(NoTraffic::OtherEnd))
+            }
+            (Count::Sender | Count::Receiver, None) => Err(Fault::Wrong(format!(
+                "flow-direction: missing, and --count {} cannot be told without",
+                options.count.name()
+            ))),
+            _ => Ok(flow),
+        }
     }
 
+    fn check_fields(&self) -> Result<(), String> {
+        let (columns, words) = (self.columns, self.words);
+        if columns.are_assumed && words[0] != "2" {
+            return Err(format!(
+                "version: {:?} is not 2, and without a header the fields of no other version are known: put \
+                 the header first",
+                words[0]
+            ));
+        }
+        match columns.names.get(words.len()) {
+            Some(missing) => Err(format!(
+                "{missing}: missing, the record has {} fields and the header {}",
+                words.len(),
+                columns.names.len()
+            )),
+            None if words.len() > columns.names.len() => Err(format!(
+                "{} fields, where the header has {}",
+                words.len(),
+                columns.names.len()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// `None` where the log has no such field, or the record no value.
+    fn get(&self, field: Field) -> Option<&'a str> {
+        let word = self.words[self.columns.at(field)?];
+        (word != "-").then_some(word)
+    }
     fn check_traffic(&self) -> Result<(), Fault> {
         let wrong = |field: Field, value: &str, known: &str| {
             Fault::Wrong(format!("{}: {value:?} is not {known}", field.name()))
@@ -238,9 +273,9 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn write_json(&self, apps: &Apps, text: &mut String) -> Result<(), String> {
-        let source = self.app(apps, Field::PktSrcAddr, Field::SrcAddr)?;
-        let destination = self.app(apps, Field::PktDstAddr, Field::DstAddr)?;
+    fn read(&self, options: &'a FlowLogs) -> Result<Flow<'a>, String> {
+        let source = self.end(&options.apps, Field::PktSrcAddr, Field::SrcAddr)?;
+        let destination = self.end(&options.apps, Field::PktDstAddr, Field::DstAddr)?;
         let bytes = self.number(Field::Bytes)?;
         let start = self.number(Field::Start)?;
         if !START_SECONDS.contains(&start) {
@@ -248,34 +283,29 @@ impl<'a> Record<'a> {
                 "start: {start} is not a time from 2000 to 2099 in seconds since 1970"
             ));
         }
-        let hour = start / SECONDS_PER_HOUR;
-        let (apps, [tx, rx]) = match self.get(Field::FlowDirection) {
-            Some("egress") | None => ([source, destination], [bytes, 0]),
-            Some("ingress") => ([destination, source], [0, bytes]),
+        let direction = match self.get(Field::FlowDirection) {
+            None => None,
+            Some("egress") => Some(Direction::Egress),
+            Some("ingress") => Some(Direction::Ingress),
             Some(value) => {
                 return Err(format!(
                     "flow-direction: {value:?} is neither ingress nor egress"
                 ));
             }
         };
-        text.push_str("{\"src_app\":");
-        push_json_string(text, apps[0]);
-        text.push_str(",\"dest_app\":");
-        push_json_string(text, apps[1]);
-        text.push_str(",\"vpc_id\":");
-        push_json_string(text, self.get(Field::VpcId).unwrap_or_default());
-        write!(
-            text,
-            ",\"bytes_tx\":{tx},\"bytes_rx\":{rx},\"hour\":{hour}}}"
-        )
-        .map_err(|e| e.to_string()) // never: it is a String
+        Ok(Flow {
+            source,
+            destination,
+            bytes,
+            hour: start / SECONDS_PER_HOUR,
+            vpc_id: self.get(Field::VpcId).unwrap_or_default(),
+            direction,
+            interface: self.get(Field::InterfaceId).unwrap_or_default(),
+        })
     }
 
-    /// The application at the end of the way, or its address.
-    fn app<'b>(&self, apps: &'b Apps, end: Field, or: Field) -> Result<&'b str, String>
-    where
-        'a: 'b,
-    {
+    /// An end of the way, with its application, or its address in the one spelling that it has.
+    fn end(&self, apps: &'a Apps, end: Field, or: Field) -> Result<(IpAddr, Cow<'a, str>), String> {
         let (field, text) = match self.get(end) {
             Some(text) => (end, text),
             None => (or, self.get(or).unwrap_or("-")),
@@ -283,13 +313,41 @@ impl<'a> Record<'a> {
         let address: IpAddr = text
             .parse()
             .map_err(|_| format!("{}: {text:?} is not an address", field.name()))?;
-        Ok(apps.of(address).unwrap_or(text))
+        let name = match (apps.of(address), address) {
+            (Some(app), _) => Cow::Borrowed(app),
+            // It can be spelled in one way only.
+            (None, IpAddr::V4(_)) => Cow::Borrowed(text),
+            (None, IpAddr::V6(_)) => Cow::Owned(address.to_canonical().to_string()),
+        };
+        Ok((address.to_canonical(), name))
     }
 
     fn number(&self, field: Field) -> Result<u64, String> {
         let text = self.get(field).unwrap_or("-");
         text.parse()
             .map_err(|_| format!("{}: {text:?} is not a number", field.name()))
+    }
+}
+
+impl Flow<'_> {
+    /// Appends it as it is counted: the instance whose interface it is comes first.
+    fn write_json(&self, text: &mut String) {
+        let (source, destination) = (&self.source.1, &self.destination.1);
+        let (apps, [tx, rx]) = match self.direction {
+            Some(Direction::Egress) | None => ([source, destination], [self.bytes, 0]),
+            Some(Direction::Ingress) => ([destination, source], [0, self.bytes]),
+        };
+        text.push_str("{\"src_app\":");
+        push_json_string(text, apps[0]);
+        text.push_str(",\"dest_app\":");
+        push_json_string(text, apps[1]);
+        text.push_str(",\"vpc_id\":");
+        push_json_string(text, self.vpc_id);
+        let hour = self.hour;
+        let _infallible = write!(
+            text,
+            ",\"bytes_tx\":{tx},\"bytes_rx\":{rx},\"hour\":{hour}}}"
+        );
     }
 }
 

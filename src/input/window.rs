@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use super::{Place, Refused};
+use super::{BYTE_ORDER_MARK, Place, Refused};
 
 /// The most that is in memory; no line, record or element of an array can be longer. A flow has three
 /// names of 1 KiB at most.
@@ -58,6 +58,8 @@ pub(super) struct Window<R> {
     /// What is before it is consumed.
     start: usize,
     has_ended: bool,
+    /// What came after the last byte that could be read.
+    error: Option<io::Error>,
 }
 
 impl<R: Read> Window<R> {
@@ -68,6 +70,7 @@ impl<R: Read> Window<R> {
             bytes: Vec::new(),
             start: 0,
             has_ended: false,
+            error: None,
         }
     }
 
@@ -92,7 +95,19 @@ impl<R: Read> Window<R> {
         self.text().len() >= BLOCK_BYTES
     }
 
-    /// Reads on, unless it is full or nothing comes any more.
+    /// Consumes a byte order mark, if the input begins with one.
+    pub(super) fn skip_mark(&mut self) -> io::Result<()> {
+        while self.text().len() < BYTE_ORDER_MARK.len() && !self.has_ended {
+            self.fill()?;
+        }
+        if self.text().starts_with(BYTE_ORDER_MARK) {
+            self.consume(BYTE_ORDER_MARK.len());
+        }
+        Ok(())
+    }
+
+    /// Reads on, unless it is full or nothing comes any more. Where flows are wanted as they come, an
+    /// error is told the next time, so that what came before it has been looked at.
     pub(super) fn fill(&mut self) -> io::Result<()> {
         if self.has_ended {
             return Ok(());
@@ -104,8 +119,17 @@ impl<R: Read> Window<R> {
         if room == 0 {
             return Ok(());
         }
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
         self.has_ended = match self.pace {
-            Pace::AsItComes => self.read_once(room.min(READ_BYTES))? == 0,
+            Pace::AsItComes => match self.read_once(room.min(READ_BYTES)) {
+                Ok(read) => read == 0,
+                Err(error) => {
+                    self.error = Some(error);
+                    false
+                }
+            },
             Pace::Blocks => {
                 let input = Read::by_ref(&mut self.input);
                 input.take(room as u64).read_to_end(&mut self.bytes)? < room

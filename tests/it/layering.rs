@@ -20,7 +20,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
     (
         "input",
         &["domain", "ingest", "store"],
-        &["csv_core", "ipnet", "prefix_trie"],
+        &["ipnet", "prefix_trie"],
     ),
     ("query", &["domain", "store"], &[]),
     (

@@ -7,6 +7,7 @@ mod abuse;
 mod access;
 mod backup;
 mod browser;
+mod cases;
 mod chaos;
 #[cfg(feature = "kafka")]
 mod cluster;
@@ -20,6 +21,7 @@ mod commands;
 mod contract;
 mod corruption;
 mod crash;
+mod directions;
 mod disk;
 mod exactness;
 #[cfg(feature = "kafka")]

@@ -1,6 +1,7 @@
 //! Records as AWS documents them, and wrong ones.
 
 use super::super::{InputFormat, Reader};
+use super::header::DEFAULT;
 use super::*;
 use std::sync::Arc;
 
@@ -63,9 +64,9 @@ fn the_default_format() {
         "2001:db8:1234:a100:8d6e:3477:df66:f105 2001:db8:1234:a102:3304:8879:34cf:4071  8855 0 410531",
     ];
     check(log, NO_APPS, &expected);
-    check(&format!("{DEFAULT_HEADER}\r\n{log}"), NO_APPS, &expected);
+    check(&format!("{DEFAULT}\r\n{log}"), NO_APPS, &expected);
     // Files that were put one after the other.
-    let twice = format!("{DEFAULT_HEADER}\n{log}{DEFAULT_HEADER}\n{log}");
+    let twice = format!("{DEFAULT}\n{log}{DEFAULT}\n{log}");
     check(&twice, NO_APPS, &[expected, expected].concat());
     let mut mapped = expected;
     mapped[0] = "bastion web  4249 0 394036";

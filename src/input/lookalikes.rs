@@ -1,0 +1,346 @@
+//! What people give to be read that looks like flows, and is something else: what it is, and the command
+//! that makes flows of it.
+
+use std::fmt;
+
+use serde_json::value::RawValue;
+
+use crate::ingest::decode;
+
+/// Something that is known, and cannot be read as it is.
+#[derive(Debug)]
+pub(super) struct LookAlike {
+    what: &'static str,
+    next: &'static str,
+    looks: Looks,
+}
+
+/// How it is told.
+#[derive(Debug)]
+enum Looks {
+    /// It has these bytes at this place.
+    Magic(usize, &'static [u8]),
+    /// A value of JSON that has all these in it.
+    Json(&'static [&'static str]),
+    /// The first line of CSV, in lower case and without quotes.
+    Csv(fn(&str) -> bool),
+}
+
+use Looks::{Csv, Json, Magic};
+
+/// What every flow has.
+const NAME: &str = "\"src_app\"";
+
+impl fmt::Display for LookAlike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this is {}; {}", self.what, self.next)
+    }
+}
+
+const fn known(what: &'static str, looks: Looks, next: &'static str) -> LookAlike {
+    LookAlike { what, next, looks }
+}
+
+const TWICE: &str =
+    "decompress it once: gzip -dc FILE | flowtally import - (of zstd: zstd -dc FILE)";
+const TO_UTF_8: &str = "make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
+const TO_TEXT: &str = "make CSV or NDJSON of it; AWS can deliver flow logs to S3 as text instead";
+const TAR: &str = "read the files in it: tar -xOf FILE | flowtally import -";
+const MESSAGES: &str = "jq -r .message FILE | flowtally import --format vpc-flow-logs -";
+const NO_NAMES: &str = "flowtally counts flows between applications: make one of each record, with \
+                        src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour";
+const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_app\"))' FILE | flowtally \
+                         import -";
+
+/// The first one that fits counts.
+const KNOWN: &[LookAlike] = &[
+    known("compressed twice", Magic(0, b"\x1F\x8B"), TWICE),
+    known("compressed twice", Magic(0, b"\x28\xB5\x2F\xFD"), TWICE),
+    known(
+        "UTF-32",
+        Magic(0, b"\xFF\xFE\0\0"),
+        "make it UTF-8 first: iconv -f UTF-32 -t UTF-8 FILE",
+    ),
+    known(
+        "UTF-32",
+        Magic(0, b"\0\0\xFE\xFF"),
+        "make it UTF-8 first: iconv -f UTF-32 -t UTF-8 FILE",
+    ),
+    known("UTF-16", Magic(0, b"\xFF\xFE"), TO_UTF_8),
+    known("UTF-16", Magic(0, b"\xFE\xFF"), TO_UTF_8),
+    known("Parquet", Magic(0, b"PAR1"), TO_TEXT),
+    known("Parquet", Magic(0, b"PARE"), TO_TEXT),
+    known("Avro", Magic(0, b"Obj\x01"), TO_TEXT),
+    known("ORC", Magic(0, b"ORC"), TO_TEXT),
+    known("a tar archive", Magic(257, b"ustar"), TAR),
+    known(
+        "a ZIP archive, as workbooks (.xlsx) are too",
+        Magic(0, b"PK\x03\x04"),
+        "unzip -p FILE | flowtally import -; or save the sheet as CSV",
+    ),
+    known(
+        "bzip2",
+        Magic(0, b"BZh"),
+        "bzip2 -dc FILE | flowtally import -",
+    ),
+    known(
+        "xz",
+        Magic(0, b"\xFD7zXZ\0"),
+        "xz -dc FILE | flowtally import -",
+    ),
+    known(
+        "lz4",
+        Magic(0, b"\x04\x22\x4D\x18"),
+        "lz4 -dc FILE | flowtally import -",
+    ),
+    known(
+        "compress (.Z)",
+        Magic(0, b"\x1F\x9D"),
+        "gzip -dc FILE | flowtally import -",
+    ),
+    known(
+        "Snappy",
+        Magic(0, b"\xFF\x06\0\0sNaPpY"),
+        "decompress it first",
+    ),
+    known(
+        "7-Zip",
+        Magic(0, b"7z\xBC\xAF\x27\x1C"),
+        "7z x -so FILE | flowtally import -",
+    ),
+    known(
+        "XML or HTML, perhaps the error page of a download",
+        Magic(0, b"<"),
+        "look at it: head -c 1000 FILE",
+    ),
+    known("an Azure flow log", Json(&["\"flowTuples\""]), NO_NAMES),
+    known(
+        "an Azure flow log",
+        Json(&["\"FlowLogFlowEvent\""]),
+        NO_NAMES,
+    ),
+    known(
+        "an Azure flow log",
+        Json(&["\"NetworkSecurityGroupFlowEvent\""]),
+        NO_NAMES,
+    ),
+    known(
+        "a Google Cloud VPC flow log",
+        Json(&["\"jsonPayload\"", "\"connection\""]),
+        NO_NAMES,
+    ),
+    known(
+        "a Google Cloud VPC flow log",
+        Json(&["\"logName\"", "vpc_flows"]),
+        NO_NAMES,
+    ),
+    known(
+        "Hubble's (Cilium's) flows",
+        Json(&["\"flow\"", "\"verdict\""]),
+        NO_NAMES,
+    ),
+    known(
+        "Hubble's (Cilium's) flows",
+        Json(&["\"IP\"", "\"verdict\""]),
+        NO_NAMES,
+    ),
+    known(
+        "the envelope of a CloudWatch subscription",
+        Json(&["\"messageType\"", "\"logEvents\""]),
+        "take the records out: jq -r 'select(.messageType==\"DATA_MESSAGE\").logEvents[].message' FILE | \
+         flowtally import --format vpc-flow-logs - (of a .gz: gzip -dc FILE | jq …)",
+    ),
+    known(
+        "what aws logs prints",
+        Json(&["\"events\"", "\"message\"", "\"timestamp\""]),
+        "take the records out: jq -r '.events[].message' FILE | flowtally import --format vpc-flow-logs -",
+    ),
+    known(
+        "a flow log's record as a message in JSON",
+        Json(&["\"message\"", " OK\""]),
+        MESSAGES,
+    ),
+    known(
+        "a flow log's record as a message in JSON",
+        Json(&["\"message\"", " NODATA\""]),
+        MESSAGES,
+    ),
+    known(
+        "a flow log's record as a message in JSON",
+        Json(&["\"message\"", " SKIPDATA\""]),
+        MESSAGES,
+    ),
+    known(
+        "a VPC flow log as JSON",
+        Json(&["\"srcaddr\"", "\"dstaddr\"", "\"bytes\"", "\"start\""]),
+        "make text of it: (echo srcaddr dstaddr bytes start; jq -r '[.srcaddr,.dstaddr,.bytes,.start] | \
+         map(tostring) | join(\" \")' FILE) | flowtally import -",
+    ),
+    known(
+        "Telegraf's JSON",
+        Json(&["\"tags\"", "\"fields\"", "\"src_app\""]),
+        "make flows of it: jq -c '(.metrics // [.])[] | .tags + .fields' FILE | flowtally import -",
+    ),
+    known(
+        "no flow, but has flows in it",
+        Json(&["\"src_app\"", "\"dest_app\""]),
+        JQ_NESTED,
+    ),
+    known(
+        "CSV for Excel, with a sep= line first",
+        Csv(|line| line.starts_with("sep=")),
+        "leave that line out: tail -n +2 FILE | flowtally import -",
+    ),
+    known(
+        "CSV with semicolons instead of commas, as spreadsheets write it in many countries",
+        Csv(|line| has_columns(line, ';')),
+        "make commas of them: tr ';' ',' <FILE | flowtally import - (if no name has either in it)",
+    ),
+    known(
+        "CSV with tabs instead of commas",
+        Csv(|line| has_columns(line, '\t')),
+        "make commas of them: tr '\\t' ',' <FILE | flowtally import - (if no name has either in it)",
+    ),
+    known(
+        "CSV with | instead of commas",
+        Csv(|line| has_columns(line, '|')),
+        "make commas of them: tr '|' ',' <FILE | flowtally import - (if no name has either in it)",
+    ),
+    known(
+        "CSV in which a column has no name, as spreadsheets write an empty one",
+        Csv(|line| has_columns(line, ',') && line.split(',').any(|name| name.trim().is_empty())),
+        "delete that column, or keep the first six: cut -d, -f1-6 FILE | flowtally import - (if no name has \
+         a comma in it)",
+    ),
+    known(
+        "CSV without a header",
+        Csv(|line| {
+            let values: Vec<&str> = line.split(',').collect();
+            let is_number = |value: &&str| value.trim().parse::<u64>().is_ok();
+            values.len() == 6 && values.iter().copied().filter(|v| is_number(&v)).count() >= 3
+        }),
+        "put one first that has its columns in their order, as in: (echo \
+         src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour; cat FILE) | flowtally import -",
+    ),
+    known(
+        "the CloudWatch console's CSV",
+        Csv(|line| {
+            line.starts_with("timestamp,message") || line.starts_with("@timestamp,@message")
+        }),
+        "take the records out: tail -n +2 FILE | cut -d, -f2 | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs -",
+    ),
+    known(
+        "a VPC flow log as CSV, as Athena writes it",
+        Csv(|line| line.contains("srcaddr") && line.contains("dstaddr") && line.contains(',')),
+        "make text of it: sed 's/\"\"/-/g; s/\"//g; 1s/_/-/g; y/,/ /' FILE | flowtally import -",
+    ),
+    known(
+        "a VPC flow log without its header",
+        Csv(|line| line.starts_with("2 ") && line.split_ascii_whitespace().count() == 14),
+        "if its fields are the default ones, give --format vpc-flow-logs; else put the header first",
+    ),
+    known(
+        "no text in UTF-8",
+        Csv(|line| {
+            line.contains(|c: char| {
+                c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace()
+            })
+        }),
+        "of compressed files, gzip and zstd can be read",
+    ),
+];
+
+/// What begins with these bytes.
+pub(super) fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
+    let known = find(|looks| match looks {
+        Magic(at, magic) => begin.get(*at..).is_some_and(|rest| rest.starts_with(magic)),
+        _ => false,
+    });
+    // ASCII as UTF-16, without its mark.
+    let is_utf_16 = matches!(begin, [0, other, ..] | [other, 0, ..] if *other > 0);
+    known.or_else(|| find(|looks| is_utf_16 && matches!(looks, Magic(0, b"\xFF\xFE"))))
+}
+
+/// What has this first line, read as CSV.
+pub(super) fn of_csv(line: &str) -> Option<&'static LookAlike> {
+    let line = line.to_ascii_lowercase().replace('"', "");
+    find(|looks| matches!(looks, Csv(is) if is(&line)))
+}
+
+/// Why a value of JSON, or the beginning of one, is no flow; `None` where nothing is known of it.
+pub(super) fn of_json(value: &str) -> Option<String> {
+    if !value.starts_with(['{', '[']) || value.contains(NAME) && has_own_name(value) {
+        return None;
+    }
+    let has_all = |has: &[&str]| has.iter().all(|&has| value.contains(has));
+    let found = find(|looks| matches!(looks, Json(has) if has_all(has)));
+    // The names of its fields can be written with escapes.
+    let is_flow = || decode::check_flow(value).is_ok();
+    found.filter(|_| !is_flow()).map(LookAlike::to_string)
+}
+
+/// Why a line is no flow; `None` where nothing is known of it, or it may be one.
+pub(super) fn of_line(line: &str) -> Option<String> {
+    if line.starts_with('[') {
+        return Some(
+            "an array, and not a flow; --format json reads arrays one after the other".into(),
+        );
+    }
+    if !line.starts_with('{') {
+        return None;
+    }
+    if line.ends_with(',') {
+        return Some(
+            "a comma follows the flow, as in an array that has lost its brackets: take it away, or put all \
+             in [ ]"
+                .into(),
+        );
+    }
+    let mut names = memchr::memmem::find_iter(line.as_bytes(), NAME);
+    let first = names.next().map(|at| &line[..at + NAME.len()]);
+    if first.is_some_and(has_own_name) && names.next().is_none() {
+        return None;
+    }
+    let mut values = serde_json::Deserializer::from_str(line).into_iter::<&RawValue>();
+    let first = values.next()?.ok()?;
+    let rest = line[values.byte_offset()..].trim_start();
+    match of_json(first.get()) {
+        known if !rest.starts_with('{') => known,
+        known => Some(format!(
+            "several values are on one line; {}",
+            known.unwrap_or_else(|| "jq -c . FILE writes one a line".into())
+        )),
+    }
+}
+
+fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
+    KNOWN.iter().find(|known| is(&known.looks))
+}
+
+/// Whether a header has the names of flows in columns that are separated so.
+fn has_columns(line: &str, separator: char) -> bool {
+    let names = line.split(separator).map(str::trim);
+    names
+        .filter(|name| ["src_app", "dest_app", "vpc_id", "hour"].contains(name))
+        .count()
+        >= 2
+}
+
+/// Whether an object has [`NAME`] itself, not in a value.
+fn has_own_name(value: &str) -> bool {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    value.bytes().enumerate().any(|(at, byte)| {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' if depth == 1 && !in_string && value[at..].starts_with(NAME) => return true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        false
+    })
+}

@@ -1,0 +1,345 @@
+//! Files that were put one after the other, and quotes that are left open: nothing is read by the columns
+//! of another file, and no row ends up in a name.
+
+use std::ops::ControlFlow;
+
+use super::{Fault, Reader};
+
+/// What each line comes to: a flow's values in the order of the API, or why it is none; then the error.
+fn read(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let result = Reader::new(text.as_bytes(), None).read(|unit| {
+        let place = unit.place;
+        lines.push(match unit.fault {
+            Some(Fault::Wrong(why)) => format!("{place}: {}: {why}", unit.text),
+            Some(Fault::NoTraffic(why)) => format!("{place}: {why:?}"),
+            None => match serde_json::from_str::<serde_json::Value>(unit.text) {
+                Ok(flow) => {
+                    let names = ["src_app", "dest_app", "vpc_id"];
+                    let names = names.map(|name| flow[name].as_str().unwrap().to_owned());
+                    let sums = ["bytes_tx", "bytes_rx", "hour"].map(|name| flow[name].to_string());
+                    format!("{place}: {} {}", names.join("|"), sums.join(" "))
+                }
+                Err(error) => format!("{place}: {error}"),
+            },
+        });
+        ControlFlow::Continue(())
+    });
+    lines.extend(result.err().map(|e| e.to_string()));
+    lines
+}
+
+fn check(text: &str, expected: &[&str]) {
+    let lines = read(text);
+    assert_eq!(lines.len(), expected.len(), "{text}: {lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{text}: {line}, not {expected}");
+    }
+}
+
+const CSV: &str = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\na,b,v,1,2,3";
+const TURNED: &str = "hour,bytes_rx,bytes_tx,vpc_id,dest_app,src_app\n3,2,1,v,b,a";
+const QUOTED: &str = "\"hour\",\"bytes_rx\",\"bytes_tx\",\"vpc_id\",\"dest_app\",\"src_app\"\r\n\"3\",\"2\",\"1\",\"v\",\
+     \"b\",\"a\"";
+
+#[test]
+fn csv_after_csv() {
+    let parts = [CSV, TURNED, QUOTED];
+    for one in parts {
+        for other in parts {
+            for (seam, line) in [
+                ("\n", 4),
+                ("\r\n", 4),
+                ("\n\n", 5),
+                ("\n\u{FEFF}", 4),
+                ("\r\n\u{FEFF}", 4),
+                ("", 3),
+                ("\u{FEFF}", 3),
+                ("\r", 3),
+            ] {
+                let expected = ["line 2: a|b|v 1 2 3", &format!("line {line}: a|b|v 1 2 3")];
+                check(&format!("{one}{seam}{other}\n"), &expected);
+                check(&format!("\u{FEFF}{one}{seam}{other}"), &expected);
+            }
+        }
+    }
+}
+
+/// What looks like a header and is none that can be used ends the reading.
+#[test]
+fn csv_after_a_header_that_cannot_be_used() {
+    for header in [
+        "src_app,dest_app,bytes_tx,bytes_rx,hour", // no vpc_id
+        "Src_App,dest_app,vpc_id,bytes_rx,bytes_tx,hour",
+        "src_app,dest_app,vpc_id,bytes_rx,bytes_tx,hour,note",
+        "src_app,dest_app,vpc_id,bytes_rx,bytes_tx,hour,",
+        "src_app;dest_app;vpc_id;bytes_rx;bytes_tx;hour",
+        "src_app,dest_app,vpc_id,bytes_tx,bytes_tx,hour",
+        " src_app, dest_app, vpc_id, bytes_rx, bytes_tx, hour",
+    ] {
+        for (seam, line) in [("\n", 3), ("", 2), ("\u{FEFF}", 2)] {
+            let text = format!("{CSV}{seam}{header}\na,b,v,2,1,3\n");
+            let lines = read(&text);
+            let last = lines.last().unwrap();
+            let expected = format!("line {line}: there is a second header in it");
+            assert!(last.starts_with(&expected), "{text}: {lines:#?}");
+            assert_eq!(lines.len(), line - 1, "{text}: {lines:#?}");
+        }
+    }
+    // Names of fields are names like others.
+    check(
+        &format!("{CSV}\nsrc_app,dest_app,vpc_id,1,2,3\nhour,bytes_tx,,x,2,3"),
+        &[
+            "line 2: a|b|v",
+            "line 3: src_app|dest_app|vpc_id 1 2 3",
+            "line 4: hour|bytes_tx| \"x\" 2 3",
+        ],
+    );
+}
+
+/// The file before broke off in the middle of a row.
+#[test]
+fn csv_after_half_a_row() {
+    for half in ["c,d", "c,\"d", "\"c", "c,d,v,1,2,"] {
+        for seam in ["", "\n", "\u{FEFF}"] {
+            let lines = read(&format!("{CSV}\n{half}{seam}{TURNED}\n3,2,1,v,b,e"));
+            let (first, rest) = lines.split_at(2);
+            assert!(first[0].starts_with("line 2: a|b|v 1 2 3"), "{lines:#?}");
+            assert!(first[1].starts_with("line 3: c") || first[1].starts_with("line 3: \"c"));
+            let line = 4 + usize::from(seam == "\n");
+            let expected = [
+                format!("line {line}: a|b|v 1 2 3"),
+                format!("line {}: e|b|v 1 2 3", line + 1),
+            ];
+            assert_eq!(rest, expected, "{half}{seam}");
+        }
+    }
+}
+
+#[test]
+fn a_record_on_several_lines_is_whole_or_refused() {
+    let header = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
+    for (text, expected) in [
+        // Whole.
+        (
+            "\"a\nb\",c,v,1,2,3\nd,e,v,1,2,3",
+            &["line 2: a\nb|c|v 1 2 3", "line 4: d|e|v"][..],
+        ),
+        (
+            "a,\"b\"\"\r\n,c\",v,1,2,3\r\n",
+            &["line 2: a|b\"\r\n,c|v 1 2 3"],
+        ),
+        ("a,b,\"\n\n\",1,2,3", &["line 2: a|b|\n\n 1 2 3"]),
+        // An open quote, and another one in a later row.
+        (
+            "a,\"b,v,1,2,3\nd,e,v,1,2,3\nf,\"g\",v,1,2,3\n",
+            &[
+                "line 2: a,\"b,v,1,2,3: the quote is not closed",
+                "line 3: d|e|v",
+                "line 4: f|g|v",
+            ],
+        ),
+        (
+            "a,\"b,v,1,2,3\nd,e\",v,1,2,3\nf,g,v,1,2,3",
+            &[
+                "line 2: a,\"b,v,1,2,3: part of",
+                "line 3: d,e\",v,1,2,3: part of",
+                "line 4: f|g|v",
+            ],
+        ),
+        (
+            "a,b,\"v,1,2,3\nd,e,v,1,2,3\nf,g,v\",1,2,3",
+            &[
+                "line 2: a,b,\"v",
+                "line 3: d,e,v,1,2,3: part of",
+                "line 4: f,g,v\"",
+            ],
+        ),
+        // Whole, with a column less, or more.
+        (
+            "a,\"b\nc\",v,1,2\nd,e,v,1,2,3",
+            &[
+                "line 2: a,\"b: part of",
+                "line 3: c\",v,1,2: part of",
+                "line 4: d|e|v",
+            ],
+        ),
+        (
+            "a,\"b\nc\",v,1,2,3,4",
+            &["line 2: a,\"b: part of", "line 3: c\",v,1,2,3,4: part of"],
+        ),
+        (
+            "a,\"b\nc\",v,x,2,3",
+            &["line 2: a,\"b: part of", "line 3: c\",v,x,2,3: part of"],
+        ),
+        // Never closed.
+        (
+            "a,\"b,v,1,2,3\nd,e,v,1,2,3",
+            &["line 2: a,\"b,v,1,2,3: the quote is not", "line 3: d|e|v"],
+        ),
+        // On one line.
+        (
+            "a,\"b\"c,v,1,2,3\nd,e,v,1,2,3",
+            &["line 2: a,\"b\"c,v,1,2,3: text after", "line 3: d|e|v"],
+        ),
+        ("a,b\"c,v,1,2,3", &["line 2: a|b\"c|v 1 2 3"]),
+        (
+            ",,,,,\nd,e,v,1,2,3",
+            &["line 2: ,,,,,: an empty row", "line 3: d|e|v"],
+        ),
+        (",,v,1,2,3", &["line 2: ||v 1 2 3"]),
+    ] {
+        check(&format!("{header}{text}"), expected);
+    }
+}
+
+const LOG: &str = "version interface-id srcaddr dstaddr packets bytes start action log-status\n\
+    2 eni-0a 10.0.0.1 10.0.0.2 7 1000 1774746005 ACCEPT OK";
+const LOG_TURNED: &str = "start bytes packets dstaddr srcaddr log-status type\n\
+    1774746005 1000 7 10.0.0.2 10.0.0.1 OK IPv4";
+const LOG_NEW: &str = "a-new-field pkt-srcaddr pkt-dstaddr bytes start srcaddr dstaddr\n\
+    x 10.0.0.1 10.0.0.2 1000 1774746005 - -";
+const DEFAULT: &str =
+    "2 210987654321 eni-0a 10.0.0.1 10.0.0.2 40112 5432 6 7 1000 1774746005 1774746064 ACCEPT OK";
+
+#[test]
+fn a_log_after_a_log() {
+    let flow = "10.0.0.1|10.0.0.2| 1000 0 492985";
+    for one in [LOG, LOG_TURNED, LOG_NEW] {
+        for other in [LOG, LOG_TURNED] {
+            for (seam, line) in [
+                ("\n", 4),
+                ("\r\n", 4),
+                ("\n\n\n", 6),
+                ("\n\u{FEFF}", 4),
+                ("", 3),
+                ("\u{FEFF}", 3),
+                (" ", 3),
+                ("\n2026-03-29T01:00:05.000Z ", 4),
+            ] {
+                let expected = [format!("line 2: {flow}"), format!("line {line}: {flow}")];
+                assert_eq!(
+                    read(&format!("{one}{seam}{other}\n")),
+                    expected,
+                    "{one}{seam}{other}"
+                );
+            }
+        }
+        let twice = read(&format!("{one}\n{LOG_NEW}"));
+        assert_eq!(
+            twice,
+            [format!("line 2: {flow}"), format!("line 4: {flow}")]
+        );
+        // One that cannot be read by its names.
+        let glued = read(&format!("{one}{LOG_NEW}"));
+        assert_eq!(glued.len(), 2, "{glued:#?}");
+        assert!(
+            glued[1].contains("fields, where the header has"),
+            "{glued:#?}"
+        );
+    }
+    // CloudWatch's, without a header.
+    let timed = format!("2026-03-29T01:00:05.000Z {DEFAULT}");
+    let expected = [format!("line 1: {flow}"), format!("line 2: {flow}")];
+    assert_eq!(read(&format!("{timed}{LOG_TURNED}")), expected);
+}
+
+#[test]
+fn a_log_after_a_header_that_cannot_be_used() {
+    for (header, word) in [
+        (
+            "version interface-id srcaddr dstaddr start",
+            "its header has no bytes",
+        ),
+        (
+            "version tgw-id srcaddr dstaddr bytes start",
+            "Transit Gateway",
+        ),
+        ("version bytes bytes srcaddr dstaddr start", "bytes twice"),
+    ] {
+        for (seam, line) in [("\n", 3), ("", 2), ("\n\u{FEFF}", 3)] {
+            let lines = read(&format!(
+                "{LOG}{seam}{header}\n2 eni-0a 10.0.0.1 10.0.0.2 7 9 9 ACCEPT OK"
+            ));
+            assert_eq!(lines.len(), 2, "{lines:#?}");
+            let error = &lines[1];
+            assert!(
+                error.starts_with(&format!("line {line}: read as VPC flow logs, ")),
+                "{error}"
+            );
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_log_after_half_a_record() {
+    let flow = "10.0.0.1|10.0.0.2| 1000 0 492985";
+    for half in [
+        "2 eni-0a 10.0.0.1 10",
+        "2 eni-0a 10.0.0.1 10.0.0.2 7 1000 1774746005 ACCEPT ",
+    ] {
+        for seam in ["", "\n"] {
+            let lines = read(&format!("{LOG}\n{half}{seam}{LOG_TURNED}"));
+            assert_eq!(lines.len(), 3, "{lines:#?}");
+            assert!(
+                lines[1].starts_with("line 3: 2 eni-0a 10.0.0.1 10"),
+                "{lines:#?}"
+            );
+            assert!(lines[2].ends_with(flow), "{lines:#?}");
+        }
+    }
+    // Half a record is all that comes before the first header.
+    let lines = read(&format!("1774746064 ACCEPT OK{LOG}"));
+    assert!(
+        lines[0].starts_with("line 1: 1774746064 ACCEPT OK: version: "),
+        "{lines:#?}"
+    );
+    assert_eq!(lines[1..], [format!("line 2: {flow}")]);
+}
+
+/// Without a header only version 2 is known, and its default fields.
+#[test]
+fn records_of_other_versions_have_a_header() {
+    let timed = "2026-03-29T01:00:05.000Z";
+    let five = DEFAULT.replacen('2', "5", 1);
+    check(
+        &format!("{timed} {DEFAULT}\n{timed} {five}\n"),
+        &["line 1: 10.0.0.1|", "line 2: 5 210987654321 eni-0a"],
+    );
+    assert!(read(&format!("{timed} {DEFAULT}\n{five}"))[1].contains("version: \"5\" is not 2"));
+}
+
+#[test]
+fn ndjson_and_arrays_one_after_the_other() {
+    let flow = |name: &str| {
+        format!(
+            "{{\"src_app\":\"{name}\",\"dest_app\":\"b\",\"vpc_id\":\"v\",\"bytes_tx\":1,\"bytes_rx\":2,\"hour\":3}}"
+        )
+    };
+    let (a, b) = (flow("a"), flow("b"));
+    for seam in ["\n", "\r\n\n", "\n\u{FEFF}", "\u{FEFF}\n"] {
+        let lines = read(&format!("\u{FEFF}{a}{seam}{b}\n"));
+        match seam {
+            "\u{FEFF}\n" => assert!(lines[0].starts_with("line 1:"), "{lines:?}"),
+            _ => assert!(lines[0].ends_with("a|b|v 1 2 3"), "{lines:?}"),
+        }
+        assert!(lines[1].ends_with("b|b|v 1 2 3"), "{lines:?}");
+    }
+    check(&format!("{a}{b}\n{b}"), &["line 1: {", "line 2: b|b|v"]);
+    assert!(read(&format!("{a}{b}"))[0].contains("several values are on one line"));
+    for seam in ["", "\n", " \u{FEFF}\n", "[]", "[ ]\n[]"] {
+        check(
+            &format!("[{a}]{seam}[{b},\n{a}]\n"),
+            &["flow 0: a|b|v", "flow 1: b|b|v", "flow 2: a|b|v"],
+        );
+    }
+    for wrong in [",", "{", "]", "x", "\u{FEFF}x", "\u{0}"] {
+        let lines = read(&format!("[{a}]\n{wrong}[{b}]"));
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(
+            lines[1].starts_with("flow 1, on line 2: trailing characters"),
+            "{lines:?}"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! What an input is, told by how it begins.
+
+use std::io::Read;
+
+use serde_json::value::RawValue;
+
+use super::window::Window;
+use super::{BYTE_ORDER_MARK, InputError, InputFormat, lookalikes, newlines, vpc_flow_logs};
+
+/// Looked at to tell what an input is, if its first line is longer.
+const SNIFF_BYTES: usize = 64 << 10;
+
+/// Consumes what stands before the first flow or the header; returns what that looks like, and the
+/// line it is on.
+///
+/// # Errors
+/// What it is, if it looks like flows and is something else.
+pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputError> {
+    let mut line = 1;
+    loop {
+        window.fill()?;
+        let some = window.text();
+        let blank = some.len() - some.trim_ascii_start().len();
+        line += newlines(&some[..blank]);
+        // All at once: the window moves what is left whenever it is filled.
+        window.consume(blank);
+        if window.text().starts_with(BYTE_ORDER_MARK) {
+            window.consume(BYTE_ORDER_MARK.len());
+            continue;
+        }
+        let some = window.text();
+        let is_cut = some.len() >= SNIFF_BYTES;
+        let is_all = is_cut || window.has_ended();
+        let some = &some[..some.len().min(SNIFF_BYTES)];
+        // As long as the longest mark of an encoding.
+        if some.len() < 4 && !is_all {
+            continue;
+        }
+        let lookalike = match lookalikes::of_bytes(some) {
+            Some(lookalike) => Some(lookalike.to_string()),
+            None => match some.first() {
+                None => return Ok((InputFormat::Ndjson, line)), // nothing
+                Some(b'[') => return Ok((InputFormat::Json, line)),
+                Some(b'{') => match pretty_printed(some, is_all, is_cut) {
+                    Pretty::No => return Ok((InputFormat::Ndjson, line)),
+                    Pretty::Yes(what) => Some(what),
+                    Pretty::Perhaps => None,
+                },
+                _ => match some.iter().position(|&byte| byte == b'\n') {
+                    None if !is_all => None,
+                    end => {
+                        let header = String::from_utf8_lossy(&some[..end.unwrap_or(some.len())]);
+                        let format = match vpc_flow_logs::begins_with(&header) {
+                            true => InputFormat::VpcFlowLogs,
+                            false => InputFormat::Csv,
+                        };
+                        return Ok((format, line));
+                    }
+                },
+            },
+        };
+        if let Some(what) = lookalike {
+            return Err(InputError::Malformed(what));
+        }
+    }
+}
+
+/// Whether an object is written over several lines.
+enum Pretty {
+    No,
+    /// What to do about it.
+    Yes(String),
+    /// Its end has not been read yet.
+    Perhaps,
+}
+
+/// Looks at the beginning of an input: all that will be looked at, or of an input that is longer. Its
+/// first line can also be torn: then the next one does not go on with it.
+fn pretty_printed(some: &[u8], is_all: bool, is_cut: bool) -> Pretty {
+    let last_line = some.iter().rposition(|&byte| byte == b'\n');
+    let whole_lines = match last_line {
+        _ if is_all && !is_cut => some,
+        Some(last) => &some[..last],
+        None if is_all => return Pretty::No,
+        None => return Pretty::Perhaps,
+    };
+    let mut values = serde_json::Deserializer::from_slice(whole_lines).into_iter::<&RawValue>();
+    let text = match values.next() {
+        Some(Ok(value)) => value.get().as_bytes(),
+        Some(Err(error)) if error.is_eof() && !is_all => return Pretty::Perhaps,
+        Some(Err(error)) if error.is_eof() && is_cut => whole_lines,
+        _ => return Pretty::No,
+    };
+    if !text.contains(&b'\n') {
+        return Pretty::No;
+    }
+    let known = lookalikes::of_json(&String::from_utf8_lossy(text));
+    Pretty::Yes(known.unwrap_or_else(|| {
+        "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
+         flowtally import -"
+            .into()
+    }))
+}

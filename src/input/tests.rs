@@ -1,0 +1,207 @@
+//! Inputs in all formats, right and wrong.
+
+use super::*;
+use std::io::Write;
+
+type Outcome = (Vec<(String, String, bool)>, Option<String>);
+
+fn read_as(text: &[u8], format: Option<InputFormat>) -> Outcome {
+    let mut units = Vec::new();
+    let result = Reader::new(text, format).read(|unit| {
+        let place = unit.place.to_string();
+        units.push((place, unit.text.to_owned(), unit.fault.is_some()));
+        ControlFlow::Continue(())
+    });
+    (units, result.err().map(|e| e.to_string()))
+}
+
+fn read(text: &[u8]) -> Outcome {
+    read_as(text, None)
+}
+
+fn good(place: &str, text: &str) -> (String, String, bool) {
+    (place.into(), text.into(), false)
+}
+
+#[test]
+fn the_three_formats() {
+    let one = r#"{"a":1}"#;
+    for (text, places) in [
+        (format!(" [{one},\n {one}]\n"), ["flow 0", "flow 1"]),
+        (format!("{one}\r\n\n{one}"), ["line 1", "line 3"]),
+        (format!("\u{FEFF}\n\n{one}\n{one}"), ["line 3", "line 4"]),
+    ] {
+        let (units, error) = read(text.as_bytes());
+        assert_eq!(error, None);
+        assert_eq!(units, places.map(|place| good(place, one)));
+    }
+    let (units, error) =
+        read(b"hour,src_app,dest_app,vpc_id,bytes_rx,bytes_tx\n01,\"a,b\",\"c\"\"d\",,2,x\n1,2\n");
+    assert_eq!(error, None);
+    let flow =
+        r#"{"hour":1,"src_app":"a,b","dest_app":"c\"d","vpc_id":"","bytes_rx":2,"bytes_tx":"x"}"#;
+    assert_eq!(
+        units,
+        [good("line 2", flow), ("line 3".into(), "1,2".into(), true)]
+    );
+    assert_eq!(read(b""), (Vec::new(), None));
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    for (text, units, word) in [
+        (&b"[{\"a\":1},{\"a\""[..], 1, "EOF"),
+        (b"[1] 2", 1, "trailing"),
+        (b"[1,]", 1, "trailing comma"),
+        (b"[1 2]", 0, "expected `,` or `]`"),
+        (b"[\n1,\n{a}]", 1, "flow 1, on line 3: key must be a string"),
+        (b"[{\"a\":1}", 0, "EOF"),
+        (b"[", 0, "EOF"),
+        (b"src_app,dest_app\n", 0, "no vpc_id"),
+        (b"src_app,colour\n", 0, "\"colour\""),
+        (
+            b"hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n1\n",
+            0,
+            "has hour twice",
+        ),
+        (b"BZh91AY&SY\xa7\x01,\"", 0, "this is bzip2; "),
+        (b"\x01\x02\xa7\x01,\"", 0, "no text in UTF-8"),
+        (b"PK\x03\x04\n", 0, "a ZIP archive"),
+        (b"bytes", 0, "in any order"),
+        (b"\xFF\xFEs\0", 0, "UTF-16"),
+    ] {
+        let (read, error) = read(text);
+        assert_eq!(read.len(), units, "{text:?}");
+        let error = error.unwrap();
+        assert!(error.contains(word), "{error}");
+    }
+    let error = read_as(b"{}", Some(InputFormat::Json)).1.unwrap();
+    assert!(error.contains("begins with ["), "{error}");
+    assert!(read(b"{\"a\":\"\xff\"}\n").0[0].2);
+    let long = [b"[\"", &b"x".repeat(3 << 20)[..], b"\"]"].concat();
+    assert!(read(&long).1.unwrap().contains("flow 0 has more than"));
+}
+
+/// It is named, and what comes after it is read.
+#[test]
+fn a_line_that_is_too_long_costs_no_other() {
+    let log = "srcaddr dstaddr bytes start";
+    let csv = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour";
+    for (header, line) in [
+        ("{}", "{\"a\":1}"),
+        (log, "::1 ::2 5 946684800"),
+        (csv, "x,b,c,1,2,3"),
+    ] {
+        let long = "y".repeat(3 << 20);
+        let text = format!("{header}\n{line}\n{long}\r\n{line}\n{long}\n{long}");
+        let (units, error) = read(text.as_bytes());
+        assert_eq!(error, None);
+        let refused: Vec<_> = units.iter().filter(|unit| unit.2).collect();
+        let places: Vec<_> = refused.iter().map(|unit| unit.0.as_str()).collect();
+        assert_eq!(places, ["line 3", "line 5", "line 6"], "{header}");
+        assert!(refused.iter().all(|unit| unit.1 == long[..1000]));
+        let good = units.iter().filter(|unit| !unit.2);
+        let good: Vec<_> = good.map(|unit| unit.0.as_str()).collect();
+        assert!(good.ends_with(&["line 2", "line 4"]), "{good:?}");
+    }
+    // Half a line is no header.
+    let error = read("x".repeat(3 << 20).as_bytes()).1.unwrap();
+    assert!(error.starts_with("line 1: more than"), "{error}");
+}
+
+/// A megabyte of them was moved for each before.
+#[test]
+fn blanks_before_the_first_flow_cost_little() {
+    let text = [&b" \r\n".repeat(3 << 20)[..], b"{\"a\":1}"].concat();
+    let start = std::time::Instant::now();
+    let place = format!("line {}", (3 << 20) + 1);
+    assert_eq!(read(&text), (vec![good(&place, "{\"a\":1}")], None));
+    assert!(start.elapsed().as_secs() < 10);
+    assert_eq!(read(&text[..text.len() - 7]), (Vec::new(), None));
+}
+
+#[test]
+fn a_flow_log_is_told_by_its_header() {
+    for header in [
+        "version account-id srcaddr dstaddr bytes start",
+        "start bytes dstaddr srcaddr",
+        "\u{FEFF}\n account-id a-field-to-come pkt-srcaddr pkt-dstaddr bytes start\r",
+    ] {
+        let (units, error) = read(header.as_bytes());
+        assert_eq!((units.len(), error), (0, None), "{header}");
+    }
+    // Said as such, though a field is missing.
+    let error = read(b"srcaddr dstaddr bytes\n1.1.1.1 2.2.2.2 5\n")
+        .1
+        .unwrap();
+    assert!(
+        error.contains("VPC flow logs, its header has no start"),
+        "{error}"
+    );
+    for text in ["2 123456789010 eni-1 10.0.0.1", "src_app,srcaddr,hour"] {
+        let error = read(text.as_bytes()).1.unwrap();
+        assert!(error.contains("read as CSV"), "{error}");
+        assert!(error.contains("--format vpc-flow-logs"), "{error}");
+    }
+}
+
+#[test]
+fn it_stops_when_told_to() {
+    for text in [&b"[1,2,3]"[..], b"{}\n{}\n{}\n"] {
+        let mut seen = 0;
+        let result = Reader::new(text, None).read(|_| {
+            seen += 1;
+            ControlFlow::Break(())
+        });
+        assert!(result.is_ok());
+        assert_eq!(seen, 1);
+    }
+}
+
+#[test]
+fn compressed_inputs() {
+    let text = "{\"a\":1}\n".repeat(1000);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.include_checksum(true).unwrap();
+    zstd.write_all(text.as_bytes()).unwrap();
+    let zstd = zstd.finish().unwrap();
+    for (name, bytes) in [("gzip", gzip), ("zstd", zstd)] {
+        // Files of either kind may be put one after the other.
+        let (units, error) = read(&[&bytes[..], &bytes].concat());
+        assert_eq!((units.len(), error), (2000, None));
+        let error = read(&bytes[..bytes.len() - 3]).1.unwrap();
+        let expected = format!("the {name} data breaks off");
+        assert!(error.starts_with(&expected), "{error}");
+        let mut changed = bytes.clone();
+        changed[bytes.len() / 2] ^= 0x55;
+        let error = read(&changed).1.unwrap();
+        assert!(error.starts_with(&format!("the {name} data ")), "{error}");
+    }
+    assert!(read(b"\x1F\x8B").1.unwrap().contains("breaks off"));
+}
+
+/// Tapes and disks leave zeros behind a file; anything else there is not ours.
+#[test]
+fn what_follows_a_gzip_stream() {
+    let text = "{\"a\":1}\n".repeat(1000);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    for (zeros, members) in [(1, 1), (10_240, 1), (512, 2)] {
+        let padded = [&gzip[..], &vec![0; zeros]].concat().repeat(members);
+        let (units, error) = read(&padded);
+        assert_eq!((units.len(), error), (1000 * members, None));
+    }
+    for garbage in [&b"x"[..], b"\0\0\0x", b"<html>", b"PK\x03\x04"] {
+        let error = read(&[&gzip[..], garbage].concat()).1.unwrap();
+        assert!(
+            error.contains("garbage after the end of the gzip stream"),
+            "{error}"
+        );
+    }
+    let error = read(&[&gzip[..], &gzip[..5]].concat()).1.unwrap();
+    assert!(error.contains("breaks off"), "{error}");
+}

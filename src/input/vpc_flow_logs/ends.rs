@@ -1,0 +1,131 @@
+//! Both ends of a conversation: each interface has its own record of what it sent and received.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::Flow;
+use super::header::{Columns, Field};
+use crate::input::Apps;
+
+/// Conversations that are remembered, to notice where the other end is recorded too: 256 KiB.
+const REMEMBERED: usize = 1 << 14;
+
+/// Whose records count, where both ends of conversations are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Count {
+    /// Those of the interface that sends.
+    Sender,
+    /// Those of the interface that receives.
+    Receiver,
+    /// All.
+    #[default]
+    Both,
+}
+
+impl Count {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Count::Sender => "sender",
+            Count::Receiver => "receiver",
+            Count::Both => "both",
+        }
+    }
+}
+
+/// How flow logs are read.
+#[derive(Default)]
+pub(in crate::input) struct FlowLogs {
+    pub(in crate::input) apps: Arc<Apps>,
+    pub(in crate::input) count: Count,
+    /// Is told, at most once an input, that the sums may not be what was meant.
+    pub(in crate::input) warn: Option<Box<dyn Fn(&str) + Send>>,
+}
+
+impl fmt::Debug for FlowLogs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowLogs")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FlowLogs {
+    /// Whether these fields are enough to tell which records count.
+    pub(super) fn check(&self, columns: Columns) -> Result<Columns, String> {
+        match columns.at(Field::FlowDirection) {
+            None if self.count != Count::Both => Err(format!(
+                "it has no flow-direction, so it does not say at which end a record was made, and --count {} \
+                 cannot be told; add that field to the flow log, or read the logs of one end only, without \
+                 --count",
+                self.count.name()
+            )),
+            _ => Ok(columns),
+        }
+    }
+
+    /// Says that both ends count.
+    pub(super) fn warn(&self, flow: &Flow<'_>, line: u64) {
+        let Some(warn) = &self.warn else {
+            return;
+        };
+        let remedy = match flow.direction {
+            Some(_) => "--count sender, or receiver, takes the records of one end",
+            None => {
+                "without flow-direction, its ends cannot be told: add that field to the flow log, or read \
+                 the logs of one end only"
+            }
+        };
+        warn(&format!(
+            "line {line}: what {} sends to {} is recorded at more than one interface, and counts at each; \
+             {remedy} (docs/directions.md)",
+            flow.source.0, flow.destination.0
+        ));
+    }
+}
+
+/// Notices that a conversation is recorded at two interfaces.
+#[derive(Default)]
+pub(super) struct Ends {
+    /// By fingerprint, of the conversation and of where it was recorded last. One that comes to the same
+    /// slot as another takes it: what is noticed is that there are such, not which.
+    remembered: Vec<(u64, u64)>,
+    noticed: bool,
+}
+
+impl Ends {
+    /// Whether bytes of this conversation, that went the same way, were recorded before, at another
+    /// interface or in the other direction; the first time that this is so.
+    pub(super) fn notice(&mut self, flow: &Flow<'_>) -> bool {
+        let is_known = flow.direction.is_some() || !flow.interface.is_empty();
+        if self.noticed || !is_known {
+            return false;
+        }
+        if self.remembered.is_empty() {
+            self.remembered.resize(REMEMBERED, (0, 0));
+        }
+        let mut addresses = [0; 32];
+        let (source, destination) = addresses.split_at_mut(16);
+        source.copy_from_slice(&octets(flow.source.0));
+        destination.copy_from_slice(&octets(flow.destination.0));
+        let conversation = xxh3_64(&addresses);
+        let direction = flow.direction.map_or(0, |direction| direction as u64 + 1);
+        let end = xxh3_64_with_seed(flow.interface.as_bytes(), direction);
+        let slot = &mut self.remembered[conversation as usize % REMEMBERED];
+        self.noticed = slot.0 == conversation && slot.1 != end;
+        *slot = (conversation, end);
+        if self.noticed {
+            self.remembered = Vec::new();
+        }
+        self.noticed
+    }
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
