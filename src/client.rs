@@ -1,5 +1,11 @@
 //! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
 
+mod proxy;
+mod refusal;
+
+pub use proxy::{Proxy, excluded as not_by_proxy};
+pub use refusal::location;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -37,6 +43,8 @@ pub struct Server {
     pub ca: Option<PathBuf>,
     /// PEM files of a client certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// It is another node of this one's cluster: never reached through a proxy.
+    pub is_node: bool,
 }
 
 impl fmt::Debug for Server {
@@ -55,7 +63,7 @@ pub enum ClientError {
     #[error("{0}")]
     Options(String),
     /// Nobody answers, or the answer breaks off.
-    #[error("{url}: {why}; is the service running there?")]
+    #[error("{url}: {why}")]
     Unreachable { url: String, why: String },
     /// It answers something else than what it was asked for.
     #[error("{url}: {why}")]
@@ -81,6 +89,8 @@ pub struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
+    proxy: Option<Proxy>,
+    is_node: bool,
 }
 
 impl Client {
@@ -91,6 +101,12 @@ impl Client {
     }
 
     fn with_idle_max(server: &Server, idle_max: Duration) -> Result<Client, ClientError> {
+        let base = base_url(&server.url)?;
+        let proxy = match server.is_node {
+            true => None,
+            false => Proxy::of(&base)?,
+        };
+        let unusable = |e: ureq::Error| ClientError::Options(e.to_string());
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -100,12 +116,22 @@ impl Client {
             .timeout_per_read(Some(idle_max))
             .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
+            // What is not set here is taken from variables, by other rules than curl's.
+            .proxy(
+                proxy
+                    .as_ref()
+                    .map(Proxy::for_ureq)
+                    .transpose()
+                    .map_err(unusable)?,
+            )
             .tls_config(tls(server)?)
             .build();
         Ok(Client {
             agent: agent.into(),
-            base: base_url(&server.url)?,
+            base,
             authorization: server.token.as_ref().map(|token| format!("Bearer {token}")),
+            proxy,
+            is_node: server.is_node,
         })
     }
 
@@ -236,12 +262,11 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status();
+        let location = location(answer.headers());
         let body = answer.body_mut().with_config().limit(PROBLEM_BYTES_MAX);
         let text = body.read_to_string().unwrap_or_default();
-        let why = match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            Err(_) => status.to_string(),
-        };
+        let problem = serde_json::from_str(&text).ok();
+        let why = self.why_not(path, status, problem.as_ref(), location.as_deref());
         let url = self.url(path);
         Err(ClientError::Refused {
             url,
@@ -254,7 +279,17 @@ impl Client {
     pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
         ClientError::Unreachable {
             url: self.url(path),
-            why: why.to_string(),
+            why: self.broken(why),
+        }
+    }
+
+    /// Why an exchange broke off, and what to look at.
+    pub fn broken(&self, why: &dyn fmt::Display) -> String {
+        match &self.proxy {
+            Some(proxy) => format!(
+                "{why}; it goes through {proxy}: NO_PROXY has the hosts that are reached without one"
+            ),
+            None => format!("{why}; is the service running there?"),
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Arguments, environment and an optional file, as validated values. Every flag of the service is also
 //! a variable, `--data-dir` is `FLOWTALLY_DATA_DIR`, and a key of the file, `data-dir`; the flag comes
-//! first, then the variable, then the file. A variable that is set to nothing counts as unset.
+//! first, then the variable, then the file. A variable that is set to nothing counts as unset. Sizes,
+//! durations and times may have [units], wherever they come from.
 
 #[cfg(feature = "kafka")]
 mod cluster;
+mod examples;
 mod file;
 mod place;
 mod serve;
+mod tips;
 mod top;
+mod units;
 
 #[cfg(feature = "kafka")]
 pub use cluster::Cluster;
@@ -15,14 +19,18 @@ pub use file::{Settings, parse};
 pub use place::Place;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
+pub use units::hour_name;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::units::{days, hour, hours, listen, mib, seconds};
 use crate::input;
+
+/// Where commands look for the service, as where the service listens, unless they are told otherwise.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
 /// Sums network flows per hour and application pair.
 ///
@@ -50,6 +58,7 @@ pub enum Command {
     /// file is told by the flows in it: sent again, under any name and compressed or not, it counts
     /// once, and one that has grown counts what is new. Exit status: 0 when the service has
     /// everything, 1 with a line that says what not.
+    #[command(after_help = examples::SEND)]
     Send(Send),
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
@@ -67,6 +76,7 @@ pub enum Command {
     ///
     /// Exit status: 0 when everything is imported, 1 with a line that says what not, 128 and the
     /// signal's number after a signal.
+    #[command(after_help = examples::IMPORT)]
     Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
@@ -86,15 +96,18 @@ pub enum Command {
     /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
     /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
     /// not, 128 and the signal's number after a signal.
+    #[command(after_help = examples::BACKUP)]
     Backup(Backup),
     /// Make a data directory of a backup, and verify it.
     ///
     /// Exit status: 0 when it is complete and verified, 1 with a line that says why not.
+    #[command(after_help = examples::RESTORE)]
     Restore(Restore),
     /// Write the rows of hours to standard output.
     ///
     /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or whoever reads
     /// them has seen enough; 1 with a line that says why not.
+    #[command(after_help = examples::EXPORT)]
     Export(Export),
     /// Say what is stored: hours, flows, bytes, space on disk.
     ///
@@ -108,6 +121,7 @@ pub enum Command {
     /// needed: it prints the rows and ends. Exit status: 0 when it is quit, or has printed the rows, 1 with
     /// a line that says why not, 2 for wrong arguments, 128 and the signal's number after a signal. A
     /// service that goes away is no reason to end, except with --once.
+    #[command(after_help = examples::TOP)]
     Top(Top),
     /// Print the completions for a shell.
     ///
@@ -203,12 +217,13 @@ pub struct Export {
     #[command(flatten)]
     pub credentials: Credentials,
 
-    /// First hour; without it, the first that has flows.
-    #[arg(long, value_name = "HOUR")]
+    /// First hour: its number, or a time in UTC where hours are since the epoch, as in 2026-11-29 or
+    /// 2026-11-29T10. Without it, the first that has flows.
+    #[arg(long, value_name = "HOUR", value_parser = hour)]
     pub from: Option<u32>,
 
-    /// The hour after the last one; without it, all that have flows.
-    #[arg(long, value_name = "HOUR")]
+    /// The hour after the last one, written in the same ways; without it, all that have flows.
+    #[arg(long, value_name = "HOUR", value_parser = hour)]
     pub to: Option<u32>,
 
     /// How rows are written.
@@ -274,7 +289,7 @@ pub struct Send {
         long,
         env = "FLOWTALLY_URL",
         value_name = "URL",
-        default_value = "http://127.0.0.1:8080"
+        default_value = DEFAULT_URL
     )]
     pub url: String,
 
@@ -291,24 +306,26 @@ pub struct Send {
     pub batch_flows: u32,
 
     /// Directory for batches of a pipe that the service has not taken yet. They outlive this process: the
-    /// next one sends them first. It can go on reading while the service is away. A file needs none: it
-    /// is read again.
+    /// next one sends them first. It can go on reading while the service is away. Of a pipe, a flow is on
+    /// disk a second after it was read. A batch that the service will never take goes into DIR/refused, with
+    /// the reason and the command that sends it again, unless --rejects is given; the rest is sent. A file
+    /// needs none: it is read again.
     #[arg(long, env = "FLOWTALLY_SPOOL", value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
-    /// Disk for the spool, in MiB; when it is full, reading waits.
+    /// Disk for the spool, in MiB or as in 10G; when it is full, or the disk is, reading waits.
     #[arg(
         long,
-        value_name = "MIB",
+        value_name = "SIZE",
         default_value = "1024",
-        value_parser = clap::value_parser!(u32).range(1..=1_048_576)
+        value_parser = mib(1..=1_048_576)
     )]
     pub spool_max: u32,
 
-    /// Seconds after which to give up when the service takes nothing.
+    /// Seconds, or as in 10m, after which to give up when the service takes nothing.
     #[arg(
         long,
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "300",
         value_parser = seconds(0..=31_536_000)
     )]
@@ -427,22 +444,6 @@ impl From<Count> for input::Count {
 pub struct Verify {
     #[command(flatten)]
     pub data_dir: DataDir,
-}
-
-fn seconds(
-    range: std::ops::RangeInclusive<u64>,
-) -> impl clap::builder::TypedValueParser<Value = Duration> {
-    clap::value_parser!(u64)
-        .range(range)
-        .map(Duration::from_secs)
-}
-
-fn days(
-    range: std::ops::RangeInclusive<u64>,
-) -> impl clap::builder::TypedValueParser<Value = Duration> {
-    clap::value_parser!(u64)
-        .range(range)
-        .map(|days| Duration::from_secs(days * 24 * 3600))
 }
 
 #[cfg(test)]

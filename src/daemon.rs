@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::backup::Offer;
@@ -58,6 +58,8 @@ pub struct Config {
     pub access: AccessFiles,
     /// Told each time that the files in `access` are to be read again.
     pub reload: watch::Receiver<()>,
+    /// Told when the service is ready.
+    pub ready: Arc<Notify>,
     /// Connections at a time.
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
@@ -295,6 +297,7 @@ fn open(
         }
     };
     notify::ready();
+    config.ready.notify_one();
     Ok(opened)
 }
 

@@ -24,6 +24,8 @@
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
+//! [`terminal`] escapes what others wrote before it is shown or logged.
+//!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and
 //! the metrics, which everybody counts into, [`notify`] tells systemd how far the service is,
 //! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one file
@@ -49,6 +51,8 @@ pub mod send;
 pub mod cluster;
 
 pub mod http;
+
+pub mod terminal;
 
 pub mod config;
 pub mod notify;

@@ -4,10 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{connect, say, serve};
+use super::{connect, say, serve, signals};
 use crate::backup::{self, Held, Source};
 use crate::config::{Backup, Place};
 
@@ -52,7 +51,7 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
 /// second one does so at once.
 fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
     serve::end_at_second_signal()?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new(signals::ending())?;
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
             let end = move || {

@@ -17,6 +17,7 @@ pub(super) fn server(url: &str, credentials: &Credentials) -> Result<Server, Str
         token: token.transpose()?,
         ca: credentials.ca.clone(),
         certificate: credentials.cert.clone().zip(credentials.key.clone()),
+        is_node: false,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::domain::{Field, Hour};
 use crate::http::{Answer, Encoding, RowFormat};
 use crate::query::{Cancel, Engine, Query, QueryLimits};
 use crate::store::Store;
+use crate::terminal::Style;
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -29,7 +30,10 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         }
     };
     let mut out = Output {
-        out: BufWriter::new(io::stdout().lock()),
+        out: BufWriter::new(super::output(match arguments.format {
+            ExportFormat::Ndjson => Style::Json,
+            ExportFormat::Csv => Style::Text,
+        })),
         format: arguments.format,
         any: false,
         in_header: false,

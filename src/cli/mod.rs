@@ -11,14 +11,16 @@ mod rejects;
 mod restore;
 mod send;
 mod serve;
+mod signals;
 mod source;
 mod stats;
 mod top;
 mod verify;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use crate::config::{Cli, Command, Settings};
+use crate::terminal::{Lines, Style, printable, printable_lines};
 
 /// Runs the command that was asked for; an error is text for the user.
 pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
@@ -38,20 +40,46 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     }
 }
 
-/// To the terminal, if it is still there.
+/// What a command ends with that failed, as text of [`run`].
+pub fn fail(error: &str) {
+    say(&format!("flowtally: {error}"));
+}
+
+/// Ends the process with what clap says: of the arguments, or what was asked for.
+pub fn exit(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let shown = printable_lines(&text);
+    if shown == text {
+        error.exit();
+    }
+    // An argument, or a file, has what a terminal would obey.
+    let _best_effort = write!(io::stderr(), "{shown}");
+    std::process::exit(error.exit_code());
+}
+
+/// One line to the terminal, if it is still there.
 fn say(line: &str) {
-    let _best_effort = writeln!(io::stderr(), "{line}");
+    let _best_effort = writeln!(io::stderr(), "{}", printable(line));
 }
 
 /// As a line on a command's result, which the exit status says too.
 fn print(line: &str) {
-    let _best_effort = writeln!(io::stdout(), "{line}");
+    let _best_effort = writeln!(io::stdout(), "{}", printable(line));
 }
 
 /// To standard output, as what a command is for.
 fn write(text: &[u8]) -> Result<(), String> {
-    let mut out = io::stdout().lock();
+    let mut out = output(Style::Text);
     written(out.write_all(text).and_then(|()| out.flush()))
+}
+
+/// Standard output: exact, unless it is a terminal, which would obey some of it.
+fn output(style: Style) -> Box<dyn Write> {
+    let out = io::stdout().lock();
+    match out.is_terminal() {
+        true => Box::new(Lines::new(out, style)),
+        false => Box::new(out),
+    }
 }
 
 /// How a command ends that has written to standard output.

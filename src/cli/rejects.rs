@@ -24,6 +24,8 @@ pub(super) struct Rejects {
     /// More than these end the command.
     most: Option<u64>,
     count: AtomicU64,
+    /// The directory of batches that were set aside, if there are any.
+    aside: Mutex<Option<PathBuf>>,
     bar: ProgressBar,
 }
 
@@ -56,6 +58,7 @@ impl Rejects {
             known: known.unwrap_or_default(),
             most,
             count: AtomicU64::new(0),
+            aside: Mutex::new(None),
             bar,
         })
     }
@@ -64,8 +67,7 @@ impl Rejects {
     pub(super) fn write(&self, place: &str, flows: &[String], why: &str) -> Result<(), String> {
         let before = self.count.fetch_add(flows.len() as u64, Ordering::Relaxed);
         if before < SHOWN_MAX {
-            self.bar
-                .suspend(|| say(&format!("refused: {place}: {why}")));
+            self.say(&format!("refused: {place}: {why}"));
         }
         if let Some((_, file)) = &self.file {
             let mut lines = String::new();
@@ -88,6 +90,28 @@ impl Rejects {
         }
     }
 
+    /// A batch of `flows` that was set aside at `path`.
+    pub(super) fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
+        self.count.fetch_add(flows as u64, Ordering::Relaxed);
+        let place = path.display();
+        self.say(&format!(
+            "refused: {flows} flows, which are in {place}: {why}"
+        ));
+        let mut aside = self.aside.lock().map_err(|_| "a thread panicked")?;
+        *aside = path.parent().map(Path::to_owned);
+        Ok(())
+    }
+
+    /// One line, beside the progress bar.
+    pub(super) fn say(&self, line: &str) {
+        self.bar.suspend(|| say(line));
+    }
+
+    /// Whether there is a file for them.
+    pub(super) fn are_kept(&self) -> bool {
+        self.file.is_some()
+    }
+
     pub(super) fn sync(&self) -> Result<(), String> {
         let Some((_, file)) = &self.file else {
             return Ok(());
@@ -106,14 +130,30 @@ impl Rejects {
 
     /// What a command that did all it could has to say of them.
     pub(super) fn verdict(&self) -> Result<(), String> {
-        match (self.count(), &self.file) {
-            (0, _) => Ok(()),
-            (n, Some((path, _))) => Err(format!(
-                "{n} flows were refused; they are in {}",
-                path.display()
-            )),
-            (n, None) => Err(format!("{n} flows were refused; --rejects FILE keeps them")),
+        let n = self.count();
+        if n == 0 {
+            return Ok(());
         }
+        let aside = self.aside.lock().map_err(|_| "a thread panicked")?;
+        let places = [
+            self.file.as_ref().map(|(path, _)| {
+                let path = path.display();
+                format!(
+                    "they are in {path}; mended, they are sent by: jq -r .flow {path} | flowtally send"
+                )
+            }),
+            aside.as_ref().map(|dir| {
+                let dir = dir.display();
+                format!(
+                    "{dir} has whole batches, each with the reason and the command that sends it again"
+                )
+            }),
+        ];
+        let places: Vec<_> = places.into_iter().flatten().collect();
+        Err(match places.is_empty() {
+            true => format!("{n} flows were refused; --rejects FILE keeps them"),
+            false => format!("{n} flows were refused; {}", places.join("; ")),
+        })
     }
 }
 

@@ -1,36 +1,45 @@
 //! `flowtally send`.
 
+mod drain;
 mod file;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::drain::{Drain, Drained};
+use self::file::Failure;
 use super::identity::Known;
 use super::rejects::Rejects;
 use super::source::{self, Source};
-use super::{batches, connect, print, say};
+use super::{batches, connect, print, say, signals};
 use crate::config::Send;
 use crate::input::{Apps, Fault, Skipped};
-use crate::send::{Receipts, Report, SendError, Sender, SenderOptions};
-use file::Failure;
+use crate::send::{
+    Receipts, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
+};
+use crate::terminal::printable;
 
 /// A batch of a pipe is sent when it is this old, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
 /// How often a file is looked at anew that others send at the same time.
 const TRIES: u32 = 10;
-/// Read of a pipe at once, about.
-const READ_KIB: usize = 16;
+/// How long the end waits, after a signal, for what was read to be put into the spool.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
     let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
+    if arguments.file.as_os_str() == "-" && io::stdin().is_terminal() {
+        say(
+            "flowtally: reading flows from the terminal; Ctrl-D ends them. A FILE or a pipe is read too",
+        );
+    }
     let bar = source::progress(bytes);
     // A spool has flows of other runs.
     let once = bytes.is_some() && arguments.spool.is_none();
@@ -143,15 +152,17 @@ impl Sending {
                 // What earlier commands left there; the file itself can be read again.
                 self.deliver_spool(arguments)?;
             }
-            let sender = self.start(options(arguments, by_content)?)?;
+            let sender = self.start(self.options(arguments, by_content)?)?;
             Ok((source, sender, by_content))
         });
         let (source, sender, by_content) = match begun {
             Ok(begun) => begun,
             Err(error) => return (None, Err(Failure::Error(error))),
         };
+        let drain = Arc::new(Drain::default());
         self.under_way.set(Some(Current {
             sender: sender.clone(),
+            drain: drain.clone(),
             has_spool: arguments.spool.is_some() && !by_content,
             once: source.identity(&arguments.input, &arguments.file).is_some(),
         }));
@@ -168,7 +179,11 @@ impl Sending {
                 Err(error) => Err(Failure::Error(error)),
             }
         } else {
-            let (skipped, result) = self.transfer(arguments, source, &sender);
+            let source = source.through({
+                let drain = drain.clone();
+                move |input| Box::new(Drained::new(input, drain))
+            });
+            let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
             sent.skipped = skipped;
             result.map_err(Failure::Error)
         };
@@ -178,18 +193,24 @@ impl Sending {
     }
 
     fn start(&self, options: SenderOptions) -> Result<Arc<Sender>, String> {
-        let rejects = self.rejects.clone();
-        let sender = Sender::start(options, move |rejected| {
-            rejects.write("the service", &rejected.flows, &rejected.why)?;
-            rejects.sync()
-        });
+        let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
+        let on_rejected = move |rejected| match rejected {
+            Rejected::Flows { flows, why } => {
+                rejects.write("the service", &flows, &why)?;
+                rejects.sync()
+            }
+            Rejected::File { path, flows, why } => rejects.set_aside(&path, flows, &why),
+        };
+        let on_notice = move |text: &str| notices.say(&format!("flowtally: {text}"));
+        let sender = Sender::start(options, on_rejected, on_notice);
         sender.map(Arc::new).map_err(|e| e.to_string())
     }
 
     fn deliver_spool(&self, arguments: &Send) -> Result<(), String> {
-        let sender = self.start(options(arguments, false)?)?;
+        let sender = self.start(self.options(arguments, false)?)?;
         self.under_way.set(Some(Current {
             sender: sender.clone(),
+            drain: Arc::default(),
             has_spool: true,
             once: false,
         }));
@@ -206,11 +227,31 @@ impl Sending {
         }
     }
 
+    fn options(&self, arguments: &Send, by_content: bool) -> Result<SenderOptions, String> {
+        let spool = arguments.spool.clone().filter(|_| !by_content);
+        Ok(SenderOptions {
+            server: connect::server(&arguments.url, &arguments.credentials)?,
+            batch_flows: arguments.batch_flows as usize,
+            batch_bytes: 1 << 20,
+            batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
+            compress: !arguments.no_compress,
+            refused: match spool {
+                _ if self.rejects.are_kept() => Refused::HandOver,
+                Some(_) => Refused::SetAside(command(arguments)),
+                None => Refused::NotKept,
+            },
+            spool,
+            spool_bytes_max: u64::from(arguments.spool_max) << 20,
+            retry_for: arguments.retry_for,
+        })
+    }
+
     fn transfer(
         &self,
         arguments: &Send,
         source: Source,
         sender: &Sender,
+        drain: &Drain,
     ) -> (Skipped, Result<(), String>) {
         let mut failed = None;
         let (mut count, mut skipped) = (0_u64, Skipped::default());
@@ -222,7 +263,15 @@ impl Sending {
                     skipped.count(why);
                     Ok(Ok(()))
                 }
-                None => sender.push(unit.text),
+                None => sender.push(unit.text).or_else(|error| {
+                    // A spool keeps what was read already, also where nothing more can be sent.
+                    if matches!(error, SendError::Interrupted) || !sender.take_the_rest() {
+                        return Err(error);
+                    }
+                    drain.stop();
+                    failed.get_or_insert(error.to_string());
+                    sender.push(unit.text)
+                }),
             };
             let kept = match pushed {
                 Ok(Ok(())) => Ok(()),
@@ -239,11 +288,16 @@ impl Sending {
             match kept {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
-                    failed = Some(error);
+                    failed.get_or_insert(error);
                     ControlFlow::Break(())
                 }
             }
         });
+        drain.end();
+        if failed.is_none() && drain.is_stopped() {
+            // The thread that got the signal does the rest, and ends the process.
+            forever();
+        }
         // What has been read is delivered, also where the rest cannot be.
         let finished = match failed {
             Some(error) => Err(error),
@@ -254,6 +308,10 @@ impl Sending {
             let let_go = sender.interrupt().unwrap_or_default();
             let waiting = sender.report().waiting;
             with_remedy(error, arguments.spool.is_some(), false, waiting, let_go)
+        });
+        let read = read.or_else(|e| match drain.is_stopped() {
+            true => Ok(()),
+            false => Err(e),
         });
         let read = read.map_err(|e| {
             let rest = match count {
@@ -272,23 +330,28 @@ impl Sending {
             message += &format!(", {} wait", batches(report.waiting));
         }
         if let Some(why) = sender.trouble() {
-            message += &format!(", trying again: {why}");
+            message += &format!(", trying again: {}", printable(&why));
         }
         self.bar.set_message(message);
     }
 }
 
-fn options(arguments: &Send, by_content: bool) -> Result<SenderOptions, String> {
-    Ok(SenderOptions {
-        server: connect::server(&arguments.url, &arguments.credentials)?,
-        batch_flows: arguments.batch_flows as usize,
-        batch_bytes: 1 << 20,
-        batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
-        compress: !arguments.no_compress,
-        spool: arguments.spool.clone().filter(|_| !by_content),
-        spool_bytes_max: u64::from(arguments.spool_max) << 20,
-        retry_for: arguments.retry_for,
-    })
+/// What sends a file to the same service.
+fn command(arguments: &Send) -> String {
+    let credentials = &arguments.credentials;
+    let files = [
+        ("--token-file", &credentials.token_file),
+        ("--ca", &credentials.ca),
+        ("--cert", &credentials.cert),
+        ("--key", &credentials.key),
+    ];
+    let mut command = format!("flowtally send --url {}", shell_word(&arguments.url));
+    for (flag, file) in files {
+        if let Some(file) = file {
+            command += &format!(" {flag} {}", shell_word(&file.display().to_string()));
+        }
+    }
+    command
 }
 
 /// What to do about batches that were not sent, and the flows that were let go.
@@ -314,11 +377,15 @@ fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, let_go:
 /// the process.
 fn said(error: SendError) -> String {
     if matches!(error, SendError::Interrupted) {
-        loop {
-            std::thread::park();
-        }
+        forever();
     }
     error.to_string()
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::park();
+    }
 }
 
 /// The file that is being sent, for the thread that waits for a signal.
@@ -327,6 +394,7 @@ struct UnderWay(Mutex<Option<Current>>);
 
 struct Current {
     sender: Arc<Sender>,
+    drain: Arc<Drain>,
     has_spool: bool,
     /// It can be sent again, and counts once.
     once: bool,
@@ -344,14 +412,20 @@ impl UnderWay {
         let Some(current) = current else {
             return "stopped; run it again to send the rest".into();
         };
+        if current.sender.take_the_rest() {
+            current.drain.stop();
+            current.drain.wait(DRAIN_MAX);
+        }
         let kept = current.sender.interrupt();
         let waiting = current.sender.report().waiting;
         match kept {
             Err(error) => error.to_string(),
             Ok(_) if current.once => "stopped; run it again to send the rest".into(),
-            Ok(0) if current.has_spool => format!(
-                "stopped; in the spool: {}; of the pipe, up to {READ_KIB} KiB more were read and are \
-                 not kept",
+            Ok(0) if current.has_spool => {
+                format!("stopped; in the spool: {}", batches(waiting))
+            }
+            Ok(lost) if current.has_spool => format!(
+                "stopped; in the spool: {}; {lost} flows had no room",
                 batches(waiting)
             ),
             Ok(lost) => format!(
@@ -364,7 +438,7 @@ impl UnderWay {
 
 /// A signal ends the process.
 fn end_at_signal(under_way: Arc<UnderWay>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new(signals::ending())?;
     let wait = move || {
         let Some(signal) = signals.forever().next() else {
             return;

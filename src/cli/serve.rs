@@ -1,6 +1,7 @@
 //! `flowtally serve`.
 
-use std::io;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 #[cfg(feature = "kafka")]
 use crate::client::Server;
@@ -57,17 +58,15 @@ pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
 
 async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let listen = &arguments.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::AddrInUse => format!(
-                "cannot listen on {listen}: the port is taken; \
+    let listener = bind(listen).await.map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "cannot listen on {listen}: the port is taken; \
              stop what has it, or give --listen another one"
-            ),
-            _ => {
-                format!("cannot listen on {listen}: {e}; give --listen an address of this machine")
-            }
-        })?;
+        ),
+        _ => {
+            format!("cannot listen on {listen}: {e}; give --listen an address of this machine")
+        }
+    })?;
     let cannot_start = |e: io::Error| format!("cannot start: {e}");
     let mut term = signal(SignalKind::terminate()).map_err(cannot_start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(cannot_start)?;
@@ -79,6 +78,17 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     let cluster = cluster(&arguments, &access)?;
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
+    }
+    let ready = Arc::new(Notify::new());
+    if io::stderr().is_terminal() {
+        let url = page_url(address, access.tls.is_some());
+        let ready = ready.clone();
+        tokio::spawn(async move {
+            ready.notified().await;
+            super::say(&format!(
+                "flowtally: open {url} in a browser; Ctrl-C stops the service"
+            ));
+        });
     }
     let (told, reload) = watch::channel(());
     tokio::spawn(async move {
@@ -95,6 +105,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         metrics: metrics.clone(),
         access,
         reload,
+        ready,
         data_dir: arguments.data_dir.path,
         #[cfg(feature = "kafka")]
         cluster,
@@ -134,6 +145,30 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All addresses are those of IPv6, which takes IPv4 too, where the machine has it.
+async fn bind(listen: &str) -> io::Result<TcpListener> {
+    let Some(port) = listen.strip_prefix(':') else {
+        return TcpListener::bind(listen).await;
+    };
+    match TcpListener::bind(format!("[::]:{port}")).await {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind(format!("0.0.0.0:{port}")).await
+        }
+        bound => bound,
+    }
+}
+
+/// Where a browser on this machine finds the page.
+fn page_url(address: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("{scheme}://{}/", SocketAddr::new(ip, address.port()))
 }
 
 fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
@@ -192,6 +227,7 @@ fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, Stri
             token: None,
             ca: told.node_ca,
             certificate: certificate.map(|tls| (tls.cert.clone(), tls.key.clone())),
+            is_node: true,
         },
     }))
 }

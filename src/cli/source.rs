@@ -82,6 +82,17 @@ impl Source {
         Ok(received)
     }
 
+    /// The same, read through what `wrap` makes of it.
+    pub(super) fn through(
+        self,
+        wrap: impl FnOnce(Box<dyn Read + Send>) -> Box<dyn Read + Send>,
+    ) -> Source {
+        Source {
+            input: wrap(self.input),
+            ..self
+        }
+    }
+
     /// A reader of its flows, which moves the bar.
     pub(super) fn reader(
         self,

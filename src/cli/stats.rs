@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::connect;
-use crate::config::{Place, Stats};
+use crate::config::{Place, Stats, hour_name};
 use crate::store::Store;
 
 /// What is stored.
@@ -63,7 +63,12 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
 
 fn table(stored: &Stored) -> String {
     let hours = match (stored.first_hour, stored.last_hour) {
-        (Some(first), Some(last)) => format!("{}, from {first} to {last}", stored.hours),
+        (Some(first), Some(last)) => format!(
+            "{}, from {} to {}",
+            stored.hours,
+            hour_name(first),
+            hour_name(last)
+        ),
         _ => "none".into(),
     };
     let mut lines = vec![

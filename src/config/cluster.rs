@@ -89,7 +89,7 @@ pub struct Cluster {
     #[arg(
         long,
         env = "FLOWTALLY_CHECKPOINT_INTERVAL",
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "600",
         value_parser = seconds(1..=86_400)
     )]

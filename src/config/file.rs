@@ -13,7 +13,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
-use super::Cli;
+use super::{Cli, tips};
 
 /// Flags that are about the file itself.
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
@@ -31,7 +31,8 @@ pub fn parse(
 ) -> Result<(Cli, Settings), clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = without_empty_variables(Cli::command());
-    let mut matches = command.clone().try_get_matches_from(&arguments)?;
+    let matches = command.clone().try_get_matches_from(&arguments);
+    let mut matches = matches.map_err(|error| tips::add(error, &arguments))?;
     let path = file_of(&matches);
     if let Some(path) = &path {
         let fail = |what: &dyn fmt::Display| {

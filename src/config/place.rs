@@ -1,7 +1,8 @@
 //! Where a command finds what is stored: a running service, or the directory of a stopped one.
 //!
 //! Each can be a flag or a variable, and the directory also a key of the file. What is said more
-//! plainly counts: a flag of the one before a variable of the other, a variable before the file.
+//! plainly counts: a flag of the one before a variable of the other, a variable before the file. Where
+//! neither is said, it is the service that runs on this machine, as for commands that know no directory.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 
-use super::ConfigFile;
+use super::{ConfigFile, DEFAULT_URL};
 
 /// A running service or a stopped one's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +24,11 @@ pub enum Place {
 #[derive(Debug, Args)]
 #[group(skip)]
 struct Flags {
-    /// The running service, as in http://127.0.0.1:8080. Give this or --data-dir.
+    /// The running service. [default without --data-dir: http://127.0.0.1:8080]
     #[arg(long, env = "FLOWTALLY_URL", value_name = "URL")]
     url: Option<String>,
 
-    /// The data directory of a service that is stopped. Give this or --url.
+    /// The data directory of a service that is stopped, instead of --url.
     #[arg(long, env = "FLOWTALLY_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
@@ -53,10 +54,7 @@ impl FromArgMatches for Place {
                 ErrorKind::ArgumentConflict,
                 "FLOWTALLY_URL and FLOWTALLY_DATA_DIR are both set: give --url or --data-dir",
             ),
-            _ => wrong(
-                ErrorKind::MissingRequiredArgument,
-                "give --url, where the service is running, or --data-dir, where a stopped one has its data",
-            ),
+            _ => Ok(Place::Service(DEFAULT_URL.into())),
         }
     }
 

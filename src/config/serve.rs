@@ -6,11 +6,17 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, days, seconds};
+use super::{DataDir, days, hours, listen, mib, seconds};
 use crate::store;
 
+const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
+                     10s, 5m, 30d.";
+
 /// What `flowtally serve` is told.
+///
+/// Sizes are in MiB and durations in seconds, or have a unit.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = UNITS)]
 pub struct Serve {
     #[command(flatten)]
     pub data_dir: DataDir,
@@ -19,12 +25,14 @@ pub struct Serve {
     #[arg(long)]
     pub print_config: bool,
 
-    /// Address and port to listen on; port 0 picks a free one, which the log shows.
+    /// Address and port to listen on; :8080 is all addresses of this machine, and port 0 picks a free
+    /// one, which the log shows.
     #[arg(
         long,
         env = "FLOWTALLY_LISTEN",
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080"
+        default_value = "127.0.0.1:8080",
+        value_parser = listen
     )]
     pub listen: String,
 
@@ -69,7 +77,7 @@ pub struct Serve {
     #[arg(
         long = "shutdown-timeout",
         env = "FLOWTALLY_SHUTDOWN_TIMEOUT",
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "30",
         value_parser = seconds(0..=86_400)
     )]
@@ -80,7 +88,7 @@ pub struct Serve {
     #[arg(
         long,
         env = "FLOWTALLY_FLUSH_INTERVAL",
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "10",
         value_parser = seconds(1..=3_600)
     )]
@@ -91,7 +99,7 @@ pub struct Serve {
     #[arg(
         long,
         env = "FLOWTALLY_IDEMPOTENCY_WINDOW",
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "86400",
         value_parser = seconds(1..=31_536_000)
     )]
@@ -102,14 +110,14 @@ pub struct Serve {
     #[arg(
         long,
         env = "FLOWTALLY_IDEMPOTENCY_DISK_MAX",
-        value_name = "MIB",
+        value_name = "SIZE",
         default_value = "256",
-        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+        value_parser = mib(16..=1_048_576)
     )]
     pub idempotency_disk_max: u32,
 
-    /// Days for which it is remembered what was counted of files that were sent or imported, so that a
-    /// file counts once.
+    /// Days for which it is remembered what was counted of files that were sent or imported, as a number
+    /// or as in 30d, so that a file counts once.
     #[arg(
         long,
         env = "FLOWTALLY_IMPORT_WINDOW",
@@ -126,24 +134,29 @@ pub struct Serve {
         env = "FLOWTALLY_IMPORT_DISK_MAX",
         value_name = "MIB",
         default_value = "256",
-        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+        value_parser = mib(16..=1_048_576)
     )]
     pub import_disk_max: u32,
 
-    /// Hours to keep before the newest one that has flows. Older ones are dropped as a whole, and flows
+    /// Hours to keep before the newest one that has flows, as a number or as in 30d. Older ones are dropped as a whole, and flows
     /// for them are counted as expired. Without it, all are kept.
     #[arg(
         long,
         env = "FLOWTALLY_RETAIN_HOURS",
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_name = "HOURS",
+        value_parser = hours(1..=u32::MAX)
     )]
     pub retain_hours: Option<u32>,
 
     /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
     /// goes on; by default a twentieth of the disk, at most 1024, and at least what a flush may need
     /// (80, by default), where that is no more than a quarter of the disk.
-    #[arg(long, env = "FLOWTALLY_DISK_RESERVE", value_name = "MIB")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_DISK_RESERVE",
+        value_name = "SIZE",
+        value_parser = mib(0..=u32::MAX)
+    )]
     pub disk_reserve: Option<u32>,
 
     /// Memory that the process may take, in MiB: bodies under way, sums in memory, RocksDB's caches
@@ -151,21 +164,31 @@ pub struct Serve {
     #[arg(
         long,
         env = "FLOWTALLY_MEMORY_MAX",
-        value_name = "MIB",
+        value_name = "SIZE",
         default_value = "512",
-        value_parser = clap::value_parser!(u32).range(128..=1_048_576)
+        value_parser = mib(128..=1_048_576)
     )]
     pub memory_max: u32,
 
     /// Largest body of a request in MiB, as sent and after decompression; at most a sixteenth
     /// of the memory, which is also the default.
-    #[arg(long, env = "FLOWTALLY_BODY_MAX", value_name = "MIB")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_BODY_MAX",
+        value_name = "SIZE",
+        value_parser = mib(0..=u32::MAX)
+    )]
     pub body_max: Option<u32>,
 
     /// Memory for groups, sorted rows and pages of all queries together, in MiB, at most a quarter of
     /// --memory-max; a sixteenth of it by default. A query that needs more is refused (413). Each has a
     /// 128th of it for itself, so that small ones need not wait for large ones.
-    #[arg(long, env = "FLOWTALLY_QUERY_MEMORY_MAX", value_name = "MIB")]
+    #[arg(
+        long,
+        env = "FLOWTALLY_QUERY_MEMORY_MAX",
+        value_name = "SIZE",
+        value_parser = mib(0..=u32::MAX)
+    )]
     pub query_memory_max: Option<u32>,
 
     /// Seconds that one query may work for until its answer begins, and then for each part of it;
@@ -173,7 +196,7 @@ pub struct Serve {
     #[arg(
         long,
         env = "FLOWTALLY_QUERY_TIME_MAX",
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "30",
         value_parser = seconds(1..=86_400)
     )]

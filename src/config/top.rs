@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Credentials, seconds};
+use super::{Credentials, DEFAULT_URL, seconds, units};
 
 /// What `flowtally top` is told.
 #[derive(Clone, Debug, Args)]
@@ -14,12 +14,13 @@ pub struct Top {
         long,
         env = "FLOWTALLY_URL",
         value_name = "URL",
-        default_value = "http://127.0.0.1:8080"
+        default_value = DEFAULT_URL
     )]
     pub url: String,
 
-    /// The hour to show; latest is the newest one that has flows, whichever that becomes.
-    #[arg(long, value_name = "N|latest", default_value = "latest", value_parser = hour)]
+    /// The hour to show: its number, a time in UTC where hours are since the epoch, as in 2026-11-29T10, or
+    /// latest, the newest one that has flows, whichever that becomes.
+    #[arg(long, value_name = "HOUR|latest", default_value = "latest", value_parser = hour)]
     pub hour: HourChoice,
 
     /// What a row stands for.
@@ -40,7 +41,7 @@ pub struct Top {
     /// Seconds between two looks; longer where the service takes long to answer.
     #[arg(
         long = "interval-s",
-        value_name = "SECONDS",
+        value_name = "DURATION",
         default_value = "2",
         value_parser = seconds(1..=3600)
     )]
@@ -136,9 +137,14 @@ pub enum TopFormat {
 }
 
 fn hour(text: &str) -> Result<HourChoice, String> {
-    match text.parse() {
-        _ if text == "latest" => Ok(HourChoice::Latest),
-        Ok(hour) if hour < u64::from(u32::MAX) => Ok(HourChoice::At(hour)),
-        _ => Err("it has to be latest, or a number from 0 to 4294967294".into()),
+    if text == "latest" {
+        return Ok(HourChoice::Latest);
+    }
+    match units::hour(text) {
+        Ok(hour) if hour < u32::MAX => Ok(HourChoice::At(hour.into())),
+        _ => Err(
+            "it has to be latest, a number from 0 to 4294967294, or a time in UTC such as 2026-11-29T10"
+                .into(),
+        ),
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::queue::Entry;
-use crate::client::{Client, Problem};
+use crate::client::{Client, Problem, location};
 
 /// Where flows go.
 pub(super) const PATH: &str = "/flows";
@@ -22,7 +22,9 @@ pub(super) enum Outcome {
     /// had it before.
     Taken { replayed: bool, expired: usize },
     /// It will not take these flows, and would take others.
-    Rejected { why: String },
+    Rejected { why: String, of: Fault },
+    /// It will not take these flows now, and would take others.
+    Later { why: String },
     /// It will not take any, until something is changed here.
     Refused { why: String },
     /// Others have counted a part of it.
@@ -39,9 +41,21 @@ pub(super) enum Outcome {
     },
 }
 
-/// What it says to a batch that it took.
+/// What a batch is not taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A flow in it.
+    Flow,
+    /// Its size.
+    Size,
+    /// Other flows have been sent under its key.
+    Key,
+    /// It cannot be read, although it is whole here.
+    Body,
+}
+
+/// What it says to a batch that it took. A later service may say more.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Accepted {
     accepted: usize,
     /// Flows that are older than what it keeps.
@@ -66,15 +80,14 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         // A certificate does not get better by trying again, but the service may be given another.
         Err(error) => {
             return Outcome::TryAgain {
-                why: error.to_string(),
+                why: client.broken(&error),
                 after: None,
             };
         }
     };
     let status = response.status();
     let after = retry_after(response.headers());
-    let location = response.headers().get("location");
-    let location = location.and_then(|to| Some(to.to_str().ok()?.to_owned()));
+    let location = location(response.headers());
     let replayed = response.headers().contains_key("idempotent-replayed");
     // The answer has to be complete: a proxy may break off in the middle of one.
     let text = match response
@@ -92,11 +105,7 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         }
     };
     let problem = serde_json::from_str::<Problem>(&text).ok();
-    let why = match (&problem, location) {
-        (Some(problem), _) => format!("{status}: {}: {}", problem.title, problem.detail),
-        (None, Some(location)) => format!("{status}, to {location}"),
-        (None, None) => status.to_string(),
-    };
+    let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
     // Others answer with the same statuses, and do not mean the flows.
     let is = |kind: &str| {
         problem
@@ -116,8 +125,22 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY if !entry.notes.is_empty() => {
             Outcome::Conflict { why }
         }
-        StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected { why },
+        // It may be the service's clock that is wrong, or the one of whoever made the flows.
+        StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::Later { why },
+        StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected {
+            why,
+            of: Fault::Flow,
+        },
         StatusCode::BAD_REQUEST if is("bad-body") => Outcome::Unreadable { why, after },
+        // Whoever says so, the service or a proxy before it: the same batch will get the same answer.
+        StatusCode::PAYLOAD_TOO_LARGE => Outcome::Rejected {
+            why,
+            of: Fault::Size,
+        },
+        StatusCode::UNPROCESSABLE_ENTITY => Outcome::Rejected {
+            why,
+            of: Fault::Key,
+        },
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
             Outcome::TryAgain { why, after }
         }

@@ -1,8 +1,9 @@
 //! Batches that whoever sends them has made, under keys of their own: of files, which are cut by what is
 //! in them.
 
+use super::closing::compress;
 use super::queue::Entry;
-use super::{SendError, Sender, compress};
+use super::{SendError, Sender};
 
 /// A batch that is whole.
 #[derive(Clone, Debug)]
@@ -46,13 +47,16 @@ impl Sender {
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
-            if !state.queue.is_full() {
-                break;
+            if state.queue.is_full() {
+                state = shared.wait(state, std::time::Duration::from_secs(1));
+                continue;
             }
-            state = shared.wait(state, std::time::Duration::from_secs(1));
+            match state.queue.push(entry.clone(), body.clone())? {
+                None => break,
+                Some(lack) => state = shared.wait_for_room(state, lack),
+            }
         }
-        let pushed = state.queue.push(entry, body);
         shared.changed.notify_all();
-        pushed
+        Ok(())
     }
 }

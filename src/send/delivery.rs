@@ -1,96 +1,113 @@
 //! The thread that takes batches from the front of the queue and sends each until the service has
 //! answered it.
 
+use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde_json::value::RawValue;
 
-use super::attempt::{self, Outcome};
+use super::attempt::{self, Fault, Outcome};
 use super::queue::Entry;
-use super::{Rejected, SendError, Shared, State};
+use super::spool::First;
+use super::{Refused, Rejected, SendError, Shared, State};
 use crate::client::Client;
 
 /// First and longest pause between two tries, before jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+type OnRejected = dyn FnMut(Rejected) -> Result<(), String>;
+
+/// What to do after a try.
+enum Next {
+    /// The batch is done with, and goes from the queue.
+    Forget,
+    /// It is not in the queue any more.
+    Gone,
+    TryAgain {
+        why: String,
+        after: Option<Duration>,
+        /// Why it is given up, rather than the service, if that goes on.
+        give_up: Option<Fault>,
+        /// Others may be taken meanwhile.
+        others_first: bool,
+    },
+    Fail(SendError),
+}
+
 impl Shared {
     /// The delivering thread's life.
     pub(super) fn deliver_until_abandoned(
         &self,
         client: &Client,
-        mut on_rejected: impl FnMut(Rejected) -> Result<(), String>,
+        mut on_rejected: impl FnMut(Rejected) -> Result<(), String> + 'static,
     ) {
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
-        loop {
-            let Some((entry, body)) = self.next_batch() else {
-                return;
+        // Batches in a row that are to be tried after the others.
+        let mut postponed = 0;
+        while let Some(First { entry, body }) = self.next_batch() {
+            let mut next = match &body {
+                Ok(body) => self.try_once(client, &entry, body, &mut on_rejected),
+                Err(damage) => self.set_aside(&entry, damage, None, &mut on_rejected),
             };
-            let outcome = attempt::deliver(client, &entry, &body);
-            let kept = match &outcome {
-                Outcome::Rejected { why } => flows_of(&entry, &body).and_then(|flows| {
-                    let why = why.clone();
-                    on_rejected(Rejected { flows, why })
-                }),
-                Outcome::Unreadable { .. } => flows_of(&entry, &body).map(drop),
-                _ => Ok(()),
-            };
-            let mut state = self.state();
-            if let Err(why) = kept {
-                state.failed = Some(SendError::NotKept(why));
-                self.changed.notify_all();
-                return;
+            let others_first = matches!(
+                next,
+                Next::TryAgain {
+                    others_first: true,
+                    ..
+                }
+            );
+            if others_first {
+                match self.postpone(&mut postponed) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => next = Next::Fail(error),
+                }
             }
-            let done = match outcome {
-                Outcome::Taken { replayed, expired } => {
-                    state.report.flows += (entry.flows - expired) as u64;
-                    state.report.expired += expired as u64;
-                    state.report.batches += 1;
-                    state.report.replayed += u64::from(replayed);
-                    true
-                }
-                Outcome::Rejected { .. } => true,
-                Outcome::Refused { why } => {
-                    let url = client.url(attempt::PATH);
-                    state.failed = Some(SendError::Refused { url, why });
-                    false
-                }
-                Outcome::Conflict { why } => {
-                    let url = client.url(attempt::PATH);
-                    state.failed = Some(SendError::Conflict { url, why });
-                    false
-                }
-                Outcome::TryAgain { why, after } | Outcome::Unreadable { why, after } => {
-                    state.report.retries += 1;
-                    state.trouble = Some(why.clone());
-                    let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
-                    let left = self.options.retry_for.saturating_sub(failing);
-                    if left.is_zero() {
-                        state.failed = Some(SendError::GaveUp {
-                            url: client.url(attempt::PATH),
-                            after: self.options.retry_for,
-                            why,
-                        });
-                    } else {
-                        let pause = pauses
-                            .next()
-                            .unwrap_or(PAUSE_MAX)
-                            .max(after.unwrap_or_default());
-                        state = self.pause(state, pause.min(left));
+            let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
+            let left = self.options.retry_for.saturating_sub(failing);
+            if let Next::TryAgain { why, give_up, .. } = &next
+                && left.is_zero()
+            {
+                next = match (give_up, &body) {
+                    (Some(fault), Ok(body)) => {
+                        self.put_aside(client, &entry, body, (why, *fault), &mut on_rejected)
                     }
-                    false
+                    _ => Next::Fail(SendError::GaveUp {
+                        url: client.url(attempt::PATH),
+                        after: self.options.retry_for,
+                        why: why.clone(),
+                    }),
+                };
+            }
+            let mut state = self.state();
+            let done = matches!(next, Next::Forget | Next::Gone);
+            match next {
+                Next::Forget => {
+                    if let Err(error) = state.queue.pop() {
+                        state.failed = Some(error);
+                    }
                 }
-            };
+                Next::Gone => {}
+                Next::TryAgain { why, after, .. } => {
+                    state.report.retries += 1;
+                    state.trouble = Some(why);
+                    let pause = pauses.next().unwrap_or(PAUSE_MAX);
+                    let pause = pause.max(after.unwrap_or_default());
+                    state = self.pause(state, pause.min(left));
+                }
+                Next::Fail(error) => {
+                    state.failed.get_or_insert(error);
+                }
+            }
             if done {
                 state.trouble = None;
                 pauses = self::pauses();
                 failing_since = None;
-                if let Err(error) = state.queue.pop() {
-                    state.failed = Some(error);
-                }
+                postponed = 0;
             }
             self.changed.notify_all();
             if state.failed.is_some() || state.abandoned {
@@ -99,8 +116,135 @@ impl Shared {
         }
     }
 
+    /// Moves a batch behind the others, if it is in a spool. Whether there is one that has not been tried since
+    /// the last pause.
+    fn postpone(&self, postponed: &mut usize) -> Result<bool, SendError> {
+        let mut state = self.state();
+        state.queue.put_last()?;
+        *postponed += 1;
+        let others_wait = state.queue.is_spool() && *postponed < state.queue.len();
+        if !others_wait {
+            *postponed = 0;
+        }
+        Ok(others_wait)
+    }
+
+    fn try_once(
+        &self,
+        client: &Client,
+        entry: &Entry,
+        body: &[u8],
+        on_rejected: &mut OnRejected,
+    ) -> Next {
+        match attempt::deliver(client, entry, body) {
+            Outcome::Taken { replayed, expired } => {
+                let report = &mut self.state().report;
+                report.flows += (entry.flows - expired) as u64;
+                report.expired += expired as u64;
+                report.batches += 1;
+                report.replayed += u64::from(replayed);
+                Next::Forget
+            }
+            Outcome::Rejected { why, of } => {
+                self.put_aside(client, entry, body, (&why, of), on_rejected)
+            }
+            Outcome::Conflict { why } => Next::Fail(SendError::Conflict {
+                url: client.url(attempt::PATH),
+                why,
+            }),
+            Outcome::Refused { why } => Next::Fail(SendError::Refused {
+                url: client.url(attempt::PATH),
+                why,
+            }),
+            Outcome::Unreadable { why, after } => match flows_of(entry, body) {
+                Ok(_) => Next::TryAgain {
+                    why,
+                    after,
+                    give_up: Some(Fault::Body),
+                    others_first: false,
+                },
+                Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
+            },
+            Outcome::Later { why } => Next::TryAgain {
+                why,
+                after: None,
+                give_up: None,
+                others_first: true,
+            },
+            Outcome::TryAgain { why, after } => Next::TryAgain {
+                why,
+                after,
+                give_up: None,
+                others_first: false,
+            },
+        }
+    }
+
+    /// Keeps a batch that the service will never take where it holds up no other.
+    fn put_aside(
+        &self,
+        client: &Client,
+        entry: &Entry,
+        body: &[u8],
+        (why, of): (&str, Fault),
+        on_rejected: &mut OnRejected,
+    ) -> Next {
+        match &self.options.refused {
+            Refused::SetAside(command) => {
+                self.set_aside(entry, why, Some((command, of)), on_rejected)
+            }
+            Refused::NotKept if of != Fault::Flow => Next::Fail(SendError::Refused {
+                url: client.url(attempt::PATH),
+                why: format!(
+                    "{why}; --rejects FILE or --spool DIR keeps such a batch and sends the rest"
+                ),
+            }),
+            Refused::HandOver | Refused::NotKept => match flows_of(entry, body) {
+                Ok(flows) => {
+                    let why = why.to_owned();
+                    match on_rejected(Rejected::Flows { flows, why }) {
+                        Ok(()) => Next::Forget,
+                        Err(why) => Next::Fail(SendError::NotKept(why)),
+                    }
+                }
+                Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
+            },
+        }
+    }
+
+    /// Moves the first batch of the spool out of the way. `again` says how to send it again, if it can be.
+    fn set_aside(
+        &self,
+        entry: &Entry,
+        why: &str,
+        again: Option<(&str, Fault)>,
+        on_rejected: &mut OnRejected,
+    ) -> Next {
+        let moved = self
+            .state()
+            .queue
+            .set_aside(|path| reason(path, entry, why, again));
+        let path = match moved {
+            Ok(Some(path)) => path,
+            Ok(None) => {
+                return Next::TryAgain {
+                    why: format!("{why}; and the disk has no room to set the batch aside"),
+                    after: None,
+                    give_up: None,
+                    others_first: false,
+                };
+            }
+            Err(error) => return Next::Fail(error),
+        };
+        let (flows, why) = (entry.flows, why.to_owned());
+        match on_rejected(Rejected::File { path, flows, why }) {
+            Ok(()) => Next::Gone,
+            Err(why) => Next::Fail(SendError::NotKept(why)),
+        }
+    }
+
     /// Waits for the batch that is first in the queue; `None` when the sender is gone.
-    fn next_batch(&self) -> Option<(Entry, Vec<u8>)> {
+    fn next_batch(&self) -> Option<First> {
         let mut state = self.state();
         loop {
             if state.abandoned || state.failed.is_some() {
@@ -115,19 +259,7 @@ impl Shared {
                     return None;
                 }
             }
-            let wait = match (self.options.batch_age, state.open.since) {
-                (Some(age), Some(since)) => {
-                    let left = age.saturating_sub(since.elapsed());
-                    if left.is_zero() {
-                        // The queue is empty, so this does not wait.
-                        state = self.close_batch(state).ok()?;
-                        continue;
-                    }
-                    left
-                }
-                _ => Duration::from_secs(60),
-            };
-            state = self.wait(state, wait);
+            state = self.wait(state, Duration::from_secs(60));
         }
     }
 
@@ -158,14 +290,44 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
+/// What is written beside a batch that is set aside.
+fn reason(path: &Path, entry: &Entry, why: &str, again: Option<(&str, Fault)>) -> String {
+    let Some((command, fault)) = again else {
+        return format!(
+            "{why}\n\nThe flows in it, {} of them, were not sent.\n",
+            entry.flows
+        );
+    };
+    let (first, smaller) = match fault {
+        Fault::Size if entry.flows > 1 => (
+            "To send it again, in smaller batches",
+            format!(" --batch-flows {}", (entry.flows / 8).max(1)),
+        ),
+        Fault::Flow => (
+            "Mend or remove the flow that is named. To send the file again",
+            String::new(),
+        ),
+        _ => ("To send it again", String::new()),
+    };
+    let path = shell_word(&path.display().to_string());
+    format!(
+        "{why}\n\nNone of its {} flows counted. {first}:\n{command}{smaller} {path}\n",
+        entry.flows
+    )
+}
+
+/// `text` as one word for a shell.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 /// The flows in a body, a JSON text each; it may be the only copy of them.
 fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
-    let damaged = |why: String| {
-        let key = &entry.key;
-        format!(
-            "the batch {key} is damaged, and stays where it is: {why}; mend it, or take it away"
-        )
-    };
+    let damaged = |why: String| format!("the batch {} is damaged: {why}", entry.key);
     let json = if entry.compressed {
         zstd::decode_all(body).map_err(|e| damaged(e.to_string()))?
     } else {

@@ -3,30 +3,33 @@
 //! [`Sender`] collects flows in batches. Every batch gets an idempotency key and goes into a queue: in
 //! memory, or in a [`Spool`](SenderOptions::spool) on disk, which outlives the sender and the
 //! service. A thread takes batches from its front and sends each until the service has answered it,
-//! with the same key each time. So a batch whose answer got lost is sent again, and counts once.
+//! with the same key each time. So a batch whose answer got lost is sent again, and counts once. Another
+//! thread closes a batch that is [old enough](SenderOptions::batch_age), whatever the service does.
 
 mod attempt;
 mod block;
+mod closing;
 mod delivery;
 mod queue;
 mod receipts;
+mod spool;
 
 pub use block::Block;
+pub use delivery::shell_word;
 pub use receipts::{Receipt, Receipts};
 
-use std::io::Write;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
 use crate::client::{Client, ClientError, Server};
 use crate::ingest::decode;
-use queue::{Entry, Queue};
+use queue::{Lack, Queue};
 
-const ZSTD_LEVEL: i32 = 1;
+/// Room that is reserved beyond a flow, for those that were read with it.
+const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// How a [`Sender`] behaves.
 #[derive(Clone, Debug)]
@@ -42,18 +45,38 @@ pub struct SenderOptions {
     pub compress: bool,
     /// Directory for batches that the service has not taken yet; `None` keeps a few in memory.
     pub spool: Option<PathBuf>,
-    /// Bytes in the spool at which [`Sender::push`] waits.
+    /// Bytes in the spool at which [`Sender::push`] waits, as it does while the disk is full.
     pub spool_bytes_max: u64,
+    /// Where batches go that the service will never take.
+    pub refused: Refused,
     /// Gives up when nothing could be delivered for this long.
     pub retry_for: Duration,
 }
 
-/// Flows that the service will not take, and why.
+/// What becomes of a batch that the service will never take: the rest is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// The flows as they were sent, a JSON text each.
-    pub flows: Vec<String>,
-    pub why: String,
+pub enum Refused {
+    /// Its flows are handed over, to be kept.
+    HandOver,
+    /// It goes into the directory `refused` in the spool, with the reason and this command, which sends a
+    /// file again and gets its name as the last argument.
+    SetAside(String),
+    /// Nobody keeps it. So the sender ends, unless the service names a flow that is wrong: that one would
+    /// be refused again.
+    NotKept,
+}
+
+/// A batch that the service will not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Its flows as they were sent, a JSON text each.
+    Flows { flows: Vec<String>, why: String },
+    /// It was set aside, in this file.
+    File {
+        path: PathBuf,
+        flows: usize,
+        why: String,
+    },
 }
 
 /// What became of the flows so far.
@@ -106,7 +129,7 @@ pub enum SendError {
 #[derive(Debug)]
 pub struct Sender {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the sender and its delivering thread share.
@@ -116,6 +139,16 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled at every change that the other side may wait for.
     changed: Condvar,
+    notice: Notice,
+}
+
+/// Tells the user what the sender waits for.
+struct Notice(Box<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Notice")
+    }
 }
 
 #[derive(Debug)]
@@ -126,6 +159,10 @@ struct State {
     /// Why the last try failed.
     trouble: Option<String>,
     failed: Option<SendError>,
+    /// See [`Sender::take_the_rest`].
+    taking_the_rest: bool,
+    /// What there is no room in, which the user has been told.
+    lack: Option<Lack>,
     /// The sender is gone: nothing is delivered any more.
     abandoned: bool,
 }
@@ -139,17 +176,24 @@ struct OpenBatch {
 }
 
 impl Sender {
-    /// Takes up what a spool holds, and begins to deliver. Flows that the service does not take are
-    /// handed to `on_rejected`, and forgotten once that returns; its error ends the sender.
+    /// Takes up what a spool holds, and begins to deliver. Batches that the service does not take are
+    /// handed to `on_rejected`, and forgotten once that returns; its error ends the sender. `on_notice`
+    /// gets a sentence for the user when it has to wait for room.
     pub fn start(
         options: SenderOptions,
         on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
+        on_notice: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Sender, SendError> {
         let client = Client::new(&options.server)?;
+        if options.spool.is_none() && matches!(options.refused, Refused::SetAside(_)) {
+            let why = "there is no spool to set batches aside in";
+            return Err(SendError::Options(why.into()));
+        }
         let queue = match &options.spool {
             Some(path) => Queue::open(path, options.spool_bytes_max)?,
             None => Queue::in_memory(),
         };
+        let batch_age = options.batch_age;
         let shared = Arc::new(Shared {
             options,
             state: Mutex::new(State {
@@ -158,21 +202,32 @@ impl Sender {
                 report: Report::default(),
                 trouble: None,
                 failed: None,
+                taking_the_rest: false,
+                lack: None,
                 abandoned: false,
             }),
             changed: Condvar::new(),
+            notice: Notice(Box::new(on_notice)),
         });
-        let thread = std::thread::Builder::new().name("sender".into()).spawn({
+        let mut sender = Sender {
+            shared: shared.clone(),
+            threads: Vec::new(),
+        };
+        if let Some(age) = batch_age {
             let shared = shared.clone();
-            move || shared.deliver_until_abandoned(&client, on_rejected)
-        });
-        match thread {
-            Ok(thread) => Ok(Sender {
-                shared,
-                thread: Some(thread),
-            }),
-            Err(e) => Err(SendError::Options(format!("cannot start a thread: {e}"))),
+            sender.spawn("ager", move || shared.close_aged_batches(age))?;
         }
+        sender.spawn("sender", move || {
+            shared.deliver_until_abandoned(&client, on_rejected);
+        })?;
+        Ok(sender)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), SendError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+        let cannot = |e| SendError::Options(format!("cannot start a thread: {e}"));
+        self.threads.push(thread.map_err(cannot)?);
+        Ok(())
     }
 
     /// Adds one flow, as JSON text. Waits while the queue is full.
@@ -192,13 +247,34 @@ impl Sender {
             )));
         }
         let mut state = shared.state();
-        let full = state.open.flows >= options.batch_flows
-            || state.open.json.len() + flow.len() + 2 > options.batch_bytes;
-        if full && state.open.flows > 0 {
+        let bytes = flow.len() + 2;
+        let full = |open: &OpenBatch| {
+            open.flows > 0
+                && (open.flows >= options.batch_flows
+                    || open.json.len() + bytes > options.batch_bytes)
+        };
+        while full(&state.open) && !state.taking_the_rest {
             state = shared.close_batch(state)?;
         }
-        if let Some(error) = &state.failed {
-            return Err(error.clone());
+        loop {
+            if state.taking_the_rest {
+                if full(&state.open) {
+                    // What has no room stays in the open batch, and is counted at the end.
+                    shared.try_to_close(&mut state)?;
+                }
+                break;
+            }
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            let most = closing::body_bytes_max(state.open.json.len() + bytes + READ_AHEAD_BYTES);
+            match state.queue.reserve(most)? {
+                None => {
+                    state.lack = None;
+                    break;
+                }
+                Some(lack) => state = shared.wait_for_room(state, lack),
+            }
         }
         let open = &mut state.open;
         open.json.push(if open.flows == 0 { b'[' } else { b',' });
@@ -225,19 +301,30 @@ impl Sender {
         }
     }
 
+    /// For the end of the process, where what was read is not read again: from here on, the spool takes
+    /// what is pushed without waiting for room, or for the service. Room is reserved for so much. False where
+    /// there is no spool.
+    pub fn take_the_rest(&self) -> bool {
+        let shared = &*self.shared;
+        let mut state = shared.state();
+        let takes = state.queue.is_spool();
+        state.taking_the_rest = takes;
+        shared.changed.notify_all();
+        takes
+    }
+
     /// For the end of the process, at once: puts the batch that is being filled into the queue where
     /// that needs no waiting. From here on nothing is taken or sent any more:
     /// [`SendError::Interrupted`]. Returns how many flows were let go.
     pub fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let let_go;
-        if state.queue.is_full() {
-            let_go = std::mem::take(&mut state.open).flows;
-        } else {
-            state = shared.close_batch(state)?;
-            let_go = 0;
-        }
+        let kept = !state.queue.is_full() && shared.try_to_close(&mut state)?.is_none();
+        let let_go = match kept {
+            true => 0,
+            false => std::mem::take(&mut state.open).flows,
+        };
+        state.taking_the_rest = false;
         state.failed.get_or_insert(SendError::Interrupted);
         shared.changed.notify_all();
         Ok(let_go)
@@ -266,7 +353,7 @@ impl Drop for Sender {
     fn drop(&mut self) {
         self.shared.state().abandoned = true;
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ended = thread.join(); // a panic of its has been printed
         }
     }
@@ -282,51 +369,6 @@ impl Shared {
         let waited = self.changed.wait_timeout(state, most);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
-
-    /// Moves the open batch into the queue, once there is room.
-    fn close_batch<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> Result<MutexGuard<'a, State>, SendError> {
-        while state.queue.is_full() && state.open.flows > 0 {
-            if let Some(error) = &state.failed {
-                return Err(error.clone());
-            }
-            state = self.wait(state, Duration::from_secs(1));
-        }
-        let mut batch = std::mem::take(&mut state.open);
-        if batch.flows == 0 {
-            return Ok(state); // closed by the other side meanwhile
-        }
-        batch.json.push(b']');
-        let key = Uuid::now_v7().simple().to_string();
-        let body = if self.options.compress {
-            compress(&batch.json)
-                .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
-        } else {
-            batch.json
-        };
-        let entry = Entry {
-            key,
-            notes: String::new(),
-            flows: batch.flows,
-            compressed: self.options.compress,
-        };
-        let pushed = state.queue.push(entry, body);
-        if let Err(error) = &pushed {
-            state.failed = Some(error.clone());
-        }
-        self.changed.notify_all();
-        pushed.map(|()| state)
-    }
-}
-
-/// With a checksum, so that a spool that is damaged is not taken for other flows.
-fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut zstd = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
-    zstd.include_checksum(true)?;
-    zstd.write_all(json)?;
-    zstd.finish()
 }
 
 #[cfg(test)]
@@ -349,9 +391,10 @@ mod tests {
             compress: false,
             spool: Some(dir.path().to_owned()),
             spool_bytes_max: 1 << 20,
+            refused: Refused::NotKept,
             retry_for: Duration::from_secs(60),
         };
-        let sender = Sender::start(options, |_| Ok(())).unwrap();
+        let sender = Sender::start(options, |_| Ok(()), |_| ()).unwrap();
         let flow =
             r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
         assert!(matches!(sender.push(flow), Ok(Ok(()))));

@@ -1,8 +1,10 @@
 //! Logs: set up once, written to standard error.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
+
+use crate::terminal::Style;
 
 /// How a line of the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +31,16 @@ impl LogFormat {
 /// A filter that is not understood, as text for the user.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log {filter:?}: {e}"))?;
+    let coloured = io::stderr().is_terminal();
+    let style = match (format, coloured) {
+        (LogFormat::Json, _) => Style::Json,
+        (LogFormat::Text, true) => Style::Coloured,
+        (LogFormat::Text, false) => Style::Text,
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(move || Events(style))
+        .with_ansi(coloured)
         .with_target(false)
         // Where standard error is gone or full, the service goes on without a log.
         .log_internal_errors(false);
@@ -45,4 +53,21 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
             .try_init(),
     }
     .map_err(|e| e.to_string())
+}
+
+/// Writes events, each as one line: what others wrote may be in it.
+struct Events(Style);
+
+impl Write for Events {
+    /// Gets one event.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = self.0.escape(text.trim_end_matches('\n')).into_owned() + "\n";
+        io::stderr().write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }

@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 17] = [
+const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ("domain", &[], &[]),
-    ("telemetry", &[], &["tracing_subscriber", "prometheus"]),
+    ("terminal", &[], &[]),
+    (
+        "telemetry",
+        &["terminal"],
+        &["tracing_subscriber", "prometheus"],
+    ),
     ("notify", &[], &["sd_notify"]),
     ("store", &["domain", "telemetry"], &["rocksdb", "bincode"]),
     ("kafka", &[], &["rdkafka"]),
-    ("client", &[], &["ureq"]),
+    ("client", &[], &["ipnet", "ureq"]),
     (
         "backup",
         &["client", "domain", "store"],
@@ -50,7 +55,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
         ],
     ),
     ("send", &["client", "domain", "ingest"], &["ureq"]),
-    ("config", &["input", "store"], &["clap", "toml"]),
+    ("config", &["input", "store"], &["clap", "jiff", "toml"]),
     (
         "daemon",
         &[
@@ -80,6 +85,7 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
             "send",
             "store",
             "telemetry",
+            "terminal",
         ],
         &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
     ),

@@ -24,6 +24,7 @@ mod crash;
 mod directions;
 mod disk;
 mod exactness;
+mod flags;
 #[cfg(feature = "kafka")]
 mod front;
 mod idempotency;
@@ -38,6 +39,7 @@ mod nodes;
 mod notify;
 mod observe;
 mod page;
+mod proxy;
 mod query;
 mod reads;
 #[cfg(feature = "kafka")]
@@ -46,7 +48,9 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+mod spool;
 #[cfg(feature = "kafka")]
 mod sums;
 mod support;
+mod terminal;
 mod top;

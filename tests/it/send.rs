@@ -24,7 +24,7 @@ pub fn csv_body(flows: &[TestFlow]) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn send(url: &str, arguments: &[&str], input: &[u8]) -> Output {
+pub fn send(url: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(Daemon::binary())
         .args(["send", "--url", url])
         .args(arguments)
@@ -274,34 +274,6 @@ fn a_signal_does_not_wait_for_room() {
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     assert!(begin.elapsed() < Duration::from_secs(3));
     drop(input);
-}
-
-#[test]
-fn a_damaged_spool_is_kept_and_said() {
-    let dir = tempfile::tempdir().unwrap();
-    let spool = dir.path().join("spool");
-    let spool_arguments = ["--retry-for", "0", "--spool", spool.to_str().unwrap()];
-    send(
-        "http://127.0.0.1:9",
-        &spool_arguments,
-        &ndjson_body(&flows(50)),
-    );
-    let names = || {
-        std::fs::read_dir(&spool)
-            .unwrap()
-            .map(|e| e.unwrap().path())
-    };
-    let batch = names()
-        .find(|path| path.to_str().unwrap().ends_with(".json.zst"))
-        .unwrap();
-    let bytes = std::fs::read(&batch).unwrap();
-    std::fs::write(&batch, &bytes[..bytes.len() / 2]).unwrap();
-    let daemon = Daemon::start(&dir.path().join("db"));
-    let (status, _, error) = parts(&send(&url(&daemon), &spool_arguments, b""));
-    assert_eq!(status, Some(1));
-    assert!(error.contains("is damaged, and stays"), "{error}");
-    assert!(batch.exists());
-    daemon.stop();
 }
 
 /// Answers each request with the next of `answers`, and tells when each came.

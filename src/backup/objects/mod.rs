@@ -17,6 +17,7 @@
 //! All of it blocks, on threads of the caller's; the requests run on the runtime.
 
 mod get;
+mod proxy;
 mod prune;
 mod put;
 
@@ -123,11 +124,13 @@ impl Objects {
                 (Arc::new(LocalFileSystem::new().with_fsync(true)), rest)
             }
             "s3" => {
-                let bucket = AmazonS3Builder::from_env().with_url(url).build();
+                let bucket = AmazonS3Builder::from_env().with_url(url);
+                let bucket = proxy::s3(bucket).map_err(|e| wrong(&e))?.build();
                 (Arc::new(bucket.map_err(|e| wrong(&e))?), below_bucket(rest))
             }
             "gs" => {
-                let bucket = GoogleCloudStorageBuilder::from_env().with_url(url).build();
+                let bucket = GoogleCloudStorageBuilder::from_env().with_url(url);
+                let bucket = proxy::gcs(bucket).map_err(|e| wrong(&e))?.build();
                 (Arc::new(bucket.map_err(|e| wrong(&e))?), below_bucket(rest))
             }
             _ => {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::super::signals;
 use super::question::{Answer, Question};
 use super::state::State;
 use super::view::{self, Palette};
@@ -34,7 +34,7 @@ pub(super) fn run(state: &mut State, client: Client) -> Result<Option<i32>, Stri
     let (sender, messages) = mpsc::channel();
     let (questions, asked) = mpsc::channel();
     // Before the terminal is changed, so that no signal leaves it like that.
-    let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|e| e.to_string())?;
+    let signals = Signals::new(signals::ending()).map_err(|e| e.to_string())?;
     start("signals", &sender, move |sender| watch(signals, sender))?;
     start("client", &sender, move |sender| {
         ask(&client, &asked, sender)
@@ -75,6 +75,9 @@ fn show(
             Ok(Message::Answer(answered)) => {
                 let (question, answer) = *answered;
                 state.take(&question, answer, Instant::now());
+                if let Some(why) = state.hopeless.take() {
+                    return Err(why);
+                }
             }
             Ok(Message::Signal(signal)) => return Ok(Some(signal)),
             Ok(Message::Broken(why)) => return Err(why),

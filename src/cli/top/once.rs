@@ -6,6 +6,7 @@ use super::question::{Question, Row, fields};
 use super::text::{cut, fit, fit_right, visible, width};
 use crate::client::Client;
 use crate::config::{SortBy, Top, TopFormat};
+use crate::terminal::printable_json;
 
 /// Of a name in the table; the other formats have all of it.
 const NAME_COLUMNS_MAX: usize = 60;
@@ -100,19 +101,9 @@ fn csv(out: &mut impl Write, question: &Question, rows: &[Row], shown: bool) -> 
     out.flush()
 }
 
-/// The row as JSON, which escapes what a terminal would obey; some of it does not have to be.
+/// The row as JSON, without what a terminal would obey.
 fn json(row: &Row) -> String {
     // Strings and integers always serialise.
     let text = serde_json::to_string(row).unwrap_or_default();
-    let hostile = |c: char| c.is_control();
-    match text.contains(hostile) {
-        false => text,
-        true => text
-            .chars()
-            .map(|c| match hostile(c) {
-                true => format!("\\u{:04x}", u32::from(c)),
-                false => c.to_string(),
-            })
-            .collect(),
-    }
+    printable_json(&text).into_owned()
 }

@@ -26,6 +26,8 @@ pub(super) struct State {
     base: Option<Answer>,
     /// Why there is none to the last question.
     pub(super) trouble: Option<String>,
+    /// Why there will be none to any.
+    pub(super) hopeless: Option<String>,
     pub(super) paused: bool,
     pub(super) mode: Mode,
     /// Since when the service has been asked, and has not answered.
@@ -60,6 +62,7 @@ impl State {
             answer: None,
             base: None,
             trouble: None,
+            hopeless: None,
             paused: false,
             mode: Mode::Rows,
             asked_at: None,
@@ -103,6 +106,9 @@ impl State {
         match answer {
             Ok(answer) => self.show(answer),
             Err(error) => {
+                if is_hopeless(&error, self.answer.is_some()) {
+                    self.hopeless = Some(error.to_string());
+                }
                 self.trouble = Some(match error {
                     ClientError::Unreachable { why, .. } => format!("no answer: {why}"),
                     ClientError::Refused { why, .. } | ClientError::Options(why) => why,
@@ -216,6 +222,20 @@ impl State {
         let wanted = self.wanted_hour();
         let found = hours.iter().find(|of| Some(of.hour) > wanted);
         found.map_or(HourChoice::Latest, |of| HourChoice::At(of.hour))
+    }
+}
+
+/// Whether asking again cannot help: a wrong token, or a URL that has never been the service's.
+fn is_hopeless(error: &ClientError, has_answered: bool) -> bool {
+    match error {
+        ClientError::Refused { status, .. } => match status {
+            401 | 403 => true,
+            // Other answers may be about the question.
+            200 | 300..=399 | 404 | 405 | 421 => !has_answered,
+            _ => false,
+        },
+        ClientError::Options(_) => true,
+        ClientError::Unreachable { .. } => false,
     }
 }
 

@@ -2,18 +2,15 @@
 
 use ratatui::text::Span;
 
+use crate::terminal::printable;
+
 /// `name` without what a terminal would obey, or would not show: control characters, escape sequences,
 /// marks that turn the direction of writing around. They are written as `\u{1b}` instead, and a
 /// backslash as two. An empty name is shown as `""`, so that it does not look like none.
 pub(super) fn visible(name: &str) -> String {
     match name {
         "" => "\"\"".into(),
-        // Quotes are harmless, and stay as they are.
-        _ => name
-            .escape_debug()
-            .to_string()
-            .replace("\\\"", "\"")
-            .replace("\\'", "'"),
+        _ => printable(&name.replace('\\', "\\\\")).into_owned(),
     }
 }
 

@@ -13,7 +13,7 @@ use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
 use super::question::{Answer, Row, fields};
 use super::state::{Mode, State};
 use super::text::{bar, bytes, fit, fit_right, rate, visible, width};
-use crate::config::{HourChoice, SortBy};
+use crate::config::{HourChoice, SortBy, hour_name};
 
 /// A name has so many columns at least before anything more is shown beside it.
 const NAME_COLUMNS: usize = 10;
@@ -137,7 +137,11 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
             }
         }
         (_, None) => canvas.line(1, || {
-            Line::styled("waiting for the first answer", palette.dim)
+            let text = match state.trouble {
+                Some(_) => "no answer yet; the last line says why",
+                None => "waiting for the first answer",
+            };
+            Line::styled(text, palette.dim)
         }),
         (_, Some(answer)) => draw_rows(&mut canvas, answer, palette, rows.width.into()),
     }
@@ -219,8 +223,8 @@ fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<
 fn totals(state: &State, columns: usize) -> Line<'static> {
     let latest = state.question.hour == HourChoice::Latest;
     let hour = match state.wanted_hour() {
-        Some(hour) if latest => format!("hour {hour} (latest)"),
-        Some(hour) => format!("hour {hour}"),
+        Some(hour) if latest => format!("hour {} (latest)", hour_name(hour)),
+        Some(hour) => format!("hour {}", hour_name(hour)),
         None => "no hour yet".into(),
     };
     let mut text = hour;

@@ -1,0 +1,37 @@
+//! Signals that end a command in good order.
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// Of a supervisor and a terminal, also one that goes away; but not one that the parent has set to be ignored,
+/// as `nohup` does.
+pub(super) fn ending() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored(&status);
+    let all = [SIGHUP, SIGINT, SIGTERM];
+    let wanted = all.into_iter().filter(|signal| {
+        // Shells ignore SIGINT for what runs in the background, and it can still be sent on purpose.
+        *signal != SIGHUP || ignored & (1 << (signal - 1)) == 0
+    });
+    wanted.collect()
+}
+
+/// The mask in `/proc/self/status`.
+fn ignored(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks() {
+        assert_eq!(
+            ignored("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"),
+            0x1001
+        );
+        assert_eq!(ignored(""), 0);
+    }
+}

@@ -1,0 +1,61 @@
+//! What an answer says that is not the one that was asked for, and which flag helps.
+
+use ureq::http::{HeaderMap, StatusCode};
+
+use super::{Client, Problem};
+
+/// Where an answer sends its client.
+pub fn location(headers: &HeaderMap) -> Option<String> {
+    let location = headers.get("location")?.as_bytes();
+    Some(String::from_utf8_lossy(location).into_owned())
+}
+
+impl Client {
+    /// Why `path` is not answered with what was asked for, and what to do about it.
+    pub fn why_not(
+        &self,
+        path: &str,
+        status: StatusCode,
+        problem: Option<&Problem>,
+        location: Option<&str>,
+    ) -> String {
+        let said = match problem {
+            Some(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
+            None => status.to_string(),
+        };
+        let kind = problem.map(|p| p.r#type.trim_start_matches("urn:flowtally:problem:"));
+        match (status, kind, location) {
+            (status, _, Some(to)) if status.is_redirection() => {
+                let path = path.split('?').next().unwrap_or_default();
+                let to = to.split('?').next().unwrap_or_default();
+                let remedy = match to.strip_suffix(path) {
+                    Some(base) if base.contains("://") => {
+                        format!("if that is the service, give --url {base}")
+                    }
+                    _ => "give the URL of the service itself with --url".into(),
+                };
+                format!("{status}: it redirects to {to}, which is not followed; {remedy}")
+            }
+            // Others say the same; only what the service is asked for by commands has these flags.
+            (StatusCode::UNAUTHORIZED, ..) if !self.is_node => match &self.authorization {
+                None => format!("{status}: the service needs a token: give --token-file FILE"),
+                Some(_) => format!(
+                    "{status}: the service does not know the token of --token-file: give another FILE"
+                ),
+            },
+            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) if !self.is_node => {
+                format!("{said}: give another --token-file FILE")
+            }
+            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
+                format!("{said}: give --cert FILE and --key FILE")
+            }
+            (StatusCode::FORBIDDEN, None, _) if !self.is_node => match &self.authorization {
+                None => {
+                    format!("{status}: --token-file FILE shows a token, if that is what is missing")
+                }
+                Some(_) => format!("{status}: the token of --token-file is not for this"),
+            },
+            _ => said,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Sizes, durations, hours and addresses, as people write them. A plain number has the unit that it has always had.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::builder::TypedValueParser;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+const MIB: f64 = (1 << 20) as f64;
+const SECONDS_PER_HOUR: u64 = 3600;
+const SECONDS_PER_DAY: u64 = 24 * SECONDS_PER_HOUR;
+/// An hour of 1981. Hours that are numbered in another way are smaller, as the page has it too.
+const SINCE_EPOCH_MIN: u64 = 100_000;
+
+/// A size in MiB, or with a unit: `512`, `512M`, `1.5GiB`, `2GB`. What is no whole number of MiB is rounded down.
+pub(super) fn mib(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
+    move |text: &str| -> Result<u32, String> {
+        let mib = size_mib(text).ok_or("it has to be MiB, or a size such as 512M, 1GiB or 2GB")?;
+        match range.contains(&mib) {
+            true => Ok(mib),
+            false => Err(format!(
+                "it has to be {} to {} MiB",
+                range.start(),
+                range.end()
+            )),
+        }
+    }
+}
+
+fn size_mib(text: &str) -> Option<u32> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let bytes = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "m" | "mi" | "mib" => MIB,
+        "b" => 1.0,
+        "k" | "ki" | "kib" => 1024.0,
+        "g" | "gi" | "gib" => MIB * 1024.0,
+        "t" | "ti" | "tib" => MIB * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return None,
+    };
+    // A plain number is a whole one.
+    if unit.is_empty() {
+        return number.parse().ok();
+    }
+    let mib = (number.parse::<f64>().ok()? * bytes / MIB).floor();
+    (mib <= f64::from(u32::MAX)).then_some(mib as u32)
+}
+
+/// A duration in seconds, or with units: `10`, `10s`, `1h30m`, `30d`.
+pub(super) fn seconds(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
+    move |text: &str| -> Result<Duration, String> {
+        whole(text, 1, "seconds", range.clone()).map(Duration::from_secs)
+    }
+}
+
+/// A number of days, or a duration: `90`, `90d`.
+pub(super) fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
+    move |text: &str| -> Result<Duration, String> {
+        let days = whole(text, SECONDS_PER_DAY, "days", range.clone())?;
+        Ok(Duration::from_secs(days * SECONDS_PER_DAY))
+    }
+}
+
+/// A number of hours, or a duration: `720`, `720h`, `30d`.
+pub(super) fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
+    let range = u64::from(*range.start())..=u64::from(*range.end());
+    move |text: &str| -> Result<u32, String> {
+        let hours = whole(text, SECONDS_PER_HOUR, "hours", range.clone())?;
+        u32::try_from(hours).map_err(|e| e.to_string())
+    }
+}
+
+fn whole(
+    text: &str,
+    unit_seconds: u64,
+    unit: &str,
+    range: RangeInclusive<u64>,
+) -> Result<u64, String> {
+    let number = match text.trim().parse::<u64>() {
+        Ok(number) => number,
+        Err(_) => {
+            let duration = duration(text).ok_or_else(|| {
+                format!("it has to be {unit}, or a duration such as 10s, 5m, 12h or 30d")
+            })?;
+            let seconds = duration.as_secs();
+            if duration.subsec_nanos() > 0 || !seconds.is_multiple_of(unit_seconds) {
+                return Err(format!("it has to be whole {unit}"));
+            }
+            seconds / unit_seconds
+        }
+    };
+    match range.contains(&number) {
+        true => Ok(number),
+        false => Err(format!(
+            "it has to be {} to {} {unit}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let span: Span = text.trim().parse().ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    duration.try_into().ok()
+}
+
+/// An hour: its number, or a time in UTC where hours are since the epoch, as in `2026-11-29` (its first hour) or
+/// `2026-11-29T10`.
+pub(super) fn hour(text: &str) -> Result<u32, String> {
+    if let Ok(hour) = text.trim().parse() {
+        return Ok(hour);
+    }
+    let wrong =
+        || "it has to be a number, or a time in UTC such as 2026-11-29 or 2026-11-29T10".to_owned();
+    let at = timestamp(text.trim()).ok_or_else(wrong)?.as_second();
+    let at = u64::try_from(at).map_err(|_| wrong())?;
+    match at.is_multiple_of(SECONDS_PER_HOUR) {
+        true => u32::try_from(at / SECONDS_PER_HOUR).map_err(|_| wrong()),
+        false => Err("it has to be the beginning of an hour in UTC".into()),
+    }
+}
+
+fn timestamp(text: &str) -> Option<Timestamp> {
+    // With an offset, or Z; otherwise it is UTC.
+    let given = text.parse::<Timestamp>().ok();
+    given.or_else(|| {
+        let civil: DateTime = text.parse().ok()?;
+        TimeZone::UTC.to_timestamp(civil).ok()
+    })
+}
+
+/// `hour`, and the time that it begins at where it can only be one since the epoch.
+pub fn hour_name(hour: u64) -> String {
+    let seconds = i64::try_from(hour.saturating_mul(SECONDS_PER_HOUR));
+    let at = seconds.ok().and_then(|s| Timestamp::from_second(s).ok());
+    match at {
+        Some(at) if hour >= SINCE_EPOCH_MIN => {
+            let civil = TimeZone::UTC.to_datetime(at);
+            format!("{hour} = {} {:02}:00 UTC", civil.date(), civil.hour())
+        }
+        _ => hour.to_string(),
+    }
+}
+
+/// Where to listen: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.
+pub(super) fn listen(text: &str) -> Result<String, String> {
+    let example = "as in 127.0.0.1:8080, or :8080 for all addresses of this machine";
+    if text.contains("://") {
+        return Err(format!("it has to be an address and a port, {example}"));
+    }
+    match text.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        None if text.parse::<u16>().is_ok() => Err(format!("the address is missing, {example}")),
+        _ => Err(format!("the port is missing, {example}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("512", Some(512)),
+            ("512M", Some(512)),
+            ("512m", Some(512)),
+            ("512MiB", Some(512)),
+            ("512 MiB", Some(512)),
+            ("1G", Some(1024)),
+            ("1GiB", Some(1024)),
+            ("1.5g", Some(1536)),
+            ("2TiB", Some(2 << 20)),
+            ("2048K", Some(2)),
+            ("1500MB", Some(1430)),
+            ("2GB", Some(1907)),
+            ("10b", Some(0)),
+            ("1.5", None),
+            ("", None),
+            ("M", None),
+            ("-1", None),
+            ("1..5G", None),
+            ("5X", None),
+            ("5 apples", None),
+            ("99999999999", None),
+            ("9999999999T", None),
+        ] {
+            assert_eq!(size_mib(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let of = |text| whole(text, 1, "seconds", 0..=86_400 * 365).ok();
+        for (text, expected) in [
+            ("10", Some(10)),
+            ("10s", Some(10)),
+            ("10 s", Some(10)),
+            ("10sec", Some(10)),
+            ("5m", Some(300)),
+            ("5min", Some(300)),
+            ("1h30m", Some(5400)),
+            ("1.5h", Some(5400)),
+            ("30d", Some(30 * 86_400)),
+            ("2w", Some(14 * 86_400)),
+            ("0", Some(0)),
+            ("500ms", None),
+            ("-5s", None),
+            ("5s ago", None),
+            ("1mo", None),
+            ("400d", None),
+            ("ten", None),
+            ("", None),
+        ] {
+            assert_eq!(of(text), expected, "{text}");
+        }
+        let hours = |text| whole(text, SECONDS_PER_HOUR, "hours", 1..=u64::from(u32::MAX)).ok();
+        for (text, expected) in [
+            ("720", Some(720)),
+            ("30d", Some(720)),
+            ("2h", Some(2)),
+            ("90m", None),
+            ("0", None),
+        ] {
+            assert_eq!(hours(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("492985", Some(492_985)),
+            ("4294967295", Some(u32::MAX)),
+            ("1970-01-01", Some(0)),
+            ("2026-11-29", Some(498_864)),
+            ("2026-11-29T10", Some(498_874)),
+            ("2026-11-29 10:00", Some(498_874)),
+            ("2026-11-29T10:00:00Z", Some(498_874)),
+            ("2026-11-29T10:00+02:00", Some(498_872)),
+            ("2026-11-29T10:30", None),
+            ("2026-11-29T10:00+05:30", None),
+            ("1969-12-31", None),
+            ("2026-13-01", None),
+            ("4294967296", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(hour(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_hours() {
+        assert_eq!(hour_name(23), "23");
+        assert_eq!(hour_name(498_879), "498879 = 2026-11-29 15:00 UTC");
+        assert_eq!(hour_name(u64::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn addresses() {
+        for text in ["127.0.0.1:8080", ":8080", "[::1]:0", "localhost:80"] {
+            assert_eq!(listen(text).as_deref(), Ok(text));
+        }
+        for (text, word) in [
+            ("8080", "address is missing"),
+            ("localhost", "port is missing"),
+            ("127.0.0.1:", "port is missing"),
+            ("127.0.0.1:99999", "port is missing"),
+            ("http://127.0.0.1:8080", "address and a port"),
+        ] {
+            assert!(listen(text).unwrap_err().contains(word), "{text}");
+        }
+    }
+}

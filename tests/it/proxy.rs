@@ -1,0 +1,233 @@
+//! Proxy variables, by a proxy that writes down what reaches it: as curl has them, and never for this machine.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::send::{flows, parts};
+use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
+
+/// Never resolves, so only a proxy reaches it.
+const SERVICE: &str = "http://service.invalid:8080";
+const SECURE: &str = "https://service.invalid";
+
+/// A proxy that connects to `to`, whatever it is asked for; or to nothing.
+struct FakeProxy {
+    url: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl FakeProxy {
+    fn start(to: Option<SocketAddr>) -> FakeProxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://user:secret@{}", listener.local_addr().unwrap());
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = heads.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let seen = seen.clone();
+                std::thread::spawn(move || serve(stream, to, &seen));
+            }
+        });
+        FakeProxy { url, heads }
+    }
+
+    /// What was asked for, and is forgotten.
+    fn seen(&self) -> Vec<String> {
+        std::mem::take(&mut *self.heads.lock().unwrap())
+    }
+}
+
+fn serve(mut stream: TcpStream, to: Option<SocketAddr>, seen: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let mut head = String::new();
+    while lines.read_line(&mut head).is_ok_and(|n| n > 2) {}
+    seen.lock().unwrap().push(head);
+    let Some(to) = to else {
+        let _may_have_left =
+            stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+        return;
+    };
+    let mut there = TcpStream::connect(to).unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let mut back = (there.try_clone().unwrap(), stream.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ends = std::io::copy(&mut back.0, &mut back.1);
+        let _has_ended = back.1.shutdown(Shutdown::Both);
+    });
+    let _ends = std::io::copy(&mut lines, &mut there);
+    let _has_ended = there.shutdown(Shutdown::Write);
+}
+
+fn flowtally(variables: &[(&str, &str)], arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(Daemon::binary())
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _it_may_have_ended = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Every command that talks to a service, with a token.
+fn commands<'a>(url: &'a str, token: &'a str, dir: &'a str) -> Vec<Vec<&'a str>> {
+    let url = ["--url", url, "--token-file", token];
+    let of = |name: &[&'a str]| [name, &url[..]].concat();
+    vec![
+        of(&["send", "--retry-for", "0"]),
+        of(&["import", "-"]),
+        of(&["top", "--once"]),
+        of(&["stats"]),
+        of(&["export"]),
+        of(&["backup", "--to", dir]),
+    ]
+}
+
+#[test]
+fn this_machine_is_reached_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "secret-token\n").unwrap();
+    let token = token.to_str().unwrap();
+    let backups = dir.path().join("backups");
+    let proxy = FakeProxy::start(None);
+    let daemon = Daemon::start_with(
+        &dir.path().join("db"),
+        &["--write-token-file", token, "--read-token-file", token],
+    );
+    let all = [
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ]
+    .map(|name| (name, proxy.url.as_str()));
+    let port = daemon.address.port();
+    let mut model = Model::new();
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("http://{host}:{port}");
+        for arguments in commands(&url, token, backups.to_str().unwrap()) {
+            let input = ndjson_body(&flows(3));
+            let (status, _, error) = parts(&flowtally(&all, &arguments, &input));
+            assert_eq!(status, Some(0), "{arguments:?}: {error}");
+            assert_eq!(proxy.seen(), [""; 0], "{arguments:?}");
+            if ["send", "import"].contains(&arguments[0]) {
+                add_to(&mut model, &flows(3));
+            }
+        }
+    }
+    let bearer = ("authorization", "Bearer secret-token");
+    let rows = daemon
+        .client
+        .get("/flows?hour=1", &[bearer])
+        .unwrap()
+        .rows();
+    assert_eq!(rows, hour_of(&model, 1));
+    daemon.stop();
+}
+
+#[test]
+fn each_scheme_follows_its_own_variable() {
+    let proxy = FakeProxy::start(None);
+    let stats = |url: &str, variables: &[(&str, &str)]| {
+        let output = flowtally(variables, &["stats", "--url", url], b"");
+        let (status, _, error) = parts(&output);
+        assert_eq!(status, Some(1));
+        assert!(!error.contains("secret"), "{error}");
+        let seen = proxy.seen();
+        let host = url.split_once("://").unwrap().1;
+        let port = if host.contains(':') { "" } else { ":443" };
+        match seen.is_empty() {
+            true => assert!(!error.contains("proxy"), "{error}"),
+            false => {
+                assert!(
+                    seen[0].starts_with(&format!("CONNECT {host}{port} ")),
+                    "{seen:?}"
+                );
+                // user:secret
+                assert!(seen[0].contains("Basic dXNlcjpzZWNyZXQ="), "{seen:?}");
+                let shown = proxy.url.replace("user:secret@", "");
+                assert!(error.contains(&format!("the proxy {shown} of ")), "{error}");
+            }
+        }
+        !seen.is_empty()
+    };
+    let proxy_url = proxy.url.as_str();
+    for (variable, http, https) in [
+        ("HTTPS_PROXY", false, true),
+        ("https_proxy", false, true),
+        ("HTTP_PROXY", true, false),
+        ("http_proxy", true, false),
+        ("ALL_PROXY", true, true),
+        ("all_proxy", true, true),
+    ] {
+        let set = [(variable, proxy_url)];
+        assert_eq!(stats(SERVICE, &set), http, "{variable}");
+        assert_eq!(stats(SECURE, &set), https, "{variable}");
+        for list in [
+            "*",
+            "invalid",
+            ".invalid",
+            "a.b, service.invalid",
+            "x service.invalid y",
+        ] {
+            let both = [(variable, proxy_url), ("NO_PROXY", list)];
+            assert!(!stats(SERVICE, &both), "{list}");
+            assert!(!stats(SECURE, &both), "{list}");
+        }
+    }
+    let cgi = [("HTTP_PROXY", proxy_url), ("REQUEST_METHOD", "GET")];
+    assert!(!stats(SERVICE, &cgi));
+    // An address in a network that nobody is in (RFC 5737).
+    let set = ("http_proxy", proxy_url);
+    assert!(stats("http://192.0.2.1:8080", &[set]));
+    assert!(stats(
+        "http://192.0.2.1:8080",
+        &[set, ("no_proxy", "10.0.0.0/8, 192.0.2.1:81")]
+    ));
+}
+
+#[test]
+fn what_goes_through_it_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let proxy = FakeProxy::start(Some(daemon.address));
+    let set = [("http_proxy", proxy.url.as_str())];
+    let arguments = ["send", "--url", SERVICE];
+    let (status, out, error) = parts(&flowtally(&set, &arguments, &ndjson_body(&flows(3))));
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.starts_with("3 flows sent"), "{out}");
+    assert!(proxy.seen()[0].starts_with("CONNECT service.invalid:8080 "));
+    let mut model = Model::new();
+    add_to(&mut model, &flows(3));
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+#[test]
+fn what_is_no_proxy_is_an_error() {
+    for (value, word) in [
+        ("socks5://u:secret@127.0.0.1:9", "SOCKS"),
+        ("ftp://u:secret@127.0.0.1:9", "no URL"),
+        (
+            "http://127.0.0.1:9",
+            "the proxy http://127.0.0.1:9 of HTTP_PROXY",
+        ),
+    ] {
+        let output = flowtally(&[("HTTP_PROXY", value)], &["stats", "--url", SERVICE], b"");
+        let (status, _, error) = parts(&output);
+        assert_eq!(status, Some(1));
+        assert!(
+            error.contains("HTTP_PROXY") && error.contains(word),
+            "{error}"
+        );
+        assert!(!error.contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,457 @@
+//! `flowtally send --spool`: what was read is on disk within a second, nothing of it is lost when the disk is
+//! full or the process is told to end, and no batch holds up the others for good.
+
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::send::{flows, parts, send, url};
+use crate::support::{Daemon, Disk, Model, add_to, hour_of, json_body, ndjson_body, random};
+use rand::RngExt;
+
+/// Nobody listens there.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+fn sender(url: &str, spool: &Path, arguments: &[&str], input: Stdio) -> Child {
+    Command::new(Daemon::binary())
+        .args(["send", "--url", url, "--spool"])
+        .arg(spool)
+        .args(arguments)
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let kill = Command::new("kill")
+        .args([&format!("-{name}"), &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+}
+
+/// The files of batches in a directory.
+fn batches(dir: &Path) -> Vec<PathBuf> {
+    let Ok(found) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let paths = found.map(|file| file.unwrap().path());
+    let is_batch = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.ends_with(".json") || name.ends_with(".json.zst")
+    };
+    let mut paths: Vec<_> = paths.filter(is_batch).collect();
+    paths.sort();
+    paths
+}
+
+/// Flows in the batches that wait in a spool.
+fn flows_in(spool: &Path) -> usize {
+    let of = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap();
+        let json = match path.extension().unwrap() == "zst" {
+            true => zstd::decode_all(&bytes[..]).unwrap(),
+            false => bytes,
+        };
+        let flows: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        flows.as_array().unwrap().len()
+    };
+    batches(spool).iter().map(of).sum()
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A collector writes a line now and then, and the service is away: ten of twelve flows were in memory only, after
+/// seven seconds.
+#[test]
+fn a_slow_pipe_is_on_disk_within_a_second() {
+    for (name, lost_max) in [("KILL", 3), ("HUP", 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = sender(NOWHERE, dir.path(), &[], Stdio::piped());
+        let mut input = child.stdin.take().unwrap();
+        for flow in flows(12) {
+            input.write_all(&ndjson_body(&[flow])).unwrap();
+            std::thread::sleep(Duration::from_millis(580));
+        }
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let kept = flows_in(dir.path());
+        assert!(12 - kept <= lost_max, "{kept} of 12 after {name}");
+        if name == "HUP" {
+            assert_eq!(output.status.code(), Some(128 + 1));
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(error.contains("stopped; in the spool: "), "{error}");
+        }
+        drop(input);
+    }
+}
+
+#[test]
+fn nohup_is_respected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new("nohup")
+        .arg(Daemon::binary())
+        .args(["send", "--url", NOWHERE, "--spool"])
+        .arg(dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it begins", || dir.path().join("lock").exists());
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it goes on");
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+/// Flows in a pipe that nobody reads any more. The line that was begun counts: it was not read whole.
+fn left_in(pipe: PipeReader) -> usize {
+    let lines = BufReader::new(pipe).lines();
+    lines.map_while(Result::ok).count()
+}
+
+/// Writes flows into a pipe until nobody reads it, and returns how many.
+fn write_all(mut pipe: std::io::PipeWriter) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        // The test itself holds the other end, so this waits rather than fails.
+        let _nobody_reads_on = pipe.write_all(&ndjson_body(&flows(20_000)));
+    })
+}
+
+/// Whatever it is doing when a signal comes: each flow is in the spool, or still in the pipe.
+#[test]
+fn a_signal_loses_nothing_that_was_read() {
+    let mut random = random("a_signal_loses_nothing_that_was_read");
+    let mut kept_in_all = 0;
+    for (round, arguments) in [
+        &["--batch-flows", "100"][..],
+        &["--batch-flows", "100000", "--no-compress"],
+        // It is full soon, and waits.
+        &["--spool-max", "1", "--no-compress", "--batch-flows", "300"],
+        &["--spool-max", "1", "--no-compress"],
+        &["--retry-for", "0", "--batch-flows", "700"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let input = Stdio::from(reader.try_clone().unwrap());
+        let child = sender(NOWHERE, dir.path(), arguments, input);
+        let writing = write_all(writer);
+        wait_until("it begins", || dir.path().join("lock").exists());
+        std::thread::sleep(Duration::from_millis(random.random_range(50..1200)));
+        // The last round has given up by itself.
+        if round < 4 {
+            signal(&child, ["TERM", "INT", "HUP", "TERM"][round]);
+        }
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("in the spool: "), "{arguments:?}: {error}");
+        assert!(!error.contains("had no room"), "{arguments:?}: {error}");
+        let (kept, left) = (flows_in(dir.path()), left_in(reader));
+        writing.join().unwrap();
+        assert_eq!(kept + left, 20_000, "{arguments:?}: {kept} kept; {error}");
+        kept_in_all += kept;
+    }
+    assert!(kept_in_all > 0);
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::new(dir.path().join("disk"), 2);
+    if !disk.mounted {
+        println!("a spool on a full disk: NOT RUN");
+        return;
+    }
+    let spool = disk.path.join("spool");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let url = format!("http://{address}");
+    let arguments = ["--no-compress", "--batch-flows", "300"];
+    let flows = flows(30_000);
+
+    // It fills the disk, waits, and ends by a signal: nothing is lost.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let input = Stdio::from(reader.try_clone().unwrap());
+    let mut child = sender(&url, &spool, &arguments, input);
+    let body = ndjson_body(&flows);
+    let writing = std::thread::spawn(move || {
+        let _nobody_reads_on = writer.write_all(&body);
+    });
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    error.read_line(&mut line).unwrap();
+    assert!(line.contains("the disk is full; reading waits"), "{line}");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    error.read_line(&mut line).unwrap();
+    assert!(!line.contains("had no room"), "{line}");
+    let kept = flows_in(&spool);
+    // What it had not read is read by the next one, and the line that it had begun is whole in neither.
+    let mut rest = BufReader::new(reader);
+    let mut begun = String::new();
+    rest.read_line(&mut begun).unwrap();
+    let left = {
+        let mut left = vec![0; 0];
+        let reading = std::thread::spawn(move || {
+            rest.read_to_end(&mut left).unwrap();
+            left
+        });
+        reading.join().unwrap()
+    };
+    writing.join().unwrap();
+    assert_eq!(kept + 1 + left.split(|b| *b == b'\n').count() - 1, 30_000);
+
+    // The next one waits too, until the service is there and takes what is in the way.
+    let child = sender(&url, &spool, &arguments, Stdio::piped());
+    let mut child = child;
+    let mut input = child.stdin.take().unwrap();
+    let mut again = ndjson_body(&flows[kept..=kept]);
+    again.extend_from_slice(&left);
+    let writing = std::thread::spawn(move || input.write_all(&again));
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    let db = dir.path().join("db");
+    let daemon = Daemon::start_with(&db, &["--listen", &address.to_string()]);
+    let output = child.wait_with_output().unwrap();
+    writing.join().unwrap().unwrap();
+    let (status, _, error) = parts(&output);
+    assert_eq!(status, Some(0), "{error}");
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+/// Answers what `answer` says to each request, in turn, until it is dropped.
+fn answering(answer: impl Fn(usize) -> String + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while lines.read_line(&mut line).is_ok_and(|n| n > 2) {
+                let lower = line.to_lowercase();
+                if let Some(value) = lower.strip_prefix("content-length: ") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let _it_may_break = lines.read_exact(&mut vec![0; length]);
+            let _it_may_have_left = stream.write_all(answer(number).as_bytes());
+        }
+    });
+    url
+}
+
+fn answer(status: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
+}
+
+/// The reason beside each batch that was set aside, and the command that sends it again.
+fn set_aside(spool: &Path) -> Vec<(String, String)> {
+    let refused = spool.join("refused");
+    let reason = |path: &PathBuf| {
+        let stem = path.to_str().unwrap().split(".json").next().unwrap();
+        let text = std::fs::read_to_string(format!("{stem}.txt")).unwrap();
+        let command = text.lines().last().unwrap().to_owned();
+        (text, command)
+    };
+    batches(&refused).iter().map(reason).collect()
+}
+
+/// Runs what the reason says, as a user would.
+fn run(command: &str, url: &str) -> std::process::Output {
+    let rest = command.strip_prefix("flowtally send --url ").unwrap();
+    let (_, rest) = rest.split_once(' ').unwrap();
+    let binary = Daemon::binary();
+    let line = format!("{} send --url {url} {rest}", binary.display());
+    Command::new("sh").args(["-c", &line]).output().unwrap()
+}
+
+#[test]
+fn what_is_too_large_or_not_understood_goes_aside_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("it's a spool");
+    // The second and the fourth are refused, by a proxy and by a service of another version.
+    let url = answering(|number| match number {
+        1 => answer("413 Payload Too Large", "<html>nginx</html>"),
+        3 => answer("422 Unprocessable Entity", ""),
+        4 => answer("200 OK", "{\"accepted\":50,\"shard\":7,\"note\":\"new\"}"),
+        _ => answer("200 OK", "{\"accepted\":100}"),
+    });
+    let arguments = ["--batch-flows", "100", "--spool", spool.to_str().unwrap()];
+    let flows = flows(450);
+    let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows)));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("250 flows sent in 3 batches"), "{out}");
+    assert!(out.contains("; 200 refused"), "{out}");
+    assert!(error.contains("200 flows were refused"), "{error}");
+    assert!(error.contains("/refused has whole batches"), "{error}");
+    assert_eq!(batches(&spool), [PathBuf::new(); 0]);
+    let aside = set_aside(&spool);
+    assert_eq!(aside.len(), 2);
+    assert!(aside[0].0.starts_with("413 "), "{}", aside[0].0);
+    assert!(aside[0].1.contains("--batch-flows 12"), "{}", aside[0].1);
+    assert!(aside[1].0.starts_with("422 "), "{}", aside[1].0);
+    // The next one is not bothered by them, and the commands do what they say.
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let there = crate::send::url(&daemon);
+    let (status, out, error) = parts(&send(&there, &arguments, b""));
+    assert_eq!(
+        (status, out.starts_with("0 flows")),
+        (Some(0), true),
+        "{error}"
+    );
+    for (_, command) in &aside {
+        let (status, _, error) = parts(&run(command, &there));
+        assert_eq!(status, Some(0), "{command}: {error}");
+    }
+    let mut model = Model::new();
+    add_to(&mut model, &flows[100..200]);
+    add_to(&mut model, &flows[300..400]);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+/// The real service: a key that was used for other flows, a flow that is none, and a file that is damaged.
+#[test]
+fn what_the_service_refuses_goes_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let arguments = ["--batch-flows", "10", "--spool", spool.to_str().unwrap()];
+    let flows = flows(40);
+    let away = [&arguments[..], &["--retry-for", "0"]].concat();
+    send(NOWHERE, &away, &ndjson_body(&flows));
+    let waiting = batches(&spool);
+    assert_eq!(waiting.len(), 4);
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let name = waiting[0].file_name().unwrap().to_str().unwrap();
+    let key = name.split('-').nth(1).unwrap();
+    let headers = [crate::support::JSON, ("idempotency-key", key)];
+    let taken = daemon
+        .client
+        .post("/flows", &headers, &json_body(&flows[..1]));
+    assert_eq!(taken.unwrap().status, 200);
+    let bad = String::from_utf8(json_body(&flows[10..20])).unwrap();
+    let bad = bad.replacen("\"hour\":1", "\"hour\":-1", 1);
+    std::fs::write(&waiting[1], zstd::encode_all(bad.as_bytes(), 1).unwrap()).unwrap();
+    let bytes = std::fs::read(&waiting[2]).unwrap();
+    std::fs::write(&waiting[2], &bytes[..bytes.len() / 2]).unwrap();
+
+    let (status, out, error) = parts(&send(&url(&daemon), &arguments, b""));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("10 flows sent in 1 batch,"), "{out}");
+    assert!(out.contains("; 30 refused"), "{out}");
+    let aside = set_aside(&spool);
+    let reasons: Vec<_> = aside.iter().map(|(reason, _)| reason).collect();
+    assert!(reasons[0].starts_with("422 "), "{reasons:?}");
+    assert!(
+        reasons[1].starts_with("400 ") && reasons[1].contains("hour"),
+        "{reasons:?}"
+    );
+    assert!(reasons[2].contains("is damaged"), "{reasons:?}");
+    let mut model = Model::new();
+    add_to(&mut model, &flows[..1]);
+    add_to(&mut model, &flows[30..]);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    let (status, _, error) = parts(&run(&aside[0].1, &url(&daemon)));
+    assert_eq!(status, Some(0), "{error}");
+    add_to(&mut model, &flows[..10]);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+/// One clock is wrong, the service's or that of whoever made the flows: such a batch waits, and the others do not
+/// wait for it.
+#[test]
+fn a_batch_that_is_too_early_waits_behind_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().to_str().unwrap();
+    let too_early = serde_json::json!({
+        "type": "urn:flowtally:problem:hour-too-far-ahead", "title": "t", "status": 400, "detail": "d",
+    })
+    .to_string();
+    let refusing = too_early.clone();
+    let url = answering(move |number| match number {
+        1 => answer("400 Bad Request", &refusing),
+        2 | 3 => answer("200 OK", "{\"accepted\":10}"),
+        4 | 5 => answer("400 Bad Request", &refusing),
+        _ => answer("200 OK", "{\"accepted\":10}"),
+    });
+    let arguments = ["--batch-flows", "10", "--spool", spool];
+    let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(40))));
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.starts_with("40 flows sent in 4 batches"), "{out}");
+
+    let url = answering(move |number| match number {
+        0 | 3.. => answer("400 Bad Request", &too_early),
+        _ => answer("200 OK", "{\"accepted\":10}"),
+    });
+    let arguments = ["--batch-flows", "10", "--retry-for", "2", "--spool", spool];
+    let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("20 flows sent in 2 batches"), "{out}");
+    assert!(error.contains("in the spool: 1 batch;"), "{error}");
+    assert_eq!(flows_in(dir.path()), 10);
+}
+
+/// With `--rejects`, that is where they go, flow by flow; with neither, nothing is thrown away.
+#[test]
+fn rejects_take_whole_batches_and_without_them_sending_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let rejects = dir.path().join("rejects.ndjson");
+    let too_large = |number| match number {
+        0 => answer("413 Payload Too Large", ""),
+        _ => answer("200 OK", "{\"accepted\":100}"),
+    };
+    let spool = dir.path().join("spool");
+    for spool in [None, Some(spool.to_str().unwrap())] {
+        let mut arguments = vec![
+            "--batch-flows",
+            "100",
+            "--rejects",
+            rejects.to_str().unwrap(),
+        ];
+        arguments.extend(spool.iter().flat_map(|spool| ["--spool", spool]));
+        let url = answering(too_large);
+        let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(200))));
+        assert_eq!(status, Some(1), "{error}");
+        assert!(out.starts_with("100 flows sent"), "{out}");
+        assert!(error.contains("jq -r .flow "), "{error}");
+        let text = std::fs::read_to_string(&rejects).unwrap();
+        assert_eq!(text.lines().count(), 100);
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert!(line["why"].as_str().unwrap().starts_with("413 "), "{line}");
+        std::fs::remove_file(&rejects).unwrap();
+    }
+    let url = answering(too_large);
+    let arguments = ["--batch-flows", "100"];
+    let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(200))));
+    assert_eq!(status, Some(1));
+    assert!(out.starts_with("0 flows sent"), "{out}");
+    assert!(
+        error.contains("413") && error.contains("--rejects FILE or --spool DIR"),
+        "{error}"
+    );
+}

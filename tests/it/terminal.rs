@@ -1,0 +1,293 @@
+//! What others wrote, in a terminal: nothing of it is obeyed. The terminal is one of `script`, which hands over
+//! every byte that a terminal would have got.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{Daemon, TestFlow};
+
+/// A title for the window and a bell, a colour by one character of C1, and writing from right to left.
+const HOSTILE: &str = "x\u{1b}]2;owned\u{7}\u{9b}31m\u{202e}y";
+/// The same as it may be shown.
+const SHOWN: &str = "x\\u{1b}]2;owned\\u{7}\\u{9b}31m\\u{202e}y";
+
+/// What a terminal gets of a shell command, and its status; `None` where there is no `script`.
+pub fn in_terminal(command: &str) -> Option<(String, Option<i32>)> {
+    let output = Command::new("script")
+        .args([
+            "--quiet",
+            "--return",
+            "--echo",
+            "never",
+            "--command",
+            command,
+            "/dev/null",
+        ])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output();
+    let Ok(output) = output else {
+        println!("what a terminal gets: NOT RUN, script is not installed");
+        return None;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some((text, output.status.code()))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn flowtally() -> String {
+    quoted(Daemon::binary().to_str().unwrap())
+}
+
+/// A terminal does nothing about it.
+fn is_not_obeyed(what: &str, text: &str) {
+    for wrong in ["\u{1b}]2;", "\u{7}", "\u{9b}", "\u{202e}"] {
+        assert!(!text.contains(wrong), "{what}: {text:?}");
+    }
+}
+
+/// And it is there.
+fn is_harmless(what: &str, text: &str) {
+    is_not_obeyed(what, text);
+    assert!(text.contains("owned"), "{what}: {text:?}");
+}
+
+fn hostile_files(dir: &Path) -> Vec<String> {
+    let files = [
+        (
+            "a.log",
+            format!("version srcaddr {HOSTILE} dstaddr\n2 1.1.1.1 x 2.2.2.2\n"),
+        ),
+        (
+            "b.csv",
+            format!("src_app,{HOSTILE},vpc_id,bytes_tx,bytes_rx,hour\na,b,c,1,1,1\n"),
+        ),
+        (
+            "c.csv",
+            format!("src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\na,b,c,{HOSTILE},1,1\n"),
+        ),
+        ("d.ndjson", format!("{{\"src_app\":\"{HOSTILE}\"}}\n")),
+        ("e.ndjson", format!("{{\"{HOSTILE}\":1}}\n")),
+        ("f.json", format!("[{HOSTILE}]")),
+        (HOSTILE, "nonsense\n".to_owned()),
+    ];
+    let write = |(name, text): (&str, String)| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    files.into_iter().map(write).collect()
+}
+
+#[test]
+fn files_and_their_names_are_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let db = dir.path().join("db");
+    let mut shown = String::new();
+    for file in hostile_files(&files) {
+        let file = quoted(&file);
+        for command in [
+            format!("send --url http://127.0.0.1:9 --retry-for 0 {file}"),
+            format!("import --data-dir {} {file}", db.display()),
+            format!("import --data-dir {} --apps {file} {file}", db.display()),
+            format!("serve --print-config --config {file}"),
+        ] {
+            let Some((text, _)) = in_terminal(&format!("{} {command}", flowtally())) else {
+                return;
+            };
+            shown += &text;
+            is_not_obeyed(&command, &text);
+        }
+    }
+    is_harmless("all", &shown);
+    assert!(shown.contains(SHOWN), "{shown}");
+}
+
+#[test]
+fn arguments_are_harmless() {
+    let file = quoted(&format!("/nowhere/{HOSTILE}"));
+    let word = quoted(HOSTILE);
+    for command in [
+        format!("send --url {word}"),
+        format!("send --token-file {file}"),
+        format!("send --retry-for {word}"),
+        format!("stats --{word}"),
+        format!("{word}"),
+        format!("stats --data-dir {file}"),
+        format!("restore --from {file} --data-dir /nowhere/db"),
+        format!("verify --data-dir {file}"),
+        format!("serve --log {}", quoted(&format!("x={HOSTILE}"))),
+        format!("serve --listen {word}"),
+        format!("serve --print-config --log {word}"),
+        format!("serve --config {file}"),
+        format!("top --hour {word}"),
+    ] {
+        let Some((text, status)) = in_terminal(&format!(
+            "timeout --foreground 30 {} {command}",
+            flowtally()
+        )) else {
+            return;
+        };
+        // Of some of it, clap leaves out what it takes for colours.
+        is_not_obeyed(&command, &text);
+        let is_wrong = !command.contains("--print-config");
+        assert_eq!(
+            status.is_some_and(|status| status > 0),
+            is_wrong,
+            "{command}: {text}"
+        );
+    }
+}
+
+#[test]
+fn names_in_flows_are_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let flow = TestFlow::new(3, HOSTILE, "db", HOSTILE, 1, 1);
+    daemon.client.accept(std::slice::from_ref(&flow));
+    let url = format!("--url http://{}", daemon.address);
+    let data_dir = format!("--data-dir {}", dir.path().join("db").display());
+    let export = |place: &str| {
+        for format in ["csv", "ndjson"] {
+            let command = format!("{} export {place} --format {format}", flowtally());
+            let Some((text, _)) = in_terminal(&command) else {
+                return;
+            };
+            is_harmless(&command, &text);
+            // JSON is still JSON.
+            if format == "ndjson" {
+                let row: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(row["src_app"], HOSTILE);
+            }
+            // What is for a program is exact.
+            let command = format!("{command} | cat");
+            let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(text.contains("\u{9b}31m\u{202e}y"), "{text:?}");
+        }
+    };
+    export(&url);
+    for format in ["table", "csv", "json", "ndjson"] {
+        let command = format!("{} top --once {url} --format {format}", flowtally());
+        let Some((text, _)) = in_terminal(&command) else {
+            return;
+        };
+        is_harmless(&command, &text);
+    }
+    daemon.stop();
+    export(&data_dir);
+}
+
+/// A server's words: a problem document, a place to go to, a header.
+#[test]
+fn what_a_server_says_is_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = serde_json::json!({
+        "type": "urn:flowtally:problem:bad-batch", "title": HOSTILE, "status": 400, "detail": HOSTILE,
+    })
+    .to_string();
+    let answer = |status: &str, headers: &str| {
+        let length = json.len();
+        format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{json}"
+        )
+    };
+    for answer in [
+        answer("400 Bad Request", ""),
+        answer("413 Payload Too Large", ""),
+        answer("503 Service Unavailable", ""),
+        answer("403 Forbidden", ""),
+        answer(
+            "302 Found",
+            &format!("location: http://owned/\u{9b}31m\u{202e}\r\n"),
+        ),
+    ] {
+        let (url, spool) = (answering(answer), dir.path().join("spool"));
+        let flow =
+            r#"{"src_app":"a","dest_app":"b","vpc_id":"c","bytes_tx":1,"bytes_rx":1,"hour":1}"#;
+        for command in [
+            format!(
+                "echo {} | {} send --url {url} --retry-for 1",
+                quoted(flow),
+                flowtally()
+            ),
+            format!(
+                "echo {} | {} send --url {url} --retry-for 1 --spool {}",
+                quoted(flow),
+                flowtally(),
+                spool.display()
+            ),
+            format!("{} stats --url {url}", flowtally()),
+            format!("{} top --once --url {url}", flowtally()),
+            format!(
+                "{} backup --url {url} --to {}",
+                flowtally(),
+                dir.path().display()
+            ),
+        ] {
+            let Some((text, status)) = in_terminal(&command) else {
+                return;
+            };
+            assert_eq!(status, Some(1), "{command}: {text}");
+            is_harmless(&command, &text);
+        }
+        let _not_made_where_nothing_waits = std::fs::remove_dir_all(spool);
+    }
+}
+
+fn answering(answer: String) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _request = stream.read(&mut [0; 64 << 10]);
+            let _it_may_have_left = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+/// A log has what others wrote: here, where the data is. Each event is one line, also of a file.
+#[test]
+fn logs_are_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("{HOSTILE}\nforged");
+    let db = quoted(dir.path().join(&name).to_str().unwrap());
+    let serve = format!(
+        "{} serve --listen 127.0.0.1:0 --data-dir {db} --shutdown-timeout 1",
+        flowtally()
+    );
+    let Some((text, _)) = in_terminal(&format!("timeout --foreground -s INT 5 {serve}")) else {
+        return;
+    };
+    is_harmless("on a terminal", &text);
+    // Colours are the log's own.
+    assert!(text.contains("\u{1b}[32m INFO\u{1b}[0m"), "{text:?}");
+    assert!(!text.contains("\nforged"), "{text:?}");
+    for format in ["text", "json"] {
+        let command = format!("timeout -s INT 5 {serve} --log-format {format}");
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        is_harmless(format, &text);
+        assert!(
+            !text.contains('\u{1b}') && !text.contains("\nforged"),
+            "{text:?}"
+        );
+        if format == "json" {
+            let ready = text
+                .lines()
+                .find(|line| line.contains("replay_ms"))
+                .unwrap();
+            let ready: serde_json::Value = serde_json::from_str(ready).unwrap();
+            let data_dir = ready["data_dir"].as_str().unwrap();
+            assert!(data_dir.ends_with(&name), "{data_dir:?}");
+        }
+    }
+}
