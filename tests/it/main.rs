@@ -42,6 +42,7 @@ mod page;
 mod proxy;
 mod query;
 mod reads;
+mod receipts;
 #[cfg(feature = "kafka")]
 mod regions;
 mod rejects;
