@@ -258,3 +258,68 @@ fn arrays_are_taken_whole_at_all_alignments() {
         assert_eq!(flows, 5, "{shift}");
     }
 }
+
+/// Nothing of it panics, either. `FLOWTALLY_TEST_SEED=…` runs it again.
+#[test]
+fn mutated_inputs_are_the_same_wherever_a_read_ends() {
+    const TOKENS: [&str; 18] = [
+        "\"",
+        "\\",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "\n",
+        "\r\n",
+        " ",
+        "\u{FEFF}",
+        "\"\"",
+        "src_app,dest_app,vpc_id",
+        "hour",
+        "version srcaddr dstaddr bytes start",
+        "OKversion",
+        "2026-03-29T01:00:05Z ",
+        "\0",
+    ];
+    let seed = std::env::var("FLOWTALLY_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random);
+    println!("FLOWTALLY_TEST_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let texts = [
+        rich_array(),
+        [rich_line(), rich_line()].join("\n"),
+        CSV.into(),
+        LOG.into(),
+    ];
+    for _ in 0..1500 {
+        let mut text = texts[random.random_range(0..texts.len())]
+            .clone()
+            .into_bytes();
+        for _ in 0..random.random_range(1..5) {
+            let at = random.random_range(0..text.len());
+            let end = (at + random.random_range(0..30)).min(text.len());
+            match random.random_range(0..5) {
+                0 => drop(text.drain(at..end)),
+                1 => {
+                    let copy = text[at..end].to_vec();
+                    let to = random.random_range(0..=text.len());
+                    text.splice(to..to, copy);
+                }
+                _ => {
+                    let token = TOKENS[random.random_range(0..TOKENS.len())].bytes();
+                    text.splice(at..at, token);
+                }
+            }
+            text.push(b'\n');
+        }
+        let shown = String::from_utf8_lossy(&text);
+        let mut length = StdRng::seed_from_u64(random.random());
+        let outcome = read(pieces(&text, || length.random_range(1..50)), None);
+        assert_eq!(outcome, read(&text[..], None), "{shown}");
+        let outcome = read_batches(pieces(&text, || length.random_range(1..50)), None);
+        assert_eq!(outcome, read_batches(&text[..], None), "{shown}");
+    }
+}

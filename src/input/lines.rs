@@ -4,7 +4,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use super::window::Window;
-use super::{InputError, Sink, newlines};
+use super::{InputError, Sink, lookalikes, newlines};
 
 /// Hands whole lines to `each`, many at once, with the number of the first; from `line` on, until that
 /// breaks. A line that is longer than what may be in memory is refused.
@@ -22,7 +22,11 @@ pub(super) fn read(
             _ if window.has_ended() => text.len(),
             Some(last) => last + 1,
             None if window.is_full() => {
-                if sink.refused(window.pass_line(line)?).is_break() {
+                let mut refused = window.pass_line(line)?;
+                if let Some(known) = lookalikes::of_json(&refused.text) {
+                    refused.why = format!("{known} ({})", refused.why);
+                }
+                if sink.refused(refused).is_break() {
                     return Ok(());
                 }
                 continue;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+use super::vpc_flow_logs;
 use crate::ingest::decode;
 
 /// Something that is known, and cannot be read as it is.
@@ -113,6 +114,11 @@ const KNOWN: &[LookAlike] = &[
         Magic(0, b"<"),
         "look at it: head -c 1000 FILE",
     ),
+    known(
+        "a JSON text sequence (RFC 7464)",
+        Magic(0, b"\x1E"),
+        "leave its separators out: tr -d '\\036' <FILE | flowtally import -",
+    ),
     known("an Azure flow log", Json(&["\"flowTuples\""]), NO_NAMES),
     known(
         "an Azure flow log",
@@ -182,7 +188,7 @@ const KNOWN: &[LookAlike] = &[
         "make flows of it: jq -c '(.metrics // [.])[] | .tags + .fields' FILE | flowtally import -",
     ),
     known(
-        "no flow, but has flows in it",
+        "an object with flows in it",
         Json(&["\"src_app\"", "\"dest_app\""]),
         JQ_NESTED,
     ),
@@ -209,15 +215,14 @@ const KNOWN: &[LookAlike] = &[
     known(
         "CSV in which a column has no name, as spreadsheets write an empty one",
         Csv(|line| has_columns(line, ',') && line.split(',').any(|name| name.trim().is_empty())),
-        "delete that column, or keep the first six: cut -d, -f1-6 FILE | flowtally import - (if no name has \
-         a comma in it)",
+        "delete that column; of an empty last one: cut -d, -f1-6 FILE | flowtally import - (if no name has a \
+         comma in it)",
     ),
     known(
         "CSV without a header",
         Csv(|line| {
-            let values: Vec<&str> = line.split(',').collect();
-            let is_number = |value: &&str| value.trim().parse::<u64>().is_ok();
-            values.len() == 6 && values.iter().copied().filter(|v| is_number(&v)).count() >= 3
+            let values = line.split(',').map(|value| value.trim().parse::<u64>());
+            values.clone().count() == 6 && values.filter(Result::is_ok).count() >= 3
         }),
         "put one first that has its columns in their order, as in: (echo \
          src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour; cat FILE) | flowtally import -",
@@ -236,12 +241,23 @@ const KNOWN: &[LookAlike] = &[
         "make text of it: sed 's/\"\"/-/g; s/\"//g; 1s/_/-/g; y/,/ /' FILE | flowtally import -",
     ),
     known(
+        "a VPC flow log with its format, ${…}, instead of a header",
+        Csv(|line| line.contains("${srcaddr}") || line.contains("${pkt-srcaddr}")),
+        "make a header of it: sed '1s/[${}]//g' FILE | flowtally import -",
+    ),
+    known(
+        "a log with a time before each line",
+        Csv(vpc_flow_logs::has_time),
+        "if it is a VPC flow log, cut off what is before its records: cut -d' ' -f2- FILE | flowtally import \
+         --format vpc-flow-logs -; and put a header first where its fields are not the default ones",
+    ),
+    known(
         "a VPC flow log without its header",
         Csv(|line| line.starts_with("2 ") && line.split_ascii_whitespace().count() == 14),
         "if its fields are the default ones, give --format vpc-flow-logs; else put the header first",
     ),
     known(
-        "no text in UTF-8",
+        "not text in UTF-8",
         Csv(|line| {
             line.contains(|c: char| {
                 c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace()

@@ -65,7 +65,7 @@ fn what_cannot_be_read_is_said() {
             "has hour twice",
         ),
         (b"BZh91AY&SY\xa7\x01,\"", 0, "this is bzip2; "),
-        (b"\x01\x02\xa7\x01,\"", 0, "no text in UTF-8"),
+        (b"\x01\x02\xa7\x01,\"", 0, "not text in UTF-8"),
         (b"PK\x03\x04\n", 0, "a ZIP archive"),
         (b"bytes", 0, "in any order"),
         (b"\xFF\xFEs\0", 0, "UTF-16"),
@@ -204,4 +204,175 @@ fn what_follows_a_gzip_stream() {
     }
     let error = read(&[&gzip[..], &gzip[..5]].concat()).1.unwrap();
     assert!(error.contains("breaks off"), "{error}");
+}
+
+/// Each with what it is and what to do about it; none is read as anything.
+#[test]
+fn what_looks_like_flows_is_named() {
+    let utf_16 =
+        |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    let utf_16_be =
+        |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_be_bytes).collect() };
+    let mut tar = b"flows.json".to_vec();
+    tar.resize(257, 0);
+    tar.extend(b"ustar\x0000[{}]\n");
+    let header = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour";
+    let cut_off = format!(
+        "{{\n\"records\": [\n{}",
+        "{\"flowTuples\":\n1},\n".repeat(10_000)
+    );
+    for (bytes, word) in [
+        (utf_16("[{}]"), "UTF-16; make it UTF-8"),
+        (utf_16_be("{\"a\":1}"), "UTF-16"),
+        (utf_16(header), "UTF-16"),
+        (b"\xFF\xFE\0\0[\0\0\0".to_vec(), "UTF-32"),
+        (tar, "a tar archive; read the files in it: tar -xOf"),
+        (b"PAR1\x15\x04".to_vec(), "Parquet"),
+        (b"Obj\x01\x04".to_vec(), "Avro"),
+        (b"PK\x03\x04".to_vec(), "a ZIP archive"),
+        (b"\xFD7zXZ\0\0".to_vec(), "xz; xz -dc"),
+        (b"  <?xml version=\"1.0\"?>".to_vec(), "XML or HTML"),
+        (b"\x1E{\"a\":1}\n".to_vec(), "JSON text sequence"),
+        (b"a,b,v,1,2,3\n".to_vec(), "CSV without a header"),
+        (header.replace(',', ";").into_bytes(), "semicolons"),
+        (header.replace(',', "\";\"").into_bytes(), "semicolons"),
+        (header.replace(',', "\t").into_bytes(), "tabs"),
+        (header.replace(',', "|").into_bytes(), "with | instead"),
+        (format!(",{header}").into_bytes(), "a column has no name"),
+        (format!("{header}, ,").into_bytes(), "a column has no name"),
+        (format!("sep=;\n{header}").into_bytes(), "a sep= line"),
+        (
+            b"\"@timestamp\",\"@message\"\n".to_vec(),
+            "CloudWatch console",
+        ),
+        (
+            b"${version} ${srcaddr} ${dstaddr}\n".to_vec(),
+            "its format, ${",
+        ),
+        (
+            b"2026-03-29T01:00:05+00:00 eni-0 2 1 eni".to_vec(),
+            "a time before each line",
+        ),
+        (
+            b"{\n\"src_app\":\"a\"\n}".to_vec(),
+            "an object over several lines",
+        ),
+        (cut_off.into_bytes(), "an Azure flow log"),
+    ] {
+        let (units, error) = read(&bytes);
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
+        assert_eq!(units, [], "{shown}");
+        let error = error.unwrap_or_default();
+        assert!(error.contains(word), "{shown}: {error}");
+    }
+}
+
+/// Those that are one of many are refused one by one, by name.
+#[test]
+fn values_that_look_like_flows_are_named() {
+    let faults = |text: &str| {
+        let mut faults = Vec::new();
+        let result = Reader::new(text.as_bytes(), None).read(|unit| {
+            faults.push(match unit.fault {
+                Some(Fault::Wrong(why)) => why,
+                _ => String::new(),
+            });
+            ControlFlow::Continue(())
+        });
+        assert!(result.is_ok(), "{text}: {result:?}");
+        faults
+    };
+    let flow = r#"{"src_app":"a","dest_app":"b","vpc_id":"","bytes_tx":1,"bytes_rx":1,"hour":1"#;
+    for (value, word) in [
+        (
+            r#"{"records":[{"category":"NetworkSecurityGroupFlowEvent"}]}"#,
+            "an Azure flow log",
+        ),
+        (
+            r#"{"logName":"x/vpc_flows","insertId":"1"}"#,
+            "a Google Cloud VPC flow log",
+        ),
+        (
+            r#"{"verdict":"FORWARDED","IP":{"source":"1.1.1.1"}}"#,
+            "Hubble",
+        ),
+        (
+            r#"{"version":2,"srcaddr":"a","dstaddr":"b","bytes":1,"start":1}"#,
+            "a VPC flow log as JSON",
+        ),
+        (
+            r#"{"events":[{"timestamp":1,"message":"x"}]}"#,
+            "what aws logs prints",
+        ),
+        (
+            r#"{"message":"2 1 eni - NODATA"}"#,
+            "as a message in JSON; jq -r .message",
+        ),
+        (
+            r#"{"hits":[{"src_app":"a","dest_app":"b"}]}"#,
+            "an object with flows in it",
+        ),
+        (
+            r#"{"tags":{"src_app":"a"},"fields":{"hour":1}}"#,
+            "Telegraf's JSON",
+        ),
+    ] {
+        assert!(
+            faults(value)[0].contains(word),
+            "{value}: {:?}",
+            faults(value)
+        );
+        assert!(
+            faults(&format!("[{flow}}},{value}]"))[1].contains(word),
+            "{value}"
+        );
+        // A flow may have fields of any name.
+        let members = value.trim_start_matches('{');
+        assert_eq!(faults(&format!("{flow},{members}")), [""], "{value}");
+        assert_eq!(faults(&format!("[{flow},{members}]")), [""], "{value}");
+        let escaped = format!("{flow},{members}").replace("\"src_app\"", "\"src\\u005fapp\"");
+        assert_eq!(faults(&escaped), [""], "{value}");
+    }
+    let long = format!(
+        "{{\"flows\":[{flow}}}{}]}}",
+        format!(",{flow}}}").repeat(20_000)
+    );
+    assert!(faults(&long)[0].contains("an object with flows in it; "));
+    for (line, word) in [
+        (
+            format!("{flow}}}{flow}}}"),
+            "several values are on one line; jq -c .",
+        ),
+        (
+            format!("{flow}}} {flow}}}"),
+            "several values are on one line",
+        ),
+        (
+            "{\"message\":\"x OK\"}{\"message\":\"y OK\"}".into(),
+            "several values are on one line; this is",
+        ),
+        (format!("{flow}}},"), "a comma follows the flow"),
+    ] {
+        assert!(
+            faults(&line)[0].contains(word),
+            "{line}: {:?}",
+            faults(&line)
+        );
+    }
+}
+
+/// A window that is larger than what may be in memory.
+#[test]
+fn zstd_with_a_large_window() {
+    // Magic number, no flags, a window of 2^31 bytes, an empty last block.
+    let frame = b"\x28\xB5\x2F\xFD\x00\xA8\x01\0\0";
+    let error = read(frame).1.unwrap();
+    assert!(
+        error.contains("more than 128 MiB") && error.contains("zstd -dc --long=31 FILE"),
+        "{error}"
+    );
+    let error = read(&[&b"\x50\x2A\x4D\x18\x01\0\0\0x"[..], frame].concat())
+        .1
+        .unwrap();
+    assert!(error.contains("more than 128 MiB"), "{error}");
 }

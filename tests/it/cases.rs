@@ -287,7 +287,7 @@ const CASES: &[Case] = &[
         "j19-wrapped.json",
         [0, 1],
         &[],
-        &["no flow, but has flows in it"],
+        &["an object with flows in it"],
     ),
     case("j20-telegraf-batch.json", [0, 1], &[], &["Telegraf"]),
     case("j21-fluent-bit-json_lines.body", [2, 0], TWO, &[]),

@@ -35,13 +35,16 @@ impl Count {
     }
 }
 
+/// Is told what may be wrong with the sums.
+type Warn = Box<dyn Fn(&str) + Send>;
+
 /// How flow logs are read.
 #[derive(Default)]
 pub(in crate::input) struct FlowLogs {
     pub(in crate::input) apps: Arc<Apps>,
     pub(in crate::input) count: Count,
     /// Is told, at most once an input, that the sums may not be what was meant.
-    pub(in crate::input) warn: Option<Box<dyn Fn(&str) + Send>>,
+    pub(in crate::input) warn: Option<Warn>,
 }
 
 impl fmt::Debug for FlowLogs {

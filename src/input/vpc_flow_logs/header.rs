@@ -204,9 +204,9 @@ fn looks_like_a_name(word: &str) -> bool {
 /// that CloudWatch puts first.
 pub(in crate::input) fn begins_with(line: &str) -> bool {
     let record = bare(line);
-    let has_time = record.len() < line.trim().len() && is_time(line.trim());
+    let is_timed = has_time(line.trim_start());
     let is_default = || record.starts_with("2 ") && record.split_whitespace().count() == 14;
-    !record.contains(',') && header_in(record).is_some() || has_time && is_default()
+    !record.contains(',') && header_in(record).is_some() || is_timed && is_default()
 }
 
 /// A line without what can be around a record: white space, byte order marks, and the time at which
@@ -214,17 +214,17 @@ pub(in crate::input) fn begins_with(line: &str) -> bool {
 pub(super) fn bare(line: &str) -> &str {
     let text = line.trim_matches(|c: char| c.is_whitespace() || c == '\u{FEFF}');
     match text.split_once(char::is_whitespace) {
-        Some((_, record)) if is_time(text) => record.trim_start(),
+        Some((_, record)) if has_time(text) => record.trim_start(),
         _ => text,
     }
 }
 
 /// Whether it begins as in 2026-03-29T01:00:05.000Z.
-fn is_time(text: &str) -> bool {
+pub(in crate::input) fn has_time(text: &str) -> bool {
     let form = b"dddd-dd-ddTdd:dd:dd";
     text.len() > form.len()
         && text.bytes().zip(form).all(|(byte, form)| match form {
             b'd' => byte.is_ascii_digit(),
-            form => byte == *form,
+            form => byte.eq_ignore_ascii_case(form),
         })
 }
