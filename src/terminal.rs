@@ -66,7 +66,16 @@ pub enum Style {
 impl Style {
     pub fn escape(self, line: &str) -> Cow<'_, str> {
         match self {
-            Style::Text => printable(line),
+            // A tab does no harm, and scripts have some.
+            Style::Text => match line.contains('\t') {
+                true => Cow::Owned(
+                    line.split('\t')
+                        .map(printable)
+                        .collect::<Vec<_>>()
+                        .join("\t"),
+                ),
+                false => printable(line),
+            },
             Style::Coloured => Cow::Owned(coloured(line)),
             Style::Json => printable_json(line),
         }
@@ -193,6 +202,9 @@ mod tests {
         lines.write_all(coloured.as_bytes()).unwrap();
         let expected = "\u{1b}[32m INFO\u{1b}[0m \\u{1b}[2Jx\\u{1b}\\u{1b}]0;title\\u{7}\n";
         assert_eq!(String::from_utf8(lines.out).unwrap(), expected);
+        let mut tabs = Lines::new(Vec::new(), Style::Text);
+        tabs.write_all(b"\ta\x1b\tb\n").unwrap();
+        assert_eq!(tabs.out, b"\ta\\u{1b}\tb\n");
         let mut long = Lines::new(Vec::new(), Style::Text);
         long.write_all(&[b'x'; 3 * LINE_BYTES_MAX]).unwrap();
         assert!(long.line.is_empty());

@@ -136,6 +136,9 @@ impl Spool {
         loop {
             match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
                 Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    return Err(ErrorKind::Unsupported.into());
+                }
                 result => return Ok(result?),
             }
         }

@@ -225,7 +225,7 @@ fn a_file_that_signals_interrupt_counts_once() {
     std::fs::write(&file, ndjson_body(&flows)).unwrap();
     let mut interrupted = 0;
     // Each longer than the one before by half, so that one of them ends however slow the machine is.
-    let mut pause = Duration::from_millis(60);
+    let mut pause = Duration::from_millis(300);
     loop {
         let mut child = Command::new(Daemon::binary())
             .args(["send", "--batch-flows", "300", "--url", &url, "--spool"])

@@ -249,6 +249,7 @@ impl Client {
     }
 
     /// For `https`, with a certificate or authority that counts.
+    #[cfg(feature = "kafka")]
     pub fn tls(url: &str, authority: &[u8]) -> Client {
         let authority = ureq::tls::Certificate::from_pem(authority).unwrap();
         let tls = ureq::tls::TlsConfig::builder()

@@ -117,7 +117,7 @@ fn arguments_are_harmless() {
         format!("send --token-file {file}"),
         format!("send --retry-for {word}"),
         format!("stats --{word}"),
-        format!("{word}"),
+        word.clone(),
         format!("stats --data-dir {file}"),
         format!("restore --from {file} --data-dir /nowhere/db"),
         format!("verify --data-dir {file}"),
@@ -202,10 +202,7 @@ fn what_a_server_says_is_harmless() {
         answer("413 Payload Too Large", ""),
         answer("503 Service Unavailable", ""),
         answer("403 Forbidden", ""),
-        answer(
-            "302 Found",
-            &format!("location: http://owned/\u{9b}31m\u{202e}\r\n"),
-        ),
+        answer("302 Found", "location: http://owned/\u{9b}31m\u{202e}\r\n"),
     ] {
         let (url, spool) = (answering(answer), dir.path().join("spool"));
         let flow =
