@@ -41,7 +41,8 @@ pub struct Batch {
     hashes: Vec<u32>,
     ledger: Vec<(u32, Totals)>,
     receipt: Option<(IdempotencyKey, u128)>,
-    notes: Notes,
+    /// Most batches have none.
+    notes: Option<Box<Notes>>,
     /// Flows that were taken out because they are too old.
     expired: u64,
 }
@@ -57,7 +58,7 @@ impl Batch {
 
     /// The same batch, which has a key, with notes to be kept with it.
     pub fn with_notes(mut self, notes: Notes) -> Batch {
-        self.notes = notes;
+        self.notes = (!notes.is_empty()).then(|| Box::new(notes));
         self
     }
 
@@ -72,7 +73,7 @@ impl Batch {
             hashes,
             ledger,
             receipt: None,
-            notes: Notes::default(),
+            notes: None,
             expired: 0,
         })
     }
@@ -85,15 +86,15 @@ impl Batch {
     }
 
     /// What is kept with its receipt.
-    pub fn notes(&self) -> &Notes {
-        &self.notes
+    pub fn notes(&self) -> Option<&Notes> {
+        self.notes.as_deref()
     }
 
     /// All keys under which something is kept for it.
     pub(super) fn keys(&self) -> impl Iterator<Item = &IdempotencyKey> {
         let own = self.receipt.as_ref().map(|(key, _)| key);
-        own.into_iter()
-            .chain(self.notes.others.iter().map(|(key, _)| key))
+        let others = self.notes.iter().flat_map(|notes| &notes.others);
+        own.into_iter().chain(others.map(|(key, _)| key))
     }
 
     /// Those of its flows whose numbers, from 0, are in `range`, without a key.
@@ -241,7 +242,7 @@ impl BatchBuilder {
             hashes: self.hashes,
             ledger,
             receipt: None,
-            notes: Notes::default(),
+            notes: None,
             expired: 0,
         }
     }

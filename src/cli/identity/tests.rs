@@ -41,7 +41,8 @@ impl Table {
             Some(_) => return Err(Conflict),
             None => {}
         }
-        let unless = batch.notes().unless.as_ref();
+        let notes = batch.notes().unwrap();
+        let unless = notes.unless.as_ref();
         if unless.is_some_and(|key| self.receipts.contains_key(key.as_str())) {
             return Err(Conflict);
         }
@@ -52,8 +53,8 @@ impl Table {
             time_s: self.now_s,
             note: Some(note.as_str().into()),
         };
-        let own = kept(batch.notes().own.as_ref().unwrap());
-        let others = batch.notes().others.iter();
+        let own = kept(notes.own.as_ref().unwrap());
+        let others = notes.others.iter();
         let others = others.map(|(k, n)| (k.as_str().to_owned(), (kept(n), 0)));
         let others: Vec<_> = others.collect();
         self.receipts.extend(others);
