@@ -81,7 +81,14 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
             "store",
             "telemetry",
         ],
-        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
+        &[
+            "clap",
+            "indicatif",
+            "jiff",
+            "ratatui",
+            "rlimit",
+            "signal_hook",
+        ],
     ),
     ("main", &["cli", "config"], &[]),
 ];
