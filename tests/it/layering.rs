@@ -87,7 +87,14 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
             "telemetry",
             "terminal",
         ],
-        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
+        &[
+            "clap",
+            "indicatif",
+            "jiff",
+            "ratatui",
+            "rlimit",
+            "signal_hook",
+        ],
     ),
     ("main", &["cli", "config"], &[]),
 ];

@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::ingest::decode::{Format, decode};
+use crate::domain::{Counters, Hour};
 use crate::input::{Part, Place, Skipped};
-use crate::store::{Batch, Kept, codec};
+use crate::store::{Batch, BatchBuilder, Kept, codec};
 
 #[derive(Debug, Default)]
 struct Table {
@@ -95,15 +95,12 @@ fn flows(items: &[Item]) -> Vec<u64> {
 }
 
 fn part(items: &[Item], ends_within_a_line: bool) -> Part {
-    let lines: String = flows(items)
-        .iter()
-        .map(|n| {
-            format!(
-                "{{\"src_app\":\"s\",\"dest_app\":\"d\",\"vpc_id\":\"\",\"bytes_tx\":{n},\"bytes_rx\":0,\"hour\":1}}\n"
-            )
-        })
-        .collect();
-    let batch = decode(lines.as_bytes(), Format::Ndjson).unwrap();
+    let mut builder = BatchBuilder::with_capacity(0);
+    let hour = Hour::new(1).unwrap();
+    for tx in flows(items) {
+        builder.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
+    }
+    let batch = builder.finish();
     let mut hashes = RecordHash::of_flows(&batch).into_iter();
     let records = items.iter().map(|item| match item {
         Item::Flow(_) => hashes.next().unwrap(),
