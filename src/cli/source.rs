@@ -30,7 +30,7 @@ pub(super) struct Source {
 
 /// What a reading thread says.
 pub(super) enum Event {
-    Part(Part),
+    Part(Box<Part>),
     Ended(Result<(), InputError>),
 }
 
@@ -87,7 +87,7 @@ impl Source {
         std::thread::Builder::new()
             .name("reader".into())
             .spawn(move || {
-                let read = reader.read_batches(|part| hand_over(Event::Part(part)));
+                let read = reader.read_batches(|part| hand_over(Event::Part(Box::new(part))));
                 let _nobody_waits = hand_over(Event::Ended(read));
             })
             .map_err(|e| format!("cannot start a thread: {e}"))?;

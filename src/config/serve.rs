@@ -127,8 +127,8 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
-    /// Days for which it is remembered what was counted of files that were sent or imported, so that a
-    /// file counts once; or with a unit, as in 90d.
+    /// Days for which it is remembered what was counted of files that were sent or imported, as a number
+    /// or as in 30d, so that a file counts once.
     #[arg(
         long,
         env = "FLOWTALLY_IMPORT_WINDOW",

@@ -10,6 +10,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 const MIB: f64 = (1 << 20) as f64;
 const SECONDS_PER_HOUR: u64 = 3600;
+const SECONDS_PER_DAY: u64 = 24 * SECONDS_PER_HOUR;
 /// An hour of 1981. Hours that are numbered in another way are smaller, as the page has it too.
 const SINCE_EPOCH_MIN: u64 = 100_000;
 
@@ -59,20 +60,20 @@ pub(super) fn seconds(range: RangeInclusive<u64>) -> impl TypedValueParser<Value
     }
 }
 
+/// A number of days, or a duration: `90`, `90d`.
+pub(super) fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
+    move |text: &str| -> Result<Duration, String> {
+        let days = whole(text, SECONDS_PER_DAY, "days", range.clone())?;
+        Ok(Duration::from_secs(days * SECONDS_PER_DAY))
+    }
+}
+
 /// A number of hours, or a duration: `720`, `720h`, `30d`.
 pub(super) fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
     let range = u64::from(*range.start())..=u64::from(*range.end());
     move |text: &str| -> Result<u32, String> {
         let hours = whole(text, SECONDS_PER_HOUR, "hours", range.clone())?;
         u32::try_from(hours).map_err(|e| e.to_string())
-    }
-}
-
-/// A number of days, or a duration: `90`, `90d`.
-pub(super) fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
-    move |text: &str| -> Result<Duration, String> {
-        let days = whole(text, 24 * SECONDS_PER_HOUR, "days", range.clone())?;
-        Ok(Duration::from_secs(days * 24 * SECONDS_PER_HOUR))
     }
 }
 

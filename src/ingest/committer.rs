@@ -192,7 +192,7 @@ impl Group {
 
     /// Whether there is a receipt that `batch` is not to be counted beside.
     fn is_beside_another(&self, store: &Store, batch: &Batch) -> Result<bool, StoreError> {
-        let Some(key) = &batch.notes().unless else {
+        let Some(key) = batch.notes().and_then(|notes| notes.unless.as_ref()) else {
             return Ok(false);
         };
         let stored = || store.receipts(std::slice::from_ref(key));
@@ -214,7 +214,7 @@ impl Group {
         if let Some((key, fingerprint)) = batch.receipt() {
             let known = (fingerprint, batch.expired());
             self.keys.insert(key.clone(), known);
-            for (key, _) in &batch.notes().others {
+            for (key, _) in batch.notes().iter().flat_map(|notes| &notes.others) {
                 self.keys.insert(key.clone(), (0, 0));
             }
         }

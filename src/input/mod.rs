@@ -241,6 +241,8 @@ impl<R: Read> Reader<R> {
         let (input, last_byte) = Tail::new(Decompressed::new(self.input)?);
         let mut window = Window::new(input, pace);
         let (sniffed, line) = sniff::sniff(&mut window)?;
+        // What told the format is looked at before more is waited for.
+        window.keep_what_is_here();
         let format = self.format.unwrap_or(sniffed);
         match format {
             InputFormat::Json => json::read(window, line, sink)?,

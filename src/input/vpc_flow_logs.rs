@@ -140,6 +140,7 @@ impl Log<'_> {
                 self.take(text, line, sink)
             }
             None => {
+                sink.line(text);
                 self.begin(Columns::read(text), line)?;
                 Ok(ControlFlow::Continue(()))
             }

@@ -60,6 +60,8 @@ pub(super) struct Window<R> {
     has_ended: bool,
     /// What came after the last byte that could be read.
     error: Option<io::Error>,
+    /// The next look is at what is here, without reading on.
+    is_kept: bool,
 }
 
 impl<R: Read> Window<R> {
@@ -71,7 +73,14 @@ impl<R: Read> Window<R> {
             start: 0,
             has_ended: false,
             error: None,
+            is_kept: false,
         }
+    }
+
+    /// Has the next [`fill`](Window::fill) read nothing, where flows are wanted as they come: a pipe may
+    /// have nothing more for long.
+    pub(super) fn keep_what_is_here(&mut self) {
+        self.is_kept = self.pace == Pace::AsItComes && !self.text().is_empty();
     }
 
     pub(super) fn text(&self) -> &[u8] {
@@ -109,7 +118,7 @@ impl<R: Read> Window<R> {
     /// Reads on, unless it is full or nothing comes any more. Where flows are wanted as they come, an
     /// error is told the next time, so that what came before it has been looked at.
     pub(super) fn fill(&mut self) -> io::Result<()> {
-        if self.has_ended {
+        if self.has_ended || std::mem::take(&mut self.is_kept) {
             return Ok(());
         }
         // Little is moved: the beginning of a line or an element.

@@ -47,14 +47,16 @@ impl Sender {
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
-            if !state.queue.is_full() {
-                break;
+            if state.queue.is_full() {
+                state = shared.wait(state, std::time::Duration::from_secs(1));
+                continue;
             }
-            state = shared.wait(state, std::time::Duration::from_secs(1));
+            match state.queue.push(entry.clone(), body.clone())? {
+                None => break,
+                Some(lack) => state = shared.wait_for_room(state, lack),
+            }
         }
-        let pushed = state.queue.push(entry, body);
         shared.changed.notify_all();
-        // The queue of a file is in memory, where nothing is lacking but the room that was waited for.
-        pushed.map(|lack| debug_assert!(lack.is_none(), "{lack:?}"))
+        Ok(())
     }
 }

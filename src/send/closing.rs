@@ -5,10 +5,8 @@ use std::io::Write;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::queue::{Entry, Lack};
-use super::{OpenBatch, SendError, Shared, State};
+use super::{OpenBatch, SendError, Sender, Shared, State};
 
 const ZSTD_LEVEL: i32 = 1;
 /// How soon the room that somebody has made is seen.
@@ -73,7 +71,6 @@ impl Shared {
         let flows = state.open.flows;
         let mut json = std::mem::take(&mut state.open.json);
         json.push(b']');
-        let key = Uuid::now_v7().simple().to_string();
         let compressed = self.options.compress;
         let body = match compressed {
             true => {
@@ -82,16 +79,14 @@ impl Shared {
             false => json.clone(),
         };
         let entry = Entry {
-            key,
+            key: Sender::random_key(),
             notes: String::new(),
             flows,
             compressed,
         };
         let pushed = state.queue.push(entry, body);
         match &pushed {
-            Ok(None) => {
-                state.open = OpenBatch::default();
-            }
+            Ok(None) => state.open = OpenBatch::default(),
             Ok(Some(_)) => {
                 json.pop();
                 state.open.json = json;

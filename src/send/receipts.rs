@@ -8,7 +8,7 @@ use ureq::http::StatusCode;
 
 use super::SendError;
 use super::delivery::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server};
+use crate::client::{Client, Problem, Server, location};
 
 const PATH: &str = "/receipts";
 /// Of an answer about as many keys as are asked about at once, with the longest notes.
@@ -96,7 +96,7 @@ impl Receipts {
         let request = request.header("content-type", "application/json");
         let mut response = match request.send(&body) {
             Ok(response) => response,
-            Err(error) => return Outcome::TryAgain(error.to_string()),
+            Err(error) => return Outcome::TryAgain(self.client.broken(&error)),
         };
         let status = response.status();
         let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
@@ -104,10 +104,10 @@ impl Receipts {
             Ok(text) => text,
             Err(error) => return Outcome::TryAgain(format!("the answer broke off: {error}")),
         };
-        let why = match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            Err(_) => status.to_string(),
-        };
+        let problem = serde_json::from_str::<Problem>(&text).ok();
+        let location = location(response.headers());
+        let client = &self.client;
+        let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
         match status {
             StatusCode::OK => match serde_json::from_str::<Answer>(&text) {
                 Ok(answer) => Outcome::Known(answer.receipts),

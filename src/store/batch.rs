@@ -41,7 +41,8 @@ pub struct Batch {
     /// the request, so that the one committer does not have to.
     hashes: Vec<u32>,
     receipt: Option<(IdempotencyKey, u128)>,
-    notes: Notes,
+    /// Most batches have none.
+    notes: Option<Box<Notes>>,
     /// Flows that were taken out because they are too old.
     expired: u64,
 }
@@ -57,7 +58,7 @@ impl Batch {
 
     /// The same batch, which has a key, with notes to be kept with it.
     pub fn with_notes(mut self, notes: Notes) -> Batch {
-        self.notes = notes;
+        self.notes = (!notes.is_empty()).then(|| Box::new(notes));
         self
     }
 
@@ -71,7 +72,7 @@ impl Batch {
             bytes,
             hashes,
             receipt: None,
-            notes: Notes::default(),
+            notes: None,
             expired: 0,
         })
     }
@@ -84,15 +85,15 @@ impl Batch {
     }
 
     /// What is kept with its receipt.
-    pub fn notes(&self) -> &Notes {
-        &self.notes
+    pub fn notes(&self) -> Option<&Notes> {
+        self.notes.as_deref()
     }
 
     /// All keys under which something is kept for it.
     pub(super) fn keys(&self) -> impl Iterator<Item = &IdempotencyKey> {
         let own = self.receipt.as_ref().map(|(key, _)| key);
-        own.into_iter()
-            .chain(self.notes.others.iter().map(|(key, _)| key))
+        let others = self.notes.iter().flat_map(|notes| &notes.others);
+        own.into_iter().chain(others.map(|(key, _)| key))
     }
 
     /// Those of its flows whose numbers, from 0, are in `range`, without a key.
@@ -273,7 +274,7 @@ impl BatchBuilder {
             bytes: self.bytes,
             hashes: self.hashes,
             receipt: None,
-            notes: Notes::default(),
+            notes: None,
             expired: 0,
         }
     }

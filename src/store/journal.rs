@@ -53,13 +53,13 @@ impl<'a> Journal<'a> {
                     position: 0,
                 };
                 let (family, notes) = (receipts_family(self.db)?, batch.notes());
-                let value = match &notes.own {
+                let value = match notes.and_then(|notes| notes.own.as_ref()) {
                     Some(note) => codec::encode_noted_receipt(receipt, note.as_str()),
                     None => codec::encode_receipt(receipt),
                 };
                 write.put_cf(family, key.as_bytes(), value);
                 (receipt.fingerprint, receipt.expired) = (0, 0);
-                for (key, note) in &notes.others {
+                for (key, note) in notes.iter().flat_map(|notes| &notes.others) {
                     let value = codec::encode_noted_receipt(receipt, note.as_str());
                     write.put_cf(family, key.as_bytes(), value);
                 }

@@ -322,7 +322,9 @@ fn the_same_records_under_other_names_are_refused() {
                 &[&log, "--format", "ndjson"],
             ] {
                 let said = world.give(second, arguments);
-                said.assert_refused("gave other flows then, with another --apps or --format");
+                said.assert_refused(
+                    "gave other flows then, with another --apps, --count or --format",
+                );
             }
             world.give(second, &[&log, "--apps", &apps_1]).assert(0, 2);
         }

@@ -98,7 +98,14 @@ const TABLE: [(&str, &[&str], &[&str]); 20] = [
             "telemetry",
             "terminal",
         ],
-        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
+        &[
+            "clap",
+            "indicatif",
+            "jiff",
+            "ratatui",
+            "rlimit",
+            "signal_hook",
+        ],
     ),
     ("main", &["cli", "config"], &[]),
 ];

@@ -182,7 +182,7 @@ impl Stop {
     pub(super) fn explain(self) -> String {
         match self {
             Stop::OtherFlows { since_s } => format!(
-                "it was counted on {} and gave other flows then, with another --apps or --format, or by \
+                "it was counted on {} and gave other flows then, with another --apps, --count or --format, or by \
                  another version of flowtally; give what was given then, or --again to count it once more",
                 time(since_s)
             ),

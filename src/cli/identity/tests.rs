@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::ingest::decode::{Format, decode};
+use crate::domain::{Counters, Hour};
 use crate::input::{Part, Place, Skipped};
-use crate::store::{Batch, Kept, codec};
+use crate::store::{Batch, BatchBuilder, Kept, codec};
 
 #[derive(Debug, Default)]
 struct Table {
@@ -41,7 +41,8 @@ impl Table {
             Some(_) => return Err(Conflict),
             None => {}
         }
-        let unless = batch.notes().unless.as_ref();
+        let notes = batch.notes().unwrap();
+        let unless = notes.unless.as_ref();
         if unless.is_some_and(|key| self.receipts.contains_key(key.as_str())) {
             return Err(Conflict);
         }
@@ -52,8 +53,8 @@ impl Table {
             time_s: self.now_s,
             note: Some(note.as_str().into()),
         };
-        let own = kept(batch.notes().own.as_ref().unwrap());
-        let others = batch.notes().others.iter();
+        let own = kept(notes.own.as_ref().unwrap());
+        let others = notes.others.iter();
         let others = others.map(|(k, n)| (k.as_str().to_owned(), (kept(n), 0)));
         let others: Vec<_> = others.collect();
         self.receipts.extend(others);
@@ -94,15 +95,12 @@ fn flows(items: &[Item]) -> Vec<u64> {
 }
 
 fn part(items: &[Item], ends_within_a_line: bool) -> Part {
-    let lines: String = flows(items)
-        .iter()
-        .map(|n| {
-            format!(
-                "{{\"src_app\":\"s\",\"dest_app\":\"d\",\"vpc_id\":\"\",\"bytes_tx\":{n},\"bytes_rx\":0,\"hour\":1}}\n"
-            )
-        })
-        .collect();
-    let batch = decode(lines.as_bytes(), Format::Ndjson).unwrap();
+    let mut builder = BatchBuilder::with_capacity(0);
+    let hour = Hour::new(1).unwrap();
+    for tx in flows(items) {
+        builder.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
+    }
+    let batch = builder.finish();
     let mut hashes = RecordHash::of_flows(&batch).into_iter();
     let records = items.iter().map(|item| match item {
         Item::Flow(_) => hashes.next().unwrap(),

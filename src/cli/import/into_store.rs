@@ -219,7 +219,7 @@ impl Load<'_> {
                 return Err(End::Signal(signal as i32, String::new()));
             }
             match events.recv_timeout(TICK) {
-                Ok(Event::Part(part)) => self.take_part(part, file)?,
+                Ok(Event::Part(part)) => self.take_part(*part, file)?,
                 Ok(Event::Ended(read)) => {
                     self.commit(file)?;
                     read.map_err(|e| e.to_string())?;

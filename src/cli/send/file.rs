@@ -127,7 +127,7 @@ impl FileTransfer<'_> {
             self.sending.show(self.sender);
             let read = match events.recv_timeout(TICK) {
                 Ok(Event::Part(part)) => {
-                    self.take(part)?;
+                    self.take(*part)?;
                     continue;
                 }
                 Ok(Event::Ended(read)) => read,
@@ -168,7 +168,7 @@ impl FileTransfer<'_> {
                     Some((key, _)) => key.as_str().to_owned(),
                     None => Sender::random_key(),
                 },
-                notes: batch.notes().to_string(),
+                notes: batch.notes().map(ToString::to_string).unwrap_or_default(),
                 flows: batch.flows(),
                 json: to_json(&batch).map_err(|e| Failure::Error(e.to_string()))?,
             };
