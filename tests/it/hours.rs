@@ -199,14 +199,12 @@ fn commands_take_more_hours_than_fit_into_an_answer() {
         assert!(output.status.success(), "{arguments:?}: {errors}");
         output.stdout
     };
-    let stats: serde_json::Value = serde_json::from_slice(&run(&["stats", "--json"])).unwrap();
+    let text = String::from_utf8(run(&["stats", "--json"])).unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(stats["hours"], HOURS);
     assert_eq!(stats["last_hour"], HOURS - 1);
     // More than a JSON number is read as here.
-    let sum: u128 = (0..HOURS)
-        .map(|hour| u128::from(u64::MAX - hour))
-        .sum();
-    let text = String::from_utf8(run(&["stats", "--json"])).unwrap();
+    let sum: u128 = (0..HOURS).map(|hour| u128::from(u64::MAX - hour)).sum();
     assert!(text.contains(&format!("\"bytes_tx\":{sum},")), "{text}");
     let top = String::from_utf8(run(&["top", "--once", "--format", "ndjson"])).unwrap();
     assert!(top.contains(&format!("\"hour\":{}", HOURS - 1)), "{top}");
