@@ -244,8 +244,12 @@ pub enum LogFormat {
 const QUERIES_MAX: usize = 64;
 const MIB_PER_QUERY: usize = 8;
 
-/// How `--memory-max` is divided. The shares add up to three fourths of it; the rest is for the
-/// process itself, compaction, answers under way ([`QUERIES_MAX`]) and what an allocator cannot use.
+/// What the process takes of `--memory-max` whatever is done: its code, threads, RocksDB's tables, compaction.
+const OWN_MIB: u32 = 40;
+
+/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three fourths of it; the rest is for
+/// answers under way ([`QUERIES_MAX`]) and what an allocator cannot use. Only what a body may have goes by the
+/// whole.
 ///
 /// | share | for |
 /// |---|---|
@@ -274,7 +278,7 @@ impl Serve {
     /// # Errors
     /// A `--body-max` or `--query-memory-max` that does not fit, as text for the user.
     pub fn memory_plan(&self) -> Result<MemoryPlan, String> {
-        let memory = (self.memory_max as usize) << 20;
+        let memory = (self.memory_max.saturating_sub(OWN_MIB) as usize) << 20;
         let body_max = self.memory_max / 16;
         let body = self.body_max.unwrap_or(body_max);
         if body == 0 || body > body_max {
