@@ -3,6 +3,7 @@
 mod backup;
 mod compact;
 mod connect;
+mod drain;
 mod export;
 mod identity;
 mod import;

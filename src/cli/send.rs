@@ -1,6 +1,5 @@
 //! `flowtally send`.
 
-mod drain;
 mod file;
 
 use std::io::{self, IsTerminal};
@@ -12,8 +11,8 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use signal_hook::iterator::Signals;
 
-use self::drain::{Drain, Drained};
 use self::file::Failure;
+use super::drain::Drain;
 use super::identity::Known;
 use super::rejects::Rejects;
 use super::source::{self, Source};
@@ -179,10 +178,7 @@ impl Sending {
                 Err(error) => Err(Failure::Error(error)),
             }
         } else {
-            let source = source.through({
-                let drain = drain.clone();
-                move |input| Box::new(Drained::new(input, drain))
-            });
+            let source = source.until(drain.clone());
             let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
             sent.skipped = skipped;
             result.map_err(Failure::Error)

@@ -3,6 +3,7 @@
 use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Once};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::drain::{Drain, Drained};
 use super::identity::{Identity, Known};
 use super::say;
 use crate::config::Input;
@@ -23,7 +25,9 @@ static WARNED: Once = Once::new();
 
 /// What is read.
 pub(super) struct Source {
-    input: Box<dyn Read + Send>,
+    input: File,
+    /// Says when to stop reading.
+    drain: Option<Arc<Drain>>,
     /// It can be read again.
     pub(super) is_file: bool,
 }
@@ -36,29 +40,29 @@ pub(super) enum Event {
 
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Source, String> {
+        let cannot = |e: io::Error| format!("{}: {e}", path.display());
         if path.as_os_str() == "-" {
+            let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
             return Ok(Source {
-                input: Box::new(io::stdin()),
+                input: input.into(),
+                drain: None,
                 is_file: false,
             });
         }
-        let cannot = |e: io::Error| format!("{}: {e}", path.display());
         let file = File::open(path).map_err(cannot)?;
         let data = file.metadata().map_err(cannot)?;
         check_kind(path, &data)?;
         Ok(Source {
-            input: Box::new(file),
+            input: file,
+            drain: None,
             is_file: data.is_file(),
         })
     }
 
-    /// The same, read through what `wrap` makes of it.
-    pub(super) fn through(
-        self,
-        wrap: impl FnOnce(Box<dyn Read + Send>) -> Box<dyn Read + Send>,
-    ) -> Source {
+    /// The same, which `drain` can stop.
+    pub(super) fn until(self, drain: Arc<Drain>) -> Source {
         Source {
-            input: wrap(self.input),
+            drain: Some(drain),
             ..self
         }
     }
@@ -103,7 +107,11 @@ impl Source {
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
-        Reader::new(bar.wrap_read(self.input), format)
+        let input: Box<dyn Read + Send> = match self.drain {
+            Some(drain) => Box::new(Drained::new(self.input, drain)),
+            None => Box::new(self.input),
+        };
+        Reader::new(bar.wrap_read(input), format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
             .with_warning(move |what| {

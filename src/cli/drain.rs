@@ -1,0 +1,142 @@
+//! The end of a pipe before its end: nothing more is read, and what was read before is handed over first.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+/// Says when to stop reading, and when all that was read is handed over.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_stopped: bool,
+    /// The reader waits for input, or has ended: it holds no flows.
+    is_idle: bool,
+}
+
+impl Drain {
+    /// From now on, reading fails.
+    pub(super) fn stop(&self) {
+        self.state().is_stopped = true;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state().is_stopped
+    }
+
+    /// Waits until what was read is handed over, at most for `time_max`.
+    pub(super) fn wait(&self, time_max: Duration) {
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state(), time_max, |state| !state.is_idle);
+        let _in_any_case = waited.unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// Says that the reader has ended.
+    pub(super) fn end(&self) {
+        self.state().is_idle = true;
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that the reader waits for input, and holds no flows.
+    ///
+    /// # Errors
+    /// When reading is over.
+    fn set_idle(&self) -> io::Result<()> {
+        self.set(true)
+    }
+
+    /// Says that the reader is about to take what is there.
+    ///
+    /// # Errors
+    /// When reading is over: what is there stays where it is.
+    fn set_busy(&self) -> io::Result<()> {
+        self.set(false)
+    }
+
+    fn set(&self, is_idle: bool) -> io::Result<()> {
+        let mut state = self.state();
+        state.is_idle = is_idle || state.is_stopped;
+        self.changed.notify_all();
+        match state.is_stopped {
+            true => Err(io::Error::other("stopped")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A pipe that can be stopped. Between the wait for input and taking it there is a moment at which nothing is
+/// held: a stop falls before that moment, and takes nothing, or after it, and waits for what was taken.
+#[derive(Debug)]
+pub(super) struct Drained {
+    input: File,
+    drain: Arc<Drain>,
+}
+
+impl Drained {
+    pub(super) fn new(input: File, drain: Arc<Drain>) -> Drained {
+        Drained { input, drain }
+    }
+}
+
+impl Read for Drained {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.drain.set_idle()?;
+        loop {
+            match poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None) {
+                Err(Errno::INTR) => {}
+                polled => break polled?,
+            }
+        };
+        self.drain.set_busy()?;
+        self.input.read(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    /// Whatever the moment at which it is stopped, what was read and what is left are all that was written.
+    #[test]
+    fn nothing_that_was_read_is_lost() {
+        const BYTES: usize = 1 << 20;
+        for micros in (0..2000).step_by(40) {
+            let drain = Arc::new(Drain::default());
+            let (reader, mut writer) = io::pipe().unwrap();
+            let mut rest = reader.try_clone().unwrap();
+            let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone());
+            let reading = std::thread::spawn(move || {
+                let (mut bytes, mut read) = ([0; 4096], 0);
+                loop {
+                    match input.read(&mut bytes) {
+                        Ok(0) | Err(_) => return read,
+                        Ok(some) => read += some,
+                    }
+                }
+            });
+            let writing = std::thread::spawn(move || writer.write_all(&vec![1; BYTES]).unwrap());
+            std::thread::sleep(Duration::from_micros(micros));
+            drain.stop();
+            drain.wait(Duration::from_secs(60));
+            let mut left = Vec::new();
+            rest.read_to_end(&mut left).unwrap();
+            writing.join().unwrap();
+            assert_eq!(reading.join().unwrap() + left.len(), BYTES, "{micros}");
+        }
+    }
+}
