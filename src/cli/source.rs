@@ -107,11 +107,11 @@ impl Source {
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
-        let input: Box<dyn Read + Send> = match self.drain {
+        let bytes: Box<dyn Read + Send> = match self.drain {
             Some(drain) => Box::new(Drained::new(self.input, drain)),
             None => Box::new(self.input),
         };
-        Reader::new(bar.wrap_read(input), format)
+        Reader::new(bar.wrap_read(bytes), format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
             .with_warning(move |what| {

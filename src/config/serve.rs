@@ -245,7 +245,7 @@ const QUERIES_MAX: usize = 64;
 const MIB_PER_QUERY: usize = 8;
 
 /// What the process takes of `--memory-max` whatever is done: its code, threads, RocksDB's tables, compaction.
-const OWN_MIB: u32 = 40;
+const OWN_MIB: u32 = 60;
 
 /// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three fourths of it; the rest is for
 /// answers under way ([`QUERIES_MAX`]) and what an allocator cannot use. Only what a body may have goes by the

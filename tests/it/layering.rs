@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 20] = [
+const TABLE: [(&str, &[&str], &[&str]); 19] = [
     ("domain", &[], &[]),
     ("durable", &[], &[]),
     ("terminal", &[], &[]),
