@@ -99,7 +99,7 @@ impl Read for Drained {
                 Err(Errno::INTR) => {}
                 polled => break polled?,
             }
-        };
+        }
         self.drain.set_busy()?;
         self.input.read(bytes)
     }

@@ -29,9 +29,9 @@ mod exactness;
 mod flags;
 #[cfg(feature = "kafka")]
 mod front;
-mod hours;
 mod hosts;
 mod hour_guard;
+mod hours;
 mod idempotency;
 mod identity;
 mod import;

@@ -121,7 +121,12 @@ impl FileTransfer<'_> {
     fn run(&mut self, arguments: &Send, source: Source) -> Result<(), Failure> {
         let events = source
             // The service goes by its own clock.
-            .read_in_parts(&arguments.input, &self.sending.apps, &self.sending.bar, None)
+            .read_in_parts(
+                &arguments.input,
+                &self.sending.apps,
+                &self.sending.bar,
+                None,
+            )
             .map_err(Failure::Error)?;
         loop {
             self.sending.show(self.sender);
