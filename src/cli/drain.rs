@@ -94,10 +94,9 @@ impl Drained {
 impl Read for Drained {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.drain.set_idle()?;
-        loop {
-            match poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None) {
-                Err(Errno::INTR) => {}
-                polled => break polled?,
+        while let Err(error) = poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None) {
+            if error != Errno::INTR {
+                return Err(error.into());
             }
         }
         self.drain.set_busy()?;
@@ -120,14 +119,14 @@ mod tests {
             let (reader, mut writer) = io::pipe().unwrap();
             let mut rest = reader.try_clone().unwrap();
             let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone());
+            let ends = drain.clone();
             let reading = std::thread::spawn(move || {
                 let (mut bytes, mut read) = ([0; 4096], 0);
-                loop {
-                    match input.read(&mut bytes) {
-                        Ok(0) | Err(_) => return read,
-                        Ok(some) => read += some,
-                    }
+                while let Ok(some @ 1..) = input.read(&mut bytes) {
+                    read += some;
                 }
+                ends.end();
+                read
             });
             let writing = std::thread::spawn(move || writer.write_all(&vec![1; BYTES]).unwrap());
             std::thread::sleep(Duration::from_micros(micros));

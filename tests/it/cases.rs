@@ -268,7 +268,7 @@ fn what_a_body_may_be() {
             &[
                 "\"index\":617",
                 "\"field\":\"bytes_rx\"",
-                "nothing of the batch was counted",
+                "nothing of the batch counted",
             ],
         ),
         (
