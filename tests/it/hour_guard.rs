@@ -227,13 +227,13 @@ fn a_spool_keeps_what_is_too_far_ahead_since_the_clock_may_be_wrong() {
     let file = dir.path().join("flows.ndjson");
     std::fs::write(&file, flow(now() + 100).json().to_string()).unwrap();
     let spool = dir.path().join("spool");
+    // A spool is for pipes: a file is read again.
     let send = |daemon: &Daemon| {
         let url = format!("http://{}", daemon.address);
         let output = Command::new(Daemon::binary())
-            .arg("send")
-            .arg(&file)
-            .args(["--url", &url, "--retry-for", "1", "--spool"])
+            .args(["send", "-", "--url", &url, "--retry-for", "1", "--spool"])
             .arg(&spool)
+            .stdin(std::fs::File::open(&file).unwrap())
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
