@@ -197,7 +197,8 @@ fn each_scheme_follows_its_own_variable() {
 #[test]
 fn what_goes_through_it_arrives() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&dir.path().join("db"));
+    // It is asked by a name that is not its own.
+    let daemon = Daemon::start_with(&dir.path().join("db"), &["--allow-host", "service.invalid"]);
     let proxy = FakeProxy::start(Some(daemon.address));
     let set = [("http_proxy", proxy.url.as_str())];
     let arguments = ["send", "--url", SERVICE];

@@ -220,15 +220,15 @@ fn a_file_that_signals_interrupt_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let (url, spool) = (url(&daemon), dir.path().join("spool"));
-    let flows = flows(200_000);
+    let flows = flows(600_000);
     let file = dir.path().join("flows.ndjson");
     std::fs::write(&file, ndjson_body(&flows)).unwrap();
     let mut interrupted = 0;
     // Each longer than the one before by half, so that one of them ends however slow the machine is.
-    let mut pause = Duration::from_millis(300);
+    let mut pause = Duration::from_millis(60);
     loop {
         let mut child = Command::new(Daemon::binary())
-            .args(["send", "--batch-flows", "300", "--url", &url, "--spool"])
+            .args(["send", "--url", &url, "--spool"])
             .args([&spool, &file])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
