@@ -34,6 +34,13 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 pub(super) fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
     let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
+    if arguments.file.as_os_str() == "-" && input.source.is_some() && arguments.spool.is_some() {
+        return Err(
+            "--spool keeps what a pipe gives as it comes, and --source has it read again from its \
+             beginning; give one of them"
+                .into(),
+        );
+    }
     if arguments.file.as_os_str() == "-" && io::stdin().is_terminal() {
         say(
             "flowtally: reading flows from the terminal; Ctrl-D ends them. A FILE or a pipe is read too",

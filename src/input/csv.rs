@@ -93,6 +93,13 @@ impl CsvReader<'_> {
         if let Some(header) = header_in(record.text) {
             return self.take_header(record.text, record.line, header);
         }
+        if has_words_for_numbers(&self.columns, record) {
+            return Err(InputError::Malformed(format!(
+                "line {}: this looks like the header of another file, since it has words where numbers are \
+                 due; nothing below it is read by the columns of before; {HEADER}",
+                record.line
+            )));
+        }
         Ok(match record.text.contains(&b'\n') {
             true => self.refuse_lines(record),
             false => self.emit(record),
@@ -205,6 +212,16 @@ fn is_numeric(columns: &[Field], record: &Record<'_>) -> bool {
     let mut fields = columns.iter().zip(record.fields());
     record.len() == columns.len()
         && fields.all(|(&field, value)| !is_number(field) || is_digits(value))
+}
+
+/// Whether each column of a number has a word of letters, as in a header with other names.
+fn has_words_for_numbers(columns: &[Field], record: &Record<'_>) -> bool {
+    let is_word = |value: &[u8]| {
+        value.iter().any(u8::is_ascii_alphabetic) && !value.iter().any(u8::is_ascii_digit)
+    };
+    let mut fields = columns.iter().zip(record.fields());
+    record.len() == columns.len()
+        && fields.all(|(&field, value)| !is_number(field) || is_word(value))
 }
 
 fn is_digits(value: &[u8]) -> bool {

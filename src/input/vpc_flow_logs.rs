@@ -79,6 +79,15 @@ struct Log<'a> {
     json: String,
 }
 
+/// Whether a line that is no record is a header in another spelling: in capitals, quoted, or as a format
+/// string has it.
+fn is_like_a_header(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    ["srcaddr", "src_addr", "src-addr"]
+        .iter()
+        .any(|name| line.contains(name))
+}
+
 impl Log<'_> {
     fn take(
         &mut self,
@@ -115,6 +124,11 @@ impl Log<'_> {
                 if let (Fault::Wrong(_), Some(begin)) = (&fault, header_in(text)) {
                     return self.take_header(text, begin, line, sink);
                 }
+                // A header that cannot be used: nothing below it is read by the columns of before.
+                if matches!(fault, Fault::Wrong(_)) && is_like_a_header(text) {
+                    self.begin(Columns::read(text), line)?;
+                    return Ok(ControlFlow::Continue(()));
+                }
                 Unit {
                     place: Place::Line(line),
                     text,
@@ -122,7 +136,11 @@ impl Log<'_> {
                 }
             }
         };
-        sink.line(text);
+        // Blanks and tabs between fields mean the same.
+        match text.contains('\t') || text.contains("  ") {
+            true => sink.line(&words.join(" ")),
+            false => sink.line(text),
+        }
         Ok(sink.flow(unit))
     }
 

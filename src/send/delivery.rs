@@ -165,6 +165,13 @@ impl Shared {
                 },
                 Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
             },
+            // Without a spool nothing else can be sent meanwhile, and the clock may not be what is wrong.
+            Outcome::Later { why } if self.options.spool.is_none() => {
+                Next::Fail(SendError::Refused {
+                    url: client.url(attempt::PATH),
+                    why,
+                })
+            }
             Outcome::Later { why } => Next::TryAgain {
                 why,
                 after: None,
