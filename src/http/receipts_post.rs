@@ -66,7 +66,9 @@ pub(super) async fn handle(
         });
         let receipts = known.collect();
         // Strings and integers always serialise.
-        Ok::<_, Problem>(serde_json::to_vec(&Answer { receipts }).unwrap_or_default())
+        let mut json = serde_json::to_vec(&Answer { receipts }).unwrap_or_default();
+        json.push(b'\n');
+        Ok::<_, Problem>(json)
     });
     let json = read.await.map_err(|_| Problem::Internal)??;
     Ok(super::answer(super::JSON, json))
