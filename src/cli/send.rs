@@ -415,8 +415,11 @@ impl UnderWay {
         let Some(current) = current else {
             return "stopped; run it again to send the rest".into();
         };
-        if current.sender.take_the_rest() {
+        // First, so that nothing more is read for which no room is reserved.
+        if current.has_spool {
             current.drain.stop();
+        }
+        if current.sender.take_the_rest() {
             current.drain.wait(DRAIN_MAX);
         }
         let kept = current.sender.interrupt();
