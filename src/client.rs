@@ -85,6 +85,8 @@ pub struct Problem {
     pub r#type: String,
     pub title: String,
     pub detail: String,
+    /// Which flow of the batch it is about, from 0.
+    pub index: Option<usize>,
 }
 
 /// An HTTP client of one service, which keeps its connection; a clone shares it.

@@ -324,14 +324,8 @@ pub struct Send {
     )]
     pub spool_max: u32,
 
-    /// Seconds, or as in 10m, after which to give up when the service takes nothing.
-    #[arg(
-        long,
-        value_name = "DURATION",
-        default_value = "300",
-        value_parser = seconds(0..=31_536_000)
-    )]
-    pub retry_for: Duration,
+    #[command(flatten)]
+    pub retry: Retry,
 
     /// Send bodies as they are, not as zstd.
     #[arg(long)]
@@ -364,7 +358,23 @@ pub struct Import {
     pub max_rejects: Option<u64>,
 
     #[command(flatten)]
+    pub retry: Retry,
+
+    #[command(flatten)]
     pub credentials: Credentials,
+}
+
+/// How long a service is tried.
+#[derive(Clone, Debug, Args)]
+pub struct Retry {
+    /// Seconds, or as in 10m, after which to give up when the service takes nothing; 0: after one try.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "300",
+        value_parser = seconds(0..=31_536_000)
+    )]
+    pub retry_for: Duration,
 }
 
 /// How to read flows, for every command that does.
@@ -399,6 +409,10 @@ pub struct Input {
     /// Count a file once more, if it has been counted before.
     #[arg(long)]
     pub again: bool,
+
+    /// The file is still being written: leave a last line that has no line end for the next time.
+    #[arg(long)]
+    pub growing: bool,
 }
 
 /// `--format`.

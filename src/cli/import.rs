@@ -3,7 +3,6 @@
 mod into_store;
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::rejects::Rejects;
 use super::send::{Sending, Sent};
@@ -12,8 +11,6 @@ use crate::config::{Import, Place, Send};
 
 /// Flows of a batch that is sent to a service.
 const BATCH_FLOWS: u32 = 10_000;
-/// A service that takes nothing for so long is given up.
-const RETRY_FOR: Duration = Duration::from_secs(300);
 
 pub(super) fn run(arguments: &Import) -> Result<(), String> {
     // Before anything is imported, so that a wrong name leaves nothing half done.
@@ -56,7 +53,7 @@ fn as_send(arguments: &Import, url: &str, file: &Path) -> Send {
         batch_flows: BATCH_FLOWS,
         spool: None,
         spool_max: 0,
-        retry_for: RETRY_FOR,
+        retry: arguments.retry.clone(),
         no_compress: false,
         credentials: arguments.credentials.clone(),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use signal_hook::iterator::Signals;
 
-use self::file::Failure;
+use self::file::{Blocks, Failure};
 use super::drain::Drain;
 use super::identity::Known;
 use super::rejects::Rejects;
@@ -67,6 +67,8 @@ pub(super) struct Sending {
     pub(super) rejects: Arc<Rejects>,
     pub(super) bar: ProgressBar,
     under_way: Arc<UnderWay>,
+    /// Blocks that may be on their way.
+    blocks: Arc<Blocks>,
     has_said: AtomicBool,
 }
 
@@ -117,6 +119,7 @@ impl Sending {
             rejects: Arc::new(rejects),
             bar,
             under_way,
+            blocks: Arc::default(),
             has_said: AtomicBool::new(false),
         })
     }
@@ -174,8 +177,9 @@ impl Sending {
         }));
         let mut sent = Sent::default();
         let result = if by_content {
-            let receipts = connect::server(&arguments.url, &arguments.credentials)
-                .and_then(|s| Receipts::new(&s, arguments.retry_for).map_err(|e| e.to_string()));
+            let receipts = connect::server(&arguments.url, &arguments.credentials).and_then(|s| {
+                Receipts::new(&s, arguments.retry.retry_for).map_err(|e| e.to_string())
+            });
             match receipts {
                 Ok(receipts) => {
                     let (done, result) = self.transfer_file(arguments, source, &sender, receipts);
@@ -197,9 +201,18 @@ impl Sending {
 
     fn start(&self, options: SenderOptions) -> Result<Arc<Sender>, String> {
         let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
+        let blocks = self.blocks.clone();
         let on_rejected = move |rejected| match rejected {
             Rejected::Flows { flows, why } => {
                 rejects.write("the service", &flows, &why)?;
+                rejects.sync()
+            }
+            Rejected::OfBlock { key, flows, why } => {
+                let numbers: Vec<usize> = flows.iter().map(|(number, _)| *number).collect();
+                let places = blocks.take_out(&key, &numbers);
+                for ((_, flow), place) in flows.into_iter().zip(places) {
+                    rejects.write(&place, &[flow], &why)?;
+                }
                 rejects.sync()
             }
             Rejected::File { path, flows, why } => rejects.set_aside(&path, flows, &why),
@@ -245,7 +258,7 @@ impl Sending {
             },
             spool,
             spool_bytes_max: u64::from(arguments.spool_max) << 20,
-            retry_for: arguments.retry_for,
+            retry_for: arguments.retry.retry_for,
         })
     }
 

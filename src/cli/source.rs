@@ -114,6 +114,7 @@ impl Source {
         Reader::new(bar.wrap_read(bytes), format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
+            .with_growing(input.growing)
             .with_warning(move |what| {
                 // Once a command, of however many files.
                 WARNED.call_once(|| warn_bar.suspend(|| say(&format!("warning: {what}"))));

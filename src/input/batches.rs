@@ -6,10 +6,11 @@
 
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use super::flows::{RecordHash, hash_of_text, hashes};
+use super::flows::{Line, Record, hash_of_text, hashes};
 use super::window::{BLOCK_BYTES, Pace};
-use super::{Block, Fault, InputError, Place, Reader, Sink, Skipped, Unit, newlines};
+use super::{Block, End, Fault, InputError, Place, Reader, Sink, Skipped, Text, Unit};
 use crate::domain::Field;
 use crate::ingest::HourLimit;
 use crate::ingest::decode::{self, Format};
@@ -20,10 +21,14 @@ use crate::store::Batch;
 pub struct Part {
     /// Its flows; `None` where there are none.
     pub batch: Option<Batch>,
-    /// All that is in it, in order: those with a flow are the flows of the batch.
-    pub records: Vec<RecordHash>,
+    /// What its flows are made of, in order, and what would be flows with other options.
+    pub records: Vec<Record>,
+    /// The texts of records, in formats that need them.
+    pub text: Arc<str>,
     /// The input ends here, within a line: the last record may be the beginning of one.
     pub ends_within_a_line: bool,
+    /// The same, and nothing shows that the last record is complete.
+    pub may_be_cut: bool,
     /// What is not a flow, in order.
     pub refused: Vec<Refused>,
     pub skipped: Skipped,
@@ -55,9 +60,10 @@ impl<R: Read> Reader<R> {
             each: &mut each,
             stopped: false,
             hours: Hours(self.hour_limit),
+            next: None,
             pending: Pending::default(),
         };
-        batcher.pending.ends_within_a_line = self.read_into(Pace::Blocks, &mut batcher)?;
+        batcher.pending.end = self.read_into(Pace::Blocks, &mut batcher)?;
         if !batcher.stopped {
             let _no_more_to_stop = batcher.hand_over();
         }
@@ -69,7 +75,17 @@ struct Batcher<'a> {
     each: &'a mut dyn FnMut(Part) -> ControlFlow<()>,
     stopped: bool,
     hours: Hours,
+    /// The text that the next flow is made of.
+    next: Option<OwnText>,
     pending: Pending,
+}
+
+/// A [`Text`] that is kept.
+struct OwnText {
+    text: String,
+    last_field: usize,
+    last_is_whole: bool,
+    is_content: bool,
 }
 
 /// Which hours are taken.
@@ -97,10 +113,12 @@ struct Pending {
     lines: String,
     /// Of each flow: its place, and where its line ends.
     flows: Vec<(Place, usize)>,
-    records: Vec<Record>,
-    /// The hash of a line that came, and not yet what it gives.
-    line: Option<u128>,
-    ends_within_a_line: bool,
+    records: Vec<PendingRecord>,
+    /// The texts of records.
+    text: String,
+    /// The last record is a flow whose last field may be the beginning of a longer one.
+    last_is_open: bool,
+    end: End,
     refused: Vec<Refused>,
     refused_bytes: usize,
     skipped: Skipped,
@@ -108,29 +126,36 @@ struct Pending {
 }
 
 /// One that is pending.
-enum Record {
-    /// No flow: the hash of its text.
-    Text(u128),
-    /// The next of the lines, which was made of a text with this hash.
-    Flow(Option<u128>),
+enum PendingRecord {
+    /// The next of the lines.
+    Flow {
+        /// The hash of the text that it is made of, where that tells it.
+        content: Option<u128>,
+        line: Option<Line>,
+        place: Place,
+    },
+    /// It turned out not to be in the batch.
+    LeftOut(Record),
+    /// It turned out to be none.
+    Nothing,
 }
 
 impl Sink for Batcher<'_> {
-    fn line(&mut self, text: &str) {
-        let hash = hash_of_text(text);
-        if let Some(header) = self.pending.line.replace(hash) {
-            self.pending.records.push(Record::Text(header));
-        }
+    fn text(&mut self, text: Text<'_>) {
+        self.next = Some(OwnText {
+            text: text.text.to_owned(),
+            last_field: text.last_field,
+            last_is_whole: text.last_is_whole,
+            is_content: text.is_content,
+        });
     }
 
     /// What is full is handed over when one more comes: the last one is there at the end of the input.
     fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
         if self.pending.bytes() >= BLOCK_BYTES {
-            let line = self.pending.line.take();
             self.hand_over()?;
-            self.pending.line = line;
         }
-        self.pending.take(unit);
+        self.pending.take(unit, self.next.take());
         ControlFlow::Continue(())
     }
 
@@ -141,14 +166,14 @@ impl Sink for Batcher<'_> {
         };
         let flows = batch.flows() as u64;
         if flows > 0 {
-            let last = match block.first {
-                Place::Flow(first) => Place::Flow(first + flows - 1),
-                Place::Line(first) => Place::Line(first + newlines(block.text.trim_ascii_end())),
-            };
             let is_lines = block.format == Format::Ndjson;
+            let places = places(&block, flows);
+            let last = places.last().copied().unwrap_or(block.first);
             self.emit(Part {
-                records: RecordHash::of_flows(&batch),
+                records: Record::of_flows(&batch, places),
+                text: Arc::default(),
                 ends_within_a_line: is_lines && !block.text.ends_with(b"\n"),
+                may_be_cut: false,
                 batch: Some(batch),
                 refused: Vec::new(),
                 skipped: Skipped::default(),
@@ -156,6 +181,18 @@ impl Sink for Batcher<'_> {
             })?;
         }
         ControlFlow::Continue(Some(flows))
+    }
+}
+
+/// Where the flows of a block are.
+fn places(block: &Block<'_>, flows: u64) -> Vec<Place> {
+    match block.first {
+        Place::Flow(first) => (first..first + flows).map(Place::Flow).collect(),
+        Place::Line(first) => {
+            let lines = (first..).zip(block.text.split(|&byte| byte == b'\n'));
+            let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
+            lines.map(|(line, _)| Place::Line(line)).collect()
+        }
     }
 }
 
@@ -174,14 +211,54 @@ impl Batcher<'_> {
     }
 }
 
+impl PendingRecord {
+    /// It is not in the batch, and would be this flow if it were.
+    fn leave_out(&mut self, flow: Option<u128>) {
+        let PendingRecord::Flow {
+            content,
+            line,
+            place,
+        } = *self
+        else {
+            return;
+        };
+        *self = match content.or(flow) {
+            Some(content) => PendingRecord::LeftOut(Record {
+                content,
+                flow,
+                is_in_batch: false,
+                place,
+                line,
+            }),
+            None => PendingRecord::Nothing,
+        };
+    }
+}
+
 impl Pending {
-    fn take(&mut self, unit: Unit<'_>) {
+    fn take(&mut self, unit: Unit<'_>, text: Option<OwnText>) {
         self.last = Some(unit.place);
-        let line = self.line.take();
-        self.records.push(match unit.fault {
-            None => Record::Flow(line),
-            Some(_) => Record::Text(line.unwrap_or_else(|| hash_of_text(unit.text))),
-        });
+        let content = text.as_ref().filter(|text| text.is_content);
+        let content = content.map(|text| hash_of_text(&text.text));
+        self.last_is_open = unit.fault.is_none() && text.as_ref().is_some_and(|t| !t.last_is_whole);
+        match (&unit.fault, content) {
+            (None, _) => {
+                let line = text.map(|text| self.push_text(&text));
+                self.records.push(PendingRecord::Flow {
+                    content,
+                    line,
+                    place: unit.place,
+                });
+            }
+            (Some(_), Some(content)) => self.records.push(PendingRecord::LeftOut(Record {
+                content,
+                flow: None,
+                is_in_batch: false,
+                place: unit.place,
+                line: None,
+            })),
+            (Some(_), None) => {}
+        }
         match unit.fault {
             None => {
                 // In an element of an array a line may end, between two tokens.
@@ -197,6 +274,18 @@ impl Pending {
             Some(Fault::Wrong(why)) => self.refuse(unit.place, unit.text, why),
             Some(Fault::NoTraffic(why)) => self.skipped.count(why),
         }
+    }
+
+    fn push_text(&mut self, text: &OwnText) -> Line {
+        // A part has a few mebibytes.
+        let at = |offset: usize| (self.text.len() + offset) as u32;
+        let line = Line {
+            start: at(0),
+            last_field: at(text.last_field),
+            end: at(text.text.len()),
+        };
+        self.text.push_str(&text.text);
+        line
     }
 
     fn refuse(&mut self, place: Place, text: &str, why: String) {
@@ -233,23 +322,30 @@ impl Pending {
         };
         let mut flows = batch.as_ref().map(hashes).unwrap_or_default().into_iter();
         let records = std::mem::take(&mut self.records).into_iter();
-        let records = records.map(|record| match record {
-            Record::Text(content) => RecordHash {
+        let records = records.filter_map(|record| match record {
+            PendingRecord::Nothing => None,
+            PendingRecord::LeftOut(record) => Some(record),
+            PendingRecord::Flow {
                 content,
-                flow: None,
-            },
-            Record::Flow(line) => {
+                line,
+                place,
+            } => {
                 let flow = flows.next();
-                RecordHash {
-                    content: line.or(flow).unwrap_or_default(),
+                Some(Record {
+                    content: content.or(flow).unwrap_or_default(),
                     flow,
-                }
+                    is_in_batch: true,
+                    place,
+                    line,
+                })
             }
         });
         Some(Part {
             batch,
             records: records.collect(),
-            ends_within_a_line: self.ends_within_a_line,
+            text: self.text.into(),
+            ends_within_a_line: self.end.is_within_a_line,
+            may_be_cut: self.end.is_within_a_line && !self.end.is_compressed && self.last_is_open,
             refused: self.refused,
             skipped: self.skipped,
             last,
@@ -260,24 +356,25 @@ impl Pending {
     fn leave_out_the_wrong(&mut self, hours: Hours) -> String {
         let lines = std::mem::take(&mut self.lines);
         let mut records = std::mem::take(&mut self.records);
-        let mut of_flows = records.iter_mut().filter_map(|record| match *record {
-            Record::Flow(line) => Some((line, record)),
-            Record::Text(_) => None,
-        });
+        let is_flow = |record: &&mut PendingRecord| matches!(record, PendingRecord::Flow { .. });
+        let mut of_flows = records.iter_mut().filter(is_flow);
         let mut right = String::with_capacity(lines.len());
         let mut start = 0;
         for (place, end) in std::mem::take(&mut self.flows) {
             let line = &lines[start..end];
             start = end + 1;
             let record = of_flows.next();
-            match decode::read_flow(line).and_then(|flow| hours.check(flow)) {
+            let read = decode::read_flow(line);
+            // Whether its hour is taken depends on the clock, and what the file is does not.
+            let flow = read.as_ref().ok().and_then(|b| hashes(b).first().copied());
+            match read.and_then(|flow| hours.check(flow)) {
                 Ok(_) => {
                     right.push_str(line);
                     right.push('\n');
                 }
                 Err(why) => {
-                    if let Some((of_line, record)) = record {
-                        *record = Record::Text(of_line.unwrap_or_else(|| hash_of_text(line)));
+                    if let Some(record) = record {
+                        record.leave_out(flow);
                     }
                     self.refuse(place, line, why);
                 }

@@ -10,7 +10,8 @@ use std::ops::ControlFlow;
 use super::records::{Fields, Record, Records, UNCLOSED};
 use super::window::Window;
 use super::{
-    BYTE_ORDER_MARK, Fault, InputError, Place, Refused, Sink, Unit, lookalikes, push_json_string,
+    BYTE_ORDER_MARK, Fault, InputError, Place, Refused, Sink, Text, Unit, lookalikes,
+    push_json_string,
 };
 use crate::domain::Field;
 
@@ -152,6 +153,13 @@ impl CsvReader<'_> {
         if fault.is_some() {
             let lossy = record.fields().map(String::from_utf8_lossy);
             self.text = lossy.collect::<Vec<_>>().join(",");
+        } else if let Ok(text) = std::str::from_utf8(record.text) {
+            self.sink.text(Text {
+                text,
+                last_field: record.last_field,
+                last_is_whole: text.ends_with('"'),
+                is_content: false,
+            });
         }
         self.sink.flow(Unit {
             place: Place::Line(record.line),

@@ -4,31 +4,48 @@ use std::fmt::Write as _;
 
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
-use super::push_json_string;
-use crate::domain::{Counters, Hour};
+use super::{Place, push_json_string};
+use crate::domain::Counters;
 use crate::store::codec::{self, FlowKey};
 use crate::store::{Batch, codec::Corrupt};
 
 /// Keeps the hash of a text from being that of a flow.
 const TEXT_SEED: u64 = 1;
 
-/// What a record of an input is: the same for the same content, whatever it is wrapped in.
+/// A record of an input that a flow is made of. Its hashes are the same for the same content, whatever
+/// that is wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordHash {
-    /// Of the flow; of its text, where that is not a flow or is made into one by names and options.
+pub struct Record {
+    /// Hash of the flow; of its text, where names and options make that into a flow.
     pub content: u128,
-    /// Of the flow that it gives.
+    /// Hash of the flow; `None` where the options leave the record out.
     pub flow: Option<u128>,
+    /// Whether the flow is in the batch: it is not if its hour is too far ahead.
+    pub is_in_batch: bool,
+    pub place: Place,
+    /// Its text, in formats in which a line may be cut and be a record all the same.
+    pub line: Option<Line>,
 }
 
-impl RecordHash {
-    /// Of each flow of a batch.
-    pub fn of_flows(batch: &Batch) -> Vec<RecordHash> {
-        let record = |flow| RecordHash {
+/// Where the text of a record is in [`Part::text`](super::Part::text).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub start: u32,
+    pub last_field: u32,
+    pub end: u32,
+}
+
+impl Record {
+    /// Of each flow of a batch that was decoded from JSON, with the place of each.
+    pub fn of_flows(batch: &Batch, places: impl IntoIterator<Item = Place>) -> Vec<Record> {
+        let record = |(flow, place)| Record {
             content: flow,
             flow: Some(flow),
+            is_in_batch: true,
+            place,
+            line: None,
         };
-        hashes(batch).into_iter().map(record).collect()
+        hashes(batch).into_iter().zip(places).map(record).collect()
     }
 }
 
@@ -86,52 +103,13 @@ fn push_flow(text: &mut String, key: &FlowKey<'_>, counters: Counters) {
     );
 }
 
-/// The first flow of a batch as JSON, and the hashes of what it may have been when a part of its last field
-/// was there, whichever field that is.
-pub fn truncations(batch: &Batch) -> (String, Vec<u128>) {
-    let first = codec::Records::new(batch.bytes())
-        .ok()
-        .and_then(|mut records| records.next()?.ok());
-    let Some((key, counters)) =
-        first.and_then(|record| Some((FlowKey::decode(record.key).ok()?, record.counters)))
-    else {
-        return Default::default();
-    };
-    let mut text = String::new();
-    push_flow(&mut text, &key, counters);
-    let names = [&*key.src_app, &*key.dest_app, &*key.vpc_id];
-    let (mut bytes, mut encoded) = (Vec::new(), Vec::new());
-    let mut shorter = Vec::new();
-    let mut add = |names: [&str; 3], hour: Hour, counters| {
-        encoded.clear();
-        let [src_app, dest_app, vpc_id] = names.map(str::as_bytes);
-        codec::push_key(&mut encoded, hour, src_app, dest_app, vpc_id);
-        shorter.push(hash(&mut bytes, &encoded, counters));
-    };
-    for (at, name) in names.into_iter().enumerate() {
-        for (end, _) in name.char_indices() {
-            let mut names = names;
-            names[at] = &name[..end];
-            add(names, key.hour, counters);
-        }
-    }
-    for hour in beginnings(u64::from(key.hour.get())) {
-        let hour = Hour::new(hour).unwrap_or(key.hour);
-        add(names, hour, counters);
-    }
-    for tx in beginnings(counters.tx) {
-        add(names, key.hour, Counters { tx, ..counters });
-    }
-    for rx in beginnings(counters.rx) {
-        add(names, key.hour, Counters { rx, ..counters });
-    }
-    (text, shorter)
-}
-
-/// The numbers that the first digits of `number` are.
-fn beginnings(number: u64) -> impl Iterator<Item = u64> {
-    let shorter = |n: &u64| Some(n / 10).filter(|n| *n > 0);
-    std::iter::successors(Some(number), shorter).skip(1)
+/// The first flow of a batch as JSON.
+///
+/// # Errors
+/// None, for a batch that was built or decoded.
+pub fn first_to_json(batch: &Batch) -> Result<String, Corrupt> {
+    let array = String::from_utf8(to_json(&batch.part(0..1)?)?).unwrap_or_default(); // it is UTF-8
+    Ok(array.trim_start_matches('[').trim_end_matches(']').into())
 }
 
 #[cfg(test)]
@@ -148,25 +126,5 @@ mod tests {
         assert_eq!(again.bytes(), batch.bytes());
         let empty = batch.part(0..0).unwrap();
         assert_eq!(to_json(&empty).unwrap(), b"[]");
-    }
-
-    #[test]
-    fn a_flow_that_was_cut_off_is_one_of_its_truncations() {
-        let batch = |flow: &str| decode(flow.as_bytes(), Format::Ndjson).unwrap();
-        let (text, shorter) = truncations(&batch(FLOW));
-        assert_eq!(batch(&text).bytes(), batch(FLOW).bytes());
-        assert!(!shorter.contains(&hashes(&batch(FLOW))[0]));
-        for (whole, cut) in [
-            (":120", ":12"),
-            (":120", ":1"),
-            ("18446744073709551615", "1844674407370955161"),
-            (":34", ":3"),
-            ("aü\\\"", "aü"),
-            ("aü\\\"", "a"),
-            ("\"v\"", "\"\""),
-        ] {
-            let hash = hashes(&batch(&FLOW.replace(whole, cut)))[0];
-            assert!(shorter.contains(&hash), "{cut}");
-        }
     }
 }

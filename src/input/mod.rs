@@ -22,7 +22,7 @@ mod window;
 
 pub use apps::Apps;
 pub use batches::{Part, Refused};
-pub use flows::{RecordHash, to_json, truncations};
+pub use flows::{Line, Record, first_to_json, to_json};
 pub use vpc_flow_logs::Count;
 
 use std::fmt;
@@ -36,6 +36,8 @@ use compression::Decompressed;
 use vpc_flow_logs::FlowLogs;
 use window::{Pace, Tail, Window};
 
+const ARRAY_GROWS: &str = "an array cannot be read before it is complete; --growing is for NDJSON, CSV and flow \
+    logs";
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -151,6 +153,7 @@ pub struct Reader<R> {
     format: Option<InputFormat>,
     flow_logs: FlowLogs,
     hour_limit: Option<HourLimit>,
+    is_growing: bool,
 }
 
 /// Takes what is read.
@@ -158,9 +161,8 @@ trait Sink {
     /// One flow.
     fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()>;
 
-    /// The text that the next flow is made of, where that is not the flow itself; or a header, which no
-    /// flow follows.
-    fn line(&mut self, _text: &str) {}
+    /// The text of the record that the next flow, or the next that is left out, is made of.
+    fn text(&mut self, _text: Text<'_>) {}
 
     /// Something that is none.
     fn refused(&mut self, refused: Refused) -> ControlFlow<()> {
@@ -176,6 +178,26 @@ trait Sink {
     fn block(&mut self, _block: Block<'_>) -> ControlFlow<(), Option<u64>> {
         ControlFlow::Continue(None)
     }
+}
+
+/// The text of a record.
+#[derive(Clone, Copy, Debug, Default)]
+struct Text<'a> {
+    text: &'a str,
+    /// Where its last field begins.
+    last_field: usize,
+    /// Its last field cannot be the beginning of a longer one.
+    last_is_whole: bool,
+    /// It tells the record from others, rather than the flow that is made of it.
+    is_content: bool,
+}
+
+/// How an input ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    /// Without the end of a line, so that more of it may come some day.
+    is_within_a_line: bool,
+    is_compressed: bool,
 }
 
 /// A stretch of an input, as the body of a request has it.
@@ -195,6 +217,7 @@ impl<R: Read> Reader<R> {
             format,
             flow_logs: FlowLogs::default(),
             hour_limit: None,
+            is_growing: false,
         }
     }
 
@@ -221,6 +244,11 @@ impl<R: Read> Reader<R> {
         Reader { hour_limit, ..self }
     }
 
+    /// Has a last line that has no end left unread, where more of it is still to be written.
+    pub fn with_growing(self, is_growing: bool) -> Reader<R> {
+        Reader { is_growing, ..self }
+    }
+
     /// Hands every flow to `each` as soon as it comes, until that breaks.
     ///
     /// # Errors
@@ -236,14 +264,24 @@ impl<R: Read> Reader<R> {
             .map(drop)
     }
 
-    /// Returns whether the input ends within a line, so that more of it may come some day.
-    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<bool, InputError> {
-        let (input, last_byte) = Tail::new(Decompressed::new(self.input)?);
+    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<End, InputError> {
+        let input = Decompressed::new(self.input)?;
+        let is_compressed = !matches!(input, Decompressed::Plain(_));
+        let (input, last_byte) = Tail::new(input);
         let mut window = Window::new(input, pace);
         let (sniffed, line) = sniff::sniff(&mut window)?;
         // What told the format is looked at before more is waited for.
         window.keep_what_is_here();
         let format = self.format.unwrap_or(sniffed);
+        if self.is_growing {
+            if format == InputFormat::Json {
+                return Err(InputError::Malformed(ARRAY_GROWS.into()));
+            }
+            window.leave_unfinished_line();
+            if window.text().is_empty() && window.has_ended() {
+                return Ok(End::default());
+            }
+        }
         match format {
             InputFormat::Json => json::read(window, line, sink)?,
             InputFormat::Ndjson => ndjson::read(window, line, sink)?,
@@ -251,7 +289,10 @@ impl<R: Read> Reader<R> {
             InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.flow_logs, sink)?,
         }
         let is_ended = matches!(last_byte.get(), None | Some(b'\n' | b'\r'));
-        Ok(!is_ended && format != InputFormat::Json)
+        Ok(End {
+            is_within_a_line: !is_ended && format != InputFormat::Json && !self.is_growing,
+            is_compressed,
+        })
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Records<R> {
 pub(super) struct Fields {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// Where the last of them begins in the text.
+    last: usize,
 }
 
 #[derive(Default)]
@@ -37,6 +39,8 @@ pub(super) struct Record<'a> {
     pub(super) line: u64,
     /// As it is in the file.
     pub(super) text: &'a [u8],
+    /// Where the last field begins in the text.
+    pub(super) last_field: usize,
     bytes: &'a [u8],
     ends: &'a [usize],
 }
@@ -74,6 +78,7 @@ impl Fields {
         self.ends.clear();
         let mut at = 0;
         loop {
+            self.last = at;
             at = match text.get(at) {
                 Some(b'"') => self.parse_quoted(text, at + 1, is_last)?,
                 _ => match memchr3(b',', b'\n', b'\r', &text[at..]) {
@@ -116,6 +121,7 @@ impl Fields {
         Record {
             line,
             text,
+            last_field: self.last,
             bytes: &self.bytes,
             ends: &self.ends,
         }

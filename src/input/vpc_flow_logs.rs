@@ -33,7 +33,7 @@ use std::net::IpAddr;
 use std::ops::{ControlFlow, Range};
 
 use super::window::Window;
-use super::{Apps, Fault, InputError, NoTraffic, Place, Sink, Unit, lines, push_json_string};
+use super::{Apps, Fault, InputError, NoTraffic, Place, Sink, Text, Unit, lines, push_json_string};
 use ends::Ends;
 use header::{Columns, Field, bare, header_in};
 
@@ -42,6 +42,10 @@ pub(super) use ends::FlowLogs;
 pub(super) use header::{begins_with, has_time};
 
 const SECONDS_PER_HOUR: u64 = 3600;
+/// Values of which none is the beginning of another.
+const FIXED_WORDS: [&str; 8] = [
+    "-", "OK", "NODATA", "SKIPDATA", "ACCEPT", "REJECT", "ingress", "egress",
+];
 /// From 2000 up to but without 2100: milliseconds are not in there, and no record of AWS's is elsewhere.
 const START_SECONDS: Range<u64> = 946_684_800..4_102_444_800;
 
@@ -107,7 +111,10 @@ impl Log<'_> {
             columns,
             words: &words,
         };
-        let unit = match record.flow(self.options) {
+        let read = record.flow(self.options);
+        let is_flow = read.is_ok();
+        let counted = read.and_then(|flow| self.options.count.check(flow.direction).map(|()| flow));
+        let unit = match counted {
             Ok(flow) => {
                 if self.options.count == Count::Both && self.ends.notice(&flow) {
                     self.options.warn(&flow, line);
@@ -136,10 +143,19 @@ impl Log<'_> {
                 }
             }
         };
-        // Blanks and tabs between fields mean the same.
-        match text.contains('\t') || text.contains("  ") {
-            true => sink.line(&words.join(" ")),
-            false => sink.line(text),
+        if is_flow {
+            // Blanks and tabs between fields mean the same.
+            let is_normal = !text.contains('\t') && !text.contains("  ");
+            let text = match is_normal {
+                true => Cow::Borrowed(text),
+                false => Cow::Owned(words.join(" ")),
+            };
+            sink.text(Text {
+                text: &text,
+                last_field: text.rfind(' ').map_or(0, |at| at + 1),
+                last_is_whole: words.last().is_some_and(|word| FIXED_WORDS.contains(word)),
+                is_content: true,
+            });
         }
         Ok(sink.flow(unit))
     }
@@ -158,7 +174,6 @@ impl Log<'_> {
                 self.take(text, line, sink)
             }
             None => {
-                sink.line(text);
                 self.begin(Columns::read(text), line)?;
                 Ok(ControlFlow::Continue(()))
             }
@@ -183,11 +198,7 @@ impl Log<'_> {
                 self.take(before, line, sink)?
             }
         };
-        let header = &text[begin..];
-        self.begin(Columns::read(header), line)?;
-        if step.is_continue() {
-            sink.line(header);
-        }
+        self.begin(Columns::read(&text[begin..]), line)?;
         Ok(step)
     }
 
@@ -230,18 +241,7 @@ impl<'a> Record<'a> {
     fn flow(&self, options: &'a FlowLogs) -> Result<Flow<'a>, Fault> {
         self.check_fields().map_err(Fault::Wrong)?;
         self.check_traffic()?;
-        let flow = self.read(options).map_err(Fault::Wrong)?;
-        match (options.count, flow.direction) {
-            (Count::Sender, Some(Direction::Ingress))
-            | (Count::Receiver, Some(Direction::Egress)) => {
-                Err(Fault::NoTraffic(NoTraffic::OtherEnd))
-            }
-            (Count::Sender | Count::Receiver, None) => Err(Fault::Wrong(format!(
-                "flow-direction: missing, and --count {} cannot be told without",
-                options.count.name()
-            ))),
-            _ => Ok(flow),
-        }
+        self.read(options).map_err(Fault::Wrong)
     }
 
     fn check_fields(&self) -> Result<(), String> {
@@ -347,6 +347,23 @@ impl<'a> Record<'a> {
         let text = self.get(field).unwrap_or("-");
         text.parse()
             .map_err(|_| format!("{}: {text:?} is not a number", field.name()))
+    }
+}
+
+impl Count {
+    /// Whether records of this direction count.
+    fn check(self, direction: Option<Direction>) -> Result<(), Fault> {
+        match (self, direction) {
+            (Count::Sender, Some(Direction::Ingress))
+            | (Count::Receiver, Some(Direction::Egress)) => {
+                Err(Fault::NoTraffic(NoTraffic::OtherEnd))
+            }
+            (Count::Sender | Count::Receiver, None) => Err(Fault::Wrong(format!(
+                "flow-direction: missing, and --count {} cannot be told without",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

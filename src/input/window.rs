@@ -62,6 +62,8 @@ pub(super) struct Window<R> {
     error: Option<io::Error>,
     /// The next look is at what is here, without reading on.
     is_kept: bool,
+    /// What follows the last end of a line is not taken.
+    is_growing: bool,
 }
 
 impl<R: Read> Window<R> {
@@ -74,6 +76,21 @@ impl<R: Read> Window<R> {
             has_ended: false,
             error: None,
             is_kept: false,
+            is_growing: false,
+        }
+    }
+
+    /// Has the input end with its last end of a line.
+    pub(super) fn leave_unfinished_line(&mut self) {
+        self.is_growing = true;
+        self.cut_unfinished_line();
+    }
+
+    fn cut_unfinished_line(&mut self) {
+        if self.is_growing && self.has_ended {
+            let whole = self.text().iter().rposition(|&byte| byte == b'\n');
+            self.bytes
+                .truncate(self.start + whole.map_or(0, |at| at + 1));
         }
     }
 
@@ -144,6 +161,7 @@ impl<R: Read> Window<R> {
                 input.take(room as u64).read_to_end(&mut self.bytes)? < room
             }
         };
+        self.cut_unfinished_line();
         Ok(())
     }
 

@@ -24,7 +24,11 @@ pub(super) enum Outcome {
     /// It will not take these flows, and would take others.
     Rejected { why: String, of: Fault },
     /// It will not take these flows now, and would take others.
-    Later { why: String },
+    Later {
+        why: String,
+        /// Which flow is the reason, from 0.
+        index: Option<usize>,
+    },
     /// It will not take any, until something is changed here.
     Refused { why: String },
     /// Others have counted a part of it.
@@ -126,7 +130,10 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
             Outcome::Conflict { why }
         }
         // It may be the service's clock that is wrong, or the one of whoever made the flows.
-        StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::Later { why },
+        StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::Later {
+            why,
+            index: problem.and_then(|problem| problem.index),
+        },
         StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected {
             why,
             of: Fault::Flow,

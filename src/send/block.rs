@@ -40,6 +40,7 @@ impl Sender {
             key: block.key,
             notes: block.notes,
             flows: block.flows,
+            is_block: true,
             compressed: shared.options.compress,
         };
         let mut state = shared.state();

@@ -82,6 +82,7 @@ impl Shared {
             key: Sender::random_key(),
             notes: String::new(),
             flows,
+            is_block: false,
             compressed,
         };
         let pushed = state.queue.push(entry, body);

@@ -18,7 +18,7 @@ use crate::client::Client;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-type OnRejected = dyn FnMut(Rejected) -> Result<(), String>;
+pub(super) type OnRejected = dyn FnMut(Rejected) -> Result<(), String>;
 
 /// What to do after a try.
 enum Next {
@@ -166,13 +166,18 @@ impl Shared {
                 Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
             },
             // Without a spool nothing else can be sent meanwhile, and the clock may not be what is wrong.
-            Outcome::Later { why } if self.options.spool.is_none() => {
-                Next::Fail(SendError::Refused {
-                    url: client.url(attempt::PATH),
-                    why,
-                })
+            Outcome::Later { why, index } if self.options.spool.is_none() => {
+                let index = index.filter(|_| entry.is_block);
+                match index.map(|index| self.leave_out(entry, body, index, &why, on_rejected)) {
+                    Some(Ok(true)) => Next::Gone,
+                    Some(Err(error)) => Next::Fail(error),
+                    None | Some(Ok(false)) => Next::Fail(SendError::Refused {
+                        url: client.url(attempt::PATH),
+                        why,
+                    }),
+                }
             }
-            Outcome::Later { why } => Next::TryAgain {
+            Outcome::Later { why, .. } => Next::TryAgain {
                 why,
                 after: None,
                 give_up: None,
@@ -336,7 +341,7 @@ pub fn shell_word(text: &str) -> String {
 }
 
 /// The flows in a body, a JSON text each; it may be the only copy of them.
-fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
+pub(super) fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
     let damaged = |why: String| format!("the batch {} is damaged: {why}", entry.key);
     let json = if entry.compressed {
         zstd::decode_all(body).map_err(|e| damaged(e.to_string()))?

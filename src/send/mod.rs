@@ -10,6 +10,7 @@ mod attempt;
 mod block;
 mod closing;
 mod delivery;
+mod hours;
 mod queue;
 mod receipts;
 mod spool;
@@ -71,6 +72,13 @@ pub enum Refused {
 pub enum Rejected {
     /// Its flows as they were sent, a JSON text each.
     Flows { flows: Vec<String>, why: String },
+    /// Flows of a block, each with its number from 0: their hours are too far ahead of the service's clock.
+    /// The rest of it is sent, with those numbers taken out.
+    OfBlock {
+        key: String,
+        flows: Vec<(usize, String)>,
+        why: String,
+    },
     /// It was set aside, in this file.
     File {
         path: PathBuf,

@@ -25,6 +25,8 @@ pub(super) struct Entry {
     /// What is to be kept beside its receipt. Batches in a spool have none.
     pub(super) notes: String,
     pub(super) flows: usize,
+    /// It was cut from a file, which can be read again.
+    pub(super) is_block: bool,
     /// The body is zstd.
     pub(super) compressed: bool,
 }
@@ -107,6 +109,15 @@ impl Queue {
                 Ok(())
             }
             Queue::Spool(spool) => spool.pop(),
+        }
+    }
+
+    /// Puts another in place of the oldest batch that waits in memory.
+    pub(super) fn replace_first(&mut self, entry: Entry, body: Vec<u8>) {
+        if let Queue::Memory(batches) = self
+            && let Some(first) = batches.front_mut()
+        {
+            *first = (entry, body);
         }
     }
 

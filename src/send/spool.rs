@@ -312,6 +312,7 @@ fn parse_name(name: &str) -> Option<(u64, Entry)> {
     let entry = Entry {
         key: key.to_owned(),
         notes: String::new(),
+        is_block: false,
         flows: flows.parse().ok()?,
         compressed,
     };
@@ -326,6 +327,7 @@ mod tests {
         Entry {
             key: key.into(),
             notes: String::new(),
+            is_block: false,
             flows: 3,
             compressed: key.len().is_multiple_of(2),
         }

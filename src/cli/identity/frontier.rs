@@ -1,12 +1,15 @@
 //! How far a file was counted, and what of it is new.
 
 mod batches;
+mod grown;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
+use super::lines::LineText;
 use super::{Chain, Identity, Noted};
 use crate::domain::IdempotencyKey;
-use crate::input::{Part, Place, RecordHash, Refused};
+use crate::input::{Part, Place, Record, Refused};
 use crate::store::{Batch, Kept};
 
 /// Keys that are asked about at once.
@@ -25,10 +28,14 @@ pub(in crate::cli) trait LookUp {
 pub(in crate::cli) struct Taken {
     /// Flows that are new, each batch to be counted after all that were handed out before it.
     pub(in crate::cli) batches: Vec<Batch>,
+    /// Of each batch: where its flows are.
+    pub(in crate::cli) places: Vec<Vec<Place>>,
     /// Up to where the file was counted before, or is in batches.
     pub(in crate::cli) upto: Option<Place>,
     /// Flows that cannot be counted, since a beginning of them was.
     pub(in crate::cli) refused: Vec<Refused>,
+    /// The last line, which counts and may have been cut: where it is, and its flow.
+    pub(in crate::cli) unfinished: Option<(Place, String)>,
     /// The file is likely a changed copy of one that was counted at this time.
     pub(in crate::cli) changed_since_s: Option<u64>,
 }
@@ -98,7 +105,6 @@ pub(in crate::cli) struct Frontier<L> {
     /// Of each mark that was found: the records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
     compared: Compared,
-    has_handed_out: bool,
 }
 
 /// Its receipt is written anew whenever the file has grown: those behind it may be forgotten.
@@ -131,13 +137,56 @@ struct Compared {
 #[derive(Debug)]
 struct Piece {
     batch: Option<Batch>,
-    records: Vec<RecordHash>,
+    records: Vec<Record>,
+    /// Before the first of them.
+    before: Chain,
     /// After each of them.
     chains: Vec<Chain>,
+    /// Texts of records.
+    text: Arc<str>,
+    /// The last record has no end of a line.
     ends_within_a_line: bool,
+    /// The last record may be the beginning of another.
+    may_be_cut: bool,
 }
 
 impl Piece {
+    /// The text of a record, in formats in which its line may be cut.
+    fn line(&self, record: usize) -> Option<LineText<'_>> {
+        let line = self.records.get(record)?.line?;
+        let text =
+            |range: std::ops::Range<u32>| self.text.get(range.start as usize..range.end as usize);
+        Some(LineText {
+            stem: text(line.start..line.last_field)?,
+            last: text(line.last_field..line.end)?,
+        })
+    }
+
+    /// Before a record.
+    fn before(&self, record: usize) -> Chain {
+        match record.checked_sub(1) {
+            Some(last) => self.chains[last],
+            None => self.before,
+        }
+    }
+
+    /// Takes away what stands before its first flow and behind its last one: batches that others make of
+    /// the same file begin there, too, and what is behind a flow may be mended.
+    fn trim(&mut self) {
+        let is_flow = |record: &Record| record.flow.is_some();
+        let end = self
+            .records
+            .iter()
+            .rposition(is_flow)
+            .map_or(0, |at| at + 1);
+        let begin = self.records.iter().position(is_flow).unwrap_or(0);
+        self.before = self.before(begin.min(end));
+        self.records.truncate(end);
+        self.chains.truncate(end);
+        self.records.drain(..begin);
+        self.chains.drain(..begin);
+    }
+
     fn flows(&self) -> usize {
         self.batch.as_ref().map_or(0, Batch::flows)
     }
@@ -146,7 +195,7 @@ impl Piece {
     fn split_off(&mut self, records: usize) -> Result<Piece, Stop> {
         let rest = self.records.split_off(records);
         let chains = self.chains.split_off(records);
-        let flows = self.records.iter().filter(|r| r.flow.is_some()).count();
+        let flows = self.records.iter().filter(|r| r.is_in_batch).count();
         let all = self.flows();
         let part = |range| match &self.batch {
             Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
@@ -157,13 +206,21 @@ impl Piece {
             part(0..flows).map_err(failed)?,
             part(flows..all).map_err(failed)?,
         );
+        let after = chains_end(&self.chains, self.before);
         Ok(Piece {
+            before: std::mem::replace(&mut self.before, after),
+            text: self.text.clone(),
+            may_be_cut: false,
             records: std::mem::replace(&mut self.records, rest),
             chains: std::mem::replace(&mut self.chains, chains),
             batch: std::mem::replace(&mut self.batch, tail).and(head),
             ends_within_a_line: false,
         })
     }
+}
+
+fn chains_end(chains: &[Chain], before: Chain) -> Chain {
+    chains.last().copied().unwrap_or(before)
 }
 
 impl<L: LookUp> Frontier<L> {
@@ -192,7 +249,6 @@ impl<L: LookUp> Frontier<L> {
             mark: None,
             marks: HashMap::new(),
             compared: Compared::default(),
-            has_handed_out: false,
         }
     }
 
@@ -208,6 +264,7 @@ impl<L: LookUp> Frontier<L> {
 
     /// Takes the next part of the file.
     pub(in crate::cli) fn take(&mut self, part: Part) -> Result<Taken, Stop> {
+        let before = self.read;
         let chains = part.records.iter().map(|record| {
             self.read = self.read.with(record);
             if self.read.index.is_power_of_two() {
@@ -217,9 +274,14 @@ impl<L: LookUp> Frontier<L> {
         });
         let piece = Piece {
             chains: chains.collect(),
+            before,
             batch: part.batch,
+            text: part.text,
+            // Where it is not the last record that has no end, that is none.
+            ends_within_a_line: part.ends_within_a_line
+                && part.records.last().is_some_and(|r| r.place == part.last),
+            may_be_cut: part.may_be_cut,
             records: part.records,
-            ends_within_a_line: part.ends_within_a_line,
         };
         self.pending.push_back(piece);
         if !self.is_new {

@@ -18,6 +18,7 @@
 //!   them elsewhere is likely a changed copy.
 
 mod frontier;
+mod lines;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::source::time;
 use crate::domain::{IdempotencyKey, Note};
-use crate::input::RecordHash;
+use crate::input::{Place, Record};
 
 /// Which files are one: those with the same content and source.
 #[derive(Clone, Debug)]
@@ -81,7 +82,7 @@ struct Chain {
 }
 
 impl Chain {
-    fn with(self, record: &RecordHash) -> Chain {
+    fn with(self, record: &Record) -> Chain {
         Chain {
             index: self.index + 1,
             content: link(self.content, record.content),
@@ -209,6 +210,15 @@ pub(super) fn changed_copy(path: &Path, since_s: u64) -> String {
          those flows count twice",
         path.display(),
         time(since_s)
+    )
+}
+
+/// What to say of a last line that counts and may have been cut.
+pub(super) fn unfinished_line(path: &Path, place: Place, flow: &str) -> String {
+    format!(
+        "warning: {}: {place} has no line end; it counts as {flow}. If the file is still being written, give \
+         --growing, which leaves such a line for the next time",
+        path.display()
     )
 }
 

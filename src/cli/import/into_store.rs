@@ -195,6 +195,7 @@ impl Load<'_> {
         let mut file = FileLoad {
             path,
             once: identity.is_some(),
+            is_file: source.is_file,
             frontier: Frontier::new(identity, InStore(self.store.clone())),
             group: Group::default(),
             imported: None,
@@ -249,6 +250,10 @@ impl Load<'_> {
             let text = identity::changed_copy(file.path, since_s);
             self.bar.suspend(|| say(&text));
         }
+        if let Some((place, flow)) = taken.unfinished.filter(|_| file.is_file) {
+            let text = identity::unfinished_line(file.path, place, &flow);
+            self.bar.suspend(|| say(&text));
+        }
         for batch in taken.batches {
             self.store()?;
             file.group.bytes += batch.bytes().len();
@@ -286,7 +291,9 @@ impl Load<'_> {
         }
         let flows = group.batches.iter().map(|batch| batch.flows() as u64);
         self.done.flows += flows.sum::<u64>();
-        self.done.batches += group.batches.len() as u64;
+        // A line that has grown may have none left that counts.
+        let with_flows = group.batches.iter().filter(|batch| batch.flows() > 0);
+        self.done.batches += with_flows.count() as u64;
         file.imported = group.last.or(file.imported);
         self.bar
             .set_message(format!("{} flows imported", self.done.flows));
@@ -299,6 +306,7 @@ struct FileLoad<'a> {
     path: &'a Path,
     /// It can be imported again, and counts once.
     once: bool,
+    is_file: bool,
     frontier: Frontier<InStore>,
     group: Group,
     /// Up to where it is in the store.

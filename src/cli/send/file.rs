@@ -1,7 +1,9 @@
 //! A file to a service: in batches that are cut by what is in it, so that each flow counts once.
 
-use std::path::Path;
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::identity::{self, Frontier, Known, LookUp, Stop};
@@ -22,6 +24,55 @@ const TICK: Duration = Duration::from_millis(200);
 pub(super) struct Transferred {
     pub(super) skipped: Skipped,
     pub(super) known: Known,
+}
+
+/// The blocks that are on their way, and where their flows are.
+#[derive(Default)]
+pub(super) struct Blocks(Mutex<VecDeque<OnItsWay>>);
+
+struct OnItsWay {
+    key: String,
+    path: PathBuf,
+    places: Vec<Place>,
+}
+
+impl Blocks {
+    /// More than a queue in memory has.
+    const COUNT_MAX: usize = 16;
+
+    fn add(&self, key: &str, path: &Path, places: Vec<Place>) {
+        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() == Blocks::COUNT_MAX {
+            blocks.pop_front();
+        }
+        blocks.push_back(OnItsWay {
+            key: key.to_owned(),
+            path: path.to_owned(),
+            places,
+        });
+    }
+
+    /// Where these flows of a block are, which is then without them.
+    pub(super) fn take_out(&self, key: &str, flows: &[usize]) -> Vec<String> {
+        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(block) = blocks.iter_mut().rev().find(|block| block.key == key) else {
+            return flows.iter().map(|flow| format!("flow {flow}")).collect();
+        };
+        let place = |&flow: &usize| {
+            let place = block.places.get(flow)?;
+            Some(format!("{}: {place}", block.path.display()))
+        };
+        let found = flows
+            .iter()
+            .map(|flow| place(flow).unwrap_or_default())
+            .collect();
+        let out: HashSet<_> = flows.iter().collect();
+        let mut number = 0..;
+        block
+            .places
+            .retain(|_| number.next().is_none_or(|n| !out.contains(&n)));
+        found
+    }
 }
 
 /// Why the rest of a file was not sent.
@@ -78,6 +129,7 @@ impl Sending {
             sending: self,
             path,
             sender,
+            is_file: source.is_file,
             frontier: Frontier::new(identity, asking),
             skipped: Skipped::default(),
             upto: None,
@@ -111,6 +163,7 @@ struct FileTransfer<'a> {
     sending: &'a Sending,
     path: &'a Path,
     sender: &'a Sender,
+    is_file: bool,
     frontier: Frontier<Asking<'a>>,
     skipped: Skipped,
     /// Up to where it was counted, or is on its way.
@@ -167,7 +220,11 @@ impl FileTransfer<'_> {
             let text = identity::changed_copy(self.path, since_s);
             self.sending.bar.suspend(|| say(&text));
         }
-        for batch in taken.batches {
+        if let Some((place, flow)) = taken.unfinished.filter(|_| self.is_file) {
+            let text = identity::unfinished_line(self.path, place, &flow);
+            self.sending.bar.suspend(|| say(&text));
+        }
+        for (batch, places) in taken.batches.into_iter().zip(taken.places) {
             let block = Block {
                 key: match batch.receipt() {
                     Some((key, _)) => key.as_str().to_owned(),
@@ -177,6 +234,7 @@ impl FileTransfer<'_> {
                 flows: batch.flows(),
                 json: to_json(&batch).map_err(|e| Failure::Error(e.to_string()))?,
             };
+            self.sending.blocks.add(&block.key, self.path, places);
             self.sender.push_block(block).map_err(failure)?;
         }
         self.upto = taken.upto.or(self.upto);

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Chain, Identity, Noted, key, link};
+use super::super::{Chain, Identity, Noted};
+use super::grown::{NotedLines, lines_within};
 use super::{First, Frontier, LookUp, Piece, Stop, Taken, earlier};
-use crate::cli::source;
 use crate::domain::{IdempotencyKey, Notes};
-use crate::input::{Place, RecordHash, Refused, truncations};
-use crate::store::{Kept, codec};
+use crate::input::{Record, first_to_json};
+use crate::store::codec;
 
 /// Records of a batch that are noted under the file's name.
 const SKETCH: usize = 4;
@@ -18,24 +18,38 @@ impl<L: LookUp> Frontier<L> {
     /// Makes batches of all that is pending.
     pub(super) fn hand_out(&mut self, taken: &mut Taken) -> Result<(), Stop> {
         while let Some(mut piece) = self.pending.pop_front() {
-            self.leave_out_what_was_cut_off(&mut piece, taken)?;
+            self.check_last_line(&piece)?;
+            piece.trim();
+            let mut noted = self.noted_lines(&piece)?;
+            if let Some(grown) = self.take_grown_line(&mut piece, &noted, taken)? {
+                self.hand_out_piece(grown, noted, taken)?;
+                noted = self.noted_lines(&piece)?;
+            }
             // The last record is a batch of its own where it may be the beginning of one: then a file
             // that has grown is known up to the record before.
             if piece.ends_within_a_line && piece.records.len() > 1 {
                 let whole = piece.split_off(piece.records.len() - 1)?;
-                self.hand_out_piece(whole, taken)?;
+                self.hand_out_piece(whole, noted, taken)?;
+                noted = self.noted_lines(&piece)?;
             }
-            self.hand_out_piece(piece, taken)?;
+            if let (true, Some(batch), Some(record)) =
+                (piece.may_be_cut, &piece.batch, piece.records.last())
+            {
+                let flow = first_to_json(batch).map_err(failed)?;
+                taken.unfinished = Some((record.place, flow));
+            }
+            self.hand_out_piece(piece, noted, taken)?;
         }
         Ok(())
     }
 
-    fn hand_out_piece(&mut self, mut piece: Piece, taken: &mut Taken) -> Result<(), Stop> {
-        // It begins with a flow: so do all batches that others make of the same file from here on.
-        let before = piece.records.iter().take_while(|r| r.flow.is_none());
-        let before = before.count();
-        piece.records.drain(..before);
-        piece.chains.drain(..before);
+    fn hand_out_piece(
+        &mut self,
+        mut piece: Piece,
+        noted: NotedLines,
+        taken: &mut Taken,
+    ) -> Result<(), Stop> {
+        piece.trim();
         let Some((batch, end)) = piece.batch.as_ref().zip(piece.chains.last()) else {
             return Ok(());
         };
@@ -43,16 +57,25 @@ impl<L: LookUp> Frontier<L> {
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
             let sketch = sketch(&identity, &piece.records);
             self.compare(&sketch, taken)?;
-            batch = batch
-                .with_key(key)
-                .with_notes(self.notes(&piece, *end, sketch));
+            let notes = self.notes(&piece, *end, sketch, noted);
+            batch = batch.with_key(key).with_notes(notes);
         }
         self.counted = *end;
         taken.batches.push(batch);
+        let in_batch = piece.records.iter().filter(|record| record.is_in_batch);
+        taken
+            .places
+            .push(in_batch.map(|record| record.place).collect());
         Ok(())
     }
 
-    fn notes(&mut self, piece: &Piece, end: Chain, sketch: Vec<IdempotencyKey>) -> Notes {
+    fn notes(
+        &mut self,
+        piece: &Piece,
+        end: Chain,
+        sketch: Vec<IdempotencyKey>,
+        noted: NotedLines,
+    ) -> Notes {
         let count = piece.chains.len() as u64;
         let mut notes = Notes {
             own: Noted::End {
@@ -95,9 +118,12 @@ impl<L: LookUp> Frontier<L> {
         for key in sketch {
             add(Some(key), Noted::Sketch);
         }
-        // Whoever else counts this file at the same time begins with the same flow.
+        notes.others.extend(noted.first);
+        notes.others.extend(lines_within(piece));
+        // Another command that counts this file at the same time begins with the same line, or flow.
         let first = piece.chains[0].key().filter(|_| count > 1);
-        notes.unless = first.filter(|key| !self.marks.contains_key(key));
+        let first = first.filter(|key| !self.marks.contains_key(key));
+        notes.unless = noted.unless.or(first);
         notes
     }
 
@@ -120,56 +146,14 @@ impl<L: LookUp> Frontier<L> {
         }
         Ok(())
     }
+}
 
-    /// A file that ended within a line may have been counted with what was there of its last record. What
-    /// has become of that record cannot be counted beside it.
-    fn leave_out_what_was_cut_off(
-        &mut self,
-        piece: &mut Piece,
-        taken: &mut Taken,
-    ) -> Result<(), Stop> {
-        let is_first = !std::mem::replace(&mut self.has_handed_out, true) && !self.cannot_ask;
-        let (Some(first), Some(batch)) = (piece.records.first(), &piece.batch) else {
-            return Ok(());
-        };
-        // Of a flow that is made of a text, it is not known what less of that would give.
-        if !is_first || self.identity.is_none() || first.flow != Some(first.content) {
-            return Ok(());
-        }
-        let (text, shorter) = truncations(batch);
-        let keys: Vec<_> = shorter
-            .into_iter()
-            .filter_map(|flow| key(link(self.counted.content, flow)))
-            .collect();
-        let kept = self.receipts.look_up(&keys).map_err(Stop::Failed)?;
-        let is_end = |kept: &Kept| {
-            let noted = kept.note.as_deref().and_then(Noted::parse);
-            matches!(noted, Some(Noted::End { .. }))
-        };
-        let counted = kept.into_iter().flatten().flatten().find(is_end);
-        let Some(counted) = counted else {
-            return Ok(());
-        };
-        let place = Place::Flow(self.counted.index);
-        let failed = |e: codec::Corrupt| Stop::Failed(e.to_string());
-        let rest = batch.part(1..batch.flows()).map_err(failed)?;
-        piece.batch = (rest.flows() > 0).then_some(rest);
-        piece.records[0].flow = None;
-        taken.refused.push(Refused {
-            place,
-            text,
-            why: format!(
-                "the file ended within this flow when it was counted on {}; what was there of the flow \
-                 counts, and the flow does not",
-                source::time(counted.time_s)
-            ),
-        });
-        Ok(())
-    }
+fn failed(error: codec::Corrupt) -> Stop {
+    Stop::Failed(error.to_string())
 }
 
 /// The records of a batch that are noted under the file's name: fewer where many are the same.
-fn sketch(identity: &Identity, records: &[RecordHash]) -> Vec<IdempotencyKey> {
+fn sketch(identity: &Identity, records: &[Record]) -> Vec<IdempotencyKey> {
     let mut smallest = BTreeSet::new();
     for record in records {
         let is_smaller = smallest.last().is_none_or(|&last| record.content < last);

@@ -1,0 +1,57 @@
+//! Flows of a file whose hours are too far ahead of the service's clock: they are left out of their batch,
+//! and the rest of it is sent. Flows of a pipe wait in the spool instead, since the clock may be wrong.
+
+use serde::Deserialize;
+
+use super::closing::compress;
+use super::delivery::{OnRejected, flows_of};
+use super::queue::Entry;
+use super::{Rejected, SendError, Shared};
+
+#[derive(Deserialize)]
+struct OfHour {
+    hour: u64,
+}
+
+impl Shared {
+    /// Takes out of the first batch the flow with this number, and all others whose hours are as late.
+    /// Returns whether there is such a flow.
+    pub(super) fn leave_out(
+        &self,
+        entry: &Entry,
+        body: &[u8],
+        index: usize,
+        why: &str,
+        on_rejected: &mut OnRejected,
+    ) -> Result<bool, SendError> {
+        let hour = |flow: &String| serde_json::from_str(flow).ok().map(|OfHour { hour }| hour);
+        let Ok(flows) = flows_of(entry, body) else {
+            return Ok(false);
+        };
+        let Some(earliest) = flows.get(index).and_then(hour) else {
+            return Ok(false);
+        };
+        let is_late = |(_, flow): &(usize, String)| hour(flow).is_none_or(|h| h >= earliest);
+        let (late, rest): (Vec<_>, Vec<_>) = flows.into_iter().enumerate().partition(is_late);
+        let rest: Vec<String> = rest.into_iter().map(|(_, flow)| flow).collect();
+        let json = format!("[{}]", rest.join(",")).into_bytes();
+        let body = match entry.compressed {
+            true => {
+                compress(&json).map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
+            }
+            false => json,
+        };
+        let entry = Entry {
+            flows: rest.len(),
+            ..entry.clone()
+        };
+        let rejected = Rejected::OfBlock {
+            key: entry.key.clone(),
+            flows: late,
+            why: why.to_owned(),
+        };
+        on_rejected(rejected).map_err(SendError::NotKept)?;
+        self.state().queue.replace_first(entry, body);
+        Ok(true)
+    }
+}
