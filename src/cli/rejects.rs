@@ -143,7 +143,8 @@ impl Rejects {
             self.file.as_ref().map(|(path, _)| {
                 let path = path.display();
                 format!(
-                    "they are in {path}; mended, they are sent by: jq -r .flow {path} | flowtally send"
+                    "they are in {path}; mend and send these alone, since the rest is counted: \
+                     jq -r .flow {path} | flowtally send"
                 )
             }),
             aside.as_ref().map(|dir| {
@@ -155,7 +156,10 @@ impl Rejects {
         ];
         let places: Vec<_> = places.into_iter().flatten().collect();
         Err(match places.is_empty() {
-            true => format!("{n} flows were refused; --rejects FILE keeps them"),
+            true => format!(
+                "{n} flows were refused; --rejects FILE keeps them: mend and send these alone, since the \
+                 rest is counted, and would count again in a mended copy of the file"
+            ),
             false => format!("{n} flows were refused; {}", places.join("; ")),
         })
     }

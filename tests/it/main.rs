@@ -29,6 +29,7 @@ mod exactness;
 mod flags;
 #[cfg(feature = "kafka")]
 mod front;
+mod growing;
 mod hosts;
 mod hour_guard;
 mod hours;

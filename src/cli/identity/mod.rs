@@ -207,7 +207,7 @@ impl Stop {
 pub(super) fn changed_copy(path: &Path, since_s: u64) -> String {
     format!(
         "{}: a file of this name that has many of its flows was counted on {}; this one is not the same, so \
-         those flows count twice",
+         those flows count twice; to count lines that were mended, send them alone",
         path.display(),
         time(since_s)
     )
