@@ -84,7 +84,7 @@ pub(in crate::cli) struct Frontier<L> {
     identity: Option<Identity>,
     receipts: L,
     /// Everything from here on is new.
-    is_new: bool,
+    pub(super) is_new: bool,
     cannot_ask: bool,
     /// Up to what was read.
     read: Chain,

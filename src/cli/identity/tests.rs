@@ -420,6 +420,16 @@ fn a_changed_copy_is_noticed_by_its_name() {
     };
     assert_eq!(take("a/file.gz", &items), (1, None));
     assert_eq!(take("other", &changed), (1, None));
+    // The same file, by a command that looked before the other one counted.
+    let sent_meanwhile = || {
+        let identity = Identity::new(None, Path::new("file"));
+        let mut frontier = Frontier::new(Some(identity), service.clone());
+        frontier.is_new = true;
+        let taken = frontier.take(part(&items, false)).unwrap();
+        assert!(service.borrow_mut().commit(&taken.batches[0]).is_ok());
+        taken.changed_since_s
+    };
+    assert_eq!(sent_meanwhile(), None);
     assert_eq!(
         take("b/file", &[&changed[..], &[Item::Flow(100)]].concat()),
         (1, None)

@@ -56,7 +56,7 @@ impl<L: LookUp> Frontier<L> {
         let mut batch = batch.clone();
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
             let sketch = sketch(&identity, &piece.records);
-            self.compare(&sketch, taken)?;
+            self.compare(&sketch, &piece, taken)?;
             let notes = self.notes(&piece, *end, sketch, noted);
             batch = batch.with_key(key).with_notes(notes);
         }
@@ -128,7 +128,12 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// Compares the first new batches with what is noted under the file's name.
-    fn compare(&mut self, sketch: &[IdempotencyKey], taken: &mut Taken) -> Result<(), Stop> {
+    fn compare(
+        &mut self,
+        sketch: &[IdempotencyKey],
+        piece: &Piece,
+        taken: &mut Taken,
+    ) -> Result<(), Stop> {
         if self.cannot_ask || self.compared.blocks == COMPARED || sketch.len() < SKETCH {
             return Ok(());
         }
@@ -142,9 +147,23 @@ impl<L: LookUp> Frontier<L> {
         }
         if 2 * compared.found >= compared.keys {
             compared.blocks = COMPARED;
-            taken.changed_since_s = compared.since_s;
+            let since_s = compared.since_s;
+            if !self.is_counted_meanwhile(piece)? {
+                taken.changed_since_s = since_s;
+            }
         }
         Ok(())
+    }
+
+    /// Whether another command sends the same file, and has this batch, or one that begins as it does.
+    fn is_counted_meanwhile(&mut self, piece: &Piece) -> Result<bool, Stop> {
+        let chains = piece.chains.first().into_iter().chain(piece.chains.last());
+        let keys = chains
+            .filter_map(Chain::key)
+            .filter(|key| !self.marks.contains_key(key));
+        let keys: Vec<_> = keys.collect();
+        let kept = self.receipts.look_up(&keys).map_err(Stop::Failed)?;
+        Ok(kept.into_iter().flatten().any(|kept| kept.is_some()))
     }
 }
 
