@@ -342,6 +342,7 @@ impl<L: LookUp> Frontier<L> {
             self.presumed += self.pending.iter().map(|p| p.flows() as u64).sum::<u64>();
             self.pending.clear();
         } else if self.presumed > 0 {
+            self.check_last_line()?;
             let since_s = self.known.since_s.unwrap_or(0);
             return Err(Stop::Forgotten { since_s });
         } else if self.mark.is_none_or(|mark| mark.needed <= self.read.index) {

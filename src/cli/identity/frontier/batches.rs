@@ -17,20 +17,14 @@ const COMPARED: u32 = 2;
 impl<L: LookUp> Frontier<L> {
     /// Makes batches of all that is pending.
     pub(super) fn hand_out(&mut self, taken: &mut Taken) -> Result<(), Stop> {
+        self.check_last_line()?;
         while let Some(mut piece) = self.pending.pop_front() {
-            self.check_last_line(&piece)?;
             piece.trim();
-            let mut noted = self.noted_lines(&piece)?;
-            if let Some(grown) = self.take_grown_line(&mut piece, &noted, taken)? {
-                self.hand_out_piece(grown, noted, taken)?;
-                noted = self.noted_lines(&piece)?;
-            }
             // The last record is a batch of its own where it may be the beginning of one: then a file
             // that has grown is known up to the record before.
             if piece.ends_within_a_line && piece.records.len() > 1 {
                 let whole = piece.split_off(piece.records.len() - 1)?;
-                self.hand_out_piece(whole, noted, taken)?;
-                noted = self.noted_lines(&piece)?;
+                self.hand_out_lines(whole, taken)?;
             }
             if let (true, Some(batch), Some(record)) =
                 (piece.may_be_cut, &piece.batch, piece.records.last())
@@ -38,9 +32,19 @@ impl<L: LookUp> Frontier<L> {
                 let flow = first_to_json(batch).map_err(failed)?;
                 taken.unfinished = Some((record.place, flow));
             }
-            self.hand_out_piece(piece, noted, taken)?;
+            self.hand_out_lines(piece, taken)?;
         }
         Ok(())
+    }
+
+    /// The first record is a batch of its own where a part of it was counted.
+    fn hand_out_lines(&mut self, mut piece: Piece, taken: &mut Taken) -> Result<(), Stop> {
+        let mut noted = self.noted_lines(&piece)?;
+        if let Some(grown) = self.take_grown_line(&mut piece, &noted, taken)? {
+            self.hand_out_piece(grown, noted, taken)?;
+            noted = self.noted_lines(&piece)?;
+        }
+        self.hand_out_piece(piece, noted, taken)
     }
 
     fn hand_out_piece(

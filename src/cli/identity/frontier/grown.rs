@@ -112,19 +112,23 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// A file that ends within a line may be an earlier copy of one that was counted, and has grown since.
-    pub(super) fn check_last_line(&mut self, piece: &Piece) -> Result<(), Stop> {
+    pub(super) fn check_last_line(&mut self) -> Result<(), Stop> {
+        let piece = self.pending.back();
+        let Some(piece) = piece.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
+            return Ok(());
+        };
         let last = piece.records.len().saturating_sub(1);
-        let line = piece
-            .line(last)
-            .filter(|_| piece.ends_within_a_line && self.knows_lines());
-        let Some(line) = line else { return Ok(()) };
+        let Some(line) = piece.line(last) else {
+            return Ok(());
+        };
         let before = piece.before(last);
         let mut keys = lines::slots(&before, line);
         keys.extend(lines::within(&before, line));
+        let last = line.last.to_owned();
         let kept = self.receipts.look_up(&keys).map_err(Stop::Failed)?;
         for kept in kept.into_iter().flatten().flatten() {
             let noted = kept.note.as_deref().and_then(LineNote::parse);
-            if noted.is_some_and(|noted| noted.may_begin_with(line.last)) {
+            if noted.is_some_and(|noted| noted.may_begin_with(&last)) {
                 return Err(Stop::Shorter {
                     since_s: kept.time_s,
                 });
