@@ -121,6 +121,14 @@ impl LineNote {
         })
     }
 
+    /// Whether it has this last field.
+    pub(super) fn is_of(&self, last: &str) -> bool {
+        match &self.last {
+            Last::Text(text) => text == last,
+            Last::Hash { bytes, hash } => *bytes == last.len() && *hash == xxh3_64(last.as_bytes()),
+        }
+    }
+
     fn last_bytes(&self) -> usize {
         match &self.last {
             Last::Text(text) => text.len(),

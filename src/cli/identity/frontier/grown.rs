@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::super::Chain;
 use super::super::lines::{self, LineNote};
 use super::{Frontier, LookUp, Piece, Stop, Taken};
 use crate::cli::source;
@@ -44,6 +45,12 @@ impl<L: LookUp> Frontier<L> {
         noted.lines = kept.iter().flatten().filter_map(parse).collect();
         // Where there are very many, the first is replaced.
         let slot = noted.unless.clone().or_else(|| slots.into_iter().next());
+        // Another command may have counted this line since it was looked up how far the file was counted.
+        let key = piece.chains.first().and_then(Chain::key);
+        let key = key.filter(|key| !self.marks.contains_key(key));
+        if noted.lines.iter().any(|(note, _)| note.is_of(line.last)) {
+            noted.unless = key.or(noted.unless);
+        }
         let is_alone = piece.records.len() == 1;
         let has_ended = !(is_alone && piece.ends_within_a_line);
         let (flow, counters) = match &piece.batch {
