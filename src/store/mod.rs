@@ -109,6 +109,8 @@ struct Inner {
     tags: RandomState,
     /// The first hour that is kept; what is before it is not there for readers.
     horizon: AtomicU32,
+    /// The latest hour that the clock has shown: see [`Inner::retention`].
+    clock_hour: AtomicU32,
     views: ViewBudget,
     /// Signalled when there may be something to flush.
     flush_due: Condvar,
@@ -160,10 +162,7 @@ impl Tallies {
 impl Inner {
     /// Hides from readers what is too old by now.
     fn set_horizon(&self, tallies: &Tallies) {
-        let retention = Retention {
-            hours: self.options.retain_hours,
-            newest: tallies.newest,
-        };
+        let retention = self.retention(tallies.newest);
         self.horizon.store(retention.horizon(), Ordering::SeqCst);
     }
 
