@@ -49,6 +49,7 @@ mod proxy;
 mod query;
 mod reads;
 mod receipts;
+mod refusals;
 #[cfg(feature = "kafka")]
 mod regions;
 mod rejects;
