@@ -5,6 +5,7 @@
 mod admission;
 mod committer;
 pub mod decode;
+pub mod gzip;
 mod hour_guard;
 mod journal;
 

@@ -39,7 +39,7 @@ use header::{Columns, Field, bare, header_in};
 
 pub use ends::Count;
 pub(super) use ends::FlowLogs;
-pub(super) use header::{begins_with, has_time};
+pub(super) use header::begins_with;
 
 const SECONDS_PER_HOUR: u64 = 3600;
 /// From 2000 up to but without 2100: milliseconds are not in there, and no record of AWS's is elsewhere.

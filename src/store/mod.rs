@@ -24,6 +24,7 @@ mod merge;
 mod observe;
 mod open;
 mod options;
+mod presence;
 mod receipts;
 mod retention;
 mod rocks;

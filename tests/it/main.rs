@@ -6,6 +6,7 @@
 mod abuse;
 mod access;
 mod backup;
+mod bodies;
 mod browser;
 mod cases;
 mod chaos;
