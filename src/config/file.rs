@@ -58,7 +58,7 @@ fn understand(
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = without_empty_variables(Cli::command());
     let matches = command.clone().try_get_matches_from(&arguments);
-    let mut matches = matches.map_err(|error| tips::add(error, &arguments))?;
+    let mut matches = matches.map_err(|error| tips::add(error, &arguments, command.clone()))?;
     let path = file_of(&matches);
     if let Some(path) = &path {
         let fail = |what: &dyn fmt::Display| {

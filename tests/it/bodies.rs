@@ -127,6 +127,12 @@ fn what_looks_like_flows_is_named() {
             "send it as Content-Type: application/json",
         ),
         (
+            "an array a line",
+            format!("[{FLOW}]\n[{FLOW}]\n").into(),
+            &[NDJSON],
+            "jq -c '.[]' FILE",
+        ),
+        (
             "pretty as lines",
             format!("{pretty}\n{pretty}\n").into(),
             &[NDJSON],

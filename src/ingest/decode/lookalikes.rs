@@ -391,10 +391,20 @@ pub(super) fn add(error: DecodeError, body: &[u8], format: Format) -> DecodeErro
     match begin.first() {
         None => error,
         Some(b'[') if format == Format::Json => error,
-        Some(b'[') => of_all(
-            "the body is an array, and not a flow a line: send it as Content-Type: application/json"
-                .into(),
-        ),
+        Some(b'[') => {
+            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
+            let is_one = values.nth(1).is_none();
+            let next = match is_one {
+                true => "the body is an array: send it as Content-Type: application/json",
+                false => {
+                    "the body is several arrays: jq -c '.[]' FILE | flowtally import - sends what is in them"
+                }
+            };
+            DecodeError {
+                what: format!("{}; {next}", error.what),
+                ..error
+            }
+        }
         Some(b'{') => {
             let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
             let Some(Ok(first)) = values.next() else {
@@ -417,9 +427,9 @@ pub(super) fn add(error: DecodeError, body: &[u8], format: Format) -> DecodeErro
             let line = String::from_utf8_lossy(&begin[..end.min(LINE_BYTES_MAX)]);
             match of_csv(line.trim_end()) {
                 Some(known) => of_all(known.to_string()),
-                None if has_columns(&line.to_ascii_lowercase().replace('"', ""), ',') => of_all(
-                    "this is CSV, and a body is JSON: flowtally import FILE reads it".into(),
-                ),
+                None if has_columns(&line.to_ascii_lowercase().replace('"', ""), ',') => {
+                    of_all("this is CSV, and a body is JSON: flowtally import FILE reads it".into())
+                }
                 None => error,
             }
         }
