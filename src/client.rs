@@ -1,6 +1,7 @@
 //! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
 
 mod connect;
+mod forward;
 mod proxy;
 mod refusal;
 mod request;
@@ -14,7 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use proxy::Forward;
+use forward::Credentials;
 use serde::Deserialize;
 
 /// Longest wait for the head of an answer. A batch waits for memory and disk of the service for less,
@@ -85,7 +86,7 @@ pub struct Client {
     authorization: Option<String>,
     /// What requests go through.
     proxy: Option<Proxy>,
-    /// Where requests go that a proxy reads. It only passes on those of a TLS connection.
-    forward: Option<Forward>,
+    /// For a proxy that reads the requests.
+    proxy_credentials: Option<Credentials>,
     is_node: bool,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use super::{ANSWER_MAX, Client, ClientError, IDLE_MAX, Proxy, Server};
+use super::{ANSWER_MAX, Client, ClientError, IDLE_MAX, Proxy, Server, forward};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -28,12 +28,13 @@ impl Client {
             true => None,
             false => Proxy::of(&base)?,
         };
+        // Requests that are not encrypted are read by the proxy; others go through a tunnel.
         let forward = match &proxy {
-            Some(proxy) if base.starts_with("http:") => Some(proxy.forward(&base)?),
+            Some(proxy) if base.starts_with("http:") => Some(proxy.address()?),
             _ => None,
         };
         let unusable = |e: ureq::Error| ClientError::Options(e.to_string());
-        let agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -53,12 +54,16 @@ impl Client {
             )
             .tls_config(tls(server)?)
             .build();
+        let (agent, proxy_credentials) = match forward {
+            Some((address, credentials)) => (forward::agent(config, address), credentials),
+            None => (config.into(), None),
+        };
         Ok(Client {
-            agent: agent.into(),
+            agent,
             base,
             authorization: server.token.as_ref().map(|token| format!("Bearer {token}")),
             proxy,
-            forward,
+            proxy_credentials,
             is_node: server.is_node,
         })
     }

@@ -11,14 +11,13 @@
 
 use std::net::IpAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
-use ureq::http::uri::{Authority, InvalidUri, Scheme};
-use ureq::http::{self, Uri};
-use ureq::{ProxyProtocol, RequestBuilder};
+use ureq::ProxyProtocol;
+use ureq::http::Uri;
+use ureq::http::uri::InvalidUri;
 
 use super::ClientError;
+use super::forward::Credentials;
 
 /// A proxy, and who says that it is to be used.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,31 +87,16 @@ impl Proxy {
         }
     }
 
-    /// How requests for the service at `base`, an `http://` URL, are sent to this proxy.
-    pub(super) fn forward(&self, base: &str) -> Result<Forward, ClientError> {
+    /// Its address, with a port and without user name and password, and what it is to be told of those.
+    pub(super) fn address(&self) -> Result<(Uri, Option<Credentials>), ClientError> {
         let proxy = self.for_ureq().map_err(|_| self.unusable("it is no URL"))?;
-        let (user, password) = (proxy.username(), proxy.password());
-        let credentials = (user.is_some() || password.is_some()).then(|| {
-            let (user, password) = (user.unwrap_or_default(), password.unwrap_or_default());
-            format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-        });
         let scheme = match proxy.protocol() {
-            ProxyProtocol::Https => Scheme::HTTPS,
-            _ => Scheme::HTTP,
+            ProxyProtocol::Https => "https",
+            _ => "http",
         };
-        let authority = format!("{}:{}", proxy.host(), proxy.port());
-        let base: Uri = base.parse().map_err(|_| self.unusable("it is no URL"))?;
-        Ok(Forward {
-            scheme,
-            authority: authority
-                .parse()
-                .map_err(|_| self.unusable("it is no URL"))?,
-            host: base
-                .authority()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            credentials,
-        })
+        let address = format!("{scheme}://{}:{}", proxy.host(), proxy.port());
+        let address = address.parse().map_err(|_| self.unusable("it is no URL"))?;
+        Ok((address, Credentials::of(&proxy)))
     }
 
     pub(super) fn for_ureq(&self) -> Result<ureq::Proxy, ureq::Error> {
@@ -142,46 +126,6 @@ impl Proxy {
         match (url.split_once("://"), url.rsplit_once('@')) {
             (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
             _ => url,
-        }
-    }
-}
-
-/// How an `http://` request reaches a proxy, which reads it and sends it on: in absolute form (RFC 9112, 3.2.2).
-/// Requests for `https://` go through a tunnel (CONNECT), which the HTTP library makes.
-#[derive(Clone)]
-pub(super) struct Forward {
-    /// Of the proxy.
-    scheme: Scheme,
-    authority: Authority,
-    /// Of the service, with its port if it has one.
-    host: String,
-    /// What `Proxy-Authorization` says.
-    credentials: Option<String>,
-}
-
-impl std::fmt::Debug for Forward {
-    /// Without a password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} through {}", self.host, self.authority)
-    }
-}
-
-impl Forward {
-    /// The proxy's address, with the whole of `url` in the place of a path: the library sends that as the
-    /// request's target.
-    pub(super) fn target(&self, url: &str) -> Result<Uri, http::Error> {
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(url);
-        uri.build()
-    }
-
-    pub(super) fn headers<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
-        let request = request.header("host", &self.host);
-        match &self.credentials {
-            Some(credentials) => request.header("proxy-authorization", credentials),
-            None => request,
         }
     }
 }
@@ -474,7 +418,7 @@ mod tests {
             super::super::Client::new(&server).unwrap()
         };
         assert!(client(true).proxy.is_none());
-        assert!(client(true).agent.config().proxy().is_none() && client(true).forward.is_none());
-        assert!(client(false).forward.is_some());
+        assert!(client(true).agent.config().proxy().is_none());
+        assert!(client(false).proxy.is_some());
     }
 }

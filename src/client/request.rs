@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::http::{self, Response, Uri};
+use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
 
 use super::{ANSWER_MAX, Client, ClientError, location};
@@ -19,48 +19,28 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Of an answer that is not ours: enough to tell.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
-/// Where a request goes; one that is no URI is an error of the request.
-struct Target(Result<Uri, http::Error>);
-
-impl TryFrom<Target> for Uri {
-    type Error = http::Error;
-
-    fn try_from(target: Target) -> Result<Uri, http::Error> {
-        target.0
-    }
-}
-
 impl Client {
     /// A POST, to be given headers and sent: answered within a minute, or an error.
     pub fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
-        let request = self.forwarded(path, |uri| self.agent.post(uri));
+        let request = self.agent.post(self.url(path));
         let request = request.config().timeout_global(Some(ANSWER_MAX)).build();
         self.authorized(request)
     }
 
-    /// A request for `path`, to the service or to the proxy that forwards it.
-    fn forwarded<B>(
-        &self,
-        path: &str,
-        request: impl Fn(Target) -> RequestBuilder<B>,
-    ) -> RequestBuilder<B> {
-        let url = self.url(path);
-        match &self.forward {
-            Some(forward) => forward.headers(request(Target(forward.target(&url)))),
-            None => request(Target(url.parse().map_err(Into::into))),
-        }
-    }
-
     fn authorized<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
-        match &self.authorization {
+        let request = match &self.authorization {
             Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        };
+        match &self.proxy_credentials {
+            Some(credentials) => credentials.add_to(request),
             None => request,
         }
     }
 
     /// The answer to a GET, to be read from; `accept` is a media type.
     pub fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, ClientError> {
-        let request = self.authorized(self.forwarded(path, |uri| self.agent.get(uri)));
+        let request = self.authorized(self.agent.get(self.url(path)));
         self.answered(path, request.header("accept", accept).call())
     }
 
@@ -77,7 +57,7 @@ impl Client {
         accept: &str,
         pause_max: Duration,
     ) -> Result<Response<Body>, ClientError> {
-        let request = self.authorized(self.forwarded(path, |uri| self.agent.get(uri)));
+        let request = self.authorized(self.agent.get(self.url(path)));
         let request = request.header("accept", accept).config();
         let request = request
             .timeout_recv_response(Some(pause_max))
@@ -130,7 +110,7 @@ impl Client {
     }
 
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
-        let request = self.forwarded(path, |uri| self.agent.delete(uri));
+        let request = self.agent.delete(self.url(path));
         let request = request.config().timeout_global(Some(DELETE_MAX)).build();
         self.answered(path, self.authorized(request).call())
             .map(drop)
