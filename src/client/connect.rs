@@ -90,8 +90,25 @@ fn base_url(url: &str) -> Result<String, ClientError> {
                     give a token with --token-file";
         return Err(ClientError::Options(what.into()));
     }
-    if uri.query().is_some() {
-        return Err(bad(&"it has a query"));
+    if uri.query().is_some() || url.contains('#') {
+        return Err(bad(&"it has a query or a fragment"));
+    }
+    let (host, authority) = (
+        uri.host().unwrap_or_default(),
+        uri.authority().map_or("", |a| a.as_str()),
+    );
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    if labels.split('.').any(str::is_empty) {
+        return Err(bad(
+            &"its host is no name: there is nothing between two dots",
+        ));
+    }
+    // ureq would take the scheme's port for one that is none.
+    let port = authority
+        .strip_prefix(host)
+        .and_then(|rest| rest.strip_prefix(':'));
+    if port.is_some_and(|port| !port.is_empty() && !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err(bad(&"its port is none: there are 1 to 65535"));
     }
     let url = url.trim_end_matches('/');
     // A scheme may be in capitals.
@@ -144,13 +161,34 @@ mod tests {
         for (given, expected) in [
             ("http://h:1", "http://h:1"),
             ("https://h/", "https://h"),
+            ("HTTP://h:65535", "http://h:65535"),
+            ("http://h.:/", "http://h.:"),
+            ("http://[::1]:1", "http://[::1]:1"),
             ("http://h/flowtally/flows", "http://h/flowtally"),
         ] {
             assert_eq!(base_url(given).unwrap(), expected);
         }
         let error = base_url("http://u:secret@h").unwrap_err().to_string();
         assert!(error.contains("--token-file") && !error.contains("secret"));
-        for given in ["", "h:1", "ftp://h", "http://", "http://h?x=1", "/flows"] {
+        for given in [
+            "",
+            "h:1",
+            "ftp://h",
+            "http://",
+            "http://h?x=1",
+            "http://h#x",
+            "/flows",
+            "http://h:0",
+            "http://h:65536",
+            "http://h:99999",
+            "http://h:x",
+            "http://[::1]:99999",
+            "http://[::1",
+            "http://.localhost",
+            "http://a..b:1",
+            "http://a..",
+            "http://.",
+        ] {
             let error = base_url(given).unwrap_err().to_string();
             assert!(error.contains("http://127.0.0.1:8080"), "{error}");
         }
