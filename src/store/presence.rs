@@ -23,17 +23,25 @@ impl Presence {
             let number = name.to_str().and_then(|name| name.strip_suffix(LOG));
             self.logs.extend(number.and_then(|n| n.parse::<u64>().ok()));
         }
-        // Read after the list: RocksDB itself deletes those before it, and never makes it smaller.
-        let needed = db.property_int_value(properties::MIN_LOG_NUMBER_TO_KEEP);
-        if let Ok(Some(needed)) = needed {
-            self.logs = self.logs.split_off(&needed);
-        }
+        let path_of = |number: &u64| rocks.join(format!("{number:06}{LOG}"));
         // By their names: a list may leave out what is renamed meanwhile.
-        let logs = self.logs.iter().map(|n| rocks.join(format!("{n:06}{LOG}")));
-        for path in logs.chain([rocks.join("CURRENT")]) {
-            if !path.try_exists()? {
-                return Ok(Some(path));
-            }
+        let missing = self.logs.iter().filter_map(|number| {
+            let is_there = path_of(number).try_exists();
+            is_there.map(|yes| (!yes).then_some(*number)).transpose()
+        });
+        let missing: Vec<u64> = missing.collect::<io::Result<_>>()?;
+        // Read after that: RocksDB itself deletes only those before it, and it never gets smaller.
+        let needed = db.property_int_value(properties::MIN_LOG_NUMBER_TO_KEEP);
+        let Ok(Some(needed)) = needed else {
+            return Ok(None);
+        };
+        self.logs = self.logs.split_off(&needed);
+        if let Some(number) = missing.iter().find(|number| **number >= needed) {
+            return Ok(Some(path_of(number)));
+        }
+        let current = rocks.join("CURRENT");
+        if !current.try_exists()? {
+            return Ok(Some(current));
         }
         Ok(None)
     }
