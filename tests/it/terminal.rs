@@ -148,10 +148,17 @@ fn colours_of_others_are_escaped() {
         (variable("FLOWTALLY_LISTEN", "serve --help"), false),
         (variable("FLOWTALLY_URL", "stats --help"), false),
         (variable("FLOWTALLY_URL", "stats"), true),
+        (
+            format!(
+                "serve --listen 127.0.0.1:0 --log-format text --data-dir {}",
+                quoted(dir.path().join(RED).to_str().unwrap())
+            ),
+            true,
+        ),
     ] {
         let line = match command.starts_with("env ") {
             true => command.clone(),
-            false => format!("{} {command}", flowtally()),
+            false => format!("timeout --foreground 2 {} {command}", flowtally()),
         };
         let Some((text, _)) = in_terminal(&line) else {
             return;
