@@ -67,7 +67,7 @@ pub use wal::cut_torn;
 #[cfg(fuzzing)]
 pub use {merge::check as check_merge, tally::check as check_replay};
 
-use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::domain::{Hour, Totals};
 use compact::CompactionDue;
 use error::database;
 use health::Health;
@@ -97,7 +97,7 @@ struct Inner {
     /// Held by the one commit that is under way. Has the keys of batches whose write failed: such a
     /// write may be in the log all the same, where a later one takes its positions but not its
     /// receipts; so the next one takes them back.
-    commit: Mutex<Vec<IdempotencyKey>>,
+    commit: Mutex<Vec<Vec<u8>>>,
     tallies: Mutex<Tallies>,
     /// See [`Inner::marker`].
     marker: AtomicU64,
