@@ -200,10 +200,12 @@ impl Class {
 
 impl Expiry {
     pub(super) fn new(options: &StoreOptions) -> Expiry {
-        let (batches_max, imports_max) = (
-            options.receipts_bytes_max,
-            options.import_receipts_bytes_max,
-        );
+        let imports_max = options.import_receipts_bytes_max;
+        let notes_max = match options.journal_elsewhere {
+            // Nothing of notes is in it.
+            true => 0,
+            false => imports_max / NOTES_PART * (NOTES_PART - 1),
+        };
         let of_import =
             |bytes_max| Class::new("--import-disk-max", options.import_window, bytes_max);
         Expiry {
@@ -211,10 +213,10 @@ impl Expiry {
                 Class::new(
                     "--idempotency-disk-max",
                     options.idempotency_window,
-                    batches_max,
+                    options.receipts_bytes_max,
                 ),
-                of_import(imports_max - imports_max / NOTES_PART * (NOTES_PART - 1)),
-                of_import(imports_max / NOTES_PART * (NOTES_PART - 1)),
+                of_import(imports_max - notes_max),
+                of_import(notes_max),
             ],
             journal_s: options.journal_elsewhere.then(AtomicU64::default),
         }
@@ -421,6 +423,43 @@ mod tests {
         let keys: Vec<_> = keys.iter().map(key).collect();
         let kept = store.receipts(&keys).unwrap();
         kept.iter().map(Option::is_some).collect()
+    }
+
+    /// Notes cost other notes, and no receipt: who may send notes has no batch forgotten by them.
+    #[test]
+    fn notes_push_no_receipt_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            import_receipts_bytes_max: 400 << 10,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let key = |number: u64| format!("import_{number:032}");
+        let note =
+            |number: u64| String::from_utf8(codec::note_key(key(number).as_bytes())).unwrap();
+        for number in 0..200 {
+            put(&store, &key(number), Duration::from_secs(9000));
+        }
+        for number in 1000..9000 {
+            put(&store, &note(number), Duration::from_secs(9000 - number));
+        }
+        let inner = &store.inner;
+        inner
+            .db
+            .flush_cf(receipts_family(&inner.db).unwrap())
+            .unwrap();
+        assert!(inner.receipts_pass_their_bound().unwrap());
+        inner.drop_old_receipts().unwrap();
+        assert!(!inner.receipts_pass_their_bound().unwrap());
+        for number in 0..200 {
+            assert_eq!(kept(&store, &[&key(number)]), [true], "{number}");
+        }
+        assert_eq!(kept(&store, &[&key(1000), &key(8999)]), [false, true]);
+        let [batches, imports, notes] = inner.receipts_bytes().unwrap();
+        assert!(
+            imports <= 100 << 10 && notes <= 300 << 10,
+            "{batches} {imports} {notes}"
+        );
     }
 
     #[test]

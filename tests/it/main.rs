@@ -43,6 +43,7 @@ mod lifecycle;
 mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
+mod notes;
 mod notify;
 mod observe;
 mod page;
@@ -65,3 +66,4 @@ mod syncs;
 mod terminal;
 mod top;
 mod torn;
+mod verify;

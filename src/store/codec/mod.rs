@@ -539,7 +539,7 @@ mod tests {
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
         assert_eq!(encode_identity(), "flowtally data directory, format 5\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(4));
+        assert_eq!(decode_identity(&encode_identity()), Some(5));
         assert_eq!(decode_identity("something else"), None);
     }
 }
