@@ -30,6 +30,8 @@ const KEYS_MAX: usize = 20_000;
 /// Most characters of all those keys. They are held until the answer has gone out, and each answer under way may
 /// hold about so much.
 const KEYS_CHARS_MAX: usize = 1 << 20;
+/// A body that says it is longer is not read: it has more than that in it, or a great deal of white space.
+const BODY_BYTES_MAX: usize = 2 << 20;
 /// Keys that are looked up at once.
 const LOOK_UP: usize = 256;
 
@@ -47,6 +49,12 @@ pub(super) async fn handle(
         return Err(Problem::MediaType { what });
     }
     let encoding = negotiate::body_encoding(headers)?;
+    let bytes_max = api.limits.body_bytes_max.min(BODY_BYTES_MAX);
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > bytes_max) {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
     let (body, body_permit) = body::receive(api, headers, encoding, stream).await?;
     let permit = api.permit_to_answer(request.peer, 1)?;
     let make = move || {
@@ -81,11 +89,22 @@ impl Keys {
                 e.to_string()
             ),
         })?;
-        let Keys { text, mut ranges } = asked.keys;
+        let Keys { text, ranges } = asked.keys;
         let mut seen = HashSet::with_capacity(ranges.len());
-        ranges.retain(|range| seen.insert(in_text(&text, range)));
-        drop(seen);
-        Ok(Keys { text, ranges })
+        let keys = ranges.iter().map(|range| in_text(&text, range));
+        let keys: Vec<&str> = keys.filter(|key| seen.insert(*key)).collect();
+        let mut once = Keys {
+            text: String::with_capacity(keys.iter().map(|key| key.len()).sum()),
+            ranges: Vec::with_capacity(keys.len()),
+        };
+        keys.into_iter().for_each(|key| once.push(key));
+        Ok(once)
+    }
+
+    fn push(&mut self, key: &str) {
+        let start = self.text.len() as u32;
+        self.text.push_str(key);
+        self.ranges.push(start..self.text.len() as u32);
     }
 }
 
@@ -111,24 +130,25 @@ impl<'de> Visitor<'de> for KeysVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Keys, A::Error> {
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-        let (mut text, mut ranges) = (String::new(), Vec::new());
+        let mut keys = Keys {
+            text: String::new(),
+            ranges: Vec::new(),
+        };
         while let Some(Text(key)) = list.next_element()? {
-            if ranges.len() == KEYS_MAX {
+            if keys.ranges.len() == KEYS_MAX {
                 let what = format!("there are more than {KEYS_MAX} keys");
                 return Err(A::Error::custom(what));
             }
             if !IdempotencyKey::is_valid(key.as_bytes()) {
                 return Err(A::Error::custom("this is not an idempotency key"));
             }
-            if text.len() + key.len() > KEYS_CHARS_MAX {
+            if keys.text.len() + key.len() > KEYS_CHARS_MAX {
                 let what = format!("the keys have more than {KEYS_CHARS_MAX} characters in all");
                 return Err(A::Error::custom(what));
             }
-            let start = text.len() as u32;
-            text.push_str(&key);
-            ranges.push(start..text.len() as u32);
+            keys.push(&key);
         }
-        Ok(Keys { text, ranges })
+        Ok(keys)
     }
 }
 

@@ -130,6 +130,15 @@ fn receipts_are_looked_up() {
         );
     }
     assert_eq!(post("/receipts?x=1", &[JSON, token], asked).0, 400);
+    let long = "x".repeat(255);
+    for (count, status) in [(4000, 200), (5000, 400), (9000, 413)] {
+        let keys = format!("{{\"keys\":{:?}}}", vec![&long; count]);
+        assert_eq!(
+            post("/receipts", &[JSON, token], &keys).0,
+            status,
+            "{count}"
+        );
+    }
     daemon.stop();
 }
 
