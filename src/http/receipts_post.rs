@@ -21,9 +21,8 @@ use super::rows::Answer;
 use super::{Api, body, flows_get, negotiate};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::Format;
-use crate::ingest::{IngestError, Journal};
+use crate::ingest::{IngestError, Journal, Kept};
 use crate::query::Cancel;
-use crate::store::Kept;
 
 /// Most keys that one request may ask about.
 const KEYS_MAX: usize = 20_000;

@@ -9,6 +9,7 @@ pub mod gzip;
 mod hour_guard;
 mod journal;
 
+pub use crate::store::Kept;
 pub use admission::{Admission, Permit};
 pub use committer::Committer;
 pub use hour_guard::{HourGuard, HourLimit, TooFarAhead};

@@ -327,10 +327,7 @@ mod tests {
         });
         for hour in 100..101 + FAULTS_MAX as u32 {
             let key = codec::ledger_key(hour);
-            inner
-                .db
-                .merge_cf(inner.flows().unwrap(), key, &one)
-                .unwrap();
+            inner.db.merge_cf(inner.flows().unwrap(), key, one).unwrap();
         }
         drop(store);
         let verified = verify(dir.path()).unwrap();
