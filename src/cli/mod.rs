@@ -18,6 +18,7 @@ mod stats;
 mod top;
 mod verify;
 
+use std::error::Error as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
@@ -57,11 +58,24 @@ pub fn fail(error: &str) {
 pub fn exit(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let shown = printable_lines(&text);
-    if shown == text {
+    let is_safe = |text: &str| printable_lines(text) == text;
+    // That text is without colours, and what a value has of them.
+    let has_safe_values = match error.use_stderr() {
+        true => error
+            .source()
+            .is_none_or(|source| is_safe(&source.to_string())),
+        // Help has the values of variables.
+        false => std::env::vars_os().all(|(name, value)| {
+            !name.to_string_lossy().starts_with("FLOWTALLY_") || is_safe(&value.to_string_lossy())
+        }),
+    };
+    if shown == text && has_safe_values {
         error.exit();
     }
-    // An argument, or a file, has what a terminal would obey.
-    let _best_effort = write!(io::stderr(), "{shown}");
+    let _best_effort = match error.use_stderr() {
+        true => write!(io::stderr(), "{shown}"),
+        false => write!(io::stdout(), "{shown}"),
+    };
     std::process::exit(error.exit_code());
 }
 

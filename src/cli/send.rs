@@ -223,7 +223,12 @@ impl Sending {
     }
 
     fn deliver_spool(&self, arguments: &Send) -> Result<(), String> {
-        let sender = self.start(self.options(arguments, false)?)?;
+        let options = SenderOptions {
+            // No pipe feeds it.
+            batch_age: None,
+            ..self.options(arguments, false)?
+        };
+        let sender = self.start(options)?;
         self.under_way.set(Some(Current {
             sender: sender.clone(),
             drain: Arc::default(),

@@ -123,6 +123,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             import_window: arguments.import_window,
             import_receipts_bytes_max: u64::from(arguments.import_disk_max) << 20,
             retain_hours: arguments.hours.retain_hours,
+            clock_bounds_age: arguments.hours.ahead_max().is_some(),
             metrics: metrics.clone(),
             disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),
             tally_bytes_max: memory.tally_bytes_max,

@@ -17,7 +17,11 @@ pub(super) fn report(verified: &Verified) -> Result<(), String> {
         "{} hours, {} flows in {} rows, and {} batches in the journal",
         verified.hours, verified.flows, verified.rows, verified.journal_batches
     );
-    match verified.faults.len() {
+    let more = verified.faults_found - verified.faults.len() as u64;
+    if more > 0 {
+        super::say(&format!("and {more} more"));
+    }
+    match verified.faults_found {
         0 => {
             super::print(&format!("{read}: all as the ledger has it"));
             Ok(())

@@ -17,6 +17,7 @@ use ureq::http::Uri;
 use ureq::http::uri::InvalidUri;
 
 use super::ClientError;
+use super::forward::Credentials;
 
 /// A proxy, and who says that it is to be used.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,6 +85,18 @@ impl Proxy {
                 _ => Err(chosen.unusable("flowtally does not speak SOCKS")),
             },
         }
+    }
+
+    /// Its address, with a port and without user name and password, and what it is to be told of those.
+    pub(super) fn address(&self) -> Result<(Uri, Option<Credentials>), ClientError> {
+        let proxy = self.for_ureq().map_err(|_| self.unusable("it is no URL"))?;
+        let scheme = match proxy.protocol() {
+            ProxyProtocol::Https => "https",
+            _ => "http",
+        };
+        let address = format!("{scheme}://{}:{}", proxy.host(), proxy.port());
+        let address = address.parse().map_err(|_| self.unusable("it is no URL"))?;
+        Ok((address, Credentials::of(&proxy)))
     }
 
     pub(super) fn for_ureq(&self) -> Result<ureq::Proxy, ureq::Error> {
@@ -406,6 +419,6 @@ mod tests {
         };
         assert!(client(true).proxy.is_none());
         assert!(client(true).agent.config().proxy().is_none());
-        assert!(client(false).agent.config().proxy().is_some());
+        assert!(client(false).proxy.is_some());
     }
 }

@@ -19,11 +19,34 @@ impl Client {
         problem: Option<&Problem>,
         location: Option<&str>,
     ) -> String {
+        let why = self.remedy(path, status, problem, location);
+        let is_ours = problem.is_some_and(|p| p.r#type.starts_with("urn:flowtally:"));
+        match &self.proxy {
+            Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(
+                "{why}; {proxy} wants a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
+            ),
+            Some(proxy) if !is_ours => {
+                format!("{why}; it goes through {proxy}, which may say so itself")
+            }
+            _ => why,
+        }
+    }
+
+    fn remedy(
+        &self,
+        path: &str,
+        status: StatusCode,
+        problem: Option<&Problem>,
+        location: Option<&str>,
+    ) -> String {
+        let explained = problem.is_some_and(|problem| !problem.title.is_empty());
         let said = match problem {
-            Some(problem) => format!("{status}: {}: {}", problem.title, problem.detail),
-            None => status.to_string(),
+            Some(problem) if explained => {
+                format!("{status}: {}: {}", problem.title, problem.detail)
+            }
+            _ => status.to_string(),
         };
-        let kind = problem.map(|p| p.r#type.trim_start_matches("urn:flowtally:problem:"));
+        let kind = problem.and_then(|p| p.r#type.strip_prefix("urn:flowtally:problem:"));
         match (status, kind, location) {
             (status, _, Some(to)) if status.is_redirection() => {
                 let path = path.split('?').next().unwrap_or_default();
@@ -49,7 +72,9 @@ impl Client {
             (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
                 format!("{said}: give --cert FILE and --key FILE")
             }
-            (StatusCode::FORBIDDEN, None, _) if !self.is_node => match &self.authorization {
+            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !explained => match &self
+                .authorization
+            {
                 None => {
                     format!("{status}: --token-file FILE shows a token, if that is what is missing")
                 }

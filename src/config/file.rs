@@ -8,12 +8,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::builder::Resettable;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
 use super::{Cli, tips};
+use crate::terminal::{printable, printable_lines};
 
 /// Flags that are about the file itself.
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
@@ -25,18 +26,45 @@ const DEFAULT: &str = "default";
 /// The command line, with what the environment and a file add to it.
 ///
 /// # Errors
-/// What is wrong with it, and the request for help or the version, which clap prints.
+/// What is wrong with it, as it may be shown; and the request for help or the version, which clap prints.
 pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<(Cli, Settings), clap::Error> {
+    understand(arguments).map_err(escaped)
+}
+
+/// `error` with escapes for what a terminal would obey in the arguments that it has. clap prints them as they are,
+/// and where it prints no colours, leaves out what looks like one.
+fn escaped(mut error: clap::Error) -> clap::Error {
+    let of_text = |text: &String| printable(text).into_owned();
+    let of_context = |(kind, value): (ContextKind, &ContextValue)| match value {
+        ContextValue::String(text) => Some((kind, ContextValue::String(of_text(text)))),
+        ContextValue::Strings(texts) => {
+            let texts = texts.iter().map(of_text).collect();
+            Some((kind, ContextValue::Strings(texts)))
+        }
+        _ => None,
+    };
+    let context: Vec<_> = error.context().filter_map(of_context).collect();
+    for (kind, value) in context {
+        error.insert(kind, value);
+    }
+    error
+}
+
+fn understand(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<(Cli, Settings), clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = without_empty_variables(Cli::command());
     let matches = command.clone().try_get_matches_from(&arguments);
-    let mut matches = matches.map_err(|error| tips::add(error, &arguments))?;
+    let mut matches = matches.map_err(|error| tips::add(error, &arguments, command.clone()))?;
     let path = file_of(&matches);
     if let Some(path) = &path {
         let fail = |what: &dyn fmt::Display| {
-            let what = format!("{}: {what}\n", path.display());
+            // A line of the file may be in it. clap leaves out what looks like a colour.
+            let what = format!("{}: {what}\n", printable(&path.display().to_string()));
+            let what = printable_lines(&what);
             clap::Error::raw(ErrorKind::ValueValidation, what)
         };
         let name = matches.subcommand_name().unwrap_or_default();
@@ -49,7 +77,10 @@ pub fn parse(
         *subcommand = with_defaults(subcommand.clone(), &service, &table).map_err(|e| fail(&e))?;
         let again = command.clone().try_get_matches_from(&arguments);
         // Without the file it was right, so it is the file.
-        matches = again.map_err(|e| fail(&e.to_string().trim_start_matches("error: ")))?;
+        matches = again.map_err(|e| {
+            let text = escaped(e).to_string();
+            fail(&text.trim_start_matches("error: "))
+        })?;
     }
     let cli = Cli::from_arg_matches(&matches)?;
     let settings = Settings {

@@ -157,8 +157,12 @@ pub(super) fn listen(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return Err(format!("it has to be an address and a port, {example}"));
     }
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     match text.rsplit_once(':') {
-        Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        Some((_, port)) if is_number(port) => match port.parse::<u16>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(_) => Err(format!("ports end at 65535, {example}")),
+        },
         None if text.parse::<u16>().is_ok() => Err(format!("the address is missing, {example}")),
         _ => Err(format!("the port is missing, {example}")),
     }
@@ -275,7 +279,8 @@ mod tests {
             ("8080", "address is missing"),
             ("localhost", "port is missing"),
             ("127.0.0.1:", "port is missing"),
-            ("127.0.0.1:99999", "port is missing"),
+            ("127.0.0.1:+80", "port is missing"),
+            ("127.0.0.1:99999", "ports end at 65535"),
             ("http://127.0.0.1:8080", "address and a port"),
         ] {
             assert!(listen(text).unwrap_err().contains(word), "{text}");

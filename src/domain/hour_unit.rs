@@ -2,15 +2,35 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A unit in which times since the epoch are often given.
+/// A way in which times are often given as one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HourUnit {
-    Minutes,
-    Seconds,
-    Milliseconds,
-    Microseconds,
-    Nanoseconds,
+pub struct HourUnit {
+    name: &'static str,
+    per_hour: u128,
+    /// Hours from the moment that it counts from to the epoch.
+    hours_before_epoch: u128,
 }
+
+const fn unit(name: &'static str, per_hour: u128, hours_before_epoch: u128) -> HourUnit {
+    HourUnit {
+        name,
+        per_hour,
+        hours_before_epoch,
+    }
+}
+
+/// Only what is later than hours since the epoch: what is earlier (days, hours since 2000) is a right hour, long ago.
+const KNOWN: [HourUnit; 9] = [
+    unit("hours times 24", 24, 0),
+    unit("minutes", 60, 0),
+    unit("seconds", 3_600, 0),
+    unit("milliseconds", 3_600_000, 0),
+    unit("microseconds", 3_600_000_000, 0),
+    unit("nanoseconds", 3_600_000_000_000, 0),
+    unit("seconds since 1900 (NTP)", 3_600, 613_608),
+    unit("FILETIME of Windows", 36_000_000_000, 3_234_576),
+    unit("ticks of .NET", 36_000_000_000, 17_259_888),
+];
 
 /// How far a time may be from the clock and still be taken for one: ten years before it, one after it.
 const HOURS_BEFORE: u128 = 10 * 366 * 24;
@@ -20,34 +40,6 @@ const HOURS_AFTER: u128 = 366 * 24;
 const HOUR_OF_2000: u128 = 262_968;
 
 impl HourUnit {
-    const ALL: [HourUnit; 5] = [
-        HourUnit::Minutes,
-        HourUnit::Seconds,
-        HourUnit::Milliseconds,
-        HourUnit::Microseconds,
-        HourUnit::Nanoseconds,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            HourUnit::Minutes => "minutes",
-            HourUnit::Seconds => "seconds",
-            HourUnit::Milliseconds => "milliseconds",
-            HourUnit::Microseconds => "microseconds",
-            HourUnit::Nanoseconds => "nanoseconds",
-        }
-    }
-
-    fn per_hour(self) -> u128 {
-        match self {
-            HourUnit::Minutes => 60,
-            HourUnit::Seconds => 3_600,
-            HourUnit::Milliseconds => 3_600_000,
-            HourUnit::Microseconds => 3_600_000_000,
-            HourUnit::Nanoseconds => 3_600_000_000_000,
-        }
-    }
-
     /// The clock's hour since the epoch.
     pub fn clock_hour() -> u32 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -69,17 +61,19 @@ impl HourUnit {
         let is_set = now >= HOUR_OF_2000;
         let near = now.saturating_sub(HOURS_BEFORE)..=now + HOURS_AFTER;
         let is_near = |hour| is_set && near.contains(&hour);
-        let unit = Self::ALL
-            .into_iter()
-            .find(|unit| is_near(value / unit.per_hour()));
-        match unit {
-            Some(unit) => format!(
-                "; it looks like {}: divide by {}",
-                unit.name(),
-                unit.per_hour()
-            ),
-            None => String::new(),
-        }
+        let unit = KNOWN.into_iter().find(|unit| {
+            let hours = (value / unit.per_hour).checked_sub(unit.hours_before_epoch);
+            hours.is_some_and(is_near)
+        });
+        let Some(unit) = unit else {
+            return String::new();
+        };
+        let (name, divisor) = (unit.name, unit.per_hour);
+        let subtract = match unit.hours_before_epoch {
+            0 => String::new(),
+            hours => format!(" and subtract {hours}"),
+        };
+        format!("; it looks like {name}: divide by {divisor}{subtract}")
     }
 }
 
@@ -116,6 +110,8 @@ mod tests {
     fn units_are_told_by_their_size() {
         let now = 492_985; // 2026-03-29
         for (value, word) in [
+            (492_985 * 24, "it looks like hours times 24: divide by 24"),
+            ((492_985 - 80_000) * 24, "divide by 24"),
             (29_579_100, "it looks like minutes: divide by 60"),
             (1_774_746_000, "it looks like seconds: divide by 3600"),
             (1_774_746_000_123, "milliseconds: divide by 3600000"),
@@ -124,6 +120,18 @@ mod tests {
                 1_774_746_000_123_456_789,
                 "nanoseconds: divide by 3600000000000",
             ),
+            (
+                1_774_746_000 + 2_208_988_800,
+                "seconds since 1900 (NTP): divide by 3600 and subtract 613608",
+            ),
+            (
+                134_192_196_000_000_000,
+                "FILETIME of Windows: divide by 36000000000 and subtract 3234576",
+            ),
+            (
+                639_103_428_000_000_000,
+                "ticks of .NET: divide by 36000000000 and subtract 17259888",
+            ),
             (20_260_329, "YYYYMMDD, a date"),
             (2_026_032_901, "YYYYMMDDHH, a date"),
             (202_603_290_115, "YYYYMMDDHHMM, a date"),
@@ -131,7 +139,15 @@ mod tests {
             let hint = HourUnit::hint(value, now);
             assert!(hint.contains(word), "{value}: {hint}");
         }
-        for value in [0, 23, 493_100, 4_294_967_294, u128::MAX] {
+        for value in [
+            0,
+            23,
+            492_985 / 24,
+            493_100,
+            1_000_000,
+            4_294_967_294,
+            u128::MAX,
+        ] {
             assert_eq!(HourUnit::hint(value, now), "", "{value}");
         }
         // A machine without a clock.

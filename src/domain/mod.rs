@@ -118,9 +118,14 @@ impl IdempotencyKey {
 
     /// `None` when `key` is empty, too long, or has a character that is not visible ASCII.
     pub fn new(key: &[u8]) -> Option<IdempotencyKey> {
-        let fits = (1..=IdempotencyKey::CHARS_MAX).contains(&key.len());
         let text = std::str::from_utf8(key).ok()?;
-        (fits && key.iter().all(u8::is_ascii_graphic)).then(|| IdempotencyKey(text.into()))
+        IdempotencyKey::is_valid(key).then(|| IdempotencyKey(text.into()))
+    }
+
+    /// Whether [`IdempotencyKey::new`] takes `key`.
+    pub fn is_valid(key: &[u8]) -> bool {
+        let fits = (1..=IdempotencyKey::CHARS_MAX).contains(&key.len());
+        fits && key.iter().all(u8::is_ascii_graphic)
     }
 
     pub fn as_bytes(&self) -> &[u8] {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Buf;
-use flate2::read::MultiGzDecoder;
 use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 use warp::http::HeaderMap;
@@ -15,6 +14,8 @@ use super::Api;
 use super::error::Problem;
 use super::negotiate::Encoding;
 use crate::ingest::Permit;
+use crate::ingest::decode::lookalikes;
+use crate::ingest::gzip::Gzip;
 
 /// Output of a decompressor between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;
@@ -86,16 +87,20 @@ pub(super) async fn receive(
     let plain = match encoding {
         Encoding::Identity => body,
         Encoding::Gzip => {
-            let gzip = MultiGzDecoder::new(body.as_slice());
-            decompress(api, &mut permit, body.len(), gzip, "gzip").await?
+            let gzip = Gzip::new(body.as_slice());
+            let plain = decompress(api, &mut permit, body.len(), gzip).await;
+            plain.map_err(|e| e.into_problem("gzip", &body))?
         }
         Encoding::Zstd => {
             let zstd = zstd::Decoder::with_buffer(body.as_slice()).and_then(|mut zstd| {
                 zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Ok(zstd)
             });
-            let zstd = zstd.map_err(|e| damaged("zstd", &e))?;
-            decompress(api, &mut permit, body.len(), zstd, "zstd").await?
+            let plain = match zstd {
+                Ok(zstd) => decompress(api, &mut permit, body.len(), zstd).await,
+                Err(error) => Err(Undone::Damaged(error)),
+            };
+            plain.map_err(|e| e.into_problem("zstd", &body))?
         }
     };
     Ok((plain, permit))
@@ -142,24 +147,20 @@ async fn decompress(
     permit: &mut Permit,
     compressed_bytes: usize,
     mut decoder: impl Read,
-    name: &str,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<Vec<u8>, Undone> {
     let bytes_max = api.limits.body_bytes_max;
     let mut plain = Vec::new();
     loop {
         let before = plain.len();
-        api.admission
-            .grow(
-                permit,
-                compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BYTE,
-            )
-            .await?;
+        let bytes = compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BYTE;
+        let grown = api.admission.grow(permit, bytes).await;
+        grown.map_err(|error| Undone::Refused(error.into()))?;
         Read::by_ref(&mut decoder)
             .take(STEP_BYTES as u64)
             .read_to_end(&mut plain)
-            .map_err(|e| damaged(name, &e))?;
+            .map_err(Undone::Damaged)?;
         if plain.len() > bytes_max {
-            return Err(Problem::BodyTooLarge { bytes_max });
+            return Err(Undone::Refused(Problem::BodyTooLarge { bytes_max }));
         }
         if plain.len() == before {
             return Ok(plain);
@@ -168,10 +169,26 @@ async fn decompress(
     }
 }
 
-fn damaged(name: &str, error: &io::Error) -> Problem {
-    let mut what = format!("the body is not valid {name}: {error}");
-    if what.contains("too much memory") {
-        what += "; windows of up to 8 MiB are possible, as all levels but --ultra and --long use";
+/// Why a body is not decompressed.
+enum Undone {
+    Damaged(io::Error),
+    Refused(Problem),
+}
+
+impl Undone {
+    /// `name` is the encoding that the request says `body` has.
+    fn into_problem(self, name: &str, body: &[u8]) -> Problem {
+        let error = match self {
+            Undone::Damaged(error) => error,
+            Undone::Refused(problem) => return problem,
+        };
+        let mut what = format!("the body is not valid {name}: {error}");
+        if what.contains("too much memory") {
+            what +=
+                "; windows of up to 8 MiB are possible, as all levels but --ultra and --long use";
+        } else if let Some(hint) = lookalikes::of_encoded(body, name) {
+            what += &format!("; {hint}");
+        }
+        Problem::BadBody { what }
     }
-    Problem::BadBody { what }
 }

@@ -89,7 +89,7 @@ pub(super) async fn stream(
     let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
-    let coverage = answer.coverage().clone();
+    let coverage = answer.coverage();
     let mut response = if answer.has_ended() {
         // A short answer goes out whole, with its length.
         Response::new(chunk.into())

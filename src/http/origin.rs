@@ -108,12 +108,25 @@ impl FromStr for HostName {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(HostName(Name::Address(address)));
         }
-        let is_part = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b);
-        match !name.is_empty() && name.bytes().all(is_part) {
+        match is_dns(name) {
             true => Ok(HostName(Name::Dns(name.to_ascii_lowercase()))),
             false => Err(wrong()),
         }
     }
+}
+
+/// Labels of letters, digits, hyphens and underscores. What ends in a number is an address to browsers and
+/// resolvers (`127.1`, `0x7f.1`, `2130706433`), and here no name: addresses have one spelling.
+fn is_dns(name: &str) -> bool {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let is_label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(is_part);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let is_number = match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => last.bytes().all(|b| b.is_ascii_digit()),
+    };
+    name.len() <= 253 && name.split('.').all(is_label) && !is_number
 }
 
 impl fmt::Display for HostName {
@@ -146,7 +159,7 @@ impl Place {
         let is_port = port.bytes().all(|b| b.is_ascii_digit());
         let port = match port {
             "" => None,
-            port if is_port => Some(port.parse().ok()?),
+            port if is_port => Some(port.parse().ok().filter(|port| *port > 0)?),
             _ => return None,
         };
         let name = name.parse().ok()?;
@@ -228,6 +241,9 @@ mod tests {
         headers
     }
 
+    const LONG_LABEL: &str =
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.localhost";
+
     #[test]
     fn names_of_this_machine() {
         let machine = rustix::system::uname();
@@ -251,6 +267,8 @@ mod tests {
             "localhost:",
             "LocalHost.:8080",
             "flows.localhost",
+            "my_flows-1.localhost.",
+            "localhost:00080",
             "Flows.Example.com:443",
             "flows.example.com.",
             "[fd00::7]:8080",
@@ -293,6 +311,41 @@ mod tests {
             "localhost, evil.example",
             "http://localhost",
             "lo\u{e9}calhost",
+            ".localhost",
+            ".localhost:8080",
+            "a..localhost",
+            "localhost..",
+            ".",
+            "..",
+            "localhost:0",
+            "localhost:65536",
+            "localhost:+80",
+            "localhost:80:80",
+            "127.1",
+            "127.0.1:8080",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.0.0.256",
+            "127.0.0.1.2",
+            "0x",
+            "127.0.0.1..",
+            "local%68ost",
+            "%6c.localhost",
+            "a@b.localhost",
+            "*.localhost",
+            "a,b.localhost",
+            "[::1].",
+            "::1]",
+            "[]",
+            "[127.0.0.1]",
+            "[::1%25lo]",
+            "[v1.localhost]",
+            "localhost\0",
+            "\tlocalhost",
+            "a.0x7f",
+            LONG_LABEL,
         ] {
             assert_eq!(Place::parse(none), None, "{none}");
         }

@@ -1,41 +1,38 @@
 //! `POST /receipts`: which of these idempotency keys batches were taken under, when, and with which notes.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Buf;
 use futures_util::Stream;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use super::{Api, body, negotiate};
+use super::rows::Answer;
+use super::{Api, body, flows_get, negotiate};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::Format;
+use crate::ingest::{IngestError, Journal, Kept};
+use crate::query::Cancel;
 
 /// Most keys that one request may ask about.
 const KEYS_MAX: usize = 20_000;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    keys: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    /// Of the keys that are known, in the order in which they were asked about.
-    receipts: Vec<Known<'a>>,
-}
-
-#[derive(Serialize)]
-struct Known<'a> {
-    key: &'a str,
-    taken_at: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<Box<str>>,
-}
+/// Most characters of all those keys. They are held until the answer has gone out, and each answer under way may
+/// hold about so much.
+const KEYS_CHARS_MAX: usize = 1 << 20;
+/// A body that says it is longer is not read: it has more than that in it, or a great deal of white space.
+const BODY_BYTES_MAX: usize = 2 << 20;
+/// Keys that are looked up at once.
+const LOOK_UP: usize = 256;
 
 pub(super) async fn handle(
     api: &Api,
@@ -51,45 +48,222 @@ pub(super) async fn handle(
         return Err(Problem::MediaType { what });
     }
     let encoding = negotiate::body_encoding(headers)?;
-    let (body, permit) = body::receive(api, headers, encoding, stream).await?;
-    let read = tokio::task::spawn_blocking(move || {
-        let _until_it_is_answered = permit;
-        let keys = keys(&body)?;
-        let kept = journal.receipts(&keys)?;
-        let known = keys.iter().zip(kept).filter_map(|(key, kept)| {
-            let kept = kept?;
-            Some(Known {
-                key: key.as_str(),
-                taken_at: kept.time_s,
-                note: kept.note,
-            })
-        });
-        let receipts = known.collect();
-        // Strings and integers always serialise.
-        let mut json = serde_json::to_vec(&Answer { receipts }).unwrap_or_default();
-        json.push(b'\n');
-        Ok::<_, Problem>(json)
-    });
-    let json = read.await.map_err(|_| Problem::Internal)??;
-    Ok(super::answer(super::JSON, json))
+    let bytes_max = api.limits.body_bytes_max.min(BODY_BYTES_MAX);
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > bytes_max) {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    let (body, body_permit) = body::receive(api, headers, encoding, stream).await?;
+    let permit = api.permit_to_answer(request.peer, 1)?;
+    let make = move || {
+        let keys = Keys::read(&body)?;
+        drop((body, body_permit));
+        let lookup = Lookup::begin(journal, keys)?;
+        Answer::of_receipts(lookup).map_err(|_| Problem::Internal)
+    };
+    let mut response = flows_get::stream(api, request, permit, Cancel::default(), make).await?;
+    let media_type = HeaderValue::from_static(super::JSON);
+    (response.headers_mut()).insert(header::CONTENT_TYPE, media_type);
+    Ok(response)
 }
 
-fn keys(body: &[u8]) -> Result<Vec<IdempotencyKey>, Problem> {
-    let bad = |what: String| Problem::BadKeys { what };
-    let asked: Asked = serde_json::from_slice(body).map_err(|e| {
-        bad(format!(
-            "it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {e}"
-        ))
-    })?;
-    if asked.keys.len() > KEYS_MAX {
-        let count = asked.keys.len();
-        return Err(bad(format!(
-            "there are {count} keys; {KEYS_MAX} are possible"
-        )));
+/// Keys that were asked about: each once, in the order in which they came first, in one piece of memory.
+struct Keys {
+    text: String,
+    ranges: Vec<Range<u32>>,
+}
+
+impl Keys {
+    fn read(body: &[u8]) -> Result<Keys, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            keys: Keys,
+        }
+        let asked: Asked = serde_json::from_slice(body).map_err(|e| Problem::BadKeys {
+            // Bounded: what is unknown or of another type is in it.
+            what: format!(
+                "it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {:.300}",
+                e.to_string()
+            ),
+        })?;
+        let Keys { text, ranges } = asked.keys;
+        let mut seen = HashSet::with_capacity(ranges.len());
+        let keys = ranges.iter().map(|range| in_text(&text, range));
+        let keys: Vec<&str> = keys.filter(|key| seen.insert(*key)).collect();
+        let mut once = Keys {
+            text: String::with_capacity(keys.iter().map(|key| key.len()).sum()),
+            ranges: Vec::with_capacity(keys.len()),
+        };
+        keys.into_iter().for_each(|key| once.push(key));
+        Ok(once)
     }
-    let key = |key: &String| {
-        let valid = IdempotencyKey::new(key.as_bytes());
-        valid.ok_or_else(|| bad(format!("{key:?} is not an idempotency key")))
-    };
-    asked.keys.iter().map(key).collect()
+
+    fn push(&mut self, key: &str) {
+        let start = self.text.len() as u32;
+        self.text.push_str(key);
+        self.ranges.push(start..self.text.len() as u32);
+    }
+}
+
+fn in_text<'a>(text: &'a str, range: &Range<u32>) -> &'a str {
+    &text[range.start as usize..range.end as usize]
+}
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Keys, D::Error> {
+        deserializer.deserialize_seq(KeysVisitor)
+    }
+}
+
+struct KeysVisitor;
+
+impl<'de> Visitor<'de> for KeysVisitor {
+    type Value = Keys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of idempotency keys")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Keys, A::Error> {
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+        let mut keys = Keys {
+            text: String::new(),
+            ranges: Vec::new(),
+        };
+        while let Some(Text(key)) = list.next_element()? {
+            if keys.ranges.len() == KEYS_MAX {
+                let what = format!("there are more than {KEYS_MAX} keys");
+                return Err(A::Error::custom(what));
+            }
+            if !IdempotencyKey::is_valid(key.as_bytes()) {
+                return Err(A::Error::custom("this is not an idempotency key"));
+            }
+            if keys.text.len() + key.len() > KEYS_CHARS_MAX {
+                let what = format!("the keys have more than {KEYS_CHARS_MAX} characters in all");
+                return Err(A::Error::custom(what));
+            }
+            keys.push(&key);
+        }
+        Ok(keys)
+    }
+}
+
+/// Looks keys up, some at a time, as the client takes the answer.
+pub(super) struct Lookup {
+    journal: Arc<dyn Journal>,
+    keys: Keys,
+    /// How many keys were handed out or are not known.
+    done: usize,
+    /// What is kept under the next keys; read ahead.
+    kept: std::vec::IntoIter<Option<Kept>>,
+}
+
+#[derive(Serialize)]
+struct Known<'a> {
+    key: &'a str,
+    taken_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<Box<str>>,
+}
+
+impl Lookup {
+    /// Reads the first of them.
+    fn begin(journal: Arc<dyn Journal>, keys: Keys) -> Result<Lookup, IngestError> {
+        let mut lookup = Lookup {
+            journal,
+            keys,
+            done: 0,
+            kept: Vec::new().into_iter(),
+        };
+        lookup.read_ahead()?;
+        Ok(lookup)
+    }
+
+    fn read_ahead(&mut self) -> Result<(), IngestError> {
+        let next = self.keys.ranges[self.done..].iter().take(LOOK_UP);
+        let keys = next
+            .filter_map(|range| IdempotencyKey::new(in_text(&self.keys.text, range).as_bytes()));
+        let keys: Vec<_> = keys.collect();
+        self.kept = self.journal.receipts(&keys)?.into_iter();
+        Ok(())
+    }
+
+    /// Appends those that are known to `out`, each as an object of JSON after what `separate` appends, until
+    /// `unless_full` breaks; returns whether that was all. Blocks on the disk.
+    pub(super) fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        mut separate: impl FnMut(&mut Vec<u8>),
+        unless_full: impl Fn(&Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<bool, IngestError> {
+        while let Some(range) = self.keys.ranges.get(self.done) {
+            let Some(kept) = self.kept.next() else {
+                self.read_ahead()?;
+                continue;
+            };
+            self.done += 1;
+            let Some(kept) = kept else { continue };
+            separate(out);
+            let known = Known {
+                key: in_text(&self.keys.text, range),
+                taken_at: kept.time_s,
+                note: kept.note,
+            };
+            // Strings and integers always serialise, and memory takes them.
+            let _infallible = serde_json::to_writer(&mut *out, &known);
+            if unless_full(out).is_break() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} keys, {} done", self.keys.ranges.len(), self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Vec<String>, String> {
+        match Keys::read(body.as_bytes()) {
+            Ok(Keys { text, ranges }) => Ok(ranges
+                .iter()
+                .map(|r| in_text(&text, r).to_owned())
+                .collect()),
+            Err(Problem::BadKeys { what }) => Err(what),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_are_folded_and_bounded() {
+        let keys = read(r#"{"keys":["b","a\"","\u0061\"","b","c"]}"#).unwrap();
+        assert_eq!(keys, ["b", "a\"", "c"]);
+        assert_eq!(read(r#"{"keys":[]}"#).unwrap(), [""; 0]);
+        let of = |key: &str, count| format!("{{\"keys\":{:?}}}", vec![key; count]);
+        assert_eq!(read(&of("k", KEYS_MAX)).unwrap(), ["k"]);
+        let long = "x".repeat(IdempotencyKey::CHARS_MAX);
+        let fit = KEYS_CHARS_MAX / long.len();
+        assert_eq!(read(&of(&long, fit)).unwrap(), [&long[..]]);
+        for (body, why) in [
+            (of("k", KEYS_MAX + 1), "more than 20000 keys"),
+            (of(&long, fit + 1), "more than 1048576 characters"),
+            (of(&format!("{long}x"), 1), "is not an idempotency key"),
+            (of("", 1), "is not an idempotency key"),
+            ("[]".into(), "as in {\"keys\""),
+            ("{\"keys\":[],\"x\":1}".into(), "unknown field"),
+            ("{\"keys\":[1]}".into(), "string"),
+        ] {
+            let error = read(&body).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Rows, or hours, as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
+//! Rows, hours or receipts as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use tokio::sync::watch;
 
 use super::negotiate::{Encoding, RowFormat};
+use super::receipts_post::Lookup;
 use crate::domain::{Field, Hour, Totals};
 use crate::query::{Columns, Coverage, Hours, QueryError, Row, Rows, frames};
 
@@ -36,6 +37,8 @@ enum Content {
     Rows(Rows, RowFormat),
     /// As JSON.
     Hours(Hours),
+    /// As JSON.
+    Receipts(Lookup),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +62,11 @@ impl Answer {
     /// What `GET /hours` answers.
     pub(super) fn of_hours(hours: Hours, encoding: Encoding) -> io::Result<Answer> {
         Answer::of(Content::Hours(hours), encoding)
+    }
+
+    /// What `POST /receipts` answers.
+    pub(super) fn of_receipts(lookup: Lookup) -> io::Result<Answer> {
+        Answer::of(Content::Receipts(lookup), Encoding::Identity)
     }
 
     fn of(content: Content, encoding: Encoding) -> io::Result<Answer> {
@@ -87,20 +95,25 @@ impl Answer {
     pub(super) fn next_page(&self) -> Option<&str> {
         match &self.content {
             Content::Rows(rows, _) => rows.next_page(),
-            Content::Hours(_) => None,
+            Content::Hours(_) | Content::Receipts(_) => None,
         }
     }
 
     /// See [`Rows::holds_memory`].
     pub(super) fn holds_memory(&self) -> bool {
-        matches!(&self.content, Content::Rows(rows, _) if rows.holds_memory())
+        match &self.content {
+            Content::Rows(rows, _) => rows.holds_memory(),
+            Content::Hours(_) => false,
+            Content::Receipts(_) => true,
+        }
     }
 
     /// Which parts of the sums it has.
-    pub(super) fn coverage(&self) -> &Coverage {
+    pub(super) fn coverage(&self) -> Coverage {
         match &self.content {
-            Content::Rows(rows, _) => rows.coverage(),
-            Content::Hours(hours) => &hours.coverage,
+            Content::Rows(rows, _) => rows.coverage().clone(),
+            Content::Hours(hours) => hours.coverage.clone(),
+            Content::Receipts(_) => Coverage::default(),
         }
     }
 
@@ -109,6 +122,7 @@ impl Answer {
         match &mut self.content {
             Content::Rows(rows, _) => rows.take_leaves(),
             Content::Hours(hours) => std::mem::take(&mut hours.leaves),
+            Content::Receipts(_) => Vec::new(),
         }
     }
 
@@ -116,7 +130,7 @@ impl Answer {
     pub(super) fn rows_read(&self) -> u64 {
         match &self.content {
             Content::Rows(rows, _) => rows.rows_read(),
-            Content::Hours(_) => 0,
+            Content::Hours(_) | Content::Receipts(_) => 0,
         }
     }
 
@@ -182,13 +196,14 @@ impl Content {
     fn format(&self) -> RowFormat {
         match self {
             Content::Rows(_, format) => *format,
-            Content::Hours(_) => RowFormat::Json,
+            Content::Hours(_) | Content::Receipts(_) => RowFormat::Json,
         }
     }
 
     fn begin(&self, out: &mut Vec<u8>) {
         match self {
             Content::Rows(rows, RowFormat::Csv) => write_header(rows.columns(), out),
+            Content::Receipts(_) => out.extend_from_slice(b"{\"receipts\":["),
             other if other.format() == RowFormat::Json => out.push(b'['),
             _ => {}
         }
@@ -217,11 +232,16 @@ impl Content {
                 write_hour(hour, totals, out);
                 unless_full(out)
             }),
+            Content::Receipts(lookup) => {
+                let written = lookup.write(out, separate, unless_full);
+                written.map_err(|error| QueryError::Elsewhere(error.to_string()))
+            }
         }
     }
 
     fn end(&self, out: &mut Vec<u8>) {
         match self.format() {
+            _ if matches!(self, Content::Receipts(_)) => out.extend_from_slice(b"]}\n"),
             RowFormat::Json => out.extend_from_slice(b"]\n"),
             RowFormat::Frames => frames::end(out),
             RowFormat::Ndjson | RowFormat::Csv => {}

@@ -1,7 +1,7 @@
 //! Group commit: one thread takes every batch that waits, commits them with one fsync, and answers
 //! all of them. Alone, a batch waits for one fsync; under load, hundreds share it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -148,6 +148,8 @@ struct Group {
     waiting: Vec<((Permit, Done), Committed)>,
     /// Fingerprints by idempotency key, and how many flows were too old.
     keys: HashMap<IdempotencyKey, (u128, u64)>,
+    /// What there are notes under.
+    noted: HashSet<IdempotencyKey>,
     /// Which hours are kept, with those of this group; `None` before its first batch.
     retention: Option<Retention>,
 }
@@ -190,13 +192,14 @@ impl Group {
         }
     }
 
-    /// Whether there is a receipt that `batch` is not to be counted beside.
+    /// Whether there is a receipt or a note that `batch` is not to be counted beside.
     fn is_beside_another(&self, store: &Store, batch: &Batch) -> Result<bool, StoreError> {
         let Some(key) = batch.notes().and_then(|notes| notes.unless.as_ref()) else {
             return Ok(false);
         };
         let stored = || store.receipts(std::slice::from_ref(key));
-        Ok(self.keys.contains_key(key) || stored()?.iter().any(Option::is_some))
+        let in_group = self.keys.contains_key(key) || self.noted.contains(key);
+        Ok(in_group || stored()?.iter().any(Option::is_some))
     }
 
     /// Puts into the group what is not too old of `batch`.
@@ -214,9 +217,8 @@ impl Group {
         if let Some((key, fingerprint)) = batch.receipt() {
             let known = (fingerprint, batch.expired());
             self.keys.insert(key.clone(), known);
-            for (key, _) in batch.notes().iter().flat_map(|notes| &notes.others) {
-                self.keys.insert(key.clone(), (0, 0));
-            }
+            let notes = batch.notes().into_iter().flat_map(|notes| &notes.others);
+            self.noted.extend(notes.map(|(key, _)| key.clone()));
         }
         if committed.flows > 0 || batch.receipt().is_some() {
             self.batches.push(batch);
@@ -236,6 +238,7 @@ impl Group {
         }
         self.batches.clear();
         self.keys.clear();
+        self.noted.clear();
         self.retention = None;
         for (waits, committed) in self.waiting.drain(..) {
             answer(waits, result.clone().map(|()| committed));

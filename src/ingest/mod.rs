@@ -5,9 +5,11 @@
 mod admission;
 mod committer;
 pub mod decode;
+pub mod gzip;
 mod hour_guard;
 mod journal;
 
+pub use crate::store::Kept;
 pub use admission::{Admission, Permit};
 pub use committer::Committer;
 pub use hour_guard::{HourGuard, HourLimit, TooFarAhead};

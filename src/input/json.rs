@@ -15,8 +15,9 @@ use std::ops::ControlFlow;
 use serde_json::value::RawValue;
 
 use super::window::{BLOCK_BYTES, Window};
-use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, lookalikes, newlines};
+use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, newlines};
 use crate::ingest::decode::Format;
+use crate::ingest::decode::lookalikes;
 
 /// Reads arrays, the first of which begins on `line`.
 pub(super) fn read(

@@ -13,7 +13,6 @@ mod csv;
 mod flows;
 mod json;
 mod lines;
-mod lookalikes;
 mod ndjson;
 mod records;
 mod sniff;

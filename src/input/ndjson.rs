@@ -4,8 +4,9 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use super::window::Window;
-use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, lines, lookalikes};
+use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, lines};
 use crate::ingest::decode::Format;
+use crate::ingest::decode::lookalikes;
 
 /// Reads from `line` on.
 pub(super) fn read(

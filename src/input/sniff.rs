@@ -5,7 +5,8 @@ use std::io::Read;
 use serde_json::value::RawValue;
 
 use super::window::Window;
-use super::{BYTE_ORDER_MARK, InputError, InputFormat, lookalikes, newlines, vpc_flow_logs};
+use super::{BYTE_ORDER_MARK, InputError, InputFormat, newlines, vpc_flow_logs};
+use crate::ingest::decode::lookalikes;
 
 /// Looked at to tell what an input is, if its first line is longer.
 const SNIFF_BYTES: usize = 64 << 10;
@@ -94,10 +95,5 @@ fn pretty_printed(some: &[u8], is_all: bool, is_cut: bool) -> Pretty {
     if !text.contains(&b'\n') {
         return Pretty::No;
     }
-    let known = lookalikes::of_json(&String::from_utf8_lossy(text));
-    Pretty::Yes(known.unwrap_or_else(|| {
-        "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
-         flowtally import -"
-            .into()
-    }))
+    Pretty::Yes(lookalikes::of_pretty(&String::from_utf8_lossy(text)))
 }

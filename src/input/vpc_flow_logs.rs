@@ -39,7 +39,7 @@ use header::{Columns, Field, bare, header_in};
 
 pub use ends::Count;
 pub(super) use ends::FlowLogs;
-pub(super) use header::{begins_with, has_time};
+pub(super) use header::begins_with;
 
 const SECONDS_PER_HOUR: u64 = 3600;
 /// Values of which none is the beginning of another.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::queue::Entry;
+use super::status::{self, Class, Fault};
 use crate::client::{Client, Problem, location};
 
 /// Where flows go.
@@ -29,8 +30,12 @@ pub(super) enum Outcome {
         /// Which flow is the reason, from 0.
         index: Option<usize>,
     },
-    /// It will not take any, until something is changed here.
-    Refused { why: String },
+    /// It will not take any, until something is changed here or there.
+    Refused {
+        why: String,
+        /// What the service asked for.
+        after: Option<Duration>,
+    },
     /// Others have counted a part of it.
     Conflict { why: String },
     /// It could not read this body, which may have been changed on the way, or before.
@@ -43,19 +48,6 @@ pub(super) enum Outcome {
         /// What the service asked for.
         after: Option<Duration>,
     },
-}
-
-/// What a batch is not taken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// A flow in it.
-    Flow,
-    /// Its size.
-    Size,
-    /// Other flows have been sent under its key.
-    Key,
-    /// It cannot be read, although it is whole here.
-    Body,
 }
 
 /// What it says to a batch that it took. A later service may say more.
@@ -110,49 +102,28 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
     };
     let problem = serde_json::from_str::<Problem>(&text).ok();
     let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
-    // Others answer with the same statuses, and do not mean the flows.
-    let is = |kind: &str| {
-        problem
-            .as_ref()
-            .is_some_and(|p| p.r#type.strip_prefix("urn:flowtally:problem:") == Some(kind))
-    };
-    match status {
-        StatusCode::OK => match serde_json::from_str::<Accepted>(&text) {
+    if status == StatusCode::OK {
+        return match serde_json::from_str::<Accepted>(&text) {
             Ok(answer) if answer.accepted + answer.expired == entry.flows => Outcome::Taken {
                 replayed,
                 expired: answer.expired,
             },
             _ => Outcome::Refused {
                 why: "something answered that is not flowtally".into(),
+                after,
             },
-        },
-        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY if !entry.notes.is_empty() => {
-            Outcome::Conflict { why }
-        }
-        // It may be the service's clock that is wrong, or the one of whoever made the flows.
-        StatusCode::BAD_REQUEST if is("hour-too-far-ahead") => Outcome::Later {
+        };
+    }
+    match status::class(status, problem.as_ref(), !entry.notes.is_empty()) {
+        Class::Moment => Outcome::TryAgain { why, after },
+        Class::Clock => Outcome::Later {
             why,
-            index: problem.and_then(|problem| problem.index),
+            index: problem.and_then(|p| usize::try_from(p.index?).ok()),
         },
-        StatusCode::BAD_REQUEST if is("bad-batch") => Outcome::Rejected {
-            why,
-            of: Fault::Flow,
-        },
-        StatusCode::BAD_REQUEST if is("bad-body") => Outcome::Unreadable { why, after },
-        // Whoever says so, the service or a proxy before it: the same batch will get the same answer.
-        StatusCode::PAYLOAD_TOO_LARGE => Outcome::Rejected {
-            why,
-            of: Fault::Size,
-        },
-        StatusCode::UNPROCESSABLE_ENTITY => Outcome::Rejected {
-            why,
-            of: Fault::Key,
-        },
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Outcome::TryAgain { why, after }
-        }
-        status if status.is_server_error() => Outcome::TryAgain { why, after },
-        _ => Outcome::Refused { why },
+        Class::Body => Outcome::Unreadable { why, after },
+        Class::Batch(of) => Outcome::Rejected { why, of },
+        Class::Conflict => Outcome::Conflict { why },
+        Class::Address => Outcome::Refused { why, after },
     }
 }
 

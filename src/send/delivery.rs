@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde_json::value::RawValue;
 
-use super::attempt::{self, Fault, Outcome};
+use super::attempt::{self, Outcome};
 use super::queue::Entry;
 use super::spool::First;
+use super::status::Fault;
 use super::{Refused, Rejected, SendError, Shared, State};
 use crate::client::Client;
 
@@ -29,12 +30,24 @@ enum Next {
     TryAgain {
         why: String,
         after: Option<Duration>,
-        /// Why it is given up, rather than the service, if that goes on.
-        give_up: Option<Fault>,
+        /// What to do when that lasts for as long as it may.
+        at_last: AtLast,
         /// Others may be taken meanwhile.
         others_first: bool,
     },
     Fail(SendError),
+}
+
+/// What becomes of a batch that was tried for `--retry-for`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtLast {
+    /// It waits for the next sender.
+    GiveUp,
+    /// It is set aside.
+    PutAside(Fault),
+    /// It waits for the next sender, too. But nothing is given up while flows still come: whoever gives them
+    /// may not be able to give them again, and the address or the token can be mended meanwhile.
+    Refused,
 }
 
 impl Shared {
@@ -68,20 +81,17 @@ impl Shared {
                 }
             }
             let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
-            let left = self.options.retry_for.saturating_sub(failing);
-            if let Next::TryAgain { why, give_up, .. } = &next
-                && left.is_zero()
-            {
-                next = match (give_up, &body) {
-                    (Some(fault), Ok(body)) => {
-                        self.put_aside(client, &entry, body, (why, *fault), &mut on_rejected)
+            let mut left = self.options.retry_for.saturating_sub(failing);
+            if let Next::TryAgain { why, at_last, .. } = &next {
+                if *at_last == AtLast::Refused {
+                    self.tell_refused(client, why);
+                    if !self.state().has_ended {
+                        left = PAUSE_MAX;
                     }
-                    _ => Next::Fail(SendError::GaveUp {
-                        url: client.url(attempt::PATH),
-                        after: self.options.retry_for,
-                        why: why.clone(),
-                    }),
-                };
+                }
+                if left.is_zero() {
+                    next = self.give_up(client, &entry, &body, (why, *at_last), &mut on_rejected);
+                }
             }
             let mut state = self.state();
             let done = matches!(next, Next::Forget | Next::Gone);
@@ -113,6 +123,38 @@ impl Shared {
             if state.failed.is_some() || state.abandoned {
                 return;
             }
+        }
+    }
+
+    /// What to do with a batch that was tried for long enough.
+    fn give_up(
+        &self,
+        client: &Client,
+        entry: &Entry,
+        body: &Result<Vec<u8>, String>,
+        (why, at_last): (&str, AtLast),
+        on_rejected: &mut OnRejected,
+    ) -> Next {
+        let (url, why) = (client.url(attempt::PATH), why.to_owned());
+        match (at_last, body) {
+            (AtLast::PutAside(fault), Ok(body)) => {
+                self.put_aside(client, entry, body, (&why, fault), on_rejected)
+            }
+            (AtLast::Refused, _) => Next::Fail(SendError::Refused { url, why }),
+            _ => Next::Fail(SendError::GaveUp {
+                url,
+                after: self.options.retry_for,
+                why,
+            }),
+        }
+    }
+
+    /// Tells the user, once, why the service takes nothing.
+    fn tell_refused(&self, client: &Client, why: &str) {
+        if self.state().trouble.as_deref() != Some(why) {
+            let url = client.url(attempt::PATH);
+            let text = format!("{url} refuses: {why}; the flows are kept, and sent again later");
+            (self.notice.0)(&text);
         }
     }
 
@@ -152,15 +194,24 @@ impl Shared {
                 url: client.url(attempt::PATH),
                 why,
             }),
-            Outcome::Refused { why } => Next::Fail(SendError::Refused {
-                url: client.url(attempt::PATH),
+            // A file is read again by the next command.
+            Outcome::Refused { why, .. } if self.options.batch_age.is_none() => {
+                Next::Fail(SendError::Refused {
+                    url: client.url(attempt::PATH),
+                    why,
+                })
+            }
+            Outcome::Refused { why, after } => Next::TryAgain {
                 why,
-            }),
+                after,
+                at_last: AtLast::Refused,
+                others_first: false,
+            },
             Outcome::Unreadable { why, after } => match flows_of(entry, body) {
                 Ok(_) => Next::TryAgain {
                     why,
                     after,
-                    give_up: Some(Fault::Body),
+                    at_last: AtLast::PutAside(Fault::Body),
                     others_first: false,
                 },
                 Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
@@ -180,13 +231,13 @@ impl Shared {
             Outcome::Later { why, .. } => Next::TryAgain {
                 why,
                 after: None,
-                give_up: None,
+                at_last: AtLast::GiveUp,
                 others_first: true,
             },
             Outcome::TryAgain { why, after } => Next::TryAgain {
                 why,
                 after,
-                give_up: None,
+                at_last: AtLast::GiveUp,
                 others_first: false,
             },
         }
@@ -242,7 +293,7 @@ impl Shared {
                 return Next::TryAgain {
                     why: format!("{why}; and the disk has no room to set the batch aside"),
                     after: None,
-                    give_up: None,
+                    at_last: AtLast::GiveUp,
                     others_first: false,
                 };
             }
@@ -318,6 +369,14 @@ fn reason(path: &Path, entry: &Entry, why: &str, again: Option<(&str, Fault)>) -
         Fault::Size if entry.flows > 1 => (
             "To send it again, in smaller batches",
             format!("--batch-flows {} - <{path}", (entry.flows / 8).max(1)),
+        ),
+        Fault::Form if entry.compressed => (
+            "Compression, or the way to the service, may be what it does not take. To send it again",
+            format!("--no-compress {by_source}"),
+        ),
+        Fault::Form => (
+            "The way to the service (URL, token, proxy) may be what it does not take. To send it again",
+            by_source,
         ),
         Fault::Flow => (
             "Mend or remove the flow that is named. To send the file again",

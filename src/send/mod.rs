@@ -14,6 +14,7 @@ mod hours;
 mod queue;
 mod receipts;
 mod spool;
+mod status;
 
 pub use block::Block;
 pub use delivery::shell_word;
@@ -112,7 +113,7 @@ pub enum SendError {
         after: Duration,
         why: String,
     },
-    /// Trying again does not help: a wrong token, a wrong URL.
+    /// It takes nothing until something is changed: a wrong token, a wrong URL.
     #[error("{url} refuses: {why}")]
     Refused { url: String, why: String },
     #[error("{}: {why}", path.display())]
@@ -171,6 +172,8 @@ struct State {
     taking_the_rest: bool,
     /// What there is no room in, which the user has been told.
     lack: Option<Lack>,
+    /// Nothing more is pushed.
+    has_ended: bool,
     /// The sender is gone: nothing is delivered any more.
     abandoned: bool,
 }
@@ -212,6 +215,7 @@ impl Sender {
                 failed: None,
                 taking_the_rest: false,
                 lack: None,
+                has_ended: false,
                 abandoned: false,
             }),
             changed: Condvar::new(),
@@ -342,6 +346,7 @@ impl Sender {
     /// meanwhile.
     pub fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
         let shared = &*self.shared;
+        shared.state().has_ended = true;
         let mut state = shared.close_batch(shared.state())?;
         loop {
             if let Some(error) = &state.failed {

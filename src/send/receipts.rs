@@ -8,6 +8,7 @@ use ureq::http::StatusCode;
 
 use super::SendError;
 use super::delivery::{PAUSE_MAX, pauses};
+use super::status::{self, Class};
 use crate::client::{Client, Problem, Server, location};
 
 const PATH: &str = "/receipts";
@@ -115,9 +116,10 @@ impl Receipts {
             },
             // A service of many nodes, or of an earlier version.
             StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => Outcome::NotHere,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Outcome::TryAgain(why),
-            status if status.is_server_error() => Outcome::TryAgain(why),
-            _ => Outcome::Refused(why),
+            _ => match status::class(status, problem.as_ref(), false) {
+                Class::Moment => Outcome::TryAgain(why),
+                _ => Outcome::Refused(why),
+            },
         }
     }
 }

@@ -147,8 +147,9 @@ impl Inner {
                 .get_pinned_cf(receipts_family(&self.db)?, key.as_bytes())
                 .map_err(database("reading a receipt"))?;
             let stored = stored
-                .map(|value| codec::decode_receipt(&value))
-                .transpose()?;
+                .map(|value| codec::decode_batch_receipt(&value))
+                .transpose()?
+                .flatten();
             // Its own, or that of one behind it: written before a kill, and its sums were not. One in memory
             // is of the same position only where that has two batches under the key.
             receipt = stored.filter(|receipt| receipt.position < position);

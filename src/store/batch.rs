@@ -89,11 +89,15 @@ impl Batch {
         self.notes.as_deref()
     }
 
-    /// All keys under which something is kept for it.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &IdempotencyKey> {
-        let own = self.receipt.as_ref().map(|(key, _)| key);
+    /// All keys under which its receipt and its notes are stored.
+    pub(super) fn stored_keys(&self) -> impl Iterator<Item = Vec<u8>> {
+        let own = self
+            .receipt
+            .as_ref()
+            .map(|(key, _)| key.as_bytes().to_vec());
         let others = self.notes.iter().flat_map(|notes| &notes.others);
-        own.into_iter().chain(others.map(|(key, _)| key))
+        own.into_iter()
+            .chain(others.map(|(key, _)| codec::note_key(key.as_bytes())))
     }
 
     /// Those of its flows whose numbers, from 0, are in `range`, without a key.

@@ -30,7 +30,7 @@ impl Store {
             .observe(start.elapsed().as_secs_f64());
         inner.note_write(&written);
         if written.is_err() {
-            revoked.extend(group.iter().flat_map(Batch::keys).cloned());
+            revoked.extend(group.iter().flat_map(Batch::stored_keys));
         } else {
             revoked.clear();
         }

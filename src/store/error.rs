@@ -102,7 +102,8 @@ pub enum StoreError {
     Torn { what: String },
 
     #[error(
-        "the data directory {path} was removed, renamed or replaced while it was in use, or its disk is gone; \
+        "the data directory {path}, or a file in it, was removed, renamed or replaced while it was in use, or its disk is \
+         gone; \
          bring it back, or stop the service and restore a backup into another directory"
     )]
     Gone { path: PathBuf },

@@ -1,14 +1,17 @@
 //! Whether writes can be expected to succeed: by the last one, and by the space on the disk.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rocksdb::DB;
 use rustix::io::Errno;
 
 use super::dir::DataDir;
 use super::error::StoreError;
+use super::presence::Presence;
 use super::{Inner, Store};
 
 /// Pause between two looks at whether the data directory is where it was.
@@ -29,8 +32,8 @@ pub enum WriteHealth {
     NoSpace,
     /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
     Failing,
-    /// The data directory is not where it was: it was removed or renamed, or its disk is gone. What is written
-    /// now, the next start would not find.
+    /// The data directory, or a file in it, is not where it was: it was removed or renamed, or its disk is gone.
+    /// What is written now, the next start would not find.
     Gone,
 }
 
@@ -41,6 +44,7 @@ pub(super) struct Health {
     /// When the data directory is looked for next: milliseconds since `opened`.
     next_look_ms: AtomicU64,
     is_gone: AtomicBool,
+    presence: Mutex<Presence>,
     /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
     last_write: AtomicU8,
     /// Less than the reserve is free.
@@ -48,6 +52,15 @@ pub(super) struct Health {
     /// In bytes.
     pub(super) free: AtomicU64,
     pub(super) reserve: AtomicU64,
+}
+
+/// What is where the data directory was.
+enum Seen {
+    /// It, with all that a start needs of its files.
+    All,
+    /// It, without this file.
+    Without(PathBuf),
+    Other,
 }
 
 impl Store {
@@ -72,7 +85,7 @@ impl Inner {
         if now_ms >= health.next_look_ms.load(Ordering::Relaxed) {
             let next_ms = now_ms + LOOK_INTERVAL.as_millis() as u64;
             health.next_look_ms.store(next_ms, Ordering::Relaxed);
-            health.note_place(&self.dir);
+            health.note_place(&self.dir, &self.db);
         }
         if health.is_gone.load(Ordering::Relaxed) {
             let path = self.dir.path().to_owned();
@@ -123,6 +136,7 @@ impl Health {
             opened: Instant::now(),
             next_look_ms: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
+            presence: Mutex::default(),
             last_write: AtomicU8::new(WriteHealth::Good as u8),
             space_is_low: AtomicBool::new(false),
             free: AtomicU64::new(0),
@@ -143,20 +157,24 @@ impl Health {
             .unwrap_or(WriteHealth::Failing)
     }
 
-    fn note_place(&self, dir: &DataDir) {
-        let in_place = dir.is_in_place();
-        let is_gone = !matches!(in_place, Ok(true));
+    fn note_place(&self, dir: &DataDir, db: &DB) {
+        let place = self.look(dir, db);
+        let is_gone = !matches!(place, Ok(Seen::All));
         if self.is_gone.swap(is_gone, Ordering::Relaxed) == is_gone {
             return;
         }
         let data_dir = dir.path().display();
-        match in_place {
-            Ok(true) => {
+        match place {
+            Ok(Seen::All) => {
                 tracing::info!(%data_dir, "the data directory is back: batches are accepted")
             }
-            Ok(false) => tracing::error!(
+            Ok(Seen::Other) => tracing::error!(
                 %data_dir,
                 "the data directory was replaced by another one while it was in use: batches are refused"
+            ),
+            Ok(Seen::Without(file)) => tracing::error!(
+                file = %file.display(),
+                "a file of the data directory was removed while it was in use: batches are refused"
             ),
             Err(error) => tracing::error!(
                 %data_dir,
@@ -164,6 +182,15 @@ impl Health {
                 "the data directory is gone: batches are refused"
             ),
         }
+    }
+
+    fn look(&self, dir: &DataDir, db: &DB) -> io::Result<Seen> {
+        if !dir.is_in_place()? {
+            return Ok(Seen::Other);
+        }
+        let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = presence.missing(&dir.rocks(), db)?;
+        Ok(missing.map_or(Seen::All, Seen::Without))
     }
 
     /// Whether less than the reserve was free at the last look.

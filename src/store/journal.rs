@@ -11,7 +11,6 @@ use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
 use super::options::Durability;
 use super::receipts::{self, receipts_family};
-use crate::domain::IdempotencyKey;
 
 /// A view of the journal in an open database.
 pub(super) struct Journal<'a> {
@@ -25,8 +24,8 @@ impl<'a> Journal<'a> {
         Ok(Journal { db, family })
     }
 
-    /// Writes `batches` at `first`, `first` + 1, … with their receipts, and removes the `revoked`
-    /// ones: all or none of it, and as durable as that says.
+    /// Writes `batches` at `first`, `first` + 1, … with their receipts and notes, and removes those at the
+    /// `revoked` keys: all or none of it, and as durable as that says.
     ///
     /// After an error the same positions can be used again: a write replaces what a failed one
     /// may have left there.
@@ -34,19 +33,19 @@ impl<'a> Journal<'a> {
         &self,
         first: u64,
         batches: &[Batch],
-        revoked: &[IdempotencyKey],
+        revoked: &[Vec<u8>],
         durability: Durability,
     ) -> Result<(), StoreError> {
         let bytes: usize = batches.iter().map(|b| b.bytes().len() + 32).sum();
         let mut write = WriteBatch::with_capacity_bytes(bytes + 32);
         for key in revoked {
-            write.delete_cf(receipts_family(self.db)?, key.as_bytes());
+            write.delete_cf(receipts_family(self.db)?, key);
         }
         for (position, batch) in (first..).zip(batches) {
             write.put_cf(self.family, codec::journal_key(position), batch.bytes());
             if let Some((key, fingerprint)) = batch.receipt() {
                 let time_s = receipts::now().as_secs();
-                let mut receipt = Receipt {
+                let receipt = Receipt {
                     fingerprint,
                     time_s,
                     expired: batch.expired(),
@@ -58,10 +57,14 @@ impl<'a> Journal<'a> {
                     None => codec::encode_receipt(receipt),
                 };
                 write.put_cf(family, key.as_bytes(), value);
-                (receipt.fingerprint, receipt.expired) = (0, 0);
+                let of_note = Receipt {
+                    fingerprint: 0,
+                    expired: 0,
+                    ..receipt
+                };
                 for (key, note) in notes.iter().flat_map(|notes| &notes.others) {
-                    let value = codec::encode_noted_receipt(receipt, note.as_str());
-                    write.put_cf(family, key.as_bytes(), value);
+                    let value = codec::encode_noted_receipt(of_note, note.as_str());
+                    write.put_cf(family, codec::note_key(key.as_bytes()), value);
                 }
             }
         }

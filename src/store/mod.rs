@@ -24,6 +24,7 @@ mod merge;
 mod observe;
 mod open;
 mod options;
+mod presence;
 mod receipts;
 mod retention;
 mod rocks;
@@ -66,7 +67,7 @@ pub use wal::cut_torn;
 #[cfg(fuzzing)]
 pub use {merge::check as check_merge, tally::check as check_replay};
 
-use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::domain::{Hour, Totals};
 use compact::CompactionDue;
 use error::database;
 use health::Health;
@@ -96,7 +97,7 @@ struct Inner {
     /// Held by the one commit that is under way. Has the keys of batches whose write failed: such a
     /// write may be in the log all the same, where a later one takes its positions but not its
     /// receipts; so the next one takes them back.
-    commit: Mutex<Vec<IdempotencyKey>>,
+    commit: Mutex<Vec<Vec<u8>>>,
     tallies: Mutex<Tallies>,
     /// See [`Inner::marker`].
     marker: AtomicU64,
@@ -109,6 +110,8 @@ struct Inner {
     tags: RandomState,
     /// The first hour that is kept; what is before it is not there for readers.
     horizon: AtomicU32,
+    /// The latest hour that the clock has shown: see [`Inner::retention`].
+    clock_hour: AtomicU32,
     views: ViewBudget,
     /// Signalled when there may be something to flush.
     flush_due: Condvar,
@@ -160,10 +163,7 @@ impl Tallies {
 impl Inner {
     /// Hides from readers what is too old by now.
     fn set_horizon(&self, tallies: &Tallies) {
-        let retention = Retention {
-            hours: self.options.retain_hours,
-            newest: tallies.newest,
-        };
+        let retention = self.retention(tallies.newest);
         self.horizon.store(retention.horizon(), Ordering::SeqCst);
     }
 

@@ -145,6 +145,7 @@ impl Inner {
             drops: AtomicU64::new(0),
             tags: std::hash::RandomState::new(),
             horizon: AtomicU32::new(0),
+            clock_hour: AtomicU32::new(0),
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
             compaction_due: CompactionDue::default(),

@@ -76,6 +76,9 @@ pub struct StoreOptions {
     pub disk_reserve_bytes: Option<u64>,
     /// Hours that are kept before the newest one that has flows; `None` keeps all.
     pub retain_hours: Option<u32>,
+    /// Hours count from the epoch, and age from the clock's hour where the newest one with flows is later.
+    /// Otherwise hours may be any numbers, and age counts from the newest.
+    pub clock_bounds_age: bool,
     /// Where everything is counted.
     pub metrics: Metrics,
     /// Called at each [`Step`], on the thread that takes it. For tests.
@@ -100,6 +103,7 @@ impl Default for StoreOptions {
             import_receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
             retain_hours: None,
+            clock_bounds_age: false,
             metrics: Metrics::default(),
             on_step: None,
         }

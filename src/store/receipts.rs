@@ -1,8 +1,10 @@
 //! Receipts: which batch was taken under which idempotency key, so that one that is sent again counts
-//! once.
+//! once. And notes, which senders keep beside their batches, under keys of their own
+//! ([`codec::note_key`]): a note never replaces a receipt, and no batch is refused for one that it does not
+//! ask about.
 //!
-//! A receipt is written with its batch, in one atomic write of the journal. Old ones are dropped when
-//! compaction comes by, and earlier where all of them together pass their bound: nobody waits for it.
+//! Both are written with their batch, in one atomic write of the journal. Old ones are dropped when
+//! compaction comes by, and earlier where all of a class together pass their bound: nobody waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,8 +26,10 @@ use crate::domain::IdempotencyKey;
 
 /// Behind all keys of imports, and before the next other one that there can be.
 const IMPORTS_END: &[u8] = b"import`";
+/// Behind all keys of notes.
+const NOTES_END: &[u8] = b"\x01";
 
-/// A receipt that was asked for by its key.
+/// A receipt or a note that was asked for by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// When its batch was taken: seconds since the epoch.
@@ -55,10 +59,13 @@ impl Store {
             .db
             .get_pinned_cf(receipts_family(&inner.db)?, key.as_bytes())
             .map_err(database("reading a receipt"))?;
-        let Some(value) = value else {
+        let receipt = match value {
+            Some(value) => codec::decode_batch_receipt(&value)?,
+            None => None,
+        };
+        let Some(receipt) = receipt else {
             return Ok(Known::New);
         };
-        let receipt = codec::decode_receipt(&value)?;
         Ok(if is_over(key.as_bytes(), &receipt, &inner.options) {
             Known::New
         } else if receipt.fingerprint == fingerprint {
@@ -70,39 +77,73 @@ impl Store {
         })
     }
 
-    /// What is kept under each of `keys`.
+    /// What is kept under each of `keys`: the receipt of the batch that was taken under it, or else a note.
     pub fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, StoreError> {
-        let inner = &*self.inner;
-        let family = receipts_family(&inner.db)?;
         let read = |key: &IdempotencyKey| {
-            let key = key.as_bytes();
-            let value = inner.db.get_pinned_cf(family, key);
-            let Some(value) = value.map_err(database("reading a receipt"))? else {
-                return Ok(None);
-            };
-            let (receipt, note) = codec::decode_noted_receipt(&value)?;
-            let kept = Kept {
-                time_s: receipt.time_s,
-                note: note.map(Into::into),
-            };
-            Ok((!is_over(key, &receipt, &inner.options)).then_some(kept))
+            let under_key = self.kept(key.as_bytes())?;
+            if matches!(under_key, Some((_, true))) {
+                return Ok(under_key);
+            }
+            // Format 4 has notes under the key itself.
+            let note = self.kept(&codec::note_key(key.as_bytes()))?;
+            Ok(note.or(under_key))
         };
-        keys.iter().map(read).collect()
+        let kept = |key| read(key).map(|kept| kept.map(|(kept, _)| kept));
+        keys.iter().map(kept).collect()
+    }
+
+    /// What is stored under `key`, and whether it is the receipt of a batch.
+    fn kept(&self, key: &[u8]) -> Result<Option<(Kept, bool)>, StoreError> {
+        let inner = &*self.inner;
+        let value = inner.db.get_pinned_cf(receipts_family(&inner.db)?, key);
+        let Some(value) = value.map_err(database("reading a receipt"))? else {
+            return Ok(None);
+        };
+        let (receipt, note) = codec::decode_noted_receipt(&value)?;
+        if is_over(key, &receipt, &inner.options) {
+            return Ok(None);
+        }
+        let kept = Kept {
+            time_s: receipt.time_s,
+            note: note.map(Into::into),
+        };
+        let is_of_batch = codec::decode_batch_receipt(&value)?.is_some();
+        Ok(Some((kept, is_of_batch)))
     }
 }
 
 impl StoreOptions {
     /// How long `key` is remembered.
     pub(super) fn window_of(&self, key: &[u8]) -> Duration {
-        match is_of_import(key) {
-            true => self.import_window,
-            false => self.idempotency_window,
+        match Kind::of(key) {
+            Kind::Batch => self.idempotency_window,
+            Kind::Import | Kind::Note => self.import_window,
         }
     }
 }
 
-fn is_of_import(key: &[u8]) -> bool {
-    key.starts_with(IdempotencyKey::IMPORT_PREFIX.as_bytes())
+/// What is stored under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The receipt of a batch that is of no import.
+    Batch,
+    /// The receipt of a batch of an import.
+    Import,
+    Note,
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Batch, Kind::Import, Kind::Note];
+
+    fn of(stored_key: &[u8]) -> Kind {
+        if stored_key.starts_with(codec::NOTE_PREFIX) {
+            Kind::Note
+        } else if stored_key.starts_with(IdempotencyKey::IMPORT_PREFIX.as_bytes()) {
+            Kind::Import
+        } else {
+            Kind::Batch
+        }
+    }
 }
 
 impl Inner {
@@ -125,12 +166,16 @@ impl Inner {
 /// Which receipts compaction drops.
 #[derive(Debug)]
 pub(super) struct Expiry {
-    batches: Class,
-    imports: Class,
+    /// In the order of [`Kind::ALL`].
+    classes: [Class; 3],
     /// What counts as now, in seconds since the epoch, where the clock does not: the time of the journal up to
     /// where sums are on disk. What is behind that may be read again, and asks for receipts from before.
     journal_s: Option<AtomicU64>,
 }
+
+/// All but one of so many parts of what imports may take are for notes, of which a batch has about twenty beside
+/// its receipt. Receipts have the rest for themselves, so that no number of notes pushes one out.
+const NOTES_PART: u64 = 4;
 
 /// Receipts that have a window and a bound of their own.
 #[derive(Debug)]
@@ -155,26 +200,30 @@ impl Class {
 
 impl Expiry {
     pub(super) fn new(options: &StoreOptions) -> Expiry {
+        let imports_max = options.import_receipts_bytes_max;
+        let notes_max = match options.journal_elsewhere {
+            // Nothing of notes is in it.
+            true => 0,
+            false => imports_max / NOTES_PART * (NOTES_PART - 1),
+        };
+        let of_import =
+            |bytes_max| Class::new("--import-disk-max", options.import_window, bytes_max);
         Expiry {
-            batches: Class::new(
-                "--idempotency-disk-max",
-                options.idempotency_window,
-                options.receipts_bytes_max,
-            ),
-            imports: Class::new(
-                "--import-disk-max",
-                options.import_window,
-                options.import_receipts_bytes_max,
-            ),
+            classes: [
+                Class::new(
+                    "--idempotency-disk-max",
+                    options.idempotency_window,
+                    options.receipts_bytes_max,
+                ),
+                of_import(imports_max - notes_max),
+                of_import(notes_max),
+            ],
             journal_s: options.journal_elsewhere.then(AtomicU64::default),
         }
     }
 
     fn class_of(&self, key: &[u8]) -> &Class {
-        match is_of_import(key) {
-            true => &self.imports,
-            false => &self.batches,
-        }
+        &self.classes[Kind::of(key) as usize]
     }
 
     /// The time of the oldest receipt of its class that is kept, in seconds since the epoch.
@@ -219,22 +268,28 @@ impl Expiry {
 impl Inner {
     /// Whether receipts take more of the disk than they may.
     pub(super) fn receipts_pass_their_bound(&self) -> Result<bool, StoreError> {
-        let [batches, imports] = self.receipts_bytes()?;
-        let (of_batches, of_imports) = (&self.expiry.batches, &self.expiry.imports);
-        Ok(batches > of_batches.bytes_max || imports > of_imports.bytes_max)
+        let mut classes = self.expiry.classes.iter().zip(self.receipts_bytes()?);
+        Ok(classes.any(|(class, bytes)| bytes > class.bytes_max))
     }
 
-    /// What those of batches take, and those of imports.
-    fn receipts_bytes(&self) -> Result<[u64; 2], StoreError> {
+    /// What each kind takes, in the order of [`Kind::ALL`].
+    fn receipts_bytes(&self) -> Result<[u64; Kind::ALL.len()], StoreError> {
         let family = receipts_family(&self.db)?;
         let all = self
             .db
             .property_int_value_cf(family, properties::LIVE_SST_FILES_SIZE)
             .map_err(database("reading a property"))?;
-        let imports = Range::new(IdempotencyKey::IMPORT_PREFIX.as_bytes(), IMPORTS_END);
-        let imports = self.db.get_approximate_sizes_cf(family, &[imports]);
-        let (all, imports) = (all.unwrap_or(0), imports.iter().sum());
-        Ok([all.saturating_sub(imports), imports])
+        let of_range = |range| {
+            let bytes = self.db.get_approximate_sizes_cf(family, &[range]);
+            bytes.iter().sum::<u64>()
+        };
+        let imports = of_range(Range::new(
+            IdempotencyKey::IMPORT_PREFIX.as_bytes(),
+            IMPORTS_END,
+        ));
+        let notes = of_range(Range::new(codec::NOTE_PREFIX, NOTES_END));
+        let batches = all.unwrap_or(0).saturating_sub(imports + notes);
+        Ok([batches, imports, notes])
     }
 
     /// Drops the oldest of each class that passes its bound, so many that the others take three quarters
@@ -242,10 +297,7 @@ impl Inner {
     pub(super) fn drop_old_receipts(&self) -> Result<(), StoreError> {
         let bytes = self.receipts_bytes()?;
         let mut passed = Vec::new();
-        for (class, bytes) in [&self.expiry.batches, &self.expiry.imports]
-            .into_iter()
-            .zip(bytes)
-        {
+        for (class, bytes) in self.expiry.classes.iter().zip(bytes) {
             if bytes > class.bytes_max {
                 let part = class.bytes_max as f64 * 0.75 / bytes as f64;
                 let oldest = self.time_of_newest_receipts(class, part)?;
@@ -253,6 +305,7 @@ impl Inner {
                 passed.push(class.setting);
             }
         }
+        passed.dedup();
         if passed.is_empty() {
             return Ok(());
         }
@@ -370,6 +423,43 @@ mod tests {
         let keys: Vec<_> = keys.iter().map(key).collect();
         let kept = store.receipts(&keys).unwrap();
         kept.iter().map(Option::is_some).collect()
+    }
+
+    /// Notes cost other notes, and no receipt: who may send notes has no batch forgotten by them.
+    #[test]
+    fn notes_push_no_receipt_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            import_receipts_bytes_max: 400 << 10,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let key = |number: u64| format!("import_{number:032}");
+        let note =
+            |number: u64| String::from_utf8(codec::note_key(key(number).as_bytes())).unwrap();
+        for number in 0..200 {
+            put(&store, &key(number), Duration::from_secs(9000));
+        }
+        for number in 1000..9000 {
+            put(&store, &note(number), Duration::from_secs(9000 - number));
+        }
+        let inner = &store.inner;
+        inner
+            .db
+            .flush_cf(receipts_family(&inner.db).unwrap())
+            .unwrap();
+        assert!(inner.receipts_pass_their_bound().unwrap());
+        inner.drop_old_receipts().unwrap();
+        assert!(!inner.receipts_pass_their_bound().unwrap());
+        for number in 0..200 {
+            assert_eq!(kept(&store, &[&key(number)]), [true], "{number}");
+        }
+        assert_eq!(kept(&store, &[&key(1000), &key(8999)]), [false, true]);
+        let [batches, imports, notes] = inner.receipts_bytes().unwrap();
+        assert!(
+            imports <= 100 << 10 && notes <= 300 << 10,
+            "{batches} {imports} {notes}"
+        );
     }
 
     #[test]

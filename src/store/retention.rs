@@ -14,26 +14,31 @@ use super::batch::{Batch, BatchBuilder};
 use super::codec::{self, Corrupt, FlowKey, Record, Records};
 use super::error::{StoreError, database};
 use super::{Inner, Step, Store};
-use crate::domain::{Hour, Totals};
+use crate::domain::{Hour, HourUnit, Totals};
 
 /// How long a request to delete an hour waits for the flush that has to come first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
 const WRITING: &str = "writing a file to ingest";
 
 /// Which hours are kept, as of one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Hours that are kept before the newest; `None` keeps all.
     pub(super) hours: Option<u32>,
     /// The newest hour that has flows.
     pub(super) newest: Option<u32>,
+    /// Age counts from no later hour than this: the clock's, where it may bound the age of hours.
+    pub(super) latest: u32,
 }
 
 impl Retention {
     /// The first hour that is kept.
+    ///
+    /// One stored hour that is wrong (seconds, or a sender's clock) makes no other hour too old, however it
+    /// came in: age counts from the clock's hour where the newest one is later.
     pub fn horizon(&self) -> u32 {
         match (self.hours, self.newest) {
-            (Some(hours), Some(newest)) => newest.saturating_sub(hours),
+            (Some(hours), Some(newest)) => newest.min(self.latest).saturating_sub(hours),
             _ => 0,
         }
     }
@@ -69,10 +74,7 @@ impl Store {
     /// Which hours are kept as of the last commit.
     pub fn retention(&self) -> Result<Retention, StoreError> {
         let newest = self.inner.tallies()?.newest;
-        Ok(Retention {
-            hours: self.inner.options.retain_hours,
-            newest,
-        })
+        Ok(self.inner.retention(newest))
     }
 
     /// The newest hour that has flows; `None` where none has, or the store does not work any more.
@@ -101,6 +103,22 @@ impl Store {
 }
 
 impl Inner {
+    /// By the clock as it is now, or the latest that it has shown: where it is set back, hours that were
+    /// too old stay so.
+    pub(super) fn retention(&self, newest: Option<u32>) -> Retention {
+        let latest = if self.options.clock_bounds_age {
+            let now = HourUnit::clock_hour();
+            self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now)
+        } else {
+            u32::MAX
+        };
+        Retention {
+            hours: self.options.retain_hours,
+            newest,
+            latest,
+        }
+    }
+
     /// Drops the hours that are too old. For the thread that flushes, after it has.
     pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
         let horizon = self.horizon.load(Ordering::SeqCst);

@@ -1,7 +1,6 @@
 //! Verification: reads everything that is stored, changes nothing, and holds the rows of every hour
 //! against the ledger.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -21,6 +20,9 @@ use crate::domain::{Hour, Totals};
 /// Batches are checked in tallies of this size.
 const TALLY_BYTES: usize = 32 << 20;
 
+/// Faults that are named one by one: a directory may have as many as it has hours.
+pub const FAULTS_MAX: usize = 1000;
+
 /// What a verification has read, and what is wrong with it.
 #[derive(Debug, Default)]
 pub struct Verified {
@@ -30,7 +32,10 @@ pub struct Verified {
     pub flows: u64,
     /// Batches in the journal that the sums do not contain yet.
     pub journal_batches: u64,
+    /// The first [`FAULTS_MAX`] of them.
     pub faults: Vec<Fault>,
+    /// All of them.
+    pub faults_found: u64,
 }
 
 /// One thing that is wrong.
@@ -75,8 +80,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let db = database_to_read(&dir, &RocksOptions::new(&StoreOptions::default()))?;
     let mut verified = Verified::default();
     verified.journal(&db);
-    let ledger = verified.ledger(&db)?;
-    verified.rows(&db, ledger)?;
+    verified.hours(&db)?;
     verified.receipts(&db)?;
     Ok(verified)
 }
@@ -101,60 +105,72 @@ impl Verified {
         }
     }
 
-    fn ledger(&mut self, db: &DB) -> Result<BTreeMap<u32, Totals>, StoreError> {
+    /// All rows, hour by hour, beside the ledger's entries: both ascend, so that one of each is in memory. An
+    /// hour that cannot be read hides no other.
+    fn hours(&mut self, db: &DB) -> Result<(), StoreError> {
         let (lower, upper) = codec::ledger_bounds();
-        let mut ledger = BTreeMap::new();
-        let mut entries = iterate(db, lower, upper)?;
-        while let Some((key, value)) = entries.item() {
-            match (codec::decode_ledger_key(key), codec::decode_totals(value)) {
-                (Ok(hour), Ok(totals)) => {
-                    self.flows += totals.flows;
-                    ledger.insert(hour.get(), totals);
-                }
-                (Err(error), _) | (_, Err(error)) => self.other("the ledger", error),
+        let mut ledger = iterate(db, lower, upper)?;
+        let mut known = self.next_in_ledger(&mut ledger);
+        let mut rows = iterate(db, &[], lower)?;
+        loop {
+            while rows.key().is_some_and(|key| hour_of(key).is_none()) {
+                self.other("the rows", "a key has no hour");
+                rows.next();
             }
-            entries.next();
-        }
-        if let Err(error) = entries.status() {
-            self.other("the ledger", error);
-        }
-        Ok(ledger)
-    }
-
-    /// All rows, hour by hour, so that one that cannot be read hides no other.
-    fn rows(&mut self, db: &DB, mut ledger: BTreeMap<u32, Totals>) -> Result<(), StoreError> {
-        let mut from = 0;
-        while let Some(hour) = Hour::new(u64::from(from)) {
-            let (lower, _) = codec::hour_bounds(hour);
-            let mut rows = iterate(db, &lower, codec::ledger_bounds().0)?;
-            let found = rows.key().and_then(|key| key.first_chunk::<HOUR_BYTES>());
-            let found = found.map(|hour| u32::from_be_bytes(*hour));
+            let found = rows.key().and_then(hour_of);
             // The ledger may know an hour before it: one whose rows are gone, or cannot be read.
-            let known = ledger.range(from..).next().map(|(hour, _)| *hour);
             if let (None, Err(error)) = (known, rows.status()) {
                 self.other("the rows after the last hour", error);
             }
-            let next = [found, known].into_iter().flatten().min();
-            let Some(hour) = next.and_then(|hour| Hour::new(u64::from(hour))) else {
-                break;
+            let of_both = [found, known.map(|(hour, _)| hour)];
+            let Some(hour) = of_both.into_iter().flatten().min() else {
+                return Ok(());
             };
+            let mut totals = Totals::default();
+            if let Some((_, of_ledger)) = known.filter(|(known, _)| *known == hour) {
+                totals = of_ledger;
+                known = self.next_in_ledger(&mut ledger);
+            }
             match self.hour(&mut rows, hour) {
-                Err(why) => self.faults.push(Fault::Hour { hour, why }),
+                Err(why) => {
+                    self.fault(Fault::Hour { hour, why });
+                    let (_, behind) = codec::hour_bounds(hour);
+                    rows = iterate(db, &behind, lower)?;
+                }
                 Ok((sums, stopped)) => {
-                    let totals = ledger.remove(&hour.get()).unwrap_or_default();
                     let agrees =
                         |rows: u128, ledger: u128| rows == ledger || stopped && rows < ledger;
                     if !agrees(sums.tx, totals.tx) || !agrees(sums.rx, totals.rx) {
                         let (ledger, rows) = (totals, sums);
-                        self.faults.push(Fault::Differs { hour, ledger, rows });
+                        self.fault(Fault::Differs { hour, ledger, rows });
                     }
                 }
             }
             self.hours += 1;
-            ledger.remove(&hour.get());
-            from = hour.get() + 1;
         }
-        Ok(())
+    }
+
+    /// The ledger's next entry that is one.
+    fn next_in_ledger(
+        &mut self,
+        ledger: &mut DBRawIteratorWithThreadMode<'_, DB>,
+    ) -> Option<(Hour, Totals)> {
+        while let Some((key, value)) = ledger.item() {
+            let entry = codec::decode_ledger_key(key)
+                .and_then(|hour| Ok((hour, codec::decode_totals(value)?)));
+            ledger.next();
+            match entry {
+                Ok((hour, totals)) => {
+                    self.flows += totals.flows;
+                    return Some((hour, totals));
+                }
+                Err(error) => self.other("the ledger", error),
+            }
+        }
+        if let Err(error) = ledger.status() {
+            self.other("the ledger", error);
+        }
+        None
     }
 
     /// The sums of the rows of `hour`, at which `rows` stands, and whether one has stopped at the top.
@@ -196,8 +212,21 @@ impl Verified {
 
     fn other(&mut self, what: &'static str, why: impl fmt::Display) {
         let why = why.to_string();
-        self.faults.push(Fault::Other { what, why });
+        self.fault(Fault::Other { what, why });
     }
+
+    fn fault(&mut self, fault: Fault) {
+        self.faults_found += 1;
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(fault);
+        }
+    }
+}
+
+/// The hour that a key of a row begins with.
+fn hour_of(key: &[u8]) -> Option<Hour> {
+    let hour = key.first_chunk::<HOUR_BYTES>()?;
+    Hour::new(u64::from(u32::from_be_bytes(*hour)))
 }
 
 fn iterate<'a>(
@@ -284,6 +313,43 @@ mod tests {
             text.starts_with("hour 8: the rows add up to bytes_tx 3,"),
             "{text}"
         );
+    }
+
+    /// One more fault than are named.
+    #[test]
+    fn faults_are_counted_where_they_are_too_many_to_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        let inner = &store.inner;
+        let one = codec::encode_totals(Totals {
+            tx: 1,
+            ..Totals::default()
+        });
+        for hour in 100..101 + FAULTS_MAX as u32 {
+            let key = codec::ledger_key(hour);
+            inner.db.merge_cf(inner.flows().unwrap(), key, one).unwrap();
+        }
+        drop(store);
+        let verified = verify(dir.path()).unwrap();
+        assert_eq!(verified.faults.len(), FAULTS_MAX);
+        assert_eq!(verified.faults_found, FAULTS_MAX as u64 + 1);
+        assert_eq!(verified.hours, 2 + FAULTS_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn a_key_without_an_hour_hides_no_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        let inner = &store.inner;
+        let one = codec::encode_counters(Counters { tx: 1, rx: 0 });
+        for key in [&b"\0"[..], b"\xFF\xFF\xFF\xFFa"] {
+            inner.db.merge_cf(inner.flows().unwrap(), key, one).unwrap();
+        }
+        drop(store);
+        let verified = verify(dir.path()).unwrap();
+        let faults: Vec<_> = verified.faults.iter().map(Fault::to_string).collect();
+        assert_eq!(faults, ["the rows: a key has no hour"; 2]);
+        assert_eq!((verified.hours, verified.rows), (2, 4));
     }
 
     #[test]

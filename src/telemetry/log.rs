@@ -1,10 +1,14 @@
 //! Logs: set up once, written to standard error.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use crate::terminal::Style;
+use crate::terminal::{Style, printable};
 
 /// How a line of the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +49,9 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
         // Where standard error is gone or full, the service goes on without a log.
         .log_internal_errors(false);
     match format {
-        LogFormat::Text => log.try_init(),
+        LogFormat::Text => log
+            .fmt_fields(debug_fn(write_field).delimited(" "))
+            .try_init(),
         LogFormat::Json => log
             .json()
             .flatten_event(true)
@@ -53,6 +59,19 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
             .try_init(),
     }
     .map_err(|e| e.to_string())
+}
+
+/// Colours are ours: what a field has of them is escaped before they come to it.
+fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    let shown = printable(&text);
+    match field.name() {
+        "message" => write!(out, "{shown}"),
+        name if out.has_ansi_escapes() => {
+            write!(out, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{shown}")
+        }
+        name => write!(out, "{name}={shown}"),
+    }
 }
 
 /// Writes events, each as one line: what others wrote may be in it.

@@ -138,6 +138,62 @@ fn a_removed_data_directory_is_seen_without_a_request() {
     assert!(!log.contains("nothing acknowledged is lost"), "{log}");
 }
 
+/// The process goes on writing to a log that was deleted, so everything looks well, and no start finds what is in
+/// it.
+#[test]
+fn deleted_logs_end_all_promises() {
+    for (what, is_deleted) in [(".log", true), ("CURRENT", false), (".log", false)] {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, away) = (temp.path().join("db"), temp.path().join("away"));
+        let mut daemon = Daemon::start(&dir);
+        for n in 0..5 {
+            assert_eq!(status(&daemon.client, n), 200);
+        }
+        // It has been looked at once.
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(status(&daemon.client, 5), 200, "{}", daemon.log());
+        std::fs::create_dir(&away).unwrap();
+        let mut moved = Vec::new();
+        for entry in std::fs::read_dir(dir.join("rocks")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if name.ends_with(what) {
+                std::fs::rename(&path, away.join(&name)).unwrap();
+                moved.push((path, away.join(name)));
+            }
+        }
+        assert!(!moved.is_empty());
+        std::thread::sleep(Duration::from_millis(1100));
+        for n in 10..20 {
+            assert_eq!(status(&daemon.client, n), 503, "{what}: {}", daemon.log());
+        }
+        let is_seen = within(Duration::from_secs(3), || {
+            readiness(&daemon.client).0 == 503
+        });
+        assert!(is_seen, "{what}");
+        let log = daemon.log();
+        assert_eq!(
+            log.matches("was removed while it was in use").count(),
+            1,
+            "{log}"
+        );
+        if is_deleted {
+            daemon.signal("TERM");
+            assert!(!daemon.wait().success());
+            let log = daemon.log();
+            assert!(!log.contains("nothing acknowledged is lost"), "{log}");
+            continue;
+        }
+        for (path, away) in moved {
+            std::fs::rename(away, path).unwrap();
+        }
+        let is_back = within(Duration::from_secs(5), || status(&daemon.client, 20) == 200);
+        assert!(is_back, "{what}: {}", daemon.log());
+        daemon.stop();
+        assert!(verify(&dir).unwrap().faults.is_empty());
+    }
+}
+
 /// A quota that is exceeded is a full disk, for as long as it lasts; not a failing one, which ends the process.
 #[test]
 fn a_full_quota_is_a_full_disk() {

@@ -150,7 +150,8 @@ fn what_the_service_asks_for_is_named_by_its_flag() {
         ),
         (&["--token-file", &reads], "give another --token-file FILE"),
     ] {
-        let (status, _, error) = parts(&send(&url, arguments, &body));
+        let arguments = [arguments, &["--retry-for", "0"]].concat();
+        let (status, _, error) = parts(&send(&url, &arguments, &body));
         assert!(status == Some(1) && error.contains(words), "{error}");
     }
     let backups = dir.path().join("backups");
@@ -216,8 +217,9 @@ fn redirects_are_named_and_not_followed() {
     for status in [301, 302, 303, 307, 308] {
         let url = redirecting(status, target.clone());
         for path in ["", "/flows"] {
-            let (end, _, error) =
-                parts(&send(&format!("{url}{path}"), &[], &ndjson_body(&flows(3))));
+            let arguments = ["--retry-for", "0"];
+            let url = format!("{url}{path}");
+            let (end, _, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(3))));
             assert_eq!(end, Some(1));
             assert!(
                 error.contains(&format!("it redirects to {target}/flows")),

@@ -147,6 +147,59 @@ fn a_clock_that_is_behind_what_is_stored_refuses_nothing_and_says_so() {
     daemon.stop();
 }
 
+/// It came in where nothing guards hours: an import, a backup, a time before `--retain-hours`.
+#[test]
+fn a_stored_hour_that_is_wrong_makes_no_other_too_old() {
+    let (bench, now) = (Bench::new(), now());
+    let dir = bench.dir.path().join("db");
+    let lines: Vec<_> = [now, now - 47, now - 100, seconds() as u32]
+        .iter()
+        .map(|hour| flow(*hour).json().to_string())
+        .collect();
+    let file = bench.file("flows", lines.join("\n").as_bytes());
+    let (status, out, error) = import(&["--data-dir", dir.to_str().unwrap(), &file]);
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.starts_with("4 flows imported"), "{out}");
+    let kept = [now - 47, now, seconds() as u32].map(u64::from);
+    for _ in 0..2 {
+        let mut daemon = Daemon::start_with(&dir, &RETAIN);
+        crate::access::wait_for_log(&daemon, "hours dropped");
+        assert_eq!(hours(&daemon.client)[..2], kept[..2]);
+        assert_eq!(hours(&daemon.client).len(), 3);
+        // Nor does a new flow of such an hour, and what is too old by the clock stays too old.
+        let answer = post(&daemon.client, &[now - 46, seconds() as u32, now - 100]);
+        let text = answer.json().to_string();
+        assert_eq!(text, r#"{"accepted":2,"expired":1}"#);
+        let delete = |hour: u32| daemon.client.delete(&format!("/flows?hour={hour}"));
+        delete(now - 46).unwrap();
+        // So that the next start has something to drop again.
+        daemon.kill();
+        import(&["--data-dir", dir.to_str().unwrap(), "--again", &file]);
+    }
+}
+
+#[test]
+fn age_counts_from_the_clock_where_flows_are_ahead_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &RETAIN);
+    let (client, now) = (&daemon.client, now());
+    assert_eq!(post(client, &[now + 48]).status, 200);
+    for (hour, answer) in [
+        (now - 47, r#"{"accepted":1}"#),
+        (now - 50, r#"{"accepted":0,"expired":1}"#),
+    ] {
+        assert_eq!(post(client, &[hour]).json().to_string(), answer, "{hour}");
+    }
+    daemon.stop();
+    // Where hours are any numbers, the newest counts.
+    let any = [&RETAIN[..], &["--hour-ahead-max", "none"]].concat();
+    let daemon = Daemon::start_with(&dir.path().join("any"), &any);
+    assert_eq!(post(&daemon.client, &[now + 48]).status, 200);
+    let answer = post(&daemon.client, &[now - 1]).json().to_string();
+    assert_eq!(answer, r#"{"accepted":0,"expired":1}"#);
+    daemon.stop();
+}
+
 #[test]
 fn what_retention_drops_is_a_warning_that_says_how_much() {
     let dir = tempfile::tempdir().unwrap();

@@ -65,7 +65,11 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
         &["client", "domain", "durable", "ingest"],
         &["ureq"],
     ),
-    ("config", &["input", "store"], &["clap", "jiff", "toml"]),
+    (
+        "config",
+        &["input", "store", "terminal"],
+        &["clap", "jiff", "toml"],
+    ),
     (
         "daemon",
         &[

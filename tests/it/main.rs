@@ -6,6 +6,7 @@
 mod abuse;
 mod access;
 mod backup;
+mod bodies;
 mod browser;
 mod cases;
 mod chaos;
@@ -43,6 +44,7 @@ mod lifecycle;
 mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
+mod notes;
 mod notify;
 mod observe;
 mod page;
@@ -50,6 +52,7 @@ mod proxy;
 mod query;
 mod reads;
 mod receipts;
+mod refusals;
 #[cfg(feature = "kafka")]
 mod regions;
 mod rejects;
@@ -64,3 +67,4 @@ mod syncs;
 mod terminal;
 mod top;
 mod torn;
+mod verify;

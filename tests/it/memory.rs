@@ -1,7 +1,8 @@
 //! `--memory-max` holds, whatever comes together: bodies of many keys and of many hours, questions that sort and
 //! group, all hours, clients that do not read, and connections without a request.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -166,4 +167,86 @@ fn holds_at_512() {
 #[test]
 fn holds_at_2048() {
     holds(2048);
+}
+
+/// Clients that look up as many keys as they may, and do not read the answers: a long key over and over, and keys
+/// that are all known.
+#[test]
+fn receipts_that_nobody_reads_take_no_more() {
+    const CLIENTS: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--memory-max", "128"]);
+    let keys: Vec<_> = (0..20_000).map(|i| format!("import_{i:043}")).collect();
+    let note = "n".repeat(96);
+    for keys in keys.chunks(64) {
+        let notes: Vec<_> = keys.iter().map(|key| format!("{key}={note}")).collect();
+        let (own, notes) = (format!("import_x{}", keys[0]), notes.join(","));
+        let headers = [NDJSON, ("idempotency-key", &own), ("receipt-notes", &notes)];
+        let answer = daemon
+            .client
+            .post("/flows", &headers, line(1, 1).as_bytes());
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    let asked = |keys: &[&str]| serde_json::json!({ "keys": keys }).to_string();
+    // A socket takes four MiB by itself.
+    let long = format!("import_{}", "x".repeat(248));
+    let notes = format!("={note}");
+    let headers = [
+        NDJSON,
+        ("idempotency-key", &long),
+        ("receipt-notes", &notes),
+    ];
+    let answer = daemon
+        .client
+        .post("/flows", &headers, line(1, 1).as_bytes());
+    assert_eq!(answer.unwrap().status, 200);
+    let repeated = asked(&vec![&long[..]; keys.len()]);
+    let all = asked(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut unread_ones = Vec::new();
+    let mut statuses = BTreeMap::new();
+    for body in [repeated, all] {
+        for _ in 0..CLIENTS {
+            let mut stream = TcpStream::connect(daemon.address).unwrap();
+            let timeout = Some(Duration::from_secs(20));
+            stream.set_read_timeout(timeout).unwrap();
+            let length = body.len();
+            let head = format!(
+                "POST /receipts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            // One that is refused is not read to its end.
+            let _sent_or_refused = stream.write_all(body.as_bytes());
+            // Its answer has begun: what is tested is not how many bodies arrive at once.
+            let mut status = [0; 12];
+            let begun = stream.read_exact(&mut status).is_ok();
+            *statuses.entry((begun, status[9..].to_vec())).or_insert(0) += 1;
+            unread_ones.push(stream);
+        }
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let most = daemon.memory_mib_max();
+    println!("{most} MiB, {statuses:?}");
+    assert!(statuses[&(true, b"200".to_vec())] >= 16, "{statuses:?}");
+    assert!(most <= 128 + DEBUG_MIB, "{most} MiB of 128");
+    drop(unread_ones);
+    // And it answers, all of it.
+    let all = asked(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+    let end = Instant::now() + Duration::from_secs(20);
+    let json = [("content-type", "application/json")];
+    loop {
+        let answer = daemon.client.post("/receipts", &json, all.as_bytes());
+        let answer = answer.unwrap();
+        if answer.status == 200 {
+            let receipts = answer.json()["receipts"].as_array().unwrap().len();
+            assert_eq!(receipts, keys.len());
+            break;
+        }
+        assert!(
+            [429, 503].contains(&answer.status) && Instant::now() < end,
+            "{}",
+            answer.status
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }

@@ -45,13 +45,27 @@ fn serve(mut stream: TcpStream, to: Option<SocketAddr>, seen: &Mutex<Vec<String>
     let mut head = String::new();
     while lines.read_line(&mut head).is_ok_and(|n| n > 2) {}
     seen.lock().unwrap().push(head);
-    let Some(to) = to else {
+    let first = seen.lock().unwrap().last().unwrap().clone();
+    let absolute = first
+        .split(' ')
+        .nth(1)
+        .is_some_and(|target| target.starts_with("http://"));
+    let (Some(to), true) = (to, absolute) else {
         let _may_have_left =
             stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
         return;
     };
+    // What is for the proxy is not passed on. A connection is used once, so that each head is seen.
+    let head = first
+        .lines()
+        .filter(|line| !line.starts_with("proxy-"))
+        .collect::<Vec<_>>();
+    let head = format!(
+        "{}\r\nconnection: close\r\n\r\n",
+        head.join("\r\n").trim_end()
+    );
     let mut there = TcpStream::connect(to).unwrap();
-    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    there.write_all(head.as_bytes()).unwrap();
     let mut back = (there.try_clone().unwrap(), stream.try_clone().unwrap());
     std::thread::spawn(move || {
         let _ends = std::io::copy(&mut back.0, &mut back.1);
@@ -147,12 +161,18 @@ fn each_scheme_follows_its_own_variable() {
         match seen.is_empty() {
             true => assert!(!error.contains("proxy"), "{error}"),
             false => {
-                assert!(
-                    seen[0].starts_with(&format!("CONNECT {host}{port} ")),
-                    "{seen:?}"
-                );
+                let first = match url.starts_with("https") {
+                    true => format!("CONNECT {host}{port} HTTP/1.1\r\n"),
+                    false => format!("GET {url}/hours HTTP/1.1\r\n"),
+                };
+                let first = first.split("/hours").next().unwrap();
+                assert!(seen[0].starts_with(first), "{seen:?}");
+                let lines: Vec<_> = seen[0].lines().map(str::to_ascii_lowercase).collect();
+                let hosts: Vec<_> = lines.iter().filter(|l| l.starts_with("host:")).collect();
+                assert_eq!(hosts, [&format!("host: {host}{port}")], "{seen:?}");
                 // user:secret
-                assert!(seen[0].contains("Basic dXNlcjpzZWNyZXQ="), "{seen:?}");
+                let credentials = "proxy-authorization: Basic dXNlcjpzZWNyZXQ=".to_lowercase();
+                assert!(lines.contains(&credentials), "{seen:?}");
                 let shown = proxy.url.replace("user:secret@", "");
                 assert!(error.contains(&format!("the proxy {shown} of ")), "{error}");
             }
@@ -194,21 +214,44 @@ fn each_scheme_follows_its_own_variable() {
     ));
 }
 
+/// As on port 3128: requests in absolute form for `http://`, and tunnels to port 443 only.
 #[test]
 fn what_goes_through_it_arrives() {
     let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "secret-token\n").unwrap();
+    let token = token.to_str().unwrap();
     // It is asked by a name that is not its own.
-    let daemon = Daemon::start_with(&dir.path().join("db"), &["--allow-host", "service.invalid"]);
+    let daemon = Daemon::start_with(
+        &dir.path().join("db"),
+        &["--write-token-file", token, "--read-token-file", token],
+    );
     let proxy = FakeProxy::start(Some(daemon.address));
     let set = [("http_proxy", proxy.url.as_str())];
-    let arguments = ["send", "--url", SERVICE];
-    let (status, out, error) = parts(&flowtally(&set, &arguments, &ndjson_body(&flows(3))));
-    assert_eq!(status, Some(0), "{error}");
-    assert!(out.starts_with("3 flows sent"), "{out}");
-    assert!(proxy.seen()[0].starts_with("CONNECT service.invalid:8080 "));
+    let backups = dir.path().join("backups");
     let mut model = Model::new();
-    add_to(&mut model, &flows(3));
-    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    for arguments in commands(SERVICE, token, backups.to_str().unwrap()) {
+        let input = ndjson_body(&flows(3));
+        let (status, _, error) = parts(&flowtally(&set, &arguments, &input));
+        assert_eq!(status, Some(0), "{arguments:?}: {error}");
+        let seen = proxy.seen();
+        assert!(!seen.is_empty(), "{arguments:?}");
+        for head in seen {
+            let target = head.split(' ').nth(1).unwrap();
+            assert!(target.starts_with("http://service.invalid:8080/"), "{head}");
+            assert!(
+                head.to_lowercase()
+                    .contains("\r\nhost: service.invalid:8080\r\n"),
+                "{head}"
+            );
+        }
+        if ["send", "import"].contains(&arguments[0]) {
+            add_to(&mut model, &flows(3));
+        }
+    }
+    let bearer = ("authorization", "Bearer secret-token");
+    let rows = daemon.client.get("/flows?hour=1", &[bearer]);
+    assert_eq!(rows.unwrap().rows(), hour_of(&model, 1));
     daemon.stop();
 }
 

@@ -29,7 +29,7 @@ fn an_earlier_format_is_read() {
     assert!(post(&daemon));
     daemon.stop();
     let text = std::fs::read_to_string(&identity).unwrap();
-    assert_eq!(text, "flowtally data directory, format 4\n");
+    assert_eq!(text, "flowtally data directory, format 5\n");
     assert!(verified(&db));
 }
 
@@ -73,7 +73,8 @@ fn receipts_are_looked_up() {
         (status, &kind[..]),
         (409, "urn:flowtally:problem:receipt-exists")
     );
-    assert_eq!(post("/flows", &with("import_a", "=e"), flow).0, 422);
+    // A note is no batch.
+    assert_eq!(post("/flows", &with("import_a", "=e"), flow).0, 200);
     for (key, notes) in [
         ("import_l", "nonsense"),
         ("import_l", "=a,=b"),
@@ -89,9 +90,12 @@ fn receipts_are_looked_up() {
     let no_key = [JSON, token, ("receipt-notes", "=1")];
     assert_eq!(post("/flows", &no_key, flow).0, 400);
 
-    let asked = r#"{"keys":["import_b","import_c","import_k","import_l"]}"#;
+    let asked = r#"{"keys":["import_b","import_c","import_k","import_b","import_l"]}"#;
     let (status, _, answer) = post("/receipts", &[JSON, token], asked);
     assert_eq!(status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let text = String::from_utf8(answer.body.clone()).unwrap();
+    assert!(text.starts_with('{') && text.ends_with("]}\n"), "{text}");
     let receipts = answer.json()["receipts"].as_array().unwrap().clone();
     let known: Vec<_> = receipts
         .iter()
@@ -126,5 +130,87 @@ fn receipts_are_looked_up() {
         );
     }
     assert_eq!(post("/receipts?x=1", &[JSON, token], asked).0, 400);
+    let long = "x".repeat(255);
+    for (count, status) in [(4000, 200), (5000, 400), (9000, 413)] {
+        let keys = format!("{{\"keys\":{:?}}}", vec![&long; count]);
+        assert_eq!(
+            post("/receipts", &[JSON, token], &keys).0,
+            status,
+            "{count}"
+        );
+    }
+    daemon.stop();
+}
+
+/// Those who send need the answers. It is for nobody else.
+#[test]
+fn those_who_may_send_may_look_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("{name}-secret\n")).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let (write, read) = (file("write"), file("read"));
+    let tokens = [("", 401), ("write", 200), ("read", 403), ("other", 401)];
+    let guards = [
+        (
+            vec!["--write-token-file", &write, "--read-token-file", &read],
+            tokens,
+        ),
+        (
+            vec!["--write-token-file", &write],
+            [("", 401), ("write", 200), ("read", 401), ("other", 401)],
+        ),
+        (
+            vec!["--read-token-file", &read],
+            [("", 200), ("write", 200), ("read", 200), ("other", 200)],
+        ),
+    ];
+    for (number, (arguments, tokens)) in guards.iter().enumerate() {
+        let daemon = Daemon::start_with(&dir.path().join(number.to_string()), arguments);
+        for (token, status) in tokens {
+            let bearer = format!("Bearer {token}-secret");
+            let mut headers = vec![JSON];
+            if !token.is_empty() {
+                headers.push(("authorization", &bearer));
+            }
+            let answer = daemon.client.post("/receipts", &headers, b"{\"keys\":[]}");
+            let answer = answer.unwrap();
+            assert_eq!(answer.status, *status, "{arguments:?} {token:?}");
+            if *status == 200 {
+                assert_eq!(answer.body, b"{\"receipts\":[]}\n");
+            }
+        }
+        daemon.stop();
+    }
+}
+
+/// More than a part of an answer, and more than are looked up at once.
+#[test]
+fn many_receipts_are_answered_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let keys: Vec<_> = (0..3000).map(|i| format!("import_{i}")).collect();
+    for keys in keys.chunks(60) {
+        let note = |key: &String| format!("{key}={key}{}", "n".repeat(80));
+        let notes: Vec<_> = keys.iter().step_by(2).map(note).collect();
+        let (own, notes) = (format!("import_x{}", keys[0]), notes.join(","));
+        let headers = [JSON, ("idempotency-key", &own), ("receipt-notes", &notes)];
+        let answer = daemon
+            .client
+            .post("/flows", &headers, &json_body(&flows(1)));
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    let asked = serde_json::json!({ "keys": keys }).to_string();
+    let answer = daemon.client.post("/receipts", &[JSON], asked.as_bytes());
+    let answer = answer.unwrap().json();
+    let found: Vec<_> = answer["receipts"].as_array().unwrap().iter().collect();
+    assert_eq!(found.len(), 1500);
+    for (number, receipt) in found.iter().enumerate() {
+        let key = &keys[2 * number];
+        assert_eq!(receipt["key"], **key);
+        assert!(receipt["note"].as_str().unwrap().starts_with(key));
+    }
     daemon.stop();
 }

@@ -359,7 +359,8 @@ fn what_trying_again_does_not_help_ends_it() {
         ),
     ] {
         let (url, server) = scripted(Box::leak(Box::new([answer])));
-        let (status, _, error) = parts(&send(&url, &[], &ndjson_body(&flows(3))));
+        let arguments = ["--retry-for", "0"];
+        let (status, _, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(3))));
         assert_eq!(status, Some(1));
         assert!(error.contains(word) && error.contains("refuses"), "{error}");
         server.join().unwrap();
@@ -398,7 +399,8 @@ fn it_brings_a_token_and_a_certificate() {
     let token = token.to_str().unwrap();
     let daemon = Daemon::start_with(&dir.path().join("db"), &["--write-token-file", token]);
     let body = ndjson_body(&flows(3));
-    let (status, _, error) = parts(&send(&url(&daemon), &[], &body));
+    let at_once = ["--retry-for", "0"];
+    let (status, _, error) = parts(&send(&url(&daemon), &at_once, &body));
     assert!(status == Some(1) && error.contains("token"), "{error}");
     let (status, _, error) = parts(&send(&url(&daemon), &["--token-file", token], &body));
     assert_eq!(status, Some(0), "{error}");

@@ -14,7 +14,7 @@ use rand::RngExt;
 /// Nobody listens there.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
-fn sender(url: &str, spool: &Path, arguments: &[&str], input: Stdio) -> Child {
+pub(crate) fn sender(url: &str, spool: &Path, arguments: &[&str], input: Stdio) -> Child {
     Command::new(Daemon::binary())
         .args(["send", "--url", url, "--spool"])
         .arg(spool)
@@ -34,7 +34,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 /// The files of batches in a directory.
-fn batches(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn batches(dir: &Path) -> Vec<PathBuf> {
     let Ok(found) = std::fs::read_dir(dir) else {
         return Vec::new();
     };
@@ -62,7 +62,7 @@ fn flows_in(spool: &Path) -> usize {
     batches(spool).iter().map(of).sum()
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
@@ -234,7 +234,7 @@ fn a_full_disk_is_waited_out() {
 }
 
 /// Answers what `answer` says to each request, in turn, until it is dropped.
-fn answering(answer: impl Fn(usize) -> String + Send + 'static) -> String {
+pub(crate) fn answering(answer: impl Fn(usize) -> String + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -256,13 +256,13 @@ fn answering(answer: impl Fn(usize) -> String + Send + 'static) -> String {
     url
 }
 
-fn answer(status: &str, body: &str) -> String {
+pub(crate) fn answer(status: &str, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
 }
 
 /// The reason beside each batch that was set aside, and the command that sends it again.
-fn set_aside(spool: &Path) -> Vec<(String, String)> {
+pub(crate) fn set_aside(spool: &Path) -> Vec<(String, String)> {
     let refused = spool.join("refused");
     let reason = |path: &PathBuf| {
         let stem = path.to_str().unwrap().split(".json").next().unwrap();

@@ -108,6 +108,72 @@ fn files_and_their_names_are_harmless() {
     assert!(shown.contains(SHOWN), "{shown}");
 }
 
+/// clap prints in colours, and lets those of an argument through.
+#[test]
+fn colours_of_others_are_escaped() {
+    const RED: &str = "\u{1b}[31mX";
+    let dir = tempfile::tempdir().unwrap();
+    let config = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        format!("serve --config {}", quoted(path.to_str().unwrap()))
+    };
+    let red = quoted(RED);
+    let variable =
+        |name: &str, command: &str| format!("env {name}={red} {} {command}", flowtally());
+    for (command, is_shown) in [
+        (format!("serve --memory-max 1{red}"), true),
+        (format!("serve --listen {red}"), true),
+        (format!("serve --{red}"), true),
+        (format!("serve --port={red}"), false),
+        (format!("serve {red}"), true),
+        (red.clone(), true),
+        (format!("send --url {red}"), true),
+        (format!("send --batch-flows {red} --spool x"), true),
+        (format!("export --from {red}"), true),
+        (format!("top --group-by {red}"), true),
+        (config("line.toml", format!("{RED} = 1\n")), true),
+        (config("key.toml", "\"\\u001b[31mX\" = 1\n".into()), true),
+        (
+            config("value.toml", "memory-max = \"\\u001b[31mX\"\n".into()),
+            true,
+        ),
+        (config(RED, "memory-max =\n".into()), true),
+        (
+            format!("serve --config {}", quoted(&format!("/nowhere/{RED}"))),
+            true,
+        ),
+        (variable("FLOWTALLY_LISTEN", "serve"), true),
+        (variable("FLOWTALLY_MEMORY_MAX", "serve"), true),
+        (variable("FLOWTALLY_LISTEN", "serve --help"), false),
+        (variable("FLOWTALLY_URL", "stats --help"), false),
+        (variable("FLOWTALLY_URL", "stats"), true),
+        (
+            format!(
+                "serve --listen 127.0.0.1:0 --log-format text --data-dir {}",
+                quoted(dir.path().join(RED).to_str().unwrap())
+            ),
+            true,
+        ),
+    ] {
+        let line = match command.starts_with("env ") {
+            true => command.clone(),
+            false => format!("timeout --foreground 2 {} {command}", flowtally()),
+        };
+        let Some((text, _)) = in_terminal(&line) else {
+            return;
+        };
+        assert!(!text.contains(RED), "{command}: {text:?}");
+        let shown = text.to_lowercase().contains("\\u{1b}[31mx");
+        assert!(shown || !is_shown, "{command}: {text:?}");
+        // Where it is no terminal, too.
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert!(!text.contains('\u{1b}'), "{command}: {text:?}");
+    }
+}
+
 #[test]
 fn arguments_are_harmless() {
     let file = quoted(&format!("/nowhere/{HOSTILE}"));

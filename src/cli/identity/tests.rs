@@ -15,6 +15,8 @@ use crate::store::{Batch, BatchBuilder, Kept, codec};
 #[derive(Debug, Default)]
 struct Table {
     receipts: HashMap<String, (Kept, u128)>,
+    /// Under keys of their own, as in the store.
+    notes: HashMap<String, Kept>,
     /// How often each flow was counted.
     counted: BTreeMap<u64, u32>,
     /// Sums of bytes_tx by src_app.
@@ -28,7 +30,7 @@ type Service = Rc<RefCell<Table>>;
 impl LookUp for Service {
     fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
         let table = self.borrow();
-        let kept = |key: &IdempotencyKey| Some(table.receipts.get(key.as_str())?.0.clone());
+        let kept = |key: &IdempotencyKey| table.kept(key);
         Ok(Some(keys.iter().map(kept).collect()))
     }
 }
@@ -36,6 +38,11 @@ impl LookUp for Service {
 struct Conflict;
 
 impl Table {
+    fn kept(&self, key: &IdempotencyKey) -> Option<Kept> {
+        let receipt = self.receipts.get(key.as_str()).map(|(kept, _)| kept);
+        receipt.or_else(|| self.notes.get(key.as_str())).cloned()
+    }
+
     fn commit(&mut self, batch: &Batch) -> Result<(), Conflict> {
         let (key, fingerprint) = batch.receipt().unwrap();
         match self.receipts.get(key.as_str()) {
@@ -45,7 +52,7 @@ impl Table {
         }
         let notes = batch.notes().unwrap();
         let unless = notes.unless.as_ref();
-        if unless.is_some_and(|key| self.receipts.contains_key(key.as_str())) {
+        if unless.is_some_and(|key| self.kept(key).is_some()) {
             return Err(Conflict);
         }
         for record in codec::Records::new(batch.bytes()).unwrap() {
@@ -63,9 +70,9 @@ impl Table {
         };
         let own = kept(notes.own.as_ref().unwrap());
         let others = notes.others.iter();
-        let others = others.map(|(k, n)| (k.as_str().to_owned(), (kept(n), 0)));
+        let others = others.map(|(k, n)| (k.as_str().to_owned(), kept(n)));
         let others: Vec<_> = others.collect();
-        self.receipts.extend(others);
+        self.notes.extend(others);
         self.receipts
             .insert(key.as_str().to_owned(), (own, fingerprint));
         Ok(())
@@ -74,6 +81,7 @@ impl Table {
     fn forget(&mut self) {
         let oldest = self.now_s.saturating_sub(self.window_s);
         self.receipts.retain(|_, (kept, _)| kept.time_s >= oldest);
+        self.notes.retain(|_, kept| kept.time_s >= oldest);
     }
 }
 

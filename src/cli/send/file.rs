@@ -15,6 +15,7 @@ use crate::domain::IdempotencyKey;
 use crate::input::{Part, Place, Skipped, to_json};
 use crate::send::{Block, Receipts, SendError, Sender};
 use crate::store::Kept;
+use crate::terminal::printable;
 
 /// Pause between two looks at how far it has come.
 const TICK: Duration = Duration::from_millis(200);
@@ -86,7 +87,7 @@ impl LookUp for Asking<'_> {
     fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
         let texts: Vec<&str> = keys.iter().map(IdempotencyKey::as_str).collect();
         let show = |why: &str| {
-            let message = format!("asking what was counted, trying again: {why}");
+            let message = format!("asking what was counted, trying again: {}", printable(why));
             self.sending.bar.set_message(message);
         };
         let known = self.receipts.of(&texts, show).map_err(|e| e.to_string())?;

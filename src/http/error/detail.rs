@@ -112,7 +112,7 @@ impl Problem {
             }
             Problem::BodyTooLarge { bytes_max } => format!(
                 "a body may have {bytes_max} bytes, before and after decompression; \
-                 send the flows in several batches"
+                 send the flows in several batches, or the keys in several requests"
             ),
             Problem::NotAcceptable { what } => format!("possible are {what}"),
             Problem::Query(QueryError::Overloaded(why)) => why.clone(),

@@ -18,7 +18,7 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
     let text = std::str::from_utf8(body).map_err(|e| DecodeError {
         index: None,
         field: None,
-        what: not_utf8(body, e.valid_up_to()),
+        what: format!("the body is not UTF-8 at byte {}", e.valid_up_to()),
         at: None,
     })?;
     let text = super::without_mark(text);
@@ -34,14 +34,6 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
         let error = hints::add(error, text, Format::Ndjson);
         hints::object(text, Some(error))
     })
-}
-
-fn not_utf8(body: &[u8], at: usize) -> String {
-    let is_utf16 = body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff");
-    match is_utf16 {
-        true => "the body is UTF-16, by its byte order mark; send UTF-8, as iconv -f UTF-16 -t UTF-8 makes it".into(),
-        false => format!("the body is not UTF-8 at byte {at}"),
-    }
 }
 
 fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {

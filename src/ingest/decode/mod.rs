@@ -7,6 +7,7 @@
 mod fast;
 mod hints;
 mod json;
+pub mod lookalikes;
 
 use std::fmt;
 
@@ -61,17 +62,18 @@ impl fmt::Display for DecodeError {
 pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     match fast::decode(body, format) {
         Some(batch) => Ok(batch),
-        None => json::decode(body, format),
+        None => json::decode(body, format).map_err(|error| lookalikes::add(error, body, format)),
     }
 }
 
 /// What is said of a field that is not there.
 const MISSING: &str = "the field is missing";
 /// UTF-8's byte order mark: some editors and shells begin files with it. It means nothing.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
+/// Files that were put together can begin with several.
 fn without_mark(text: &str) -> &str {
-    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+    text.trim_start_matches(BYTE_ORDER_MARK)
 }
 
 /// Whether there is no flow on a line of NDJSON.

@@ -1,5 +1,7 @@
 //! Which field of a record is where: the header says it, which AWS writes at the top of each file.
 
+use crate::ingest::decode::lookalikes::has_time;
+
 /// Of a record that has no header: the fields of version 2, which are the default.
 pub(super) const DEFAULT: &str = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets \
                        bytes start end action log-status";
@@ -217,14 +219,4 @@ pub(super) fn bare(line: &str) -> &str {
         Some((_, record)) if has_time(text) => record.trim_start(),
         _ => text,
     }
-}
-
-/// Whether it begins as in 2026-03-29T01:00:05.000Z.
-pub(in crate::input) fn has_time(text: &str) -> bool {
-    let form = b"dddd-dd-ddTdd:dd:dd";
-    text.len() > form.len()
-        && text.bytes().zip(form).all(|(byte, form)| match form {
-            b'd' => byte.is_ascii_digit(),
-            form => byte.eq_ignore_ascii_case(form),
-        })
 }

@@ -8,7 +8,8 @@ mod receipt;
 mod records;
 
 pub use receipt::{
-    Receipt, decode_noted_receipt, decode_receipt, encode_noted_receipt, encode_receipt,
+    NOTE_PREFIX, Receipt, decode_batch_receipt, decode_noted_receipt, decode_receipt,
+    encode_noted_receipt, encode_receipt, note_key,
 };
 pub use records::{
     BATCH_TOTALS_BYTES, Record, Records, batch_ledger, begin_batch, end_batch, push_record_head,
@@ -21,7 +22,7 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 use crate::domain::{Counters, Hour, NAME_BYTES_MAX, Totals};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
@@ -34,7 +35,8 @@ pub const JOURNAL: &str = "journal";
 /// Column family of the sums: [`FlowKey`] -> [`encode_counters`], the ledger, and the marker.
 pub const FLOWS: &str = "flows";
 
-/// Column family of the receipts: idempotency key -> [`encode_receipt`].
+/// Column family of the receipts: idempotency key -> [`encode_receipt`], and of notes: [`note_key`] ->
+/// [`encode_noted_receipt`].
 pub const RECEIPTS: &str = "receipts";
 
 /// Bytes of an encoded [`Counters`].
@@ -529,11 +531,15 @@ mod tests {
             Ok((none_expired, Some("note")))
         );
         assert!(decode_receipt(&stored[..40]).is_err());
+        assert_eq!(note_key(b"import_a"), b"\0import_a");
+        assert_eq!(decode_batch_receipt(&stored), Ok(Some(none_expired)));
+        let of_format_4 = [&[0; 16], &stored[16..]].concat();
+        assert_eq!(decode_batch_receipt(&of_format_4), Ok(None));
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());
         assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
-        assert_eq!(encode_identity(), "flowtally data directory, format 4\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(4));
+        assert_eq!(encode_identity(), "flowtally data directory, format 5\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(5));
         assert_eq!(decode_identity("something else"), None);
     }
 }

@@ -1,12 +1,12 @@
-//! Receipts: values of the column family of idempotency keys.
+//! Receipts: keys and values of the column family of idempotency keys.
 
 use super::Corrupt;
 
 /// What is kept of a batch that was taken under an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// XXH3 of the batch as it came, 128 bits: the same for the same flows in the same order. 0 where
-    /// there is only a note.
+    /// XXH3 of the batch as it came, 128 bits: the same for the same flows in the same order. 0 for a
+    /// note, which is of no batch.
     pub fingerprint: u128,
     /// When it was taken: seconds since the epoch.
     pub time_s: u64,
@@ -16,6 +16,15 @@ pub struct Receipt {
     /// is read again from there finds its own receipt, and is not its own duplicate.
     pub position: u64,
 }
+
+/// Where a note is stored that a batch brings for `key`: apart from all receipts, since no idempotency key
+/// begins with a NUL. So a note never replaces a receipt, and a batch never finds one.
+pub fn note_key(key: &[u8]) -> Vec<u8> {
+    [NOTE_PREFIX, key].concat()
+}
+
+/// See [`note_key`].
+pub const NOTE_PREFIX: &[u8] = b"\0";
 
 /// Bytes of a receipt of which nothing is left out.
 const WHOLE: usize = 40;
@@ -47,6 +56,13 @@ fn encode_whole(receipt: Receipt) -> Vec<u8> {
 /// Reads what [`encode_receipt`] or [`encode_noted_receipt`] wrote.
 pub fn decode_receipt(value: &[u8]) -> Result<Receipt, Corrupt> {
     decode_noted_receipt(value).map(|(receipt, _)| receipt)
+}
+
+/// The receipt of a batch; `None` for a note, which format 4 stored under the key itself.
+pub fn decode_batch_receipt(value: &[u8]) -> Result<Option<Receipt>, Corrupt> {
+    let (receipt, note) = decode_noted_receipt(value)?;
+    let is_note = receipt.fingerprint == 0 && note.is_some();
+    Ok((!is_note).then_some(receipt))
 }
 
 /// The same with its note, if there is one.

@@ -125,7 +125,8 @@ impl<L: LookUp> Frontier<L> {
         notes.others.extend(noted.first);
         notes.others.extend(lines_within(piece));
         // Another command that counts this file at the same time begins with the same line, or flow.
-        let first = piece.chains[0].key().filter(|_| count > 1);
+        // For a batch of one record this is its own key: a mark under that is no receipt.
+        let first = piece.chains[0].key();
         let first = first.filter(|key| !self.marks.contains_key(key));
         notes.unless = noted.unless.or(first);
         notes

@@ -1,16 +1,16 @@
 //! What people give to be read that looks like flows, and is something else: what it is, and the command
-//! that makes flows of it.
+//! that makes flows of it. One table for files and for bodies of `POST /flows`, where FILE is what was sent.
 
 use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::vpc_flow_logs;
-use crate::ingest::decode;
+use super::{BYTE_ORDER_MARK, DecodeError, Format, check_flow};
+use crate::ingest::gzip;
 
 /// Something that is known, and cannot be read as it is.
 #[derive(Debug)]
-pub(super) struct LookAlike {
+pub struct LookAlike {
     what: &'static str,
     next: &'static str,
     looks: Looks,
@@ -28,6 +28,13 @@ enum Looks {
 }
 
 use Looks::{Csv, Json, Magic};
+
+/// How zstd begins.
+const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
+/// UTF-8's byte order mark.
+const MARK: &[u8] = BYTE_ORDER_MARK.as_bytes();
+/// Of a first line, enough to tell what it is.
+const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// What every flow has.
 const NAME: &str = "\"src_app\"";
@@ -247,7 +254,7 @@ const KNOWN: &[LookAlike] = &[
     ),
     known(
         "a log with a time before each line",
-        Csv(vpc_flow_logs::has_time),
+        Csv(has_time),
         "if it is a VPC flow log, cut off what is before its records: cut -d' ' -f2- FILE | flowtally import \
          --format vpc-flow-logs -; and put a header first where its fields are not the default ones",
     ),
@@ -268,36 +275,40 @@ const KNOWN: &[LookAlike] = &[
 ];
 
 /// What begins with these bytes.
-pub(super) fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
+pub fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
     let known = find(|looks| match looks {
         Magic(at, magic) => begin.get(*at..).is_some_and(|rest| rest.starts_with(magic)),
         _ => false,
     });
-    // ASCII as UTF-16, without its mark.
-    let is_utf_16 = matches!(begin, [0, other, ..] | [other, 0, ..] if *other > 0);
-    known.or_else(|| find(|looks| is_utf_16 && matches!(looks, Magic(0, b"\xFF\xFE"))))
+    // ASCII as UTF-32 or UTF-16, without its mark.
+    let mark: &[u8] = match begin {
+        [0, 0, 0, other, ..] | [other, 0, 0, 0, ..] if *other > 0 => b"\xFF\xFE\0\0",
+        [0, other, ..] | [other, 0, ..] if *other > 0 => b"\xFF\xFE",
+        _ => return known,
+    };
+    known.or_else(|| find(|looks| matches!(looks, Magic(0, magic) if *magic == mark)))
 }
 
 /// What has this first line, read as CSV.
-pub(super) fn of_csv(line: &str) -> Option<&'static LookAlike> {
+pub fn of_csv(line: &str) -> Option<&'static LookAlike> {
     let line = line.to_ascii_lowercase().replace('"', "");
     find(|looks| matches!(looks, Csv(is) if is(&line)))
 }
 
 /// Why a value of JSON, or the beginning of one, is no flow; `None` where nothing is known of it.
-pub(super) fn of_json(value: &str) -> Option<String> {
+pub fn of_json(value: &str) -> Option<String> {
     if !value.starts_with(['{', '[']) || value.contains(NAME) && has_own_name(value) {
         return None;
     }
     let has_all = |has: &[&str]| has.iter().all(|&has| value.contains(has));
     let found = find(|looks| matches!(looks, Json(has) if has_all(has)));
     // The names of its fields can be written with escapes.
-    let is_flow = || decode::check_flow(value).is_ok();
+    let is_flow = || check_flow(value).is_ok();
     found.filter(|_| !is_flow()).map(LookAlike::to_string)
 }
 
 /// Why a line is no flow; `None` where nothing is known of it, or it may be one.
-pub(super) fn of_line(line: &str) -> Option<String> {
+pub fn of_line(line: &str) -> Option<String> {
     if line.starts_with('[') {
         return Some(
             "an array, and not a flow; --format json reads arrays one after the other".into(),
@@ -330,6 +341,101 @@ pub(super) fn of_line(line: &str) -> Option<String> {
     }
 }
 
+/// What to do about an object over several lines.
+pub fn of_pretty(object: &str) -> String {
+    of_json(object).unwrap_or_else(|| {
+        "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
+         flowtally import -"
+            .into()
+    })
+}
+
+/// Why a body that is said to be compressed with `encoding`, gzip or zstd, is not, and what to do about it.
+pub fn of_encoded(body: &[u8], encoding: &str) -> Option<String> {
+    let is = match body {
+        _ if body.starts_with(gzip::MAGIC) => "gzip",
+        _ if body.starts_with(ZSTD) => "zstd",
+        [b'[' | b'{' | b' ' | b'\r' | b'\n' | b'\t', ..] => {
+            return Some("it is not compressed: leave Content-Encoding out".into());
+        }
+        _ => return of_bytes(body).map(LookAlike::to_string),
+    };
+    (is != encoding).then(|| format!("it is {is}: send Content-Encoding: {is}"))
+}
+
+/// Adds to `error`, which a decoder made of `body`, what the body looks like.
+pub(super) fn add(error: DecodeError, body: &[u8], format: Format) -> DecodeError {
+    let mut begin = body.trim_ascii_start();
+    while let Some(rest) = begin.strip_prefix(MARK) {
+        begin = rest.trim_ascii_start();
+    }
+    let of_all = |what: String| DecodeError {
+        index: None,
+        field: None,
+        what,
+        at: None,
+    };
+    if begin.starts_with(gzip::MAGIC) || begin.starts_with(ZSTD) {
+        let is = if begin.starts_with(ZSTD) {
+            "zstd"
+        } else {
+            "gzip"
+        };
+        return of_all(format!(
+            "this is {is}: compress it once, and send Content-Encoding: {is} with it"
+        ));
+    }
+    if let Some(known) = of_bytes(begin) {
+        return of_all(known.to_string());
+    }
+    match begin.first() {
+        None => error,
+        Some(b'[') if format == Format::Json => error,
+        Some(b'[') => {
+            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
+            let is_one = values.nth(1).is_none();
+            let next = match is_one {
+                true => "the body is an array: send it as Content-Type: application/json",
+                false => {
+                    "the body is several arrays: jq -c '.[]' FILE | flowtally import - sends what is in them"
+                }
+            };
+            DecodeError {
+                what: format!("{}; {next}", error.what),
+                ..error
+            }
+        }
+        Some(b'{') => {
+            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
+            let Some(Ok(first)) = values.next() else {
+                return error;
+            };
+            let known = match first.get().contains('\n') {
+                true => Some(of_pretty(first.get())),
+                false => of_json(first.get()),
+            };
+            match known {
+                Some(known) => DecodeError {
+                    what: format!("{}; {known}", error.what),
+                    ..error
+                },
+                None => error,
+            }
+        }
+        Some(_) => {
+            let end = memchr::memchr(b'\n', begin).unwrap_or(begin.len());
+            let line = String::from_utf8_lossy(&begin[..end.min(LINE_BYTES_MAX)]);
+            match of_csv(line.trim_end()) {
+                Some(known) => of_all(known.to_string()),
+                None if has_columns(&line.to_ascii_lowercase().replace('"', ""), ',') => {
+                    of_all("this is CSV, and a body is JSON: flowtally import FILE reads it".into())
+                }
+                None => error,
+            }
+        }
+    }
+}
+
 fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
     KNOWN.iter().find(|known| is(&known.looks))
 }
@@ -359,4 +465,14 @@ fn has_own_name(value: &str) -> bool {
         }
         false
     })
+}
+
+/// Whether it begins as in 2026-03-29T01:00:05.000Z.
+pub fn has_time(text: &str) -> bool {
+    let form = b"dddd-dd-ddTdd:dd:dd";
+    text.len() > form.len()
+        && text.bytes().zip(form).all(|(byte, form)| match form {
+            b'd' => byte.is_ascii_digit(),
+            form => byte.eq_ignore_ascii_case(form),
+        })
 }

@@ -1,0 +1,137 @@
+//! What `flowtally send` makes of each answer: about the batch, about the address, or about the moment.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::send::{flows, parts, send};
+use crate::spool::{answer, answering, batches, sender, set_aside, wait_until};
+use crate::support::ndjson_body;
+
+const TAKEN: &str = "{\"accepted\":10}";
+
+/// Each of them used to end the command, and the batch stayed in front of all others.
+#[test]
+fn an_answer_about_a_batch_sets_it_aside() {
+    let named = "{\"type\":\"about:blank\",\"title\":\"t\",\"detail\":\"d\",\"index\":3}";
+    let field = "{\"field\":\"hour\"}";
+    for (status, body) in [
+        ("400 Bad Request", named),
+        ("400 Bad Request", field),
+        ("411 Length Required", ""),
+        ("413 Payload Too Large", "<html>"),
+        ("414 URI Too Long", ""),
+        ("415 Unsupported Media Type", ""),
+        ("422 Unprocessable Content", ""),
+        ("431 Request Header Fields Too Large", ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = dir.path().to_str().unwrap();
+        let url = answering(move |number| match number {
+            1 => answer(status, body),
+            _ => answer("200 OK", TAKEN),
+        });
+        let arguments = ["--batch-flows", "10", "--spool", spool];
+        let (end, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
+        assert_eq!(end, Some(1), "{status}: {error}");
+        assert!(
+            out.starts_with("20 flows sent in 2 batches"),
+            "{status}: {out}"
+        );
+        assert!(batches(dir.path()).is_empty(), "{status}");
+        let aside = set_aside(dir.path());
+        assert_eq!(aside.len(), 1, "{status}");
+        let (reason, command) = &aside[0];
+        assert!(reason.starts_with(&status[..3]), "{reason}");
+        assert!(command.starts_with("flowtally send "), "{command}");
+        assert_eq!(
+            command.contains("--no-compress"),
+            ["411", "414", "415", "431"].contains(&&status[..3])
+        );
+    }
+}
+
+/// A wrong token, a wrong URL, a proxy that wants a password: the pipe must not break, since what feeds it may not be
+/// able to give the flows again; and nothing of it is thrown away or set aside.
+#[test]
+fn an_answer_about_the_address_keeps_the_flows_and_the_command() {
+    let answers = [
+        answer("301 Moved Permanently", ""),
+        answer(
+            "400 Bad Request",
+            "<html>The plain HTTP request was sent to HTTPS port",
+        ),
+        answer("401 Unauthorized", ""),
+        answer("403 Forbidden", ""),
+        answer("404 Not Found", ""),
+        answer("405 Method Not Allowed", ""),
+        answer("407 Proxy Authentication Required", ""),
+        answer("410 Gone", ""),
+        answer("421 Misdirected Request", ""),
+        answer("451 Unavailable For Legal Reasons", ""),
+        answer("200 OK", "<html>Please log in"),
+        answer("204 No Content", ""),
+    ];
+    std::thread::scope(|scope| {
+        for wrong in answers {
+            scope.spawn(|| {
+                keeps_on(wrong.clone(), true);
+                keeps_on(wrong, false);
+            });
+        }
+    });
+}
+
+fn keeps_on(wrong: String, has_spool: bool) {
+    let mended = Arc::new(AtomicBool::new(false));
+    let is_mended = mended.clone();
+    let refusal = wrong.clone();
+    let url = answering(move |_| match is_mended.load(Ordering::Relaxed) {
+        true => answer("200 OK", TAKEN),
+        false => refusal.clone(),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    // Without a spool, what is left at the end of the pipe has to be taken by then.
+    let retry_for = if has_spool { "0" } else { "60" };
+    let arguments = ["--batch-flows", "10", "--retry-for", retry_for];
+    let mut child = match has_spool {
+        true => sender(&url, dir.path(), &arguments, Stdio::piped()),
+        false => std::process::Command::new(crate::support::Daemon::binary())
+            .args(["send", "--url", &url])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    };
+    let mut input = child.stdin.take().unwrap();
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    input.write_all(&ndjson_body(&flows(20))).unwrap();
+    let mut line = String::new();
+    error.read_line(&mut line).unwrap();
+    assert!(
+        line.contains(" refuses: ") && line.contains("are kept"),
+        "{wrong}: {line}"
+    );
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert!(child.try_wait().unwrap().is_none(), "{wrong}");
+    // Tried some times meanwhile, told once.
+    mended.store(true, Ordering::Relaxed);
+    input.write_all(&ndjson_body(&flows(10))).unwrap();
+    if has_spool {
+        wait_until("it is sent", || batches(dir.path()).is_empty());
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let (status, out, _) = parts(&output);
+    let mut rest = String::new();
+    error.read_to_string(&mut rest).unwrap();
+    assert_eq!((status, rest.as_str()), (Some(0), ""), "{wrong}");
+    assert!(
+        out.starts_with("30 flows sent in 3 batches"),
+        "{wrong}: {out}"
+    );
+    assert!(set_aside(dir.path()).is_empty(), "{wrong}");
+}
