@@ -1,7 +1,7 @@
 //! flowtally takes network flows from a fleet of agents over HTTP and answers, per hour, how many
 //! bytes went between which applications. This is the map of its one crate, in the order in which
 //! a flow passes through it. Arrows run downwards only: a test holds the table in
-//! `ARCHITECTURE.md` against the `use` lines.
+//! `docs/internals/modules.md` against the `use` lines.
 //!
 //! [`domain`] says what a flow is: hours, counters that add up and never wrap, the six fields. It
 //! knows nothing of bytes, files or sockets.

@@ -1,4 +1,4 @@
-//! Which module may import which: the table of `ARCHITECTURE.md`, held against the sources.
+//! Which module may import which: the table of `docs/internals/modules.md`, held against the sources.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -205,7 +205,7 @@ fn each_outside_crate_has_one_home() {
 
 #[test]
 fn the_table_is_the_one_in_the_document() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/internals/modules.md");
     let document = std::fs::read_to_string(path).unwrap();
     for (module, may, _) in TABLE {
         let may = if may.is_empty() {
@@ -217,7 +217,7 @@ fn the_table_is_the_one_in_the_document() {
         let line = format!("| `{module}` | {may} |");
         assert!(
             document.contains(&line),
-            "ARCHITECTURE.md lacks the line: {line}"
+            "docs/internals/modules.md lacks the line: {line}"
         );
     }
 }

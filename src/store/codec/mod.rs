@@ -1,7 +1,7 @@
 //! Every byte that is stored, and nothing else: keys, values, the identity file; batches, which are the
 //! journal's entries, in [`records`], receipts in [`receipt`].
 //!
-//! `ARCHITECTURE.md` draws these formats; [`FORMAT`] changes when one of them does. Decoders take
+//! `docs/internals/stored-format.md` draws these formats; [`FORMAT`] changes when one of them does. Decoders take
 //! any bytes: what is not ours is [`Corrupt`], never a panic and never a guess.
 
 mod receipt;
