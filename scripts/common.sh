@@ -29,8 +29,8 @@ need() {
   fi
 }
 
-# What it takes to build: a C++ compiler for RocksDB, libclang for the bindings to it; make and OpenSSL for
-# librdkafka, and pkg-config, by which it finds that.
+# What a build needs: a C++ compiler for RocksDB, libclang for its bindings, make and OpenSSL for librdkafka, and
+# pkg-config to find OpenSSL.
 need_build() {
   if ! command -v cargo >/dev/null; then
     echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2
@@ -42,7 +42,7 @@ need_build() {
   export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
 
-# need_jars POM DIR: what POM depends on, from Maven Central, in DIR; again when a POM has changed.
+# need_jars POM DIR: fetches the dependencies of POM from Maven Central into DIR; again when a POM has changed.
 need_jars() {
   need maven
   mkdir -p "$2"
@@ -55,8 +55,7 @@ need_jars() {
   ) 9>"$2/lock"
 }
 
-# The tools of Prometheus, without the server that comes in the same package: where systemd runs, an
-# installation would start it.
+# promtool without Prometheus, which is in the same package: with systemd, installing the package would start it.
 need_promtool() {
   export PATH="$PATH:$CARGO_TARGET_DIR/tools/bin"
   command -v promtool >/dev/null && return
