@@ -11,6 +11,7 @@ use crate::browser::Browser;
 use crate::support::{Client, Daemon, NDJSON, TestFlow};
 
 mod charts;
+mod colors;
 mod looks;
 mod names;
 mod service;

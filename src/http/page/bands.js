@@ -12,8 +12,6 @@ const HUES = 8;
 /** The share of the width that the labels of one side may take. */
 const LABEL_PART = 0.3;
 
-const charts = new WeakMap();
-
 /**
  * Draws `links` (src_app, dest_app, bytes), largest first, and a band for the bytes of all `others`, at most
  * `height` pixels high. `choose` is called with the ends (field, name) that are clicked: one for an application,
@@ -54,7 +52,7 @@ export function draw(element, links, others, height, choose) {
       );
     }),
   );
-  element.replaceChildren(svg.picture(width, bottom, ...paths, ...nodes));
+  svg.show(element, svg.picture(width, bottom, ...paths, ...nodes));
 
   const items = [
     ...bands.map((band) => ({ ends: [band.source, band.target], bytes: band.bytes, x: middle, y: (band.from + band.to) / 2 })),
@@ -62,8 +60,7 @@ export function draw(element, links, others, height, choose) {
       nodes.map((node) => ({ ends: [node], bytes: node.bytes, x: side === 0 ? left : right, y: node.top })),
     ),
   ];
-  const chart = charts.get(element) ?? {};
-  chart.model = {
+  const model = {
     count: items.length,
     at: (event) => Number(document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-index]')?.dataset.index ?? -1),
     text: (index) => {
@@ -80,9 +77,7 @@ export function draw(element, links, others, height, choose) {
     },
     choose: (index) => choose(items[index].ends),
   };
-  chart.update ??= svg.explore(element, () => chart.model, false);
-  charts.set(element, chart);
-  chart.update(0);
+  svg.explore(element, model, 0, false);
 }
 
 /** Places the applications on both sides from top to bottom, and the bands between them. */
@@ -154,7 +149,7 @@ function scaleOf(nodes, height) {
 }
 
 function titleOf({ name }) {
-  return name === null ? 'all others' : format.name(name);
+  return name === null ? format.OTHERS : format.name(name);
 }
 
 /** Labels for `nodes`, at most `px` wide, no two alike. */
@@ -163,6 +158,6 @@ function fit(element, nodes, px) {
   for (let chars = 40; ; chars -= 1) {
     const labels = format.labels(names, chars);
     const isWide = svg.textWidth(element, labels, FONT_PX) > px;
-    if (!isWide || chars <= 10) return nodes.map(({ name }) => (name === null ? 'all others' : labels[names.indexOf(name)]));
+    if (!isWide || chars <= 10) return nodes.map(({ name }) => (name === null ? format.OTHERS : labels[names.indexOf(name)]));
   }
 }

@@ -23,8 +23,6 @@ export function room(element) {
   return Math.floor((svg.widthOf(element) - LEFT - RIGHT) / BAR_PX_MIN);
 }
 
-const charts = new WeakMap();
-
 /**
  * Draws bars for `slots` (from, to, bytes_tx, bytes_rx). Those within `chosen` (from, to) are highlighted; those
  * with hours from `incomplete` on are outlined. `choose` is called with the hours, from and to, that are clicked
@@ -35,25 +33,26 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
   const each = (width - LEFT - RIGHT) / Math.max(1, slots.length);
   const bar = Math.min(each > 8 ? each * 0.8 : each - 1, BAR_PX_MAX);
   const floor = HEIGHT - BOTTOM;
-  const most = Math.max(1, ...slots.map(({ bytes_tx, bytes_rx }) => Number(bytes_tx + bytes_rx)));
-  const y = (bytes) => floor - (Number(bytes) / (most * 1.04)) * (floor - TOP);
+  const most = mostOf(slots);
+  const y = (bytes) => floor - (Number(bytes) / (Math.max(1, most) * 1.04)) * (floor - TOP);
   const middle = (index) => LEFT + (index + 0.5) * each;
   const isChosen = (slot) => slot.from < chosen.to && slot.to > chosen.from;
 
   const back = svg.make('rect', { class: 'highlight', y: TOP, height: floor - TOP, width: 0 });
   const bars = slots.flatMap((slot, index) => {
     const kind = `${isChosen(slot) ? 'chosen' : 'other-hour'}${slot.to > incomplete ? ' incomplete' : ''}`;
-    const [x, top, line] = [middle(index) - bar / 2, y(slot.bytes_tx + slot.bytes_rx), y(slot.bytes_tx)];
+    // Within the outline, which is one pixel wide. What there is has at least that height.
+    const part = (name, top, bottom) => svg.make('rect', {
+      class: `bar ${name} ${kind}`,
+      x: middle(index) - bar / 2 + 0.5,
+      y: Math.min(top, bottom - 1) + 0.5,
+      width: Math.max(bar - 1, 0.1),
+      height: Math.max(bottom - top - 1, 0.01),
+    });
+    const sent = slot.bytes_tx > 0n ? [part('sent', y(slot.bytes_tx), floor)] : [];
     // One pixel between the two tells them apart.
-    const gap = floor - line > 3 && line - top > 3 ? 1 : 0;
-    const part = (name, top, bottom) => {
-      const height = Math.max(bottom - top, 0.75);
-      return svg.make('rect', { class: `bar ${name} ${kind}`, x, y: bottom - height, width: bar, height });
-    };
-    return [
-      ...(slot.bytes_tx > 0n ? [part('sent', line, floor)] : []),
-      ...(slot.bytes_rx > 0n ? [part('received', top, line - gap)] : []),
-    ];
+    const bottom = sent.length > 0 ? Math.min(y(slot.bytes_tx), floor - 1) - 1 : floor;
+    return slot.bytes_rx > 0n ? [...sent, part('received', y(slot.bytes_tx + slot.bytes_rx), bottom)] : sent;
   });
   const first = slots.findIndex(isChosen);
   const last = slots.findLastIndex(isChosen);
@@ -76,9 +75,9 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
     ),
   );
   const axis = svg.make('line', { class: 'axis', x1: LEFT, x2: width - RIGHT, y1: floor + 0.5, y2: floor + 0.5 });
-  show(element, svg.picture(width, HEIGHT, ...grid, back, ...bars, axis, ...bracket, ...labels));
+  svg.show(element, svg.picture(width, HEIGHT, ...grid, back, ...bars, axis, ...bracket, ...labels));
 
-  start(element, first, {
+  const model = {
     count: slots.length,
     at: (event) => indexAt(element, event, width, slots.length, LEFT, RIGHT),
     text: (index) => describe(slots[index], incomplete),
@@ -88,7 +87,8 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
       back.setAttribute('width', a === undefined ? 0 : (b - a + 1) * each);
     },
     choose: (a, b) => choose({ from: slots[a].from, to: slots[b].to }),
-  });
+  };
+  svg.explore(element, model, first, true);
 }
 
 /**
@@ -98,7 +98,7 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
 export function overview(element, { slots, frame }, choose) {
   const width = svg.widthOf(element);
   const each = width / Math.max(1, slots.length);
-  const most = Math.max(1, ...slots.map(({ bytes_tx, bytes_rx }) => Number(bytes_tx + bytes_rx)));
+  const most = Math.max(1, mostOf(slots));
   const floor = OVERVIEW_HEIGHT - 1;
   const steps = slots.map(({ bytes_tx, bytes_rx }, i) => {
     const top = floor - (Number(bytes_tx + bytes_rx) / most) * (floor - 5);
@@ -106,24 +106,13 @@ export function overview(element, { slots, frame }, choose) {
   });
   const [a, b] = [slots.findIndex(({ to }) => to > frame.from), slots.findLastIndex(({ from }) => from < frame.to)];
   const back = svg.make('rect', { class: 'highlight', y: 1, height: floor, width: 0 });
-  show(
-    element,
-    svg.picture(
-      width,
-      OVERVIEW_HEIGHT,
-      back,
-      svg.make('path', { class: 'all-hours', d: `M0 ${floor}${steps.join('')}L${width} ${floor}Z` }),
-      svg.make('rect', {
-        class: 'frame',
-        x: Math.max(1, a * each),
-        y: 1.5,
-        width: Math.max(4, Math.min((b - a + 1) * each, width - Math.max(1, a * each) - 1)),
-        height: OVERVIEW_HEIGHT - 3,
-        rx: 3,
-      }),
-    ),
-  );
-  start(element, a, {
+  const shape = svg.make('path', { class: 'all-hours', d: `M0 ${floor}${steps.join('')}L${width} ${floor}Z` });
+  const x = Math.max(1, a * each);
+  const place = { x, y: 1.5, width: Math.max(4, Math.min((b - a + 1) * each, width - x - 1)), height: OVERVIEW_HEIGHT - 3, rx: 3 };
+  // The frame has a rim, which tells it from the shape.
+  const frames = ['rim', 'frame'].map((name) => svg.make('rect', { class: name, ...place }));
+  svg.show(element, svg.picture(width, OVERVIEW_HEIGHT, back, shape, ...frames));
+  const model = {
     count: slots.length,
     at: (event) => indexAt(element, event, width, slots.length, 0, 0),
     text: (index) => [format.hours(slots[index])],
@@ -133,7 +122,8 @@ export function overview(element, { slots, frame }, choose) {
       back.setAttribute('width', first === undefined ? 0 : (last - first + 1) * each);
     },
     choose: (first, last) => choose({ from: slots[first].from, to: slots[last].to }),
-  });
+  };
+  svg.explore(element, model, a, true);
 }
 
 /** How many slots the overview has room for. */
@@ -141,20 +131,9 @@ export function overviewRoom(element) {
   return Math.floor(svg.widthOf(element) / 2);
 }
 
-/** Replaces the drawing in `element`; its tooltip stays. */
-function show(element, picture) {
-  const old = element.querySelector('svg');
-  if (old) old.replaceWith(picture);
-  else element.replaceChildren(picture);
-}
-
-/** Makes `model` what people interact with in `element`, from the item at `index` on. */
-function start(element, index, model) {
-  const chart = charts.get(element) ?? {};
-  chart.model = model;
-  chart.update ??= svg.explore(element, () => chart.model, true);
-  charts.set(element, chart);
-  chart.update(index);
+/** The bytes of the largest of `slots`. */
+function mostOf(slots) {
+  return Math.max(0, ...slots.map(({ bytes_tx, bytes_rx }) => Number(bytes_tx + bytes_rx)));
 }
 
 function indexAt(element, { clientX }, width, count, left, right) {
@@ -172,7 +151,7 @@ function describe(slot, incomplete) {
     line('Sent', slot.bytes_tx),
     line('Received', slot.bytes_rx),
     line('Total', slot.bytes_tx + slot.bytes_rx),
-    ...(slot.to > incomplete ? ['Incomplete: this hour has not ended'] : []),
+    ...(slot.to > incomplete ? [`Incomplete: ${slot.to - slot.from > 1 ? 'not all of its hours have' : 'this hour has not'} ended`] : []),
   ];
 }
 
@@ -191,8 +170,9 @@ function hourTicks(slots, width, each) {
   return apart.map((index, i) => ({ index, lines: format.hourLabel(slots[index].from, step, slots[apart[i - 1]]?.from) }));
 }
 
-/** Three to six round numbers of bytes up to `most`. */
+/** Three to six round numbers of bytes up to `most`; none where that is zero. */
 function byteTicks(most) {
+  if (most === 0) return [];
   const power = 10 ** Math.floor(Math.log10(most));
   const steps = [0.2, 0.5, 1, 2].map((factor) => Math.max(1, factor * power));
   const step = steps.find((step) => most / step <= 6) ?? power;

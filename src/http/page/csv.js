@@ -1,36 +1,30 @@
-// CSV for spreadsheets, which interpret some texts as formulas.
+// CSV for spreadsheets, which evaluate what begins like a formula.
 
 /** Excel reads a file as UTF-8 only if it begins with this. */
 export const BYTE_ORDER_MARK = '\ufeff';
 
-/** The first character of a text that a spreadsheet may evaluate. */
-const FORMULA = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
+/**
+ * What can end a cell. Excel splits at `;` where a comma is the decimal mark, and other programs at tabs or bars, as
+ * their reader chose. A quote after a comma is then no quote, so these count within quotes too.
+ */
+const END = ',;|\\t\\r\\n';
+/** What a spreadsheet may drop from the beginning of a cell: quotes, blanks, and characters that are not seen. */
+const DROPPED = `(?![${END}])["\\s\\u2800\\p{C}\\p{Default_Ignorable_Code_Point}]`;
+const BEGINNING = `[${END}](?:${DROPPED})*`;
+const BEFORE_FORMULA = new RegExp(`${BEGINNING}(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])`, 'gu');
+const IS_OPEN = new RegExp(`${BEGINNING}$`, 'u');
 
 /**
- * Returns a function that puts a quote before each cell that could be a formula, so that it is read as text. It
- * takes the file in parts, cut anywhere.
+ * Returns a function that puts a `'` before each `=`, `+`, `-` and `@` that could begin a formula, so that it is read
+ * as text. It takes the file in parts, cut anywhere between two characters.
  */
 export function guard() {
-  let isStart = true;
-  let isQuoted = false;
-  return (text) => {
-    let safe = '';
-    let done = 0;
-    for (let at = 0; at < text.length; at += 1) {
-      const char = text[at];
-      if (isStart && char === '"' && !isQuoted) {
-        isQuoted = true;
-        continue;
-      }
-      // An empty line, or the end of one, is no cell.
-      if (isStart && FORMULA.test(char) && (isQuoted || !/[\r\n]/.test(char))) {
-        safe += `${text.slice(done, at)}'`;
-        done = at;
-      }
-      isStart = false;
-      if (char === '"') isQuoted = !isQuoted;
-      else if (!isQuoted) isStart = char === ',' || char === '\n';
-    }
-    return safe + text.slice(done);
+  // Whether the next character can be the first of a cell.
+  let isOpen = true;
+  return (part) => {
+    const wasOpen = isOpen;
+    const text = wasOpen ? `,${part}` : part;
+    isOpen = IS_OPEN.test(text);
+    return text.replace(BEFORE_FORMULA, "$&'").slice(wasOpen ? 1 : 0);
   };
 }

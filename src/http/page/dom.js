@@ -12,6 +12,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** `digits` in groups, as text that can have a line break after each comma. */
+export function breakable(digits) {
+  return digits.split(/(?<=,)/).flatMap((group, i) => (i === 0 ? [group] : [make('wbr'), group]));
+}
+
 /** Exchanges the children of `parent`; what had the focus has it again, by its `data-key`. */
 export function replace(parent, ...children) {
   const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;

@@ -65,6 +65,6 @@ function table(edges, rest) {
   const body = edges.map((edge) =>
     dom.make('tr', {}, cell('src_app', edge.src_app), cell('dest_app', edge.dest_app), bytes(edge.bytes)),
   );
-  if (rest > 0n) body.push(dom.make('tr', {}, dom.make('td', { text: 'all others' }), dom.make('td'), bytes(rest)));
+  if (rest > 0n) body.push(dom.make('tr', {}, dom.make('td', { text: format.OTHERS }), dom.make('td'), bytes(rest)));
   dom.table(at('edges-table'), ['Source', 'Destination', 'Bytes'], 2, body);
 }

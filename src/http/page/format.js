@@ -107,10 +107,15 @@ const UNSEEN =
 /** Blanks at an end, side by side, or other than they look. */
 const BLANKS = /^ | $|(?<= ) |(?! )\p{Zs}/gu;
 
-/** A name as text that can be seen. */
+/** What is shown for the empty name, and for all that is not listed. */
+const EMPTY = '(empty)';
+export const OTHERS = 'all others';
+
+/** A name as text that can be seen; no two names have the same, and none has that of `OTHERS`. */
 export function name(text) {
-  if (text === '') return '(empty)';
+  if (text === '') return EMPTY;
   const mark = (unseen) => `\\u{${unseen.codePointAt(0).toString(16)}}`;
+  if (text === EMPTY || text === OTHERS) return mark(text) + text.slice(1);
   return text.replace(UNSEEN, (unseen, pictograph) => pictograph ?? mark(unseen)).replace(BLANKS, mark);
 }
 

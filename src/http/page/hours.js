@@ -79,9 +79,10 @@ export function draw(given) {
   const what = isFiltered ? 'flows that match the filters' : 'all applications';
   const each = step > 1 ? `, one bar is ${format.duration(step)}` : '';
   const end = slots.at(-1).to > incomplete ? '; the last bar is incomplete' : '';
-  at('hours-note').textContent =
-    `${what}, ${format.hours({ from: slots[0].from, to: slots.at(-1).to })}${each}; ` +
-    `most, ${format.bytes(total(most))}, in ${format.hours(most)}${end}`;
+  const when = `${format.hours({ from: slots[0].from, to: slots.at(-1).to })}${each}`;
+  const highest = total(most) > 0n ? `most, ${format.bytes(total(most))}, in ${format.hours(most)}` : 'no bytes';
+  const isNone = sums.size > 0 && [...sums.values()].every(({ isNone }) => isNone);
+  at('hours-note').textContent = isNone ? `no flows match, ${when}` : `${what}, ${when}; ${highest}${end}`;
   table(slots);
 }
 
@@ -141,7 +142,7 @@ function shift(direction) {
 /** Draws the overview, if the chart has no room for all hours; a click or drag in it moves the chart there. */
 function overview() {
   const chart = at('hours-overview');
-  chart.hidden = places.length <= room();
+  chart.hidden = at('overview-note').hidden = places.length <= room();
   if (chart.hidden) return;
   const state = [all, part().from, part().to, chart.clientWidth];
   if (state.every((one, i) => one === overviewDrawn[i])) return;

@@ -265,8 +265,9 @@ function rangeOf({ from, to }, hours) {
     const complete = hours.findLast(({ hour }) => hour < incompleteFrom())?.hour ?? newest;
     return { from: complete, to: complete + 1 };
   }
-  const begin = from === null || (to === null && from < first) ? first : from;
-  return { from: begin, to: Math.max(to ?? newest + 1, begin + 1) };
+  if (to === null) return { from: Math.max(from, first), to: Math.max(newest, from) + 1 };
+  // All hours before `to`: from the first stored one on, if that is one of them.
+  return { from: from ?? (first < to ? first : 0), to };
 }
 
 function sum(rows) {
@@ -296,7 +297,7 @@ function showTotals({ bytes_tx, bytes_rx }, inRange) {
   const total = bytes_tx + bytes_rx;
   for (const [id, value] of Object.entries({ total, sent: bytes_tx, received: bytes_rx })) {
     at(id).textContent = format.bytes(value);
-    at(`${id}-exact`).textContent = format.exactBytes(value);
+    at(`${id}-exact`).replaceChildren(...dom.breakable(format.exactBytes(value)));
   }
   const count = inRange.length.toLocaleString('en');
   const isIncomplete = inRange.length > 0 && inRange.at(-1).hour >= incompleteFrom();

@@ -9,6 +9,7 @@ const TYPING_MS = 700;
 
 const at = (id) => document.getElementById(id);
 const FIELDS = ['from-hour', 'last-hour'];
+const TITLES = { 'from-hour': 'From', 'last-hour': 'To' };
 
 /** The hours that hold flows, and the ones that are chosen. */
 let all = [];
@@ -20,16 +21,21 @@ export function start(change) {
   choose = change;
   const pick = dom.calm(TYPING_MS, take);
   for (const id of FIELDS) {
-    at(id).oninput = () => pick(id);
+    at(id).oninput = () => {
+      complain();
+      pick(id);
+    };
     at(id).onchange = () => pick(id);
     at(id).onkeydown = ({ key }) => {
       if (key !== 'Enter') return;
-      at(id).reportValidity();
       take(id);
+      if (hourIn(id) === null) complain(id);
     };
     at(id).onblur = () => {
-      // Text that is no hour is replaced.
-      if (hourIn(id) === null) fill(id);
+      // Text that is no hour is replaced; what was wrong with it is still said.
+      if (hourIn(id) !== null) return;
+      complain(id);
+      fill(id);
     };
   }
   at('previous-hour').onclick = () => step(-1);
@@ -48,6 +54,7 @@ export function show(hours, chosen, view) {
   at('all').setAttribute('aria-pressed', String(range.from <= all[0] && view.to === null && !isLatest));
   dom.enable([at('previous-hour'), range.from > all[0]], [at('next-hour'), range.to <= all.at(-1)]);
   at('zone').hidden = !format.isDated(range.to - 1);
+  if (isOther) complain();
   // Typing is not disturbed, unless other hours have been chosen.
   for (const id of FIELDS) if (isOther || document.activeElement !== at(id)) fill(id);
 }
@@ -58,11 +65,12 @@ function fill(id) {
   const hour = id === 'from-hour' ? range.from : range.to - 1;
   const isDated = format.isDated(hour);
   const text = (number) => (isDated ? format.hour(number).replace(' ', 'T') : String(number));
-  const ends = [all[0], all.at(-1)].filter((end) => format.isDated(end) === isDated);
+  // A date has no bound that is a plain number, and the other way round.
+  const bound = (end, of) => (format.isDated(end) === isDated ? text(of(end, hour)) : '');
   field.type = isDated ? 'datetime-local' : 'number';
   field.step = isDated ? '3600' : '1';
-  field.min = ends.length > 0 ? text(Math.min(ends[0], hour)) : '';
-  field.max = ends.length > 0 ? text(Math.max(ends.at(-1), hour)) : '';
+  field.min = bound(all[0], Math.min);
+  field.max = bound(all.at(-1), Math.max);
   if (field.value !== text(hour)) field.value = text(hour);
 }
 
@@ -73,8 +81,24 @@ function hourIn(id) {
   return field.type === 'number' ? Number(field.value) : Date.parse(`${field.value}Z`) / 3.6e6;
 }
 
+/** Says beside the fields why what is in one of them is not shown; without an `id`, that nothing is wrong. */
+function complain(id) {
+  for (const field of FIELDS) at(field).setAttribute('aria-invalid', String(field === id));
+  at('range-problem').textContent = id ? `${TITLES[id]} ${at(id).value.replace('T', ' ')}: ${reason(at(id))}`.replace(' :', ':') : '';
+}
+
+function reason({ validity, type }) {
+  if (validity.rangeOverflow) return `the newest hour is ${format.hour(all.at(-1))}`;
+  if (validity.rangeUnderflow) return `the first hour is ${format.hour(all[0])}`;
+  if (validity.stepMismatch) return type === 'number' ? 'hours are whole numbers' : 'hours begin at minute 00';
+  return 'not an hour';
+}
+
 function take(id) {
   const [from, last] = FIELDS.map(hourIn);
+  // A date that is not complete yet has no value.
+  const wrong = FIELDS.find((field) => at(field).value !== '' && !at(field).checkValidity());
+  if (wrong) complain(wrong);
   if (from === null || last === null || (from === range.from && last === range.to - 1)) return;
   if (from <= last) choose({ from, to: last + 1 });
   else choose(id === 'from-hour' ? { from, to: from + 1 } : { from: last, to: last + 1 });

@@ -8,8 +8,8 @@ let filters = '';
 const known = new Map();
 
 /**
- * The sums of `hours`, rows of /hours, for the flows that match `view`, as a Map by hour. Fetches only the hours
- * that have changed since they were fetched last.
+ * The sums of `hours`, rows of /hours, for the flows that match `view`, as a Map by hour; `isNone` where no flow
+ * matches. Fetches only the hours that have changed since they were fetched last.
  */
 export async function sums(view, hours, signal) {
   if (!views.isFiltered(view)) return new Map(hours.map((row) => [row.hour, row]));
@@ -27,7 +27,7 @@ export async function sums(view, hours, signal) {
     for (const row of hours) {
       if (row.hour < stale[0].hour || row.hour > stale.at(-1).hour) continue;
       const { bytes_tx = 0n, bytes_rx = 0n } = found.get(row.hour) ?? {};
-      known.set(row.hour, { state: state(row), bytes_tx, bytes_rx });
+      known.set(row.hour, { state: state(row), bytes_tx, bytes_rx, isNone: !found.has(row.hour) });
     }
   }
   return new Map(hours.map(({ hour }) => [hour, known.get(hour)]));

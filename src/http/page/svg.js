@@ -23,6 +23,13 @@ export function picture(width, height, ...children) {
   return make('svg', { viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' }, ...children);
 }
 
+/** Replaces the drawing in `element`; its tooltip stays. */
+export function show(element, picture) {
+  const old = element.querySelector('svg');
+  if (old) old.replaceWith(picture);
+  else element.replaceChildren(picture);
+}
+
 /** How wide a drawing in `element` is to be. */
 export function widthOf(element) {
   return Math.max(240, Math.round(element.clientWidth));
@@ -38,13 +45,24 @@ export function textWidth(element, texts, px) {
 
 /**
  * Makes the chart in `element` usable by pointer, finger and keyboard: it shows a tooltip for the item under the
- * pointer, or for the one that the arrow keys have reached. `model()` describes what is drawn: the `count` of
+ * pointer, or for the one that the arrow keys have reached. `model` describes what is drawn: the `count` of
  * items, `at(event)`, the index of the item under the pointer or -1, `text(index)`, a heading and lines for the
  * tooltip, `place(index)`, where that is shown, `highlight(first, last)`, which marks these items (none without
- * arguments), and `choose(first, last)`. With `isRange`, several neighbours can be chosen. Returns the function to
- * call after each drawing.
+ * arguments), and `choose(first, last)`. The keyboard starts at the item `index`. With `isRange`, several neighbours
+ * can be chosen. To be called after each drawing.
  */
-export function explore(element, model, isRange) {
+export function explore(element, model, index, isRange) {
+  const chart = charts.get(element) ?? {};
+  chart.model = model;
+  chart.update ??= listen(element, () => chart.model, isRange);
+  charts.set(element, chart);
+  chart.update(index);
+}
+
+/** What is drawn in each element, and the function to call after each drawing. */
+const charts = new WeakMap();
+
+function listen(element, model, isRange) {
   const tip = dom.make('div', { class: 'tip', hidden: '' });
   let current = 0;
   let anchor = null;

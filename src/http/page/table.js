@@ -73,6 +73,9 @@ export function show(given, view) {
   dom.enable([at('previous-page'), view.cursor !== ''], [at('next-page'), next !== null]);
   const number = view.pages.length + 1;
   const known = view.cursor === '' || view.pages.length > 0;
+  const last = (known ? (number - 1) * ROWS : 0) + rows.length;
+  const which = known ? `Rows ${last - rows.length + 1} to ${last}` : `${rows.length} more rows`;
+  at('row-numbers').textContent = rows.length === 0 ? '' : `${which}${next !== null ? '; more follow' : known ? ` of ${last}` : ', the last'}`;
   at('page-number').textContent = known && (number > 1 || next !== null) ? `Page ${number}` : '';
 }
 
@@ -85,7 +88,7 @@ function cell(field, row, names, { sort, exact }) {
   if (field in SUMS) {
     const value = field === 'bytes' ? row.bytes_tx + row.bytes_rx : row[field];
     const text = exact ? format.digits(value) : format.bytes(value);
-    return dom.make('td', { class: sumClass(field, sort), text, title: format.exactBytes(value) });
+    return dom.make('td', { class: sumClass(field, sort), title: format.exactBytes(value) }, ...dom.breakable(text));
   }
   if (field === 'hour') return dom.make('td', { text: format.hour(row.hour) });
   const name = format.name(row[field]);

@@ -36,7 +36,7 @@ export function show(list, field, rows, totals) {
     return dom.make('li', {}, button);
   });
   if (items.length === 0) items.push(dom.make('li', { class: 'none', text: 'No flows here' }));
-  else if (others > 0n) items.push(dom.make('li', { class: 'others' }, ...line('all others', others, whole)));
+  else if (others > 0n) items.push(dom.make('li', { class: 'others' }, ...line(format.OTHERS, others, whole)));
   dom.replace(list, ...items);
 }
 

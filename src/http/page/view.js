@@ -32,8 +32,11 @@ const SINGLE = ['hour', 'from', 'to', 'search', 'sort', 'group_by', 'cursor', 'e
  * left out.
  */
 export function parse(search) {
-  const params = new URLSearchParams(search);
   const wrong = [];
+  // What is not UTF-8 would be read as another name.
+  const parts = search.replace(/^\?/, '').split('&');
+  wrong.push(...parts.filter((part) => !isUtf8(part)).map(visible));
+  const params = new URLSearchParams(parts.filter(isUtf8).join('&'));
   const refuse = (name, value) => wrong.push(visible(`${name}=${value}`));
   for (const name of new Set(params.keys())) {
     if (!SINGLE.includes(name) && !(name in FILTERS)) refuse(name, params.get(name));
@@ -57,8 +60,8 @@ export function parse(search) {
   const isOne = params.has('hour');
   if (isOne) ['from', 'to'].filter((name) => params.has(name)).forEach((name) => refuse(name, params.get(name)));
   let [from, to] = isOne ? [one, one === null ? null : one + 1] : [hour('from'), hour('to')];
-  if (from !== null && to !== null && to <= from) {
-    refuse('from', from);
+  if (to !== null && to <= (from ?? 0)) {
+    if (from !== null) refuse('from', from);
     refuse('to', to);
     [from, to] = [null, null];
   }
@@ -76,6 +79,16 @@ export function parse(search) {
     live: chosen('live', ['on', 'off'], 'on') === 'on',
   };
   return { ...view, misread: wrong.length > 0 ? `Not understood in the address, and left out: ${wrong.join(', ')}.` : '' };
+}
+
+/** Whether the bytes that `part` of a query string stands for are UTF-8. A `%` alone stands for itself. */
+function isUtf8(part) {
+  try {
+    decodeURIComponent(part.replace(/%(?![\da-f]{2})/gi, '%25'));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The query string for `view`; empty for what is shown at first. */

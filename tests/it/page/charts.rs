@@ -3,7 +3,7 @@
 use super::*;
 
 /// A year of hours since the epoch, the last of them `end`: bytes are told by the hour.
-fn year(client: &Client, end: u32) {
+pub(super) fn year(client: &Client, end: u32) {
     let mut body = Vec::new();
     for hour in end - 8_759..=end {
         for (app, bytes) in [("web", hour), ("night-batch", 7)] {
@@ -15,9 +15,9 @@ fn year(client: &Client, end: u32) {
 }
 
 /// 2025-06-01 00:00.
-const JUNE: u32 = 485_760;
+pub(super) const JUNE: u32 = 485_760;
 
-fn note(browser: &Browser) -> String {
+pub(super) fn note(browser: &Browser) -> String {
     browser.text("#hours-note")
 }
 
@@ -260,5 +260,54 @@ fn the_page_is_light() {
     assert!(bytes.as_u64().unwrap() < 100_000, "{bytes}");
     // It was 7,600 with a library; a machine that is busy may take a few times what is usual, 600.
     assert!(blocked.as_f64().unwrap() < 3_000.0, "{blocked}");
+    daemon.stop();
+}
+
+/// The overview is of all applications, whatever the filters are, and says so; the chart says where nothing matches.
+#[test]
+fn what_is_of_all_applications_and_what_of_none_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    year(&daemon.client, JUNE + 8_759);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    browser.open("/?src_app=web");
+    complete(&browser);
+    assert_eq!(
+        browser.text("#overview-note"),
+        "All hours, of all applications:"
+    );
+    let heard = browser.js(
+        "const { ariaLabel, hidden } = document.getElementById('hours-overview'); \
+         return [ariaLabel, hidden, document.getElementById('overview-note').checkVisibility()]",
+    );
+    assert_eq!(
+        heard,
+        json!(["Part of all hours, of all applications", false, true])
+    );
+    let is_empty =
+        "document.querySelector('#table td.none') && !document.querySelector('[aria-busy]')";
+    let axis = |browser: &Browser| browser.texts("#hours-chart .grid + text");
+    assert!(!axis(&browser).is_empty());
+    browser.open("/?search=nobody");
+    browser.until(is_empty);
+    let said = note(&browser);
+    assert!(said.starts_with("no flows match, 2026-05-"), "{said}");
+    assert!(!said.contains("most"), "{said}");
+    assert_eq!(axis(&browser), Vec::<String>::new());
+    // Flows without bytes are flows.
+    daemon
+        .client
+        .accept(&[TestFlow::new(JUNE + 8_759, "idle", "db", "v", 0, 0)]);
+    browser.open("/?search=idle");
+    browser.until(
+        "document.querySelector('#table td button') && !document.querySelector('[aria-busy]')",
+    );
+    let said = note(&browser);
+    assert!(
+        said.contains("match the filters, 2026-05-") && said.ends_with("; no bytes"),
+        "{said}"
+    );
+    assert_eq!(axis(&browser), Vec::<String>::new());
+    nothing_to_complain_about(&browser);
     daemon.stop();
 }

@@ -1,4 +1,4 @@
-//! How the page looks and feels: colours, paper, fingers and keys.
+//! How the page looks and feels: paper, fingers and keys.
 
 use super::*;
 
@@ -69,143 +69,6 @@ fn it_works_by_keyboard_and_on_a_phone() {
     daemon.stop();
 }
 
-/// What the variable `name` of the stylesheet is, as red, green and blue.
-fn color(browser: &Browser, name: &str) -> [f64; 3] {
-    let text = browser.js(&format!(
-        "return getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()"
-    ));
-    let hex = text.as_str().unwrap().trim_start_matches('#');
-    assert_eq!(hex.len(), 6, "--{name} is {text}");
-    [0, 2, 4].map(|at| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()))
-}
-
-/// The contrast of two colours, as WCAG 2 defines it.
-fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
-    let luminance = |color: [f64; 3]| {
-        let [r, g, b] = color.map(|part| match part / 255.0 {
-            part if part <= 0.040_45 => part / 12.92,
-            part => ((part + 0.055) / 1.055).powf(2.4),
-        });
-        0.2126 * r + 0.7152 * g + 0.0722 * b
-    };
-    let (a, b) = (luminance(a), luminance(b));
-    (a.max(b) + 0.05) / (a.min(b) + 0.05)
-}
-
-/// Text has a contrast of 4.5 to what is behind it; controls, bars and bands have 3.
-#[test]
-fn contrast_is_enough_in_both_schemes() {
-    let (_dir, daemon, browser) = sample_day();
-    let text = [
-        ("text", "page raised soft accent-soft wrong-soft"),
-        ("quiet", "page raised soft accent-soft"),
-        ("accent", "raised page accent-soft soft"),
-        ("wrong", "raised wrong-soft"),
-    ];
-    let graphics = [
-        ("edge", "page raised soft"),
-        ("accent", "page raised"),
-        ("good", "raised"),
-        ("sent", "raised received"),
-        ("received", "raised"),
-        ("sent-other", "raised"),
-        ("received-other", "raised"),
-        ("share", "raised"),
-    ];
-    for scheme in ["light", "dark"] {
-        let features = [json!({"name": "prefers-color-scheme", "value": scheme})];
-        browser.cdp("Emulation.setEmulatedMedia", json!({"features": features}));
-        browser.open("/?hour=20&src_app=web&src_app=cdn");
-        complete(&browser);
-        let pairs = |list: &[(&'static str, &'static str)]| -> Vec<(&str, &str)> {
-            let pairs = list
-                .iter()
-                .flat_map(|(a, rest)| rest.split(' ').map(move |b| (*a, b)));
-            pairs.collect()
-        };
-        for (list, least) in [(pairs(&text), 4.5), (pairs(&graphics), 3.0)] {
-            for (a, b) in list {
-                let found = contrast(color(&browser, a), color(&browser, b));
-                assert!(found >= least, "{scheme}: {a} on {b}: {found:.2}");
-            }
-        }
-        for hue in ["0", "1", "2", "3", "4", "5", "6", "7", "none"] {
-            let found = contrast(
-                color(&browser, &format!("hue-{hue}")),
-                color(&browser, "raised"),
-            );
-            assert!(found >= 3.0, "{scheme}: hue {hue}: {found:.2}");
-        }
-        // What is drawn with these is not paler than they are.
-        let pale = browser.js(
-            "return [...document.querySelectorAll('#content *, .top *')].filter((e) => \
-               getComputedStyle(e).opacity !== '1' && !e.matches(':disabled, .mark i')).map((e) => e.outerHTML)",
-        );
-        assert_eq!(pale, json!([]), "{scheme}");
-        let drawn = browser.js(
-            "const fill = (css, of) => getComputedStyle(document.querySelector(css))[of]; \
-             return [fill('rect.sent.chosen', 'fill'), fill('.key.sent', 'backgroundColor'), fill('rect.received.chosen', 'fill'), \
-               fill('.key.received', 'backgroundColor'), fill('.band', 'stroke'), fill('.node rect', 'fill')]",
-        );
-        assert_eq!(
-            (&drawn[0], &drawn[2], &drawn[4]),
-            (&drawn[1], &drawn[3], &drawn[5]),
-            "{scheme}"
-        );
-    }
-    // More of it for who asks for more.
-    let ink = |browser: &Browser| {
-        browser.js("return ['.quiet', 'button:not([aria-pressed])'].map((css, i) => getComputedStyle(document.querySelector(css))[i ? 'borderTopColor' : 'color'])")
-    };
-    let before = ink(&browser);
-    browser.cdp(
-        "Emulation.setEmulatedMedia",
-        json!({"features": [{"name": "prefers-contrast", "value": "more"}, {"name": "prefers-color-scheme", "value": "dark"}]}),
-    );
-    let after = ink(&browser);
-    assert!(
-        before[0] != after[0] && before[1] != after[1],
-        "{before} {after}"
-    );
-    nothing_to_complain_about(&browser);
-    daemon.stop();
-}
-
-/// With colours of the reader's own, what has a meaning is still there.
-#[test]
-fn forced_colours_keep_what_colours_mean() {
-    let (_dir, daemon, browser) = sample_day();
-    for scheme in ["light", "dark"] {
-        browser.cdp(
-            "Emulation.setEmulatedMedia",
-            json!({"features": [{"name": "forced-colors", "value": "active"}, {"name": "prefers-color-scheme", "value": scheme}]}),
-        );
-        browser.open("/");
-        complete(&browser);
-        let found = browser.js(
-            "const of = (css, name) => getComputedStyle(document.querySelector(css))[name]; \
-             return { canvas: of('body', 'backgroundColor'), sent: of('.key.sent', 'backgroundColor'), \
-               received: of('.key.received', 'backgroundColor'), border: of('.key.sent', 'borderTopStyle'), \
-               share: of('.share', 'backgroundColor'), mark: of('.mark i', 'backgroundColor'), \
-               pressed: of('#latest', 'backgroundColor'), plain: of('#all', 'backgroundColor'), \
-               bars: [of('rect.sent.chosen', 'fill'), of('rect.received.chosen', 'fill'), of('rect.sent.chosen', 'stroke')], \
-               band: of('.band', 'stroke') }",
-        );
-        let at = |name: &str| &found[name];
-        assert_ne!(at("sent"), at("received"), "{found}");
-        assert_eq!(at("border"), "solid", "{found}");
-        for name in ["received", "share", "mark", "band"] {
-            assert_ne!(at(name), at("canvas"), "{name}: {found}");
-        }
-        assert_ne!(at("pressed"), at("plain"), "{found}");
-        assert_eq!(at("bars")[0], *at("sent"), "{found}");
-        assert_eq!(at("bars")[1], *at("received"), "{found}");
-        assert_ne!(at("bars")[2], *at("canvas"), "{found}");
-    }
-    nothing_to_complain_about(&browser);
-    daemon.stop();
-}
-
 /// All that there is to read fits onto A4, and nothing to press is printed.
 #[test]
 fn it_prints_whole() {
@@ -261,6 +124,83 @@ fn it_prints_whole() {
     daemon.stop();
 }
 
+/// A table on paper has its head on each page, says which rows it has, and breaks no number within three digits.
+#[test]
+fn a_long_table_is_printed_with_its_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let names: Vec<_> = (0..40)
+        .map(|n| format!("{n}-{}", "x".repeat(200)))
+        .collect();
+    let flows: Vec<_> = (names.iter())
+        .map(|name| TestFlow::new(7, name, name, name, u64::MAX, u64::MAX - 1))
+        .collect();
+    daemon.client.accept(&flows);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    for address in ["/", "/?exact=on"] {
+        browser.open(address);
+        complete(&browser);
+        // The paper is searched for their colours.
+        browser.js(
+            "const style = new CSSStyleSheet(); \
+             style.replaceSync('#table thead * { color: rgb(1, 2, 3) !important } #table tbody * { color: rgb(4, 5, 6) !important }'); \
+             document.adoptedStyleSheets = [style]",
+        );
+        let paper = browser.cdp(
+            "Page.printToPDF",
+            json!({"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": true}),
+        );
+        let data = paper["data"].as_str().unwrap();
+        let pages = browser.js(&format!(
+            "const pdf = atob({data:?}); \
+             const streams = [...pdf.matchAll(/stream\\r?\\n([^]*?)\\r?\\nendstream/g)].map(([, text]) => Uint8Array.from(text, (c) => c.charCodeAt(0))); \
+             const read = (bytes) => new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'))).text().catch(() => ''); \
+             return Promise.all(streams.map(read)).then((texts) => texts.map((text) => \
+               [/\\.0039\\d* \\.0078\\d* \\.0117\\d* rg/, /\\.0156\\d* \\.0196\\d* \\.0235\\d* rg/].map((color) => color.test(text))))"
+        ));
+        let pages: Vec<(bool, bool)> = serde_json::from_value(pages).unwrap();
+        let rows = pages.iter().filter(|(_, rows)| *rows).count();
+        let headed = pages.iter().filter(|(head, rows)| *head && *rows).count();
+        assert!(rows >= 2, "{rows} pages");
+        assert_eq!(headed, rows, "{address}");
+    }
+    browser.cdp(
+        "Emulation.setDeviceMetricsOverride",
+        json!({"width": 703, "height": 1000, "deviceScaleFactor": 1, "mobile": false}),
+    );
+    browser.cdp("Emulation.setEmulatedMedia", json!({"media": "print"}));
+    let found = browser.js(
+        "const lines = (e) => { \
+           const range = document.createRange(); range.selectNodeContents(e); \
+           return [...e.childNodes].filter((node) => node.nodeType === 3).map((node) => { \
+             range.selectNodeContents(node); return new Set([...range.getClientRects()].map(({ top }) => Math.round(top))).size; }); }; \
+         const numbers = [...document.querySelectorAll('.figures dd.quiet, #table td.number')]; \
+         return { broken: numbers.filter((e) => lines(e).some((count) => count > 1)).map((e) => e.textContent), \
+           grouped: numbers.filter((e) => /,/.test(e.textContent)).length, \
+           cramped: [...document.querySelectorAll('#table td bdi')].filter((e) => e.offsetWidth < 75).length, \
+           wide: document.documentElement.scrollWidth, \
+           outside: [...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > 704).map((e) => e.outerHTML), \
+           seen: document.getElementById('row-numbers').checkVisibility() }",
+    );
+    assert_eq!(
+        (&found["broken"], &found["outside"]),
+        (&json!([]), &json!([]))
+    );
+    assert!(found["grouped"].as_u64() > Some(70), "{found}");
+    assert_eq!(
+        (&found["cramped"], &found["seen"]),
+        (&json!(0), &json!(true)),
+        "{found}"
+    );
+    assert!(found["wide"].as_u64() <= Some(703), "{found}");
+    assert_eq!(browser.text("#row-numbers"), "Rows 1 to 25; more follow");
+    browser.cdp("Emulation.setEmulatedMedia", json!({"media": ""}));
+    browser.js("document.getElementById('next-page').click()");
+    browser.until("document.getElementById('row-numbers').textContent === 'Rows 26 to 40 of 40'");
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
 /// What is to be pressed has the size of a finger on a phone, and at least 24 pixels anywhere.
 #[test]
 fn targets_are_large_enough() {
@@ -283,9 +223,25 @@ fn targets_are_large_enough() {
                .map(([, e]) => e.outerHTML)"
         ));
         assert_eq!(small, json!([]), "at {width}");
-        // Neither is anything of the two hours cut.
-        let cut = browser.js("return ['from-hour', 'last-hour'].filter((id) => { const e = document.getElementById(id); return e.scrollWidth > e.clientWidth; })");
-        assert_eq!(cut, json!([]));
+        // Neither is anything of the two hours cut, whatever they are.
+        for hours in ["?hour=20", "?hour=490000", "?hour=4294967294"] {
+            browser.open(&format!("/{hours}"));
+            browser.until(
+                "document.querySelector('#table td') && !document.querySelector('[aria-busy]')",
+            );
+            let cut = browser.js(
+                "return ['from-hour', 'last-hour'].map((id) => document.getElementById(id)) \
+                   .map((e) => [e, getComputedStyle(e)]) \
+                   .map(([e, style]) => [e.value, style, e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)]) \
+                   .filter(([value, style, room]) => { \
+                     const pen = document.createElement('canvas').getContext('2d'); \
+                     pen.font = style.font; \
+                     /* The arrows of a number, and the spaces and the button of a date. */ \
+                     return pen.measureText(value).width + (/^\\d+$/.test(value) ? 16 : 30) > room; \
+                   }).map(([value, , room]) => [value, room])",
+            );
+            assert_eq!(cut, json!([]), "{hours} at {width}");
+        }
     }
     // Who listens can tell the parts of the page apart.
     let names = browser.js(

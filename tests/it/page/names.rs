@@ -131,12 +131,44 @@ fn sums_are_exact_in_older_browsers_too() {
 fn no_cell_of_the_file_is_a_formula() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
-    let formulas = [
-        "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=\"a\",b", "\n", "＝1",
+    // Each with what it is in the file.
+    let names = [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\u{ff1d}1", "'\u{ff1d}1"),
+        ("=\"a\",b", "'=\"a\",b"),
+        // After what a spreadsheet leaves out.
+        ("\t=1", "\t'=1"),
+        ("\r=1", "\r'=1"),
+        (" =1", " '=1"),
+        ("\u{a0}=1", "\u{a0}'=1"),
+        ("\0=1", "\0'=1"),
+        ("\u{200b}\u{feff}=1", "\u{200b}\u{feff}'=1"),
+        (
+            "\u{3164}\u{e0041}\u{2800}-1",
+            "\u{3164}\u{e0041}\u{2800}'-1",
+        ),
+        ("\"=1", "\"'=1"),
+        // Where it splits a cell.
+        ("x;=cmd|' /C calc'!A0;y", "x;'=cmd|' /C calc'!A0;y"),
+        ("b\t=1+1", "b\t'=1+1"),
+        ("b; \"\"=1", "b; \"\"'=1"),
+        ("b\n=1", "b\n'=1"),
+        ("c,=1", "c,'=1"),
+        ("d|@1;+2;;-3", "d|'@1;'+2;;'-3"),
+        // No formulas.
+        ("a=1", "a=1"),
+        ("", ""),
+        ("'=1", "'=1"),
+        ("\n", "\n"),
+        ("é", "é"),
+        ("a-b;c+d", "a-b;c+d"),
+        ("\u{1f600}=1", "\u{1f600}=1"),
     ];
-    let texts = ["a=1", "", "\"=1", "'=1", "b\n=1", "c,=1", "é"];
-    let flows: Vec<_> = (formulas.iter().chain(&texts))
-        .map(|name| TestFlow::new(7, name, "db", name, 5, 6))
+    let flows: Vec<_> = (names.iter())
+        .map(|(name, _)| TestFlow::new(7, name, "db", name, 5, 6))
         .collect();
     daemon.client.accept(&flows);
     let browser = Browser::start(&format!("http://{}", daemon.address));
@@ -158,14 +190,30 @@ fn no_cell_of_the_file_is_a_formula() {
             row[0].to_owned()
         })
         .collect();
-    let mut expected: Vec<_> = formulas.iter().map(|name| format!("'{name}")).collect();
-    expected.extend(texts.map(str::to_owned));
+    let mut expected: Vec<_> = names.iter().map(|(_, cell)| (*cell).to_owned()).collect();
     cells.sort();
     expected.sort();
     assert_eq!(cells, expected);
+    // However a spreadsheet splits it, and whatever it leaves out.
+    let text = std::str::from_utf8(text).unwrap();
+    for part in text.split([',', ';', '\t', '|', '\r', '\n']) {
+        let is_unseen = |c: char| {
+            c == '"'
+                || c.is_whitespace()
+                || c.is_control()
+                || "\u{200b}\u{feff}\u{3164}\u{e0041}\u{2800}".contains(c)
+        };
+        let seen = part.trim_start_matches(is_unseen);
+        assert!(
+            !seen.starts_with(['=', '+', '-', '@', '\u{ff1d}']),
+            "{part:?}"
+        );
+    }
     // It comes in parts, cut anywhere.
-    let plain = "a,b\r\n=1,\"=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"\t\",-\r\n";
-    let safe = "a,b\r\n'=1,\"'=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"'\t\",'-\r\n";
+    let plain =
+        "a,b\r\n=1,\"=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"\t\",-\r\nx; \u{200b}@\r\n";
+    let safe =
+        "a,b\r\n'=1,\"'=2\"\r\n\"\"\"'=\",\"x\"\"\n'=\"\r\n,\"\"\r\n\"\t\",'-\r\nx; \u{200b}'@\r\n";
     let cut = browser.modules(&format!(
         "{{ const text = {plain:?}; return [...text].map((_, at) => {{ \
            const guard = it.csv.guard(); return guard(text.slice(0, at)) + guard(text.slice(at)); }}); }}"
@@ -240,6 +288,45 @@ fn names_that_are_nearly_the_same_are_told_apart_on_a_phone() {
         );
         assert_eq!(outside, json!([]), "at {width}");
     }
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// What the page calls the empty name, and all that it does not list, no name can be.
+#[test]
+fn no_name_looks_like_what_the_page_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let special = ["", "(empty)", "all others"];
+    let plain: Vec<_> = (0..25).map(|n| format!("app-{n}")).collect();
+    let names = special.into_iter().chain(plain.iter().map(String::as_str));
+    let flows: Vec<_> = (names.zip((1..=28).rev()))
+        .map(|(name, n)| TestFlow::new(7, name, name, name, n * 1_000, 0))
+        .collect();
+    daemon.client.accept(&flows);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    browser.open("/");
+    complete(&browser);
+    let shown = ["(empty)", "\\u{28}empty)", "\\u{61}ll others"];
+    for (place, rest) in [
+        ("#sources .name", true),
+        ("#destinations .name", true),
+        ("#edges-chart .node-label", true),
+        ("#edges-table td:first-child", true),
+        ("#table td:first-child", false),
+    ] {
+        let texts = browser.texts(place);
+        let expected = shown.into_iter().chain(rest.then_some("all others"));
+        for text in expected {
+            // Bands have labels on both sides.
+            let count = if place.contains("label") { 2 } else { 1 };
+            let found = texts.iter().filter(|found| *found == text).count();
+            assert_eq!(found, count, "{text} in {place}: {texts:?}");
+        }
+    }
+    browser.open("/?src_app=&src_app=(empty)&src_app=all+others");
+    complete(&browser);
+    assert_eq!(browser.texts("#filters bdi"), shown);
     nothing_to_complain_about(&browser);
     daemon.stop();
 }

@@ -48,7 +48,28 @@ fn it_begins_with_an_hour_that_is_over() {
         2
     );
     browser.hover(bar(&browser, 1));
-    assert!(tip(&browser).last().unwrap().starts_with("Incomplete"));
+    assert_eq!(
+        tip(&browser).last().unwrap(),
+        "Incomplete: this hour has not ended"
+    );
+    // A bar can have more hours than one.
+    let many: Vec<_> = (2..500)
+        .map(|before| TestFlow::new(now - before, "web", "db", "v", 1, 1))
+        .collect();
+    daemon.client.accept(&many);
+    browser.open("/?from=0");
+    complete(&browser);
+    assert!(charts::note(&browser).contains("one bar is"));
+    browser.js("document.getElementById('hours-chart').focus()");
+    browser.keys("\u{e010}"); // End
+    let said = tip(&browser);
+    // Where the hour is the first of its bar, it is alone in it.
+    let why = if said[0].contains(" to ") {
+        "not all of its hours have ended"
+    } else {
+        "this hour has not ended"
+    };
+    assert_eq!(*said.last().unwrap(), format!("Incomplete: {why}"));
     // Also where somebody sends seconds: such an hour is far from over.
     daemon
         .client
@@ -136,6 +157,10 @@ fn what_is_wrong_in_an_address_is_told() {
         "to=-1",
         "hour=4294967295",
         "hour=1.5",
+        "to=0",
+        "src_app=%ff",
+        "vpc_id=a%ED%A0%80",
+        "%C3=web",
         "source=web",
         "sort=",
     ] {
@@ -149,6 +174,7 @@ fn what_is_wrong_in_an_address_is_told() {
     }
     for (address, wrong) in [
         ("from=5&to=3", "from=5, to=3"),
+        ("src_app=web&src_app=we%C3b", "src_app=we%C3b"),
         ("hour=3&from=2", "from=2"),
         ("hour=3&hour=4", "hour=4"),
         ("sort=bytes&sort=bytes_rx", "sort=bytes_rx"),
@@ -162,7 +188,7 @@ fn what_is_wrong_in_an_address_is_told() {
         );
     }
     browser.open(
-        "/?hour=3&src_app=web&src_app=cdn&search=a&sort=-bytes&group_by=src_app&exact=on&live=off",
+        "/?hour=3&src_app=web&src_app=cdn&dest_app=%EF%BF%BD&dest_app=100%&dest_app=cart&search=a&sort=-bytes&group_by=src_app&exact=on&live=off",
     );
     complete(&browser);
     assert_eq!(
@@ -190,5 +216,126 @@ fn live_and_paused_are_told_apart() {
     browser.until("location.search === '?hour=22&live=off'");
     complete(&browser);
     assert_eq!(browser.text("#live"), "Paused");
+    daemon.stop();
+}
+
+/// Hours before the first, and after the newest, have no bytes.
+#[test]
+fn hours_without_flows_have_no_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    daemon.client.accept(&[
+        TestFlow::new(5, "web", "db", "v", 300, 30),
+        TestFlow::new(9, "web", "db", "v", 7, 0),
+    ]);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    for (address, bytes, hours) in [
+        ("to=1", 0, "hour 0: "),
+        ("to=5", 0, "hours 0 to 4: "),
+        ("to=6", 330, "hour 5: "),
+        ("to=9", 330, "hours 5 to 8: "),
+        ("from=6&to=9", 0, "hours 6 to 8: "),
+        ("from=1&to=3", 0, "hours 1 to 2: "),
+        ("from=10", 0, "hour 10: "),
+        ("from=4294967294", 0, "hour 4294967294: "),
+        ("from=9", 7, "hour 9: "),
+        ("from=0", 337, "hours 5 to 9: "),
+        ("hour=4", 0, "hour 4: "),
+    ] {
+        for filter in ["", "&src_app=web"] {
+            browser.open(&format!("/?{address}{filter}"));
+            browser.until(
+                "document.querySelector('#table td') && !document.querySelector('[aria-busy]')",
+            );
+            let said = browser.text("#summary");
+            assert_eq!(total(&browser), bytes, "{address}{filter}: {said}");
+            let hours = hours.replace(
+                ": ",
+                if filter.is_empty() {
+                    ": "
+                } else {
+                    ", filtered: "
+                },
+            );
+            assert!(said.starts_with(&hours), "{address}: {said}");
+            assert_eq!(browser.texts("#banner:not([hidden])"), Vec::<String>::new());
+        }
+    }
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
+/// A field that holds what cannot be shown says why, also when it is left and shows again what is.
+#[test]
+fn a_field_says_why_it_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let flows = [2, 3, 4].map(|hour| TestFlow::new(hour, "web", "db", "v", 1, 1));
+    daemon.client.accept(&flows);
+    let browser = Browser::start(&format!("http://{}", daemon.address));
+    let problem = |browser: &Browser| browser.text("#range-problem");
+    let type_into = |field: &str, value: &str| {
+        browser.js(&format!(
+            "const field = document.getElementById('{field}'); field.focus(); field.value = '{value}'; \
+             field.dispatchEvent(new Event('input', {{ bubbles: true }}))"
+        ));
+    };
+    browser.open("/?from=2&to=4");
+    complete(&browser);
+    for (field, value, why) in [
+        ("last-hour", "9", "To 9: the newest hour is 4"),
+        ("from-hour", "1", "From 1: the first hour is 2"),
+        ("from-hour", "2.5", "From 2.5: hours are whole numbers"),
+    ] {
+        type_into(field, value);
+        browser.until("document.getElementById('range-problem').textContent !== ''");
+        assert_eq!(problem(&browser), why);
+        let state = browser.js(&format!("const {{ ariaInvalid, value }} = document.getElementById('{field}'); return [ariaInvalid, value]"));
+        assert_eq!(state, json!(["true", value]));
+        browser.js("document.activeElement.blur()");
+        assert_eq!(problem(&browser), why);
+        let shown = browser
+            .js("return ['from-hour', 'last-hour'].map((id) => document.getElementById(id).value)");
+        assert_eq!(shown, json!(["2", "3"]));
+    }
+    // Emptied, and left at once.
+    type_into("last-hour", "");
+    browser.js("document.activeElement.blur()");
+    assert_eq!(problem(&browser), "To: not an hour");
+    // It is gone with what it is about.
+    type_into("last-hour", "4");
+    assert_eq!(problem(&browser), "");
+    browser.until("location.search === '?from=2&to=5'");
+
+    // Dates; and with a plain number at the other end, no bound that is of another kind.
+    let noon = 489_996; // 2025-11-24 12:00
+    daemon.client.accept(&[
+        TestFlow::new(noon, "web", "db", "v", 1, 1),
+        TestFlow::new(noon + 9, "web", "db", "v", 1, 1),
+    ]);
+    browser.open("/?from=489996");
+    complete(&browser);
+    for (value, why) in [
+        (
+            "2025-11-24T19:30",
+            "From 2025-11-24 19:30: hours begin at minute 00",
+        ),
+        (
+            "2025-11-24T22:00",
+            "From 2025-11-24 22:00: the newest hour is 2025-11-24 21:00",
+        ),
+    ] {
+        type_into("from-hour", value);
+        browser.until("document.getElementById('range-problem').textContent !== ''");
+        assert_eq!(problem(&browser), why);
+        browser.js("document.activeElement.blur()");
+        assert_eq!(problem(&browser), why);
+    }
+    browser.open("/?from=2&to=489997");
+    complete(&browser);
+    type_into("from-hour", "20");
+    browser.until("location.search === '?from=20&to=489997'");
+    assert_eq!(problem(&browser), "");
+    nothing_to_complain_about(&browser);
     daemon.stop();
 }
