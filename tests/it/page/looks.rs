@@ -156,7 +156,7 @@ fn a_long_table_is_printed_with_its_head() {
              const streams = [...pdf.matchAll(/stream\\r?\\n([^]*?)\\r?\\nendstream/g)].map(([, text]) => Uint8Array.from(text, (c) => c.charCodeAt(0))); \
              const read = (bytes) => new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'))).text().catch(() => ''); \
              return Promise.all(streams.map(read)).then((texts) => texts.map((text) => \
-               [/\\.0039\\d* \\.0078\\d* \\.0117\\d* rg/, /\\.0156\\d* \\.0196\\d* \\.0235\\d* rg/].map((color) => color.test(text))))"
+               ['.0039 .0078 .0118 rg', '.0157 .0196 .0235 rg'].map((color) => text.includes(color))))"
         ));
         let pages: Vec<(bool, bool)> = serde_json::from_value(pages).unwrap();
         let rows = pages.iter().filter(|(_, rows)| *rows).count();
