@@ -235,7 +235,7 @@ fn targets_are_large_enough() {
                    .map(([e, style]) => [e.value, style, e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)]) \
                    .filter(([value, style, room]) => { \
                      const pen = document.createElement('canvas').getContext('2d'); \
-                     pen.font = style.font; \
+                     pen.font = `${style.fontSize} ${style.fontFamily}`; \
                      /* The arrows of a number, and the spaces and the button of a date. */ \
                      return pen.measureText(value).width + (/^\\d+$/.test(value) ? 16 : 30) > room; \
                    }).map(([value, , room]) => [value, room])",
