@@ -11,6 +11,7 @@ import * as series from './series.js';
 import * as table from './table.js';
 import * as talkers from './talkers.js';
 import * as format from './format.js';
+import * as svg from './svg.js';
 import * as views from './view.js';
 
 /** Pause between two looks at what is new; longer where a look takes long, by this factor of its time. */
@@ -403,7 +404,12 @@ addEventListener('resize', dom.calm(RESIZE_MS, () => {
   if (innerWidth !== width) resize(false);
   width = innerWidth;
 }));
-// So that charts have the width of the paper. It is printed at once: there is no time to fetch.
-matchMedia('print').addEventListener('change', () => resize(true));
+// Charts have the width of the paper before the browser counts its pages; there is no time to fetch.
+const print = (isPaper) => {
+  svg.usePaper(isPaper);
+  resize(true);
+};
+addEventListener('beforeprint', () => print(true));
+addEventListener('afterprint', () => print(false));
 
 refresh();

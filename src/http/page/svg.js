@@ -30,9 +30,18 @@ export function show(element, picture) {
   else element.replaceChildren(picture);
 }
 
+/** How wide drawings are on A4 within the margins. */
+const PAPER_PX = 677;
+let isPaper = false;
+
+/** From now on, drawings are for paper, or for the screen. */
+export function usePaper(is) {
+  isPaper = is;
+}
+
 /** How wide a drawing in `element` is to be. */
 export function widthOf(element) {
-  return Math.max(240, Math.round(element.clientWidth));
+  return isPaper ? PAPER_PX : Math.max(240, Math.round(element.clientWidth));
 }
 
 const pen = document.createElement('canvas').getContext('2d');

@@ -33,7 +33,7 @@ fn contrast_is_enough_in_both_schemes() {
         ("text", "page raised soft accent-soft wrong-soft"),
         ("quiet", "page raised soft accent-soft"),
         ("accent", "raised page accent-soft soft"),
-        ("wrong", "raised wrong-soft"),
+        ("wrong", "page raised wrong-soft"),
     ];
     let graphics = [
         ("edge", "page raised soft"),

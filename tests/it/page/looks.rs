@@ -88,7 +88,10 @@ fn it_prints_whole() {
         "Emulation.setEmulatedMedia",
         json!({"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}),
     );
-    browser.until("document.querySelector('#hours-chart svg').viewBox.baseVal.width < 703");
+    browser.js("dispatchEvent(new Event('beforeprint'))");
+    let width =
+        browser.js("return document.querySelector('#hours-chart svg').viewBox.baseVal.width");
+    assert_eq!(width, 677);
     assert_eq!(
         browser.texts(".other, [aria-busy]"),
         Vec::<String>::new(),
@@ -120,6 +123,9 @@ fn it_prints_whole() {
     );
     assert_eq!(found["page"], "rgb(255, 255, 255)", "dark is not for paper");
     assert!(found["summary"].as_u64() > Some(100), "{found}");
+    browser.js("dispatchEvent(new Event('afterprint'))");
+    browser.cdp("Emulation.setEmulatedMedia", json!({"media": ""}));
+    browser.until("document.querySelector('#hours-chart svg').viewBox.baseVal.width < 677");
     nothing_to_complain_about(&browser);
     daemon.stop();
 }
@@ -143,7 +149,7 @@ fn a_long_table_is_printed_with_its_head() {
         // The paper is searched for their colours.
         browser.js(
             "const style = new CSSStyleSheet(); \
-             style.replaceSync('#table thead * { color: rgb(1, 2, 3) !important } #table tbody * { color: rgb(4, 5, 6) !important }'); \
+             style.replaceSync('#table thead * { color: rgb(1, 2, 3) !important } #table tbody * { color: rgb(4, 5, 6) !important } #row-numbers { color: rgb(7, 8, 9) !important }'); \
              document.adoptedStyleSheets = [style]",
         );
         let paper = browser.cdp(
@@ -156,13 +162,19 @@ fn a_long_table_is_printed_with_its_head() {
              const streams = [...pdf.matchAll(/stream\\r?\\n([^]*?)\\r?\\nendstream/g)].map(([, text]) => Uint8Array.from(text, (c) => c.charCodeAt(0))); \
              const read = (bytes) => new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'))).text().catch(() => ''); \
              return Promise.all(streams.map(read)).then((texts) => texts.map((text) => \
-               ['.0039 .0078 .0118 rg', '.0157 .0196 .0235 rg'].map((color) => text.includes(color))))"
+               ['.0039 .0078 .0118 rg', '.0157 .0196 .0235 rg', '.0275 .0314 .0353 rg'].map((color) => text.includes(color))))"
         ));
-        let pages: Vec<(bool, bool)> = serde_json::from_value(pages).unwrap();
-        let rows = pages.iter().filter(|(_, rows)| *rows).count();
-        let headed = pages.iter().filter(|(head, rows)| *head && *rows).count();
+        let pages: Vec<(bool, bool, bool)> = serde_json::from_value(pages).unwrap();
+        let rows = pages.iter().filter(|(_, rows, _)| *rows).count();
+        let headed = pages
+            .iter()
+            .filter(|(head, rows, _)| *head && *rows)
+            .count();
         assert!(rows >= 2, "{rows} pages");
         assert_eq!(headed, rows, "{address}");
+        // Up to its end: the browser counts the pages before it prints them.
+        let ends = pages.iter().filter(|(.., end)| *end).count();
+        assert_eq!(ends, 1, "{address}");
     }
     browser.cdp(
         "Emulation.setDeviceMetricsOverride",
