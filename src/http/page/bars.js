@@ -57,7 +57,7 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
   const first = slots.findIndex(isChosen);
   const last = slots.findLastIndex(isChosen);
   const bracket = first < 0 ? [] : [
-    svg.make('rect', { class: 'bracket', x: middle(first) - bar / 2, y: floor + 1, width: (last - first) * each + bar, height: 4 }),
+    svg.make('rect', { class: 'bracket', x: middle(first) - bar / 2, y: floor + 3, width: (last - first) * each + bar, height: 3 }),
   ];
   const grid = byteTicks(most).map(({ value, text }) =>
     svg.make(

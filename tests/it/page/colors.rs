@@ -147,6 +147,12 @@ fn neighbours_in_charts_are_told_apart() {
             );
             let parts: Vec<[f64; 4]> = serde_json::from_value(parts).unwrap();
             assert!(parts.len() > 80, "{}", parts.len());
+            // The bracket below the chosen ones is apart from them and from the axis.
+            let gap = browser.js(
+                "const of = (css, name) => document.querySelector(`#hours-chart ${css}`)[name].baseVal.value; \
+                 return of('.bracket', 'y') - of('.axis', 'y1') - 0.5",
+            );
+            assert!(gap.as_f64() > Some(0.99), "{gap}");
             for (i, a) in parts.iter().enumerate() {
                 assert!(a[2] - a[0] > 3.0 && a[3] - a[1] > 0.99, "{a:?}");
                 let near = |b: &&[f64; 4]| {
