@@ -130,7 +130,10 @@ fn neighbours_in_charts_are_told_apart() {
     ]);
     let browser = Browser::start(&format!("http://{}", daemon.address));
     for scheme in ["light", "dark"] {
-        let features = [json!({"name": "prefers-color-scheme", "value": scheme})];
+        let features = [
+            json!({"name": "prefers-color-scheme", "value": scheme}),
+            json!({"name": "prefers-reduced-motion", "value": "reduce"}),
+        ];
         browser.cdp("Emulation.setEmulatedMedia", json!({"features": features}));
         for width in [1_440, 390] {
             browser.cdp(
@@ -240,7 +243,7 @@ fn forced_colours_keep_what_colours_mean() {
     for scheme in ["light", "dark"] {
         browser.cdp(
             "Emulation.setEmulatedMedia",
-            json!({"features": [{"name": "forced-colors", "value": "active"}, {"name": "prefers-color-scheme", "value": scheme}]}),
+            json!({"features": [{"name": "forced-colors", "value": "active"}, {"name": "prefers-reduced-motion", "value": "reduce"}, {"name": "prefers-color-scheme", "value": scheme}]}),
         );
         browser.open("/");
         complete(&browser);
