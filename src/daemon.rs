@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::backup::Offer;
-#[cfg(feature = "kafka")]
-use crate::cluster::{Cluster, ClusterError, Node};
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Backend, Hosts, Limits};
 use crate::ingest::{Admission, Committer, HourGuard};
 use crate::notify;
 use crate::query::{Engine, QueryLimits};
+#[cfg(feature = "kafka")]
+use crate::service::cluster::{Cluster, ClusterError, Node};
 use crate::store::{DataDir, Store, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 

@@ -11,8 +11,6 @@
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB
 //! underneath. It owns every stored byte and the argument why nothing is lost or counted twice.
 //!
-//! [`kafka`] is a journal for many nodes, in the place of the store's own.
-//!
 //! [`backup`] hands out a checkpoint of all of it, keeps backups elsewhere, and restores them.
 //!
 //! [`ingest`] turns a request's body into a batch, bounds what is in memory, and lets many
@@ -22,7 +20,7 @@
 //! written in, and [`send`] is the other end of the line: what an agent embeds to hand flows over, each
 //! counted once.
 //!
-//! [`cluster`] is what makes many nodes of one: batches go into Kafka, and questions to all who have a part.
+//! [`service`] is what the API serves: one process with a store of its own, or one node of a cluster over Kafka.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
@@ -38,9 +36,6 @@ pub mod durable;
 
 pub mod store;
 
-#[cfg(feature = "kafka")]
-pub mod kafka;
-
 pub mod client;
 
 pub mod backup;
@@ -50,8 +45,7 @@ pub mod input;
 pub mod query;
 pub mod send;
 
-#[cfg(feature = "kafka")]
-pub mod cluster;
+pub mod service;
 
 pub mod http;
 

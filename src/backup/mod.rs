@@ -9,17 +9,11 @@
 //!
 //! The database's files (`*.sst`) never change once they are written. So a second backup fetches only
 //! those that are new, and links the rest; everything else is small, and fetched each time.
-//!
-//! Nodes of a cluster keep checkpoints of their partitions in an object store ([`Objects`]).
 
-#[cfg(feature = "kafka")]
-mod objects;
 mod offer;
 mod restore;
 mod take;
 
-#[cfg(feature = "kafka")]
-pub use objects::{Listed, Objects, ObjectsError, Place, Pruned, Put, Stop};
 pub use offer::{InUse, Offer};
 pub use restore::{Restored, restore};
 pub use take::{Held, Source, Taken, take};
@@ -78,14 +72,14 @@ pub enum BackupError {
 }
 
 /// For `map_err`.
-fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+pub fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::Io { path, source }
 }
 
 /// Whether `name` is one that a backup can have: a file of the directory or of its database, and
 /// nothing that leads elsewhere.
-fn is_file_name(name: &str) -> bool {
+pub fn is_file_name(name: &str) -> bool {
     let Some((ROCKS, base)) = name.split_once('/') else {
         return name == IDENTITY_FILE || name == PARTITION_FILE;
     };
@@ -103,7 +97,7 @@ fn tag(path: &Path, bytes: u64) -> io::Result<String> {
 }
 
 /// The files of the data directory at `path`, whoever keeps it from changing.
-fn entries(path: &Path) -> Result<Vec<Entry>, BackupError> {
+pub fn entries(path: &Path) -> Result<Vec<Entry>, BackupError> {
     let mut entries = Vec::new();
     for (dir, prefix) in [(path.to_owned(), ""), (path.join(ROCKS), "rocks/")] {
         for found in std::fs::read_dir(&dir).map_err(at(&dir))? {
@@ -146,7 +140,7 @@ fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
 }
 
 /// Makes what was written to `dir` outlive a power cut.
-fn sync_dir(dir: &Path) -> Result<(), BackupError> {
+pub fn sync_dir(dir: &Path) -> Result<(), BackupError> {
     durable::sync_dir(dir).map_err(at(dir))
 }
 

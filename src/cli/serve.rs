@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 
 #[cfg(feature = "kafka")]
 use crate::client::Server;
-#[cfg(feature = "kafka")]
-use crate::cluster::Node;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, HostName, Hosts, TlsFiles};
 use crate::query::QueryLimits;
+#[cfg(feature = "kafka")]
+use crate::service::cluster::Node;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
 

@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 
-use flowtally::kafka::{
+use flowtally::service::cluster::kafka::{
     Consumer, Control, Handler, KafkaError, Lost, MESSAGE_BYTES_MAX, Owners, Producer, Record,
     Seal, Settings, ensure_topics,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 19] = [
+const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ("domain", &[], &[]),
     ("durable", &[], &[]),
     ("terminal", &[], &[]),
@@ -19,12 +19,11 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
         &["domain", "durable", "telemetry"],
         &["rocksdb", "bincode"],
     ),
-    ("kafka", &[], &["rdkafka"]),
     ("client", &[], &["ipnet", "ureq"]),
     (
         "backup",
         &["client", "domain", "durable", "store"],
-        &["jiff", "object_store", "rustls"],
+        &["jiff"],
     ),
     ("ingest", &["domain", "store", "telemetry"], &[]),
     (
@@ -34,19 +33,18 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
     ),
     ("query", &["domain", "store"], &[]),
     (
-        "cluster",
+        "service",
         &[
             "backup",
             "client",
             "domain",
             "durable",
             "ingest",
-            "kafka",
             "query",
             "store",
             "telemetry",
         ],
-        &["ring"],
+        &["object_store", "rdkafka", "ring", "rustls"],
     ),
     (
         "http",
@@ -74,11 +72,11 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
         "daemon",
         &[
             "backup",
-            "cluster",
             "http",
             "ingest",
             "notify",
             "query",
+            "service",
             "store",
             "telemetry",
         ],
@@ -89,7 +87,6 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
         &[
             "backup",
             "client",
-            "cluster",
             "config",
             "daemon",
             "domain",
@@ -98,6 +95,7 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
             "input",
             "query",
             "send",
+            "service",
             "store",
             "telemetry",
             "terminal",

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use super::prune::Pruned;
+use super::upload::Put;
 use super::*;
 use crate::domain::{Counters, Hour};
 use crate::store::{self, BatchBuilder, DataDir, PARTITION_FILE, Store, StoreOptions, verify};

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::SILENCE_MAX;
 use crate::domain::Hour;
-use crate::kafka::Progress;
+use crate::service::cluster::kafka::Progress;
 use crate::store::Store;
 
 /// How it is with a partition.

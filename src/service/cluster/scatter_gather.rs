@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::here::Answering;
+use super::local_partitions::Answering;
 use crate::client::ClientError;
 use crate::query::{Coverage, Hours, HoursQuery, Opened, Parts, Query, QueryError};
 

@@ -6,9 +6,9 @@ use std::sync::{PoisonError, RwLock};
 
 use ring::hmac;
 
-use super::nodes::tokens;
+use super::peer::client::tokens;
 use crate::client::ClientError;
-use crate::kafka::Seal;
+use crate::service::cluster::kafka::Seal;
 
 /// The tokens of the nodes' file: the first one seals, and all of them are known. Without a file, everybody is
 /// believed.

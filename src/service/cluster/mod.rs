@@ -12,17 +12,18 @@
 //!
 //! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
 
+mod assignment;
+mod batcher;
 mod checkpoints;
-mod gather;
-mod handler;
-mod here;
-mod inbox;
-mod inlet;
-mod nodes;
+mod fetch_queue;
+pub mod kafka;
+mod kafka_writer;
+mod local_partitions;
+mod message;
 mod partition;
-mod parts;
-mod pieces;
-mod seal;
+mod peer;
+mod scatter_gather;
+mod signer;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,18 +37,18 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::backup::{Objects, ObjectsError};
 use crate::client::{ClientError, Server};
 use crate::durable;
 use crate::ingest::Journal;
-use crate::kafka::{
-    Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
-};
 use crate::query::Parts;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
-use here::Here;
-use nodes::Nodes;
+use checkpoints::{Objects, ObjectsError};
+use kafka::{
+    Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
+};
+use local_partitions::Here;
+use peer::client::Nodes;
 
 /// A node that is not heard of for so long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,7 +128,7 @@ impl ClusterError {
 #[derive(Debug)]
 pub struct Cluster {
     shared: Arc<Shared>,
-    gather: mpsc::Sender<gather::Waiting>,
+    gather: mpsc::Sender<batcher::Waiting>,
     consumer: Consumer,
     tasks: JoinSet<()>,
     /// After the stores.
@@ -148,7 +149,7 @@ struct Shared {
     here: Here,
     producer: Producer,
     owners: Owners,
-    seal: Arc<seal::Tokens>,
+    seal: Arc<signer::Tokens>,
     nodes: Nodes,
     objects: Option<Objects>,
     /// Held by the partition of which a checkpoint is being made.
@@ -195,7 +196,7 @@ impl Cluster {
         let partitions = ensure_topics(&settings, node.partitions)?;
         let kafka = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
-        let seal = Arc::new(seal::Tokens::new(node.token_file.clone())?);
+        let seal = Arc::new(signer::Tokens::new(node.token_file.clone())?);
         let url = &node.server.url;
         let owners = Owners::open(&settings, url, &producer, seal.clone(), partitions)?;
         let partitions = u32::try_from(partitions).unwrap_or_default();
@@ -218,7 +219,7 @@ impl Cluster {
             connected: AtomicBool::new(true),
             broken: AtomicBool::new(false),
         });
-        let consumer = Consumer::join(&settings, handler::Partitions::new(shared.clone()))?;
+        let consumer = Consumer::join(&settings, assignment::Partitions::new(shared.clone()))?;
         let _first = shared.control.set(consumer.control().clone());
         tracing::info!(
             node = settings.node,
@@ -231,7 +232,7 @@ impl Cluster {
         tasks.spawn_on(announce(shared.clone()), runtime);
         tasks.spawn_on(reload_secrets(shared.clone(), reload.clone()), runtime);
         Ok(Cluster {
-            gather: gather::start(shared.clone(), runtime),
+            gather: batcher::start(shared.clone(), runtime),
             shared,
             consumer,
             tasks,
@@ -240,14 +241,14 @@ impl Cluster {
     }
 
     pub fn journal(&self) -> Arc<dyn Journal> {
-        Arc::new(inlet::Inlet {
+        Arc::new(kafka_writer::Inlet {
             shared: self.shared.clone(),
             gather: self.gather.clone(),
         })
     }
 
     pub fn parts(&self) -> Arc<dyn Parts> {
-        Arc::new(parts::All(self.shared.clone()))
+        Arc::new(scatter_gather::All(self.shared.clone()))
     }
 
     /// Moves all sums to their files, and closes the stores. The group waits for this node for

@@ -21,7 +21,7 @@ const ROWS: &str = "application/octet-stream";
 
 /// Clients of the other nodes.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub struct Nodes {
     /// How all are reached, but for the token.
     server: Server,
     token_file: Option<PathBuf>,
@@ -37,17 +37,17 @@ struct Clients {
 
 /// What a node has of an answer.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) rows: Box<dyn Source>,
-    pub(super) coverage: Coverage,
+pub struct Part {
+    pub rows: Box<dyn Source>,
+    pub coverage: Coverage,
 }
 
 /// What a node has of the hours.
 #[derive(Debug)]
-pub(super) struct HoursPart {
-    pub(super) hours: Box<dyn HourSource>,
-    pub(super) tag: Option<u64>,
-    pub(super) coverage: Coverage,
+pub struct HoursPart {
+    pub hours: Box<dyn HourSource>,
+    pub tag: Option<u64>,
+    pub coverage: Coverage,
 }
 
 /// Never locked: it makes a reader `Sync` that is not.
@@ -106,7 +106,7 @@ impl Clients {
 ///
 /// # Errors
 /// A file that cannot be read, or has none.
-pub(super) fn tokens(path: &Path) -> Result<Vec<String>, ClientError> {
+pub fn tokens(path: &Path) -> Result<Vec<String>, ClientError> {
     let unusable =
         |why: &dyn std::fmt::Display| ClientError::Options(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| unusable(&e))?;
@@ -122,7 +122,7 @@ pub(super) fn tokens(path: &Path) -> Result<Vec<String>, ClientError> {
 impl Nodes {
     /// # Errors
     /// A file that cannot be read, or a URL that is none.
-    pub(super) fn new(server: Server, token_file: Option<PathBuf>) -> Result<Nodes, ClientError> {
+    pub fn new(server: Server, token_file: Option<PathBuf>) -> Result<Nodes, ClientError> {
         let clients = Mutex::new(Clients::new(&server, token_file.as_deref())?);
         Ok(Nodes {
             server,
@@ -132,7 +132,7 @@ impl Nodes {
     }
 
     /// Reads token and certificates again. After an error, those in use stay in use.
-    pub(super) fn reload(&self) -> Result<(), ClientError> {
+    pub fn reload(&self) -> Result<(), ClientError> {
         let fresh = Clients::new(&self.server, self.token_file.as_deref())?;
         *self.clients() = fresh;
         Ok(())
@@ -156,7 +156,7 @@ impl Nodes {
     }
 
     /// Rows of `partitions`, which the node at `url` has.
-    pub(super) fn rows(
+    pub fn rows(
         &self,
         url: &str,
         partitions: &[i32],
@@ -174,7 +174,7 @@ impl Nodes {
     }
 
     /// The ledger of `partitions`, of these hours.
-    pub(super) fn hours(
+    pub fn hours(
         &self,
         url: &str,
         partitions: &[i32],
@@ -199,7 +199,7 @@ impl Nodes {
     }
 
     /// Waits until the node's sums have everything up to these offsets.
-    pub(super) fn await_applied(&self, url: &str, upto: &[(i32, u64)]) -> Result<(), ClientError> {
+    pub fn await_applied(&self, url: &str, upto: &[(i32, u64)]) -> Result<(), ClientError> {
         let pairs = upto
             .iter()
             .map(|(partition, offset)| format!("{partition}:{offset}"));

@@ -16,6 +16,7 @@ use super::{
     Description, Entry, FILES, FORMAT, ObjectsError, PART_BYTES, PREFIX, Place, SUFFIX, Stop,
     Stored, at,
 };
+use crate::backup::{self, BackupError};
 use crate::store::Store;
 
 /// One that takes longer is given up: what it shares with an older one may be pruned then.
@@ -64,7 +65,7 @@ impl Place {
 
     fn put_all(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Put>, ObjectsError> {
         let newest = self.newest(stop)?;
-        let position = store.position().map_err(super::BackupError::from)?;
+        let position = store.position().map_err(BackupError::from)?;
         if position == 0 || newest.as_ref().is_some_and(|n| n.position >= position) {
             return Ok(None);
         }
@@ -86,8 +87,8 @@ impl Place {
             name: upload.clone(),
         };
         let made = store.checkpoint(&local.name);
-        let made = made.map_err(super::BackupError::from)?;
-        let entries = super::super::entries(&made.path)?;
+        let made = made.map_err(BackupError::from)?;
+        let entries = backup::entries(&made.path)?;
         let sent = HashSet::<&Entry>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
         let files = self.each(&entries, stop, |entry| match known.get(entry) {
             Some(stored) => Ok(stored.clone()),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::kafka::{Control, Record};
+use crate::service::cluster::kafka::{Control, Record};
 
 /// Beyond this, nothing more is read. What Kafka's client hands over at a time comes on top of it.
 const BYTES_MAX: usize = 2 << 20;

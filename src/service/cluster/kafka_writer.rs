@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::gather::Waiting;
-use super::pieces::{Offsets, Piece};
+use super::batcher::Waiting;
+use super::message::{Offsets, Piece};
 use crate::domain::{Hour, Totals};
 use crate::ingest::{Answer, Committed, IngestError, Journal, Permit, Promise, Taken};
-use crate::kafka::KafkaError;
+use crate::service::cluster::kafka::KafkaError;
 use crate::store::{Batch, StoreError};
 
 /// Larger batches are split on a thread where that may take its time.

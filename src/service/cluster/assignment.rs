@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use super::inbox::{End, Inbox};
+use super::fetch_queue::{End, Inbox};
 use super::{Shared, partition};
-use crate::kafka::{Control, Handler, KafkaError, Lost, Record};
+use crate::service::cluster::kafka::{Control, Handler, KafkaError, Lost, Record};
 use crate::store::abort_on_panic;
 
 /// The threads of the partitions that are here.

@@ -9,20 +9,20 @@
 //!
 //! Offsets are where a store goes on: that of the batch after the last one that it holds.
 
+mod announcement;
 mod consumer;
 mod error;
 mod member;
 mod owners;
 mod producer;
-mod said;
 mod settings;
 mod topics;
 
+pub use announcement::Lost;
 pub use consumer::{Consumer, Control, Handler, Progress, Record};
 pub use error::KafkaError;
 pub use member::AHEAD_MAX;
 pub use owners::{Owner, Owners, Seal};
 pub use producer::{MESSAGE_BYTES_MAX, Producer};
-pub use said::Lost;
 pub use settings::Settings;
 pub use topics::{PARTITIONS_DEFAULT, cluster_id, ensure_topics};

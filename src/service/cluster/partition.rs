@@ -7,9 +7,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoints;
-use super::inbox::{End, Inbox, Message};
-use super::{Shared, pieces};
-use crate::kafka::Control;
+use super::fetch_queue::{End, Inbox, Message};
+use super::{Shared, message};
+use crate::service::cluster::kafka::Control;
 use crate::store::{DataDir, Entry, Store, StoreError, abort_on_panic};
 
 /// When a partition goes, whoever gets it waits for the flush.
@@ -151,7 +151,7 @@ fn apply_all(
 /// lose it.
 fn entries(message: &Message) -> Result<impl Iterator<Item = Entry>, String> {
     let (offset, time_s) = (message.offset, message.time_s);
-    let batches = pieces::read(&message.payload)
+    let batches = message::read(&message.payload)
         .map_err(|error| format!("the message at offset {offset} is not one of ours: {error}"))?;
     Ok(batches.into_iter().map(move |batch| Entry {
         position: offset + 1,

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::pieces::{Message, Offsets, Piece};
+use super::message::{Message, Offsets, Piece};
 use crate::ingest::Permit;
-use crate::kafka::KafkaError;
+use crate::service::cluster::kafka::KafkaError;
 
 /// Batches that may wait; their bytes are bounded by admission.
 const WAITING_MAX: usize = 4096;

@@ -16,10 +16,10 @@
 //!
 //! All of it blocks, on threads of the caller's; the requests run on the runtime.
 
-mod get;
+mod download;
 mod proxy;
 mod prune;
-mod put;
+mod upload;
 
 use std::fmt;
 use std::future::Future;
@@ -38,10 +38,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::{BackupError, Entry};
-
-pub use prune::Pruned;
-pub use put::Put;
+use crate::backup::{self, BackupError, Entry};
 
 /// Of descriptions. A later one is not read.
 const FORMAT: u32 = 1;
@@ -269,7 +266,7 @@ impl Place {
         }
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         let odd = read.files.iter().find(|file| {
-            !super::is_file_name(&file.entry.name) || !file.object.chars().all(is_plain)
+            !backup::is_file_name(&file.entry.name) || !file.object.chars().all(is_plain)
         });
         match odd {
             Some(file) => Err(damaged(format!("it has a file {:?}", file.entry.name))),
@@ -337,7 +334,7 @@ fn listed(object: &ObjectMeta) -> Option<Listed> {
 
 /// For `map_err`.
 fn at(path: &FilePath) -> impl FnOnce(std::io::Error) -> ObjectsError {
-    let at = super::at(path);
+    let at = backup::at(path);
     move |source| at(source).into()
 }
 

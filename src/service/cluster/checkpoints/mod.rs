@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+mod objects;
+
+use objects::Place;
+pub use objects::{Objects, ObjectsError};
+
 use super::Shared;
-use super::inbox::{End, Inbox};
-use crate::backup::{ObjectsError, Place};
+use super::fetch_queue::{End, Inbox};
 use crate::durable;
-use crate::kafka::{AHEAD_MAX, Control, Lost};
+use crate::service::cluster::kafka::{AHEAD_MAX, Control, Lost};
 use crate::store::{INCOMPLETE, Store};
 
 /// A store that is behind by less reads on: about a gigabyte of batches of a thousand flows.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::domain::IdempotencyKey;
-use crate::kafka::MESSAGE_BYTES_MAX;
+use crate::service::cluster::kafka::MESSAGE_BYTES_MAX;
 use crate::store::codec::Corrupt;
 use crate::store::{Batch, StoreError};
 

@@ -7,8 +7,8 @@ use std::path::Path as FilePath;
 use object_store::ObjectStoreExt;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::super::sync_dir;
 use super::{Listed, ObjectsError, PART_BYTES, Place, Stop, Stored, at};
+use crate::backup::sync_dir;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
 

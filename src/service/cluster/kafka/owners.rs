@@ -30,8 +30,8 @@ use rdkafka::error::KafkaError as Source;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::announcement::{Announcement, Lost, Said, Sealed};
 use super::error::failed;
-use super::said::{Announcement, Lost, Said, Sealed};
 use super::settings::{Log, create};
 use super::{KafkaError, Producer, Settings};
 

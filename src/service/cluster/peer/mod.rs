@@ -1,0 +1,3 @@
+//! The protocol between the nodes of a cluster.
+
+pub(super) mod client;
