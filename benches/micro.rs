@@ -199,7 +199,7 @@ fn bench_store(c: &mut Criterion) {
     store.commit(&every).expect("a disk with space");
     group.bench_function("scan_compacted_and_tally", |b| b.iter(scan));
     let store = Arc::new(store);
-    let engine = Engine::new(store, QueryLimits::NONE);
+    let engine = Engine::new(QueryLimits::NONE);
     for (id, format, encoding) in [
         ("json", RowFormat::Json, Encoding::Identity),
         ("csv", RowFormat::Csv, Encoding::Identity),
@@ -209,7 +209,7 @@ fn bench_store(c: &mut Criterion) {
         group.bench_function(format!("answer_{id}"), |b| {
             b.iter(|| {
                 let question = Query::all_of(12..13);
-                let rows = engine.ask(&question, Cancel::default());
+                let rows = engine.ask(&store, &question, Cancel::default());
                 let rows = rows.expect("an open store");
                 let mut answer = Answer::new(rows, format, encoding).expect("memory");
                 while let Some(chunk) = answer.next_chunk().expect("a sound file") {

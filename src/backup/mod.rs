@@ -10,12 +10,12 @@
 //! The database's files (`*.sst`) never change once they are written. So a second backup fetches only
 //! those that are new, and links the rest; everything else is small, and fetched each time.
 
-mod offer;
 mod restore;
+mod session;
 mod take;
 
-pub use offer::{InUse, Offer};
 pub use restore::{Restored, restore};
+pub use session::{Lease, Sessions};
 pub use take::{Held, Source, Taken, take};
 
 use std::fs::File;
@@ -97,7 +97,7 @@ fn tag(path: &Path, bytes: u64) -> io::Result<String> {
 }
 
 /// The files of the data directory at `path`, whoever keeps it from changing.
-pub fn entries(path: &Path) -> Result<Vec<Entry>, BackupError> {
+pub fn list_files(path: &Path) -> Result<Vec<Entry>, BackupError> {
     let mut entries = Vec::new();
     for (dir, prefix) in [(path.to_owned(), ""), (path.join(ROCKS), "rocks/")] {
         for found in std::fs::read_dir(&dir).map_err(at(&dir))? {

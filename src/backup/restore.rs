@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
-use super::{BackupError, at, check_outside, entries, sync_dir};
+use super::{BackupError, at, check_outside, list_files, sync_dir};
 use crate::durable;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
@@ -41,7 +41,7 @@ pub fn restore(
     durable::create_dir_all(data_dir).map_err(at(data_dir))?;
     let _lock = lock(data_dir)?;
     prepare(data_dir)?;
-    let files = entries(&from)?;
+    let files = list_files(&from)?;
     let all = files.iter().map(|file| file.bytes).sum();
     let mut bytes = 0;
     for entry in &files {

@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
-use super::{BackupError, Entry, Manifest, at, check_outside, entries, sync_dir, tag};
+use super::{BackupError, Entry, Manifest, at, check_outside, list_files, sync_dir, tag};
 use crate::client::{Client, broke_off};
 use crate::durable;
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
@@ -89,7 +89,7 @@ impl Open<'_> {
             Source::Stopped(path) => {
                 let dir = DataDir::open_to_read(&path)?;
                 let id = String::new();
-                let files = entries(dir.path())?;
+                let files = list_files(dir.path())?;
                 Ok(Open::Stopped(dir, Manifest { id, files }))
             }
         }

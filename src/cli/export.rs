@@ -2,7 +2,6 @@
 
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
 
 use super::connect;
 use crate::client::{Client, broke_off};
@@ -27,7 +26,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         Place::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
         Place::Stopped(dir) => {
             let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
-            Source::Stopped(Engine::new(Arc::new(store), QueryLimits::NONE))
+            Source::Stopped(store, Engine::new(QueryLimits::NONE))
         }
     };
     let mut out = Output {
@@ -54,7 +53,7 @@ enum Failed {
 
 enum Source {
     Service(Client),
-    Stopped(Engine),
+    Stopped(Store, Engine),
 }
 
 /// Hours that are read at once have together no more flows than this, and so no more rows, unless it is one
@@ -94,12 +93,12 @@ impl Source {
                     }
                 }
             }
-            Source::Stopped(engine) => {
+            Source::Stopped(store, engine) => {
                 let query = HoursQuery {
                     hours,
                     ..HoursQuery::ALL
                 };
-                let hours = engine.hours(&query, Cancel::default());
+                let hours = engine.hours(store, &query, Cancel::default());
                 let mut add = |hour: Hour, totals: Totals| {
                     groups.add(hour.get(), totals.flows);
                     ControlFlow::Continue(())
@@ -153,13 +152,13 @@ impl Source {
                     }
                 }
             }
-            Source::Stopped(engine) => {
+            Source::Stopped(store, engine) => {
                 let format = match out.format {
                     ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
                 };
                 let question = Query::all_of(hours.clone());
-                let rows = engine.ask(&question, Cancel::default());
+                let rows = engine.ask(store, &question, Cancel::default());
                 let rows = rows.map_err(|e| failed(&e))?;
                 let answer = Answer::new(rows, format, Encoding::Identity);
                 let mut answer = answer.map_err(Failed::Output)?;

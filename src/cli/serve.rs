@@ -11,14 +11,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-#[cfg(feature = "kafka")]
-use crate::client::Server;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, HostName, Hosts, TlsFiles};
 use crate::query::QueryLimits;
-#[cfg(feature = "kafka")]
-use crate::service::cluster::Node;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
 
@@ -74,8 +70,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     end_at_second_signal().map_err(cannot_start)?;
     let address = listener.local_addr().map_err(cannot_start)?;
     let access = access_files(&arguments)?;
-    #[cfg(feature = "kafka")]
-    let cluster = cluster(&arguments, &access)?;
+    let mode = arguments.mode()?;
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
     }
@@ -102,10 +97,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         }
     });
     let metrics = Metrics::default();
-    #[cfg(feature = "kafka")]
-    let stores = cluster.as_ref().map_or(1, |node| node.partitions as usize);
-    #[cfg(not(feature = "kafka"))]
-    let stores = 1;
+    let stores_max = mode.stores_max();
     let config = Config {
         metrics: metrics.clone(),
         access,
@@ -113,8 +105,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         reload,
         ready,
         data_dir: arguments.data_dir.path,
-        #[cfg(feature = "kafka")]
-        cluster,
+        mode,
         store: StoreOptions {
             durability: arguments.durability.into(),
             flush_interval: arguments.flush_interval,
@@ -133,7 +124,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             ..StoreOptions::default()
         },
         hour_ahead_max: arguments.hours.ahead_max(),
-        connections_max: connections_max(arguments.memory_max as usize, stores),
+        connections_max: connections_max(arguments.memory_max as usize, stores_max),
         body_bytes_max: memory.body_bytes_max,
         query: QueryLimits {
             memory_bytes_max: memory.query_bytes_max,
@@ -191,54 +182,13 @@ fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     Ok(AccessFiles {
         write_tokens: arguments.write_token_file.clone(),
         read_tokens: arguments.read_token_file.clone(),
-        #[cfg(feature = "kafka")]
-        node_tokens: arguments.cluster.node_token_file.clone(),
-        #[cfg(not(feature = "kafka"))]
-        node_tokens: None,
+        node_tokens: arguments.node_token_file(),
         tls: tls.map(|(cert, key)| TlsFiles {
             cert,
             key,
             client_ca: arguments.tls_client_ca.clone(),
         }),
     })
-}
-
-/// What this node is told, if it is one of many.
-#[cfg(feature = "kafka")]
-fn cluster(arguments: &Serve, access: &AccessFiles) -> Result<Option<Node>, String> {
-    let told = arguments.cluster.clone();
-    let Some(brokers) = told.kafka_brokers else {
-        return Ok(None);
-    };
-    let (Some(name), Some(url)) = (told.node_name, told.node_url) else {
-        return Err("with --kafka-brokers, give --node-name and --node-url too".into());
-    };
-    if access.read_tokens.is_some() && access.node_tokens.is_none() {
-        return Err(
-            "with --read-token-file, anybody could still read what nodes ask each other: give --node-token-file"
-                .into(),
-        );
-    }
-    // Who asks for certificates, has one to show.
-    let asks = |tls: &&TlsFiles| tls.client_ca.is_some();
-    let certificate = access.tls.as_ref().filter(asks);
-    Ok(Some(Node {
-        brokers,
-        topic: told.kafka_topic,
-        partitions: told.kafka_partitions,
-        options: told.kafka_option.iter().flat_map(|o| o.to_vec()).collect(),
-        name,
-        checkpoint_url: told.checkpoint_url,
-        checkpoint_interval: told.checkpoint_interval,
-        token_file: access.node_tokens.clone(),
-        server: Server {
-            url,
-            token: None,
-            ca: told.node_ca,
-            certificate: certificate.map(|tls| (tls.cert.clone(), tls.key.clone())),
-            is_node: true,
-        },
-    }))
 }
 
 /// Beyond this machine, whoever can reach the port could do what nothing guards.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::seconds;
+use super::{Serve, seconds};
+use crate::client::Server;
+use crate::service::cluster::Node;
 
 /// Partitions of a journal that is made by us: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
@@ -94,6 +96,45 @@ pub struct Cluster {
         value_parser = seconds(1..=86_400)
     )]
     pub checkpoint_interval: Duration,
+}
+
+impl Cluster {
+    /// The node that the arguments describe; `None` without brokers.
+    pub(super) fn node(&self, serve: &Serve) -> Result<Option<Node>, String> {
+        let Some(brokers) = self.kafka_brokers.clone() else {
+            return Ok(None);
+        };
+        let (Some(name), Some(url)) = (self.node_name.clone(), self.node_url.clone()) else {
+            return Err("with --kafka-brokers, give --node-name and --node-url too".into());
+        };
+        if serve.read_token_file.is_some() && self.node_token_file.is_none() {
+            return Err(
+                "with --read-token-file, anybody could still read what nodes ask each other: give --node-token-file"
+                    .into(),
+            );
+        }
+        // A node that asks for certificates has one to show.
+        let certificate = serve.tls_cert.clone().zip(serve.tls_key.clone());
+        let certificate = certificate.filter(|_| serve.tls_client_ca.is_some());
+        let options = self.kafka_option.iter().flat_map(|o| o.to_vec());
+        Ok(Some(Node {
+            brokers,
+            topic: self.kafka_topic.clone(),
+            partitions: self.kafka_partitions,
+            options: options.collect(),
+            name,
+            checkpoint_url: self.checkpoint_url.clone(),
+            checkpoint_interval: self.checkpoint_interval,
+            token_file: self.node_token_file.clone(),
+            server: Server {
+                url,
+                token: None,
+                ca: self.node_ca.clone(),
+                certificate,
+                is_node: true,
+            },
+        }))
+    }
 }
 
 /// Names and values of options.

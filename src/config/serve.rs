@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::{DataDir, Hours, days, listen, mib, seconds};
+use crate::service::Mode;
 use crate::store;
 
 const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
@@ -273,6 +274,26 @@ pub struct MemoryPlan {
 }
 
 impl Serve {
+    /// Whether this is a process of its own or one node of many.
+    ///
+    /// # Errors
+    /// Arguments of a node that do not fit together, as text for the user.
+    pub fn mode(&self) -> Result<Mode, String> {
+        #[cfg(feature = "kafka")]
+        if let Some(node) = self.cluster.node(self)? {
+            return Ok(Mode::Cluster(Box::new(node)));
+        }
+        Ok(Mode::Standalone)
+    }
+
+    /// The tokens that nodes show each other.
+    pub fn node_token_file(&self) -> Option<PathBuf> {
+        #[cfg(feature = "kafka")]
+        return self.cluster.node_token_file.clone();
+        #[cfg(not(feature = "kafka"))]
+        None
+    }
+
     /// Divides the memory.
     ///
     /// # Errors

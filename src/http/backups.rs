@@ -1,7 +1,7 @@
 //! `/backups`: the files of a checkpoint, for `flowtally backup` to fetch.
 //!
-//! `POST /backups` makes one and lists its files, `GET /backups/ID/FILE` has their bytes, and `DELETE
-//! /backups/ID` lets it go. Whoever may read all flows may take a backup of them.
+//! `POST /backups` makes one and lists its files, `GET /backups/ID/FILE` sends a file, and `DELETE
+//! /backups/ID` removes it. The right to read all flows includes the right to back them up.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -16,27 +16,24 @@ use super::Api;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use crate::backup::Offer;
+use crate::backup::Sessions;
 
 /// What is read of a file at once. It is all on its way while nobody reads the file any more: over a slow
 /// line, it should not take long.
 const CHUNK_BYTES: usize = 64 << 10;
 
-fn offer(api: &Api, request: &Request<'_>) -> Result<Arc<Offer>, Problem> {
+fn sessions(api: &Api, request: &Request<'_>) -> Result<Arc<Sessions>, Problem> {
     api.access
         .check(Right::Read, request.headers, request.peer)?;
-    let offer = api.open_backend()?.offer.clone();
+    let service = api.opened()?;
     request.takes_no_parameter()?;
-    offer.ok_or(Problem::NotHere(
-        "a node's sums can be made anew from Kafka, as far as that goes back, and from checkpoints before that: \
-         see --checkpoint-url",
-    ))
+    Ok(service.backups()?)
 }
 
-pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
-    let offer = offer(api, request)?;
+pub(super) async fn start(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
+    let sessions = sessions(api, request)?;
     api.not_stopping()?;
-    let manifest = tokio::task::spawn_blocking(move || offer.begin());
+    let manifest = tokio::task::spawn_blocking(move || sessions.start());
     let manifest = manifest.await.map_err(|_| Problem::Internal)??;
     // Strings and integers always serialise.
     let mut json = serde_json::to_vec(&manifest).unwrap_or_default();
@@ -51,8 +48,8 @@ pub(super) async fn begin(api: &Api, request: &Request<'_>) -> Result<Response, 
 }
 
 pub(super) async fn end(api: &Api, request: &Request<'_>, id: &str) -> Result<Response, Problem> {
-    let (offer, id) = (offer(api, request)?, id.to_owned());
-    let ended = tokio::task::spawn_blocking(move || offer.end(&id));
+    let (sessions, id) = (sessions(api, request)?, id.to_owned());
+    let ended = tokio::task::spawn_blocking(move || sessions.end(&id));
     ended.await.map_err(|_| Problem::Internal)??;
     let mut response = Response::new(Vec::new().into());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -65,13 +62,13 @@ pub(super) async fn file(
     id: &str,
     name: &str,
 ) -> Result<Response, Problem> {
-    let offer = offer(api, request)?;
+    let sessions = sessions(api, request)?;
     let permit = api.permit_to_answer(request.peer, 1)?;
     let (id, name) = (id.to_owned(), name.to_owned());
-    let opened = tokio::task::spawn_blocking(move || offer.file(&id, &name));
-    let (file, bytes, in_use) = opened.await.map_err(|_| Problem::Internal)??;
+    let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
+    let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
     // In this order, so that a stop finds it, or is found.
-    request.peer.request.hold(in_use);
+    request.peer.request.hold(lease);
     api.not_stopping()?;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),

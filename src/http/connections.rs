@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::long_target::Rest;
 use super::origin::Target;
 use super::socket::Socket;
-use crate::backup::InUse;
+use crate::backup::Lease;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
@@ -68,7 +68,7 @@ struct Activity {
     blocked_since: Option<Instant>,
     /// Of a backup's file, from its request to the next one, or the end: before, the client need not have
     /// all of it.
-    download: Option<InUse>,
+    download: Option<Lease>,
 }
 
 impl Activity {
@@ -340,7 +340,7 @@ impl UnderWay {
     }
 
     /// Notes that the answer is a backup's file.
-    pub(super) fn hold(&self, download: InUse) {
+    pub(super) fn hold(&self, download: Lease) {
         lock(&self.0.activity).download = Some(download);
     }
 

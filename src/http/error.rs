@@ -14,8 +14,9 @@ use super::{HostName, routes};
 use crate::backup::BackupError;
 use crate::domain::{Field, Hour};
 use crate::ingest::decode::DecodeError;
-use crate::ingest::{IngestError, TooFarAhead};
+use crate::ingest::{Overloaded, TooFarAhead};
 use crate::query::QueryError;
+use crate::service::ServiceError;
 
 const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which a sender that was turned away should try again.
@@ -98,20 +99,24 @@ pub(super) enum Problem {
     NotReady {
         why: String,
     },
-    /// There is no such thing in this mode; says what there is instead.
-    NotHere(&'static str),
     /// The disk is full, or nearly.
     NoSpace,
-    Ingest(IngestError),
+    Service(ServiceError),
     Query(QueryError),
     Backup(BackupError),
     /// A bug: a task of ours panicked. The log has it.
     Internal,
 }
 
-impl From<IngestError> for Problem {
-    fn from(error: IngestError) -> Problem {
-        Problem::Ingest(error)
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Problem {
+        Problem::Service(error)
+    }
+}
+
+impl From<Overloaded> for Problem {
+    fn from(Overloaded(why): Overloaded) -> Problem {
+        Problem::Service(ServiceError::Overloaded(why))
     }
 }
 
@@ -152,7 +157,7 @@ impl Problem {
             Problem::NoSuchPath { .. }
             | Problem::NoSuchHour { .. }
             | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
-            Problem::Backup(BackupError::Busy) | Problem::Ingest(IngestError::ReceiptExists) => {
+            Problem::Backup(BackupError::Busy) | Problem::Service(ServiceError::ReceiptExists) => {
                 StatusCode::CONFLICT
             }
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -166,7 +171,7 @@ impl Problem {
             | Problem::BadNotes
             | Problem::BadKeys { .. }
             | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
-            Problem::Ingest(IngestError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
+            Problem::Service(ServiceError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
             Problem::ForeignOrigin { .. }
             | Problem::TokenLacksRight
@@ -190,21 +195,19 @@ impl Problem {
             | Problem::Recovering
             | Problem::Stopping
             | Problem::NotReady { .. }
-            | Problem::Query(QueryError::Missing(_) | QueryError::Elsewhere(_))
+            | Problem::Query(QueryError::Missing(_) | QueryError::Peer(_))
             | Problem::Backup(BackupError::Store(_))
-            | Problem::Ingest(
-                IngestError::Overloaded(_)
-                | IngestError::Unsure { .. }
-                | IngestError::NotVisible(_)
-                | IngestError::Store(_)
-                | IngestError::NotDeleted(_)
-                | IngestError::Closed,
+            | Problem::Service(
+                ServiceError::Overloaded(_)
+                | ServiceError::Unsure { .. }
+                | ServiceError::NotVisible(_)
+                | ServiceError::Store(_)
+                | ServiceError::NotDeleted(_)
+                | ServiceError::Closed,
             ) => StatusCode::SERVICE_UNAVAILABLE,
             Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            Problem::NotHere(_) | Problem::Ingest(IngestError::NotHere(_)) => {
-                StatusCode::NOT_IMPLEMENTED
-            }
-            Problem::Ingest(IngestError::Receipt(_))
+            Problem::Service(ServiceError::NotHere(_)) => StatusCode::NOT_IMPLEMENTED,
+            Problem::Service(ServiceError::Receipt(_))
             | Problem::Query(_)
             | Problem::Backup(_)
             | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -221,7 +224,7 @@ impl Problem {
         match self {
             Problem::NoSuchPath { .. } => ("not-found", "No such path"),
             Problem::NoSuchHour { .. } => ("no-such-hour", "The hour has no flows"),
-            Problem::Ingest(IngestError::NotDeleted(_)) => {
+            Problem::Service(ServiceError::NotDeleted(_)) => {
                 ("not-deleted", "The hour could not be deleted")
             }
             Problem::Backup(BackupError::Gone) => ("no-such-backup", "No such backup"),
@@ -256,11 +259,11 @@ impl Problem {
             Problem::BadIdempotencyKey => {
                 ("bad-idempotency-key", "The idempotency key is not valid")
             }
-            Problem::Ingest(IngestError::KeyReused) => (
+            Problem::Service(ServiceError::KeyReused) => (
                 "idempotency-key-reused",
                 "The idempotency key has been used for another batch",
             ),
-            Problem::Ingest(IngestError::ReceiptExists) => (
+            Problem::Service(ServiceError::ReceiptExists) => (
                 "receipt-exists",
                 "A part of the batch has been counted meanwhile",
             ),
@@ -283,31 +286,27 @@ impl Problem {
             Problem::NotAcceptable { .. } => ("not-acceptable", "No acceptable form of answer"),
             Problem::TooManyQueries
             | Problem::Query(QueryError::Overloaded(_))
-            | Problem::Ingest(IngestError::Overloaded(_)) => {
+            | Problem::Service(ServiceError::Overloaded(_)) => {
                 ("overloaded", "The service is overloaded")
             }
             Problem::Recovering => ("recovering", "The service is recovering"),
-            Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
+            Problem::Stopping | Problem::Service(ServiceError::Closed) => {
                 ("stopping", "The service is stopping")
             }
             Problem::NoSpace => ("no-space", "The disk is full"),
             Problem::NotReady { .. } => ("not-ready", "The service is not ready"),
-            Problem::Ingest(IngestError::Store(_) | IngestError::Unsure { .. }) => {
+            Problem::Service(ServiceError::Store(_) | ServiceError::Unsure { .. }) => {
                 ("not-stored", "The batch could not be stored")
             }
-            Problem::Ingest(IngestError::NotVisible(_)) => {
+            Problem::Service(ServiceError::NotVisible(_)) => {
                 ("not-visible", "The batch is stored, and not visible yet")
             }
             Problem::Query(QueryError::Missing(_)) => {
                 ("partitions-missing", "Some partitions have no node")
             }
-            Problem::Query(QueryError::Elsewhere(_)) => {
-                ("node-failed", "Another node did not answer")
-            }
-            Problem::NotHere(_) | Problem::Ingest(IngestError::NotHere(_)) => {
-                ("not-here", "Not possible in this mode")
-            }
-            Problem::Ingest(IngestError::Receipt(_))
+            Problem::Query(QueryError::Peer(_)) => ("node-failed", "Another node did not answer"),
+            Problem::Service(ServiceError::NotHere(_)) => ("not-here", "Not possible in this mode"),
+            Problem::Service(ServiceError::Receipt(_))
             | Problem::Query(_)
             | Problem::Backup(_)
             | Problem::Internal => ("internal", "Internal error"),
@@ -324,13 +323,13 @@ impl Problem {
 
     pub(super) fn into_response(self) -> Response {
         match &self {
-            Problem::Ingest(error @ IngestError::Store(_)) => {
+            Problem::Service(error @ ServiceError::Store(_)) => {
                 tracing::error!(%error, "a batch was not stored");
             }
-            Problem::Ingest(error @ IngestError::Receipt(_)) => {
+            Problem::Service(error @ ServiceError::Receipt(_)) => {
                 tracing::error!(%error, "an idempotency key could not be looked up");
             }
-            Problem::Ingest(error @ IngestError::NotDeleted(_)) => {
+            Problem::Service(error @ ServiceError::NotDeleted(_)) => {
                 tracing::error!(%error, "an hour was not deleted");
             }
             Problem::Backup(BackupError::Gone | BackupError::Busy) => {}

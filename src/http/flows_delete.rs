@@ -11,9 +11,9 @@ use super::routes::Request;
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
         .check(Right::Write, request.headers, request.peer)?;
-    let backend = api.open_backend()?.clone();
+    let service = api.opened()?.clone();
     let hour = parameters::hour(request.query, request.method)?;
-    let deleted = tokio::task::spawn_blocking(move || backend.journal.delete_hour(hour));
+    let deleted = tokio::task::spawn_blocking(move || service.delete_hour(hour));
     let Some(totals) = deleted.await.map_err(|_| Problem::Internal)?? else {
         return Err(Problem::NoSuchHour { hour });
     };

@@ -19,7 +19,8 @@ use super::error::Problem;
 use super::routes::Request;
 use super::rows::Answer;
 use super::{RowFormat, negotiate, parameters};
-use crate::query::{Cancel, Coverage, Engine, Query, QueryError};
+use crate::query::{Cancel, Coverage, Query, QueryError};
+use crate::service::Service;
 use crate::telemetry::Metrics;
 
 /// Partitions that nobody answers for, as in `3,7`, and by how many messages the others are behind the
@@ -30,17 +31,17 @@ const LAG: HeaderName = HeaderName::from_static("flowtally-lag");
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let headers = request.headers;
     api.access.check(Right::Read, headers, request.peer)?;
-    let engine = api.open_backend()?.engine.clone();
+    let service = api.opened()?.clone();
     let question = parameters::question(request.query)?;
     let format = negotiate::row_format(headers)?;
-    answer(api, request, engine, question, format).await
+    answer(api, request, service, question, format).await
 }
 
-/// What `engine` answers to `question`, as `format`.
+/// What `service` answers to `question`, as `format`.
 pub(super) async fn answer(
     api: &Api,
     request: &Request<'_>,
-    engine: Engine,
+    service: Arc<dyn Service>,
     question: Query,
     format: RowFormat,
 ) -> Result<Response, Problem> {
@@ -49,7 +50,7 @@ pub(super) async fn answer(
     let cancel = Cancel::default();
     let stop = cancel.clone();
     let make = move || {
-        let rows = engine.ask(&question, cancel)?;
+        let rows = service.ask(&question, cancel)?;
         Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)
     };
     let mut response = stream(api, request, permit, stop, make).await?;
@@ -96,7 +97,7 @@ pub(super) async fn stream(
     } else {
         let guards = Guards {
             pace: answer.holds_memory().then(|| Pace::begin(peer)),
-            _leaving: Leaving::begin(answer.take_leaves(), peer),
+            _leaving: Leaving::begin(answer.take_revocations(), peer),
         };
         let about = About {
             metrics: api.metrics.clone(),

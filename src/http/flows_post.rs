@@ -14,7 +14,7 @@ use super::routes::Request;
 use super::{Api, body, negotiate, parameters};
 use crate::domain::{IdempotencyKey, Notes};
 use crate::ingest::decode::decode;
-use crate::ingest::{Committed, IngestError, Taken};
+use crate::service::{Committed, ServiceError};
 
 /// Bodies above this size are decoded on a thread where that may take its time; below, handing
 /// them over would cost more than it spares the other requests.
@@ -32,7 +32,7 @@ pub(super) async fn handle(
         _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
     };
     let mut response = super::answer(super::JSON, json);
-    if committed.taken == Taken::Before {
+    if committed.replayed {
         response
             .headers_mut()
             .insert("idempotent-replayed", HeaderValue::from_static("true"));
@@ -48,8 +48,8 @@ async fn take(
 ) -> Result<Committed, Problem> {
     let headers = request.headers;
     api.access.check(Right::Write, headers, request.peer)?;
-    let backend = api.open_backend()?;
-    if backend.journal.lacks_space() {
+    let service = api.opened()?;
+    if service.lacks_space() {
         return Err(Problem::NoSpace);
     }
     let until_visible = parameters::wait(request.query)?;
@@ -67,8 +67,8 @@ async fn take(
     };
     let batch = batch.map_err(Problem::BadBatch)?;
     if let Err(too_far_ahead) = api.hour_guard.check(&batch) {
-        let journal = backend.journal.clone();
-        let newest = tokio::task::spawn_blocking(move || journal.newest_hour());
+        let service = service.clone();
+        let newest = tokio::task::spawn_blocking(move || service.newest_hour());
         let newest = newest.await.map_err(|_| Problem::Internal)?;
         if api.hour_guard.trusts_clock(newest) {
             return Err(too_far_ahead.into());
@@ -78,9 +78,9 @@ async fn take(
         Some(key) => batch.with_key(key).with_notes(notes),
         None => batch,
     };
-    let committed = backend.journal.commit(batch, permit, until_visible).await;
+    let committed = service.commit(batch, permit, until_visible).await;
     committed.map_err(|error| match error {
-        IngestError::Store(_) if backend.journal.lacks_space() => Problem::NoSpace,
+        ServiceError::Store(_) if service.lacks_space() => Problem::NoSpace,
         error => error.into(),
     })
 }

@@ -12,6 +12,6 @@ pub(super) fn live() -> Response {
 }
 
 pub(super) fn ready(api: &Api) -> Result<Response, Problem> {
-    api.ready()?;
+    api.check_ready()?;
     Ok(super::answer(TEXT, "ready\n"))
 }

@@ -1,5 +1,7 @@
 //! `GET /hours`: which hours hold flows, and what they add up to, from the ledger.
 
+use std::sync::Arc;
+
 use warp::http::StatusCode;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
@@ -9,28 +11,29 @@ use super::error::Problem;
 use super::routes::Request;
 use super::rows::Answer;
 use super::{Api, flows_get, negotiate, parameters};
-use crate::query::{Cancel, Engine, HoursQuery};
+use crate::query::{Cancel, HoursQuery};
+use crate::service::Service;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
         .check(Right::Read, request.headers, request.peer)?;
-    let engine = api.open_backend()?.engine.clone();
+    let service = api.opened()?.clone();
     let query = parameters::hours(request.query)?;
-    answer(api, request, engine, query).await
+    answer(api, request, service, query).await
 }
 
 /// Of all partitions, or of some that are here.
 pub(super) async fn answer(
     api: &Api,
     request: &Request<'_>,
-    engine: Engine,
+    service: Arc<dyn Service>,
     query: HoursQuery,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
     let permit = api.permit_to_answer(request.peer, 1)?;
     let cancel = Cancel::default();
     let stop = cancel.clone();
-    let opened = tokio::task::spawn_blocking(move || engine.hours(&query, cancel));
+    let opened = tokio::task::spawn_blocking(move || service.hours(&query, cancel));
     let opened = flows_get::unless_left(request.peer, stop.clone(), opened).await;
     let hours = opened.map_err(|_| Problem::Internal)??;
     // Weak: it is the same for all encodings.

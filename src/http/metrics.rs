@@ -1,12 +1,15 @@
 //! `GET /metrics`: what the service counts, in Prometheus's text format.
 
+use std::sync::Arc;
+
 use warp::reply::Response;
 
+use super::Api;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use super::{Api, Backend};
 use crate::ingest::HourGuard;
+use crate::service::Service;
 
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -15,14 +18,17 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         .check(Right::Read, request.headers, request.peer)?;
     request.takes_no_parameter()?;
     let metrics = api.metrics.clone();
-    metrics.http().ready.set(i64::from(api.ready().is_ok()));
+    metrics
+        .http()
+        .ready
+        .set(i64::from(api.check_ready().is_ok()));
     let granted = api.admission.bytes_granted();
     metrics.ingest().body_bytes.set(granted as i64);
-    let backend = api.backend().cloned();
+    let service = api.service().cloned();
     let guard = api.hour_guard.clone();
-    let observe = move |backend: &Backend| observe(backend, &guard);
+    let observe = move |service: &Arc<dyn Service>| observe(&**service, &guard);
     let text =
-        tokio::task::spawn_blocking(move || metrics.expose(|| backend.iter().for_each(observe)));
+        tokio::task::spawn_blocking(move || metrics.expose(|| service.iter().for_each(observe)));
     let text = text.await.map_err(|_| Problem::Internal)?;
     let text = text.map_err(|error| {
         tracing::error!(%error, "metrics cannot be written");
@@ -31,9 +37,9 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     Ok(super::answer(MEDIA_TYPE, text))
 }
 
-fn observe(backend: &Backend, guard: &HourGuard) {
-    guard.trusts_clock(backend.journal.newest_hour());
-    if let Err(error) = backend.journal.observe() {
+fn observe(service: &dyn Service, guard: &HourGuard) {
+    guard.trusts_clock(service.newest_hour());
+    if let Err(error) = service.observe() {
         // What is counted is shown, and the gauges as they were.
         tracing::error!(%error, "the state of the store cannot be read");
     }

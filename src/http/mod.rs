@@ -50,9 +50,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
-use crate::backup::Offer;
-use crate::ingest::{Admission, HourGuard, Journal};
-use crate::query::Engine;
+use crate::ingest::{Admission, HourGuard};
+use crate::service::{Health, Service};
 use crate::telemetry::Metrics;
 
 /// An answer with a body of `media_type`.
@@ -86,15 +85,6 @@ pub struct Limits {
     pub queries_max: usize,
 }
 
-/// What handlers work with once the store is open.
-#[derive(Clone, Debug)]
-pub struct Backend {
-    pub journal: Arc<dyn Journal>,
-    pub engine: Engine,
-    /// `None` where no backup can be taken.
-    pub offer: Option<Arc<Offer>>,
-}
-
 /// State shared by all requests.
 #[derive(Debug)]
 pub struct Api {
@@ -105,7 +95,7 @@ pub struct Api {
     hour_guard: HourGuard,
     metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
-    backend: OnceLock<Backend>,
+    service: OnceLock<Arc<dyn Service>>,
     stopping: AtomicBool,
 }
 
@@ -127,7 +117,7 @@ impl Api {
             hour_guard,
             metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
-            backend: OnceLock::new(),
+            service: OnceLock::new(),
             stopping: AtomicBool::new(false),
         }
     }
@@ -137,10 +127,10 @@ impl Api {
         &self.access
     }
 
-    /// Begins to answer. Has no effect the second time.
-    pub fn open(&self, backend: Backend) {
-        self.hour_guard.trusts_clock(backend.journal.newest_hour());
-        let _already_open = self.backend.set(backend);
+    /// Starts to answer. Has no effect the second time.
+    pub fn open(&self, service: Arc<dyn Service>) {
+        self.hour_guard.trusts_clock(service.newest_hour());
+        let _already_open = self.service.set(service);
     }
 
     /// Tells load balancers, by `/readyz`, to send no more.
@@ -149,8 +139,8 @@ impl Api {
     }
 
     /// What [`Api::open`] was given.
-    pub fn backend(&self) -> Option<&Backend> {
-        self.backend.get()
+    pub fn service(&self) -> Option<&Arc<dyn Service>> {
+        self.service.get()
     }
 
     fn not_stopping(&self) -> Result<(), Problem> {
@@ -160,12 +150,14 @@ impl Api {
         }
     }
 
-    fn ready(&self) -> Result<&Backend, Problem> {
+    fn check_ready(&self) -> Result<(), Problem> {
         self.not_stopping()?;
-        let backend = self.open_backend()?;
-        let accepts = backend.journal.accepts();
-        accepts.map_err(|why| Problem::NotReady { why })?;
-        Ok(backend)
+        match self.opened()?.health() {
+            Health::Ready => Ok(()),
+            Health::NotReady(why) | Health::Failing { ready: why, .. } => {
+                Err(Problem::NotReady { why })
+            }
+        }
     }
 
     /// One of the answers that may be under way at a time, or several for one that takes the memory of
@@ -178,7 +170,8 @@ impl Api {
         })
     }
 
-    fn open_backend(&self) -> Result<&Backend, Problem> {
-        self.backend.get().ok_or(Problem::Recovering)
+    /// The service, once it is open.
+    fn opened(&self) -> Result<&Arc<dyn Service>, Problem> {
+        self.service.get().ok_or(Problem::Recovering)
     }
 }

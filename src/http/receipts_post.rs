@@ -21,8 +21,8 @@ use super::rows::Answer;
 use super::{Api, body, flows_get, negotiate};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::Format;
-use crate::ingest::{IngestError, Journal, Kept};
 use crate::query::Cancel;
+use crate::service::{Kept, Service, ServiceError};
 
 /// Most keys that one request may ask about.
 const KEYS_MAX: usize = 20_000;
@@ -42,7 +42,7 @@ pub(super) async fn handle(
     let headers = request.headers;
     api.access.check(Right::Write, headers, request.peer)?;
     request.takes_no_parameter()?;
-    let journal = api.open_backend()?.journal.clone();
+    let service = api.opened()?.clone();
     if negotiate::body_format(headers)? != Format::Json {
         let what = "keys are asked about in application/json".into();
         return Err(Problem::MediaType { what });
@@ -59,7 +59,7 @@ pub(super) async fn handle(
     let make = move || {
         let keys = Keys::read(&body)?;
         drop((body, body_permit));
-        let lookup = Lookup::begin(journal, keys)?;
+        let lookup = Lookup::begin(service, keys)?;
         Answer::of_receipts(lookup).map_err(|_| Problem::Internal)
     };
     let mut response = flows_get::stream(api, request, permit, Cancel::default(), make).await?;
@@ -153,7 +153,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
 
 /// Looks keys up, some at a time, as the client takes the answer.
 pub(super) struct Lookup {
-    journal: Arc<dyn Journal>,
+    service: Arc<dyn Service>,
     keys: Keys,
     /// How many keys were handed out or are not known.
     done: usize,
@@ -171,9 +171,9 @@ struct Known<'a> {
 
 impl Lookup {
     /// Reads the first of them.
-    fn begin(journal: Arc<dyn Journal>, keys: Keys) -> Result<Lookup, IngestError> {
+    fn begin(service: Arc<dyn Service>, keys: Keys) -> Result<Lookup, ServiceError> {
         let mut lookup = Lookup {
-            journal,
+            service,
             keys,
             done: 0,
             kept: Vec::new().into_iter(),
@@ -182,12 +182,12 @@ impl Lookup {
         Ok(lookup)
     }
 
-    fn read_ahead(&mut self) -> Result<(), IngestError> {
+    fn read_ahead(&mut self) -> Result<(), ServiceError> {
         let next = self.keys.ranges[self.done..].iter().take(LOOK_UP);
         let keys = next
             .filter_map(|range| IdempotencyKey::new(in_text(&self.keys.text, range).as_bytes()));
         let keys: Vec<_> = keys.collect();
-        self.kept = self.journal.receipts(&keys)?.into_iter();
+        self.kept = self.service.receipts(&keys)?.into_iter();
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Lookup {
         out: &mut Vec<u8>,
         mut separate: impl FnMut(&mut Vec<u8>),
         unless_full: impl Fn(&Vec<u8>) -> ControlFlow<()>,
-    ) -> Result<bool, IngestError> {
+    ) -> Result<bool, ServiceError> {
         while let Some(range) = self.keys.ranges.get(self.done) {
             let Some(kept) = self.kept.next() else {
                 self.read_ahead()?;

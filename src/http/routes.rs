@@ -241,7 +241,7 @@ async fn route(
         ("/openapi.json", ..) if is_get => Ok(openapi::document()),
         ("/healthz", ..) if is_get => Ok(health::live()),
         ("/readyz", ..) if is_get => health::ready(api),
-        ("/backups", ..) if method == Method::POST => backups::begin(api, request).await,
+        ("/backups", ..) if method == Method::POST => backups::start(api, request).await,
         ("/receipts", ..) if method == Method::POST => {
             receipts_post::handle(api, request, body).await
         }

@@ -117,11 +117,11 @@ impl Answer {
         }
     }
 
-    /// See [`Rows::take_leaves`].
-    pub(super) fn take_leaves(&mut self) -> Vec<watch::Receiver<()>> {
+    /// See [`Rows::take_revocations`].
+    pub(super) fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
         match &mut self.content {
-            Content::Rows(rows, _) => rows.take_leaves(),
-            Content::Hours(hours) => std::mem::take(&mut hours.leaves),
+            Content::Rows(rows, _) => rows.take_revocations(),
+            Content::Hours(hours) => std::mem::take(&mut hours.revocations),
             Content::Receipts(_) => Vec::new(),
         }
     }
@@ -234,7 +234,7 @@ impl Content {
             }),
             Content::Receipts(lookup) => {
                 let written = lookup.write(out, separate, unless_full);
-                written.map_err(|error| QueryError::Elsewhere(error.to_string()))
+                written.map_err(|error| QueryError::Peer(error.to_string()))
             }
         }
     }

@@ -14,7 +14,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::IngestError;
+/// Too much is in flight: the sender should try again shortly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Overloaded(pub String);
 
 /// One permit of the common pool stands for this many bytes.
 const UNIT_BYTES: usize = 1024;
@@ -115,8 +118,8 @@ impl Admission {
     /// Makes `permit` cover `bytes` in all.
     ///
     /// # Errors
-    /// [`IngestError::Overloaded`] when memory does not become free in time.
-    pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), IngestError> {
+    /// When memory does not become free in time.
+    pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), Overloaded> {
         permit.count(bytes);
         if permit.lane.is_some() {
             return Ok(());
@@ -151,7 +154,7 @@ impl Admission {
 
     /// Resolves when others have to wait for what the request of `permit` holds, memory or a place, and
     /// its bytes arrive slowly: it should be turned away.
-    pub async fn keeps_others_waiting(&self, permit: &Permit) -> IngestError {
+    pub async fn keeps_others_waiting(&self, permit: &Permit) -> Overloaded {
         let for_memory = match (&permit.lane, &permit.common) {
             (Some(_), _) => Some(&self.waiting),
             (None, Some(_)) => Some(&self.waiting_for_common),
@@ -165,20 +168,21 @@ impl Admission {
         while others() == 0 {
             tokio::time::sleep(LOOK_PAUSE).await;
         }
-        IngestError::Overloaded(format!(
+        Overloaded(format!(
             "this body arrives too slowly to keep the memory and the place that it has: others wait, and \
              {} KiB a second is the least then; send smaller batches",
             BYTES_PER_S_MIN >> 11
         ))
     }
 
-    async fn lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, IngestError> {
+    async fn lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, Overloaded> {
         let _waits = Waits::new(&self.waiting);
         let _waits_for_common = is_small.then(|| Waits::new(&self.waiting_for_common));
         tokio::time::timeout(self.wait_max, self.lanes.clone().acquire_owned())
             .await
-            .map_err(|_| IngestError::Overloaded("too many bytes are under way".into()))?
-            .map_err(|_| IngestError::Closed)
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| Overloaded("too many bytes are under way".into()))
     }
 }
 
@@ -209,8 +213,8 @@ mod tests {
         Admission::new(64 << 10, 16 << 10, Duration::from_millis(10))
     }
 
-    fn is_overloaded(result: &Result<(), IngestError>) -> bool {
-        matches!(result, Err(IngestError::Overloaded(_)))
+    fn is_overloaded(result: &Result<(), Overloaded>) -> bool {
+        matches!(result, Err(Overloaded(_)))
     }
 
     #[tokio::test]

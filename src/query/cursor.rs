@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::QueryError;
 use super::question::Query;
 use super::rank::Position;
 use super::row;
@@ -31,8 +32,17 @@ pub(super) fn encode(query: &Query, last: &Position) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// Where the page before ended, if `query` has a cursor.
+///
+/// # Errors
+/// A cursor that was not given out for this question.
+pub(super) fn position(query: &Query) -> Result<Option<Position>, QueryError> {
+    let decoded = |cursor: &String| decode(query, cursor).ok_or(QueryError::BadCursor);
+    query.cursor.as_ref().map(decoded).transpose()
+}
+
 /// `None` for what [`encode`] cannot have given out for `query`.
-pub(super) fn decode(query: &Query, cursor: &str) -> Option<Position> {
+fn decode(query: &Query, cursor: &str) -> Option<Position> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (&version, rest) = bytes.split_first()?;
     let (of, rest) = rest.split_first_chunk()?;

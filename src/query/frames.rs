@@ -12,7 +12,7 @@ use std::fmt;
 use std::io::{BufReader, Read};
 use std::sync::{Mutex, PoisonError};
 
-use super::parts::Source;
+use super::merge::RowSource;
 use super::{QueryError, Row};
 use crate::domain::Counters;
 
@@ -88,13 +88,13 @@ impl<R: Read + Send> Frames<R> {
     }
 }
 
-impl<R: Read + Send> Source for Frames<R> {
+impl<R: Read + Send> RowSource for Frames<R> {
     fn advance(&mut self) -> Result<bool, QueryError> {
         if self.ended {
             return Ok(false);
         }
         let read = self.read().map_err(|error| {
-            QueryError::Elsewhere(format!("the answer of {} broke off: {error}", self.from))
+            QueryError::Peer(format!("the answer of {} broke off: {error}", self.from))
         })?;
         self.rows += u64::from(read);
         self.ended = !read;

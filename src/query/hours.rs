@@ -58,8 +58,8 @@ pub struct Hours {
     time_max: Duration,
     cancel: Cancel,
     pub coverage: Coverage,
-    /// Each closes when a store is to be left that is read.
-    pub leaves: Vec<watch::Receiver<()>>,
+    /// Each closes when a store that this reads is revoked.
+    pub revocations: Vec<watch::Receiver<()>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Hours {
             time_max,
             cancel,
             coverage: Coverage::default(),
-            leaves: Vec::new(),
+            revocations: Vec::new(),
         }
     }
 

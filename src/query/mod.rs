@@ -1,21 +1,20 @@
-//! Questions to the store, answered as rows.
+//! Questions, answered as rows.
 //!
 //! ```text
 //! scan of a selection ─▶ filter ─▶ groups ─▶ ranking ─▶ rows
 //! ```
 //!
-//! Rows in key order, also added up by the first columns of a key, are streamed: such an answer takes no
-//! memory, however long it is. Sorting and pages keep as many rows as they give, and groups that do not
-//! come together are kept in a table; both take their memory from what all questions share
-//! ([`bounds`]). Where sums are in [`parts`], here and on other nodes, their rows are merged before they are
-//! ranked.
+//! Rows in key order, and groups by the first columns of a key, are streamed: such an answer takes no memory,
+//! however long it is. Sorting and pages hold the rows that they return, and other groups are held in a table; both
+//! take their memory from a pool that all questions share ([`bounds`]). If the sums are in several parts, their
+//! rows are merged ([`merge`]) before they are ranked.
 
 mod bounds;
 mod cursor;
 pub mod frames;
 mod group;
 mod hours;
-mod parts;
+mod merge;
 mod question;
 mod rank;
 mod row;
@@ -28,7 +27,7 @@ use tokio::sync::watch;
 
 pub use bounds::QueryLimits;
 pub use hours::{HourSource, Hours, HoursQuery};
-pub use parts::{Coverage, Opened, Parts, Source};
+pub use merge::{Coverage, Parts, RowSource};
 pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
@@ -37,32 +36,33 @@ use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{Memory, Pool};
 use group::Groups;
-use parts::{Here, Merged};
+use merge::{MergedRows, StoreRows};
 use question::Matcher;
 use rank::{Page, Position, Ranked, Ranking};
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// Other answers hold the memory that this one needs; try again shortly.
+    /// Other answers hold the memory that this one needs; it is free again shortly.
     #[error("{0}")]
     Overloaded(String),
     #[error("groups, sorting or a page would take more than {} MiB", bytes_max >> 20)]
     TooLarge { bytes_max: usize },
     #[error("it took longer than it may")]
     TooLong,
-    #[error("whoever asked has left")]
+    #[error("the client disconnected")]
     Cancelled,
     #[error("the cursor is not one that was given out for this question")]
     BadCursor,
-    /// Nobody answers for these partitions; that passes when another node has taken them over.
+    /// No node answers for these partitions, until another has taken them over.
     #[error(
         "no node answers for partition {}; try again shortly, or ask with partial=true for what there is",
         list(_0)
     )]
     Missing(Vec<i32>),
+    /// Another node failed to answer.
     #[error("{0}")]
-    Elsewhere(String),
+    Peer(String),
     #[error(transparent)]
     Store(StoreError),
 }
@@ -89,102 +89,77 @@ fn list(partitions: &[i32]) -> String {
     numbers.join(", ")
 }
 
-/// Answers queries from a store, or from parts of the sums.
+/// Answers questions, from one store or from several parts of the sums.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    sums: Sums,
     pool: Arc<Pool>,
     time_max: Duration,
 }
 
-#[derive(Clone, Debug)]
-enum Sums {
-    Store(Arc<Store>),
-    Parts(Arc<dyn Parts>),
-}
-
 impl Engine {
-    pub fn new(store: Arc<Store>, limits: QueryLimits) -> Engine {
-        Engine::of(Sums::Store(store), limits)
-    }
-
-    pub fn of_parts(parts: Arc<dyn Parts>, limits: QueryLimits) -> Engine {
-        Engine::of(Sums::Parts(parts), limits)
-    }
-
-    fn of(sums: Sums, limits: QueryLimits) -> Engine {
+    pub fn new(limits: QueryLimits) -> Engine {
         Engine {
-            sums,
             pool: Pool::new(limits.memory_bytes_max),
             time_max: limits.time_max,
         }
     }
 
-    /// Whether sums are in parts, which other nodes may ask for.
-    pub fn is_in_parts(&self) -> bool {
-        matches!(self.sums, Sums::Parts(_))
+    /// Longest time for a part of an answer.
+    pub fn time_max(&self) -> Duration {
+        self.time_max
     }
 
-    /// The hours that hold flows, each store's as they are at one moment between two commits.
-    pub fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
+    /// The hours of `store` that hold flows, as of one moment between two commits.
+    pub fn hours(
+        &self,
+        store: &Store,
+        query: &HoursQuery,
+        cancel: Cancel,
+    ) -> Result<Hours, QueryError> {
         let mut hours = Hours::new(self.time_max, cancel);
-        match &self.sums {
-            Sums::Store(store) => hours.add_store(store, query.hours.clone())?,
-            Sums::Parts(parts) => parts.hours(query, &mut hours)?,
-        }
+        hours.add_store(store, query.hours.clone())?;
         Ok(hours)
     }
 
-    /// The rows that answer `query`, each store's as they are at one moment between two commits. Blocks on
-    /// the disk; sorting, pages and groups that do not come together are done when it returns.
-    pub fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
-        let after = match &query.cursor {
-            None => None,
-            Some(text) => Some(cursor::decode(query, text).ok_or(QueryError::BadCursor)?),
-        };
+    /// The rows of `store` that answer `query`, as of one moment between two commits. Blocks on the disk; sorting,
+    /// pages and groups that need a table are complete when it returns.
+    pub fn ask(&self, store: &Store, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
+        let after = cursor::position(query)?;
         let memory = Memory::new(&self.pool);
-        let (mut stream, coverage, mut leaves) = match &self.sums {
-            Sums::Store(store) => {
-                let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-                let stream = Stream::Store(matching, groups);
-                (stream, Coverage::default(), Vec::new())
-            }
-            Sums::Parts(parts) => {
-                let opened = parts.open(query, self.time_max)?;
-                let mut sources = opened.elsewhere;
-                for store in &opened.here {
-                    let (matching, groups) =
-                        self.rows_of(store, query, &after, &cancel, &memory)?;
-                    sources.push(Box::new(Here::new(matching, groups)));
-                }
-                let merged = Merged::new(sources, self.time_max, cancel);
-                (Stream::Merged(merged), opened.coverage, opened.leaves)
-            }
-        };
-        let (mut next_page, mut answer) = (None, None);
-        if query.sort.is_some() || query.limit.is_some() || after.is_some() {
-            let ranking = Ranking::new(query.sort, query.limit, after, memory);
-            let mut page = stream.rank(ranking)?;
-            let last = page.rows.last().filter(|_| page.more);
-            next_page = last.map(|last| cursor::encode(query, &last.position));
-            if query.partitions.is_some() && query.sort.is_some() {
-                let key = |row: &Ranked| row.position.key.clone();
-                page.rows.sort_by_cached_key(key);
-            }
-            answer = Some(Stream::Page {
-                rows: page.rows.into_iter(),
-                rows_read: stream.rows_read(),
-                _memory: page.memory,
-            });
-            leaves.clear();
-        }
-        Ok(Rows {
+        let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
+        let answer = Rows {
             columns: query.columns,
-            stream: answer.unwrap_or(stream),
-            next_page,
-            coverage,
-            leaves,
-        })
+            stream: Stream::Store(matching, groups),
+            next_page: None,
+            coverage: Coverage::default(),
+            revocations: Vec::new(),
+        };
+        ranked(query, after, answer, memory)
+    }
+
+    /// The same of several parts, which `open` finds. It is not called for a question that is refused anyway.
+    pub fn ask_parts(
+        &self,
+        query: &Query,
+        cancel: Cancel,
+        open: impl FnOnce() -> Result<Parts, QueryError>,
+    ) -> Result<Rows, QueryError> {
+        let after = cursor::position(query)?;
+        let memory = Memory::new(&self.pool);
+        let parts = open()?;
+        let mut sources = parts.remote;
+        for store in &parts.stores {
+            let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
+            sources.push(Box::new(StoreRows::new(matching, groups)));
+        }
+        let answer = Rows {
+            columns: query.columns,
+            stream: Stream::Merged(MergedRows::new(sources, self.time_max, cancel)),
+            next_page: None,
+            coverage: parts.coverage,
+            revocations: parts.revocations,
+        };
+        ranked(query, after, answer, memory)
     }
 
     /// The rows of one store that answer `query`, in key order, and what adds them up.
@@ -215,13 +190,41 @@ impl Engine {
     }
 }
 
+/// Reads `answer` to its end and ranks its rows, if `query` sorts them or asks for a page; otherwise it is streamed.
+fn ranked(
+    query: &Query,
+    after: Option<Position>,
+    mut answer: Rows,
+    memory: Memory,
+) -> Result<Rows, QueryError> {
+    if query.sort.is_none() && query.limit.is_none() && after.is_none() {
+        return Ok(answer);
+    }
+    let ranking = Ranking::new(query.sort, query.limit, after, memory);
+    let mut page = answer.stream.rank(ranking)?;
+    let last = page.rows.last().filter(|_| page.more);
+    answer.next_page = last.map(|last| cursor::encode(query, &last.position));
+    if query.partitions.is_some() && query.sort.is_some() {
+        let key = |row: &Ranked| row.position.key.clone();
+        page.rows.sort_by_cached_key(key);
+    }
+    answer.stream = Stream::Page {
+        rows_read: answer.stream.rows_read(),
+        rows: page.rows.into_iter(),
+        _memory: page.memory,
+    };
+    // The page holds no store.
+    answer.revocations.clear();
+    Ok(answer)
+}
+
 /// Ranks all rows, or groups of them.
 fn rank_all(
     matching: &mut Matching,
     groups: &mut Option<Groups>,
     mut ranking: Ranking,
 ) -> Result<Page, QueryError> {
-    matching.begin();
+    matching.reset_deadline();
     let Some(groups) = groups else {
         let mut key = Vec::new();
         matching.each(|row| {
@@ -256,8 +259,8 @@ struct Matching {
 }
 
 impl Matching {
-    /// Its time begins anew.
-    fn begin(&mut self) {
+    /// Gives the next part of the answer its full time.
+    fn reset_deadline(&mut self) {
         self.scan.until(bounds::from_now(self.time_max));
     }
 
@@ -284,7 +287,7 @@ pub struct Rows {
     stream: Stream,
     next_page: Option<String>,
     coverage: Coverage,
-    leaves: Vec<watch::Receiver<()>>,
+    revocations: Vec<watch::Receiver<()>>,
 }
 
 #[derive(Debug)]
@@ -292,8 +295,8 @@ pub struct Rows {
 enum Stream {
     /// Rows of one store, or groups of them.
     Store(Matching, Option<Groups>),
-    /// Those of several parts.
-    Merged(Merged),
+    /// Rows of several parts.
+    Merged(MergedRows),
     /// Rows in memory.
     Page {
         rows: std::vec::IntoIter<Ranked>,
@@ -308,7 +311,7 @@ impl Stream {
         match self {
             Stream::Store(matching, groups) => rank_all(matching, groups, ranking),
             Stream::Merged(merged) => {
-                merged.begin();
+                merged.reset_deadline();
                 while let Some((key, counters)) = merged.next()? {
                     ranking.offer(key, counters)?;
                     if ranking.is_complete() {
@@ -360,9 +363,9 @@ impl Rows {
         &self.coverage
     }
 
-    /// Each closes when it holds something that others wait for, and has to be broken off.
-    pub fn take_leaves(&mut self) -> Vec<watch::Receiver<()>> {
-        std::mem::take(&mut self.leaves)
+    /// Each closes when a store that this reads is revoked, and the answer has to be aborted.
+    pub fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
+        std::mem::take(&mut self.revocations)
     }
 
     /// Hands rows to `each` until it breaks or the answer ends; returns whether it has ended.
@@ -383,7 +386,7 @@ impl Rows {
                 Ok(true)
             }
             Stream::Merged(merged) => {
-                merged.begin();
+                merged.reset_deadline();
                 while let Some((key, counters)) = merged.next()? {
                     if each(&row::decode(columns, key)?.row(counters)).is_break() {
                         return Ok(false);
@@ -392,7 +395,7 @@ impl Rows {
                 Ok(true)
             }
             Stream::Store(matching, groups) => {
-                matching.begin();
+                matching.reset_deadline();
                 match groups {
                     None => matching.each(|stored| {
                         let key = FlowKey::decode_names(stored.hour, stored.suffix)?;

@@ -1,4 +1,186 @@
-//! The service behind the API, in its two modes: one process with a store of its own, or one node of a cluster.
+//! The service behind the API. [`Service`] is all that handlers know of it; there are two implementations:
+//!
+//! - [`Standalone`]: one process with a store of its own;
+//! - `cluster`, with the feature `kafka`: one node of many, whose journal is a topic of Kafka.
+//!
+//! [`prepare`] chooses between them, by the [`Mode`] that the configuration gives. Nothing outside of this module
+//! and the configuration depends on the feature.
 
 #[cfg(feature = "kafka")]
 pub mod cluster;
+mod error;
+mod standalone;
+
+pub use crate::store::Kept;
+pub use error::ServiceError;
+pub use standalone::Standalone;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::backup;
+use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::ingest::Permit;
+use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, QueryLimits, Rows};
+use crate::store::{Batch, DataDir, StoreError, StoreOptions};
+use crate::telemetry::Metrics;
+
+/// A future of the service. It is boxed once a batch, since [`Service`] is used as a trait object.
+pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// A batch with the same idempotency key was counted before, so this one was not counted again.
+    pub replayed: bool,
+    /// Flows of it that count.
+    pub flows: u64,
+    /// Flows of it that were too old to count.
+    pub expired: u64,
+}
+
+/// Whether the service does its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Commits and questions can be expected to succeed.
+    Ready,
+    /// They cannot for now; says why. This passes by itself, or the log says what to do.
+    NotReady(String),
+    /// Batches are refused, and a restart may help. `ready` is for `/readyz`, `cause` completes "… for 10 seconds".
+    Failing { ready: String, cause: &'static str },
+}
+
+/// Takes batches, answers questions, and looks after what is stored.
+pub trait Service: Debug + Send + Sync {
+    /// Resolves once every flow of `batch` is durable; with `until_visible`, once the next question to any node
+    /// includes it, too.
+    ///
+    /// If the caller drops the future, the batch may still be committed, as if its answer had been lost.
+    fn commit(
+        &self,
+        batch: Batch,
+        permit: Permit,
+        until_visible: bool,
+    ) -> Promise<'_, Result<Committed, ServiceError>>;
+
+    /// Whether batches are refused because the disk is full, or nearly. Cheap: it is asked for each batch.
+    fn lacks_space(&self) -> bool;
+
+    /// The rows that answer `query`, each store's as of one moment between two commits. Blocks on the disk and on
+    /// other nodes; sorting, pages and groups that need a table are complete when it returns.
+    fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError>;
+
+    /// The hours that hold flows, each store's as of one moment between two commits. Blocks like
+    /// [`Service::ask`].
+    fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError>;
+
+    /// The newest hour that has flows; `None` if there is none, or it is not known.
+    fn newest_hour(&self) -> Option<Hour>;
+
+    /// What is stored under each of these idempotency keys. Blocks on the disk.
+    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError>;
+
+    /// Deletes an hour, and returns what it held; `None` if it held nothing. Blocks on the disk.
+    fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError>;
+
+    fn health(&self) -> Health;
+
+    /// Sets the gauges.
+    fn observe(&self) -> Result<(), StoreError>;
+
+    /// The backup sessions of its store.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotHere`] in a mode without backups.
+    fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError>;
+
+    /// Commits what has been handed over, refuses batches from then on, and writes all sums to their final files,
+    /// so that the next start has nothing to replay. The last flush gets `time_max`. Blocks.
+    fn close(&self, time_max: Duration) -> Result<(), StoreError>;
+
+    /// For other nodes of a cluster: whether questions about parts of the sums are answered.
+    fn answers_peers(&self) -> bool {
+        false
+    }
+
+    /// For other nodes of a cluster: resolves to true when the sums of these partitions, which have to be on this
+    /// node, include everything up to these offsets; to false when that takes too long.
+    fn has_applied(&self, _upto: Vec<(i32, u64)>) -> Promise<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+}
+
+/// How the service runs.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    Standalone,
+    #[cfg(feature = "kafka")]
+    Cluster(Box<cluster::Node>),
+}
+
+impl Mode {
+    /// How many stores the process may have open.
+    pub fn stores_max(&self) -> usize {
+        match self {
+            Mode::Standalone => 1,
+            #[cfg(feature = "kafka")]
+            Mode::Cluster(node) => node.partitions as usize,
+        }
+    }
+}
+
+/// What an implementation needs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    pub store: StoreOptions,
+    pub query: QueryLimits,
+    pub metrics: Metrics,
+    /// Told each time that files of secrets are to be read again.
+    pub reload: watch::Receiver<()>,
+}
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
+}
+
+/// Opens the service, on a thread that may block. Returns `None` if `stopping` was set before it was open.
+pub type Open =
+    Box<dyn FnOnce(&AtomicBool) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static>;
+
+/// Locks what can be locked at once, so that a directory that is in use or of another format is reported before
+/// anything else happens, and returns what opens the service.
+///
+/// # Errors
+/// A data directory that cannot be used.
+pub fn prepare(mode: Mode, options: Options) -> Result<Open, OpenError> {
+    match mode {
+        Mode::Standalone => {
+            let dir = DataDir::open(&options.data_dir)?;
+            Ok(Box::new(move |_| {
+                let service = Standalone::open(dir, &options)?;
+                Ok(Some(Arc::new(service)))
+            }))
+        }
+        #[cfg(feature = "kafka")]
+        Mode::Cluster(node) => Ok(Box::new(move |stopping| {
+            let joined = cluster::Cluster::join(&node, &options, stopping)?;
+            Ok(joined.map(|cluster| Arc::new(cluster) as Arc<dyn Service>))
+        })),
+    }
+}

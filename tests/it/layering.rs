@@ -48,7 +48,14 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ),
     (
         "http",
-        &["backup", "domain", "ingest", "query", "telemetry"],
+        &[
+            "backup",
+            "domain",
+            "ingest",
+            "query",
+            "service",
+            "telemetry",
+        ],
         &[
             "askama",
             "warp",
@@ -65,13 +72,12 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ),
     (
         "config",
-        &["input", "store", "terminal"],
+        &["client", "input", "service", "store", "terminal"],
         &["clap", "jiff", "toml"],
     ),
     (
         "daemon",
         &[
-            "backup",
             "http",
             "ingest",
             "notify",
@@ -95,7 +101,6 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
             "input",
             "query",
             "send",
-            "service",
             "store",
             "telemetry",
             "terminal",

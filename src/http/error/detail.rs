@@ -6,8 +6,8 @@ use super::super::server::HEAD_BYTES_MAX;
 use super::Problem;
 use crate::backup::BackupError;
 use crate::domain::{Field, IdempotencyKey, Note, Notes};
-use crate::ingest::IngestError;
 use crate::query::QueryError;
+use crate::service::ServiceError;
 
 /// What holds of a batch after a 4xx, and what after a 5xx: one wording, here and in the documents.
 const NOTHING_COUNTED: &str = "nothing of the batch counted";
@@ -24,7 +24,7 @@ impl Problem {
                 format!("there is nothing at {path:?}{meant}; see /flows, /hours and, for all there is, /openapi.json")
             }
             Problem::NoSuchHour { hour } => format!("there are no flows in hour {hour}"),
-            Problem::Ingest(IngestError::NotDeleted(_)) => {
+            Problem::Service(ServiceError::NotDeleted(_)) => {
                 "the disk did not take it: the hour is there as a whole, or gone as a whole; try again"
                     .into()
             }
@@ -83,11 +83,11 @@ impl Problem {
                 Note::CHARS_MAX,
                 IdempotencyKey::IMPORT_PREFIX
             ),
-            Problem::Ingest(IngestError::ReceiptExists) => format!(
+            Problem::Service(ServiceError::ReceiptExists) => format!(
                 "there is a receipt under the key that Receipt-Notes says there must be none under; \
                  {NOTHING_COUNTED}: look up what was counted, and send the rest"
             ),
-            Problem::Ingest(IngestError::KeyReused) => format!(
+            Problem::Service(ServiceError::KeyReused) => format!(
                 "other flows were taken under this key, and {NOTHING_COUNTED}; give every batch a key of its \
                  own, and keep it when sending it again"
             ),
@@ -131,34 +131,34 @@ impl Problem {
             Problem::TooManyQueries => "too many answers are being read at the moment".into(),
             Problem::Recovering => "the journal is being replayed, or Kafka, which has it, does not answer yet; try again shortly".into(),
             Problem::NotReady { why } => why.clone(),
-            Problem::NotHere(what) | Problem::Ingest(IngestError::NotHere(what)) => {
+            Problem::Service(ServiceError::NotHere(what)) => {
                 (*what).into()
             }
-            Problem::Query(error @ (QueryError::Missing(_) | QueryError::Elsewhere(_))) => {
+            Problem::Query(error @ (QueryError::Missing(_) | QueryError::Peer(_))) => {
                 error.to_string()
             }
-            Problem::Ingest(IngestError::Unsure { why, keyed: true }) => {
+            Problem::Service(ServiceError::Unsure { why, keyed: true }) => {
                 format!("{why}; {SEND_AGAIN}")
             }
-            Problem::Ingest(IngestError::Unsure { why, keyed: false }) => format!(
+            Problem::Service(ServiceError::Unsure { why, keyed: false }) => format!(
                 "{why}; it is unknown whether the batch counted, and a part of it may have: without an \
                  Idempotency-Key, that part counts twice when it is sent again"
             ),
-            Problem::Ingest(IngestError::NotVisible(why)) => why.clone(),
+            Problem::Service(ServiceError::NotVisible(why)) => why.clone(),
             Problem::NoSpace => format!(
                 "less than the reserve is free on the disk, and batches are taken as soon as there is space; \
                  {SEND_AGAIN}"
             ),
-            Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
+            Problem::Stopping | Problem::Service(ServiceError::Closed) => {
                 "the service is stopping; try again when it is back, with a batch under the same \
                  Idempotency-Key"
                     .into()
             }
-            Problem::Ingest(IngestError::Overloaded(why)) => format!("{why}; {SEND_AGAIN}"),
-            Problem::Ingest(IngestError::Store(_)) => {
+            Problem::Service(ServiceError::Overloaded(why)) => format!("{why}; {SEND_AGAIN}"),
+            Problem::Service(ServiceError::Store(_)) => {
                 format!("the disk did not take the batch; {SEND_AGAIN}")
             }
-            Problem::Ingest(IngestError::Receipt(_)) => {
+            Problem::Service(ServiceError::Receipt(_)) => {
                 "whether this key has been used cannot be told, since what is stored of it is damaged, so it \
                  is unknown whether the batch counted; stop the service, and run: flowtally verify"
                     .into()

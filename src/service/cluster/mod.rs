@@ -23,6 +23,7 @@ mod message;
 mod partition;
 mod peer;
 mod scatter_gather;
+mod service;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -31,16 +32,17 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::client::{ClientError, Server};
 use crate::durable;
-use crate::ingest::Journal;
-use crate::query::Parts;
+use crate::query::Engine;
+use crate::service::Options;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
 use checkpoints::{Objects, ObjectsError};
@@ -58,6 +60,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(6);
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// A store that cannot take more is asked again after so long; meanwhile its partition may be taken away.
 const STALL_MAX: Duration = Duration::from_secs(1);
+/// Between two attempts to join while Kafka does not answer, and between two log lines about it.
+const JOIN_INTERVAL: Duration = Duration::from_secs(1);
+const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Least memory that a store gets for a purpose, in however many parts the whole is cut.
 const SHARE_BYTES_MIN: usize = 1 << 20;
 
@@ -128,9 +133,12 @@ impl ClusterError {
 #[derive(Debug)]
 pub struct Cluster {
     shared: Arc<Shared>,
-    gather: mpsc::Sender<batcher::Waiting>,
-    consumer: Consumer,
-    tasks: JoinSet<()>,
+    writer: kafka_writer::Inlet,
+    parts: scatter_gather::All,
+    engine: Engine,
+    /// `None` when it is closed.
+    consumer: Mutex<Option<Consumer>>,
+    tasks: Mutex<JoinSet<()>>,
     /// After the stores.
     _lock: File,
 }
@@ -166,18 +174,39 @@ struct Shared {
 }
 
 impl Cluster {
-    /// Joins the cluster. Stores are in `data_dir`, and share what `store` has. Blocks until the brokers have
-    /// answered; partitions come later. Told to `reload`, it reads files of secrets again.
+    /// Joins the cluster as soon as Kafka answers; `None` if `stopping` is set before that. Blocks.
+    ///
+    /// # Errors
+    /// Brokers that refuse, and arguments that cannot be used.
+    pub fn join(
+        node: &Node,
+        options: &Options,
+        stopping: &AtomicBool,
+    ) -> Result<Option<Cluster>, ClusterError> {
+        let mut warned: Option<Instant> = None;
+        while !stopping.load(Ordering::Relaxed) {
+            match Cluster::start(node.clone(), options) {
+                Err(error) if error.is_temporary() => {
+                    if warned.is_none_or(|at| at.elapsed() >= JOIN_LOG_INTERVAL) {
+                        warned = Some(Instant::now());
+                        tracing::warn!(%error, "cannot join the cluster yet, and goes on trying");
+                    }
+                    std::thread::sleep(JOIN_INTERVAL);
+                }
+                joined => return Ok(Some(joined?)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Joins the cluster. Its stores share what `options` has. Blocks until the brokers have answered; partitions
+    /// are assigned later.
     ///
     /// # Errors
     /// Brokers that are away ([`ClusterError::is_temporary`]) or refuse, and arguments that cannot be used.
-    pub fn start(
-        node: Node,
-        data_dir: PathBuf,
-        store: &StoreOptions,
-        runtime: &tokio::runtime::Handle,
-        reload: &watch::Receiver<()>,
-    ) -> Result<Cluster, ClusterError> {
+    fn start(node: Node, options: &Options) -> Result<Cluster, ClusterError> {
+        let runtime = &tokio::runtime::Handle::current();
+        let data_dir = options.data_dir.clone();
         let settings = Settings {
             brokers: node.brokers.clone(),
             topic: node.topic.clone(),
@@ -201,7 +230,7 @@ impl Cluster {
         let owners = Owners::open(&settings, url, &producer, seal.clone(), partitions)?;
         let partitions = u32::try_from(partitions).unwrap_or_default();
         let shared = Arc::new(Shared {
-            store: share(store.clone(), partitions as usize),
+            store: share(options.store.clone(), partitions as usize),
             node,
             data_dir,
             partitions,
@@ -230,32 +259,22 @@ impl Cluster {
         );
         let mut tasks = JoinSet::new();
         tasks.spawn_on(announce(shared.clone()), runtime);
-        tasks.spawn_on(reload_secrets(shared.clone(), reload.clone()), runtime);
+        tasks.spawn_on(
+            reload_secrets(shared.clone(), options.reload.clone()),
+            runtime,
+        );
         Ok(Cluster {
-            gather: batcher::start(shared.clone(), runtime),
+            writer: kafka_writer::Inlet {
+                shared: shared.clone(),
+                gather: batcher::start(shared.clone(), runtime),
+            },
+            parts: scatter_gather::All(shared.clone()),
+            engine: Engine::new(options.query),
             shared,
-            consumer,
-            tasks,
+            consumer: Mutex::new(Some(consumer)),
+            tasks: Mutex::new(tasks),
             _lock: lock,
         })
-    }
-
-    pub fn journal(&self) -> Arc<dyn Journal> {
-        Arc::new(kafka_writer::Inlet {
-            shared: self.shared.clone(),
-            gather: self.gather.clone(),
-        })
-    }
-
-    pub fn parts(&self) -> Arc<dyn Parts> {
-        Arc::new(scatter_gather::All(self.shared.clone()))
-    }
-
-    /// Moves all sums to their files, and closes the stores. The group waits for this node for
-    /// `SESSION_TIMEOUT`, and then gives its partitions to others. Blocks.
-    pub fn stop(mut self) {
-        self.tasks.abort_all();
-        drop(self.consumer);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Shared;
 use super::local_partitions::Answering;
 use crate::client::ClientError;
-use crate::query::{Coverage, Hours, HoursQuery, Opened, Parts, Query, QueryError};
+use crate::query::{Coverage, Hours, HoursQuery, Parts, Query, QueryError};
 
 /// All partitions, wherever they are.
 #[derive(Debug)]
@@ -104,9 +104,9 @@ impl All {
                     tracing::debug!(url, ?partitions, %error, "a node does not answer");
                     places.missing.extend(partitions);
                 }
-                Ok(Err(error)) => return Err(QueryError::Elsewhere(error.to_string())),
+                Ok(Err(error)) => return Err(QueryError::Peer(error.to_string())),
                 Err(_panicked) => {
-                    return Err(QueryError::Elsewhere(format!("{url} could not be asked")));
+                    return Err(QueryError::Peer(format!("{url} could not be asked")));
                 }
             }
         }
@@ -114,8 +114,13 @@ impl All {
     }
 }
 
-impl Parts for All {
-    fn open(&self, query: &Query, time_max: Duration) -> Result<Opened, QueryError> {
+impl All {
+    /// The parts that answer `query`: of all partitions, or of those that it names, which have to be on this node.
+    /// Other nodes are sent [`Query::of_a_part`], and get `time_max` between two parts of their answer.
+    ///
+    /// # Errors
+    /// [`QueryError::Missing`], unless the query is for what there is.
+    pub(super) fn open(&self, query: &Query, time_max: Duration) -> Result<Parts, QueryError> {
         let mut places = self.places(query.partitions.as_deref());
         if !query.partial && !places.missing.is_empty() {
             return Err(QueryError::Missing(places.missing));
@@ -124,20 +129,24 @@ impl Parts for All {
         let parts = Self::ask_nodes(&mut places, |url, partitions| {
             self.0.nodes.rows(url, partitions, &of_a_part, time_max)
         })?;
-        let (mut opened, mut elsewhere) = (Opened::default(), Vec::new());
+        let (mut opened, mut elsewhere) = (Parts::default(), Vec::new());
         for part in parts {
             elsewhere.push(part.coverage);
-            opened.elsewhere.push(part.rows);
+            opened.remote.push(part.rows);
         }
         opened.coverage = places.coverage(elsewhere, query.partial)?;
         for (_, answering) in places.here {
-            opened.here.push(answering.store);
-            opened.leaves.push(answering.leaves);
+            opened.stores.push(answering.store);
+            opened.revocations.push(answering.leaves);
         }
         Ok(opened)
     }
 
-    fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError> {
+    /// Adds the parts that answer `query` to `hours`.
+    ///
+    /// # Errors
+    /// [`QueryError::Missing`], unless the query is for what there is.
+    pub(super) fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError> {
         let mut places = self.places(query.partitions.as_deref());
         if !query.partial && !places.missing.is_empty() {
             return Err(QueryError::Missing(places.missing));
@@ -153,7 +162,7 @@ impl Parts for All {
         hours.coverage = places.coverage(elsewhere, query.partial)?;
         for (_, answering) in places.here {
             hours.add_store(&answering.store, query.hours.clone())?;
-            hours.leaves.push(answering.leaves);
+            hours.revocations.push(answering.leaves);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 mod objects;
@@ -210,11 +210,8 @@ impl<'a> Checkpoints<'a> {
         let mut pause = interval.mul_f64(share.min(1.0));
         while !inbox.ends_within(pause) {
             pause = TURN_INTERVAL;
-            let turn = match self.shared.checkpointing.try_lock() {
-                Ok(turn) => turn,
-                // Nothing is left half done under it.
-                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-                Err(TryLockError::WouldBlock) => continue,
+            let Some(turn) = self.shared.checkpointing.try_lock() else {
+                continue;
             };
             pause = interval;
             let stop = || inbox.ended().is_some();

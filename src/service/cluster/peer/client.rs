@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::client::{Client, ClientError, Items, Server};
 use crate::domain::{Field, Hour, Totals};
 use crate::query::frames::Frames;
-use crate::query::{Coverage, HourSource, HoursQuery, Query, QueryError, SortBy, Source};
+use crate::query::{Coverage, HourSource, HoursQuery, Query, QueryError, RowSource, SortBy};
 
 /// Longest wait for a node that is asked for no rows.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ struct Clients {
 /// What a node has of an answer.
 #[derive(Debug)]
 pub struct Part {
-    pub rows: Box<dyn Source>,
+    pub rows: Box<dyn RowSource>,
     pub coverage: Coverage,
 }
 
@@ -57,7 +57,7 @@ struct HoursOf(Mutex<Items<HourOf>>);
 impl HourSource for HoursOf {
     fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
         let items = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let elsewhere = |error: ClientError| QueryError::Elsewhere(error.to_string());
+        let elsewhere = |error: ClientError| QueryError::Peer(error.to_string());
         let Some(of) = items.next().transpose().map_err(elsewhere)? else {
             return Ok(None);
         };
@@ -67,8 +67,7 @@ impl HourSource for HoursOf {
             rx: of.bytes_rx,
         };
         let hour = Hour::new(of.hour);
-        let hour =
-            hour.ok_or_else(|| QueryError::Elsewhere(format!("there is no hour {}", of.hour)))?;
+        let hour = hour.ok_or_else(|| QueryError::Peer(format!("there is no hour {}", of.hour)))?;
         Ok(Some((hour, totals)))
     }
 }

@@ -88,7 +88,7 @@ impl Place {
         };
         let made = store.checkpoint(&local.name);
         let made = made.map_err(BackupError::from)?;
-        let entries = backup::entries(&made.path)?;
+        let entries = backup::list_files(&made.path)?;
         let sent = HashSet::<&Entry>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
         let files = self.each(&entries, stop, |entry| match known.get(entry) {
             Some(stored) => Ok(stored.clone()),

@@ -1,5 +1,5 @@
-//! Sums that are in parts: each has flows of its own, in a store here or on another node. Their rows are
-//! merged in key order, and what several have is added up.
+//! Rows of several parts of the sums, each in a store of its own, on this node or another. They are merged in key
+//! order, and rows with the same key are added up.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -8,55 +8,40 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::group::Groups;
-use super::{Cancel, Hours, HoursQuery, Matching, Query, QueryError, bounds, unless};
+use super::{Cancel, Matching, QueryError, bounds, unless};
 use crate::domain::Counters;
 use crate::store::Store;
 
-/// Knows where the parts are. Partitions are those of the journal.
-pub trait Parts: Debug + Send + Sync {
-    /// What answers `query`, of all partitions or of those that it names, which have to be here. Other
-    /// nodes are asked [`Query::of_a_part`], and get `time_max` between two parts of their answer.
-    ///
-    /// # Errors
-    /// [`QueryError::Missing`], unless the query takes what there is.
-    fn open(&self, query: &Query, time_max: Duration) -> Result<Opened, QueryError>;
-
-    /// Adds the parts of what [`Engine::hours`](super::Engine::hours) is asked for.
-    ///
-    /// # Errors
-    /// [`QueryError::Missing`], unless the query takes what there is.
-    fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError>;
-}
-
-/// Which parts are in an answer.
+/// Which partitions are in an answer.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    /// Partitions that nobody answers for.
+    /// Partitions that no node answers for.
     pub missing: Vec<i32>,
-    /// How many messages each of the others was behind the journal.
+    /// By how many messages each of the others lagged behind the journal.
     pub lag: Vec<(i32, u64)>,
 }
 
-/// The parts of an answer.
+/// The parts of the sums that a question is answered from.
 #[derive(Debug, Default)]
-pub struct Opened {
-    pub here: Vec<Arc<Store>>,
-    pub elsewhere: Vec<Box<dyn Source>>,
+pub struct Parts {
+    pub stores: Vec<Arc<Store>>,
+    /// Rows of other nodes.
+    pub remote: Vec<Box<dyn RowSource>>,
     pub coverage: Coverage,
-    /// Each closes when a store of `here` is to be left: whoever reads it keeps others waiting.
-    pub leaves: Vec<watch::Receiver<()>>,
+    /// Each closes when one of `stores` is revoked, and reading it has to stop: its next owner waits for that.
+    pub revocations: Vec<watch::Receiver<()>>,
 }
 
 /// Rows that answer a question, filtered and added up, in key order.
-pub trait Source: Debug + Send + Sync {
-    /// Goes to the next row; `false` after the last.
+pub trait RowSource: Debug + Send + Sync {
+    /// Moves to the next row; `false` after the last.
     fn advance(&mut self) -> Result<bool, QueryError>;
 
     /// The row: its key, without the columns that are left out, and its sums.
     fn row(&self) -> (&[u8], Counters);
 
-    /// When it has to have ended.
-    fn until(&mut self, _time: Option<Instant>) {}
+    /// Sets the time after which `advance` fails.
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
 
     /// Rows of stores that were read up to now, as far as that is known.
     fn rows_read(&self) -> u64;
@@ -67,18 +52,18 @@ pub trait Source: Debug + Send + Sync {
     }
 }
 
-/// Rows of a store here.
+/// Rows of a store of this process.
 #[derive(Debug)]
-pub(super) struct Here {
+pub(super) struct StoreRows {
     matching: Matching,
     groups: Option<Groups>,
     key: Vec<u8>,
     counters: Counters,
 }
 
-impl Here {
-    pub(super) fn new(matching: Matching, groups: Option<Groups>) -> Here {
-        Here {
+impl StoreRows {
+    pub(super) fn new(matching: Matching, groups: Option<Groups>) -> StoreRows {
+        StoreRows {
             matching,
             groups,
             key: Vec::new(),
@@ -87,7 +72,7 @@ impl Here {
     }
 }
 
-impl Source for Here {
+impl RowSource for StoreRows {
     fn advance(&mut self) -> Result<bool, QueryError> {
         let (key, counters) = (&mut self.key, &mut self.counters);
         key.clear();
@@ -101,8 +86,8 @@ impl Source for Here {
             return Ok(!ended);
         };
         loop {
-            if let Some((of_group, sums)) = groups.give() {
-                key.extend_from_slice(of_group);
+            if let Some((group_key, sums)) = groups.give() {
+                key.extend_from_slice(group_key);
                 *counters = sums;
                 return Ok(true);
             }
@@ -119,8 +104,8 @@ impl Source for Here {
         (&self.key, self.counters)
     }
 
-    fn until(&mut self, time: Option<Instant>) {
-        self.matching.scan.until(time);
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.matching.scan.until(deadline);
     }
 
     fn rows_read(&self) -> u64 {
@@ -132,43 +117,47 @@ impl Source for Here {
     }
 }
 
-/// Rows between two looks at the clock.
-const STEPS_BETWEEN_LOOKS: u32 = 512;
+/// Rows between two checks of deadline and cancellation.
+const ROWS_PER_CHECK: u32 = 512;
 
-/// Several sources as one.
+/// Several sources merged into one.
 #[derive(Debug)]
-pub(super) struct Merged {
-    sources: Vec<Box<dyn Source>>,
-    /// Those that have a row, the one with the least key last.
+pub(super) struct MergedRows {
+    sources: Vec<Box<dyn RowSource>>,
+    /// Indexes of the sources that have a row, the one with the least key last.
     order: Vec<usize>,
-    begun: bool,
+    started: bool,
     key: Vec<u8>,
     /// For each part of an answer.
     time_max: Duration,
-    until: Option<Instant>,
+    deadline: Option<Instant>,
     cancel: Cancel,
-    steps_to_look: u32,
+    rows_until_check: u32,
 }
 
-impl Merged {
-    pub(super) fn new(sources: Vec<Box<dyn Source>>, time_max: Duration, cancel: Cancel) -> Merged {
-        Merged {
+impl MergedRows {
+    pub(super) fn new(
+        sources: Vec<Box<dyn RowSource>>,
+        time_max: Duration,
+        cancel: Cancel,
+    ) -> MergedRows {
+        MergedRows {
             sources,
             order: Vec::new(),
-            begun: false,
+            started: false,
             key: Vec::new(),
             time_max,
-            until: None,
+            deadline: None,
             cancel,
-            steps_to_look: STEPS_BETWEEN_LOOKS,
+            rows_until_check: ROWS_PER_CHECK,
         }
     }
 
-    /// Its time begins anew.
-    pub(super) fn begin(&mut self) {
-        self.until = bounds::from_now(self.time_max);
+    /// Gives the next part of the answer its full time.
+    pub(super) fn reset_deadline(&mut self) {
+        self.deadline = bounds::from_now(self.time_max);
         for source in &mut self.sources {
-            source.until(self.until);
+            source.set_deadline(self.deadline);
         }
     }
 
@@ -183,11 +172,11 @@ impl Merged {
 
     /// The next row in key order.
     pub(super) fn next(&mut self) -> Result<Option<(&[u8], Counters)>, QueryError> {
-        self.look()?;
-        if !self.begun {
-            self.begun = true;
+        self.check_limits()?;
+        if !self.started {
+            self.started = true;
             for source in 0..self.sources.len() {
-                self.go_on(source)?;
+                self.advance(source)?;
             }
         }
         let Some(first) = self.order.pop() else {
@@ -196,7 +185,7 @@ impl Merged {
         let (key, mut sums) = self.sources[first].row();
         self.key.clear();
         self.key.extend_from_slice(key);
-        self.go_on(first)?;
+        self.advance(first)?;
         while let Some(&next) = self.order.last() {
             let (key, counters) = self.sources[next].row();
             if key != self.key {
@@ -204,12 +193,13 @@ impl Merged {
             }
             sums.add(counters);
             self.order.pop();
-            self.go_on(next)?;
+            self.advance(next)?;
         }
         Ok(Some((&self.key, sums)))
     }
 
-    fn go_on(&mut self, source: usize) -> Result<(), QueryError> {
+    /// Moves `source` to its next row, and puts it into the order by the row's key.
+    fn advance(&mut self, source: usize) -> Result<(), QueryError> {
         if self.sources[source].advance()? {
             let key = |source: usize| self.sources[source].row().0;
             let at = (self.order).partition_point(|other| key(*other) > key(source));
@@ -218,18 +208,18 @@ impl Merged {
         Ok(())
     }
 
-    /// Stores look at the clock by themselves; rows of other nodes are counted here.
-    fn look(&mut self) -> Result<(), QueryError> {
-        self.steps_to_look -= 1;
-        if self.steps_to_look > 0 {
+    /// Scans of stores check deadline and cancellation by themselves; rows of other nodes are checked here.
+    fn check_limits(&mut self) -> Result<(), QueryError> {
+        self.rows_until_check -= 1;
+        if self.rows_until_check > 0 {
             return Ok(());
         }
-        self.steps_to_look = STEPS_BETWEEN_LOOKS;
+        self.rows_until_check = ROWS_PER_CHECK;
         if self.cancel.is_cancelled() {
             return Err(QueryError::Cancelled);
         }
-        match self.until {
-            Some(until) if Instant::now() > until => Err(QueryError::TooLong),
+        match self.deadline {
+            Some(deadline) if Instant::now() > deadline => Err(QueryError::TooLong),
             _ => Ok(()),
         }
     }
@@ -242,7 +232,7 @@ mod tests {
     #[derive(Debug)]
     struct Given(std::vec::IntoIter<(&'static str, u64)>, (&'static str, u64));
 
-    impl Source for Given {
+    impl RowSource for Given {
         fn advance(&mut self) -> Result<bool, QueryError> {
             self.0.next().map_or(Ok(false), |row| {
                 self.1 = row;
@@ -261,16 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn what_several_have_is_added_up() {
+    fn rows_with_the_same_key_are_added_up() {
         let sources = [
             vec![("a", 1), ("c", 2), ("d", 3)],
             vec![],
             vec![("b", 4), ("c", 5)],
             vec![("a", 6), ("c", u64::MAX)],
         ];
-        let boxed = |rows: Vec<_>| Box::new(Given(rows.into_iter(), ("", 0))) as Box<dyn Source>;
+        let boxed = |rows: Vec<_>| Box::new(Given(rows.into_iter(), ("", 0))) as Box<dyn RowSource>;
         let sources = sources.map(boxed).into_iter().collect();
-        let mut merged = Merged::new(sources, Duration::MAX, Cancel::default());
+        let mut merged = MergedRows::new(sources, Duration::MAX, Cancel::default());
         let mut rows = Vec::new();
         while let Some((key, sums)) = merged.next().unwrap() {
             rows.push((String::from_utf8(key.to_vec()).unwrap(), sums.tx, sums.rx));

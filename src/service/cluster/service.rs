@@ -1,0 +1,120 @@
+//! What the API sees of a node: [`Service`].
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Cluster;
+use crate::backup;
+use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::ingest::Permit;
+use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, Rows};
+use crate::service::{Committed, Health, Promise, Service, ServiceError};
+use crate::store::{Batch, Kept, StoreError};
+
+impl Service for Cluster {
+    fn commit(
+        &self,
+        batch: Batch,
+        permit: Permit,
+        until_visible: bool,
+    ) -> Promise<'_, Result<Committed, ServiceError>> {
+        Box::pin(self.writer.commit(batch, permit, until_visible))
+    }
+
+    /// Batches go to Kafka, and stores that lack space pause their partitions.
+    fn lacks_space(&self) -> bool {
+        false
+    }
+
+    fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
+        let time_max = self.engine.time_max();
+        (self.engine).ask_parts(query, cancel, || self.parts.open(query, time_max))
+    }
+
+    fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
+        let mut hours = Hours::new(self.engine.time_max(), cancel);
+        self.parts.hours(query, &mut hours)?;
+        Ok(hours)
+    }
+
+    /// Of the partitions on this node: an hour's flows are spread over all partitions, so theirs are those of all.
+    fn newest_hour(&self) -> Option<Hour> {
+        self.shared.here.newest_hour()
+    }
+
+    fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError> {
+        let what = "receipts of a service of many nodes are with the partitions of the flows; \
+                    a batch that is sent again under its key counts once all the same";
+        Err(ServiceError::NotHere(what))
+    }
+
+    fn delete_hour(&self, _hour: Hour) -> Result<Option<Totals>, ServiceError> {
+        Err(ServiceError::NotHere(
+            "hours of a cluster go by age: start its nodes with --retain-hours",
+        ))
+    }
+
+    fn health(&self) -> Health {
+        let shared = &self.shared;
+        if shared.broken.load(Ordering::Relaxed) || self.writer.has_ended() {
+            return Health::Failing {
+                ready: "the client of Kafka has given up; the log says why".into(),
+                cause: "the client of Kafka has given up, and the journal could not be used",
+            };
+        }
+        if !shared.connected.load(Ordering::Relaxed) {
+            return Health::NotReady("Kafka does not answer".into());
+        }
+        match shared.here.accepts(&shared.progress()) {
+            Ok(()) => Health::Ready,
+            Err(why) => Health::NotReady(why),
+        }
+    }
+
+    fn observe(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let metrics = shared.store.metrics.cluster();
+        let progress = shared.progress();
+        metrics.partitions.set(progress.len() as i64);
+        // Partitions that were revoked have no figures any more.
+        metrics.position.reset();
+        metrics.lag.reset();
+        for (partition, position) in shared.here.positions() {
+            let label = partition.to_string();
+            metrics
+                .position
+                .with_label_values(&[&label])
+                .set(position as i64);
+            if let Some(end) = progress.get(&partition).and_then(|p| p.end) {
+                let lag = end.saturating_sub(position);
+                metrics.lag.with_label_values(&[&label]).set(lag as i64);
+            }
+        }
+        Ok(())
+    }
+
+    fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError> {
+        Err(ServiceError::NotHere(
+            "a node's sums can be made anew from Kafka, as far as that goes back, and from checkpoints before that: \
+             see --checkpoint-url",
+        ))
+    }
+
+    /// Flushes and closes the stores. The group keeps this node's partitions for `SESSION_TIMEOUT`, and assigns
+    /// them to other nodes then. What was sent is acknowledged or not, so nothing else has to be waited for.
+    fn close(&self, _time_max: Duration) -> Result<(), StoreError> {
+        self.tasks.lock().abort_all();
+        let consumer = self.consumer.lock().take();
+        drop(consumer);
+        Ok(())
+    }
+
+    fn answers_peers(&self) -> bool {
+        true
+    }
+
+    fn has_applied(&self, upto: Vec<(i32, u64)>) -> Promise<'_, bool> {
+        Box::pin(self.writer.has_applied(upto))
+    }
+}

@@ -1,0 +1,41 @@
+//! Why the service does not do what it was asked for.
+
+use std::sync::Arc;
+
+use crate::store::StoreError;
+
+/// Why a batch, a deletion or a look-up failed. Questions fail with [`QueryError`](crate::query::QueryError).
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Too much is in flight, or the disk does not keep up: the sender should try again shortly.
+    #[error("{0}")]
+    Overloaded(String),
+    /// The journal could not be written; the batch is not promised.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// A receipt cannot be read because it is damaged. So it is unknown whether a batch was counted under the
+    /// idempotency key, and trying again does not help.
+    #[error(transparent)]
+    Receipt(Arc<StoreError>),
+    /// An hour could not be deleted: it is there as a whole, or gone as a whole.
+    #[error(transparent)]
+    NotDeleted(Arc<StoreError>),
+    /// Another batch was counted under this one's idempotency key.
+    #[error("other flows were taken under this idempotency key")]
+    KeyReused,
+    /// There is a receipt under the key that the batch's notes say there must be none under.
+    #[error("there is a receipt that the batch is not to be counted beside")]
+    ReceiptExists,
+    /// Parts of the batch may be durable, and others not. `keyed`: the batch has an idempotency key.
+    #[error("{why}")]
+    Unsure { why: String, keyed: bool },
+    /// The batch is durable, but did not become visible in time.
+    #[error("{0}")]
+    NotVisible(String),
+    /// This mode cannot do it; the text names the alternative.
+    #[error("{0}")]
+    NotHere(&'static str),
+    /// The service is stopping.
+    #[error("the service is shutting down")]
+    Closed,
+}

@@ -1,0 +1,126 @@
+//! One process with a store of its own: the committer writes, the query engine reads, and backup sessions copy.
+
+mod committer;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Committed, Health, OpenError, Options, Promise, Service, ServiceError};
+use crate::backup;
+use crate::domain::{Hour, IdempotencyKey, Totals};
+use crate::ingest::Permit;
+use crate::query::{Cancel, Engine, Hours, HoursQuery, Query, QueryError, Rows};
+use crate::store::{Batch, DataDir, Kept, Store, StoreError, WriteHealth};
+use committer::Committer;
+
+/// The service of a single process.
+#[derive(Debug)]
+pub struct Standalone {
+    store: Arc<Store>,
+    committer: Committer,
+    engine: Engine,
+    backups: Arc<backup::Sessions>,
+}
+
+impl Standalone {
+    /// Opens the store in `dir`, which replays its journal.
+    ///
+    /// # Errors
+    /// A store that does not open, or a thread that does not start.
+    pub fn open(dir: DataDir, options: &Options) -> Result<Standalone, OpenError> {
+        let start = Instant::now();
+        let (store, recovery) = Store::open_dir(dir, options.store.clone())?;
+        let store = Arc::new(store);
+        let committer = Committer::start(store.clone(), options.metrics.clone());
+        let service = Standalone {
+            committer: committer.map_err(OpenError::Thread)?,
+            engine: Engine::new(options.query),
+            backups: Arc::new(backup::Sessions::new(store.clone())),
+            store,
+        };
+        tracing::info!(
+            data_dir = %options.data_dir.display(),
+            replayed_batches = recovery.batches,
+            replayed_flows = recovery.flows,
+            replay_ms = recovery.time.as_millis() as u64,
+            ms = start.elapsed().as_millis() as u64,
+            "ready"
+        );
+        Ok(service)
+    }
+}
+
+impl Service for Standalone {
+    /// A batch is visible when it is durable, so `until_visible` changes nothing.
+    fn commit(
+        &self,
+        batch: Batch,
+        permit: Permit,
+        _until_visible: bool,
+    ) -> Promise<'_, Result<Committed, ServiceError>> {
+        Box::pin(self.committer.commit(batch, permit))
+    }
+
+    fn lacks_space(&self) -> bool {
+        self.store.write_health() == WriteHealth::NoSpace
+    }
+
+    fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
+        self.engine.ask(&self.store, query, cancel)
+    }
+
+    fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
+        self.engine.hours(&self.store, query, cancel)
+    }
+
+    fn newest_hour(&self) -> Option<Hour> {
+        self.store.newest_hour()
+    }
+
+    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError> {
+        let kept = self.store.receipts(keys);
+        kept.map_err(|error| ServiceError::Receipt(Arc::new(error)))
+    }
+
+    fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError> {
+        let deleted = self.store.delete_hour(hour);
+        deleted.map_err(|error| ServiceError::NotDeleted(Arc::new(error)))
+    }
+
+    fn health(&self) -> Health {
+        let no_writes = "the disk does not take writes at the moment; the log says why";
+        match self.store.write_health() {
+            WriteHealth::Good => Health::Ready,
+            WriteHealth::Gone => {
+                Health::NotReady("the data directory is gone; the log says what was found".into())
+            }
+            WriteHealth::NoSpace => Health::NotReady(no_writes.into()),
+            WriteHealth::Failing => Health::Failing {
+                ready: no_writes.into(),
+                cause: "the journal could not be written",
+            },
+        }
+    }
+
+    fn observe(&self) -> Result<(), StoreError> {
+        self.committer.observe();
+        self.store.observe()
+    }
+
+    fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError> {
+        Ok(self.backups.clone())
+    }
+
+    fn close(&self, time_max: Duration) -> Result<(), StoreError> {
+        self.backups.end_all();
+        self.committer.finish();
+        self.store.flush_within(time_max)?;
+        if self.store.sums_stopped() > 0 {
+            tracing::warn!(
+                times = self.store.sums_stopped(),
+                "sums were stopped at 2^64-1"
+            );
+        }
+        Ok(())
+    }
+}
