@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use flowtally::domain::{Counters, Hour};
-use flowtally::http::{Answer, Encoding, RowFormat};
 use flowtally::ingest::decode::{Format, decode};
-use flowtally::query::{Cancel, Engine, Query, QueryLimits, Row};
+use flowtally::query::{Cancel, EncodedRows, Encoding, Engine, Query, QueryLimits, Row, RowFormat};
 use flowtally::store::codec::FlowKey;
 use flowtally::store::{Batch, BatchBuilder, Durability, Store, StoreOptions, Tally};
 
@@ -211,7 +210,7 @@ fn bench_store(c: &mut Criterion) {
                 let question = Query::all_of(12..13);
                 let rows = engine.ask(&store, &question, Cancel::default());
                 let rows = rows.expect("an open store");
-                let mut answer = Answer::new(rows, format, encoding).expect("memory");
+                let mut answer = EncodedRows::new(rows, format, encoding).expect("memory");
                 while let Some(chunk) = answer.next_chunk().expect("a sound file") {
                     black_box(chunk);
                 }

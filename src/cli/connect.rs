@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
 
 use crate::client::{Client, Server};
 use crate::config::Credentials;
+use crate::query::HourRow;
 
 /// The service at `url`.
 pub(super) fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
@@ -27,26 +27,11 @@ pub(super) fn client(url: &str, credentials: &Credentials) -> Result<Client, Str
     Client::new(&server(url, credentials)?).map_err(|e| e.to_string())
 }
 
-/// An hour, as `GET /hours` has it.
-#[derive(Debug, Deserialize)]
-pub(super) struct HourTotals {
-    pub(super) hour: u64,
-    pub(super) flows: u64,
-    pub(super) bytes_tx: u128,
-    pub(super) bytes_rx: u128,
-}
-
-impl HourTotals {
-    pub(super) fn bytes(&self) -> u128 {
-        self.bytes_tx.saturating_add(self.bytes_rx)
-    }
-}
-
 /// The hours that hold flows, ascending, from `hours.start` up to but without `hours.end`.
 pub(super) fn hours(
     client: &Client,
     hours: Range<u32>,
-) -> Result<impl Iterator<Item = Result<HourTotals, String>>, String> {
+) -> Result<impl Iterator<Item = Result<HourRow, String>>, String> {
     let path = format!("/hours?from={}&to={}", hours.start, hours.end);
     let items = client.get_items(&path).map_err(|e| e.to_string())?;
     Ok(items.map(|item| item.map_err(|e| e.to_string())))

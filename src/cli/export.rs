@@ -7,8 +7,9 @@ use super::connect;
 use crate::client::{Client, broke_off};
 use crate::config::{Export, ExportFormat, Place};
 use crate::domain::{Field, Hour, Totals};
-use crate::http::{Answer, Encoding, RowFormat};
-use crate::query::{Cancel, Engine, HoursQuery, Query, QueryLimits};
+use crate::query::{
+    Cancel, EncodedRows, Encoding, Engine, HoursQuery, Query, QueryLimits, RowFormat,
+};
 use crate::store::Store;
 use crate::terminal::Style;
 
@@ -160,7 +161,7 @@ impl Source {
                 let question = Query::all_of(hours.clone());
                 let rows = engine.ask(store, &question, Cancel::default());
                 let rows = rows.map_err(|e| failed(&e))?;
-                let answer = Answer::new(rows, format, Encoding::Identity);
+                let answer = EncodedRows::new(rows, format, Encoding::Identity);
                 let mut answer = answer.map_err(Failed::Output)?;
                 while let Some(chunk) = answer.next_chunk().map_err(|e| failed(&e))? {
                     out.write(&chunk)?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Serve, seconds};
 use crate::client::Server;
-use crate::service::cluster::Node;
+use crate::service::cluster::NodeConfig;
 
 /// Partitions of a journal that is made by us: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
@@ -100,7 +100,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// The node that the arguments describe; `None` without brokers.
-    pub(super) fn node(&self, serve: &Serve) -> Result<Option<Node>, String> {
+    pub(super) fn node(&self, serve: &Serve) -> Result<Option<NodeConfig>, String> {
         let Some(brokers) = self.kafka_brokers.clone() else {
             return Ok(None);
         };
@@ -117,7 +117,7 @@ impl Cluster {
         let certificate = serve.tls_cert.clone().zip(serve.tls_key.clone());
         let certificate = certificate.filter(|_| serve.tls_client_ca.is_some());
         let options = self.kafka_option.iter().flat_map(|o| o.to_vec());
-        Ok(Some(Node {
+        Ok(Some(NodeConfig {
             brokers,
             topic: self.kafka_topic.clone(),
             partitions: self.kafka_partitions,

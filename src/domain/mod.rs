@@ -1,16 +1,17 @@
-//! What a flow is, in the terms of the people who use the service. No I/O but a look at the clock, no
-//! serialisation, no knowledge of how anything is stored or sent.
+//! What a flow is, in the terms of the people who use the service. No I/O but a look at the clock, and no
+//! knowledge of how anything is stored or sent.
 
 mod hour_unit;
 mod look_alike;
+mod notes;
+mod partition;
 
 pub use hour_unit::HourUnit;
-
-mod notes;
 
 use std::fmt;
 
 pub use notes::{Note, Notes};
+pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
 
 /// Longest `src_app`, `dest_app` or `vpc_id`, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 1024;

@@ -12,10 +12,10 @@ use warp::http::header;
 
 use super::Api;
 use super::error::Problem;
-use super::negotiate::Encoding;
 use crate::ingest::Permit;
 use crate::ingest::decode::lookalikes;
 use crate::ingest::gzip::Gzip;
+use crate::query::Encoding;
 
 /// Output of a decompressor between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;

@@ -16,6 +16,7 @@ use crate::domain::{Field, Hour};
 use crate::ingest::decode::DecodeError;
 use crate::ingest::{Overloaded, TooFarAhead};
 use crate::query::QueryError;
+use crate::query::text::BadQuery;
 use crate::service::ServiceError;
 
 const MEDIA_TYPE: &str = "application/problem+json";
@@ -117,6 +118,12 @@ impl From<ServiceError> for Problem {
 impl From<Overloaded> for Problem {
     fn from(Overloaded(why): Overloaded) -> Problem {
         Problem::Service(ServiceError::Overloaded(why))
+    }
+}
+
+impl From<BadQuery> for Problem {
+    fn from(BadQuery(what): BadQuery) -> Problem {
+        Problem::BadQuery { what }
     }
 }
 

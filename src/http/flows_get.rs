@@ -9,7 +9,7 @@ use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tracing::Span;
-use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use warp::http::header::{self, HeaderMap, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
@@ -17,22 +17,16 @@ use super::access::Right;
 use super::connections::Peer;
 use super::error::Problem;
 use super::routes::Request;
-use super::rows::Answer;
-use super::{RowFormat, negotiate, parameters};
-use crate::query::{Cancel, Coverage, Query, QueryError};
+use super::{negotiate, parameters};
+use crate::query::{Cancel, Coverage, EncodedRows, Query, QueryError, RowFormat, text};
 use crate::service::Service;
 use crate::telemetry::Metrics;
-
-/// Partitions that nobody answers for, as in `3,7`, and by how many messages the others are behind the
-/// journal, as in `0=12,1=0`.
-const MISSING: HeaderName = HeaderName::from_static("flowtally-missing");
-const LAG: HeaderName = HeaderName::from_static("flowtally-lag");
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let headers = request.headers;
     api.access.check(Right::Read, headers, request.peer)?;
     let service = api.opened()?.clone();
-    let question = parameters::question(request.query)?;
+    let question = text::parse_flows(request.query)?;
     let format = negotiate::row_format(headers)?;
     answer(api, request, service, question, format).await
 }
@@ -51,7 +45,7 @@ pub(super) async fn answer(
     let stop = cancel.clone();
     let make = move || {
         let rows = service.ask(&question, cancel)?;
-        Answer::new(rows, format, encoding).map_err(|_| Problem::Internal)
+        EncodedRows::new(rows, format, encoding).map_err(|_| Problem::Internal)
     };
     let mut response = stream(api, request, permit, stop, make).await?;
     let headers = response.headers_mut();
@@ -76,7 +70,7 @@ pub(super) async fn stream(
     request: &Request<'_>,
     permit: OwnedSemaphorePermit,
     stop: Cancel,
-    make: impl FnOnce() -> Result<Answer, Problem> + Send + 'static,
+    make: impl FnOnce() -> Result<EncodedRows, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let peer = request.peer;
     let metrics = api.metrics.clone();
@@ -119,14 +113,9 @@ pub(super) async fn stream(
 
 /// Says which parts of the sums are in an answer.
 pub(super) fn say_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Result<(), Problem> {
-    let missing = coverage.missing.iter().map(i32::to_string).collect();
-    let lag = coverage.lag.iter().map(|(of, lag)| format!("{of}={lag}"));
-    let values: [(_, Vec<String>); 2] = [(MISSING, missing), (LAG, lag.collect())];
-    for (name, values) in values {
-        if !values.is_empty() {
-            let value = HeaderValue::try_from(values.join(","));
-            headers.insert(name, value.map_err(|_| Problem::Internal)?);
-        }
+    for (name, value) in coverage.headers() {
+        let value = HeaderValue::try_from(value).map_err(|_| Problem::Internal)?;
+        headers.insert(name, value);
     }
     Ok(())
 }
@@ -146,7 +135,7 @@ struct About {
 /// The chunks of `answer`. Each is made when the client has taken the one before: a slow client
 /// holds a scan, but no thread.
 fn rest_of(
-    answer: Answer,
+    answer: EncodedRows,
     about: About,
     holds: (OwnedSemaphorePermit, Peer, Guards),
     stop: Cancel,

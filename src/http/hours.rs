@@ -9,16 +9,15 @@ use warp::reply::Response;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use super::rows::Answer;
-use super::{Api, flows_get, negotiate, parameters};
-use crate::query::{Cancel, HoursQuery};
+use super::{Api, flows_get, negotiate};
+use crate::query::{Cancel, EncodedRows, HoursQuery, text};
 use crate::service::Service;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
         .check(Right::Read, request.headers, request.peer)?;
     let service = api.opened()?.clone();
-    let query = parameters::hours(request.query)?;
+    let query = text::parse_hours(request.query)?;
     answer(api, request, service, query).await
 }
 
@@ -36,8 +35,7 @@ pub(super) async fn answer(
     let opened = tokio::task::spawn_blocking(move || service.hours(&query, cancel));
     let opened = flows_get::unless_left(request.peer, stop.clone(), opened).await;
     let hours = opened.map_err(|_| Problem::Internal)??;
-    // Weak: it is the same for all encodings.
-    let tag = hours.tag().map(|tag| format!("W/\"{tag:016x}\""));
+    let tag = hours.etag();
     let is_known = |tag: &String| negotiate::has_current(request.headers, tag);
     let mut response = if tag.as_ref().is_some_and(is_known) {
         let mut response = Response::new(Vec::new().into());
@@ -45,7 +43,7 @@ pub(super) async fn answer(
         flows_get::say_coverage(response.headers_mut(), &hours.coverage)?;
         response
     } else {
-        let make = move || Answer::of_hours(hours, encoding).map_err(|_| Problem::Internal);
+        let make = move || EncodedRows::of_hours(hours, encoding).map_err(|_| Problem::Internal);
         let mut response = flows_get::stream(api, request, permit, stop, make).await?;
         let headers = response.headers_mut();
         let media_type = HeaderValue::from_static(super::JSON);

@@ -24,7 +24,6 @@ mod parameters;
 mod partitions;
 mod receipts_post;
 mod routes;
-mod rows;
 mod secrets;
 mod server;
 mod socket;
@@ -32,11 +31,9 @@ mod tls;
 mod trace;
 
 pub use access::Access;
-pub use negotiate::{Encoding, RowFormat};
 pub use origin::{HostName, Hosts};
 #[cfg(fuzzing)]
 pub use parameters::check as check_query;
-pub use rows::Answer;
 pub use secrets::{AccessError, AccessFiles, TlsFiles};
 pub use server::serve;
 

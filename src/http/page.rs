@@ -17,7 +17,8 @@ use warp::reply::{Reply, Response};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::error::Problem;
-use super::negotiate::{self, Encoding};
+use super::negotiate;
+use crate::query::Encoding;
 
 /// What the page loads, as `build.rs` made it.
 static ASSETS: [Asset; 2] = [

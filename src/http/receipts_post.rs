@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -17,11 +17,10 @@ use warp::reply::Response;
 use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
-use super::rows::Answer;
 use super::{Api, body, flows_get, negotiate};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::Format;
-use crate::query::Cancel;
+use crate::query::{Cancel, EncodedRows, JsonItems, QueryError};
 use crate::service::{Kept, Service, ServiceError};
 
 /// Most keys that one request may ask about.
@@ -60,7 +59,7 @@ pub(super) async fn handle(
         let keys = Keys::read(&body)?;
         drop((body, body_permit));
         let lookup = Lookup::begin(service, keys)?;
-        Answer::of_receipts(lookup).map_err(|_| Problem::Internal)
+        EncodedRows::of_items(Box::new(lookup)).map_err(|_| Problem::Internal)
     };
     let mut response = flows_get::stream(api, request, permit, Cancel::default(), make).await?;
     let media_type = HeaderValue::from_static(super::JSON);
@@ -152,7 +151,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
 }
 
 /// Looks keys up, some at a time, as the client takes the answer.
-pub(super) struct Lookup {
+struct Lookup {
     service: Arc<dyn Service>,
     keys: Keys,
     /// How many keys were handed out or are not known.
@@ -190,23 +189,23 @@ impl Lookup {
         self.kept = self.service.receipts(&keys)?.into_iter();
         Ok(())
     }
+}
 
-    /// Appends those that are known to `out`, each as an object of JSON after what `separate` appends, until
-    /// `unless_full` breaks; returns whether that was all. Blocks on the disk.
-    pub(super) fn write(
-        &mut self,
-        out: &mut Vec<u8>,
-        mut separate: impl FnMut(&mut Vec<u8>),
-        unless_full: impl Fn(&Vec<u8>) -> ControlFlow<()>,
-    ) -> Result<bool, ServiceError> {
+impl JsonItems for Lookup {
+    fn head(&self) -> &'static [u8] {
+        b"{\"receipts\":["
+    }
+
+    /// Appends the next receipt that is there.
+    fn write_next(&mut self, out: &mut Vec<u8>) -> Result<bool, QueryError> {
         while let Some(range) = self.keys.ranges.get(self.done) {
             let Some(kept) = self.kept.next() else {
-                self.read_ahead()?;
+                let read = self.read_ahead();
+                read.map_err(|error| QueryError::Peer(error.to_string()))?;
                 continue;
             };
             self.done += 1;
             let Some(kept) = kept else { continue };
-            separate(out);
             let known = Known {
                 key: in_text(&self.keys.text, range),
                 taken_at: kept.time_s,
@@ -214,11 +213,13 @@ impl Lookup {
             };
             // Strings and integers always serialise, and memory takes them.
             let _infallible = serde_json::to_writer(&mut *out, &known);
-            if unless_full(out).is_break() {
-                return Ok(false);
-            }
+            return Ok(true);
         }
-        Ok(true)
+        Ok(false)
+    }
+
+    fn tail(&self) -> &'static [u8] {
+        b"]}\n"
     }
 }
 

@@ -165,12 +165,8 @@ pub(super) const PATHS: [(&str, &str); 9] = [
 /// Below `/backups/`: a checkpoint, and a file of one.
 const ONE_BACKUP: &str = "DELETE, OPTIONS";
 const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
-/// What other nodes ask.
-const PARTITION_PATHS: [&str; 3] = [
-    "/partitions/rows",
-    "/partitions/hours",
-    "/partitions/applied",
-];
+/// Below it: what other nodes ask.
+const PARTITIONS_PATH: &str = "/partitions/";
 const PARTITIONS: &str = "GET, HEAD, OPTIONS";
 /// Below `/assets/`: what the page loads.
 const ASSET: &str = "GET, HEAD, OPTIONS";
@@ -189,7 +185,7 @@ fn path_label(path: &str) -> &'static str {
         Some((known, _)) => known,
         None if path.starts_with("/backups/") => "/backups",
         None if path.starts_with("/assets/") => "/assets",
-        None if PARTITION_PATHS.contains(&path) => "/partitions",
+        None if path.starts_with(PARTITIONS_PATH) => "/partitions",
         None => "other",
     }
 }
@@ -224,7 +220,7 @@ async fn route(
         (_, Some((_, None)), _) => ONE_BACKUP,
         (_, Some((_, Some(_))), _) => BACKUP_FILE,
         (_, _, Some(_)) => ASSET,
-        _ if PARTITION_PATHS.contains(&path) => PARTITIONS,
+        _ if path.starts_with(PARTITIONS_PATH) => PARTITIONS,
         (None, None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
@@ -249,9 +245,7 @@ async fn route(
             backups::end(api, request, id).await
         }
         (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
-        ("/partitions/rows", ..) if is_get => partitions::rows(api, request).await,
-        ("/partitions/hours", ..) if is_get => partitions::hours(api, request).await,
-        ("/partitions/applied", ..) if is_get => partitions::applied(api, request).await,
+        _ if is_get && path.starts_with(PARTITIONS_PATH) => partitions::handle(api, request).await,
         (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),

@@ -1,5 +1,4 @@
-//! The hours that hold flows, and what they add up to: read entry by entry, from a store or from several
-//! parts.
+//! The hours that hold flows, and their totals: read entry by entry, from one store or from several parts.
 
 use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
@@ -8,17 +7,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{Cancel, Coverage, QueryError, bounds};
-use crate::domain::{Hour, Totals};
+use crate::domain::{Hour, Partition, Totals};
 use crate::store::{Ledger, Store};
 
-/// Which hours are asked for.
-#[derive(Clone, Debug)]
+/// A question for hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoursQuery {
-    /// From the first up to but without the last.
+    /// `end` is exclusive.
     pub hours: Range<u32>,
-    /// Of these partitions, which have to be here; of all, where there are none.
-    pub partitions: Option<Vec<i32>>,
-    /// Take what there is of them.
+    /// Only these partitions, which have to be on this node; `None` is for all partitions, on all nodes.
+    pub partitions: Option<Vec<Partition>>,
+    /// Leave out partitions that no node answers for, instead of failing.
     pub partial: bool,
 }
 
@@ -31,12 +30,12 @@ impl HoursQuery {
     };
 }
 
-/// Hours and totals of a part, ascending by hour.
+/// Hours and their totals, ascending by hour.
 pub trait HourSource: Debug + Send + Sync {
     fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError>;
 
-    /// When it has to have ended.
-    fn until(&mut self, _time: Option<Instant>) {}
+    /// Sets the time after which `next` fails.
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
 }
 
 impl HourSource for Ledger {
@@ -44,16 +43,16 @@ impl HourSource for Ledger {
         Ok(Iterator::next(self).transpose()?)
     }
 
-    fn until(&mut self, time: Option<Instant>) {
-        Ledger::until(self, time);
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        Ledger::until(self, deadline);
     }
 }
 
-/// Every hour that holds flows, ascending, and what it adds up to.
+/// Every hour that holds flows, ascending, with its totals.
 #[derive(Debug)]
 pub struct Hours {
-    parts: Vec<Part>,
-    begun: bool,
+    sources: Vec<Source>,
+    started: bool,
     tag: Option<u64>,
     time_max: Duration,
     cancel: Cancel,
@@ -63,17 +62,17 @@ pub struct Hours {
 }
 
 #[derive(Debug)]
-struct Part {
-    source: Box<dyn HourSource>,
+struct Source {
+    hours: Box<dyn HourSource>,
     next: Option<(Hour, Totals)>,
 }
 
 impl Hours {
-    /// Those of no part yet. `time_max` is for each part of the answer.
+    /// Starts without a source; `time_max` is for each part of the answer.
     pub fn new(time_max: Duration, cancel: Cancel) -> Hours {
         Hours {
-            parts: Vec::new(),
-            begun: false,
+            sources: Vec::new(),
+            started: false,
             tag: Some(0),
             time_max,
             cancel,
@@ -82,15 +81,15 @@ impl Hours {
         }
     }
 
-    /// Takes a part in, with its [`Hours::tag`].
-    pub fn add(&mut self, source: Box<dyn HourSource>, tag: Option<u64>) {
+    /// Adds a source of hours, with its [`Hours::tag`].
+    pub fn add(&mut self, hours: Box<dyn HourSource>, tag: Option<u64>) {
         let next = None;
-        self.parts.push(Part { source, next });
-        // In any order, since any node may ask the others.
+        self.sources.push(Source { hours, next });
+        // The order of the sources does not matter, so that all nodes give the same answer the same tag.
         self.tag = self.tag.zip(tag).map(|(all, tag)| all ^ tag);
     }
 
-    /// Takes the hours of a store in.
+    /// Adds the hours of a store.
     pub fn add_store(&mut self, store: &Store, hours: Range<u32>) -> Result<(), QueryError> {
         let mut ledger = store.ledger(hours)?;
         ledger.unless(self.cancel.clone());
@@ -99,9 +98,20 @@ impl Hours {
         Ok(())
     }
 
-    /// Names the answer: another one has another tag, but not the other way round. `None` where a part has none.
+    /// The entity tag: answers that differ have different tags. `None` if a source has none.
     pub fn tag(&self) -> Option<u64> {
         self.tag
+    }
+
+    /// The same, for the header. It is weak, since it is the same for all encodings.
+    pub fn etag(&self) -> Option<String> {
+        self.tag.map(|tag| format!("W/\"{tag:016x}\""))
+    }
+
+    /// The tag that [`Hours::etag`] wrote.
+    pub fn parse_etag(text: &str) -> Option<u64> {
+        let hex = text.strip_prefix("W/\"")?.strip_suffix('"')?;
+        u64::from_str_radix(hex, 16).ok()
     }
 
     /// Hands hours to `each` until it breaks or they end; returns whether they have ended. Blocks on the
@@ -110,24 +120,24 @@ impl Hours {
         &mut self,
         mut each: impl FnMut(Hour, Totals) -> ControlFlow<()>,
     ) -> Result<bool, QueryError> {
-        let until = bounds::from_now(self.time_max);
-        for part in &mut self.parts {
-            part.source.until(until);
-            if !self.begun {
-                part.next = part.source.next()?;
+        let deadline = bounds::from_now(self.time_max);
+        for source in &mut self.sources {
+            source.hours.set_deadline(deadline);
+            if !self.started {
+                source.next = source.hours.next()?;
             }
         }
-        self.begun = true;
+        self.started = true;
         loop {
-            let first = self.parts.iter().filter_map(|part| part.next);
+            let first = self.sources.iter().filter_map(|source| source.next);
             let Some(hour) = first.map(|(hour, _)| hour).min() else {
                 return Ok(true);
             };
             let mut sum = Totals::default();
-            for part in &mut self.parts {
-                if let Some((_, totals)) = part.next.filter(|(of, _)| *of == hour) {
+            for source in &mut self.sources {
+                if let Some((_, totals)) = source.next.filter(|(of, _)| *of == hour) {
                     sum.add(totals);
-                    part.next = part.source.next()?;
+                    source.next = source.hours.next()?;
                 }
             }
             if each(hour, sum).is_break() {
@@ -157,12 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn hours_of_parts_are_added_up_in_order() {
+    fn hours_of_several_sources_are_added_up_in_order() {
         let mut hours = Hours::new(Duration::MAX, Cancel::default());
-        for (part, tag) in [(vec![1, 4, 5], 6), (vec![], 5), (vec![4, 9], 9)] {
-            hours.add(Box::new(Given(part.into_iter())), Some(tag));
+        for (hours_of_source, tag) in [(vec![1, 4, 5], 6), (vec![], 5), (vec![4, 9], 9)] {
+            hours.add(Box::new(Given(hours_of_source.into_iter())), Some(tag));
         }
         assert_eq!(hours.tag(), Some(6 ^ 5 ^ 9));
+        let etag = hours.etag().unwrap();
+        assert_eq!(Hours::parse_etag(&etag), hours.tag());
         let mut read = Vec::new();
         // One by one.
         while !hours

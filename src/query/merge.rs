@@ -8,18 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::group::Groups;
-use super::{Cancel, Matching, QueryError, bounds, unless};
+use super::{Cancel, Coverage, Matching, QueryError, bounds, unless};
 use crate::domain::Counters;
 use crate::store::Store;
-
-/// Which partitions are in an answer.
-#[derive(Clone, Debug, Default)]
-pub struct Coverage {
-    /// Partitions that no node answers for.
-    pub missing: Vec<i32>,
-    /// By how many messages each of the others lagged behind the journal.
-    pub lag: Vec<(i32, u64)>,
-}
 
 /// The parts of the sums that a question is answered from.
 #[derive(Debug, Default)]

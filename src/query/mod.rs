@@ -10,14 +10,16 @@
 //! rows are merged ([`merge`]) before they are ranked.
 
 mod bounds;
+mod coverage;
 mod cursor;
-pub mod frames;
+mod encode;
 mod group;
 mod hours;
 mod merge;
 mod question;
 mod rank;
 mod row;
+pub mod text;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,11 +28,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use bounds::QueryLimits;
+pub use coverage::Coverage;
+pub use encode::{EncodedRows, Encoding, HourRow, JsonItems, RowCodec, RowFormat};
 pub use hours::{HourSource, Hours, HoursQuery};
-pub use merge::{Coverage, Parts, RowSource};
+pub use merge::{Parts, RowSource};
 pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
+use crate::domain::Partition;
 pub use crate::store::Cancel;
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
@@ -59,7 +64,7 @@ pub enum QueryError {
         "no node answers for partition {}; try again shortly, or ask with partial=true for what there is",
         list(_0)
     )]
-    Missing(Vec<i32>),
+    Missing(Vec<Partition>),
     /// Another node failed to answer.
     #[error("{0}")]
     Peer(String),
@@ -84,8 +89,8 @@ impl From<Corrupt> for QueryError {
     }
 }
 
-fn list(partitions: &[i32]) -> String {
-    let numbers: Vec<_> = partitions.iter().map(i32::to_string).collect();
+fn list(partitions: &[Partition]) -> String {
+    let numbers: Vec<_> = partitions.iter().map(Partition::to_string).collect();
     numbers.join(", ")
 }
 

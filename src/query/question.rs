@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::domain::{Counters, Field};
+use crate::domain::{Counters, Field, Partition};
 use crate::store::codec;
 
 /// A question to the store: which rows, added up by what, in which order, and how many of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// From the first hour up to but without the last, which may be one more than the last hour there
     /// is.
@@ -18,12 +18,12 @@ pub struct Query {
     pub sort: Option<Sort>,
     /// Most rows of the answer.
     pub limit: Option<usize>,
-    /// Where the page before ended: what [`Rows::next_page`](super::Rows::next_page) said there.
+    /// Where the previous page ended: its [`Rows::next_page`](super::Rows::next_page).
     pub cursor: Option<String>,
-    /// Partitions of the sums that are asked for, which have to be on this node; all of them, wherever
-    /// they are, without it. The rows then come in key order, also those that sorting has chosen.
-    pub partitions: Option<Vec<i32>>,
-    /// Leave out partitions that nobody answers for.
+    /// Only these partitions of the sums, which have to be on this node; `None` is for all partitions, on all
+    /// nodes. With it, rows come in key order, even if they were chosen by sorting.
+    pub partitions: Option<Vec<Partition>>,
+    /// Leave out partitions that no node answers for, instead of failing.
     pub partial: bool,
 }
 
@@ -42,13 +42,13 @@ impl Query {
         }
     }
 
-    /// What to ask of a part of the sums: it answers with all rows that may be among those of the whole, and
-    /// one more, so that it shows whether there are any behind them.
-    pub fn of_a_part(&self) -> Query {
+    /// The question to send to another node. Its answer contains all rows that may be in the answer of the whole,
+    /// and one more, which shows whether a page follows.
+    pub fn for_peer(&self) -> Query {
         let mut part = self.clone();
-        // What is missing is named then.
+        // The answer then names what is missing.
         part.partial = true;
-        // Of a group, another part may have the rest; of a row, one part has all.
+        // A group may have flows in several partitions; a row has all of them in one.
         let chooses = self.sort.is_none() || self.columns == Columns::ALL;
         part.limit = self.limit.filter(|_| chooses).map(|limit| limit + 1);
         if part.limit.is_none() {

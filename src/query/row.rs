@@ -28,8 +28,8 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Appends its key: what [`decode`] reads.
-    pub(super) fn push_key(&self, key: &mut Vec<u8>) {
+    /// Appends its key: that of a stored row, without the columns that are left out.
+    pub fn push_key(&self, key: &mut Vec<u8>) {
         if let Some(hour) = self.hour {
             key.extend_from_slice(&hour.get().to_be_bytes());
         }

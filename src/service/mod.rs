@@ -28,7 +28,8 @@ use tokio::sync::watch;
 use crate::backup;
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
-use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, QueryLimits, Rows};
+use crate::query::text::BadQuery;
+use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, QueryLimits, RowFormat, Rows};
 use crate::store::{Batch, DataDir, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 
@@ -105,16 +106,21 @@ pub trait Service: Debug + Send + Sync {
     /// so that the next start has nothing to replay. The last flush gets `time_max`. Blocks.
     fn close(&self, time_max: Duration) -> Result<(), StoreError>;
 
-    /// For other nodes of a cluster: whether questions about parts of the sums are answered.
-    fn answers_peers(&self) -> bool {
-        false
+    /// Reads a request from another node of the cluster; `None` if there is no such path.
+    fn peer_request(&self, _path: &str, _query: &str) -> Option<Result<PeerRequest<'_>, BadQuery>> {
+        None
     }
+}
 
-    /// For other nodes of a cluster: resolves to true when the sums of these partitions, which have to be on this
-    /// node, include everything up to these offsets; to false when that takes too long.
-    fn has_applied(&self, _upto: Vec<(i32, u64)>) -> Promise<'_, bool> {
-        Box::pin(std::future::ready(false))
-    }
+/// What another node of the cluster asks for.
+#[allow(missing_debug_implementations)] // it has a future
+pub enum PeerRequest<'a> {
+    /// The answer of [`Service::ask`], in this format.
+    Rows(Query, RowFormat),
+    /// The answer of [`Service::hours`].
+    Hours(HoursQuery),
+    /// Resolves to true when the sums include what the request waits for; to false if that takes too long.
+    Applied(Promise<'a, bool>),
 }
 
 /// How the service runs.
@@ -122,7 +128,7 @@ pub trait Service: Debug + Send + Sync {
 pub enum Mode {
     Standalone,
     #[cfg(feature = "kafka")]
-    Cluster(Box<cluster::Node>),
+    Cluster(Box<cluster::NodeConfig>),
 }
 
 impl Mode {
@@ -131,7 +137,7 @@ impl Mode {
         match self {
             Mode::Standalone => 1,
             #[cfg(feature = "kafka")]
-            Mode::Cluster(node) => node.partitions as usize,
+            Mode::Cluster(config) => config.partitions as usize,
         }
     }
 }
@@ -178,9 +184,9 @@ pub fn prepare(mode: Mode, options: Options) -> Result<Open, OpenError> {
             }))
         }
         #[cfg(feature = "kafka")]
-        Mode::Cluster(node) => Ok(Box::new(move |stopping| {
-            let joined = cluster::Cluster::join(&node, &options, stopping)?;
-            Ok(joined.map(|cluster| Arc::new(cluster) as Arc<dyn Service>))
+        Mode::Cluster(config) => Ok(Box::new(move |stopping| {
+            let joined = cluster::ClusterNode::join(&config, &options, stopping)?;
+            Ok(joined.map(|node| Arc::new(node) as Arc<dyn Service>))
         })),
     }
 }

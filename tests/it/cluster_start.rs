@@ -287,7 +287,7 @@ fn who_has_no_token_of_nodes_is_not_believed() {
     producer.flush(Duration::from_secs(30)).unwrap();
 
     for daemon in &daemons {
-        until_logged(daemon, "not believed");
+        until_logged(daemon, "announcement rejected");
         // A partition may still be on its way between the two: that is said, and ends.
         let answer = until_answered(&daemon.client, "/flows?hour=1");
         assert_eq!(answer.rows().len(), flows.len());

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -14,11 +15,11 @@ use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use rdkafka::{Offset, TopicPartitionList};
 
+use flowtally::domain::{Offset, Partition, PartitionCount};
 use flowtally::service::cluster::kafka::{
-    Consumer, Control, Handler, KafkaError, Lost, MESSAGE_BYTES_MAX, Owners, Producer, Record,
-    Seal, Settings, ensure_topics,
+    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Settings,
+    Signer, Truncation, ensure_topics,
 };
 
 /// Nobody listens there.
@@ -130,6 +131,18 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+fn p(number: i32) -> Partition {
+    Partition::try_from(number).unwrap()
+}
+
+fn o(number: u64) -> Offset {
+    Offset::try_from(number).unwrap()
+}
+
+fn count(partitions: i32) -> PartitionCount {
+    PartitionCount::try_from(partitions).unwrap()
+}
+
 /// What all nodes have stored, as if each partition's store moved with the partition: messages by offset.
 #[derive(Debug, Default)]
 struct Stores {
@@ -167,7 +180,8 @@ impl Node {
 }
 
 impl Handler for Node {
-    fn assigned(&mut self, partition: i32) -> Option<u64> {
+    fn assigned(&mut self, partition: Partition) -> Option<Offset> {
+        let partition = partition.get();
         let mut stores = self.stores.lock().unwrap();
         let before = stores.owners.insert(partition, self.name.clone());
         assert_eq!(before, None, "two own partition {partition}");
@@ -175,32 +189,35 @@ impl Handler for Node {
             .messages
             .get(&partition)
             .and_then(|m| m.keys().next_back().copied());
-        match last {
+        let start = match last {
             Some(last) => Some(last + 1),
             None => stores.start.get(&partition).copied().unwrap_or(Some(0)),
-        }
+        };
+        start.map(o)
     }
 
-    fn records(&mut self, _: &Control, partition: i32, records: &[Record<'_>]) {
+    fn records(&mut self, _: &Control, partition: Partition, records: &[Record<'_>]) {
+        let partition = partition.get();
         let mut stores = self.stores.lock().unwrap();
         assert_eq!(stores.owners.get(&partition), Some(&self.name));
         let messages = stores.messages.entry(partition).or_default();
         for record in records {
             let last = messages.keys().next_back();
-            assert!(last.is_none_or(|last| *last < record.offset), "{record:?}");
-            messages.insert(record.offset, record.payload.to_vec());
+            let offset = record.offset.get();
+            assert!(last.is_none_or(|last| *last < offset), "{record:?}");
+            messages.insert(offset, record.payload.to_vec());
         }
     }
 
-    fn revoked(&mut self, partitions: &[i32]) {
+    fn revoked(&mut self, partitions: &[Partition]) {
         let mut stores = self.stores.lock().unwrap();
         for partition in partitions {
-            let owner = stores.owners.remove(partition);
+            let owner = stores.owners.remove(&partition.get());
             assert_eq!(owner.as_ref(), Some(&self.name));
         }
     }
 
-    fn lost(&mut self, partitions: &[i32]) {
+    fn lost(&mut self, partitions: &[Partition]) {
         self.revoked(partitions);
     }
 
@@ -214,18 +231,19 @@ fn members_that_come_and_go_read_everything_once() {
     let broker = &*BROKER;
     let _up = broker.up.read().unwrap();
     let of = |node: &str| settings(&broker.addresses, "members", node);
-    assert_eq!(ensure_topics(&of("a"), 4).unwrap(), 4);
-    assert_eq!(ensure_topics(&of("a"), 9).unwrap(), 4, "they were there");
+    assert_eq!(ensure_topics(&of("a"), 4).unwrap(), count(4));
+    let existing = ensure_topics(&of("a"), 9).unwrap();
+    assert_eq!(existing, count(4), "they were there");
     let producer = Producer::new(&of("a")).unwrap();
     let mut sent = BTreeMap::new();
-    let mut produce = |count: usize| {
-        let acknowledgements: Vec<_> = (0..count)
+    let mut produce = |messages: usize| {
+        let acknowledgements: Vec<_> = (0..messages)
             .map(|_| {
                 let n = sent.len();
                 let partition = (n % 4) as i32;
                 let payload = format!("message {n}");
                 sent.insert(payload.clone(), partition);
-                producer.send(partition, Some(b"key"), payload.as_bytes())
+                producer.send(p(partition), Some(b"key"), payload.as_bytes())
             })
             .collect();
         for acknowledgement in acknowledgements {
@@ -293,7 +311,7 @@ fn a_pause_ends_when_the_partition_goes() {
     let owned_by = |node: &str| stores.lock().unwrap().owned_by(node);
     let first = Node::join(&of("a"), &stores);
     until("it has all", || owned_by("a") == 2);
-    (0..2).for_each(|partition| first.control().pause(partition));
+    (0..2).for_each(|partition| first.control().pause(p(partition)));
     let second = Node::join(&of("b"), &stores);
     until("one goes", || owned_by("b") == 1);
     let went = stores.lock().unwrap().owners.clone();
@@ -301,16 +319,16 @@ fn a_pause_ends_when_the_partition_goes() {
     drop(second);
     until("it comes back", || owned_by("a") == 2);
     for partition in 0..2 {
-        block_on(producer.send(partition, None, b"message")).unwrap();
+        block_on(producer.send(p(partition), None, b"message")).unwrap();
     }
-    let count = |partition| {
+    let messages = |partition| {
         let stores = stores.lock().unwrap();
         stores.messages.get(&partition).map_or(0, BTreeMap::len)
     };
-    until("what came back is read", || count(went) == 1);
-    assert_eq!(count(1 - went), 0, "what stayed is still paused");
-    first.control().resume(1 - went);
-    until("and so is the other", || count(1 - went) == 1);
+    until("what came back is read", || messages(went) == 1);
+    assert_eq!(messages(1 - went), 0, "what stayed is still paused");
+    first.control().resume(p(1 - went));
+    until("and so is the other", || messages(1 - went) == 1);
 }
 
 #[test]
@@ -330,9 +348,9 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     let mut acknowledged = BTreeMap::new();
     for n in 0..400_usize {
         let (partition, payload) = ((n % 2) as i32, format!("message {n}").into_bytes());
-        let acknowledgement = producer.send(partition, None, &payload);
+        let acknowledgement = producer.send(p(partition), None, &payload);
         if n < 100 {
-            let offset = block_on(acknowledgement).unwrap();
+            let offset = block_on(acknowledgement).unwrap().unwrap();
             acknowledged.insert((partition, offset), payload);
         } else {
             pending.push((partition, payload, acknowledgement));
@@ -355,14 +373,17 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     }
     for (partition, payload, acknowledgement) in pending {
         match block_on(acknowledgement) {
-            Ok(offset) => drop(acknowledged.insert((partition, offset), payload)),
+            Ok(Some(offset)) => drop(acknowledged.insert((partition, offset), payload)),
+            // A retry that the broker recognised: it has the message.
+            Ok(None) => {}
             Err(error) => assert!(error.is_temporary(), "{error}"),
         }
     }
     // The same client goes on.
     for partition in 0..2 {
         let payload = format!("last {partition}").into_bytes();
-        let offset = block_on(producer.send(partition, None, &payload)).unwrap();
+        let offset = block_on(producer.send(p(partition), None, &payload));
+        let offset = offset.unwrap().unwrap();
         acknowledged.insert((partition, offset), payload);
     }
     until("the last are read", || {
@@ -372,7 +393,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     });
     let stores = stores.lock().unwrap();
     for ((partition, offset), payload) in &acknowledged {
-        assert_eq!(stores.messages[partition].get(offset), Some(payload));
+        assert_eq!(stores.messages[partition].get(&offset.get()), Some(payload));
     }
     let payloads: Vec<_> = stores
         .messages
@@ -400,7 +421,7 @@ fn a_partition_whose_leader_errs_about_its_range_is_read_on() {
     for round in 1..=3 {
         for partition in 0..2 {
             let payload = format!("{partition} {round}");
-            block_on(producer.send(partition, None, payload.as_bytes())).unwrap();
+            block_on(producer.send(p(partition), None, payload.as_bytes())).unwrap();
         }
         until("all is read", || {
             stores.lock().unwrap().count() == 2 * round
@@ -422,8 +443,8 @@ fn each_partition_starts_where_its_store_ends() {
     let produce = |partition: i32, n: u64| {
         let payload = n.to_string();
         assert_eq!(
-            block_on(producer.send(partition, None, payload.as_bytes())),
-            Ok(n)
+            block_on(producer.send(p(partition), None, payload.as_bytes())),
+            Ok(Some(o(n)))
         );
     };
     (0..4).for_each(|partition| (0..10).for_each(|n| produce(partition, n)));
@@ -446,44 +467,44 @@ fn each_partition_starts_where_its_store_ends() {
         !stores.lock().unwrap().errors.is_empty()
     });
     let out_of_range = KafkaError::OutOfRange {
-        partition: 2,
-        offset: 11,
-        first: 0,
-        end: 10,
+        partition: p(2),
+        offset: o(11),
+        first: o(0),
+        end: o(10),
     };
     assert_eq!(stores.lock().unwrap().errors, [out_of_range]);
     (0..4).for_each(|partition| produce(partition, 10));
     until("partition 1 is read", || offsets(1) == [10]);
-    assert_eq!(consumer.control().progress()[&3].position, None);
+    assert_eq!(consumer.control().progress()[&p(3)].position, None);
     assert!(offsets(3).is_empty());
-    consumer.control().start(3, 4);
+    consumer.control().start(p(3), o(4));
     until("partition 3 is read", || {
         offsets(3) == [4, 5, 6, 7, 8, 9, 10]
     });
-    assert_eq!(consumer.control().progress()[&3].position, Some(11));
+    assert_eq!(consumer.control().progress()[&p(3)].position, Some(o(11)));
     assert!(offsets(2).is_empty(), "it stands still");
 
     // One that has more than it can take does not hold up the others.
-    consumer.control().pause(0);
+    consumer.control().pause(p(0));
     std::thread::sleep(Duration::from_millis(300));
     let before = offsets(0);
     (0..4).for_each(|partition| produce(partition, 11));
     until("the other goes on", || offsets(1).last() == Some(&11));
     assert_eq!(offsets(0), before);
-    consumer.control().resume(0);
+    consumer.control().resume(p(0));
     until("it goes on", || offsets(0) == [7, 8, 9, 10, 11]);
 }
 
-/// Believes everybody.
+/// Signs nothing, and accepts everything.
 #[derive(Debug)]
-struct Anybody;
+struct Unsigned;
 
-impl Seal for Anybody {
-    fn seal(&self, _: &str) -> Option<String> {
+impl Signer for Unsigned {
+    fn sign(&self, _: &str) -> Option<String> {
         None
     }
 
-    fn is_sealed(&self, _: &str, _: Option<&str>) -> bool {
+    fn verify(&self, _: &str, _: Option<&str>) -> bool {
         true
     }
 }
@@ -495,37 +516,62 @@ fn announcements_are_found_by_a_late_reader() {
     let of = |node: &str| settings(&broker.addresses, "announced", node);
     ensure_topics(&of("a"), 2).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
-    let first = Owners::open(&of("a"), "http://a", &producer, Arc::new(Anybody), 2).unwrap();
+    let first = Owners::open(
+        &of("a"),
+        "http://a",
+        &producer,
+        Arc::new(Unsigned),
+        count(2),
+    )
+    .unwrap();
     assert!(first.table().is_empty());
-    block_on(first.announce(0, 5)).unwrap();
-    block_on(first.announce(1, 6)).unwrap();
+    block_on(first.publish_ownership(p(0), o(5))).unwrap();
+    block_on(first.publish_ownership(p(1), o(6))).unwrap();
     until("it reads its own", || first.table().len() == 2);
-    let epoch = first.owner(0).unwrap().epoch;
-    block_on(first.announce(0, 9)).unwrap();
+    let epoch = first.owner(p(0)).unwrap().epoch;
+    block_on(first.publish_ownership(p(0), o(9))).unwrap();
 
-    let second = Owners::open(&of("b"), "http://b", &producer, Arc::new(Anybody), 2).unwrap();
-    let owner = second.owner(0).unwrap();
+    let second = Owners::open(
+        &of("b"),
+        "http://b",
+        &producer,
+        Arc::new(Unsigned),
+        count(2),
+    )
+    .unwrap();
+    let owner = second.owner(p(0)).unwrap();
     assert_eq!((owner.node.as_str(), owner.url.as_str()), ("a", "http://a"));
     assert_eq!(
         (owner.epoch, owner.offset),
-        (epoch, 9),
+        (epoch, o(9)),
         "it is the same ownership"
     );
-    assert_eq!(second.owner(1).unwrap().offset, 6);
-    block_on(second.announce(0, 9)).unwrap();
-    until("a change is seen", || first.owner(0).unwrap().node == "b");
-    assert!(first.owner(0).unwrap().epoch > epoch);
+    assert_eq!(second.owner(p(1)).unwrap().offset, o(6));
+    block_on(second.publish_ownership(p(0), o(9))).unwrap();
+    until("a change is seen", || {
+        first.owner(p(0)).unwrap().node == "b"
+    });
+    assert!(first.owner(p(0)).unwrap().epoch > epoch);
 
     // It has no such partition.
-    block_on(first.announce(2, 9)).unwrap();
-    block_on(first.announce(0, 10)).unwrap();
-    until("the last is read", || second.owner(0).unwrap().offset == 10);
-    assert_eq!(second.owner(2), None);
+    block_on(first.publish_ownership(p(2), o(9))).unwrap();
+    block_on(first.publish_ownership(p(0), o(10))).unwrap();
+    until("the last is read", || {
+        second.owner(p(0)).unwrap().offset == o(10)
+    });
+    assert_eq!(second.owner(p(2)), None);
 
     // The journal has been given more partitions meanwhile.
-    let error = Owners::open(&of("c"), "http://c", &producer, Arc::new(Anybody), 3).unwrap_err();
+    let error = Owners::open(
+        &of("c"),
+        "http://c",
+        &producer,
+        Arc::new(Unsigned),
+        count(3),
+    )
+    .unwrap_err();
     assert!(
-        matches!(error, KafkaError::OtherPartitions { was: 2, is: 3, .. }),
+        matches!(error, KafkaError::OtherPartitions { was, is, .. } if was == count(2) && is == count(3)),
         "{error}"
     );
 
@@ -533,8 +579,8 @@ fn announcements_are_found_by_a_late_reader() {
         &settings(&broker.addresses, "no-such", "a"),
         "http://a",
         &producer,
-        Arc::new(Anybody),
-        2,
+        Arc::new(Unsigned),
+        count(2),
     );
     let error = nowhere.unwrap_err();
     assert!(
@@ -543,22 +589,22 @@ fn announcements_are_found_by_a_late_reader() {
     );
 }
 
-/// A token seals as itself.
+/// A signature is the token itself.
 #[derive(Debug)]
 struct Named(Mutex<Vec<&'static str>>);
 
-impl Seal for Named {
-    fn seal(&self, _: &str) -> Option<String> {
+impl Signer for Named {
+    fn sign(&self, _: &str) -> Option<String> {
         self.0.lock().unwrap().first().map(ToString::to_string)
     }
 
-    fn is_sealed(&self, _: &str, seal: Option<&str>) -> bool {
-        seal.is_some_and(|seal| self.0.lock().unwrap().contains(&seal))
+    fn verify(&self, _: &str, signature: Option<&str>) -> bool {
+        signature.is_some_and(|token| self.0.lock().unwrap().contains(&token))
     }
 }
 
 #[test]
-fn what_is_to_be_remembered_outlives_its_token_and_who_writes_over_it() {
+fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
     let broker = &*BROKER;
     let _up = broker.up.read().unwrap();
     let of = |node: &str| settings(&broker.addresses, "remembered", node);
@@ -566,32 +612,38 @@ fn what_is_to_be_remembered_outlives_its_token_and_who_writes_over_it() {
     let producer = Producer::new(&of("a")).unwrap();
     let open = |node: &str, tokens: &Arc<Named>, partitions| {
         let url = format!("http://{node}");
-        Owners::open(&of(node), &url, &producer, tokens.clone(), partitions)
+        Owners::open(
+            &of(node),
+            &url,
+            &producer,
+            tokens.clone(),
+            count(partitions),
+        )
     };
     let tokens = |of: &[&'static str]| Arc::new(Named(Mutex::new(of.to_vec())));
     let (first, only_new) = (tokens(&["old"]), tokens(&["new"]));
     let running = open("a", &first, 4).unwrap();
-    let lost = Lost {
-        partition: 3,
-        sums_to: 29,
-        kafka_to: 16,
+    let truncation = Truncation {
+        partition: p(3),
+        sums_to: o(29),
+        kafka_to: o(16),
     };
-    running.report(lost);
+    running.report_truncation(truncation);
 
     // Under a token that nobody has had yet, nothing is known.
     let stranger = tokens(&["guess"]);
     let other = open("x", &stranger, 4).unwrap();
-    assert_eq!(other.lost(3), None);
+    assert_eq!(other.truncation(p(3)), None);
     drop(other);
 
     *first.0.lock().unwrap() = vec!["new", "old"];
-    running.remind();
+    running.publish_permanent();
     until("it is known under the new token", || {
-        open("b", &only_new, 4).unwrap().lost(3) == Some(lost)
+        open("b", &only_new, 4).unwrap().truncation(p(3)) == Some(truncation)
     });
     let error = open("b", &only_new, 8).unwrap_err();
     assert!(
-        matches!(error, KafkaError::OtherPartitions { was: 4, is: 8, .. }),
+        matches!(error, KafkaError::OtherPartitions { was, is, .. } if was == count(4) && is == count(8)),
         "{error}"
     );
 
@@ -605,7 +657,7 @@ fn what_is_to_be_remembered_outlives_its_token_and_who_writes_over_it() {
         over.send(record.key(key).payload(said)).unwrap();
     }
     over.flush(Duration::from_secs(30)).unwrap();
-    running.remind();
+    running.publish_permanent();
     let written = last_of_keys(&of("a").brokers, "remembered-owners");
     assert_eq!(
         written["lost/3"],
@@ -622,7 +674,7 @@ fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
     let timeout = Duration::from_secs(30);
     let mut left = BTreeMap::new();
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, Offset::Beginning)
+    list.add_partition_offset(topic, 0, rdkafka::Offset::Beginning)
         .unwrap();
     reader.assign(&list).unwrap();
     let mut next = 0;
@@ -684,10 +736,16 @@ fn brokers_that_are_away_are_an_error_in_time() {
     let settings = settings(NOWHERE, "flows", "a");
     let start = Instant::now();
     let producer = Producer::new(&settings).unwrap();
-    let sent = producer.send(0, None, b"x");
+    let sent = producer.send(p(0), None, b"x");
     let stores = Arc::new(Mutex::new(Stores::default()));
     let consumer = Node::join(&settings, &stores);
-    let owners = Owners::open(&settings, "http://a", &producer, Arc::new(Anybody), 2);
+    let owners = Owners::open(
+        &settings,
+        "http://a",
+        &producer,
+        Arc::new(Unsigned),
+        count(2),
+    );
     assert!(owners.unwrap_err().is_temporary());
     assert!(block_on(sent).unwrap_err().is_temporary());
     let took = start.elapsed();
@@ -696,7 +754,7 @@ fn brokers_that_are_away_are_an_error_in_time() {
     assert!(error.is_temporary(), "{error}");
 
     let large = vec![0; MESSAGE_BYTES_MAX - 1000];
-    let mut sends: Vec<_> = (0..80).map(|_| producer.send(0, None, &large)).collect();
+    let mut sends: Vec<_> = (0..80).map(|_| producer.send(p(0), None, &large)).collect();
     let start = Instant::now();
     assert_eq!(block_on(sends.pop().unwrap()), Err(KafkaError::QueueFull));
     let took = start.elapsed();
@@ -716,11 +774,14 @@ fn what_cannot_succeed_is_told_apart_from_what_may() {
     ensure_topics(&settings, 2).unwrap();
     let producer = Producer::new(&settings).unwrap();
     let longest = vec![7; MESSAGE_BYTES_MAX - 1000];
-    assert_eq!(block_on(producer.send(0, None, &longest)), Ok(0));
+    assert_eq!(
+        block_on(producer.send(p(0), None, &longest)),
+        Ok(Some(o(0)))
+    );
     let too_long = vec![7; MESSAGE_BYTES_MAX + 1];
-    let sent = block_on(producer.send(0, None, &too_long));
+    let sent = block_on(producer.send(p(0), None, &too_long));
     assert_eq!(sent, Err(KafkaError::TooLarge));
-    let error = block_on(producer.send(2, None, b"x")).unwrap_err();
+    let error = block_on(producer.send(p(2), None, b"x")).unwrap_err();
     assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
 
     // Of two nodes with one name, the first has to end.
@@ -743,7 +804,7 @@ fn what_cannot_succeed_is_told_apart_from_what_may() {
         ..settings
     };
     let start = Instant::now();
-    let error = block_on(Producer::new(&absent).unwrap().send(0, None, b"x")).unwrap_err();
+    let error = block_on(Producer::new(&absent).unwrap().send(p(0), None, b"x")).unwrap_err();
     assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
     let took = start.elapsed();
     assert!(took < Duration::from_secs(9), "{took:?}");

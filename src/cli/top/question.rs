@@ -6,9 +6,9 @@ use std::time::Instant;
 use form_urlencoded::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::super::connect::HourTotals;
 use crate::client::{Client, ClientError};
 use crate::config::{Filters, GroupBy, HourChoice, SortBy};
+use crate::query::HourRow;
 
 /// Rows that are fetched to find the fastest: the service does not sort by rates, which it does not know.
 const RATED_ROWS_MAX: usize = 1000;
@@ -48,7 +48,7 @@ pub(super) struct Answer {
     /// The hour that it is about; `None` where none has flows yet.
     pub(super) hour: Option<u64>,
     /// The hours that have flows around that one, ascending.
-    pub(super) hours: Vec<HourTotals>,
+    pub(super) hours: Vec<HourRow>,
     pub(super) rows: Vec<Row>,
     /// All bytes of the hour, since the answer before.
     pub(super) bytes_per_s: Option<u128>,
@@ -77,11 +77,7 @@ pub(super) struct Window {
 
 impl Window {
     /// The hours around the one that is chosen, with what they add up to.
-    fn read(
-        &mut self,
-        client: &Client,
-        choice: HourChoice,
-    ) -> Result<Vec<HourTotals>, ClientError> {
+    fn read(&mut self, client: &Client, choice: HourChoice) -> Result<Vec<HourRow>, ClientError> {
         let read = |from| {
             let items = client.get_items(&format!("/hours?from={from}"))?;
             around(items, choice)
@@ -100,9 +96,9 @@ impl Window {
 
 /// Those of `hours` that are around the one that is chosen, and how many of them are before it.
 fn around<E>(
-    hours: impl Iterator<Item = Result<HourTotals, E>>,
+    hours: impl Iterator<Item = Result<HourRow, E>>,
     choice: HourChoice,
-) -> Result<(Vec<HourTotals>, usize), E> {
+) -> Result<(Vec<HourRow>, usize), E> {
     let (mut kept, mut after) = (VecDeque::new(), 0);
     for hour in hours {
         let hour = hour?;
@@ -234,7 +230,7 @@ impl Answer {
     }
 
     /// What the hour adds up to; `None` where it has no flows.
-    pub(super) fn totals(&self) -> Option<&HourTotals> {
+    pub(super) fn totals(&self) -> Option<&HourRow> {
         self.hours.iter().find(|of| Some(of.hour) == self.hour)
     }
 }

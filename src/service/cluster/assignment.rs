@@ -1,91 +1,93 @@
-//! What the group tells this node: which partitions come and go, and what is in them.
+//! Follows the consumer group: opens partitions that are assigned to this node, hands them their messages, and closes
+//! those that are revoked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use super::fetch_queue::{End, Inbox};
-use super::{Shared, partition};
-use crate::service::cluster::kafka::{Control, Handler, KafkaError, Lost, Record};
+use super::fetch_queue::{End, FetchQueue};
+use super::kafka::{Control, Handler, KafkaError, Record, Truncation};
+use super::{NodeState, partition};
+use crate::domain::{Offset, Partition};
 use crate::store::abort_on_panic;
 
-/// The threads of the partitions that are here.
-pub(super) struct Partitions {
-    shared: Arc<Shared>,
-    threads: BTreeMap<i32, (Arc<Inbox>, JoinHandle<()>)>,
+/// The threads of the partitions that are assigned to this node.
+pub(super) struct Assignment {
+    state: Arc<NodeState>,
+    threads: BTreeMap<Partition, (Arc<FetchQueue>, JoinHandle<()>)>,
 }
 
-impl Partitions {
-    pub(super) fn new(shared: Arc<Shared>) -> Partitions {
-        Partitions {
-            shared,
+impl Assignment {
+    pub(super) fn new(state: Arc<NodeState>) -> Assignment {
+        Assignment {
+            state,
             threads: BTreeMap::new(),
         }
     }
 
-    /// Returns when their stores are closed, which all of them do at the same time.
-    fn go(&mut self, partitions: &[i32], end: End) {
+    /// Closes partitions, all at the same time. Returns when their stores are closed.
+    fn close(&mut self, partitions: &[Partition], end: End) {
         let mut threads = Vec::new();
         for partition in partitions {
-            self.shared.here.goes(*partition);
-            if let Some((inbox, thread)) = self.threads.remove(partition) {
-                inbox.end(end);
+            self.state.local.revoke(*partition);
+            if let Some((queue, thread)) = self.threads.remove(partition) {
+                queue.end(end);
                 threads.push(thread);
             }
         }
         for thread in threads {
-            // A panic of it takes the process down.
+            // If it panics, the process aborts.
             let _ended = thread.join();
         }
     }
 }
 
-impl Handler for Partitions {
-    /// Always later: opening may take a while, and other partitions are read meanwhile.
-    fn assigned(&mut self, partition: i32) -> Option<u64> {
-        if !self.shared.all().contains(&partition) {
+impl Handler for Assignment {
+    /// The position is always given later: opening may take long, and other partitions are read meanwhile.
+    fn assigned(&mut self, partition: Partition) -> Option<Offset> {
+        if !self.state.partitions.contains(partition) {
             tracing::error!(
-                partition,
-                partitions = self.shared.partitions,
-                "the topic has been given more partitions, and nobody may count what is in them"
+                %partition,
+                partitions = %self.state.partitions,
+                "topic has more partitions than before; messages in the new ones are not counted"
             );
             return None;
         }
-        self.shared.here.comes(partition);
-        let inbox = Arc::<Inbox>::default();
-        let (shared, of_thread) = (self.shared.clone(), inbox.clone());
+        self.state.local.assign(partition);
+        let queue = Arc::<FetchQueue>::default();
+        let (state, queue_of_thread) = (self.state.clone(), queue.clone());
         let thread = std::thread::Builder::new()
             .name(format!("partition-{partition}"))
-            .spawn(move || abort_on_panic(|| partition::live(&shared, partition, &of_thread)));
+            .spawn(move || abort_on_panic(|| partition::run(&state, partition, &queue_of_thread)));
         match thread {
-            Ok(thread) => drop(self.threads.insert(partition, (inbox, thread))),
+            Ok(thread) => drop(self.threads.insert(partition, (queue, thread))),
             Err(error) => {
                 let why = format!("cannot start a thread: {error}");
-                self.shared.here.failed(partition, why);
+                self.state.local.set_failed(partition, why);
             }
         }
         None
     }
 
-    fn records(&mut self, control: &Control, partition: i32, records: &[Record<'_>]) {
-        if let Some((inbox, _)) = self.threads.get(&partition) {
-            inbox.put(control, partition, records);
+    fn records(&mut self, control: &Control, partition: Partition, records: &[Record<'_>]) {
+        if let Some((queue, _)) = self.threads.get(&partition) {
+            queue.push(control, partition, records);
         }
     }
 
-    fn revoked(&mut self, partitions: &[i32]) {
-        self.go(partitions, End::InOrder);
+    fn revoked(&mut self, partitions: &[Partition]) {
+        self.close(partitions, End::Revoked);
     }
 
-    fn lost(&mut self, partitions: &[i32]) {
+    fn lost(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             tracing::warn!(
-                partition,
-                "lost a partition: the group did not hear of this node for too long, or another one has its name"
+                %partition,
+                "lost a partition: the group did not hear of this node for too long, or another node has its name"
             );
         }
-        self.go(partitions, End::Lost);
+        self.close(partitions, End::Lost);
     }
 
     fn failed(&mut self, error: KafkaError) {
@@ -96,22 +98,24 @@ impl Handler for Partitions {
                 end,
                 ..
             } if offset > end => {
-                let lost = Lost {
+                let truncation = Truncation {
                     partition,
                     sums_to: offset,
                     kafka_to: end,
                 };
-                self.shared.owners.report(lost);
-                self.shared.here.failed(partition, lost.to_string());
+                self.state.owners.report_truncation(truncation);
+                self.state
+                    .local
+                    .set_failed(partition, truncation.to_string());
             }
             KafkaError::OutOfRange { partition, .. } => {
-                self.shared.here.failed(*partition, error.to_string());
+                self.state.local.set_failed(*partition, error.to_string());
             }
             KafkaError::Broken { .. } => {
-                tracing::error!(%error, "reading from Kafka ends");
-                self.shared.broken.store(true, Ordering::Relaxed);
+                tracing::error!(%error, "consumer of Kafka failed for good");
+                self.state.broken.store(true, Ordering::Relaxed);
             }
-            _ => tracing::error!(%error, "reading from Kafka"),
+            _ => tracing::error!(%error, "error of the consumer of Kafka"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Batches that wait go to Kafka together: what a message, a request, a fetch and a wake-up cost is paid once for
-//! all of them. Alone, a batch waits for nobody; under load, what comes while one group is on its way makes the
+//! Puts batches that wait into common messages, so that the cost of a message, a request, a fetch and a wake-up is
+//! shared. A single batch is sent at once; under load, batches that arrive while one group is on its way form the
 //! next.
 
 use std::collections::BTreeMap;
@@ -8,97 +8,103 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
-use super::message::{Message, Offsets, Piece};
+use super::NodeState;
+use super::kafka::KafkaError;
+use super::message::{MessageBuilder, PartitionBatch};
+use crate::domain::{Offset, Partition};
 use crate::ingest::Permit;
-use crate::service::cluster::kafka::KafkaError;
 
 /// Batches that may wait; their bytes are bounded by admission.
-const WAITING_MAX: usize = 4096;
-/// After a group of several, others are waited for so long: those who have their answer come again.
-const GATHER: Duration = Duration::from_millis(5);
-/// A group whose brokers take longer than this holds up no other.
-const GATHER_MAX: Duration = Duration::from_millis(20);
+const PENDING_MAX: usize = 4096;
+/// Pause after a group of several batches: their clients are about to send the next ones.
+const GROUP_PAUSE: Duration = Duration::from_millis(5);
+/// A group that takes longer than this does not delay the next one.
+const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
+
+/// The offset of the last message of a batch in each partition. `None` where the broker has the message but did not
+/// tell its offset, as after a retry that it recognised.
+pub(super) type Offsets = BTreeMap<Partition, Option<Offset>>;
 
 /// A batch that is to be written.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) pieces: Vec<Piece>,
-    /// Covers the batch, also when nobody waits any more.
+pub(super) struct PendingBatch {
+    pub(super) parts: Vec<PartitionBatch>,
+    /// Covers the batch until it is written, even if the client disconnects.
     pub(super) permit: Permit,
-    /// Gets the last offset in each partition when all in-sync replicas have all of it.
-    pub(super) done: oneshot::Sender<Result<Offsets, KafkaError>>,
+    /// Resolves when all in-sync replicas have all messages of the batch.
+    pub(super) responder: oneshot::Sender<Result<Offsets, KafkaError>>,
 }
 
-/// Starts the gathering; it ends when all senders are gone.
-pub(super) fn start(
-    shared: Arc<Shared>,
+/// Spawns the batcher. It ends when all senders are dropped.
+pub(super) fn spawn(
+    state: Arc<NodeState>,
     runtime: &tokio::runtime::Handle,
-) -> mpsc::Sender<Waiting> {
-    let (sender, waiting) = mpsc::channel(WAITING_MAX);
-    runtime.spawn(gather(shared, waiting));
+) -> mpsc::Sender<PendingBatch> {
+    let (sender, pending) = mpsc::channel(PENDING_MAX);
+    runtime.spawn(run(state, pending));
     sender
 }
 
-async fn gather(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
+async fn run(state: Arc<NodeState>, mut pending: mpsc::Receiver<PendingBatch>) {
     loop {
         let mut group = Vec::new();
-        if waiting.recv_many(&mut group, WAITING_MAX).await == 0 {
+        if pending.recv_many(&mut group, PENDING_MAX).await == 0 {
             return;
         }
-        let busy = group.len() > 1;
-        let carried = tokio::spawn(carry(shared.clone(), group));
-        let _late_or_not = tokio::time::timeout(GATHER_MAX, carried).await;
-        if busy {
-            tokio::time::sleep(GATHER).await;
+        let is_busy = group.len() > 1;
+        let sent = tokio::spawn(send_group(state.clone(), group));
+        let _sent_or_late = tokio::time::timeout(GROUP_TIME_MAX, sent).await;
+        if is_busy {
+            tokio::time::sleep(GROUP_PAUSE).await;
         }
     }
 }
 
-/// Sends a group, in as few messages as it fits into, and answers each of its batches.
-async fn carry(shared: Arc<Shared>, mut group: Vec<Waiting>) {
-    let mut partitions: BTreeMap<i32, Vec<(usize, Piece)>> = BTreeMap::new();
-    for (number, waiting) in group.iter_mut().enumerate() {
-        for piece in waiting.pieces.drain(..) {
-            let pieces = partitions.entry(piece.partition).or_default();
-            pieces.push((number, piece));
+/// Sends a group in as few messages as possible, and responds to each of its batches.
+async fn send_group(state: Arc<NodeState>, mut group: Vec<PendingBatch>) {
+    let mut partitions: BTreeMap<Partition, Vec<(usize, PartitionBatch)>> = BTreeMap::new();
+    for (number, pending) in group.iter_mut().enumerate() {
+        for part in pending.parts.drain(..) {
+            let parts = partitions.entry(part.partition).or_default();
+            parts.push((number, part));
         }
     }
     let mut sent = Vec::new();
-    for (partition, pieces) in partitions {
-        let mut left = pieces.iter().map(|(_, piece)| piece);
-        let (mut message, mut of) = (Message::with_room(left.clone()), Vec::new());
-        for (number, piece) in &pieces {
-            if !message.has_room_for(piece) {
-                let sending = shared.producer.send(partition, None, message.bytes());
-                sent.push((partition, std::mem::take(&mut of), sending));
-                message = Message::with_room(left.clone());
+    for (partition, parts) in partitions {
+        let mut rest = parts.iter().map(|(_, part)| part);
+        let (mut message, mut numbers) = (MessageBuilder::for_parts(rest.clone()), Vec::new());
+        for (number, part) in &parts {
+            if !message.has_room_for(part) {
+                let sending = state.producer.send(partition, None, message.bytes());
+                sent.push((partition, std::mem::take(&mut numbers), sending));
+                message = MessageBuilder::for_parts(rest.clone());
             }
-            left.next();
-            message.push(piece);
-            of.push(*number);
+            rest.next();
+            message.push(part);
+            numbers.push(*number);
         }
-        let sending = shared.producer.send(partition, None, message.bytes());
-        sent.push((partition, of, sending));
+        let sending = state.producer.send(partition, None, message.bytes());
+        sent.push((partition, numbers, sending));
     }
-    let mut outcomes: Vec<_> = group.iter().map(|_| Ok(Offsets::new())).collect();
-    // The last one first: with it, most of the others are there, and nobody has to be woken for them.
-    for (partition, of, sending) in sent.into_iter().rev() {
+    let mut results: Vec<_> = group.iter().map(|_| Ok(Offsets::new())).collect();
+    // The last one first: when it is acknowledged, most others are, and awaiting them costs no wake-up.
+    for (partition, numbers, sending) in sent.into_iter().rev() {
         let result = sending.await;
-        shared.note(&result);
-        for number in of {
-            match (&result, &mut outcomes[number]) {
+        state.note_result(&result);
+        for number in numbers {
+            match (&result, &mut results[number]) {
                 (Ok(offset), Ok(offsets)) => {
-                    let last = offsets.entry(partition).or_default();
-                    *last = offset.max(last).to_owned();
+                    let last = offsets.entry(partition).or_insert(*offset);
+                    // The last message of the batch counts; if any offset is unknown, so is the last.
+                    *last = last.zip(*offset).map(|(last, offset)| last.max(offset));
                 }
-                (Err(error), outcome) => *outcome = Err(error.clone()),
+                (Err(error), result) => *result = Err(error.clone()),
                 (Ok(_), Err(_)) => {}
             }
         }
     }
-    for (Waiting { permit, done, .. }, outcome) in group.into_iter().zip(outcomes) {
-        drop(permit);
-        let _gone = done.send(outcome);
+    for (pending, result) in group.into_iter().zip(results) {
+        drop(pending.permit);
+        let _disconnected = pending.responder.send(result);
     }
 }

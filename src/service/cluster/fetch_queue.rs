@@ -1,118 +1,125 @@
-//! What has been read of a partition and is not in its sums yet. It is bounded: where it is full, the
-//! partition is paused, and the others go on.
+//! Messages of a partition that were fetched and are not in its sums yet. The queue is bounded: when it is full, its
+//! partition is paused, and the others are still fetched.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::service::cluster::kafka::{Control, Record};
+use parking_lot::{Condvar, Mutex};
 
-/// Beyond this, nothing more is read. What Kafka's client hands over at a time comes on top of it.
+use super::kafka::{Control, Record};
+use crate::domain::{Offset, Partition};
+
+/// The partition is paused beyond this. What Kafka's client hands over at once comes on top of it.
 const BYTES_MAX: usize = 2 << 20;
 
-/// A message, taken out of the client's memory.
+/// A message, copied out of the client's memory.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) offset: u64,
+pub(super) struct FetchedMessage {
+    pub(super) offset: Offset,
     pub(super) time_s: u64,
     pub(super) payload: Vec<u8>,
 }
 
-/// How a partition goes.
+/// How a partition was taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// To be flushed first.
-    InOrder,
-    /// Another node may have it already.
+    /// The next owner waits until this node has closed the store.
+    Revoked,
+    /// Another node may own it already.
     Lost,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    groups: VecDeque<Vec<Message>>,
+struct State {
+    groups: VecDeque<Vec<FetchedMessage>>,
     bytes: usize,
     paused: bool,
     end: Option<End>,
 }
 
+/// The queue of one partition.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
-    queue: Mutex<Queue>,
-    more: Condvar,
+pub(super) struct FetchQueue {
+    state: Mutex<State>,
+    changed: Condvar,
 }
 
-impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing is left half done under it.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn put(&self, control: &Control, partition: i32, records: &[Record<'_>]) {
+impl FetchQueue {
+    pub(super) fn push(&self, control: &Control, partition: Partition, records: &[Record<'_>]) {
         let group: Vec<_> = records
             .iter()
-            .map(|record| Message {
+            .map(|record| FetchedMessage {
                 offset: record.offset,
                 time_s: record.time_s,
                 payload: record.payload.to_vec(),
             })
             .collect();
-        let mut queue = self.lock();
-        queue.bytes += bytes(&group);
-        queue.groups.push_back(group);
-        // Under the lock, so that it cannot come after the resumption.
-        if queue.bytes > BYTES_MAX && !queue.paused {
-            queue.paused = true;
+        let mut state = self.state.lock();
+        state.bytes += bytes(&group);
+        state.groups.push_back(group);
+        // Under the lock, so that it cannot overtake the resumption.
+        if state.bytes > BYTES_MAX && !state.paused {
+            state.paused = true;
             control.pause(partition);
         }
-        self.more.notify_all();
+        self.changed.notify_all();
     }
 
-    /// The next messages; `None` when the partition goes, whatever is left: whoever has it next reads that.
-    pub(super) fn take(&self, control: &Control, partition: i32) -> Option<Vec<Message>> {
-        let mut queue = self.lock();
+    /// Waits for the next messages. Returns `None` when the partition is taken away; messages that are left are for
+    /// the next owner, who fetches them again.
+    pub(super) fn pop(
+        &self,
+        control: &Control,
+        partition: Partition,
+    ) -> Option<Vec<FetchedMessage>> {
+        let mut state = self.state.lock();
         loop {
-            if queue.end.is_some() {
+            if state.end.is_some() {
                 return None;
             }
-            if let Some(group) = queue.groups.pop_front() {
-                queue.bytes -= bytes(&group);
-                if queue.paused && queue.bytes < BYTES_MAX / 2 {
-                    queue.paused = false;
+            if let Some(group) = state.groups.pop_front() {
+                state.bytes -= bytes(&group);
+                if state.paused && state.bytes < BYTES_MAX / 2 {
+                    state.paused = false;
                     control.resume(partition);
                 }
                 return Some(group);
             }
-            queue = (self.more.wait(queue)).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
     }
 
     pub(super) fn end(&self, end: End) {
-        self.lock().end = Some(end);
-        self.more.notify_all();
+        self.state.lock().end = Some(end);
+        self.changed.notify_all();
     }
 
     pub(super) fn ended(&self) -> Option<End> {
-        self.lock().end
+        self.state.lock().end
     }
 
-    /// Waits for the end, `time_max` at most; whether it has come.
+    /// Waits for the end, `time_max` at most. Returns whether it has come.
     pub(super) fn ends_within(&self, time_max: Duration) -> bool {
-        let goes_on = |queue: &mut Queue| queue.end.is_none();
-        let waited = (self.more).wait_timeout_while(self.lock(), time_max, goes_on);
-        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        queue.end.is_some()
+        let deadline = Instant::now() + time_max;
+        let mut state = self.state.lock();
+        while state.end.is_none() {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.end.is_some()
     }
 
-    /// Waits for the end, and lets go what comes until then.
+    /// Waits for the end, and discards messages until then.
     pub(super) fn await_end(&self) {
-        let mut queue = self.lock();
-        while queue.end.is_none() {
-            queue.groups.clear();
-            queue = (self.more.wait(queue)).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        while state.end.is_none() {
+            state.groups.clear();
+            self.changed.wait(&mut state);
         }
     }
 }
 
-fn bytes(group: &[Message]) -> usize {
+fn bytes(group: &[FetchedMessage]) -> usize {
     group.iter().map(|message| message.payload.len()).sum()
 }

@@ -1,4 +1,4 @@
-//! Batches on their way into Kafka.
+//! Writes batches to Kafka, and waits until they are visible.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,31 +6,32 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
-use super::batcher::Waiting;
-use super::message::{Offsets, Piece};
+use super::NodeState;
+use super::batcher::{Offsets, PendingBatch};
+use super::kafka::KafkaError;
+use super::message::PartitionBatch;
+use crate::domain::{Offset, Partition};
 use crate::ingest::Permit;
-use crate::service::cluster::kafka::KafkaError;
 use crate::service::{Committed, ServiceError};
 use crate::store::Batch;
 
-/// Larger batches are split on a thread where that may take its time.
+/// Larger batches are split on a thread that may block.
 const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;
 /// A batch has to be visible by then.
 const VISIBLE_TIME_MAX: Duration = Duration::from_secs(10);
-/// A node that asks whether something is visible gets its answer by then.
+/// Another node that asks whether something is applied gets an answer by then.
 const APPLIED_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two looks: a node may have taken a partition over meanwhile.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two checks: a node may have taken a partition over meanwhile.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The way into the journal.
+/// Writes batches to the journal.
 #[derive(Debug)]
-pub(super) struct Inlet {
-    pub(super) shared: Arc<Shared>,
-    pub(super) gather: mpsc::Sender<Waiting>,
+pub(super) struct KafkaWriter {
+    pub(super) state: Arc<NodeState>,
+    pub(super) batcher: mpsc::Sender<PendingBatch>,
 }
 
-impl Inlet {
+impl KafkaWriter {
     /// See [`Service::commit`](crate::service::Service::commit).
     pub(super) async fn commit(
         &self,
@@ -39,17 +40,14 @@ impl Inlet {
         until_visible: bool,
     ) -> Result<Committed, ServiceError> {
         let flows = batch.flows() as u64;
-        let metrics = &self.shared.store.metrics;
+        let metrics = self.state.store.metrics.ingest();
         let bytes = batch.bytes().len() as u64;
         let offsets = self.send(batch, permit).await?;
-        metrics.ingest().batches.inc();
-        metrics.ingest().flows.inc_by(flows);
-        metrics.ingest().bytes.inc_by(bytes);
-        if until_visible && !self.await_visible(offsets).await {
-            return Err(ServiceError::NotVisible(format!(
-                "the batch is in Kafka, and will count; it was not visible within {} s",
-                VISIBLE_TIME_MAX.as_secs()
-            )));
+        metrics.batches.inc();
+        metrics.flows.inc_by(flows);
+        metrics.bytes.inc_by(bytes);
+        if until_visible {
+            self.await_visible(offsets).await?;
         }
         Ok(Committed {
             replayed: false,
@@ -58,13 +56,14 @@ impl Inlet {
         })
     }
 
-    /// False at once if a partition is not here, since another node has it now.
-    pub(super) async fn has_applied(&self, upto: Vec<(i32, u64)>) -> bool {
+    /// Resolves to true when the sums of these partitions include these offsets; to false if that takes too long, or
+    /// at once if one of them is not on this node.
+    pub(super) async fn has_applied(&self, upto: Vec<(Partition, Offset)>) -> bool {
         let deadline = Instant::now() + APPLIED_TIME_MAX;
         loop {
             let mut applied = true;
             for (partition, offset) in &upto {
-                if self.shared.here.position(*partition).is_none() {
+                if self.state.local.position(*partition).is_none() {
                     return false;
                 }
                 applied &= self.is_visible(*partition, *offset);
@@ -76,96 +75,111 @@ impl Inlet {
         }
     }
 
-    /// The task that writes has ended, and nothing more can be written.
+    /// The batcher has ended, and nothing more can be written.
     pub(super) fn has_ended(&self) -> bool {
-        self.gather.is_closed()
+        self.batcher.is_closed()
     }
 
-    /// Sends a batch; returns the last offset in each partition when all in-sync replicas have it.
+    /// Sends a batch. Returns when all in-sync replicas have it.
     async fn send(&self, batch: Batch, permit: Permit) -> Result<Offsets, ServiceError> {
         let keyed = batch.receipt().is_some();
-        let partitions = self.shared.partitions;
-        let pieces = if batch.bytes().len() <= SPLIT_INLINE_BYTES_MAX {
-            Piece::of(&batch, partitions)
+        let partitions = self.state.partitions;
+        let parts = if batch.bytes().len() <= SPLIT_INLINE_BYTES_MAX {
+            PartitionBatch::split(&batch, partitions)
         } else {
-            let split = tokio::task::spawn_blocking(move || Piece::of(&batch, partitions));
+            let split =
+                tokio::task::spawn_blocking(move || PartitionBatch::split(&batch, partitions));
             split.await.map_err(|_| ServiceError::Closed)?
         };
-        let pieces = pieces.map_err(|error| ServiceError::Store(Arc::new(error)))?;
-        let (done, sent) = oneshot::channel();
-        let waiting = Waiting {
-            pieces,
+        let parts = parts.map_err(|error| ServiceError::Store(Arc::new(error)))?;
+        let (responder, response) = oneshot::channel();
+        let pending = PendingBatch {
+            parts,
             permit,
-            done,
+            responder,
         };
-        let gathered = self.gather.send(waiting).await;
-        gathered.map_err(|_| ServiceError::Closed)?;
-        let sent = sent.await.map_err(|_| ServiceError::Closed)?;
+        let queued = self.batcher.send(pending).await;
+        queued.map_err(|_| ServiceError::Closed)?;
+        let sent = response.await.map_err(|_| ServiceError::Closed)?;
         sent.map_err(|error| unsure(&error, keyed))
     }
 
-    /// Waits until the owners of all these partitions have these offsets in their sums.
-    async fn await_visible(&self, mut offsets: Offsets) -> bool {
+    /// Waits until the owners of these partitions have these offsets in their sums.
+    async fn await_visible(&self, offsets: Offsets) -> Result<(), ServiceError> {
+        let known = |(partition, offset): (_, Option<_>)| Some((partition, offset?));
+        let offsets: Option<BTreeMap<_, _>> = offsets.into_iter().map(known).collect();
+        let Some(mut offsets) = offsets else {
+            return Err(ServiceError::NotVisible(
+                "the batch is in Kafka, and will count; the broker did not tell its offset, so whether it is \
+                 visible cannot be waited for"
+                    .into(),
+            ));
+        };
         let deadline = Instant::now() + VISIBLE_TIME_MAX;
         loop {
-            let mut elsewhere: BTreeMap<String, Vec<(i32, u64)>> = BTreeMap::new();
-            let shared = &self.shared;
-            offsets.retain(|partition, offset| match shared.owners.owner(*partition) {
-                Some(owner) if owner.node != shared.node.name => {
-                    elsewhere
-                        .entry(owner.url)
-                        .or_default()
-                        .push((*partition, *offset));
+            let mut remote: BTreeMap<String, Vec<(Partition, Offset)>> = BTreeMap::new();
+            let state = &self.state;
+            offsets.retain(|partition, offset| match state.owners.owner(*partition) {
+                Some(owner) if owner.node != state.config.name => {
+                    let upto = remote.entry(owner.url).or_default();
+                    upto.push((*partition, *offset));
                     true
                 }
                 Some(_) => !self.is_visible(*partition, *offset),
                 None => true,
             });
-            // All at once: one that stands still keeps none of the others waiting.
-            let asking: Vec<_> = (elsewhere.into_iter())
+            // All peers at once, so that one that does not respond does not delay the others.
+            let requests: Vec<_> = (remote.into_iter())
                 .map(|(url, upto)| {
-                    let (shared, asked) = (self.shared.clone(), upto.clone());
-                    let asked = tokio::task::spawn_blocking(move || {
-                        let answer = shared.nodes.await_applied(&url, &asked);
-                        answer.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
+                    let (state, upto_of_request) = (self.state.clone(), upto.clone());
+                    let request = tokio::task::spawn_blocking(move || {
+                        let response = state.peers.await_applied(&url, &upto_of_request);
+                        response
+                            .inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
                     });
-                    (asked, upto)
+                    (request, upto)
                 })
                 .collect();
-            for (asked, upto) in asking {
-                if let Ok(Ok(Ok(()))) = tokio::time::timeout_at(deadline.into(), asked).await {
+            for (request, upto) in requests {
+                if let Ok(Ok(Ok(()))) = tokio::time::timeout_at(deadline.into(), request).await {
                     for (partition, _) in upto {
                         offsets.remove(&partition);
                     }
                 }
             }
             if offsets.is_empty() {
-                return true;
+                return Ok(());
             }
             if Instant::now() >= deadline {
-                return false;
+                return Err(ServiceError::NotVisible(format!(
+                    "the batch is in Kafka, and will count; it was not visible within {} s",
+                    VISIBLE_TIME_MAX.as_secs()
+                )));
             }
             self.pause().await;
         }
     }
 
-    /// Whether answers of this node have it: sums of a partition that may be another node's by now do not count.
-    fn is_visible(&self, partition: i32, offset: u64) -> bool {
-        let shared = &self.shared;
-        let progress = shared.progress().remove(&partition).unwrap_or_default();
-        let answering = shared.here.answering(partition, &progress);
-        answering.is_some_and(|a| a.store.position().is_ok_and(|position| position > offset))
+    /// Whether answers of this node include it. Sums of a partition that another node may own by now do not count.
+    fn is_visible(&self, partition: Partition, offset: Offset) -> bool {
+        let state = &self.state;
+        let progress = state.progress().remove(&partition).unwrap_or_default();
+        let readable = state.local.readable(partition, &progress);
+        readable.is_some_and(|readable| {
+            let position = readable.store.position();
+            position.is_ok_and(|position| position > offset.get())
+        })
     }
 
-    /// Until something is applied, or a little while.
+    /// Until something is applied, or [`CHECK_INTERVAL`] has passed.
     async fn pause(&self) {
-        let _either = tokio::time::timeout(LOOK_INTERVAL, self.shared.applied.notified()).await;
+        let _either = tokio::time::timeout(CHECK_INTERVAL, self.state.applied.notified()).await;
     }
 }
 
 fn unsure(error: &KafkaError, keyed: bool) -> ServiceError {
     if !error.is_temporary() {
-        tracing::error!(%error, "a batch was not written to Kafka");
+        tracing::error!(%error, "batch not written to Kafka");
     }
     ServiceError::Unsure {
         why: match error.is_temporary() {

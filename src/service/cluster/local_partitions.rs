@@ -1,142 +1,154 @@
-//! The partitions that are this node's, and which of them it can answer for.
+//! The partitions that are assigned to this node, and which of them it can answer for.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::SILENCE_MAX;
-use crate::domain::Hour;
-use crate::service::cluster::kafka::Progress;
+use super::kafka::Progress;
+use crate::domain::{Hour, Offset, Partition};
 use crate::store::Store;
 
-/// How it is with a partition.
+/// The state of a partition.
 #[derive(Debug)]
 enum State {
     Opening,
     Open {
         store: Arc<Store>,
-        /// It has had everything that was there when it came. Before that, sums would lack what had been
-        /// acknowledged, and seen, when the partition was another node's.
+        /// The sums have reached the end that the partition had when it was assigned. Before that, they may lack
+        /// flows that the previous owner had acknowledged as visible.
         caught_up: bool,
-        /// Dropped when it goes.
-        leaves: watch::Sender<()>,
+        /// Dropped when the partition is revoked.
+        revocation: watch::Sender<()>,
     },
-    /// It stands still; says why.
+    /// Nothing more is applied, for this reason.
     Failed(String),
 }
 
-/// All of them.
+/// All partitions of this node.
 #[derive(Debug, Default)]
-pub(super) struct Here(Mutex<BTreeMap<i32, State>>);
+pub(super) struct LocalPartitions(Mutex<BTreeMap<Partition, State>>);
 
-/// A partition's store, and how many messages it is behind the journal.
+/// A partition that can be read.
 #[derive(Debug)]
-pub(super) struct Answering {
+pub(super) struct ReadablePartition {
     pub(super) store: Arc<Store>,
+    /// How many messages of the journal are not in the sums yet.
     pub(super) lag: u64,
-    /// Closes when the partition goes, and whoever reads has to leave the store.
-    pub(super) leaves: watch::Receiver<()>,
+    /// Closes when the partition is revoked. Readers then have to release the store, because the next owner waits
+    /// for that.
+    pub(super) revocation: watch::Receiver<()>,
 }
 
-impl Here {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, State>> {
-        // A state is replaced as a whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl LocalPartitions {
+    pub(super) fn assign(&self, partition: Partition) {
+        self.0.lock().insert(partition, State::Opening);
     }
 
-    pub(super) fn comes(&self, partition: i32) {
-        self.lock().insert(partition, State::Opening);
-    }
-
-    pub(super) fn opened(&self, partition: i32, store: Arc<Store>) {
+    pub(super) fn set_open(&self, partition: Partition, store: Arc<Store>) {
         self.set(
             partition,
             State::Open {
                 store,
                 caught_up: false,
-                leaves: watch::Sender::new(()),
+                revocation: watch::Sender::new(()),
             },
         );
     }
 
-    pub(super) fn failed(&self, partition: i32, why: String) {
-        tracing::error!(partition, why, "a partition stands still");
+    pub(super) fn set_failed(&self, partition: Partition, why: String) {
+        tracing::error!(%partition, why, "partition stopped");
         self.set(partition, State::Failed(why));
     }
 
-    /// Unless it has been taken away meanwhile.
-    fn set(&self, partition: i32, state: State) {
-        if let Some(known) = self.lock().get_mut(&partition) {
+    /// Does nothing if the partition has been revoked meanwhile.
+    fn set(&self, partition: Partition, state: State) {
+        if let Some(known) = self.0.lock().get_mut(&partition) {
             *known = state;
         }
     }
 
-    /// Nobody is answered for it from now on.
-    pub(super) fn goes(&self, partition: i32) {
-        self.lock().remove(&partition);
+    /// From now on, no question is answered from the partition, and answers that read it are aborted.
+    pub(super) fn revoke(&self, partition: Partition) {
+        self.0.lock().remove(&partition);
     }
 
-    fn store(&self, partition: i32) -> Option<Arc<Store>> {
-        match self.lock().get(&partition) {
+    fn store(&self, partition: Partition) -> Option<Arc<Store>> {
+        match self.0.lock().get(&partition) {
             Some(State::Open { store, .. }) => Some(store.clone()),
             _ => None,
         }
     }
 
-    /// The offset that is due next, of those that are open.
-    pub(super) fn position(&self, partition: i32) -> Option<u64> {
-        self.store(partition)?.position().ok()
+    fn assigned(&self) -> Vec<Partition> {
+        self.0.lock().keys().copied().collect()
     }
 
-    /// The same of all of them.
-    pub(super) fn positions(&self) -> Vec<(i32, u64)> {
-        let partitions: Vec<_> = self.lock().keys().copied().collect();
+    /// The position of an open partition: the offset that is due next.
+    pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
+        let position = self.store(partition)?.position().ok()?;
+        Offset::try_from(position).ok()
+    }
+
+    /// The positions of all open partitions.
+    pub(super) fn positions(&self) -> Vec<(Partition, Offset)> {
         let position = |partition| Some((partition, self.position(partition)?));
-        partitions.into_iter().filter_map(position).collect()
+        self.assigned().into_iter().filter_map(position).collect()
     }
 
-    /// The newest hour of those that are open.
+    /// The newest hour of all open partitions.
     pub(super) fn newest_hour(&self) -> Option<Hour> {
-        let partitions: Vec<_> = self.lock().keys().copied().collect();
         let newest = |partition| self.store(partition)?.newest_hour();
-        partitions.into_iter().filter_map(newest).max()
+        self.assigned().into_iter().filter_map(newest).max()
     }
 
-    /// The partition's store, if what it says counts: all is in it that was in the journal when the partition
-    /// came, and the journal has been heard of so lately that nobody else has got the partition.
-    pub(super) fn answering(&self, partition: i32, progress: &Progress) -> Option<Answering> {
+    /// The partition, if its sums may be shown: they have reached the end that the journal had when the partition
+    /// was assigned, and its leader was heard of so lately that no other node can own the partition.
+    pub(super) fn readable(
+        &self,
+        partition: Partition,
+        progress: &Progress,
+    ) -> Option<ReadablePartition> {
         let store = self.store(partition)?;
-        let position = store.position().ok()?;
+        let position = Offset::try_from(store.position().ok()?).ok()?;
         let end = progress.end?;
-        let leaves = match self.lock().get_mut(&partition)? {
+        let revocation = match self.0.lock().get_mut(&partition)? {
             State::Open {
-                caught_up, leaves, ..
+                caught_up,
+                revocation,
+                ..
             } => {
                 *caught_up |= position >= end;
-                caught_up.then(|| leaves.subscribe())?
+                caught_up.then(|| revocation.subscribe())?
             }
             _ => return None,
         };
-        let heard = progress
+        let is_fresh = progress
             .contact
             .is_some_and(|at| at.elapsed() < SILENCE_MAX);
-        heard.then(|| Answering {
+        is_fresh.then(|| ReadablePartition {
             store,
-            lag: end.saturating_sub(position),
-            leaves,
+            lag: end.since(position),
+            revocation,
         })
     }
 
-    /// Why the first partition that cannot be answered for cannot.
-    pub(super) fn accepts(&self, progress: &BTreeMap<i32, Progress>) -> Result<(), String> {
-        let partitions: Vec<_> = self.lock().keys().copied().collect();
-        for partition in partitions {
-            let of = progress.get(&partition).copied().unwrap_or_default();
-            if self.answering(partition, &of).is_some() {
+    /// Whether all partitions can be read.
+    ///
+    /// # Errors
+    /// Why the first one that cannot be read cannot.
+    pub(super) fn check_readable(
+        &self,
+        progress: &BTreeMap<Partition, Progress>,
+    ) -> Result<(), String> {
+        for partition in self.assigned() {
+            let of_partition = progress.get(&partition).copied().unwrap_or_default();
+            if self.readable(partition, &of_partition).is_some() {
                 continue;
             }
-            return Err(match self.lock().get(&partition) {
+            return Err(match self.0.lock().get(&partition) {
                 None => continue,
                 Some(State::Failed(why)) => format!("partition {partition} stands still: {why}"),
                 Some(State::Opening) => format!("partition {partition} is being opened"),

@@ -1,59 +1,61 @@
-//! What is in a message of the journal: pieces of batches, each with the idempotency key that it counts once
-//! under, if it has one.
+//! The codec of messages in the journal. A message has parts of batches, each with the idempotency key under which it
+//! counts once, if it has one.
 //!
 //! ```text
-//! version u8 | pieces: key bytes u8, 0 without one | batch bytes u32 LE | key | batch
+//! version u8 | parts: key bytes u8, 0 without a key | batch bytes u32 LE | key | batch
 //! ```
 
-use std::collections::BTreeMap;
-
-use crate::domain::IdempotencyKey;
-use crate::service::cluster::kafka::MESSAGE_BYTES_MAX;
+use super::kafka::MESSAGE_BYTES_MAX;
+use crate::domain::{IdempotencyKey, Partition, PartitionCount};
 use crate::store::codec::Corrupt;
 use crate::store::{Batch, StoreError};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1;
-const PIECE_HEADER_BYTES: usize = 5;
-/// Longest batch of a piece, so that it fits into a message, whatever its key.
+const PART_HEADER_BYTES: usize = 5;
+/// Longest batch of a part, so that it fits into a message, whatever its key.
 const BATCH_BYTES_MAX: usize =
-    MESSAGE_BYTES_MAX - HEADER_BYTES - PIECE_HEADER_BYTES - IdempotencyKey::CHARS_MAX;
+    MESSAGE_BYTES_MAX - HEADER_BYTES - PART_HEADER_BYTES - IdempotencyKey::CHARS_MAX;
 
-/// What a batch has for one partition, or a part of that.
+/// The flows of a batch that are for one partition, or some of them where they do not fit into one message.
 #[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) partition: i32,
+pub(super) struct PartitionBatch {
+    pub(super) partition: Partition,
     key: Option<String>,
     batch: Vec<u8>,
 }
 
-impl Piece {
-    /// All of `batch`. Of the same one, they are always the same.
-    pub(super) fn of(batch: &Batch, partitions: u32) -> Result<Vec<Piece>, StoreError> {
+impl PartitionBatch {
+    /// Splits `batch`. The same batch is always split in the same way.
+    pub(super) fn split(
+        batch: &Batch,
+        partitions: PartitionCount,
+    ) -> Result<Vec<PartitionBatch>, StoreError> {
         let key = batch.receipt().map(|(key, _)| key);
-        let mut pieces = Vec::new();
-        for (partition, batches) in batch.split(partitions, BATCH_BYTES_MAX)? {
-            let partition = i32::try_from(partition).unwrap_or_default();
+        let mut parts = Vec::new();
+        for (partition, batches) in batch.split(partitions.get(), BATCH_BYTES_MAX)? {
+            let partition = Partition::try_from(partition)
+                .map_err(|_| Corrupt("a batch was split into more partitions than there are"))?;
             for (number, batch) in batches.into_iter().enumerate() {
-                pieces.push(Piece {
+                parts.push(PartitionBatch {
                     partition,
-                    key: key.map(|key| piece_key(key, partition, number)),
+                    key: key.map(|key| part_key(key, partition, number)),
                     batch,
                 });
             }
         }
-        Ok(pieces)
+        Ok(parts)
     }
 
-    /// What it takes in a message.
+    /// Its length in a message.
     fn bytes(&self) -> usize {
         let key = self.key.as_ref().map_or(0, String::len);
-        PIECE_HEADER_BYTES + key + self.batch.len()
+        PART_HEADER_BYTES + key + self.batch.len()
     }
 }
 
-/// The key of a piece says which one it is. One that would be too long has the client's key hashed.
-fn piece_key(key: &IdempotencyKey, partition: i32, number: usize) -> String {
+/// The key of a part: the client's key, or its hash if that would be too long, and which part it is.
+fn part_key(key: &IdempotencyKey, partition: Partition, number: usize) -> String {
     let text = String::from_utf8_lossy(key.as_bytes());
     let whole = format!("{text}/{partition}/{number}");
     if whole.len() <= IdempotencyKey::CHARS_MAX {
@@ -65,28 +67,28 @@ fn piece_key(key: &IdempotencyKey, partition: i32, number: usize) -> String {
 
 /// A message that is being filled.
 #[derive(Debug)]
-pub(super) struct Message(Vec<u8>);
+pub(super) struct MessageBuilder(Vec<u8>);
 
-impl Message {
-    /// One that has room for `pieces`, or for as many of them as fit.
-    pub(super) fn with_room<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Message {
-        let bytes: usize = pieces.map(Piece::bytes).sum();
+impl MessageBuilder {
+    /// Allocates memory for `parts`, or for as many of them as fit into a message.
+    pub(super) fn for_parts<'a>(parts: impl Iterator<Item = &'a PartitionBatch>) -> MessageBuilder {
+        let bytes: usize = parts.map(PartitionBatch::bytes).sum();
         let mut message = Vec::with_capacity((HEADER_BYTES + bytes).min(MESSAGE_BYTES_MAX));
         message.push(VERSION);
-        Message(message)
+        MessageBuilder(message)
     }
 
-    pub(super) fn has_room_for(&self, piece: &Piece) -> bool {
-        self.0.len() + piece.bytes() <= MESSAGE_BYTES_MAX
+    pub(super) fn has_room_for(&self, part: &PartitionBatch) -> bool {
+        self.0.len() + part.bytes() <= MESSAGE_BYTES_MAX
     }
 
-    pub(super) fn push(&mut self, piece: &Piece) {
-        let key = piece.key.as_deref().unwrap_or_default().as_bytes();
-        // Both fit: `piece_key`, `BATCH_BYTES_MAX`.
+    pub(super) fn push(&mut self, part: &PartitionBatch) {
+        let key = part.key.as_deref().unwrap_or_default().as_bytes();
+        // Both lengths fit: `part_key`, `BATCH_BYTES_MAX`.
         self.0.push(key.len() as u8);
-        (self.0).extend_from_slice(&(piece.batch.len() as u32).to_le_bytes());
+        (self.0).extend_from_slice(&(part.batch.len() as u32).to_le_bytes());
         self.0.extend_from_slice(key);
-        self.0.extend_from_slice(&piece.batch);
+        self.0.extend_from_slice(&part.batch);
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -94,19 +96,19 @@ impl Message {
     }
 }
 
-/// The pieces of a message, in order.
+/// The parts of a message, in order.
 ///
 /// # Errors
-/// Bytes that no message of this version has.
-pub(super) fn read(message: &[u8]) -> Result<Vec<Batch>, Corrupt> {
-    const CUT: Corrupt = Corrupt("it ends inside a piece");
+/// Bytes that are not a message of this version.
+pub(super) fn decode(message: &[u8]) -> Result<Vec<Batch>, Corrupt> {
+    const CUT: Corrupt = Corrupt("it ends inside a part");
     let mut rest = match message.split_first() {
         Some((&VERSION, rest)) => rest,
         _ => return Err(Corrupt("it is of an unknown version")),
     };
     let mut batches = Vec::new();
     while !rest.is_empty() {
-        let (header, after) = rest.split_first_chunk::<PIECE_HEADER_BYTES>().ok_or(CUT)?;
+        let (header, after) = rest.split_first_chunk::<PART_HEADER_BYTES>().ok_or(CUT)?;
         let [key_bytes, bytes @ ..] = *header;
         let (key, after) = after.split_at_checked(key_bytes.into()).ok_or(CUT)?;
         let bytes = u32::from_le_bytes(bytes) as usize;
@@ -120,9 +122,6 @@ pub(super) fn read(message: &[u8]) -> Result<Vec<Batch>, Corrupt> {
     }
     Ok(batches)
 }
-
-/// Offsets by partition.
-pub(super) type Offsets = BTreeMap<i32, u64>;
 
 #[cfg(test)]
 mod tests {
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_the_pieces_that_were_put_into_them() {
+    fn messages_are_decoded_as_they_were_encoded() {
         let keys = ["k".to_owned(), "l".repeat(IdempotencyKey::CHARS_MAX)];
         let key = |n: usize| IdempotencyKey::new(keys[n].as_bytes()).unwrap();
         let batches = [
@@ -150,17 +149,18 @@ mod tests {
             batch(20).with_key(key(0)),
             batch(30).with_key(key(1)),
         ];
-        let pieces: Vec<_> = batches
+        let four = PartitionCount::try_from(4).unwrap();
+        let parts: Vec<_> = batches
             .iter()
-            .flat_map(|b| Piece::of(b, 4).unwrap())
+            .flat_map(|b| PartitionBatch::split(b, four).unwrap())
             .collect();
-        let mut message = Message::with_room(pieces.iter());
+        let mut message = MessageBuilder::for_parts(parts.iter());
         let (mut flows, mut keys_seen) = (0, Vec::new());
-        for piece in &pieces {
-            assert!(message.has_room_for(piece));
-            message.push(piece);
+        for part in &parts {
+            assert!(message.has_room_for(part));
+            message.push(part);
         }
-        for batch in read(message.bytes()).unwrap() {
+        for batch in decode(message.bytes()).unwrap() {
             flows += batch.flows();
             let key = batch.receipt().map(|(key, _)| key.as_bytes().to_vec());
             keys_seen.extend(key.map(|key| String::from_utf8(key).unwrap()));
@@ -168,14 +168,14 @@ mod tests {
         assert_eq!(flows, 60);
         assert_eq!(keys_seen[..2], ["k/0/0", "k/1/0"]);
         assert!(keys_seen[4].starts_with("xxh3:") && keys_seen[4].ends_with("/0/0"));
-        // Cut anywhere but between two pieces, it is an error.
+        // Cut anywhere but between two parts, it is an error.
         let whole = message.bytes();
-        let complete = (0..whole.len()).filter(|&cut| read(&whole[..cut]).is_ok());
+        let complete = (0..whole.len()).filter(|&cut| decode(&whole[..cut]).is_ok());
         assert_eq!(
             complete.count(),
             12,
-            "after the version, and after 11 pieces"
+            "after the version, and after 11 parts"
         );
-        assert!(read(b"\x02").is_err());
+        assert!(decode(b"\x02").is_err());
     }
 }

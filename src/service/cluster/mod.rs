@@ -1,16 +1,18 @@
-//! Many nodes over one journal, which is in Kafka. A batch is split by its flows' names into the journal's
-//! partitions; each partition's sums are on the node that the consumer group gives it to, in a store of its
-//! own; and a question that any node is asked is answered from all of them.
+//! One node of a cluster whose journal is a topic of Kafka. A batch is split by its flows' names into the partitions
+//! of the topic. Each partition's sums are in a store of their own, on the node that the consumer group assigns the
+//! partition to. Any node answers any question from all of them.
 //!
-//! - `inlet` takes batches, cuts them into `pieces`, and waits until they are visible where that is asked for;
-//!   `gather` puts those of many batches into messages, and writes these to Kafka.
-//! - `handler` hears which partitions come and go. Each has a thread, `partition`: it opens the store, adds what
-//!   comes to its `inbox`, and closes it. `here` knows which of them can be answered for.
-//! - `checkpoints` keeps copies of stores elsewhere, and fetches one where a store is missing.
-//! - `parts` asks the stores that are here, and `nodes`, over HTTP, those that have the others. Who has what is
-//!   announced under the nodes' `seal`.
+//! - `service` is what the API calls.
+//! - `kafka_writer` takes batches, splits them by the codec in `message`, and waits until they are visible where that
+//!   is asked for; `batcher` puts parts of many batches into common messages and sends them.
+//! - `assignment` follows the consumer group. Each assigned partition has a thread, `partition`: it opens the store,
+//!   applies what arrives in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
+//! - `checkpoints` uploads copies of stores, and downloads one where a store is missing.
+//! - `scatter_gather` answers questions from the stores of this node and from its `peer`s.
+//! - `signer` authenticates the announcements by which nodes find each other.
+//! - [`kafka`] is the client of Kafka.
 //!
-//! Nothing here decides who has what: the group does, and [`Owners`] spreads the word.
+//! The consumer group alone decides which node owns a partition; [`Owners`] only announces it.
 
 mod assignment;
 mod batcher;
@@ -39,62 +41,66 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use super::Options;
 use crate::client::{ClientError, Server};
+use crate::domain::{Offset, Partition, PartitionCount};
 use crate::durable;
 use crate::query::Engine;
-use crate::service::Options;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
-use checkpoints::{Objects, ObjectsError};
+use checkpoints::{CheckpointError, CheckpointStore};
 use kafka::{
     Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
 };
-use local_partitions::Here;
-use peer::client::Nodes;
+use kafka_writer::KafkaWriter;
+use local_partitions::LocalPartitions;
+use peer::PeerClients;
+use scatter_gather::ScatterGather;
+use signer::TokenSigner;
 
-/// A node that is not heard of for so long loses its partitions.
+/// A node that the group has not heard of for this long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a node has not heard of for so long, it does not answer for: well before somebody else may have it.
+/// A partition whose leader was not heard of for this long is not read: well before another node may own it.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
-/// Between two announcements of what is here.
+/// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
-/// A store that cannot take more is asked again after so long; meanwhile its partition may be taken away.
+/// Longest wait for room in a store before checking whether its partition was revoked.
 const STALL_MAX: Duration = Duration::from_secs(1);
 /// Between two attempts to join while Kafka does not answer, and between two log lines about it.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Least memory that a store gets for a purpose, in however many parts the whole is cut.
+/// Least memory that a store gets for a purpose, however many share the whole.
 const SHARE_BYTES_MIN: usize = 1 << 20;
 
-/// Held by the node that runs in a data directory.
+/// Locked by the node that uses a data directory.
 const LOCK_FILE: &str = "NODE";
 
-/// What a node is told.
+/// The configuration of a node.
 #[derive(Clone)]
-pub struct Node {
+pub struct NodeConfig {
     /// Some of Kafka's brokers.
     pub brokers: String,
-    /// The journal.
+    /// The topic that is the journal.
     pub topic: String,
-    /// Partitions of a journal that is made by this node.
+    /// Partitions of the topic, if it does not exist yet.
     pub partitions: i32,
-    /// Options of Kafka's client.
+    /// Options of librdkafka.
     pub options: Vec<(String, String)>,
     pub name: String,
-    /// How nodes reach each other; `url` is this one's.
+    /// How nodes reach each other; `url` is this node's.
     pub server: Server,
-    /// Where checkpoints of partitions are, as [`Objects::open`] takes it.
+    /// Where checkpoints of partitions are, as [`CheckpointStore::open`] takes it.
     pub checkpoint_url: Option<String>,
-    /// Between two of a partition.
+    /// Between two checkpoints of a partition.
     pub checkpoint_interval: Duration,
-    /// The first token in it is sent to the others.
+    /// Tokens of the nodes. The first one is sent to the others.
     pub token_file: Option<PathBuf>,
 }
 
 /// Options may be passwords.
-impl fmt::Debug for Node {
+impl fmt::Debug for NodeConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node")
+        f.debug_struct("NodeConfig")
             .field("topic", &self.topic)
             .field("name", &self.name)
             .field("server", &self.server)
@@ -110,7 +116,7 @@ pub enum ClusterError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
-    Objects(#[from] ObjectsError),
+    Checkpoints(#[from] CheckpointError),
     #[error(
         "{0} has the sums of a service with a journal of its own; give --data-dir another directory, and \
          export the flows into the cluster"
@@ -129,67 +135,66 @@ impl ClusterError {
     }
 }
 
-/// This node.
+/// A node that has joined the cluster.
 #[derive(Debug)]
-pub struct Cluster {
-    shared: Arc<Shared>,
-    writer: kafka_writer::Inlet,
-    parts: scatter_gather::All,
+pub struct ClusterNode {
+    state: Arc<NodeState>,
+    writer: KafkaWriter,
+    scatter_gather: ScatterGather,
     engine: Engine,
-    /// `None` when it is closed.
+    /// `None` after [`Service::close`](super::Service::close).
     consumer: Mutex<Option<Consumer>>,
     tasks: Mutex<JoinSet<()>>,
-    /// After the stores.
+    /// Released after the stores.
     _lock: File,
 }
 
-/// What all parts of it know.
+/// What all parts of a node share.
 #[derive(Debug)]
-struct Shared {
-    node: Node,
+struct NodeState {
+    config: NodeConfig,
     data_dir: PathBuf,
-    /// What each store gets.
+    /// For each partition's store.
     store: StoreOptions,
-    /// How many the journal has.
-    partitions: u32,
-    /// The name of Kafka's cluster.
-    kafka: String,
-    here: Here,
+    partitions: PartitionCount,
+    /// The ID of Kafka's cluster.
+    kafka_cluster: String,
+    local: LocalPartitions,
     producer: Producer,
     owners: Owners,
-    seal: Arc<signer::Tokens>,
-    nodes: Nodes,
-    objects: Option<Objects>,
-    /// Held by the partition of which a checkpoint is being made.
+    signer: Arc<TokenSigner>,
+    peers: PeerClients,
+    checkpoint_store: Option<CheckpointStore>,
+    /// Held by the partition that makes a checkpoint, so that they do so one by one.
     checkpointing: Mutex<()>,
     control: OnceLock<Control>,
-    /// Something has been added to a partition's sums.
+    /// Notified when messages were applied to a partition's sums.
     applied: Notify,
-    /// A partition has come to this node.
-    arrived: Notify,
-    /// The brokers took what was sent last.
+    /// Notified when a partition was opened.
+    assigned: Notify,
+    /// The brokers acknowledged what was sent last.
     connected: AtomicBool,
-    /// Kafka's client has given up.
+    /// Kafka's client has failed for good.
     broken: AtomicBool,
 }
 
-impl Cluster {
+impl ClusterNode {
     /// Joins the cluster as soon as Kafka answers; `None` if `stopping` is set before that. Blocks.
     ///
     /// # Errors
     /// Brokers that refuse, and arguments that cannot be used.
     pub fn join(
-        node: &Node,
+        config: &NodeConfig,
         options: &Options,
         stopping: &AtomicBool,
-    ) -> Result<Option<Cluster>, ClusterError> {
+    ) -> Result<Option<ClusterNode>, ClusterError> {
         let mut warned: Option<Instant> = None;
         while !stopping.load(Ordering::Relaxed) {
-            match Cluster::start(node.clone(), options) {
+            match ClusterNode::try_join(config.clone(), options) {
                 Err(error) if error.is_temporary() => {
                     if warned.is_none_or(|at| at.elapsed() >= JOIN_LOG_INTERVAL) {
                         warned = Some(Instant::now());
-                        tracing::warn!(%error, "cannot join the cluster yet, and goes on trying");
+                        tracing::warn!(%error, "cannot join the cluster yet; trying again");
                     }
                     std::thread::sleep(JOIN_INTERVAL);
                 }
@@ -199,78 +204,77 @@ impl Cluster {
         Ok(None)
     }
 
-    /// Joins the cluster. Its stores share what `options` has. Blocks until the brokers have answered; partitions
-    /// are assigned later.
+    /// Joins the cluster. The stores share what `options` has. Blocks until the brokers have answered; partitions are
+    /// assigned later.
     ///
     /// # Errors
     /// Brokers that are away ([`ClusterError::is_temporary`]) or refuse, and arguments that cannot be used.
-    fn start(node: Node, options: &Options) -> Result<Cluster, ClusterError> {
+    fn try_join(config: NodeConfig, options: &Options) -> Result<ClusterNode, ClusterError> {
         let runtime = &tokio::runtime::Handle::current();
         let data_dir = options.data_dir.clone();
         let settings = Settings {
-            brokers: node.brokers.clone(),
-            topic: node.topic.clone(),
-            node: node.name.clone(),
+            brokers: config.brokers.clone(),
+            topic: config.topic.clone(),
+            node: config.name.clone(),
             session_timeout: SESSION_TIMEOUT,
-            options: node.options.clone(),
+            options: config.options.clone(),
         };
-        settings.check()?;
+        settings.validate()?;
         if data_dir.join(IDENTITY_FILE).exists() {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
         let lock = lock(&data_dir)?;
-        let nodes = Nodes::new(node.server.clone(), node.token_file.clone())?;
-        let open_objects = |url: &String| Objects::open(url, runtime.clone());
-        let objects = node.checkpoint_url.as_ref().map(open_objects).transpose()?;
-        let partitions = ensure_topics(&settings, node.partitions)?;
-        let kafka = cluster_id(&settings)?;
+        let peers = PeerClients::new(config.server.clone(), config.token_file.clone())?;
+        let open = |url: &String| CheckpointStore::open(url, runtime.clone());
+        let checkpoint_store = config.checkpoint_url.as_ref().map(open).transpose()?;
+        let partitions = ensure_topics(&settings, config.partitions)?;
+        let kafka_cluster = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
-        let seal = Arc::new(signer::Tokens::new(node.token_file.clone())?);
-        let url = &node.server.url;
-        let owners = Owners::open(&settings, url, &producer, seal.clone(), partitions)?;
-        let partitions = u32::try_from(partitions).unwrap_or_default();
-        let shared = Arc::new(Shared {
-            store: share(options.store.clone(), partitions as usize),
-            node,
+        let signer = Arc::new(TokenSigner::new(config.token_file.clone())?);
+        let url = &config.server.url;
+        let owners = Owners::open(&settings, url, &producer, signer.clone(), partitions)?;
+        let state = Arc::new(NodeState {
+            store: share(options.store.clone(), partitions.get() as usize),
+            config,
             data_dir,
             partitions,
-            kafka,
-            here: Here::default(),
+            kafka_cluster,
+            local: LocalPartitions::default(),
             producer,
             owners,
-            seal,
-            nodes,
-            objects,
+            signer,
+            peers,
+            checkpoint_store,
             checkpointing: Mutex::new(()),
             control: OnceLock::new(),
             applied: Notify::new(),
-            arrived: Notify::new(),
+            assigned: Notify::new(),
             connected: AtomicBool::new(true),
             broken: AtomicBool::new(false),
         });
-        let consumer = Consumer::join(&settings, assignment::Partitions::new(shared.clone()))?;
-        let _first = shared.control.set(consumer.control().clone());
+        let consumer = Consumer::join(&settings, assignment::Assignment::new(state.clone()))?;
+        let _first = state.control.set(consumer.control().clone());
         tracing::info!(
             node = settings.node,
             topic = settings.topic,
-            partitions,
-            kafka = shared.kafka,
+            %partitions,
+            kafka = state.kafka_cluster,
             "joined the cluster"
         );
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(announce(shared.clone()), runtime);
+        tasks.spawn_on(announce(state.clone()), runtime);
         tasks.spawn_on(
-            reload_secrets(shared.clone(), options.reload.clone()),
+            reload_secrets(state.clone(), options.reload.clone()),
             runtime,
         );
-        Ok(Cluster {
-            writer: kafka_writer::Inlet {
-                shared: shared.clone(),
-                gather: batcher::start(shared.clone(), runtime),
+        Ok(ClusterNode {
+            writer: KafkaWriter {
+                state: state.clone(),
+                batcher: batcher::spawn(state.clone(), runtime),
             },
-            parts: scatter_gather::All(shared.clone()),
+            scatter_gather: ScatterGather(state.clone()),
             engine: Engine::new(options.query),
-            shared,
+            state,
             consumer: Mutex::new(Some(consumer)),
             tasks: Mutex::new(tasks),
             _lock: lock,
@@ -278,7 +282,7 @@ impl Cluster {
     }
 }
 
-/// Takes the directory for this process.
+/// Locks the directory for this process.
 fn lock(data_dir: &Path) -> Result<File, ClusterError> {
     let path = data_dir.join(LOCK_FILE);
     let failed = |source| ClusterError::Directory {
@@ -294,7 +298,7 @@ fn lock(data_dir: &Path) -> Result<File, ClusterError> {
     }
 }
 
-/// What one of so many stores gets.
+/// The share of each of `stores` stores.
 fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
     let part = |bytes: usize| (bytes / stores.max(1)).max(SHARE_BYTES_MIN);
     StoreOptions {
@@ -311,51 +315,51 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
     }
 }
 
-/// Reads what this node shows to the others again, whenever it is told to.
-async fn reload_secrets(shared: Arc<Shared>, mut told: watch::Receiver<()>) {
+/// Reads the files of secrets again, whenever `told`.
+async fn reload_secrets(state: Arc<NodeState>, mut told: watch::Receiver<()>) {
     while told.changed().await.is_ok() {
-        let shared = shared.clone();
+        let state = state.clone();
         let reloaded = tokio::task::spawn_blocking(move || {
-            shared.seal.reload()?;
-            shared.nodes.reload()
+            state.signer.reload()?;
+            state.peers.reload()
         })
         .await;
         if let Ok(Err(error)) = reloaded {
-            tracing::error!(%error, "the token for other nodes stays as it was");
+            tracing::error!(%error, "token for other nodes not read again; the previous one stays in use");
         }
     }
 }
 
-/// Says every few seconds, and when a partition comes, what is here.
-async fn announce(shared: Arc<Shared>) {
+/// Announces the partitions of this node every few seconds, and when one was opened.
+async fn announce(state: Arc<NodeState>) {
     loop {
-        shared.owners.remind();
-        let positions = shared.here.positions();
-        // All of them are under way before the first is waited for.
-        let said: Vec<_> = positions
+        state.owners.publish_permanent();
+        let positions = state.local.positions();
+        // All of them are sent before the first is awaited.
+        let sent: Vec<_> = positions
             .into_iter()
-            .map(|(partition, position)| shared.owners.announce(partition, position))
+            .map(|(partition, position)| state.owners.publish_ownership(partition, position))
             .collect();
-        let is_silent = said.is_empty();
-        for result in said {
-            shared.note(&result.await);
+        let has_nothing = sent.is_empty();
+        for result in sent {
+            state.note_result(&result.await);
         }
-        // Nobody may send it flows until it says that it can take them.
-        if is_silent && !shared.connected.load(Ordering::Relaxed) {
-            let asking = shared.clone();
+        // A node that is not ready gets no flows to send, so it has to look by itself whether the brokers are back.
+        if has_nothing && !state.connected.load(Ordering::Relaxed) {
+            let asking = state.clone();
             let answered = tokio::task::spawn_blocking(move || asking.producer.is_answered()).await;
-            (shared.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
+            (state.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
         }
         tokio::select! {
             () = tokio::time::sleep(ANNOUNCE_INTERVAL) => {}
-            () = shared.arrived.notified() => {}
+            () = state.assigned.notified() => {}
         }
     }
 }
 
-impl Shared {
-    /// Remembers how the brokers are, by what became of a message.
-    fn note(&self, sent: &Result<u64, KafkaError>) {
+impl NodeState {
+    /// Updates the state of the connection by what became of a message.
+    fn note_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
         match sent {
             Ok(_) => {
                 if !self.connected.swap(true, Ordering::Relaxed) {
@@ -372,16 +376,11 @@ impl Shared {
         }
     }
 
-    /// How far this node is with its partitions, by Kafka's client.
-    fn progress(&self) -> BTreeMap<i32, Progress> {
+    /// How far this node has read its partitions.
+    fn progress(&self) -> BTreeMap<Partition, Progress> {
         let control = self.control.get();
         control
             .map(|control| control.progress())
             .unwrap_or_default()
-    }
-
-    /// All partitions of the journal.
-    fn all(&self) -> std::ops::Range<i32> {
-        0..i32::try_from(self.partitions).unwrap_or(i32::MAX)
     }
 }

@@ -1,5 +1,5 @@
-//! The life of a partition on this node, on a thread of its own: its store is opened, what comes is added to
-//! it, and when the partition goes, it is closed.
+//! A partition on this node, from its assignment to its revocation, on a thread of its own: opens the store, applies
+//! messages to it, and closes it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,88 +7,86 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoints;
-use super::fetch_queue::{End, Inbox, Message};
-use super::{Shared, message};
-use crate::service::cluster::kafka::Control;
+use super::fetch_queue::{End, FetchQueue, FetchedMessage};
+use super::kafka::Control;
+use super::{NodeState, message};
+use crate::domain::{Offset, Partition};
 use crate::store::{DataDir, Entry, Store, StoreError, abort_on_panic};
 
-/// When a partition goes, whoever gets it waits for the flush.
+/// The next owner of a revoked partition waits for the last flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
-/// Until the next attempt to open a store: an answer that is still being read may keep it for a while after
-/// it was closed.
+/// Between attempts to open a store: an answer that is still being read may hold it for a while after it was closed.
 const OPEN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Below the data directory.
-const PARTITIONS: &str = "partitions";
+const PARTITIONS_DIR: &str = "partitions";
 
-pub(super) fn live(shared: &Shared, partition: i32, inbox: &Inbox) {
-    let control = shared.control.wait();
-    let path = (shared.data_dir.join(PARTITIONS)).join(partition.to_string());
-    let of = format!(
+/// Runs the partition until it is taken away.
+pub(super) fn run(state: &NodeState, partition: Partition, queue: &FetchQueue) {
+    let control = state.control.wait();
+    let path = (state.data_dir.join(PARTITIONS_DIR)).join(partition.to_string());
+    let identity = format!(
         "partition {partition} of {} of topic {} in Kafka {}",
-        shared.partitions, shared.node.topic, shared.kafka
+        state.partitions, state.config.topic, state.kafka_cluster
     );
-    let checkpoints = shared.objects.as_ref().map(|objects| {
-        let (topic, node) = (&shared.node.topic, shared.node.name.clone());
-        Checkpoints::new(
-            shared,
-            partition,
-            objects.place(topic, partition, of.clone(), node),
-        )
+    let checkpoints = state.checkpoint_store.as_ref().map(|store| {
+        let (topic, node) = (&state.config.topic, state.config.name.clone());
+        let dir = store.partition(topic, partition, identity.clone(), node);
+        Checkpoints::new(state, partition, dir)
     });
-    let open = || open(shared, &path, &of, inbox).map_err(|e| e.to_string());
-    let opened = match (shared.owners.lost(partition), &checkpoints) {
-        (Some(lost), _) => Err(lost.to_string()),
-        (None, Some(checkpoints)) => checkpoints.restored(&path, inbox, control, open),
+    let open = || open(state, &path, &identity, queue).map_err(|e| e.to_string());
+    let opened = match (state.owners.truncation(partition), &checkpoints) {
+        (Some(truncation), _) => Err(truncation.to_string()),
+        (None, Some(checkpoints)) => checkpoints.open_newest(&path, queue, control, open),
         (None, None) => open(),
     };
     let store = match opened {
         Ok(Some(store)) => store,
         Ok(None) => return,
         Err(why) => {
-            shared.here.failed(partition, why);
-            return inbox.await_end();
+            state.local.set_failed(partition, why);
+            return queue.await_end();
         }
     };
     std::thread::scope(|scope| {
         if let Some(checkpoints) = &checkpoints {
-            scope.spawn(|| abort_on_panic(|| checkpoints.keep_up(&store, inbox)));
+            scope.spawn(|| abort_on_panic(|| checkpoints.run(&store, queue)));
         }
-        if let Err(why) = apply_all(shared, control, partition, &store, inbox) {
-            shared.here.failed(partition, why);
+        if let Err(why) = apply_all(state, control, partition, &store, queue) {
+            state.local.set_failed(partition, why);
             control.pause(partition);
-            inbox.await_end();
+            queue.await_end();
         }
     });
-    if inbox.ended() == Some(End::InOrder)
+    if queue.ended() == Some(End::Revoked)
         && let Err(error) = store.flush_within(FLUSH_TIME_MAX)
     {
-        // Kafka has it.
-        tracing::warn!(partition, %error, "a partition was not flushed");
+        // Nothing is lost: Kafka has the messages.
+        tracing::warn!(%partition, %error, "last flush of a partition failed");
     }
     if let Some(checkpoints) = &checkpoints {
-        checkpoints.end(&store, inbox);
+        checkpoints.finish(&store, queue);
     }
     drop(store);
-    tracing::info!(partition, "closed a partition");
+    tracing::info!(%partition, "closed a partition");
 }
 
-/// `None` when the partition goes before its store is open.
+/// Opens the store at `path`. Returns `None` if the partition is taken away before that.
 fn open(
-    shared: &Shared,
+    state: &NodeState,
     path: &Path,
-    of: &str,
-    inbox: &Inbox,
+    identity: &str,
+    queue: &FetchQueue,
 ) -> Result<Option<Arc<Store>>, StoreError> {
-    let mut said = false;
-    while inbox.ended().is_none() {
-        let opened =
-            DataDir::open_of(path, of).and_then(|dir| Store::open_dir(dir, shared.store.clone()));
+    let mut logged = false;
+    while queue.ended().is_none() {
+        let opened = DataDir::open_of(path, identity)
+            .and_then(|dir| Store::open_dir(dir, state.store.clone()));
         match opened {
             Ok((store, _nothing_to_replay)) => return Ok(Some(Arc::new(store))),
             Err(error @ StoreError::InUse { .. }) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::info!(%error, "waits until those who read it have left");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::info!(%error, "waiting for answers that still read the store");
                 }
                 sleep(OPEN_INTERVAL);
             }
@@ -98,64 +96,66 @@ fn open(
     Ok(None)
 }
 
-/// Until the partition goes; or says why it stands still.
+/// Applies messages until the partition is taken away.
+///
+/// # Errors
+/// Why nothing more can be applied.
 fn apply_all(
-    shared: &Shared,
+    state: &NodeState,
     control: &Control,
-    partition: i32,
+    partition: Partition,
     store: &Arc<Store>,
-    inbox: &Inbox,
+    queue: &FetchQueue,
 ) -> Result<(), String> {
     let position = store.position().map_err(|e| e.to_string())?;
-    shared.here.opened(partition, store.clone());
+    let position = Offset::try_from(position).map_err(|e| e.to_string())?;
+    state.local.set_open(partition, store.clone());
     control.start(partition, position);
-    shared.arrived.notify_one();
-    tracing::info!(partition, position, "opened a partition");
-    while let Some(messages) = inbox.take(control, partition) {
-        let mut applying = Vec::new();
+    state.assigned.notify_one();
+    tracing::info!(%partition, %position, "opened a partition");
+    while let Some(messages) = queue.pop(control, partition) {
+        let mut entries = Vec::new();
         for message in messages {
-            applying.extend(entries(&message)?);
+            decode(&message, &mut entries)?;
         }
         loop {
             match store.wait_for_room() {
                 Ok(()) => break,
-                Err(StoreError::Behind) if inbox.ended().is_none() => {}
+                Err(StoreError::Behind) if queue.ended().is_none() => {}
                 Err(StoreError::Behind) => return Ok(()),
                 Err(error) => return Err(error.to_string()),
             }
         }
-        let applied = store.apply(applying).map_err(|e| e.to_string())?;
-        let metrics = shared.store.metrics.cluster();
+        let applied = store.apply(entries).map_err(|e| e.to_string())?;
+        let metrics = state.store.metrics.cluster();
         metrics.flows_applied.inc_by(applied.flows);
         metrics.batches_repeated.inc_by(applied.repeated);
         metrics.batches_reused.inc_by(applied.reused);
         if applied.reused > 0 {
             tracing::warn!(
-                partition,
+                %partition,
                 batches = applied.reused,
-                "not counted: other flows were taken under their idempotency keys"
+                "batches not counted: other flows were counted under their idempotency keys"
             );
         }
-        shared
-            .store
-            .metrics
-            .ingest()
-            .expired
-            .inc_by(applied.expired);
-        shared.applied.notify_waiters();
+        let ingest = state.store.metrics.ingest();
+        ingest.expired.inc_by(applied.expired);
+        state.applied.notify_waiters();
     }
     Ok(())
 }
 
-/// A message that cannot be read ends the reading: it may be of a newer version, and passing it over would
-/// lose it.
-fn entries(message: &Message) -> Result<impl Iterator<Item = Entry>, String> {
+/// Decodes a message. One that cannot be decoded stops the partition: it may be of a newer version, and skipping it
+/// would lose flows.
+fn decode(message: &FetchedMessage, entries: &mut Vec<Entry>) -> Result<(), String> {
     let (offset, time_s) = (message.offset, message.time_s);
-    let batches = message::read(&message.payload)
+    let batches = message::decode(&message.payload)
         .map_err(|error| format!("the message at offset {offset} is not one of ours: {error}"))?;
-    Ok(batches.into_iter().map(move |batch| Entry {
-        position: offset + 1,
+    let position = offset.next().map_err(|e| e.to_string())?.get();
+    entries.extend(batches.into_iter().map(|batch| Entry {
+        position,
         time_s,
         batch,
-    }))
+    }));
+    Ok(())
 }

@@ -1,99 +1,100 @@
-//! Questions: to the stores that are here, and to the nodes that have the others.
+//! Questions over all partitions: they are sent to the stores on this node and to the peers that own the others, and
+//! the answers are gathered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
-use super::local_partitions::Answering;
+use super::NodeState;
+use super::local_partitions::ReadablePartition;
 use crate::client::ClientError;
+use crate::domain::Partition;
 use crate::query::{Coverage, Hours, HoursQuery, Parts, Query, QueryError};
 
-/// All partitions, wherever they are.
+/// Finds the parts of an answer.
 #[derive(Debug)]
-pub(super) struct All(pub(super) Arc<Shared>);
+pub(super) struct ScatterGather(pub(super) Arc<NodeState>);
 
-/// Where partitions are.
+/// Where the partitions of a question are.
 #[derive(Default)]
-struct Places {
-    here: Vec<(i32, Answering)>,
-    /// By the URL of their node.
-    elsewhere: BTreeMap<String, Vec<i32>>,
-    missing: Vec<i32>,
+struct Placement {
+    local: Vec<(Partition, ReadablePartition)>,
+    /// By the URL of their owner.
+    remote: BTreeMap<String, Vec<Partition>>,
+    missing: Vec<Partition>,
 }
 
-impl Places {
-    /// Together with what other nodes have answered with.
-    fn coverage(
-        &mut self,
-        elsewhere: Vec<Coverage>,
-        partial: bool,
-    ) -> Result<Coverage, QueryError> {
-        let mut all = Coverage {
+impl Placement {
+    /// The coverage of an answer from local partitions and these peers.
+    fn coverage(&mut self, of_peers: Vec<Coverage>, partial: bool) -> Result<Coverage, QueryError> {
+        let local = self.local.iter();
+        let mut coverage = Coverage {
             missing: std::mem::take(&mut self.missing),
-            lag: self.here.iter().map(|(of, a)| (*of, a.lag)).collect(),
+            lag: local
+                .map(|(partition, readable)| (*partition, readable.lag))
+                .collect(),
         };
-        for part in elsewhere {
-            all.missing.extend(part.missing);
-            all.lag.extend(part.lag);
+        for of_peer in of_peers {
+            coverage.missing.extend(of_peer.missing);
+            coverage.lag.extend(of_peer.lag);
         }
-        all.missing.sort_unstable();
-        all.lag.sort_unstable();
-        match all.missing.is_empty() || partial {
-            true => Ok(all),
-            false => Err(QueryError::Missing(all.missing)),
+        coverage.missing.sort_unstable();
+        coverage.lag.sort_unstable();
+        match coverage.missing.is_empty() || partial {
+            true => Ok(coverage),
+            false => Err(QueryError::Missing(coverage.missing)),
         }
     }
 }
 
-/// Who does not answer now may do so shortly; anything else is an error of ours.
+/// A peer that responds with it may answer shortly; any other error status is a fault.
 const UNAVAILABLE: u16 = 503;
 
-impl All {
-    /// Where `of` are, which have to be here; or where all are.
-    fn places(&self, of: Option<&[i32]>) -> Places {
-        let shared = &self.0;
-        let progress = shared.progress();
-        let wanted: Vec<i32> = of.map_or_else(|| shared.all().collect(), <[i32]>::to_vec);
-        let mut places = Places::default();
+impl ScatterGather {
+    /// Finds the partitions of a question: all, or only the given ones, which have to be on this node.
+    fn place(&self, only: Option<&[Partition]>) -> Placement {
+        let state = &self.0;
+        let progress = state.progress();
+        let wanted = only.map_or_else(|| state.partitions.partitions().collect(), <[_]>::to_vec);
+        let mut placement = Placement::default();
         for partition in wanted {
-            let answering = progress.get(&partition);
-            let answering = answering.and_then(|p| shared.here.answering(partition, p));
-            if let Some(answering) = answering {
-                places.here.push((partition, answering));
+            let readable = progress.get(&partition);
+            let readable = readable.and_then(|p| state.local.readable(partition, p));
+            if let Some(readable) = readable {
+                placement.local.push((partition, readable));
                 continue;
             }
-            let owner = shared.owners.owner(partition).filter(|_| of.is_none());
-            match owner.filter(|owner| owner.node != shared.node.name) {
-                Some(owner) => places
-                    .elsewhere
+            let owner = state.owners.owner(partition).filter(|_| only.is_none());
+            match owner.filter(|owner| owner.node != state.config.name) {
+                Some(owner) => placement
+                    .remote
                     .entry(owner.url)
                     .or_default()
                     .push(partition),
-                None => places.missing.push(partition),
+                None => placement.missing.push(partition),
             }
         }
-        places
+        placement
     }
 
-    /// Asks all nodes at once: `ask` is given where one is, and its partitions. Of who does not answer, the
-    /// partitions are missing.
-    fn ask_nodes<T: Send>(
-        places: &mut Places,
-        ask: impl Fn(&str, &[i32]) -> Result<T, ClientError> + Sync,
+    /// Asks all peers at once. `ask` gets a peer's URL and its partitions. The partitions of a peer that does not
+    /// answer become missing.
+    fn ask_peers<T: Send>(
+        placement: &mut Placement,
+        ask: impl Fn(&str, &[Partition]) -> Result<T, ClientError> + Sync,
     ) -> Result<Vec<T>, QueryError> {
-        let elsewhere = std::mem::take(&mut places.elsewhere);
-        let answers: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = elsewhere
+        let remote = std::mem::take(&mut placement.remote);
+        let responses: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = remote
                 .iter()
                 .map(|(url, partitions)| scope.spawn(|| ask(url, partitions)))
                 .collect();
             threads.into_iter().map(|thread| thread.join()).collect()
         });
-        let mut parts = Vec::new();
-        for (answer, (url, partitions)) in answers.into_iter().zip(elsewhere) {
-            match answer {
-                Ok(Ok(part)) => parts.push(part),
+        let mut answers = Vec::new();
+        for (response, (url, partitions)) in responses.into_iter().zip(remote) {
+            match response {
+                Ok(Ok(answer)) => answers.push(answer),
                 Ok(Err(
                     error @ (ClientError::Unreachable { .. }
                     | ClientError::Refused {
@@ -101,8 +102,8 @@ impl All {
                         ..
                     }),
                 )) => {
-                    tracing::debug!(url, ?partitions, %error, "a node does not answer");
-                    places.missing.extend(partitions);
+                    tracing::debug!(url, ?partitions, %error, "no answer from a node");
+                    placement.missing.extend(partitions);
                 }
                 Ok(Err(error)) => return Err(QueryError::Peer(error.to_string())),
                 Err(_panicked) => {
@@ -110,59 +111,56 @@ impl All {
                 }
             }
         }
+        Ok(answers)
+    }
+
+    /// The parts that answer `query`. Peers get `time_max` for each part of their answer.
+    ///
+    /// # Errors
+    /// [`QueryError::Missing`], unless the query is partial.
+    pub(super) fn rows(&self, query: &Query, time_max: Duration) -> Result<Parts, QueryError> {
+        let mut placement = self.place(query.partitions.as_deref());
+        if !query.partial && !placement.missing.is_empty() {
+            return Err(QueryError::Missing(placement.missing));
+        }
+        let for_peer = query.for_peer();
+        let answers = Self::ask_peers(&mut placement, |url, partitions| {
+            self.0.peers.rows(url, partitions, &for_peer, time_max)
+        })?;
+        let (mut parts, mut of_peers) = (Parts::default(), Vec::new());
+        for answer in answers {
+            of_peers.push(answer.coverage);
+            parts.remote.push(answer.rows);
+        }
+        parts.coverage = placement.coverage(of_peers, query.partial)?;
+        for (_, readable) in placement.local {
+            parts.stores.push(readable.store);
+            parts.revocations.push(readable.revocation);
+        }
         Ok(parts)
     }
-}
 
-impl All {
-    /// The parts that answer `query`: of all partitions, or of those that it names, which have to be on this node.
-    /// Other nodes are sent [`Query::of_a_part`], and get `time_max` between two parts of their answer.
+    /// Adds the sources that answer `query` to `hours`.
     ///
     /// # Errors
-    /// [`QueryError::Missing`], unless the query is for what there is.
-    pub(super) fn open(&self, query: &Query, time_max: Duration) -> Result<Parts, QueryError> {
-        let mut places = self.places(query.partitions.as_deref());
-        if !query.partial && !places.missing.is_empty() {
-            return Err(QueryError::Missing(places.missing));
-        }
-        let of_a_part = query.of_a_part();
-        let parts = Self::ask_nodes(&mut places, |url, partitions| {
-            self.0.nodes.rows(url, partitions, &of_a_part, time_max)
-        })?;
-        let (mut opened, mut elsewhere) = (Parts::default(), Vec::new());
-        for part in parts {
-            elsewhere.push(part.coverage);
-            opened.remote.push(part.rows);
-        }
-        opened.coverage = places.coverage(elsewhere, query.partial)?;
-        for (_, answering) in places.here {
-            opened.stores.push(answering.store);
-            opened.revocations.push(answering.leaves);
-        }
-        Ok(opened)
-    }
-
-    /// Adds the parts that answer `query` to `hours`.
-    ///
-    /// # Errors
-    /// [`QueryError::Missing`], unless the query is for what there is.
+    /// [`QueryError::Missing`], unless the query is partial.
     pub(super) fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError> {
-        let mut places = self.places(query.partitions.as_deref());
-        if !query.partial && !places.missing.is_empty() {
-            return Err(QueryError::Missing(places.missing));
+        let mut placement = self.place(query.partitions.as_deref());
+        if !query.partial && !placement.missing.is_empty() {
+            return Err(QueryError::Missing(placement.missing));
         }
-        let parts = Self::ask_nodes(&mut places, |url, partitions| {
-            self.0.nodes.hours(url, partitions, &query.hours)
+        let answers = Self::ask_peers(&mut placement, |url, partitions| {
+            self.0.peers.hours(url, partitions, &query.hours)
         })?;
-        let mut elsewhere = Vec::new();
-        for part in parts {
-            hours.add(part.hours, part.tag);
-            elsewhere.push(part.coverage);
+        let mut of_peers = Vec::new();
+        for answer in answers {
+            hours.add(answer.hours, answer.tag);
+            of_peers.push(answer.coverage);
         }
-        hours.coverage = places.coverage(elsewhere, query.partial)?;
-        for (_, answering) in places.here {
-            hours.add_store(&answering.store, query.hours.clone())?;
-            hours.revocations.push(answering.leaves);
+        hours.coverage = placement.coverage(of_peers, query.partial)?;
+        for (_, readable) in placement.local {
+            hours.add_store(&readable.store, query.hours.clone())?;
+            hours.revocations.push(readable.revocation);
         }
         Ok(())
     }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Cluster;
+use super::ClusterNode;
+use super::peer::{FRAMES, Request};
 use crate::backup;
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
-use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, Rows};
-use crate::service::{Committed, Health, Promise, Service, ServiceError};
+use crate::query::text::BadQuery;
+use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, RowFormat, Rows};
+use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceError};
 use crate::store::{Batch, Kept, StoreError};
 
-impl Service for Cluster {
+impl Service for ClusterNode {
     fn commit(
         &self,
         batch: Batch,
@@ -29,18 +31,19 @@ impl Service for Cluster {
 
     fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
-        (self.engine).ask_parts(query, cancel, || self.parts.open(query, time_max))
+        let open = || self.scatter_gather.rows(query, time_max);
+        self.engine.ask_parts(query, cancel, open)
     }
 
     fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
         let mut hours = Hours::new(self.engine.time_max(), cancel);
-        self.parts.hours(query, &mut hours)?;
+        self.scatter_gather.hours(query, &mut hours)?;
         Ok(hours)
     }
 
     /// Of the partitions on this node: an hour's flows are spread over all partitions, so theirs are those of all.
     fn newest_hour(&self) -> Option<Hour> {
-        self.shared.here.newest_hour()
+        self.state.local.newest_hour()
     }
 
     fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError> {
@@ -56,38 +59,38 @@ impl Service for Cluster {
     }
 
     fn health(&self) -> Health {
-        let shared = &self.shared;
-        if shared.broken.load(Ordering::Relaxed) || self.writer.has_ended() {
+        let state = &self.state;
+        if state.broken.load(Ordering::Relaxed) || self.writer.has_ended() {
             return Health::Failing {
                 ready: "the client of Kafka has given up; the log says why".into(),
                 cause: "the client of Kafka has given up, and the journal could not be used",
             };
         }
-        if !shared.connected.load(Ordering::Relaxed) {
+        if !state.connected.load(Ordering::Relaxed) {
             return Health::NotReady("Kafka does not answer".into());
         }
-        match shared.here.accepts(&shared.progress()) {
+        match state.local.check_readable(&state.progress()) {
             Ok(()) => Health::Ready,
             Err(why) => Health::NotReady(why),
         }
     }
 
     fn observe(&self) -> Result<(), StoreError> {
-        let shared = &self.shared;
-        let metrics = shared.store.metrics.cluster();
-        let progress = shared.progress();
+        let state = &self.state;
+        let metrics = state.store.metrics.cluster();
+        let progress = state.progress();
         metrics.partitions.set(progress.len() as i64);
         // Partitions that were revoked have no figures any more.
         metrics.position.reset();
         metrics.lag.reset();
-        for (partition, position) in shared.here.positions() {
+        for (partition, position) in state.local.positions() {
             let label = partition.to_string();
             metrics
                 .position
                 .with_label_values(&[&label])
-                .set(position as i64);
+                .set(position.as_i64());
             if let Some(end) = progress.get(&partition).and_then(|p| p.end) {
-                let lag = end.saturating_sub(position);
+                let lag = end.since(position);
                 metrics.lag.with_label_values(&[&label]).set(lag as i64);
             }
         }
@@ -110,11 +113,12 @@ impl Service for Cluster {
         Ok(())
     }
 
-    fn answers_peers(&self) -> bool {
-        true
-    }
-
-    fn has_applied(&self, upto: Vec<(i32, u64)>) -> Promise<'_, bool> {
-        Box::pin(self.writer.has_applied(upto))
+    fn peer_request(&self, path: &str, query: &str) -> Option<Result<PeerRequest<'_>, BadQuery>> {
+        let request = Request::parse(path, query)?;
+        Some(request.map(|request| match request {
+            Request::Rows(query) => PeerRequest::Rows(query, RowFormat::Other(FRAMES)),
+            Request::Hours(query) => PeerRequest::Hours(query),
+            Request::Applied(upto) => PeerRequest::Applied(Box::pin(self.writer.has_applied(upto))),
+        }))
     }
 }

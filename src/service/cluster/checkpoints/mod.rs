@@ -1,66 +1,70 @@
-//! Checkpoints of a partition in an object store: made every now and then, and fetched by a node that lacks the
-//! partition, or has less of it than Kafka can make good. Nothing waits for them but such a node: what goes wrong
-//! is said and counted, and the next one is tried when it is due.
+//! Checkpoints of a partition: made from time to time, and downloaded by a node that does not have the partition's
+//! store, or whose store lacks more than Kafka still has. Nothing else waits for them: failures are logged and counted,
+//! and the next checkpoint is made when it is due.
+
+mod objects;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-mod objects;
-
-use objects::Place;
-pub use objects::{Objects, ObjectsError};
-
-use super::Shared;
-use super::fetch_queue::{End, Inbox};
+use super::NodeState;
+use super::fetch_queue::{End, FetchQueue};
+use super::kafka::{AHEAD_MAX, Control, Truncation};
+use crate::domain::{Offset, Partition};
 use crate::durable;
-use crate::service::cluster::kafka::{AHEAD_MAX, Control, Lost};
 use crate::store::{INCOMPLETE, Store};
+use objects::PartitionCheckpoints;
+pub use objects::{CheckpointError, CheckpointStore};
 
-/// A store that is behind by less reads on: about a gigabyte of batches of a thousand flows.
-const BEHIND_MESSAGES_MAX: u64 = 20_000;
-/// When a partition goes, whoever gets it waits for its last checkpoint. What is not sent by then was for nothing.
-const LAST_TIME_MAX: Duration = Duration::from_secs(2);
-/// Until the next attempt to fetch one without which it does not go on.
-const FETCH_INTERVAL: Duration = Duration::from_secs(5);
-/// Until the next look whether another partition's is made.
+/// A store that lags by less catches up from Kafka: that is about a gigabyte of batches of a thousand flows.
+const LAG_MESSAGES_MAX: u64 = 20_000;
+/// The next owner of a revoked partition waits for its last checkpoint, at most for this long.
+const LAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2);
+/// Between attempts to download a checkpoint without which the partition cannot be opened.
+const DOWNLOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// Between checks whether another partition's checkpoint is done.
 const TURN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Those of one partition.
+/// The checkpoints of one partition, and the store that they are of.
 pub(super) struct Checkpoints<'a> {
-    shared: &'a Shared,
-    partition: i32,
-    place: Place,
+    state: &'a NodeState,
+    partition: Partition,
+    remote: PartitionCheckpoints,
 }
 
-/// Why no checkpoint was fetched.
-enum Lacking {
-    /// Kafka has all that this node lacks.
-    ReadOn(ObjectsError),
-    /// Nothing else helps, and it may pass.
+/// Why no checkpoint was downloaded.
+enum NoCheckpoint {
+    /// It is not needed: Kafka has everything that the store lacks.
+    NotNeeded(CheckpointError),
+    /// It is needed, and the cause may pass.
     Retry(String),
-    /// A checkpoint has more than Kafka, which may be a broker's that was cut off and does not know it.
-    Ahead(Lost),
-    /// Somebody has to do something.
-    StandStill(String),
+    /// A checkpoint includes more than Kafka has. Its broker may have been cut off and not know it yet.
+    Ahead(Truncation),
+    /// It is needed, and somebody has to act.
+    Fatal(String),
 }
 
 impl<'a> Checkpoints<'a> {
-    pub(super) fn new(shared: &'a Shared, partition: i32, place: Place) -> Checkpoints<'a> {
+    pub(super) fn new(
+        state: &'a NodeState,
+        partition: Partition,
+        remote: PartitionCheckpoints,
+    ) -> Checkpoints<'a> {
         Checkpoints {
-            shared,
+            state,
             partition,
-            place,
+            remote,
         }
     }
 
-    /// The store that `open` opens, replaced by a checkpoint where that is better. `None` when the partition goes
-    /// before. Nobody else has a store that is replaced: it is shown to nobody before this returns.
-    pub(super) fn restored(
+    /// Opens the store by `open`, or a checkpoint in its place where that is better. Returns `None` if the partition is
+    /// taken away before. Nothing else uses the store that is replaced, since it is published after this.
+    pub(super) fn open_newest(
         &self,
         path: &Path,
-        inbox: &Inbox,
+        queue: &FetchQueue,
         control: &Control,
         open: impl Fn() -> Result<Option<Arc<Store>>, String>,
     ) -> Result<Option<Arc<Store>>, String> {
@@ -73,53 +77,51 @@ impl<'a> Checkpoints<'a> {
             store = Some(opened);
         }
         loop {
-            let position = store.as_ref().map(|s| s.position()).transpose();
-            let position = position.map_err(|e| e.to_string())?;
-            let lacking = match self.fetch(path, position, inbox, control) {
+            let position = match &store {
+                Some(store) => Some(position(store)?),
+                None => None,
+            };
+            let missing = match self.download(path, position, queue, control) {
                 Ok(None) => break,
-                Ok(Some(fetched)) => {
+                Ok(Some(downloaded)) => {
                     drop(store.take());
-                    replace(path, &fetched).map_err(|e| format!("{}: {e}", path.display()))?;
-                    self.shared
-                        .store
-                        .metrics
-                        .cluster()
-                        .checkpoint_restores
-                        .inc();
+                    replace(path, &downloaded).map_err(|e| format!("{}: {e}", path.display()))?;
+                    let metrics = self.state.store.metrics.cluster();
+                    metrics.checkpoint_restores.inc();
                     break;
                 }
-                Err(lacking) => lacking,
+                Err(missing) => missing,
             };
-            if inbox.ended().is_some() {
+            if queue.ended().is_some() {
                 return Ok(None);
             }
-            self.failed();
-            match lacking {
-                Lacking::ReadOn(error) => {
-                    tracing::error!(partition, %error, "no checkpoint; Kafka has what is needed");
+            self.count_failure();
+            match missing {
+                NoCheckpoint::NotNeeded(error) => {
+                    tracing::error!(%partition, %error, "no checkpoint; Kafka has what is needed");
                     break;
                 }
-                Lacking::Retry(why) => {
+                NoCheckpoint::Retry(why) => {
                     ahead_since = None;
-                    tracing::error!(partition, why, "waits for a checkpoint");
-                    if inbox.ends_within(FETCH_INTERVAL) {
+                    tracing::error!(%partition, why, "waiting for a checkpoint");
+                    if queue.ends_within(DOWNLOAD_INTERVAL) {
                         return Ok(None);
                     }
                 }
-                Lacking::Ahead(lost) => {
+                NoCheckpoint::Ahead(truncation) => {
                     if ahead_since.get_or_insert_with(Instant::now).elapsed() >= AHEAD_MAX {
-                        self.shared.owners.report(lost);
-                        return Err(lost.to_string());
+                        self.state.owners.report_truncation(truncation);
+                        return Err(truncation.to_string());
                     }
-                    if inbox.ends_within(FETCH_INTERVAL) {
+                    if queue.ends_within(DOWNLOAD_INTERVAL) {
                         return Ok(None);
                     }
                 }
-                Lacking::StandStill(why) => return Err(why),
+                NoCheckpoint::Fatal(why) => return Err(why),
             }
         }
-        // Of one that was not usable.
-        let _is_rarely_there = fs::remove_dir_all(beside(path, "new"));
+        // A download that failed may have left it.
+        let _rarely_there = fs::remove_dir_all(beside(path, "new"));
         self.set_time(SystemTime::now());
         match store {
             None => open(),
@@ -127,180 +129,183 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    /// Fetches the best checkpoint, if one is needed or much better than the store, which is at `position`. Returns
-    /// where it is.
-    fn fetch(
+    /// Downloads the newest usable checkpoint, if it is needed or much newer than the store, which is at `position`.
+    /// Returns where it is.
+    fn download(
         &self,
         path: &Path,
-        position: Option<u64>,
-        inbox: &Inbox,
+        position: Option<Offset>,
+        queue: &FetchQueue,
         control: &Control,
-    ) -> Result<Option<PathBuf>, Lacking> {
+    ) -> Result<Option<PathBuf>, NoCheckpoint> {
         let partition = self.partition;
         let Some((first, end)) = control.range(partition) else {
-            return Err(Lacking::Retry("no broker says what Kafka has".into()));
+            return Err(NoCheckpoint::Retry("no broker says what Kafka has".into()));
         };
-        let here = position.unwrap_or(0);
-        let is_needed = here < first;
-        // Then nobody waits for the object store.
-        if position.is_some() && !is_needed && end.saturating_sub(here) <= BEHIND_MESSAGES_MAX {
+        let due = position.unwrap_or(Offset::ZERO);
+        let is_needed = due < first;
+        // The usual case: no wait for the object store.
+        if position.is_some() && !is_needed && end.since(due) <= LAG_MESSAGES_MAX {
             return Ok(None);
         }
-        let lacking = |error: ObjectsError| match error {
-            ObjectsError::OfAnother { .. } if is_needed || position.is_none() => {
-                Lacking::StandStill(error.to_string())
+        let missing = |error: CheckpointError| match error {
+            CheckpointError::OfAnother { .. } if is_needed || position.is_none() => {
+                NoCheckpoint::Fatal(error.to_string())
             }
-            error if is_needed => Lacking::Retry(error.to_string()),
-            error => Lacking::ReadOn(error),
+            error if is_needed => NoCheckpoint::Retry(error.to_string()),
+            error => NoCheckpoint::NotNeeded(error),
         };
-        let stop = || inbox.ended().is_some();
-        let listed = self.place.list(&stop).map_err(lacking)?;
+        let stop = || queue.ended().is_some();
+        let listed = self.remote.list(&stop).map_err(missing)?;
         let into = beside(path, "new");
         let mut unusable = None;
         for checkpoint in &listed {
             let at = checkpoint.position;
             if at > end {
-                return Err(Lacking::Ahead(Lost {
+                return Err(NoCheckpoint::Ahead(Truncation {
                     partition,
                     sums_to: at,
                     kafka_to: end,
                 }));
             }
-            let is_better = position.is_none() || at > here.saturating_add(BEHIND_MESSAGES_MAX);
+            let is_better = position.is_none() || at.since(due) > LAG_MESSAGES_MAX;
             if !is_needed && !is_better {
                 return Ok(None);
             }
             if at < first {
                 let why = format!("its position is {at}, and Kafka has {first} to before {end}");
-                tracing::warn!(partition, why, "passed over a checkpoint");
+                tracing::warn!(%partition, why, "skipped a checkpoint");
                 unusable.get_or_insert(why);
                 continue;
             }
             let start = Instant::now();
-            match self.place.get(checkpoint, &into, &stop) {
+            match self.remote.download(checkpoint, &into, &stop) {
                 Ok(bytes) => {
                     let ms = start.elapsed().as_millis() as u64;
-                    tracing::info!(partition, position = at, bytes, ms, "fetched a checkpoint");
+                    tracing::info!(%partition, position = %at, bytes, ms, "downloaded a checkpoint");
                     return Ok(Some(into));
                 }
-                Err(error @ ObjectsError::Damaged { .. }) => {
-                    tracing::error!(partition, %error, "passed over a checkpoint");
-                    self.failed();
+                Err(error @ CheckpointError::Damaged { .. }) => {
+                    tracing::error!(%partition, %error, "skipped a checkpoint");
+                    self.count_failure();
                     unusable.get_or_insert(error.to_string());
                 }
-                Err(error) => return Err(lacking(error)),
+                Err(error) => return Err(missing(error)),
             }
         }
         if is_needed {
             let count = listed.len();
             let newest = unusable.map_or(String::new(), |why| format!("; of the newest: {why}"));
-            return Err(Lacking::StandStill(format!(
-                "Kafka has the offsets from {first}, the store goes to before {here}, and of {count} checkpoints \
+            return Err(NoCheckpoint::Fatal(format!(
+                "Kafka has the offsets from {first}, the store goes to before {due}, and of {count} checkpoints \
                  none can be used{newest}"
             )));
         }
         Ok(None)
     }
 
-    /// Makes one whenever it is due, until the partition goes.
-    pub(super) fn keep_up(&self, store: &Store, inbox: &Inbox) {
-        let interval = self.shared.node.checkpoint_interval;
-        // Those of a node are not all due at once.
-        let share = f64::from(self.partition + 1) / f64::from(self.shared.partitions.max(1));
+    /// Makes checkpoints whenever they are due, until the partition is taken away.
+    pub(super) fn run(&self, store: &Store, queue: &FetchQueue) {
+        let interval = self.state.config.checkpoint_interval;
+        // Spread over the interval, so that not all partitions are due at once.
+        let number = f64::from(self.partition.get()) + 1.0;
+        let share = number / f64::from(self.state.partitions.get());
         let mut pause = interval.mul_f64(share.min(1.0));
-        while !inbox.ends_within(pause) {
+        while !queue.ends_within(pause) {
             pause = TURN_INTERVAL;
-            let Some(turn) = self.shared.checkpointing.try_lock() else {
+            let Some(turn) = self.state.checkpointing.try_lock() else {
                 continue;
             };
             pause = interval;
-            let stop = || inbox.ended().is_some();
-            self.make(store, &stop);
-            if let Err(error) = self.place.prune(&stop)
+            let stop = || queue.ended().is_some();
+            self.upload(store, &stop);
+            if let Err(error) = self.remote.prune(&stop)
                 && !stop()
             {
-                self.failed();
-                tracing::error!(partition = self.partition, %error, "checkpoints were not pruned");
+                self.count_failure();
+                tracing::error!(partition = %self.partition, %error, "checkpoints not pruned");
             }
             drop(turn);
         }
     }
 
-    /// Makes a last one, if that is quick, and ends.
-    pub(super) fn end(&self, store: &Store, inbox: &Inbox) {
-        if inbox.ended() == Some(End::InOrder) {
-            let give_up = Instant::now() + LAST_TIME_MAX;
-            self.make(store, &|| Instant::now() >= give_up);
+    /// Makes a last checkpoint, if that is quick, and removes the partition's gauges.
+    pub(super) fn finish(&self, store: &Store, queue: &FetchQueue) {
+        if queue.ended() == Some(End::Revoked) {
+            let deadline = Instant::now() + LAST_CHECKPOINT_TIME_MAX;
+            self.upload(store, &|| Instant::now() >= deadline);
         }
-        let metrics = self.shared.store.metrics.cluster();
+        let metrics = self.state.store.metrics.cluster();
         let label = [self.partition.to_string()];
         for gauge in [&metrics.checkpoint_time, &metrics.checkpoint_position] {
             let _may_never_have_been_set = gauge.remove_label_values(&[&label[0]]);
         }
     }
 
-    fn make(&self, store: &Store, stop: &(dyn Fn() -> bool + Sync)) {
+    fn upload(&self, store: &Store, stop: &(dyn Fn() -> bool + Sync)) {
         let partition = self.partition;
         let (start, started) = (Instant::now(), SystemTime::now());
-        let before = store.position().unwrap_or_default();
-        match self.place.put(store, stop) {
-            Ok(put) => {
-                let metrics = self.shared.store.metrics.cluster();
-                // Where nothing is to be sent, another process has made one of all that was here.
-                let position = put.map_or(before, |put| put.position);
-                let gauge = &metrics.checkpoint_position;
-                let gauge = gauge.with_label_values(&[partition.to_string()]);
-                gauge.set(position as i64);
-                if let Some(put) = put {
-                    metrics.checkpoint_bytes.inc_by(put.bytes_sent);
-                    metrics.checkpoint_files.inc_by(put.files_sent);
+        let before = position(store).ok();
+        match self.remote.upload(store, stop) {
+            Ok(uploaded) => {
+                let metrics = self.state.store.metrics.cluster();
+                // If nothing was uploaded, another process has made a checkpoint of everything that was here.
+                if let Some(position) = uploaded.map(|uploaded| uploaded.position).or(before) {
+                    let gauge = &metrics.checkpoint_position;
+                    let gauge = gauge.with_label_values(&[partition.to_string()]);
+                    gauge.set(position.as_i64());
+                }
+                if let Some(uploaded) = uploaded {
+                    metrics.checkpoint_bytes.inc_by(uploaded.bytes_sent);
+                    metrics.checkpoint_files.inc_by(uploaded.files_sent);
                     tracing::info!(
-                        partition,
-                        position = put.position,
-                        files = put.files,
-                        bytes = put.bytes,
-                        files_sent = put.files_sent,
-                        bytes_sent = put.bytes_sent,
+                        %partition,
+                        position = %uploaded.position,
+                        files = uploaded.files,
+                        bytes = uploaded.bytes,
+                        files_sent = uploaded.files_sent,
+                        bytes_sent = uploaded.bytes_sent,
                         ms = start.elapsed().as_millis() as u64,
                         "made a checkpoint"
                     );
                 }
                 self.set_time(started);
             }
-            Err(ObjectsError::Stopped) => {
-                tracing::debug!(partition, "a checkpoint was broken off");
+            Err(CheckpointError::Stopped) => {
+                tracing::debug!(%partition, "checkpoint stopped");
             }
             Err(error) => {
-                self.failed();
-                tracing::error!(partition, %error, "a checkpoint was not made");
+                self.count_failure();
+                tracing::error!(%partition, %error, "checkpoint failed");
             }
         }
     }
 
-    fn failed(&self) {
-        self.shared
-            .store
-            .metrics
-            .cluster()
-            .checkpoint_failures
-            .inc();
+    fn count_failure(&self) {
+        let metrics = self.state.store.metrics.cluster();
+        metrics.checkpoint_failures.inc();
     }
 
     fn set_time(&self, at: SystemTime) {
         let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let gauge = &self.shared.store.metrics.cluster().checkpoint_time;
+        let gauge = &self.state.store.metrics.cluster().checkpoint_time;
         let gauge = gauge.with_label_values(&[self.partition.to_string()]);
         gauge.set(seconds as i64);
     }
 }
 
-/// A name next to `path` that nothing is opened under.
+fn position(store: &Store) -> Result<Offset, String> {
+    let position = store.position().map_err(|e| e.to_string())?;
+    Offset::try_from(position).map_err(|e| e.to_string())
+}
+
+/// A name beside `path`, under which no store is opened.
 fn beside(path: &Path, what: &str) -> PathBuf {
     path.with_extension(format!("{what}{INCOMPLETE}"))
 }
 
-/// Puts `new`, which is complete, into the place of `path`. A kill leaves the one there, or the other, or none,
-/// and never a part of one.
+/// Replaces `path` by `new`, which is complete. After a kill, `path` is the previous store, the new one, or absent, but
+/// never incomplete.
 fn replace(path: &Path, new: &Path) -> std::io::Result<()> {
     let old = beside(path, "old");
     let absent = |e: std::io::Error| match e.kind() {

@@ -1,25 +1,27 @@
-//! What is in the topic of owners.
+//! The messages in the topic of owners.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Under which the number of partitions is kept.
+use crate::domain::{Offset, Partition, PartitionCount};
+
+/// Key of the number of partitions.
 const JOURNAL_KEY: &str = "journal";
 const LOST_KEY: &str = "lost";
 
-/// A partition of which Kafka has lost the end, or which has been made anew: sums had more. What comes into it
-/// later, from `kafka_to` on, is not what came there before.
+/// A partition whose end Kafka has lost, or which was created anew, while sums had more. Messages from `kafka_to` on are
+/// not those that were there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lost {
-    pub partition: i32,
-    /// Up to where there were sums.
-    pub sums_to: u64,
-    /// Where Kafka's partition ended then.
-    pub kafka_to: u64,
+pub struct Truncation {
+    pub partition: Partition,
+    /// The position of the sums.
+    pub sums_to: Offset,
+    /// The end of Kafka's partition when this was found.
+    pub kafka_to: Offset,
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for Truncation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -30,63 +32,65 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The key is the partition, in decimal digits.
+/// A node owns a partition. The key is the partition, in decimal digits.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Announcement {
-    pub(super) partition: i32,
+pub(super) struct Ownership {
+    pub(super) partition: Partition,
     pub(super) url: String,
     pub(super) node: String,
-    /// None where an ownership begins.
+    /// `None` at the start of an ownership.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) epoch: Option<u64>,
-    pub(super) offset: u64,
+    /// The position of the sums.
+    pub(super) offset: Offset,
 }
 
-/// What is in the topic.
+/// A message in the topic.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Said {
-    Owner(Announcement),
+pub(super) enum Announcement {
+    Owner(Ownership),
     /// Under [`JOURNAL_KEY`].
     Journal {
-        partitions: i32,
+        partitions: PartitionCount,
     },
     /// Under [`LOST_KEY`] and the partition.
-    Lost(Lost),
+    Truncation(Truncation),
 }
 
-impl Said {
-    /// Under which it is in the topic, where only the last of a key stays.
+impl Announcement {
+    /// Its key. Compaction keeps the last message of a key.
     pub(super) fn key(&self) -> String {
         match self {
-            Said::Owner(Announcement { partition, .. }) => partition.to_string(),
-            Said::Journal { .. } => JOURNAL_KEY.to_owned(),
-            Said::Lost(Lost { partition, .. }) => format!("{LOST_KEY}/{partition}"),
-        }
-    }
-
-    /// Which partition it is about.
-    pub(super) fn partition(&self) -> Option<i32> {
-        match self {
-            Said::Owner(Announcement { partition, .. }) | Said::Lost(Lost { partition, .. }) => {
-                Some(*partition)
+            Announcement::Owner(Ownership { partition, .. }) => partition.to_string(),
+            Announcement::Journal { .. } => JOURNAL_KEY.to_owned(),
+            Announcement::Truncation(Truncation { partition, .. }) => {
+                format!("{LOST_KEY}/{partition}")
             }
-            Said::Journal { .. } => None,
         }
     }
 
-    /// What is sealed, in this topic. Of two that differ, the texts do too: a URL has no line breaks, nor has a name.
-    pub(super) fn text(&self, topic: &str) -> String {
+    /// The partition that it is about.
+    pub(super) fn partition(&self) -> Option<Partition> {
         match self {
-            Said::Owner(Announcement {
+            Announcement::Owner(Ownership { partition, .. })
+            | Announcement::Truncation(Truncation { partition, .. }) => Some(*partition),
+            Announcement::Journal { .. } => None,
+        }
+    }
+
+    /// The text that is signed, in this topic. It is unambiguous, since neither URLs nor names have line breaks.
+    pub(super) fn signed_text(&self, topic: &str) -> String {
+        match self {
+            Announcement::Owner(Ownership {
                 partition,
                 url,
                 node,
                 epoch,
                 offset,
             }) => format!("{topic}\nowner\n{partition}\n{url}\n{node}\n{epoch:?}\n{offset}"),
-            Said::Journal { partitions } => format!("{topic}\njournal\n{partitions}"),
-            Said::Lost(Lost {
+            Announcement::Journal { partitions } => format!("{topic}\njournal\n{partitions}"),
+            Announcement::Truncation(Truncation {
                 partition,
                 sums_to,
                 kafka_to,
@@ -95,13 +99,13 @@ impl Said {
     }
 }
 
-/// As it is in the topic.
+/// An announcement with its signature.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Sealed {
+pub(super) struct Signed {
     #[serde(flatten)]
-    pub(super) said: Said,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) seal: Option<String>,
+    pub(super) announcement: Announcement,
+    #[serde(default, rename = "seal", skip_serializing_if = "Option::is_none")]
+    pub(super) signature: Option<String>,
 }
 
 #[cfg(test)]
@@ -110,48 +114,71 @@ mod tests {
 
     #[test]
     fn what_is_in_the_topic() {
-        let json = |said, seal: Option<&str>| {
-            let seal = seal.map(str::to_owned);
-            serde_json::to_string(&Sealed { said, seal }).unwrap()
+        let json = |announcement, signature: Option<&str>| {
+            let signature = signature.map(str::to_owned);
+            serde_json::to_string(&Signed {
+                announcement,
+                signature,
+            })
+            .unwrap()
         };
-        let read = |json: &str| serde_json::from_str::<Sealed>(json).unwrap();
+        let read = |json: &str| serde_json::from_str::<Signed>(json).unwrap();
+        let three = Partition::try_from(3).unwrap();
+        let offset = |number: u64| Offset::try_from(number).unwrap();
         assert_eq!(
             json(
-                Said::Owner(Announcement {
-                    partition: 3,
+                Announcement::Owner(Ownership {
+                    partition: three,
                     url: "http://a".into(),
                     node: "a".into(),
                     epoch: None,
-                    offset: 5,
+                    offset: offset(5),
                 }),
                 Some("s")
             ),
             r#"{"partition":3,"url":"http://a","node":"a","offset":5,"seal":"s"}"#
         );
-        // A field that a later version adds does not hurt.
+        // A field of a later version is ignored.
         let more =
             r#"{"partition":3,"url":"u","node":"a","epoch":9,"offset":5,"rack":"r","seal":"s"}"#;
-        let Sealed { said, seal } = read(more);
+        let Signed {
+            announcement,
+            signature,
+        } = read(more);
         assert!(matches!(
-            &said,
-            Said::Owner(Announcement { epoch: Some(9), .. })
+            &announcement,
+            Announcement::Owner(Ownership { epoch: Some(9), .. })
         ));
-        assert_eq!(said.text("t"), "t\nowner\n3\nu\na\nSome(9)\n5");
-        assert_eq!(seal.as_deref(), Some("s"));
-        let twelve = json(Said::Journal { partitions: 12 }, None);
+        let text = announcement.signed_text("t");
+        assert_eq!(text, "t\nowner\n3\nu\na\nSome(9)\n5");
+        assert_eq!(signature.as_deref(), Some("s"));
+        let partitions = PartitionCount::try_from(12).unwrap();
+        let twelve = json(Announcement::Journal { partitions }, None);
         assert_eq!(twelve, r#"{"partitions":12}"#);
         assert!(matches!(
-            read(&twelve).said,
-            Said::Journal { partitions: 12 }
+            read(&twelve).announcement,
+            Announcement::Journal { partitions: p } if p == partitions
         ));
-        let lost = Lost {
-            partition: 3,
-            sums_to: 29,
-            kafka_to: 16,
+        let truncation = Truncation {
+            partition: three,
+            sums_to: offset(29),
+            kafka_to: offset(16),
         };
-        let json = json(Said::Lost(lost), None);
+        let json = json(Announcement::Truncation(truncation), None);
         assert_eq!(json, r#"{"partition":3,"sums_to":29,"kafka_to":16}"#);
-        let Sealed { said, seal } = read(&json);
-        assert!(matches!(said, Said::Lost(read) if read == lost) && seal.is_none());
+        let Signed {
+            announcement,
+            signature,
+        } = read(&json);
+        assert!(matches!(announcement, Announcement::Truncation(t) if t == truncation));
+        assert!(signature.is_none());
+        // Numbers that cannot be are no announcements.
+        for wrong in [
+            r#"{"partition":-1,"url":"u","node":"a","offset":5}"#,
+            r#"{"partition":3,"url":"u","node":"a","offset":9223372036854775808}"#,
+            r#"{"partitions":0}"#,
+        ] {
+            assert!(serde_json::from_str::<Signed>(wrong).is_err(), "{wrong}");
+        }
     }
 }

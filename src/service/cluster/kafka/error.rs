@@ -1,17 +1,18 @@
-//! What can go wrong with Kafka, by what has to be done about it.
+//! Errors of Kafka, by what has to be done about them.
 
 use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode as Code};
 
 use super::MESSAGE_BYTES_MAX;
+use crate::domain::{Offset, OutOfRange, Partition, PartitionCount};
 
-/// Says what the operator, or the client, can do.
+/// Its text tells what the operator, or the client, can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
-    /// Whether something was written is not known: try again, under the same idempotency key.
-    #[error("{doing}: Kafka does not answer as it should; try again: {why}")]
-    Away { doing: &'static str, why: String },
+    /// It is unknown whether something was written: try again, under the same idempotency key.
+    #[error("{context}: Kafka does not answer as it should; try again: {why}")]
+    Away { context: &'static str, why: String },
 
-    /// Brokers take less than is sent. Nothing was written.
+    /// The brokers take messages more slowly than they are sent. Nothing was written.
     #[error("more waits to be written to Kafka than there is memory for; try again shortly")]
     QueueFull,
 
@@ -21,69 +22,86 @@ pub enum KafkaError {
     )]
     TooLarge,
 
-    #[error("{doing}: there is no such topic or partition: {why}")]
-    NoTopic { doing: &'static str, why: String },
+    #[error("{context}: there is no such topic or partition: {why}")]
+    NoTopic { context: &'static str, why: String },
 
-    #[error("{doing}: Kafka does not let us: check user, password, certificates and ACLs: {why}")]
-    Denied { doing: &'static str, why: String },
+    #[error("{context}: Kafka does not let us: check user, password, certificates and ACLs: {why}")]
+    Denied { context: &'static str, why: String },
 
-    /// What a store lacks is no longer in Kafka, or what it has never was.
+    /// Kafka no longer has what the store lacks, or never had what the store has.
     #[error(
         "partition {partition} holds the offsets from {first} to before {end}, and {offset} is due: restore \
          a newer backup of it, or, if Kafka has lost its end, begin with an empty store"
     )]
     OutOfRange {
-        partition: i32,
-        offset: u64,
-        first: u64,
-        end: u64,
+        partition: Partition,
+        offset: Offset,
+        first: Offset,
+        end: Offset,
     },
 
-    /// Sums would be in two places.
+    #[error("{context}: partition {partition} has a message at offset {offset}, which cannot be")]
+    BadOffset {
+        context: &'static str,
+        partition: Partition,
+        offset: i64,
+    },
+
+    #[error("{context}: {what}")]
+    OutOfBounds {
+        context: &'static str,
+        what: OutOfRange,
+    },
+
+    /// A flow's sums would be in two partitions.
     #[error(
         "topic {topic} had {was} partitions and has {is}: a flow's names decide its partition, so their number can \
          never change. Take a new topic (--kafka-topic); or, if {topic} was made anew and is empty, delete \
          {topic}-owners, which remembers"
     )]
-    OtherPartitions { topic: String, was: i32, is: i32 },
+    OtherPartitions {
+        topic: String,
+        was: PartitionCount,
+        is: PartitionCount,
+    },
 
-    #[error("{doing}: an option for Kafka is wrong: {why}")]
-    Settings { doing: &'static str, why: String },
+    #[error("{context}: an option for Kafka is wrong: {why}")]
+    Settings { context: &'static str, why: String },
 
-    /// The client refuses to go on, because it could not keep its promises.
-    #[error("{doing}: the client of Kafka has given up; restart the service: {why}")]
-    Broken { doing: &'static str, why: String },
+    /// The client has stopped for good, because it could not keep its guarantees.
+    #[error("{context}: the client of Kafka has given up; restart the service: {why}")]
+    Broken { context: &'static str, why: String },
 }
 
 impl KafkaError {
-    /// Whether the same may succeed shortly.
+    /// Whether a retry may succeed shortly.
     pub fn is_temporary(&self) -> bool {
         matches!(self, KafkaError::Away { .. } | KafkaError::QueueFull)
     }
 
-    /// What code there is decides; any that is not known is taken to pass.
-    pub(super) fn of(doing: &'static str, source: &Source) -> KafkaError {
+    /// Classifies an error by its code. An unknown code is taken for a temporary error.
+    pub(super) fn of(context: &'static str, source: &Source) -> KafkaError {
         let why = source.to_string();
         let code = match source {
             Source::AdminOp(code) => Some(*code),
             other => other.rdkafka_error_code(),
         };
         match (source, code) {
-            // Without the value, which may be a password.
+            // The value is left out, since it may be a password.
             (Source::ClientConfig(_, what, name, _), _) => KafkaError::Settings {
-                doing,
+                context,
                 why: format!("{name}: {what}"),
             },
             (Source::ClientCreation(_) | Source::AdminOpCreation(_) | Source::Nul(_), _) => {
-                KafkaError::Settings { doing, why }
+                KafkaError::Settings { context, why }
             }
-            (Source::MessageConsumptionFatal(_), _) => KafkaError::Broken { doing, why },
-            (_, Some(code)) => KafkaError::of_code(doing, code, why),
-            _ => KafkaError::Away { doing, why },
+            (Source::MessageConsumptionFatal(_), _) => KafkaError::Broken { context, why },
+            (_, Some(code)) => KafkaError::of_code(context, code, why),
+            _ => KafkaError::Away { context, why },
         }
     }
 
-    pub(super) fn of_code(doing: &'static str, code: Code, why: String) -> KafkaError {
+    pub(super) fn of_code(context: &'static str, code: Code, why: String) -> KafkaError {
         match code {
             Code::QueueFull => KafkaError::QueueFull,
             Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
@@ -92,14 +110,14 @@ impl KafkaError {
             Code::UnknownTopic
             | Code::UnknownTopicOrPartition
             | Code::UnknownPartition
-            | Code::InvalidTopic => KafkaError::NoTopic { doing, why },
+            | Code::InvalidTopic => KafkaError::NoTopic { context, why },
             Code::Authentication
             | Code::SaslAuthenticationFailed
             | Code::UnsupportedSASLMechanism
             | Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
-            | Code::TransactionalIdAuthorizationFailed => KafkaError::Denied { doing, why },
+            | Code::TransactionalIdAuthorizationFailed => KafkaError::Denied { context, why },
             Code::InvalidArgument
             | Code::InvalidConfig
             | Code::InvalidPartitions
@@ -107,20 +125,20 @@ impl KafkaError {
             | Code::InvalidSessionTimeout
             | Code::InconsistentGroupProtocol
             | Code::InvalidGroupId
-            | Code::PolicyViolation => KafkaError::Settings { doing, why },
+            | Code::PolicyViolation => KafkaError::Settings { context, why },
             Code::Fatal
             | Code::Fenced
             | Code::FencedInstanceId
             | Code::UnreleasedInstanceId
-            | Code::OutOfOrderSequenceNumber => KafkaError::Broken { doing, why },
-            _ => KafkaError::Away { doing, why },
+            | Code::OutOfOrderSequenceNumber => KafkaError::Broken { context, why },
+            _ => KafkaError::Away { context, why },
         }
     }
 }
 
-/// For `map_err`: names what was being done.
-pub(super) fn failed(doing: &'static str) -> impl Fn(Source) -> KafkaError {
-    move |source| KafkaError::of(doing, &source)
+/// For `map_err`: adds what was being done.
+pub(super) fn failed(context: &'static str) -> impl Fn(Source) -> KafkaError {
+    move |source| KafkaError::of(context, &source)
 }
 
 #[cfg(test)]

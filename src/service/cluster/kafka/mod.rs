@@ -1,28 +1,28 @@
-//! Kafka as the journal of many nodes. The topic is the write-ahead log, and the consumer group says which
-//! node owns which partition; nothing is added to that but a table of owners, in a topic of its own.
+//! The client of Kafka, which is the journal of a cluster: the topic is the write-ahead log, and the consumer group
+//! decides which node owns which partition. A second topic has a table of owners. Nothing here knows flows or stores.
 //!
-//! - [`ensure_topics`] makes the topics where they are absent.
-//! - [`Producer`] appends batches to partitions, and is told their offsets when all replicas have them.
-//! - [`Consumer`] is a member of the group: it hands the batches of the partitions that it is given to a
-//!   [`Handler`], each from the offset that the handler asks for.
-//! - [`Owners`] says which node has a partition now.
+//! - [`ensure_topics`] creates the topics if they are absent.
+//! - [`Producer`] appends messages to partitions, and returns their offsets when all in-sync replicas have them.
+//! - [`Consumer`] is a member of the group: it hands the messages of its assigned partitions to a [`Handler`], from the
+//!   offsets that the handler asks for.
+//! - [`Owners`] tells which node owns a partition now.
 //!
-//! Offsets are where a store goes on: that of the batch after the last one that it holds.
+//! The position of a store is the offset after the last message that it has applied.
 
 mod announcement;
 mod consumer;
 mod error;
-mod member;
 mod owners;
+mod poll_loop;
 mod producer;
 mod settings;
 mod topics;
 
-pub use announcement::Lost;
+pub use announcement::Truncation;
 pub use consumer::{Consumer, Control, Handler, Progress, Record};
 pub use error::KafkaError;
-pub use member::AHEAD_MAX;
-pub use owners::{Owner, Owners, Seal};
+pub use owners::{Owner, Owners, Signer};
+pub use poll_loop::AHEAD_MAX;
 pub use producer::{MESSAGE_BYTES_MAX, Producer};
 pub use settings::Settings;
-pub use topics::{PARTITIONS_DEFAULT, cluster_id, ensure_topics};
+pub use topics::{cluster_id, ensure_topics};

@@ -1,90 +1,91 @@
-//! Which node has which partition: a compacted topic of announcements, which every node reads. It also remembers
-//! how many partitions the journal has, which must never change, and of which of them Kafka has lost the end.
+//! The table of which node owns which partition. It is read from a compacted topic of announcements, which also keeps
+//! how many partitions the journal has, which must never change, and which of them Kafka has truncated.
 //!
-//! Who owns a partition is the group's decision alone; this only spreads the word. An owner announces
-//! itself when it gets a partition, and again every few seconds. **Epochs**: an announcement that begins an
-//! ownership has none, and its own offset in the topic becomes its epoch; those that go on with it carry
-//! that epoch. The highest epoch counts, and within one the latest announcement. So epochs grow with each
-//! change of ownership, whoever's clock is wrong, and even if the group is made anew.
+//! The group alone assigns partitions; this only announces it. An owner announces itself when it has opened a partition,
+//! and again every few seconds. **Epochs**: the announcement that starts an ownership has no epoch, and its offset in the
+//! topic becomes the epoch; later announcements of the same ownership carry it. The highest epoch wins, and within an
+//! epoch the latest announcement. So the epoch grows with each change of ownership, whatever the clocks are, and even if
+//! the group is created anew.
 //!
-//! A node that stood still and missed the loss of a partition may announce itself after its successor.
-//! What it says within its old epoch is older than the successor's, and does not count. Should it begin a new
-//! one, then the successor finds itself replaced when it announces next, and begins another; the first
-//! learns from the group that the partition is lost, and falls silent. Until then somebody may ask the
-//! wrong node, which is why a node answers only for what it owns and has heard of lately.
+//! A node that was suspended and missed the revocation of a partition may announce itself after its successor. Within its
+//! old epoch, the announcement is older than the successor's and is ignored. If it starts a new epoch, the successor sees
+//! that it was replaced, and starts another; then the first node learns from the group that the partition is lost, and
+//! stops. Until then, a question may go to the wrong node. That is why a node answers only for partitions that it owns and
+//! whose leaders it has heard of lately.
 //!
-//! Whom a node asks, it shows its token. So announcements may have a [`Seal`], and those without are not believed. What
-//! is to be remembered for ever, every node says again all the time: so it outlives the token that sealed it first, and
-//! whoever writes over it.
+//! A node sends its token to the peers that it queries. So announcements may be signed ([`Signer`]), and those without a
+//! valid signature are rejected. What has to be kept for ever is published again and again by every node: so it outlives
+//! the token that signed it first, and messages that overwrite it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
 use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
 
-use super::announcement::{Announcement, Lost, Said, Sealed};
+use super::announcement::{Announcement, Ownership, Signed, Truncation};
 use super::error::failed;
 use super::settings::{Log, create};
 use super::{KafkaError, Producer, Settings};
+use crate::domain::{Offset, Partition, PartitionCount};
 
 /// All announcements have to be read by then.
-const READ: Duration = Duration::from_secs(10);
-/// How long the thread waits for announcements before it looks whether it is to stop.
-const POLL: Duration = Duration::from_millis(100);
-/// Of those who are not believed, so many are named, by so much of what they say.
-const STRANGERS_MAX: usize = 100;
-const STRANGER_CHARS_MAX: usize = 200;
+const READ_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for announcements before the thread checks whether it has to stop.
+const POLL_TIME_MAX: Duration = Duration::from_millis(100);
+/// Rejected announcements that are logged by name, and how much of a name.
+const REJECTED_MAX: usize = 100;
+const REJECTED_CHARS_MAX: usize = 200;
 
-const DOING: &str = "reading who owns which partition";
+const CONTEXT: &str = "reading who owns which partition";
 
-/// The node that has a partition.
+/// The node that owns a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub node: String,
-    /// Where it answers.
+    /// Where it answers peers.
     pub url: String,
     /// Grows whenever the partition changes hands.
     pub epoch: u64,
-    /// How far it was when it said so.
-    pub offset: u64,
+    /// The position of its sums when it was announced.
+    pub offset: Offset,
 }
 
-/// Tells announcements of nodes from those of strangers.
-pub trait Seal: fmt::Debug + Send + Sync {
-    /// What only a node can say of `text`; `None` where strangers are believed, too.
-    fn seal(&self, text: &str) -> Option<String>;
+/// Signs announcements.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// The signature of `text`; `None` if announcements are not signed.
+    fn sign(&self, text: &str) -> Option<String>;
 
-    /// Whether a node has said `seal` of `text`.
-    fn is_sealed(&self, text: &str, seal: Option<&str>) -> bool;
+    /// Whether `signature` is a node's of `text`.
+    fn verify(&self, text: &str, signature: Option<&str>) -> bool;
 }
 
-/// The end of the topic is no error here.
 impl ConsumerContext for Log {}
 
-type Owned = BTreeMap<i32, Owner>;
+type OwnersByPartition = BTreeMap<Partition, Owner>;
 
 #[derive(Debug, Default)]
 struct Table {
-    owners: Owned,
-    /// How many the journal had, as the first node said.
-    partitions: Option<i32>,
-    lost: BTreeMap<i32, Lost>,
+    owners: OwnersByPartition,
+    /// As the first node announced it.
+    partitions: Option<PartitionCount>,
+    truncations: BTreeMap<Partition, Truncation>,
 }
 
 impl Table {
-    /// What is to be remembered whoever owns what.
-    fn lasting(&self) -> Vec<Said> {
-        let journal = (self.partitions).map(|partitions| Said::Journal { partitions });
-        let lost = self.lost.values().map(|lost| Said::Lost(*lost));
-        journal.into_iter().chain(lost).collect()
+    /// The announcements that have to be kept for ever.
+    fn permanent(&self) -> Vec<Announcement> {
+        let journal = (self.partitions).map(|partitions| Announcement::Journal { partitions });
+        let truncations = self.truncations.values().copied();
+        let truncations = truncations.map(Announcement::Truncation);
+        journal.into_iter().chain(truncations).collect()
     }
 }
 
@@ -95,52 +96,52 @@ pub struct Owners {
     url: String,
     topic: String,
     producer: Producer,
-    seal: Arc<dyn Seal>,
+    signer: Arc<dyn Signer>,
     table: Arc<Mutex<Table>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Owners {
-    /// Reads all announcements that there are; blocks meanwhile. This node's own will say that it answers
-    /// at `url`. The journal has `partitions`.
+    /// Reads all announcements, and follows the topic from then on. This node announces itself with `url`. Blocks until
+    /// the end of the topic was read.
     ///
     /// # Errors
-    /// Brokers that are away, a topic that is not there, or a journal that had another number of partitions.
+    /// Brokers that are away, a topic that does not exist, or a journal that had another number of partitions.
     pub fn open(
         settings: &Settings,
         url: &str,
         producer: &Producer,
-        seal: Arc<dyn Seal>,
-        partitions: i32,
+        signer: Arc<dyn Signer>,
+        partitions: PartitionCount,
     ) -> Result<Owners, KafkaError> {
         let topic = settings.owners_topic();
         let client: BaseConsumer<Log> = create(
             &settings.client(&[
-                // A reader needs a name, but joins nothing and commits nothing.
+                // A client needs a group, but it does not join it, and commits nothing.
                 ("group.id", &topic),
                 ("enable.auto.commit", "false"),
                 ("enable.partition.eof", "true"),
-                // To read an announcement twice changes nothing.
+                // Reading an announcement twice changes nothing.
                 ("auto.offset.reset", "earliest"),
             ]),
             Log,
         )?;
         let mut list = TopicPartitionList::new();
-        let from_the_start = list.add_partition_offset(&topic, 0, Offset::Beginning);
+        let from_the_start = list.add_partition_offset(&topic, 0, rdkafka::Offset::Beginning);
         let assigned = from_the_start.and_then(|()| client.assign(&list));
-        assigned.map_err(failed(DOING))?;
+        assigned.map_err(failed(CONTEXT))?;
 
         let (table, stop) = (Arc::default(), Arc::<AtomicBool>::default());
         let (read, all_read) = mpsc::channel();
         let mut reader = Reader {
             client,
             topic: topic.clone(),
-            partitions: 0..partitions,
+            partitions,
             table: Arc::clone(&table),
-            seal: seal.clone(),
-            strangers: BTreeSet::new(),
-            unbelieved: BTreeMap::new(),
+            signer: signer.clone(),
+            rejected_senders: BTreeSet::new(),
+            rejected_permanent: BTreeMap::new(),
             stop: stop.clone(),
             read: Some(read),
         };
@@ -148,35 +149,39 @@ impl Owners {
             .name("kafka-owners".into())
             .spawn(move || reader.run())
             .map_err(|e| KafkaError::Settings {
-                doing: "starting a thread",
+                context: "starting a thread",
                 why: e.to_string(),
             })?;
         let owners = Owners {
             node: settings.node.clone(),
             url: url.to_owned(),
-            producer: producer.to(topic.clone()),
+            producer: producer.for_topic(topic.clone()),
             topic,
-            seal,
+            signer,
             table,
             stop,
             thread: Some(thread),
         };
-        match all_read.recv_timeout(READ) {
+        match all_read.recv_timeout(READ_TIME_MAX) {
             Ok(read) => {
                 read?;
-                owners.hold_against(partitions, &settings.topic)?;
+                owners.check_partition_count(partitions, &settings.topic)?;
                 Ok(owners)
             }
             Err(_) => Err(KafkaError::Away {
-                doing: DOING,
-                why: format!("it takes more than {} s", READ.as_secs()),
+                context: CONTEXT,
+                why: format!("it takes more than {} s", READ_TIME_MAX.as_secs()),
             }),
         }
     }
 
-    /// Remembers the number of partitions, or holds it against the one that is remembered.
-    fn hold_against(&self, partitions: i32, topic: &str) -> Result<(), KafkaError> {
-        let was = *lock(&self.table).partitions.get_or_insert(partitions);
+    /// Publishes the number of partitions, or compares it with the one that was published before.
+    fn check_partition_count(
+        &self,
+        partitions: PartitionCount,
+        topic: &str,
+    ) -> Result<(), KafkaError> {
+        let was = *self.table.lock().partitions.get_or_insert(partitions);
         if was != partitions {
             return Err(KafkaError::OtherPartitions {
                 topic: topic.to_owned(),
@@ -184,62 +189,72 @@ impl Owners {
                 is: partitions,
             });
         }
-        self.remind();
+        self.publish_permanent();
         Ok(())
     }
 
-    /// Says that this node has `partition` and is at `offset`: for the owner to call when it gets it and
-    /// every few seconds from then on, as long as it has it. Nothing needs to wait for the result.
-    pub fn announce(
+    /// Announces that this node owns `partition` and has applied everything before `offset`. The owner calls it when it
+    /// has opened the partition, and every few seconds as long as it owns it. The result may be dropped.
+    pub fn publish_ownership(
         &self,
-        partition: i32,
-        offset: u64,
-    ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
+        partition: Partition,
+        offset: Offset,
+    ) -> impl Future<Output = Result<Option<Offset>, KafkaError>> + Send + use<> {
         let ours = self.owner(partition).filter(|o| o.node == self.node);
-        let announcement = Announcement {
+        let ownership = Ownership {
             partition,
             url: self.url.clone(),
             node: self.node.clone(),
             epoch: ours.map(|owner| owner.epoch),
             offset,
         };
-        self.say(Said::Owner(announcement))
+        self.publish(Announcement::Owner(ownership))
     }
 
-    fn say(&self, said: Said) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
-        let (key, seal) = (said.key(), self.seal.seal(&said.text(&self.topic)));
-        // Strings and numbers always have a JSON form.
-        let json = serde_json::to_vec(&Sealed { said, seal }).unwrap_or_default();
-        self.producer.send(0, Some(key.as_bytes()), &json)
+    fn publish(
+        &self,
+        announcement: Announcement,
+    ) -> impl Future<Output = Result<Option<Offset>, KafkaError>> + Send + use<> {
+        let key = announcement.key();
+        let signature = self.signer.sign(&announcement.signed_text(&self.topic));
+        let signed = Signed {
+            announcement,
+            signature,
+        };
+        // Strings and numbers always serialise.
+        let json = serde_json::to_vec(&signed).unwrap_or_default();
+        self.producer
+            .send(Partition::FIRST, Some(key.as_bytes()), &json)
     }
 
-    /// Says that Kafka has less of a partition than was counted, for all nodes and for ever.
-    pub fn report(&self, lost: Lost) {
-        lock(&self.table).lost.insert(lost.partition, lost);
-        self.remind();
+    /// Announces to all nodes, for ever, that Kafka has less of a partition than was counted.
+    pub fn report_truncation(&self, truncation: Truncation) {
+        let truncations = &mut self.table.lock().truncations;
+        truncations.insert(truncation.partition, truncation);
+        self.publish_permanent();
     }
 
-    /// Says again what is to be remembered for ever: to be called as often as owners announce themselves.
-    pub fn remind(&self) {
-        let lasting = lock(&self.table).lasting();
-        for said in lasting {
-            drop(self.say(said));
+    /// Publishes the permanent announcements again. Owners call it as often as they announce themselves.
+    pub fn publish_permanent(&self) {
+        let permanent = self.table.lock().permanent();
+        for announcement in permanent {
+            drop(self.publish(announcement));
         }
     }
 
-    /// Whether Kafka has been found to have less of `partition` than was counted.
-    pub fn lost(&self, partition: i32) -> Option<Lost> {
-        lock(&self.table).lost.get(&partition).copied()
+    /// Whether Kafka was found to have less of `partition` than was counted.
+    pub fn truncation(&self, partition: Partition) -> Option<Truncation> {
+        self.table.lock().truncations.get(&partition).copied()
     }
 
-    /// Who has `partition`, as far as it has been announced.
-    pub fn owner(&self, partition: i32) -> Option<Owner> {
-        lock(&self.table).owners.get(&partition).cloned()
+    /// The announced owner of `partition`.
+    pub fn owner(&self, partition: Partition) -> Option<Owner> {
+        self.table.lock().owners.get(&partition).cloned()
     }
 
     /// All owners, by partition.
-    pub fn table(&self) -> BTreeMap<i32, Owner> {
-        lock(&self.table).owners.clone()
+    pub fn table(&self) -> BTreeMap<Partition, Owner> {
+        self.table.lock().owners.clone()
     }
 }
 
@@ -250,145 +265,156 @@ impl Drop for Owners {
     }
 }
 
-/// An announcement is added as a whole.
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the thread has.
+/// Reads announcements, on a thread of its own.
 struct Reader {
     client: BaseConsumer<Log>,
     topic: String,
-    /// Those of the journal. Of others nobody can say anything.
-    partitions: Range<i32>,
+    /// Announcements about other partitions are ignored.
+    partitions: PartitionCount,
     table: Arc<Mutex<Table>>,
-    seal: Arc<dyn Seal>,
-    /// Who is not believed, and has been named in the log.
-    strangers: BTreeSet<String>,
-    /// What was to be remembered, and is not believed, by its key: until all that there was has been read.
-    unbelieved: BTreeMap<String, u64>,
+    signer: Arc<dyn Signer>,
+    /// Senders of rejected announcements that were logged.
+    rejected_senders: BTreeSet<String>,
+    /// Rejected permanent announcements by key, with their offsets, until the end of the topic was read.
+    rejected_permanent: BTreeMap<String, i64>,
     stop: Arc<AtomicBool>,
-    /// Hears when all that there was has been read, or cannot be.
+    /// Notified when the topic was read to its end, or cannot be read.
     read: Option<mpsc::Sender<Result<(), KafkaError>>>,
 }
 
 impl Reader {
     fn run(&mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            let all_read = match self.client.poll(POLL) {
+            let all_read = match self.client.poll(POLL_TIME_MAX) {
                 None => continue,
                 Some(Ok(message)) => {
-                    let offset = u64::try_from(message.offset()).unwrap_or_default();
+                    let offset = message.offset();
                     match serde_json::from_slice(message.payload().unwrap_or_default()) {
-                        Ok(sealed) => {
+                        Ok(signed) => {
                             drop(message);
-                            self.hear(sealed, offset);
+                            self.receive(signed, offset);
                         }
                         Err(error) => {
-                            tracing::warn!(%error, offset, "not an announcement of an owner");
+                            tracing::warn!(%error, offset, "message in the topic of owners not understood");
                         }
                     }
                     continue;
                 }
                 Some(Err(Source::PartitionEOF(_))) => Ok(()),
-                Some(Err(error)) => match failed(DOING)(error) {
+                Some(Err(error)) => match failed(CONTEXT)(error) {
                     error if error.is_temporary() => continue,
                     error => {
-                        tracing::error!(%error, "owners of partitions are not known");
+                        tracing::error!(%error, "topic of owners cannot be read");
                         Err(error)
                     }
                 },
             };
             if let Some(read) = self.read.take() {
-                self.name_unbelieved();
-                let _he_may_have_given_up = read.send(all_read);
+                self.log_rejected_permanent();
+                let _receiver_may_have_timed_out = read.send(all_read);
             }
         }
     }
 
-    fn hear(&mut self, Sealed { said, seal }: Sealed, offset: u64) {
-        if !self
-            .seal
-            .is_sealed(&said.text(&self.topic), seal.as_deref())
-        {
-            self.doubt(&said, offset);
+    fn receive(&mut self, signed: Signed, offset: i64) {
+        let Signed {
+            announcement,
+            signature,
+        } = signed;
+        let text = announcement.signed_text(&self.topic);
+        if !self.signer.verify(&text, signature.as_deref()) {
+            self.reject_unverified(&announcement, offset);
             return;
         }
-        if said
+        if announcement
             .partition()
-            .is_some_and(|p| !self.partitions.contains(&p))
+            .is_some_and(|partition| !self.partitions.contains(partition))
         {
             return;
         }
-        let mut table = lock(&self.table);
-        match said {
-            Said::Owner(said) => {
-                self.strangers.remove(&said.url);
-                add(&mut table.owners, said, offset);
+        let mut table = self.table.lock();
+        match announcement {
+            Announcement::Owner(ownership) => {
+                self.rejected_senders.remove(&ownership.url);
+                // The client returns no message without an offset.
+                if let Ok(offset) = u64::try_from(offset) {
+                    add(&mut table.owners, ownership, offset);
+                }
             }
-            // What a node began with, it goes on with.
-            Said::Journal { partitions } => drop(table.partitions.get_or_insert(partitions)),
-            Said::Lost(lost) => drop(table.lost.insert(lost.partition, lost)),
+            // The first one counts for as long as this node runs.
+            Announcement::Journal { partitions } => {
+                table.partitions.get_or_insert(partitions);
+            }
+            Announcement::Truncation(truncation) => {
+                table.truncations.insert(truncation.partition, truncation);
+            }
         }
     }
 
-    /// Somebody speaks as a node and has none of their tokens.
-    fn doubt(&mut self, said: &Said, offset: u64) {
-        let who = match said {
-            Said::Owner(Announcement { url, .. }) => url.chars().take(STRANGER_CHARS_MAX).collect(),
-            Said::Journal { .. } | Said::Lost(_) => said.key(),
+    /// Logs an announcement that no token of the nodes has signed.
+    fn reject_unverified(&mut self, announcement: &Announcement, offset: i64) {
+        let sender = match announcement {
+            Announcement::Owner(Ownership { url, .. }) => {
+                url.chars().take(REJECTED_CHARS_MAX).collect()
+            }
+            Announcement::Journal { .. } | Announcement::Truncation(_) => announcement.key(),
         };
-        // What was there before this node may be of tokens that are gone.
+        // Those from before this node's start may be signed by tokens that were replaced since.
         if self.read.is_some() {
-            if !matches!(said, Said::Owner(_)) && self.unbelieved.len() < STRANGERS_MAX {
-                self.unbelieved.insert(who, offset);
+            if !matches!(announcement, Announcement::Owner(_))
+                && self.rejected_permanent.len() < REJECTED_MAX
+            {
+                self.rejected_permanent.insert(sender, offset);
             }
             return;
         }
-        if self.strangers.len() < STRANGERS_MAX && self.strangers.insert(who.clone()) {
+        if self.rejected_senders.len() < REJECTED_MAX
+            && self.rejected_senders.insert(sender.clone())
+        {
             tracing::warn!(
-                who,
+                sender,
                 offset,
-                "not believed: it speaks as a node, and has none of the tokens of nodes"
+                "announcement rejected: no token of the nodes has signed it"
             );
         }
     }
 
-    /// Names what is believed under none of the tokens, though it was to be remembered for ever.
-    fn name_unbelieved(&mut self) {
-        let remembered = lock(&self.table).lasting();
-        for said in remembered {
-            self.unbelieved.remove(&said.key());
+    /// Logs permanent announcements of which no verified copy exists.
+    fn log_rejected_permanent(&mut self) {
+        let permanent = self.table.lock().permanent();
+        for announcement in permanent {
+            self.rejected_permanent.remove(&announcement.key());
         }
-        for (what, offset) in std::mem::take(&mut self.unbelieved) {
+        for (key, offset) in std::mem::take(&mut self.rejected_permanent) {
             tracing::warn!(
-                what,
+                key,
                 offset,
-                "not believed: it was to be remembered, and was said under none of the tokens of nodes"
+                "permanent announcement rejected: no token of the nodes has signed it"
             );
         }
     }
 }
 
-fn add(owners: &mut Owned, said: Announcement, offset: u64) {
-    let epoch = said.epoch.unwrap_or(offset);
-    let known = owners.get(&said.partition);
-    // One that has not begun yet would count for ever.
+/// Adds an ownership that was announced at `offset` of the topic.
+fn add(owners: &mut OwnersByPartition, ownership: Ownership, offset: u64) {
+    let epoch = ownership.epoch.unwrap_or(offset);
+    let known = owners.get(&ownership.partition);
+    // An epoch after its announcement cannot be, and would win for ever.
     if epoch > offset {
-        // This topic has been made anew under a node that runs: it begins another.
-        if known.is_some_and(|known| known.epoch == epoch && known.node == said.node) {
-            owners.remove(&said.partition);
+        // The topic was created anew while that node was running; it starts a new epoch.
+        if known.is_some_and(|known| known.epoch == epoch && known.node == ownership.node) {
+            owners.remove(&ownership.partition);
         }
         return;
     }
     if known.is_none_or(|known| known.epoch <= epoch) {
         let owner = Owner {
-            node: said.node,
-            url: said.url,
+            node: ownership.node,
+            url: ownership.url,
             epoch,
-            offset: said.offset,
+            offset: ownership.offset,
         };
-        owners.insert(said.partition, owner);
+        owners.insert(ownership.partition, owner);
     }
 }
 
@@ -396,38 +422,44 @@ fn add(owners: &mut Owned, said: Announcement, offset: u64) {
 mod tests {
     use super::*;
 
-    fn said(node: &str, epoch: Option<u64>, offset: u64) -> Announcement {
-        let url = format!("http://{node}");
-        let node = node.to_owned();
-        let partition = 3;
-        Announcement {
-            partition,
-            url,
-            node,
+    fn ownership(node: &str, epoch: Option<u64>, offset: u64) -> Ownership {
+        Ownership {
+            partition: three(),
+            url: format!("http://{node}"),
+            node: node.to_owned(),
             epoch,
-            offset,
+            offset: Offset::try_from(offset).unwrap(),
         }
     }
 
+    fn three() -> Partition {
+        Partition::try_from(3).unwrap()
+    }
+
     #[test]
-    fn an_owner_that_was_replaced_is_not_heard() {
-        let mut table = Owned::new();
-        add(&mut table, said("a", None, 5), 10);
-        add(&mut table, said("a", Some(10), 7), 11);
-        assert_eq!((table[&3].epoch, table[&3].offset), (10, 7));
-        add(&mut table, said("b", None, 7), 12);
-        add(&mut table, said("a", Some(10), 9), 13);
-        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("b", 12));
-        add(&mut table, said("a", None, 9), 14);
-        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
-        add(&mut table, said("stranger", Some(u64::MAX), 9), 15);
-        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
-        // The topic begins anew.
-        add(&mut table, said("b", Some(12), 9), 0);
-        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 14));
-        add(&mut table, said("a", Some(14), 9), 1);
+    fn an_owner_that_was_replaced_is_ignored() {
+        let mut table = OwnersByPartition::new();
+        let owner = |table: &OwnersByPartition| {
+            let owner = &table[&three()];
+            (owner.node.clone(), owner.epoch)
+        };
+        add(&mut table, ownership("a", None, 5), 10);
+        add(&mut table, ownership("a", Some(10), 7), 11);
+        assert_eq!(owner(&table), ("a".into(), 10));
+        assert_eq!(table[&three()].offset.get(), 7);
+        add(&mut table, ownership("b", None, 7), 12);
+        add(&mut table, ownership("a", Some(10), 9), 13);
+        assert_eq!(owner(&table), ("b".into(), 12));
+        add(&mut table, ownership("a", None, 9), 14);
+        assert_eq!(owner(&table), ("a".into(), 14));
+        add(&mut table, ownership("stranger", Some(u64::MAX), 9), 15);
+        assert_eq!(owner(&table), ("a".into(), 14));
+        // The topic is created anew.
+        add(&mut table, ownership("b", Some(12), 9), 0);
+        assert_eq!(owner(&table), ("a".into(), 14));
+        add(&mut table, ownership("a", Some(14), 9), 1);
         assert!(table.is_empty());
-        add(&mut table, said("a", None, 9), 2);
-        assert_eq!((table[&3].node.as_str(), table[&3].epoch), ("a", 2));
+        add(&mut table, ownership("a", None, 9), 2);
+        assert_eq!(owner(&table), ("a".into(), 2));
     }
 }

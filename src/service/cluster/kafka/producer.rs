@@ -1,4 +1,4 @@
-//! Appends to partitions: a batch is acknowledged when all in-sync replicas have it, once, in order.
+//! Appends messages to partitions: once, in order, and acknowledged when all in-sync replicas have them.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,23 +8,24 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use super::error::failed;
 use super::settings::{Log, create};
 use super::{KafkaError, Settings};
+use crate::domain::{Offset, Partition};
 
-/// Longest message, key included: what brokers take by default. Larger batches have to be cut.
+/// Longest message, key included, that brokers take by default. Larger batches have to be split.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
 /// Messages that wait for their acknowledgement.
 const QUEUE_KIB_MAX: usize = 64 * 1024;
 const QUEUE_MESSAGES_MAX: usize = 100_000;
-/// A message that is not acknowledged by then has failed, as far as we know.
+/// A message that is not acknowledged by then counts as failed.
 const DELIVERY_MS_MAX: u64 = 10_000;
-/// For a topic that metadata does not list: it may be about to be made.
+/// For a topic that the metadata does not list: it may be about to be created.
 const UNKNOWN_TOPIC_MS_MAX: u64 = 3_000;
-/// Messages that come so soon after one another share a request.
+/// Messages that are sent within this time share a request.
 const LINGER_MS: u64 = 1;
 
-/// A broker that is asked whether it is there has so long.
-const ASK: Duration = Duration::from_secs(2);
+/// Longest wait for a broker that is asked whether it is there.
+const METADATA_TIME_MAX: Duration = Duration::from_secs(2);
 
-const DOING: &str = "writing to Kafka";
+const CONTEXT: &str = "writing to Kafka";
 
 /// Writes to one topic. Clones share connections, queue and thread.
 #[derive(Clone)]
@@ -34,19 +35,19 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer for the journal.
+    /// A producer for the journal. If brokers are away, sending fails.
     ///
     /// # Errors
-    /// An option that is wrong. Brokers that are away show when something is sent.
+    /// An option that is wrong.
     pub fn new(settings: &Settings) -> Result<Producer, KafkaError> {
-        let config = settings.client_by_default(
+        let config = settings.client_with_defaults(
             &[
-                // Half of the bytes, for a seventh of a node's CPU.
+                // Saves half of the bytes, for a seventh of a node's CPU.
                 ("compression.type", "lz4"),
                 ("linger.ms", &LINGER_MS.to_string()),
             ],
             &[
-                // Durable before it is acknowledged, and without gaps or repetitions from retries.
+                // Durable when acknowledged, and no gaps or repetitions after retries.
                 ("acks", "all"),
                 ("enable.idempotence", "true"),
                 ("message.max.bytes", &MESSAGE_BYTES_MAX.to_string()),
@@ -68,56 +69,61 @@ impl Producer {
         })
     }
 
-    /// One for another topic, over the same connections.
-    pub(super) fn to(&self, topic: String) -> Producer {
+    /// A producer for another topic, over the same connections.
+    pub(super) fn for_topic(&self, topic: String) -> Producer {
         let client = self.client.clone();
         Producer { client, topic }
     }
 
-    /// Appends `payload` to a partition; the result is its offset there, about `DELIVERY_MS_MAX` later at
-    /// the latest. It is under way when this returns: many can be sent before the first is waited for,
-    /// and one that nobody waits for is sent all the same. The key is for those who read the message.
+    /// Appends `payload` to a partition. The future resolves to its offset, within about `DELIVERY_MS_MAX`; to `None`
+    /// if the brokers have the message and do not tell its offset, as after a retry that they recognise. Sending starts
+    /// at once, even if the future is never polled. The key is for the readers of the message.
     ///
     /// # Errors
-    /// After [`KafkaError::Away`] the message may have been written nevertheless, or be written yet.
+    /// After [`KafkaError::Away`] the message may have been written, or may still be.
     pub fn send(
         &self,
-        partition: i32,
+        partition: Partition,
         key: Option<&[u8]>,
         payload: &[u8],
-    ) -> impl Future<Output = Result<u64, KafkaError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Option<Offset>, KafkaError>> + Send + use<> {
         let mut record = FutureRecord::to(&self.topic)
-            .partition(partition)
+            .partition(partition.get())
             .payload(payload);
         if let Some(key) = key {
             record = record.key(key);
         }
         let queued = self.client.send_result(record);
         let queued = queued.map_err(|(error, _)| self.error(error));
-        // Keeps the client alive, and says more about an error.
+        // Keeps the client alive, and knows more about an error.
         let producer = self.clone();
         async move {
             match queued?.await {
-                Ok(Ok(delivery)) => Ok(u64::try_from(delivery.offset).unwrap_or_default()),
+                Ok(Ok(delivery)) => Ok(Offset::try_from(delivery.offset).ok()),
                 Ok(Err((error, _message))) => Err(producer.error(error)),
                 Err(_canceled) => Err(KafkaError::Away {
-                    doing: DOING,
+                    context: CONTEXT,
                     why: "the producer was closed".into(),
                 }),
             }
         }
     }
 
-    /// Whether a broker answers, for who has nothing to send. Blocks meanwhile.
+    /// Whether a broker answers. Blocks.
     pub fn is_answered(&self) -> bool {
         let client = self.client.client();
-        client.fetch_metadata(Some(&self.topic), ASK).is_ok()
+        client
+            .fetch_metadata(Some(&self.topic), METADATA_TIME_MAX)
+            .is_ok()
     }
 
     fn error(&self, error: rdkafka::error::KafkaError) -> KafkaError {
         match self.client.client().fatal_error() {
-            Some((_, why)) => KafkaError::Broken { doing: DOING, why },
-            None => failed(DOING)(error),
+            Some((_, why)) => KafkaError::Broken {
+                context: CONTEXT,
+                why,
+            },
+            None => failed(CONTEXT)(error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where Kafka is, who we are to it, and the options that all clients of it share.
+//! Where Kafka is, the name of this node, and the options that all clients share.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,29 +9,28 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use super::KafkaError;
 use super::error::failed;
 
-/// A request that is not answered by then is sent again, on a new connection.
+/// A request without a response by then is sent again, on a new connection.
 const REQUEST_MS_MAX: u64 = 10_000;
-/// Between attempts to connect, so that brokers that are back are found soon.
+/// Longest pause between attempts to connect, so that brokers that are back are found soon.
 const RECONNECT_MS_MAX: u64 = 1_000;
 
-/// What every client of Kafka is told.
+/// The settings of all clients of Kafka.
 #[derive(Clone)]
 pub struct Settings {
     /// Some of the brokers, as `host:port,host:port`.
     pub brokers: String,
     /// The topic that is the journal.
     pub topic: String,
-    /// The name of this node, by which the group knows it again after a restart. No two may have the same.
+    /// The name of this node, by which the group recognises it after a restart. It has to be unique.
     pub node: String,
-    /// A node that is not heard of for so long loses its partitions; one that is back earlier keeps them.
+    /// A node that the group does not hear of for this long loses its partitions.
     pub session_timeout: Duration,
-    /// Options of librdkafka by name, such as `security.protocol` or `sasl.password`. Those that exactness
-    /// rests on cannot be changed.
+    /// Options of librdkafka by name, such as `security.protocol` or `sasl.password`. [`RESERVED`] ones cannot be set.
     pub options: Vec<(String, String)>,
 }
 
-/// What exactness, or the group, rests on.
-const OURS: [&str; 12] = [
+/// Options that exactness, or membership in the group, depends on.
+const RESERVED: [&str; 12] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -48,13 +47,13 @@ const OURS: [&str; 12] = [
 
 impl Settings {
     /// # Errors
-    /// Options that are ours to choose.
-    pub fn check(&self) -> Result<(), KafkaError> {
+    /// A reserved option.
+    pub fn validate(&self) -> Result<(), KafkaError> {
         let names = self.options.iter().map(|(name, _)| name.as_str());
-        match names.into_iter().find(|name| OURS.contains(name)) {
+        match names.into_iter().find(|name| RESERVED.contains(name)) {
             None => Ok(()),
             Some(name) => Err(KafkaError::Settings {
-                doing: "reading options",
+                context: "reading options",
                 why: format!("{name} is not to be chosen; leave it out"),
             }),
         }
@@ -65,16 +64,16 @@ impl Settings {
         format!("{}-owners", self.topic)
     }
 
-    /// The operator's options, then `ours`, which win.
-    pub(super) fn client(&self, ours: &[(&str, &str)]) -> ClientConfig {
-        self.client_by_default(&[], ours)
+    /// The configuration of a client: the operator's options, overridden by `fixed`.
+    pub(super) fn client(&self, fixed: &[(&str, &str)]) -> ClientConfig {
+        self.client_with_defaults(&[], fixed)
     }
 
-    /// The same, behind what the operator may change.
-    pub(super) fn client_by_default(
+    /// The same, with defaults that the operator may override.
+    pub(super) fn client_with_defaults(
         &self,
         defaults: &[(&str, &str)],
-        ours: &[(&str, &str)],
+        fixed: &[(&str, &str)],
     ) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (name, value) in defaults {
@@ -89,7 +88,7 @@ impl Settings {
             .set("allow.auto.create.topics", "false")
             .set("socket.timeout.ms", REQUEST_MS_MAX.to_string())
             .set("reconnect.backoff.max.ms", RECONNECT_MS_MAX.to_string());
-        for (name, value) in ours {
+        for (name, value) in fixed {
             config.set(*name, *value);
         }
         config
@@ -110,7 +109,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Makes a client; it connects by itself, and again whenever it has to.
+/// Creates a client. It connects by itself, and reconnects when it has to.
 pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(
     config: &ClientConfig,
     context: C,
@@ -120,7 +119,7 @@ pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(
         .map_err(failed("setting up a client of Kafka"))
 }
 
-/// Logs what a client has to say.
+/// Logs the errors of a client.
 #[derive(Clone, Debug)]
 pub(super) struct Log;
 
@@ -130,7 +129,7 @@ impl ClientContext for Log {
     }
 }
 
-/// Most of these pass by themselves, and the client has written a line about each connection that failed.
+/// At level debug: most of these are temporary, and the client logs failed connections by itself.
 pub(super) fn log_error(error: &rdkafka::error::KafkaError, reason: &str) {
     tracing::debug!(%error, reason, "kafka");
 }
@@ -162,12 +161,12 @@ mod tests {
             ("acks", "0"),
         ]);
         super::super::Producer::new(&settings).unwrap();
-        let error = settings.check().unwrap_err().to_string();
+        let error = settings.validate().unwrap_err().to_string();
         assert!(error.contains("acks is not to be chosen"), "{error}");
         assert!(!format!("{settings:?}").contains("secret"));
         let defaults = [("linger.ms", "1"), ("acks", "1")];
-        let config = settings.client_by_default(&defaults, &[("acks", "all")]);
-        assert_eq!(config.get("acks"), Some("all"), "ours wins");
+        let config = settings.client_with_defaults(&defaults, &[("acks", "all")]);
+        assert_eq!(config.get("acks"), Some("all"), "the fixed option wins");
         assert_eq!(config.get("linger.ms"), Some("1"));
     }
 

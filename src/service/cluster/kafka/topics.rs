@@ -1,12 +1,13 @@
-//! The two topics, made where they are absent.
+//! The two topics: created if they are absent, and checked.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
@@ -15,21 +16,20 @@ use rdkafka::producer::{FutureProducer, Producer as _};
 use super::error::failed;
 use super::settings::{Log, create, log_error};
 use super::{KafkaError, MESSAGE_BYTES_MAX, Settings};
+use crate::domain::PartitionCount;
 
-/// Partitions of a journal that is made by us: the most nodes that can share it.
-pub const PARTITIONS_DEFAULT: i32 = 12;
-/// Copies of each partition, where there are so many brokers.
+/// Replicas of each partition, if there are that many brokers.
 const REPLICAS_MAX: usize = 3;
-/// Topics have to be there by then.
+/// The topics have to exist by then.
 const TOPICS_SECONDS_MAX: u64 = 30;
-/// What the longest message takes in the topic, with what is around it.
+/// The longest message as stored in the topic, with its record and batch headers.
 const STORED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024;
 const REQUEST_SECONDS_MAX: u64 = 10;
 const POLL: Duration = Duration::from_millis(100);
 
-const DOING: &str = "looking for the topics";
+const CONTEXT: &str = "looking for the topics";
 
-/// The name that the brokers share: a topic of this name elsewhere is another one. Blocks meanwhile.
+/// The ID of the cluster, since a topic of the same name in another one is not the same. Blocks.
 ///
 /// # Errors
 /// Brokers that are away.
@@ -38,12 +38,12 @@ pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
     let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
     let id = admin.inner().fetch_cluster_id(timeout);
     id.ok_or_else(|| KafkaError::Away {
-        doing: "asking for the cluster's name",
+        context: "asking for the cluster's name",
         why: format!("no broker answers in {REQUEST_SECONDS_MAX} s"),
     })
 }
 
-/// Remembers that a broker refused us. To who asks for metadata, that is a broker that does not answer.
+/// Remembers that a broker refused the client. A request for metadata only shows that no broker answers.
 #[derive(Clone, Debug, Default)]
 struct Refusal(Arc<Mutex<Option<KafkaError>>>);
 
@@ -61,35 +61,36 @@ impl ClientContext for Refusal {
             .is_some_and(|code| refusals.contains(&code))
         {
             let why = reason.to_owned();
-            *self.last() = Some(KafkaError::Denied { doing: DOING, why });
+            *self.0.lock() = Some(KafkaError::Denied {
+                context: CONTEXT,
+                why,
+            });
         }
     }
 }
 
-impl Refusal {
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<KafkaError>> {
-        // It is replaced as a whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Makes the journal, with `partitions`, and the topic of owners, where they are absent. Returns how many
-/// partitions the journal has: one that was there keeps its own number. Blocks meanwhile.
+/// Creates the journal, with `partitions`, and the topic of owners, if they are absent. Returns how many partitions the
+/// journal has: an existing one keeps its number. Blocks.
 ///
 /// # Errors
 /// Brokers that are away, or refuse.
-pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaError> {
+pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCount, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
-    // Of the clients, one that is polled hears of errors.
+    // A client reports errors only if it is polled, as the producer is.
     let refusal = Refusal::default();
     let client: FutureProducer<Refusal> = create(&settings.client(&[]), refusal.clone())?;
     let deadline = Instant::now() + Duration::from_secs(TOPICS_SECONDS_MAX);
     loop {
         let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
         let metadata = client.client().fetch_metadata(None, timeout);
-        let metadata =
-            metadata.map_err(|e| refusal.last().take().unwrap_or_else(|| failed(DOING)(e)))?;
-        // `None` while it is absent, or some partition has no leader yet.
+        let metadata = metadata.map_err(|e| {
+            refusal
+                .0
+                .lock()
+                .take()
+                .unwrap_or_else(|| failed(CONTEXT)(e))
+        })?;
+        // `None` while the topic is absent or a partition has no leader.
         let partitions_of = |name: &str| {
             let topic = metadata.topics().iter().find(|t| t.name() == name)?;
             let led = topic.partitions().iter().all(|p| p.leader() >= 0);
@@ -99,39 +100,44 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
         if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
             check_journal(&admin, journal)?;
             check_owners(&admin, owners)?;
-            return Ok(i32::try_from(count).unwrap_or(i32::MAX));
+            let count = i32::try_from(count).unwrap_or_default();
+            let context = CONTEXT;
+            return PartitionCount::try_from(count)
+                .map_err(|what| KafkaError::OutOfBounds { context, what });
         }
         if Instant::now() >= deadline {
             let why = format!("{journal} and {owners} have partitions without a leader");
-            return Err(KafkaError::Away { doing: DOING, why });
+            return Err(KafkaError::Away {
+                context: CONTEXT,
+                why,
+            });
         }
         let replicas = metadata.brokers().len().min(REPLICAS_MAX);
-        // With three copies, one broker may be away without writes being refused, and what is acknowledged
-        // is on two.
+        // With three replicas, writes are accepted while one broker is away, and what is acknowledged is on two.
         let in_sync = if replicas == REPLICAS_MAX { "2" } else { "1" };
         let replicas = || TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
         let topics = [
             NewTopic::new(journal, partitions, replicas())
                 .set("cleanup.policy", "delete")
-                // A node that gets a partition for the first time reads it from the start.
+                // A node that is assigned a partition for the first time reads it from the start.
                 .set("retention.ms", "-1"),
-            // One partition, so that announcements have an order; the last of each partition stays.
+            // One partition, so that announcements have an order. Compaction keeps the last one of each key.
             NewTopic::new(owners, 1, replicas()).set("cleanup.policy", "compact"),
         ]
         .map(|topic| topic.set("min.insync.replicas", in_sync));
         let options = AdminOptions::new().operation_timeout(Some(timeout));
-        let mut making = pin!(admin.create_topics(&topics, &options));
-        let made = loop {
-            match making.as_mut().now_or_never() {
-                Some(made) => break made,
+        let mut creating = pin!(admin.create_topics(&topics, &options));
+        let created = loop {
+            match creating.as_mut().now_or_never() {
+                Some(created) => break created,
                 None => sleep(POLL),
             }
         };
-        for result in made.map_err(failed("making the topics"))? {
+        for result in created.map_err(failed("making the topics"))? {
             match result {
                 Ok(topic) => {
                     let partitions = if topic == *owners { 1 } else { partitions };
-                    tracing::info!(topic, partitions, "made a topic");
+                    tracing::info!(topic, partitions, "created a topic");
                 }
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
@@ -144,9 +150,9 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<i32, KafkaE
     }
 }
 
-/// Refuses a journal that somebody else has made, and that batches would be lost from, or do not fit into.
+/// Refuses a journal whose settings would lose batches, or into which batches do not fit.
 fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
-    let settings = configuration(admin, journal);
+    let settings = describe(admin, journal);
     let has = |name: &str| settings.get(name).map_or("", |value| value);
     if has("cleanup.policy").contains("compact") {
         let why = "it would drop batches; it has to be delete";
@@ -162,9 +168,9 @@ fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaErr
     Ok(())
 }
 
-/// Refuses a topic of owners that forgets what nobody says again.
+/// Refuses a topic of owners that would delete announcements.
 fn check_owners(admin: &AdminClient<Log>, owners: &str) -> Result<(), KafkaError> {
-    let settings = configuration(admin, owners);
+    let settings = describe(admin, owners);
     if (settings.get("cleanup.policy")).is_some_and(|policy| policy != "compact") {
         let why = "it would forget what nodes have said; it has to be compact";
         return Err(wrong(owners, "cleanup.policy", &settings, why));
@@ -176,7 +182,7 @@ type Configuration = BTreeMap<String, String>;
 
 fn wrong(topic: &str, name: &str, has: &Configuration, why: &str) -> KafkaError {
     KafkaError::Settings {
-        doing: "looking at the topics",
+        context: "looking at the topics",
         why: format!(
             "topic {topic} has {name}={}: {why}",
             has.get(name).map_or("", |value| value)
@@ -184,8 +190,8 @@ fn wrong(topic: &str, name: &str, has: &Configuration, why: &str) -> KafkaError 
     }
 }
 
-/// What a topic is set to; nothing where that cannot be seen, which takes a right of its own.
-fn configuration(admin: &AdminClient<Log>, topic: &str) -> Configuration {
+/// The settings of a topic; none if this client may not describe it.
+fn describe(admin: &AdminClient<Log>, topic: &str) -> Configuration {
     let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
     let options = AdminOptions::new().request_timeout(Some(timeout));
     let of = [ResourceSpecifier::Topic(topic)];
@@ -203,7 +209,7 @@ fn configuration(admin: &AdminClient<Log>, topic: &str) -> Configuration {
         _ => {
             tracing::info!(
                 topic,
-                "the topic's configuration cannot be seen, and is not checked"
+                "settings of the topic cannot be described, and are not checked"
             );
             Configuration::new()
         }

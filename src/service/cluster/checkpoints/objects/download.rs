@@ -1,4 +1,4 @@
-//! The way back.
+//! Download.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -7,30 +7,30 @@ use std::path::Path as FilePath;
 use object_store::ObjectStoreExt;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Listed, ObjectsError, PART_BYTES, Place, Stop, Stored, at};
+use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, Stop, StoredFile, at};
 use crate::backup::sync_dir;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
 
-impl Place {
-    /// Makes `into` the data directory that the checkpoint is of, whatever it was before. It is all on disk when
-    /// this returns. Returns how many bytes it has.
+impl PartitionCheckpoints {
+    /// Downloads a checkpoint into the directory `into`, which is replaced. All of it is on disk when this returns.
+    /// Returns how many bytes that are.
     ///
     /// # Errors
-    /// [`ObjectsError::Damaged`] where another checkpoint may be better. `into` is not to be used then, nor after
-    /// a kill.
-    pub fn get(
+    /// [`CheckpointError::Damaged`] if another checkpoint should be tried. After an error or a kill, `into` is
+    /// incomplete.
+    pub fn download(
         &self,
-        listed: &Listed,
+        listed: &Checkpoint,
         into: &FilePath,
         stop: Stop<'_>,
-    ) -> Result<u64, ObjectsError> {
-        let damaged = |why: String| ObjectsError::Damaged {
+    ) -> Result<u64, CheckpointError> {
+        let damaged = |why: String| CheckpointError::Damaged {
             name: listed.path.to_string(),
             why,
         };
         let described = self.describe(listed, stop).map_err(|error| match error {
-            ObjectsError::Away(object_store::Error::NotFound { .. }) => {
+            CheckpointError::Away(object_store::Error::NotFound { .. }) => {
                 damaged("it is gone".into())
             }
             other => other,
@@ -40,10 +40,10 @@ impl Place {
                 return Err(damaged(format!("it lacks the file {needed}")));
             }
         }
-        // Before anything is downloaded.
-        let there = self.sizes(stop)?;
-        for Stored { entry, object, .. } in &described.files {
-            match there.get(object) {
+        // All files are checked before the first is downloaded.
+        let sizes = self.sizes(stop)?;
+        for StoredFile { entry, object, .. } in &described.files {
+            match sizes.get(object) {
                 None => return Err(damaged(format!("its file {} is gone", entry.name))),
                 Some(bytes) if *bytes != entry.bytes => {
                     let (name, expected) = (&entry.name, entry.bytes);
@@ -60,8 +60,8 @@ impl Place {
             match self.fetch(file, into, stop) {
                 Ok(checksum) if checksum == file.checksum => Ok(()),
                 Ok(_) => Err(damaged(format!("its file {} has changed", file.entry.name))),
-                // Pruned meanwhile.
-                Err(ObjectsError::Away(object_store::Error::NotFound { .. })) => {
+                // It was pruned meanwhile.
+                Err(CheckpointError::Away(object_store::Error::NotFound { .. })) => {
                     Err(damaged(format!("its file {} is gone", file.entry.name)))
                 }
                 Err(error) => Err(error),
@@ -72,20 +72,20 @@ impl Place {
         Ok(described.files.iter().map(|file| file.entry.bytes).sum())
     }
 
-    /// Downloads a file, and returns the checksum of what came.
+    /// Downloads a file, and returns its checksum.
     pub(super) fn fetch(
         &self,
-        Stored { entry, object, .. }: &Stored,
+        StoredFile { entry, object, .. }: &StoredFile,
         into: &FilePath,
         stop: Stop<'_>,
-    ) -> Result<String, ObjectsError> {
+    ) -> Result<String, CheckpointError> {
         let (from, path) = (self.file(object), into.join(&entry.name));
         let mut file = File::create_new(&path).map_err(at(&path))?;
         let mut hash = Xxh3::new();
         let mut done = 0;
         while done < entry.bytes {
             let end = entry.bytes.min(done + PART_BYTES as u64);
-            let part = self.wait(stop, self.store().get_range(&from, done..end))?;
+            let part = self.wait(stop, self.objects().get_range(&from, done..end))?;
             if part.is_empty() {
                 break;
             }
@@ -99,7 +99,7 @@ impl Place {
 }
 
 /// Removes a directory, if it is there.
-fn remove(dir: &FilePath) -> Result<(), ObjectsError> {
+fn remove(dir: &FilePath) -> Result<(), CheckpointError> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(at(dir)(e)),
         _ => Ok(()),

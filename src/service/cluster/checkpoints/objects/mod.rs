@@ -1,20 +1,20 @@
-//! Checkpoints of partitions in an object store, so that a node that lacks a partition need not read all of
-//! its topic.
+//! Checkpoints of partitions in an object store, so that a node that is assigned a partition need not read its topic
+//! from the start.
 //!
 //! ```text
-//! URL/TOPIC/3/checkpoint-00000000000000123456-node-1.json   one state: its position, and which files it has
-//! URL/TOPIC/3/files/CHECKSUM-UPLOAD                         a file; never changed, and of many checkpoints
+//! URL/TOPIC/3/checkpoint-00000000000000123456-node-1.json   a checkpoint: its position, and the list of its files
+//! URL/TOPIC/3/files/CHECKSUM-UPLOAD                         a file; never changed, and shared by checkpoints
 //! ```
 //!
-//! A partition's sums are what the journal up to a position makes of them, so it does not matter which node has
-//! written a checkpoint: of two, the one with the higher position has more. The description comes last: a kill
-//! at any point leaves files that nothing refers to, or a whole checkpoint.
+//! A partition's sums follow from the journal up to a position, so it does not matter which node wrote a checkpoint:
+//! of two, the one with the higher position includes more. The list of files is written last, so a kill at any point
+//! leaves either files that nothing refers to, or a complete checkpoint.
 //!
-//! - `put` uploads what is new since the newest checkpoint.
-//! - `get` downloads one, and verifies each file.
-//! - `prune` removes what is not needed, and says why it never removes what somebody else needs.
+//! - `upload` sends the files that the newest checkpoint does not have.
+//! - `download` fetches a checkpoint, and verifies each file.
+//! - `prune` removes what no node needs, and has the argument why it never removes more.
 //!
-//! All of it blocks, on threads of the caller's; the requests run on the runtime.
+//! All of it blocks, on threads of the caller; the requests run on the runtime.
 
 mod download;
 mod proxy;
@@ -39,30 +39,31 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::backup::{self, BackupError, Entry};
+use crate::domain::{Offset, OutOfRange, Partition};
 
-/// Of descriptions. A later one is not read.
+/// Version of descriptions. A later one is not read.
 const FORMAT: u32 = 1;
-/// Files that are under way at a time, over all partitions.
+/// Files that are transferred at a time, over all partitions.
 const FILES_AT_A_TIME: usize = 8;
-/// A file is sent and fetched in parts of so much, the least that S3 takes. Two of a file are in memory at most.
+/// Files are transferred in parts of this size, the least that S3 takes. At most two parts of a file are in memory.
 const PART_BYTES: usize = 5 << 20;
 /// A description has a few hundred bytes for each file.
 const DESCRIPTION_BYTES_MAX: u64 = 256 << 20;
-/// How soon a request is broken off when it is not wanted any more.
+/// How soon a request is aborted when it is stopped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Below a partition's place.
+/// Below a partition's directory.
 const FILES: &str = "files";
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".json";
 
-/// Why there is no checkpoint.
+/// Why a checkpoint was not uploaded, downloaded or pruned.
 #[derive(Debug, thiserror::Error)]
-pub enum ObjectsError {
-    /// Of the arguments.
+pub enum CheckpointError {
+    /// An argument that cannot be used.
     #[error("{0}")]
     Url(String),
-    /// The store is away, or refuses.
+    /// The object store is away, or refuses.
     #[error(transparent)]
     Away(#[from] object_store::Error),
     #[error("the checkpoint {name} is damaged: {why}")]
@@ -77,44 +78,46 @@ pub enum ObjectsError {
         wanted: String,
     },
     #[error(transparent)]
-    Here(#[from] BackupError),
+    Local(#[from] BackupError),
+    #[error("the store's position: {0}")]
+    Position(OutOfRange),
     #[error("it took longer than {} minutes", .0.as_secs() / 60)]
     TooSlow(Duration),
-    #[error("it was broken off")]
+    #[error("it was stopped")]
     Stopped,
 }
 
-/// Says that nobody wants it any more.
+/// Returns true when the caller does not need the result any more.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Where the checkpoints of all partitions are.
+/// The object store with the checkpoints of all partitions.
 #[derive(Clone)]
-pub struct Objects {
-    store: Arc<dyn ObjectStore>,
+pub struct CheckpointStore {
+    objects: Arc<dyn ObjectStore>,
     root: Path,
     runtime: Handle,
-    /// One for each file that is under way.
-    turns: Arc<Semaphore>,
+    /// One for each file that is being transferred.
+    transfers: Arc<Semaphore>,
 }
 
-impl fmt::Debug for Objects {
+impl fmt::Debug for CheckpointStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the store, which may have keys.
-        f.debug_tuple("Objects").field(&self.root).finish()
+        // The store may have keys, which must not be logged.
+        f.debug_tuple("CheckpointStore").field(&self.root).finish()
     }
 }
 
-impl Objects {
-    /// The place that `url` says: `s3://bucket/path`, `gs://bucket/path` or `file:///path`. Keys and endpoints
-    /// are in the variables that the vendors' own tools read.
+impl CheckpointStore {
+    /// Opens the store at `url`: `s3://bucket/path`, `gs://bucket/path` or `file:///path`. Keys and endpoints are
+    /// read from the variables that the vendors' own tools read.
     ///
     /// # Errors
-    /// Another URL, or variables that do not fit together.
-    pub fn open(url: &str, runtime: Handle) -> Result<Objects, ObjectsError> {
+    /// A URL of another kind, or variables that do not fit together.
+    pub fn open(url: &str, runtime: Handle) -> Result<CheckpointStore, CheckpointError> {
         let wrong =
-            |why: &dyn fmt::Display| ObjectsError::Url(format!("--checkpoint-url {url}: {why}"));
+            |why: &dyn fmt::Display| CheckpointError::Url(format!("--checkpoint-url {url}: {why}"));
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
-        // Of clients that are made from now on; where there is one already, it is this.
+        // Fails if it is installed already, by another client.
         let _is_there = rustls::crypto::ring::default_provider().install_default();
         let (store, path): (Arc<dyn ObjectStore>, &str) = match scheme {
             "file" if rest.starts_with('/') => {
@@ -135,22 +138,28 @@ impl Objects {
                 return Err(wrong(&why));
             }
         };
-        Ok(Objects {
-            store,
+        Ok(CheckpointStore {
+            objects: store,
             root: Path::parse(path.trim_end_matches('/')).map_err(|e| wrong(&e))?,
             runtime,
-            turns: Arc::new(Semaphore::new(FILES_AT_A_TIME)),
+            transfers: Arc::new(Semaphore::new(FILES_AT_A_TIME)),
         })
     }
 
-    /// Where those of one partition are. `of` says which it is, as the directory's `PARTITION` does; `node` is
-    /// who writes.
-    pub fn place(&self, topic: &str, partition: i32, of: String, node: String) -> Place {
+    /// The checkpoints of one partition. `identity` names it, as the file `PARTITION` of its store does; `node` is
+    /// this node's name.
+    pub fn partition(
+        &self,
+        topic: &str,
+        partition: Partition,
+        identity: String,
+        node: String,
+    ) -> PartitionCheckpoints {
         let dir = (self.root.clone().join(topic)).join(partition.to_string());
-        Place {
-            objects: self.clone(),
+        PartitionCheckpoints {
+            store: self.clone(),
             dir,
-            of,
+            identity,
             node,
         }
     }
@@ -160,37 +169,37 @@ fn below_bucket(rest: &str) -> &str {
     rest.split_once('/').map_or("", |(_, path)| path)
 }
 
-/// Where the checkpoints of one partition are.
+/// The checkpoints of one partition.
 #[derive(Clone, Debug)]
-pub struct Place {
-    objects: Objects,
+pub struct PartitionCheckpoints {
+    store: CheckpointStore,
     dir: Path,
-    of: String,
+    identity: String,
     node: String,
 }
 
-/// A checkpoint that is there.
+/// A checkpoint in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct Checkpoint {
     path: Path,
-    /// Up to where its sums go.
-    pub position: u64,
+    /// The offset that is due next after its sums.
+    pub position: Offset,
     /// By the store's clock, in milliseconds since the epoch.
     written_ms: i64,
 }
 
-/// What is in a checkpoint.
+/// The content of a checkpoint's description.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct Description {
     format: u32,
     of: String,
-    position: u64,
+    position: Offset,
     node: String,
-    files: Vec<Stored>,
+    files: Vec<StoredFile>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-struct Stored {
+struct StoredFile {
     #[serde(flatten)]
     entry: Entry,
     /// Its name below `files`.
@@ -199,51 +208,55 @@ struct Stored {
     checksum: String,
 }
 
-impl Place {
-    fn store(&self) -> &dyn ObjectStore {
-        &*self.objects.store
+impl PartitionCheckpoints {
+    fn objects(&self) -> &dyn ObjectStore {
+        &*self.store.objects
     }
 
     fn file(&self, object: &str) -> Path {
         self.dir.clone().join(FILES).join(object)
     }
 
-    /// Waits for the store until it answers, which it does within minutes, or `stop` says so.
-    fn wait<T, E: Into<ObjectsError>>(
+    /// Waits for the store, which answers within minutes, or until `stop`.
+    fn wait<T, E: Into<CheckpointError>>(
         &self,
         stop: Stop<'_>,
         future: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, ObjectsError> {
-        self.objects.runtime.block_on(async {
+    ) -> Result<T, CheckpointError> {
+        self.store.runtime.block_on(async {
             let mut future = pin!(future);
             while !stop() {
                 if let Ok(done) = tokio::time::timeout(LOOK_INTERVAL, future.as_mut()).await {
                     return done.map_err(Into::into);
                 }
             }
-            Err(ObjectsError::Stopped)
+            Err(CheckpointError::Stopped)
         })
     }
 
-    /// The checkpoints that are there, the newest first.
+    /// The checkpoints in the store, the newest first.
     ///
     /// # Errors
     /// A store that is away.
-    pub fn list(&self, stop: Stop<'_>) -> Result<Vec<Listed>, ObjectsError> {
-        let found = self.wait(stop, self.store().list_with_delimiter(Some(&self.dir)))?;
+    pub fn list(&self, stop: Stop<'_>) -> Result<Vec<Checkpoint>, CheckpointError> {
+        let found = self.wait(stop, self.objects().list_with_delimiter(Some(&self.dir)))?;
         let mut listed: Vec<_> = found.objects.iter().filter_map(listed).collect();
         listed.sort_by(|a, b| (b.position, &b.path).cmp(&(a.position, &a.path)));
         Ok(listed)
     }
 
-    /// Reads what is in a checkpoint.
-    fn describe(&self, listed: &Listed, stop: Stop<'_>) -> Result<Description, ObjectsError> {
-        let damaged = |why: String| ObjectsError::Damaged {
+    /// Reads the description of a checkpoint.
+    fn describe(
+        &self,
+        listed: &Checkpoint,
+        stop: Stop<'_>,
+    ) -> Result<Description, CheckpointError> {
+        let damaged = |why: String| CheckpointError::Damaged {
             name: listed.path.to_string(),
             why,
         };
         let text = self.wait(stop, async {
-            let found = self.store().get(&listed.path).await?;
+            let found = self.objects().get(&listed.path).await?;
             match found.meta.size > DESCRIPTION_BYTES_MAX {
                 true => Err(damaged("it is too large".into())),
                 false => Ok(found.bytes().await?),
@@ -257,11 +270,11 @@ impl Place {
                 read.format
             )));
         }
-        if read.of != self.of {
-            return Err(ObjectsError::OfAnother {
+        if read.of != self.identity {
+            return Err(CheckpointError::OfAnother {
                 place: self.dir.to_string(),
                 found: read.of,
-                wanted: self.of.clone(),
+                wanted: self.identity.clone(),
             });
         }
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -277,27 +290,27 @@ impl Place {
         }
     }
 
-    /// Does `work` with each of `items`, some at a time, until one of them fails.
+    /// Runs `work` for each of `items`, several at a time, until one fails.
     fn each<T: Sync, R: Send>(
         &self,
         items: &[T],
         stop: Stop<'_>,
-        work: impl Fn(&T) -> Result<R, ObjectsError> + Sync,
-    ) -> Result<Vec<R>, ObjectsError> {
+        work: impl Fn(&T) -> Result<R, CheckpointError> + Sync,
+    ) -> Result<Vec<R>, CheckpointError> {
         let next = AtomicUsize::new(0);
         let worker = || {
             let mut done = Vec::new();
             while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                 // It is never closed.
-                let turn = async {
-                    self.objects
-                        .turns
+                let transfer = async {
+                    self.store
+                        .transfers
                         .acquire()
                         .await
-                        .map_err(|_| ObjectsError::Stopped)
+                        .map_err(|_| CheckpointError::Stopped)
                 };
-                let turn = self.wait(stop, turn);
-                match turn.and_then(|_until_it_is_done| work(item)) {
+                let transfer = self.wait(stop, transfer);
+                match transfer.and_then(|_until_it_is_done| work(item)) {
                     Ok(result) => done.push(result),
                     Err(error) => {
                         next.store(items.len(), Ordering::Relaxed);
@@ -316,16 +329,16 @@ impl Place {
         let mut all = Vec::new();
         for result in results {
             // A panic has been printed.
-            all.extend(result.map_err(|_| ObjectsError::Stopped)??);
+            all.extend(result.map_err(|_| CheckpointError::Stopped)??);
         }
         Ok(all)
     }
 }
 
-fn listed(object: &ObjectMeta) -> Option<Listed> {
+fn listed(object: &ObjectMeta) -> Option<Checkpoint> {
     let name = object.location.filename()?;
     let position = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-    Some(Listed {
+    Some(Checkpoint {
         position: position.split('-').next()?.parse().ok()?,
         path: object.location.clone(),
         written_ms: object.last_modified.timestamp_millis(),
@@ -333,7 +346,7 @@ fn listed(object: &ObjectMeta) -> Option<Listed> {
 }
 
 /// For `map_err`.
-fn at(path: &FilePath) -> impl FnOnce(std::io::Error) -> ObjectsError {
+fn at(path: &FilePath) -> impl FnOnce(std::io::Error) -> CheckpointError {
     let at = backup::at(path);
     move |source| at(source).into()
 }

@@ -1,4 +1,4 @@
-//! Removing what is not needed.
+//! Removes checkpoints and files that no node needs.
 //!
 //! **A node may prune while another uploads**: one that was cut off may not know that the partition is another's.
 //! Why it never removes a file *X* that a checkpoint *C* refers to, written before or after:
@@ -25,11 +25,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::Error;
 use object_store::path::Path;
 
-use super::{FILES, Listed, ObjectsError, Place, Stop};
+use super::{Checkpoint, CheckpointError, FILES, PartitionCheckpoints, Stop};
 
-/// Checkpoints that always stay.
+/// Checkpoints that are always kept.
 const KEPT: usize = 2;
-/// What is younger may be of an upload that is under way.
+/// A younger file may belong to an upload that has not ended.
 const UNSAFE_MS: i64 = 60 * 60 * 1_000;
 
 /// What was removed.
@@ -39,12 +39,12 @@ pub struct Pruned {
     pub files: u64,
 }
 
-impl Place {
-    /// Removes checkpoints that newer ones have replaced, and files that are of none.
+impl PartitionCheckpoints {
+    /// Removes checkpoints that newer ones replace, and files that belong to no checkpoint.
     ///
     /// # Errors
-    /// A store that is away; a checkpoint that stays and cannot be read: all files stay then.
-    pub fn prune(&self, stop: Stop<'_>) -> Result<Pruned, ObjectsError> {
+    /// A store that is away. A kept checkpoint that cannot be read: then no file is removed.
+    pub fn prune(&self, stop: Stop<'_>) -> Result<Pruned, CheckpointError> {
         self.prune_older(UNSAFE_MS, stop)
     }
 
@@ -52,7 +52,7 @@ impl Place {
         &self,
         unsafe_ms: i64,
         stop: Stop<'_>,
-    ) -> Result<Pruned, ObjectsError> {
+    ) -> Result<Pruned, CheckpointError> {
         let listed = self.list(stop)?;
         let Some(now_ms) = listed.iter().map(|l| l.written_ms).max() else {
             return Ok(Pruned::default());
@@ -65,36 +65,36 @@ impl Place {
             needed.extend(described.files.into_iter().map(|file| file.object));
         }
         let dir = self.dir.clone().join(FILES);
-        let files: Vec<_> = self.wait(stop, self.store().list(Some(&dir)).try_collect())?;
+        let files: Vec<_> = self.wait(stop, self.objects().list(Some(&dir)).try_collect())?;
         let files = files.into_iter().filter(|object| {
             let is_needed = |name| needed.contains(name);
             is_old(object.last_modified.timestamp_millis())
                 && !object.location.filename().is_none_or(is_needed)
         });
-        // First the checkpoints, so that none is there whose files are not.
+        // Checkpoints go first, so that none refers to files that are gone.
         Ok(Pruned {
             checkpoints: self.remove(go.into_iter().map(|listed| listed.path).collect(), stop)?,
             files: self.remove(files.map(|object| object.location).collect(), stop)?,
         })
     }
 
-    fn remove(&self, paths: Vec<Path>, stop: Stop<'_>) -> Result<u64, ObjectsError> {
+    fn remove(&self, paths: Vec<Path>, stop: Stop<'_>) -> Result<u64, CheckpointError> {
         let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
-        let removing = self.store().delete_stream(paths);
+        let removing = self.objects().delete_stream(paths);
         let count = removing.try_fold(0, |count, _| async move { Ok(count + 1) });
         match self.wait(stop, count) {
-            // Another node prunes too; the next time does the rest.
-            Err(ObjectsError::Away(Error::NotFound { .. })) => Ok(0),
+            // Another node prunes at the same time; the next run removes the rest.
+            Err(CheckpointError::Away(Error::NotFound { .. })) => Ok(0),
             other => other,
         }
     }
 }
 
-/// Those that stay, and those that go; `listed` begins with the newest.
+/// Splits checkpoints, the newest first, into those to keep and those to remove.
 pub(super) fn split(
-    listed: Vec<Listed>,
-    is_old: impl Fn(&Listed) -> bool,
-) -> (Vec<Listed>, Vec<Listed>) {
+    listed: Vec<Checkpoint>,
+    is_old: impl Fn(&Checkpoint) -> bool,
+) -> (Vec<Checkpoint>, Vec<Checkpoint>) {
     let mut newer_and_old = 0;
     listed.into_iter().partition(|listed| {
         let stays = newer_and_old < KEPT;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::prune::Pruned;
-use super::upload::Put;
+use super::upload::Upload;
 use super::*;
 use crate::domain::{Counters, Hour};
 use crate::store::{self, BatchBuilder, DataDir, PARTITION_FILE, Store, StoreOptions, verify};
@@ -32,13 +32,18 @@ impl Test {
         }
     }
 
-    fn place(&self, of: &str, node: &str) -> Place {
+    fn place(&self, of: &str, node: &str) -> PartitionCheckpoints {
         let url = format!("file://{}/objects/", self.temp.path().display());
-        let objects = Objects::open(&url, self.runtime.handle().clone()).unwrap();
-        objects.place("flows", 3, of.into(), node.into())
+        let objects = CheckpointStore::open(&url, self.runtime.handle().clone()).unwrap();
+        objects.partition(
+            "flows",
+            Partition::try_from(3).unwrap(),
+            of.into(),
+            node.into(),
+        )
     }
 
-    fn ours(&self) -> Place {
+    fn ours(&self) -> PartitionCheckpoints {
         self.place(OF, "node/1")
     }
 
@@ -56,19 +61,19 @@ impl Test {
         self.store.apply(vec![entry]).unwrap();
     }
 
-    fn put(&mut self) -> Put {
+    fn put(&mut self) -> Upload {
         self.apply();
-        self.ours().put(&self.store, &go_on).unwrap().unwrap()
+        self.ours().upload(&self.store, &go_on).unwrap().unwrap()
     }
 
     /// Fetches a checkpoint, and returns how many hours it has.
-    fn get(&self, listed: &Listed) -> Result<usize, ObjectsError> {
+    fn get(&self, listed: &Checkpoint) -> Result<usize, CheckpointError> {
         let into = self.temp.path().join("fetched");
-        self.ours().get(listed, &into, &go_on)?;
+        self.ours().download(listed, &into, &go_on)?;
         assert!(verify(&into).unwrap().faults.is_empty());
         let dir = DataDir::open_of(&into, OF).unwrap();
         let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
-        assert_eq!(store.position().unwrap(), listed.position);
+        assert_eq!(store.position().unwrap(), listed.position.get());
         Ok(store.ledger(0..u32::MAX).unwrap().count())
     }
 
@@ -76,7 +81,7 @@ impl Test {
         self.temp.path().join("objects/flows/3")
     }
 
-    fn description(&self, listed: &Listed) -> PathBuf {
+    fn description(&self, listed: &Checkpoint) -> PathBuf {
         self.dir().join(listed.path.filename().unwrap())
     }
 
@@ -90,8 +95,8 @@ fn go_on() -> bool {
     false
 }
 
-fn is_damaged<T: fmt::Debug>(result: Result<T, ObjectsError>, says: &str) {
-    let Err(ObjectsError::Damaged { why, .. }) = &result else {
+fn is_damaged<T: fmt::Debug>(result: Result<T, CheckpointError>, says: &str) {
+    let Err(CheckpointError::Damaged { why, .. }) = &result else {
         panic!("{result:?}");
     };
     assert!(why.contains(says), "{why}");
@@ -101,7 +106,11 @@ fn is_damaged<T: fmt::Debug>(result: Result<T, ObjectsError>, says: &str) {
 fn what_is_fetched_is_what_was_there_and_only_new_files_are_sent() {
     let mut test = Test::new();
     let place = test.ours();
-    assert_eq!(place.put(&test.store, &go_on).unwrap(), None, "it is empty");
+    assert_eq!(
+        place.upload(&test.store, &go_on).unwrap(),
+        None,
+        "it is empty"
+    );
     assert!(place.list(&go_on).unwrap().is_empty());
     let first = test.put();
     assert_eq!(
@@ -109,7 +118,7 @@ fn what_is_fetched_is_what_was_there_and_only_new_files_are_sent() {
         (first.files_sent, first.bytes_sent)
     );
     assert_eq!(
-        place.put(&test.store, &go_on).unwrap(),
+        place.upload(&test.store, &go_on).unwrap(),
         None,
         "nothing moved"
     );
@@ -120,7 +129,7 @@ fn what_is_fetched_is_what_was_there_and_only_new_files_are_sent() {
     let new = (test.files().len() - before) as u64;
     assert!((1..=second.files_sent).contains(&new), "{second:?}, {new}");
     let listed = place.list(&go_on).unwrap();
-    let positions: Vec<_> = listed.iter().map(|l| l.position).collect();
+    let positions: Vec<_> = listed.iter().map(|l| l.position.get()).collect();
     assert_eq!(positions, [20, 10]);
     assert_eq!(test.get(&listed[0]).unwrap(), 2);
     assert_eq!(test.get(&listed[1]).unwrap(), 1, "over the other");
@@ -220,15 +229,18 @@ fn those_of_another_journal_are_left_alone() {
     test.apply();
     let other = test.place("partition 3 of 12 of topic flows in Kafka y", "a");
     let listed = other.list(&go_on).unwrap().remove(0);
-    let got = other.get(&listed, &test.temp.path().join("fetched"), &go_on);
-    let put = other.put(&test.store, &go_on);
+    let got = other.download(&listed, &test.temp.path().join("fetched"), &go_on);
+    let put = other.upload(&test.store, &go_on);
     for error in [got.unwrap_err(), put.unwrap_err()] {
-        assert!(matches!(error, ObjectsError::OfAnother { .. }), "{error}");
+        assert!(
+            matches!(error, CheckpointError::OfAnother { .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("Kafka x, not of"), "{error}");
     }
     for url in ["", "flows", "ftp://x/y", "file://relative", "s3:/x"] {
-        let opened = Objects::open(url, test.runtime.handle().clone());
-        assert!(matches!(opened, Err(ObjectsError::Url(_))), "{url}");
+        let opened = CheckpointStore::open(url, test.runtime.handle().clone());
+        assert!(matches!(opened, Err(CheckpointError::Url(_))), "{url}");
     }
 }
 
@@ -241,8 +253,8 @@ fn what_is_not_wanted_any_more_ends_and_leaves_nothing_here() {
     for step in 0.. {
         asked.store(0, Ordering::SeqCst);
         let stop = || asked.fetch_add(1, Ordering::SeqCst) >= step;
-        match place.put(&test.store, &stop) {
-            Err(ObjectsError::Stopped) => assert!(place.list(&go_on).unwrap().is_empty()),
+        match place.upload(&test.store, &stop) {
+            Err(CheckpointError::Stopped) => assert!(place.list(&go_on).unwrap().is_empty()),
             Ok(Some(_)) => break,
             other => panic!("{other:?}"),
         }
@@ -252,8 +264,8 @@ fn what_is_not_wanted_any_more_ends_and_leaves_nothing_here() {
     assert!(asked.load(Ordering::SeqCst) > 3);
     let listed = place.list(&go_on).unwrap().remove(0);
     let into = test.temp.path().join("fetched");
-    let got = place.get(&listed, &into, &|| true);
-    assert!(matches!(got, Err(ObjectsError::Stopped)));
+    let got = place.download(&listed, &into, &|| true);
+    assert!(matches!(got, Err(CheckpointError::Stopped)));
     assert_eq!(test.get(&listed).unwrap(), 1, "over what was left");
 }
 
@@ -303,9 +315,9 @@ fn one_that_was_the_newest_within_the_hour_stays() {
     let hour = 60 * 60 * 1_000;
     let stay = |ages: &[i64]| {
         let now = 10 * hour;
-        let listed = ages.iter().enumerate().map(|(n, age)| Listed {
+        let listed = ages.iter().enumerate().map(|(n, age)| Checkpoint {
             path: Path::default(),
-            position: 100 - n as u64,
+            position: Offset::try_from(100 - n as u64).unwrap(),
             written_ms: now - age,
         });
         prune::split(listed.collect(), |l| now - l.written_ms >= hour)
@@ -344,6 +356,6 @@ fn a_large_file_goes_in_parts() {
         assert_eq!(came, stored.checksum);
         assert!(std::fs::read(into.path().join(&entry.name)).unwrap() == content);
         let stopped = test.ours().send(&dir, &entry, "v", &|| true);
-        assert!(matches!(stopped, Err(ObjectsError::Stopped)));
+        assert!(matches!(stopped, Err(CheckpointError::Stopped)));
     }
 }

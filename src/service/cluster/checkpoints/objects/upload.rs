@@ -1,4 +1,4 @@
-//! The way there.
+//! Upload.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -13,29 +13,30 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Description, Entry, FILES, FORMAT, ObjectsError, PART_BYTES, PREFIX, Place, SUFFIX, Stop,
-    Stored, at,
+    CheckpointError, Description, Entry, FILES, FORMAT, PART_BYTES, PREFIX, PartitionCheckpoints,
+    SUFFIX, Stop, StoredFile, at,
 };
 use crate::backup::{self, BackupError};
+use crate::domain::Offset;
 use crate::store::Store;
 
-/// One that takes longer is given up: what it shares with an older one may be pruned then.
+/// An upload that takes longer fails: the files that it shares with an older checkpoint may be pruned then.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(45 * 60);
-/// Parts of a file that are under way while the next is read.
+/// Parts of a file that are being sent while the next is read.
 const PARTS_AT_A_TIME: usize = 1;
 
-/// A checkpoint that was made.
+/// A checkpoint that was uploaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Put {
-    pub position: u64,
+pub struct Upload {
+    pub position: Offset,
     pub files: u64,
     pub bytes: u64,
-    /// Those of them that were not there yet.
+    /// Files that were not in the store yet.
     pub files_sent: u64,
     pub bytes_sent: u64,
 }
 
-/// The checkpoint on our own disk.
+/// The checkpoint on the local disk.
 struct Local<'a> {
     store: &'a Store,
     name: String,
@@ -43,39 +44,42 @@ struct Local<'a> {
 
 impl Drop for Local<'_> {
     fn drop(&mut self) {
-        // The next open does it otherwise.
+        // If it fails, the next open removes it.
         let _best_effort = self.store.remove_checkpoint(&self.name);
     }
 }
 
-impl Place {
-    /// Makes a checkpoint of `store`, and sends what the newest one that is there does not have. `None` where that
-    /// has all. The store goes on meanwhile.
+impl PartitionCheckpoints {
+    /// Makes a checkpoint of `store`, and uploads the files that the newest one does not have. Returns `None` if that
+    /// one has the same position or a later one. The store can be used meanwhile.
     ///
     /// # Errors
-    /// An object store that is away, a disk that is full, or `stop`. What was sent is pruned later.
-    pub fn put(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Put>, ObjectsError> {
+    /// An object store that is away, a disk that is full, or `stop`. Files that were sent are pruned later.
+    pub fn upload(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Upload>, CheckpointError> {
         let give_up = Instant::now() + UPLOAD_TIME_MAX;
         let is_late = || Instant::now() >= give_up;
-        match self.put_all(store, &|| stop() || is_late()) {
-            Err(ObjectsError::Stopped) if is_late() => Err(ObjectsError::TooSlow(UPLOAD_TIME_MAX)),
+        match self.upload_all(store, &|| stop() || is_late()) {
+            Err(CheckpointError::Stopped) if is_late() => {
+                Err(CheckpointError::TooSlow(UPLOAD_TIME_MAX))
+            }
             other => other,
         }
     }
 
-    fn put_all(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Put>, ObjectsError> {
+    fn upload_all(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Upload>, CheckpointError> {
         let newest = self.newest(stop)?;
         let position = store.position().map_err(BackupError::from)?;
-        if position == 0 || newest.as_ref().is_some_and(|n| n.position >= position) {
+        let position = Offset::try_from(position).map_err(CheckpointError::Position)?;
+        if position == Offset::ZERO || newest.as_ref().is_some_and(|n| n.position >= position) {
             return Ok(None);
         }
         let there = match &newest {
             Some(_) => self.sizes(stop)?,
             None => HashMap::new(),
         };
-        let mut known: HashMap<Entry, Stored> = HashMap::new();
+        let mut known: HashMap<Entry, StoredFile> = HashMap::new();
         for stored in newest.into_iter().flat_map(|newest| newest.files) {
-            // What is not there as it should be is sent again.
+            // A file that is missing or cut is sent again.
             let is_there = there.get(&stored.object) == Some(&stored.entry.bytes);
             if is_there && stored.entry.tag.is_some() {
                 known.insert(stored.entry.clone(), stored);
@@ -94,33 +98,35 @@ impl Place {
             Some(stored) => Ok(stored.clone()),
             None => self.send(&made.path, entry, &upload, stop),
         })?;
-        let put = Put {
-            position: made.position,
+        let uploaded = Upload {
+            position: Offset::try_from(made.position).map_err(CheckpointError::Position)?,
             files: files.len() as u64,
             bytes: entries.iter().map(|e| e.bytes).sum(),
             files_sent: sent.len() as u64,
             bytes_sent: sent.iter().map(|e| e.bytes).sum(),
         };
-        self.describe_all(made.position, files, stop)?;
-        Ok(Some(put))
+        self.write_description(uploaded.position, files, stop)?;
+        Ok(Some(uploaded))
     }
 
-    /// The newest one that can be read.
-    fn newest(&self, stop: Stop<'_>) -> Result<Option<Description>, ObjectsError> {
+    /// The newest checkpoint that can be read.
+    fn newest(&self, stop: Stop<'_>) -> Result<Option<Description>, CheckpointError> {
         for listed in self.list(stop)? {
             match self.describe(&listed, stop) {
                 Ok(description) => return Ok(Some(description)),
-                Err(error @ ObjectsError::Damaged { .. }) => tracing::warn!(%error, "passed over"),
+                Err(error @ CheckpointError::Damaged { .. }) => {
+                    tracing::warn!(%error, "skipped a checkpoint")
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
 
-    /// How large the files are that are there.
-    pub(super) fn sizes(&self, stop: Stop<'_>) -> Result<HashMap<String, u64>, ObjectsError> {
+    /// The sizes of the files in the store.
+    pub(super) fn sizes(&self, stop: Stop<'_>) -> Result<HashMap<String, u64>, CheckpointError> {
         let dir = self.dir.clone().join(FILES);
-        let list = self.store().list(Some(&dir)).try_fold(
+        let list = self.objects().list(Some(&dir)).try_fold(
             HashMap::new(),
             |mut sizes, object| async move {
                 if let Some(name) = object.location.filename() {
@@ -138,10 +144,10 @@ impl Place {
         entry: &Entry,
         upload: &str,
         stop: Stop<'_>,
-    ) -> Result<Stored, ObjectsError> {
+    ) -> Result<StoredFile, CheckpointError> {
         let path = dir.join(&entry.name);
         let mut hash = Xxh3::new();
-        // Its name comes first, so a file that takes several parts is read twice.
+        // The object's name has the checksum, so a file of several parts is read twice.
         let mut parts = Parts::open(&path)?;
         let first = parts.next()?;
         hash.update(&first);
@@ -155,9 +161,9 @@ impl Place {
         let object = format!("{checksum}-{upload}");
         let to = self.file(&object);
         if is_one {
-            self.wait(stop, self.store().put(&to, PutPayload::from(first)))?;
+            self.wait(stop, self.objects().put(&to, PutPayload::from(first)))?;
         } else {
-            let writing = self.wait(stop, self.store().put_multipart(&to))?;
+            let writing = self.wait(stop, self.objects().put_multipart(&to))?;
             let mut writing = WriteMultipart::new_with_chunk_size(writing, PART_BYTES);
             let mut send_all = || {
                 let mut parts = Parts::open(&path)?;
@@ -167,8 +173,8 @@ impl Place {
                         return Ok(());
                     }
                     self.wait(stop, writing.wait_for_capacity(PARTS_AT_A_TIME))?;
-                    // It starts requests.
-                    let _on_the_runtime = self.objects.runtime.enter();
+                    // `put` starts requests.
+                    let _on_the_runtime = self.store.runtime.enter();
                     writing.put(part);
                 }
             };
@@ -178,53 +184,53 @@ impl Place {
             }
             self.wait(stop, writing.finish())?;
         }
-        Ok(Stored {
+        Ok(StoredFile {
             entry: entry.clone(),
             object,
             checksum,
         })
     }
 
-    /// The last step, that makes a checkpoint of files.
-    fn describe_all(
+    /// Writes the list of files, which makes them a checkpoint.
+    fn write_description(
         &self,
-        position: u64,
-        files: Vec<Stored>,
+        position: Offset,
+        files: Vec<StoredFile>,
         stop: Stop<'_>,
-    ) -> Result<(), ObjectsError> {
-        let name = format!("{PREFIX}{position:020}-{}{SUFFIX}", self.node);
+    ) -> Result<(), CheckpointError> {
+        let name = format!("{PREFIX}{:020}-{}{SUFFIX}", position.get(), self.node);
         let description = Description {
             format: FORMAT,
-            of: self.of.clone(),
+            of: self.identity.clone(),
             position,
             node: self.node.clone(),
             files,
         };
-        let damaged = |e: serde_json::Error| ObjectsError::Damaged {
+        let damaged = |e: serde_json::Error| CheckpointError::Damaged {
             name: name.clone(),
             why: e.to_string(),
         };
         let text = serde_json::to_vec(&description).map_err(damaged)?;
         let path = self.dir.clone().join(name.as_str());
-        self.wait(stop, self.store().put(&path, PutPayload::from(text)))?;
+        self.wait(stop, self.objects().put(&path, PutPayload::from(text)))?;
         Ok(())
     }
 }
 
-/// A file, part by part.
+/// The parts of a file.
 struct Parts<'a> {
     path: &'a FilePath,
     file: File,
 }
 
 impl Parts<'_> {
-    fn open(path: &FilePath) -> Result<Parts<'_>, ObjectsError> {
+    fn open(path: &FilePath) -> Result<Parts<'_>, CheckpointError> {
         let file = File::open(path).map_err(at(path))?;
         Ok(Parts { path, file })
     }
 
-    /// Empty at the end.
-    fn next(&mut self) -> Result<Bytes, ObjectsError> {
+    /// The next part; empty at the end.
+    fn next(&mut self) -> Result<Bytes, CheckpointError> {
         let mut part = Vec::new();
         let limited = (&mut self.file).take(PART_BYTES as u64);
         { limited }.read_to_end(&mut part).map_err(at(self.path))?;

@@ -1,46 +1,58 @@
 //! Rows on their way from one node to another.
 //!
 //! ```text
-//! a row     key bytes u16 LE | bytes_tx u64 LE | bytes_rx u64 LE | key
-//! the end   FF FF
+//! row     key bytes u16 LE | bytes_tx u64 LE | bytes_rx u64 LE | key
+//! end     FF FF
 //! ```
 //!
-//! A key is that of a stored row, without the columns that are left out. Without the end, an answer is not
-//! whole.
+//! A key is that of a stored row, without the columns that are left out. An answer without its end is incomplete, and
+//! an error.
 
 use std::fmt;
 use std::io::{BufReader, Read};
 use std::sync::{Mutex, PoisonError};
 
-use super::merge::RowSource;
-use super::{QueryError, Row};
 use crate::domain::Counters;
+use crate::query::{QueryError, Row, RowCodec, RowSource};
 
 /// No key is that long.
 const END: u16 = u16::MAX;
-/// What is read from the connection at once.
+/// Read from the connection at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// Appends a row.
-pub fn write(row: &Row<'_>, out: &mut Vec<u8>) {
-    let at = out.len();
-    out.extend_from_slice(&[0; 2]);
-    out.extend_from_slice(&row.counters.tx.to_le_bytes());
-    out.extend_from_slice(&row.counters.rx.to_le_bytes());
-    let key_at = out.len();
-    row.push_key(out);
-    let key_bytes = (out.len() - key_at) as u16; // a key has at most `KEY_BYTES_MAX`
-    out[at..at + 2].copy_from_slice(&key_bytes.to_le_bytes());
+/// Writes frames.
+pub const FRAMES: &Frames = &Frames;
+
+#[derive(Debug)]
+pub struct Frames;
+
+impl RowCodec for Frames {
+    fn media_type(&self) -> &'static str {
+        MEDIA_TYPE
+    }
+
+    fn write(&self, row: &Row<'_>, out: &mut Vec<u8>) {
+        let at = out.len();
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&row.counters.tx.to_le_bytes());
+        out.extend_from_slice(&row.counters.rx.to_le_bytes());
+        let key_at = out.len();
+        row.push_key(out);
+        let key_bytes = (out.len() - key_at) as u16; // a key has at most `KEY_BYTES_MAX`
+        out[at..at + 2].copy_from_slice(&key_bytes.to_le_bytes());
+    }
+
+    fn end(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&END.to_le_bytes());
+    }
 }
 
-/// Appends the end.
-pub fn end(out: &mut Vec<u8>) {
-    out.extend_from_slice(&END.to_le_bytes());
-}
+/// In `Accept` and `Content-Type`.
+pub(super) const MEDIA_TYPE: &str = "application/octet-stream";
 
-/// Reads what another node writes.
-pub struct Frames<R> {
-    /// Says in errors which node it is.
+/// Reads frames.
+pub struct FrameReader<R> {
+    /// The node that writes them, for errors.
     from: String,
     /// Never locked: it makes a reader `Sync` that is not.
     reader: Mutex<BufReader<R>>,
@@ -50,9 +62,9 @@ pub struct Frames<R> {
     ended: bool,
 }
 
-impl<R: Read + Send> Frames<R> {
-    pub fn new(from: String, reader: R) -> Frames<R> {
-        Frames {
+impl<R: Read + Send> FrameReader<R> {
+    pub fn new(from: String, reader: R) -> FrameReader<R> {
+        FrameReader {
             from,
             reader: Mutex::new(BufReader::with_capacity(READ_BYTES, reader)),
             key: Vec::new(),
@@ -88,7 +100,7 @@ impl<R: Read + Send> Frames<R> {
     }
 }
 
-impl<R: Read + Send> RowSource for Frames<R> {
+impl<R: Read + Send> RowSource for FrameReader<R> {
     fn advance(&mut self) -> Result<bool, QueryError> {
         if self.ended {
             return Ok(false);
@@ -110,9 +122,9 @@ impl<R: Read + Send> RowSource for Frames<R> {
     }
 }
 
-impl<R> fmt::Debug for Frames<R> {
+impl<R> fmt::Debug for FrameReader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frames")
+        f.debug_struct("FrameReader")
             .field("from", &self.from)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
@@ -123,11 +135,9 @@ impl<R> fmt::Debug for Frames<R> {
 mod tests {
     use super::*;
     use crate::domain::Hour;
-    use crate::query::Columns;
-    use crate::query::row::decode;
 
     #[test]
-    fn rows_come_as_they_were_and_a_part_is_not_the_whole() {
+    fn rows_are_read_as_they_were_written_and_a_cut_is_an_error() {
         let counters = Counters {
             tx: u64::MAX,
             rx: 7,
@@ -149,20 +159,21 @@ mod tests {
             },
         ];
         let mut bytes = Vec::new();
-        rows.iter().for_each(|row| write(row, &mut bytes));
-        end(&mut bytes);
-        let mut frames = Frames::new("b".into(), &bytes[..]);
+        rows.iter().for_each(|row| FRAMES.write(row, &mut bytes));
+        FRAMES.end(&mut bytes);
+        let mut frames = FrameReader::new("b".into(), &bytes[..]);
         for row in &rows {
             assert!(frames.advance().unwrap());
-            let (key, counters) = frames.row();
-            assert_eq!(decode(Columns::ALL, key).unwrap().row(counters), *row);
+            let mut key = Vec::new();
+            row.push_key(&mut key);
+            assert_eq!(frames.row(), (key.as_slice(), row.counters));
         }
         assert!(!frames.advance().unwrap() && !frames.advance().unwrap());
         for cut in 0..bytes.len() {
-            let mut frames = Frames::new("b".into(), &bytes[..cut]);
+            let mut frames = FrameReader::new("b".into(), &bytes[..cut]);
             let error = loop {
                 match frames.advance() {
-                    Ok(more) => assert!(more, "a part is taken for the whole"),
+                    Ok(more) => assert!(more, "the cut was not noticed"),
                     Err(error) => break error,
                 }
             };

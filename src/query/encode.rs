@@ -1,5 +1,6 @@
-//! Rows, hours or receipts as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
+//! Rows, hours or other items as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
 
+use std::fmt::{self, Debug};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
@@ -7,10 +8,90 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 use tokio::sync::watch;
 
-use super::negotiate::{Encoding, RowFormat};
-use super::receipts_post::Lookup;
+use serde::Deserialize;
+
+use super::{Columns, Coverage, Hours, QueryError, Row, Rows};
 use crate::domain::{Field, Hour, Totals};
-use crate::query::{Columns, Coverage, Hours, QueryError, Row, Rows, frames};
+
+/// How bytes are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+impl Encoding {
+    /// For `Content-Encoding`; `None` for identity, which is not written.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Encoding::Identity => None,
+            Encoding::Gzip => Some("gzip"),
+            Encoding::Zstd => Some("zstd"),
+        }
+    }
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug)]
+pub enum RowFormat {
+    Json,
+    Ndjson,
+    Csv,
+    /// A form that no client can ask for.
+    Other(&'static dyn RowCodec),
+}
+
+impl RowFormat {
+    /// For `Content-Type`.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            RowFormat::Json => "application/json",
+            RowFormat::Ndjson => "application/x-ndjson",
+            RowFormat::Csv => "text/csv; charset=utf-8",
+            RowFormat::Other(codec) => codec.media_type(),
+        }
+    }
+}
+
+/// A form of rows that is not part of the API.
+pub trait RowCodec: Debug + Sync {
+    fn media_type(&self) -> &'static str;
+
+    /// Appends a row.
+    fn write(&self, row: &Row<'_>, out: &mut Vec<u8>);
+
+    /// Appends what follows the last row.
+    fn end(&self, out: &mut Vec<u8>);
+}
+
+/// Items of another kind that are streamed as JSON.
+pub trait JsonItems: Debug + Send + Sync {
+    /// What precedes the first item.
+    fn head(&self) -> &'static [u8];
+
+    /// Appends the next item; `false`, and nothing, after the last. Blocks on the disk.
+    fn write_next(&mut self, out: &mut Vec<u8>) -> Result<bool, QueryError>;
+
+    /// What follows the last item.
+    fn tail(&self) -> &'static [u8];
+}
+
+/// An hour and its totals, as `GET /hours` has it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct HourRow {
+    pub hour: u64,
+    pub flows: u64,
+    pub bytes_tx: u128,
+    pub bytes_rx: u128,
+}
+
+impl HourRow {
+    /// Both directions together.
+    pub fn bytes(&self) -> u128 {
+        self.bytes_tx.saturating_add(self.bytes_rx)
+    }
+}
 
 /// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
 /// costs little beside making it, and little for a slow client to hold.
@@ -21,8 +102,8 @@ const ZSTD_LEVEL: i32 = 1;
 /// 128 KiB, about a chunk: there is an encoder for each slow client, and most of it is its window.
 const ZSTD_WINDOW_LOG: u32 = 17;
 
-/// An answer on its way to a client.
-pub struct Answer {
+/// An answer that is read as bytes, chunk by chunk.
+pub struct EncodedRows {
     content: Content,
     any_row: bool,
     state: State,
@@ -30,15 +111,14 @@ pub struct Answer {
     row_bytes_last: usize,
 }
 
-/// What it is read from.
+/// The source of the bytes.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there are a few of them
 enum Content {
     Rows(Rows, RowFormat),
     /// As JSON.
     Hours(Hours),
-    /// As JSON.
-    Receipts(Lookup),
+    Items(Box<dyn JsonItems>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,22 +134,22 @@ enum Encoder {
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
-impl Answer {
-    pub fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<Answer> {
-        Answer::of(Content::Rows(rows, format), encoding)
+impl EncodedRows {
+    pub fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<EncodedRows> {
+        EncodedRows::of(Content::Rows(rows, format), encoding)
     }
 
-    /// What `GET /hours` answers.
-    pub(super) fn of_hours(hours: Hours, encoding: Encoding) -> io::Result<Answer> {
-        Answer::of(Content::Hours(hours), encoding)
+    /// The answer of `GET /hours`.
+    pub fn of_hours(hours: Hours, encoding: Encoding) -> io::Result<EncodedRows> {
+        EncodedRows::of(Content::Hours(hours), encoding)
     }
 
-    /// What `POST /receipts` answers.
-    pub(super) fn of_receipts(lookup: Lookup) -> io::Result<Answer> {
-        Answer::of(Content::Receipts(lookup), Encoding::Identity)
+    /// Other items, as JSON without compression.
+    pub fn of_items(items: Box<dyn JsonItems>) -> io::Result<EncodedRows> {
+        EncodedRows::of(Content::Items(items), Encoding::Identity)
     }
 
-    fn of(content: Content, encoding: Encoding) -> io::Result<Answer> {
+    fn of(content: Content, encoding: Encoding) -> io::Result<EncodedRows> {
         let encoder = match encoding {
             Encoding::Identity => Encoder::Identity,
             Encoding::Gzip => Encoder::Gzip(GzEncoder::new(
@@ -82,7 +162,7 @@ impl Answer {
                 Encoder::Zstd(zstd)
             }
         };
-        Ok(Answer {
+        Ok(EncodedRows {
             content,
             any_row: false,
             state: State::Begin,
@@ -92,49 +172,49 @@ impl Answer {
     }
 
     /// See [`Rows::next_page`].
-    pub(super) fn next_page(&self) -> Option<&str> {
+    pub fn next_page(&self) -> Option<&str> {
         match &self.content {
             Content::Rows(rows, _) => rows.next_page(),
-            Content::Hours(_) | Content::Receipts(_) => None,
+            Content::Hours(_) | Content::Items(_) => None,
         }
     }
 
     /// See [`Rows::holds_memory`].
-    pub(super) fn holds_memory(&self) -> bool {
+    pub fn holds_memory(&self) -> bool {
         match &self.content {
             Content::Rows(rows, _) => rows.holds_memory(),
             Content::Hours(_) => false,
-            Content::Receipts(_) => true,
+            Content::Items(_) => true,
         }
     }
 
-    /// Which parts of the sums it has.
-    pub(super) fn coverage(&self) -> Coverage {
+    /// Which partitions of the sums are in it.
+    pub fn coverage(&self) -> Coverage {
         match &self.content {
             Content::Rows(rows, _) => rows.coverage().clone(),
             Content::Hours(hours) => hours.coverage.clone(),
-            Content::Receipts(_) => Coverage::default(),
+            Content::Items(_) => Coverage::default(),
         }
     }
 
     /// See [`Rows::take_revocations`].
-    pub(super) fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
+    pub fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
         match &mut self.content {
             Content::Rows(rows, _) => rows.take_revocations(),
             Content::Hours(hours) => std::mem::take(&mut hours.revocations),
-            Content::Receipts(_) => Vec::new(),
+            Content::Items(_) => Vec::new(),
         }
     }
 
     /// See [`Rows::rows_read`].
-    pub(super) fn rows_read(&self) -> u64 {
+    pub fn rows_read(&self) -> u64 {
         match &self.content {
             Content::Rows(rows, _) => rows.rows_read(),
-            Content::Hours(_) | Content::Receipts(_) => 0,
+            Content::Hours(_) | Content::Items(_) => 0,
         }
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.state == State::Ended
     }
 
@@ -161,9 +241,9 @@ impl Answer {
     }
 }
 
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer")
+impl Debug for EncodedRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedRows")
             .field("content", &self.content)
             .finish_non_exhaustive()
     }
@@ -193,26 +273,26 @@ impl Encoder {
 }
 
 impl Content {
-    fn format(&self) -> RowFormat {
-        match self {
-            Content::Rows(_, format) => *format,
-            Content::Hours(_) | Content::Receipts(_) => RowFormat::Json,
-        }
+    fn is_json(&self) -> bool {
+        matches!(
+            self,
+            Content::Rows(_, RowFormat::Json) | Content::Hours(_) | Content::Items(_)
+        )
     }
 
     fn begin(&self, out: &mut Vec<u8>) {
         match self {
             Content::Rows(rows, RowFormat::Csv) => write_header(rows.columns(), out),
-            Content::Receipts(_) => out.extend_from_slice(b"{\"receipts\":["),
-            other if other.format() == RowFormat::Json => out.push(b'['),
+            Content::Items(items) => out.extend_from_slice(items.head()),
+            content if content.is_json() => out.push(b'['),
             _ => {}
         }
     }
 
-    /// Appends what comes next until `out` has a chunk; returns whether that was all. `any`: there was
-    /// something before it.
+    /// Appends rows until `out` has a chunk; returns whether they have ended. `any` says whether a row was written
+    /// before.
     fn write(&mut self, any: &mut bool, out: &mut Vec<u8>) -> Result<bool, QueryError> {
-        let is_json = self.format() == RowFormat::Json;
+        let is_json = self.is_json();
         let mut separate = |out: &mut Vec<u8>| {
             out.extend_from_slice(if is_json && *any { b",\n" } else { b"" });
             *any = true;
@@ -232,19 +312,26 @@ impl Content {
                 write_hour(hour, totals, out);
                 unless_full(out)
             }),
-            Content::Receipts(lookup) => {
-                let written = lookup.write(out, separate, unless_full);
-                written.map_err(|error| QueryError::Peer(error.to_string()))
+            Content::Items(items) => {
+                while unless_full(out).is_continue() {
+                    let before = out.len();
+                    separate(out);
+                    if !items.write_next(out)? {
+                        out.truncate(before);
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
             }
         }
     }
 
     fn end(&self, out: &mut Vec<u8>) {
-        match self.format() {
-            _ if matches!(self, Content::Receipts(_)) => out.extend_from_slice(b"]}\n"),
-            RowFormat::Json => out.extend_from_slice(b"]\n"),
-            RowFormat::Frames => frames::end(out),
-            RowFormat::Ndjson | RowFormat::Csv => {}
+        match self {
+            Content::Items(items) => out.extend_from_slice(items.tail()),
+            content if content.is_json() => out.extend_from_slice(b"]\n"),
+            Content::Rows(_, RowFormat::Other(codec)) => codec.end(out),
+            _ => {}
         }
     }
 }
@@ -279,7 +366,7 @@ impl RowFormat {
                 out.push(b'\n');
             }
             RowFormat::Csv => write_csv(row, out),
-            RowFormat::Frames => frames::write(row, out),
+            RowFormat::Other(codec) => codec.write(row, out),
         }
     }
 }

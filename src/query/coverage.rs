@@ -1,0 +1,79 @@
+//! Which partitions of the sums are in an answer, as nodes tell each other and their clients in headers.
+
+use crate::domain::Partition;
+
+/// Which partitions are in an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Partitions that no node answers for.
+    pub missing: Vec<Partition>,
+    /// By how many messages each of the others lagged behind the journal.
+    pub lag: Vec<(Partition, u64)>,
+}
+
+impl Coverage {
+    /// As in `3,7`.
+    pub const MISSING_HEADER: &str = "flowtally-missing";
+    /// As in `0=12,1=0`.
+    pub const LAG_HEADER: &str = "flowtally-lag";
+
+    /// Names and values of the headers that say it.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let missing = self.missing.iter().map(Partition::to_string).collect();
+        let lag = self.lag.iter().map(|(of, lag)| format!("{of}={lag}"));
+        let values: [(_, Vec<String>); 2] = [
+            (Self::MISSING_HEADER, missing),
+            (Self::LAG_HEADER, lag.collect()),
+        ];
+        (values.into_iter())
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(name, values)| (name, values.join(",")))
+    }
+
+    /// Reads the headers of an answer; `None` if they are not as [`Coverage::headers`] writes them.
+    pub fn from_headers<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Option<Coverage> {
+        let items = |name| header(name).into_iter().flat_map(|value| value.split(','));
+        let missing = items(Self::MISSING_HEADER).map(|number| number.parse().ok());
+        let lag = items(Self::LAG_HEADER).map(|pair| {
+            let (partition, lag) = pair.split_once('=')?;
+            Some((partition.parse().ok()?, lag.parse().ok()?))
+        });
+        Some(Coverage {
+            missing: missing.collect::<Option<_>>()?,
+            lag: lag.collect::<Option<_>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_they_were_written() {
+        let read = |headers: &[(&'static str, String)]| {
+            let headers = headers.to_vec();
+            Coverage::from_headers(|name| {
+                let found = headers.iter().find(|(n, _)| *n == name)?;
+                Some(String::leak(found.1.clone()))
+            })
+        };
+        let partition = |number: u32| Partition::try_from(number).unwrap();
+        let coverage = Coverage {
+            missing: vec![partition(3), partition(7)],
+            lag: vec![(partition(0), 12), (partition(1), 0)],
+        };
+        let headers: Vec<_> = coverage.headers().collect();
+        let values: Vec<_> = headers.iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, ["3,7", "0=12,1=0"]);
+        assert_eq!(read(&headers), Some(coverage));
+        assert_eq!(Coverage::default().headers().count(), 0);
+        assert_eq!(read(&[]), Some(Coverage::default()));
+        for wrong in ["", "x", "1,", "-1"] {
+            assert_eq!(read(&[(Coverage::MISSING_HEADER, wrong.into())]), None);
+        }
+        for wrong in ["", "1", "1=", "-1=0", "1=-1"] {
+            assert_eq!(read(&[(Coverage::LAG_HEADER, wrong.into())]), None);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Questions as text: the parameters of `GET /flows` and `GET /hours`. Clients write them, and so do nodes that ask
+//! each other; `service::cluster::peer` adds what only nodes say.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use super::{Columns, HoursQuery, Query, Sort, SortBy};
+use crate::domain::{Field, Hour};
+
+/// Most rows of a page.
+const LIMIT_MAX: usize = 100_000;
+/// Most names that a question filters by, of each kind.
+const NAMES_MAX: usize = 64;
+
+/// The parameters of `GET /flows`, in the order of the documentation.
+const PARAMETERS: [&str; 12] = [
+    "hour", "from", "to", "src_app", "dest_app", "vpc_id", "search", "group_by", "sort", "limit",
+    "cursor", "partial",
+];
+
+/// Parameters that are not a question; says what is wrong with them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadQuery(pub String);
+
+fn bad(what: impl Into<String>) -> BadQuery {
+    BadQuery(what.into())
+}
+
+/// Reads the parameters of `GET /hours`.
+pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
+    let (mut from, mut to, mut partial) = (None, None, None);
+    for (name, value) in parse(query)? {
+        match &*name {
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
+            "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
+            "" if value.is_empty() => {}
+            _ => {
+                return Err(bad(format!(
+                    "{name:?} is not a parameter of GET /hours; those are from, to, partial"
+                )));
+            }
+        }
+    }
+    Ok(HoursQuery {
+        hours: range(from, to)?,
+        partitions: None,
+        partial: partial.unwrap_or(false),
+    })
+}
+
+/// The hours from `from` up to but without `to`.
+fn range(from: Option<u32>, to: Option<u32>) -> Result<Range<u32>, BadQuery> {
+    let hours = from.unwrap_or(0)..to.unwrap_or(u32::MAX);
+    if hours.is_empty() {
+        return Err(bad(format!(
+            "from is {} and to is {}; to is the hour behind the last one, so it has to be greater",
+            hours.start, hours.end
+        )));
+    }
+    Ok(hours)
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, BadQuery> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(bad(format!("{name} is {value:?}; it can be true or false"))),
+    }
+}
+
+/// Reads the parameters of `GET /flows`.
+pub fn parse_flows(query: &str) -> Result<Query, BadQuery> {
+    parse_flows_upto(query, LIMIT_MAX)
+}
+
+/// The same, of a node that asks on behalf of its client: it wants one row more, to see whether there is one.
+pub fn parse_flows_of_peer(query: &str) -> Result<Query, BadQuery> {
+    parse_flows_upto(query, LIMIT_MAX + 1)
+}
+
+fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
+    let (mut hour, mut from, mut to) = (None, None, None);
+    let (mut group_by, mut limit, mut partial) = (None, None, None);
+    let mut asked = Query::all_of(0..0);
+    for (name, value) in parse(query)? {
+        match &*name {
+            "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            // The hour behind the last one, which need not be an hour itself.
+            "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
+            "src_app" => asked.filter.src_apps.push(value.into()),
+            "dest_app" => asked.filter.dest_apps.push(value.into()),
+            "vpc_id" => asked.filter.vpc_ids.push(value.into()),
+            "search" => set(&mut asked.filter.search, &name, value.into())?,
+            "group_by" => set(&mut group_by, &name, columns(&value)?)?,
+            "sort" => set(&mut asked.sort, &name, sort(&value)?)?,
+            "limit" => set(&mut limit, &name, integer(&name, &value, 1, limit_max)?)?,
+            "cursor" => set(&mut asked.cursor, &name, value.into())?,
+            "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
+            _ => {
+                return Err(bad(format!(
+                    "{name:?} is not a parameter of GET /flows; those are {}",
+                    PARAMETERS.join(", ")
+                )));
+            }
+        }
+    }
+    asked.hours = match (hour, from, to) {
+        (Some(hour), None, None) => hour.get()..hour.get() + 1,
+        (Some(_), ..) => {
+            return Err(bad(
+                "hour is one hour, from and to are a range of them; give the one or the other",
+            ));
+        }
+        (None, None, None) => {
+            return Err(bad(
+                "which hours is not said: give hour, as in /flows?hour=1, or from and to, \
+                 the hour behind the last one",
+            ));
+        }
+        (None, from, to) => range(from, to)?,
+    };
+    let filter = &mut asked.filter;
+    for (name, list) in [
+        ("src_app", &mut filter.src_apps),
+        ("dest_app", &mut filter.dest_apps),
+        ("vpc_id", &mut filter.vpc_ids),
+    ] {
+        if list.len() > NAMES_MAX {
+            let names = list.len();
+            return Err(bad(format!(
+                "there are {names} of {name}; {NAMES_MAX} are possible"
+            )));
+        }
+        list.sort_unstable();
+        list.dedup();
+    }
+    if asked.cursor.is_some() && limit.is_none() {
+        return Err(bad(
+            "cursor is for the next page of an answer with a limit; give the limit too",
+        ));
+    }
+    asked.columns = group_by.unwrap_or(Columns::ALL);
+    asked.limit = limit;
+    asked.partial = partial.unwrap_or(false);
+    Ok(asked)
+}
+
+/// What has a meaning in a query. The rest stays as it is, so that a question between nodes is no longer than the
+/// client's.
+const ESCAPED: &AsciiSet = &(CONTROLS.add(b'"').add(b'#').add(b'%').add(b'&'))
+    .add(b'+')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`');
+
+/// Writes `query` as parameters that [`parse_flows_of_peer`] reads.
+pub fn write_flows(query: &Query) -> String {
+    let mut text = String::new();
+    let mut add = |name: &str, value: &str| {
+        let value = utf8_percent_encode(value, ESCAPED).to_string();
+        let _infallible = write!(text, "{name}={}&", value.replace(' ', "+"));
+    };
+    add("from", &query.hours.start.to_string());
+    add("to", &query.hours.end.to_string());
+    let filter = &query.filter;
+    for (name, values) in [
+        ("src_app", &filter.src_apps),
+        ("dest_app", &filter.dest_apps),
+        ("vpc_id", &filter.vpc_ids),
+    ] {
+        for value in values {
+            add(name, value);
+        }
+    }
+    if let Some(search) = &filter.search {
+        add("search", search);
+    }
+    let is_of_key = |field: &Field| query.columns.has(*field);
+    let columns: Vec<_> = (Field::ALL.into_iter().filter(is_of_key).map(Field::name)).collect();
+    add("group_by", &columns.join(","));
+    if let Some(sort) = query.sort {
+        let by = match sort.by {
+            SortBy::BytesTx => "bytes_tx",
+            SortBy::BytesRx => "bytes_rx",
+            SortBy::Bytes => "bytes",
+        };
+        let sign = if sort.ascending { "-" } else { "" };
+        add("sort", &format!("{sign}{by}"));
+    }
+    if let Some(limit) = query.limit {
+        add("limit", &limit.to_string());
+    }
+    if let Some(cursor) = &query.cursor {
+        add("cursor", cursor);
+    }
+    add("partial", &query.partial.to_string());
+    text.pop();
+    text
+}
+
+/// Writes the hours of `query` as parameters that [`parse_hours`] reads; nothing for all hours.
+pub fn write_hours(hours: &Range<u32>) -> String {
+    match *hours == HoursQuery::ALL.hours {
+        true => String::new(),
+        false => format!("from={}&to={}", hours.start, hours.end),
+    }
+}
+
+/// Splits a query into names and values. [`form_urlencoded`] alone would accept broken escapes.
+pub fn parse(query: &str) -> Result<form_urlencoded::Parse<'_>, BadQuery> {
+    for pair in query.split('&') {
+        let hex = |digits: &[u8]| digits.len() == 2 && digits.iter().all(u8::is_ascii_hexdigit);
+        let mut escapes = pair.split('%').skip(1);
+        let whole = escapes.all(|rest| hex(&rest.as_bytes()[..rest.len().min(2)]));
+        if !whole || percent_decode_str(pair).decode_utf8().is_err() {
+            return Err(bad(format!("{pair:?} is not UTF-8 in percent-encoding")));
+        }
+    }
+    Ok(form_urlencoded::parse(query.as_bytes()))
+}
+
+/// Refuses a parameter that is given twice.
+pub fn once<T>(name: &str, slot: &Option<T>) -> Result<(), BadQuery> {
+    match slot {
+        Some(_) => Err(bad(format!("the parameter {name} is given twice"))),
+        None => Ok(()),
+    }
+}
+
+pub fn set<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), BadQuery> {
+    once(name, slot)?;
+    *slot = Some(value);
+    Ok(())
+}
+
+pub fn parse_hour(name: &str, value: &str) -> Result<Hour, BadQuery> {
+    let number = integer(name, value, 0, Hour::MAX)?;
+    Hour::new(u64::from(number)).ok_or_else(|| bad(format!("there is no hour {number}")))
+}
+
+pub fn integer<T>(name: &str, value: &str, min: T, max: T) -> Result<T, BadQuery>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    // `parse` alone would take a plus sign.
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    let number = value.parse().ok().filter(|_| digits);
+    number
+        .filter(|n| (&min..=&max).contains(&n))
+        .ok_or_else(|| {
+            bad(format!(
+                "{name} is {value:?}; it has to be an integer from {min} to {max}"
+            ))
+        })
+}
+
+fn columns(value: &str) -> Result<Columns, BadQuery> {
+    let mut columns = Columns::NONE;
+    for name in value.split(',').filter(|_| !value.is_empty()) {
+        let with = |field| columns.with(field);
+        let more = Field::from_name(name.as_bytes());
+        columns = match more.map(with) {
+            Some(Some(more)) => more,
+            Some(None) if more.is_some_and(|field| columns.has(field)) => {
+                return Err(bad(format!("group_by has {name:?} twice")));
+            }
+            _ => {
+                return Err(bad(format!(
+                    "group_by has {name:?}; it is a list of src_app, dest_app, vpc_id and hour, \
+                     separated by commas, or nothing for the sums of everything"
+                )));
+            }
+        };
+    }
+    Ok(columns)
+}
+
+fn sort(value: &str) -> Result<Sort, BadQuery> {
+    let (by, ascending) = match value.strip_prefix('-') {
+        Some(by) => (by, true),
+        None => (value, false),
+    };
+    let by = match by {
+        "bytes_tx" => SortBy::BytesTx,
+        "bytes_rx" => SortBy::BytesRx,
+        "bytes" => SortBy::Bytes,
+        _ => {
+            return Err(bad(format!(
+                "sort is {value:?}; it can be bytes_tx, bytes_rx or bytes, which is both together: \
+                 the largest first, or with a - in front the smallest"
+            )));
+        }
+    };
+    Ok(Sort { by, ascending })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_as_they_were_written() {
+        for text in [
+            "hour=7",
+            "from=1&to=9&src_app=a%26b&src_app=c+d&dest_app=%C3%89%22&vpc_id=&search=%25+x",
+            "hour=0&group_by=&sort=-bytes_rx&limit=100000",
+            "from=0&group_by=vpc_id,hour&sort=bytes&limit=1&cursor=AbC-_&partial=true",
+        ] {
+            let query = parse_flows(text).unwrap();
+            assert_eq!(
+                parse_flows_of_peer(&write_flows(&query)),
+                Ok(query),
+                "{text}"
+            );
+        }
+        for text in ["", "from=3", "to=9", "from=3&to=9"] {
+            let hours = parse_hours(text).unwrap().hours;
+            assert_eq!(parse_hours(&write_hours(&hours)).unwrap().hours, hours);
+        }
+    }
+}

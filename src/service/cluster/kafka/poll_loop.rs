@@ -1,0 +1,362 @@
+//! The consumer's thread: polls the client, and calls the handler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+
+use super::KafkaError;
+use super::consumer::{Assigned, Client, ConsumerState, Control, Handler, Rebalance, Record};
+use super::error::failed;
+use crate::domain::{Offset, Partition};
+
+/// Messages that are handed over at once: a store commits them together.
+const HANDOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest wait for messages before the loop checks whether it has to stop.
+const POLL_TIME_MAX: Duration = Duration::from_millis(100);
+/// Between commits of offsets. They are for tools that show the group's lag; the service does not read them.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest wait for the coordinator before a commit is skipped.
+const COMMIT_MAX: Duration = Duration::from_secs(1);
+/// Before a leader that did not tell its offsets is asked again; other partitions are read meanwhile.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// A partition that the client has not fetched for this long, although it was started, is started again.
+const STOPPED_MAX: Duration = Duration::from_secs(2);
+/// A leader whose end is before the offset that is due may have been cut off and replaced, and not know it. After this
+/// time it is believed.
+pub const AHEAD_MAX: Duration = Duration::from_secs(30);
+
+const CONTEXT: &str = "reading from Kafka";
+
+/// The loop. The handler is dropped first, then the client, which closes its connections.
+pub(super) struct PollLoop<H> {
+    handler: H,
+    client: Arc<Client>,
+    control: Control,
+}
+
+impl<H> Drop for PollLoop<H> {
+    /// Even after a panic of the handler; otherwise the client would wait for the loop for ever.
+    fn drop(&mut self) {
+        self.control.state.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<H: Handler> PollLoop<H> {
+    pub(super) fn new(client: Arc<Client>, handler: H, control: Control) -> PollLoop<H> {
+        PollLoop {
+            handler,
+            client,
+            control,
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        let client = self.client.clone();
+        let mut committed = Instant::now();
+        let mut broken = false;
+        while !broken && !self.state().stop.load(Ordering::Relaxed) {
+            let (messages, error) = fetch(&client);
+            for (partition, messages) in messages {
+                self.hand_over(partition, &messages);
+            }
+            for rebalance in self.state().take_rebalances() {
+                match rebalance {
+                    Rebalance::Assigned(list) => self.assigned(&list),
+                    Rebalance::Revoked(list) => self.revoked(&list),
+                }
+            }
+            self.restart_stopped();
+            self.start_requested();
+            if committed.elapsed() >= COMMIT_INTERVAL {
+                committed = Instant::now();
+                self.commit();
+            }
+            broken = error.is_some_and(|error| self.report(&error));
+        }
+        // Not under the lock: the handler waits for threads that may be starting a partition.
+        let rest = std::mem::take(&mut *self.state().assignment());
+        let rest: Vec<_> = rest.into_keys().collect();
+        self.notify_gone(&rest, broken);
+    }
+
+    fn state(&self) -> Arc<ConsumerState> {
+        self.control.state.clone()
+    }
+
+    fn hand_over(&mut self, partition: Partition, messages: &[BorrowedMessage<'_>]) {
+        let position = self
+            .state()
+            .assignment()
+            .get(&partition)
+            .and_then(|o| o.progress.position);
+        let Some(position) = position else { return };
+        let mut records = Vec::with_capacity(messages.len());
+        for message in messages {
+            let Ok(offset) = Offset::try_from(message.offset()) else {
+                // The client does not return messages without an offset.
+                return self.handler.failed(KafkaError::BadOffset {
+                    context: CONTEXT,
+                    partition,
+                    offset: message.offset(),
+                });
+            };
+            if offset >= position {
+                records.push(Record {
+                    offset,
+                    time_s: message.timestamp().to_millis().map_or(0, seconds),
+                    key: message.key(),
+                    payload: message.payload().unwrap_or_default(),
+                });
+            }
+        }
+        let Some(last) = records.last() else { return };
+        let Ok(next) = last.offset.next() else {
+            return self.handler.failed(KafkaError::BadOffset {
+                context: CONTEXT,
+                partition,
+                offset: last.offset.as_i64(),
+            });
+        };
+        self.handler.records(&self.control, partition, &records);
+        if let Some(assigned) = self.state().assignment().get_mut(&partition) {
+            assigned.progress.position = Some(next);
+        }
+    }
+
+    /// Passes only those partitions to the client whose start is known. To the group, the others are assigned all the
+    /// same.
+    fn assigned(&mut self, list: &TopicPartitionList) {
+        let mut ready = Vec::new();
+        for partition in partitions(list) {
+            // Before the handler is called, so that a start from another thread finds it.
+            (self.state().assignment()).insert(partition, Assigned::default());
+            // The client remembers a pause from an earlier assignment.
+            self.control.resume(partition);
+            let start = self.handler.assigned(partition);
+            ready.extend(start.map(|offset| (partition, offset)));
+        }
+        self.start(ready);
+    }
+
+    /// Starts to read partitions from offsets. A partition whose offset is out of range is not read; if the leader does
+    /// not tell its range, the start is retried later.
+    fn start(&mut self, mut starts: Vec<(Partition, Offset)>) {
+        let state = self.state();
+        starts.retain(|(partition, offset)| {
+            let is_in_range = self.check_range(*partition, *offset);
+            if is_in_range.is_none() {
+                self.start_later(*partition, *offset);
+            }
+            is_in_range == Some(true)
+        });
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in &starts {
+            add(&mut list, &state, *partition, *offset);
+        }
+        if let Err(error) = self.client.incremental_assign(&list) {
+            self.handler.failed(failed("assigning partitions")(error));
+            for (partition, offset) in starts {
+                self.start_later(partition, offset);
+            }
+            return;
+        }
+        for (partition, offset) in starts {
+            if let Some(assigned) = state.assignment().get_mut(&partition) {
+                assigned.progress.position = Some(offset);
+            }
+        }
+    }
+
+    fn start_later(&self, partition: Partition, offset: Offset) {
+        if let Some(assigned) = self.state().assignment().get_mut(&partition) {
+            assigned.start_at = Some(offset);
+            assigned.not_before = Some(Instant::now() + RETRY_INTERVAL);
+        }
+    }
+
+    fn revoked(&mut self, list: &TopicPartitionList) {
+        let lost = self.client.assignment_lost();
+        let state = self.state();
+        let mut started = TopicPartitionList::new();
+        let partitions: Vec<_> = partitions(list).collect();
+        for &partition in &partitions {
+            let assigned = state.assignment().remove(&partition);
+            if assigned.is_some_and(|assigned| assigned.progress.position.is_some()) {
+                started.add_partition(&state.topic, partition.get());
+            }
+        }
+        self.notify_gone(&partitions, lost);
+        if let Err(error) = self.client.incremental_unassign(&started) {
+            self.handler.failed(failed("unassigning partitions")(error));
+        }
+    }
+
+    fn notify_gone(&mut self, partitions: &[Partition], lost: bool) {
+        match lost {
+            true => self.handler.lost(partitions),
+            false => self.handler.revoked(partitions),
+        }
+    }
+
+    /// Starts the partitions for which [`Control::start`] was called.
+    fn start_requested(&mut self) {
+        let state = self.state();
+        let mut starts = Vec::new();
+        for (partition, assigned) in state.assignment().iter_mut() {
+            if assigned.not_before.is_some_and(|at| Instant::now() < at) {
+                continue;
+            }
+            let start_at = assigned
+                .start_at
+                .take()
+                .filter(|_| assigned.progress.position.is_none());
+            starts.extend(start_at.map(|offset| (*partition, offset)));
+        }
+        if !starts.is_empty() {
+            self.start(starts);
+        }
+    }
+
+    /// Whether a store can continue from `offset`; `None` to ask again later. It asks the leader, since the end that
+    /// the client remembers may be from an earlier assignment, and sums that reach it may lack flows.
+    fn check_range(&mut self, partition: Partition, offset: Offset) -> Option<bool> {
+        let Some((first, end)) = self.control.range(partition) else {
+            // A leader is believed only if it keeps telling the same.
+            if let Some(assigned) = self.state().assignment().get_mut(&partition) {
+                assigned.ahead_since = None;
+            }
+            return None;
+        };
+        // The end that the partition had when it was assigned.
+        if let Some(assigned) = self.state().assignment().get_mut(&partition) {
+            assigned.progress.end = assigned.progress.end.max(Some(end));
+            if offset <= end {
+                assigned.ahead_since = None;
+            } else if (assigned.ahead_since.get_or_insert_with(Instant::now)).elapsed() < AHEAD_MAX
+            {
+                tracing::warn!(
+                    %partition,
+                    %offset,
+                    %end,
+                    "broker has less than was counted; asking again"
+                );
+                return None;
+            }
+        }
+        let is_in_range = (first..=end).contains(&offset);
+        if !is_in_range {
+            self.handler.failed(KafkaError::OutOfRange {
+                partition,
+                offset,
+                first,
+                end,
+            });
+        }
+        Some(is_in_range)
+    }
+
+    /// Restarts partitions that the client has stopped to fetch: their next message was deleted, which the restart
+    /// finds, or their leader was wrong about its range, as one that has just started may be.
+    fn restart_stopped(&mut self) {
+        let state = self.state();
+        let mut list = TopicPartitionList::new();
+        for (partition, assigned) in state.assignment().iter_mut() {
+            let is_stopped = (assigned.stopped_since).is_some_and(|at| at.elapsed() >= STOPPED_MAX);
+            if is_stopped && let Some(position) = assigned.progress.position.take() {
+                tracing::warn!(%partition, %position, "fetching stopped; starting again");
+                assigned.stopped_since = None;
+                assigned.start_at = Some(position);
+                // A rebalance that arrived meanwhile is handled first.
+                assigned.not_before = Some(Instant::now() + POLL_TIME_MAX);
+                list.add_partition(&state.topic, partition.get());
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.client.incremental_unassign(&list)
+        {
+            self.handler.failed(failed("stopping partitions")(error));
+        }
+    }
+
+    /// Reports an error to the handler. Returns whether the loop has to end.
+    fn report(&mut self, error: &Source) -> bool {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+            // It does not name its partition, whose fetching stops: see `restart_stopped`.
+            tracing::warn!(%error, "offset not in Kafka");
+            return false;
+        }
+        let error = KafkaError::of(CONTEXT, error);
+        let broken = matches!(error, KafkaError::Broken { .. });
+        // Temporary errors are logged by the client.
+        if !error.is_temporary() {
+            self.handler.failed(error);
+        }
+        broken
+    }
+
+    /// Commits positions, if the group's coordinator answers. A commit that waits for it may arrive after the session
+    /// has ended, and the coordinator removes a static member for that.
+    fn commit(&self) {
+        let state = self.state();
+        let mut list = TopicPartitionList::new();
+        for (partition, assigned) in state.assignment().iter() {
+            if let Some(position) = assigned.progress.position {
+                add(&mut list, &state, *partition, position);
+            }
+        }
+        if list.count() > 0
+            && self
+                .client
+                .committed_offsets(list.clone(), COMMIT_MAX)
+                .is_ok()
+        {
+            let _only_for_display = self.client.commit(&list, CommitMode::Async);
+        }
+    }
+}
+
+fn seconds(millis: i64) -> u64 {
+    u64::try_from(millis).unwrap_or_default() / 1_000
+}
+
+type Fetched<'a> = BTreeMap<Partition, Vec<BorrowedMessage<'a>>>;
+
+/// Fetches messages, waiting for the first. Returns early if there is an error.
+fn fetch(client: &Client) -> (Fetched<'_>, Option<Source>) {
+    let mut messages = Fetched::new();
+    let mut bytes = 0;
+    let mut wait = POLL_TIME_MAX;
+    while bytes < HANDOVER_BYTES_MAX {
+        match client.poll(wait) {
+            Some(Ok(message)) => {
+                bytes += message.payload_len();
+                // The client returns messages of assigned partitions only.
+                if let Ok(partition) = Partition::try_from(message.partition()) {
+                    messages.entry(partition).or_default().push(message);
+                }
+            }
+            Some(Err(error)) => return (messages, Some(error)),
+            None => break,
+        }
+        wait = Duration::ZERO;
+    }
+    (messages, None)
+}
+
+/// The partitions of a rebalance.
+fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = Partition> {
+    let elements = list.elements().into_iter();
+    elements.filter_map(|element| Partition::try_from(element.partition()).ok())
+}
+
+fn add(list: &mut TopicPartitionList, state: &ConsumerState, partition: Partition, offset: Offset) {
+    let offset = rdkafka::Offset::Offset(offset.as_i64());
+    // Fails for negative offsets only.
+    let _added = list.add_partition_offset(&state.topic, partition.get(), offset);
+}
