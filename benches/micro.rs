@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use tokio_util::sync::CancellationToken;
+
 use flowtally::domain::{Counters, Hour};
 use flowtally::ingest::decode::{Format, decode};
-use flowtally::query::{Cancel, EncodedRows, Encoding, Engine, Query, QueryLimits, Row, RowFormat};
+use flowtally::query::{EncodedRows, Encoding, Engine, Query, QueryLimits, Row, RowFormat};
 use flowtally::store::codec::FlowKey;
 use flowtally::store::{Batch, BatchBuilder, Durability, Store, StoreOptions, Tally};
 
@@ -208,7 +210,7 @@ fn bench_store(c: &mut Criterion) {
         group.bench_function(format!("answer_{id}"), |b| {
             b.iter(|| {
                 let question = Query::all_of(12..13);
-                let rows = engine.ask(&store, &question, Cancel::default());
+                let rows = engine.ask(&store, &question, CancellationToken::default());
                 let rows = rows.expect("an open store");
                 let mut answer = EncodedRows::new(rows, format, encoding).expect("memory");
                 while let Some(chunk) = answer.next_chunk().expect("a sound file") {

@@ -3,13 +3,13 @@
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::{ControlFlow, Range};
 
+use tokio_util::sync::CancellationToken;
+
 use super::connect;
 use crate::client::{Client, broke_off};
 use crate::config::{Export, ExportFormat, Place};
 use crate::domain::{Field, Hour, Totals};
-use crate::query::{
-    Cancel, EncodedRows, Encoding, Engine, HoursQuery, Query, QueryLimits, RowFormat,
-};
+use crate::query::{EncodedRows, Encoding, Engine, HoursQuery, Query, QueryLimits, RowFormat};
 use crate::store::Store;
 use crate::terminal::Style;
 
@@ -99,7 +99,7 @@ impl Source {
                     hours,
                     ..HoursQuery::ALL
                 };
-                let hours = engine.hours(store, &query, Cancel::default());
+                let hours = engine.hours(store, &query, CancellationToken::default());
                 let mut add = |hour: Hour, totals: Totals| {
                     groups.add(hour.get(), totals.flows);
                     ControlFlow::Continue(())
@@ -159,7 +159,7 @@ impl Source {
                     ExportFormat::Csv => RowFormat::Csv,
                 };
                 let question = Query::all_of(hours.clone());
-                let rows = engine.ask(store, &question, Cancel::default());
+                let rows = engine.ask(store, &question, CancellationToken::default());
                 let rows = rows.map_err(|e| failed(&e))?;
                 let answer = EncodedRows::new(rows, format, Encoding::Identity);
                 let mut answer = answer.map_err(Failed::Output)?;

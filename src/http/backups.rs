@@ -63,7 +63,7 @@ pub(super) async fn file(
     name: &str,
 ) -> Result<Response, Problem> {
     let sessions = sessions(api, request)?;
-    let permit = api.permit_to_answer(request.peer, 1)?;
+    let permit = api.acquire_answer_permit(request.peer, 1)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
     let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;

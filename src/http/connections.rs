@@ -1,5 +1,4 @@
-//! Which connections there are, which requests are under way on them, and which connection goes when
-//! there is no place for a new one.
+//! The open connections, their requests, and which connection is evicted when there are too many.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -19,95 +18,94 @@ use crate::backup::Lease;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
-/// A connection without a request is not let go before that: its first may be on the way.
-const QUIET_MIN: Duration = Duration::from_secs(1);
-/// A client that takes nothing of its answer for so long is let go when others are not answered.
+/// A connection without a request is not evicted before that: its first request may be on the way.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+/// An answer of which the client reads nothing for this long is aborted when others need its place.
 const STALLED_MIN: Duration = Duration::from_secs(20);
 /// Memory for [long targets](super::long_target).
 const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
-/// Pause between two looks for one that can go.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// Between two attempts to evict a connection.
+const EVICT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All connections. There is a bound on how many.
+/// All connections. Their number is bounded.
 #[derive(Debug)]
 pub(super) struct Connections {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     admission: Admission,
     metrics: Metrics,
-    /// In the order in which they came.
+    /// In the order in which they were accepted.
     open: Mutex<BTreeMap<u64, Weak<Connection>>>,
     next: AtomicU64,
     /// Memory for long targets, in KiB.
     long_targets: Arc<Semaphore>,
 }
 
-/// One connection, for as long as it or a request on it lives.
+/// A connection. It lives as long as its socket and its requests.
 #[derive(Debug)]
 pub(super) struct Connection {
     all: Arc<Connections>,
     number: u64,
-    /// `None` in tests of what does not need one.
+    /// `None` in tests that need none.
     socket: Option<Socket>,
     activity: Mutex<Activity>,
-    let_go: Notify,
-    /// The same, in the middle of an answer.
-    break_off: Notify,
+    /// To be closed, unless a request has started.
+    evict: Notify,
+    /// To be closed even in the middle of an answer.
+    abort: Notify,
 }
 
 #[derive(Debug)]
 struct Activity {
-    /// Requests under way.
+    /// Requests in progress.
     requests: usize,
-    /// Requests that have begun.
-    begun: u64,
-    /// Of the target of the request that is coming in.
+    /// Requests that have started.
+    started: u64,
+    /// The rest of the target of the request that is being received.
     rest_of_target: Option<Rest>,
-    /// When the last one ended, or the connection began.
-    since: Instant,
-    /// The client has not taken all that was written, and nothing since then.
-    blocked_since: Option<Instant>,
-    /// Of a backup's file, from its request to the next one, or the end: before, the client need not have
-    /// all of it.
+    /// When the last request ended, or the connection was opened.
+    idle_since: Instant,
+    /// Since when the client has read nothing, although more was written.
+    stalled_since: Option<Instant>,
+    /// The lease of a backup's file, until the next request or the end of the connection: before that, the client may
+    /// not have all of the file.
     download: Option<Lease>,
 }
 
 impl Activity {
     fn end_download(&mut self) {
         if let Some(download) = self.download.take() {
-            download.end(self.blocked_since.unwrap_or_else(Instant::now));
+            download.end(self.stalled_since.unwrap_or_else(Instant::now));
         }
     }
 
-    /// A request is under way, or its answer on the way.
+    /// A request is in progress, or its answer is not read yet.
     fn is_busy(&self) -> bool {
-        self.requests > 0 || self.blocked_since.is_some()
+        self.requests > 0 || self.stalled_since.is_some()
     }
 }
 
-/// A request under way, until this is dropped: its streamed answer included, but for what is written and
-/// not taken yet.
+/// A request is in progress until this is dropped, including its streamed answer up to the last write.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Connection>);
+pub(super) struct RequestGuard(Arc<Connection>);
 
-/// What is known of the other end of a request.
+/// The other end of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    /// It has shown a certificate of the client CA.
+    /// It has a certificate of the client CA.
     pub(super) certified: bool,
     pub(super) target: Target,
-    /// The request lives as long as this does.
-    pub(super) request: Arc<UnderWay>,
+    pub(super) request: Arc<RequestGuard>,
 }
 
 impl Connections {
-    /// `admission` gets to know when one waits for a place.
+    /// `admission` is told when a connection waits for a slot.
     pub(super) fn new(
         connections_max: usize,
         admission: Admission,
         metrics: Metrics,
     ) -> Arc<Connections> {
         Arc::new(Connections {
-            places: Arc::new(Semaphore::new(connections_max)),
+            slots: Arc::new(Semaphore::new(connections_max)),
             admission,
             metrics,
             open: Mutex::default(),
@@ -116,21 +114,21 @@ impl Connections {
         })
     }
 
-    /// Waits for a place. Where all are taken, the connection goes that has been without a request for
-    /// longest, also one that has begun to send a head and does not end it; or a request whose body
-    /// arrives too slowly, or whose answer nobody takes.
-    pub(super) async fn find_place(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Some(place);
+    /// Waits for a slot. If all are taken, evicts the connection that has been without a request for longest, even if it
+    /// has sent a part of a head; or else aborts an answer that is not read. Admission meanwhile refuses bodies that
+    /// arrive too slowly.
+    pub(super) async fn acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            return Some(slot);
         }
         let _waits = self.admission.waits_for_place();
         loop {
-            if !self.let_go_quietest() {
-                self.break_off_most_stalled();
+            if !self.evict_most_idle() {
+                self.abort_most_stalled();
             }
-            let place = self.places.clone().acquire_owned();
-            if let Ok(place) = tokio::time::timeout(LOOK_PAUSE, place).await {
-                return place.ok();
+            let slot = self.slots.clone().acquire_owned();
+            if let Ok(slot) = tokio::time::timeout(EVICT_INTERVAL, slot).await {
+                return slot.ok();
             }
         }
     }
@@ -142,21 +140,21 @@ impl Connections {
             socket,
             activity: Mutex::new(Activity {
                 requests: 0,
-                begun: 0,
+                started: 0,
                 rest_of_target: None,
-                since: Instant::now(),
-                blocked_since: None,
+                idle_since: Instant::now(),
+                stalled_since: None,
                 download: None,
             }),
-            let_go: Notify::new(),
-            break_off: Notify::new(),
+            evict: Notify::new(),
+            abort: Notify::new(),
         });
         lock(&self.open).insert(connection.number, Arc::downgrade(&connection));
         self.metrics.http().connections.inc();
         connection
     }
 
-    pub(super) fn requests_under_way(&self) -> usize {
+    pub(super) fn requests_in_progress(&self) -> usize {
         let busy = |connection: &Arc<Connection>| lock(&connection.activity).is_busy();
         self.all()
             .iter()
@@ -164,28 +162,28 @@ impl Connections {
             .count()
     }
 
-    fn let_go_quietest(&self) -> bool {
-        let quietest = self.oldest(QUIET_MIN, |activity| {
-            (!activity.is_busy()).then_some(activity.since)
+    fn evict_most_idle(&self) -> bool {
+        let most_idle = self.oldest(IDLE_MIN, |activity| {
+            (!activity.is_busy()).then_some(activity.idle_since)
         });
-        quietest
-            .inspect(|connection| connection.let_go.notify_one())
+        most_idle
+            .inspect(|connection| connection.evict.notify_one())
             .is_some()
     }
 
-    /// Ends the answer of which nothing has been taken for longest, so that others get theirs.
-    pub(super) fn break_off_most_stalled(&self) {
-        let stalled = self.oldest(STALLED_MIN, |activity| activity.blocked_since);
+    /// Aborts the answer that has been stalled for longest, so that others get theirs.
+    pub(super) fn abort_most_stalled(&self) {
+        let stalled = self.oldest(STALLED_MIN, |activity| activity.stalled_since);
         if let Some(connection) = stalled {
-            connection.break_off.notify_one();
+            connection.abort.notify_one();
         }
     }
 
-    /// Ends all downloads of backups: a stop does not wait for those.
-    pub(super) fn break_off_downloads(&self) {
+    /// Aborts all downloads of backups: a shutdown does not wait for them.
+    pub(super) fn abort_downloads(&self) {
         for connection in self.all() {
             if lock(&connection.activity).download.is_some() {
-                connection.break_off.notify_one();
+                connection.abort.notify_one();
             }
         }
     }
@@ -204,7 +202,7 @@ impl Connections {
             .map(|(_, connection)| connection)
     }
 
-    /// Not under the lock: the last owner of a connection takes it off the list.
+    /// Copied, since the last owner of a connection removes it from the list.
     fn all(&self) -> Vec<Arc<Connection>> {
         lock(&self.open)
             .values()
@@ -214,46 +212,46 @@ impl Connections {
 }
 
 impl Connection {
-    /// Begins a request.
-    pub(super) fn begin(self: &Arc<Connection>) -> UnderWay {
+    /// Starts a request.
+    pub(super) fn start_request(self: &Arc<Connection>) -> RequestGuard {
         let mut activity = lock(&self.activity);
         activity.requests += 1;
-        activity.begun += 1;
+        activity.started += 1;
         activity.end_download();
-        UnderWay(self.clone())
+        RequestGuard(self.clone())
     }
 
-    /// How many requests have begun, where none is under way.
-    pub(super) fn begun_before_next(&self) -> Option<u64> {
+    /// How many requests have started, if none is in progress.
+    pub(super) fn started_before_next(&self) -> Option<u64> {
         let activity = lock(&self.activity);
-        (activity.requests == 0).then_some(activity.begun)
+        (activity.requests == 0).then_some(activity.started)
     }
 
-    /// Memory for so much more of a long target, if there is any.
+    /// Reserves memory for more of a long target, if there is any.
     pub(super) fn memory_for(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(kib).ok()?;
         let memory = self.all.long_targets.clone().try_acquire_many_owned(kib);
         memory.ok()
     }
 
-    /// Keeps what is left of a target until its request begins.
+    /// Keeps the rest of a target until its request starts.
     pub(super) fn keep(&self, rest: Rest) {
         lock(&self.activity).rest_of_target = Some(rest);
     }
 
-    /// What is kept of the request's target.
+    /// The kept rest of the request's target.
     pub(super) fn take_rest(&self) -> Option<Rest> {
         lock(&self.activity).rest_of_target.take()
     }
 
-    /// Counts a request that did not become one.
+    /// Counts a request that was refused before it started.
     pub(super) fn count_refused(&self, reason: &str) {
         let metrics = self.all.metrics.http();
         metrics.rejected.with_label_values(&[reason]).inc();
     }
 
-    /// Reads and forgets what the client still sends, for a moment: closed before that, it would find the
-    /// connection broken, and not read the answer.
+    /// Reads and discards what the client still sends, for a moment. If the connection were closed at once, the client
+    /// would get a reset, and might not read the answer.
     pub(super) async fn drain(&self) {
         if let Some(socket) = &self.socket {
             socket.drain().await;
@@ -267,23 +265,23 @@ impl Connection {
         }
     }
 
-    /// Resolves when another needs the place, or a stop breaks it off.
-    pub(super) async fn let_go(&self) {
+    /// Resolves when the connection is to be closed.
+    pub(super) async fn evicted(&self) {
         loop {
             tokio::select! {
-                () = self.break_off.notified() => return,
-                () = self.let_go.notified() => {}
+                () = self.abort.notified() => return,
+                () = self.evict.notified() => {}
             }
-            // One that has come meanwhile is not broken off.
+            // A request that has started meanwhile is not aborted.
             if !lock(&self.activity).is_busy() {
                 return;
             }
         }
     }
 
-    /// Notes whether the client takes what is written to `stream`.
-    pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> Watched<S> {
-        Watched {
+    /// Tracks whether the client reads what is written to `stream`.
+    pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
+        WatchedStream {
             stream,
             connection: self.clone(),
         }
@@ -293,12 +291,12 @@ impl Connection {
         let mut activity = lock(&self.activity);
         match written {
             Poll::Pending => {
-                activity.blocked_since.get_or_insert_with(Instant::now);
+                activity.stalled_since.get_or_insert_with(Instant::now);
             }
-            Poll::Ready(Ok(_)) if activity.blocked_since.take().is_some() => {
-                activity.since = Instant::now();
+            Poll::Ready(Ok(_)) if activity.stalled_since.take().is_some() => {
+                activity.idle_since = Instant::now();
             }
-            // After an error, nothing more is taken.
+            // After an error, nothing more is read.
             Poll::Ready(_) => {}
         }
     }
@@ -312,39 +310,39 @@ impl Drop for Connection {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         let mut activity = lock(&self.0.activity);
         activity.requests -= 1;
-        activity.since = Instant::now();
+        activity.idle_since = Instant::now();
     }
 }
 
-impl UnderWay {
-    /// Something that ends the connection in the middle of an answer, and does not keep the request.
-    pub(super) fn break_off_later(&self) -> impl FnOnce() + Send + use<> {
+impl RequestGuard {
+    /// A function that aborts the connection. It does not keep the request alive.
+    pub(super) fn abort_handle(&self) -> impl FnOnce() + Send + use<> {
         let connection = Arc::downgrade(&self.0);
         move || {
             if let Some(connection) = connection.upgrade() {
-                connection.break_off.notify_one();
+                connection.abort.notify_one();
             }
         }
     }
 
-    /// Resolves when the client is seen to have left; never, where it stays.
-    pub(super) async fn left(&self) {
+    /// Resolves when the client has disconnected.
+    pub(super) async fn disconnected(&self) {
         match &self.0.socket {
-            Some(socket) => socket.left().await,
+            Some(socket) => socket.disconnected().await,
             None => std::future::pending().await,
         }
     }
 
-    /// Notes that the answer is a backup's file.
+    /// Holds the lease of a backup's file, which is the answer.
     pub(super) fn hold(&self, download: Lease) {
         lock(&self.0.activity).download = Some(download);
     }
 
-    /// All connections, this request's among them.
+    /// All connections.
     pub(super) fn connections(&self) -> &Connections {
         &self.0.all
     }
@@ -352,12 +350,12 @@ impl UnderWay {
 
 /// See [`Connection::watch`].
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct WatchedStream<S> {
     stream: S,
     connection: Arc<Connection>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -367,7 +365,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -401,7 +399,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// Every change is complete before a lock is let go.
+/// Every change is complete before a lock is released.
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -411,36 +409,36 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_quietest_makes_room() {
+    async fn the_most_idle_connection_is_evicted() {
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());
         let (busy, first, second) = (all.open(None), all.open(None), all.open(None));
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..3 {
-            places.push(all.find_place().await.unwrap());
+            slots.push(all.acquire_slot().await.unwrap());
         }
-        let request = busy.begin();
-        lock(&busy.activity).since -= QUIET_MIN * 4;
-        assert_eq!(all.requests_under_way(), 1);
+        let request = busy.start_request();
+        lock(&busy.activity).idle_since -= IDLE_MIN * 4;
+        assert_eq!(all.requests_in_progress(), 1);
         let found = tokio::spawn({
             let all = all.clone();
-            async move { all.find_place().await }
+            async move { all.acquire_slot().await }
         });
-        // Nobody has been quiet for long enough.
-        tokio::time::sleep(LOOK_PAUSE * 3).await;
+        // No connection has been idle for long enough.
+        tokio::time::sleep(EVICT_INTERVAL * 3).await;
         assert!(!found.is_finished());
-        lock(&first.activity).since -= QUIET_MIN * 2;
-        lock(&second.activity).since -= QUIET_MIN * 3;
-        second.let_go().await;
-        places.pop();
+        lock(&first.activity).idle_since -= IDLE_MIN * 2;
+        lock(&second.activity).idle_since -= IDLE_MIN * 3;
+        second.evicted().await;
+        slots.pop();
         assert!(found.await.unwrap().is_some());
         drop((second, request));
-        assert_eq!((all.all().len(), all.requests_under_way()), (2, 0));
+        assert_eq!((all.all().len(), all.requests_in_progress()), (2, 0));
     }
 
-    /// What a client has not taken yet is under way, though its request has ended.
+    /// What a client has not read yet is in progress, although its request has ended.
     #[tokio::test]
-    async fn an_answer_that_is_not_taken_is_under_way() {
+    async fn an_answer_that_is_not_read_is_in_progress() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());
@@ -448,13 +446,13 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(100);
         let mut server = connection.watch(server);
         let writing = tokio::spawn(async move { server.write_all(&[0; 150]).await });
-        while all.requests_under_way() == 0 {
+        while all.requests_in_progress() == 0 {
             tokio::task::yield_now().await;
         }
-        lock(&connection.activity).since -= QUIET_MIN * 2;
-        assert!(!all.let_go_quietest());
+        lock(&connection.activity).idle_since -= IDLE_MIN * 2;
+        assert!(!all.evict_most_idle());
         client.read_exact(&mut [0; 150]).await.unwrap();
         writing.await.unwrap().unwrap();
-        assert_eq!(all.requests_under_way(), 0);
+        assert_eq!(all.requests_in_progress(), 0);
     }
 }

@@ -350,7 +350,7 @@ impl Problem {
         let status = self.status();
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        routes::never_stored(headers);
+        routes::forbid_caching(headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         match self {
             Problem::MethodNotAllowed { allow, .. } => {

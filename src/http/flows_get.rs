@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use warp::http::header::{self, HeaderMap, HeaderValue};
 use warp::reply::{Reply, Response};
@@ -18,7 +19,7 @@ use super::connections::Peer;
 use super::error::Problem;
 use super::routes::Request;
 use super::{negotiate, parameters};
-use crate::query::{Cancel, Coverage, EncodedRows, Query, QueryError, RowFormat, text};
+use crate::query::{Coverage, EncodedRows, Query, QueryError, RowFormat, text};
 use crate::service::Service;
 use crate::telemetry::Metrics;
 
@@ -31,7 +32,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     answer(api, request, service, question, format).await
 }
 
-/// What `service` answers to `question`, as `format`.
+/// Answers `question` in `format`.
 pub(super) async fn answer(
     api: &Api,
     request: &Request<'_>,
@@ -40,14 +41,14 @@ pub(super) async fn answer(
     format: RowFormat,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
-    let permit = api.permit_to_answer(request.peer, 1)?;
-    let cancel = Cancel::default();
-    let stop = cancel.clone();
+    let permit = api.acquire_answer_permit(request.peer, 1)?;
+    let cancel = CancellationToken::default();
+    let cancel_stream = cancel.clone();
     let make = move || {
         let rows = service.ask(&question, cancel)?;
         EncodedRows::new(rows, format, encoding).map_err(|_| Problem::Internal)
     };
-    let mut response = stream(api, request, permit, stop, make).await?;
+    let mut response = stream(api, request, permit, cancel_stream, make).await?;
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
@@ -63,13 +64,13 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// The answer that `make` makes, which may block: its first part at once, and each further one when the client
-/// has taken the one before. `stop` is what ends the making.
+/// Streams the answer that `make` returns, which may block: the first chunk at once, and each further one when the
+/// client has read the one before. `cancel` is what the answer checks.
 pub(super) async fn stream(
     api: &Api,
     request: &Request<'_>,
     permit: OwnedSemaphorePermit,
-    stop: Cancel,
+    cancel: CancellationToken,
     make: impl FnOnce() -> Result<EncodedRows, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let peer = request.peer;
@@ -80,7 +81,7 @@ pub(super) async fn stream(
         metrics.http().query_rows_read.inc_by(answer.rows_read());
         Ok::<_, Problem>((chunk, answer, permit))
     });
-    let first = unless_left(peer, stop.clone(), first).await;
+    let first = cancel_on_disconnect(peer, cancel.clone(), first).await;
     let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
@@ -90,15 +91,15 @@ pub(super) async fn stream(
         Response::new(chunk.into())
     } else {
         let guards = Guards {
-            pace: answer.holds_memory().then(|| Pace::begin(peer)),
-            _leaving: Leaving::begin(answer.take_revocations(), peer),
+            stall: answer.holds_memory().then(|| StallWatchdog::spawn(peer)),
+            _revocation: RevocationGuard::spawn(answer.take_revocations(), peer),
         };
         let about = About {
             metrics: api.metrics.clone(),
             query: request.query.to_owned(),
             span: Span::current(),
         };
-        let rest = rest_of(answer, about, (permit, peer.clone(), guards), stop);
+        let rest = rest_of(answer, about, (permit, peer.clone(), guards), cancel);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -107,12 +108,12 @@ pub(super) async fn stream(
         let value = HeaderValue::try_from(next_page).map_err(|_| Problem::Internal)?;
         headers.insert(header::LINK, value);
     }
-    say_coverage(headers, &coverage)?;
+    add_coverage(headers, &coverage)?;
     Ok(response)
 }
 
-/// Says which parts of the sums are in an answer.
-pub(super) fn say_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Result<(), Problem> {
+/// Adds the headers that tell which partitions are in an answer.
+pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Result<(), Problem> {
     for (name, value) in coverage.headers() {
         let value = HeaderValue::try_from(value).map_err(|_| Problem::Internal)?;
         headers.insert(name, value);
@@ -120,11 +121,11 @@ pub(super) fn say_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Resu
     Ok(())
 }
 
-/// Why a stream ends early: the connection breaks off with it, so that the client cannot take a part
-/// for the whole.
+/// The error of a stream that ends early. It breaks the connection, so that the client does not take the answer for
+/// complete.
 const BROKE_OFF: &str = "the answer broke off";
 
-/// What is known of an answer on its way.
+/// What is logged and counted of a streamed answer.
 #[derive(Clone)]
 struct About {
     metrics: Metrics,
@@ -132,128 +133,124 @@ struct About {
     span: Span,
 }
 
-/// The chunks of `answer`. Each is made when the client has taken the one before: a slow client
-/// holds a scan, but no thread.
+/// The further chunks of `answer`. Each is made when the client has read the one before, so a slow client holds a scan,
+/// but no thread.
 fn rest_of(
     answer: EncodedRows,
     about: About,
     holds: (OwnedSemaphorePermit, Peer, Guards),
-    stop: Cancel,
+    cancel: CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
-    let state = (answer, holds, stop);
-    stream::try_unfold(state, move |(mut answer, (permit, peer, guards), stop)| {
-        let about = about.clone();
-        async move {
-            guards.pace.iter().for_each(Pace::note_part);
-            let metrics = about.metrics.clone();
-            let made = tokio::task::spawn_blocking(move || {
-                let before = answer.rows_read();
-                let chunk = answer.next_chunk();
-                let rows_read = &metrics.http().query_rows_read;
-                rows_read.inc_by(answer.rows_read() - before);
-                (chunk, answer, permit)
-            });
-            let made = unless_left(&peer, stop.clone(), made).await;
-            let (chunk, answer, permit) = made.map_err(|_| BROKE_OFF)?;
-            let chunk = chunk.map_err(|error| {
-                if !matches!(error, QueryError::Cancelled) {
-                    let query = &about.query;
-                    tracing::error!(parent: &about.span, %error, query, "an answer broke off");
-                }
-                BROKE_OFF
-            })?;
-            Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer, guards), stop))))
-        }
-    })
+    let state = (answer, holds, cancel);
+    stream::try_unfold(
+        state,
+        move |(mut answer, (permit, peer, guards), cancel)| {
+            let about = about.clone();
+            async move {
+                guards.stall.iter().for_each(StallWatchdog::note_chunk);
+                let metrics = about.metrics.clone();
+                let made = tokio::task::spawn_blocking(move || {
+                    let before = answer.rows_read();
+                    let chunk = answer.next_chunk();
+                    let rows_read = &metrics.http().query_rows_read;
+                    rows_read.inc_by(answer.rows_read() - before);
+                    (chunk, answer, permit)
+                });
+                let made = cancel_on_disconnect(&peer, cancel.clone(), made).await;
+                let (chunk, answer, permit) = made.map_err(|_| BROKE_OFF)?;
+                let chunk = chunk.map_err(|error| {
+                    if !matches!(error, QueryError::Cancelled) {
+                        let query = &about.query;
+                        tracing::error!(parent: &about.span, %error, query, "answer aborted");
+                    }
+                    BROKE_OFF
+                })?;
+                Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer, guards), cancel))))
+            }
+        },
+    )
 }
 
-/// What breaks an answer off that others wait for.
+/// What aborts a streamed answer, until it is dropped.
 struct Guards {
-    pace: Option<Pace>,
-    _leaving: Option<Leaving>,
+    stall: Option<StallWatchdog>,
+    _revocation: Option<RevocationGuard>,
 }
 
-/// Breaks an answer off when a store is to be closed that it reads: whoever has its partition next waits for that.
-/// Until it is dropped.
-struct Leaving(AbortHandle);
+/// Aborts an answer when a store that it reads is revoked: the next owner of the partition waits for that.
+struct RevocationGuard(AbortHandle);
 
-impl Leaving {
-    fn begin(leaves: Vec<watch::Receiver<()>>, peer: &Peer) -> Option<Leaving> {
-        if leaves.is_empty() {
+impl RevocationGuard {
+    fn spawn(revocations: Vec<watch::Receiver<()>>, peer: &Peer) -> Option<RevocationGuard> {
+        if revocations.is_empty() {
             return None;
         }
-        let break_off = peer.request.break_off_later();
-        let closed = |mut leave: watch::Receiver<()>| async move { leave.changed().await.is_err() };
-        let mut leaves: FuturesUnordered<_> = leaves.into_iter().map(closed).collect();
+        let abort = peer.request.abort_handle();
+        let revoked = |mut revocation: watch::Receiver<()>| async move {
+            revocation.changed().await.is_err()
+        };
+        let mut revoked: FuturesUnordered<_> = revocations.into_iter().map(revoked).collect();
         let waiting = tokio::spawn(async move {
-            let _closed = leaves.next().await;
-            break_off();
+            let _first = revoked.next().await;
+            abort();
         });
-        Some(Leaving(waiting.abort_handle()))
+        Some(RevocationGuard(waiting.abort_handle()))
     }
 }
 
-impl Drop for Leaving {
+impl Drop for RevocationGuard {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// How long a client has for a part of an answer that holds memory which others may need.
-const PART_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time for a client to read a chunk of an answer that holds memory which other answers may need.
+const CHUNK_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Breaks an answer off whose parts are taken too slowly; until it is dropped.
-struct Pace(Arc<AtomicU64>);
+/// Aborts an answer whose client reads no further chunk within [`CHUNK_TIME_MAX`].
+struct StallWatchdog {
+    chunks: Arc<AtomicU64>,
+}
 
-impl Pace {
-    fn begin(peer: &Peer) -> Pace {
-        let parts = Arc::new(AtomicU64::new(0));
-        let (watched, break_off) = (Arc::downgrade(&parts), peer.request.break_off_later());
+impl StallWatchdog {
+    fn spawn(peer: &Peer) -> StallWatchdog {
+        let chunks = Arc::new(AtomicU64::new(0));
+        let (watched, abort) = (Arc::downgrade(&chunks), peer.request.abort_handle());
         tokio::spawn(async move {
             let mut seen = u64::MAX;
             loop {
-                let Some(parts) = watched.upgrade().map(|p| p.load(Ordering::Relaxed)) else {
+                let Some(chunks) = watched.upgrade().map(|c| c.load(Ordering::Relaxed)) else {
                     return;
                 };
-                if parts == seen {
-                    return break_off();
+                if chunks == seen {
+                    return abort();
                 }
-                seen = parts;
-                tokio::time::sleep(PART_TIME_MAX).await;
+                seen = chunks;
+                tokio::time::sleep(CHUNK_TIME_MAX).await;
             }
         });
-        Pace(parts)
+        StallWatchdog { chunks }
     }
 
-    fn note_part(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn note_chunk(&self) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Waits for `task`. When the client leaves, or nobody waits any more, the task is told to stop.
-pub(super) async fn unless_left<T>(
+/// Waits for `task`. When the client disconnects, or this future is dropped, the task is cancelled.
+pub(super) async fn cancel_on_disconnect<T>(
     peer: &Peer,
-    stop: Cancel,
+    cancel: CancellationToken,
     mut task: JoinHandle<T>,
 ) -> Result<T, JoinError> {
-    let mut waiting = StopWhenDropped(Some(stop));
+    let guard = cancel.drop_guard();
     let done = tokio::select! {
         done = &mut task => done,
-        () = peer.request.left() => {
-            drop(waiting);
+        () = peer.request.disconnected() => {
+            drop(guard);
             return task.await;
         }
     };
-    waiting.0 = None;
+    let _not_cancelled = guard.disarm();
     done
-}
-
-struct StopWhenDropped(Option<Cancel>);
-
-impl Drop for StopWhenDropped {
-    fn drop(&mut self) {
-        if let Some(stop) = &self.0 {
-            stop.cancel();
-        }
-    }
 }

@@ -54,7 +54,7 @@ impl<S> Heads<S> {
     /// Whether a head comes in: without a request under way, what comes is the next one.
     fn reads_head(&mut self) -> Option<&mut Cutter> {
         if self.cutter.is_none() {
-            let begun = self.connection.begun_before_next();
+            let begun = self.connection.started_before_next();
             if begun.is_some() && begun != self.begun {
                 self.begun = begun;
                 self.cutter = Some(Cutter::default());

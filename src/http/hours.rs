@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use warp::http::StatusCode;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
@@ -10,7 +11,7 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, flows_get, negotiate};
-use crate::query::{Cancel, EncodedRows, HoursQuery, text};
+use crate::query::{EncodedRows, HoursQuery, text};
 use crate::service::Service;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
@@ -29,22 +30,22 @@ pub(super) async fn answer(
     query: HoursQuery,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
-    let permit = api.permit_to_answer(request.peer, 1)?;
-    let cancel = Cancel::default();
-    let stop = cancel.clone();
+    let permit = api.acquire_answer_permit(request.peer, 1)?;
+    let cancel = CancellationToken::default();
+    let cancel_stream = cancel.clone();
     let opened = tokio::task::spawn_blocking(move || service.hours(&query, cancel));
-    let opened = flows_get::unless_left(request.peer, stop.clone(), opened).await;
+    let opened = flows_get::cancel_on_disconnect(request.peer, cancel_stream.clone(), opened).await;
     let hours = opened.map_err(|_| Problem::Internal)??;
     let tag = hours.etag();
     let is_known = |tag: &String| negotiate::has_current(request.headers, tag);
     let mut response = if tag.as_ref().is_some_and(is_known) {
         let mut response = Response::new(Vec::new().into());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        flows_get::say_coverage(response.headers_mut(), &hours.coverage)?;
+        flows_get::add_coverage(response.headers_mut(), &hours.coverage)?;
         response
     } else {
         let make = move || EncodedRows::of_hours(hours, encoding).map_err(|_| Problem::Internal);
-        let mut response = flows_get::stream(api, request, permit, stop, make).await?;
+        let mut response = flows_get::stream(api, request, permit, cancel_stream, make).await?;
         let headers = response.headers_mut();
         let media_type = HeaderValue::from_static(super::JSON);
         headers.insert(header::CONTENT_TYPE, media_type);

@@ -157,12 +157,16 @@ impl Api {
         }
     }
 
-    /// One of the answers that may be under way at a time, or several for one that takes the memory of
-    /// several. Where there is none, the one that makes least progress ends.
-    fn permit_to_answer(&self, peer: &Peer, weight: u32) -> Result<OwnedSemaphorePermit, Problem> {
+    /// A permit for one of the answers that may be in progress at a time; `weight` permits for an answer that takes the
+    /// memory of several. If there is none, the answer that has been stalled for longest is aborted.
+    fn acquire_answer_permit(
+        &self,
+        peer: &Peer,
+        weight: u32,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = self.queries.clone().try_acquire_many_owned(weight);
         permit.map_err(|_| {
-            peer.request.connections().break_off_most_stalled();
+            peer.request.connections().abort_most_stalled();
             Problem::TooManyQueries
         })
     }

@@ -11,6 +11,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
@@ -20,7 +21,7 @@ use super::routes::Request;
 use super::{Api, body, flows_get, negotiate};
 use crate::domain::IdempotencyKey;
 use crate::ingest::decode::Format;
-use crate::query::{Cancel, EncodedRows, JsonItems, QueryError};
+use crate::query::{EncodedRows, JsonItems, QueryError};
 use crate::service::{Kept, Service, ServiceError};
 
 /// Most keys that one request may ask about.
@@ -54,14 +55,15 @@ pub(super) async fn handle(
         return Err(Problem::BodyTooLarge { bytes_max });
     }
     let (body, body_permit) = body::receive(api, headers, encoding, stream).await?;
-    let permit = api.permit_to_answer(request.peer, 1)?;
+    let permit = api.acquire_answer_permit(request.peer, 1)?;
     let make = move || {
         let keys = Keys::read(&body)?;
         drop((body, body_permit));
         let lookup = Lookup::begin(service, keys)?;
         EncodedRows::of_items(Box::new(lookup)).map_err(|_| Problem::Internal)
     };
-    let mut response = flows_get::stream(api, request, permit, Cancel::default(), make).await?;
+    let mut response =
+        flows_get::stream(api, request, permit, CancellationToken::default(), make).await?;
     let media_type = HeaderValue::from_static(super::JSON);
     (response.headers_mut()).insert(header::CONTENT_TYPE, media_type);
     Ok(response)

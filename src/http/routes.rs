@@ -86,7 +86,7 @@ async fn answer(
     .await;
     let time = start.elapsed();
     trace.mark(response.headers_mut());
-    never_stored(response.headers_mut());
+    forbid_caching(response.headers_mut());
     let status = response.status();
     let (method, label) = (method_label(&method), path_label(path.as_str()));
     let metrics = api.metrics.http();
@@ -120,7 +120,7 @@ fn whole_query(query: String, peer: &Peer) -> (String, Option<Problem>) {
 
 /// What is answered holds for this moment: the next flows that are counted change it. So no cache on the
 /// way may keep it, unless its handler says so.
-pub(super) fn never_stored(headers: &mut HeaderMap) {
+pub(super) fn forbid_caching(headers: &mut HeaderMap) {
     let control = headers.entry(header::CACHE_CONTROL);
     control.or_insert(HeaderValue::from_static("no-store"));
 }

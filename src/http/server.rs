@@ -1,4 +1,4 @@
-//! Connections: accept, serve, and let go in good order.
+//! Accepts connections, serves them, and shuts them down.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,14 +27,14 @@ use super::{Api, routes};
 
 /// Longest head of a request, and what a connection reads ahead.
 pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Pause after a failed accept (out of file descriptors, mostly): some connection has to end first.
+/// Pause after a failed accept. The usual cause is too many open files, and a connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// After the last request has ended, time for its answer to leave and for its client to close.
-const GOODBYE: Duration = Duration::from_millis(300);
+/// After the last request has ended, time for its answer to be sent and for its client to close.
+const LINGER: Duration = Duration::from_millis(300);
 
-/// Serves `api` on `listener` until `shutdown` resolves; then accepts no more, lets requests that
-/// are under way end within `grace`, and breaks off the rest. Returns how many had to be. Downloads of
-/// backups end at once: there will be another.
+/// Serves `api` on `listener` until `shutdown` resolves. Then it accepts no more connections, gives requests that are in
+/// progress `grace` to end, and aborts the rest. Returns how many were aborted. Downloads of backups are aborted at once,
+/// since they can be repeated.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
@@ -70,15 +70,18 @@ pub async fn serve(
                 continue;
             }
         };
-        let place = tokio::select! {
+        let slot = tokio::select! {
             () = &mut shutdown => break,
-            place = connections.find_place() => place,
+            slot = connections.acquire_slot() => slot,
         };
-        // Those that have ended.
+        // Reap tasks that have ended.
         while tasks.try_join_next().is_some() {}
         let socket = Socket::new(stream);
         let connection = connections.open(Some(socket.clone()));
-        let stream = connection.watch(Box::pin(paced(socket, api.limits.answer_idle_max)));
+        let stream = connection.watch(Box::pin(with_write_timeout(
+            socket,
+            api.limits.answer_idle_max,
+        )));
         let (server, watcher) = (server.clone(), graceful.watcher());
         let (filter, tls) = (filter.clone(), api.access.tls());
         let handshake_max = api.limits.head_time_max;
@@ -95,39 +98,39 @@ pub async fn serve(
             };
             let ended = tokio::select! {
                 ended = converse => ended,
-                () = connection.let_go() => Err("it was let go".to_owned()),
+                () = connection.evicted() => Err("it was evicted or aborted".to_owned()),
             };
             if let Err(error) = ended {
                 tracing::debug!(error, "a connection ended early");
             }
-            drop(place);
+            drop(slot);
         });
     }
     drop(listener);
     api.stop();
-    connections.break_off_downloads();
+    connections.abort_downloads();
     let no_request_left = async {
         // Beside connections with requests there are idle ones, and ones that never send a whole
         // head. Those are not worth waiting for.
         loop {
-            tokio::time::sleep(GOODBYE).await;
-            if connections.requests_under_way() == 0 {
+            tokio::time::sleep(LINGER).await;
+            if connections.requests_in_progress() == 0 {
                 break;
             }
         }
     };
-    let broken_off = tokio::select! {
+    let aborted = tokio::select! {
         // A connection that has just ended may still be on the list.
         () = graceful.shutdown() => 0,
         () = no_request_left => 0,
-        () = tokio::time::sleep(grace) => connections.requests_under_way(),
+        () = tokio::time::sleep(grace) => connections.requests_in_progress(),
     };
     tasks.shutdown().await;
-    broken_off
+    aborted
 }
 
-/// A client that takes nothing of its answer for `idle_max` loses it, and whatever the answer holds.
-fn paced(socket: Socket, idle_max: Duration) -> TimeoutStream<Socket> {
+/// Fails a write when the client reads nothing for `idle_max`, which releases all that the answer holds.
+fn with_write_timeout(socket: Socket, idle_max: Duration) -> TimeoutStream<Socket> {
     let mut stream = TimeoutStream::new(socket);
     stream.set_write_timeout(Some(idle_max));
     stream
@@ -153,7 +156,7 @@ where
 {
     let own = connection.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let request_under_way = Arc::new(connection.begin());
+        let request_guard = Arc::new(connection.start_request());
         let target = Target {
             version: request.version(),
             authority: request.uri().authority().cloned(),
@@ -163,12 +166,12 @@ where
         request.extensions_mut().insert(Peer {
             certified,
             target,
-            request: request_under_way,
+            request: request_guard,
         });
         let (connection, filter) = (connection.clone(), filter.clone());
         async move {
             let response = answer(filter, request).await?;
-            // Such a client knows by the connection's end alone that an answer without a length is whole.
+            // Such a client takes the end of the connection for the end of an answer without a length.
             let has_length = response.body().size_hint().exact().is_some();
             if version < Version::HTTP_11 && !has_length {
                 connection.reset_unless_shut_down();
@@ -232,13 +235,13 @@ mod tests {
 
     /// A client that takes 400 KB a second, and after a while nothing.
     #[tokio::test]
-    async fn a_slow_client_gets_its_answer_and_a_dead_one_is_let_go() {
+    async fn a_slow_client_gets_its_answer_and_a_dead_one_times_out() {
         const IDLE_MAX: Duration = Duration::from_millis(1500);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, server) = tokio::join!(client, listener.accept());
         let (mut client, server) = (client.unwrap(), server.unwrap().0);
-        let mut server = std::pin::pin!(paced(Socket::new(server), IDLE_MAX));
+        let mut server = std::pin::pin!(with_write_timeout(Socket::new(server), IDLE_MAX));
         let mut part = vec![0; 40_000];
         let mut write = std::pin::pin!(async {
             loop {

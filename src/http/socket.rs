@@ -61,9 +61,9 @@ impl Socket {
         let _best_effort = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
     }
 
-    /// Resolves when the client has left, as far as that can be seen: [`LEFT_AFTER`] it has closed its
-    /// side, or when the connection has broken.
-    pub(super) async fn left(&self) {
+    /// Resolves when the client has disconnected: [`LEFT_AFTER`] it has closed its side, or when the connection is
+    /// broken.
+    pub(super) async fn disconnected(&self) {
         loop {
             match self.0.ready(Interest::READABLE).await {
                 Ok(ready) if ready.is_read_closed() => break,
@@ -155,7 +155,9 @@ mod tests {
     }
 
     async fn leaves_within(socket: &Socket, time: Duration) -> bool {
-        tokio::time::timeout(time, socket.left()).await.is_ok()
+        tokio::time::timeout(time, socket.disconnected())
+            .await
+            .is_ok()
     }
 
     /// What a client reads of an answer of a few bytes, up to its end.

@@ -5,8 +5,9 @@ use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::{Cancel, Coverage, QueryError, bounds};
+use super::{Coverage, QueryError, bounds};
 use crate::domain::{Hour, Partition, Totals};
 use crate::store::{Ledger, Store};
 
@@ -55,7 +56,7 @@ pub struct Hours {
     started: bool,
     tag: Option<u64>,
     time_max: Duration,
-    cancel: Cancel,
+    cancel: CancellationToken,
     pub coverage: Coverage,
     /// Each closes when a store that this reads is revoked.
     pub revocations: Vec<watch::Receiver<()>>,
@@ -69,7 +70,7 @@ struct Source {
 
 impl Hours {
     /// Starts without a source; `time_max` is for each part of the answer.
-    pub fn new(time_max: Duration, cancel: Cancel) -> Hours {
+    pub fn new(time_max: Duration, cancel: CancellationToken) -> Hours {
         Hours {
             sources: Vec::new(),
             started: false,
@@ -168,7 +169,7 @@ mod tests {
 
     #[test]
     fn hours_of_several_sources_are_added_up_in_order() {
-        let mut hours = Hours::new(Duration::MAX, Cancel::default());
+        let mut hours = Hours::new(Duration::MAX, CancellationToken::default());
         for (hours_of_source, tag) in [(vec![1, 4, 5], 6), (vec![], 5), (vec![4, 9], 9)] {
             hours.add(Box::new(Given(hours_of_source.into_iter())), Some(tag));
         }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::group::Groups;
-use super::{Cancel, Coverage, Matching, QueryError, bounds, unless};
+use super::{Coverage, Matching, QueryError, bounds, unless};
 use crate::domain::Counters;
 use crate::store::Store;
 
@@ -122,7 +123,7 @@ pub(super) struct MergedRows {
     /// For each part of an answer.
     time_max: Duration,
     deadline: Option<Instant>,
-    cancel: Cancel,
+    cancel: CancellationToken,
     rows_until_check: u32,
 }
 
@@ -130,7 +131,7 @@ impl MergedRows {
     pub(super) fn new(
         sources: Vec<Box<dyn RowSource>>,
         time_max: Duration,
-        cancel: Cancel,
+        cancel: CancellationToken,
     ) -> MergedRows {
         MergedRows {
             sources,
@@ -251,7 +252,7 @@ mod tests {
         ];
         let boxed = |rows: Vec<_>| Box::new(Given(rows.into_iter(), ("", 0))) as Box<dyn RowSource>;
         let sources = sources.map(boxed).into_iter().collect();
-        let mut merged = MergedRows::new(sources, Duration::MAX, Cancel::default());
+        let mut merged = MergedRows::new(sources, Duration::MAX, CancellationToken::default());
         let mut rows = Vec::new();
         while let Some((key, sums)) = merged.next().unwrap() {
             rows.push((String::from_utf8(key.to_vec()).unwrap(), sums.tx, sums.rx));

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use bounds::QueryLimits;
 pub use coverage::Coverage;
@@ -36,7 +37,6 @@ pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
 use crate::domain::Partition;
-pub use crate::store::Cancel;
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{Memory, Pool};
@@ -119,7 +119,7 @@ impl Engine {
         &self,
         store: &Store,
         query: &HoursQuery,
-        cancel: Cancel,
+        cancel: CancellationToken,
     ) -> Result<Hours, QueryError> {
         let mut hours = Hours::new(self.time_max, cancel);
         hours.add_store(store, query.hours.clone())?;
@@ -128,7 +128,12 @@ impl Engine {
 
     /// The rows of `store` that answer `query`, as of one moment between two commits. Blocks on the disk; sorting,
     /// pages and groups that need a table are complete when it returns.
-    pub fn ask(&self, store: &Store, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
+    pub fn ask(
+        &self,
+        store: &Store,
+        query: &Query,
+        cancel: CancellationToken,
+    ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
         let memory = Memory::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
@@ -146,7 +151,7 @@ impl Engine {
     pub fn ask_parts(
         &self,
         query: &Query,
-        cancel: Cancel,
+        cancel: CancellationToken,
         open: impl FnOnce() -> Result<Parts, QueryError>,
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
@@ -173,7 +178,7 @@ impl Engine {
         store: &Store,
         query: &Query,
         after: &Option<Position>,
-        cancel: &Cancel,
+        cancel: &CancellationToken,
         memory: &Memory,
     ) -> Result<(Matching, Option<Groups>), QueryError> {
         let is_one_hour = query.hours.len() == 1;

@@ -24,12 +24,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::backup;
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
 use crate::query::text::BadQuery;
-use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, QueryLimits, RowFormat, Rows};
+use crate::query::{Hours, HoursQuery, Query, QueryError, QueryLimits, RowFormat, Rows};
 use crate::store::{Batch, DataDir, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 
@@ -76,11 +77,11 @@ pub trait Service: Debug + Send + Sync {
 
     /// The rows that answer `query`, each store's as of one moment between two commits. Blocks on the disk and on
     /// other nodes; sorting, pages and groups that need a table are complete when it returns.
-    fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError>;
+    fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError>;
 
     /// The hours that hold flows, each store's as of one moment between two commits. Blocks like
     /// [`Service::ask`].
-    fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError>;
+    fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError>;
 
     /// The newest hour that has flows; `None` if there is none, or it is not known.
     fn newest_hour(&self) -> Option<Hour>;

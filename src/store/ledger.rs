@@ -12,9 +12,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
+use tokio_util::sync::CancellationToken;
 
 use super::error::{StoreError, database};
-use super::scan::{Cancel, Cursor, Patience, open_cursor};
+use super::scan::{Cursor, Patience, open_cursor};
 use super::tally::Tally;
 use super::views::Grant;
 use super::{Inner, Store, codec};
@@ -108,7 +109,7 @@ impl Ledger {
     }
 
     /// Ends it with an error when it is told to.
-    pub fn unless(&mut self, cancel: Cancel) {
+    pub fn unless(&mut self, cancel: CancellationToken) {
         self.patience.unless(cancel);
     }
 

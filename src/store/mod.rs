@@ -58,7 +58,7 @@ pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use receipts::{Kept, Known};
 pub use retention::Retention;
-pub use scan::{Cancel, Scan, ScanEnd, StoredRow};
+pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
 #[doc(hidden)] // for benches
 pub use tally::Tally;

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use self_cell::self_cell;
+use tokio_util::sync::CancellationToken;
 
 use super::codec::{self, FlowKey, HOUR_BYTES};
 use super::error::{StoreError, database};
@@ -117,25 +118,12 @@ pub struct Scan {
     grant: Grant,
 }
 
-/// Ends a scan from another thread.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Why a scan ended before its last row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScanEnd {
-    /// It was told to, by [`Scan::until`] or [`Cancel`].
+    /// [`Scan::until`] has passed.
     TimeOver,
+    /// The token of [`Scan::unless`] was cancelled.
     Cancelled,
 }
 
@@ -147,7 +135,7 @@ const STEPS_BETWEEN_LOOKS: u32 = 512;
 pub(super) struct Patience {
     steps_to_look: u32,
     until: Option<Instant>,
-    cancel: Cancel,
+    cancel: CancellationToken,
 }
 
 impl Default for Patience {
@@ -156,7 +144,7 @@ impl Default for Patience {
         Patience {
             steps_to_look: STEPS_BETWEEN_LOOKS,
             until: None,
-            cancel: Cancel::default(),
+            cancel: CancellationToken::default(),
         }
     }
 }
@@ -166,7 +154,7 @@ impl Patience {
         self.until = time;
     }
 
-    pub(super) fn unless(&mut self, cancel: Cancel) {
+    pub(super) fn unless(&mut self, cancel: CancellationToken) {
         self.cancel = cancel;
     }
 
@@ -238,7 +226,7 @@ impl Scan {
     }
 
     /// Ends the scan with an error when it is told to.
-    pub fn unless(&mut self, cancel: Cancel) {
+    pub fn unless(&mut self, cancel: CancellationToken) {
         self.patience.unless(cancel);
     }
 

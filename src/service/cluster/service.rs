@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::ClusterNode;
 use super::peer::{FRAMES, Request};
 use crate::backup;
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
 use crate::query::text::BadQuery;
-use crate::query::{Cancel, Hours, HoursQuery, Query, QueryError, RowFormat, Rows};
+use crate::query::{Hours, HoursQuery, Query, QueryError, RowFormat, Rows};
 use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceError};
 use crate::store::{Batch, Kept, StoreError};
 
@@ -29,13 +31,13 @@ impl Service for ClusterNode {
         false
     }
 
-    fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
+    fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max);
         self.engine.ask_parts(query, cancel, open)
     }
 
-    fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
+    fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError> {
         let mut hours = Hours::new(self.engine.time_max(), cancel);
         self.scatter_gather.hours(query, &mut hours)?;
         Ok(hours)

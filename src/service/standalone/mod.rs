@@ -5,11 +5,13 @@ mod committer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Committed, Health, OpenError, Options, Promise, Service, ServiceError};
 use crate::backup;
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
-use crate::query::{Cancel, Engine, Hours, HoursQuery, Query, QueryError, Rows};
+use crate::query::{Engine, Hours, HoursQuery, Query, QueryError, Rows};
 use crate::store::{Batch, DataDir, Kept, Store, StoreError, WriteHealth};
 use committer::Committer;
 
@@ -65,11 +67,11 @@ impl Service for Standalone {
         self.store.write_health() == WriteHealth::NoSpace
     }
 
-    fn ask(&self, query: &Query, cancel: Cancel) -> Result<Rows, QueryError> {
+    fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         self.engine.ask(&self.store, query, cancel)
     }
 
-    fn hours(&self, query: &HoursQuery, cancel: Cancel) -> Result<Hours, QueryError> {
+    fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError> {
         self.engine.hours(&self.store, query, cancel)
     }
 
