@@ -1,5 +1,5 @@
-//! The composition root: wires the service to the API, and owns the order in which they start
-//! and stop. `flowtally serve` and the tests run the same [`run`].
+//! The composition root: connects the service to the API, and starts and stops them in order. `flowtally serve` and the
+//! tests run the same [`run`].
 
 use std::future::Future;
 use std::io;
@@ -25,51 +25,51 @@ const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Times and counts of [`Limits`].
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-/// Also how long a connection may be idle. Longer than the minute after which load balancers drop one:
-/// who closes first must not be the one that is about to be sent a request.
+/// Also how long a connection may be idle. It is longer than the minute after which load balancers close one, because
+/// the server must not close a connection on which the client is about to send a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Between two checks for an idle backup session.
 const BACKUP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the journal may refuse writes, for another reason than a full disk, before the process
-/// ends and a supervisor starts it anew.
+/// How long the journal may refuse writes, for another reason than a full disk, before the process ends, so that a
+/// supervisor restarts it.
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
-/// The last flush gets the shutdown timeout, and this much at least.
+/// The last flush gets the shutdown timeout, and at least this long.
 const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
-/// Beside a body there is, for a while, the batch made of it, which is never larger.
+/// A body and the batch that is made of it are in memory together for a while; the batch is never larger.
 const MEMORY_PER_BODY_BYTE: usize = 2;
 
-/// What a daemon needs to know.
+/// The configuration of a daemon.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub data_dir: PathBuf,
     pub mode: Mode,
     pub store: StoreOptions,
-    /// Hours later than the clock's that are taken; `None` takes all.
+    /// How far ahead of the clock an hour may be; `None` is for no bound.
     pub hour_ahead_max: Option<u32>,
     pub metrics: Metrics,
     pub access: AccessFiles,
-    /// Under which names it may be asked.
+    /// The host names that requests may have.
     pub hosts: Hosts,
-    /// Told each time that the files in `access` are to be read again.
+    /// Notified when the files in `access` have to be read again.
     pub reload: watch::Receiver<()>,
-    /// Told when the service is ready.
+    /// Notified when the service is ready.
     pub ready: Arc<Notify>,
     /// Connections at a time.
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
     pub body_bytes_max: usize,
-    /// What queries may cost.
+    /// Bounds of queries.
     pub query: QueryLimits,
     /// Answers at a time.
     pub queries_max: usize,
-    /// Bytes of all bodies under way.
+    /// Bytes of all bodies in memory.
     pub inflight_bytes_max: usize,
-    /// Time that requests under way get when the daemon stops.
+    /// How long requests in progress may take to end at a shutdown.
     pub shutdown_timeout: Duration,
 }
 
-/// Why a daemon ended other than asked to.
+/// Why a daemon did not start, or did not end in good order.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error(transparent)]
@@ -85,7 +85,7 @@ pub enum DaemonError {
          what they had been promised is stored",
         .after.as_secs()
     )]
-    BrokenOff { requests: usize, after: Duration },
+    Aborted { requests: usize, after: Duration },
     #[error(
         "{why} for {} seconds; what was acknowledged is stored: \
          start again, and if it does not help, see the log and the disk",
@@ -98,19 +98,17 @@ pub enum DaemonError {
 
 /// Runs the service on `listener` until `shutdown` resolves and everything is flushed and closed.
 ///
-/// It answers before the store is open, so that `/healthz` is there while a long journal is being
-/// replayed; until then everything else is a 503.
+/// It listens before the store is open, so that `/healthz` answers while a long journal is replayed; everything else is
+/// a 503 until then.
 ///
 /// # Errors
-/// When the store does not open, or the end was not in good order. What was acknowledged is stored
-/// in any case.
+/// When the store does not open, or the end was not in good order. Acknowledged batches are stored in any case.
 pub async fn run(
     listener: TcpListener,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
-    // First, and before the log says anything: what is wrong with the directory, or with a file of
-    // secrets, is one line.
+    // Before anything is logged, so that a directory or a file of secrets that cannot be used is reported in one line.
     let access = Access::load(config.access.clone())?;
     let open = service::prepare(
         config.mode.clone(),
@@ -150,7 +148,7 @@ pub async fn run(
         metrics,
     ));
 
-    // Opens in the background; a failure ends the daemon, so it is part of what stops the server.
+    // Opened in the background. A failure ends the daemon, so it is one of the things that stop the server.
     let stopping = Arc::new(AtomicBool::new(false));
     let opening = tokio::task::spawn_blocking({
         let (ready, api, stopping) = (config.ready.clone(), api.clone(), stopping.clone());
@@ -194,15 +192,15 @@ pub async fn run(
         tracing::info!("stopping");
         notify::stopping();
     };
-    let broken_off = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
-    // Not one task may hold the store any more when this returns.
+    let aborted = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
+    // No task may hold the store any more when this returns.
     chores.shutdown().await;
     let opened = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
     };
     if let Some(why) = writes_failed {
-        // No flush either: the journal has everything, and the disk has had its chance.
+        // No flush: the journal has everything, and the disk does not take writes.
         return Err(DaemonError::WritesFail { why });
     }
     if let Some(service) = opened {
@@ -211,19 +209,19 @@ pub async fn run(
             .await
             .map_err(|_| DaemonError::Panicked)??;
     }
-    if broken_off > 0 {
-        return Err(DaemonError::BrokenOff {
-            requests: broken_off,
+    if aborted > 0 {
+        return Err(DaemonError::Aborted {
+            requests: aborted,
             after: config.shutdown_timeout,
         });
     }
     Ok(())
 }
 
-/// Reads the files of secrets whenever it is told to.
+/// Reads the files of secrets again, whenever `told`.
 async fn reload(api: Arc<Api>, mut told: watch::Receiver<()>) {
     while told.changed().await.is_ok() {
-        // Before the store is open, the end of a reload would say that the start is over.
+        // Before the store is open, the notification after a reload would say that the start is complete.
         let started = api.service().is_some();
         if started {
             notify::reloading();

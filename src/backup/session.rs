@@ -2,9 +2,10 @@
 //! session ends. There is one at a time.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{BackupError, Manifest, at, list_files};
@@ -31,7 +32,7 @@ impl Session {
     /// Whether nothing has been read of it for [`IDLE_MAX`].
     fn is_idle(&self) -> bool {
         let is_leased = Arc::strong_count(&self.last_used) > 1;
-        !is_leased && lock(&self.last_used).elapsed() >= IDLE_MAX
+        !is_leased && self.last_used.lock().elapsed() >= IDLE_MAX
     }
 
     fn lease(&self) -> Lease {
@@ -46,7 +47,7 @@ pub struct Lease(Arc<Mutex<Instant>>);
 impl Lease {
     /// Ends the lease. The session becomes idle when nothing uses it for [`IDLE_MAX`] from `last_used` on.
     pub fn end(self, last_used: Instant) {
-        *lock(&self.0) = last_used;
+        *self.0.lock() = last_used;
     }
 }
 
@@ -70,7 +71,7 @@ impl Sessions {
         };
         let lease = session.lease();
         let idle = {
-            let mut current = lock(&self.current);
+            let mut current = self.current.lock();
             if current.as_ref().is_some_and(|c| !c.is_idle()) {
                 return Err(BackupError::Busy);
             }
@@ -83,12 +84,12 @@ impl Sessions {
             .and_then(|checkpoint| list_files(&checkpoint.path));
         lease.end(Instant::now());
         // The service may have been stopped meanwhile.
-        let is_current = lock(&self.current).as_ref().is_some_and(|c| c.id == id);
+        let is_current = self.current.lock().as_ref().is_some_and(|c| c.id == id);
         match files {
             Ok(files) if is_current => Ok(Manifest { id, files }),
             files => {
                 let _best_effort = self.store.remove_checkpoint(&id);
-                lock(&self.current).take_if(|current| current.id == id);
+                self.current.lock().take_if(|current| current.id == id);
                 Err(files.err().unwrap_or(BackupError::Gone))
             }
         }
@@ -96,7 +97,7 @@ impl Sessions {
 
     /// Opens a file of session `id`. Returns it with its length, and with the lease to hold while it is read.
     pub fn open_file(&self, id: &str, name: &str) -> Result<(File, u64, Lease), BackupError> {
-        let lease = match lock(&self.current).as_ref() {
+        let lease = match self.current.lock().as_ref() {
             Some(current) if current.id == id && super::is_file_name(name) => current.lease(),
             _ => return Err(BackupError::Gone),
         };
@@ -111,7 +112,7 @@ impl Sessions {
 
     /// Ends session `id` and removes its checkpoint. Blocks on the disk.
     pub fn end(&self, id: &str) -> Result<(), BackupError> {
-        let ended = lock(&self.current).take_if(|current| current.id == id);
+        let ended = self.current.lock().take_if(|current| current.id == id);
         match ended {
             Some(_) => Ok(self.store.remove_checkpoint(id)?),
             None => Err(BackupError::Gone),
@@ -129,7 +130,7 @@ impl Sessions {
     }
 
     fn end_if(&self, reason: &str, is_due: impl FnOnce(&mut Session) -> bool) {
-        let Some(session) = lock(&self.current).take_if(is_due) else {
+        let Some(session) = self.current.lock().take_if(is_due) else {
             return;
         };
         match self.store.remove_checkpoint(&session.id) {
@@ -139,11 +140,6 @@ impl Sessions {
             }
         }
     }
-}
-
-/// Every change is complete before a lock is released.
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -158,8 +154,8 @@ mod tests {
         let sessions = Sessions::new(Arc::new(store));
         let is_there = |id: &str| sessions.store.checkpoint_path(id).exists();
         let time_passes = || {
-            let current = lock(&sessions.current);
-            *lock(&current.as_ref().unwrap().last_used) -= IDLE_MAX;
+            let current = sessions.current.lock();
+            *current.as_ref().unwrap().last_used.lock() -= IDLE_MAX;
         };
         let id = sessions.start().unwrap().id;
         let read = sessions.open_file(&id, "FLOWTALLY").unwrap();

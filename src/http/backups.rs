@@ -14,12 +14,13 @@ use warp::reply::{Reply, Response};
 
 use super::Api;
 use super::access::Right;
+use super::connections::Download;
 use super::error::Problem;
 use super::routes::Request;
 use crate::backup::Sessions;
 
-/// What is read of a file at once. It is all on its way while nobody reads the file any more: over a slow
-/// line, it should not take long.
+/// Read from a file at once. When the lease ends, this much may still be on its way to the client; over a slow line,
+/// that should not take long.
 const CHUNK_BYTES: usize = 64 << 10;
 
 fn sessions(api: &Api, request: &Request<'_>) -> Result<Arc<Sessions>, Problem> {
@@ -67,14 +68,15 @@ pub(super) async fn file(
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
     let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
-    // In this order, so that a stop finds it, or is found.
-    request.peer.request.hold(lease);
+    // In this order: either a shutdown finds the download, or this finds the shutdown.
+    let end = move |last_used| lease.end(last_used);
+    request.peer.request.hold(Download::new(end));
     api.not_stopping()?;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
             let holds = (permit, request.peer.request.clone());
-            warp::reply::stream(parts(file, bytes, holds)).into_response()
+            warp::reply::stream(chunks(file, bytes, holds)).into_response()
         }
     };
     let headers = response.headers_mut();
@@ -86,8 +88,8 @@ pub(super) async fn file(
     Ok(response)
 }
 
-/// The file, part by part: each is read when the client has taken the one before.
-fn parts(
+/// Streams a file. Each chunk is read when the client has read the one before.
+fn chunks(
     file: std::fs::File,
     bytes: u64,
     holds: impl Send + Sync + 'static,

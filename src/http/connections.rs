@@ -1,20 +1,21 @@
 //! The open connections, their requests, and which connection is evicted when there are too many.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::long_target::Rest;
 use super::origin::Target;
 use super::socket::Socket;
-use crate::backup::Lease;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
@@ -54,6 +55,23 @@ pub(super) struct Connection {
     abort: Notify,
 }
 
+/// A download of a backup's file. It ends with its connection, or when the next request starts: before that, the client
+/// may not have read all of the file.
+pub(super) struct Download(Box<dyn FnOnce(Instant) + Send>);
+
+impl Download {
+    /// `end` is given the time when the client has read something last.
+    pub(super) fn new(end: impl FnOnce(Instant) + Send + 'static) -> Download {
+        Download(Box::new(end))
+    }
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Download")
+    }
+}
+
 #[derive(Debug)]
 struct Activity {
     /// Requests in progress.
@@ -66,15 +84,13 @@ struct Activity {
     idle_since: Instant,
     /// Since when the client has read nothing, although more was written.
     stalled_since: Option<Instant>,
-    /// The lease of a backup's file, until the next request or the end of the connection: before that, the client may
-    /// not have all of the file.
-    download: Option<Lease>,
+    download: Option<Download>,
 }
 
 impl Activity {
     fn end_download(&mut self) {
         if let Some(download) = self.download.take() {
-            download.end(self.stalled_since.unwrap_or_else(Instant::now));
+            (download.0)(self.stalled_since.unwrap_or_else(Instant::now));
         }
     }
 
@@ -149,13 +165,15 @@ impl Connections {
             evict: Notify::new(),
             abort: Notify::new(),
         });
-        lock(&self.open).insert(connection.number, Arc::downgrade(&connection));
+        self.open
+            .lock()
+            .insert(connection.number, Arc::downgrade(&connection));
         self.metrics.http().connections.inc();
         connection
     }
 
     pub(super) fn requests_in_progress(&self) -> usize {
-        let busy = |connection: &Arc<Connection>| lock(&connection.activity).is_busy();
+        let busy = |connection: &Arc<Connection>| connection.activity.lock().is_busy();
         self.all()
             .iter()
             .filter(|connection| busy(connection))
@@ -182,7 +200,7 @@ impl Connections {
     /// Aborts all downloads of backups: a shutdown does not wait for them.
     pub(super) fn abort_downloads(&self) {
         for connection in self.all() {
-            if lock(&connection.activity).download.is_some() {
+            if connection.activity.lock().download.is_some() {
                 connection.abort.notify_one();
             }
         }
@@ -195,7 +213,7 @@ impl Connections {
         since: impl Fn(&Activity) -> Option<Instant>,
     ) -> Option<Arc<Connection>> {
         let all = self.all().into_iter().filter_map(|connection| {
-            let since = since(&lock(&connection.activity))?;
+            let since = since(&connection.activity.lock())?;
             (since.elapsed() >= min).then_some((since, connection))
         });
         all.min_by_key(|(since, _)| *since)
@@ -204,7 +222,8 @@ impl Connections {
 
     /// Copied, since the last owner of a connection removes it from the list.
     fn all(&self) -> Vec<Arc<Connection>> {
-        lock(&self.open)
+        self.open
+            .lock()
             .values()
             .filter_map(Weak::upgrade)
             .collect()
@@ -214,7 +233,7 @@ impl Connections {
 impl Connection {
     /// Starts a request.
     pub(super) fn start_request(self: &Arc<Connection>) -> RequestGuard {
-        let mut activity = lock(&self.activity);
+        let mut activity = self.activity.lock();
         activity.requests += 1;
         activity.started += 1;
         activity.end_download();
@@ -223,7 +242,7 @@ impl Connection {
 
     /// How many requests have started, if none is in progress.
     pub(super) fn started_before_next(&self) -> Option<u64> {
-        let activity = lock(&self.activity);
+        let activity = self.activity.lock();
         (activity.requests == 0).then_some(activity.started)
     }
 
@@ -236,12 +255,12 @@ impl Connection {
 
     /// Keeps the rest of a target until its request starts.
     pub(super) fn keep(&self, rest: Rest) {
-        lock(&self.activity).rest_of_target = Some(rest);
+        self.activity.lock().rest_of_target = Some(rest);
     }
 
     /// The kept rest of the request's target.
     pub(super) fn take_rest(&self) -> Option<Rest> {
-        lock(&self.activity).rest_of_target.take()
+        self.activity.lock().rest_of_target.take()
     }
 
     /// Counts a request that was refused before it started.
@@ -273,7 +292,7 @@ impl Connection {
                 () = self.evict.notified() => {}
             }
             // A request that has started meanwhile is not aborted.
-            if !lock(&self.activity).is_busy() {
+            if !self.activity.lock().is_busy() {
                 return;
             }
         }
@@ -288,7 +307,7 @@ impl Connection {
     }
 
     fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
-        let mut activity = lock(&self.activity);
+        let mut activity = self.activity.lock();
         match written {
             Poll::Pending => {
                 activity.stalled_since.get_or_insert_with(Instant::now);
@@ -304,15 +323,15 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        lock(&self.activity).end_download();
-        lock(&self.all.open).remove(&self.number);
+        self.activity.lock().end_download();
+        self.all.open.lock().remove(&self.number);
         self.all.metrics.http().connections.dec();
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        let mut activity = lock(&self.0.activity);
+        let mut activity = self.0.activity.lock();
         activity.requests -= 1;
         activity.idle_since = Instant::now();
     }
@@ -337,9 +356,9 @@ impl RequestGuard {
         }
     }
 
-    /// Holds the lease of a backup's file, which is the answer.
-    pub(super) fn hold(&self, download: Lease) {
-        lock(&self.0.activity).download = Some(download);
+    /// Notes that the answer is a backup's file.
+    pub(super) fn hold(&self, download: Download) {
+        self.0.activity.lock().download = Some(download);
     }
 
     /// All connections.
@@ -399,11 +418,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     }
 }
 
-/// Every change is complete before a lock is released.
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,7 +432,7 @@ mod tests {
             slots.push(all.acquire_slot().await.unwrap());
         }
         let request = busy.start_request();
-        lock(&busy.activity).idle_since -= IDLE_MIN * 4;
+        busy.activity.lock().idle_since -= IDLE_MIN * 4;
         assert_eq!(all.requests_in_progress(), 1);
         let found = tokio::spawn({
             let all = all.clone();
@@ -427,8 +441,8 @@ mod tests {
         // No connection has been idle for long enough.
         tokio::time::sleep(EVICT_INTERVAL * 3).await;
         assert!(!found.is_finished());
-        lock(&first.activity).idle_since -= IDLE_MIN * 2;
-        lock(&second.activity).idle_since -= IDLE_MIN * 3;
+        first.activity.lock().idle_since -= IDLE_MIN * 2;
+        second.activity.lock().idle_since -= IDLE_MIN * 3;
         second.evicted().await;
         slots.pop();
         assert!(found.await.unwrap().is_some());
@@ -449,7 +463,7 @@ mod tests {
         while all.requests_in_progress() == 0 {
             tokio::task::yield_now().await;
         }
-        lock(&connection.activity).idle_since -= IDLE_MIN * 2;
+        connection.activity.lock().idle_since -= IDLE_MIN * 2;
         assert!(!all.evict_most_idle());
         client.read_exact(&mut [0; 150]).await.unwrap();
         writing.await.unwrap().unwrap();

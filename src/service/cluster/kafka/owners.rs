@@ -229,8 +229,7 @@ impl Owners {
 
     /// Announces to all nodes, for ever, that Kafka has less of a partition than was counted.
     pub fn report_truncation(&self, truncation: Truncation) {
-        let truncations = &mut self.table.lock().truncations;
-        truncations.insert(truncation.partition, truncation);
+        (self.table.lock().truncations).insert(truncation.partition, truncation);
         self.publish_permanent();
     }
 
