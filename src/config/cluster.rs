@@ -1,4 +1,4 @@
-//! What a node of many is told: where the journal is, who it is, and how the others reach it.
+//! The configuration of a node: where the journal is, its name, and how other nodes reach it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::{Serve, seconds};
 use crate::client::Server;
 use crate::service::cluster::NodeConfig;
 
-/// Partitions of a journal that is made by us: the most nodes that can share it.
+/// Partitions of a topic that is created: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
 
-/// The part of `flowtally serve` that is about many nodes.
+/// The arguments of `flowtally serve` for a node of a cluster.
 #[derive(Clone, Debug, Args)]
 pub struct Cluster {
     /// Brokers of Kafka, as in host:9092,host:9092. With it, this is one node of many: Kafka is the journal,
@@ -140,7 +140,7 @@ impl Cluster {
 /// Names and values of options.
 pub type Options = std::sync::Arc<[(String, String)]>;
 
-/// A password may have a semicolon in it, and what is wrong here is shown.
+/// A password may contain a semicolon, and the text of an error is shown.
 fn options(text: &str) -> Result<Options, String> {
     let is_name = |name: &str| {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
@@ -164,7 +164,7 @@ fn brokers(text: &str) -> Result<String, String> {
     }
 }
 
-/// Kafka has it in names of its own.
+/// Kafka derives names from it.
 fn node_name(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     match (1..=200).contains(&text.len()) && text.bytes().all(fits) {

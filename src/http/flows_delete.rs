@@ -1,4 +1,4 @@
-//! `DELETE /flows?hour=N`: an hour goes as a whole.
+//! `DELETE /flows?hour=N`: deletes an hour as a whole.
 
 use warp::reply::Response;
 

@@ -1,4 +1,4 @@
-//! `POST /flows`: a batch in, and an answer once it is durable, and visible where that is waited for.
+//! `POST /flows`: receives a batch, and answers when it is durable, or with `?wait=visible` when it is visible.
 
 use std::pin::Pin;
 
@@ -16,8 +16,8 @@ use crate::domain::{IdempotencyKey, Notes};
 use crate::ingest::decode::decode;
 use crate::service::{Committed, ServiceError};
 
-/// Bodies above this size are decoded on a thread where that may take its time; below, handing
-/// them over would cost more than it spares the other requests.
+/// Larger bodies are decoded on a thread that may block. For smaller ones, handing them over would cost more than it
+/// saves the other requests.
 const DECODE_INLINE_BYTES_MAX: usize = 512 << 10;
 
 pub(super) async fn handle(
@@ -25,7 +25,7 @@ pub(super) async fn handle(
     request: &Request<'_>,
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
-    let committed = take(api, request, stream).await?;
+    let committed = receive_batch(api, request, stream).await?;
     let (accepted, expired) = (committed.flows, committed.expired);
     let json = match expired {
         0 => format!("{{\"accepted\":{accepted}}}\n"),
@@ -40,8 +40,8 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-/// Returns what became of the flows.
-async fn take(
+/// Receives the batch and commits it.
+async fn receive_batch(
     api: &Api,
     request: &Request<'_>,
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
@@ -96,7 +96,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     }
 }
 
-/// What is to be kept with the batch, which has `key`.
+/// The notes to store with the batch, which has `key`.
 fn notes(headers: &HeaderMap, key: Option<&IdempotencyKey>) -> Result<Notes, Problem> {
     let mut values = headers.get_all("receipt-notes").iter();
     let Some(value) = values.next() else {

@@ -1,4 +1,4 @@
-//! `GET /hours`: which hours hold flows, and what they add up to, from the ledger.
+//! `GET /hours`: the hours that hold flows, and their totals, from the ledger.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     answer(api, request, service, query).await
 }
 
-/// Of all partitions, or of some that are here.
+/// Answers `query`: for all partitions, or for some of this node.
 pub(super) async fn answer(
     api: &Api,
     request: &Request<'_>,

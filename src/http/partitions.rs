@@ -26,7 +26,9 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         PeerRequest::Applied(applied) => {
             if !applied.await {
                 return Err(Problem::NotReady {
-                    why: "the partitions are not so far, or not here".into(),
+                    why:
+                        "the partitions have not applied these offsets yet, or are not on this node"
+                            .into(),
                 });
             }
             let mut response = Response::new(Vec::new().into());

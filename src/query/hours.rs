@@ -115,8 +115,8 @@ impl Hours {
         u64::from_str_radix(hex, 16).ok()
     }
 
-    /// Hands hours to `each` until it breaks or they end; returns whether they have ended. Blocks on the
-    /// disk.
+    /// Passes hours to `each` until it breaks or they end. Returns whether they have ended. Blocks on the disk and on
+    /// other nodes.
     pub fn read(
         &mut self,
         mut each: impl FnMut(Hour, Totals) -> ControlFlow<()>,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::group::Groups;
-use super::{Coverage, Matching, QueryError, bounds, unless};
+use super::{Coverage, Matching, QueryError, bounds, break_if};
 use crate::domain::Counters;
 use crate::store::Store;
 
@@ -73,7 +73,7 @@ impl RowSource for StoreRows {
                 key.extend_from_slice(&row.hour.get().to_be_bytes());
                 key.extend_from_slice(row.suffix);
                 *counters = row.counters;
-                Ok(unless(true))
+                Ok(break_if(true))
             })?;
             return Ok(!ended);
         };

@@ -242,7 +242,7 @@ fn rank_all(
             key.extend_from_slice(&row.hour.get().to_be_bytes());
             key.extend_from_slice(row.suffix);
             ranking.offer(&key, row.counters)?;
-            Ok(unless(ranking.is_complete()))
+            Ok(break_if(ranking.is_complete()))
         })?;
         return Ok(ranking.finish());
     };
@@ -274,7 +274,7 @@ impl Matching {
         self.scan.until(bounds::from_now(self.time_max));
     }
 
-    /// Hands rows to `each` until it breaks or they end; returns whether they have ended.
+    /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
     #[inline]
     fn each(
         &mut self,
@@ -290,7 +290,7 @@ impl Matching {
     }
 }
 
-/// An answer that is read row by row; it shows one moment, however long the reading takes.
+/// An answer that is read row by row. It shows one moment, however long reading takes.
 #[derive(Debug)]
 pub struct Rows {
     columns: Columns,
@@ -344,12 +344,12 @@ impl Stream {
 }
 
 impl Rows {
-    /// What identifies a row.
+    /// The columns that identify a row.
     pub fn columns(&self) -> Columns {
         self.columns
     }
 
-    /// The [`Query::cursor`] of the page behind this one, if there are rows behind it.
+    /// The [`Query::cursor`] of the next page, if there are more rows.
     pub fn next_page(&self) -> Option<&str> {
         self.next_page.as_deref()
     }
@@ -363,12 +363,12 @@ impl Rows {
         }
     }
 
-    /// Rows of the store that were read up to now.
+    /// Rows of stores that were read up to now.
     pub fn rows_read(&self) -> u64 {
         self.stream.rows_read()
     }
 
-    /// Which parts of the sums it has.
+    /// Which partitions of the sums are in it.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
@@ -378,8 +378,7 @@ impl Rows {
         std::mem::take(&mut self.revocations)
     }
 
-    /// Hands rows to `each` until it breaks or the answer ends; returns whether it has ended.
-    /// Blocks on the disk.
+    /// Passes rows to `each` until it breaks or the answer ends. Returns whether it has ended. Blocks on the disk.
     pub fn read(
         &mut self,
         mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
@@ -440,7 +439,7 @@ fn stream(
     }
 }
 
-fn unless(done: bool) -> ControlFlow<()> {
+fn break_if(done: bool) -> ControlFlow<()> {
     if done {
         ControlFlow::Break(())
     } else {

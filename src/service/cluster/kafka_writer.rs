@@ -183,7 +183,7 @@ fn unsure(error: &KafkaError, keyed: bool) -> ServiceError {
     }
     ServiceError::Unsure {
         why: match error.is_temporary() {
-            true => "Kafka does not answer as it should".into(),
+            true => "Kafka is not available".into(),
             false => "Kafka did not take the batch; the service's log says why".into(),
         },
         keyed,

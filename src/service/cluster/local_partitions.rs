@@ -150,13 +150,13 @@ impl LocalPartitions {
             }
             return Err(match self.0.lock().get(&partition) {
                 None => continue,
-                Some(State::Failed(why)) => format!("partition {partition} stands still: {why}"),
+                Some(State::Failed(why)) => format!("partition {partition} stopped: {why}"),
                 Some(State::Opening) => format!("partition {partition} is being opened"),
                 Some(State::Open {
                     caught_up: false, ..
                 }) => format!("partition {partition} is still being read from Kafka"),
                 Some(State::Open { .. }) => {
-                    format!("Kafka has not been heard of for too long, for partition {partition}")
+                    format!("no contact with the leader of partition {partition} for too long")
                 }
             });
         }

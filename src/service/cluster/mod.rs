@@ -122,7 +122,7 @@ pub enum ClusterError {
          export the flows into the cluster"
     )]
     NotOfACluster(PathBuf),
-    #[error("{0}: another node, which runs, has this directory; give each its own --data-dir")]
+    #[error("{0}: another running node uses this directory; give each node its own --data-dir")]
     InUse(PathBuf),
     #[error("{path}: {source}")]
     Directory { path: PathBuf, source: io::Error },

@@ -9,11 +9,11 @@ use crate::domain::{Offset, OutOfRange, Partition, PartitionCount};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
     /// It is unknown whether something was written: try again, under the same idempotency key.
-    #[error("{context}: Kafka does not answer as it should; try again: {why}")]
+    #[error("{context}: Kafka is not available; try again: {why}")]
     Away { context: &'static str, why: String },
 
     /// The brokers take messages more slowly than they are sent. Nothing was written.
-    #[error("more waits to be written to Kafka than there is memory for; try again shortly")]
+    #[error("the queue to Kafka is full; try again shortly")]
     QueueFull,
 
     #[error(
@@ -25,13 +25,13 @@ pub enum KafkaError {
     #[error("{context}: there is no such topic or partition: {why}")]
     NoTopic { context: &'static str, why: String },
 
-    #[error("{context}: Kafka does not let us: check user, password, certificates and ACLs: {why}")]
+    #[error("{context}: Kafka refuses access: check user, password, certificates and ACLs: {why}")]
     Denied { context: &'static str, why: String },
 
     /// Kafka no longer has what the store lacks, or never had what the store has.
     #[error(
         "partition {partition} holds the offsets from {first} to before {end}, and {offset} is due: restore \
-         a newer backup of it, or, if Kafka has lost its end, begin with an empty store"
+         a newer backup of it, or, if Kafka has lost its end, start with an empty store"
     )]
     OutOfRange {
         partition: Partition,
@@ -56,7 +56,7 @@ pub enum KafkaError {
     /// A flow's sums would be in two partitions.
     #[error(
         "topic {topic} had {was} partitions and has {is}: a flow's names decide its partition, so their number can \
-         never change. Take a new topic (--kafka-topic); or, if {topic} was made anew and is empty, delete \
+         never change. Use a new topic (--kafka-topic); or, if {topic} was created anew and is empty, delete \
          {topic}-owners, which remembers"
     )]
     OtherPartitions {

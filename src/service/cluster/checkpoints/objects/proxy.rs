@@ -1,5 +1,5 @@
-//! The proxy to an object store, by the rules that all clients of this program go by: see `client`. What the
-//! library would take from variables by itself sends this machine's own object store through a proxy, too.
+//! The proxy for an object store, by the rules of all clients of this program (see `client`). The library's own rules
+//! would use a proxy even for an object store on this machine.
 
 use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -7,10 +7,10 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 
 use crate::client::{ClientError, Proxy, not_by_proxy};
 
-/// Where a bucket is, unless the variables say something else.
+/// Default endpoints.
 const S3: &str = "https://s3.amazonaws.com";
 const GCS: &str = "https://storage.googleapis.com";
-/// Reached directly, whatever the bucket is: this machine, and where a cloud hands out keys.
+/// Reached without a proxy, whatever the bucket is: this machine, and the metadata services of clouds.
 const DIRECT: [&str; 6] = [
     "localhost",
     "127.0.0.0/8",
@@ -19,14 +19,14 @@ const DIRECT: [&str; 6] = [
     "fd00:ec2::254",
     "metadata.google.internal",
 ];
-/// All of them.
+/// Matches all hosts.
 const EVERYTHING: &str = "*,0.0.0.0/0,::/0";
-/// A proxy that nothing goes through.
+/// A proxy that is used for no host.
 const NONE: &str = "http://127.0.0.1:9";
 
 pub(super) fn s3(bucket: AmazonS3Builder) -> Result<AmazonS3Builder, ClientError> {
     let key = AmazonS3ConfigKey::Client;
-    // Said for this bucket alone.
+    // Set for this bucket explicitly.
     if bucket
         .get_config_value(&key(ClientConfigKey::ProxyUrl))
         .is_some()
@@ -58,7 +58,7 @@ pub(super) fn gcs(
         .with_config(key(ClientConfigKey::ProxyExcludes), direct))
 }
 
-/// A proxy, and what is reached without it.
+/// The proxy, and the hosts that are reached without it.
 fn settings(endpoint: &str) -> Result<(String, String), ClientError> {
     Ok(match Proxy::of(endpoint)? {
         Some(proxy) => {
@@ -73,7 +73,7 @@ fn settings(endpoint: &str) -> Result<(String, String), ClientError> {
 mod tests {
     use super::*;
 
-    /// Where no variable is set, as in tests, and for this machine always, nothing goes through a proxy.
+    /// Without variables, as in tests, and for this machine always, no proxy is used.
     #[test]
     fn an_object_store_on_this_machine_is_reached_directly() {
         for endpoint in [
