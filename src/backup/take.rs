@@ -3,11 +3,11 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
+use parking_lot::Mutex;
 
 use super::{BackupError, Entry, Manifest, at, check_outside, list_files, sync_dir, tag};
 use crate::client::{Client, broke_off};
@@ -50,7 +50,7 @@ pub struct Held(Mutex<Option<(Client, String)>>);
 impl Held {
     /// Has the service make a checkpoint. Whoever lets go meanwhile waits for it, and lets go of that.
     fn begin(&self, client: &Client) -> Result<Manifest, BackupError> {
-        let mut held = self.lock();
+        let mut held = self.0.lock();
         let manifest: Manifest = client.post_json("/backups")?;
         *held = Some((client.clone(), manifest.id.clone()));
         Ok(manifest)
@@ -59,17 +59,12 @@ impl Held {
     /// Has the service let go of it, so that the next backup need not wait, and then runs `then`.
     /// Nothing more is said of a backup that fails meanwhile: `then` may end the process.
     pub fn let_go(&self, then: impl FnOnce()) {
-        let mut held = self.lock();
+        let mut held = self.0.lock();
         if let Some((client, id)) = held.take() {
             // Otherwise the service lets it go after a while.
             let _best_effort = client.delete(&format!("/backups/{id}"));
         }
         then();
-    }
-
-    /// Every change is complete before the lock is let go.
-    fn lock(&self) -> MutexGuard<'_, Option<(Client, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,10 @@
 //! What a question may cost: memory that all questions share, and time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::QueryError;
 
@@ -102,13 +104,10 @@ impl Memory {
             return Err(QueryError::TooLarge { bytes_max });
         }
         let more = bytes.next_multiple_of(STEP_BYTES).min(most) - self.bytes;
-        let full = |taken: &mut usize| more > bytes_max - *taken;
-        let waited = self
-            .pool
-            .given_back
-            .wait_timeout_while(lock(&self.pool), WAIT_MAX, full);
-        let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
+        let mut taken = self.pool.bytes_taken.lock();
+        let is_full = |taken: &mut usize| more > bytes_max - *taken;
+        let _timed_out = (self.pool.given_back).wait_while_for(&mut taken, is_full, WAIT_MAX);
+        if is_full(&mut taken) {
             return Err(QueryError::Overloaded(
                 "other questions hold the memory that this one needs; try again shortly".into(),
             ));
@@ -122,16 +121,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        *lock(&self.pool) -= self.bytes;
+        *self.pool.bytes_taken.lock() -= self.bytes;
         self.of_question.fetch_sub(self.bytes, Ordering::Relaxed);
         self.pool.given_back.notify_all();
     }
-}
-
-/// A number that is changed in one step cannot be left half changed.
-fn lock(pool: &Pool) -> MutexGuard<'_, usize> {
-    let taken = pool.bytes_taken.lock();
-    taken.unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -148,7 +141,7 @@ mod tests {
         // The little that it has of its own, and what is left.
         second.hold(own).unwrap();
         second.hold(own + 2 * MIB).unwrap();
-        assert_eq!(*lock(&pool), 8 * MIB);
+        assert_eq!(*pool.bytes_taken.lock(), 8 * MIB);
         let mut third = Memory::new(&pool);
         third.hold(own).unwrap();
         let waits = std::thread::spawn(move || third.hold(own + MIB).map(|()| third));
@@ -159,7 +152,7 @@ mod tests {
         let refused = first.hold(own + 8 * MIB + 1);
         assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
         drop((first, third));
-        assert_eq!(*lock(&pool), 0);
+        assert_eq!(*pool.bytes_taken.lock(), 0);
     }
 
     #[test]
@@ -176,7 +169,7 @@ mod tests {
         drop(first);
         second.hold(500 << 10).unwrap();
         drop(second);
-        assert_eq!(*lock(&pool), 0);
+        assert_eq!(*pool.bytes_taken.lock(), 0);
     }
 
     #[test]

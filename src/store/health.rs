@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rocksdb::DB;
 use rustix::io::Errno;
 
@@ -188,7 +188,7 @@ impl Health {
         if !dir.is_in_place()? {
             return Ok(Seen::Other);
         }
-        let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut presence = self.presence.lock();
         let missing = presence.missing(&dir.rocks(), db)?;
         Ok(missing.map_or(Seen::All, Seen::Without))
     }

@@ -2,8 +2,9 @@
 //! Prometheus's terms: counters grow since the start, gauges say how it is now, histograms have times
 //! in seconds.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -126,7 +127,7 @@ impl Metrics {
     /// # Errors
     /// What the library says that cannot be written: a bug.
     pub fn expose(&self, observe: impl FnOnce()) -> Result<String, prometheus::Error> {
-        let _one_at_a_time = lock(&self.all.exposition);
+        let _one_at_a_time = self.all.exposition.lock();
         observe();
         TextEncoder::new().encode_to_string(&self.all.registry.gather())
     }
@@ -135,11 +136,6 @@ impl Metrics {
 /// Sets a counter to what another has counted.
 pub fn follow(counter: &IntCounter, count: u64) {
     counter.inc_by(count.saturating_sub(counter.get()));
-}
-
-/// Nothing is left half done under the lock.
-fn lock(of: &Mutex<()>) -> MutexGuard<'_, ()> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes metrics, each registered under its name.

@@ -2,10 +2,11 @@
 //! light load, a batch waits for one fsync; under heavy load, hundreds share it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::IdempotencyKey;
@@ -74,7 +75,8 @@ impl Committer {
     pub(super) fn finish(&self) {
         // An error means that the thread has ended already.
         let _ended = self.queue.blocking_send(Job::Finish);
-        if let Ok(Some(thread)) = self.thread.lock().map(|mut thread| thread.take()) {
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
             // A panic of the thread has been printed by then; there is nothing to add.
             let _ended = thread.join();
         }

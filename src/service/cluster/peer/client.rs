@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex as Exclusive, PoisonError};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,11 +49,11 @@ pub struct PeerHours {
 
 /// Hours as they arrive. The mutex is never locked: it makes a reader `Sync` that is not.
 #[derive(Debug)]
-struct HourReader(Exclusive<Items<HourRow>>);
+struct HourReader(Mutex<Items<HourRow>>);
 
 impl HourSource for HourReader {
     fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
-        let items = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let items = self.0.get_mut();
         let failed = |error: ClientError| QueryError::Peer(error.to_string());
         let Some(row) = items.next().transpose().map_err(failed)? else {
             return Ok(None);
@@ -168,7 +167,7 @@ impl PeerClients {
         Ok(PeerHours {
             coverage: coverage(url, header)?,
             tag: header("etag").and_then(Hours::parse_etag),
-            hours: Box::new(HourReader(Exclusive::new(client.items(&target, response)))),
+            hours: Box::new(HourReader(Mutex::new(client.items(&target, response)))),
         })
     }
 

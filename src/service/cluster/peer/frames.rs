@@ -10,7 +10,8 @@
 
 use std::fmt;
 use std::io::{BufReader, Read};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::domain::Counters;
 use crate::query::{QueryError, Row, RowCodec, RowSource};
@@ -75,10 +76,7 @@ impl<R: Read + Send> FrameReader<R> {
     }
 
     fn read(&mut self) -> std::io::Result<bool> {
-        let reader = self
-            .reader
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let reader = self.reader.get_mut();
         let mut two = [0; 2];
         reader.read_exact(&mut two)?;
         let key_bytes = u16::from_le_bytes(two);
