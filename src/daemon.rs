@@ -156,6 +156,7 @@ pub async fn run(
             let service = open(&stopping)?;
             if let Some(service) = &service {
                 api.open(service.clone());
+                service.log_ready();
                 notify::ready();
                 ready.notify_one();
             }

@@ -92,6 +92,9 @@ pub trait Service: Debug + Send + Sync {
     /// Deletes an hour, and returns what it held; `None` if it held nothing. Blocks on the disk.
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError>;
 
+    /// Called once, when the API answers requests: logs what opening the service took.
+    fn log_ready(&self) {}
+
     fn health(&self) -> Health;
 
     /// Sets the gauges.

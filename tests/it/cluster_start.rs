@@ -299,7 +299,7 @@ fn who_has_no_token_of_nodes_is_not_believed() {
         until_answered(&daemon.client, "/readyz");
         let answer = until_answered(&daemon.client, "/flows?hour=1");
         assert_eq!(answer.rows().len(), flows.len());
-        until_logged(daemon, "it was to be remembered");
+        until_logged(daemon, "permanent announcement rejected");
     }
     assert!(stranger.accept().is_err(), "somebody has asked a stranger");
     daemons.into_iter().for_each(Daemon::stop);

@@ -2,6 +2,7 @@
 
 mod committer;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::backup;
 use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
 use crate::query::{Engine, Hours, HoursQuery, Query, QueryError, Rows};
-use crate::store::{Batch, DataDir, Kept, Store, StoreError, WriteHealth};
+use crate::store::{Batch, DataDir, Kept, Recovery, Store, StoreError, WriteHealth};
 use committer::Committer;
 
 /// The service of a single process.
@@ -22,6 +23,10 @@ pub struct Standalone {
     committer: Committer,
     engine: Engine,
     backups: Arc<backup::Sessions>,
+    /// Logged when the API is open.
+    recovery: Recovery,
+    open_time: Duration,
+    data_dir: PathBuf,
 }
 
 impl Standalone {
@@ -34,21 +39,15 @@ impl Standalone {
         let (store, recovery) = Store::open_dir(dir, options.store.clone())?;
         let store = Arc::new(store);
         let committer = Committer::start(store.clone(), options.metrics.clone());
-        let service = Standalone {
+        Ok(Standalone {
             committer: committer.map_err(OpenError::Thread)?,
             engine: Engine::new(options.query),
             backups: Arc::new(backup::Sessions::new(store.clone())),
             store,
-        };
-        tracing::info!(
-            data_dir = %options.data_dir.display(),
-            replayed_batches = recovery.batches,
-            replayed_flows = recovery.flows,
-            replay_ms = recovery.time.as_millis() as u64,
-            ms = start.elapsed().as_millis() as u64,
-            "ready"
-        );
-        Ok(service)
+            recovery,
+            open_time: start.elapsed(),
+            data_dir: options.data_dir.clone(),
+        })
     }
 }
 
@@ -87,6 +86,17 @@ impl Service for Standalone {
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError> {
         let deleted = self.store.delete_hour(hour);
         deleted.map_err(|error| ServiceError::NotDeleted(Arc::new(error)))
+    }
+
+    fn log_ready(&self) {
+        tracing::info!(
+            data_dir = %self.data_dir.display(),
+            replayed_batches = self.recovery.batches,
+            replayed_flows = self.recovery.flows,
+            replay_ms = self.recovery.time.as_millis() as u64,
+            ms = self.open_time.as_millis() as u64,
+            "ready"
+        );
     }
 
     fn health(&self) -> Health {
