@@ -68,7 +68,7 @@ impl Access {
     }
 
     /// Whether a request with these `headers` may do what it wants to.
-    pub(super) fn check(
+    pub(super) fn authorize(
         &self,
         right: Right,
         headers: &HeaderMap,

@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 fn sessions(api: &Api, request: &Request<'_>) -> Result<Arc<Sessions>, Problem> {
     api.access
-        .check(Right::Read, request.headers, request.peer)?;
+        .authorize(Right::Read, request.headers, request.peer)?;
     let service = api.opened()?;
     request.takes_no_parameter()?;
     Ok(service.backups()?)
@@ -39,7 +39,7 @@ pub(super) async fn start(api: &Api, request: &Request<'_>) -> Result<Response, 
     // Strings and integers always serialise.
     let mut json = serde_json::to_vec(&manifest).unwrap_or_default();
     json.push(b'\n');
-    let mut response = super::answer(super::JSON, json);
+    let mut response = super::response(super::JSON, json);
     *response.status_mut() = StatusCode::CREATED;
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::from_str(&format!("/backups/{}", manifest.id)) {

@@ -10,7 +10,7 @@ use super::routes::Request;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
-        .check(Right::Write, request.headers, request.peer)?;
+        .authorize(Right::Write, request.headers, request.peer)?;
     let service = api.opened()?.clone();
     let hour = parameters::hour(request.query, request.method)?;
     let deleted = tokio::task::spawn_blocking(move || service.delete_hour(hour));
@@ -18,5 +18,5 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         return Err(Problem::NoSuchHour { hour });
     };
     let json = format!("{{\"deleted\":{}}}\n", totals.flows);
-    Ok(super::answer(super::JSON, json))
+    Ok(super::response(super::JSON, json))
 }

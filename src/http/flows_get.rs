@@ -25,15 +25,15 @@ use crate::telemetry::Metrics;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let headers = request.headers;
-    api.access.check(Right::Read, headers, request.peer)?;
+    api.access.authorize(Right::Read, headers, request.peer)?;
     let service = api.opened()?.clone();
     let question = text::parse_flows(request.query)?;
     let format = negotiate::row_format(headers)?;
-    answer(api, request, service, question, format).await
+    respond(api, request, service, question, format).await
 }
 
 /// Answers `question` in `format`.
-pub(super) async fn answer(
+pub(super) async fn respond(
     api: &Api,
     request: &Request<'_>,
     service: Arc<dyn Service>,

@@ -31,7 +31,7 @@ pub(super) async fn handle(
         0 => format!("{{\"accepted\":{accepted}}}\n"),
         _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
     };
-    let mut response = super::answer(super::JSON, json);
+    let mut response = super::response(super::JSON, json);
     if committed.replayed {
         response
             .headers_mut()
@@ -47,7 +47,7 @@ async fn receive_batch(
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Committed, Problem> {
     let headers = request.headers;
-    api.access.check(Right::Write, headers, request.peer)?;
+    api.access.authorize(Right::Write, headers, request.peer)?;
     let service = api.opened()?;
     if service.lacks_space() {
         return Err(Problem::NoSpace);

@@ -8,10 +8,10 @@ use super::error::Problem;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) fn live() -> Response {
-    super::answer(TEXT, "ok\n")
+    super::response(TEXT, "ok\n")
 }
 
 pub(super) fn ready(api: &Api) -> Result<Response, Problem> {
     api.check_ready()?;
-    Ok(super::answer(TEXT, "ready\n"))
+    Ok(super::response(TEXT, "ready\n"))
 }

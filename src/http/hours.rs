@@ -16,14 +16,14 @@ use crate::service::Service;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
-        .check(Right::Read, request.headers, request.peer)?;
+        .authorize(Right::Read, request.headers, request.peer)?;
     let service = api.opened()?.clone();
     let query = text::parse_hours(request.query)?;
-    answer(api, request, service, query).await
+    respond(api, request, service, query).await
 }
 
 /// Answers `query`: for all partitions, or for some of this node.
-pub(super) async fn answer(
+pub(super) async fn respond(
     api: &Api,
     request: &Request<'_>,
     service: Arc<dyn Service>,

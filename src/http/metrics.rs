@@ -15,7 +15,7 @@ const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
-        .check(Right::Read, request.headers, request.peer)?;
+        .authorize(Right::Read, request.headers, request.peer)?;
     request.takes_no_parameter()?;
     let metrics = api.metrics.clone();
     metrics
@@ -34,7 +34,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         tracing::error!(%error, "metrics cannot be written");
         Problem::Internal
     })?;
-    Ok(super::answer(MEDIA_TYPE, text))
+    Ok(super::response(MEDIA_TYPE, text))
 }
 
 fn observe(service: &dyn Service, guard: &HourGuard) {

@@ -51,8 +51,8 @@ use crate::ingest::{Admission, HourGuard};
 use crate::service::{Health, Service};
 use crate::telemetry::Metrics;
 
-/// An answer with a body of `media_type`.
-fn answer(media_type: &'static str, body: impl Into<bytes::Bytes>) -> Response {
+/// A response with a body of `media_type`.
+fn response(media_type: &'static str, body: impl Into<bytes::Bytes>) -> Response {
     let mut response = Response::new(body.into().into());
     let value = HeaderValue::from_static(media_type);
     response.headers_mut().insert(header::CONTENT_TYPE, value);

@@ -6,7 +6,7 @@ use warp::reply::Response;
 const DOCUMENT: &str = include_str!("openapi.json");
 
 pub(super) fn document() -> Response {
-    super::answer(super::JSON, DOCUMENT)
+    super::response(super::JSON, DOCUMENT)
 }
 
 #[cfg(test)]

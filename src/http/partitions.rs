@@ -11,7 +11,7 @@ use super::{Api, flows_get, hours};
 use crate::service::PeerRequest;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
-    (api.access).check(Right::Node, request.headers, request.peer)?;
+    (api.access).authorize(Right::Node, request.headers, request.peer)?;
     let service = api.opened()?;
     let Some(asked) = service.peer_request(request.path, request.query) else {
         return Err(Problem::NoSuchPath {
@@ -20,9 +20,9 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     };
     match asked? {
         PeerRequest::Rows(query, format) => {
-            flows_get::answer(api, request, service.clone(), query, format).await
+            flows_get::respond(api, request, service.clone(), query, format).await
         }
-        PeerRequest::Hours(query) => hours::answer(api, request, service.clone(), query).await,
+        PeerRequest::Hours(query) => hours::respond(api, request, service.clone(), query).await,
         PeerRequest::Applied(applied) => {
             if !applied.await {
                 return Err(Problem::NotReady {

@@ -40,7 +40,7 @@ pub(super) async fn handle(
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
     let headers = request.headers;
-    api.access.check(Right::Write, headers, request.peer)?;
+    api.access.authorize(Right::Write, headers, request.peer)?;
     request.takes_no_parameter()?;
     let service = api.opened()?.clone();
     if negotiate::body_format(headers)? != Format::Json {

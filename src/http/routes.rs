@@ -38,12 +38,12 @@ pub(super) fn filter(
         .and(warp::body::stream())
         .then(move |method, path, query, headers, peer, body| {
             let api = api.clone();
-            async move { answer(&api, method, path, query, headers, peer, body).await }
+            async move { handle(&api, method, path, query, headers, peer, body).await }
         })
 }
 
 /// Answers one request, counts it, and gives it a line in the log.
-async fn answer(
+async fn handle(
     api: &Api,
     method: Method,
     path: FullPath,

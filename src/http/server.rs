@@ -170,7 +170,7 @@ where
         });
         let (connection, filter) = (connection.clone(), filter.clone());
         async move {
-            let response = answer(filter, request).await?;
+            let response = serve_request(filter, request).await?;
             // Such a client takes the end of the connection for the end of an answer without a length.
             let has_length = response.body().size_hint().exact().is_some();
             if version < Version::HTTP_11 && !has_length {
@@ -203,7 +203,7 @@ async fn handshake<I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Warp reads a path from every request, and panics where there is none: `CONNECT host:port`.
-async fn answer<S>(
+async fn serve_request<S>(
     filter: Filter<S>,
     request: Request<Incoming>,
 ) -> Result<warp::reply::Response, Infallible>

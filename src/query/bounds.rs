@@ -92,11 +92,11 @@ impl Memory {
         if from_pool <= self.bytes {
             return Ok(());
         }
-        self.take(from_pool)
+        self.reserve(from_pool)
     }
 
     #[cold]
-    fn take(&mut self, bytes: usize) -> Result<(), QueryError> {
+    fn reserve(&mut self, bytes: usize) -> Result<(), QueryError> {
         let bytes_max = self.pool.bytes_max;
         let of_others = self.of_question.load(Ordering::Relaxed) - self.bytes;
         let most = bytes_max - of_others;

@@ -223,13 +223,13 @@ impl EncodedRows {
         while self.state != State::Ended {
             let mut plain = Vec::with_capacity(CHUNK_BYTES + 2 * self.row_bytes_last + 64);
             if self.state == State::Begin {
-                self.content.begin(&mut plain);
+                self.content.write_head(&mut plain);
                 self.state = State::Rows;
             }
             let ended = self.content.write(&mut self.any_row, &mut plain)?;
             self.row_bytes_last = plain.len().saturating_sub(CHUNK_BYTES);
             if ended {
-                self.content.end(&mut plain);
+                self.content.write_tail(&mut plain);
                 self.state = State::Ended;
             }
             let chunk = self.encoder.encode(plain, ended);
@@ -280,7 +280,7 @@ impl Content {
         )
     }
 
-    fn begin(&self, out: &mut Vec<u8>) {
+    fn write_head(&self, out: &mut Vec<u8>) {
         match self {
             Content::Rows(rows, RowFormat::Csv) => write_header(rows.columns(), out),
             Content::Items(items) => out.extend_from_slice(items.head()),
@@ -326,7 +326,7 @@ impl Content {
         }
     }
 
-    fn end(&self, out: &mut Vec<u8>) {
+    fn write_tail(&self, out: &mut Vec<u8>) {
         match self {
             Content::Items(items) => out.extend_from_slice(items.tail()),
             content if content.is_json() => out.extend_from_slice(b"]\n"),

@@ -16,21 +16,21 @@ use super::question::Columns;
 use crate::domain::Counters;
 use crate::store::{StoredRow, codec};
 
-/// Groups of rows, in the making: those that come together are added, then given out, then the next.
+/// Groups of rows that are being added up: a table is filled with the rows that come together, then read, then the next.
 #[derive(Debug)]
 pub(super) struct Groups {
     columns: Columns,
-    /// So many columns, the first of a key, are the same in all groups of the table.
+    /// How many columns, the first of a key, are the same in all groups of the table.
     leading: usize,
-    /// What they are: the hour, and names.
+    /// Their values: the hour, and names.
     lead: Vec<u8>,
     table: Table,
-    /// The next of the table to be given out.
+    /// The next group of the table to be read.
     next: usize,
-    /// The row that did not belong to them: hour, suffix, sums.
+    /// The row that ended the table, and belongs to the next one: hour, suffix, sums.
     another: Option<(u32, Vec<u8>, Counters)>,
     key: Vec<u8>,
-    /// No row comes any more.
+    /// There are no more rows.
     ended: bool,
 }
 
@@ -55,7 +55,7 @@ impl Groups {
         }
     }
 
-    /// Adds a row; breaks at one that belongs to other groups. Those in the table are complete then.
+    /// Adds a row. Breaks at a row that belongs to the next table; the groups of this one are complete then.
     #[inline]
     pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
         if self.table.is_empty() {
@@ -68,17 +68,16 @@ impl Groups {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// To be called when no more rows belong to the groups in the table; `ended`: when there are no
-    /// more at all.
-    pub(super) fn complete(&mut self, ended: bool) {
+    /// Ends the table, when no more rows belong to it; `ended` if there are no more rows at all.
+    pub(super) fn finish(&mut self, ended: bool) {
         self.ended = ended;
         self.table.sort();
         self.next = 0;
     }
 
-    /// The next group in key order: its key, which is that of a row without what is left out, and its
-    /// sums. `None` when all are given out.
-    pub(super) fn give(&mut self) -> Option<(&[u8], Counters)> {
+    /// The next group in key order: its key, which is that of a row without the columns that are left out, and its sums.
+    /// `None` after the last.
+    pub(super) fn next_group(&mut self) -> Option<(&[u8], Counters)> {
         let (trailing, counters) = self.table.get(self.next)?;
         self.next += 1;
         self.key.clear();
@@ -93,18 +92,18 @@ impl Groups {
         Some((&self.key, counters))
     }
 
-    /// Whether there may be many at a time: columns behind those that keep rows together are asked for.
-    pub(super) fn are_many(&self) -> bool {
+    /// Whether there may be many groups at a time, because a later column is asked for and an earlier one is not.
+    pub(super) fn needs_table(&self) -> bool {
         (self.leading..4).any(|at| self.columns.has_at(at))
     }
 
-    /// Whether no groups come after those in the table.
-    pub(super) fn have_ended(&self) -> bool {
+    /// Whether there are no groups after those in the table.
+    pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Makes room for the next groups, with the row that the last did not take in.
-    pub(super) fn begin(&mut self) -> Result<(), QueryError> {
+    /// Empties the table, and starts the next with the row that ended this one.
+    pub(super) fn start_next(&mut self) -> Result<(), QueryError> {
         self.table.clear();
         if let Some((hour, suffix, counters)) = self.another.take() {
             self.set_lead(hour, &suffix)?;

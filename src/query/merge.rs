@@ -78,17 +78,17 @@ impl RowSource for StoreRows {
             return Ok(!ended);
         };
         loop {
-            if let Some((group_key, sums)) = groups.give() {
+            if let Some((group_key, sums)) = groups.next_group() {
                 key.extend_from_slice(group_key);
                 *counters = sums;
                 return Ok(true);
             }
-            if groups.have_ended() {
+            if groups.has_ended() {
                 return Ok(false);
             }
-            groups.begin()?;
+            groups.start_next()?;
             let ended = self.matching.each(|row| groups.add(row))?;
-            groups.complete(ended);
+            groups.finish(ended);
         }
     }
 
@@ -105,7 +105,7 @@ impl RowSource for StoreRows {
     }
 
     fn holds_memory(&self) -> bool {
-        self.groups.as_ref().is_some_and(Groups::are_many)
+        self.groups.as_ref().is_some_and(Groups::needs_table)
     }
 }
 

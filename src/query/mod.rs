@@ -248,14 +248,14 @@ fn rank_all(
     };
     loop {
         let ended = matching.each(|row| groups.add(row))?;
-        groups.complete(ended);
-        while let Some((key, counters)) = groups.give() {
+        groups.finish(ended);
+        while let Some((key, counters)) = groups.next_group() {
             ranking.offer(key, counters)?;
         }
-        if groups.have_ended() || ranking.is_complete() {
+        if groups.has_ended() || ranking.is_complete() {
             return Ok(ranking.finish());
         }
-        groups.begin()?;
+        groups.start_next()?;
     }
 }
 
@@ -357,7 +357,7 @@ impl Rows {
     /// Whether it holds memory that other questions may wait for, until it is read.
     pub fn holds_memory(&self) -> bool {
         match &self.stream {
-            Stream::Store(_, groups) => groups.as_ref().is_some_and(Groups::are_many),
+            Stream::Store(_, groups) => groups.as_ref().is_some_and(Groups::needs_table),
             Stream::Merged(merged) => merged.holds_memory(),
             Stream::Page { .. } => true,
         }
@@ -425,17 +425,17 @@ fn stream(
     mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
 ) -> Result<bool, QueryError> {
     loop {
-        while let Some((key, counters)) = groups.give() {
+        while let Some((key, counters)) = groups.next_group() {
             if each(&row::decode(columns, key)?.row(counters)).is_break() {
                 return Ok(false);
             }
         }
-        if groups.have_ended() {
+        if groups.has_ended() {
             return Ok(true);
         }
-        groups.begin()?;
+        groups.start_next()?;
         let ended = matching.each(|row| groups.add(row))?;
-        groups.complete(ended);
+        groups.finish(ended);
     }
 }
 
