@@ -67,8 +67,8 @@ impl Journal for Inlet {
     }
 
     /// Batches go to Kafka, and sums wait there for space.
-    fn lacks_space(&self) -> bool {
-        false
+    fn lacks_space(&self) -> Option<&'static str> {
+        None
     }
 
     fn fails(&self) -> Option<&'static str> {

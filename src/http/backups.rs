@@ -67,6 +67,7 @@ pub(super) async fn file(
 ) -> Result<Response, Problem> {
     let offer = offer(api, request)?;
     let permit = api.permit_to_answer(request.peer, 1)?;
+    let long = api.permit_for_long_answer(request.peer)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || offer.file(&id, &name));
     let (file, bytes, in_use) = opened.await.map_err(|_| Problem::Internal)??;
@@ -76,7 +77,7 @@ pub(super) async fn file(
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
-            let holds = (permit, request.peer.request.clone());
+            let holds = ((permit, long), request.peer.request.clone());
             warp::reply::stream(parts(file, bytes, holds)).into_response()
         }
     };

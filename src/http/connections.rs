@@ -21,8 +21,10 @@ use crate::telemetry::Metrics;
 
 /// A connection without a request is not let go before that: its first may be on the way.
 const QUIET_MIN: Duration = Duration::from_secs(1);
-/// A client that takes nothing of its answer for so long is let go when others are not answered.
-const STALLED_MIN: Duration = Duration::from_secs(20);
+/// While others are not answered, a client has to take its answer at this rate.
+const BYTES_PER_S_MIN: usize = 64 << 10;
+/// How long it may take nothing; what it took faster than it had to makes up for so long, too.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Memory for [long targets](super::long_target).
 const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
 /// Pause between two looks for one that can go.
@@ -66,6 +68,8 @@ struct Activity {
     since: Instant,
     /// The client has not taken all that was written, and nothing since then.
     blocked_since: Option<Instant>,
+    /// Until then the client has taken its answer fast enough.
+    fast_until: Instant,
     /// Of a backup's file, from its request to the next one, or the end: before, the client need not have
     /// all of it.
     download: Option<InUse>,
@@ -76,6 +80,11 @@ impl Activity {
         if let Some(download) = self.download.take() {
             download.end(self.blocked_since.unwrap_or_else(Instant::now));
         }
+    }
+
+    /// The client keeps an answer waiting, and takes less of it than [`BYTES_PER_S_MIN`].
+    fn is_slow(&self) -> bool {
+        self.blocked_since.is_some() && self.fast_until <= Instant::now()
     }
 
     /// A request is under way, or its answer on the way.
@@ -126,7 +135,7 @@ impl Connections {
         let _waits = self.admission.waits_for_place();
         loop {
             if !self.let_go_quietest() {
-                self.break_off_most_stalled();
+                self.break_off_slowest();
             }
             let place = self.places.clone().acquire_owned();
             if let Ok(place) = tokio::time::timeout(LOOK_PAUSE, place).await {
@@ -146,6 +155,7 @@ impl Connections {
                 rest_of_target: None,
                 since: Instant::now(),
                 blocked_since: None,
+                fast_until: Instant::now() + PAUSE_MAX,
                 download: None,
             }),
             let_go: Notify::new(),
@@ -157,11 +167,17 @@ impl Connections {
     }
 
     pub(super) fn requests_under_way(&self) -> usize {
-        let busy = |connection: &Arc<Connection>| lock(&connection.activity).is_busy();
-        self.all()
-            .iter()
-            .filter(|connection| busy(connection))
-            .count()
+        self.count(Activity::is_busy)
+    }
+
+    /// How many of them are answers that wait for their clients.
+    pub(super) fn waiting_answers(&self) -> usize {
+        self.count(|activity| activity.blocked_since.is_some())
+    }
+
+    fn count(&self, counts: impl Fn(&Activity) -> bool) -> usize {
+        let counts = |connection: &&Arc<Connection>| counts(&lock(&connection.activity));
+        self.all().iter().filter(counts).count()
     }
 
     fn let_go_quietest(&self) -> bool {
@@ -173,10 +189,12 @@ impl Connections {
             .is_some()
     }
 
-    /// Ends the answer of which nothing has been taken for longest, so that others get theirs.
-    pub(super) fn break_off_most_stalled(&self) {
-        let stalled = self.oldest(STALLED_MIN, |activity| activity.blocked_since);
-        if let Some(connection) = stalled {
+    /// Ends the answer that has been taken too slowly for longest, so that others get theirs.
+    pub(super) fn break_off_slowest(&self) {
+        let slowest = self.oldest(Duration::ZERO, |activity| {
+            activity.is_slow().then_some(activity.fast_until)
+        });
+        if let Some(connection) = slowest {
             connection.break_off.notify_one();
         }
     }
@@ -219,6 +237,7 @@ impl Connection {
         let mut activity = lock(&self.activity);
         activity.requests += 1;
         activity.begun += 1;
+        activity.fast_until = Instant::now() + PAUSE_MAX;
         activity.end_download();
         UnderWay(self.clone())
     }
@@ -289,17 +308,22 @@ impl Connection {
         }
     }
 
-    fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        let now = Instant::now();
         let mut activity = lock(&self.activity);
         match written {
             Poll::Pending => {
-                activity.blocked_since.get_or_insert_with(Instant::now);
+                activity.blocked_since.get_or_insert(now);
             }
-            Poll::Ready(Ok(_)) if activity.blocked_since.take().is_some() => {
-                activity.since = Instant::now();
+            Poll::Ready(Ok(bytes)) => {
+                let time = Duration::from_secs_f64(*bytes as f64 / BYTES_PER_S_MIN as f64);
+                activity.fast_until = (activity.fast_until.max(now) + time).min(now + PAUSE_MAX);
+                if activity.blocked_since.take().is_some() {
+                    activity.since = now;
+                }
             }
             // After an error, nothing more is taken.
-            Poll::Ready(_) => {}
+            Poll::Ready(Err(_)) => {}
         }
     }
 }

@@ -101,7 +101,9 @@ pub(super) enum Problem {
     /// There is no such thing in this mode; says what there is instead.
     NotHere(&'static str),
     /// The disk is full, or nearly.
-    NoSpace,
+    NoSpace {
+        why: &'static str,
+    },
     Ingest(IngestError),
     Query(QueryError),
     Backup(BackupError),
@@ -200,7 +202,7 @@ impl Problem {
                 | IngestError::NotDeleted(_)
                 | IngestError::Closed,
             ) => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Problem::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Problem::NotHere(_) | Problem::Ingest(IngestError::NotHere(_)) => {
                 StatusCode::NOT_IMPLEMENTED
             }
@@ -290,7 +292,7 @@ impl Problem {
             Problem::Stopping | Problem::Ingest(IngestError::Closed) => {
                 ("stopping", "The service is stopping")
             }
-            Problem::NoSpace => ("no-space", "The disk is full"),
+            Problem::NoSpace { .. } => ("no-space", "There is no space on the disk"),
             Problem::NotReady { .. } => ("not-ready", "The service is not ready"),
             Problem::Ingest(IngestError::Store(_) | IngestError::Unsure { .. }) => {
                 ("not-stored", "The batch could not be stored")

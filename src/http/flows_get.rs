@@ -87,6 +87,10 @@ pub(super) async fn stream(
     });
     let first = unless_left(peer, stop.clone(), first).await;
     let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
+    let long = match answer.has_ended() {
+        true => None,
+        false => Some(api.permit_for_long_answer(peer)?),
+    };
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
     let coverage = answer.coverage();
@@ -103,7 +107,7 @@ pub(super) async fn stream(
             query: request.query.to_owned(),
             span: Span::current(),
         };
-        let rest = rest_of(answer, about, (permit, peer.clone(), guards), stop);
+        let rest = rest_of(answer, about, ((permit, long), peer.clone(), guards), stop);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -134,6 +138,9 @@ pub(super) fn say_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Resu
 /// for the whole.
 const BROKE_OFF: &str = "the answer broke off";
 
+/// A place for an answer, and one for a long one.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 /// What is known of an answer on its way.
 #[derive(Clone)]
 struct About {
@@ -147,7 +154,7 @@ struct About {
 fn rest_of(
     answer: Answer,
     about: About,
-    holds: (OwnedSemaphorePermit, Peer, Guards),
+    holds: (Permits, Peer, Guards),
     stop: Cancel,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
     let state = (answer, holds, stop);

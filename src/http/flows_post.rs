@@ -49,8 +49,8 @@ async fn take(
     let headers = request.headers;
     api.access.check(Right::Write, headers, request.peer)?;
     let backend = api.open_backend()?;
-    if backend.journal.lacks_space() {
-        return Err(Problem::NoSpace);
+    if let Some(why) = backend.journal.lacks_space() {
+        return Err(Problem::NoSpace { why });
     }
     let until_visible = parameters::wait(request.query)?;
     let format = negotiate::body_format(headers)?;
@@ -80,7 +80,10 @@ async fn take(
     };
     let committed = backend.journal.commit(batch, permit, until_visible).await;
     committed.map_err(|error| match error {
-        IngestError::Store(_) if backend.journal.lacks_space() => Problem::NoSpace,
+        IngestError::Store(_) => match backend.journal.lacks_space() {
+            Some(why) => Problem::NoSpace { why },
+            None => error.into(),
+        },
         error => error.into(),
     })
 }

@@ -86,6 +86,10 @@ pub struct Limits {
     pub queries_max: usize,
 }
 
+/// One in so many places for answers is only for short ones, which leave it at once: clients that take long
+/// answers slowly do not keep those waiting.
+const SHORT_ANSWERS_PART: usize = 4;
+
 /// What handlers work with once the store is open.
 #[derive(Clone, Debug)]
 pub struct Backend {
@@ -105,6 +109,8 @@ pub struct Api {
     hour_guard: HourGuard,
     metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
+    /// Places of [`Api::queries`] that long answers may have.
+    long_answers: Arc<tokio::sync::Semaphore>,
     backend: OnceLock<Backend>,
     stopping: AtomicBool,
 }
@@ -119,6 +125,7 @@ impl Api {
         hour_guard: HourGuard,
         metrics: Metrics,
     ) -> Api {
+        let long_answers_max = limits.queries_max - limits.queries_max / SHORT_ANSWERS_PART;
         Api {
             limits,
             access,
@@ -127,6 +134,7 @@ impl Api {
             hour_guard,
             metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
+            long_answers: Arc::new(tokio::sync::Semaphore::new(long_answers_max)),
             backend: OnceLock::new(),
             stopping: AtomicBool::new(false),
         }
@@ -169,11 +177,20 @@ impl Api {
     }
 
     /// One of the answers that may be under way at a time, or several for one that takes the memory of
-    /// several. Where there is none, the one that makes least progress ends.
+    /// several. Where there is none, the slowest one ends.
     fn permit_to_answer(&self, peer: &Peer, weight: u32) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = self.queries.clone().try_acquire_many_owned(weight);
         permit.map_err(|_| {
-            peer.request.connections().break_off_most_stalled();
+            peer.request.connections().break_off_slowest();
+            Problem::TooManyQueries
+        })
+    }
+
+    /// The same for an answer that does not end with its first part, beside what it has already.
+    fn permit_for_long_answer(&self, peer: &Peer) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.long_answers.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            peer.request.connections().break_off_slowest();
             Problem::TooManyQueries
         })
     }

@@ -120,7 +120,15 @@ pub async fn serve(
         // A connection that has just ended may still be on the list.
         () = graceful.shutdown() => 0,
         () = no_request_left => 0,
-        () = tokio::time::sleep(grace) => connections.requests_under_way(),
+        () = tokio::time::sleep(grace) => {
+            // Those can be asked for again, and their clients see that they broke off.
+            let waiting = connections.waiting_answers();
+            if waiting > 0 {
+                let answers = waiting;
+                tracing::warn!(answers, "answers break off that their clients do not take");
+            }
+            connections.requests_under_way().saturating_sub(waiting)
+        }
     };
     tasks.shutdown().await;
     broken_off

@@ -15,8 +15,10 @@ use crate::telemetry::Metrics;
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
-/// A group takes no further batch once it holds this many bytes, with what its hours take in a tally.
+/// Most bytes of a group of several batches, with what their hours take in a tally; and most that it may be of a
+/// tally's size, so that a group passes a tally's bound by little.
 const GROUP_BYTES_MAX: usize = 8 << 20;
+const GROUPS_PER_TALLY: usize = 4;
 
 type Done = oneshot::Sender<Answer>;
 
@@ -69,22 +71,25 @@ impl Journal for Committer {
     }
 
     fn accepts(&self) -> Result<(), String> {
-        match self.store.write_health() {
+        let health = self.store.write_health();
+        match health {
             WriteHealth::Good => Ok(()),
             WriteHealth::Gone => {
                 Err("the data directory is gone; the log says what was found".into())
             }
-            _ => Err("the disk does not take writes at the moment; the log says why".into()),
+            _ => Err(match health.lacks_space().or(health.fails()) {
+                Some(why) => format!("no batch is taken: {why}; the log says more"),
+                None => "no batch is taken; the log says why".into(),
+            }),
         }
     }
 
-    fn lacks_space(&self) -> bool {
-        self.store.write_health() == WriteHealth::NoSpace
+    fn lacks_space(&self) -> Option<&'static str> {
+        self.store.write_health().lacks_space()
     }
 
     fn fails(&self) -> Option<&'static str> {
-        let fails = self.store.write_health() == WriteHealth::Failing;
-        fails.then_some("the journal could not be written")
+        self.store.write_health().fails()
     }
 
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, IngestError> {
@@ -119,19 +124,27 @@ impl Journal for Committer {
 }
 
 fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
+    let bytes_max = GROUP_BYTES_MAX.min(store.tally_bytes_max() / GROUPS_PER_TALLY);
     let mut group = Group::default();
-    while let Some(first) = jobs.blocking_recv() {
+    // What did not fit into the group before.
+    let mut left = None;
+    while let Some(first) = left.take().or_else(|| jobs.blocking_recv()) {
         let mut next = Some(first);
         let mut bytes = 0;
         while let Some(job) = next {
             match job {
                 Job::Commit(batch, permit, done) => {
-                    bytes += batch.cost_bytes();
+                    let cost = batch.cost_bytes();
+                    if bytes > 0 && bytes + cost > bytes_max {
+                        left = Some(Job::Commit(batch, permit, done));
+                        break;
+                    }
+                    bytes += cost;
                     group.take(store, batch, (permit, done));
                 }
                 Job::Finish => jobs.close(),
             }
-            next = if bytes < GROUP_BYTES_MAX {
+            next = if bytes < bytes_max {
                 jobs.try_recv().ok()
             } else {
                 None

@@ -41,8 +41,8 @@ pub trait Journal: Debug + Send + Sync {
     /// Whether a commit can be expected to succeed, and a question to be answered; if not, why.
     fn accepts(&self) -> Result<(), String>;
 
-    /// Whether the disk is full, or nearly.
-    fn lacks_space(&self) -> bool;
+    /// Why batches are refused, where that is for want of space on the disk.
+    fn lacks_space(&self) -> Option<&'static str>;
 
     /// Why batches are refused, where a new start helps: "…, for so long".
     fn fails(&self) -> Option<&'static str>;
