@@ -8,10 +8,11 @@ use std::fs::{self, DirEntry, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// The errors of a file system that has no such operation: FAT, FUSE and SMB refuse links, and some
 /// cannot sync a directory.
 pub fn is_unsupported(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     errno.is_some_and(|errno| {
         [
@@ -25,6 +26,52 @@ pub fn is_unsupported(error: &io::Error) -> bool {
         ]
         .contains(&errno)
     })
+}
+
+/// What there was not enough of for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    Space,
+    Quota,
+    /// The file may not get larger.
+    FileSize,
+}
+
+impl Lack {
+    const ALL: [(Lack, Errno); 3] = [
+        (Lack::Space, Errno::NOSPC),
+        (Lack::Quota, Errno::DQUOT),
+        (Lack::FileSize, Errno::FBIG),
+    ];
+
+    pub fn of(error: &io::Error) -> Option<Lack> {
+        let errno = Errno::from_raw_os_error(error.raw_os_error()?);
+        let lack = Lack::ALL.into_iter().find(|(_, of)| *of == errno);
+        lack.map(|(lack, _)| lack)
+    }
+
+    /// The same from the text of an error, for RocksDB's: of the number it keeps only what the system calls it.
+    pub fn in_text(text: &str) -> Option<Lack> {
+        let is_in = |errno: Errno| {
+            let with_number = io::Error::from(errno).to_string();
+            let name = with_number.split(" (os error").next();
+            name.is_some_and(|name| text.contains(name))
+        };
+        let lack = Lack::ALL.into_iter().find(|(_, of)| is_in(*of));
+        lack.map(|(lack, _)| lack)
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Lack::Space => "the disk is full: make room on it",
+            Lack::Quota => "the quota of this user on the disk is used up: raise it, or make room",
+            Lack::FileSize => {
+                "a file would get larger than this process may make it: raise the limit (ulimit -f, and \
+                 LimitFSIZE= of a systemd unit)"
+            }
+        }
+    }
 }
 
 /// Syncs a directory: the names in it are on the disk.
@@ -104,6 +151,22 @@ pub fn is_lost_and_found(entry: &DirEntry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lacking_is_told_by_number_and_by_name() {
+        for (lack, errno) in Lack::ALL {
+            let error = io::Error::from(errno);
+            assert_eq!(Lack::of(&error), Some(lack));
+            // As RocksDB has it, and as the standard library does.
+            let name = error.to_string();
+            let name = name.split(" (os").next().unwrap();
+            let text = format!("IO error: While appending to file: rocks/000004.log: {name}");
+            assert_eq!(Lack::in_text(&text), Some(lack));
+            assert_eq!(Lack::in_text(&error.to_string()), Some(lack));
+        }
+        assert_eq!(Lack::of(&Errno::IO.into()), None);
+        assert_eq!(Lack::in_text(&io::Error::from(Errno::IO).to_string()), None);
+    }
 
     #[test]
     fn directories_are_made_wherever_some_are_missing() {

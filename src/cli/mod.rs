@@ -25,6 +25,7 @@ use std::sync::Arc;
 use signal_hook::consts::SIGXFSZ;
 
 use crate::config::{Cli, Command, Settings};
+use crate::durable::Lack;
 use crate::terminal::{Lines, Style, printable, printable_lines};
 
 /// Runs the command that was asked for; an error is text for the user.
@@ -51,7 +52,11 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
 
 /// What a command ends with that failed, as text of [`run`].
 pub fn fail(error: &str) {
-    say(&format!("flowtally: {error}"));
+    let remedy = Lack::in_text(error).map(Lack::remedy);
+    match remedy.filter(|remedy| !error.contains(remedy)) {
+        Some(remedy) => say(&format!("flowtally: {error}; {remedy}")),
+        None => say(&format!("flowtally: {error}")),
+    }
 }
 
 /// Ends the process with what clap says: of the arguments, or what was asked for.

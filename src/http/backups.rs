@@ -65,6 +65,7 @@ pub(super) async fn file(
 ) -> Result<Response, Problem> {
     let sessions = sessions(api, request)?;
     let permit = api.acquire_answer_permit(request.peer, 1)?;
+    let long = api.acquire_long_answer_permit(request.peer)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
     let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
@@ -75,7 +76,7 @@ pub(super) async fn file(
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
-            let holds = (permit, request.peer.request.clone());
+            let holds = ((permit, long), request.peer.request.clone());
             warp::reply::stream(chunks(file, bytes, holds)).into_response()
         }
     };

@@ -21,8 +21,10 @@ use crate::telemetry::Metrics;
 
 /// A connection without a request is not evicted before that: its first request may be on the way.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// An answer of which the client reads nothing for this long is aborted when others need its place.
-const STALLED_MIN: Duration = Duration::from_secs(20);
+/// While others wait for an answer, a client has to read its own at this rate.
+const BYTES_PER_S_MIN: usize = 64 << 10;
+/// How long it may read nothing. Reading faster than required makes up for at most this long, too.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Memory for [long targets](super::long_target).
 const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
 /// Between two attempts to evict a connection.
@@ -84,6 +86,8 @@ struct Activity {
     idle_since: Instant,
     /// Since when the client has read nothing, although more was written.
     stalled_since: Option<Instant>,
+    /// Until then, the client has read its answer fast enough.
+    fast_until: Instant,
     download: Option<Download>,
 }
 
@@ -92,6 +96,11 @@ impl Activity {
         if let Some(download) = self.download.take() {
             (download.0)(self.stalled_since.unwrap_or_else(Instant::now));
         }
+    }
+
+    /// An answer waits for its client, which reads more slowly than [`BYTES_PER_S_MIN`].
+    fn is_slow(&self) -> bool {
+        self.stalled_since.is_some() && self.fast_until <= Instant::now()
     }
 
     /// A request is in progress, or its answer is not read yet.
@@ -140,7 +149,7 @@ impl Connections {
         let _waits = self.admission.waits_for_place();
         loop {
             if !self.evict_most_idle() {
-                self.abort_most_stalled();
+                self.abort_slowest();
             }
             let slot = self.slots.clone().acquire_owned();
             if let Ok(slot) = tokio::time::timeout(EVICT_INTERVAL, slot).await {
@@ -160,6 +169,7 @@ impl Connections {
                 rest_of_target: None,
                 idle_since: Instant::now(),
                 stalled_since: None,
+                fast_until: Instant::now() + PAUSE_MAX,
                 download: None,
             }),
             evict: Notify::new(),
@@ -173,11 +183,17 @@ impl Connections {
     }
 
     pub(super) fn requests_in_progress(&self) -> usize {
-        let busy = |connection: &Arc<Connection>| connection.activity.lock().is_busy();
-        self.all()
-            .iter()
-            .filter(|connection| busy(connection))
-            .count()
+        self.count(Activity::is_busy)
+    }
+
+    /// How many of them are answers that wait for their clients.
+    pub(super) fn waiting_answers(&self) -> usize {
+        self.count(|activity| activity.stalled_since.is_some())
+    }
+
+    fn count(&self, counts: impl Fn(&Activity) -> bool) -> usize {
+        let counts = |connection: &&Arc<Connection>| counts(&connection.activity.lock());
+        self.all().iter().filter(counts).count()
     }
 
     fn evict_most_idle(&self) -> bool {
@@ -189,10 +205,12 @@ impl Connections {
             .is_some()
     }
 
-    /// Aborts the answer that has been stalled for longest, so that others get theirs.
-    pub(super) fn abort_most_stalled(&self) {
-        let stalled = self.oldest(STALLED_MIN, |activity| activity.stalled_since);
-        if let Some(connection) = stalled {
+    /// Aborts the answer that has been read too slowly for longest, so that others get theirs.
+    pub(super) fn abort_slowest(&self) {
+        let slowest = self.oldest(Duration::ZERO, |activity| {
+            activity.is_slow().then_some(activity.fast_until)
+        });
+        if let Some(connection) = slowest {
             connection.abort.notify_one();
         }
     }
@@ -236,6 +254,7 @@ impl Connection {
         let mut activity = self.activity.lock();
         activity.requests += 1;
         activity.started += 1;
+        activity.fast_until = Instant::now() + PAUSE_MAX;
         activity.end_download();
         RequestGuard(self.clone())
     }
@@ -306,17 +325,22 @@ impl Connection {
         }
     }
 
-    fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        let now = Instant::now();
         let mut activity = self.activity.lock();
         match written {
             Poll::Pending => {
-                activity.stalled_since.get_or_insert_with(Instant::now);
+                activity.stalled_since.get_or_insert(now);
             }
-            Poll::Ready(Ok(_)) if activity.stalled_since.take().is_some() => {
-                activity.idle_since = Instant::now();
+            Poll::Ready(Ok(bytes)) => {
+                let time = Duration::from_secs_f64(*bytes as f64 / BYTES_PER_S_MIN as f64);
+                activity.fast_until = (activity.fast_until.max(now) + time).min(now + PAUSE_MAX);
+                if activity.stalled_since.take().is_some() {
+                    activity.idle_since = now;
+                }
             }
             // After an error, nothing more is read.
-            Poll::Ready(_) => {}
+            Poll::Ready(Err(_)) => {}
         }
     }
 }

@@ -101,7 +101,9 @@ pub(super) enum Problem {
         why: String,
     },
     /// The disk is full, or nearly.
-    NoSpace,
+    NoSpace {
+        why: &'static str,
+    },
     Service(ServiceError),
     Query(QueryError),
     Backup(BackupError),
@@ -212,7 +214,7 @@ impl Problem {
                 | ServiceError::NotDeleted(_)
                 | ServiceError::Closed,
             ) => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Problem::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Problem::Service(ServiceError::NotHere(_)) => StatusCode::NOT_IMPLEMENTED,
             Problem::Service(ServiceError::Receipt(_))
             | Problem::Query(_)
@@ -300,7 +302,7 @@ impl Problem {
             Problem::Stopping | Problem::Service(ServiceError::Closed) => {
                 ("stopping", "The service is stopping")
             }
-            Problem::NoSpace => ("no-space", "The disk is full"),
+            Problem::NoSpace { .. } => ("no-space", "There is no space on the disk"),
             Problem::NotReady { .. } => ("not-ready", "The service is not ready"),
             Problem::Service(ServiceError::Store(_) | ServiceError::Unsure { .. }) => {
                 ("not-stored", "The batch could not be stored")

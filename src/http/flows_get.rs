@@ -83,6 +83,10 @@ pub(super) async fn stream(
     });
     let first = cancel_on_disconnect(peer, cancel.clone(), first).await;
     let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
+    let long = match answer.has_ended() {
+        true => None,
+        false => Some(api.acquire_long_answer_permit(peer)?),
+    };
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
     let coverage = answer.coverage();
@@ -99,7 +103,12 @@ pub(super) async fn stream(
             query: request.query.to_owned(),
             span: Span::current(),
         };
-        let rest = rest_of(answer, about, (permit, peer.clone(), guards), cancel);
+        let rest = rest_of(
+            answer,
+            about,
+            ((permit, long), peer.clone(), guards),
+            cancel,
+        );
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -125,6 +134,9 @@ pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Resu
 /// complete.
 const BROKE_OFF: &str = "the answer broke off";
 
+/// A permit for an answer, and one for a long one.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 /// What is logged and counted of a streamed answer.
 #[derive(Clone)]
 struct About {
@@ -138,7 +150,7 @@ struct About {
 fn rest_of(
     answer: EncodedRows,
     about: About,
-    holds: (OwnedSemaphorePermit, Peer, Guards),
+    holds: (Permits, Peer, Guards),
     cancel: CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
     let state = (answer, holds, cancel);

@@ -49,8 +49,8 @@ async fn receive_batch(
     let headers = request.headers;
     api.access.authorize(Right::Write, headers, request.peer)?;
     let service = api.opened()?;
-    if service.lacks_space() {
-        return Err(Problem::NoSpace);
+    if let Some(why) = service.lacks_space() {
+        return Err(Problem::NoSpace { why });
     }
     let until_visible = parameters::wait(request.query)?;
     let format = negotiate::body_format(headers)?;
@@ -80,7 +80,10 @@ async fn receive_batch(
     };
     let committed = service.commit(batch, permit, until_visible).await;
     committed.map_err(|error| match error {
-        ServiceError::Store(_) if service.lacks_space() => Problem::NoSpace,
+        ServiceError::Store(_) => match service.lacks_space() {
+            Some(why) => Problem::NoSpace { why },
+            None => error.into(),
+        },
         error => error.into(),
     })
 }

@@ -82,6 +82,10 @@ pub struct Limits {
     pub queries_max: usize,
 }
 
+/// One in this many permits for answers is only for short ones, which release it at once, so that clients that read
+/// long answers slowly do not keep those waiting.
+const SHORT_ANSWERS_PART: usize = 4;
+
 /// State shared by all requests.
 #[derive(Debug)]
 pub struct Api {
@@ -92,6 +96,8 @@ pub struct Api {
     hour_guard: HourGuard,
     metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
+    /// Those permits of [`Api::queries`] that long answers may have.
+    long_answers: Arc<tokio::sync::Semaphore>,
     service: OnceLock<Arc<dyn Service>>,
     stopping: AtomicBool,
 }
@@ -106,6 +112,7 @@ impl Api {
         hour_guard: HourGuard,
         metrics: Metrics,
     ) -> Api {
+        let long_answers_max = limits.queries_max - limits.queries_max / SHORT_ANSWERS_PART;
         Api {
             limits,
             access,
@@ -114,6 +121,7 @@ impl Api {
             hour_guard,
             metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
+            long_answers: Arc::new(tokio::sync::Semaphore::new(long_answers_max)),
             service: OnceLock::new(),
             stopping: AtomicBool::new(false),
         }
@@ -158,7 +166,7 @@ impl Api {
     }
 
     /// A permit for one of the answers that may be in progress at a time; `weight` permits for an answer that takes the
-    /// memory of several. If there is none, the answer that has been stalled for longest is aborted.
+    /// memory of several. If there is none, the slowest answer is aborted.
     fn acquire_answer_permit(
         &self,
         peer: &Peer,
@@ -166,7 +174,16 @@ impl Api {
     ) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = self.queries.clone().try_acquire_many_owned(weight);
         permit.map_err(|_| {
-            peer.request.connections().abort_most_stalled();
+            peer.request.connections().abort_slowest();
+            Problem::TooManyQueries
+        })
+    }
+
+    /// A second permit for an answer that does not end with its first chunk.
+    fn acquire_long_answer_permit(&self, peer: &Peer) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.long_answers.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            peer.request.connections().abort_slowest();
             Problem::TooManyQueries
         })
     }

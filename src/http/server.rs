@@ -123,7 +123,15 @@ pub async fn serve(
         // A connection that has just ended may still be on the list.
         () = graceful.shutdown() => 0,
         () = no_request_left => 0,
-        () = tokio::time::sleep(grace) => connections.requests_in_progress(),
+        () = tokio::time::sleep(grace) => {
+            // They can be asked for again, and their clients see that they are incomplete.
+            let waiting = connections.waiting_answers();
+            if waiting > 0 {
+                let answers = waiting;
+                tracing::warn!(answers, "answers aborted that their clients did not read");
+            }
+            connections.requests_in_progress().saturating_sub(waiting)
+        }
     };
     tasks.shutdown().await;
     aborted

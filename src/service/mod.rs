@@ -72,8 +72,8 @@ pub trait Service: Debug + Send + Sync {
         until_visible: bool,
     ) -> Promise<'_, Result<Committed, ServiceError>>;
 
-    /// Whether batches are refused because the disk is full, or nearly. Cheap: it is asked for each batch.
-    fn lacks_space(&self) -> bool;
+    /// Why batches are refused, if that is for want of space on the disk. Cheap: it is asked for each batch.
+    fn lacks_space(&self) -> Option<&'static str>;
 
     /// The rows that answer `query`, each store's as of one moment between two commits. Blocks on the disk and on
     /// other nodes; sorting, pages and groups that need a table are complete when it returns.

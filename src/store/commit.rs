@@ -18,7 +18,15 @@ impl Store {
         let inner = &*self.inner;
         let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         inner.look_for_dir()?;
-        let first = self.make_room(hours_bytes(group.iter()))?;
+        let group_bytes: usize = group.iter().map(|batch| batch.bytes().len()).sum();
+        let mut growth = hours_bytes(group.iter());
+        // What a small group adds beyond a tally's bound has its share of the memory; of a large one, each
+        // key may be new.
+        if group_bytes > inner.options.tally_bytes_max / 4 {
+            growth += group_bytes;
+        }
+        let first = self.make_room(growth)?;
+        inner.widen_journal(group_bytes);
         let durability = inner.options.durability;
         let start = Instant::now();
         let written = Journal::new(&inner.db)?.append(first, group, &revoked, durability);
@@ -53,16 +61,16 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until the active tally has room for a group whose hours take `hours_bytes`, if all of them are new.
-    /// One that by itself is larger than a tally waits until there is no other. Returns the next journal
+    /// Waits until the active tally has room for a group that may add `growth_bytes` to it, if all of its hours
+    /// and keys are new. One that by itself is larger than a tally waits until there is no other. Returns the next journal
     /// position.
-    pub(super) fn make_room(&self, hours_bytes: usize) -> Result<u64, StoreError> {
+    pub(super) fn make_room(&self, growth_bytes: usize) -> Result<u64, StoreError> {
         let inner = &*self.inner;
         let start = Instant::now();
         let give_up = start + inner.options.stall_max;
         let mut tallies = inner.tallies()?;
         let mut waited = false;
-        while !inner.has_room(&tallies, hours_bytes) {
+        while !inner.has_room(&tallies, growth_bytes) {
             if tallies.frozen.is_none() {
                 tallies.freeze();
                 inner.flush_due.notify_one();
@@ -94,15 +102,15 @@ pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
 }
 
 impl Inner {
-    fn has_room(&self, tallies: &Tallies, hours_bytes: usize) -> bool {
+    fn has_room(&self, tallies: &Tallies, growth_bytes: usize) -> bool {
         let max = self.options.tally_bytes_max;
         let of_active = tallies.active.memory_bytes();
         let of_frozen = tallies.frozen.as_deref().map_or(0, Tally::memory_bytes);
-        // The few hours that most groups have are no reason to flush.
-        let are_few = hours_bytes <= max / 8;
-        let fit = of_active + hours_bytes <= max && of_frozen <= max;
-        let are_alone = tallies.active.since().is_none() && tallies.frozen.is_none();
-        are_alone || !self.is_full(&tallies.active) && (are_few || fit)
+        // What most groups have is no reason to flush.
+        let is_little = growth_bytes <= max / 8;
+        let fits = of_active + growth_bytes <= max && of_frozen <= max;
+        let is_alone = tallies.active.since().is_none() && tallies.frozen.is_none();
+        is_alone || !self.is_full(&tallies.active) && (is_little || fits)
     }
 
     fn note_stall(&self, since: Instant) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec::{self, Corrupt};
 use super::scan::ScanEnd;
+use crate::durable::Lack;
 
 /// Where the sums of a node of a cluster are.
 fn of_a_node(path: &Path) -> &'static str {
@@ -76,8 +77,8 @@ pub enum StoreError {
     InUse { path: PathBuf },
 
     #[error(
-        "cannot use the data directory {path}: {source}; \
-         check that it is a directory that this user may write, on a disk with free space"
+        "cannot use the data directory {path}: {source}; {}",
+        directory_remedy(source)
     )]
     Directory { path: PathBuf, source: io::Error },
 
@@ -111,13 +112,13 @@ pub enum StoreError {
     #[error("the data directory is open only to be read")]
     OnlyRead,
 
-    #[error("{doing} failed: {source}; check the disk")]
+    #[error("{doing} failed: {source}; {}", remedy(source))]
     Database {
         doing: &'static str,
         source: rocksdb::Error,
     },
 
-    #[error("{doing} failed: {source}; check the disk")]
+    #[error("{doing} failed: {source}; {}", remedy(source))]
     Io {
         doing: &'static str,
         source: io::Error,
@@ -150,12 +151,24 @@ pub enum StoreError {
     Closed,
 }
 
+fn directory_remedy(error: &io::Error) -> &'static str {
+    Lack::of(error).map_or(
+        "check that it is a directory that this user may write, on a disk with free space",
+        Lack::remedy,
+    )
+}
+
+fn remedy(error: &impl ToString) -> &'static str {
+    Lack::in_text(&error.to_string()).map_or("check the disk", Lack::remedy)
+}
+
 fn open_remedy(error: &rocksdb::Error) -> &'static str {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => {
             "its files are damaged: keep this directory, which may have flows that no backup has, and \
              restore a backup into another one"
         }
+        rocksdb::ErrorKind::IOError if Lack::in_text(error.as_ref()).is_some() => remedy(error),
         rocksdb::ErrorKind::IOError => {
             "nothing is lost: check that the disk works and has free space, then start again"
         }

@@ -163,6 +163,7 @@ impl Inner {
             }
         }
         Journal::new(&self.db)?.trim(tally.last(), self.options.durability)?;
+        self.narrow_journal()?;
         if self.receipts_pass_their_bound()? {
             self.compaction_due.note_receipts();
         }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rocksdb::DB;
-use rustix::io::Errno;
 
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::presence::Presence;
 use super::{Inner, Store};
+use crate::durable::Lack;
 
 /// Pause between two looks at whether the data directory is where it was.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,11 +30,65 @@ pub enum WriteHealth {
     Good,
     /// The disk is full, or nearly: writes go on by themselves when there is space again.
     NoSpace,
+    /// The user's quota of the disk is used up.
+    OverQuota,
     /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
     Failing,
+    /// So it does after the quota was used up, and there is room in it again.
+    QuotaRaised,
+    /// A file would pass the size that the process may give one.
+    FileTooLarge,
     /// The data directory, or a file in it, is not where it was: it was removed or renamed, or its disk is gone.
     /// What is written now, the next start would not find.
     Gone,
+}
+
+impl WriteHealth {
+    const OF_WRITES: [WriteHealth; 6] = [
+        WriteHealth::Good,
+        WriteHealth::NoSpace,
+        WriteHealth::OverQuota,
+        WriteHealth::Failing,
+        WriteHealth::QuotaRaised,
+        WriteHealth::FileTooLarge,
+    ];
+
+    fn of(lack: Option<Lack>) -> WriteHealth {
+        match lack {
+            Some(Lack::Space) => WriteHealth::NoSpace,
+            Some(Lack::Quota) => WriteHealth::OverQuota,
+            Some(Lack::FileSize) => WriteHealth::FileTooLarge,
+            None => WriteHealth::Failing,
+        }
+    }
+
+    /// Why no batch is taken for want of space, which may come by itself.
+    pub fn lacks_space(self) -> Option<&'static str> {
+        match self {
+            WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),
+            WriteHealth::OverQuota => {
+                Some("the quota on the disk of the user whom the service runs as is used up")
+            }
+            _ => None,
+        }
+    }
+
+    /// Why no batch is taken until the database is opened again.
+    pub fn fails(self) -> Option<&'static str> {
+        match self {
+            WriteHealth::Failing => Some("the journal could not be written"),
+            WriteHealth::FileTooLarge => Some(
+                "the journal could not be written, since its file would get larger than the process may make \
+                 one (raise ulimit -f, and LimitFSIZE= of a systemd unit),",
+            ),
+            WriteHealth::QuotaRaised => Some(
+                "the disk's quota has room again, and the database takes writes only when it is opened anew; so \
+                 the process ends as planned, for its supervisor to start it again (systemd: Restart=on-failure), \
+                 after it could not write",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// What was seen last.
@@ -97,8 +151,7 @@ impl Inner {
     pub(super) fn note_write(&self, written: &Result<(), StoreError>) {
         let health = match written {
             Ok(()) => WriteHealth::Good,
-            Err(error) if lacks_space(error, &self.dir.staging()) => WriteHealth::NoSpace,
-            Err(_) => WriteHealth::Failing,
+            Err(error) => after(error, &self.dir.staging()),
         };
         self.health
             .last_write
@@ -106,21 +159,22 @@ impl Inner {
     }
 }
 
-/// Whether a write failed for want of space on the disk, or in the user's quota of it.
-fn lacks_space(error: &StoreError, staging: &Path) -> bool {
-    match error {
-        StoreError::Database { source, .. } => {
-            source.as_ref().starts_with(ROCKSDB_NO_SPACE)
-                || probe(staging).is_err_and(|error| is_no_space(&error))
-        }
-        StoreError::Io { source, .. } => is_no_space(source),
-        _ => false,
+/// After a write that failed. RocksDB repeats the text of some errors for as long as it is open, so whether there
+/// is room by now is learned by a write of our own.
+fn after(error: &StoreError, staging: &Path) -> WriteHealth {
+    let text = match error {
+        StoreError::Database { source, .. } => source.as_ref(),
+        StoreError::Io { source, .. } => return WriteHealth::of(Lack::of(source)),
+        _ => return WriteHealth::Failing,
+    };
+    if text.starts_with(ROCKSDB_NO_SPACE) {
+        return WriteHealth::NoSpace;
     }
-}
-
-fn is_no_space(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    errno.is_some_and(|errno| [Errno::NOSPC, Errno::DQUOT].contains(&errno))
+    match probe(staging) {
+        Err(error) => WriteHealth::of(Lack::of(&error)),
+        Ok(()) if Lack::in_text(text) == Some(Lack::Quota) => WriteHealth::QuotaRaised,
+        Ok(()) => WriteHealth::of(Lack::in_text(text)),
+    }
 }
 
 /// Writes to the disk as RocksDB does, to a file without a name.
@@ -147,11 +201,7 @@ impl Health {
     /// By the last write alone.
     pub(super) fn last_write(&self) -> WriteHealth {
         let last = self.last_write.load(Ordering::Relaxed);
-        let all = [
-            WriteHealth::Good,
-            WriteHealth::NoSpace,
-            WriteHealth::Failing,
-        ];
+        let all = WriteHealth::OF_WRITES;
         all.into_iter()
             .find(|h| *h as u8 == last)
             .unwrap_or(WriteHealth::Failing)

@@ -4,13 +4,21 @@
 //! The seam for another journal (a Kafka partition) is three verbs: append gives positions, replay
 //! goes on from a position, trim forgets up to a position.
 
+use std::sync::atomic::Ordering;
+
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
+use super::Inner;
 use super::batch::Batch;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
 use super::options::Durability;
 use super::receipts::{self, receipts_family};
+
+/// More than most receipts take in a write.
+const RECEIPT_WRITE_BYTES: usize = 192;
+/// What a memtable has room for beside what it is made for.
+const MEMTABLE_SLACK_BYTES: usize = 2 << 20;
 
 /// A view of the journal in an open database.
 pub(super) struct Journal<'a> {
@@ -36,8 +44,10 @@ impl<'a> Journal<'a> {
         revoked: &[Vec<u8>],
         durability: Durability,
     ) -> Result<(), StoreError> {
-        let bytes: usize = batches.iter().map(|b| b.bytes().len() + 32).sum();
-        let mut write = WriteBatch::with_capacity_bytes(bytes + 32);
+        // All of it at once: growing, it would be there twice for a while.
+        let keys = |batch: &Batch| batch.stored_keys().count() * RECEIPT_WRITE_BYTES;
+        let bytes: usize = batches.iter().map(|b| b.bytes().len() + keys(b) + 32).sum();
+        let mut write = WriteBatch::with_capacity_bytes(bytes + 64);
         for key in revoked {
             write.delete_cf(receipts_family(self.db)?, key);
         }
@@ -119,6 +129,45 @@ impl<'a> Journal<'a> {
         let (from, to) = (codec::journal_key(0), codec::journal_key(position + 1));
         write.delete_range_cf(self.family, from, to);
         write_log(self.db, write, durability).map_err(database("trimming the journal"))
+    }
+}
+
+impl Inner {
+    /// Has the journal's memtable take a group that is larger than a memtable. By itself, RocksDB would write it
+    /// out with the next write, before it is trimmed: as one block, of which it makes two more copies, and which
+    /// compaction reads again.
+    ///
+    /// Such a group is alone in the tallies, so the flush of its tally is what narrows the journal again.
+    pub(super) fn widen_journal(&self, group_bytes: usize) {
+        let memtable_bytes = self.options.memtable_bytes;
+        if group_bytes > memtable_bytes {
+            self.journal_is_wide.store(true, Ordering::SeqCst);
+            self.set_memtable_bytes(memtable_bytes + group_bytes + MEMTABLE_SLACK_BYTES);
+        }
+    }
+
+    /// Lets go of a large group that is trimmed.
+    pub(super) fn narrow_journal(&self) -> Result<(), StoreError> {
+        if self.journal_is_wide.load(Ordering::SeqCst) {
+            let journal = Journal::new(&self.db)?;
+            let flushed = self.db.flush_cf(journal.family);
+            flushed.map_err(database("writing out the journal"))?;
+            self.set_memtable_bytes(self.options.memtable_bytes);
+            self.journal_is_wide.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn set_memtable_bytes(&self, bytes: usize) {
+        let set = Journal::new(&self.db).and_then(|journal| {
+            let options = [("write_buffer_size", &*bytes.to_string())];
+            let set = self.db.set_options_cf(journal.family, &options);
+            set.map_err(database("changing a setting of the journal"))
+        });
+        if let Err(error) = set {
+            // It costs some memory for a moment.
+            tracing::debug!(%error, "the journal's memtable stays as large as it was");
+        }
     }
 }
 

@@ -40,7 +40,7 @@ mod wal;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -119,6 +119,8 @@ struct Inner {
     flush_ended: Condvar,
     compaction_due: CompactionDue,
     expiry: Arc<Expiry>,
+    /// See [`Inner::widen_journal`].
+    journal_is_wide: AtomicBool,
     /// Sums that reached `u64::MAX` and were stopped there.
     stopped: Arc<AtomicU64>,
     health: Health,
@@ -292,6 +294,11 @@ impl Store {
     /// [`Store::flush_within`] an hour.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.flush_within(Duration::from_secs(3600))
+    }
+
+    /// See [`StoreOptions::tally_bytes_max`].
+    pub fn tally_bytes_max(&self) -> usize {
+        self.inner.options.tally_bytes_max
     }
 
     /// How often the journal's log was synced to disk since open.

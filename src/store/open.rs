@@ -1,7 +1,7 @@
 //! Opening a data directory: to write to it, or only to read it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -150,6 +150,7 @@ impl Inner {
             flush_ended: Condvar::new(),
             compaction_due: CompactionDue::default(),
             expiry: rocks.expiry,
+            journal_is_wide: AtomicBool::new(false),
             stopped: rocks.stopped,
             health: Health::new(),
         }

@@ -16,6 +16,9 @@ const MIB: usize = 1 << 20;
 /// L0 files of `flows` at which the flusher waits for compaction to catch up.
 pub(super) const L0_FILES_MAX: u64 = 24;
 
+/// Size of the block cache from which on indexes are pinned in it.
+const PINS_MIN_BYTES: usize = 16 * MIB;
+
 const RECEIPTS_MEMTABLE_BYTES: usize = 4 * MIB;
 
 pub(super) struct RocksOptions {
@@ -36,7 +39,7 @@ impl RocksOptions {
         let stopped = Arc::new(AtomicU64::new(0));
         RocksOptions {
             database: database(options.memtable_bytes),
-            flows: flows(&cache, stopped.clone()),
+            flows: flows(&cache, options.block_cache_bytes, stopped.clone()),
             journal: journal(&cache, options.memtable_bytes),
             receipts: receipts(&cache, &expiry),
             expiry,
@@ -73,7 +76,7 @@ fn database(memtable_bytes: usize) -> Options {
     options.set_max_total_wal_size(8 * memtable_bytes as u64);
     options.set_max_background_jobs(2);
     // For each file that a compaction reads; by default 2 MiB, of up to `L0_FILES_MAX` and more files.
-    options.set_compaction_readahead_size(256 << 10);
+    options.set_compaction_readahead_size((memtable_bytes / 32).clamp(64 << 10, 256 << 10));
     // Spreads the writeback of large files, so that a commit's fsync does not wait for all of it.
     options.set_bytes_per_sync(MIB as u64);
     options.set_max_open_files(512);
@@ -125,7 +128,7 @@ fn receipts(cache: &Cache, expiry: &Arc<Expiry>) -> Options {
     options
 }
 
-fn flows(cache: &Cache, stopped: Arc<AtomicU64>) -> Options {
+fn flows(cache: &Cache, cache_bytes: usize, stopped: Arc<AtomicU64>) -> Options {
     let mut options = Options::default();
     merge::install(&mut options, stopped);
     // Everything comes in as ingested files; the memtable stays empty.
@@ -149,7 +152,8 @@ fn flows(cache: &Cache, stopped: Arc<AtomicU64>) -> Options {
     table.set_index_type(BlockBasedIndexType::BinarySearch);
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // Where names are long, the index of one file has some hundred KiB; what is pinned may pass the cache's size.
+    table.set_pin_l0_filter_and_index_blocks_in_cache(cache_bytes >= PINS_MIN_BYTES);
     table.set_format_version(6);
     options.set_block_based_table_factory(&table);
     options

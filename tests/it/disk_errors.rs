@@ -208,14 +208,23 @@ fn a_full_quota_is_a_full_disk() {
     };
     let until = Instant::now() + Duration::from_secs(14);
     while Instant::now() < until {
-        assert_eq!(status(&daemon.client, 1), 507, "{}", daemon.log());
+        let answer = daemon.client.post("/flows", &[JSON], &json_body(&flows(1)));
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 507, "{}", daemon.log());
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains("quota"), "{detail}");
         std::thread::sleep(Duration::from_millis(200));
         assert!(!daemon.has_ended(), "{}", daemon.log());
     }
+    let (ready, why) = readiness(&daemon.client);
+    assert!(ready == 503 && why.contains("quota"), "{why}");
     drop(failing);
     // RocksDB has to be opened again: the process ends, once, and the next one goes on.
     let recovers = || {
         if daemon.has_ended() {
+            let log = daemon.log();
+            let last = log.lines().last().unwrap();
+            assert!(last.contains("as planned"), "{last}");
             daemon = Daemon::start(&dir);
         }
         status(&daemon.client, 2) == 200
@@ -276,10 +285,60 @@ fn a_limit_of_file_size_is_a_failed_write() {
     assert!((3..200).contains(&accepted), "{accepted}");
     assert!(!daemon.has_ended(), "{}", daemon.log());
     assert_eq!(daemon.client.hour(1).len(), accepted * 100);
-    daemon.kill();
+    // Everything that is said of it names the limit, and nothing the disk, which is well.
+    let (ready, why) = readiness(&daemon.client);
+    assert!(ready == 503 && why.contains("ulimit -f"), "{why}");
+    let ends = within(Duration::from_secs(30), || {
+        status(&daemon.client, 0);
+        daemon.has_ended()
+    });
+    let log = daemon.log();
+    assert!(ends, "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("ulimit -f"), "{last}");
+    assert!(log.contains("LimitFSIZE="), "{log}");
+    assert!(!log.contains("check the disk"), "{log}");
     let daemon = Daemon::start(&dir);
     assert_eq!(daemon.client.hour(1).len(), accepted * 100);
     daemon.stop();
+}
+
+/// Whatever a command writes when it comes to the limit.
+#[test]
+fn commands_name_the_limit_of_file_size() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    let file = path("flows.json");
+    // Names that hardly compress, so that files get as large as flows are many.
+    let random = rand::random::<u64>();
+    let name = |i: u64| -> String {
+        let hash = |n: u64| xxhash_rust::xxh3::xxh3_128_with_seed(&n.to_le_bytes(), random);
+        (0..24u64)
+            .map(|n| format!("{:032x}", hash(n << 32 | i)))
+            .collect()
+    };
+    let flow = |i| TestFlow::new(1, &name(i), "d", "v", 1, 2);
+    let flows: Vec<_> = (0..2000).map(flow).collect();
+    std::fs::write(&file, json_body(&flows)).unwrap();
+    let stored = path("stored");
+    good(&["import", "--data-dir", text(&stored), text(&file)]);
+    let limited = |arguments: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.arg("--fsize=50000").arg(Daemon::binary());
+        let output = std::fs::File::create(path("output")).unwrap();
+        command.stdin(std::fs::File::open(&file).unwrap());
+        let output = command.args(arguments).stdout(output).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("ulimit -f"), "{arguments:?}: {said}");
+        assert!(!said.contains("check the disk"), "{arguments:?}: {said}");
+    };
+    let (new, to, spool) = (path("new"), path("backups"), path("spool"));
+    limited(&["import", "--data-dir", text(&new), text(&file)]);
+    limited(&["backup", "--data-dir", text(&stored), "--to", text(&to)]);
+    limited(&["export", "--data-dir", text(&stored)]);
+    let nowhere = "http://127.0.0.1:1";
+    limited(&["send", "--url", nowhere, "--spool", text(&spool), "-"]);
 }
 
 /// The top directory of a fresh ext file system is not empty, and nobody can remove what is there.

@@ -233,3 +233,80 @@ fn clients_that_do_not_read(flush_interval: &str) {
     assert_eq!(sum, 300_000 + 30_000);
     daemon.stop();
 }
+
+/// They are never idle for long, and would take hours for their answers. Others get theirs: short ones at once, and
+/// long ones when a slow reader has had its time.
+#[test]
+fn slow_readers_keep_nobody_from_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    // Places for 16 answers.
+    let arguments = ["--memory-max", "128", "--shutdown-timeout", "2"];
+    let arguments = [&arguments[..], &["--flush-interval", "1"]].concat();
+    let mut daemon = Daemon::start_with(dir.path(), &arguments);
+    let pad = "x".repeat(200);
+    for part in 0..10 {
+        let flow = |i| TestFlow::new(1, &format!("{pad}{part}-{i}"), &pad, "v", 1, 2);
+        daemon
+            .client
+            .accept(&(0..5_000).map(flow).collect::<Vec<_>>());
+    }
+    daemon
+        .client
+        .accept(&[TestFlow::new(2, "a", "b", "c", 1, 2)]);
+
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| {
+            let connect = |_| {
+                let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
+                let request = b"GET /flows?hour=1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+                stream.write_all(request).unwrap();
+                stream.set_nonblocking(true).unwrap();
+                stream
+            };
+            let mut slow: Vec<_> = (0..40).map(connect).collect();
+            let begun = Instant::now();
+            while !stop.load(Ordering::Relaxed) && begun.elapsed() < Duration::from_secs(70) {
+                for stream in &mut slow {
+                    let _some_end = std::io::Read::read(stream, &mut [0; 2048]);
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            slow
+        });
+        let status = |path: &str| daemon.client.get(path, &[]).map_or(0, |a| a.status);
+        // The first parts of forty answers take a while on a slow machine, and have a place meanwhile.
+        std::thread::sleep(Duration::from_secs(2));
+        let begun = Instant::now();
+        while status("/flows?hour=2") != 200 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no short answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let mut long = 0;
+        while begun.elapsed() < Duration::from_secs(60) {
+            for path in [
+                "/flows?hour=2",
+                "/hours",
+                "/flows?hour=1&limit=10",
+                "/readyz",
+            ] {
+                let answer = daemon.client.get(path, &[]).unwrap();
+                let what = String::from_utf8_lossy(&answer.body);
+                assert_eq!(answer.status, 200, "{path}: {what}");
+            }
+            long = status("/flows?hour=1");
+            if long == 200 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        println!("a long answer after {:?}", begun.elapsed());
+        assert_eq!(long, 200);
+        stop.store(true, Ordering::Relaxed);
+        let _they_are_still_connected = slow.join().unwrap();
+        // Nothing is lost with what they did not take.
+        daemon.signal("TERM");
+        std::thread::sleep(Duration::from_secs(4));
+    });
+    assert!(daemon.wait().success(), "{}", daemon.log());
+}

@@ -3,6 +3,7 @@
 //! the byte, the rest when the first one's Kafka is back, and nothing counts twice however often it is sent.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,6 +86,24 @@ fn spooled(spool: &Path) -> usize {
         .count()
 }
 
+/// Has a sender put all flows into its spool, while it waits for a service that does not answer.
+fn fill(spool: &Path, flows: &[TestFlow]) {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut sender = send(&url, spool, flows);
+    let begun = Instant::now();
+    while spooled(spool) < SENT_BATCHES {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{} batches",
+            spooled(spool)
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+}
+
 /// Waits until a region answers as `right` says; `log` is of whom it waits for.
 fn until(what: &str, client: &Client, path: &str, log: &Path, right: impl Fn(&Answer) -> bool) {
     let begun = Instant::now();
@@ -165,7 +184,8 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     let sent: Vec<_> = (0..SENT_BATCHES * SENT_BATCH_FLOWS).map(flow).collect();
     add_to(&mut model, &sent);
     let spool = dir.path().join("spool");
-    let mut sender = send(&nodes_a[0].url, &spool, &sent);
+    fill(&spool, &sent);
+    let mut sender = send(&nodes_a[0].url, &spool, &[]);
     let sent_to_a = |least: usize| {
         let least = (least * SENT_BATCH_FLOWS) as u64;
         move |hours: &Answer| {

@@ -21,7 +21,7 @@ use super::super::{batches, print, say, serve, signals};
 use crate::config::Import;
 use crate::domain::IdempotencyKey;
 use crate::input::{Apps, HourLimit, Part, Place, Refused, Skipped};
-use crate::store::{Batch, Kept, Store, StoreError, StoreOptions, WriteHealth};
+use crate::store::{Batch, Kept, Store, StoreError, StoreOptions};
 
 /// Committed with one fsync. Larger ones cost more than they save: memory that is new each time.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -283,8 +283,8 @@ impl Load<'_> {
         let group = std::mem::take(&mut file.group);
         if !group.batches.is_empty() {
             let store = self.store()?;
-            if store.write_health() == WriteHealth::NoSpace {
-                return Err("the disk is full, or nearly; make room, and run it again".into());
+            if let Some(why) = store.write_health().lacks_space() {
+                return Err(format!("{why}; make room, and run it again"));
             }
             let committed = store.commit(&group.batches);
             committed.map_err(|e| e.to_string())?;

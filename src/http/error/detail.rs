@@ -145,10 +145,9 @@ impl Problem {
                  Idempotency-Key, that part counts twice when it is sent again"
             ),
             Problem::Service(ServiceError::NotVisible(why)) => why.clone(),
-            Problem::NoSpace => format!(
-                "less than the reserve is free on the disk, and batches are taken as soon as there is space; \
-                 {SEND_AGAIN}"
-            ),
+            Problem::NoSpace { why } => {
+                format!("{why}, and batches are taken as soon as there is room; {SEND_AGAIN}")
+            }
             Problem::Stopping | Problem::Service(ServiceError::Closed) => {
                 "the service is stopping; try again when it is back, with a batch under the same \
                  Idempotency-Key"

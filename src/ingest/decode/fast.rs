@@ -19,7 +19,7 @@ pub(super) fn decode(body: &[u8], format: Format) -> Option<Batch> {
     if format == Format::Ndjson && shape.has_newline(body) {
         return None;
     }
-    let mut builder = BatchBuilder::with_capacity(body.len() / 2);
+    let mut builder = BatchBuilder::with_capacity(super::batch_bytes(body.len()));
     loop {
         at = shape.read(body, at, &mut builder)?;
         match format {

@@ -37,7 +37,7 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
 }
 
 fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
-    let mut builder = BatchBuilder::with_capacity(text.len() / 2);
+    let mut builder = BatchBuilder::with_capacity(super::batch_bytes(text.len()));
     let place = Place::default();
     match format {
         Format::Json => {

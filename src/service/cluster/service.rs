@@ -27,8 +27,8 @@ impl Service for ClusterNode {
     }
 
     /// Batches go to Kafka, and stores that lack space pause their partitions.
-    fn lacks_space(&self) -> bool {
-        false
+    fn lacks_space(&self) -> Option<&'static str> {
+        None
     }
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {

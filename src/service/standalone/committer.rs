@@ -17,8 +17,10 @@ use crate::telemetry::Metrics;
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
-/// A group takes no further batch once it holds this many bytes, including what its hours take in a tally.
+/// Most bytes of a group of several batches, including what its hours take in a tally; and most that it may be of a
+/// tally's size, so that a group exceeds a tally's bound by little.
 const GROUP_BYTES_MAX: usize = 8 << 20;
+const GROUPS_PER_TALLY: usize = 4;
 
 type CommitResult = Result<Committed, ServiceError>;
 type Responder = oneshot::Sender<CommitResult>;
@@ -84,19 +86,27 @@ impl Committer {
 }
 
 fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
+    let bytes_max = GROUP_BYTES_MAX.min(store.tally_bytes_max() / GROUPS_PER_TALLY);
     let mut group = Group::default();
-    while let Some(first) = jobs.blocking_recv() {
+    // The job that did not fit into the previous group.
+    let mut postponed = None;
+    while let Some(first) = postponed.take().or_else(|| jobs.blocking_recv()) {
         let mut next = Some(first);
         let mut bytes = 0;
         while let Some(job) = next {
             match job {
                 Job::Commit(batch, permit, responder) => {
-                    bytes += batch.cost_bytes();
+                    let cost = batch.cost_bytes();
+                    if bytes > 0 && bytes + cost > bytes_max {
+                        postponed = Some(Job::Commit(batch, permit, responder));
+                        break;
+                    }
+                    bytes += cost;
                     group.admit(store, batch, (permit, responder));
                 }
                 Job::Finish => jobs.close(),
             }
-            next = if bytes < GROUP_BYTES_MAX {
+            next = if bytes < bytes_max {
                 jobs.try_recv().ok()
             } else {
                 None

@@ -62,8 +62,8 @@ impl Service for Standalone {
         Box::pin(self.committer.commit(batch, permit))
     }
 
-    fn lacks_space(&self) -> bool {
-        self.store.write_health() == WriteHealth::NoSpace
+    fn lacks_space(&self) -> Option<&'static str> {
+        self.store.write_health().lacks_space()
     }
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
@@ -100,17 +100,22 @@ impl Service for Standalone {
     }
 
     fn health(&self) -> Health {
-        let no_writes = "the disk does not take writes at the moment; the log says why";
-        match self.store.write_health() {
-            WriteHealth::Good => Health::Ready,
+        let health = self.store.write_health();
+        match health {
+            WriteHealth::Good => return Health::Ready,
             WriteHealth::Gone => {
-                Health::NotReady("the data directory is gone; the log says what was found".into())
+                let why = "the data directory is gone; the log says what was found";
+                return Health::NotReady(why.into());
             }
-            WriteHealth::NoSpace => Health::NotReady(no_writes.into()),
-            WriteHealth::Failing => Health::Failing {
-                ready: no_writes.into(),
-                cause: "the journal could not be written",
-            },
+            _ => {}
+        }
+        let ready = match health.lacks_space().or(health.fails()) {
+            Some(why) => format!("no batch is taken: {why}; the log says more"),
+            None => "no batch is taken; the log says why".into(),
+        };
+        match health.fails() {
+            Some(cause) => Health::Failing { ready, cause },
+            None => Health::NotReady(ready),
         }
     }
 
