@@ -13,11 +13,12 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tokio_util::sync::CancellationToken;
 
-use flowtally::domain::{Counters, Hour};
-use flowtally::ingest::decode::{Format, decode};
-use flowtally::query::{EncodedRows, Encoding, Engine, Query, QueryLimits, Row, RowFormat};
+use flow::decode::{Format, decode};
+use flow::query::Query;
+use flow::{Batch, BatchBuilder, Counters, Hour};
+use flowtally::query::{EncodedRows, Encoding, Engine, QueryLimits, Row, RowFormat};
 use flowtally::store::codec::FlowKey;
-use flowtally::store::{Batch, BatchBuilder, Durability, Store, StoreOptions, Tally};
+use flowtally::store::{Durability, Store, StoreOptions, Tally};
 
 /// Whether to measure, or just to run.
 fn measures() -> bool {

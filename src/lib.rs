@@ -3,8 +3,8 @@
 //! a flow passes through it. Arrows run downwards only: a test holds the table in
 //! `docs/internals/modules.md` against the `use` lines.
 //!
-//! [`domain`] says what a flow is: hours, counters that add up and never wrap, the six fields. It
-//! knows nothing of bytes, files or sockets.
+//! The crate `flow` has what agents and the service agree on: hours, counters that add up and never wrap, batches
+//! and their bytes, the decoders of bodies.
 //!
 //! [`durable`] makes files and directories that outlive a power cut.
 //!
@@ -31,7 +31,6 @@
 //! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one file
 //! a subcommand.
 
-pub mod domain;
 pub mod durable;
 
 pub mod store;

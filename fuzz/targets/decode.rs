@@ -1,7 +1,7 @@
 //! The two decoders mean the same by any body that the fast one takes.
 #![no_main]
 
-use flowtally::ingest::decode::{Format, check};
+use flow::decode::{Format, check};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::client::{Client, Server};
 use crate::config::Credentials;
-use crate::query::HourRow;
+use flow::query::HourRow;
 
 /// The service at `url`.
 pub(super) fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {

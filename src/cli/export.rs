@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::connect;
 use crate::client::{Client, broke_off};
 use crate::config::{Export, ExportFormat, Place};
-use crate::domain::{Field, Hour, Totals};
-use crate::query::{EncodedRows, Encoding, Engine, HoursQuery, Query, QueryLimits, RowFormat};
+use crate::query::{EncodedRows, Encoding, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
 use crate::terminal::Style;
+use flow::query::{HoursQuery, Query};
+use flow::{Field, Hour, Totals};
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (

@@ -13,9 +13,9 @@ use warp::http::header;
 use super::Api;
 use super::error::Problem;
 use crate::ingest::Permit;
-use crate::ingest::decode::lookalikes;
-use crate::ingest::gzip::Gzip;
 use crate::query::Encoding;
+use flow::decode::lookalikes;
+use flow::gzip::Gzip;
 
 /// Output of a decompressor between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;

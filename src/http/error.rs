@@ -12,12 +12,12 @@ use warp::reply::Response;
 
 use super::{HostName, routes};
 use crate::backup::BackupError;
-use crate::domain::{Field, Hour};
-use crate::ingest::decode::DecodeError;
-use crate::ingest::{Overloaded, TooFarAhead};
+use crate::ingest::Overloaded;
 use crate::query::QueryError;
-use crate::query::text::BadQuery;
 use crate::service::ServiceError;
+use flow::decode::DecodeError;
+use flow::query::text::BadQuery;
+use flow::{Field, Hour, TooFarAhead};
 
 const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which a sender that was turned away should try again.

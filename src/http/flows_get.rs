@@ -19,9 +19,10 @@ use super::connections::Peer;
 use super::error::Problem;
 use super::routes::Request;
 use super::{negotiate, parameters};
-use crate::query::{Coverage, EncodedRows, Query, QueryError, RowFormat, text};
+use crate::query::{Coverage, EncodedRows, QueryError, RowFormat};
 use crate::service::Service;
 use crate::telemetry::Metrics;
+use flow::query::{Query, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let headers = request.headers;

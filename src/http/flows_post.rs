@@ -12,9 +12,9 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, body, negotiate, parameters};
-use crate::domain::{IdempotencyKey, Notes};
-use crate::ingest::decode::decode;
 use crate::service::{Committed, ServiceError};
+use flow::decode::decode;
+use flow::{IdempotencyKey, Notes};
 
 /// Larger bodies are decoded on a thread that may block. For smaller ones, handing them over would cost more than it
 /// saves the other requests.

@@ -11,8 +11,9 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, flows_get, negotiate};
-use crate::query::{EncodedRows, HoursQuery, text};
+use crate::query::EncodedRows;
 use crate::service::Service;
+use flow::query::{HoursQuery, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access

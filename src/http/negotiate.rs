@@ -4,8 +4,8 @@ use warp::http::HeaderMap;
 use warp::http::header::{self, HeaderName};
 
 use super::error::Problem;
-use crate::ingest::decode::Format;
 use crate::query::{Encoding, RowFormat};
+use flow::decode::Format;
 
 /// The formats of rows that clients can ask for, in order of preference where a client does not care.
 const ROW_FORMATS: [RowFormat; 3] = [RowFormat::Json, RowFormat::Ndjson, RowFormat::Csv];

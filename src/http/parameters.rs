@@ -2,8 +2,9 @@
 
 use warp::http::Method;
 
-use crate::domain::Hour;
-use crate::query::text::{self, BadQuery};
+use flow::Hour;
+use flow::query::text;
+use flow::query::text::BadQuery;
 
 fn bad(what: impl Into<String>) -> BadQuery {
     BadQuery(what.into())

@@ -19,10 +19,10 @@ use super::access::Right;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, body, flows_get, negotiate};
-use crate::domain::IdempotencyKey;
-use crate::ingest::decode::Format;
 use crate::query::{EncodedRows, JsonItems, QueryError};
 use crate::service::{Kept, Service, ServiceError};
+use flow::IdempotencyKey;
+use flow::decode::Format;
 
 /// Most keys that one request may ask about.
 const KEYS_MAX: usize = 20_000;

@@ -8,64 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::domain::{Hour, HourUnit};
-use crate::store::Batch;
 use crate::telemetry::Metrics;
-
-/// The latest hour that is taken, as of one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HourLimit {
-    /// The clock's hour since the epoch.
-    now: u32,
-    ahead_max: u32,
-}
-
-/// A flow whose hour is too far ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{hour} is more than {} hours after this machine's clock, which is in hour {} since the epoch \
-     (--hour-ahead-max){}",
-    limit.ahead_max,
-    limit.now,
-    HourUnit::hint(u128::from(hour.get()), limit.now)
-)]
-pub struct TooFarAhead {
-    /// The first such flow of the batch, counted from 0.
-    pub index: usize,
-    hour: Hour,
-    limit: HourLimit,
-}
-
-impl HourLimit {
-    /// By the clock as it is now.
-    pub fn now(ahead_max: u32) -> HourLimit {
-        HourLimit {
-            now: HourUnit::clock_hour(),
-            ahead_max,
-        }
-    }
-
-    /// Whether `hour` is taken.
-    pub fn has(&self, hour: Hour) -> bool {
-        hour.get() <= self.now.saturating_add(self.ahead_max)
-    }
-
-    /// # Errors
-    /// The first flow of `batch` whose hour is too far ahead.
-    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
-        if batch.hours().all(|hour| self.has(hour)) {
-            return Ok(());
-        }
-        match batch.position(|hour| !self.has(hour)) {
-            None => Ok(()), // never: its ledger has the hours of its flows
-            Some((index, hour)) => Err(TooFarAhead {
-                index,
-                hour,
-                limit: *self,
-            }),
-        }
-    }
-}
+use flow::{Batch, Hour, HourLimit, TooFarAhead};
 
 /// Judges batches as they are taken.
 #[derive(Clone, Debug)]
@@ -133,8 +77,8 @@ impl HourGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Counters;
-    use crate::store::BatchBuilder;
+    use flow::Counters;
+    use flow::{BatchBuilder, HourUnit};
 
     fn batch(hours: &[u32]) -> Batch {
         let mut batch = BatchBuilder::with_capacity(0);
@@ -143,18 +87,6 @@ mod tests {
             batch.push(hour, [b"s", b"d", b"v"], Counters::default());
         }
         batch.finish()
-    }
-
-    #[test]
-    fn the_first_flow_beyond_the_limit_is_named() {
-        let now = HourUnit::clock_hour();
-        let limit = HourLimit::now(48);
-        assert_eq!(limit.check(&batch(&[0, 23, now, now + 48])), Ok(()));
-        assert_eq!(limit.check(&batch(&[])), Ok(()));
-        let too_far = limit.check(&batch(&[0, now, now + 50, now + 60, 1]));
-        assert_eq!(too_far.unwrap_err().index, 2);
-        // The last hours that there are.
-        assert!(HourLimit::now(u32::MAX).has(Hour::new(u64::from(Hour::MAX)).unwrap()));
     }
 
     #[test]

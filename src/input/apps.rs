@@ -9,7 +9,7 @@ use prefix_trie::PrefixMap;
 use super::InputError;
 use super::records::Records;
 use super::window::{Pace, Window};
-use crate::domain::NAME_BYTES_MAX;
+use flow::NAME_BYTES_MAX;
 
 const HEADER: &str = "its first line has to name the columns address and app";
 

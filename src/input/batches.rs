@@ -11,10 +11,8 @@ use std::sync::Arc;
 use super::flows::{Line, Record, hash_of_text, hashes};
 use super::window::{BLOCK_BYTES, Pace};
 use super::{Block, End, Fault, InputError, Place, Reader, Sink, Skipped, Text, Unit};
-use crate::domain::Field;
-use crate::ingest::HourLimit;
-use crate::ingest::decode::{self, Format};
-use crate::store::Batch;
+use flow::decode::{self, Format};
+use flow::{Batch, Field, HourLimit};
 
 /// What a stretch of an input comes to.
 #[derive(Debug)]

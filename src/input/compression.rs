@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
-use crate::ingest::gzip::{self, Gzip};
+use flow::gzip::{self, Gzip};
 
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 /// A frame of zstd that has no data, but something that a program such as pzstd keeps there; the first

@@ -12,8 +12,8 @@ use super::window::Window;
 use super::{
     BYTE_ORDER_MARK, Fault, InputError, Place, Refused, Sink, Text, Unit, push_json_string,
 };
-use crate::domain::Field;
-use crate::ingest::decode::lookalikes;
+use flow::Field;
+use flow::decode::lookalikes;
 
 /// What CSV needs.
 const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour has to come \

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::{Place, push_json_string};
-use crate::domain::Counters;
+use crate::store::codec::Corrupt;
 use crate::store::codec::{self, FlowKey};
-use crate::store::{Batch, codec::Corrupt};
+use flow::{Batch, Counters};
 
 /// Keeps the hash of a text from being that of a flow.
 const TEXT_SEED: u64 = 1;
@@ -115,7 +115,7 @@ pub fn first_to_json(batch: &Batch) -> Result<String, Corrupt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::decode::{Format, decode};
+    use flow::decode::{Format, decode};
 
     const FLOW: &str = r#"{"src_app":"aü\"","dest_app":"b\u0000","vpc_id":"v","bytes_tx":120,"bytes_rx":18446744073709551615,"hour":34}"#;
 

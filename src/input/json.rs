@@ -16,8 +16,7 @@ use serde_json::value::RawValue;
 
 use super::window::{BLOCK_BYTES, Window};
 use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, newlines};
-use crate::ingest::decode::Format;
-use crate::ingest::decode::lookalikes;
+use flow::decode::{Format, lookalikes};
 
 /// Reads arrays, the first of which begins on `line`.
 pub(super) fn read(

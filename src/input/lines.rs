@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::window::Window;
 use super::{InputError, Sink, newlines};
-use crate::ingest::decode::lookalikes;
+use flow::decode::lookalikes;
 
 /// Hands whole lines to `each`, many at once, with the number of the first; from `line` on, until that
 /// breaks. A line that is longer than what may be in memory is refused.

@@ -29,9 +29,9 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-pub use crate::ingest::HourLimit;
-use crate::ingest::decode::Format;
 use compression::Decompressed;
+pub use flow::HourLimit;
+use flow::decode::Format;
 use vpc_flow_logs::FlowLogs;
 use window::{Pace, Tail, Window};
 

@@ -5,8 +5,7 @@ use std::ops::ControlFlow;
 
 use super::window::Window;
 use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, lines};
-use crate::ingest::decode::Format;
-use crate::ingest::decode::lookalikes;
+use flow::decode::{Format, lookalikes};
 
 /// Reads from `line` on.
 pub(super) fn read(

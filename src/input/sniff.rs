@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::window::Window;
 use super::{BYTE_ORDER_MARK, InputError, InputFormat, newlines, vpc_flow_logs};
-use crate::ingest::decode::lookalikes;
+use flow::decode::lookalikes;
 
 /// Looked at to tell what an input is, if its first line is longer.
 const SNIFF_BYTES: usize = 64 << 10;

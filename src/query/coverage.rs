@@ -1,6 +1,6 @@
 //! Which partitions of the sums are in an answer, as nodes tell each other and their clients in headers.
 
-use crate::domain::Partition;
+use flow::Partition;
 
 /// Which partitions are in an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::QueryError;
-use super::question::Query;
 use super::rank::Position;
 use super::row;
 use crate::store::codec;
+use flow::query::Query;
 
 const VERSION: u8 = 1;
 

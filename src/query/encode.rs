@@ -8,10 +8,9 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 use tokio::sync::watch;
 
-use serde::Deserialize;
-
-use super::{Columns, Coverage, Hours, QueryError, Row, Rows};
-use crate::domain::{Field, Hour, Totals};
+use super::{Coverage, Hours, QueryError, Row, Rows};
+use flow::query::Columns;
+use flow::{Field, Hour, Totals};
 
 /// How bytes are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,22 +74,6 @@ pub trait JsonItems: Debug + Send + Sync {
 
     /// What follows the last item.
     fn tail(&self) -> &'static [u8];
-}
-
-/// An hour and its totals, as `GET /hours` has it.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct HourRow {
-    pub hour: u64,
-    pub flows: u64,
-    pub bytes_tx: u128,
-    pub bytes_rx: u128,
-}
-
-impl HourRow {
-    /// Both directions together.
-    pub fn bytes(&self) -> u128 {
-        self.bytes_tx.saturating_add(self.bytes_rx)
-    }
 }
 
 /// Bytes of rows, before compression, that are made at once: enough that handing a chunk over

@@ -12,9 +12,9 @@ use hashbrown::HashTable;
 
 use super::QueryError;
 use super::bounds::Memory;
-use super::question::Columns;
-use crate::domain::Counters;
 use crate::store::{StoredRow, codec};
+use flow::Counters;
+use flow::query::Columns;
 
 /// Groups of rows that are being added up: a table is filled with the rows that come together, then read, then the next.
 #[derive(Debug)]

@@ -8,28 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, QueryError, bounds};
-use crate::domain::{Hour, Partition, Totals};
 use crate::store::{Ledger, Store};
-
-/// A question for hours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HoursQuery {
-    /// `end` is exclusive.
-    pub hours: Range<u32>,
-    /// Only these partitions, which have to be on this node; `None` is for all partitions, on all nodes.
-    pub partitions: Option<Vec<Partition>>,
-    /// Leave out partitions that no node answers for, instead of failing.
-    pub partial: bool,
-}
-
-impl HoursQuery {
-    /// All hours there are.
-    pub const ALL: HoursQuery = HoursQuery {
-        hours: 0..u32::MAX,
-        partitions: None,
-        partial: false,
-    };
-}
+use flow::{Hour, Totals};
 
 /// Hours and their totals, ascending by hour.
 pub trait HourSource: Debug + Send + Sync {

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::Groups;
 use super::{Coverage, Matching, QueryError, bounds, break_if};
-use crate::domain::Counters;
 use crate::store::Store;
+use flow::Counters;
 
 /// The parts of the sums that a question is answered from.
 #[derive(Debug, Default)]

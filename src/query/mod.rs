@@ -15,11 +15,10 @@ mod cursor;
 mod encode;
 mod group;
 mod hours;
+mod matcher;
 mod merge;
-mod question;
 mod rank;
 mod row;
-pub mod text;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -30,19 +29,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use bounds::QueryLimits;
 pub use coverage::Coverage;
-pub use encode::{EncodedRows, Encoding, HourRow, JsonItems, RowCodec, RowFormat};
-pub use hours::{HourSource, Hours, HoursQuery};
+pub use encode::{EncodedRows, Encoding, JsonItems, RowCodec, RowFormat};
+pub use hours::{HourSource, Hours};
 pub use merge::{Parts, RowSource};
-pub use question::{Columns, Filter, Query, Sort, SortBy};
 pub use row::Row;
 
-use crate::domain::Partition;
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{Memory, Pool};
+use flow::Partition;
+use flow::query::{Columns, HoursQuery, Query};
 use group::Groups;
+use matcher::Matcher;
 use merge::{MergedRows, StoreRows};
-use question::Matcher;
 use rank::{Page, Position, Ranked, Ranking};
 
 /// Why there is no answer, or no more of it.

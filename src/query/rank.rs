@@ -4,8 +4,8 @@ use std::collections::BinaryHeap;
 
 use super::QueryError;
 use super::bounds::Memory;
-use super::question::Sort;
-use crate::domain::Counters;
+use flow::Counters;
+use flow::query::Sort;
 
 /// Where a row stands: by its rank, and of equal ones by its key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

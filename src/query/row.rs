@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::question::Columns;
-use crate::domain::{Counters, Hour};
 use crate::store::codec::{self, Corrupt, FlowKey, HOUR_BYTES};
+use flow::query::Columns;
+use flow::{Counters, Hour};
 
 /// A row of an answer: what it is of, as far as it was asked for, and its sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, ClientError, Server};
-use crate::ingest::decode;
+use flow::decode;
 use queue::{Lack, Queue};
 
 /// Room that is reserved beyond a flow, for those that were read with it.

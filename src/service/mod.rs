@@ -27,12 +27,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backup;
-use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
-use crate::query::text::BadQuery;
-use crate::query::{Hours, HoursQuery, Query, QueryError, QueryLimits, RowFormat, Rows};
-use crate::store::{Batch, DataDir, StoreError, StoreOptions};
+use crate::query::{Hours, QueryError, QueryLimits, RowFormat, Rows};
+use crate::store::{DataDir, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
+use flow::query::text::BadQuery;
+use flow::query::{HoursQuery, Query};
+use flow::{Batch, Hour, IdempotencyKey, Totals};
 
 /// A future of the service. It is boxed once a batch, since [`Service`] is used as a trait object.
 pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -12,7 +12,8 @@ use super::codec::{self, Receipt};
 use super::commit::hours_bytes;
 use super::error::{StoreError, database};
 use super::receipts::receipts_family;
-use super::{Batch, Inner, Store, Tallies};
+use super::{Inner, Store, Tallies};
+use flow::Batch;
 
 /// A batch at its position in a journal elsewhere, which it may share with others.
 #[derive(Clone, Debug)]
@@ -177,8 +178,9 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     use super::*;
-    use crate::domain::{Counters, Hour, IdempotencyKey};
-    use crate::store::{BatchBuilder, StoreOptions};
+    use crate::store::StoreOptions;
+    use flow::BatchBuilder;
+    use flow::{Counters, Hour, IdempotencyKey};
 
     fn entry(random: &mut StdRng, position: u64) -> Entry {
         let mut builder = BatchBuilder::with_capacity(0);

@@ -5,7 +5,7 @@
 //! bytes_tx u64 LE | bytes_rx u64 LE | suffix bytes u16 LE | suffix (the key after its hour)
 //! ```
 
-use crate::domain::Counters;
+use flow::Counters;
 
 pub(super) const ENTRY_HEADER_BYTES: usize = 18;
 

@@ -134,8 +134,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::domain::{Counters, Hour};
-    use crate::store::{BatchBuilder, StoreOptions, verify};
+    use crate::store::{StoreOptions, verify};
+    use flow::BatchBuilder;
+    use flow::{Counters, Hour};
 
     /// Every batch has the same two flows, so a state between two commits has as many of one as of the
     /// other; and none that was acknowledged before may be missing.

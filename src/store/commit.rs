@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::error::StoreError;
 use super::journal::Journal;
-use super::{Batch, Inner, Step, Store, Tallies, Tally};
+use super::tally::HOUR_MEMORY_BYTES;
+use super::{Inner, Step, Store, Tallies, Tally};
+use flow::Batch;
 
 impl Store {
     /// Makes a group of batches durable and visible, all of them at once. One commit runs at a
@@ -38,7 +40,7 @@ impl Store {
             .observe(start.elapsed().as_secs_f64());
         inner.note_write(&written);
         if written.is_err() {
-            revoked.extend(group.iter().flat_map(Batch::stored_keys));
+            revoked.extend(group.iter().flat_map(super::journal::stored_keys));
         } else {
             revoked.clear();
         }
@@ -97,7 +99,7 @@ impl Store {
 /// What the hours of a group may add to a tally.
 pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
     group
-        .map(|batch| batch.cost_bytes() - batch.bytes().len())
+        .map(|batch| batch.hour_count() * HOUR_MEMORY_BYTES)
         .sum()
 }
 

@@ -15,7 +15,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions};
 use super::codec;
 use super::error::{StoreError, database};
 use super::{Inner, Store};
-use crate::domain::Hour;
+use flow::Hour;
 
 /// For each second that it compacts, the compactor rests this many.
 const REST: u32 = 19;
@@ -211,8 +211,9 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Counters;
-    use crate::store::{BatchBuilder, StoreOptions};
+    use crate::store::StoreOptions;
+    use flow::BatchBuilder;
+    use flow::Counters;
 
     #[test]
     fn an_hour_that_flushes_add_to_is_soon_in_one_place() {

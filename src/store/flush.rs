@@ -13,7 +13,7 @@ use super::journal::Journal;
 use super::rocks::L0_FILES_MAX;
 use super::tally::Tally;
 use super::{Durability, Inner, Recovery, Step, WriteHealth};
-use crate::domain::Hour;
+use flow::Hour;
 
 /// Pause after a failed flush, before the next try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);

@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use super::Inner;
-use super::batch::Batch;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
 use super::options::Durability;
 use super::receipts::{self, receipts_family};
+use flow::Batch;
 
 /// More than most receipts take in a write.
 const RECEIPT_WRITE_BYTES: usize = 192;
@@ -45,7 +45,7 @@ impl<'a> Journal<'a> {
         durability: Durability,
     ) -> Result<(), StoreError> {
         // All of it at once: growing, it would be there twice for a while.
-        let keys = |batch: &Batch| batch.stored_keys().count() * RECEIPT_WRITE_BYTES;
+        let keys = |batch: &Batch| super::journal::stored_keys(batch).count() * RECEIPT_WRITE_BYTES;
         let bytes: usize = batches.iter().map(|b| b.bytes().len() + keys(b) + 32).sum();
         let mut write = WriteBatch::with_capacity_bytes(bytes + 64);
         for key in revoked {
@@ -183,4 +183,12 @@ pub(super) fn write_log(
     let mut options = WriteOptions::default();
     options.set_sync(sync);
     db.write_opt(write, &options)
+}
+
+/// All keys under which the receipt and the notes of `batch` are stored.
+pub(super) fn stored_keys(batch: &Batch) -> impl Iterator<Item = Vec<u8>> {
+    let own = batch.receipt().map(|(key, _)| key.as_bytes().to_vec());
+    let others = batch.notes().into_iter().flat_map(|notes| &notes.others);
+    own.into_iter()
+        .chain(others.map(|(key, _)| codec::note_key(key.as_bytes())))
 }

@@ -19,7 +19,7 @@ use super::scan::{Cursor, Patience, open_cursor};
 use super::tally::Tally;
 use super::views::Grant;
 use super::{Inner, Store, codec};
-use crate::domain::{Hour, Totals};
+use flow::{Hour, Totals};
 
 /// Pause while hours are being dropped, which takes milliseconds.
 const DROP_PAUSE: Duration = Duration::from_millis(1);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rocksdb::{MergeOperands, Options};
 
 use super::codec;
-use crate::domain::{Counters, Totals};
+use flow::{Counters, Totals};
 
 /// Installs the operator; `stopped` counts sums that reached `u64::MAX`.
 pub(super) fn install(options: &mut Options, stopped: Arc<AtomicU64>) {

@@ -9,7 +9,6 @@
 
 mod apply;
 mod arena;
-mod batch;
 mod checkpoint;
 pub mod codec;
 mod commit;
@@ -31,7 +30,6 @@ mod rocks;
 mod run;
 mod scan;
 mod selection;
-mod split;
 mod tally;
 mod torn;
 mod verify;
@@ -48,7 +46,6 @@ use std::time::{Duration, Instant};
 use rocksdb::{ColumnFamily, DB, Options};
 
 pub use apply::{Applied, Entry};
-pub use batch::{Batch, BatchBuilder};
 pub use checkpoint::Checkpointed;
 pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
@@ -61,15 +58,15 @@ pub use retention::Retention;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
 #[doc(hidden)] // for benches
-pub use tally::Tally;
+pub use tally::{Tally, batch_memory_bytes};
 pub use verify::{Fault, Verified, verify};
 pub use wal::cut_torn;
 #[cfg(fuzzing)]
 pub use {merge::check as check_merge, tally::check as check_replay};
 
-use crate::domain::{Hour, Totals};
 use compact::CompactionDue;
 use error::database;
+use flow::{Hour, Totals};
 use health::Health;
 use journal::Journal;
 use receipts::Expiry;

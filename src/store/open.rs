@@ -14,7 +14,7 @@ use super::rocks::RocksOptions;
 use super::tally::Tally;
 use super::views::ViewBudget;
 use super::{DataDir, Inner, MARKER_CHANGES, Store, StoreError, StoreOptions, Tallies, wal};
-use crate::domain::Totals;
+use flow::Totals;
 
 /// What [`Store::open`] found in the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,8 +160,8 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Counters, Hour};
-    use crate::store::BatchBuilder;
+    use flow::BatchBuilder;
+    use flow::{Counters, Hour};
 
     fn commit(store: &Store, tx: u64) -> Result<(), StoreError> {
         let mut batch = BatchBuilder::with_capacity(0);

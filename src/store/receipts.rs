@@ -16,13 +16,12 @@ use rocksdb::{
     ColumnFamily, CompactOptions, DB, Options, Range, ReadOptions, WriteBatch, properties,
 };
 
-use super::batch::Batch;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
 use super::journal::write_log;
 use super::tally::Tally;
 use super::{Durability, Inner, Store, StoreOptions};
-use crate::domain::IdempotencyKey;
+use flow::{Batch, IdempotencyKey};
 
 /// Behind all keys of imports, and before the next other one that there can be.
 const IMPORTS_END: &[u8] = b"import`";

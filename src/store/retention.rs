@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use rocksdb::SstFileWriter;
 
-use super::batch::{Batch, BatchBuilder};
 use super::codec::{self, Corrupt, FlowKey, Record, Records};
 use super::error::{StoreError, database};
 use super::{Inner, Step, Store};
-use crate::domain::{Hour, HourUnit, Totals};
+use flow::{Batch, BatchBuilder, Hour, HourUnit, Totals};
 
 /// How long a request to delete an hour waits for the flush that has to come first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);

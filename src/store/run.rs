@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::arena::{self, ENTRY_HEADER_BYTES, TOUCH_ENTRIES};
-use crate::domain::Counters;
+use flow::Counters;
 
 /// The rows of one hour in key order: `A` holds an [`arena`] of entries.
 ///

@@ -16,7 +16,7 @@ use super::selection::{Place, Selection};
 use super::tally::Tally;
 use super::views::Grant;
 use super::{Inner, arena, codec::Corrupt};
-use crate::domain::{Counters, Hour};
+use flow::{Counters, Hour};
 
 type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
 

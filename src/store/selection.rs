@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::codec::{self, HOUR_BYTES};
-use crate::domain::Hour;
+use flow::Hour;
 
 /// The rows of a range of hours, or those of some names in it. A scan seeks from one to the next, and
 /// reads nothing in between.

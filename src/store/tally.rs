@@ -9,10 +9,9 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::arena::{self, TOUCH_ENTRIES};
-use super::batch::{self, Batch, KeyHasher};
 use super::codec::{Corrupt, HOUR_BYTES, Receipt, Record, Records};
 use super::run::Run;
-use crate::domain::{Counters, IdempotencyKey, Totals};
+use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals};
 
 /// A tally may have as many hours as flows.
 const SLOTS_MIN: usize = 2;
@@ -20,6 +19,12 @@ const SLOTS_MIN: usize = 2;
 /// About what an hour takes beside its names: itself, in a vector that may have grown to twice as much, its
 /// place in the map, and what an allocator adds to its slots and its arena.
 pub(super) const HOUR_MEMORY_BYTES: usize = 2 * size_of::<HourTally>() + 80;
+
+/// What a batch takes in memory, and about what it adds to a tally beside its keys: where each flow has an hour
+/// of its own, that is more than the batch.
+pub fn batch_memory_bytes(batch: &Batch) -> usize {
+    batch.bytes().len() + batch.hour_count() * HOUR_MEMORY_BYTES
+}
 
 /// Sums of one hour.
 #[derive(Debug)]
@@ -205,7 +210,7 @@ impl Tally {
     /// Like [`Tally::add`], from the journal: every key is checked, and the batch's ledger held
     /// against its records, before anything is added. Returns the number of flows.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let hashes = batch::check(bytes, &self.hasher)?;
+        let hashes = flow::check_batch(bytes, &self.hasher)?;
         let flows = hashes.len();
         self.add_records(bytes, hashes.into_iter())?;
         Ok(flows)
@@ -251,7 +256,7 @@ impl Tally {
                 stopped += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
             }
         }
-        for (hour, totals) in batch::ledger(bytes) {
+        for (hour, totals) in flow::ledger(bytes) {
             let at = self.hour_at(hour);
             self.hours[at].totals.add(totals);
         }
@@ -363,8 +368,8 @@ pub fn check(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Hour;
-    use crate::store::batch::BatchBuilder;
+    use flow::BatchBuilder;
+    use flow::Hour;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

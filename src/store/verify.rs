@@ -15,7 +15,7 @@ use super::receipts::receipts_family;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
 use super::{StoreOptions, flows_family, marker_in};
-use crate::domain::{Hour, Totals};
+use flow::{Hour, Totals};
 
 /// Batches are checked in tallies of this size.
 const TALLY_BYTES: usize = 32 << 20;
@@ -246,8 +246,9 @@ fn iterate<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Counters;
-    use crate::store::{BatchBuilder, Store};
+    use crate::store::Store;
+    use flow::BatchBuilder;
+    use flow::Counters;
 
     /// Two hours on disk, a third in the journal.
     fn stored(dir: &Path) -> Store {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flowtally::domain::IdempotencyKey;
-use flowtally::store::{Batch, Known, Store, StoreOptions, verify};
+use flow::{Batch, IdempotencyKey};
+use flowtally::store::{Known, Store, StoreOptions, verify};
 use rand::RngExt;
 
 use crate::support::{
@@ -67,11 +67,11 @@ fn stored(dir: &Path, with_journal: bool) -> Model {
 }
 
 /// Opens and reads everything: rows, and whether the ledger was right, or why it did not go.
-fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flowtally::domain::Counters)>>, String> {
+fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flow::Counters)>>, String> {
     let (store, _) = Store::open(dir, StoreOptions::default()).map_err(|e| e.to_string())?;
     let mut hours = BTreeMap::new();
     for hour in HOURS {
-        let at = flowtally::domain::Hour::new(hour.into()).unwrap();
+        let at = flow::Hour::new(hour.into()).unwrap();
         // An error in the middle of an answer breaks the connection off.
         let mut rows = store.scan(at).map_err(|e| e.to_string())?;
         while rows.next().map_err(|e| e.to_string())?.is_some() {}

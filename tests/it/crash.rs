@@ -15,7 +15,7 @@ use flowtally::store::{Step, Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{Client, Daemon, JSON, Key, TestFlow, batch, json_body, random, scan};
-use flowtally::domain::Counters;
+use flow::Counters;
 
 const ROWS: usize = 7;
 

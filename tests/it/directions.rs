@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::import::{Bench, import};
 use crate::send::{parts, url};
 use crate::support::{Daemon, Key};
-use flowtally::domain::Counters;
+use flow::Counters;
 
 const HEADER: &str = "interface-id srcaddr dstaddr bytes start flow-direction action log-status\n";
 /// A sends 1000 to B, and B 50 to A; each interface records both.

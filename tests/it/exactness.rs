@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flowtally::domain::{Counters, Hour, Totals};
+use flow::{Counters, Hour, Totals};
 use flowtally::store::{Durability, Store, StoreOptions};
 use rand::RngExt;
 

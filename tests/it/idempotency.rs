@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use flowtally::domain::IdempotencyKey;
+use flow::IdempotencyKey;
 use flowtally::store::{Known, Store, StoreOptions};
 use rand::RngExt;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::send::{csv_body, flows, parts, url};
 use crate::support::{Daemon, Key, Model, add_to, hour_of, json_body, ndjson_body};
-use flowtally::domain::Counters;
+use flow::Counters;
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(Daemon::binary());

@@ -16,7 +16,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use flowtally::domain::{Offset, Partition, PartitionCount};
+use flow::{Offset, Partition, PartitionCount};
 use flowtally::service::cluster::kafka::{
     Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Settings,
     Signer, Truncation, ensure_topics,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowtally::domain::Counters;
+use flow::Counters;
 
 use crate::support::{Answer, Client, Daemon, Key, Model};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flowtally::store::{Store, StoreOptions};
 
 use crate::support::{Daemon, JSON, Key, TestFlow, batch, json_body, scan};
-use flowtally::domain::Counters;
+use flow::Counters;
 
 const WRITERS: usize = 8;
 const ROWS: usize = 40;

@@ -3,7 +3,7 @@
 use crate::import::{Bench, import};
 use crate::send::{flows, url};
 use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
-use flowtally::domain::Counters;
+use flow::Counters;
 
 /// What was refused: each place, without the file, with the reason and the length of the text.
 fn refused(rejects: &str) -> Vec<(String, String, usize)> {

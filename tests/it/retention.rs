@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use flowtally::domain::{Counters, Hour};
+use flow::{Counters, Hour};
 use flowtally::store::{Step, Store, StoreOptions, verify};
 use rand::RngExt;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use flowtally::domain::Counters;
+use flow::Counters;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};

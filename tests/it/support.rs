@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flowtally::domain::{Counters, Hour, Totals};
-use flowtally::store::{Batch, BatchBuilder, Store};
+use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
+use flowtally::store::Store;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use flowtally::domain::{Counters, Hour};
-use flowtally::store::{BatchBuilder, Store, StoreOptions};
+use flow::{BatchBuilder, Counters, Hour};
+use flowtally::store::{Store, StoreOptions};
 
 use crate::support::Daemon;
 

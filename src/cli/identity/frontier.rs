@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::lines::LineText;
 use super::{Chain, Identity, Noted};
-use crate::domain::IdempotencyKey;
 use crate::input::{Part, Place, Record, Refused};
-use crate::store::{Batch, Kept};
+use crate::store::Kept;
+use flow::{Batch, IdempotencyKey};
 
 /// Keys that are asked about at once.
 const KEYS_MAX: usize = 10_000;

@@ -11,7 +11,7 @@
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::{Chain, key};
-use crate::domain::{Counters, IdempotencyKey, Note};
+use flow::{Counters, IdempotencyKey, Note};
 
 /// Notes of lines with the same text before their last field, behind the same records.
 const SLOTS: u32 = 8;

@@ -29,8 +29,8 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::source::time;
-use crate::domain::{IdempotencyKey, Note};
 use crate::input::{Place, Record};
+use flow::{IdempotencyKey, Note};
 
 /// Which files are one: those with the same content and source.
 #[derive(Clone, Debug)]

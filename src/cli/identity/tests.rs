@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::domain::{Counters, Hour};
 use crate::input::{Line, Part, Place, Record, Skipped};
-use crate::store::{Batch, BatchBuilder, Kept, codec};
+use crate::store::{Kept, codec};
+use flow::{Batch, BatchBuilder, Counters, Hour};
 
 #[derive(Debug, Default)]
 struct Table {

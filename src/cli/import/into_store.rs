@@ -19,9 +19,9 @@ use super::super::rejects::Rejects;
 use super::super::source::{self, Event, Source};
 use super::super::{batches, print, say, serve, signals};
 use crate::config::Import;
-use crate::domain::IdempotencyKey;
 use crate::input::{Apps, HourLimit, Part, Place, Refused, Skipped};
-use crate::store::{Batch, Kept, Store, StoreError, StoreOptions};
+use crate::store::{Kept, Store, StoreError, StoreOptions};
+use flow::{Batch, IdempotencyKey};
 
 /// Committed with one fsync. Larger ones cost more than they save: memory that is new each time.
 const GROUP_BYTES_MAX: usize = 4 << 20;

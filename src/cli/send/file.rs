@@ -11,11 +11,11 @@ use super::super::say;
 use super::super::source::{Event, Source};
 use super::{Sending, said, with_remedy};
 use crate::config::Send;
-use crate::domain::IdempotencyKey;
 use crate::input::{Part, Place, Skipped, to_json};
 use crate::send::{Block, Receipts, SendError, Sender};
 use crate::store::Kept;
 use crate::terminal::printable;
+use flow::IdempotencyKey;
 
 /// Pause between two looks at how far it has come.
 const TICK: Duration = Duration::from_millis(200);

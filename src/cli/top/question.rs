@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, ClientError};
 use crate::config::{Filters, GroupBy, HourChoice, SortBy};
-use crate::query::HourRow;
+use flow::query::HourRow;
 
 /// Rows that are fetched to find the fastest: the service does not sort by rates, which it does not know.
 const RATED_ROWS_MAX: usize = 1000;

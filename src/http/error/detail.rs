@@ -5,9 +5,9 @@ use super::super::routes;
 use super::super::server::HEAD_BYTES_MAX;
 use super::Problem;
 use crate::backup::BackupError;
-use crate::domain::{Field, IdempotencyKey, Note, Notes};
 use crate::query::QueryError;
 use crate::service::ServiceError;
+use flow::{Field, IdempotencyKey, Note, Notes};
 
 /// What holds of a batch after a 4xx, and what after a 5xx: one wording, here and in the documents.
 const NOTHING_COUNTED: &str = "nothing of the batch counted";

@@ -1,6 +1,6 @@
 //! Which field of a record is where: the header says it, which AWS writes at the top of each file.
 
-use crate::ingest::decode::lookalikes::has_time;
+use flow::decode::lookalikes::has_time;
 
 /// Of a record that has no header: the fields of version 2, which are the default.
 pub(super) const DEFAULT: &str = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets \

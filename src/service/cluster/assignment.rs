@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use super::fetch_queue::{End, FetchQueue};
 use super::kafka::{Control, Handler, KafkaError, Record, Truncation};
 use super::{NodeState, partition};
-use crate::domain::{Offset, Partition};
 use crate::store::abort_on_panic;
+use flow::{Offset, Partition};
 
 /// The threads of the partitions that are assigned to this node.
 pub(super) struct Assignment {

@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::NodeState;
 use super::kafka::KafkaError;
 use super::message::{MessageBuilder, PartitionBatch};
-use crate::domain::{Offset, Partition};
 use crate::ingest::Permit;
+use flow::{Offset, Partition};
 
 /// Batches that may wait; their bytes are bounded by admission.
 const PENDING_MAX: usize = 4096;

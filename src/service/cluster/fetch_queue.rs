@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::kafka::{Control, Record};
-use crate::domain::{Offset, Partition};
+use flow::{Offset, Partition};
 
 /// The partition is paused beyond this. What Kafka's client hands over at once comes on top of it.
 const BYTES_MAX: usize = 2 << 20;

@@ -10,10 +10,9 @@ use super::NodeState;
 use super::batcher::{Offsets, PendingBatch};
 use super::kafka::KafkaError;
 use super::message::PartitionBatch;
-use crate::domain::{Offset, Partition};
 use crate::ingest::Permit;
 use crate::service::{Committed, ServiceError};
-use crate::store::Batch;
+use flow::{Batch, Offset, Partition};
 
 /// Larger batches are split on a thread that may block.
 const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use super::SILENCE_MAX;
 use super::kafka::Progress;
-use crate::domain::{Hour, Offset, Partition};
 use crate::store::Store;
+use flow::{Hour, Offset, Partition};
 
 /// The state of a partition.
 #[derive(Debug)]

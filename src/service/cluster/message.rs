@@ -6,9 +6,9 @@
 //! ```
 
 use super::kafka::MESSAGE_BYTES_MAX;
-use crate::domain::{IdempotencyKey, Partition, PartitionCount};
+use crate::store::StoreError;
 use crate::store::codec::Corrupt;
-use crate::store::{Batch, StoreError};
+use flow::{Batch, IdempotencyKey, Partition, PartitionCount};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1;
@@ -126,8 +126,8 @@ pub(super) fn decode(message: &[u8]) -> Result<Vec<Batch>, Corrupt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Counters, Hour};
-    use crate::store::BatchBuilder;
+    use flow::BatchBuilder;
+    use flow::{Counters, Hour};
 
     fn batch(flows: u64) -> Batch {
         let mut builder = BatchBuilder::with_capacity(0);

@@ -43,12 +43,12 @@ use tokio::task::JoinSet;
 
 use super::Options;
 use crate::client::{ClientError, Server};
-use crate::domain::{Offset, Partition, PartitionCount};
 use crate::durable;
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
 use checkpoints::{CheckpointError, CheckpointStore};
+use flow::{Offset, Partition, PartitionCount};
 use kafka::{
     Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
 };

@@ -10,8 +10,8 @@ use super::checkpoints::Checkpoints;
 use super::fetch_queue::{End, FetchQueue, FetchedMessage};
 use super::kafka::Control;
 use super::{NodeState, message};
-use crate::domain::{Offset, Partition};
 use crate::store::{DataDir, Entry, Store, StoreError, abort_on_panic};
+use flow::{Offset, Partition};
 
 /// The next owner of a revoked partition waits for the last flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);

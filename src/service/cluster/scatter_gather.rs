@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::NodeState;
 use super::local_partitions::ReadablePartition;
 use crate::client::ClientError;
-use crate::domain::Partition;
-use crate::query::{Coverage, Hours, HoursQuery, Parts, Query, QueryError};
+use crate::query::{Coverage, Hours, Parts, QueryError};
+use flow::Partition;
+use flow::query::{HoursQuery, Query};
 
 /// Finds the parts of an answer.
 #[derive(Debug)]

@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::ClusterNode;
 use super::peer::{FRAMES, Request};
 use crate::backup;
-use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
-use crate::query::text::BadQuery;
-use crate::query::{Hours, HoursQuery, Query, QueryError, RowFormat, Rows};
+use crate::query::{Hours, QueryError, RowFormat, Rows};
 use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceError};
-use crate::store::{Batch, Kept, StoreError};
+use crate::store::{Kept, StoreError};
+use flow::query::text::BadQuery;
+use flow::query::{HoursQuery, Query};
+use flow::{Batch, Hour, IdempotencyKey, Totals};
 
 impl Service for ClusterNode {
     fn commit(

@@ -9,11 +9,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::IdempotencyKey;
 use crate::ingest::Permit;
 use crate::service::{Committed, ServiceError};
-use crate::store::{self, Batch, Known, Retention, Store, StoreError};
+use crate::store::{self, Known, Retention, Store, StoreError};
 use crate::telemetry::Metrics;
+use flow::{Batch, IdempotencyKey};
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
@@ -96,7 +96,7 @@ fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = next {
             match job {
                 Job::Commit(batch, permit, responder) => {
-                    let cost = batch.cost_bytes();
+                    let cost = store::batch_memory_bytes(&batch);
                     if bytes > 0 && bytes + cost > bytes_max {
                         postponed = Some(Job::Commit(batch, permit, responder));
                         break;

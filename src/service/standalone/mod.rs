@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Committed, Health, OpenError, Options, Promise, Service, ServiceError};
 use crate::backup;
-use crate::domain::{Hour, IdempotencyKey, Totals};
 use crate::ingest::Permit;
-use crate::query::{Engine, Hours, HoursQuery, Query, QueryError, Rows};
-use crate::store::{Batch, DataDir, Kept, Recovery, Store, StoreError, WriteHealth};
+use crate::query::{Engine, Hours, QueryError, Rows};
+use crate::store::{DataDir, Kept, Recovery, Store, StoreError, WriteHealth};
 use committer::Committer;
+use flow::query::{HoursQuery, Query};
+use flow::{Batch, Hour, IdempotencyKey, Totals};
 
 /// The service of a single process.
 #[derive(Debug)]

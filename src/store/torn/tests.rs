@@ -8,8 +8,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::domain::{Counters, Hour, IdempotencyKey};
-use crate::store::{BatchBuilder, Durability, Store, StoreOptions};
+use crate::store::{Durability, Store, StoreOptions};
+use flow::{BatchBuilder, Counters, Hour, IdempotencyKey};
 
 fn seeded() -> StdRng {
     let seed = rand::random();

@@ -6,10 +6,9 @@ use super::super::Chain;
 use super::super::lines::{self, LineNote};
 use super::{Frontier, LookUp, Piece, Stop, Taken};
 use crate::cli::source;
-use crate::domain::{Counters, IdempotencyKey, Note};
 use crate::input::{Refused, first_to_json};
 use crate::store::codec::{self, FlowKey};
-use crate::store::{Batch, BatchBuilder};
+use flow::{Batch, BatchBuilder, Counters, IdempotencyKey, Note};
 
 /// What is known of the first line of a batch.
 #[derive(Debug, Default)]

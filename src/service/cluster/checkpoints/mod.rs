@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::NodeState;
 use super::fetch_queue::{End, FetchQueue};
 use super::kafka::{AHEAD_MAX, Control, Truncation};
-use crate::domain::{Offset, Partition};
 use crate::durable;
 use crate::store::{INCOMPLETE, Store};
+use flow::{Offset, Partition};
 use objects::PartitionCheckpoints;
 pub use objects::{CheckpointError, CheckpointStore};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Offset, Partition, PartitionCount};
+use flow::{Offset, Partition, PartitionCount};
 
 /// Key of the number of partitions.
 const JOURNAL_KEY: &str = "journal";

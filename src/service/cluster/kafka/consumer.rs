@@ -23,7 +23,7 @@ use super::error::failed;
 use super::poll_loop::PollLoop;
 use super::settings::{create, log_error};
 use super::{KafkaError, Settings};
-use crate::domain::{Offset, Partition};
+use flow::{Offset, Partition};
 
 /// Messages that were fetched and not handed over yet, over all partitions.
 const FETCHED_KIB_MAX: usize = 32 * 1024;

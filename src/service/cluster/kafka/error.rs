@@ -3,7 +3,7 @@
 use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode as Code};
 
 use super::MESSAGE_BYTES_MAX;
-use crate::domain::{Offset, OutOfRange, Partition, PartitionCount};
+use flow::{Offset, OutOfRange, Partition, PartitionCount};
 
 /// Its text tells what the operator, or the client, can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

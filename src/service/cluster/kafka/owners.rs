@@ -34,7 +34,7 @@ use super::announcement::{Announcement, Ownership, Signed, Truncation};
 use super::error::failed;
 use super::settings::{Log, create};
 use super::{KafkaError, Producer, Settings};
-use crate::domain::{Offset, Partition, PartitionCount};
+use flow::{Offset, Partition, PartitionCount};
 
 /// All announcements have to be read by then.
 const READ_TIME_MAX: Duration = Duration::from_secs(10);

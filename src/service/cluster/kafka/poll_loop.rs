@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use super::KafkaError;
 use super::consumer::{Assigned, Client, ConsumerState, Control, Handler, Rebalance, Record};
 use super::error::failed;
-use crate::domain::{Offset, Partition};
+use flow::{Offset, Partition};
 
 /// Messages that are handed over at once: a store commits them together.
 const HANDOVER_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -8,7 +8,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use super::error::failed;
 use super::settings::{Log, create};
 use super::{KafkaError, Settings};
-use crate::domain::{Offset, Partition};
+use flow::{Offset, Partition};
 
 /// Longest message, key included, that brokers take by default. Larger batches have to be split.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;

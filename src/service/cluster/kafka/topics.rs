@@ -16,7 +16,7 @@ use rdkafka::producer::{FutureProducer, Producer as _};
 use super::error::failed;
 use super::settings::{Log, create, log_error};
 use super::{KafkaError, MESSAGE_BYTES_MAX, Settings};
-use crate::domain::PartitionCount;
+use flow::PartitionCount;
 
 /// Replicas of each partition, if there are that many brokers.
 const REPLICAS_MAX: usize = 3;

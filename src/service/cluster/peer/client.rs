@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use super::frames::{FrameReader, MEDIA_TYPE};
 use super::request::Request;
 use crate::client::{Client, ClientError, Items, Server};
-use crate::domain::{Hour, Offset, Partition, Totals};
-use crate::query::{Coverage, HourRow, HourSource, Hours, Query, QueryError, RowSource};
+use crate::query::{Coverage, HourSource, Hours, QueryError, RowSource};
+use flow::query::{HourRow, Query};
+use flow::{Hour, Offset, Partition, Totals};
 
 /// Longest wait for an answer that is not rows, and for each part of it.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);

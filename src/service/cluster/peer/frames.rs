@@ -13,8 +13,8 @@ use std::io::{BufReader, Read};
 
 use parking_lot::Mutex;
 
-use crate::domain::Counters;
 use crate::query::{QueryError, Row, RowCodec, RowSource};
+use flow::Counters;
 
 /// No key is that long.
 const END: u16 = u16::MAX;
@@ -132,7 +132,7 @@ impl<R> fmt::Debug for FrameReader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Hour;
+    use flow::Hour;
 
     #[test]
     fn rows_are_read_as_they_were_written_and_a_cut_is_an_error() {

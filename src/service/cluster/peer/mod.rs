@@ -5,8 +5,8 @@
 //! - `frames` has rows on their way, written and read.
 //! - `client` sends requests.
 //!
-//! Parameters and headers that clients use too are in [`query::text`](crate::query::text) and
-//! [`Coverage`](crate::query::Coverage), and an hour's row is [`HourRow`](crate::query::HourRow).
+//! Parameters and headers that clients use too are in [`query::text`](flow::query::text) and
+//! [`Coverage`](crate::query::Coverage), and an hour's row is [`HourRow`](flow::query::HourRow).
 
 mod client;
 mod frames;

@@ -8,9 +8,9 @@
 
 use std::ops::Range;
 
-use crate::domain::{Offset, Partition};
-use crate::query::text::{self, BadQuery};
-use crate::query::{HoursQuery, Query};
+use flow::query::text::BadQuery;
+use flow::query::{HoursQuery, Query, text};
+use flow::{Offset, Partition};
 
 const ROWS: &str = "/partitions/rows";
 const HOURS: &str = "/partitions/hours";

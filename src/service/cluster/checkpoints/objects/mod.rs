@@ -39,7 +39,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::backup::{self, BackupError, Entry};
-use crate::domain::{Offset, OutOfRange, Partition};
+use flow::{Offset, OutOfRange, Partition};
 
 /// Version of descriptions. A later one is not read.
 const FORMAT: u32 = 1;

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use super::prune::Pruned;
 use super::upload::Upload;
 use super::*;
-use crate::domain::{Counters, Hour};
-use crate::store::{self, BatchBuilder, DataDir, PARTITION_FILE, Store, StoreOptions, verify};
+use crate::store::{self, DataDir, PARTITION_FILE, Store, StoreOptions, verify};
+use flow::{BatchBuilder, Counters, Hour};
 
 const OF: &str = "partition 3 of 12 of topic flows in Kafka x";
 

@@ -17,8 +17,8 @@ use super::{
     SUFFIX, Stop, StoredFile, at,
 };
 use crate::backup::{self, BackupError};
-use crate::domain::Offset;
 use crate::store::Store;
+use flow::Offset;
 
 /// An upload that takes longer fails: the files that it shares with an older checkpoint may be pruned then.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(45 * 60);

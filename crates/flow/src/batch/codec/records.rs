@@ -1,7 +1,7 @@
 //! Stored batches: a header, a record a flow, and the batch's own ledger.
 
 use super::{Corrupt, HOUR_BYTES, KEY_BYTES_MAX, TOTALS_BYTES, decode_totals, encode_totals};
-use crate::domain::{Counters, Totals};
+use crate::{Counters, Totals};
 
 /// First byte of a stored batch.
 const BATCH_VERSION: u8 = 2;
@@ -178,7 +178,7 @@ fn read_uint(bytes: &[u8], at: usize, width: usize) -> u64 {
 mod tests {
     use super::super::tests::{key, name};
     use super::*;
-    use crate::domain::Hour;
+    use crate::Hour;
     use proptest::prelude::*;
 
     proptest! {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::IdempotencyKey;
+use crate::IdempotencyKey;
 
 /// Notes that are kept with one batch, in the same atomic write.
 ///

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use super::{BYTE_ORDER_MARK, DecodeError, Format, check_flow};
-use crate::ingest::gzip;
+use crate::gzip;
 
 /// Something that is known, and cannot be read as it is.
 #[derive(Debug)]

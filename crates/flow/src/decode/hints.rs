@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::{DecodeError, Format};
-use crate::domain::Field;
+use crate::Field;
 
 /// Why a body that is an object is no array of flows.
 const ONE_OBJECT: &str = "the body is an object, and an array of flows is expected";

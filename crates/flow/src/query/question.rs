@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::domain::{Counters, Field, Partition};
-use crate::store::codec;
+use crate::{Counters, Field, Partition};
 
 /// A question to the store: which rows, added up by what, in which order, and how many of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +17,7 @@ pub struct Query {
     pub sort: Option<Sort>,
     /// Most rows of the answer.
     pub limit: Option<usize>,
-    /// Where the previous page ended: its [`Rows::next_page`](super::Rows::next_page).
+    /// Where the previous page ended: the cursor that came with it.
     pub cursor: Option<String>,
     /// Only these partitions of the sums, which have to be on this node; `None` is for all partitions, on all
     /// nodes. With it, rows come in key order, even if they were chosen by sorting.
@@ -86,7 +85,7 @@ impl Columns {
 
     /// Whether it has the field at `at` of [`Columns::IN_KEY`].
     #[inline]
-    pub(super) fn has_at(self, at: usize) -> bool {
+    pub fn has_at(self, at: usize) -> bool {
         self.0 & (1 << at) != 0
     }
 
@@ -116,7 +115,7 @@ pub enum SortBy {
 
 impl Sort {
     /// Of two rows, the one with the lower rank comes first.
-    pub(super) fn rank(self, counters: Counters) -> u128 {
+    pub fn rank(self, counters: Counters) -> u128 {
         let value = match self.by {
             SortBy::BytesTx => u128::from(counters.tx),
             SortBy::BytesRx => u128::from(counters.rx),
@@ -134,104 +133,4 @@ pub struct Filter {
     pub vpc_ids: Vec<String>,
     /// Part of one of the names; of ASCII letters, either case.
     pub search: Option<String>,
-}
-
-/// What is left of a [`Filter`] for rows that a scan has found by their first names.
-#[derive(Debug)]
-pub(super) struct Matcher {
-    /// Names as keys have them, ascending; `None` takes all.
-    dest_apps: Option<Vec<Vec<u8>>>,
-    vpc_ids: Option<Vec<Vec<u8>>>,
-    search: Option<memchr::memmem::Finder<'static>>,
-    lower_case: Vec<u8>,
-}
-
-impl Matcher {
-    pub(super) fn new(filter: &Filter) -> Matcher {
-        let encoded = |names: &[String]| {
-            let mut encoded: Vec<Vec<u8>> = names.iter().map(|name| encode(name)).collect();
-            encoded.sort_unstable();
-            (!encoded.is_empty()).then_some(encoded)
-        };
-        // With a src_app, the scan seeks the dest_app too.
-        let sought = !filter.src_apps.is_empty();
-        let dest_apps = encoded(&filter.dest_apps).filter(|_| !sought);
-        let search = filter.search.as_ref().filter(|text| !text.is_empty());
-        let search = search.map(|text| {
-            // Without a name's end; where keys write a NUL, so does this, and no text reaches from
-            // one name into the next.
-            let mut text = encode(&text.to_ascii_lowercase());
-            text.pop();
-            memchr::memmem::Finder::new(&text).into_owned()
-        });
-        Matcher {
-            dest_apps,
-            vpc_ids: encoded(&filter.vpc_ids),
-            search,
-            lower_case: Vec::new(),
-        }
-    }
-
-    /// Whether every row passes.
-    pub(super) fn takes_all(&self) -> bool {
-        self.dest_apps.is_none() && self.vpc_ids.is_none() && self.search.is_none()
-    }
-
-    /// Whether the row with this rest of a key passes.
-    #[inline]
-    pub(super) fn takes(&mut self, suffix: &[u8]) -> Result<bool, codec::Corrupt> {
-        if self.dest_apps.is_some() || self.vpc_ids.is_some() {
-            let [_, dest_app, vpc_id] = codec::split_names(suffix)?;
-            let one_of = |names: &Option<Vec<Vec<u8>>>, name: &[u8]| match names {
-                None => true,
-                Some(names) => names.binary_search_by(|n| n.as_slice().cmp(name)).is_ok(),
-            };
-            if !one_of(&self.dest_apps, dest_app) || !one_of(&self.vpc_ids, vpc_id) {
-                return Ok(false);
-            }
-        }
-        let Some(search) = &self.search else {
-            return Ok(true);
-        };
-        self.lower_case.clear();
-        self.lower_case.extend_from_slice(suffix);
-        self.lower_case.make_ascii_lowercase();
-        Ok(search.find(&self.lower_case).is_some())
-    }
-}
-
-/// `name` as a key has it, with its end.
-fn encode(name: &str) -> Vec<u8> {
-    let mut encoded = Vec::with_capacity(name.len() + 1);
-    codec::push_name(&mut encoded, name.as_bytes());
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_search_stays_within_a_name() {
-        let suffix = ["Web-\0x", "db", "vpc-É"].map(encode).concat();
-        for (text, found) in [
-            ("web", true),
-            ("-\0X", true),
-            ("\0", true),
-            ("db", true),
-            ("xd", false),
-            ("x\0", false),
-            ("b\0v", false),
-            ("vpc-É", true),
-            ("vpc-é", false),
-            ("", true),
-        ] {
-            let search = Some(text.to_owned());
-            let mut matcher = Matcher::new(&Filter {
-                search,
-                ..Filter::default()
-            });
-            assert_eq!(matcher.takes(&suffix), Ok(found), "{text:?}");
-        }
-    }
 }

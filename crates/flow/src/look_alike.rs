@@ -1,6 +1,6 @@
 //! Which field a name is meant to be that is not one of the six.
 
-use super::Field;
+use crate::Field;
 
 /// How alike two names have to be that differ by a slip, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.75;

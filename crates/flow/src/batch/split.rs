@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Batch;
-use super::batch::BatchLedger;
 use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
+use super::{Batch, BatchLedger};
 
 impl Batch {
     /// Its flows by partition, each part encoded as a batch of `bytes_max` bytes at most. Of the same batch, it
@@ -88,8 +87,8 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Counters, Hour};
-    use crate::store::BatchBuilder;
+    use crate::BatchBuilder;
+    use crate::{Counters, Hour};
 
     #[test]
     fn parts_have_all_flows_and_each_names_one_partition() {

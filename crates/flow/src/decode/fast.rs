@@ -6,8 +6,8 @@
 //! word, strings are searched eight bytes at a time, and digits are added up eight at a time.
 
 use super::Format;
-use crate::domain::{Counters, Field, Hour, NAME_BYTES_MAX};
-use crate::store::{Batch, BatchBuilder};
+use crate::batch::{Batch, BatchBuilder};
+use crate::{Counters, Field, Hour, NAME_BYTES_MAX};
 
 /// Reads the whole body, or returns `None` and has done nothing.
 pub(super) fn decode(body: &[u8], format: Format) -> Option<Batch> {

@@ -1,5 +1,5 @@
 //! Questions as text: the parameters of `GET /flows` and `GET /hours`. Clients write them, and so do nodes that ask
-//! each other; `service::cluster::peer` adds what only nodes say.
+//! each other.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::ops::Range;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::{Columns, HoursQuery, Query, Sort, SortBy};
-use crate::domain::{Field, Hour};
+use crate::{Field, Hour};
 
 /// Most rows of a page.
 const LIMIT_MAX: usize = 100_000;

@@ -11,8 +11,8 @@ pub mod lookalikes;
 
 use std::fmt;
 
-use crate::domain::Field;
-use crate::store::Batch;
+use crate::Field;
+use crate::batch::Batch;
 
 /// How the flows of a body are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

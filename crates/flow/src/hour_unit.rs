@@ -104,7 +104,7 @@ impl Date {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::*;
 
     #[test]
     fn units_are_told_by_their_size() {

@@ -11,8 +11,8 @@ use serde::de::{
 };
 
 use super::{DecodeError, Format, hints};
-use crate::domain::{Counters, Field, Hour, HourUnit, NAME_BYTES_MAX};
-use crate::store::{Batch, BatchBuilder};
+use crate::batch::{Batch, BatchBuilder};
+use crate::{Counters, Field, Hour, HourUnit, NAME_BYTES_MAX};
 
 pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|e| DecodeError {

@@ -1,22 +1,24 @@
 //! A batch: the flows of one POST in the encoding that the journal stores, built once from the
 //! request body and never converted again.
 
+pub mod codec;
+mod split;
+
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 
-use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
-use super::tally::HOUR_MEMORY_BYTES as TALLY_HOUR_BYTES;
-use crate::domain::{Counters, Hour, IdempotencyKey, Notes, Totals};
+use crate::{Counters, Hour, IdempotencyKey, Notes, Totals};
+use codec::{Corrupt, HOUR_BYTES, Record, Records};
 
 /// Hashes the part of a flow key after its hour. Seeded afresh in each process, so that nobody can
 /// prepare names that collide.
 #[derive(Clone, Debug)]
-pub(super) struct KeyHasher(SeedableRandomState);
+pub struct KeyHasher(SeedableRandomState);
 
 impl KeyHasher {
-    pub(super) fn new() -> KeyHasher {
+    pub fn new() -> KeyHasher {
         static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
         let seed = *SEED.get_or_init(|| foldhash::fast::RandomState::default().hash_one(0));
         KeyHasher(SeedableRandomState::with_seed(
@@ -26,7 +28,7 @@ impl KeyHasher {
     }
 
     #[inline]
-    pub(super) fn hash(&self, suffix: &[u8]) -> u32 {
+    pub fn hash(&self, suffix: &[u8]) -> u32 {
         let mut hasher = self.0.build_hasher();
         hasher.write(suffix);
         (hasher.finish() >> 32) as u32
@@ -48,8 +50,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The same batch under an idempotency key: [`Store::known`](super::Store::known) tells whether
-    /// it was taken before.
+    /// The same batch under an idempotency key, under which it counts once.
     pub fn with_key(mut self, key: IdempotencyKey) -> Batch {
         let fingerprint = xxhash_rust::xxh3::xxh3_128(&self.bytes);
         self.receipt = Some((key, fingerprint));
@@ -67,7 +68,7 @@ impl Batch {
     /// # Errors
     /// Bytes that no batch has, or whose flows do not add up to their totals.
     pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
-        let hashes = check(&bytes, &KeyHasher::new())?;
+        let hashes = check_batch(&bytes, &KeyHasher::new())?;
         Ok(Batch {
             bytes,
             hashes,
@@ -87,17 +88,6 @@ impl Batch {
     /// What is kept with its receipt.
     pub fn notes(&self) -> Option<&Notes> {
         self.notes.as_deref()
-    }
-
-    /// All keys under which its receipt and its notes are stored.
-    pub(super) fn stored_keys(&self) -> impl Iterator<Item = Vec<u8>> {
-        let own = self
-            .receipt
-            .as_ref()
-            .map(|(key, _)| key.as_bytes().to_vec());
-        let others = self.notes.iter().flat_map(|notes| &notes.others);
-        own.into_iter()
-            .chain(others.map(|(key, _)| codec::note_key(key.as_bytes())))
     }
 
     /// Those of its flows whose numbers, from 0, are in `range`, without a key.
@@ -122,7 +112,7 @@ impl Batch {
     }
 
     /// This one, which has what is kept of `whole`, under the key of that.
-    pub(super) fn in_place_of(mut self, whole: Batch) -> Batch {
+    pub fn in_place_of(mut self, whole: Batch) -> Batch {
         self.expired = (whole.flows() - self.flows()) as u64;
         self.receipt = whole.receipt;
         self.notes = whole.notes;
@@ -155,32 +145,30 @@ impl Batch {
         flows.find(|(_, hour)| is_sought(*hour))
     }
 
-    pub(super) fn hashes(&self) -> &[u32] {
+    pub fn hashes(&self) -> &[u32] {
         &self.hashes
     }
 
     /// What its flows add up to, by hour.
-    pub(super) fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
+    pub fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
         ledger(&self.bytes)
     }
 
-    /// What it takes in memory, and about what it adds to a tally beside its keys: where each flow has an hour
-    /// of its own, that is more than the batch.
-    pub fn cost_bytes(&self) -> usize {
-        let hours = codec::batch_ledger(&self.bytes).map_or(0, |entries| entries.len());
-        self.bytes.len() + hours * TALLY_HOUR_BYTES
+    /// The number of hours that its flows have.
+    pub fn hour_count(&self) -> usize {
+        codec::batch_ledger(&self.bytes).map_or(0, |entries| entries.len())
     }
 }
 
 /// What the flows of a batch add up to, by hour. It has been checked, or made by ourselves.
-pub(super) fn ledger(bytes: &[u8]) -> impl Iterator<Item = (u32, Totals)> {
+pub fn ledger(bytes: &[u8]) -> impl Iterator<Item = (u32, Totals)> {
     let entries = codec::batch_ledger(bytes).into_iter().flatten();
     entries.filter_map(Result::ok)
 }
 
 /// Reads all of a batch: every key is checked, and its ledger held against its records. Returns the hashes of
 /// its keys.
-pub(super) fn check(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
+pub fn check_batch(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
     let mut hashes = Vec::with_capacity(bytes.len() / 32);
     let mut counted = BatchLedger::default();
     for record in Records::new(bytes)? {
@@ -228,7 +216,7 @@ impl BatchBuilder {
     }
 
     /// Adds one flow. The names are UTF-8 of at most
-    /// [`NAME_BYTES_MAX`](crate::domain::NAME_BYTES_MAX) bytes: the caller has checked.
+    /// [`NAME_BYTES_MAX`](crate::NAME_BYTES_MAX) bytes: the caller has checked.
     pub fn push(&mut self, hour: Hour, names: [&[u8]; 3], counters: Counters) {
         let escapes: usize = names
             .iter()
@@ -286,7 +274,7 @@ impl BatchBuilder {
 
 /// Totals by hour, each hour once, in the order in which they come.
 #[derive(Debug)]
-pub(super) struct BatchLedger {
+pub struct BatchLedger {
     entries: Vec<Entry>,
     /// Where an hour's entry is, by its last bits: a guess that the entry itself confirms.
     guesses: [u32; GUESSES],
@@ -341,16 +329,16 @@ impl Default for BatchLedger {
 }
 
 impl BatchLedger {
-    pub(super) fn hours(&self) -> usize {
+    pub fn hours(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (u32, Totals)> {
+    pub fn entries(&self) -> impl Iterator<Item = (u32, Totals)> {
         self.entries.iter().map(|of| (of.hour, of.totals()))
     }
 
     #[inline]
-    pub(super) fn count(&mut self, hour: u32, counters: Counters) {
+    pub fn count(&mut self, hour: u32, counters: Counters) {
         let guess = self.guesses[hour as usize % GUESSES] as usize;
         match self.entries.get_mut(guess) {
             Some(of) if of.hour == hour => of.count(counters),

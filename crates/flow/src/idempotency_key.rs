@@ -1,0 +1,34 @@
+//! What names a batch.
+
+/// Names a batch, so that it counts once however often it is sent: 1 to 255 visible ASCII characters
+/// (the `Idempotency-Key` header of the IETF's httpapi draft).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    /// Longest key, in characters.
+    pub const CHARS_MAX: usize = 255;
+
+    /// Keys of what is imported from files begin with this. They are kept for longer than others are.
+    pub const IMPORT_PREFIX: &str = "import_";
+
+    /// `None` when `key` is empty, too long, or has a character that is not visible ASCII.
+    pub fn new(key: &[u8]) -> Option<IdempotencyKey> {
+        let text = std::str::from_utf8(key).ok()?;
+        IdempotencyKey::is_valid(key).then(|| IdempotencyKey(text.into()))
+    }
+
+    /// Whether [`IdempotencyKey::new`] takes `key`.
+    pub fn is_valid(key: &[u8]) -> bool {
+        let fits = (1..=IdempotencyKey::CHARS_MAX).contains(&key.len());
+        fits && key.iter().all(u8::is_ascii_graphic)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

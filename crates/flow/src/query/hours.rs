@@ -1,0 +1,43 @@
+//! The question for hours, and the row that answers it.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+
+use crate::Partition;
+
+/// A question for hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoursQuery {
+    /// `end` is exclusive.
+    pub hours: Range<u32>,
+    /// Only these partitions, which have to be on this node; `None` is for all partitions, on all nodes.
+    pub partitions: Option<Vec<Partition>>,
+    /// Leave out partitions that no node answers for, instead of failing.
+    pub partial: bool,
+}
+
+impl HoursQuery {
+    /// All hours there are.
+    pub const ALL: HoursQuery = HoursQuery {
+        hours: 0..u32::MAX,
+        partitions: None,
+        partial: false,
+    };
+}
+
+/// An hour and its totals, as `GET /hours` has it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct HourRow {
+    pub hour: u64,
+    pub flows: u64,
+    pub bytes_tx: u128,
+    pub bytes_rx: u128,
+}
+
+impl HourRow {
+    /// Both directions together.
+    pub fn bytes(&self) -> u128 {
+        self.bytes_tx.saturating_add(self.bytes_rx)
+    }
+}
