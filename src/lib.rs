@@ -31,24 +31,16 @@
 //! [`daemon`] wires all of it together and owns the order of start and stop, and [`cli`] has one file
 //! a subcommand.
 
-pub mod durable;
-
 pub mod store;
-
-pub mod client;
 
 pub mod backup;
 
 pub mod ingest;
-pub mod input;
 pub mod query;
-pub mod send;
 
 pub mod service;
 
 pub mod http;
-
-pub mod terminal;
 
 pub mod config;
 pub mod notify;

@@ -11,12 +11,12 @@ fn main() -> ExitCode {
     let (cli, settings) = match flowtally::config::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
         // Wrong arguments: status 2; or what was asked for, as --help.
-        Err(error) => flowtally::cli::exit(&error),
+        Err(error) => agent::command::exit(&error),
     };
     match flowtally::cli::run(cli, &settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            flowtally::cli::fail(&error);
+            agent::command::fail(&error);
             ExitCode::FAILURE
         }
     }

@@ -24,10 +24,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::ClientError;
-use crate::durable;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS, StoreError};
+use agent::client::ClientError;
+use agent::durable;
 
 /// Bytes at a file's end that tell it from all others: RocksDB writes there which file of which
 /// database it is.

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::take::{complete, copy, incomplete};
 use super::{BackupError, at, check_outside, list_files, sync_dir};
-use crate::durable;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
     DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
 };
+use agent::durable;
 
 /// What was restored.
 #[derive(Debug)]

@@ -10,9 +10,9 @@ use jiff::{Timestamp, ToSpan};
 use parking_lot::Mutex;
 
 use super::{BackupError, Entry, Manifest, at, check_outside, list_files, sync_dir, tag};
-use crate::client::{Client, broke_off};
-use crate::durable;
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
+use agent::client::{Client, broke_off};
+use agent::durable;
 
 /// Held by the process that takes a backup into a directory.
 const LOCK_FILE: &str = ".lock";

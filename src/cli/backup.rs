@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use signal_hook::iterator::Signals;
 
-use super::{connect, say, serve, signals};
+use super::serve;
 use crate::backup::{self, Held, Source};
 use crate::config::{Backup, Place};
+use agent::command::{connect, say, signals};
 
 /// How long a service that does not answer holds up the end after a signal.
 const LET_GO_MAX: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
             "flowtally: the backup before has a name of the future, so this one has too; check the clock",
         );
     }
-    super::print(&format!(
+    agent::command::print(&format!(
         "{}: {} files, {} bytes, of which {} are new{removed}",
         taken.path.display(),
         taken.files,

@@ -5,12 +5,12 @@ use std::ops::{ControlFlow, Range};
 
 use tokio_util::sync::CancellationToken;
 
-use super::connect;
-use crate::client::{Client, broke_off};
 use crate::config::{Export, ExportFormat, Place};
 use crate::query::{EncodedRows, Encoding, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
-use crate::terminal::Style;
+use agent::client::{Client, broke_off};
+use agent::command::connect;
+use agent::terminal::Style;
 use flow::query::{HoursQuery, Query};
 use flow::{Field, Hour, Totals};
 
@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         }
     };
     let mut out = Output {
-        out: BufWriter::new(super::output(match arguments.format {
+        out: BufWriter::new(agent::command::output(match arguments.format {
             ExportFormat::Ndjson => Style::Json,
             ExportFormat::Csv => Style::Text,
         })),
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let groups = source.groups(first..end)?;
     match source.write_all(groups, &mut out) {
         Ok(()) => Ok(()),
-        Err(Failed::Output(e)) => super::written(Err(e)),
+        Err(Failed::Output(e)) => agent::command::written(Err(e)),
         Err(Failed::Source(why)) => Err(format!("{why}; the rows are not complete")),
     }
 }

@@ -4,10 +4,11 @@ mod into_store;
 
 use std::path::Path;
 
-use super::rejects::Rejects;
-use super::send::{Sending, Sent};
-use super::{print, source};
-use crate::config::{Import, Place, Send};
+use crate::config::{Import, Place};
+use agent::arguments::Send;
+use agent::command::rejects::Rejects;
+use agent::command::send::{Sending, Sent};
+use agent::command::{print, source};
 
 /// Flows of a batch that is sent to a service.
 const BATCH_FLOWS: u32 = 10_000;

@@ -1,8 +1,9 @@
 //! `flowtally restore`.
 
-use super::{connect, say, verify};
+use super::verify;
 use crate::backup;
 use crate::config::Restore;
+use agent::command::{connect, say};
 
 pub(super) fn run(arguments: &Restore) -> Result<(), String> {
     let bar = connect::byte_bar();
@@ -15,7 +16,7 @@ pub(super) fn run(arguments: &Restore) -> Result<(), String> {
     if let Some(torn) = &restored.torn {
         say(&format!("flowtally: {torn}"));
     }
-    super::print(&format!(
+    agent::command::print(&format!(
         "{} bytes restored from {}",
         restored.bytes,
         restored.from.display()

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::connect;
-use crate::config::{Place, Stats, hour_name};
+use crate::config::{Place, Stats};
 use crate::store::Store;
+use agent::command::connect;
+use agent::units::hour_name;
 
 /// What is stored.
 #[derive(Debug, Default, Serialize)]
@@ -60,7 +61,7 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
         true => serde_json::to_string(&stored).unwrap_or_default() + "\n",
         false => table(&stored),
     };
-    super::write(text.as_bytes())
+    agent::command::write(text.as_bytes())
 }
 
 fn table(stored: &Stored) -> String {

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use self::question::Question;
 use self::state::State;
-use super::connect;
 use crate::config::Top;
+use agent::command::connect;
 
 /// Rows that `--once` prints without `--limit`.
 const ROWS_ONCE: u32 = 20;

@@ -11,7 +11,7 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
 /// Says what was verified; an error where there are faults.
 pub(super) fn report(verified: &Verified) -> Result<(), String> {
     for fault in &verified.faults {
-        super::say(&fault.to_string());
+        agent::command::say(&fault.to_string());
     }
     let read = format!(
         "{} hours, {} flows in {} rows, and {} batches in the journal",
@@ -19,11 +19,11 @@ pub(super) fn report(verified: &Verified) -> Result<(), String> {
     );
     let more = verified.faults_found - verified.faults.len() as u64;
     if more > 0 {
-        super::say(&format!("and {more} more"));
+        agent::command::say(&format!("and {more} more"));
     }
     match verified.faults_found {
         0 => {
-            super::print(&format!("{read}: all as the ledger has it"));
+            agent::command::print(&format!("{read}: all as the ledger has it"));
             Ok(())
         }
         faults => Err(format!(

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Serve, seconds};
-use crate::client::Server;
+use super::Serve;
 use crate::service::cluster::NodeConfig;
+use agent::client::Server;
+use agent::units::seconds;
 
 /// Partitions of a topic that is created: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";

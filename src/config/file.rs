@@ -14,7 +14,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
 use super::{Cli, tips};
-use crate::terminal::{printable, printable_lines};
+use agent::terminal::{printable, printable_lines};
 
 /// Flags that are about the file itself.
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];

@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::{hours, units};
+use agent::units;
+use agent::units::hours;
 
 /// Where hours are retained, and nothing is said.
 const AHEAD_MAX: u32 = 48;

@@ -10,7 +10,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 
-use super::{ConfigFile, DEFAULT_URL};
+use super::ConfigFile;
+use agent::arguments::DEFAULT_URL;
 
 /// A running service or a stopped one's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, Hours, days, listen, mib, seconds};
+use super::{DataDir, Hours};
 use crate::service::Mode;
 use crate::store;
+use agent::units::{days, listen, mib, seconds};
 
 const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
                      10s, 5m, 30d.";

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Credentials, DEFAULT_URL, seconds, units};
+use agent::arguments::{Credentials, DEFAULT_URL};
+use agent::units;
+use agent::units::seconds;
 
 /// What `flowtally top` is told.
 #[derive(Clone, Debug, Args)]

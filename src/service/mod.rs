@@ -11,8 +11,8 @@ pub mod cluster;
 mod error;
 mod standalone;
 
-pub use crate::store::Kept;
 pub use error::ServiceError;
+pub use flow::Kept;
 pub use standalone::Standalone;
 
 use std::fmt::Debug;

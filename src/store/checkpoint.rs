@@ -16,7 +16,7 @@ use rocksdb::checkpoint::Checkpoint;
 use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
 use super::error::{StoreError, database};
 use super::{Inner, Store};
-use crate::durable;
+use agent::durable;
 
 /// How long it waits for the flush that comes first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);

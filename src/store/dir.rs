@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec;
 use super::error::StoreError;
-use crate::durable;
+use agent::durable;
 
 /// A data directory that this process holds until the value is dropped.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec::{self, Corrupt};
 use super::scan::ScanEnd;
-use crate::durable::Lack;
+use agent::durable::Lack;
 
 /// Where the sums of a node of a cluster are.
 fn of_a_node(path: &Path) -> &'static str {

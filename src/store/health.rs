@@ -12,7 +12,7 @@ use super::dir::DataDir;
 use super::error::StoreError;
 use super::presence::Presence;
 use super::{Inner, Store};
-use crate::durable::Lack;
+use agent::durable::Lack;
 
 /// Pause between two looks at whether the data directory is where it was.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

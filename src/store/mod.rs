@@ -53,7 +53,7 @@ pub use health::WriteHealth;
 pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
-pub use receipts::{Kept, Known};
+pub use receipts::Known;
 pub use retention::Retention;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;

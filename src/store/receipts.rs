@@ -21,20 +21,12 @@ use super::error::{StoreError, database};
 use super::journal::write_log;
 use super::tally::Tally;
 use super::{Durability, Inner, Store, StoreOptions};
-use flow::{Batch, IdempotencyKey};
+use flow::{Batch, IdempotencyKey, Kept};
 
 /// Behind all keys of imports, and before the next other one that there can be.
 const IMPORTS_END: &[u8] = b"import`";
 /// Behind all keys of notes.
 const NOTES_END: &[u8] = b"\x01";
-
-/// A receipt or a note that was asked for by its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// When its batch was taken: seconds since the epoch.
-    pub time_s: u64,
-    pub note: Option<Box<str>>,
-}
 
 /// What is known of a batch's idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::torn::{Damage, End, Log, end_of};
-use crate::durable;
+use agent::durable;
 
 /// What a power cut has left of writes that were not acknowledged, by file.
 #[derive(Debug)]

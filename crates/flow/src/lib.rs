@@ -17,6 +17,7 @@ mod idempotency_key;
 mod look_alike;
 mod notes;
 mod partition;
+mod receipt;
 
 mod batch;
 pub mod decode;
@@ -31,5 +32,6 @@ pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
+pub use receipt::Kept;
 
 pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, check_batch, codec, ledger};

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-use super::super::identity::{self, Frontier, Known, LookUp, Stop};
-use super::super::rejects::Rejects;
-use super::super::source::{self, Event, Source};
-use super::super::{batches, print, say, serve, signals};
+use super::super::serve;
 use crate::config::Import;
-use crate::input::{Apps, HourLimit, Part, Place, Refused, Skipped};
-use crate::store::{Kept, Store, StoreError, StoreOptions};
-use flow::{Batch, IdempotencyKey};
+use crate::store::{Store, StoreError, StoreOptions};
+use agent::command::identity::{Frontier, Known, LookUp, Stop};
+use agent::command::rejects::Rejects;
+use agent::command::source::{Event, Source};
+use agent::command::{batches, identity, print, say, signals, source};
+use agent::inputs::{Apps, HourLimit, Part, Place, Refused, Skipped};
+use flow::{Batch, IdempotencyKey, Kept};
 
 /// Committed with one fsync. Larger ones cost more than they save: memory that is new each time.
 const GROUP_BYTES_MAX: usize = 4 << 20;

@@ -8,11 +8,11 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use signal_hook::iterator::Signals;
 
-use super::super::signals;
 use super::question::{Answer, Question, Window};
 use super::state::State;
 use super::view::{self, Palette};
-use crate::client::{Client, ClientError};
+use agent::client::{Client, ClientError};
+use agent::command::signals;
 
 /// The view is drawn anew so often at least, since it shows how old it is; and a question that is due
 /// waits no longer.

@@ -4,9 +4,9 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use super::question::{Question, Row, Window, fields};
 use super::text::{cut, fit, fit_right, visible, width};
-use crate::client::Client;
 use crate::config::{SortBy, Top, TopFormat};
-use crate::terminal::printable_json;
+use agent::client::Client;
+use agent::terminal::printable_json;
 
 /// Of a name in the table; the other formats have all of it.
 const NAME_COLUMNS_MAX: usize = 60;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use form_urlencoded::Serializer;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Client, ClientError};
 use crate::config::{Filters, GroupBy, HourChoice, SortBy};
+use agent::client::{Client, ClientError};
 use flow::query::HourRow;
 
 /// Rows that are fetched to find the fastest: the service does not sort by rates, which it does not know.

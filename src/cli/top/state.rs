@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::question::{Answer, Question};
-use crate::client::ClientError;
 use crate::config::{GroupBy, HourChoice, SortBy};
+use agent::client::ClientError;
 
 /// After an answer that took long, the service is left alone for so many times as long.
 const REST_FACTOR: u32 = 4;

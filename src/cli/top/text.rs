@@ -2,7 +2,7 @@
 
 use ratatui::text::Span;
 
-use crate::terminal::printable;
+use agent::terminal::printable;
 
 /// `name` without what a terminal would obey, or would not show: control characters, escape sequences,
 /// marks that turn the direction of writing around. They are written as `\u{1b}` instead, and a

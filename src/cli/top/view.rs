@@ -13,7 +13,8 @@ use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
 use super::question::{Answer, Row, fields};
 use super::state::{Mode, State};
 use super::text::{bar, bytes, fit, fit_right, rate, visible, width};
-use crate::config::{HourChoice, SortBy, hour_name};
+use crate::config::{HourChoice, SortBy};
+use agent::units::hour_name;
 
 /// A name has so many columns at least before anything more is shown beside it.
 const NAME_COLUMNS: usize = 10;

@@ -42,11 +42,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::Options;
-use crate::client::{ClientError, Server};
-use crate::durable;
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
+use agent::client::{ClientError, Server};
+use agent::durable;
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
 use kafka::{

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::NodeState;
 use super::local_partitions::ReadablePartition;
-use crate::client::ClientError;
 use crate::query::{Coverage, Hours, Parts, QueryError};
+use agent::client::ClientError;
 use flow::Partition;
 use flow::query::{HoursQuery, Query};
 

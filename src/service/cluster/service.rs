@@ -12,10 +12,10 @@ use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, RowFormat, Rows};
 use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceError};
-use crate::store::{Kept, StoreError};
+use crate::store::StoreError;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, Totals};
+use flow::{Batch, Hour, IdempotencyKey, Kept, Totals};
 
 impl Service for ClusterNode {
     fn commit(

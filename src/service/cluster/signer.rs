@@ -8,7 +8,7 @@ use ring::hmac;
 
 use super::kafka::Signer;
 use super::peer::read_tokens;
-use crate::client::ClientError;
+use agent::client::ClientError;
 
 /// The tokens of the nodes' file. The first one signs; a signature under any of them is valid. Without a file, all
 /// announcements are.

@@ -12,10 +12,10 @@ use super::{Committed, Health, OpenError, Options, Promise, Service, ServiceErro
 use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Engine, Hours, QueryError, Rows};
-use crate::store::{DataDir, Kept, Recovery, Store, StoreError, WriteHealth};
+use crate::store::{DataDir, Recovery, Store, StoreError, WriteHealth};
 use committer::Committer;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, Totals};
+use flow::{Batch, Hour, IdempotencyKey, Kept, Totals};
 
 /// The service of a single process.
 #[derive(Debug)]

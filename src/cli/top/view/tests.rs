@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::super::question::Question;
 use super::*;
-use crate::client::ClientError;
 use crate::config::{Filters, GroupBy};
+use agent::client::ClientError;
 
 fn question() -> Question {
     Question {

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::frames::{FrameReader, MEDIA_TYPE};
 use super::request::Request;
-use crate::client::{Client, ClientError, Items, Server};
 use crate::query::{Coverage, HourSource, Hours, QueryError, RowSource};
+use agent::client::{Client, ClientError, Items, Server};
 use flow::query::{HourRow, Query};
 use flow::{Hour, Offset, Partition, Totals};
 

@@ -5,7 +5,7 @@ use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 
-use crate::client::{ClientError, Proxy, not_by_proxy};
+use agent::client::{ClientError, Proxy, not_by_proxy};
 
 /// Default endpoints.
 const S3: &str = "https://s3.amazonaws.com";

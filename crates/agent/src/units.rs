@@ -15,7 +15,7 @@ const SECONDS_PER_DAY: u64 = 24 * SECONDS_PER_HOUR;
 const SINCE_EPOCH_MIN: u64 = 100_000;
 
 /// A size in MiB, or with a unit: `512`, `512M`, `1.5GiB`, `2GB`. What is no whole number of MiB is rounded down.
-pub(super) fn mib(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
+pub fn mib(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
     move |text: &str| -> Result<u32, String> {
         let mib = size_mib(text).ok_or("it has to be MiB, or a size such as 512M, 1GiB or 2GB")?;
         match range.contains(&mib) {
@@ -54,14 +54,14 @@ fn size_mib(text: &str) -> Option<u32> {
 }
 
 /// A duration in seconds, or with units: `10`, `10s`, `1h30m`, `30d`.
-pub(super) fn seconds(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
+pub fn seconds(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
     move |text: &str| -> Result<Duration, String> {
         whole(text, 1, "seconds", range.clone()).map(Duration::from_secs)
     }
 }
 
 /// A number of days, or a duration: `90`, `90d`.
-pub(super) fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
+pub fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = Duration> {
     move |text: &str| -> Result<Duration, String> {
         let days = whole(text, SECONDS_PER_DAY, "days", range.clone())?;
         Ok(Duration::from_secs(days * SECONDS_PER_DAY))
@@ -69,7 +69,7 @@ pub(super) fn days(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = 
 }
 
 /// A number of hours, or a duration: `720`, `720h`, `30d`.
-pub(super) fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
+pub fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
     let range = u64::from(*range.start())..=u64::from(*range.end());
     move |text: &str| -> Result<u32, String> {
         let hours = whole(text, SECONDS_PER_HOUR, "hours", range.clone())?;
@@ -78,7 +78,7 @@ pub(super) fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value =
 }
 
 /// A whole number of `unit`, each of so many seconds, or a duration.
-pub(super) fn whole(
+pub fn whole(
     text: &str,
     unit_seconds: u64,
     unit: &str,
@@ -115,7 +115,7 @@ fn duration(text: &str) -> Option<Duration> {
 
 /// An hour: its number, or a time in UTC where hours are since the epoch, as in `2026-11-29` (its first hour) or
 /// `2026-11-29T10`.
-pub(super) fn hour(text: &str) -> Result<u32, String> {
+pub fn hour(text: &str) -> Result<u32, String> {
     if let Ok(hour) = text.trim().parse() {
         return Ok(hour);
     }
@@ -152,7 +152,7 @@ pub fn hour_name(hour: u64) -> String {
 }
 
 /// Where to listen: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.
-pub(super) fn listen(text: &str) -> Result<String, String> {
+pub fn listen(text: &str) -> Result<String, String> {
     let example = "as in 127.0.0.1:8080, or :8080 for all addresses of this machine";
     if text.contains("://") {
         return Err(format!("it has to be an address and a port, {example}"));

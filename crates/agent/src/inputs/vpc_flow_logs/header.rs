@@ -204,7 +204,7 @@ fn looks_like_a_name(word: &str) -> bool {
 
 /// Whether `line` is where a flow log begins; one that has no header cannot be told, but for the time
 /// that CloudWatch puts first.
-pub(in crate::input) fn begins_with(line: &str) -> bool {
+pub(in crate::inputs) fn begins_with(line: &str) -> bool {
     let record = bare(line);
     let is_timed = has_time(line.trim_start());
     let is_default = || record.starts_with("2 ") && record.split_whitespace().count() == 14;

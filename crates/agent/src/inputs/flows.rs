@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::{Place, push_json_string};
-use crate::store::codec::Corrupt;
-use crate::store::codec::{self, FlowKey};
-use flow::{Batch, Counters};
+use flow::codec::{Corrupt, FlowKey};
+use flow::{Batch, Counters, codec};
 
 /// Keeps the hash of a text from being that of a flow.
 const TEXT_SEED: u64 = 1;

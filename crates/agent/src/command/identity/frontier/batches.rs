@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use super::super::{Chain, Identity, Noted};
 use super::grown::{NotedLines, lines_within};
 use super::{First, Frontier, LookUp, Piece, Stop, Taken, earlier};
-use crate::input::{Record, first_to_json};
-use crate::store::codec;
-use flow::{IdempotencyKey, Notes};
+use crate::inputs::{Record, first_to_json};
+use flow::{IdempotencyKey, Notes, codec};
 
 /// Records of a batch that are noted under the file's name.
 const SKETCH: usize = 4;

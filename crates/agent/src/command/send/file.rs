@@ -10,12 +10,11 @@ use super::super::identity::{self, Frontier, Known, LookUp, Stop};
 use super::super::say;
 use super::super::source::{Event, Source};
 use super::{Sending, said, with_remedy};
-use crate::config::Send;
-use crate::input::{Part, Place, Skipped, to_json};
-use crate::send::{Block, Receipts, SendError, Sender};
-use crate::store::Kept;
+use crate::arguments::Send;
+use crate::delivery::{Block, Receipts, SendError, Sender};
+use crate::inputs::{Part, Place, Skipped, to_json};
 use crate::terminal::printable;
-use flow::IdempotencyKey;
+use flow::{IdempotencyKey, Kept};
 
 /// Pause between two looks at how far it has come.
 const TICK: Duration = Duration::from_millis(200);
@@ -28,9 +27,10 @@ pub(super) struct Transferred {
 }
 
 /// The blocks that are on their way, and where their flows are.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Blocks(Mutex<VecDeque<OnItsWay>>);
 
+#[derive(Debug)]
 struct OnItsWay {
     key: String,
     path: PathBuf,
@@ -91,7 +91,7 @@ impl LookUp for Asking<'_> {
             self.sending.bar.set_message(message);
         };
         let known = self.receipts.of(&texts, show).map_err(|e| e.to_string())?;
-        let kept = |known: std::collections::HashMap<_, crate::send::Receipt>| {
+        let kept = |known: std::collections::HashMap<_, crate::delivery::Receipt>| {
             let kept = texts.iter().map(|&key| {
                 let receipt = known.get(key)?;
                 Some(Kept {

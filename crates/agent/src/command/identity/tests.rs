@@ -8,9 +8,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::input::{Line, Part, Place, Record, Skipped};
-use crate::store::{Kept, codec};
-use flow::{Batch, BatchBuilder, Counters, Hour};
+use crate::inputs::{Line, Part, Place, Record, Skipped};
+use flow::{Batch, BatchBuilder, Counters, Hour, Kept, codec};
 
 #[derive(Debug, Default)]
 struct Table {

@@ -22,19 +22,19 @@ mod lines;
 #[cfg(test)]
 mod tests;
 
-pub(super) use frontier::{Frontier, Known, LookUp, Stop};
+pub use frontier::{Frontier, Known, LookUp, Stop};
 
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::source::time;
-use crate::input::{Place, Record};
+use crate::inputs::{Place, Record};
 use flow::{IdempotencyKey, Note};
 
 /// Which files are one: those with the same content and source.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
+pub struct Identity {
     /// What `--source` says; nothing where it is not given.
     source: String,
     /// The file's name without its directory and the endings of compression; tells nothing but whether
@@ -43,7 +43,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(source: Option<&str>, path: &Path) -> Identity {
+    pub fn new(source: Option<&str>, path: &Path) -> Identity {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let plain = [".gz", ".zst"]
             .iter()
@@ -180,7 +180,7 @@ impl Noted {
 
 impl Stop {
     /// For people.
-    pub(super) fn explain(self) -> String {
+    pub fn explain(self) -> String {
         match self {
             Stop::OtherFlows { since_s } => format!(
                 "it was counted on {} and gave other flows then, with another --apps, --count or --format, or by \
@@ -204,7 +204,7 @@ impl Stop {
 }
 
 /// What to say of a file that is likely a changed copy.
-pub(super) fn changed_copy(path: &Path, since_s: u64) -> String {
+pub fn changed_copy(path: &Path, since_s: u64) -> String {
     format!(
         "{}: a file of this name that has many of its flows was counted on {}; this one is not the same, so \
          those flows count twice; to count lines that were mended, send them alone",
@@ -214,7 +214,7 @@ pub(super) fn changed_copy(path: &Path, since_s: u64) -> String {
 }
 
 /// What to say of a last line that counts and may have been cut.
-pub(super) fn unfinished_line(path: &Path, place: Place, flow: &str) -> String {
+pub fn unfinished_line(path: &Path, place: Place, flow: &str) -> String {
     format!(
         "warning: {}: {place} has no line end; it counts as {flow}. If the file is still being written, give \
          --growing, which leaves such a line for the next time",
@@ -223,6 +223,6 @@ pub(super) fn unfinished_line(path: &Path, place: Place, flow: &str) -> String {
 }
 
 /// What to say where a service cannot be asked.
-pub(super) const CANNOT_ASK: &str = "the service cannot say what was counted, since it has many nodes or is of \
+pub const CANNOT_ASK: &str = "the service cannot say what was counted, since it has many nodes or is of \
     an earlier version: a file that is sent again counts once, but of one that has grown, the last part \
     counts again; send files that are complete";

@@ -14,8 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::drain::{Drain, Drained};
 use super::identity::{Identity, Known};
 use super::say;
-use crate::config::Input;
-use crate::input::{Apps, HourLimit, InputError, Part, Reader, Skipped};
+use crate::arguments::Input;
+use crate::inputs::{Apps, HourLimit, InputError, Part, Reader, Skipped};
 
 /// Parts that are decoded and wait.
 const QUEUE_PARTS_MAX: usize = 4;
@@ -24,22 +24,24 @@ const QUEUE_PARTS_MAX: usize = 4;
 static WARNED: Once = Once::new();
 
 /// What is read.
-pub(super) struct Source {
+#[derive(Debug)]
+pub struct Source {
     input: File,
     /// Says when to stop reading.
     drain: Option<Arc<Drain>>,
     /// It can be read again.
-    pub(super) is_file: bool,
+    pub is_file: bool,
 }
 
 /// What a reading thread says.
-pub(super) enum Event {
+#[derive(Debug)]
+pub enum Event {
     Part(Box<Part>),
     Ended(Result<(), InputError>),
 }
 
 impl Source {
-    pub(super) fn open(path: &Path) -> Result<Source, String> {
+    pub fn open(path: &Path) -> Result<Source, String> {
         let cannot = |e: io::Error| format!("{}: {e}", path.display());
         if path.as_os_str() == "-" {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
@@ -60,7 +62,7 @@ impl Source {
     }
 
     /// The same, which `drain` can stop.
-    pub(super) fn until(self, drain: Arc<Drain>) -> Source {
+    pub fn until(self, drain: Arc<Drain>) -> Source {
         Source {
             drain: Some(drain),
             ..self
@@ -68,14 +70,14 @@ impl Source {
     }
 
     /// What it is told by, so that it counts once; `None` where it counts each time.
-    pub(super) fn identity(&self, input: &Input, path: &Path) -> Option<Identity> {
+    pub fn identity(&self, input: &Input, path: &Path) -> Option<Identity> {
         let is_told = self.is_file || input.source.is_some();
         (is_told && !input.again).then(|| Identity::new(input.source.as_deref(), path))
     }
 
     /// Has a thread of its own read it, in parts that are cut by what is in it. The thread ends when
     /// nobody takes any more, unless it waits for a pipe: then it ends with the process.
-    pub(super) fn read_in_parts(
+    pub fn read_in_parts(
         self,
         input: &Input,
         apps: &Arc<Apps>,
@@ -99,7 +101,7 @@ impl Source {
     }
 
     /// A reader of its flows, which moves the bar.
-    pub(super) fn reader(
+    pub fn reader(
         self,
         input: &Input,
         apps: &Arc<Apps>,
@@ -137,7 +139,7 @@ fn check_kind(path: &Path, data: &Metadata) -> Result<(), String> {
 ///
 /// # Errors
 /// What keeps it from being read; or that it is the file for rejects.
-pub(super) fn check(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, String> {
+pub fn check(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, String> {
     if path.as_os_str() == "-" {
         return Ok(None);
     }
@@ -157,7 +159,7 @@ pub(super) fn check(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, 
 }
 
 /// A bar for so many bytes, on a terminal; elsewhere nothing is drawn.
-pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
+pub fn progress(bytes: Option<u64>) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -178,7 +180,7 @@ pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
 }
 
 /// The applications in the file of `--apps`, if there is one.
-pub(super) fn apps(input: &Input) -> Result<Arc<Apps>, String> {
+pub fn apps(input: &Input) -> Result<Arc<Apps>, String> {
     let Some(path) = &input.apps else {
         return Ok(Arc::default());
     };
@@ -188,7 +190,7 @@ pub(super) fn apps(input: &Input) -> Result<Arc<Apps>, String> {
 }
 
 /// What to add to a command's result where records were skipped.
-pub(super) fn skipped(skipped: &Skipped) -> String {
+pub fn skipped(skipped: &Skipped) -> String {
     let mut text = String::new();
     let without_traffic = skipped.without_traffic();
     if without_traffic > 0 {
@@ -204,7 +206,7 @@ pub(super) fn skipped(skipped: &Skipped) -> String {
 }
 
 /// What to add where something was counted before.
-pub(super) fn known(known: Known) -> String {
+pub fn known(known: Known) -> String {
     match known {
         Known { flows: 0, .. } => String::new(),
         Known { flows, since_s } => format!(
@@ -215,7 +217,7 @@ pub(super) fn known(known: Known) -> String {
 }
 
 /// Seconds since the epoch, as people write them (RFC 3339).
-pub(super) fn time(seconds: u64) -> String {
+pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|time| jiff::Timestamp::from_second(time).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 /// Says when to stop reading, and when all that was read is handed over.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
+pub struct Drain {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -24,16 +24,16 @@ struct State {
 
 impl Drain {
     /// From now on, reading fails.
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         self.state().is_stopped = true;
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         self.state().is_stopped
     }
 
     /// Waits until what was read is handed over, at most for `time_max`.
-    pub(super) fn wait(&self, time_max: Duration) {
+    pub fn wait(&self, time_max: Duration) {
         let waited = self
             .changed
             .wait_timeout_while(self.state(), time_max, |state| !state.is_idle);
@@ -41,7 +41,7 @@ impl Drain {
     }
 
     /// Says that the reader has ended.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.state().is_idle = true;
         self.changed.notify_all();
     }
@@ -80,13 +80,13 @@ impl Drain {
 /// A pipe that can be stopped. Between the wait for input and taking it there is a moment at which nothing is
 /// held: a stop falls before that moment, and takes nothing, or after it, and waits for what was taken.
 #[derive(Debug)]
-pub(super) struct Drained {
+pub struct Drained {
     input: File,
     drain: Arc<Drain>,
 }
 
 impl Drained {
-    pub(super) fn new(input: File, drain: Arc<Drain>) -> Drained {
+    pub fn new(input: File, drain: Arc<Drain>) -> Drained {
         Drained { input, drain }
     }
 }

@@ -20,14 +20,14 @@ const LAST_CHARS_MAX: usize = 42;
 
 /// The text of a record.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LineText<'a> {
+pub struct LineText<'a> {
     /// Up to its last field.
-    pub(super) stem: &'a str,
-    pub(super) last: &'a str,
+    pub stem: &'a str,
+    pub last: &'a str,
 }
 
 /// Under which keys a line behind `before` is noted, as a batch begins or a file ends with it.
-pub(super) fn slots(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
+pub fn slots(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
     let stem = xxh3_128(line.stem.as_bytes());
     let slot = |slot| format!("line\0{:032x}\0{stem:032x}\0{slot}", before.content);
     let keys = (0..SLOTS).filter_map(|n| key(xxh3_128(slot(n).as_bytes())));
@@ -35,7 +35,7 @@ pub(super) fn slots(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
 }
 
 /// Under which key a line behind `before` is noted, as it is within a batch.
-pub(super) fn within(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
+pub fn within(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
     let stem = xxh3_128(line.stem.as_bytes());
     let text = format!("within\0{:032x}\0{stem:032x}", before.content);
     key(xxh3_128(text.as_bytes()))
@@ -43,13 +43,13 @@ pub(super) fn within(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKe
 
 /// What is noted of a line that was counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LineNote {
+pub struct LineNote {
     /// The line had an end: a longer line is another one.
-    pub(super) has_ended: bool,
+    pub has_ended: bool,
     /// Hash of the flow's hour and names.
-    pub(super) flow: u64,
+    pub flow: u64,
     /// All that was counted for the line.
-    pub(super) counters: Counters,
+    pub counters: Counters,
     last: Last,
 }
 
@@ -61,12 +61,7 @@ enum Last {
 }
 
 impl LineNote {
-    pub(super) fn new(
-        has_ended: bool,
-        line: LineText<'_>,
-        flow: u64,
-        counters: Counters,
-    ) -> LineNote {
+    pub fn new(has_ended: bool, line: LineText<'_>, flow: u64, counters: Counters) -> LineNote {
         let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b',' | b'~');
         let last = match line.last.bytes().all(is_plain) && line.last.len() <= LAST_CHARS_MAX {
             true => Last::Text(line.last.into()),
@@ -83,7 +78,7 @@ impl LineNote {
         }
     }
 
-    pub(super) fn note(&self) -> Option<Note> {
+    pub fn note(&self) -> Option<Note> {
         let last = match &self.last {
             Last::Text(text) => text.clone(),
             Last::Hash { bytes, hash } => format!("~{bytes}~{hash:x}"),
@@ -93,7 +88,7 @@ impl LineNote {
     }
 
     /// `None` for a note of another kind.
-    pub(super) fn parse(note: &str) -> Option<LineNote> {
+    pub fn parse(note: &str) -> Option<LineNote> {
         let mut parts = note.strip_prefix('l')?.splitn(5, '.');
         let has_ended = match parts.next()? {
             "0" => false,
@@ -122,7 +117,7 @@ impl LineNote {
     }
 
     /// Whether it has this last field.
-    pub(super) fn is_of(&self, last: &str) -> bool {
+    pub fn is_of(&self, last: &str) -> bool {
         match &self.last {
             Last::Text(text) => text == last,
             Last::Hash { bytes, hash } => *bytes == last.len() && *hash == xxh3_64(last.as_bytes()),
@@ -147,7 +142,7 @@ impl LineNote {
     }
 
     /// Whether `last` is, or may be, the beginning of its last field, which is longer.
-    pub(super) fn may_begin_with(&self, last: &str) -> bool {
+    pub fn may_begin_with(&self, last: &str) -> bool {
         match &self.last {
             Last::Text(text) => text.len() > last.len() && text.starts_with(last),
             Last::Hash { bytes, .. } => *bytes > last.len(),
@@ -164,7 +159,7 @@ impl LineNote {
 }
 
 /// Which of the `noted` lines has grown and is now the one that ends with `last`.
-pub(super) fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
+pub fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
     let begins = noted.iter().filter(|note| note.is_begin_of(last));
     let longest = begins.max_by_key(|note| note.last_bytes())?;
     // It may have become the line of another file.

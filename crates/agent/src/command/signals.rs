@@ -1,10 +1,22 @@
 //! Signals that end a command in good order.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+
+/// A file that passes `ulimit -f` is then a failed write, with an error that says so, instead of the end of the
+/// process. (What is registered takes the place of the signal's default; nobody reads the flag.)
+///
+/// # Errors
+/// A process without room for another signal handler.
+pub fn ignore_file_size_limit() -> Result<(), String> {
+    let ignored = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    ignored.map(drop).map_err(|e| format!("cannot start: {e}"))
+}
 
 /// Of a supervisor and a terminal, also one that goes away; but not one that the parent has set to be ignored,
 /// as `nohup` does.
-pub(super) fn ending() -> Vec<i32> {
+pub fn ending() -> Vec<i32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored(&status);
     let all = [SIGHUP, SIGINT, SIGTERM];

@@ -18,7 +18,8 @@ const EINVAL: i32 = 22;
 /// The first ones are shown on the terminal.
 const SHOWN_MAX: u64 = 10;
 
-pub(super) struct Rejects {
+#[derive(Debug)]
+pub struct Rejects {
     file: Option<(PathBuf, Mutex<File>)>,
     /// Fingerprints of lines that are not added again.
     known: HashSet<u128>,
@@ -33,7 +34,7 @@ pub(super) struct Rejects {
 impl Rejects {
     /// With `once`, for files that may be read a second time, what is in the file already is not added
     /// again.
-    pub(super) fn open(
+    pub fn open(
         path: Option<&Path>,
         once: bool,
         most: Option<u64>,
@@ -68,7 +69,7 @@ impl Rejects {
     }
 
     /// As NDJSON that can be mended and sent again: each flow's text as it was, and why not.
-    pub(super) fn write(&self, place: &str, flows: &[String], why: &str) -> Result<(), String> {
+    pub fn write(&self, place: &str, flows: &[String], why: &str) -> Result<(), String> {
         let before = self.count.fetch_add(flows.len() as u64, Ordering::Relaxed);
         if before < SHOWN_MAX {
             self.say(&format!("refused: {place}: {why}"));
@@ -95,7 +96,7 @@ impl Rejects {
     }
 
     /// A batch of `flows` that was set aside at `path`.
-    pub(super) fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
+    pub fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
         self.count.fetch_add(flows as u64, Ordering::Relaxed);
         let place = path.display();
         self.say(&format!(
@@ -107,16 +108,16 @@ impl Rejects {
     }
 
     /// One line, beside the progress bar.
-    pub(super) fn say(&self, line: &str) {
+    pub fn say(&self, line: &str) {
         self.bar.suspend(|| say(line));
     }
 
     /// Whether there is a file for them.
-    pub(super) fn are_kept(&self) -> bool {
+    pub fn are_kept(&self) -> bool {
         self.file.is_some()
     }
 
-    pub(super) fn sync(&self) -> Result<(), String> {
+    pub fn sync(&self) -> Result<(), String> {
         let Some((_, file)) = &self.file else {
             return Ok(());
         };
@@ -128,12 +129,12 @@ impl Rejects {
         }
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// What a command that did all it could has to say of them.
-    pub(super) fn verdict(&self) -> Result<(), String> {
+    pub fn verdict(&self) -> Result<(), String> {
         let n = self.count();
         if n == 0 {
             return Ok(());

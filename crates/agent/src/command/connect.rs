@@ -6,12 +6,12 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::arguments::Credentials;
 use crate::client::{Client, Server};
-use crate::config::Credentials;
 use flow::query::HourRow;
 
 /// The service at `url`.
-pub(super) fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
+pub fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
     let token = credentials.token_file.as_deref().map(token);
     Ok(Server {
         url: url.to_owned(),
@@ -23,12 +23,12 @@ pub(super) fn server(url: &str, credentials: &Credentials) -> Result<Server, Str
 }
 
 /// A client of the service at `url`.
-pub(super) fn client(url: &str, credentials: &Credentials) -> Result<Client, String> {
+pub fn client(url: &str, credentials: &Credentials) -> Result<Client, String> {
     Client::new(&server(url, credentials)?).map_err(|e| e.to_string())
 }
 
 /// The hours that hold flows, ascending, from `hours.start` up to but without `hours.end`.
-pub(super) fn hours(
+pub fn hours(
     client: &Client,
     hours: Range<u32>,
 ) -> Result<impl Iterator<Item = Result<HourRow, String>>, String> {
@@ -38,7 +38,7 @@ pub(super) fn hours(
 }
 
 /// A bar for bytes; where no terminal is, nothing is drawn.
-pub(super) fn byte_bar() -> ProgressBar {
+pub fn byte_bar() -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -5,10 +5,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::super::Chain;
 use super::super::lines::{self, LineNote};
 use super::{Frontier, LookUp, Piece, Stop, Taken};
-use crate::cli::source;
-use crate::input::{Refused, first_to_json};
-use crate::store::codec::{self, FlowKey};
-use flow::{Batch, BatchBuilder, Counters, IdempotencyKey, Note};
+use crate::command::source;
+use crate::inputs::{Refused, first_to_json};
+use flow::codec::FlowKey;
+use flow::{Batch, BatchBuilder, Counters, IdempotencyKey, Note, codec};
 
 /// What is known of the first line of a batch.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl<L: LookUp> Frontier<L> {
             .zip(&kept)
             .find(|(_, kept)| kept.is_none())
             .map(|(key, _)| key.clone());
-        let parse = |kept: &crate::store::Kept| {
+        let parse = |kept: &flow::Kept| {
             let line = kept.note.as_deref().and_then(LineNote::parse)?;
             Some((line, kept.time_s))
         };

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use super::lines::LineText;
 use super::{Chain, Identity, Noted};
-use crate::input::{Part, Place, Record, Refused};
-use crate::store::Kept;
-use flow::{Batch, IdempotencyKey};
+use crate::inputs::{Part, Place, Record, Refused};
+use flow::{Batch, IdempotencyKey, Kept};
 
 /// Keys that are asked about at once.
 const KEYS_MAX: usize = 10_000;
@@ -18,38 +17,38 @@ const KEYS_MAX: usize = 10_000;
 const KEYS_FEW: usize = 200;
 
 /// Where receipts are.
-pub(in crate::cli) trait LookUp {
+pub trait LookUp {
     /// What is kept under each key; `None` where that cannot be asked there.
     fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String>;
 }
 
 /// What came of a part.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Taken {
+pub struct Taken {
     /// Flows that are new, each batch to be counted after all that were handed out before it.
-    pub(in crate::cli) batches: Vec<Batch>,
+    pub batches: Vec<Batch>,
     /// Of each batch: where its flows are.
-    pub(in crate::cli) places: Vec<Vec<Place>>,
+    pub places: Vec<Vec<Place>>,
     /// Up to where the file was counted before, or is in batches.
-    pub(in crate::cli) upto: Option<Place>,
+    pub upto: Option<Place>,
     /// Flows that cannot be counted, since a beginning of them was.
-    pub(in crate::cli) refused: Vec<Refused>,
+    pub refused: Vec<Refused>,
     /// The last line, which counts and may have been cut: where it is, and its flow.
-    pub(in crate::cli) unfinished: Option<(Place, String)>,
+    pub unfinished: Option<(Place, String)>,
     /// The file is likely a changed copy of one that was counted at this time.
-    pub(in crate::cli) changed_since_s: Option<u64>,
+    pub changed_since_s: Option<u64>,
 }
 
 /// What was counted before, and is not again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::cli) struct Known {
-    pub(in crate::cli) flows: u64,
+pub struct Known {
+    pub flows: u64,
     /// When that was counted first: seconds since the epoch.
-    pub(in crate::cli) since_s: Option<u64>,
+    pub since_s: Option<u64>,
 }
 
 impl Known {
-    pub(in crate::cli) fn add(&mut self, other: Known) {
+    pub fn add(&mut self, other: Known) {
         self.flows += other.flows;
         self.since_s = earlier(self.since_s, other.since_s);
     }
@@ -61,7 +60,7 @@ fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
 
 /// Why nothing more of a file can be counted. Times are seconds since the epoch.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Stop {
+pub enum Stop {
     /// The same records gave other flows before.
     OtherFlows {
         since_s: u64,
@@ -79,12 +78,12 @@ pub(in crate::cli) enum Stop {
 
 /// Follows a file part by part.
 #[derive(Debug)]
-pub(in crate::cli) struct Frontier<L> {
+pub struct Frontier<L> {
     /// `None` where all of it counts.
     identity: Option<Identity>,
     receipts: L,
     /// Everything from here on is new.
-    pub(super) is_new: bool,
+    pub is_new: bool,
     cannot_ask: bool,
     /// Up to what was read.
     read: Chain,
@@ -201,7 +200,7 @@ impl Piece {
             Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
             _ => Ok(None),
         };
-        let failed = |e: crate::store::codec::Corrupt| Stop::Failed(e.to_string());
+        let failed = |e: flow::codec::Corrupt| Stop::Failed(e.to_string());
         let (head, tail) = (
             part(0..flows).map_err(failed)?,
             part(flows..all).map_err(failed)?,
@@ -224,7 +223,7 @@ fn chains_end(chains: &[Chain], before: Chain) -> Chain {
 }
 
 impl<L: LookUp> Frontier<L> {
-    pub(in crate::cli) fn new(identity: Option<Identity>, receipts: L) -> Frontier<L> {
+    pub fn new(identity: Option<Identity>, receipts: L) -> Frontier<L> {
         let begin = identity.as_ref().map_or(
             Chain {
                 index: 0,
@@ -253,17 +252,17 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// What was found so far that is not counted again.
-    pub(in crate::cli) fn known(&self) -> Known {
+    pub fn known(&self) -> Known {
         self.known
     }
 
     /// Whether it was not possible to ask what was counted.
-    pub(in crate::cli) fn cannot_ask(&self) -> bool {
+    pub fn cannot_ask(&self) -> bool {
         self.cannot_ask
     }
 
     /// Takes the next part of the file.
-    pub(in crate::cli) fn take(&mut self, part: Part) -> Result<Taken, Stop> {
+    pub fn take(&mut self, part: Part) -> Result<Taken, Stop> {
         let before = self.read;
         let chains = part.records.iter().map(|record| {
             self.read = self.read.with(record);
@@ -301,7 +300,7 @@ impl<L: LookUp> Frontier<L> {
     ///
     /// # Errors
     /// Where it cannot be told whether what is left was counted.
-    pub(in crate::cli) fn finish(&mut self) -> Result<(), Stop> {
+    pub fn finish(&mut self) -> Result<(), Stop> {
         let since_s = self.known.since_s.unwrap_or(0);
         match self.mark {
             _ if self.presumed > 0 => Err(Stop::Shorter { since_s }),

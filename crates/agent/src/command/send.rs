@@ -17,11 +17,11 @@ use super::identity::Known;
 use super::rejects::Rejects;
 use super::source::{self, Source};
 use super::{batches, connect, print, say, signals};
-use crate::config::Send;
-use crate::input::{Apps, Fault, Skipped};
-use crate::send::{
+use crate::arguments::Send;
+use crate::delivery::{
     Receipts, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
 };
+use crate::inputs::{Apps, Fault, Skipped};
 use crate::terminal::printable;
 
 /// A batch of a pipe is sent when it is this old, full or not.
@@ -31,7 +31,7 @@ const TRIES: u32 = 10;
 /// How long the end waits, after a signal, for what was read to be put into the spool.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
-pub(super) fn run(arguments: &Send) -> Result<(), String> {
+pub fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
     let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
     if arguments.file.as_os_str() == "-" && input.source.is_some() && arguments.spool.is_some() {
@@ -62,10 +62,11 @@ pub(super) fn run(arguments: &Send) -> Result<(), String> {
 }
 
 /// What the files of one command share.
-pub(super) struct Sending {
+#[derive(Debug)]
+pub struct Sending {
     apps: Arc<Apps>,
-    pub(super) rejects: Arc<Rejects>,
-    pub(super) bar: ProgressBar,
+    pub rejects: Arc<Rejects>,
+    pub bar: ProgressBar,
     under_way: Arc<UnderWay>,
     /// Blocks that may be on their way.
     blocks: Arc<Blocks>,
@@ -73,15 +74,15 @@ pub(super) struct Sending {
 }
 
 /// What was sent.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Sent {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sent {
     report: Report,
     skipped: Skipped,
     known: Known,
 }
 
 impl Sent {
-    pub(super) fn add(&mut self, other: Sent) {
+    pub fn add(&mut self, other: Sent) {
         self.report.flows += other.report.flows;
         self.report.batches += other.report.batches;
         self.report.replayed += other.report.replayed;
@@ -90,7 +91,7 @@ impl Sent {
         self.known.add(other.known);
     }
 
-    pub(super) fn to_string(self, refused: u64) -> String {
+    pub fn to_string(self, refused: u64) -> String {
         format!(
             "{} flows sent in {}, {} of which the service had already; {refused} refused{}{}{}",
             self.report.flows,
@@ -107,11 +108,7 @@ impl Sent {
 }
 
 impl Sending {
-    pub(super) fn new(
-        apps: Arc<Apps>,
-        rejects: Rejects,
-        bar: ProgressBar,
-    ) -> Result<Sending, String> {
+    pub fn new(apps: Arc<Apps>, rejects: Rejects, bar: ProgressBar) -> Result<Sending, String> {
         let under_way = Arc::new(UnderWay::default());
         end_at_signal(under_way.clone()).map_err(|e| format!("cannot start: {e}"))?;
         Ok(Sending {
@@ -126,7 +123,7 @@ impl Sending {
 
     /// Sends one input, and waits until the service has it. What was sent is `None` where it did not
     /// begin; it may be something although the rest was not sent.
-    pub(super) fn send(&self, arguments: &Send) -> (Option<Sent>, Result<(), String>) {
+    pub fn send(&self, arguments: &Send) -> (Option<Sent>, Result<(), String>) {
         let mut all = None;
         let mut tries = 0;
         loop {
@@ -410,9 +407,10 @@ fn forever() -> ! {
 }
 
 /// The file that is being sent, for the thread that waits for a signal.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct UnderWay(Mutex<Option<Current>>);
 
+#[derive(Debug)]
 struct Current {
     sender: Arc<Sender>,
     drain: Arc<Drain>,

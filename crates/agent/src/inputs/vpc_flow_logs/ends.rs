@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Flow;
 use super::header::{Columns, Field};
-use crate::input::Apps;
+use crate::inputs::Apps;
 
 /// Conversations that are remembered, to notice where the other end is recorded too: 256 KiB.
 const REMEMBERED: usize = 1 << 14;
@@ -40,11 +40,11 @@ type Warn = Box<dyn Fn(&str) + Send>;
 
 /// How flow logs are read.
 #[derive(Default)]
-pub(in crate::input) struct FlowLogs {
-    pub(in crate::input) apps: Arc<Apps>,
-    pub(in crate::input) count: Count,
+pub(in crate::inputs) struct FlowLogs {
+    pub(in crate::inputs) apps: Arc<Apps>,
+    pub(in crate::inputs) count: Count,
     /// Is told, at most once an input, that the sums may not be what was meant.
-    pub(in crate::input) warn: Option<Warn>,
+    pub(in crate::inputs) warn: Option<Warn>,
 }
 
 impl fmt::Debug for FlowLogs {
