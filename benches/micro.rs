@@ -171,17 +171,21 @@ fn bench_store(c: &mut Criterion) {
         let group_of_8: Vec<Batch> = (0..8).map(|_| batch(edges(count))).collect();
         group.throughput(Throughput::Elements(8 * count as u64));
         group.bench_function(format!("commit_8_batches_{id}"), |b| {
-            b.iter(|| store.commit(&group_of_8).expect("a disk with space"));
+            b.iter_batched(
+                || group_of_8.clone(),
+                |group| store.commit(group).expect("a disk with space"),
+                BatchSize::PerIteration,
+            );
         });
     }
     let rows = size(100_000, 100);
-    let every = [batch(edges(rows))];
+    let every = vec![batch(edges(rows))];
     group.throughput(Throughput::Elements(rows as u64));
     let (_dir, store) = open(Durability::Os);
     group.bench_function("flush", |b| {
         b.iter_batched(
-            || store.commit(&every).expect("a disk with space"),
-            |()| store.flush().expect("a disk with space"),
+            || store.commit(every.clone()).expect("a disk with space"),
+            |_outcomes| store.flush().expect("a disk with space"),
             BatchSize::PerIteration,
         );
     });
@@ -198,7 +202,7 @@ fn bench_store(c: &mut Criterion) {
     store.flush().expect("a disk with space");
     store.compact().expect("a disk with space");
     group.bench_function("scan_compacted", |b| b.iter(scan));
-    store.commit(&every).expect("a disk with space");
+    store.commit(every.clone()).expect("a disk with space");
     group.bench_function("scan_compacted_and_tally", |b| b.iter(scan));
     let store = Arc::new(store);
     let engine = Engine::new(QueryLimits::NONE);

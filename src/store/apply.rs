@@ -8,10 +8,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::codec::{self, Receipt};
+use super::codec::Receipt;
 use super::commit::hours_bytes;
-use super::error::{StoreError, database};
-use super::receipts::receipts_family;
+use super::dedupe::Known;
+use super::error::StoreError;
 use super::{Inner, Store, Tallies};
 use flow::Batch;
 
@@ -36,13 +36,6 @@ pub struct Applied {
     pub repeated: u64,
     /// Batches under a key that other flows were taken under: they do not count.
     pub reused: u64,
-}
-
-/// What is known of an entry's key.
-enum KeyIs {
-    New,
-    Repeated,
-    Reused,
 }
 
 impl Store {
@@ -89,13 +82,13 @@ impl Store {
             if position <= before {
                 continue;
             }
-            let known = inner.key_is(&tallies, &batch, position, time_s)?;
+            let known = inner.known_at(&tallies, &batch, position, time_s)?;
             match known {
-                KeyIs::New => {}
-                KeyIs::Repeated => applied.repeated += 1,
-                KeyIs::Reused => applied.reused += 1,
+                Known::New => {}
+                Known::Replayed { .. } => applied.repeated += 1,
+                Known::Reused => applied.reused += 1,
             }
-            if !matches!(known, KeyIs::New) {
+            if known != Known::New {
                 tallies.active.skip_to(position);
                 continue;
             }
@@ -126,15 +119,16 @@ impl Store {
 }
 
 impl Inner {
-    fn key_is(
+    /// [`Store::known`] for a batch at `position` of the journal, which was written there at `time_s`.
+    fn known_at(
         &self,
         tallies: &Tallies,
         batch: &Batch,
         position: u64,
         time_s: u64,
-    ) -> Result<KeyIs, StoreError> {
+    ) -> Result<Known, StoreError> {
         let Some((key, fingerprint)) = batch.receipt() else {
-            return Ok(KeyIs::New);
+            return Ok(Known::New);
         };
         let frozen = tallies.frozen.as_deref();
         let in_memory = frozen.into_iter().chain([&tallies.active]);
@@ -143,30 +137,16 @@ impl Inner {
             .copied()
             .last();
         if receipt.is_none() {
-            let stored = self
-                .db
-                .get_pinned_cf(receipts_family(&self.db)?, key.as_bytes())
-                .map_err(database("reading a receipt"))?;
-            let stored = stored
-                .map(|value| codec::decode_batch_receipt(&value))
-                .transpose()?
-                .flatten();
-            // Its own, or that of one behind it: written before a kill, and its sums were not. One in memory
-            // is of the same position only where that has two batches under the key.
+            // One of this position or a later one was written before a kill, and its sums were not. One in
+            // memory has the same position only if two batches of that position have the key.
+            let stored = self.stored_receipt(key)?;
             receipt = stored.filter(|receipt| receipt.position < position);
         }
-        let Some(receipt) = receipt else {
-            return Ok(KeyIs::New);
-        };
-        // By the times of the journal, not by the clock: a second reading has to come out the same.
-        let age = Duration::from_secs(time_s.saturating_sub(receipt.time_s));
-        Ok(if age > self.options.window_of(key.as_bytes()) {
-            KeyIs::New
-        } else if receipt.fingerprint == fingerprint {
-            KeyIs::Repeated
-        } else {
-            KeyIs::Reused
-        })
+        // By the times of the journal, not by the clock: reading it a second time has to give the same sums.
+        let window = self.options.window_of(key.as_bytes());
+        let age = |receipt: &Receipt| Duration::from_secs(time_s.saturating_sub(receipt.time_s));
+        let receipt = receipt.filter(|receipt| age(receipt) <= window);
+        Ok(Known::by(receipt, fingerprint))
     }
 }
 
@@ -219,7 +199,7 @@ mod tests {
             {
                 continue;
             }
-            for record in codec::Records::new(entry.batch.bytes()).unwrap() {
+            for record in super::super::codec::Records::new(entry.batch.bytes()).unwrap() {
                 let record = record.unwrap();
                 let (hour, suffix) = record.key.split_first_chunk().unwrap();
                 let key = (u32::from_be_bytes(*hour), suffix.to_vec());

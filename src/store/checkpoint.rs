@@ -157,7 +157,7 @@ mod tests {
                     for name in [b"a", b"b"] {
                         batch.push(hour, [name, b"d", b"v"], Counters { tx: 1, rx: 2 });
                     }
-                    store.commit(&[batch.finish()]).unwrap();
+                    store.commit(vec![batch.finish()]).unwrap();
                 }
             });
             for round in 0..20 {

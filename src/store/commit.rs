@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::dedupe::{Group, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
 use super::tally::HOUR_MEMORY_BYTES;
@@ -10,15 +11,22 @@ use super::{Inner, Step, Store, Tallies, Tally};
 use flow::Batch;
 
 impl Store {
-    /// Makes a group of batches durable and visible, all of them at once. One commit runs at a
-    /// time; larger groups share the cost of its fsync.
+    /// Makes a group of batches durable and visible, all of them at once, and returns what became of each, in
+    /// their order: one that was counted before is not counted again. One commit runs at a time; larger groups
+    /// share the cost of its fsync.
     ///
     /// # Errors
     /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`] for a flush, and
     /// [`StoreError::Gone`] where the data directory is. After any error, none of the batches counts.
-    pub fn commit(&self, group: &[Batch]) -> Result<(), StoreError> {
+    pub fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let inner = &*self.inner;
         let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        let mut group = Group::new(self)?;
+        let outcomes = batches.into_iter().map(|batch| group.add(batch)).collect();
+        let group = group.batches;
+        if group.is_empty() {
+            return Ok(outcomes);
+        }
         inner.look_for_dir()?;
         let group_bytes: usize = group.iter().map(|batch| batch.bytes().len()).sum();
         let mut growth = hours_bytes(group.iter());
@@ -31,7 +39,7 @@ impl Store {
         inner.widen_journal(group_bytes);
         let durability = inner.options.durability;
         let start = Instant::now();
-        let written = Journal::new(&inner.db)?.append(first, group, &revoked, durability);
+        let written = Journal::new(&inner.db)?.append(first, &group, &revoked, durability);
         inner
             .options
             .metrics
@@ -49,7 +57,7 @@ impl Store {
         let mut tallies = inner.tallies()?;
         debug_assert_eq!(tallies.active.last() + 1, first);
         let mut stopped = 0;
-        for batch in group {
+        for batch in &group {
             stopped += tallies.active.add(batch)?;
             tallies.note_ledger(batch.ledger());
         }
@@ -60,7 +68,7 @@ impl Store {
         if inner.is_full(&tallies.active) {
             inner.flush_due.notify_one();
         }
-        Ok(())
+        Ok(outcomes)
     }
 
     /// Waits until the active tally has room for a group that may add `growth_bytes` to it, if all of its hours

@@ -224,7 +224,7 @@ mod tests {
         for _ in 0..3 {
             let mut batch = BatchBuilder::with_capacity(0);
             batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
-            store.commit(&[batch.finish()]).unwrap();
+            store.commit(vec![batch.finish()]).unwrap();
             store.flush().unwrap();
         }
         let inner = &store.inner;

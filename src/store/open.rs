@@ -167,7 +167,7 @@ mod tests {
         let mut batch = BatchBuilder::with_capacity(0);
         let hour = Hour::new(7).unwrap();
         batch.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
-        store.commit(&[batch.finish()])
+        store.commit(vec![batch.finish()]).map(drop)
     }
 
     #[test]

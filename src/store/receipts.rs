@@ -21,53 +21,14 @@ use super::error::{StoreError, database};
 use super::journal::write_log;
 use super::tally::Tally;
 use super::{Durability, Inner, Store, StoreOptions};
-use flow::{Batch, IdempotencyKey, Kept};
+use flow::{IdempotencyKey, Kept};
 
 /// Behind all keys of imports, and before the next other one that there can be.
 const IMPORTS_END: &[u8] = b"import`";
 /// Behind all keys of notes.
 const NOTES_END: &[u8] = b"\x01";
 
-/// What is known of a batch's idempotency key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// The batch has no key, or one that no batch has had within the window.
-    New,
-    /// The same flows were taken under it, without those that were too old then.
-    Taken { expired: u64 },
-    /// Other flows were taken under it.
-    Reused,
-}
-
 impl Store {
-    /// Whether a batch was taken under the key of `batch`, and whether it was the same one.
-    pub fn known(&self, batch: &Batch) -> Result<Known, StoreError> {
-        let Some((key, fingerprint)) = batch.receipt() else {
-            return Ok(Known::New);
-        };
-        let inner = &*self.inner;
-        let value = inner
-            .db
-            .get_pinned_cf(receipts_family(&inner.db)?, key.as_bytes())
-            .map_err(database("reading a receipt"))?;
-        let receipt = match value {
-            Some(value) => codec::decode_batch_receipt(&value)?,
-            None => None,
-        };
-        let Some(receipt) = receipt else {
-            return Ok(Known::New);
-        };
-        Ok(if is_over(key.as_bytes(), &receipt, &inner.options) {
-            Known::New
-        } else if receipt.fingerprint == fingerprint {
-            Known::Taken {
-                expired: receipt.expired,
-            }
-        } else {
-            Known::Reused
-        })
-    }
-
     /// What is kept under each of `keys`: the receipt of the batch that was taken under it, or else a note.
     pub fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, StoreError> {
         let read = |key: &IdempotencyKey| {
@@ -345,7 +306,7 @@ impl Inner {
 }
 
 /// A clock that was set back makes receipts live longer, not shorter.
-fn is_over(key: &[u8], receipt: &Receipt, options: &StoreOptions) -> bool {
+pub(super) fn is_over(key: &[u8], receipt: &Receipt, options: &StoreOptions) -> bool {
     let until = Duration::from_secs(receipt.time_s).saturating_add(options.window_of(key));
     now() > until
 }

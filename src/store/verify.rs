@@ -266,7 +266,7 @@ mod tests {
                     },
                 );
             }
-            store.commit(&[batch.finish()]).unwrap();
+            store.commit(vec![batch.finish()]).unwrap();
             if hour == 8 {
                 store.flush().unwrap();
             }

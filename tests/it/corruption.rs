@@ -54,7 +54,7 @@ fn stored(dir: &Path, with_journal: bool) -> Model {
                 })
                 .collect();
             add_to(&mut model, &flows);
-            store.commit(&[batch(&flows)]).unwrap();
+            store.commit(vec![batch(&flows)]).unwrap();
         }
         if round < 3 || !with_journal {
             store.flush().unwrap();
@@ -195,7 +195,7 @@ fn a_log_that_a_power_cut_broke_off_opens() {
     {
         let (store, _) = Store::open(&whole, StoreOptions::default()).unwrap();
         for part in 0..3 {
-            store.commit(&[batch(&flows(part))]).unwrap();
+            store.commit(vec![batch(&flows(part))]).unwrap();
             lengths.push(bytes_of(&log()) as usize);
         }
     }
@@ -242,7 +242,7 @@ fn a_log_that_a_power_cut_broke_off_opens() {
             (Ok((store, _)), Some(parts)) => {
                 assert_eq!(scan(&store, 1).len(), 100 * parts);
                 // And goes on.
-                store.commit(&[batch(&flows(7))]).unwrap();
+                store.commit(vec![batch(&flows(7))]).unwrap();
                 drop(store);
                 let (store, _) = Store::open(&broken, StoreOptions::default()).unwrap();
                 assert_eq!(scan(&store, 1).len(), 100 * (parts + 1));
@@ -319,7 +319,7 @@ fn with_receipts(dir: &Path, keys: u32) -> Vec<Batch> {
     };
     let batches: Vec<_> = (0..keys).map(keyed).collect();
     let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
-    store.commit(&batches).unwrap();
+    store.commit(batches.clone()).unwrap();
     store.flush().unwrap();
     batches
 }
@@ -351,7 +351,7 @@ fn a_changed_byte_never_counts_a_batch_twice() {
                 Ok(known) => {
                     for known in &known {
                         assert!(
-                            matches!(known, Ok(Known::Taken { .. }) | Err(_)),
+                            matches!(known, Ok(Known::Replayed { .. }) | Err(_)),
                             "{known:?}"
                         );
                     }

@@ -182,7 +182,9 @@ fn child_that_crashes() {
         line(&sent, n);
         // Two batches a group: a crash must not part them from themselves, nor from the shared row.
         let flows = [flows_of(1, 0, n), flows_of(1, 1, n)];
-        store.commit(&[batch(&flows[0]), batch(&flows[1])]).unwrap();
+        store
+            .commit(vec![batch(&flows[0]), batch(&flows[1])])
+            .unwrap();
         line(&acknowledged, n);
         if n % 3 == 0 {
             store.flush().unwrap();
@@ -260,7 +262,7 @@ fn a_replay_larger_than_the_tally_flushes_as_it_goes() {
     let (store, _) = Store::open(dir.path(), roomy()).unwrap();
     let mut acknowledged = BTreeSet::new();
     for n in 0..50 {
-        store.commit(&[batch(&flows_of(1, 0, n))]).unwrap();
+        store.commit(vec![batch(&flows_of(1, 0, n))]).unwrap();
         acknowledged.insert((0, n));
     }
     drop(store); // not flushed

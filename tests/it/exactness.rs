@@ -49,7 +49,7 @@ fn the_store_is_a_sorted_map() {
                     })
                     .collect();
                 let batches: Vec<_> = group.iter().map(|flows| batch(flows)).collect();
-                store.commit(&batches).unwrap();
+                store.commit(batches.clone()).unwrap();
                 group.iter().for_each(|flows| add_to(&mut model, flows));
                 for flow in group.iter().flatten() {
                     let hour = Hour::new(flow.key.0.into()).unwrap();
@@ -192,11 +192,11 @@ fn sums_stop_at_the_top_on_every_path_and_are_counted() {
             [((1, "a".into(), "b".into(), "c".into()), Counters { tx, rx })]
         );
     };
-    store.commit(&[batch(&huge)]).unwrap();
+    store.commit(vec![batch(&huge)]).unwrap();
     expect(u64::MAX - 1, 1);
     store.flush().unwrap();
     // Tally on disk: added while reading.
-    store.commit(&[batch(&one)]).unwrap();
+    store.commit(vec![batch(&one)]).unwrap();
     expect(u64::MAX, 2);
     // Two operands on disk: added by the merge operator.
     store.flush().unwrap();
@@ -204,7 +204,7 @@ fn sums_stop_at_the_top_on_every_path_and_are_counted() {
     assert!(store.sums_stopped() > 0);
     // In the tally alone.
     let before = store.sums_stopped();
-    store.commit(&[batch(&huge), batch(&one)]).unwrap();
+    store.commit(vec![batch(&huge), batch(&one)]).unwrap();
     // A compaction of what was flushed may count meanwhile.
     assert!(store.sums_stopped() > before);
     expect(u64::MAX, 4);
@@ -226,7 +226,7 @@ fn each_commit_is_synced_unless_told_otherwise() {
         let before = store.log_syncs();
         for _ in 0..10 {
             store
-                .commit(&[batch(&[TestFlow::new(1, "a", "b", "c", 1, 1)])])
+                .commit(vec![batch(&[TestFlow::new(1, "a", "b", "c", 1, 1)])])
                 .unwrap();
         }
         assert_eq!(store.log_syncs() - before, syncs);

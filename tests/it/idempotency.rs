@@ -230,15 +230,18 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
     };
     let mut generation = || (0..5000).map(|_| keyed()).collect::<Vec<_>>();
     let (old, new) = (generation(), generation());
-    store.commit(&old).unwrap();
+    store.commit(old.clone()).unwrap();
     store.flush().unwrap();
-    assert_eq!(store.known(&old[0]).unwrap(), Known::Taken { expired: 0 });
+    assert_eq!(
+        store.known(&old[0]).unwrap(),
+        Known::Replayed { expired: 0 }
+    );
     // Receipts have the second in which they were written.
     std::thread::sleep(Duration::from_millis(2100));
-    store.commit(&new).unwrap();
+    store.commit(new.clone()).unwrap();
     store.flush().unwrap();
     // Its bound is looked at after a flush.
-    store.commit(&[batch(&flows(1))]).unwrap();
+    store.commit(vec![batch(&flows(1))]).unwrap();
     store.flush().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while store.known(&old[0]).unwrap() != Known::New {
@@ -246,7 +249,7 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
         std::thread::sleep(Duration::from_millis(20));
     }
     for batch in &new {
-        assert_eq!(store.known(batch).unwrap(), Known::Taken { expired: 0 });
+        assert_eq!(store.known(batch).unwrap(), Known::Replayed { expired: 0 });
     }
     for batch in &old {
         assert_eq!(store.known(batch).unwrap(), Known::New);

@@ -137,9 +137,7 @@ fn an_answer_shows_a_state_that_existed_while_flushes_never_cease() {
         4,
         (200, 200),
         |writer| {
-            store
-                .commit(std::slice::from_ref(&batches[writer]))
-                .unwrap()
+            store.commit(vec![batches[writer].clone()]).unwrap();
         },
         || scan(&store, HOUR),
     );

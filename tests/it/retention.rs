@@ -159,7 +159,7 @@ fn killed_at_each_step_of_a_drop() {
         let (store, _) = Store::open(dir.path(), options).unwrap();
         for hour in 1..4 {
             store
-                .commit(&[batch(&[flow(hour, 1), flow(hour, 2)])])
+                .commit(vec![batch(&[flow(hour, 1), flow(hour, 2)])])
                 .unwrap();
         }
         // Before a drop, one file holds all hours; before a flush, none.
@@ -271,7 +271,7 @@ fn what_is_gone_stays_gone() {
                 if hour == newest {
                     newest += 1;
                     let flows = [flow(newest, 1)];
-                    store.commit(&[batch(&flows)]).unwrap();
+                    store.commit(vec![batch(&flows)]).unwrap();
                     add_to(&mut model, &flows);
                 }
             }
@@ -284,7 +284,7 @@ fn what_is_gone_stays_gone() {
                     })
                     .chain([flow(newest, 1)])
                     .collect();
-                store.commit(&[batch(&flows)]).unwrap();
+                store.commit(vec![batch(&flows)]).unwrap();
                 add_to(&mut model, &flows);
             }
         }
@@ -334,7 +334,7 @@ fn a_thousand_hours_take_the_space_of_those_that_are_kept() {
             .collect();
         let batch = batch(&flows);
         let start = Instant::now();
-        store.commit(&[batch]).unwrap();
+        store.commit(vec![batch]).unwrap();
         longest = longest.max(start.elapsed());
         if hour % 5 == 0 {
             store.flush().unwrap();
@@ -367,7 +367,7 @@ fn a_full_disk_puts_off_what_a_dropped_hour_leaves() {
         let flows: Vec<_> = (0..HOUR_ROWS)
             .map(|_| TestFlow::new(hour, &random.random::<u128>().to_string(), "d", "v", 1, 1))
             .collect();
-        store.commit(&[batch(&flows)]).unwrap();
+        store.commit(vec![batch(&flows)]).unwrap();
     }
     store.flush().unwrap();
     // RocksDB removes its log, which would make room later.

@@ -83,7 +83,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
         };
         let (store, _) = Store::open(&dir, options).unwrap();
         for part in 0..=flush {
-            store.commit(&[batch(&flows_of(part))]).unwrap();
+            store.commit(vec![batch(&flows_of(part))]).unwrap();
             if part < flush {
                 store.flush().unwrap();
             }
@@ -116,7 +116,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
             }
             let store = open(&broken);
             assert_eq!(rows_of(&store), rows, "{flush}: {subset:b}");
-            store.commit(&[batch(&flows_of(8))]).unwrap();
+            store.commit(vec![batch(&flows_of(8))]).unwrap();
             store.flush().unwrap();
             assert_eq!(rows_of(&store).len(), rows.len() + 40);
             drop(store);
@@ -140,7 +140,7 @@ fn three_records(dir: &Path, durability: Durability) -> (PathBuf, Vec<u8>, Vec<u
     let log = with_extension(dir, "log").pop().unwrap();
     let mut ends = Vec::new();
     for part in 0..3 {
-        store.commit(&[batch(&flows(part))]).unwrap();
+        store.commit(vec![batch(&flows(part))]).unwrap();
         ends.push(std::fs::metadata(&log).unwrap().len() as usize);
     }
     let bytes = std::fs::read(&log).unwrap();
@@ -195,7 +195,7 @@ fn without_syncs_it_opens_with_what_is_before_the_first_gap() {
         std::fs::write(broken.join(log.strip_prefix(&dir).unwrap()), &left).unwrap();
         let store = open(&broken);
         assert_eq!(scan(&store, 1).len(), 40);
-        store.commit(&[batch(&flows(7))]).unwrap();
+        store.commit(vec![batch(&flows(7))]).unwrap();
         drop(store);
         assert_eq!(scan(&open(&broken), 1).len(), 80);
         std::fs::remove_dir_all(&broken).unwrap();

@@ -17,7 +17,7 @@ fn store_hours(dir: &Path, hours: u64) {
             let hour = Hour::new(hour).unwrap();
             batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
         }
-        store.commit(&[batch.finish()]).unwrap();
+        store.commit(vec![batch.finish()]).unwrap();
         store.flush().unwrap();
     }
 }

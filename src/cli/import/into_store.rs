@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 
 use super::super::serve;
 use crate::config::Import;
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::store::{Outcome, Store, StoreError, StoreOptions};
 use agent::command::identity::{Frontier, Known, LookUp, Stop};
 use agent::command::rejects::Rejects;
 use agent::command::source::{Event, Source};
@@ -287,18 +287,35 @@ impl Load<'_> {
             if let Some(why) = store.write_health().lacks_space() {
                 return Err(format!("{why}; make room, and run it again"));
             }
-            let committed = store.commit(&group.batches);
-            committed.map_err(|e| e.to_string())?;
+            let outcomes = store.commit(group.batches).map_err(|e| e.to_string())?;
+            for outcome in outcomes {
+                self.count(outcome)?;
+            }
         }
-        let flows = group.batches.iter().map(|batch| batch.flows() as u64);
-        self.done.flows += flows.sum::<u64>();
-        // A line that has grown may have none left that counts.
-        let with_flows = group.batches.iter().filter(|batch| batch.flows() > 0);
-        self.done.batches += with_flows.count() as u64;
         file.imported = group.last.or(file.imported);
         self.bar
             .set_message(format!("{} flows imported", self.done.flows));
         Ok(())
+    }
+
+    fn count(&mut self, outcome: Outcome) -> Result<(), String> {
+        match outcome {
+            Outcome::Counted { flows, .. } => {
+                self.done.flows += flows;
+                // A line that has grown may have none left that counts.
+                self.done.batches += u64::from(flows > 0);
+                Ok(())
+            }
+            Outcome::Replayed { flows, .. } => {
+                let since_s = None;
+                self.done.known.add(Known { flows, since_s });
+                Ok(())
+            }
+            Outcome::KeyReused | Outcome::ReceiptExists => {
+                Err("other flows were counted under the same key; run it again".into())
+            }
+            Outcome::Unknown(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Group commit: one thread takes all batches that wait, commits them with one fsync, and responds to each. Under
 //! light load, a batch waits for one fsync; under heavy load, hundreds share it.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -11,9 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::ingest::Permit;
 use crate::service::{Committed, ServiceError};
-use crate::store::{self, Known, Retention, Store, StoreError};
+use crate::store::{self, Outcome, Store, StoreError};
 use crate::telemetry::Metrics;
-use flow::{Batch, IdempotencyKey};
+use flow::Batch;
 
 /// Batches that may wait for the committer. Their bytes are bounded by admission.
 const QUEUE_BATCHES_MAX: usize = 4096;
@@ -87,10 +86,10 @@ impl Committer {
 
 fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
     let bytes_max = GROUP_BYTES_MAX.min(store.tally_bytes_max() / GROUPS_PER_TALLY);
-    let mut group = Group::default();
     // The job that did not fit into the previous group.
     let mut postponed = None;
     while let Some(first) = postponed.take().or_else(|| jobs.blocking_recv()) {
+        let (mut batches, mut requests) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         let mut bytes = 0;
         while let Some(job) = next {
@@ -102,7 +101,8 @@ fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
                         break;
                     }
                     bytes += cost;
-                    group.admit(store, batch, (permit, responder));
+                    batches.push(batch);
+                    requests.push((permit, responder));
                 }
                 Job::Finish => jobs.close(),
             }
@@ -112,134 +112,77 @@ fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
                 None
             };
         }
-        group.commit(store, metrics);
+        commit(store, metrics, batches, requests);
     }
 }
 
-/// Batches that are committed together, and the requests that wait for them.
-#[derive(Default)]
-struct Group {
+/// Commits the batches together, and responds to each request. One that replays a batch of the group waits for
+/// it, too.
+fn commit(
+    store: &Store,
+    metrics: &Metrics,
     batches: Vec<Batch>,
-    waiting: Vec<((Permit, Responder), Committed)>,
-    /// Fingerprints by idempotency key, and how many flows were too old.
-    keys: HashMap<IdempotencyKey, (u128, u64)>,
-    /// Keys of notes.
-    noted: HashSet<IdempotencyKey>,
-    /// Which hours are kept, with those of this group; `None` before its first batch.
-    retention: Option<Retention>,
+    requests: Vec<(Permit, Responder)>,
+) {
+    let start = Instant::now();
+    match store.commit(batches) {
+        Ok(outcomes) => {
+            observe(metrics, start, &outcomes);
+            for (request, outcome) in requests.into_iter().zip(outcomes) {
+                respond(request, result(outcome));
+            }
+        }
+        Err(error) => {
+            let error = service_error(error);
+            for request in requests {
+                respond(request, Err(error.clone()));
+            }
+        }
+    }
 }
 
-impl Group {
-    /// Adds a batch to the group, or responds at once if it is refused. One thread handles all batches, so of two
-    /// with the same key, the second always finds the first: in this group, or by its receipt.
-    fn admit(&mut self, store: &Store, batch: Batch, request: (Permit, Responder)) {
-        let flows = batch.flows() as u64;
-        let known = match batch.receipt() {
-            None => Ok(Known::New),
-            Some((key, fingerprint)) => match self.keys.get(key) {
-                Some((of_first, expired)) if *of_first == fingerprint => {
-                    Ok(Known::Taken { expired: *expired })
-                }
-                Some(_) => Ok(Known::Reused),
-                None => store.known(&batch),
-            },
-        };
-        match known {
-            Ok(Known::New) => match self.conflicts_with_receipt(store, &batch) {
-                Ok(true) => respond(request, Err(ServiceError::ReceiptExists)),
-                Ok(false) => match self.push(store, batch) {
-                    Ok(committed) => self.waiting.push((request, committed)),
-                    Err(error) => respond(request, Err(service_error(error))),
-                },
-                Err(error) => respond(request, Err(ServiceError::Receipt(Arc::new(error)))),
-            },
-            // It waits for this group even if the first is durable already: retries are rare.
-            Ok(Known::Taken { expired }) => {
-                let committed = Committed {
-                    replayed: true,
-                    flows: flows.saturating_sub(expired),
-                    expired,
-                };
-                self.waiting.push((request, committed));
+fn result(outcome: Outcome) -> CommitResult {
+    let committed = |replayed, flows, expired| {
+        Ok(Committed {
+            replayed,
+            flows,
+            expired,
+        })
+    };
+    match outcome {
+        Outcome::Counted { flows, expired, .. } => committed(false, flows, expired),
+        Outcome::Replayed { flows, expired } => committed(true, flows, expired),
+        Outcome::KeyReused => Err(ServiceError::KeyReused),
+        Outcome::ReceiptExists => Err(ServiceError::ReceiptExists),
+        Outcome::Unknown(error) => Err(ServiceError::Receipt(Arc::new(error))),
+    }
+}
+
+fn observe(metrics: &Metrics, start: Instant, outcomes: &[Outcome]) {
+    let metrics = metrics.ingest();
+    let mut written = 0_u64;
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Counted {
+                flows,
+                expired,
+                bytes,
+            } => {
+                written += u64::from(*bytes > 0);
+                metrics.bytes.inc_by(*bytes as u64);
+                metrics.flows.inc_by(*flows);
+                metrics.expired.inc_by(*expired);
             }
-            Ok(Known::Reused) => respond(request, Err(ServiceError::KeyReused)),
-            Err(error) => respond(request, Err(ServiceError::Receipt(Arc::new(error)))),
+            Outcome::Replayed { .. } => metrics.replayed.inc(),
+            Outcome::KeyReused | Outcome::ReceiptExists | Outcome::Unknown(_) => {}
         }
     }
-
-    /// Whether there is a receipt or a note under the key that excludes `batch` (`!KEY` in its notes).
-    fn conflicts_with_receipt(&self, store: &Store, batch: &Batch) -> Result<bool, StoreError> {
-        let Some(key) = batch.notes().and_then(|notes| notes.unless.as_ref()) else {
-            return Ok(false);
-        };
-        let stored = || store.receipts(std::slice::from_ref(key));
-        let in_group = self.keys.contains_key(key) || self.noted.contains(key);
-        Ok(in_group || stored()?.iter().any(Option::is_some))
-    }
-
-    /// Adds `batch` to the group, without its flows that are too old.
-    fn push(&mut self, store: &Store, batch: Batch) -> Result<Committed, StoreError> {
-        let retention = match &mut self.retention {
-            Some(retention) => retention,
-            none => none.insert(store.retention()?),
-        };
-        let batch = retention.expire(batch)?;
-        let committed = Committed {
-            replayed: false,
-            flows: batch.flows() as u64,
-            expired: batch.expired(),
-        };
-        if let Some((key, fingerprint)) = batch.receipt() {
-            let known = (fingerprint, batch.expired());
-            self.keys.insert(key.clone(), known);
-            let notes = batch.notes().into_iter().flat_map(|notes| &notes.others);
-            self.noted.extend(notes.map(|(key, _)| key.clone()));
-        }
-        if committed.flows > 0 || batch.receipt().is_some() {
-            self.batches.push(batch);
-        }
-        Ok(committed)
-    }
-
-    fn commit(&mut self, store: &Store, metrics: &Metrics) {
-        let start = Instant::now();
-        let result = if self.batches.is_empty() {
-            Ok(())
-        } else {
-            store.commit(&self.batches).map_err(service_error)
-        };
-        if result.is_ok() {
-            self.count(metrics, start);
-        }
-        self.batches.clear();
-        self.keys.clear();
-        self.noted.clear();
-        self.retention = None;
-        for (request, committed) in self.waiting.drain(..) {
-            respond(request, result.clone().map(|()| committed));
-        }
-    }
-
-    fn count(&self, metrics: &Metrics, start: Instant) {
-        let metrics = metrics.ingest();
-        if !self.batches.is_empty() {
-            metrics
-                .commit_seconds
-                .observe(start.elapsed().as_secs_f64());
-            metrics.commit_batches.observe(self.batches.len() as f64);
-        }
-        for batch in &self.batches {
-            metrics.batches.inc();
-            metrics.bytes.inc_by(batch.bytes().len() as u64);
-        }
-        for (_, committed) in &self.waiting {
-            if committed.replayed {
-                metrics.replayed.inc();
-            } else {
-                metrics.flows.inc_by(committed.flows);
-                metrics.expired.inc_by(committed.expired);
-            }
-        }
+    if written > 0 {
+        metrics.batches.inc_by(written);
+        metrics
+            .commit_seconds
+            .observe(start.elapsed().as_secs_f64());
+        metrics.commit_batches.observe(written as f64);
     }
 }
 

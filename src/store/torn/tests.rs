@@ -80,7 +80,7 @@ fn real(durability: Durability) -> (Vec<u8>, Vec<usize>) {
         } else {
             batch.with_key(key)
         };
-        store.commit(&[batch]).unwrap();
+        store.commit(vec![batch]).unwrap();
         ends.push(log().len());
         if n == 2 {
             store
