@@ -152,7 +152,7 @@ impl Tally {
         Tally {
             hours: Vec::new(),
             by_hour: HashMap::default(),
-            hasher: KeyHasher::new(),
+            hasher: KeyHasher::of_process(),
             last,
             since: None,
             journal_bytes: 0,

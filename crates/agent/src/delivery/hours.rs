@@ -4,8 +4,8 @@
 use serde::Deserialize;
 
 use super::closing::compress;
-use super::delivery::{OnRejected, flows_of};
 use super::queue::Entry;
+use super::worker::{OnRejected, flows_of};
 use super::{Rejected, SendError, Shared};
 
 #[derive(Deserialize)]

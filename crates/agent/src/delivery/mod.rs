@@ -9,16 +9,16 @@
 mod attempt;
 mod block;
 mod closing;
-mod delivery;
 mod hours;
 mod queue;
 mod receipts;
 mod spool;
 mod status;
+mod worker;
 
 pub use block::Block;
-pub use delivery::shell_word;
 pub use receipts::{Receipt, Receipts};
+pub use worker::shell_word;
 
 use std::fmt;
 use std::path::PathBuf;

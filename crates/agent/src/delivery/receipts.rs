@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use ureq::http::StatusCode;
 
 use super::SendError;
-use super::delivery::{PAUSE_MAX, pauses};
 use super::status::{self, Class};
+use super::worker::{PAUSE_MAX, pauses};
 use crate::client::{Client, Problem, Server, location};
 
 const PATH: &str = "/receipts";

@@ -18,7 +18,7 @@ use codec::{Corrupt, HOUR_BYTES, Record, Records};
 pub struct KeyHasher(SeedableRandomState);
 
 impl KeyHasher {
-    pub fn new() -> KeyHasher {
+    pub fn of_process() -> KeyHasher {
         static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
         let seed = *SEED.get_or_init(|| foldhash::fast::RandomState::default().hash_one(0));
         KeyHasher(SeedableRandomState::with_seed(
@@ -68,7 +68,7 @@ impl Batch {
     /// # Errors
     /// Bytes that no batch has, or whose flows do not add up to their totals.
     pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
-        let hashes = check_batch(&bytes, &KeyHasher::new())?;
+        let hashes = check_batch(&bytes, &KeyHasher::of_process())?;
         Ok(Batch {
             bytes,
             hashes,
@@ -203,7 +203,7 @@ impl BatchBuilder {
         let mut builder = BatchBuilder {
             bytes: Vec::with_capacity(bytes),
             hashes: Vec::with_capacity(bytes / 40),
-            hasher: KeyHasher::new(),
+            hasher: KeyHasher::of_process(),
             ledger: BatchLedger::default(),
         };
         codec::begin_batch(&mut builder.bytes);

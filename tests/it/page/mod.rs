@@ -17,7 +17,7 @@ mod names;
 mod service;
 mod time;
 
-const SAMPLE_DAY: &str = include_str!("../../data/sample-day.ndjson");
+const SAMPLE_DAY: &str = include_str!("../../../data/sample-day.ndjson");
 
 fn sample_day() -> (tempfile::TempDir, Daemon, Browser) {
     let dir = tempfile::tempdir().unwrap();
