@@ -1,80 +1,34 @@
-//! Which module may import which: the table of `docs/internals/modules.md`, held against the sources.
+//! Which module of the service may import which; Cargo holds the arrows between packages. This is the table of `docs/internals/modules.md`, held against the sources.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Module, modules of ours that it may name, crates that nobody else may name.
-const TABLE: [(&str, &[&str], &[&str]); 18] = [
-    ("domain", &[], &[]),
-    ("durable", &[], &[]),
-    ("terminal", &[], &[]),
-    (
-        "telemetry",
-        &["terminal"],
-        &["tracing_subscriber", "prometheus"],
-    ),
+/// Module, modules of this package that it may name, outside crates that nobody else may name.
+const TABLE: [(&str, &[&str], &[&str]); 12] = [
+    ("telemetry", &[], &["prometheus", "tracing_subscriber"]),
     ("notify", &[], &["sd_notify"]),
-    (
-        "store",
-        &["domain", "durable", "telemetry"],
-        &["rocksdb", "bincode"],
-    ),
-    ("client", &[], &["ipnet", "ureq"]),
-    (
-        "backup",
-        &["client", "domain", "durable", "store"],
-        &["jiff"],
-    ),
-    ("ingest", &["domain", "store", "telemetry"], &[]),
-    (
-        "input",
-        &["domain", "ingest", "store"],
-        &["ipnet", "prefix_trie"],
-    ),
-    ("query", &["domain", "store"], &[]),
+    ("store", &["telemetry"], &["rocksdb"]),
+    ("backup", &["store"], &["jiff"]),
+    ("ingest", &["telemetry"], &[]),
+    ("query", &["store"], &[]),
     (
         "service",
-        &[
-            "backup",
-            "client",
-            "domain",
-            "durable",
-            "ingest",
-            "query",
-            "store",
-            "telemetry",
-        ],
+        &["backup", "ingest", "query", "store", "telemetry"],
         &["object_store", "rdkafka", "ring", "rustls"],
     ),
     (
         "http",
-        &[
-            "backup",
-            "domain",
-            "ingest",
-            "query",
-            "service",
-            "telemetry",
-        ],
+        &["backup", "ingest", "query", "service", "telemetry"],
         &[
             "askama",
-            "warp",
             "hyper",
             "hyper_util",
             "rustls",
             "tokio_rustls",
+            "warp",
         ],
     ),
-    (
-        "send",
-        &["client", "domain", "durable", "ingest"],
-        &["ureq"],
-    ),
-    (
-        "config",
-        &["client", "input", "service", "store", "terminal"],
-        &["clap", "jiff", "toml"],
-    ),
+    ("config", &["service", "store"], &["clap", "toml"]),
     (
         "daemon",
         &[
@@ -92,27 +46,14 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
         "cli",
         &[
             "backup",
-            "client",
             "config",
             "daemon",
-            "domain",
-            "durable",
             "http",
-            "input",
             "query",
-            "send",
             "store",
             "telemetry",
-            "terminal",
         ],
-        &[
-            "clap",
-            "indicatif",
-            "jiff",
-            "ratatui",
-            "rlimit",
-            "signal_hook",
-        ],
+        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
     ),
     ("main", &["cli", "config"], &[]),
 ];
