@@ -84,6 +84,18 @@ impl Committer {
     }
 }
 
+impl Drop for Committer {
+    /// Ends the thread, if [`Committer::finish`] was not called, because it uses the database: that has to be closed
+    /// before the process ends.
+    fn drop(&mut self) {
+        let (closed, _) = mpsc::channel(1);
+        self.queue = closed;
+        if let Some(thread) = self.thread.get_mut().take() {
+            let _a_panic_is_printed = thread.join();
+        }
+    }
+}
+
 fn run(store: &Store, metrics: &Metrics, mut jobs: mpsc::Receiver<Job>) {
     let bytes_max = GROUP_BYTES_MAX.min(store.tally_bytes_max() / GROUPS_PER_TALLY);
     // The job that did not fit into the previous group.
