@@ -220,8 +220,8 @@ pub async fn run(
 }
 
 /// Reads the files of secrets again, whenever `told`.
-async fn reload(api: Arc<Api>, mut told: watch::Receiver<()>) {
-    while told.changed().await.is_ok() {
+async fn reload(api: Arc<Api>, mut reload: watch::Receiver<()>) {
+    while reload.changed().await.is_ok() {
         // Before the store is open, the notification after a reload would say that the start is complete.
         let started = api.service().is_some();
         if started {

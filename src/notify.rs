@@ -8,12 +8,12 @@ use sd_notify::NotifyState;
 
 /// The store is being opened, and its journal replayed.
 pub fn opening() {
-    tell(&[NotifyState::Status("opening the data directory")]);
+    notify(&[NotifyState::Status("opening the data directory")]);
 }
 
 /// Flows are accepted from now on.
 pub fn ready() {
-    tell(&[NotifyState::Ready, NotifyState::Status(ACCEPTING)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(ACCEPTING)]);
 }
 
 /// Files of secrets are being read again.
@@ -22,7 +22,7 @@ pub fn reloading() {
     let now = NotifyState::monotonic_usec_now().ok();
     let mut states = vec![NotifyState::Reloading];
     states.extend(now);
-    tell(&states);
+    notify(&states);
 }
 
 /// They have been read, or `failure` says why those from before stay in use.
@@ -32,12 +32,12 @@ pub fn reloaded(failure: Option<&str>) {
         Some(failure) => format!("{ACCEPTING}; reload failed: {}", failure.replace('\n', " ")),
         None => ACCEPTING.to_owned(),
     };
-    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// Nothing is accepted any more.
 pub fn stopping() {
-    tell(&[
+    notify(&[
         NotifyState::Stopping,
         NotifyState::Status("finishing requests and moving sums to their files"),
     ]);
@@ -45,7 +45,7 @@ pub fn stopping() {
 
 const ACCEPTING: &str = "accepting flows";
 
-fn tell(states: &[NotifyState]) {
+fn notify(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd cannot be told how far the service is");
     }

@@ -8,16 +8,16 @@ use signal_hook::iterator::Signals;
 
 use super::serve;
 use crate::backup::{self, Held, Source};
-use crate::config::{Backup, Place};
+use crate::config::{Backup, Location};
 use agent::command::{connect, say, signals};
 
 /// How long a service that does not answer holds up the end after a signal.
 const LET_GO_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
-    let source = match &arguments.place {
-        Place::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
-        Place::Stopped(dir) => Source::Stopped(dir.clone()),
+    let source = match &arguments.location {
+        Location::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
+        Location::Stopped(dir) => Source::Stopped(dir.clone()),
     };
     let keep = arguments.keep.map(|n| n as usize);
     let held = Arc::new(Held::default());

@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Export, ExportFormat, Place};
+use crate::config::{Export, ExportFormat, Location};
 use crate::query::{EncodedRows, Encoding, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
 use agent::client::{Client, broke_off};
@@ -24,9 +24,9 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
             "--from {first} is not before --to {end}, the hour after the last one"
         ));
     }
-    let source = match &arguments.place {
-        Place::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
-        Place::Stopped(dir) => {
+    let source = match &arguments.location {
+        Location::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
+        Location::Stopped(dir) => {
             let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
             Source::Stopped(store, Engine::new(QueryLimits::NONE))
         }

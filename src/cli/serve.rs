@@ -90,10 +90,10 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
             ));
         });
     }
-    let (told, reload) = watch::channel(());
+    let (reload_sender, reload) = watch::channel(());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            told.send_replace(());
+            reload_sender.send_replace(());
         }
     });
     let metrics = Metrics::default();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Place, Stats};
+use crate::config::{Location, Stats};
 use crate::store::Store;
 use agent::command::connect;
 use agent::units::hour_name;
@@ -38,15 +38,15 @@ impl Stored {
 
 pub(super) fn run(arguments: &Stats) -> Result<(), String> {
     let mut stored = Stored::default();
-    match &arguments.place {
-        Place::Service(url) => {
+    match &arguments.location {
+        Location::Service(url) => {
             let client = connect::client(url, &arguments.credentials)?;
             for of in connect::hours(&client, 0..u32::MAX)? {
                 let of = of?;
                 stored.add(of.hour, of.flows, of.bytes_tx, of.bytes_rx);
             }
         }
-        Place::Stopped(dir) => {
+        Location::Stopped(dir) => {
             let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
             for entry in store.ledger(0..u32::MAX).map_err(|e| e.to_string())? {
                 let (hour, of) = entry.map_err(|e| e.to_string())?;

@@ -8,7 +8,7 @@ mod cluster;
 mod examples;
 mod file;
 mod hours;
-mod place;
+mod location;
 mod serve;
 mod tips;
 mod top;
@@ -17,7 +17,7 @@ mod top;
 pub use cluster::Cluster;
 pub use file::{Settings, parse};
 pub use hours::Hours;
-pub use place::Place;
+pub use location::Location;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
 
@@ -158,7 +158,7 @@ pub struct ConfigFile {
 #[derive(Clone, Debug, Args)]
 pub struct Backup {
     #[command(flatten)]
-    pub place: Place,
+    pub location: Location,
 
     #[command(flatten)]
     pub credentials: Credentials,
@@ -188,7 +188,7 @@ pub struct Restore {
 #[derive(Clone, Debug, Args)]
 pub struct Export {
     #[command(flatten)]
-    pub place: Place,
+    pub location: Location,
 
     #[command(flatten)]
     pub credentials: Credentials,
@@ -220,7 +220,7 @@ pub enum ExportFormat {
 #[derive(Clone, Debug, Args)]
 pub struct Stats {
     #[command(flatten)]
-    pub place: Place,
+    pub location: Location,
 
     #[command(flatten)]
     pub credentials: Credentials,
@@ -261,7 +261,7 @@ pub struct Import {
     pub files: Vec<PathBuf>,
 
     #[command(flatten)]
-    pub place: Place,
+    pub location: Location,
 
     #[command(flatten)]
     pub input: Input,

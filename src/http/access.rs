@@ -12,14 +12,14 @@ use subtle::{Choice, ConstantTimeEq};
 use warp::http::HeaderMap;
 use warp::http::header;
 
-use super::connections::Peer;
+use super::connections::RequestContext;
 use super::error::Problem;
 use super::secrets::{AccessError, AccessFiles};
 use super::tls;
 
 /// What a request wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Right {
+pub(super) enum Permission {
     Write,
     Read,
     /// What nodes of one cluster ask each other.
@@ -70,23 +70,23 @@ impl Access {
     /// Whether a request with these `headers` may do what it wants to.
     pub(super) fn authorize(
         &self,
-        right: Right,
+        permission: Permission,
         headers: &HeaderMap,
-        peer: &Peer,
+        context: &RequestContext,
     ) -> Result<(), Problem> {
         let by_certificate = self
             .files
             .tls
             .as_ref()
             .is_some_and(|tls| tls.client_ca.is_some());
-        if by_certificate && !peer.certified {
+        if by_certificate && !context.certified {
             return Err(Problem::NoClientCertificate);
         }
         let secrets = self.secrets();
-        let (mine, other) = match right {
-            Right::Write => (&secrets.write, &secrets.read),
-            Right::Read => (&secrets.read, &secrets.write),
-            Right::Node => (&secrets.node, &secrets.read),
+        let (mine, other) = match permission {
+            Permission::Write => (&secrets.write, &secrets.read),
+            Permission::Read => (&secrets.read, &secrets.write),
+            Permission::Node => (&secrets.node, &secrets.read),
         };
         let Some(mine) = mine else {
             return Ok(());

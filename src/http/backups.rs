@@ -13,7 +13,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
 use super::Api;
-use super::access::Right;
+use super::access::Permission;
 use super::connections::Download;
 use super::error::Problem;
 use super::routes::Request;
@@ -25,9 +25,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 fn sessions(api: &Api, request: &Request<'_>) -> Result<Arc<Sessions>, Problem> {
     api.access
-        .authorize(Right::Read, request.headers, request.peer)?;
+        .authorize(Permission::Read, request.headers, request.context)?;
     let service = api.opened()?;
-    request.takes_no_parameter()?;
+    request.reject_parameters()?;
     Ok(service.backups()?)
 }
 
@@ -64,19 +64,19 @@ pub(super) async fn file(
     name: &str,
 ) -> Result<Response, Problem> {
     let sessions = sessions(api, request)?;
-    let permit = api.acquire_answer_permit(request.peer, 1)?;
-    let long = api.acquire_long_answer_permit(request.peer)?;
+    let permit = api.acquire_answer_permit(request.context, 1)?;
+    let long = api.acquire_long_answer_permit(request.context)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
     let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
     // In this order: either a shutdown finds the download, or this finds the shutdown.
     let end = move |last_used| lease.end(last_used);
-    request.peer.request.hold(Download::new(end));
+    request.context.guard.hold(Download::new(end));
     api.not_stopping()?;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),
         _ => {
-            let holds = ((permit, long), request.peer.request.clone());
+            let holds = ((permit, long), request.context.guard.clone());
             warp::reply::stream(chunks(file, bytes, holds)).into_response()
         }
     };

@@ -98,7 +98,7 @@ pub(super) async fn receive(
             });
             let plain = match zstd {
                 Ok(zstd) => decompress(api, &mut permit, body.len(), zstd).await,
-                Err(error) => Err(Undone::Damaged(error)),
+                Err(error) => Err(DecompressError::Corrupt(error)),
             };
             plain.map_err(|e| e.into_problem("zstd", &body))?
         }
@@ -147,20 +147,22 @@ async fn decompress(
     permit: &mut Permit,
     compressed_bytes: usize,
     mut decoder: impl Read,
-) -> Result<Vec<u8>, Undone> {
+) -> Result<Vec<u8>, DecompressError> {
     let bytes_max = api.limits.body_bytes_max;
     let mut plain = Vec::new();
     loop {
         let before = plain.len();
         let bytes = compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BYTE;
         let grown = api.admission.grow(permit, bytes).await;
-        grown.map_err(|error| Undone::Refused(error.into()))?;
+        grown.map_err(|error| DecompressError::Refused(error.into()))?;
         Read::by_ref(&mut decoder)
             .take(STEP_BYTES as u64)
             .read_to_end(&mut plain)
-            .map_err(Undone::Damaged)?;
+            .map_err(DecompressError::Corrupt)?;
         if plain.len() > bytes_max {
-            return Err(Undone::Refused(Problem::BodyTooLarge { bytes_max }));
+            return Err(DecompressError::Refused(Problem::BodyTooLarge {
+                bytes_max,
+            }));
         }
         if plain.len() == before {
             return Ok(plain);
@@ -170,17 +172,17 @@ async fn decompress(
 }
 
 /// Why a body is not decompressed.
-enum Undone {
-    Damaged(io::Error),
+enum DecompressError {
+    Corrupt(io::Error),
     Refused(Problem),
 }
 
-impl Undone {
+impl DecompressError {
     /// `name` is the encoding that the request says `body` has.
     fn into_problem(self, name: &str, body: &[u8]) -> Problem {
         let error = match self {
-            Undone::Damaged(error) => error,
-            Undone::Refused(problem) => return problem,
+            DecompressError::Corrupt(error) => error,
+            DecompressError::Refused(problem) => return problem,
         };
         let mut what = format!("the body is not valid {name}: {error}");
         if what.contains("too much memory") {

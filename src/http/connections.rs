@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::long_target::Rest;
+use super::long_target::TargetTail;
 use super::origin::Target;
 use super::socket::Socket;
 use crate::ingest::Admission;
@@ -81,7 +81,7 @@ struct Activity {
     /// Requests that have started.
     started: u64,
     /// The rest of the target of the request that is being received.
-    rest_of_target: Option<Rest>,
+    target_tail: Option<TargetTail>,
     /// When the last request ended, or the connection was opened.
     idle_since: Instant,
     /// Since when the client has read nothing, although more was written.
@@ -115,11 +115,11 @@ pub(super) struct RequestGuard(Arc<Connection>);
 
 /// The other end of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub(super) struct RequestContext {
     /// It has a certificate of the client CA.
     pub(super) certified: bool,
     pub(super) target: Target,
-    pub(super) request: Arc<RequestGuard>,
+    pub(super) guard: Arc<RequestGuard>,
 }
 
 impl Connections {
@@ -146,7 +146,7 @@ impl Connections {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Some(slot);
         }
-        let _waits = self.admission.waits_for_place();
+        let _waits = self.admission.note_slot_wait();
         loop {
             if !self.evict_most_idle() {
                 self.abort_slowest();
@@ -166,7 +166,7 @@ impl Connections {
             activity: Mutex::new(Activity {
                 requests: 0,
                 started: 0,
-                rest_of_target: None,
+                target_tail: None,
                 idle_since: Instant::now(),
                 stalled_since: None,
                 fast_until: Instant::now() + PAUSE_MAX,
@@ -266,20 +266,20 @@ impl Connection {
     }
 
     /// Reserves memory for more of a long target, if there is any.
-    pub(super) fn memory_for(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn try_acquire_memory(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(kib).ok()?;
         let memory = self.all.long_targets.clone().try_acquire_many_owned(kib);
         memory.ok()
     }
 
     /// Keeps the rest of a target until its request starts.
-    pub(super) fn keep(&self, rest: Rest) {
-        self.activity.lock().rest_of_target = Some(rest);
+    pub(super) fn set_target_tail(&self, rest: TargetTail) {
+        self.activity.lock().target_tail = Some(rest);
     }
 
     /// The kept rest of the request's target.
-    pub(super) fn take_rest(&self) -> Option<Rest> {
-        self.activity.lock().rest_of_target.take()
+    pub(super) fn take_target_tail(&self) -> Option<TargetTail> {
+        self.activity.lock().target_tail.take()
     }
 
     /// Counts a request that was refused before it started.

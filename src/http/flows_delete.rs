@@ -3,14 +3,14 @@
 use warp::reply::Response;
 
 use super::Api;
-use super::access::Right;
+use super::access::Permission;
 use super::error::Problem;
 use super::parameters;
 use super::routes::Request;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
-        .authorize(Right::Write, request.headers, request.peer)?;
+        .authorize(Permission::Write, request.headers, request.context)?;
     let service = api.opened()?.clone();
     let hour = parameters::hour(request.query, request.method)?;
     let deleted = tokio::task::spawn_blocking(move || service.delete_hour(hour));

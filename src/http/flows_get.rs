@@ -14,8 +14,8 @@ use warp::http::header::{self, HeaderMap, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use super::Api;
-use super::access::Right;
-use super::connections::Peer;
+use super::access::Permission;
+use super::connections::RequestContext;
 use super::error::Problem;
 use super::routes::Request;
 use super::{negotiate, parameters};
@@ -26,7 +26,8 @@ use flow::query::{Query, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let headers = request.headers;
-    api.access.authorize(Right::Read, headers, request.peer)?;
+    api.access
+        .authorize(Permission::Read, headers, request.context)?;
     let service = api.opened()?.clone();
     let question = text::parse_flows(request.query)?;
     let format = negotiate::row_format(headers)?;
@@ -42,7 +43,7 @@ pub(super) async fn respond(
     format: RowFormat,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
-    let permit = api.acquire_answer_permit(request.peer, 1)?;
+    let permit = api.acquire_answer_permit(request.context, 1)?;
     let cancel = CancellationToken::default();
     let cancel_stream = cancel.clone();
     let make = move || {
@@ -74,7 +75,7 @@ pub(super) async fn stream(
     cancel: CancellationToken,
     make: impl FnOnce() -> Result<EncodedRows, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let peer = request.peer;
+    let context = request.context;
     let metrics = api.metrics.clone();
     let first = tokio::task::spawn_blocking(move || {
         let mut answer = make()?;
@@ -82,11 +83,11 @@ pub(super) async fn stream(
         metrics.http().query_rows_read.inc_by(answer.rows_read());
         Ok::<_, Problem>((chunk, answer, permit))
     });
-    let first = cancel_on_disconnect(peer, cancel.clone(), first).await;
+    let first = cancel_on_disconnect(context, cancel.clone(), first).await;
     let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
     let long = match answer.has_ended() {
         true => None,
-        false => Some(api.acquire_long_answer_permit(peer)?),
+        false => Some(api.acquire_long_answer_permit(context)?),
     };
     let next_page = answer.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
@@ -96,18 +97,18 @@ pub(super) async fn stream(
         Response::new(chunk.into())
     } else {
         let guards = Guards {
-            stall: answer.holds_memory().then(|| StallWatchdog::spawn(peer)),
-            _revocation: RevocationGuard::spawn(answer.take_revocations(), peer),
+            stall: answer.holds_memory().then(|| StallWatchdog::spawn(context)),
+            _revocation: RevocationGuard::spawn(answer.take_revocations(), context),
         };
-        let about = About {
+        let log = LogContext {
             metrics: api.metrics.clone(),
             query: request.query.to_owned(),
             span: Span::current(),
         };
-        let rest = rest_of(
+        let rest = remaining_chunks(
             answer,
-            about,
-            ((permit, long), peer.clone(), guards),
+            log,
+            ((permit, long), context.clone(), guards),
             cancel,
         );
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
@@ -133,14 +134,14 @@ pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Resu
 
 /// The error of a stream that ends early. It breaks the connection, so that the client does not take the answer for
 /// complete.
-const BROKE_OFF: &str = "the answer broke off";
+const ABORTED: &str = "the answer broke off";
 
 /// A permit for an answer, and one for a long one.
 type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// What is logged and counted of a streamed answer.
 #[derive(Clone)]
-struct About {
+struct LogContext {
     metrics: Metrics,
     query: String,
     span: Span,
@@ -148,20 +149,20 @@ struct About {
 
 /// The further chunks of `answer`. Each is made when the client has read the one before, so a slow client holds a scan,
 /// but no thread.
-fn rest_of(
+fn remaining_chunks(
     answer: EncodedRows,
-    about: About,
-    holds: (Permits, Peer, Guards),
+    log: LogContext,
+    holds: (Permits, RequestContext, Guards),
     cancel: CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
     let state = (answer, holds, cancel);
     stream::try_unfold(
         state,
-        move |(mut answer, (permit, peer, guards), cancel)| {
-            let about = about.clone();
+        move |(mut answer, (permit, context, guards), cancel)| {
+            let log = log.clone();
             async move {
                 guards.stall.iter().for_each(StallWatchdog::note_chunk);
-                let metrics = about.metrics.clone();
+                let metrics = log.metrics.clone();
                 let made = tokio::task::spawn_blocking(move || {
                     let before = answer.rows_read();
                     let chunk = answer.next_chunk();
@@ -169,16 +170,16 @@ fn rest_of(
                     rows_read.inc_by(answer.rows_read() - before);
                     (chunk, answer, permit)
                 });
-                let made = cancel_on_disconnect(&peer, cancel.clone(), made).await;
-                let (chunk, answer, permit) = made.map_err(|_| BROKE_OFF)?;
+                let made = cancel_on_disconnect(&context, cancel.clone(), made).await;
+                let (chunk, answer, permit) = made.map_err(|_| ABORTED)?;
                 let chunk = chunk.map_err(|error| {
                     if !matches!(error, QueryError::Cancelled) {
-                        let query = &about.query;
-                        tracing::error!(parent: &about.span, %error, query, "answer aborted");
+                        let query = &log.query;
+                        tracing::error!(parent: &log.span, %error, query, "answer aborted");
                     }
-                    BROKE_OFF
+                    ABORTED
                 })?;
-                Ok(chunk.map(|chunk| (chunk, (answer, (permit, peer, guards), cancel))))
+                Ok(chunk.map(|chunk| (chunk, (answer, (permit, context, guards), cancel))))
             }
         },
     )
@@ -194,11 +195,14 @@ struct Guards {
 struct RevocationGuard(AbortHandle);
 
 impl RevocationGuard {
-    fn spawn(revocations: Vec<watch::Receiver<()>>, peer: &Peer) -> Option<RevocationGuard> {
+    fn spawn(
+        revocations: Vec<watch::Receiver<()>>,
+        context: &RequestContext,
+    ) -> Option<RevocationGuard> {
         if revocations.is_empty() {
             return None;
         }
-        let abort = peer.request.abort_handle();
+        let abort = context.guard.abort_handle();
         let revoked = |mut revocation: watch::Receiver<()>| async move {
             revocation.changed().await.is_err()
         };
@@ -226,9 +230,9 @@ struct StallWatchdog {
 }
 
 impl StallWatchdog {
-    fn spawn(peer: &Peer) -> StallWatchdog {
+    fn spawn(context: &RequestContext) -> StallWatchdog {
         let chunks = Arc::new(AtomicU64::new(0));
-        let (watched, abort) = (Arc::downgrade(&chunks), peer.request.abort_handle());
+        let (watched, abort) = (Arc::downgrade(&chunks), context.guard.abort_handle());
         tokio::spawn(async move {
             let mut seen = u64::MAX;
             loop {
@@ -252,14 +256,14 @@ impl StallWatchdog {
 
 /// Waits for `task`. When the client disconnects, or this future is dropped, the task is cancelled.
 pub(super) async fn cancel_on_disconnect<T>(
-    peer: &Peer,
+    context: &RequestContext,
     cancel: CancellationToken,
     mut task: JoinHandle<T>,
 ) -> Result<T, JoinError> {
     let guard = cancel.drop_guard();
     let done = tokio::select! {
         done = &mut task => done,
-        () = peer.request.disconnected() => {
+        () = context.guard.disconnected() => {
             drop(guard);
             return task.await;
         }

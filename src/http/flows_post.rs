@@ -8,7 +8,7 @@ use warp::http::HeaderMap;
 use warp::http::header::HeaderValue;
 use warp::reply::Response;
 
-use super::access::Right;
+use super::access::Permission;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, body, negotiate, parameters};
@@ -47,7 +47,8 @@ async fn receive_batch(
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Committed, Problem> {
     let headers = request.headers;
-    api.access.authorize(Right::Write, headers, request.peer)?;
+    api.access
+        .authorize(Permission::Write, headers, request.context)?;
     let service = api.opened()?;
     if let Some(why) = service.lacks_space() {
         return Err(Problem::NoSpace { why });

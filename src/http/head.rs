@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::connections::Connection;
 use super::error::Problem;
-use super::long_target::{Cut, Cutter, Lost, Rest};
+use super::long_target::{Cut, Cutter, Dropped, TargetTail};
 
 const KIB: usize = 1 << 10;
 
@@ -23,7 +23,7 @@ pub(super) struct Heads<S> {
     /// Reads the head that is coming in.
     cutter: Option<Cutter>,
     /// Requests that had begun when the last head began to come in.
-    begun: Option<u64>,
+    started: Option<u64>,
     /// For the rest of a long target, as far as it has come.
     memory: Option<OwnedSemaphorePermit>,
     /// An answer that takes the place of hyper's.
@@ -45,7 +45,7 @@ impl<S> Heads<S> {
             stream,
             connection,
             cutter: None,
-            begun: None,
+            started: None,
             memory: None,
             refusal: None,
         }
@@ -54,9 +54,9 @@ impl<S> Heads<S> {
     /// Whether a head comes in: without a request under way, what comes is the next one.
     fn reads_head(&mut self) -> Option<&mut Cutter> {
         if self.cutter.is_none() {
-            let begun = self.connection.started_before_next();
-            if begun.is_some() && begun != self.begun {
-                self.begun = begun;
+            let started = self.connection.started_before_next();
+            if started.is_some() && started != self.started {
+                self.started = started;
                 self.cutter = Some(Cutter::default());
             }
         }
@@ -67,7 +67,7 @@ impl<S> Heads<S> {
 impl<S> Heads<S> {
     /// Takes memory for what is kept of a target; where there is none, nothing of it is kept. One read is
     /// ahead of that.
-    fn pay_for_rest(&mut self) {
+    fn acquire_tail_memory(&mut self) {
         let Some(cutter) = &mut self.cutter else {
             return;
         };
@@ -76,12 +76,15 @@ impl<S> Heads<S> {
         if missing == 0 {
             return;
         }
-        match (self.connection.memory_for(missing), &mut self.memory) {
+        match (
+            self.connection.try_acquire_memory(missing),
+            &mut self.memory,
+        ) {
             (Some(more), Some(memory)) => memory.merge(more),
             (Some(more), none) => *none = Some(more),
             (None, memory) => {
                 *memory = None;
-                cutter.pass_over(Lost::NoMemory);
+                cutter.discard(Dropped::NoMemory);
             }
         }
     }
@@ -107,19 +110,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
             let (left, cut) = cutter.cut(read);
             buffer.set_filled(before + left);
             match cut {
-                Cut::Within => this.pay_for_rest(),
+                Cut::Incomplete => this.acquire_tail_memory(),
                 Cut::Done(rest) => {
                     this.cutter = None;
                     let memory = this.memory.take();
                     if let Some(rest) = rest {
-                        this.connection.keep(Rest::kept(rest, memory));
+                        this.connection
+                            .set_target_tail(TargetTail::kept(rest, memory));
                     }
                 }
-                Cut::Lost(why) => {
+                Cut::Dropped(why) => {
                     this.cutter = None;
-                    this.connection.keep(Rest::Lost(why));
+                    this.connection.set_target_tail(TargetTail::Dropped(why));
                 }
-                Cut::Endless => {
+                Cut::Unbounded => {
                     let what = "the target of a request does not end";
                     return Poll::Ready(Err(io::Error::other(what)));
                 }

@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
-use super::access::Right;
+use super::access::Permission;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, flows_get, negotiate};
@@ -17,7 +17,7 @@ use flow::query::{HoursQuery, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
-        .authorize(Right::Read, request.headers, request.peer)?;
+        .authorize(Permission::Read, request.headers, request.context)?;
     let service = api.opened()?.clone();
     let query = text::parse_hours(request.query)?;
     respond(api, request, service, query).await
@@ -31,11 +31,12 @@ pub(super) async fn respond(
     query: HoursQuery,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
-    let permit = api.acquire_answer_permit(request.peer, 1)?;
+    let permit = api.acquire_answer_permit(request.context, 1)?;
     let cancel = CancellationToken::default();
     let cancel_stream = cancel.clone();
     let opened = tokio::task::spawn_blocking(move || service.hours(&query, cancel));
-    let opened = flows_get::cancel_on_disconnect(request.peer, cancel_stream.clone(), opened).await;
+    let opened =
+        flows_get::cancel_on_disconnect(request.context, cancel_stream.clone(), opened).await;
     let hours = opened.map_err(|_| Problem::Internal)??;
     let tag = hours.etag();
     let is_known = |tag: &String| negotiate::has_current(request.headers, tag);

@@ -10,24 +10,24 @@
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Of a target, what hyper gets.
-pub(super) const BEGINNING_BYTES_MAX: usize = 8 << 10;
+pub(super) const TARGET_START_BYTES_MAX: usize = 8 << 10;
 /// Of a target, what is kept: three times 64 names of 1,024 bytes, percent-encoded, and what stands
 /// between them.
-pub(super) const REST_BYTES_MAX: usize = 608 << 10;
+pub(super) const TAIL_BYTES_MAX: usize = 608 << 10;
 /// What is read of one that is longer still, so that its client gets to see why it is refused.
-const PASSED_OVER_BYTES_MAX: usize = 16 << 20;
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
 /// The methods that requests begin with here.
 const METHODS: [&[u8]; 5] = [b"GET ", b"HEAD ", b"POST ", b"DELETE ", b"OPTIONS "];
 
 /// What hyper did not get of a target.
 #[derive(Debug)]
-pub(super) enum Rest {
-    Kept(Kept),
-    Lost(Lost),
+pub(super) enum TargetTail {
+    Kept(KeptTail),
+    Dropped(Dropped),
 }
 
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptTail {
     pub(super) text: String,
     /// Held as long as the request lives, since what is made of the text takes as much.
     _memory: Option<OwnedSemaphorePermit>,
@@ -43,16 +43,16 @@ pub(super) struct Cutter {
 enum State {
     /// In the method, of which so much has come.
     #[default]
-    Begin,
+    Start,
     Method(Vec<u8>),
     Target {
         bytes: usize,
     },
-    Rest(Vec<u8>),
+    Tail(Vec<u8>),
     /// So many bytes of the rest are lost.
-    PassingOver {
+    Discarding {
         bytes: usize,
-        why: Lost,
+        why: Dropped,
     },
     /// Behind the target; or it is no request as we know them.
     Done,
@@ -60,7 +60,7 @@ enum State {
 
 /// Why the rest of a target is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(super) enum Dropped {
     TooLong,
     NoMemory,
 }
@@ -69,13 +69,13 @@ pub(super) enum Lost {
 #[derive(Debug)]
 pub(super) enum Cut {
     /// The target goes on.
-    Within,
+    Incomplete,
     /// It has ended, or there is none; `Some` where some of it was taken out.
     Done(Option<Vec<u8>>),
     /// It has ended, and some of it is lost.
-    Lost(Lost),
+    Dropped(Dropped),
     /// It does not end.
-    Endless,
+    Unbounded,
 }
 
 impl Cutter {
@@ -87,8 +87,8 @@ impl Cutter {
             let byte = bytes[at];
             let ends = matches!(byte, b' ' | b'\r' | b'\n');
             match &mut self.state {
-                State::Begin if matches!(byte, b'\r' | b'\n') => {}
-                State::Begin => {
+                State::Start if matches!(byte, b'\r' | b'\n') => {}
+                State::Start => {
                     self.state = State::Method(Vec::new());
                     continue;
                 }
@@ -101,34 +101,34 @@ impl Cutter {
                     }
                 }
                 State::Target { .. } if ends => self.state = State::Done,
-                State::Target { bytes } if *bytes < BEGINNING_BYTES_MAX => *bytes += 1,
+                State::Target { bytes } if *bytes < TARGET_START_BYTES_MAX => *bytes += 1,
                 State::Target { .. } => {
-                    self.state = State::Rest(Vec::new());
+                    self.state = State::Tail(Vec::new());
                     continue;
                 }
-                State::Rest(rest) if ends => {
+                State::Tail(rest) if ends => {
                     let rest = std::mem::take(rest);
                     self.state = State::Done;
                     return self.keep_tail(bytes, at, left, Cut::Done(Some(rest)));
                 }
-                State::Rest(rest) if rest.len() < REST_BYTES_MAX => {
+                State::Tail(rest) if rest.len() < TAIL_BYTES_MAX => {
                     rest.push(byte);
                     at += 1;
                     continue;
                 }
-                State::Rest(_) => {
-                    self.pass_over(Lost::TooLong);
+                State::Tail(_) => {
+                    self.discard(Dropped::TooLong);
                     continue;
                 }
-                State::PassingOver { why, .. } if ends => {
+                State::Discarding { why, .. } if ends => {
                     let why = *why;
                     self.state = State::Done;
-                    return self.keep_tail(bytes, at, left, Cut::Lost(why));
+                    return self.keep_tail(bytes, at, left, Cut::Dropped(why));
                 }
-                State::PassingOver { bytes, .. } => {
+                State::Discarding { bytes, .. } => {
                     *bytes += 1;
-                    if *bytes > PASSED_OVER_BYTES_MAX {
-                        return (left, Cut::Endless);
+                    if *bytes > DISCARDED_BYTES_MAX {
+                        return (left, Cut::Unbounded);
                     }
                     at += 1;
                     continue;
@@ -140,21 +140,21 @@ impl Cutter {
         }
         match self.state {
             State::Done => self.keep_tail(bytes, at, left, Cut::Done(None)),
-            _ => (left, Cut::Within),
+            _ => (left, Cut::Incomplete),
         }
     }
 
     /// Bytes of the rest so far.
     pub(super) fn kept_bytes(&self) -> usize {
         match &self.state {
-            State::Rest(rest) => rest.len(),
+            State::Tail(rest) => rest.len(),
             _ => 0,
         }
     }
 
     /// Keeps nothing of the rest.
-    pub(super) fn pass_over(&mut self, why: Lost) {
-        self.state = State::PassingOver { bytes: 0, why };
+    pub(super) fn discard(&mut self, why: Dropped) {
+        self.state = State::Discarding { bytes: 0, why };
     }
 
     /// What is behind the target goes to hyper as it is.
@@ -164,12 +164,12 @@ impl Cutter {
     }
 }
 
-impl Rest {
-    pub(super) fn kept(rest: Vec<u8>, memory: Option<OwnedSemaphorePermit>) -> Rest {
+impl TargetTail {
+    pub(super) fn kept(rest: Vec<u8>, memory: Option<OwnedSemaphorePermit>) -> TargetTail {
         // A fragment is no part of what is asked.
         let end = rest.iter().position(|byte| *byte == b'#');
         let text = String::from_utf8_lossy(&rest[..end.unwrap_or(rest.len())]);
-        Rest::Kept(Kept {
+        TargetTail::Kept(KeptTail {
             text: text.into_owned(),
             _memory: memory,
         })
@@ -189,7 +189,7 @@ mod tests {
             let (left, cut) = cutter.cut(&mut bytes);
             passed.extend_from_slice(&bytes[..left]);
             match cut {
-                Cut::Within => {}
+                Cut::Incomplete => {}
                 Cut::Done(rest) => {
                     parts.for_each(|part| passed.extend_from_slice(part));
                     return (passed, Ok(rest));
@@ -197,12 +197,12 @@ mod tests {
                 other => return (passed, Err(other)),
             }
         }
-        (passed, Err(Cut::Within))
+        (passed, Err(Cut::Incomplete))
     }
 
     #[test]
     fn the_rest_of_a_long_target_is_taken_out() {
-        let beginning = "x".repeat(BEGINNING_BYTES_MAX - 1);
+        let beginning = "x".repeat(TARGET_START_BYTES_MAX - 1);
         let tail = " HTTP/1.1\r\nhost: localhost\r\n\r\nGET / HTTP/1.1\r\n\r\n";
         for rest in ["", "y", &"y".repeat(70_000)] {
             let request = format!("\r\nGET /{beginning}{rest}{tail}");
@@ -235,16 +235,19 @@ mod tests {
 
     #[test]
     fn a_target_has_a_longest() {
-        let begin = format!("GET /{}", "x".repeat(BEGINNING_BYTES_MAX - 1));
-        let longest = format!("{begin}{} HTTP/1.1\r\n", "y".repeat(REST_BYTES_MAX));
+        let begin = format!("GET /{}", "x".repeat(TARGET_START_BYTES_MAX - 1));
+        let longest = format!("{begin}{} HTTP/1.1\r\n", "y".repeat(TAIL_BYTES_MAX));
         let (_, kept) = cut(longest.as_bytes(), 1000);
-        assert_eq!(kept.unwrap().unwrap().len(), REST_BYTES_MAX);
-        let longer = format!("{begin}{} HTTP/1.1\r\n", "y".repeat(REST_BYTES_MAX + 1));
+        assert_eq!(kept.unwrap().unwrap().len(), TAIL_BYTES_MAX);
+        let longer = format!("{begin}{} HTTP/1.1\r\n", "y".repeat(TAIL_BYTES_MAX + 1));
         let (passed, kept) = cut(longer.as_bytes(), 1000);
-        assert!(matches!(kept, Err(Cut::Lost(Lost::TooLong))), "{kept:?}");
+        assert!(
+            matches!(kept, Err(Cut::Dropped(Dropped::TooLong))),
+            "{kept:?}"
+        );
         assert!(passed.starts_with(begin.as_bytes()));
         let mut endless = begin.into_bytes();
-        endless.resize(REST_BYTES_MAX + PASSED_OVER_BYTES_MAX + 100_000, b'y');
-        assert!(matches!(cut(&endless, 65_536).1, Err(Cut::Endless)));
+        endless.resize(TAIL_BYTES_MAX + DISCARDED_BYTES_MAX + 100_000, b'y');
+        assert!(matches!(cut(&endless, 65_536).1, Err(Cut::Unbounded)));
     }
 }

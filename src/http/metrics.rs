@@ -5,7 +5,7 @@ use std::sync::Arc;
 use warp::reply::Response;
 
 use super::Api;
-use super::access::Right;
+use super::access::Permission;
 use super::error::Problem;
 use super::routes::Request;
 use crate::ingest::HourGuard;
@@ -15,8 +15,8 @@ const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
-        .authorize(Right::Read, request.headers, request.peer)?;
-    request.takes_no_parameter()?;
+        .authorize(Permission::Read, request.headers, request.context)?;
+    request.reject_parameters()?;
     let metrics = api.metrics.clone();
     metrics
         .http()

@@ -33,7 +33,7 @@ mod trace;
 pub use access::Access;
 pub use origin::{HostName, Hosts};
 #[cfg(fuzzing)]
-pub use parameters::check as check_query;
+pub use parameters::check_query;
 pub use secrets::{AccessError, AccessFiles, TlsFiles};
 pub use server::serve;
 
@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use connections::Peer;
+use connections::RequestContext;
 use error::Problem;
 use tokio::sync::OwnedSemaphorePermit;
 use warp::http::header::{self, HeaderValue};
@@ -169,21 +169,24 @@ impl Api {
     /// memory of several. If there is none, the slowest answer is aborted.
     fn acquire_answer_permit(
         &self,
-        peer: &Peer,
+        context: &RequestContext,
         weight: u32,
     ) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = self.queries.clone().try_acquire_many_owned(weight);
         permit.map_err(|_| {
-            peer.request.connections().abort_slowest();
+            context.guard.connections().abort_slowest();
             Problem::TooManyQueries
         })
     }
 
     /// A second permit for an answer that does not end with its first chunk.
-    fn acquire_long_answer_permit(&self, peer: &Peer) -> Result<OwnedSemaphorePermit, Problem> {
+    fn acquire_long_answer_permit(
+        &self,
+        context: &RequestContext,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = self.long_answers.clone().try_acquire_owned();
         permit.map_err(|_| {
-            peer.request.connections().abort_slowest();
+            context.guard.connections().abort_slowest();
             Problem::TooManyQueries
         })
     }

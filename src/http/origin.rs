@@ -16,7 +16,7 @@ use warp::http::uri::Authority;
 use warp::http::{Method, Version};
 
 use super::error::Problem;
-use super::long_target::Rest;
+use super::long_target::TargetTail;
 use super::routes::Request;
 
 /// The part of a request's head that handlers do not see.
@@ -26,7 +26,7 @@ pub(super) struct Target {
     /// Of a target in absolute form, as clients send it to a proxy.
     pub(super) authority: Option<Authority>,
     /// Where it is longer than hyper takes.
-    pub(super) rest: Option<Arc<Rest>>,
+    pub(super) rest: Option<Arc<TargetTail>>,
 }
 
 /// Under which names the service may be asked.
@@ -50,7 +50,7 @@ impl Hosts {
         Hosts(Some(names))
     }
 
-    fn has(&self, host: &HostName) -> bool {
+    fn allows(&self, host: &HostName) -> bool {
         let Hosts(Some(names)) = self else {
             return true;
         };
@@ -60,15 +60,15 @@ impl Hosts {
     /// # Errors
     /// A request without a right `Host`, under a name that is not the service's, or from a page of
     /// another site.
-    pub(super) fn check(&self, request: &Request<'_>) -> Result<(), Problem> {
-        let place = place_asked(request.headers, &request.peer.target)?;
-        if let Some(place) = &place
-            && !self.has(&place.name)
+    pub(super) fn validate(&self, request: &Request<'_>) -> Result<(), Problem> {
+        let host = requested_host(request.headers, &request.context.target)?;
+        if let Some(host) = &host
+            && !self.allows(&host.name)
         {
-            let name = place.name.clone();
+            let name = host.name.clone();
             return Err(Problem::ForeignHost { name });
         }
-        if let Some(header) = foreign_page(request.method, request.headers, place.as_ref()) {
+        if let Some(header) = foreign_page(request.method, request.headers, host.as_ref()) {
             return Err(Problem::ForeignOrigin { header });
         }
         Ok(())
@@ -140,13 +140,13 @@ impl fmt::Display for HostName {
 
 /// A name and a port, as in `Host` and in `Origin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct HostPort {
     name: HostName,
     port: Option<u16>,
 }
 
-impl Place {
-    fn parse(text: &str) -> Option<Place> {
+impl HostPort {
+    fn parse(text: &str) -> Option<HostPort> {
         // The last colon that is not within the brackets of an address.
         let (name, port) = match text.rsplit_once(':') {
             Some((name, port)) if !port.contains(']') => (name, port),
@@ -163,7 +163,7 @@ impl Place {
             _ => return None,
         };
         let name = name.parse().ok()?;
-        Some(Place { name, port })
+        Some(HostPort { name, port })
     }
 
     fn has_port(&self, default: Option<u16>, other: Option<u16>) -> bool {
@@ -171,8 +171,8 @@ impl Place {
     }
 }
 
-/// Which place a request is for; `None` where that is not said, as HTTP/1.0 need not.
-fn place_asked(headers: &HeaderMap, target: &Target) -> Result<Option<Place>, Problem> {
+/// Which host a request is for; `None` where that is not said, as HTTP/1.0 need not.
+fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPort>, Problem> {
     let bad = |what: &str| Problem::BadHost { what: what.into() };
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -185,22 +185,22 @@ fn place_asked(headers: &HeaderMap, target: &Target) -> Result<Option<Place>, Pr
     // A target in absolute form comes before the header (RFC 9112, 3.2.2).
     let authority = target.authority.as_ref().map(|a| a.as_str().as_bytes());
     let parse = |text: &[u8]| {
-        let place = std::str::from_utf8(text).ok().and_then(Place::parse);
-        place.ok_or_else(|| {
+        let host = std::str::from_utf8(text).ok().and_then(HostPort::parse);
+        host.ok_or_else(|| {
             let text = String::from_utf8_lossy(text);
             bad(&format!("Host is {text:?}, which is no name or address"))
         })
     };
-    let place = host.map(parse).transpose()?;
+    let host = host.map(parse).transpose()?;
     let authority = authority.map(parse).transpose()?;
-    Ok(authority.or(place))
+    Ok(authority.or(host))
 }
 
 /// The header that shows a request to come from a page of another site.
 fn foreign_page(
     method: &Method,
     headers: &HeaderMap,
-    place: Option<&Place>,
+    host: Option<&HostPort>,
 ) -> Option<&'static str> {
     let is = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
     // Somebody follows a link: the answer is shown to them, and not to the page with the link.
@@ -214,14 +214,14 @@ fn foreign_page(
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let is_foreign = |origin: &HeaderValue| {
         let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
-        let own = origin.zip(place).and_then(|((scheme, rest), place)| {
+        let own = origin.zip(host).and_then(|((scheme, rest), host)| {
             let default = match scheme {
                 "http" => Some(80),
                 "https" => Some(443),
                 _ => return None,
             };
-            let origin = Place::parse(rest)?;
-            let same = origin.name == place.name && origin.has_port(default, place.port);
+            let origin = HostPort::parse(rest)?;
+            let same = origin.name == host.name && origin.has_port(default, host.port);
             same.then_some(())
         });
         own.is_none()
@@ -252,7 +252,7 @@ mod tests {
             "flows.example.com".parse().unwrap(),
             "fd00::7".parse().unwrap(),
         ]);
-        let has = |host: &str| Place::parse(host).is_some_and(|place| hosts.has(&place.name));
+        let has = |host: &str| HostPort::parse(host).is_some_and(|host| hosts.allows(&host.name));
         for own in [
             "127.0.0.1:8080",
             "127.0.0.1",
@@ -293,9 +293,9 @@ mod tests {
             "sub.flows.example.com",
         ] {
             assert!(!has(foreign), "{foreign}");
-            assert!(Place::parse(foreign).is_some(), "{foreign}");
+            assert!(HostPort::parse(foreign).is_some(), "{foreign}");
             let any = Hosts::any();
-            assert!(any.has(&Place::parse(foreign).unwrap().name));
+            assert!(any.allows(&HostPort::parse(foreign).unwrap().name));
         }
         for none in [
             "",
@@ -347,7 +347,7 @@ mod tests {
             "a.0x7f",
             LONG_LABEL,
         ] {
-            assert_eq!(Place::parse(none), None, "{none}");
+            assert_eq!(HostPort::parse(none), None, "{none}");
         }
     }
 
@@ -366,8 +366,8 @@ mod tests {
                 authority,
                 rest,
             };
-            let place = place_asked(&headers(lines), &target);
-            place.ok().map(|place| place.map(|p| p.name.to_string()))
+            let host = requested_host(&headers(lines), &target);
+            host.ok().map(|host| host.map(|p| p.name.to_string()))
         };
         let (old, new) = (Version::HTTP_10, Version::HTTP_11);
         let one = &[("host", "localhost:1")][..];
@@ -387,14 +387,14 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites() {
-        let place = Place::parse("127.0.0.1:8080");
-        let own = Place::parse("flows.example.com");
+        let host = HostPort::parse("127.0.0.1:8080");
+        let own = HostPort::parse("flows.example.com");
         type Lines = &'static [(&'static str, &'static str)];
-        let of = |method: &Method, lines: Lines, place: &Option<Place>| {
-            foreign_page(method, &headers(lines), place.as_ref())
+        let of = |method: &Method, lines: Lines, host: &Option<HostPort>| {
+            foreign_page(method, &headers(lines), host.as_ref())
         };
-        let post = |lines: Lines| of(&Method::POST, lines, &place);
-        let get = |lines: Lines| of(&Method::GET, lines, &place);
+        let post = |lines: Lines| of(&Method::POST, lines, &host);
+        let get = |lines: Lines| of(&Method::GET, lines, &host);
         assert_eq!(post(&[]), None);
         assert_eq!(post(&[("origin", "http://127.0.0.1:8080")]), None);
         assert_eq!(post(&[("sec-fetch-site", "same-origin")]), None);
@@ -412,7 +412,7 @@ mod tests {
         ] {
             let mut lines = HeaderMap::new();
             lines.insert("origin", origin.parse().unwrap());
-            let found = foreign_page(&Method::GET, &lines, place.as_ref());
+            let found = foreign_page(&Method::GET, &lines, host.as_ref());
             assert_eq!(found, Some("Origin"), "{origin}");
         }
         assert_eq!(
@@ -431,7 +431,7 @@ mod tests {
         ] {
             let mut lines = HeaderMap::new();
             lines.insert("sec-fetch-site", site.parse().unwrap());
-            let found = foreign_page(&Method::GET, &lines, place.as_ref());
+            let found = foreign_page(&Method::GET, &lines, host.as_ref());
             assert_eq!(found, Some("Sec-Fetch-Site"), "{site}");
         }
         // A link to the service, and what looks like one.

@@ -56,7 +56,7 @@ pub(super) fn next_page(query: &str, cursor: &str) -> String {
 
 /// What has to hold of any query: a clear answer. For fuzzing.
 #[cfg(fuzzing)]
-pub fn check(query: &str) {
+pub fn check_query(query: &str) {
     if let Ok(asked) = text::parse_flows(query) {
         assert!(!asked.hours.is_empty());
         let next = next_page(query, "x");

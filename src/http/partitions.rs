@@ -4,14 +4,14 @@
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::access::Right;
+use super::access::Permission;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, flows_get, hours};
 use crate::service::PeerRequest;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
-    (api.access).authorize(Right::Node, request.headers, request.peer)?;
+    (api.access).authorize(Permission::Node, request.headers, request.context)?;
     let service = api.opened()?;
     let Some(asked) = service.peer_request(request.path, request.query) else {
         return Err(Problem::NoSuchPath {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
-use super::access::Right;
+use super::access::Permission;
 use super::error::Problem;
 use super::routes::Request;
 use super::{Api, body, flows_get, negotiate};
@@ -40,8 +40,9 @@ pub(super) async fn handle(
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
     let headers = request.headers;
-    api.access.authorize(Right::Write, headers, request.peer)?;
-    request.takes_no_parameter()?;
+    api.access
+        .authorize(Permission::Write, headers, request.context)?;
+    request.reject_parameters()?;
     let service = api.opened()?.clone();
     if negotiate::body_format(headers)? != Format::Json {
         let what = "keys are asked about in application/json".into();
@@ -55,7 +56,7 @@ pub(super) async fn handle(
         return Err(Problem::BodyTooLarge { bytes_max });
     }
     let (body, body_permit) = body::receive(api, headers, encoding, stream).await?;
-    let permit = api.acquire_answer_permit(request.peer, 1)?;
+    let permit = api.acquire_answer_permit(request.context, 1)?;
     let make = move || {
         let keys = Keys::read(&body)?;
         drop((body, body_permit));

@@ -13,9 +13,9 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::connections::Peer;
+use super::connections::RequestContext;
 use super::error::Problem;
-use super::long_target::{Lost, Rest};
+use super::long_target::{Dropped, TargetTail};
 use super::trace::Trace;
 use super::{
     Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
@@ -34,11 +34,11 @@ pub(super) fn filter(
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
-        .and(warp::ext::get::<Peer>())
+        .and(warp::ext::get::<RequestContext>())
         .and(warp::body::stream())
-        .then(move |method, path, query, headers, peer, body| {
+        .then(move |method, path, query, headers, context, body| {
             let api = api.clone();
-            async move { handle(&api, method, path, query, headers, peer, body).await }
+            async move { handle(&api, method, path, query, headers, context, body).await }
         })
 }
 
@@ -49,23 +49,23 @@ async fn handle(
     path: FullPath,
     query: String,
     headers: HeaderMap,
-    peer: Peer,
+    context: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Response {
     let start = Instant::now();
     let trace = Trace::of(&headers);
-    let (query, too_long) = whole_query(query, &peer);
+    let (query, too_long) = whole_query(query, &context);
     let request = Request {
         method: &method,
         path: path.as_str(),
         query: &query,
         headers: &headers,
-        peer: &peer,
+        context: &context,
     };
     let mut response = async {
         let mut body = pin!(body);
         let answer = async {
-            api.hosts.check(&request)?;
+            api.hosts.validate(&request)?;
             match too_long {
                 None => route(api, &request, body.as_mut()).await,
                 Some(problem) => Err(problem),
@@ -107,14 +107,14 @@ async fn handle(
 }
 
 /// The query of a request whose target may be longer than hyper takes; or why it cannot be had.
-fn whole_query(query: String, peer: &Peer) -> (String, Option<Problem>) {
-    match peer.target.rest.as_deref() {
+fn whole_query(query: String, context: &RequestContext) -> (String, Option<Problem>) {
+    match context.target.rest.as_deref() {
         None => (query, None),
         // Where there is no query yet, the path is as long as that, and there is none like it.
-        Some(Rest::Kept(_)) if query.is_empty() => (query, None),
-        Some(Rest::Kept(rest)) => (query + &rest.text, None),
-        Some(Rest::Lost(Lost::TooLong)) => (query, Some(Problem::TargetTooLong)),
-        Some(Rest::Lost(Lost::NoMemory)) => (query, Some(Problem::TooManyQueries)),
+        Some(TargetTail::Kept(_)) if query.is_empty() => (query, None),
+        Some(TargetTail::Kept(rest)) => (query + &rest.text, None),
+        Some(TargetTail::Dropped(Dropped::TooLong)) => (query, Some(Problem::TargetTooLong)),
+        Some(TargetTail::Dropped(Dropped::NoMemory)) => (query, Some(Problem::TooManyQueries)),
     }
 }
 
@@ -131,13 +131,13 @@ pub(super) struct Request<'a> {
     pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) headers: &'a HeaderMap,
-    pub(super) peer: &'a Peer,
+    pub(super) context: &'a RequestContext,
 }
 
 impl Request<'_> {
     /// # Errors
     /// A query parameter, where there can be none.
-    pub(super) fn takes_no_parameter(&self) -> Result<(), Problem> {
+    pub(super) fn reject_parameters(&self) -> Result<(), Problem> {
         match form_urlencoded::parse(self.query.as_bytes()).next() {
             None => Ok(()),
             Some((name, _)) => Err(Problem::BadQuery {

@@ -18,7 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use warp::http::{Method, Request, Version};
 
-use super::connections::{Connection, Connections, Peer};
+use super::connections::{Connection, Connections, RequestContext};
 use super::error::Problem;
 use super::head::Heads;
 use super::origin::Target;
@@ -164,17 +164,17 @@ where
 {
     let own = connection.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let request_guard = Arc::new(connection.start_request());
+        let guard = Arc::new(connection.start_request());
         let target = Target {
             version: request.version(),
             authority: request.uri().authority().cloned(),
-            rest: connection.take_rest().map(Arc::new),
+            rest: connection.take_target_tail().map(Arc::new),
         };
         let version = request.version();
-        request.extensions_mut().insert(Peer {
+        request.extensions_mut().insert(RequestContext {
             certified,
             target,
-            request: request_guard,
+            guard,
         });
         let (connection, filter) = (connection.clone(), filter.clone());
         async move {

@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 
 /// A client that has closed its side may still want the answer: one that has left looks the same. So
 /// it gets what is there within this time.
-const LEFT_AFTER: Duration = Duration::from_secs(1);
+const DISCONNECTED_AFTER: Duration = Duration::from_secs(1);
 /// Pause between two looks at a socket that has bytes which nobody reads yet.
-const LOOK_PAUSE: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Of an answer, what the system may hold beyond what is on its way to the client.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
@@ -61,17 +61,17 @@ impl Socket {
         let _best_effort = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
     }
 
-    /// Resolves when the client has disconnected: [`LEFT_AFTER`] it has closed its side, or when the connection is
+    /// Resolves when the client has disconnected: [`DISCONNECTED_AFTER`] it has closed its side, or when the connection is
     /// broken.
     pub(super) async fn disconnected(&self) {
         loop {
             match self.0.ready(Interest::READABLE).await {
                 Ok(ready) if ready.is_read_closed() => break,
-                Ok(_) => tokio::time::sleep(LOOK_PAUSE).await,
+                Ok(_) => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(_) => return,
             }
         }
-        tokio::time::sleep(LEFT_AFTER).await;
+        tokio::time::sleep(DISCONNECTED_AFTER).await;
     }
 }
 
@@ -184,9 +184,9 @@ mod tests {
         let (mut client, socket) = pair().await;
         // Also behind a request that nobody has read yet.
         client.write_all(b"GET").await.unwrap();
-        assert!(!leaves_within(&socket, LOOK_PAUSE * 3).await);
+        assert!(!leaves_within(&socket, POLL_INTERVAL * 3).await);
         drop(client);
-        assert!(!leaves_within(&socket, LEFT_AFTER / 2).await);
-        assert!(leaves_within(&socket, LEFT_AFTER * 4).await);
+        assert!(!leaves_within(&socket, DISCONNECTED_AFTER / 2).await);
+        assert!(leaves_within(&socket, DISCONNECTED_AFTER * 4).await);
     }
 }

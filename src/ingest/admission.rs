@@ -148,7 +148,7 @@ impl Admission {
     }
 
     /// Counts a connection that waits for a place, until the value is dropped.
-    pub fn waits_for_place(&self) -> impl Drop + use<'_> {
+    pub fn note_slot_wait(&self) -> impl Drop + use<'_> {
         Waits::new(&self.waiting_for_place)
     }
 

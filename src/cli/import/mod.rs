@@ -4,7 +4,7 @@ mod into_store;
 
 use std::path::Path;
 
-use crate::config::{Import, Place};
+use crate::config::{Import, Location};
 use agent::arguments::Send;
 use agent::command::rejects::Rejects;
 use agent::command::send::{Sending, Sent};
@@ -25,9 +25,9 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
     let are_files = lengths.iter().all(Option::is_some);
     let bar = source::progress(lengths.into_iter().sum());
     let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
-    match &arguments.place {
-        Place::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
-        Place::Service(url) => send_all(arguments, url, &Sending::new(apps, rejects, bar)?),
+    match &arguments.location {
+        Location::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
+        Location::Service(url) => send_all(arguments, url, &Sending::new(apps, rejects, bar)?),
     }
 }
 

@@ -74,7 +74,7 @@ fn show(
             }
             Ok(Message::Answer(answered)) => {
                 let (question, answer) = *answered;
-                state.take(&question, answer, Instant::now());
+                state.receive(&question, answer, Instant::now());
                 if let Some(why) = state.hopeless.take() {
                     return Err(why);
                 }

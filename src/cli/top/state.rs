@@ -72,7 +72,7 @@ impl State {
         }
     }
 
-    /// What to ask now, if it is time; the answer goes to [`State::take`].
+    /// What to ask now, if it is time; the answer goes to [`State::receive`].
     pub(super) fn next_question(&mut self, now: Instant) -> Option<Question> {
         let waits = self.asked_at.is_some() || now < self.due_at;
         // A pause ends where something else is to be shown.
@@ -90,7 +90,7 @@ impl State {
     }
 
     /// Takes the answer to `question`.
-    pub(super) fn take(
+    pub(super) fn receive(
         &mut self,
         question: &Question,
         answer: Result<Answer, ClientError>,
@@ -283,7 +283,7 @@ mod tests {
     /// Asks, and answers `rows` of hour 3.
     fn refresh(state: &mut State, rows: Value, now: Instant) {
         let question = state.next_question(now).unwrap();
-        state.take(&question, Ok(answer(&question, 3, &[1, 3], rows, now)), now);
+        state.receive(&question, Ok(answer(&question, 3, &[1, 3], rows, now)), now);
     }
 
     fn rates(state: &State) -> Vec<(String, Option<u128>)> {
@@ -399,7 +399,7 @@ mod tests {
         // A key while the service takes a second.
         press(&mut state, KeyCode::Char('g'), start);
         let now = start + Duration::from_secs(1);
-        state.take(
+        state.receive(
             &question,
             Ok(answer(&question, 3, &[3], rows(&[]), now)),
             now,
@@ -408,7 +408,7 @@ mod tests {
         let question = state.next_question(now).unwrap();
         assert_eq!(question.group_by, GroupBy::SrcApp);
         let now = start + Duration::from_secs(2);
-        state.take(
+        state.receive(
             &question,
             Ok(answer(&question, 3, &[3], rows(&[]), now)),
             now,

@@ -1,7 +1,7 @@
-//! Failures as answers: `application/problem+json` (RFC 9457). The only place that knows which
-//! failure has which status code.
+//! Turns failures into responses: `application/problem+json` (RFC 9457). `description` alone decides the status code of
+//! each.
 
-mod detail;
+mod description;
 
 use std::time::SystemTime;
 
@@ -15,15 +15,16 @@ use crate::backup::BackupError;
 use crate::ingest::Overloaded;
 use crate::query::QueryError;
 use crate::service::ServiceError;
+use description::Description;
 use flow::decode::DecodeError;
 use flow::query::text::BadQuery;
 use flow::{Field, Hour, TooFarAhead};
 
 const MEDIA_TYPE: &str = "application/problem+json";
-/// Seconds after which a sender that was turned away should try again.
+/// Seconds after which a client should retry a request that was refused for the moment.
 const RETRY_AFTER_S: u64 = 1;
 
-/// Why a request is not answered with what it asked for.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Problem {
     NoSuchPath {
@@ -41,15 +42,15 @@ pub(super) enum Problem {
     BadHead,
     TargetTooLong,
     HeadTooLarge,
-    /// Not one `Host`, or not one that can be.
+    /// There is not exactly one `Host` header, or it is malformed.
     BadHost {
         what: String,
     },
-    /// The service is asked under a name that may be anybody's.
+    /// The request has a host name that is not one of the service's.
     ForeignHost {
         name: HostName,
     },
-    /// A page of another site has a browser ask; says what shows it.
+    /// A browser sent the request for a page of another site, as `header` shows.
     ForeignOrigin {
         header: &'static str,
     },
@@ -58,25 +59,25 @@ pub(super) enum Problem {
     },
     /// The body is not a batch of flows.
     BadBatch(DecodeError),
-    /// It has an hour that is too far ahead of the clock.
+    /// The batch has an hour that is too far ahead of the clock.
     TooFarAhead(TooFarAhead),
-    /// The body did not arrive, or does not decompress.
+    /// The body did not arrive completely, or cannot be decompressed.
     BadBody {
         what: String,
     },
-    /// Not one header, or not one of visible ASCII.
+    /// There is more than one `Idempotency-Key` header, or its value is malformed.
     BadIdempotencyKey,
-    /// Not one header, or not one of notes.
+    /// There is more than one `Receipt-Notes` header, or its value is malformed.
     BadNotes,
-    /// What is asked for is not a list of keys.
+    /// The body is not a list of idempotency keys.
     BadKeys {
         what: String,
     },
-    /// The request needs a bearer token, and has none.
+    /// The request needs a bearer token and has none.
     NoToken,
-    /// It has one that is none of ours.
+    /// The request's token is unknown.
     WrongToken,
-    /// It has one that is for the other half of the API.
+    /// The request's token is known, but does not permit this request.
     TokenLacksRight,
     NoClientCertificate,
     BodyTimeout,
@@ -96,18 +97,18 @@ pub(super) enum Problem {
     TooManyQueries,
     Recovering,
     Stopping,
-    /// The journal cannot be written at the moment, or the sums are behind it.
+    /// The journal cannot be written at the moment, or the sums lag behind it.
     NotReady {
         why: String,
     },
-    /// The disk is full, or nearly.
+    /// The disk is full, or nearly full.
     NoSpace {
         why: &'static str,
     },
     Service(ServiceError),
     Query(QueryError),
     Backup(BackupError),
-    /// A bug: a task of ours panicked. The log has it.
+    /// A bug: a task panicked. The log has the message.
     Internal,
 }
 
@@ -147,7 +148,7 @@ impl From<QueryError> for Problem {
     }
 }
 
-/// The body of an answer, as RFC 9457 has it.
+/// A problem document (RFC 9457).
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: &'a str,
@@ -161,168 +162,13 @@ struct Body<'a> {
 }
 
 impl Problem {
-    fn status(&self) -> StatusCode {
-        match self {
-            Problem::NoSuchPath { .. }
-            | Problem::NoSuchHour { .. }
-            | Problem::Backup(BackupError::Gone) => StatusCode::NOT_FOUND,
-            Problem::Backup(BackupError::Busy) | Problem::Service(ServiceError::ReceiptExists) => {
-                StatusCode::CONFLICT
-            }
-            Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::BadHead
-            | Problem::BadHost { .. }
-            | Problem::BadQuery { .. }
-            | Problem::BadBatch(_)
-            | Problem::TooFarAhead(_)
-            | Problem::BadBody { .. }
-            | Problem::BadIdempotencyKey
-            | Problem::BadNotes
-            | Problem::BadKeys { .. }
-            | Problem::Query(QueryError::BadCursor) => StatusCode::BAD_REQUEST,
-            Problem::Service(ServiceError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
-            Problem::NoToken | Problem::WrongToken => StatusCode::UNAUTHORIZED,
-            Problem::ForeignOrigin { .. }
-            | Problem::TokenLacksRight
-            | Problem::NoClientCertificate => StatusCode::FORBIDDEN,
-            Problem::ForeignHost { .. } => StatusCode::MISDIRECTED_REQUEST,
-            Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Problem::LengthRequired => StatusCode::LENGTH_REQUIRED,
-            Problem::BodyTooLarge { .. } | Problem::Query(QueryError::TooLarge { .. }) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
-            Problem::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Problem::MediaType { .. } | Problem::ContentEncoding { .. } => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
-            Problem::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
-            Problem::TooManyQueries
-            | Problem::Query(
-                QueryError::Overloaded(_) | QueryError::TooLong | QueryError::Cancelled,
-            )
-            | Problem::Recovering
-            | Problem::Stopping
-            | Problem::NotReady { .. }
-            | Problem::Query(QueryError::Missing(_) | QueryError::Peer(_))
-            | Problem::Backup(BackupError::Store(_))
-            | Problem::Service(
-                ServiceError::Overloaded(_)
-                | ServiceError::Unsure { .. }
-                | ServiceError::NotVisible(_)
-                | ServiceError::Store(_)
-                | ServiceError::NotDeleted(_)
-                | ServiceError::Closed,
-            ) => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            Problem::Service(ServiceError::NotHere(_)) => StatusCode::NOT_IMPLEMENTED,
-            Problem::Service(ServiceError::Receipt(_))
-            | Problem::Query(_)
-            | Problem::Backup(_)
-            | Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    /// Its name in metrics, and the end of its type.
+    /// Its label in metrics, and the last part of its type.
     pub(super) fn name(&self) -> &'static str {
-        self.kind().0
+        self.describe().name
     }
 
-    /// A name for programs and a title for people; both the same for every occurrence.
-    fn kind(&self) -> (&'static str, &'static str) {
-        match self {
-            Problem::NoSuchPath { .. } => ("not-found", "No such path"),
-            Problem::NoSuchHour { .. } => ("no-such-hour", "The hour has no flows"),
-            Problem::Service(ServiceError::NotDeleted(_)) => {
-                ("not-deleted", "The hour could not be deleted")
-            }
-            Problem::Backup(BackupError::Gone) => ("no-such-backup", "No such backup"),
-            Problem::Backup(BackupError::Busy) => ("backup-busy", "Another backup is being taken"),
-            Problem::Backup(BackupError::Store(_)) => {
-                ("no-checkpoint", "A checkpoint could not be made")
-            }
-            Problem::MethodNotAllowed { .. } => ("method-not-allowed", "Method not allowed"),
-            Problem::BadHead => ("bad-head", "The head of the request is not HTTP"),
-            Problem::TargetTooLong => ("target-too-long", "The request's target is too long"),
-            Problem::HeadTooLarge => ("head-too-large", "The head of the request is too large"),
-            Problem::BadHost { .. } => ("bad-host", "The Host header is not valid"),
-            Problem::ForeignHost { .. } => ("foreign-host", "The service is not asked by its name"),
-            Problem::ForeignOrigin { .. } => (
-                "foreign-origin",
-                "The request comes from a page of another site",
-            ),
-            Problem::BadQuery { .. } | Problem::Query(QueryError::BadCursor) => {
-                ("bad-query", "The query is not understood")
-            }
-            Problem::Query(QueryError::TooLarge { .. }) => {
-                ("query-too-large", "The query takes too much memory")
-            }
-            Problem::Query(QueryError::TooLong) => ("query-too-long", "The query takes too long"),
-            Problem::Query(QueryError::Cancelled) => ("cancelled", "The client has left"),
-            Problem::BadBatch(_) => ("bad-batch", "The body is not a batch of flows"),
-            Problem::TooFarAhead(_) => (
-                "hour-too-far-ahead",
-                "The hour is too far ahead of the clock",
-            ),
-            Problem::BadBody { .. } => ("bad-body", "The body cannot be read"),
-            Problem::BadIdempotencyKey => {
-                ("bad-idempotency-key", "The idempotency key is not valid")
-            }
-            Problem::Service(ServiceError::KeyReused) => (
-                "idempotency-key-reused",
-                "The idempotency key has been used for another batch",
-            ),
-            Problem::Service(ServiceError::ReceiptExists) => (
-                "receipt-exists",
-                "A part of the batch has been counted meanwhile",
-            ),
-            Problem::BadNotes => ("bad-receipt-notes", "The notes are not valid"),
-            Problem::BadKeys { .. } => ("bad-keys", "The body is not a list of keys"),
-            Problem::NoToken => ("no-token", "The request needs a token"),
-            Problem::WrongToken => ("wrong-token", "The token is not valid"),
-            Problem::TokenLacksRight => ("token-lacks-right", "The token is not for this"),
-            Problem::NoClientCertificate => (
-                "no-client-certificate",
-                "The request needs a client certificate",
-            ),
-            Problem::BodyTimeout => ("body-timeout", "The body did not arrive in time"),
-            Problem::LengthRequired => ("length-required", "The request has no body"),
-            Problem::BodyTooLarge { .. } => ("body-too-large", "The body is too large"),
-            Problem::MediaType { .. } => ("media-type", "The body's media type is not supported"),
-            Problem::ContentEncoding { .. } => {
-                ("content-encoding", "The body's encoding is not supported")
-            }
-            Problem::NotAcceptable { .. } => ("not-acceptable", "No acceptable form of answer"),
-            Problem::TooManyQueries
-            | Problem::Query(QueryError::Overloaded(_))
-            | Problem::Service(ServiceError::Overloaded(_)) => {
-                ("overloaded", "The service is overloaded")
-            }
-            Problem::Recovering => ("recovering", "The service is recovering"),
-            Problem::Stopping | Problem::Service(ServiceError::Closed) => {
-                ("stopping", "The service is stopping")
-            }
-            Problem::NoSpace { .. } => ("no-space", "There is no space on the disk"),
-            Problem::NotReady { .. } => ("not-ready", "The service is not ready"),
-            Problem::Service(ServiceError::Store(_) | ServiceError::Unsure { .. }) => {
-                ("not-stored", "The batch could not be stored")
-            }
-            Problem::Service(ServiceError::NotVisible(_)) => {
-                ("not-visible", "The batch is stored, and not visible yet")
-            }
-            Problem::Query(QueryError::Missing(_)) => {
-                ("partitions-missing", "Some partitions have no node")
-            }
-            Problem::Query(QueryError::Peer(_)) => ("node-failed", "Another node did not answer"),
-            Problem::Service(ServiceError::NotHere(_)) => ("not-here", "Not possible in this mode"),
-            Problem::Service(ServiceError::Receipt(_))
-            | Problem::Query(_)
-            | Problem::Backup(_)
-            | Problem::Internal => ("internal", "Internal error"),
-        }
-    }
-
-    fn place(&self) -> (Option<usize>, Option<Field>) {
+    /// Which flow of the batch is at fault, and which of its fields.
+    fn fault(&self) -> (Option<usize>, Option<Field>) {
         match self {
             Problem::BadBatch(error) => (error.index, error.field),
             Problem::TooFarAhead(error) => (Some(error.index), Some(Field::Hour)),
@@ -348,8 +194,9 @@ impl Problem {
             }
             _ => {}
         }
-        let mut response = Response::new(self.document().into());
-        let status = self.status();
+        let description = self.describe();
+        let status = description.status;
+        let mut response = Response::new(self.document(&description).into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         routes::forbid_caching(headers);
@@ -370,7 +217,7 @@ impl Problem {
                 );
             }
             Problem::ContentEncoding { .. } => {
-                // RFC 7694: a client learns from it what it may send.
+                // Tells the client which encodings it may send (RFC 7694).
                 headers.insert(
                     header::ACCEPT_ENCODING,
                     HeaderValue::from_static("gzip, zstd"),
@@ -386,9 +233,10 @@ impl Problem {
         response
     }
 
-    /// The answer as bytes, for a request that hyper does not take; nothing follows on its connection.
+    /// The response as bytes, for a request that hyper refuses. The connection is closed after it.
     pub(super) fn into_bytes(self) -> Vec<u8> {
-        let (status, body) = (self.status(), self.document());
+        let description = self.describe();
+        let (status, body) = (description.status, self.document(&description));
         let mut answer = format!(
             "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {MEDIA_TYPE}\r\n\
              cache-control: no-store\r\ncontent-length: {}\r\ndate: {}\r\n\r\n",
@@ -401,14 +249,13 @@ impl Problem {
     }
 
     /// The problem document.
-    fn document(&self) -> Vec<u8> {
-        let (name, title) = self.kind();
-        let (index, field) = self.place();
+    fn document(&self, description: &Description) -> Vec<u8> {
+        let (index, field) = self.fault();
         let body = Body {
-            r#type: &format!("urn:flowtally:problem:{name}"),
-            title,
-            status: self.status().as_u16(),
-            detail: &self.detail(),
+            r#type: &format!("urn:flowtally:problem:{}", description.name),
+            title: description.title,
+            status: description.status.as_u16(),
+            detail: &description.detail,
             index,
             field: field.map(Field::name),
         };

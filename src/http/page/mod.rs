@@ -39,9 +39,9 @@ static ASSETS: [Asset; 2] = [
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// What is under a name with a hash in it never changes.
-const FOREVER: &str = "public, max-age=31536000, immutable";
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 /// The page itself may have changed with the service.
-const ASK_FIRST: &str = "no-cache";
+const REVALIDATE: &str = "no-cache";
 /// What is unpacked at once for a client that takes no gzip.
 const PART_BYTES: usize = 64 << 10;
 
@@ -107,14 +107,14 @@ pub(super) fn index(headers: &HeaderMap) -> Result<Response, Problem> {
         SITE.index.clone(),
         html,
         &SITE.index_hash,
-        ASK_FIRST,
+        REVALIDATE,
     )
 }
 
 /// What the page loads.
 pub(super) fn file(headers: &HeaderMap, asset: &'static Asset) -> Result<Response, Problem> {
     let gzip = Bytes::from_static(asset.gzip);
-    respond(headers, gzip, asset.media_type, &SITE.hash, FOREVER)
+    respond(headers, gzip, asset.media_type, &SITE.hash, IMMUTABLE)
 }
 
 fn respond(

@@ -65,7 +65,7 @@ fn state() -> (State, Instant) {
     for (n, more) in [(0, 0), (2, 3_000_000)] {
         let now = start + Duration::from_secs(n);
         let question = state.next_question(now).unwrap();
-        state.take(&question, Ok(answer(now, rows(more))), now);
+        state.receive(&question, Ok(answer(now, rows(more))), now);
     }
     (state, start + Duration::from_secs(3))
 }
@@ -148,7 +148,7 @@ fn what_is_wrong_is_said_and_goes_away() {
         url: "u".into(),
         why,
     };
-    state.take(&question, Err(gone("io: refused \u{1b}[2J".into())), now);
+    state.receive(&question, Err(gone("io: refused \u{1b}[2J".into())), now);
     let shown = screen(&state, 80, 24, now);
     assert!(
         shown.ends_with("\ntrying again: no answer: io: refused \\u{1b}[2J\n"),
@@ -158,7 +158,7 @@ fn what_is_wrong_is_said_and_goes_away() {
     let later = now + Duration::from_secs(9);
     let question = state.next_question(later).unwrap();
     assert!(screen(&state, 80, 24, later + Duration::from_secs(5)).contains("no answer for 5 s"));
-    state.take(&question, Ok(answer(later, json!([]))), later);
+    state.receive(&question, Ok(answer(later, json!([]))), later);
     let shown = screen(&state, 80, 24, later);
     assert!(
         !shown.contains("trying") && shown.contains("no name matches"),

@@ -15,7 +15,7 @@ use agent::arguments::DEFAULT_URL;
 
 /// A running service or a stopped one's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// Its URL.
     Service(String),
     /// Its data directory.
@@ -37,16 +37,16 @@ struct Flags {
     _file: ConfigFile,
 }
 
-impl FromArgMatches for Place {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Place, Error> {
+impl FromArgMatches for Location {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Location, Error> {
         let wrong = |kind, what: &str| Err(Error::raw(kind, format!("{what}\n")));
         let [by_url, by_dir] = ["url", "data_dir"].map(|id| matches.value_source(id));
         match Flags::from_arg_matches(matches)? {
-            Flags { url: Some(url), .. } if by_url > by_dir => Ok(Place::Service(url)),
+            Flags { url: Some(url), .. } if by_url > by_dir => Ok(Location::Service(url)),
             Flags {
                 data_dir: Some(dir),
                 ..
-            } if by_dir > by_url => Ok(Place::Stopped(dir)),
+            } if by_dir > by_url => Ok(Location::Stopped(dir)),
             _ if by_url == Some(ValueSource::CommandLine) => wrong(
                 ErrorKind::ArgumentConflict,
                 "--url cannot be used with --data-dir: a service is running, or it is stopped",
@@ -55,17 +55,17 @@ impl FromArgMatches for Place {
                 ErrorKind::ArgumentConflict,
                 "FLOWTALLY_URL and FLOWTALLY_DATA_DIR are both set: give --url or --data-dir",
             ),
-            _ => Ok(Place::Service(DEFAULT_URL.into())),
+            _ => Ok(Location::Service(DEFAULT_URL.into())),
         }
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
-        *self = Place::from_arg_matches(matches)?;
+        *self = Location::from_arg_matches(matches)?;
         Ok(())
     }
 }
 
-impl Args for Place {
+impl Args for Location {
     fn augment_args(command: Command) -> Command {
         Flags::augment_args(command)
     }
