@@ -20,18 +20,18 @@ use crate::service::{self, Health, Mode, OpenError};
 use crate::store::{StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 
-/// How long a request waits for memory that others hold, before it gets a 503.
+/// How long a request waits for memory that other requests hold, before it gets a 503.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Times and counts of [`Limits`].
+/// See [`Limits`].
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// Also how long a connection may be idle. It is longer than the minute after which load balancers close one, because
 /// the server must not close a connection on which the client is about to send a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
-/// Between two checks for an idle backup session.
+/// Time between two checks for idle backup sessions.
 const BACKUP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the journal may refuse writes, for another reason than a full disk, before the process ends, so that a
+/// How long the journal may refuse writes, for a reason other than a full disk, before the process exits so that a
 /// supervisor restarts it.
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
 /// The last flush gets the shutdown timeout, and at least this long.
@@ -45,7 +45,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub mode: Mode,
     pub store: StoreOptions,
-    /// How far ahead of the clock an hour may be; `None` is for no bound.
+    /// How far ahead of the clock an hour may be; `None` means no limit.
     pub hour_ahead_max: Option<u32>,
     pub metrics: Metrics,
     pub access: AccessFiles,
@@ -55,21 +55,21 @@ pub struct Config {
     pub reload: watch::Receiver<()>,
     /// Notified when the service is ready.
     pub ready: Arc<Notify>,
-    /// Connections at a time.
+    /// Most open connections.
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
     pub body_bytes_max: usize,
-    /// Bounds of queries.
+    /// Limits of each query.
     pub query: QueryLimits,
-    /// Answers at a time.
+    /// Most answers in progress at the same time.
     pub queries_max: usize,
-    /// Bytes of all bodies in memory.
+    /// Most bytes of all bodies in memory.
     pub inflight_bytes_max: usize,
-    /// How long requests in progress may take to end at a shutdown.
+    /// How long requests in progress may take to end at shutdown.
     pub shutdown_timeout: Duration,
 }
 
-/// Why a daemon did not start, or did not end in good order.
+/// Why the daemon did not start, or did not shut down gracefully.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error(transparent)]
@@ -98,17 +98,17 @@ pub enum DaemonError {
 
 /// Runs the service on `listener` until `shutdown` resolves and everything is flushed and closed.
 ///
-/// It listens before the store is open, so that `/healthz` answers while a long journal is replayed; everything else is
-/// a 503 until then.
+/// It listens before the store is open, so that `/healthz` answers while a long journal is replayed. Until then, all
+/// other requests get a 503.
 ///
 /// # Errors
-/// When the store does not open, or the end was not in good order. Acknowledged batches are stored in any case.
+/// If the store cannot be opened, or the shutdown was not graceful. Acknowledged batches are stored in any case.
 pub async fn run(
     listener: TcpListener,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
-    // Before anything is logged, so that a directory or a file of secrets that cannot be used is reported in one line.
+    // Before anything is logged, so that an unusable directory or file of secrets is reported in one line.
     let access = Access::load(config.access.clone())?;
     let open = service::prepare(
         config.mode.clone(),
@@ -148,7 +148,7 @@ pub async fn run(
         metrics,
     ));
 
-    // Opened in the background. A failure ends the daemon, so it is one of the things that stop the server.
+    // Opens in the background. A failure stops the server, like a signal.
     let stopping = Arc::new(AtomicBool::new(false));
     let opening = tokio::task::spawn_blocking({
         let (ready, api, stopping) = (config.ready.clone(), api.clone(), stopping.clone());
@@ -194,14 +194,14 @@ pub async fn run(
         notify::stopping();
     };
     let aborted = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
-    // No task may hold the store any more when this returns.
+    // No task may hold the store after this function returns.
     chores.shutdown().await;
     let opened = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),
     };
     if let Some(why) = writes_failed {
-        // No flush: the journal has everything, and the disk does not take writes.
+        // Without a flush: the journal has everything, and the disk refuses writes.
         return Err(DaemonError::WritesFail { why });
     }
     if let Some(service) = opened {
@@ -219,10 +219,10 @@ pub async fn run(
     Ok(())
 }
 
-/// Reads the files of secrets again, whenever `told`.
+/// Reads the files of secrets again at each notification.
 async fn reload(api: Arc<Api>, mut reload: watch::Receiver<()>) {
     while reload.changed().await.is_ok() {
-        // Before the store is open, the notification after a reload would say that the start is complete.
+        // While the store is being opened, the notification after a reload would tell systemd that startup is complete.
         let started = api.service().is_some();
         if started {
             notify::reloading();
@@ -243,7 +243,7 @@ async fn reload(api: Arc<Api>, mut reload: watch::Receiver<()>) {
     }
 }
 
-/// Ends backup sessions that a client has started and does not read.
+/// Ends backup sessions whose clients have stopped reading.
 async fn end_idle_backups(api: Arc<Api>) {
     loop {
         tokio::time::sleep(BACKUP_CHECK_INTERVAL).await;

@@ -1,8 +1,7 @@
-//! Tells systemd how far the service is (`Type=notify`). Where nobody asked for it by NOTIFY_SOCKET,
-//! nothing happens.
+//! Notifies systemd of the service's state (`Type=notify`). Does nothing if `NOTIFY_SOCKET` is not set.
 //!
-//! There is no watchdog. A thread that ends by a panic takes the process down by itself, a journal that
-//! refuses writes does after a while, and where the disk hangs, a kill would help nobody.
+//! There is no watchdog. The process aborts by itself when a thread panics, and exits when the journal refuses writes
+//! for too long; if the disk hangs, killing the process would not help.
 
 use sd_notify::NotifyState;
 
@@ -11,31 +10,31 @@ pub fn opening() {
     notify(&[NotifyState::Status("opening the data directory")]);
 }
 
-/// Flows are accepted from now on.
+/// The service accepts flows.
 pub fn ready() {
     notify(&[NotifyState::Ready, NotifyState::Status(ACCEPTING)]);
 }
 
 /// Files of secrets are being read again.
 pub fn reloading() {
-    // Since version 253, systemd wants to know when that began.
+    // Since version 253, systemd requires the time when the reload started.
     let now = NotifyState::monotonic_usec_now().ok();
     let mut states = vec![NotifyState::Reloading];
     states.extend(now);
     notify(&states);
 }
 
-/// They have been read, or `failure` says why those from before stay in use.
+/// The files have been read, or `failure` tells why the previous secrets stay in use.
 pub fn reloaded(failure: Option<&str>) {
     let status = match failure {
-        // A status has one line.
+        // A status is one line.
         Some(failure) => format!("{ACCEPTING}; reload failed: {}", failure.replace('\n', " ")),
         None => ACCEPTING.to_owned(),
     };
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// Nothing is accepted any more.
+/// The service accepts no more requests.
 pub fn stopping() {
     notify(&[
         NotifyState::Stopping,

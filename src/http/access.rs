@@ -1,7 +1,7 @@
-//! Who may do what: bearer tokens from files, and client certificates.
+//! Access control: bearer tokens from files, and client certificates.
 //!
-//! A right that nothing guards is everybody's; the start refuses that beyond loopback, unless told
-//! otherwise. Tokens are compared in constant time and appear in no log and no `Debug`.
+//! Everybody has a permission that nothing guards. Unless told otherwise, the service refuses to start like that on an
+//! address other than loopback. Tokens are compared in constant time and appear neither in logs nor in `Debug` output.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use super::error::Problem;
 use super::secrets::{AccessError, AccessFiles};
 use super::tls;
 
-/// What a request wants to do.
+/// What a request needs permission for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permission {
     Write,
     Read,
-    /// What nodes of one cluster ask each other.
+    /// Requests between the nodes of a cluster.
     Node,
 }
 
-/// The secrets in use. Reloading exchanges all of them at once; connections go on.
+/// The secrets in use. A reload replaces all of them at once; open connections are kept.
 #[derive(Debug)]
 pub struct Access {
     files: AccessFiles,
@@ -48,7 +48,7 @@ impl Access {
         Ok(Access { files, secrets })
     }
 
-    /// Reads the files again. After an error, what was in use stays in use.
+    /// Reads the files again. After an error, the previous secrets stay in use.
     pub fn reload(&self) -> Result<(), AccessError> {
         let fresh = Arc::new(Secrets::load(&self.files)?);
         *self.secrets.write().unwrap_or_else(|e| e.into_inner()) = fresh;
@@ -62,12 +62,12 @@ impl Access {
             .clone()
     }
 
-    /// How connections that come in from now on are encrypted.
+    /// The TLS configuration for new connections.
     pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.secrets().tls.clone()
     }
 
-    /// Whether a request with these `headers` may do what it wants to.
+    /// Checks that a request with these `headers` has `permission`.
     pub(super) fn authorize(
         &self,
         permission: Permission,
@@ -122,11 +122,11 @@ impl Secrets {
     }
 }
 
-/// The tokens of a file, of which any will do: while one replaces another, both are in it.
+/// The tokens of a file. Any of them is valid, so that a file can have the old and the new one during a rotation.
 struct Tokens(Vec<Vec<u8>>);
 
 impl Tokens {
-    /// One token a line. Blank lines, and lines that begin with `#`, are left out.
+    /// Reads one token from each line. Blank lines, and lines that start with `#`, are skipped.
     fn load(path: &Path) -> Result<Tokens, AccessError> {
         let text = std::fs::read(path).map_err(|e| AccessError::new(path, e))?;
         let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
@@ -150,7 +150,7 @@ impl Tokens {
         Ok(Tokens(tokens))
     }
 
-    /// Takes as long for a token that is nearly right as for one that is not; only lengths show.
+    /// Compares in constant time: the time depends on the tokens' lengths only.
     fn contain(&self, token: &[u8]) -> bool {
         let none = Choice::from(0);
         let any = self

@@ -17,20 +17,20 @@ use crate::query::Encoding;
 use flow::decode::lookalikes;
 use flow::gzip::Gzip;
 
-/// Output of a decompressor between two looks at the bounds.
+/// Bytes to decompress between two checks of the limits.
 const STEP_BYTES: usize = 64 << 10;
-/// Beside a body there is, for a while, the batch that is made of it, which is never larger.
+/// A body and the batch decoded from it are in memory together for a while. The batch is never larger.
 const MEMORY_PER_BYTE: usize = 2;
 /// See [`drain`].
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
-/// A client that pauses is taken for one that waits for the answer.
+/// A client that sends nothing for this long probably waits for the response.
 const DRAIN_IDLE_MAX: Duration = Duration::from_millis(200);
 /// Largest window a zstd frame may ask for: 8 MiB, what `zstd` itself uses up to level 19.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Reads the whole body. The permit covers its bytes, and is kept as long as they or the batch
-/// that is made of them exist.
+/// Reads the whole body. The permit covers its bytes, and has to be kept as long as they or the batch decoded from them
+/// exist.
 pub(super) async fn receive(
     api: &Api,
     headers: &HeaderMap,
@@ -51,7 +51,7 @@ pub(super) async fn receive(
         if length > bytes_max {
             return Err(too_large());
         }
-        // Memory that is not touched costs nothing; it is counted as the bytes arrive.
+        // Untouched memory costs nothing; it is counted as the bytes arrive.
         body.reserve_exact(length);
     }
     let deadline = Instant::now() + api.limits.body_time_max;
@@ -118,13 +118,13 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reads and forgets what is left of the body of a request that was refused: a client that is still
-/// sending would find the connection closed, and never see why. Within bounds: past them, it does.
+/// Reads and discards the rest of a refused request's body, within limits. If the connection were closed while the
+/// client is still sending, the client would not see why it was refused.
 pub(super) async fn drain(
     headers: &HeaderMap,
     mut stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) {
-    // Such a client waits for the answer before it sends; reading would tell it to go on.
+    // Such a client waits for the response before it sends the body, and reading would ask it to send.
     if headers.contains_key(header::EXPECT) {
         return;
     }
@@ -140,8 +140,8 @@ pub(super) async fn drain(
     let _in_time = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
 }
 
-/// Decompresses step by step, so that neither a bomb nor a large body gets more than its share of
-/// memory or of the thread.
+/// Decompresses step by step, so that neither a decompression bomb nor a large body gets more than its share of memory,
+/// or blocks the thread for long.
 async fn decompress(
     api: &Api,
     permit: &mut Permit,
@@ -171,14 +171,14 @@ async fn decompress(
     }
 }
 
-/// Why a body is not decompressed.
+/// Why a body could not be decompressed.
 enum DecompressError {
     Corrupt(io::Error),
     Refused(Problem),
 }
 
 impl DecompressError {
-    /// `name` is the encoding that the request says `body` has.
+    /// `name` is the value of the request's `Content-Encoding`.
     fn into_problem(self, name: &str, body: &[u8]) -> Problem {
         let error = match self {
             DecompressError::Corrupt(error) => error,

@@ -19,24 +19,24 @@ use super::socket::Socket;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
-/// A connection without a request is not evicted before that: its first request may be on the way.
+/// A connection is idle for at least this long before it is evicted, since its first request may be on the way.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// While others wait for an answer, a client has to read its own at this rate.
+/// While others wait for a response, a client has to read its own at this rate.
 const BYTES_PER_S_MIN: usize = 64 << 10;
-/// How long it may read nothing. Reading faster than required makes up for at most this long, too.
+/// Longest pause of a client in reading. Reading faster than required earns at most this much credit, too.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
-/// Memory for [long targets](super::long_target).
+/// Memory for [long targets](super::long_target) of all connections.
 const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
 /// Between two attempts to evict a connection.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All connections. Their number is bounded.
+/// All open connections. Their number is bounded.
 #[derive(Debug)]
 pub(super) struct Connections {
     slots: Arc<Semaphore>,
     admission: Admission,
     metrics: Metrics,
-    /// In the order in which they were accepted.
+    /// In the order of acceptance.
     open: Mutex<BTreeMap<u64, Weak<Connection>>>,
     next: AtomicU64,
     /// Memory for long targets, in KiB.
@@ -48,21 +48,21 @@ pub(super) struct Connections {
 pub(super) struct Connection {
     all: Arc<Connections>,
     number: u64,
-    /// `None` in tests that need none.
+    /// `None` in some tests.
     socket: Option<Socket>,
     activity: Mutex<Activity>,
-    /// To be closed, unless a request has started.
+    /// Notified when the connection is to be closed, unless a request has started.
     evict: Notify,
-    /// To be closed even in the middle of an answer.
+    /// Notified when the connection is to be closed even in the middle of a response.
     abort: Notify,
 }
 
-/// A download of a backup's file. It ends with its connection, or when the next request starts: before that, the client
-/// may not have read all of the file.
+/// A download of a backup's file. It ends with its connection, or when the next request starts: until then, the client
+/// may still be reading the file.
 pub(super) struct Download(Box<dyn FnOnce(Instant) + Send>);
 
 impl Download {
-    /// `end` is given the time when the client has read something last.
+    /// `end` gets the time of the client's last read.
     pub(super) fn new(end: impl FnOnce(Instant) + Send + 'static) -> Download {
         Download(Box::new(end))
     }
@@ -80,13 +80,13 @@ struct Activity {
     requests: usize,
     /// Requests that have started.
     started: u64,
-    /// The rest of the target of the request that is being received.
+    /// The tail of the target of the request that is arriving.
     target_tail: Option<TargetTail>,
-    /// When the last request ended, or the connection was opened.
+    /// When the last request ended, or else when the connection was opened.
     idle_since: Instant,
-    /// Since when the client has read nothing, although more was written.
+    /// Since when the client has read nothing, although more data is waiting.
     stalled_since: Option<Instant>,
-    /// Until then, the client has read its answer fast enough.
+    /// Until this time, the client's reading counts as fast enough.
     fast_until: Instant,
     download: Option<Download>,
 }
@@ -98,32 +98,32 @@ impl Activity {
         }
     }
 
-    /// An answer waits for its client, which reads more slowly than [`BYTES_PER_S_MIN`].
+    /// Whether a response waits for its client, which reads more slowly than [`BYTES_PER_S_MIN`].
     fn is_slow(&self) -> bool {
         self.stalled_since.is_some() && self.fast_until <= Instant::now()
     }
 
-    /// A request is in progress, or its answer is not read yet.
+    /// Whether a request is in progress, or its response is not read yet.
     fn is_busy(&self) -> bool {
         self.requests > 0 || self.stalled_since.is_some()
     }
 }
 
-/// A request is in progress until this is dropped, including its streamed answer up to the last write.
+/// Marks a request as in progress until it is dropped: after the last write of its streamed response.
 #[derive(Debug)]
 pub(super) struct RequestGuard(Arc<Connection>);
 
-/// The other end of a request.
+/// What is known of a request's connection. It is an extension of the request.
 #[derive(Clone, Debug)]
 pub(super) struct RequestContext {
-    /// It has a certificate of the client CA.
+    /// The client has a certificate that the client CA issued.
     pub(super) certified: bool,
     pub(super) target: Target,
     pub(super) guard: Arc<RequestGuard>,
 }
 
 impl Connections {
-    /// `admission` is told when a connection waits for a slot.
+    /// `admission` learns when a connection waits for a slot.
     pub(super) fn new(
         connections_max: usize,
         admission: Admission,
@@ -139,9 +139,9 @@ impl Connections {
         })
     }
 
-    /// Waits for a slot. If all are taken, evicts the connection that has been without a request for longest, even if it
-    /// has sent a part of a head; or else aborts an answer that is not read. Admission meanwhile refuses bodies that
-    /// arrive too slowly.
+    /// Waits for a slot. If all are taken, evicts the connection that has been without a request for longest, even if
+    /// it has sent a part of a head; if there is none, aborts the slowest response. Meanwhile admission refuses bodies
+    /// that arrive too slowly.
     pub(super) async fn acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Some(slot);
@@ -186,7 +186,7 @@ impl Connections {
         self.count(Activity::is_busy)
     }
 
-    /// How many of them are answers that wait for their clients.
+    /// How many of the requests in progress are responses that wait for their clients.
     pub(super) fn waiting_answers(&self) -> usize {
         self.count(|activity| activity.stalled_since.is_some())
     }
@@ -205,7 +205,7 @@ impl Connections {
             .is_some()
     }
 
-    /// Aborts the answer that has been read too slowly for longest, so that others get theirs.
+    /// Aborts the response that has been read too slowly for longest, so that others can proceed.
     pub(super) fn abort_slowest(&self) {
         let slowest = self.oldest(Duration::ZERO, |activity| {
             activity.is_slow().then_some(activity.fast_until)
@@ -215,7 +215,7 @@ impl Connections {
         }
     }
 
-    /// Aborts all downloads of backups: a shutdown does not wait for them.
+    /// Aborts all downloads of backups, since a shutdown does not wait for them.
     pub(super) fn abort_downloads(&self) {
         for connection in self.all() {
             if connection.activity.lock().download.is_some() {
@@ -224,7 +224,7 @@ impl Connections {
         }
     }
 
-    /// The connection for which `since` gives the earliest time, where that is at least `min` ago.
+    /// The connection with the earliest time by `since`, if that is at least `min` ago.
     fn oldest(
         &self,
         min: Duration,
@@ -238,7 +238,7 @@ impl Connections {
             .map(|(_, connection)| connection)
     }
 
-    /// Copied, since the last owner of a connection removes it from the list.
+    /// Copied because dropping the last reference to a connection locks the list to remove it.
     fn all(&self) -> Vec<Arc<Connection>> {
         self.open
             .lock()
@@ -265,19 +265,19 @@ impl Connection {
         (activity.requests == 0).then_some(activity.started)
     }
 
-    /// Reserves memory for more of a long target, if there is any.
+    /// Reserves memory for a long target, if there is enough.
     pub(super) fn try_acquire_memory(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(kib).ok()?;
         let memory = self.all.long_targets.clone().try_acquire_many_owned(kib);
         memory.ok()
     }
 
-    /// Keeps the rest of a target until its request starts.
+    /// Keeps the tail of a target until its request starts.
     pub(super) fn set_target_tail(&self, rest: TargetTail) {
         self.activity.lock().target_tail = Some(rest);
     }
 
-    /// The kept rest of the request's target.
+    /// Takes the kept tail of the request's target.
     pub(super) fn take_target_tail(&self) -> Option<TargetTail> {
         self.activity.lock().target_tail.take()
     }
@@ -303,21 +303,21 @@ impl Connection {
         }
     }
 
-    /// Resolves when the connection is to be closed.
+    /// Resolves when the connection has to be closed.
     pub(super) async fn evicted(&self) {
         loop {
             tokio::select! {
                 () = self.abort.notified() => return,
                 () = self.evict.notified() => {}
             }
-            // A request that has started meanwhile is not aborted.
+            // A request that has started meanwhile is not interrupted.
             if !self.activity.lock().is_busy() {
                 return;
             }
         }
     }
 
-    /// Tracks whether the client reads what is written to `stream`.
+    /// Wraps `stream` to track whether the client reads what is written to it.
     pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,
@@ -339,7 +339,7 @@ impl Connection {
                     activity.idle_since = now;
                 }
             }
-            // After an error, nothing more is read.
+            // After an error, the client reads nothing more.
             Poll::Ready(Err(_)) => {}
         }
     }
@@ -362,7 +362,7 @@ impl Drop for RequestGuard {
 }
 
 impl RequestGuard {
-    /// A function that aborts the connection. It does not keep the request alive.
+    /// Returns a function that aborts the connection. It does not keep the request in progress.
     pub(super) fn abort_handle(&self) -> impl FnOnce() + Send + use<> {
         let connection = Arc::downgrade(&self.0);
         move || {
@@ -380,7 +380,7 @@ impl RequestGuard {
         }
     }
 
-    /// Notes that the answer is a backup's file.
+    /// Records that the response is a backup's file.
     pub(super) fn hold(&self, download: Download) {
         self.0.activity.lock().download = Some(download);
     }
@@ -474,7 +474,7 @@ mod tests {
         assert_eq!((all.all().len(), all.requests_in_progress()), (2, 0));
     }
 
-    /// What a client has not read yet is in progress, although its request has ended.
+    /// A response that the client has not read yet is in progress, although its request has ended.
     #[tokio::test]
     async fn an_answer_that_is_not_read_is_in_progress() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,4 +1,4 @@
-//! `GET /flows`: the sums of an hour or of several, filtered, added up, sorted: streamed, or a page.
+//! `GET /flows`: the rows of one or more hours, filtered, grouped and sorted; streamed, or as a page.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     respond(api, request, service, question, format).await
 }
 
-/// Answers `question` in `format`.
+/// Responds to `question` in `format`.
 pub(super) async fn respond(
     api: &Api,
     request: &Request<'_>,
@@ -66,8 +66,8 @@ pub(super) async fn respond(
     Ok(response)
 }
 
-/// Streams the answer that `make` returns, which may block: the first chunk at once, and each further one when the
-/// client has read the one before. `cancel` is what the answer checks.
+/// Streams the answer that `make` returns. `make` may block. The first chunk is sent at once, and each further one when
+/// the client has read the one before. The answer checks `cancel`.
 pub(super) async fn stream(
     api: &Api,
     request: &Request<'_>,
@@ -93,7 +93,7 @@ pub(super) async fn stream(
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
     let coverage = answer.coverage();
     let mut response = if answer.has_ended() {
-        // A short answer goes out whole, with its length.
+        // A short answer is sent as a whole, with its length.
         Response::new(chunk.into())
     } else {
         let guards = Guards {
@@ -123,7 +123,7 @@ pub(super) async fn stream(
     Ok(response)
 }
 
-/// Adds the headers that tell which partitions are in an answer.
+/// Adds the headers that tell which partitions an answer includes.
 pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Result<(), Problem> {
     for (name, value) in coverage.headers() {
         let value = HeaderValue::try_from(value).map_err(|_| Problem::Internal)?;
@@ -132,14 +132,14 @@ pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Resu
     Ok(())
 }
 
-/// The error of a stream that ends early. It breaks the connection, so that the client does not take the answer for
+/// The error of a stream that ends early. It aborts the connection, so that the client does not take the answer for
 /// complete.
 const ABORTED: &str = "the answer broke off";
 
-/// A permit for an answer, and one for a long one.
+/// A permit for an answer, and the second one that a long answer needs.
 type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
-/// What is logged and counted of a streamed answer.
+/// What log lines and metrics of a streamed answer need.
 #[derive(Clone)]
 struct LogContext {
     metrics: Metrics,
@@ -147,8 +147,8 @@ struct LogContext {
     span: Span,
 }
 
-/// The further chunks of `answer`. Each is made when the client has read the one before, so a slow client holds a scan,
-/// but no thread.
+/// The remaining chunks of `answer`. Each is produced when the client has read the one before, so a slow client holds a
+/// scan, but no thread.
 fn remaining_chunks(
     answer: EncodedRows,
     log: LogContext,
@@ -185,7 +185,7 @@ fn remaining_chunks(
     )
 }
 
-/// What aborts a streamed answer, until it is dropped.
+/// Abort a streamed answer, until they are dropped.
 struct Guards {
     stall: Option<StallWatchdog>,
     _revocation: Option<RevocationGuard>,
@@ -254,7 +254,7 @@ impl StallWatchdog {
     }
 }
 
-/// Waits for `task`. When the client disconnects, or this future is dropped, the task is cancelled.
+/// Waits for `task`, and cancels it when the client disconnects or this future is dropped.
 pub(super) async fn cancel_on_disconnect<T>(
     context: &RequestContext,
     cancel: CancellationToken,

@@ -1,4 +1,4 @@
-//! `POST /flows`: receives a batch, and answers when it is durable, or with `?wait=visible` when it is visible.
+//! `POST /flows`: receives a batch, and responds when it is durable, or with `?wait=visible` when it is visible.
 
 use std::pin::Pin;
 
@@ -16,8 +16,7 @@ use crate::service::{Committed, ServiceError};
 use flow::decode::decode;
 use flow::{IdempotencyKey, Notes};
 
-/// Larger bodies are decoded on a thread that may block. For smaller ones, handing them over would cost more than it
-/// saves the other requests.
+/// Larger bodies are decoded on a blocking thread. For smaller ones, the hand-over would cost more than it saves.
 const DECODE_INLINE_BYTES_MAX: usize = 512 << 10;
 
 pub(super) async fn handle(

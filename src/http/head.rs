@@ -1,5 +1,5 @@
-//! What hyper does not do for the heads of requests: take [long targets](super::long_target), and say
-//! why it refuses one. It sits between hyper and a connection's bytes.
+//! Adds to hyper what it lacks for request heads: it accepts [long targets](super::long_target), and explains why it
+//! refuses a head. It sits between hyper and a connection's bytes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,27 +15,27 @@ use super::long_target::{Cut, Cutter, Dropped, TargetTail};
 
 const KIB: usize = 1 << 10;
 
-/// A connection's bytes, as hyper is to see them.
+/// A connection's byte stream, as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Heads<S> {
     stream: S,
     connection: Arc<Connection>,
-    /// Reads the head that is coming in.
+    /// Reads the head that is arriving.
     cutter: Option<Cutter>,
-    /// Requests that had begun when the last head began to come in.
+    /// How many requests had started when the last head began to arrive.
     started: Option<u64>,
-    /// For the rest of a long target, as far as it has come.
+    /// Memory for the tail of a long target, as far as it has arrived.
     memory: Option<OwnedSemaphorePermit>,
-    /// An answer that takes the place of hyper's.
+    /// A response that is sent instead of hyper's.
     refusal: Option<Refusal>,
 }
 
-/// An answer on its way.
+/// A response that is being written.
 #[derive(Debug)]
 struct Refusal {
     answer: Vec<u8>,
     written: usize,
-    /// Of hyper's, which it replaces.
+    /// Length of hyper's response, which it replaces.
     replaced_bytes: usize,
 }
 
@@ -51,7 +51,7 @@ impl<S> Heads<S> {
         }
     }
 
-    /// Whether a head comes in: without a request under way, what comes is the next one.
+    /// The cutter, if a head is arriving: when no request is in progress, the next bytes are a head.
     fn reads_head(&mut self) -> Option<&mut Cutter> {
         if self.cutter.is_none() {
             let started = self.connection.started_before_next();
@@ -65,8 +65,8 @@ impl<S> Heads<S> {
 }
 
 impl<S> Heads<S> {
-    /// Takes memory for what is kept of a target; where there is none, nothing of it is kept. One read is
-    /// ahead of that.
+    /// Reserves memory for the tail of the target; if there is none, discards the tail. One read is ahead of the
+    /// reservation.
     fn acquire_tail_memory(&mut self) {
         let Some(cutter) = &mut self.cutter else {
             return;
@@ -128,7 +128,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
                     return Poll::Ready(Err(io::Error::other(what)));
                 }
             }
-            // Nothing at all would be the end of the stream.
+            // A read of no bytes would mean the end of the stream.
             if left > 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -137,7 +137,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
 }
 
 impl Refusal {
-    /// What to answer instead of `answer`, if hyper made that by itself: it has no body then.
+    /// The problem to send instead of `answer`, if hyper generated that: then it has no body.
     fn instead_of(answer: &[u8]) -> Option<Problem> {
         let status = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
         let problem = match status {
@@ -153,7 +153,7 @@ impl Refusal {
 }
 
 impl<S: AsyncWrite + Unpin> Heads<S> {
-    /// Writes an answer in place of hyper's, where there is one; `None` where there is none.
+    /// Writes a response in place of hyper's. Returns `None` if `bytes` are not to be replaced.
     fn poll_refusal(
         &mut self,
         context: &mut Context<'_>,

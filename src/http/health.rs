@@ -1,4 +1,4 @@
-//! `GET /healthz`: the process lives. `GET /readyz`: it has recovered and takes writes.
+//! `GET /healthz`: the process is alive. `GET /readyz`: the service has recovered and accepts writes.
 
 use warp::reply::Response;
 

@@ -23,7 +23,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     respond(api, request, service, query).await
 }
 
-/// Answers `query`: for all partitions, or for some of this node.
+/// Responds to `query`: for all partitions, or for some of this node.
 pub(super) async fn respond(
     api: &Api,
     request: &Request<'_>,

@@ -1,25 +1,24 @@
-//! Targets that are longer than hyper takes.
+//! Request targets that are longer than hyper accepts.
 //!
-//! A question may name 64 values of each kind, of 1,024 bytes, each byte of which may be three in a
-//! target: ten times what hyper takes, and what each connection has a buffer for. So of a longer one,
-//! hyper gets the beginning, and the rest is kept beside the connection until the request is there.
+//! A query may name 64 values of each kind, each of 1,024 bytes, and each byte may take three in a target. That is ten
+//! times the limit of hyper, which is also the size of each connection's buffer. So hyper gets only the start of a
+//! longer target, and its tail is kept with the connection until the request arrives.
 //!
-//! Where a request begins is known where the one before has been answered. One with a long target that
-//! does not wait for that is refused by hyper.
+//! A connection knows where a request starts only when the request before it was answered. If a client pipelines a
+//! request with a long target, hyper refuses it.
 
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Of a target, what hyper gets.
+/// The start of a target, which is passed to hyper.
 pub(super) const TARGET_START_BYTES_MAX: usize = 8 << 10;
-/// Of a target, what is kept: three times 64 names of 1,024 bytes, percent-encoded, and what stands
-/// between them.
+/// The longest tail that is kept: three times 64 names of 1,024 bytes, percent-encoded, with their parameter names.
 pub(super) const TAIL_BYTES_MAX: usize = 608 << 10;
-/// What is read of one that is longer still, so that its client gets to see why it is refused.
+/// Bytes of an even longer target that are read and discarded, so that its client can read the refusal.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
-/// The methods that requests begin with here.
+/// The methods of requests whose targets are looked at.
 const METHODS: [&[u8]; 5] = [b"GET ", b"HEAD ", b"POST ", b"DELETE ", b"OPTIONS "];
 
-/// What hyper did not get of a target.
+/// The part of a target that was not passed to hyper.
 #[derive(Debug)]
 pub(super) enum TargetTail {
     Kept(KeptTail),
@@ -29,11 +28,11 @@ pub(super) enum TargetTail {
 #[derive(Debug)]
 pub(super) struct KeptTail {
     pub(super) text: String,
-    /// Held as long as the request lives, since what is made of the text takes as much.
+    /// Held for the lifetime of the request, since the parsed query takes as much memory as its text.
     _memory: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads the beginning of a request, and takes what is too long out of it.
+/// Reads the start of a request, and cuts the tail out of a target that is too long.
 #[derive(Debug, Default)]
 pub(super) struct Cutter {
     state: State,
@@ -41,7 +40,7 @@ pub(super) struct Cutter {
 
 #[derive(Debug, Default)]
 enum State {
-    /// In the method, of which so much has come.
+    /// Before the method.
     #[default]
     Start,
     Method(Vec<u8>),
@@ -49,38 +48,38 @@ enum State {
         bytes: usize,
     },
     Tail(Vec<u8>),
-    /// So many bytes of the rest are lost.
+    /// The tail is discarded; `bytes` of it have arrived.
     Discarding {
         bytes: usize,
         why: Dropped,
     },
-    /// Behind the target; or it is no request as we know them.
+    /// After the target, or in a request whose method is not one of [`METHODS`].
     Done,
 }
 
-/// Why the rest of a target is not kept.
+/// Why the tail of a target was not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dropped {
     TooLong,
     NoMemory,
 }
 
-/// What came of some bytes.
+/// The result of looking at some bytes.
 #[derive(Debug)]
 pub(super) enum Cut {
-    /// The target goes on.
+    /// The target has not ended.
     Incomplete,
-    /// It has ended, or there is none; `Some` where some of it was taken out.
+    /// The target has ended, or there is none. `Some` is its tail, if it was cut.
     Done(Option<Vec<u8>>),
-    /// It has ended, and some of it is lost.
+    /// The target has ended, and its tail was discarded.
     Dropped(Dropped),
-    /// It does not end.
+    /// More was discarded than is allowed, and the target has not ended.
     Unbounded,
 }
 
 impl Cutter {
-    /// Looks at the next bytes of a connection. Moves those that hyper gets to the front, and returns how
-    /// many they are.
+    /// Looks at the next bytes of a connection. Moves those that are for hyper to the front, and returns how many they
+    /// are.
     pub(super) fn cut(&mut self, bytes: &mut [u8]) -> (usize, Cut) {
         let (mut at, mut left) = (0, 0);
         while at < bytes.len() && !matches!(self.state, State::Done) {
@@ -144,7 +143,7 @@ impl Cutter {
         }
     }
 
-    /// Bytes of the rest so far.
+    /// Length of the tail so far.
     pub(super) fn kept_bytes(&self) -> usize {
         match &self.state {
             State::Tail(rest) => rest.len(),
@@ -152,12 +151,12 @@ impl Cutter {
         }
     }
 
-    /// Keeps nothing of the rest.
+    /// Discards the tail.
     pub(super) fn discard(&mut self, why: Dropped) {
         self.state = State::Discarding { bytes: 0, why };
     }
 
-    /// What is behind the target goes to hyper as it is.
+    /// Passes everything after the target to hyper unchanged.
     fn keep_tail(&self, bytes: &mut [u8], at: usize, left: usize, cut: Cut) -> (usize, Cut) {
         bytes.copy_within(at.., left);
         (left + bytes.len() - at, cut)
@@ -166,7 +165,7 @@ impl Cutter {
 
 impl TargetTail {
     pub(super) fn kept(rest: Vec<u8>, memory: Option<OwnedSemaphorePermit>) -> TargetTail {
-        // A fragment is no part of what is asked.
+        // A fragment is not part of the query.
         let end = rest.iter().position(|byte| *byte == b'#');
         let text = String::from_utf8_lossy(&rest[..end.unwrap_or(rest.len())]);
         TargetTail::Kept(KeptTail {

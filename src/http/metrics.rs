@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the service counts, in Prometheus's text format.
+//! `GET /metrics`: counters and gauges in Prometheus's text format.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
 fn observe(service: &dyn Service, guard: &HourGuard) {
     guard.trusts_clock(service.newest_hour());
     if let Err(error) = service.observe() {
-        // What is counted is shown, and the gauges as they were.
+        // Counters are shown, and gauges keep their previous values.
         tracing::error!(%error, "the state of the store cannot be read");
     }
 }

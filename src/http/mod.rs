@@ -1,7 +1,7 @@
-//! The API over HTTP: routes, handlers (one file an endpoint), and how errors look.
+//! The HTTP API: routes, handlers (one file for each endpoint), and problem documents.
 //!
-//! Handlers are plain functions from a request to `Result<Response, Problem>`; `error.rs` alone
-//! knows status codes of failures. `server.rs` owns connections.
+//! Handlers are async functions from a request to `Result<Response, Problem>`. `error` alone knows the status codes of
+//! failures, and `server` owns the connections.
 
 mod access;
 mod backups;
@@ -59,31 +59,30 @@ fn response(media_type: &'static str, body: impl Into<bytes::Bytes>) -> Response
     response
 }
 
-/// The media type of what is one JSON value.
+/// The media type of a body that is one JSON value.
 const JSON: &str = "application/json";
 
-/// Bounds on what a request may cost.
+/// Limits on what requests may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Largest body, as sent and after decompression.
+    /// Largest body, both as sent and after decompression.
     pub body_bytes_max: usize,
     /// Longest pause between two parts of a body.
     pub body_idle_max: Duration,
     /// Longest time for a whole body.
     pub body_time_max: Duration,
-    /// Longest pause of a client in the middle of an answer.
+    /// Longest time for which a client may read nothing in the middle of a response.
     pub answer_idle_max: Duration,
-    /// Connections at a time. Further ones take the places of those that are without a request, or wait.
+    /// Open connections. When there are as many, a new one evicts a connection that has no request, or waits.
     pub connections_max: usize,
-    /// Longest time for the head of a request, and for a connection to begin one; also for a TLS
-    /// handshake.
+    /// Longest time for a client to start a request, to send its head, and to complete a TLS handshake.
     pub head_time_max: Duration,
-    /// Answers that may be read at the same time.
+    /// Responses to queries that may be in progress at the same time.
     pub queries_max: usize,
 }
 
-/// One in this many permits for answers is only for short ones, which release it at once, so that clients that read
-/// long answers slowly do not keep those waiting.
+/// One permit in this many is reserved for short responses, which release it at once. Clients that read long responses
+/// slowly cannot block those.
 const SHORT_ANSWERS_PART: usize = 4;
 
 /// State shared by all requests.
@@ -96,7 +95,7 @@ pub struct Api {
     hour_guard: HourGuard,
     metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
-    /// Those permits of [`Api::queries`] that long answers may have.
+    /// The permits of [`Api::queries`] that long responses may take.
     long_answers: Arc<tokio::sync::Semaphore>,
     service: OnceLock<Arc<dyn Service>>,
     stopping: AtomicBool,
@@ -127,23 +126,23 @@ impl Api {
         }
     }
 
-    /// Who may do what.
+    /// The access rules.
     pub fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Starts to answer. Has no effect the second time.
+    /// Starts to answer requests from `service`. A second call has no effect.
     pub fn open(&self, service: Arc<dyn Service>) {
         self.hour_guard.trusts_clock(service.newest_hour());
         let _already_open = self.service.set(service);
     }
 
-    /// Tells load balancers, by `/readyz`, to send no more.
+    /// Makes `/readyz` fail, so that load balancers send no more requests.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// What [`Api::open`] was given.
+    /// The service, once [`Api::open`] was called.
     pub fn service(&self) -> Option<&Arc<dyn Service>> {
         self.service.get()
     }
@@ -165,8 +164,8 @@ impl Api {
         }
     }
 
-    /// A permit for one of the answers that may be in progress at a time; `weight` permits for an answer that takes the
-    /// memory of several. If there is none, the slowest answer is aborted.
+    /// Acquires a permit for a response, or `weight` permits for one that needs the memory of several. If there are not
+    /// enough, aborts the slowest response.
     fn acquire_answer_permit(
         &self,
         context: &RequestContext,
@@ -179,7 +178,7 @@ impl Api {
         })
     }
 
-    /// A second permit for an answer that does not end with its first chunk.
+    /// Acquires the second permit that a response of several chunks needs.
     fn acquire_long_answer_permit(
         &self,
         context: &RequestContext,

@@ -1,4 +1,4 @@
-//! Which form a body has, and which form an answer may have.
+//! Content negotiation: the format and encoding of bodies and of responses.
 
 use warp::http::HeaderMap;
 use warp::http::header::{self, HeaderName};
@@ -7,7 +7,7 @@ use super::error::Problem;
 use crate::query::{Encoding, RowFormat};
 use flow::decode::Format;
 
-/// The formats of rows that clients can ask for, in order of preference where a client does not care.
+/// The formats of rows, in order of preference for a client that has none.
 const ROW_FORMATS: [RowFormat; 3] = [RowFormat::Json, RowFormat::Ndjson, RowFormat::Csv];
 
 /// The media type without parameters.
@@ -18,11 +18,11 @@ fn essence(format: RowFormat) -> &'static str {
         .map_or(media_type, |(essence, _)| essence)
 }
 
-/// What clients call UTF-8, and ASCII, which is a part of it.
+/// Names for UTF-8, and for ASCII, which is a subset of it.
 const UTF8: [&str; 5] = ["utf-8", "utf8", "us-ascii", "ascii", ""];
 
-/// The format that `Content-Type` names. A body without one is taken for JSON: it is checked as
-/// strictly as any.
+/// The format that `Content-Type` names. A body without the header is taken for JSON, since it is validated as strictly
+/// as any.
 pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let Some(value) = values.next() else {
@@ -97,12 +97,12 @@ pub(super) fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     Ok(encoding)
 }
 
-/// The row format that `Accept` likes best; JSON where it likes several alike, or is absent.
+/// The row format that `Accept` prefers; JSON if it prefers several equally, or is absent.
 pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
     let ranges: Vec<(String, u32)> = list(headers, &header::ACCEPT)
         .map(|item| weighted(&item))
         .collect();
-    // Absent, or empty, which says no more.
+    // Absent or empty, which is the same.
     if ranges.is_empty() {
         return Ok(RowFormat::Json);
     }
@@ -113,7 +113,7 @@ pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
         let specificity = |range: &str| match range {
             range if range == essence => Some(2),
             range if range.strip_suffix("/*") == Some(kind) => Some(1),
-            // The second is none of RFC 9110, but what Java and old clients of other kinds send.
+            // The second is not in RFC 9110, but Java and some old clients send it.
             "*/*" | "*" => Some(0),
             _ => None,
         };
@@ -128,7 +128,7 @@ pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
     })
 }
 
-/// The encoding that `Accept-Encoding` likes best; zstd, then gzip, where it likes several alike.
+/// The encoding that `Accept-Encoding` prefers; zstd, then gzip, if it prefers several equally.
 pub(super) fn row_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     let possible = [Encoding::Zstd, Encoding::Gzip, Encoding::Identity];
     best(possible.map(|encoding| (encoding, quality(headers, encoding)))).ok_or(
@@ -138,7 +138,7 @@ pub(super) fn row_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     )
 }
 
-/// The same for what there is in gzip, and can be unpacked.
+/// The same for an asset, which is stored as gzip and can be decompressed.
 pub(super) fn asset_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     let possible = [Encoding::Gzip, Encoding::Identity];
     best(possible.map(|encoding| (encoding, quality(headers, encoding)))).ok_or(
@@ -148,7 +148,7 @@ pub(super) fn asset_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     )
 }
 
-/// How much `Accept-Encoding` likes `encoding`, in thousandths.
+/// The quality of `encoding` in `Accept-Encoding`, in thousandths.
 fn quality(headers: &HeaderMap, encoding: Encoding) -> u32 {
     let codings: Vec<(String, u32)> = list(headers, &header::ACCEPT_ENCODING)
         .map(|item| weighted(&item))
@@ -158,7 +158,7 @@ fn quality(headers: &HeaderMap, encoding: Encoding) -> u32 {
     match encoding {
         Encoding::Zstd => named("zstd").or(any).unwrap_or(0),
         Encoding::Gzip => named("gzip").or(named("x-gzip")).or(any).unwrap_or(0),
-        // Acceptable unless it is ruled out; as a last choice, unless it is named.
+        // Acceptable unless it is excluded, and the last choice unless it is named.
         Encoding::Identity => named("identity").or(any.filter(|&q| q == 0)).unwrap_or(1),
     }
 }
@@ -174,7 +174,7 @@ fn best<T, const N: usize>(choices: [(T, u32); N]) -> Option<T> {
     best.map(|(choice, _)| choice)
 }
 
-/// Whether the client says, by `If-None-Match`, that it has what `tag` names (RFC 9110, 13.1.2).
+/// Whether `If-None-Match` shows that the client has the representation with `tag` (RFC 9110, 13.1.2).
 pub(super) fn has_current(headers: &HeaderMap, tag: &str) -> bool {
     let strong = tag.trim_start_matches("W/");
     let mut known = list(headers, &header::IF_NONE_MATCH);

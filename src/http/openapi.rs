@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: the API, for programs. Written by hand, and held against the service by tests.
+//! `GET /openapi.json`: the description of the API. It is written by hand, and tests compare it with the service.
 
 use warp::reply::Response;
 
@@ -16,7 +16,7 @@ mod tests {
     use super::*;
     use crate::http::routes::PATHS;
 
-    /// What OpenAPI does not list by custom: HEAD beside GET, and OPTIONS everywhere.
+    /// Methods that OpenAPI documents usually omit.
     const EVERYWHERE: [&str; 2] = ["head", "options"];
 
     #[test]

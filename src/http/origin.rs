@@ -1,10 +1,10 @@
-//! Keeps web pages of other sites out.
+//! Rejects requests that a browser sends for pages of other sites.
 //!
-//! A browser sends whatever any page asks it to, also to a service on loopback that nothing else
-//! guards: a POST without being asked first, and, once the page's name has been rebound to this
-//! machine's address, every request, whose answer the page may read. The browser says which page it is
-//! (`Origin`, `Sec-Fetch-Site`), and under which name it reaches the service (`Host`); both are looked
-//! at before anything else. Programs that are no browsers send neither `Origin` nor `Sec-Fetch-Site`.
+//! A page on any site can make a browser send requests, even to a service on loopback. A POST needs no preflight
+//! request; and after DNS rebinding, which points the page's name at this machine, the page can send any request and
+//! read the response. The browser tells which page it is (`Origin`, `Sec-Fetch-Site`) and which name it connects to
+//! (`Host`). Both are checked before anything else. Programs other than browsers send neither `Origin` nor
+//! `Sec-Fetch-Site`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,27 +19,27 @@ use super::error::Problem;
 use super::long_target::TargetTail;
 use super::routes::Request;
 
-/// The part of a request's head that handlers do not see.
+/// The part of a request's head that handlers do not need.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) version: Version,
-    /// Of a target in absolute form, as clients send it to a proxy.
+    /// From a target in absolute form, as clients send it to a proxy.
     pub(super) authority: Option<Authority>,
-    /// Where it is longer than hyper takes.
+    /// The tail of a target that is longer than hyper accepts.
     pub(super) rest: Option<Arc<TargetTail>>,
 }
 
-/// Under which names the service may be asked.
+/// The host names that requests may have.
 #[derive(Clone, Debug)]
 pub struct Hosts(Option<Vec<HostName>>);
 
 impl Hosts {
-    /// Under any: for a service that asks who is there.
+    /// Allows all names: for a service that requires authentication.
     pub fn any() -> Hosts {
         Hosts(None)
     }
 
-    /// Under loopback addresses, `localhost` and what ends in it, this machine's name, and `more`.
+    /// Allows loopback addresses, `localhost` and names below it, this machine's name, and `more`.
     pub fn of_this_machine(more: Vec<HostName>) -> Hosts {
         let mut names = more;
         let machine = rustix::system::uname();
@@ -58,8 +58,7 @@ impl Hosts {
     }
 
     /// # Errors
-    /// A request without a right `Host`, under a name that is not the service's, or from a page of
-    /// another site.
+    /// A `Host` that is absent or malformed, a name that is not the service's, or a page of another site.
     pub(super) fn validate(&self, request: &Request<'_>) -> Result<(), Problem> {
         let host = requested_host(request.headers, &request.context.target)?;
         if let Some(host) = &host
@@ -75,14 +74,14 @@ impl Hosts {
     }
 }
 
-/// A name or an address, as `Host` may have it, without a port.
+/// A name or an address without a port, as in `Host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(Name);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Name {
     Address(IpAddr),
-    /// In small letters, without the dot that may stand at the end.
+    /// In lower case, without the optional dot at the end.
     Dns(String),
 }
 
@@ -115,8 +114,9 @@ impl FromStr for HostName {
     }
 }
 
-/// Labels of letters, digits, hyphens and underscores. What ends in a number is an address to browsers and
-/// resolvers (`127.1`, `0x7f.1`, `2130706433`), and here no name: addresses have one spelling.
+/// Whether this is a DNS name: labels of letters, digits, hyphens and underscores. Browsers and resolvers take a name
+/// that ends in a number for an address (`127.1`, `0x7f.1`, `2130706433`); here it is not a valid name, since an
+/// address has one spelling only.
 fn is_dns(name: &str) -> bool {
     let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let is_label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(is_part);
@@ -147,7 +147,7 @@ struct HostPort {
 
 impl HostPort {
     fn parse(text: &str) -> Option<HostPort> {
-        // The last colon that is not within the brackets of an address.
+        // The last colon outside of an address's brackets.
         let (name, port) = match text.rsplit_once(':') {
             Some((name, port)) if !port.contains(']') => (name, port),
             _ => (text, ""),
@@ -171,7 +171,7 @@ impl HostPort {
     }
 }
 
-/// Which host a request is for; `None` where that is not said, as HTTP/1.0 need not.
+/// The host that a request is for; `None` if it does not tell, as in HTTP/1.0.
 fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPort>, Problem> {
     let bad = |what: &str| Problem::BadHost { what: what.into() };
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -182,7 +182,7 @@ fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPor
         }
         (host, _) => host.map(HeaderValue::as_bytes),
     };
-    // A target in absolute form comes before the header (RFC 9112, 3.2.2).
+    // A target in absolute form overrides the header (RFC 9112, 3.2.2).
     let authority = target.authority.as_ref().map(|a| a.as_str().as_bytes());
     let parse = |text: &[u8]| {
         let host = std::str::from_utf8(text).ok().and_then(HostPort::parse);
@@ -196,14 +196,14 @@ fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPor
     Ok(authority.or(host))
 }
 
-/// The header that shows a request to come from a page of another site.
+/// The header which shows that the request comes from a page of another site.
 fn foreign_page(
     method: &Method,
     headers: &HeaderMap,
     host: Option<&HostPort>,
 ) -> Option<&'static str> {
     let is = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
-    // Somebody follows a link: the answer is shown to them, and not to the page with the link.
+    // A user follows a link: the response is shown to the user, and the page with the link cannot read it.
     let is_link = (method == Method::GET || method == Method::HEAD)
         && is("sec-fetch-mode", "navigate")
         && is("sec-fetch-dest", "document");

@@ -1,4 +1,4 @@
-//! Query parameters that only HTTP has: those of `POST` and `DELETE /flows`, and the link to the next page.
+//! Query parameters that only the HTTP API has: those of `POST` and `DELETE /flows`, and the link to the next page.
 
 use warp::http::Method;
 
@@ -10,7 +10,7 @@ fn bad(what: impl Into<String>) -> BadQuery {
     BadQuery(what.into())
 }
 
-/// The one parameter of `method` on `/flows`, `hour`.
+/// Reads `hour`, the only parameter of `method` on `/flows`.
 pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, BadQuery> {
     let mut hour = None;
     for (name, value) in text::parse(query)? {
@@ -25,7 +25,7 @@ pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, BadQuery> {
     hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1"))
 }
 
-/// The one parameter of `POST /flows`: whether the answer waits until the flows are visible.
+/// Reads `wait`, the only parameter of `POST /flows`: whether the response waits until the flows are visible.
 pub(super) fn wait(query: &str) -> Result<bool, BadQuery> {
     let mut wait = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -42,7 +42,7 @@ pub(super) fn wait(query: &str) -> Result<bool, BadQuery> {
     Ok(wait.is_some())
 }
 
-/// `query` with `cursor` instead of the one that it has: the link to the next page.
+/// The `Link` header for the next page: `query`, with `cursor` instead of its own.
 pub(super) fn next_page(query: &str, cursor: &str) -> String {
     let mut next = form_urlencoded::Serializer::new(String::new());
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -54,7 +54,7 @@ pub(super) fn next_page(query: &str, cursor: &str) -> String {
     format!("</flows?{}>; rel=\"next\"", next.finish())
 }
 
-/// What has to hold of any query: a clear answer. For fuzzing.
+/// Checks what has to be true of every query. For fuzzing.
 #[cfg(fuzzing)]
 pub fn check_query(query: &str) {
     if let Ok(asked) = text::parse_flows(query) {

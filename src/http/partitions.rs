@@ -1,5 +1,5 @@
-//! `/partitions/…`: what the nodes of a cluster ask each other. The service knows the paths; a service of one
-//! process has none of them.
+//! `/partitions/…`: requests from other nodes of the cluster. The service parses the paths; a standalone service has
+//! none of them.
 
 use warp::http::StatusCode;
 use warp::reply::Response;

@@ -1,4 +1,4 @@
-//! `POST /receipts`: which of these idempotency keys batches were taken under, when, and with which notes.
+//! `POST /receipts`: under which of the given idempotency keys batches were counted, when, and with which notes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -24,14 +24,15 @@ use crate::service::{Kept, Service, ServiceError};
 use flow::IdempotencyKey;
 use flow::decode::Format;
 
-/// Most keys that one request may ask about.
+/// Most keys in one request.
 const KEYS_MAX: usize = 20_000;
-/// Most characters of all those keys. They are held until the answer has gone out, and each answer under way may
-/// hold about so much.
+/// Most characters of all keys in one request. They are held until the response is sent, and each response in progress
+/// may hold this much.
 const KEYS_CHARS_MAX: usize = 1 << 20;
-/// A body that says it is longer is not read: it has more than that in it, or a great deal of white space.
+/// A body with a larger `Content-Length` is not read: it has more than [`KEYS_CHARS_MAX`] characters, or a lot of white
+/// space.
 const BODY_BYTES_MAX: usize = 2 << 20;
-/// Keys that are looked up at once.
+/// Keys per lookup.
 const LOOK_UP: usize = 256;
 
 pub(super) async fn handle(
@@ -70,7 +71,7 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-/// Keys that were asked about: each once, in the order in which they came first, in one piece of memory.
+/// The distinct keys of the request, in order of their first occurrence, in one allocation.
 struct Keys {
     text: String,
     ranges: Vec<Range<u32>>,
@@ -84,7 +85,7 @@ impl Keys {
             keys: Keys,
         }
         let asked: Asked = serde_json::from_slice(body).map_err(|e| Problem::BadKeys {
-            // Bounded: what is unknown or of another type is in it.
+            // Truncated, since serde's message contains the unknown field or the value of the wrong type.
             what: format!(
                 "it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {:.300}",
                 e.to_string()
@@ -153,13 +154,13 @@ impl<'de> Visitor<'de> for KeysVisitor {
     }
 }
 
-/// Looks keys up, some at a time, as the client takes the answer.
+/// Looks up some keys at a time, as the client reads the response.
 struct Lookup {
     service: Arc<dyn Service>,
     keys: Keys,
-    /// How many keys were handed out or are not known.
+    /// How many keys were written, or have no receipt.
     done: usize,
-    /// What is kept under the next keys; read ahead.
+    /// The receipts of the next keys, read ahead.
     kept: std::vec::IntoIter<Option<Kept>>,
 }
 
@@ -172,7 +173,7 @@ struct Known<'a> {
 }
 
 impl Lookup {
-    /// Reads the first of them.
+    /// Reads the first receipts.
     fn begin(service: Arc<dyn Service>, keys: Keys) -> Result<Lookup, ServiceError> {
         let mut lookup = Lookup {
             service,
@@ -199,7 +200,7 @@ impl JsonItems for Lookup {
         b"{\"receipts\":["
     }
 
-    /// Appends the next receipt that is there.
+    /// Appends the next receipt, if there is one.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Result<bool, QueryError> {
         while let Some(range) = self.keys.ranges.get(self.done) {
             let Some(kept) = self.kept.next() else {
@@ -214,7 +215,7 @@ impl JsonItems for Lookup {
                 taken_at: kept.time_s,
                 note: kept.note,
             };
-            // Strings and integers always serialise, and memory takes them.
+            // Strings and integers always serialise, and a `Vec` accepts every write.
             let _infallible = serde_json::to_writer(&mut *out, &known);
             return Ok(true);
         }

@@ -1,4 +1,4 @@
-//! Which path and method goes to which handler.
+//! Routes a path and method to its handler.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use super::{
     partitions, receipts_post,
 };
 
-/// Everything the service answers, as one filter.
+/// The whole API, as one filter.
 ///
-/// Warp's own routing answers a wrong path or method by rejections, which carry no `Allow` and no
-/// problem body; so it hands every request to [`route`], and there is one place to look.
+/// Warp's own routing rejects a wrong path or method without `Allow` and without a problem document. So this filter
+/// passes every request to [`route`].
 pub(super) fn filter(
     api: Arc<Api>,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
@@ -42,7 +42,7 @@ pub(super) fn filter(
         })
 }
 
-/// Answers one request, counts it, and gives it a line in the log.
+/// Responds to one request, counts it, and logs it.
 async fn handle(
     api: &Api,
     method: Method,
@@ -106,11 +106,11 @@ async fn handle(
     response
 }
 
-/// The query of a request whose target may be longer than hyper takes; or why it cannot be had.
+/// The query of a request whose target may be longer than hyper accepts, or why a part of it was not kept.
 fn whole_query(query: String, context: &RequestContext) -> (String, Option<Problem>) {
     match context.target.rest.as_deref() {
         None => (query, None),
-        // Where there is no query yet, the path is as long as that, and there is none like it.
+        // If the query has not started yet, the path alone is too long, and there is no such path.
         Some(TargetTail::Kept(_)) if query.is_empty() => (query, None),
         Some(TargetTail::Kept(rest)) => (query + &rest.text, None),
         Some(TargetTail::Dropped(Dropped::TooLong)) => (query, Some(Problem::TargetTooLong)),
@@ -118,14 +118,13 @@ fn whole_query(query: String, context: &RequestContext) -> (String, Option<Probl
     }
 }
 
-/// What is answered holds for this moment: the next flows that are counted change it. So no cache on the
-/// way may keep it, unless its handler says so.
+/// Forbids caching unless the handler allows it, because the next flows change the answer.
 pub(super) fn forbid_caching(headers: &mut HeaderMap) {
     let control = headers.entry(header::CACHE_CONTROL);
     control.or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// What a handler needs to know of a request besides its body.
+/// A request without its body.
 pub(super) struct Request<'a> {
     pub(super) method: &'a Method,
     pub(super) path: &'a str,
@@ -136,7 +135,7 @@ pub(super) struct Request<'a> {
 
 impl Request<'_> {
     /// # Errors
-    /// A query parameter, where there can be none.
+    /// The request has a query parameter.
     pub(super) fn reject_parameters(&self) -> Result<(), Problem> {
         match form_urlencoded::parse(self.query.as_bytes()).next() {
             None => Ok(()),
@@ -150,7 +149,7 @@ impl Request<'_> {
     }
 }
 
-/// All paths, what they are in metrics, and the methods they know.
+/// All paths, and their methods.
 pub(super) const PATHS: [(&str, &str); 9] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
@@ -162,23 +161,23 @@ pub(super) const PATHS: [(&str, &str); 9] = [
     ("/backups", "POST, OPTIONS"),
     ("/receipts", "POST, OPTIONS"),
 ];
-/// Below `/backups/`: a checkpoint, and a file of one.
+/// Methods of `/backups/ID` and of `/backups/ID/FILE`.
 const ONE_BACKUP: &str = "DELETE, OPTIONS";
 const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
-/// Below it: what other nodes ask.
+/// Requests from other nodes are below this path.
 const PARTITIONS_PATH: &str = "/partitions/";
 const PARTITIONS: &str = "GET, HEAD, OPTIONS";
-/// Below `/assets/`: what the page loads.
+/// Methods of the page's assets.
 const ASSET: &str = "GET, HEAD, OPTIONS";
 
-/// The path that is meant where there is none like `path`.
+/// The known path that differs from `path` only by slashes at the end.
 pub(super) fn path_like(path: &str) -> Option<&'static str> {
     let plain = path.trim_end_matches('/');
     let (known, _) = PATHS.iter().find(|(known, _)| *known == plain)?;
     Some(known)
 }
 
-/// Metrics have a label a path, not one for everything that somebody asks for.
+/// The label of a path in metrics. All unknown paths share one, so that clients cannot create labels.
 fn path_label(path: &str) -> &'static str {
     let known = PATHS.iter().find(|(known, _)| *known == path);
     match known {

@@ -1,14 +1,14 @@
-//! Where tokens, certificates and keys are, and what is wrong with such a file.
+//! The files of tokens, certificates and keys, and the error for one that cannot be used.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where the secrets are.
+/// The paths of all files with secrets.
 #[derive(Clone, Debug, Default)]
 pub struct AccessFiles {
-    /// Tokens of those who may send flows; without it, nobody needs one for that.
+    /// Tokens for sending flows; without it, nobody needs a token for that.
     pub write_tokens: Option<PathBuf>,
-    /// Tokens of those who may ask.
+    /// Tokens for reading.
     pub read_tokens: Option<PathBuf>,
     /// Tokens of the other nodes of a cluster.
     pub node_tokens: Option<PathBuf>,
@@ -18,14 +18,14 @@ pub struct AccessFiles {
 /// PEM files for TLS.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The certificate, followed by those of the authorities in between.
+    /// The certificate, followed by any intermediate certificates.
     pub cert: PathBuf,
     pub key: PathBuf,
-    /// Clients need a certificate of this authority, or one of these.
+    /// Clients need a certificate that one of these authorities issued.
     pub client_ca: Option<PathBuf>,
 }
 
-/// A file of secrets that cannot be used. Says which and why, and nothing of what is in it.
+/// A file of secrets that cannot be used. The text has the path and the cause, but none of the content.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {what}", path.display())]
 pub struct AccessError {

@@ -25,11 +25,11 @@ use super::origin::Target;
 use super::socket::Socket;
 use super::{Api, routes};
 
-/// Longest head of a request, and what a connection reads ahead.
+/// Longest head of a request, which is also the size of a connection's read buffer.
 pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept. The usual cause is too many open files, and a connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// After the last request has ended, time for its answer to be sent and for its client to close.
+/// After the last request, time for its response to be sent and for its client to close the connection.
 const LINGER: Duration = Duration::from_millis(300);
 
 /// Serves `api` on `listener` until `shutdown` resolves. Then it accepts no more connections, gives requests that are in
@@ -47,7 +47,7 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(api.limits.head_time_max)
         .max_buf_size(HEAD_BYTES_MAX)
-        // A client may close its side when it has sent all, and still wants the answer.
+        // A client may close its side when it has sent the request, and still wants the response.
         .half_close(true);
     let graceful = GracefulShutdown::new();
     let connections = Connections::new(
@@ -110,8 +110,7 @@ pub async fn serve(
     api.stop();
     connections.abort_downloads();
     let no_request_left = async {
-        // Beside connections with requests there are idle ones, and ones that never send a whole
-        // head. Those are not worth waiting for.
+        // Connections without a request, or with an incomplete head, are not worth waiting for.
         loop {
             tokio::time::sleep(LINGER).await;
             if connections.requests_in_progress() == 0 {
@@ -124,7 +123,7 @@ pub async fn serve(
         () = graceful.shutdown() => 0,
         () = no_request_left => 0,
         () = tokio::time::sleep(grace) => {
-            // They can be asked for again, and their clients see that they are incomplete.
+            // Their clients see that the responses are incomplete, and can repeat the requests.
             let waiting = connections.waiting_answers();
             if waiting > 0 {
                 let answers = waiting;
@@ -137,7 +136,7 @@ pub async fn serve(
     aborted
 }
 
-/// Fails a write when the client reads nothing for `idle_max`, which releases all that the answer holds.
+/// Fails a write when the client reads nothing for `idle_max`. That releases everything the response holds.
 fn with_write_timeout(socket: Socket, idle_max: Duration) -> TimeoutStream<Socket> {
     let mut stream = TimeoutStream::new(socket);
     stream.set_write_timeout(Some(idle_max));
@@ -146,7 +145,7 @@ fn with_write_timeout(socket: Socket, idle_max: Duration) -> TimeoutStream<Socke
 
 type Filter<S> = TowerToHyperService<S>;
 
-/// Answers the requests of one connection until it ends.
+/// Serves the requests of one connection until it ends.
 async fn serve_on<S>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: Arc<Connection>,
@@ -179,7 +178,7 @@ where
         let (connection, filter) = (connection.clone(), filter.clone());
         async move {
             let response = serve_request(filter, request).await?;
-            // Such a client takes the end of the connection for the end of an answer without a length.
+            // An HTTP/1.0 client takes the end of the connection for the end of a response without a length.
             let has_length = response.body().size_hint().exact().is_some();
             if version < Version::HTTP_11 && !has_length {
                 connection.reset_unless_shut_down();
@@ -196,7 +195,7 @@ where
     served.map_err(|e| e.to_string())
 }
 
-/// The TLS handshake of one connection. Returns whether the other end has shown a certificate.
+/// Performs the TLS handshake. Returns whether the client has shown a certificate.
 async fn handshake<I: AsyncRead + AsyncWrite + Unpin>(
     stream: I,
     tls: Arc<rustls::ServerConfig>,
@@ -210,7 +209,7 @@ async fn handshake<I: AsyncRead + AsyncWrite + Unpin>(
     Ok((stream, certified))
 }
 
-/// Warp reads a path from every request, and panics where there is none: `CONNECT host:port`.
+/// Handles what warp would panic on: a request without a path, as in `CONNECT host:port`.
 async fn serve_request<S>(
     filter: Filter<S>,
     request: Request<Incoming>,
@@ -241,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that takes 400 KB a second, and after a while nothing.
+    /// A client that reads 400 KB per second, and then stops.
     #[tokio::test]
     async fn a_slow_client_gets_its_answer_and_a_dead_one_times_out() {
         const IDLE_MAX: Duration = Duration::from_millis(1500);

@@ -1,4 +1,4 @@
-//! A connection's socket, which others can look at while it is in use.
+//! A connection's socket. It can be observed while it is in use.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -11,13 +11,13 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A client that has closed its side may still want the answer: one that has left looks the same. So
-/// it gets what is there within this time.
+/// A client that has closed its side may still want the response; one that has disconnected looks the same. So the
+/// response is sent for this long.
 const DISCONNECTED_AFTER: Duration = Duration::from_secs(1);
-/// Pause between two looks at a socket that has bytes which nobody reads yet.
+/// Between two checks of a socket with bytes that nobody reads yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Of an answer, what the system may hold beyond what is on its way to the client.
+/// Bytes of a response that the kernel may buffer beyond those in flight to the client.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
 /// See [`Socket::drain`].
@@ -30,15 +30,15 @@ pub(super) struct Socket(Arc<TcpStream>);
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Socket {
-        // Answers are written whole; waiting to fill a packet only delays them.
+        // Responses are written in large pieces, so Nagle's algorithm would only delay them.
         let _best_effort = stream.set_nodelay(true);
-        // Otherwise there is room for more only when a third of the system's buffer is free, which
-        // grows to megabytes: a slow client would have to take those before it counts as alive.
+        // Without it, the socket becomes writable only when a third of the kernel's send buffer is free. The buffer
+        // grows to megabytes, which a slow client would have to read before it counts as alive.
         let _best_effort = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         Socket(Arc::new(stream))
     }
 
-    /// Reads and forgets what comes, for a moment, and up to a bound.
+    /// Reads and discards what arrives, for a moment and up to a limit.
     pub(super) async fn drain(&self) {
         let mut bytes = vec![0; DRAIN_STEP_BYTES];
         let mut left = DRAIN_BYTES_MAX;
@@ -55,8 +55,8 @@ impl Socket {
         let _in_time = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
     }
 
-    /// Has the connection end by a reset, unless it is shut down in good order: however the process or the
-    /// connection ends before that, the client does not take what it has for all there is.
+    /// Makes the connection end with a reset, unless it is shut down properly first. However the process or the
+    /// connection ends, the client then does not take a part of a response for the whole.
     pub(super) fn reset_unless_shut_down(&self) {
         let _best_effort = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
     }
@@ -134,7 +134,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = SockRef::from(&*self.0);
-        // All is written: the system delivers it, also after the socket is closed.
+        // Everything is written; the kernel delivers it even after the socket is closed.
         let _best_effort = socket.set_linger(None);
         Poll::Ready(socket.shutdown(Shutdown::Write))
     }

@@ -23,8 +23,8 @@ pub(super) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
             for root in certificates(path)? {
                 roots.add(root).map_err(|e| AccessError::new(path, e))?;
             }
-            // A client without a certificate gets through the handshake, so that `/healthz` is open
-            // to it; `Access::check` stops it at everything else. One with a bad one does not.
+            // A client without a certificate completes the handshake, so that it can read `/healthz`;
+            // `Access::authorize` rejects its other requests. A client with an invalid certificate fails the handshake.
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                 .allow_unauthenticated()
                 .build()

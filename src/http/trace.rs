@@ -1,5 +1,5 @@
-//! Which request is which: `X-Request-Id`, taken over from whoever has given one or made here, and W3C
-//! trace context. Both are in every line that the log has of a request.
+//! Request identity: `X-Request-Id`, taken from the client or generated, and W3C trace context. Every log line of a
+//! request has both.
 
 use tracing::Span;
 use uuid::Uuid;
@@ -8,10 +8,10 @@ use warp::http::header::{HeaderName, HeaderValue};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Longest request id that is taken over.
+/// Longest request ID that is accepted from a client.
 const ID_CHARS_MAX: usize = 128;
 
-/// The names of one request.
+/// The IDs of one request.
 #[derive(Debug)]
 pub(super) struct Trace {
     id: HeaderValue,
@@ -33,7 +33,7 @@ impl Trace {
                 HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
             }
         };
-        // At this level it is there whatever is logged.
+        // An error span is enabled at every log level.
         let span = tracing::error_span!(
             "request",
             request_id = id.to_str().unwrap_or_default(),
@@ -48,19 +48,19 @@ impl Trace {
         Trace { id, span }
     }
 
-    /// For the lines that the log has of the request.
+    /// The span for the request's log lines.
     pub(super) fn span(&self) -> Span {
         self.span.clone()
     }
 
-    /// Tells the client under which name the request is in the log.
+    /// Adds the request ID to the response, so that the client can find the request in the log.
     pub(super) fn mark(&self, headers: &mut HeaderMap) {
         headers.insert(REQUEST_ID, self.id.clone());
     }
 }
 
-/// The trace and the span that a `traceparent` names: `00-TRACE-PARENT-FLAGS`, or a later version that
-/// begins like that.
+/// Parses `traceparent` into the trace ID and the parent ID: `00-TRACE-PARENT-FLAGS`, or a later version with the same
+/// beginning.
 fn parse_traceparent(text: &str) -> Option<(&str, &str)> {
     let mut parts = text.split('-');
     let (version, trace, parent, flags) =

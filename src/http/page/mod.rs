@@ -1,7 +1,7 @@
-//! `GET /`: the page for people, and below `/assets/` what it is made of.
+//! `GET /`: the web page, and its assets below `/assets/`.
 //!
-//! All of it is in the binary, in gzip, and the page loads nothing from elsewhere. It is for
-//! everybody: what it shows, it fetches from the API, with a token where one is asked for.
+//! All of it is in the binary as gzip, and the page loads nothing from other hosts. The page needs no permission: it
+//! fetches what it shows from the API, with a token if the API requires one.
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ use super::error::Problem;
 use super::negotiate;
 use crate::query::Encoding;
 
-/// What the page loads, as `build.rs` made it.
+/// The page's assets, as `build.rs` made them.
 static ASSETS: [Asset; 2] = [
     Asset {
         name: "page.css",
@@ -34,15 +34,15 @@ static ASSETS: [Asset; 2] = [
     },
 ];
 
-/// Scripts and styles that come with the page, and questions to this service. Nothing of a name that
-/// somebody sent can become a script, a style, a picture from elsewhere or the target of a form.
+/// Allows the page's own scripts and styles, and requests to this service. A name that a client sent cannot become a
+/// script, a style, an image from another host or the target of a form.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// What is under a name with a hash in it never changes.
+/// The path of an asset has a hash of its content, so the content never changes.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
-/// The page itself may have changed with the service.
+/// The page may have changed with the service's version.
 const REVALIDATE: &str = "no-cache";
-/// What is unpacked at once for a client that takes no gzip.
+/// Bytes to decompress at once for a client that does not accept gzip.
 const PART_BYTES: usize = 64 << 10;
 
 static SITE: LazyLock<Site> = LazyLock::new(Site::new);
@@ -57,14 +57,14 @@ pub(super) struct Asset {
 #[derive(Template)]
 #[template(path = "index.html")]
 struct Index<'a> {
-    /// Where the assets are, from the page.
+    /// Path of the assets, relative to the page.
     assets: &'a str,
     version: &'a str,
 }
 
-/// What is made at the first request.
+/// What is rendered at the first request.
 struct Site {
-    /// Names all assets together, since they load each other.
+    /// The hash of all assets together, since they load each other.
     hash: String,
     index: Bytes,
     index_hash: String,
@@ -79,7 +79,7 @@ impl Site {
             assets: &format!("assets/{hash}"),
             version: env!("CARGO_PKG_VERSION"),
         };
-        // Two strings are put into a text; and what is read from memory is all there.
+        // Rendering two strings cannot fail, and neither can reading from memory.
         let html = index.render().unwrap_or_default();
         let mut gzip = Vec::new();
         let mut encoder = GzEncoder::new(html.as_bytes(), Compression::best());
@@ -99,7 +99,7 @@ pub(super) fn asset(path: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.name == name)
 }
 
-/// The page. Its query string is for its script.
+/// The page. Only its script reads the query string.
 pub(super) fn index(headers: &HeaderMap) -> Result<Response, Problem> {
     let html = "text/html; charset=utf-8";
     respond(
@@ -111,7 +111,7 @@ pub(super) fn index(headers: &HeaderMap) -> Result<Response, Problem> {
     )
 }
 
-/// What the page loads.
+/// An asset of the page.
 pub(super) fn file(headers: &HeaderMap, asset: &'static Asset) -> Result<Response, Problem> {
     let gzip = Bytes::from_static(asset.gzip);
     respond(headers, gzip, asset.media_type, &SITE.hash, IMMUTABLE)
