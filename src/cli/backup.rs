@@ -11,7 +11,7 @@ use crate::backup::{self, Held, Source};
 use crate::config::{Backup, Location};
 use agent::command::{connect, say, signals};
 
-/// How long a service that does not answer holds up the end after a signal.
+/// Longest wait for a service that does not respond, after a signal.
 const LET_GO_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
@@ -48,8 +48,8 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     Ok(())
 }
 
-/// A signal ends the process, once the service has let go of what it holds for it, or does not answer; a
-/// second one does so at once.
+/// Ends the process at a signal, when the service has ended the backup session or does not respond. A second signal
+/// ends it at once.
 fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
     serve::end_at_second_signal()?;
     let mut signals = Signals::new(signals::ending())?;

@@ -6,7 +6,7 @@ use crate::store::{DataDir, Store, StoreOptions};
 pub(super) fn run(arguments: &Compact) -> Result<(), String> {
     let dir = &arguments.data_dir.path;
     let compact = || {
-        // Opening to write would make one where there is none.
+        // Opening it for writing would create a directory that is absent.
         DataDir::open_to_read(dir)?;
         let (store, _) = Store::open(dir, StoreOptions::in_between())?;
         store.flush()?;

@@ -58,11 +58,11 @@ enum Source {
     Stopped(Store, Engine),
 }
 
-/// Hours that are read at once have together no more flows than this, and so no more rows, unless it is one
-/// hour: an answer that is long in the reading keeps files from being deleted.
+/// Most flows, and so most rows, of hours that are read together, unless it is a single hour. An answer that takes long
+/// to read keeps files from being deleted.
 const GROUP_FLOWS_MAX: u64 = 1_000_000;
 
-/// Puts hours into groups that are read at once. They come in ascending order.
+/// Groups hours that are read together. They are in ascending order.
 #[derive(Default)]
 struct Groups {
     groups: Vec<Range<u32>>,
@@ -83,7 +83,7 @@ impl Groups {
 }
 
 impl Source {
-    /// The hours that hold flows, in groups: of millions of hours, each does not cost a request.
+    /// The hours that hold flows, in groups, so that millions of hours do not take a request each.
     fn groups(&self, hours: Range<u32>) -> Result<Vec<Range<u32>>, String> {
         let mut groups = Groups::default();
         match self {
@@ -173,13 +173,13 @@ impl Source {
     }
 }
 
-/// Rows of several answers, which have one header.
+/// Joins the rows of several answers under one header.
 struct Output<W> {
     out: W,
     format: ExportFormat,
-    /// An answer has been begun.
+    /// The first answer has started.
     any: bool,
-    /// The header of one that is not the first is on its way.
+    /// The header of a later answer is being skipped.
     in_header: bool,
 }
 

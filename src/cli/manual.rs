@@ -1,4 +1,4 @@
-//! `flowtally completions` and `flowtally man`: what the command line says of itself.
+//! `flowtally completions` and `flowtally man`: both are derived from the command line's definition.
 
 use clap::CommandFactory;
 

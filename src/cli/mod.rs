@@ -1,4 +1,4 @@
-//! One file a subcommand.
+//! The subcommands, one file each.
 
 mod backup;
 mod compact;
@@ -15,7 +15,7 @@ use agent::command::signals;
 
 use crate::config::{Cli, Command, Settings};
 
-/// Runs the command that was asked for; an error is text for the user.
+/// Runs the subcommand. An error is text for the user.
 pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     signals::ignore_file_size_limit()?;
     match cli.command {

@@ -18,16 +18,16 @@ use crate::query::QueryLimits;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
 
-/// Exit status after a second signal, by the shell's custom for one that died of SIGINT.
+/// Exit status after a second signal: what a shell reports for a process that SIGINT killed.
 const EXIT_SECOND_SIGNAL: i32 = 130;
 
-/// Time for what is still on a thread of the runtime when all is flushed.
+/// Time for blocking tasks to end when everything is flushed.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
-/// Connections at a time, where the limit of open files allows it.
+/// Most open connections, if the limit of open files allows it.
 const CONNECTIONS_MAX: usize = 4096;
-/// Each may read a head of 32 KiB.
+/// A connection may buffer a head of 32 KiB.
 const CONNECTIONS_PER_MIB: usize = 8;
-/// Files that RocksDB keeps open (`max_open_files`), its logs, and some to spare.
+/// The files that RocksDB keeps open (`max_open_files`), its logs, and some in reserve.
 const FILES_OF_OUR_OWN: usize = 640;
 
 pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
@@ -46,8 +46,8 @@ pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
     let result = runtime.block_on(serve(arguments, memory));
-    // Scans of clients that were broken off may still be on their way to the next chunk. The database
-    // has to be closed before the process takes down what it is made of.
+    // Scans for aborted responses may still be producing their next chunk. The database has to be closed before the
+    // process exits.
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     result
 }
@@ -147,7 +147,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     Ok(())
 }
 
-/// All addresses are those of IPv6, which takes IPv4 too, where the machine has it.
+/// Without a host, binds to all addresses: IPv6, which includes IPv4, if the machine has it.
 async fn bind(listen: &str) -> io::Result<TcpListener> {
     let Some(port) = listen.strip_prefix(':') else {
         return TcpListener::bind(listen).await;
@@ -160,7 +160,7 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
     }
 }
 
-/// Where a browser on this machine finds the page.
+/// The URL of the page for a browser on this machine.
 fn page_url(address: SocketAddr, tls: bool) -> String {
     let scheme = if tls { "https" } else { "http" };
     let ip = match address.ip() {
@@ -191,7 +191,7 @@ fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     })
 }
 
-/// Beyond this machine, whoever can reach the port could do what nothing guards.
+/// On an address other than loopback, everybody who can reach the port has the permissions that nothing guards.
 fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
     let Some(open) = nothing_guards(access) else {
         return Ok(());
@@ -209,7 +209,7 @@ fn host_names(given: &[String]) -> Result<Vec<HostName>, String> {
     given.iter().map(name).collect()
 }
 
-/// What anybody can do who reaches the port, and what to give against it.
+/// What everybody who reaches the port can do, and the flags that prevent it.
 fn nothing_guards(access: &AccessFiles) -> Option<&'static str> {
     let asks_for_certificates = |tls: &TlsFiles| tls.client_ca.is_some();
     if access.tls.as_ref().is_some_and(asks_for_certificates) {
@@ -225,8 +225,8 @@ fn nothing_guards(access: &AccessFiles) -> Option<&'static str> {
     }
 }
 
-/// Raises the limit of open files as far as it goes, and returns how many connections that allows
-/// beside RocksDB's files in so many stores, and the memory: what they read ahead may take a quarter of it.
+/// Raises the limit of open files as far as possible. Returns how many connections it allows beside RocksDB's files in
+/// this many stores, and how many the memory allows, since their read buffers may take a quarter of it.
 fn connections_max(memory_mib: usize, stores: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -236,8 +236,8 @@ fn connections_max(memory_mib: usize, stores: usize) -> usize {
         .clamp(64, CONNECTIONS_MAX)
 }
 
-/// The first signal sets a flag, the one after finds it set and ends the process on the spot. That
-/// is safe at any moment, since what was acknowledged is in the journal.
+/// The first signal sets a flag; the second finds it set and ends the process at once. That is safe at any moment,
+/// since the journal has every acknowledged batch.
 pub(super) fn end_at_second_signal() -> io::Result<()> {
     let first_came = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {

@@ -14,18 +14,18 @@ use agent::units::hour_name;
 #[derive(Debug, Default, Serialize)]
 struct Stored {
     hours: usize,
-    /// `None` where there is no hour.
+    /// `None` if there is no hour.
     first_hour: Option<u64>,
     last_hour: Option<u64>,
     flows: u64,
     bytes_tx: u128,
     bytes_rx: u128,
-    /// Of the data directory; not known of a running service.
+    /// Size of the data directory; unknown for a running service.
     disk_bytes: Option<u64>,
 }
 
 impl Stored {
-    /// `hours` come in ascending order.
+    /// `hours` are in ascending order.
     fn add(&mut self, hour: u64, flows: u64, bytes_tx: u128, bytes_rx: u128) {
         self.hours += 1;
         self.first_hour.get_or_insert(hour);
@@ -87,7 +87,7 @@ fn table(stored: &Stored) -> String {
     lines.into_iter().map(line).collect()
 }
 
-/// Bytes of all files below `dir`.
+/// The size of all files below `dir`.
 fn bytes_of(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for found in std::fs::read_dir(dir)? {

@@ -8,7 +8,7 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
     report(&store::verify(dir).map_err(|e| e.to_string())?)
 }
 
-/// Says what was verified; an error where there are faults.
+/// Prints what was verified. Faults are an error.
 pub(super) fn report(verified: &Verified) -> Result<(), String> {
     for fault in &verified.faults {
         agent::command::say(&fault.to_string());

@@ -1,4 +1,4 @@
-//! The configuration of a node: where the journal is, its name, and how other nodes reach it.
+//! Flags of `flowtally serve` for a node of a cluster.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::service::cluster::NodeConfig;
 use agent::client::Server;
 use agent::units::seconds;
 
-/// Partitions of a topic that is created: the most nodes that can share it.
+/// Partitions of a topic that the service creates: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
 
 /// The arguments of `flowtally serve` for a node of a cluster.
 #[derive(Clone, Debug, Args)]
 pub struct Cluster {
-    /// Brokers of Kafka, as in host:9092,host:9092. With it, this is one node of many: Kafka is the journal,
-    /// and each node has the sums of some of its partitions.
+    /// Brokers of Kafka, as in host:9092,host:9092. With it, this is one node of a cluster: Kafka is the journal, and
+    /// each node has the sums of some of its partitions.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_BROKERS",
@@ -26,7 +26,8 @@ pub struct Cluster {
     )]
     pub kafka_brokers: Option<String>,
 
-    /// Topic that is the journal. It is made where it is absent, and so is one with -owners at its end.
+    /// Topic that is the journal. It is created if it is absent, and so is a second one, with -owners at the end of its
+    /// name.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_TOPIC",
@@ -35,7 +36,7 @@ pub struct Cluster {
     )]
     pub kafka_topic: String,
 
-    /// Partitions of a topic that is made: the most nodes that can share it. It can never be changed.
+    /// Partitions of a topic that the service creates: the most nodes that can share it. The number can never be changed.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_PARTITIONS",
@@ -45,8 +46,8 @@ pub struct Cluster {
     )]
     pub kafka_partitions: i32,
 
-    /// Option of librdkafka, such as security.protocol=sasl_ssl; can be given several times, and several
-    /// at a time with ; in between. What follows a ; and is no NAME=VALUE is of the value before.
+    /// Option of librdkafka, such as security.protocol=sasl_ssl. May be repeated, and may have several options,
+    /// separated by ;. Text after a ; that is not NAME=VALUE belongs to the value before.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_OPTION",
@@ -65,7 +66,7 @@ pub struct Cluster {
     )]
     pub node_name: Option<String>,
 
-    /// Where the other nodes reach this one, as in http://node-1:8080.
+    /// URL at which the other nodes reach this one, as in http://node-1:8080.
     #[arg(
         long,
         env = "FLOWTALLY_NODE_URL",
@@ -74,17 +75,17 @@ pub struct Cluster {
     )]
     pub node_url: Option<String>,
 
-    /// File with the tokens of nodes, one a line, the same on all of them. The first is sent to the others,
-    /// and one of them is needed for /partitions.
+    /// File with the tokens of the nodes, one per line, the same on all nodes. A node sends the first one to the
+    /// others, and a request to /partitions needs any of them.
     #[arg(long, env = "FLOWTALLY_NODE_TOKEN_FILE", value_name = "FILE")]
     pub node_token_file: Option<PathBuf>,
 
-    /// Authority, as PEM, that other nodes' certificates are of, instead of the usual ones.
+    /// CA certificates (PEM) that the certificates of other nodes are verified with, instead of the default ones.
     #[arg(long, env = "FLOWTALLY_NODE_CA", value_name = "FILE")]
     pub node_ca: Option<PathBuf>,
 
-    /// Place for checkpoints of partitions, as in s3://bucket/path, gs://bucket/path or file:///path, the same
-    /// on all nodes. A node that lacks a partition starts from the newest, and not from the topic's start.
+    /// URL for checkpoints of partitions, as in s3://bucket/path, gs://bucket/path or file:///path, the same on all
+    /// nodes. A node that lacks a partition starts from its newest checkpoint instead of the start of the topic.
     #[arg(long, env = "FLOWTALLY_CHECKPOINT_URL", value_name = "URL")]
     pub checkpoint_url: Option<String>,
 
@@ -114,7 +115,7 @@ impl Cluster {
                     .into(),
             );
         }
-        // A node that asks for certificates has one to show.
+        // A node that requires client certificates has one itself.
         let certificate = serve.tls_cert.clone().zip(serve.tls_key.clone());
         let certificate = certificate.filter(|_| serve.tls_client_ca.is_some());
         let options = self.kafka_option.iter().flat_map(|o| o.to_vec());
@@ -141,7 +142,7 @@ impl Cluster {
 /// Names and values of options.
 pub type Options = std::sync::Arc<[(String, String)]>;
 
-/// A password may contain a semicolon, and the text of an error is shown.
+/// A password may contain a semicolon, and clap prints the text of an error.
 fn options(text: &str) -> Result<Options, String> {
     let is_name = |name: &str| {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
@@ -165,7 +166,7 @@ fn brokers(text: &str) -> Result<String, String> {
     }
 }
 
-/// Kafka derives names from it.
+/// Kafka derives other names from it.
 fn node_name(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     match (1..=200).contains(&text.len()) && text.bytes().all(fits) {

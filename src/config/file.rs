@@ -1,7 +1,7 @@
-//! Settings from a file: TOML whose keys are the long flags of `flowtally serve`, below the command line
-//! and the environment, above the defaults. So the file's values *become* the defaults, and clap, which
-//! knows the order of the rest, stays the only one that decides. Another command is told the same file,
-//! and takes the settings that it has too.
+//! Settings from a TOML file, whose keys are the long flags of `flowtally serve`. The command line and the environment
+//! override the file, and the file overrides the defaults. So the file's values *become* clap's defaults, and clap
+//! alone decides which value applies. Another command can use the same file, and takes the settings from it that it has
+//! too.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -16,25 +16,25 @@ use toml::{Table, Value};
 use super::{Cli, tips};
 use agent::terminal::{printable, printable_lines};
 
-/// Flags that are about the file itself.
+/// Flags that cannot be in the file.
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
 /// The command whose settings the file has.
 const SERVICE: &str = "serve";
-/// The source of what nobody has set.
+/// The source of a default.
 const DEFAULT: &str = "default";
 
-/// The command line, with what the environment and a file add to it.
+/// Parses the command line, with the environment and the file.
 ///
 /// # Errors
-/// What is wrong with it, as it may be shown; and the request for help or the version, which clap prints.
+/// An error that is safe to print; or a request for help or the version, which clap prints.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<(Cli, Settings), clap::Error> {
     understand(arguments).map_err(escaped)
 }
 
-/// `error` with escapes for what a terminal would obey in the arguments that it has. clap prints them as they are,
-/// and where it prints no colours, leaves out what looks like one.
+/// Escapes control sequences in the arguments that `error` contains. clap prints them unchanged, and without colours
+/// removes what looks like one.
 fn escaped(mut error: clap::Error) -> clap::Error {
     let of_text = |text: &String| printable(text).into_owned();
     let of_context = |(kind, value): (ContextKind, &ContextValue)| match value {
@@ -62,7 +62,7 @@ fn understand(
     let path = file_of(&matches);
     if let Some(path) = &path {
         let fail = |what: &dyn fmt::Display| {
-            // A line of the file may be in it. clap leaves out what looks like a colour.
+            // The text may contain a line of the file. clap removes what looks like a colour.
             let what = format!("{}: {what}\n", printable(&path.display().to_string()));
             let what = printable_lines(&what);
             clap::Error::raw(ErrorKind::ValueValidation, what)
@@ -76,7 +76,7 @@ fn understand(
         let subcommand = command.find_subcommand_mut(name).ok_or_else(no_command)?;
         *subcommand = with_defaults(subcommand.clone(), &service, &table).map_err(|e| fail(&e))?;
         let again = command.clone().try_get_matches_from(&arguments);
-        // Without the file it was right, so it is the file.
+        // Without the file it was valid, so the error is in the file.
         matches = again.map_err(|e| {
             let text = escaped(e).to_string();
             fail(&text.trim_start_matches("error: "))
@@ -98,7 +98,7 @@ fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
     matches.try_get_one::<PathBuf>("config").ok()?.cloned()
 }
 
-/// Has clap not look at variables that are set to nothing.
+/// Makes clap ignore variables that are empty.
 fn without_empty_variables(command: Command) -> Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command.mut_subcommands(|command| {
@@ -109,7 +109,7 @@ fn without_empty_variables(command: Command) -> Command {
     })
 }
 
-/// The command with the values of `table`, which are the settings of `service`, as its defaults.
+/// The command, with the values of `table`, which are settings of `service`, as its defaults.
 fn with_defaults(
     mut command: Command,
     service: &Command,
@@ -155,7 +155,7 @@ fn example(command: &Command) -> String {
     some.join(", ")
 }
 
-/// Where each value of a command comes from.
+/// The source of each value of a command.
 #[derive(Debug)]
 pub struct Settings {
     command: Command,
@@ -165,8 +165,8 @@ pub struct Settings {
 
 #[cfg(feature = "kafka")]
 impl Settings {
-    /// What is for one node of many is not to be left aside in silence. (What `requires` of clap needs has to be
-    /// on the command line or in the environment; here it may be in the file.)
+    /// Refuses flags of a cluster node without `kafka-brokers`, instead of ignoring them. (clap's `requires` looks at
+    /// the command line and the environment only, but here the value may be in the file.)
     fn check_cluster(&self) -> Result<(), clap::Error> {
         let Some((SERVICE, matches)) = self.matches.subcommand() else {
             return Ok(());
@@ -178,7 +178,7 @@ impl Settings {
         for argument in cluster.get_arguments() {
             let id = argument.get_id().as_str();
             let source = source(argument, matches.value_source(id), self.file.as_deref());
-            // A default may be said.
+            // A default may be given explicitly.
             let given = matches.get_raw(id).is_some_and(|given| {
                 !given.eq(argument.get_default_values().iter().map(|v| v.as_os_str()))
             });
@@ -194,7 +194,7 @@ impl Settings {
 }
 
 impl fmt::Display for Settings {
-    /// As TOML that can be given as a file again, with the source of each value.
+    /// Prints TOML that can be used as a file again, with the source of each value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((name, matches)) = self.matches.subcommand() else {
             return Ok(());
@@ -217,7 +217,7 @@ impl fmt::Display for Settings {
                 continue;
             };
             let source = source(argument, matches.value_source(id), self.file.as_deref());
-            // Passwords may be in it.
+            // It may contain passwords.
             if argument.is_hide_env_values_set() {
                 writeln!(f, "# {key} is set, and not shown # {source}")?;
                 continue;
@@ -250,7 +250,7 @@ fn source(argument: &Arg, source: Option<ValueSource>, file: Option<&Path>) -> S
     }
 }
 
-/// The file has been read and understood by now.
+/// The file has been read and validated by now.
 fn file_has(file: &Path, key: &str) -> bool {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.parse::<Table>().is_ok_and(|t| t.contains_key(key))
@@ -305,7 +305,7 @@ mod tests {
         let given = |file, arguments: &[&str]| parse_with(file, arguments).map(|_| ());
         let brokers = ["--kafka-brokers", "a:1"];
         let named = ["--node-name", "n"];
-        // As --print-config shows it.
+        // As printed by --print-config.
         assert_eq!(given("kafka-topic = \"flows\"\n", &[]), Ok(()));
         assert_eq!(given("kafka-brokers = \"a:1\"\n", &named), Ok(()));
         assert_eq!(given("node-name = \"n\"\n", &brokers), Ok(()));

@@ -1,4 +1,4 @@
-//! Which hours are kept, and which are taken.
+//! Flags for which hours are kept, and which are accepted.
 
 use std::str::FromStr;
 
@@ -7,14 +7,14 @@ use clap::Args;
 use agent::units;
 use agent::units::hours;
 
-/// Where hours are retained, and nothing is said.
+/// The default of `--hour-ahead-max` with `--retain-hours`.
 const AHEAD_MAX: u32 = 48;
 
-/// For every command that takes flows.
+/// Arguments of every command that accepts flows.
 #[derive(Clone, Debug, Args)]
 pub struct Hours {
-    /// Hours that the service keeps before the newest one that has flows, as a number or as in 30d. Older ones are dropped as a
-    /// whole, and flows for them are counted as expired. Without it, all are kept.
+    /// Hours that the service keeps before the newest one that has flows, as a number or as in 30d. It deletes older
+    /// hours, and counts flows for them as expired. Without it, all hours are kept.
     #[arg(
         long,
         env = "FLOWTALLY_RETAIN_HOURS",
@@ -23,15 +23,15 @@ pub struct Hours {
     )]
     pub retain_hours: Option<u32>,
 
-    /// Refuse flows whose hour is later than the clock's hour since the epoch and N more; none refuses
-    /// no hour. Guards what is retained: one hour that is far too late would make all others too old.
-    /// Hours of a day (0 to 23) are always taken. By default 48 with --retain-hours, none without.
+    /// Refuse flows whose hour is more than N hours ahead of the clock's hour since the epoch; none means no limit.
+    /// This protects the retained hours: a single hour that is far too late would make all others too old. Hours of a
+    /// day (0 to 23) are always accepted. By default 48 with --retain-hours, none without.
     #[arg(long, env = "FLOWTALLY_HOUR_AHEAD_MAX", value_name = "N|none")]
     hour_ahead_max: Option<AheadMax>,
 }
 
 impl Hours {
-    /// Hours later than the clock's that are taken; `None` takes all.
+    /// How many hours ahead of the clock are accepted; `None` means all.
     pub fn ahead_max(&self) -> Option<u32> {
         match self.hour_ahead_max {
             Some(AheadMax(given)) => given,

@@ -1,8 +1,8 @@
-//! Where a command finds what is stored: a running service, or the directory of a stopped one.
+//! Where a command finds the stored flows: in a running service, or in the data directory of a stopped one.
 //!
-//! Each can be a flag or a variable, and the directory also a key of the file. What is said more
-//! plainly counts: a flag of the one before a variable of the other, a variable before the file. Where
-//! neither is said, it is the service that runs on this machine, as for commands that know no directory.
+//! Both can be given as a flag or a variable, and the directory also in the file. The more explicit one applies: a flag
+//! overrides the other's variable, and a variable overrides the file. Without any, it is the service on this machine,
+//! as for commands that have no --data-dir.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 use super::ConfigFile;
 use agent::arguments::DEFAULT_URL;
 
-/// A running service or a stopped one's directory.
+/// A running service, or the data directory of a stopped one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// Its URL.
@@ -25,11 +25,11 @@ pub enum Location {
 #[derive(Debug, Args)]
 #[group(skip)]
 struct Flags {
-    /// The running service. [default without --data-dir: http://127.0.0.1:8080]
+    /// URL of the running service. [default without --data-dir: http://127.0.0.1:8080]
     #[arg(long, env = "FLOWTALLY_URL", value_name = "URL")]
     url: Option<String>,
 
-    /// The data directory of a service that is stopped, instead of --url.
+    /// Data directory of a stopped service, instead of --url.
     #[arg(long, env = "FLOWTALLY_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
 

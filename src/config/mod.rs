@@ -1,7 +1,7 @@
-//! Arguments, environment and an optional file, as validated values. Every flag of the service is also
-//! a variable, `--data-dir` is `FLOWTALLY_DATA_DIR`, and a key of the file, `data-dir`; the flag comes
-//! first, then the variable, then the file. A variable that is set to nothing counts as unset. Sizes,
-//! durations and times may have [units], wherever they come from.
+//! Arguments, environment and an optional file, as validated values. Every flag of the service is also a variable and a
+//! key of the file: `--data-dir` is `FLOWTALLY_DATA_DIR` and `data-dir`. A flag overrides the variable, and the
+//! variable overrides the file. An empty variable counts as unset. Sizes, durations and times may have [units],
+//! whatever their source.
 
 #[cfg(feature = "kafka")]
 mod cluster;
@@ -43,93 +43,88 @@ pub struct Cli {
 pub enum Command {
     /// Run the service.
     ///
-    /// SIGTERM or SIGINT stops it in good order; a second one ends it at once. Neither loses a
-    /// flow that was acknowledged. Exit status: 0 after a stop in good order, 1 when it cannot
-    /// start or had to break off requests, 2 for wrong arguments, 130 after a second signal.
+    /// SIGTERM or SIGINT shuts it down gracefully; a second one ends it at once. Neither loses a flow that was
+    /// acknowledged. Exit status: 0 after a graceful shutdown, 1 if it could not start or had to abort requests, 2 for
+    /// wrong arguments, 130 after a second signal.
     Serve(Box<Serve>),
-    /// Send flows to a service: each counts once, however often it has to be tried.
+    /// Send flows to a service: each counts once, however often it has to be sent.
     ///
-    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a
-    /// pipe. Tries again while the service is away or overloaded, under one idempotency key a batch. A
-    /// file is told by the flows in it: sent again, under any name and compressed or not, it counts
-    /// once, and one that has grown counts what is new. Exit status: 0 when the service has
-    /// everything, 1 with a line that says what not.
+    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a pipe. Retries while
+    /// the service is away or overloaded, with one idempotency key for each batch. A file is recognised by its flows:
+    /// sent again, under any name and compressed or not, it counts once; of a file that has grown, only the new flows
+    /// count. Exit status: 0 when the service has everything, 1 with a line that tells what it does not have.
     #[command(after_help = examples::SEND)]
     Send(Send),
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
-    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file is told by the
-    /// flows in it: imported or sent again, under any name and compressed or not, it counts once, and one
-    /// that has grown counts what is new; so does one whose import was interrupted. The service
-    /// remembers that for its --import-window (90 days). What is not a flow is left out, counted and named
-    /// by file and line.
+    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file is recognised by its flows:
+    /// imported or sent again, under any name and compressed or not, it counts once; of a file that has grown, or whose
+    /// import was interrupted, only the new flows count. The service remembers that for its --import-window (90 days).
+    /// A line that is not a flow is skipped, counted, and reported with its file and line number.
     ///
-    /// Of a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the
-    /// applications from the addresses (pkt-srcaddr and pkt-dstaddr where there are any, else srcaddr
-    /// and dstaddr) by --apps; bytes_tx from bytes. Where flow-direction is ingress, source and
-    /// destination change places, and bytes are bytes_rx. Records with NODATA, SKIPDATA or REJECT
-    /// stand for no traffic, and are skipped and counted.
+    /// From a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the applications
+    /// from the addresses (pkt-srcaddr and pkt-dstaddr if present, else srcaddr and dstaddr) by --apps; bytes_tx from
+    /// bytes. If flow-direction is ingress, source and destination are swapped, and bytes are bytes_rx. Records with
+    /// NODATA, SKIPDATA or REJECT stand for no traffic; they are skipped and counted.
     ///
-    /// Exit status: 0 when everything is imported, 1 with a line that says what not, 128 and the
-    /// signal's number after a signal.
+    /// Exit status: 0 when everything is imported, 1 with a line that tells what is not, 128 plus the signal's number
+    /// after a signal.
     #[command(after_help = examples::IMPORT)]
     Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
-    /// The service does this by itself, bit by bit; done in one go, it makes a backup smaller. Exit
-    /// status: 0 when it is done, 1 with a line that says why not.
+    /// A service does this gradually by itself. Done at once, it makes a backup smaller. Exit status: 0 when it is
+    /// done, 1 with a line that tells why not.
     Compact(Compact),
-    /// Check that everything stored by a stopped service, or in a backup, is what it was given.
+    /// Check that everything in a stopped service's data directory, or in a backup, is undamaged.
     ///
-    /// Reads all rows and the journal, checks their checksums, and holds the sums of every hour
-    /// against the ledger, an account of the same flows that is kept beside them. Changes nothing.
-    /// Exit status: 0 when all agrees, 1 with a line for each fault.
+    /// Reads all rows and the journal, verifies their checksums, and compares the sums of every hour with the ledger, a
+    /// separate account of the same flows. Changes nothing. Exit status: 0 when everything agrees, 1 with a line for
+    /// each fault.
     Verify(Verify),
-    /// Take a backup, of a running service or of a stopped one.
+    /// Take a backup of a running or a stopped service.
     ///
-    /// Makes a directory in DIR that is named after the time and is a whole data directory. The next
-    /// backup into the same DIR fetches only the files that are new. A running service goes on
-    /// meanwhile. A backup that was interrupted ends in .incomplete, is never restored from, and is
-    /// removed by the next. Exit status: 0 when it is complete and on disk, 1 with a line that says why
-    /// not, 128 and the signal's number after a signal.
+    /// Creates a directory in DIR, named after the time, which is a complete data directory. The next backup into the
+    /// same DIR fetches only new files. A running service keeps working. A backup that was interrupted has a name that
+    /// ends in .incomplete; it is never restored, and the next backup removes it. Exit status: 0 when the backup is
+    /// complete and on disk, 1 with a line that tells why not, 128 plus the signal's number after a signal.
     #[command(after_help = examples::BACKUP)]
     Backup(Backup),
-    /// Make a data directory of a backup, and verify it.
+    /// Create a data directory from a backup, and verify it.
     ///
-    /// Exit status: 0 when it is complete and verified, 1 with a line that says why not.
+    /// Exit status: 0 when it is complete and verified, 1 with a line that tells why not.
     #[command(after_help = examples::RESTORE)]
     Restore(Restore),
     /// Write the rows of hours to standard output.
     ///
-    /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or whoever reads
-    /// them has seen enough; 1 with a line that says why not.
+    /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or the reader has closed the
+    /// pipe; 1 with a line that tells why not.
     #[command(after_help = examples::EXPORT)]
     Export(Export),
-    /// Say what is stored: hours, flows, bytes, space on disk.
+    /// Print what is stored: hours, flows, bytes, space on disk.
     ///
-    /// Changes nothing in a data directory. Exit status: 0 when it is said, 1 with a line that says why
-    /// not.
+    /// Changes nothing in a data directory. Exit status: 0 when it is printed, 1 with a line that tells why not.
     Stats(Stats),
-    /// Show the applications of an hour that talk most, and how fast, as it changes.
+    /// Show the applications with the most traffic in an hour, and their rates, live.
     ///
-    /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? shows them
-    /// all, q quits. It asks for what it shows only. Where standard output is no terminal, --once is
-    /// needed: it prints the rows and ends. Exit status: 0 when it is quit, or has printed the rows, 1 with
-    /// a line that says why not, 2 for wrong arguments, 128 and the signal's number after a signal. A
-    /// service that goes away is no reason to end, except with --once.
+    /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? lists all keys, q quits. It
+    /// requests only what it shows. If standard output is not a terminal, --once is needed: it prints the rows and
+    /// exits. Exit status: 0 after q, or when the rows are printed; 1 with a line that tells why not; 2 for wrong
+    /// arguments; 128 plus the signal's number after a signal. If the service goes away, it keeps retrying, except with
+    /// --once.
     #[command(after_help = examples::TOP)]
     Top(Top),
     /// Print the completions for a shell.
     ///
-    /// Exit status: 0 when they are printed, 1 with a line that says why not.
+    /// Exit status: 0 when they are printed, 1 with a line that tells why not.
     Completions(Completions),
     /// Print the manual page, or write one for each command into a directory.
     ///
-    /// Exit status: 0 when all is written, 1 with a line that says why not.
+    /// Exit status: 0 when everything is written, 1 with a line that tells why not.
     Man(Man),
 }
 
-/// The data directory, for every command that works on one.
+/// The data directory, for every command that uses one.
 #[derive(Clone, Debug, Args)]
 pub struct DataDir {
     /// Directory that holds everything the service stores.
@@ -145,16 +140,16 @@ pub struct DataDir {
     pub file: ConfigFile,
 }
 
-/// Where the rest of the settings are.
+/// The file with the other settings.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigFile {
-    /// TOML file with the service's settings: its keys are the long names of the flags of flowtally
-    /// serve, as in memory-max = 1024. Another command takes data-dir from it.
+    /// TOML file with the service's settings. Its keys are the long flags of flowtally serve, as in memory-max = 1024.
+    /// Other commands read data-dir from it.
     #[arg(long, env = "FLOWTALLY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// What `flowtally backup` is told.
+/// Arguments of `flowtally backup`.
 #[derive(Clone, Debug, Args)]
 pub struct Backup {
     #[command(flatten)]
@@ -163,7 +158,7 @@ pub struct Backup {
     #[command(flatten)]
     pub credentials: Credentials,
 
-    /// Directory for backups, each in one of its own.
+    /// Directory that holds the backups, each in a directory of its own.
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
 
@@ -172,19 +167,19 @@ pub struct Backup {
     pub keep: Option<u32>,
 }
 
-/// What `flowtally restore` is told.
+/// Arguments of `flowtally restore`.
 #[derive(Clone, Debug, Args)]
 pub struct Restore {
-    /// A backup, or the directory of them, of which the newest complete one is taken.
+    /// A backup, or the directory that holds them: then the newest complete one is restored.
     #[arg(long, value_name = "DIR")]
     pub from: PathBuf,
 
-    /// Directory to make; it has to be absent or empty.
+    /// Directory to create; it has to be absent or empty.
     #[arg(long, env = "FLOWTALLY_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 }
 
-/// What `flowtally export` is told.
+/// Arguments of `flowtally export`.
 #[derive(Clone, Debug, Args)]
 pub struct Export {
     #[command(flatten)]
@@ -193,16 +188,16 @@ pub struct Export {
     #[command(flatten)]
     pub credentials: Credentials,
 
-    /// First hour: its number, or a time in UTC where hours are since the epoch, as in 2026-11-29 or
-    /// 2026-11-29T10. Without it, the first that has flows.
+    /// First hour: its number, or a time in UTC if hours are since the epoch, as in 2026-11-29 or 2026-11-29T10. By
+    /// default the first hour that has flows.
     #[arg(long, value_name = "HOUR", value_parser = hour)]
     pub from: Option<u32>,
 
-    /// The hour after the last one, written in the same ways; without it, all that have flows.
+    /// The hour after the last one, in the same forms. By default all hours that have flows.
     #[arg(long, value_name = "HOUR", value_parser = hour)]
     pub to: Option<u32>,
 
-    /// How rows are written.
+    /// Format of the rows.
     #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
     pub format: ExportFormat,
 }
@@ -210,13 +205,13 @@ pub struct Export {
 /// `--format` of `flowtally export`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
-    /// A row a line, as JSON.
+    /// One JSON object per row and line.
     Ndjson,
-    /// A line with the names of the columns, then a row a line.
+    /// A line with the column names, then one line for each row.
     Csv,
 }
 
-/// What `flowtally stats` is told.
+/// Arguments of `flowtally stats`.
 #[derive(Clone, Debug, Args)]
 pub struct Stats {
     #[command(flatten)]
@@ -225,12 +220,12 @@ pub struct Stats {
     #[command(flatten)]
     pub credentials: Credentials,
 
-    /// As one JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }
 
-/// What `flowtally completions` is told.
+/// Arguments of `flowtally completions`.
 #[derive(Clone, Debug, Args)]
 pub struct Completions {
     /// The shell.
@@ -238,7 +233,7 @@ pub struct Completions {
     pub shell: clap_complete::Shell,
 }
 
-/// What `flowtally man` is told.
+/// Arguments of `flowtally man`.
 #[derive(Clone, Debug, Args)]
 pub struct Man {
     /// Directory for flowtally.1, flowtally-serve.1 and so on; without it, flowtally.1 is printed.
@@ -246,14 +241,14 @@ pub struct Man {
     pub out: Option<PathBuf>,
 }
 
-/// What `flowtally compact` is told.
+/// Arguments of `flowtally compact`.
 #[derive(Clone, Debug, Args)]
 pub struct Compact {
     #[command(flatten)]
     pub data_dir: DataDir,
 }
 
-/// What `flowtally import` is told.
+/// Arguments of `flowtally import`.
 #[derive(Clone, Debug, Args)]
 pub struct Import {
     /// Files to import; - reads a pipe.
@@ -266,12 +261,11 @@ pub struct Import {
     #[command(flatten)]
     pub input: Input,
 
-    /// What the service is told to which the data directory belongs. A service that is running goes by
-    /// its own.
+    /// The hour limits of the service that the data directory belongs to. A running service uses its own.
     #[command(flatten)]
     pub hours: Hours,
 
-    /// Stop when more flows than this are refused; without it, all that can be read is imported.
+    /// Stop when more flows than this are refused; without it, everything readable is imported.
     #[arg(long, value_name = "N")]
     pub max_rejects: Option<u64>,
 
@@ -282,7 +276,7 @@ pub struct Import {
     pub credentials: Credentials,
 }
 
-/// What `flowtally verify` is told.
+/// Arguments of `flowtally verify`.
 #[derive(Clone, Debug, Args)]
 pub struct Verify {
     #[command(flatten)]

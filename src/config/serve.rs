@@ -1,4 +1,4 @@
-//! What `flowtally serve` is told, and how it divides its memory.
+//! Arguments of `flowtally serve`, and how it divides its memory.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use agent::units::{days, listen, mib, seconds};
 const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
                      10s, 5m, 30d.";
 
-/// What `flowtally serve` is told.
+/// Arguments of `flowtally serve`.
 ///
-/// Sizes are in MiB and durations in seconds, or have a unit.
+/// Sizes are in MiB and durations in seconds, unless they have a unit.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = UNITS)]
 pub struct Serve {
     #[command(flatten)]
     pub data_dir: DataDir,
 
-    /// Show all settings, and where each comes from, and end.
+    /// Print all settings and the source of each, and exit.
     #[arg(long)]
     pub print_config: bool,
 
-    /// Address and port to listen on; :8080 is all addresses of this machine, and port 0 picks a free
-    /// one, which the log shows.
+    /// Address and port to listen on. :8080 means all addresses of this machine; port 0 picks a free port, which the
+    /// log shows.
     #[arg(
         long,
         env = "FLOWTALLY_LISTEN",
@@ -38,37 +38,35 @@ pub struct Serve {
     )]
     pub listen: String,
 
-    /// File with the tokens of those who may send flows, one a line; without it, no token is needed
-    /// for that. SIGHUP reads all files of tokens and certificates again.
+    /// File with the tokens for sending flows, one per line; without it, sending needs no token. SIGHUP reloads all
+    /// files of tokens and certificates.
     #[arg(long, env = "FLOWTALLY_WRITE_TOKEN_FILE", value_name = "FILE")]
     pub write_token_file: Option<PathBuf>,
 
-    /// File with the tokens of those who may read, one a line; without it, no token is needed for
-    /// that.
+    /// File with the tokens for reading, one per line; without it, reading needs no token.
     #[arg(long, env = "FLOWTALLY_READ_TOKEN_FILE", value_name = "FILE")]
     pub read_token_file: Option<PathBuf>,
 
-    /// The service's certificate, as PEM, followed by those between it and the root. With it, the
-    /// service speaks HTTPS only.
+    /// The service's certificate (PEM), followed by any intermediate certificates. With it, the service accepts HTTPS
+    /// only.
     #[arg(long, env = "FLOWTALLY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
-    /// The certificate's private key, as PEM.
+    /// The certificate's private key (PEM).
     #[arg(long, env = "FLOWTALLY_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// Authority, as PEM, whose certificate clients need for everything but /healthz, /readyz and
+    /// CA certificates (PEM). Clients then need a certificate that one of them issued, except for /healthz, /readyz and
     /// /openapi.json.
     #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Listen beyond this machine although nothing guards sending or reading.
+    /// Listen on addresses other than loopback although nothing guards sending or reading.
     #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 
-    /// Names under which this service may be asked, beside those of this machine, with commas between them.
-    /// Looked at where it listens on loopback and nothing guards it, so that no page on the web reaches
-    /// it by a name of its own.
+    /// Host names of this service, beside those of this machine, separated by commas. The service checks the name in
+    /// requests if it listens on loopback without tokens, so that no web page can reach it by a name of its own.
     #[arg(
         long,
         env = "FLOWTALLY_ALLOW_HOST",
@@ -86,7 +84,7 @@ pub struct Serve {
     )]
     pub durability: Durability,
 
-    /// Seconds that requests under way get to end in, when the service stops.
+    /// Seconds for requests in progress to end when the service stops.
     #[arg(
         long = "shutdown-timeout",
         env = "FLOWTALLY_SHUTDOWN_TIMEOUT",
@@ -96,8 +94,8 @@ pub struct Serve {
     )]
     pub shutdown_timeout: Duration,
 
-    /// Seconds after which sums move from memory to their final files. Longer means fewer and
-    /// larger files, and a longer replay after a crash.
+    /// Seconds between two flushes of sums from memory to their final files. A longer interval means fewer and larger
+    /// files, and a longer replay after a crash.
     #[arg(
         long,
         env = "FLOWTALLY_FLUSH_INTERVAL",
@@ -107,7 +105,7 @@ pub struct Serve {
     )]
     pub flush_interval: Duration,
 
-    /// Seconds for which a batch's Idempotency-Key is remembered, so that the batch counts once
+    /// Seconds for which the service remembers the Idempotency-Key of a batch. Within this time, a batch counts once
     /// however often it is sent.
     #[arg(
         long,
@@ -118,8 +116,8 @@ pub struct Serve {
     )]
     pub idempotency_window: Duration,
 
-    /// Disk for remembered keys, in MiB; when they need more, the oldest are forgotten. A key takes
-    /// about 100 bytes.
+    /// Disk space for remembered keys, in MiB; if they need more, the oldest are forgotten. A key takes about 100
+    /// bytes.
     #[arg(
         long,
         env = "FLOWTALLY_IDEMPOTENCY_DISK_MAX",
@@ -129,8 +127,8 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
-    /// Days for which it is remembered what was counted of files that were sent or imported, as a number
-    /// or as in 30d, so that a file counts once.
+    /// Days for which the service remembers what it counted of files that were sent or imported, as a number or as in
+    /// 30d. Within this time, a file counts once.
     #[arg(
         long,
         env = "FLOWTALLY_IMPORT_WINDOW",
@@ -140,8 +138,7 @@ pub struct Serve {
     )]
     pub import_window: Duration,
 
-    /// Disk for that, in MiB; when it takes more, the oldest is forgotten. A MiB of a file takes
-    /// about 2 KiB.
+    /// Disk space for that, in MiB; if it needs more, the oldest is forgotten. A MiB of a file takes about 2 KiB.
     #[arg(
         long,
         env = "FLOWTALLY_IMPORT_DISK_MAX",
@@ -154,9 +151,9 @@ pub struct Serve {
     #[command(flatten)]
     pub hours: Hours,
 
-    /// Free space on the disk, in MiB, below which batches are refused (507) and everything else
-    /// goes on; by default a twentieth of the disk, at most 1024, and at least what a flush may need
-    /// (80, by default), where that is no more than a quarter of the disk.
+    /// Free disk space, in MiB, below which batches are refused (507) while everything else continues. The default is a
+    /// twentieth of the disk, at most 1024, and at least what a flush may need (80, by default), if that is no more
+    /// than a quarter of the disk.
     #[arg(
         long,
         env = "FLOWTALLY_DISK_RESERVE",
@@ -165,8 +162,7 @@ pub struct Serve {
     )]
     pub disk_reserve: Option<u32>,
 
-    /// Memory that the process may take, in MiB: bodies under way, sums in memory, RocksDB's caches
-    /// and buffers are all cut from it.
+    /// Memory of the process, in MiB. Bodies, sums in memory, and RocksDB's caches and buffers are all parts of it.
     #[arg(
         long,
         env = "FLOWTALLY_MEMORY_MAX",
@@ -176,8 +172,8 @@ pub struct Serve {
     )]
     pub memory_max: u32,
 
-    /// Largest body of a request in MiB, as sent and after decompression; at most a sixteenth
-    /// of the memory, which is also the default.
+    /// Largest body of a request, in MiB, both as sent and after decompression. At most a sixteenth of --memory-max,
+    /// which is also the default.
     #[arg(
         long,
         env = "FLOWTALLY_BODY_MAX",
@@ -186,9 +182,9 @@ pub struct Serve {
     )]
     pub body_max: Option<u32>,
 
-    /// Memory for groups, sorted rows and pages of all queries together, in MiB, at most a quarter of
-    /// --memory-max; a sixteenth of it by default. A query that needs more is refused (413). Each has a
-    /// 128th of it for itself, so that small ones need not wait for large ones.
+    /// Memory for groups, sorted rows and pages of all queries together, in MiB. At most a quarter of --memory-max; by
+    /// default a sixteenth. A query that needs more is refused (413). Each query has 1/128 of it reserved, so that
+    /// small queries need not wait for large ones.
     #[arg(
         long,
         env = "FLOWTALLY_QUERY_MEMORY_MAX",
@@ -197,8 +193,8 @@ pub struct Serve {
     )]
     pub query_memory_max: Option<u32>,
 
-    /// Seconds that one query may work for until its answer begins, and then for each part of it;
-    /// waiting for its client does not count.
+    /// Seconds that a query may take until its answer starts, and then for each part of it. Waiting for the client does
+    /// not count.
     #[arg(
         long,
         env = "FLOWTALLY_QUERY_TIME_MAX",
@@ -221,7 +217,7 @@ pub struct Serve {
     )]
     pub log: String,
 
-    /// How to log: auto is text on a terminal, and JSON elsewhere.
+    /// Format of the log: auto is text on a terminal, and JSON elsewhere.
     #[arg(
         long,
         env = "FLOWTALLY_LOG_FORMAT",
@@ -237,21 +233,20 @@ pub enum LogFormat {
     Auto,
     /// For people.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Answers at a time. Each has about a MiB of its own: a part that is being made and one on its way, an encoder,
-/// and what RocksDB reads ahead. So there are fewer where there is little memory.
+/// Most answers at the same time. Each takes about a MiB: a part that is being produced, one that is being sent, an
+/// encoder, and RocksDB's read-ahead. With little memory, fewer are allowed.
 const QUERIES_MAX: usize = 64;
 const MIB_PER_QUERY: usize = 8;
 
-/// What the process takes of `--memory-max` whatever is done: its code, threads, RocksDB's tables, compaction.
+/// Memory that the process always needs: its code, threads, RocksDB's tables, compaction.
 const OWN_MIB: u32 = 60;
 
-/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three fourths of it; the rest is for
-/// answers under way ([`QUERIES_MAX`]) and what an allocator cannot use. Only what a body may have goes by the
-/// whole.
+/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three quarters; the rest is for answers in
+/// progress ([`QUERIES_MAX`]) and the allocator's overhead. Only the limit of a body is a share of the whole.
 ///
 /// | share | for |
 /// |---|---|
@@ -275,10 +270,10 @@ pub struct MemoryPlan {
 }
 
 impl Serve {
-    /// Whether this is a process of its own or one node of many.
+    /// Whether this is a standalone service or a node of a cluster.
     ///
     /// # Errors
-    /// Arguments of a node that do not fit together, as text for the user.
+    /// Arguments of a node that contradict each other, as text for the user.
     pub fn mode(&self) -> Result<Mode, String> {
         #[cfg(feature = "kafka")]
         if let Some(node) = self.cluster.node(self)? {
@@ -287,7 +282,7 @@ impl Serve {
         Ok(Mode::Standalone)
     }
 
-    /// The tokens that nodes show each other.
+    /// The file with the tokens of the nodes.
     pub fn node_token_file(&self) -> Option<PathBuf> {
         #[cfg(feature = "kafka")]
         return self.cluster.node_token_file.clone();
@@ -333,9 +328,9 @@ impl Serve {
 /// `--durability`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
-    /// A crash of the machine: each answer waits until the disk has the batch.
+    /// A crash of the machine: each response waits until the batch is on disk.
     Fsync,
-    /// A crash of the process, but not of the machine: faster where fsync is slow.
+    /// A crash of the process, but not of the machine. Faster if fsync is slow.
     Os,
 }
 

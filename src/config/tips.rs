@@ -1,4 +1,4 @@
-//! Flags that other programs have, and what does it here.
+//! Maps flags that other programs have to the flags for the same purpose here.
 
 use std::ffi::OsString;
 
@@ -9,10 +9,10 @@ const LISTEN: &str = "--listen 127.0.0.1:8080 has the address and the port";
 const URL: &str = "--url http://127.0.0.1:8080 says where the service is";
 const DATA: &str = "--data-dir DIR is where the data is";
 
-/// Flags, as others name them, and what to say.
+/// Flags of other programs, and the tip for them.
 type Tips = [(&'static [&'static str], &'static str)];
 
-/// Of `flowtally serve`.
+/// For `flowtally serve`.
 const SERVE: &Tips = &[
     (
         &[
@@ -98,7 +98,7 @@ const SERVE: &Tips = &[
     ),
 ];
 
-/// Of all other commands.
+/// For all other commands.
 const OTHERS: &Tips = &[
     (
         &[
@@ -134,7 +134,7 @@ const OTHERS: &Tips = &[
     ),
 ];
 
-/// Of `import`, `export`, `stats` and the others that work on a directory.
+/// For `import`, `export`, `stats` and the other commands that use a directory.
 const WITH_DATA: &Tips = &[(
     &[
         "--dir",
@@ -148,7 +148,7 @@ const WITH_DATA: &Tips = &[(
     DATA,
 )];
 
-/// `error` with what does here what was meant.
+/// Adds a tip to `error`: the flag that was probably meant.
 pub(super) fn add(
     mut error: clap::Error,
     arguments: &[OsString],
@@ -188,7 +188,7 @@ pub(super) fn add(
     error.remove(ContextKind::SuggestedArg);
     let tips = vec![StyledStr::from(tip)];
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
-    // clap's has the flag whose name looks most like the one that was given.
+    // clap's own tip is the flag with the most similar name.
     let usage = match subcommand {
         Some(subcommand) => subcommand.render_usage(),
         None => command.render_usage(),
@@ -237,7 +237,7 @@ mod tests {
             let error = parse(all).unwrap_err().to_string();
             assert!(error.contains("tip: ") && error.contains(word), "{error}");
             assert_eq!(error.matches("tip: ").count(), 1, "{error}");
-            // The usage names no other flag.
+            // The usage shows no other flag.
             let name = arguments[0].starts_with('-');
             let usage = match (name, arguments[0]) {
                 (true, _) => "Usage: flowtally <COMMAND>\n".to_owned(),

@@ -1,4 +1,4 @@
-//! What `flowtally top` is told.
+//! Arguments of `flowtally top`.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use agent::arguments::{Credentials, DEFAULT_URL};
 use agent::units;
 use agent::units::seconds;
 
-/// What `flowtally top` is told.
+/// Arguments of `flowtally top`.
 #[derive(Clone, Debug, Args)]
 pub struct Top {
-    /// The service.
+    /// URL of the service.
     #[arg(
         long,
         env = "FLOWTALLY_URL",
@@ -20,8 +20,8 @@ pub struct Top {
     )]
     pub url: String,
 
-    /// The hour to show: its number, a time in UTC where hours are since the epoch, as in 2026-11-29T10, or
-    /// latest, the newest one that has flows, whichever that becomes.
+    /// The hour to show: its number, a time in UTC if hours are since the epoch, as in 2026-11-29T10, or latest, which
+    /// follows the newest hour that has flows.
     #[arg(long, value_name = "HOUR|latest", default_value = "latest", value_parser = hour)]
     pub hour: HourChoice,
 
@@ -29,18 +29,18 @@ pub struct Top {
     #[arg(long, value_enum, default_value_t = GroupBy::Edge)]
     pub group_by: GroupBy,
 
-    /// What comes first: most of this.
+    /// Sort order: the most of this first.
     ///
-    /// Rates are known of rows that were answered twice; so the fastest are those of the 1,000 rows with
-    /// the most bytes. With --once it asks twice for that, --interval-s apart.
+    /// A rate needs two answers with the same row, so rate shows the fastest of the 1,000 rows with the most bytes.
+    /// With --once, it queries the service twice, --interval-s apart.
     #[arg(long, value_enum, default_value_t = SortBy::Bytes)]
     pub sort: SortBy,
 
-    /// Rows at most; without it, as many as there is room for, and 20 with --once.
+    /// Most rows to show. By default as many as fit on the screen, and 20 with --once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: Option<u32>,
 
-    /// Seconds between two looks; longer where the service takes long to answer.
+    /// Seconds between two queries; longer if the service takes long to answer.
     #[arg(
         long = "interval-s",
         value_name = "DURATION",
@@ -52,11 +52,11 @@ pub struct Top {
     #[command(flatten)]
     pub filters: Filters,
 
-    /// Print the rows once and end.
+    /// Print the rows once and exit.
     #[arg(long)]
     pub once: bool,
 
-    /// How rows are printed.
+    /// Format of the rows.
     #[arg(long, value_enum, default_value_t = TopFormat::Table, requires = "once")]
     pub format: TopFormat,
 
@@ -101,10 +101,10 @@ pub enum HourChoice {
 pub enum GroupBy {
     /// A source and a destination.
     Edge,
-    /// An application that sends.
+    /// A source.
     #[value(name = "src_app")]
     SrcApp,
-    /// An application that is sent to.
+    /// A destination.
     #[value(name = "dest_app")]
     DestApp,
     /// A VPC.
@@ -121,7 +121,7 @@ pub enum SortBy {
     Tx,
     /// From destination to source.
     Rx,
-    /// Bytes a second.
+    /// Bytes per second.
     Rate,
 }
 
@@ -130,11 +130,11 @@ pub enum SortBy {
 pub enum TopFormat {
     /// Columns, for people.
     Table,
-    /// One array.
+    /// One JSON array.
     Json,
-    /// A row a line, as JSON.
+    /// One JSON object per row and line.
     Ndjson,
-    /// A line with the names of the columns, then a row a line.
+    /// A line with the column names, then one line for each row.
     Csv,
 }
 

@@ -1,4 +1,4 @@
-//! Why the service does not do what it was asked for.
+//! The errors of the service.
 
 use std::sync::Arc;
 

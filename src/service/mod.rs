@@ -38,7 +38,7 @@ use flow::{Batch, Hour, IdempotencyKey, Totals};
 /// A future of the service. It is boxed once a batch, since [`Service`] is used as a trait object.
 pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What became of a batch.
+/// The result of committing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// A batch with the same idempotency key was counted before, so this one was not counted again.
@@ -49,18 +49,18 @@ pub struct Committed {
     pub expired: u64,
 }
 
-/// Whether the service does its work.
+/// Whether the service works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Commits and questions can be expected to succeed.
+    /// Commits and queries are expected to succeed.
     Ready,
-    /// They cannot for now; says why. This passes by itself, or the log says what to do.
+    /// They would fail for now, for this reason. It passes by itself, or the log tells what to do.
     NotReady(String),
     /// Batches are refused, and a restart may help. `ready` is for `/readyz`, `cause` completes "… for 10 seconds".
     Failing { ready: String, cause: &'static str },
 }
 
-/// Takes batches, answers questions, and looks after what is stored.
+/// Commits batches, answers queries, and manages the store.
 pub trait Service: Debug + Send + Sync {
     /// Resolves once every flow of `batch` is durable; with `until_visible`, once the next question to any node
     /// includes it, too.
@@ -73,7 +73,7 @@ pub trait Service: Debug + Send + Sync {
         until_visible: bool,
     ) -> Promise<'_, Result<Committed, ServiceError>>;
 
-    /// Why batches are refused, if that is for want of space on the disk. Cheap: it is asked for each batch.
+    /// Why batches are refused, if the disk lacks space. Cheap, since it is called for each batch.
     fn lacks_space(&self) -> Option<&'static str>;
 
     /// The rows that answer `query`, each store's as of one moment between two commits. Blocks on the disk and on
@@ -154,11 +154,11 @@ pub struct Options {
     pub store: StoreOptions,
     pub query: QueryLimits,
     pub metrics: Metrics,
-    /// Told each time that files of secrets are to be read again.
+    /// Notified when the files of secrets have to be read again.
     pub reload: watch::Receiver<()>,
 }
 
-/// Why the service does not start.
+/// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
@@ -174,11 +174,11 @@ pub enum OpenError {
 pub type Open =
     Box<dyn FnOnce(&AtomicBool) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static>;
 
-/// Locks what can be locked at once, so that a directory that is in use or of another format is reported before
-/// anything else happens, and returns what opens the service.
+/// Locks a directory at once, so that one that is in use or has another format is reported before anything else
+/// happens. Returns the function that opens the service.
 ///
 /// # Errors
-/// A data directory that cannot be used.
+/// The data directory cannot be used.
 pub fn prepare(mode: Mode, options: Options) -> Result<Open, OpenError> {
     match mode {
         Mode::Standalone => {

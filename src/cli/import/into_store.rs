@@ -1,7 +1,7 @@
-//! Straight into a stopped service's data directory.
+//! Imports directly into a stopped service's data directory.
 //!
-//! A thread reads and decodes; this one commits what is new of it in groups, each with one fsync. What is
-//! new, the receipts in the directory tell: those that a service left there too.
+//! One thread reads and decodes; this one commits what is new in groups, each with one fsync. The receipts in the
+//! directory, including those that a service left there, tell what is new.
 
 use std::cell::OnceCell;
 use std::io;
@@ -24,9 +24,10 @@ use agent::command::{batches, identity, print, say, signals, source};
 use agent::inputs::{Apps, HourLimit, Part, Place, Refused, Skipped};
 use flow::{Batch, IdempotencyKey, Kept};
 
-/// Committed with one fsync. Larger ones cost more than they save: memory that is new each time.
+/// Size of a group that is committed with one fsync. Larger groups cost more than they save, since each needs newly
+/// allocated memory.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Sums in memory, twice. Larger means fewer files to merge later.
+/// Size of each of the two tallies. Larger means fewer files to merge later.
 const TALLY_BYTES_MAX: usize = 64 << 20;
 /// Longest wait before a signal is noticed.
 const TICK: Duration = Duration::from_millis(100);
@@ -50,8 +51,8 @@ pub(super) fn run(
         store: Rc::default(),
         done: Done::default(),
     };
-    // At once where it is in use or not ours; one that is absent may be a wrong name, and is made for
-    // the first flow.
+    // Fails at once if the directory is in use or is not a data directory. One that is absent may be a typing error, so
+    // it is created only for the first flow.
     if dir.exists() {
         load.store()?;
     }
@@ -86,7 +87,7 @@ pub(super) fn run(
 
 fn open(dir: &Path) -> Result<Store, String> {
     let options = StoreOptions {
-        // Nobody asks for sums meanwhile: they are flushed when memory is full, and at the end.
+        // Nothing reads the sums meanwhile, so they are flushed when memory is full, and at the end.
         flush_interval: AN_HOUR,
         stall_max: AN_HOUR,
         tally_bytes_max: TALLY_BYTES_MAX,
@@ -101,8 +102,8 @@ fn open(dir: &Path) -> Result<Store, String> {
     }
 }
 
-/// Set to the number of the first signal. The second ends the process on the spot, which loses nothing
-/// that was committed.
+/// Set to the number of the first signal. The second one ends the process at once, which loses nothing that was
+/// committed.
 fn note_signals() -> io::Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
     serve::end_at_second_signal()?;
@@ -114,7 +115,7 @@ fn note_signals() -> io::Result<Arc<AtomicUsize>> {
 
 /// Why an import ends early.
 enum End {
-    /// Its number, and what to do about the rest.
+    /// The signal's number, and how to import the rest.
     Signal(i32, String),
     Error(String),
 }
@@ -125,7 +126,7 @@ impl From<String> for End {
     }
 }
 
-/// What came into the store, of all files.
+/// What was imported from all files.
 #[derive(Clone, Copy, Default)]
 struct Done {
     flows: u64,
@@ -141,7 +142,7 @@ struct Load<'a> {
     bar: &'a ProgressBar,
     signal: &'a AtomicUsize,
     dir: &'a Path,
-    /// Not there as long as there is no directory.
+    /// Empty until the directory exists.
     store: Rc<OnceCell<Store>>,
     done: Done,
 }
@@ -162,7 +163,7 @@ impl Load<'_> {
     fn store(&mut self) -> Result<&Store, String> {
         if self.store.get().is_none() {
             let is_new = !self.dir.exists();
-            // Nobody else sets it.
+            // Nothing else sets it.
             let _is_set = self.store.set(open(self.dir)?);
             if is_new {
                 let made = format!("made a new data directory at {}", self.dir.display());
@@ -172,7 +173,7 @@ impl Load<'_> {
         self.store.get().ok_or_else(|| "it is not open".into()) // never
     }
 
-    /// By the clock, unless what is stored shows that it is wrong.
+    /// By the clock, unless the stored hours show that the clock is wrong.
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
         let newest = self.store.get().and_then(Store::newest_hour);
@@ -212,8 +213,8 @@ impl Load<'_> {
         })
     }
 
-    /// Takes what the reading thread makes of a file. Where this ends early, so does the thread, unless
-    /// it waits for a pipe: then it ends with the process.
+    /// Commits what the reading thread produces from a file. If this ends early, so does that thread, unless it waits
+    /// for a pipe: then it ends with the process.
     fn take(&mut self, events: &Receiver<Event>, file: &mut FileLoad<'_>) -> Result<(), End> {
         loop {
             if let signal @ 1.. = self.signal.load(Ordering::SeqCst) {
@@ -302,7 +303,7 @@ impl Load<'_> {
         match outcome {
             Outcome::Counted { flows, .. } => {
                 self.done.flows += flows;
-                // A line that has grown may have none left that counts.
+                // After it has grown, a line may have no flow left that counts.
                 self.done.batches += u64::from(flows > 0);
                 Ok(())
             }
@@ -322,26 +323,26 @@ impl Load<'_> {
 /// A file that is being imported.
 struct FileLoad<'a> {
     path: &'a Path,
-    /// It can be imported again, and counts once.
+    /// It is a regular file: it can be imported again, and counts once.
     once: bool,
     is_file: bool,
     frontier: Frontier<InStore>,
     group: Group,
-    /// Up to where it is in the store.
+    /// How far it is in the store.
     imported: Option<Place>,
 }
 
-/// What is committed together.
+/// Batches that are committed together.
 #[derive(Default)]
 struct Group {
     batches: Vec<Batch>,
     bytes: usize,
-    /// Where it ends in the file.
+    /// Where the group ends in the file.
     last: Option<Place>,
 }
 
 impl FileLoad<'_> {
-    /// What an error leaves behind.
+    /// How much of the file is imported after an error.
     fn rest(&self) -> String {
         match (self.imported, self.once) {
             (None, _) => "nothing of it was imported".into(),
@@ -353,7 +354,7 @@ impl FileLoad<'_> {
         }
     }
 
-    /// The same where nothing is wrong with the file.
+    /// The same if the file itself is valid.
     fn rest_after_signal(&self) -> String {
         match self.once {
             true => "run it again to import the rest: what was imported counts once".into(),

@@ -10,11 +10,11 @@ use agent::command::rejects::Rejects;
 use agent::command::send::{Sending, Sent};
 use agent::command::{print, source};
 
-/// Flows of a batch that is sent to a service.
+/// Flows in a batch that is sent to a service.
 const BATCH_FLOWS: u32 = 10_000;
 
 pub(super) fn run(arguments: &Import) -> Result<(), String> {
-    // Before anything is imported, so that a wrong name leaves nothing half done.
+    // Before anything is imported, so that a wrong name does not leave an import half done.
     let rejects = arguments.input.rejects.as_deref();
     let lengths: Vec<Option<u64>> = arguments
         .files
@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
     }
 }
 
-/// Sends one file after the other, up to the first that cannot be sent.
+/// Sends the files in order, up to the first that cannot be sent.
 fn send_all(arguments: &Import, url: &str, sending: &Sending) -> Result<(), String> {
     let mut all = Sent::default();
     let result = arguments.files.iter().try_for_each(|file| {

@@ -1,4 +1,4 @@
-//! The live view: a terminal, and what happens meanwhile.
+//! The live view: the terminal, and the events that change it.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -14,14 +14,13 @@ use super::view::{self, Palette};
 use agent::client::{Client, ClientError};
 use agent::command::signals;
 
-/// The view is drawn anew so often at least, since it shows how old it is; and a question that is due
-/// waits no longer.
+/// The view is redrawn at least this often, since it shows its age; a query that is due waits no longer than this.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What the view waits for.
+/// An event for the view.
 enum Message {
     Key(KeyEvent),
-    /// The terminal has another size.
+    /// The terminal was resized.
     Resized,
     Answer(Box<(Question, Result<Answer, ClientError>)>),
     Signal(i32),
@@ -29,17 +28,17 @@ enum Message {
     Broken(String),
 }
 
-/// Shows `state` until it is told to end. The signal that did, if it was one.
+/// Shows `state` until the user quits or a signal arrives. Returns the signal, if it was one.
 pub(super) fn run(state: &mut State, client: Client) -> Result<Option<i32>, String> {
     let (sender, messages) = mpsc::channel();
     let (questions, asked) = mpsc::channel();
-    // Before the terminal is changed, so that no signal leaves it like that.
+    // Before the terminal is changed, so that a signal cannot leave it changed.
     let signals = Signals::new(signals::ending()).map_err(|e| e.to_string())?;
     start("signals", &sender, move |sender| watch(signals, sender))?;
     start("client", &sender, move |sender| {
         ask(&client, &asked, sender)
     })?;
-    // Restores the terminal in a panic, too.
+    // Restores the terminal after a panic, too.
     let terminal = ratatui::try_init();
     let ended = terminal.map_err(|e| e.to_string()).and_then(|terminal| {
         start("keys", &sender, read_keys)?;
@@ -87,7 +86,7 @@ fn show(
     }
 }
 
-/// Starts a thread whose end, also by a panic, is the end of the view.
+/// Spawns a thread. When it ends, even by a panic, so does the view.
 fn start(
     name: &'static str,
     sender: &Sender<Message>,
@@ -105,7 +104,7 @@ fn start(
     thread.map(drop).map_err(|e| e.to_string())
 }
 
-/// Says, when it is dropped, that a thread has ended.
+/// Sends a message when it is dropped: the thread has ended.
 struct End<'a>(&'a Sender<Message>, &'static str);
 
 impl Drop for End<'_> {

@@ -8,7 +8,7 @@ use crate::config::{SortBy, Top, TopFormat};
 use agent::client::Client;
 use agent::terminal::printable_json;
 
-/// Of a name in the table; the other formats have all of it.
+/// Columns of a name in the table; the other formats have it in full.
 const NAME_COLUMNS_MAX: usize = 60;
 
 pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Result<(), String> {
@@ -23,7 +23,7 @@ pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Resu
     }
     answer.rows.truncate(question.limit);
     let out = io::stdout().lock();
-    // What is not for eyes is exact.
+    // Formats for programs have exact values.
     let shown = out.is_terminal();
     let mut out = BufWriter::new(out);
     let written = match arguments.format {
@@ -39,7 +39,7 @@ pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Resu
             .try_for_each(|row| writeln!(out, "{}", json(row))),
     };
     match written.and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
+        // The reader has closed the pipe.
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write the rows: {e}"))
         }
@@ -59,7 +59,7 @@ fn header(question: &Question) -> Vec<String> {
         .collect()
 }
 
-/// A row's columns, the names as `name` has them.
+/// A row's columns, with `name` applied to the names.
 fn cells(question: &Question, row: &Row, name: impl Fn(&str) -> String) -> Vec<String> {
     let mut cells: Vec<String> = row.names().map(name).collect();
     cells.extend([row.bytes_tx.to_string(), row.bytes_rx.to_string()]);
@@ -70,7 +70,7 @@ fn cells(question: &Question, row: &Row, name: impl Fn(&str) -> String) -> Vec<S
     cells
 }
 
-/// Names to the left, numbers to the right.
+/// Names are aligned to the left, numbers to the right.
 fn table(out: &mut impl Write, question: &Question, rows: &[Row]) -> io::Result<()> {
     let shown = |name: &str| cut(&visible(name), NAME_COLUMNS_MAX);
     let rows = rows.iter().map(|row| cells(question, row, shown));
@@ -103,7 +103,7 @@ fn csv(out: &mut impl Write, question: &Question, rows: &[Row], shown: bool) -> 
     out.flush()
 }
 
-/// The row as JSON, without what a terminal would obey.
+/// The row as JSON, with control characters escaped.
 fn json(row: &Row) -> String {
     // Strings and integers always serialise.
     let text = serde_json::to_string(row).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is asked of the service, and its answer.
+//! A query to the service, and its answer.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -10,21 +10,21 @@ use crate::config::{Filters, GroupBy, HourChoice, SortBy};
 use agent::client::{Client, ClientError};
 use flow::query::HourRow;
 
-/// Rows that are fetched to find the fastest: the service does not sort by rates, which it does not know.
+/// Rows that are fetched to find the fastest: the service does not know rates, so it cannot sort by them.
 const RATED_ROWS_MAX: usize = 1000;
 
-/// Fully says which rows to show.
+/// Determines which rows are shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) hour: HourChoice,
     pub(super) group_by: GroupBy,
     pub(super) sort: SortBy,
     pub(super) filters: Filters,
-    /// Rows at most.
+    /// Most rows.
     pub(super) limit: usize,
 }
 
-/// One row, as the service has it.
+/// One row, as the service returns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,27 +35,27 @@ pub(super) struct Row {
     vpc_id: Option<String>,
     pub(super) bytes_tx: u128,
     pub(super) bytes_rx: u128,
-    /// Between this answer and the one before.
+    /// The rate between the previous answer and this one.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub(super) bytes_per_s: Option<u128>,
     pub(super) hour: u64,
 }
 
-/// The rows of an hour at a moment.
+/// The rows of an hour at one moment.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) question: Question,
-    /// The hour that it is about; `None` where none has flows yet.
+    /// The hour of the rows; `None` if no hour has flows yet.
     pub(super) hour: Option<u64>,
     /// The hours that have flows around that one, ascending.
     pub(super) hours: Vec<HourRow>,
     pub(super) rows: Vec<Row>,
-    /// All bytes of the hour, since the answer before.
+    /// Bytes per second of the whole hour, since the previous answer.
     pub(super) bytes_per_s: Option<u128>,
     pub(super) at: Instant,
 }
 
-/// Names of the fields that make a row of their own.
+/// The fields that distinguish rows.
 pub(super) fn fields(group_by: GroupBy) -> &'static [&'static str] {
     match group_by {
         GroupBy::Edge => &["src_app", "dest_app"],
@@ -65,18 +65,18 @@ pub(super) fn fields(group_by: GroupBy) -> &'static [&'static str] {
     }
 }
 
-/// Hours that are kept before the one that is shown, and after it: more than a terminal has columns.
+/// Hours that are kept before the selected one, and after it: more than a terminal has columns.
 const HOURS_AROUND: usize = 512;
 
-/// Which hours are looked at. Of a service that has millions, all are read once and then few.
+/// The hours that are requested. If a service has millions, all are read once, and then only a few.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Those before this one are not needed.
+    /// Earlier hours are not needed.
     from: u64,
 }
 
 impl Window {
-    /// The hours around the one that is chosen, with what they add up to.
+    /// The hours around the selected one, with their totals.
     fn read(&mut self, client: &Client, choice: HourChoice) -> Result<Vec<HourRow>, ClientError> {
         let read = |from| {
             let items = client.get_items(&format!("/hours?from={from}"))?;
@@ -94,7 +94,7 @@ impl Window {
     }
 }
 
-/// Those of `hours` that are around the one that is chosen, and how many of them are before it.
+/// The `hours` around the selected one, and how many of them are before it.
 fn around<E>(
     hours: impl Iterator<Item = Result<HourRow, E>>,
     choice: HourChoice,
@@ -117,7 +117,7 @@ fn around<E>(
 }
 
 impl Question {
-    /// Asks the service.
+    /// Queries the service.
     pub(super) fn ask(&self, client: &Client, window: &mut Window) -> Result<Answer, ClientError> {
         let at = Instant::now();
         let hours = window.read(client, self.hour)?;
@@ -143,7 +143,7 @@ impl Question {
         let mut query = Serializer::new(String::new());
         query
             .append_pair("hour", &hour.to_string())
-            // With the hour, so that a row can stand alone.
+            // With the hour, so that a row is complete in itself.
             .append_pair("group_by", &(fields(self.group_by).join(",") + ",hour"))
             .append_pair(
                 "sort",
@@ -168,7 +168,7 @@ impl Question {
         format!("/flows?{}", query.finish())
     }
 
-    /// Rows that are asked for.
+    /// Rows to request.
     fn rows_max(&self) -> usize {
         match self.sort {
             SortBy::Rate => self.limit.max(RATED_ROWS_MAX),
@@ -176,14 +176,14 @@ impl Question {
         }
     }
 
-    /// Whether both are about the same sums.
+    /// Whether both questions ask for the same sums.
     fn compares_with(&self, other: &Question) -> bool {
         self.group_by == other.group_by && self.filters == other.filters
     }
 }
 
 impl Row {
-    /// The names that make it a row of its own, in the order of [`fields`].
+    /// The names that distinguish this row, in the order of [`fields`].
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let names = [&self.src_app, &self.dest_app, &self.vpc_id];
         names.into_iter().filter_map(|name| name.as_deref())
@@ -195,11 +195,11 @@ impl Row {
 }
 
 impl Answer {
-    /// Adds the rates since `before`, and sorts by them where that was asked for.
+    /// Adds the rates since `before`, and sorts by them if the question asks for that.
     pub(super) fn compare(&mut self, before: &Answer) {
         let seconds = (self.at - before.at).as_secs_f64();
         let rate = |before: u128, after: u128| {
-            // Less than before: the hour was deleted in between.
+            // The sum has decreased: the hour was deleted in between.
             let more = after.checked_sub(before)?;
             (seconds > 0.0).then(|| (more as f64 / seconds) as u128)
         };
@@ -210,7 +210,7 @@ impl Answer {
                 .and_then(|(now, then)| rate(then.bytes(), now.bytes()));
         }
         if self.hour == before.hour && self.question.compares_with(&before.question) {
-            // Where all rows were answered, one that is new began with nothing.
+            // If the previous answer had all rows, a new row started from zero.
             let had_all = before.rows.len() < before.question.rows_max();
             let sums: std::collections::HashMap<Vec<&str>, u128> = before
                 .rows
@@ -229,7 +229,7 @@ impl Answer {
         }
     }
 
-    /// What the hour adds up to; `None` where it has no flows.
+    /// The hour's totals; `None` if it has no flows.
     pub(super) fn totals(&self) -> Option<&HourRow> {
         self.hours.iter().find(|of| Some(of.hour) == self.hour)
     }

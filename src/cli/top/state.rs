@@ -1,4 +1,4 @@
-//! What is shown, and what keys do to it.
+//! The state of the view, and the effect of keys.
 
 use std::time::{Duration, Instant};
 
@@ -8,43 +8,43 @@ use super::question::{Answer, Question};
 use crate::config::{GroupBy, HourChoice, SortBy};
 use agent::client::ClientError;
 
-/// After an answer that took long, the service is left alone for so many times as long.
+/// After a slow answer, the next query waits for this many times as long.
 const REST_FACTOR: u32 = 4;
-/// But not for longer, so that one slow answer does not stop the view.
+/// Longest such wait, so that one slow answer does not stop the view.
 const REST_MAX: Duration = Duration::from_secs(30);
-/// Longest text to search for, as typed.
+/// Longest search text, as typed.
 const SEARCH_BYTES_MAX: usize = 256;
 
 pub(super) struct State {
     /// As in `http://flowtally:8080`.
     pub(super) url: String,
-    /// What is wanted now; the answer to it may be on its way.
+    /// The current question; its answer may be on its way.
     pub(super) question: Question,
     /// The last answer.
     pub(super) answer: Option<Answer>,
-    /// The one before, for rates.
+    /// The previous answer, for rates.
     base: Option<Answer>,
-    /// Why there is none to the last question.
+    /// Why the last question failed.
     pub(super) trouble: Option<String>,
-    /// Why there will be none to any.
+    /// Why every question will fail.
     pub(super) hopeless: Option<String>,
     pub(super) paused: bool,
     pub(super) mode: Mode,
-    /// Since when the service has been asked, and has not answered.
+    /// When the question was sent that has no answer yet.
     pub(super) asked_at: Option<Instant>,
-    /// When to ask next.
+    /// When to send the next question.
     due_at: Instant,
     interval: Duration,
-    /// Rows that were asked for on the command line.
+    /// The `--limit` of the command line.
     limit: Option<usize>,
 }
 
-/// What keys are for.
+/// What keys do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Rows,
     Help,
-    /// A text to search for is being typed.
+    /// The user is typing a search text.
     Search(String),
 }
 
@@ -72,10 +72,10 @@ impl State {
         }
     }
 
-    /// What to ask now, if it is time; the answer goes to [`State::receive`].
+    /// The question to send now, if it is time; its answer goes to [`State::receive`].
     pub(super) fn next_question(&mut self, now: Instant) -> Option<Question> {
         let waits = self.asked_at.is_some() || now < self.due_at;
-        // A pause ends where something else is to be shown.
+        // A pause does not apply if something else is to be shown.
         let enough = self.paused && self.shows_what_is_wanted();
         if waits || enough {
             return None;
@@ -89,7 +89,7 @@ impl State {
         shown == Some(&self.question)
     }
 
-    /// Takes the answer to `question`.
+    /// Receives the answer to `question`.
     pub(super) fn receive(
         &mut self,
         question: &Question,
@@ -98,7 +98,7 @@ impl State {
     ) {
         let took = self.asked_at.take().map_or(Duration::ZERO, |at| now - at);
         if *question != self.question {
-            // Something else is wanted by now.
+            // The question has changed meanwhile.
             self.due_at = now;
             return;
         }
@@ -119,7 +119,7 @@ impl State {
     }
 
     fn show(&mut self, mut answer: Answer) {
-        // One that follows at once, after a key, would make rates of moments.
+        // An answer that follows at once, after a key, would make rates over moments.
         let settled = |shown: &mut Answer| answer.at - shown.at >= self.interval / 2;
         if let Some(shown) = self.answer.take_if(settled) {
             self.base = Some(shown);
@@ -131,7 +131,7 @@ impl State {
         self.trouble = None;
     }
 
-    /// Asks for as many rows as there is room for.
+    /// Requests as many rows as fit on the screen.
     pub(super) fn fit(&mut self, rows: usize, now: Instant) {
         let rows = self.limit.map_or(rows, |limit| limit.min(rows)).max(1);
         let more = rows > self.question.limit;
@@ -141,7 +141,7 @@ impl State {
         }
     }
 
-    /// What a key does; false ends it.
+    /// Handles a key. Returns false if it ends the view.
     pub(super) fn press(&mut self, key: KeyEvent, now: Instant) -> bool {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return key.code != KeyCode::Char('c');
@@ -200,7 +200,7 @@ impl State {
         true
     }
 
-    /// The hour that is wanted, as a number; `None` before the first answer.
+    /// The number of the selected hour; `None` before the first answer.
     pub(super) fn wanted_hour(&self) -> Option<u64> {
         match self.question.hour {
             HourChoice::At(hour) => Some(hour),
@@ -208,7 +208,7 @@ impl State {
         }
     }
 
-    /// The hour with flows before the one that is wanted, if there is one.
+    /// The hour with flows before the selected one, if there is one.
     fn earlier(&self) -> HourChoice {
         let hours = self.answer.as_ref().map_or(&[][..], |answer| &answer.hours);
         let wanted = self.wanted_hour();
@@ -216,7 +216,7 @@ impl State {
         found.map_or(self.question.hour, |of| HourChoice::At(of.hour))
     }
 
-    /// The one after it; after the newest, whichever is the latest.
+    /// The hour after it; after the newest hour, `latest`.
     fn later(&self) -> HourChoice {
         let hours = self.answer.as_ref().map_or(&[][..], |answer| &answer.hours);
         let wanted = self.wanted_hour();
@@ -225,12 +225,12 @@ impl State {
     }
 }
 
-/// Whether asking again cannot help: a wrong token, or a URL that has never been the service's.
+/// Whether a retry cannot help: a wrong token, or a URL that has never answered as the service.
 fn is_hopeless(error: &ClientError, has_answered: bool) -> bool {
     match error {
         ClientError::Refused { status, .. } => match status {
             401 | 403 => true,
-            // Other answers may be about the question.
+            // Other status codes may be caused by the question.
             200 | 300..=399 | 404 | 405 | 421 => !has_answered,
             _ => false,
         },

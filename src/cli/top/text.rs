@@ -1,12 +1,12 @@
-//! Names and numbers as they may be shown in a terminal.
+//! Names and numbers in a form that is safe to print in a terminal.
 
 use ratatui::text::Span;
 
 use agent::terminal::printable;
 
-/// `name` without what a terminal would obey, or would not show: control characters, escape sequences,
-/// marks that turn the direction of writing around. They are written as `\u{1b}` instead, and a
-/// backslash as two. An empty name is shown as `""`, so that it does not look like none.
+/// Escapes everything in `name` that a terminal would obey or not show: control characters, escape sequences, and marks
+/// that change the direction of writing. They become `\u{1b}` and the like, and a backslash is doubled. An empty name
+/// becomes `""`, so that it can be seen.
 pub(super) fn visible(name: &str) -> String {
     match name {
         "" => "\"\"".into(),
@@ -19,7 +19,7 @@ pub(super) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// `text` in at most `columns`.
+/// Truncates `text` to at most `columns`.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     let mut fitted = text.to_owned();
     if width(text) > columns {
@@ -31,20 +31,20 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     fitted
 }
 
-/// `text` in exactly `columns`, cut off where it is longer.
+/// Truncates or pads `text` to exactly `columns`.
 pub(super) fn fit(text: &str, columns: usize) -> String {
     let fitted = cut(text, columns);
     let missing = columns.saturating_sub(width(&fitted));
     fitted + &" ".repeat(missing)
 }
 
-/// The same, with the blanks on the left.
+/// The same, aligned to the right.
 pub(super) fn fit_right(text: &str, columns: usize) -> String {
     let missing = columns.saturating_sub(width(text));
     fit(&(" ".repeat(missing) + text), columns)
 }
 
-/// `n` bytes in three digits.
+/// `n` bytes with three digits and a unit.
 pub(super) fn bytes(n: u128) -> String {
     const UNITS: [&str; 11] = [
         "B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB", "RB", "QB",
@@ -53,7 +53,7 @@ pub(super) fn bytes(n: u128) -> String {
         return format!("{n} B");
     }
     let (mut value, mut unit) = (n as f64, 0);
-    // What would be rounded up to a thousand has the next unit.
+    // A number that would round up to a thousand gets the next unit.
     while value >= 999.5 && unit + 1 < UNITS.len() {
         value /= 1000.0;
         unit += 1;
@@ -66,12 +66,12 @@ pub(super) fn bytes(n: u128) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
-/// Bytes a second; `–` where nothing is known yet.
+/// Bytes per second; `–` if not known yet.
 pub(super) fn rate(bytes_per_s: Option<u128>) -> String {
     bytes_per_s.map_or_else(|| "–".into(), |n| bytes(n) + "/s")
 }
 
-/// A bar of `columns`, of which `part` (0 … 1) is filled.
+/// A bar of `columns`, filled up to `part` (0 … 1).
 pub(super) fn bar(part: f64, columns: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part.clamp(0.0, 1.0) * columns as f64 * 8.0).round() as usize;

@@ -315,9 +315,9 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
     }
 }
 
-/// Reads the files of secrets again, whenever `told`.
-async fn reload_secrets(state: Arc<NodeState>, mut told: watch::Receiver<()>) {
-    while told.changed().await.is_ok() {
+/// Reads the files of secrets again, at each notification.
+async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) {
+    while reload.changed().await.is_ok() {
         let state = state.clone();
         let reloaded = tokio::task::spawn_blocking(move || {
             state.signer.reload()?;

@@ -1,4 +1,4 @@
-//! How it looks, in a terminal of any size.
+//! Draws the screen, in a terminal of any size.
 
 use std::iter::repeat_n;
 use std::time::Instant;
@@ -16,19 +16,19 @@ use super::text::{bar, bytes, fit, fit_right, rate, visible, width};
 use crate::config::{HourChoice, SortBy};
 use agent::units::hour_name;
 
-/// A name has so many columns at least before anything more is shown beside it.
+/// A name gets at least this many columns before another column is shown beside it.
 const NAME_COLUMNS: usize = 10;
-/// Beside what it is sorted by, it has so many at least.
+/// Least columns of a name beside the column that the rows are sorted by.
 const NAME_COLUMNS_MIN: usize = 3;
-/// A name has so many at most.
+/// Most columns of a name.
 const NAME_COLUMNS_MAX: usize = 40;
-/// Of a bar, which also has what is left of the names.
+/// Least columns of a bar. It also gets what the names leave.
 const BAR_COLUMNS: usize = 8;
-/// For what is said beside the bars of hours.
+/// Columns for the text beside the bars of hours.
 const LABEL_COLUMNS: u16 = 16;
-/// Of the bar of one hour.
+/// Columns of one hour's bar.
 const HOUR_COLUMNS_MAX: usize = 3;
-/// For what is wrong, where one does not do.
+/// Lines for an error that does not fit into one.
 const TROUBLE_LINES: u16 = 3;
 const KEYS: [&str; 2] = [
     "q quit  ? help  s sort  g group  / search  ← → hour  space pause",
@@ -45,7 +45,7 @@ const HELP: [&str; 8] = [
     "q Esc    quit",
 ];
 
-/// Colours, or none.
+/// The colours, or none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Palette {
     title: Style,
@@ -55,7 +55,7 @@ pub(super) struct Palette {
 }
 
 impl Palette {
-    /// Without colours where `NO_COLOR` says so (no-color.org).
+    /// Without colours if `NO_COLOR` is set (no-color.org).
     pub(super) fn of_environment() -> Palette {
         let plain = Palette::plain();
         match std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
@@ -79,7 +79,7 @@ impl Palette {
     }
 }
 
-/// Lines that a terminal of `height` has for each part.
+/// How many lines each part gets in a terminal of `height`.
 struct Heights {
     totals: u16,
     mode: u16,
@@ -101,13 +101,13 @@ impl Heights {
         }
     }
 
-    /// All but the rows, with the lines for title and names of columns.
+    /// All lines but the rows, including the title and the column names.
     fn others(&self) -> u16 {
         2 + self.totals + self.mode + self.chart + self.footer
     }
 }
 
-/// Rows that there is room for.
+/// How many rows fit.
 pub(super) fn rows_on_screen(height: u16) -> usize {
     height.saturating_sub(Heights::of(height).others()).into()
 }
@@ -155,7 +155,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
     footer.render(footer_area, frame.buffer_mut());
 }
 
-/// A screen that is filled from its top.
+/// A screen that is filled from the top.
 struct Canvas<'a> {
     buffer: &'a mut Buffer,
     rest: Rect,
@@ -183,7 +183,7 @@ impl Canvas<'_> {
         }
     }
 
-    /// `line`, where `height` is 1 and there is room for it.
+    /// Draws `line`, if `height` is 1 and there is room.
     fn line<'l>(&mut self, height: u16, line: impl FnOnce() -> Line<'l>) {
         let area = self.take(height);
         if area.height > 0 {
@@ -192,7 +192,7 @@ impl Canvas<'_> {
     }
 }
 
-/// Where it comes from, and how old it is.
+/// The URL, and the age of the answer.
 fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<'static> {
     let waits = state.asked_at.map_or(0, |at| (now - at).as_secs());
     let age = match &state.answer {
@@ -220,7 +220,7 @@ fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<
     ])
 }
 
-/// Which hour, and what it adds up to.
+/// The hour and its totals.
 fn totals(state: &State, columns: usize) -> Line<'static> {
     let latest = state.question.hour == HourChoice::Latest;
     let hour = match state.wanted_hour() {
@@ -249,7 +249,7 @@ fn totals(state: &State, columns: usize) -> Line<'static> {
     Line::raw(text)
 }
 
-/// What a row is, what comes first, and what is left out.
+/// The grouping, the sort order and the filters.
 fn mode(state: &State, palette: Palette) -> Line<'static> {
     let question = &state.question;
     let mut text = format!(
@@ -273,7 +273,7 @@ fn mode(state: &State, palette: Palette) -> Line<'static> {
     Line::styled(text, palette.dim)
 }
 
-/// Bars of the hours, the newest on the right, or as far as it takes to see the one that is shown.
+/// Bars of the hours: the newest on the right, or as far back as needed to show the selected one.
 fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) {
     let Some(answer) = state.answer.as_ref().filter(|_| area.height > 0) else {
         return;
@@ -308,7 +308,7 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) 
     for (line, row) in label.iter().zip(label_area.rows()) {
         Line::styled(fit(line, label_area.width.into()), palette.dim).render(row, buffer);
     }
-    // In parts of the largest, since sums may be beyond u64.
+    // As fractions of the largest, since sums may exceed u64.
     let most = hours.iter().map(|of| of.bytes()).max().unwrap_or(0).max(1);
     let heights = hours.iter().flat_map(|of| {
         let height = (of.bytes() as f64 / most as f64 * 1000.0).ceil() as u64;
@@ -324,7 +324,7 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) 
         .render(bars, buffer);
 }
 
-/// What can be shown beside the names.
+/// The columns that can be shown beside the names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Column {
     Sum(SortBy),
@@ -333,7 +333,7 @@ enum Column {
 }
 
 impl Column {
-    /// In the order on the screen.
+    /// In screen order.
     const ALL: [Column; 6] = [
         Column::Sum(SortBy::Bytes),
         Column::Sum(SortBy::Tx),
@@ -342,7 +342,8 @@ impl Column {
         Column::Share,
         Column::Bar,
     ];
-    /// The first to go is the last of these; what it is sorted by comes before all of them.
+    /// Columns by importance: the last one is hidden first. The column that the rows are sorted by comes before all of
+    /// them.
     const BY_IMPORTANCE: [Column; 6] = [
         Column::Sum(SortBy::Bytes),
         Column::Sum(SortBy::Rate),
@@ -369,7 +370,7 @@ impl Column {
         }
     }
 
-    /// Those that fit beside so many names, each with its columns, and the columns of each name.
+    /// The columns that fit beside this many names, each with its width, and the width of a name.
     fn choose(sort: SortBy, names: usize, columns: usize) -> (Vec<(Column, usize)>, usize) {
         let mut chosen = Vec::new();
         let mut taken = 0;
@@ -458,7 +459,7 @@ fn draw_rows(canvas: &mut Canvas, answer: &Answer, palette: Palette, columns: us
     }
 }
 
-/// What is wrong, or what keys there are.
+/// The error, or the keys.
 fn footer(state: &State, palette: Palette, columns: u16) -> Line<'static> {
     match (&state.mode, &state.trouble) {
         (Mode::Search(text), _) => Line::raw(format!("/{}", visible_or_empty(text))),
@@ -471,7 +472,7 @@ fn footer(state: &State, palette: Palette, columns: u16) -> Line<'static> {
     }
 }
 
-/// As [`visible`], but an empty text is nothing.
+/// Like [`visible`], but an empty text stays empty.
 fn visible_or_empty(text: &str) -> String {
     match text {
         "" => String::new(),
