@@ -81,8 +81,7 @@ pub enum DaemonError {
     #[error("cannot use the socket: {0}")]
     Listener(#[source] io::Error),
     #[error(
-        "{requests} requests were still under way {} seconds after the signal, and were broken off; \
-         what they had been promised is stored",
+        "{requests} requests were still in progress {} seconds after the signal, and were aborted; every acknowledged batch is stored",
         .after.as_secs()
     )]
     Aborted { requests: usize, after: Duration },

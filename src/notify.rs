@@ -38,7 +38,7 @@ pub fn reloaded(failure: Option<&str>) {
 pub fn stopping() {
     notify(&[
         NotifyState::Stopping,
-        NotifyState::Status("finishing requests and moving sums to their files"),
+        NotifyState::Status("finishing requests and flushing sums"),
     ]);
 }
 
@@ -46,6 +46,6 @@ const ACCEPTING: &str = "accepting flows";
 
 fn notify(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd cannot be told how far the service is");
+        tracing::warn!(%error, "systemd cannot be notified");
     }
 }

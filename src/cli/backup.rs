@@ -56,7 +56,7 @@ fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
             let end = move || {
-                say("flowtally: stopped; the next backup removes what there is of this one");
+                say("flowtally: stopped; the next backup removes this incomplete one");
                 std::process::exit(128 + signal);
             };
             let end_anyhow = move || {

@@ -197,7 +197,7 @@ fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
         return Ok(());
     };
     Err(format!(
-        "with --listen {listen}, anybody who reaches this machine could {open}, or --tls-client-ca, or say --allow-anonymous if that is meant"
+        "with --listen {listen}, anybody who reaches this machine could {open}, or --tls-client-ca, or --allow-anonymous if that is intended"
     ))
 }
 

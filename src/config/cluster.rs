@@ -162,7 +162,7 @@ fn options(text: &str) -> Result<Options, String> {
 fn brokers(text: &str) -> Result<String, String> {
     match text.split(',').all(|broker| !broker.trim().is_empty()) {
         true => Ok(text.into()),
-        false => Err("it has to be such as kafka-1:9092,kafka-2:9092".into()),
+        false => Err("it has to be like kafka-1:9092,kafka-2:9092".into()),
     }
 }
 
@@ -184,7 +184,7 @@ fn node_url(text: &str) -> Result<String, String> {
     };
     match rest.is_some_and(fits) {
         true => Ok(text.into()),
-        false => Err("it has to be such as http://node-1:8080".into()),
+        false => Err("it has to be like http://node-1:8080".into()),
     }
 }
 

@@ -184,8 +184,9 @@ impl Settings {
             });
             if given && source != DEFAULT {
                 let flag = argument.get_long().unwrap_or_default();
-                let what =
-                    format!("{source}: {flag} is for one node of many, and needs kafka-brokers\n");
+                let what = format!(
+                    "{source}: {flag} is for a node of a cluster, and needs kafka-brokers\n"
+                );
                 return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, what));
             }
         }

@@ -6,7 +6,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 const LISTEN: &str = "--listen 127.0.0.1:8080 has the address and the port";
-const URL: &str = "--url http://127.0.0.1:8080 says where the service is";
+const URL: &str = "--url http://127.0.0.1:8080 is the URL of the service";
 const DATA: &str = "--data-dir DIR is where the data is";
 
 /// Flags of other programs, and the tip for them.
@@ -73,7 +73,7 @@ const SERVE: &Tips = &[
             "--max-age",
             "--storage.tsdb.retention.time",
         ],
-        "--retain-hours 30d drops what is older",
+        "--retain-hours 30d deletes older hours",
     ),
     (
         &[
@@ -94,7 +94,7 @@ const SERVE: &Tips = &[
     ),
     (
         &["--daemon", "--daemonize", "--background", "--detach"],
-        "it stays in the foreground: systemd, or another service manager, has it in the background",
+        "it runs in the foreground; a service manager such as systemd runs it in the background",
     ),
 ];
 

@@ -136,7 +136,9 @@ impl Tokens {
                 continue;
             }
             if !line.iter().all(u8::is_ascii_graphic) {
-                let what = format!("line {number} is not a token: it may have visible ASCII only");
+                let what = format!(
+                    "line {number} is not a token: it has characters other than visible ASCII"
+                );
                 return Err(AccessError::new(path, what));
             }
             tokens.push(line.to_vec());
@@ -144,7 +146,7 @@ impl Tokens {
         if tokens.is_empty() {
             return Err(AccessError::new(
                 path,
-                "no token is in it; write one to a line",
+                "there is no token in it; write one per line",
             ));
         }
         Ok(Tokens(tokens))

@@ -65,7 +65,7 @@ pub(super) async fn receive(
         };
         let Some(part) = part else { break };
         let mut part = part.map_err(|e| Problem::BadBody {
-            what: format!("the body did not arrive whole: {e}"),
+            what: format!("the body did not arrive completely: {e}"),
         })?;
         let bytes = body.len() + part.remaining();
         if bytes > bytes_max {
@@ -111,7 +111,7 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     for value in headers.get_all(header::TRANSFER_ENCODING) {
         if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Problem::ContentEncoding {
-                what: format!("Transfer-Encoding is {value:?}; possible is chunked"),
+                what: format!("Transfer-Encoding is {value:?}; only chunked is supported"),
             });
         }
     }

@@ -52,7 +52,7 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
             };
             return Err(Problem::MediaType {
                 what: format!(
-                    "Content-Type is {essence:?}; possible are application/json and \
+                    "Content-Type is {essence:?}; supported are application/json and \
                      application/x-ndjson{hint}"
                 ),
             });
@@ -83,13 +83,13 @@ pub(super) fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
             "zstd" => Encoding::Zstd,
             _ => {
                 return Err(Problem::ContentEncoding {
-                    what: format!("Content-Encoding is {name:?}; possible are gzip and zstd"),
+                    what: format!("Content-Encoding is {name:?}; supported are gzip and zstd"),
                 });
             }
         };
         if encoding != Encoding::Identity {
             return Err(Problem::ContentEncoding {
-                what: "the body is encoded more than once; once is possible".into(),
+                what: "the body is encoded more than once; only once is supported".into(),
             });
         }
         encoding = next;

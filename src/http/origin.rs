@@ -98,7 +98,7 @@ impl FromStr for HostName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<HostName, String> {
-        let wrong = || "it is a name or an address, without a scheme and a port".to_owned();
+        let wrong = || "it has to be a name or an address, without a scheme or a port".to_owned();
         let in_brackets = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         if let Ok(address) = in_brackets.unwrap_or(text).parse::<Ipv6Addr>() {
             return Ok(HostName(Name::Address(address.to_canonical())));
@@ -178,7 +178,7 @@ fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPor
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(bad("there is more than one Host header")),
         (None, _) if target.version >= Version::HTTP_11 => {
-            return Err(bad("there is no Host header, which HTTP/1.1 needs"));
+            return Err(bad("there is no Host header, which HTTP/1.1 requires"));
         }
         (host, _) => host.map(HeaderValue::as_bytes),
     };
@@ -188,7 +188,9 @@ fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPor
         let host = std::str::from_utf8(text).ok().and_then(HostPort::parse);
         host.ok_or_else(|| {
             let text = String::from_utf8_lossy(text);
-            bad(&format!("Host is {text:?}, which is no name or address"))
+            bad(&format!(
+                "Host is {text:?}, which is not a name or an address"
+            ))
         })
     };
     let host = host.map(parse).transpose()?;

@@ -46,7 +46,7 @@ pub(super) async fn handle(
     request.reject_parameters()?;
     let service = api.opened()?.clone();
     if negotiate::body_format(headers)? != Format::Json {
-        let what = "keys are asked about in application/json".into();
+        let what = "the body has to be application/json".into();
         return Err(Problem::MediaType { what });
     }
     let encoding = negotiate::body_encoding(headers)?;

@@ -141,7 +141,7 @@ impl Request<'_> {
             None => Ok(()),
             Some((name, _)) => Err(Problem::BadQuery {
                 what: format!(
-                    "{} {} takes no query parameter, and there is {name:?}",
+                    "{} {} takes no query parameter, but has {name:?}",
                     self.method, self.path
                 ),
             }),

@@ -127,7 +127,7 @@ pub async fn serve(
             let waiting = connections.waiting_answers();
             if waiting > 0 {
                 let answers = waiting;
-                tracing::warn!(answers, "answers aborted that their clients did not read");
+                tracing::warn!(answers, "answers aborted because their clients did not read them");
             }
             connections.requests_in_progress().saturating_sub(waiting)
         }

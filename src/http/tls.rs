@@ -44,10 +44,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AccessError
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|e| pem_error(path, e))?;
     if certificates.is_empty() {
-        return Err(AccessError::new(
-            path,
-            "no certificate in PEM form is in it",
-        ));
+        return Err(AccessError::new(path, "there is no PEM certificate in it"));
     }
     Ok(certificates)
 }
@@ -56,7 +53,7 @@ fn pem_error(path: &Path, error: rustls::pki_types::pem::Error) -> AccessError {
     use rustls::pki_types::pem::Error;
     match error {
         Error::Io(error) => AccessError::new(path, error),
-        Error::NoItemsFound => AccessError::new(path, "nothing in PEM form that fits is in it"),
+        Error::NoItemsFound => AccessError::new(path, "there is no PEM of the right kind in it"),
         error => AccessError::new(path, format!("not PEM: {error}")),
     }
 }

@@ -21,10 +21,10 @@ pub enum ServiceError {
     #[error(transparent)]
     NotDeleted(Arc<StoreError>),
     /// Another batch was counted under this one's idempotency key.
-    #[error("other flows were taken under this idempotency key")]
+    #[error("other flows were counted under this idempotency key")]
     KeyReused,
-    /// There is a receipt under the key that the batch's notes say there must be none under.
-    #[error("there is a receipt that the batch is not to be counted beside")]
+    /// There is a receipt under a key that the batch's notes require to have none.
+    #[error("there is a receipt under a key that the notes require to have none")]
     ReceiptExists,
     /// Parts of the batch may be durable, and others not. `keyed`: the batch has an idempotency key.
     #[error("{why}")]

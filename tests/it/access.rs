@@ -150,11 +150,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
     write(path.clone(), "\n");
     daemon.signal("HUP");
     wait_for_log(&daemon, "stay as they were");
-    assert!(
-        daemon.log().contains("no token is in it"),
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.log().contains("no token in it"), "{}", daemon.log());
     assert_eq!(
         (on_kept("old"), on_kept("new")),
         ("200".into(), "200".into())
@@ -221,11 +217,7 @@ fn files_that_cannot_be_used_are_named() {
         &["--write-token-file", "/nowhere/tokens"],
         "/nowhere/tokens: ",
     );
-    refuses(
-        dir.path(),
-        &["--read-token-file", &empty],
-        "no token is in it",
-    );
+    refuses(dir.path(), &["--read-token-file", &empty], "no token in it");
     refuses(
         dir.path(),
         &["--tls-cert", &empty, "--tls-key", &pki.key],
@@ -234,7 +226,7 @@ fn files_that_cannot_be_used_are_named() {
     refuses(
         dir.path(),
         &["--tls-cert", &pki.cert, "--tls-key", &empty],
-        "nothing in PEM form",
+        "no PEM of the right kind",
     );
     // The key of another certificate.
     let other = Pki::new(&dir.path().join("other"));

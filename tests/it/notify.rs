@@ -64,7 +64,7 @@ fn a_reload_begins_and_ends_with_a_word_and_says_what_failed() {
     let daemon = launch(&path, &temp.path().join("db"), &arguments);
     next(&socket);
     assert_eq!(next(&socket)[0], "READY=1");
-    for (text, failure) in [("beta\n", None), ("", Some("no token is in it"))] {
+    for (text, failure) in [("beta\n", None), ("", Some("no token in it"))] {
         std::fs::write(&tokens, text).unwrap();
         daemon.signal("HUP");
         let begin = next(&socket);
@@ -109,7 +109,11 @@ fn a_socket_that_nobody_reads_stops_nothing() {
         daemon.log().contains(" ready ")
     });
     assert!(ready, "{}", daemon.log());
-    assert!(daemon.log().contains("cannot be told"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("cannot be notified"),
+        "{}",
+        daemon.log()
+    );
     daemon.client.accept(&[flow]);
     daemon.stop();
 }

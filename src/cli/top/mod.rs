@@ -31,7 +31,9 @@ pub(super) fn run(arguments: &Top) -> Result<(), String> {
         return once::run(&question, &client, arguments);
     }
     if !io::stdout().is_terminal() {
-        return Err("standard output is no terminal: --once prints the rows and ends".into());
+        return Err(
+            "standard output is not a terminal; use --once to print the rows and exit".into(),
+        );
     }
     question.limit = 0; // until the size of the terminal is known
     let limit = arguments.limit.map(|limit| limit as usize);

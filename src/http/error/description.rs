@@ -73,22 +73,21 @@ impl Problem {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",
                 "Method not allowed",
-                format!("{method} is not possible here; possible are {allow}"),
+                format!("{method} is not allowed here; allowed are {allow}"),
             ),
             Problem::BadHead => Description::new(
                 StatusCode::BAD_REQUEST,
                 "bad-head",
                 "The head of the request is not HTTP",
                 "a request begins with its method, its path with the query, and the version of HTTP, and headers \
-                 follow, each on a line of its own; in the path and the query, percent-encode what is not \
-                 visible ASCII",
+                 follow, each on a line of its own; in the path and the query, percent-encode everything but visible ASCII",
             ),
             Problem::TargetTooLong => Description::new(
                 StatusCode::URI_TOO_LONG,
                 "target-too-long",
                 "The request's target is too long",
                 format!(
-                    "path and query may have {} bytes; ask for some of the names at a time",
+                    "path and query may have {} bytes in all; ask for fewer names at a time",
                     TARGET_START_BYTES_MAX + TAIL_BYTES_MAX
                 ),
             ),
@@ -97,7 +96,7 @@ impl Problem {
                 "head-too-large",
                 "The head of the request is too large",
                 format!(
-                    "a request may have 100 headers, and they may have {} bytes; large cookies may be a reason",
+                    "a request may have 100 headers, of {} bytes in all; large cookies may be the cause",
                     HEAD_BYTES_MAX - TARGET_START_BYTES_MAX
                 ),
             ),
@@ -113,7 +112,7 @@ impl Problem {
                 "The service is not asked by its name",
                 format!(
                     "\"{name}\" is not a name of this machine, and nothing guards this service, so a page of any \
-                     site could reach it by such a name; if it is right, start the service with --allow-host \
+                     site could reach it by such a name; if the name is right, start the service with --allow-host \
                      {name}, or with tokens"
                 ),
             ),
@@ -122,8 +121,8 @@ impl Problem {
                 "foreign-origin",
                 "The request comes from a page of another site",
                 format!(
-                    "{header} says that a page of another site has the browser ask, and only pages of this service \
-                     may; a program leaves that header out, and a proxy has to pass Host on as it came"
+                    "{header} shows that a browser sent the request for a page of another site, and only pages of this \
+                     service may send requests; a program has to omit that header, and a proxy has to pass Host unchanged"
                 ),
             ),
             Problem::BadQuery { what } => bad_query(what.clone()),
@@ -187,7 +186,7 @@ impl Problem {
                 StatusCode::UNAUTHORIZED,
                 "wrong-token",
                 "The token is not valid",
-                "the service does not know this token; it may have been exchanged for another",
+                "the service does not know this token; it may have been replaced",
             ),
             Problem::TokenLacksRight => Description::new(
                 StatusCode::FORBIDDEN,
@@ -199,13 +198,13 @@ impl Problem {
                 StatusCode::FORBIDDEN,
                 "no-client-certificate",
                 "The request needs a client certificate",
-                "connect with a certificate of the authority that the service has been given",
+                "connect with a certificate that the client CA of the service has issued",
             ),
             Problem::BodyTimeout => Description::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "body-timeout",
                 "The body did not arrive in time",
-                "the body came too slowly; send smaller batches, or over a better line",
+                "the body arrived too slowly; send smaller batches, or use a faster connection",
             ),
             Problem::LengthRequired => Description::new(
                 StatusCode::LENGTH_REQUIRED,
@@ -238,14 +237,14 @@ impl Problem {
                 StatusCode::NOT_ACCEPTABLE,
                 "not-acceptable",
                 "No acceptable form of answer",
-                format!("possible are {what}"),
+                format!("supported are {what}"),
             ),
             Problem::TooManyQueries => overloaded("too many answers are being read at the moment"),
             Problem::Recovering => Description::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "recovering",
                 "The service is recovering",
-                "the journal is being replayed, or Kafka, which has it, does not answer yet; try again shortly",
+                "the journal is being replayed, or Kafka does not answer yet; try again shortly",
             ),
             Problem::Stopping => stopping(),
             Problem::NotReady { why } => Description::new(
@@ -258,7 +257,7 @@ impl Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "no-space",
                 "There is no space on the disk",
-                format!("{why}, and batches are taken as soon as there is room; {SEND_AGAIN}"),
+                format!("{why}; batches are accepted again when there is room; {SEND_AGAIN}"),
             ),
             Problem::Internal => internal(),
         }
@@ -274,7 +273,7 @@ fn describe_service(error: &ServiceError) -> Description {
         ServiceError::Overloaded(why) => overloaded(format!("{why}; {SEND_AGAIN}")),
         ServiceError::Store(_) => unavailable(
             NOT_STORED,
-            format!("the disk did not take the batch; {SEND_AGAIN}"),
+            format!("the disk refused the write; {SEND_AGAIN}"),
         ),
         ServiceError::Unsure { why, keyed: true } => {
             unavailable(NOT_STORED, format!("{why}; {SEND_AGAIN}"))
@@ -295,14 +294,14 @@ fn describe_service(error: &ServiceError) -> Description {
             StatusCode::SERVICE_UNAVAILABLE,
             "not-deleted",
             "The hour could not be deleted",
-            "the disk did not take it: the hour is there as a whole, or gone as a whole; try again",
+            "the disk refused the write: the hour is there as a whole, or gone as a whole; try again",
         ),
         ServiceError::KeyReused => Description::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
             "The idempotency key has been used for another batch",
             format!(
-                "other flows were taken under this key, and {NOTHING_COUNTED}; give every batch a key of its \
+                "other flows were counted under this key, and {NOTHING_COUNTED}; give every batch a key of its \
                  own, and keep it when sending it again"
             ),
         ),
@@ -311,7 +310,7 @@ fn describe_service(error: &ServiceError) -> Description {
             "receipt-exists",
             "A part of the batch has been counted meanwhile",
             format!(
-                "there is a receipt under the key that Receipt-Notes says there must be none under; \
+                "there is a receipt under a key that Receipt-Notes requires to have none; \
                  {NOTHING_COUNTED}: look up what was counted, and send the rest"
             ),
         ),
@@ -322,8 +321,7 @@ fn describe_service(error: &ServiceError) -> Description {
             *alternative,
         ),
         ServiceError::Receipt(_) => Description {
-            detail: "whether this key has been used cannot be told, since what is stored of it is damaged, so it \
-                     is unknown whether the batch counted; stop the service, and run: flowtally verify"
+            detail: "the receipt of this idempotency key is damaged, so it is unknown whether the batch counted; stop the service, and run: flowtally verify"
                 .into(),
             ..internal()
         },
@@ -394,7 +392,7 @@ fn describe_backup(error: &BackupError) -> Description {
             StatusCode::SERVICE_UNAVAILABLE,
             "no-checkpoint",
             "A checkpoint could not be made",
-            "the disk did not take it, or flushing took too long; the log says which: try again",
+            "the disk refused the write, or the flush took too long; try again, and see the log for the cause",
         ),
         _ => internal(),
     }
@@ -423,7 +421,7 @@ fn stopping() -> Description {
         StatusCode::SERVICE_UNAVAILABLE,
         "stopping",
         "The service is stopping",
-        "the service is stopping; try again when it is back, with a batch under the same Idempotency-Key",
+        "the service is stopping; when it is back, try again, under the same Idempotency-Key",
     )
 }
 

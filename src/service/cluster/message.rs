@@ -117,7 +117,7 @@ pub(super) fn decode(message: &[u8]) -> Result<Vec<Batch>, Corrupt> {
         let batch = Batch::decode(batch.to_vec())?;
         batches.push(match key_bytes {
             0 => batch,
-            _ => batch.with_key(IdempotencyKey::new(key).ok_or(Corrupt("a key is none"))?),
+            _ => batch.with_key(IdempotencyKey::new(key).ok_or(Corrupt("a key is invalid"))?),
         });
     }
     Ok(batches)

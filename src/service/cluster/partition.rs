@@ -150,7 +150,7 @@ fn apply_all(
 fn decode(message: &FetchedMessage, entries: &mut Vec<Entry>) -> Result<(), String> {
     let (offset, time_s) = (message.offset, message.time_s);
     let batches = message::decode(&message.payload)
-        .map_err(|error| format!("the message at offset {offset} is not one of ours: {error}"))?;
+        .map_err(|error| format!("the message at offset {offset} cannot be decoded: {error}"))?;
     let position = offset.next().map_err(|e| e.to_string())?.get();
     entries.extend(batches.into_iter().map(|batch| Entry {
         position,

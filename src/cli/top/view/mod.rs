@@ -26,7 +26,7 @@ const NAME_COLUMNS_MAX: usize = 40;
 const BAR_COLUMNS: usize = 8;
 /// Columns for the text beside the bars of hours.
 const LABEL_COLUMNS: u16 = 16;
-/// Columns of one hour's bar.
+/// Most columns of one hour's bar.
 const HOUR_COLUMNS_MAX: usize = 3;
 /// Lines for an error that does not fit into one.
 const TROUBLE_LINES: u16 = 3;

@@ -40,7 +40,7 @@ pub enum KafkaError {
         end: Offset,
     },
 
-    #[error("{context}: partition {partition} has a message at offset {offset}, which cannot be")]
+    #[error("{context}: partition {partition} has a message at the impossible offset {offset}")]
     BadOffset {
         context: &'static str,
         partition: Partition,

@@ -54,7 +54,7 @@ impl Settings {
             None => Ok(()),
             Some(name) => Err(KafkaError::Settings {
                 context: "reading options",
-                why: format!("{name} is not to be chosen; leave it out"),
+                why: format!("{name} cannot be set; leave it out"),
             }),
         }
     }
@@ -162,7 +162,7 @@ mod tests {
         ]);
         super::super::Producer::new(&settings).unwrap();
         let error = settings.validate().unwrap_err().to_string();
-        assert!(error.contains("acks is not to be chosen"), "{error}");
+        assert!(error.contains("acks cannot be set"), "{error}");
         assert!(!format!("{settings:?}").contains("secret"));
         let defaults = [("linger.ms", "1"), ("acks", "1")];
         let config = settings.client_with_defaults(&defaults, &[("acks", "all")]);

@@ -172,7 +172,7 @@ fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaErr
 fn check_owners(admin: &AdminClient<Log>, owners: &str) -> Result<(), KafkaError> {
     let settings = describe(admin, owners);
     if (settings.get("cleanup.policy")).is_some_and(|policy| policy != "compact") {
-        let why = "it would forget what nodes have said; it has to be compact";
+        let why = "it would delete announcements; it has to be compact";
         return Err(wrong(owners, "cleanup.policy", &settings, why));
     }
     Ok(())

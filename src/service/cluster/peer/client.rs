@@ -97,7 +97,7 @@ pub fn read_tokens(path: &Path) -> Result<Vec<String>, ClientError> {
     let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     let tokens: Vec<_> = tokens.map(str::to_owned).collect();
     match tokens.is_empty() {
-        true => Err(unusable(&"no token is in it; write one to a line")),
+        true => Err(unusable(&"there is no token in it; write one per line")),
         false => Ok(tokens),
     }
 }
@@ -192,7 +192,7 @@ fn coverage<'a>(
     let unusable = || ClientError::Refused {
         url: url.to_owned(),
         status: 200,
-        why: "its answer names partitions that there are not; is it of another version?".into(),
+        why: "its answer names partitions that do not exist; it may run another version".into(),
     };
     Coverage::from_headers(header).ok_or_else(unusable)
 }

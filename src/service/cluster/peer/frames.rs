@@ -104,7 +104,7 @@ impl<R: Read + Send> RowSource for FrameReader<R> {
             return Ok(false);
         }
         let read = self.read().map_err(|error| {
-            QueryError::Peer(format!("the answer of {} broke off: {error}", self.from))
+            QueryError::Peer(format!("the answer of {} ended early: {error}", self.from))
         })?;
         self.rows += u64::from(read);
         self.ended = !read;
