@@ -108,7 +108,7 @@ impl Cutter {
                 State::Tail(rest) if ends => {
                     let rest = std::mem::take(rest);
                     self.state = State::Done;
-                    return self.keep_tail(bytes, at, left, Cut::Done(Some(rest)));
+                    return self.pass_remainder(bytes, at, left, Cut::Done(Some(rest)));
                 }
                 State::Tail(rest) if rest.len() < TAIL_BYTES_MAX => {
                     rest.push(byte);
@@ -122,7 +122,7 @@ impl Cutter {
                 State::Discarding { why, .. } if ends => {
                     let why = *why;
                     self.state = State::Done;
-                    return self.keep_tail(bytes, at, left, Cut::Dropped(why));
+                    return self.pass_remainder(bytes, at, left, Cut::Dropped(why));
                 }
                 State::Discarding { bytes, .. } => {
                     *bytes += 1;
@@ -138,7 +138,7 @@ impl Cutter {
             at += 1;
         }
         match self.state {
-            State::Done => self.keep_tail(bytes, at, left, Cut::Done(None)),
+            State::Done => self.pass_remainder(bytes, at, left, Cut::Done(None)),
             _ => (left, Cut::Incomplete),
         }
     }
@@ -157,7 +157,7 @@ impl Cutter {
     }
 
     /// Passes everything after the target to hyper unchanged.
-    fn keep_tail(&self, bytes: &mut [u8], at: usize, left: usize, cut: Cut) -> (usize, Cut) {
+    fn pass_remainder(&self, bytes: &mut [u8], at: usize, left: usize, cut: Cut) -> (usize, Cut) {
         bytes.copy_within(at.., left);
         (left + bytes.len() - at, cut)
     }

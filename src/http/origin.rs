@@ -26,7 +26,7 @@ pub(super) struct Target {
     /// From a target in absolute form, as clients send it to a proxy.
     pub(super) authority: Option<Authority>,
     /// The tail of a target that is longer than hyper accepts.
-    pub(super) rest: Option<Arc<TargetTail>>,
+    pub(super) tail: Option<Arc<TargetTail>>,
 }
 
 /// The host names that requests may have.
@@ -362,11 +362,11 @@ mod tests {
                 .authority
         };
         let asked = |lines: &[(&'static str, &'static str)], version, authority| {
-            let rest = None;
+            let tail = None;
             let target = Target {
                 version,
                 authority,
-                rest,
+                tail,
             };
             let host = requested_host(&headers(lines), &target);
             host.ok().map(|host| host.map(|p| p.name.to_string()))

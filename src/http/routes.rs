@@ -108,7 +108,7 @@ async fn handle(
 
 /// The query of a request whose target may be longer than hyper accepts, or why a part of it was not kept.
 fn whole_query(query: String, context: &RequestContext) -> (String, Option<Problem>) {
-    match context.target.rest.as_deref() {
+    match context.target.tail.as_deref() {
         None => (query, None),
         // If the query has not started yet, the path alone is too long, and there is no such path.
         Some(TargetTail::Kept(_)) if query.is_empty() => (query, None),

@@ -167,7 +167,7 @@ where
         let target = Target {
             version: request.version(),
             authority: request.uri().authority().cloned(),
-            rest: connection.take_target_tail().map(Arc::new),
+            tail: connection.take_target_tail().map(Arc::new),
         };
         let version = request.version();
         request.extensions_mut().insert(RequestContext {
