@@ -10,13 +10,13 @@
 //! The database's files (`*.sst`) never change once they are written. So a second backup fetches only
 //! those that are new, and links the rest; everything else is small, and fetched each time.
 
+mod create;
 mod restore;
 mod session;
-mod take;
 
+pub use create::{BackupSource, Created, RemoteSession, create};
 pub use restore::{Restored, restore};
 pub use session::{Lease, Sessions};
-pub use take::{Held, Source, Taken, take};
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -38,12 +38,12 @@ const TAG_BYTES: u64 = 64 << 10;
 pub struct Manifest {
     /// Names the checkpoint that the files are of.
     pub id: String,
-    pub files: Vec<Entry>,
+    pub files: Vec<BackupFile>,
 }
 
 /// One file of a backup.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
-pub struct Entry {
+pub struct BackupFile {
     /// Relative to the data directory.
     pub name: String,
     pub bytes: u64,
@@ -97,7 +97,7 @@ fn tag(path: &Path, bytes: u64) -> io::Result<String> {
 }
 
 /// The files of the data directory at `path`, whoever keeps it from changing.
-pub fn list_files(path: &Path) -> Result<Vec<Entry>, BackupError> {
+pub fn list_files(path: &Path) -> Result<Vec<BackupFile>, BackupError> {
     let mut entries = Vec::new();
     for (dir, prefix) in [(path.to_owned(), ""), (path.join(ROCKS), "rocks/")] {
         for found in std::fs::read_dir(&dir).map_err(at(&dir))? {
@@ -114,7 +114,7 @@ pub fn list_files(path: &Path) -> Result<Vec<Entry>, BackupError> {
                 true => Some(tag(&found.path(), bytes).map_err(at(&found.path()))?),
                 false => None,
             };
-            entries.push(Entry { name, bytes, tag });
+            entries.push(BackupFile { name, bytes, tag });
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -122,7 +122,7 @@ pub fn list_files(path: &Path) -> Result<Vec<Entry>, BackupError> {
 }
 
 /// Refuses a target that is `source` or inside it: it would be copied too, or be in the way there.
-fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
+fn require_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
     let absolute = std::path::absolute(target).map_err(at(target))?;
     // What is not there yet is where its parent is.
     let real = absolute

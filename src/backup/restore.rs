@@ -3,11 +3,11 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::take::{complete, copy, incomplete};
-use super::{BackupError, at, check_outside, list_files, sync_dir};
+use super::create::{complete, copy, incomplete};
+use super::{BackupError, at, list_files, require_outside, sync_dir};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
-    DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
+    DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, truncate_torn_writes, verify,
 };
 use agent::durable;
 
@@ -34,10 +34,10 @@ pub fn restore(
     data_dir: &Path,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Restored, BackupError> {
-    let from = chosen(from)?;
-    check_outside(data_dir, &from)?;
+    let from = choose(from)?;
+    require_outside(data_dir, &from)?;
     // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
-    let source = DataDir::open_to_read(&from)?;
+    let source = DataDir::open_read_only(&from)?;
     durable::create_dir_all(data_dir).map_err(at(data_dir))?;
     let _lock = lock(data_dir)?;
     prepare(data_dir)?;
@@ -56,7 +56,7 @@ pub fn restore(
     }
     drop(source);
     sync_dir(&data_dir.join(ROCKS))?;
-    let torn = cut_torn(&data_dir.join(ROCKS))?;
+    let torn = truncate_torn_writes(&data_dir.join(ROCKS))?;
     // All names first: without the marker, what is there is taken for whole.
     sync_dir(data_dir)?;
     let marker = data_dir.join(RESTORING_FILE);
@@ -78,12 +78,12 @@ pub fn restore(
 }
 
 /// The backup that `from` is, or the newest in it.
-fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
+fn choose(from: &Path) -> Result<PathBuf, BackupError> {
     let refused = |what: &str| Err(BackupError::Refused(format!("{}: {what}", from.display())));
     // However it is spelled.
     let from = &from.canonicalize().map_err(at(from))?;
     if from.to_string_lossy().ends_with(INCOMPLETE) {
-        return Err(StoreError::HalfBackup { path: from.into() }.into());
+        return Err(StoreError::BackupInterrupted { path: from.into() }.into());
     }
     if from.join(ROCKS).is_dir() {
         return Ok(from.to_owned());

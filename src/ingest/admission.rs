@@ -28,7 +28,7 @@ const BYTES_PER_S_MIN: usize = 1 << 20;
 /// Time in which no bytes need to arrive.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks whether others wait.
-const LOOK_PAUSE: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Grants memory to requests; a request that finds none waits for a while.
 #[derive(Clone, Debug)]
@@ -43,9 +43,9 @@ pub struct Admission {
     /// Requests that wait for a lane.
     waiting: Arc<AtomicUsize>,
     /// Those of them that would fit into the common pool, if it was not used up.
-    waiting_for_common: Arc<AtomicUsize>,
+    waiting_small: Arc<AtomicUsize>,
     /// Connections that wait for a place among those that are served.
-    waiting_for_place: Arc<AtomicUsize>,
+    waiting_connections: Arc<AtomicUsize>,
     wait_max: Duration,
 }
 
@@ -74,7 +74,7 @@ impl Default for Permit {
 
 impl Permit {
     /// More bytes have arrived. What came faster than it had to makes up for one pause.
-    fn count(&mut self, bytes: usize) {
+    fn add_bytes(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(self.bytes);
         self.bytes += more;
         let now = Instant::now();
@@ -101,8 +101,8 @@ impl Admission {
             lanes_max: lanes,
             lane_bytes: request_bytes_max,
             waiting: Arc::default(),
-            waiting_for_common: Arc::default(),
-            waiting_for_place: Arc::default(),
+            waiting_small: Arc::default(),
+            waiting_connections: Arc::default(),
             wait_max,
         }
     }
@@ -120,7 +120,7 @@ impl Admission {
     /// # Errors
     /// When memory does not become free in time.
     pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), Overloaded> {
-        permit.count(bytes);
+        permit.add_bytes(bytes);
         if permit.lane.is_some() {
             return Ok(());
         }
@@ -138,7 +138,7 @@ impl Admission {
             (Some(more), Some(units)) => units.merge(more),
             (Some(more), none) => *none = Some(more),
             (None, _) => {
-                permit.lane = Some(self.lane(bytes <= self.share_bytes).await?);
+                permit.lane = Some(self.acquire_lane(bytes <= self.share_bytes).await?);
                 permit.common = None;
                 // Nothing was read while it waited.
                 permit.fast_until = Instant::now() + PAUSE_MAX;
@@ -148,25 +148,25 @@ impl Admission {
     }
 
     /// Counts a connection that waits for a place, until the value is dropped.
-    pub fn waits_for_place(&self) -> impl Drop + use<'_> {
-        Waits::new(&self.waiting_for_place)
+    pub fn count_waiting_connection(&self) -> impl Drop + use<'_> {
+        WaitCount::new(&self.waiting_connections)
     }
 
     /// Resolves when others have to wait for what the request of `permit` holds, memory or a place, and
     /// its bytes arrive slowly: it should be turned away.
-    pub async fn keeps_others_waiting(&self, permit: &Permit) -> Overloaded {
+    pub async fn until_evicted(&self, permit: &Permit) -> Overloaded {
         let for_memory = match (&permit.lane, &permit.common) {
             (Some(_), _) => Some(&self.waiting),
-            (None, Some(_)) => Some(&self.waiting_for_common),
+            (None, Some(_)) => Some(&self.waiting_small),
             (None, None) => None,
         };
         tokio::time::sleep_until(permit.fast_until).await;
         let others = || {
             let for_memory = for_memory.map_or(0, |count| count.load(Ordering::Relaxed));
-            for_memory + self.waiting_for_place.load(Ordering::Relaxed)
+            for_memory + self.waiting_connections.load(Ordering::Relaxed)
         };
         while others() == 0 {
-            tokio::time::sleep(LOOK_PAUSE).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         Overloaded(format!(
             "this body arrives too slowly to keep the memory and the place that it has: others wait, and \
@@ -175,9 +175,9 @@ impl Admission {
         ))
     }
 
-    async fn lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, Overloaded> {
-        let _waits = Waits::new(&self.waiting);
-        let _waits_for_common = is_small.then(|| Waits::new(&self.waiting_for_common));
+    async fn acquire_lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, Overloaded> {
+        let _waits = WaitCount::new(&self.waiting);
+        let _waits_for_common = is_small.then(|| WaitCount::new(&self.waiting_small));
         tokio::time::timeout(self.wait_max, self.lanes.clone().acquire_owned())
             .await
             .ok()
@@ -187,16 +187,16 @@ impl Admission {
 }
 
 /// Counts one that waits, until it is dropped.
-struct Waits<'a>(&'a AtomicUsize);
+struct WaitCount<'a>(&'a AtomicUsize);
 
-impl Waits<'_> {
-    fn new(count: &AtomicUsize) -> Waits<'_> {
+impl WaitCount<'_> {
+    fn new(count: &AtomicUsize) -> WaitCount<'_> {
         count.fetch_add(1, Ordering::Relaxed);
-        Waits(count)
+        WaitCount(count)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -288,7 +288,7 @@ mod tests {
         let mut waits = Permit::default();
         let mut all: Vec<_> = permits
             .iter()
-            .map(|permit| Box::pin(admission.keeps_others_waiting(permit)))
+            .map(|permit| Box::pin(admission.until_evicted(permit)))
             .collect();
         let first = poll_fn(|context| {
             let mut gone = all

@@ -17,7 +17,7 @@ pub struct HourGuard {
     ahead_max: Option<u32>,
     metrics: Metrics,
     /// The clock cannot be trusted.
-    is_off: Arc<AtomicBool>,
+    is_disabled: Arc<AtomicBool>,
 }
 
 impl HourGuard {
@@ -26,22 +26,22 @@ impl HourGuard {
         HourGuard {
             ahead_max,
             metrics,
-            is_off: Arc::default(),
+            is_disabled: Arc::default(),
         }
     }
 
     /// # Errors
     /// A flow whose hour is too far ahead of the clock. Unless [`HourGuard::trusts_clock`], it is taken all
     /// the same.
-    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
-        self.limit().map_or(Ok(()), |limit| limit.check(batch))
+    pub fn validate(&self, batch: &Batch) -> Result<(), TooFarAhead> {
+        self.limit().map_or(Ok(()), |limit| limit.validate(batch))
     }
 
     /// Whether the clock can be right, given the newest stored hour: not where that is too far ahead itself.
     /// For the metric and the log as well.
     pub fn trusts_clock(&self, newest_stored: Option<Hour>) -> bool {
         self.limit()
-            .is_none_or(|limit| self.compare(limit, newest_stored))
+            .is_none_or(|limit| self.update(limit, newest_stored))
     }
 
     fn limit(&self) -> Option<HourLimit> {
@@ -49,21 +49,21 @@ impl HourGuard {
     }
 
     /// Logs when it changes whether the clock can be right.
-    fn compare(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
-        let beyond = newest_stored.filter(|newest| !limit.has(*newest));
-        let was_off = self.is_off.swap(beyond.is_some(), Ordering::Relaxed);
+    fn update(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
+        let beyond = newest_stored.filter(|newest| !limit.allows(*newest));
+        let was_disabled = self.is_disabled.swap(beyond.is_some(), Ordering::Relaxed);
         let metric = &self.metrics.ingest().hour_guard_off;
         metric.set(i64::from(beyond.is_some()));
         let (clock_hour, ahead_max) = (limit.now, limit.ahead_max);
         match beyond {
-            Some(newest) if !was_off => tracing::warn!(
+            Some(newest) if !was_disabled => tracing::warn!(
                 clock_hour,
                 newest_hour = newest.get(),
                 ahead_max,
                 "the clock is behind the newest stored hour, so every hour is taken; set the clock, or delete \
                  that hour if its flows are wrong"
             ),
-            None if was_off => tracing::info!(
+            None if was_disabled => tracing::info!(
                 clock_hour,
                 ahead_max,
                 "the clock is no longer behind the newest stored hour; hours too far ahead are refused again"
@@ -95,14 +95,14 @@ mod tests {
         let guard = HourGuard::new(Some(48), Metrics::default());
         let trusts = |newest| guard.trusts_clock(Hour::new(u64::from(newest)));
         let far = batch(&[now + 100]);
-        assert!(guard.check(&far).is_err());
+        assert!(guard.validate(&far).is_err());
         assert!(trusts(now + 48));
         assert!(!trusts(now + 49));
         assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 1);
         assert!(trusts(now) && guard.trusts_clock(None));
         assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 0);
         let none = HourGuard::new(None, Metrics::default());
-        assert!(none.check(&far).is_ok());
+        assert!(none.validate(&far).is_ok());
         assert!(none.trusts_clock(Hour::new(u64::from(now + 100))));
     }
 }

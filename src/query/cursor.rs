@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::QueryError;
-use super::rank::Position;
+use super::rank::SortKey;
 use super::row;
 use crate::store::codec;
 use flow::query::Query;
@@ -24,7 +24,7 @@ fn fingerprint(query: &Query) -> u64 {
     hasher.finish()
 }
 
-pub(super) fn encode(query: &Query, last: &Position) -> String {
+pub(super) fn encode(query: &Query, last: &SortKey) -> String {
     let mut bytes = vec![VERSION];
     bytes.extend_from_slice(&fingerprint(query).to_le_bytes());
     bytes.extend_from_slice(&last.rank.to_le_bytes());
@@ -36,24 +36,24 @@ pub(super) fn encode(query: &Query, last: &Position) -> String {
 ///
 /// # Errors
 /// A cursor that was not given out for this question.
-pub(super) fn position(query: &Query) -> Result<Option<Position>, QueryError> {
+pub(super) fn position(query: &Query) -> Result<Option<SortKey>, QueryError> {
     let decoded = |cursor: &String| decode(query, cursor).ok_or(QueryError::BadCursor);
     query.cursor.as_ref().map(decoded).transpose()
 }
 
 /// `None` for what [`encode`] cannot have given out for `query`.
-fn decode(query: &Query, cursor: &str) -> Option<Position> {
+fn decode(query: &Query, cursor: &str) -> Option<SortKey> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (&version, rest) = bytes.split_first()?;
     let (of, rest) = rest.split_first_chunk()?;
     let (rank, key) = rest.split_first_chunk()?;
     let fits = version == VERSION && u64::from_le_bytes(*of) == fingerprint(query);
-    let position = Position {
+    let sort_key = SortKey {
         rank: u128::from_le_bytes(*rank),
         key: key.into(),
     };
-    let ranked = query.sort.is_some() || position.rank == 0;
-    (fits && ranked && row::decode(query.columns, key).is_ok()).then_some(position)
+    let ranked = query.sort.is_some() || sort_key.rank == 0;
+    (fits && ranked && row::decode(query.columns, key).is_ok()).then_some(sort_key)
 }
 
 /// Where a scan can begin for the groups behind the one with `key`: its `leading` columns, as a row's

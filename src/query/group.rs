@@ -11,7 +11,7 @@ use std::ops::{ControlFlow, Range};
 use hashbrown::HashTable;
 
 use super::QueryError;
-use super::bounds::Memory;
+use super::bounds::MemoryReservation;
 use crate::store::{StoredRow, codec};
 use flow::Counters;
 use flow::query::Columns;
@@ -23,12 +23,12 @@ pub(super) struct Groups {
     /// How many columns, the first of a key, are the same in all groups of the table.
     leading: usize,
     /// Their values: the hour, and names.
-    lead: Vec<u8>,
+    prefix: Vec<u8>,
     table: Table,
     /// The next group of the table to be read.
     next: usize,
     /// The row that ended the table, and belongs to the next one: hour, suffix, sums.
-    another: Option<(u32, Vec<u8>, Counters)>,
+    pending: Option<(u32, Vec<u8>, Counters)>,
     key: Vec<u8>,
     /// There are no more rows.
     ended: bool,
@@ -42,14 +42,14 @@ pub(super) fn leading(columns: Columns, is_one_hour: bool) -> usize {
 
 impl Groups {
     /// Groups by `columns`, of rows of one hour or of several.
-    pub(super) fn new(columns: Columns, is_one_hour: bool, memory: Memory) -> Groups {
+    pub(super) fn new(columns: Columns, is_one_hour: bool, memory: MemoryReservation) -> Groups {
         Groups {
             columns,
             leading: leading(columns, is_one_hour),
-            lead: Vec::new(),
+            prefix: Vec::new(),
             table: Table::new(memory),
             next: 0,
-            another: None,
+            pending: None,
             key: Vec::new(),
             ended: false,
         }
@@ -59,9 +59,9 @@ impl Groups {
     #[inline]
     pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
         if self.table.is_empty() {
-            self.set_lead(row.hour.get(), row.suffix)?;
+            self.set_prefix(row.hour.get(), row.suffix)?;
         } else if !self.belongs(row) {
-            self.another = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
+            self.pending = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
             return Ok(ControlFlow::Break(()));
         }
         self.add_suffix(row.suffix, row.counters)?;
@@ -87,7 +87,7 @@ impl Groups {
             codec::HOUR_BYTES
         };
         self.key
-            .extend_from_slice(self.lead.get(hour..).unwrap_or_default());
+            .extend_from_slice(self.prefix.get(hour..).unwrap_or_default());
         self.key.extend_from_slice(trailing);
         Some((&self.key, counters))
     }
@@ -105,8 +105,8 @@ impl Groups {
     /// Empties the table, and starts the next with the row that ended this one.
     pub(super) fn start_next(&mut self) -> Result<(), QueryError> {
         self.table.clear();
-        if let Some((hour, suffix, counters)) = self.another.take() {
-            self.set_lead(hour, &suffix)?;
+        if let Some((hour, suffix, counters)) = self.pending.take() {
+            self.set_prefix(hour, &suffix)?;
             self.add_suffix(&suffix, counters)?;
         }
         Ok(())
@@ -114,7 +114,7 @@ impl Groups {
 
     #[inline]
     fn belongs(&self, row: &StoredRow<'_>) -> bool {
-        let Some((hour, names)) = self.lead.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
+        let Some((hour, names)) = self.prefix.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
             return true;
         };
         u32::from_be_bytes(*hour) == row.hour.get()
@@ -123,14 +123,14 @@ impl Groups {
             && (names.is_empty() || row.suffix.get(names.len()) != Some(&0xFF))
     }
 
-    fn set_lead(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
-        self.lead.clear();
+    fn set_prefix(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
+        self.prefix.clear();
         if let Some(names) = self.leading.checked_sub(1) {
-            self.lead.extend_from_slice(&hour.to_be_bytes());
+            self.prefix.extend_from_slice(&hour.to_be_bytes());
             let mut rest = suffix;
             for _ in 0..names {
                 let (name, behind) = codec::split_name(rest)?;
-                self.lead.extend_from_slice(name);
+                self.prefix.extend_from_slice(name);
                 rest = behind;
             }
         }
@@ -140,7 +140,7 @@ impl Groups {
     /// Adds a row of which the leading columns are known to be the same.
     #[inline]
     fn add_suffix(&mut self, suffix: &[u8], counters: Counters) -> Result<(), QueryError> {
-        let leading_bytes = self.lead.len().saturating_sub(codec::HOUR_BYTES);
+        let leading_bytes = self.prefix.len().saturating_sub(codec::HOUR_BYTES);
         let mut rest = &suffix[leading_bytes..];
         self.key.clear();
         for at in self.leading.max(1)..4 {
@@ -168,7 +168,7 @@ struct Table {
     hasher: foldhash::fast::RandomState,
     /// The group that was added to last: the next row is often of the same.
     last: usize,
-    memory: Memory,
+    memory: MemoryReservation,
 }
 
 #[derive(Debug)]
@@ -181,7 +181,7 @@ struct Group {
 const INDEX_BYTES: usize = 2 * (size_of::<u32>() + 1);
 
 impl Table {
-    fn new(memory: Memory) -> Table {
+    fn new(memory: MemoryReservation) -> Table {
         Table {
             groups: Vec::new(),
             keys: Vec::new(),
@@ -232,7 +232,7 @@ impl Table {
         let bytes = self.keys.capacity()
             + self.groups.capacity() * size_of::<Group>()
             + self.groups.len() * INDEX_BYTES;
-        self.memory.hold(bytes)
+        self.memory.grow_to(bytes)
     }
 
     /// By key; after it nothing can be added.

@@ -25,7 +25,7 @@ impl HourSource for Ledger {
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        Ledger::until(self, deadline);
+        Ledger::set_deadline(self, deadline);
     }
 }
 
@@ -73,7 +73,7 @@ impl Hours {
     /// Adds the hours of a store.
     pub fn add_store(&mut self, store: &Store, hours: Range<u32>) -> Result<(), QueryError> {
         let mut ledger = store.ledger(hours)?;
-        ledger.unless(self.cancel.clone());
+        ledger.set_cancel(self.cancel.clone());
         let tag = ledger.tag();
         self.add(Box::new(ledger), Some(tag));
         Ok(())

@@ -40,13 +40,13 @@ impl Matcher {
     }
 
     /// Whether every row passes.
-    pub(super) fn takes_all(&self) -> bool {
+    pub(super) fn matches_all(&self) -> bool {
         self.dest_apps.is_none() && self.vpc_ids.is_none() && self.search.is_none()
     }
 
     /// Whether the row with this rest of a key passes.
     #[inline]
-    pub(super) fn takes(&mut self, suffix: &[u8]) -> Result<bool, codec::Corrupt> {
+    pub(super) fn matches(&mut self, suffix: &[u8]) -> Result<bool, codec::Corrupt> {
         if self.dest_apps.is_some() || self.vpc_ids.is_some() {
             let [_, dest_app, vpc_id] = codec::split_names(suffix)?;
             let one_of = |names: &Option<Vec<Vec<u8>>>, name: &[u8]| match names {
@@ -98,7 +98,7 @@ mod tests {
                 search,
                 ..Filter::default()
             });
-            assert_eq!(matcher.takes(&suffix), Ok(found), "{text:?}");
+            assert_eq!(matcher.matches(&suffix), Ok(found), "{text:?}");
         }
     }
 }

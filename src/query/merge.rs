@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::group::Groups;
-use super::{Coverage, Matching, QueryError, bounds, break_if};
+use super::{Coverage, FilteredScan, QueryError, bounds, break_if};
 use crate::store::Store;
 use flow::Counters;
 
 /// The parts of the sums that a question is answered from.
 #[derive(Debug, Default)]
-pub struct Parts {
+pub struct QuerySources {
     pub stores: Vec<Arc<Store>>,
     /// Rows of other nodes.
     pub remote: Vec<Box<dyn RowSource>>,
@@ -46,16 +46,16 @@ pub trait RowSource: Debug + Send + Sync {
 
 /// Rows of a store of this process.
 #[derive(Debug)]
-pub(super) struct StoreRows {
-    matching: Matching,
+pub(super) struct LocalRows {
+    matching: FilteredScan,
     groups: Option<Groups>,
     key: Vec<u8>,
     counters: Counters,
 }
 
-impl StoreRows {
-    pub(super) fn new(matching: Matching, groups: Option<Groups>) -> StoreRows {
-        StoreRows {
+impl LocalRows {
+    pub(super) fn new(matching: FilteredScan, groups: Option<Groups>) -> LocalRows {
+        LocalRows {
             matching,
             groups,
             key: Vec::new(),
@@ -64,7 +64,7 @@ impl StoreRows {
     }
 }
 
-impl RowSource for StoreRows {
+impl RowSource for LocalRows {
     fn advance(&mut self) -> Result<bool, QueryError> {
         let (key, counters) = (&mut self.key, &mut self.counters);
         key.clear();
@@ -97,7 +97,7 @@ impl RowSource for StoreRows {
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.matching.scan.until(deadline);
+        self.matching.scan.set_deadline(deadline);
     }
 
     fn rows_read(&self) -> u64 {

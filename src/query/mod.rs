@@ -31,18 +31,18 @@ pub use bounds::QueryLimits;
 pub use coverage::Coverage;
 pub use encode::{EncodedRows, Encoding, JsonItems, RowCodec, RowFormat};
 pub use hours::{HourSource, Hours};
-pub use merge::{Parts, RowSource};
+pub use merge::{QuerySources, RowSource};
 pub use row::Row;
 
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
-use bounds::{Memory, Pool};
+use bounds::{MemoryPool, MemoryReservation};
 use flow::Partition;
 use flow::query::{Columns, HoursQuery, Query};
 use group::Groups;
 use matcher::Matcher;
-use merge::{MergedRows, StoreRows};
-use rank::{Page, Position, Ranked, Ranking};
+use merge::{LocalRows, MergedRows};
+use rank::{Page, RankedRow, Ranking, SortKey};
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +74,8 @@ pub enum QueryError {
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> QueryError {
         match error {
-            StoreError::Views => QueryError::Overloaded(error.to_string()),
-            StoreError::ScanEnded(ScanEnd::TimeOver) => QueryError::TooLong,
+            StoreError::ViewMemoryFull => QueryError::Overloaded(error.to_string()),
+            StoreError::ScanEnded(ScanEnd::DeadlineExceeded) => QueryError::TooLong,
             StoreError::ScanEnded(ScanEnd::Cancelled) => QueryError::Cancelled,
             error => QueryError::Store(error),
         }
@@ -96,14 +96,14 @@ fn list(partitions: &[Partition]) -> String {
 /// Answers questions, from one store or from several parts of the sums.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    pool: Arc<Pool>,
+    pool: Arc<MemoryPool>,
     time_max: Duration,
 }
 
 impl Engine {
     pub fn new(limits: QueryLimits) -> Engine {
         Engine {
-            pool: Pool::new(limits.memory_bytes_max),
+            pool: MemoryPool::new(limits.memory_bytes_max),
             time_max: limits.time_max,
         }
     }
@@ -134,7 +134,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
-        let memory = Memory::new(&self.pool);
+        let memory = MemoryReservation::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
         let answer = Rows {
             columns: query.columns,
@@ -147,19 +147,19 @@ impl Engine {
     }
 
     /// The same of several parts, which `open` finds. It is not called for a question that is refused anyway.
-    pub fn ask_parts(
+    pub fn ask_sources(
         &self,
         query: &Query,
         cancel: CancellationToken,
-        open: impl FnOnce() -> Result<Parts, QueryError>,
+        open: impl FnOnce() -> Result<QuerySources, QueryError>,
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
-        let memory = Memory::new(&self.pool);
+        let memory = MemoryReservation::new(&self.pool);
         let parts = open()?;
         let mut sources = parts.remote;
         for store in &parts.stores {
             let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-            sources.push(Box::new(StoreRows::new(matching, groups)));
+            sources.push(Box::new(LocalRows::new(matching, groups)));
         }
         let answer = Rows {
             columns: query.columns,
@@ -176,10 +176,10 @@ impl Engine {
         &self,
         store: &Store,
         query: &Query,
-        after: &Option<Position>,
+        after: &Option<SortKey>,
         cancel: &CancellationToken,
-        memory: &Memory,
-    ) -> Result<(Matching, Option<Groups>), QueryError> {
+        memory: &MemoryReservation,
+    ) -> Result<(FilteredScan, Option<Groups>), QueryError> {
         let is_one_hour = query.hours.len() == 1;
         let leading = group::leading(query.columns, is_one_hour);
         let mut selection = Selection::hours(query.hours.clone())
@@ -187,14 +187,14 @@ impl Engine {
         if let (Some(after), None) = (after, query.sort) {
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
         }
-        let mut matching = Matching {
+        let mut matching = FilteredScan {
             scan: store.select(selection)?,
             matcher: Matcher::new(&query.filter),
             time_max: self.time_max,
         };
-        matching.scan.unless(cancel.clone());
+        matching.scan.set_cancel(cancel.clone());
         let groups = (query.columns != Columns::ALL)
-            .then(|| Groups::new(query.columns, is_one_hour, memory.of_same_question()));
+            .then(|| Groups::new(query.columns, is_one_hour, memory.for_same_query()));
         Ok((matching, groups))
     }
 }
@@ -202,9 +202,9 @@ impl Engine {
 /// Reads `answer` to its end and ranks its rows, if `query` sorts them or asks for a page; otherwise it is streamed.
 fn ranked(
     query: &Query,
-    after: Option<Position>,
+    after: Option<SortKey>,
     mut answer: Rows,
-    memory: Memory,
+    memory: MemoryReservation,
 ) -> Result<Rows, QueryError> {
     if query.sort.is_none() && query.limit.is_none() && after.is_none() {
         return Ok(answer);
@@ -212,9 +212,9 @@ fn ranked(
     let ranking = Ranking::new(query.sort, query.limit, after, memory);
     let mut page = answer.stream.rank(ranking)?;
     let last = page.rows.last().filter(|_| page.more);
-    answer.next_page = last.map(|last| cursor::encode(query, &last.position));
+    answer.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
     if query.partitions.is_some() && query.sort.is_some() {
-        let key = |row: &Ranked| row.position.key.clone();
+        let key = |row: &RankedRow| row.sort_key.key.clone();
         page.rows.sort_by_cached_key(key);
     }
     answer.stream = Stream::Page {
@@ -229,7 +229,7 @@ fn ranked(
 
 /// Ranks all rows, or groups of them.
 fn rank_all(
-    matching: &mut Matching,
+    matching: &mut FilteredScan,
     groups: &mut Option<Groups>,
     mut ranking: Ranking,
 ) -> Result<Page, QueryError> {
@@ -260,17 +260,17 @@ fn rank_all(
 
 /// The rows of a scan that pass a filter.
 #[derive(Debug)]
-struct Matching {
+struct FilteredScan {
     scan: Scan,
     matcher: Matcher,
     /// For each part of an answer.
     time_max: Duration,
 }
 
-impl Matching {
+impl FilteredScan {
     /// Gives the next part of the answer its full time.
     fn reset_deadline(&mut self) {
-        self.scan.until(bounds::from_now(self.time_max));
+        self.scan.set_deadline(bounds::from_now(self.time_max));
     }
 
     /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
@@ -279,9 +279,9 @@ impl Matching {
         &mut self,
         mut each: impl FnMut(&StoredRow<'_>) -> Result<ControlFlow<()>, QueryError>,
     ) -> Result<bool, QueryError> {
-        let takes_all = self.matcher.takes_all();
+        let matches_all = self.matcher.matches_all();
         while let Some(row) = self.scan.next_row()? {
-            if (takes_all || self.matcher.takes(row.suffix)?) && each(&row)?.is_break() {
+            if (matches_all || self.matcher.matches(row.suffix)?) && each(&row)?.is_break() {
                 return Ok(false);
             }
         }
@@ -303,14 +303,14 @@ pub struct Rows {
 #[allow(clippy::large_enum_variant)] // there are a few of them
 enum Stream {
     /// Rows of one store, or groups of them.
-    Store(Matching, Option<Groups>),
+    Store(FilteredScan, Option<Groups>),
     /// Rows of several parts.
     Merged(MergedRows),
     /// Rows in memory.
     Page {
-        rows: std::vec::IntoIter<Ranked>,
+        rows: std::vec::IntoIter<RankedRow>,
         rows_read: u64,
-        _memory: Memory,
+        _memory: MemoryReservation,
     },
 }
 
@@ -386,7 +386,7 @@ impl Rows {
         match &mut self.stream {
             Stream::Page { rows, .. } => {
                 for ranked in rows {
-                    let key = row::decode(columns, &ranked.position.key)?;
+                    let key = row::decode(columns, &ranked.sort_key.key)?;
                     if each(&key.row(ranked.counters)).is_break() {
                         return Ok(false);
                     }
@@ -419,7 +419,7 @@ impl Rows {
 /// [`Rows::read`] of groups.
 fn stream(
     columns: Columns,
-    matching: &mut Matching,
+    matching: &mut FilteredScan,
     groups: &mut Groups,
     mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
 ) -> Result<bool, QueryError> {

@@ -25,12 +25,12 @@ pub struct DataDir {
     /// Carries the lock; the system releases it when the process ends, however it ends.
     identity: File,
     /// The directory of the database, as it was when this was opened.
-    rocks_at: Option<(u64, u64)>,
+    rocks_id: Option<(u64, u64)>,
     has_links: bool,
 }
 
 /// Tells a file or directory from all others: its device and inode.
-fn place_of(data: &fs::Metadata) -> (u64, u64) {
+fn file_id(data: &fs::Metadata) -> (u64, u64) {
     (data.dev(), data.ino())
 }
 
@@ -41,7 +41,7 @@ impl DataDir {
     /// A directory that is in use, not ours, of a newer format, incomplete, or not usable. Nothing
     /// in it has been changed then.
     pub fn open(path: &Path) -> Result<DataDir, StoreError> {
-        DataDir::open_as(path, None)
+        DataDir::open_for(path, None)
     }
 
     /// The same for the sums of one partition of a journal elsewhere, which `of` says: a directory is never
@@ -49,11 +49,11 @@ impl DataDir {
     ///
     /// # Errors
     /// As [`DataDir::open`], and for a directory of something else.
-    pub fn open_of(path: &Path, of: &str) -> Result<DataDir, StoreError> {
-        DataDir::open_as(path, Some(of))
+    pub fn open_partition(path: &Path, of: &str) -> Result<DataDir, StoreError> {
+        DataDir::open_for(path, Some(of))
     }
 
-    fn open_as(path: &Path, of: Option<&str>) -> Result<DataDir, StoreError> {
+    fn open_for(path: &Path, of: Option<&str>) -> Result<DataDir, StoreError> {
         let failed = |source| StoreError::Directory {
             path: path.to_owned(),
             source,
@@ -65,7 +65,7 @@ impl DataDir {
                 .write(true)
                 .open(&identity_path)
         };
-        check_whole(path)?;
+        refuse_interrupted(path)?;
         let mut identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if has_files(path).map_err(failed)? {
@@ -77,16 +77,16 @@ impl DataDir {
             opened => opened,
         }
         .map_err(failed)?;
-        locked(identity.try_lock(), path)?;
-        let format = check_format(&mut identity, path)?;
+        lock_error(identity.try_lock(), path)?;
+        let format = read_format(&mut identity, path)?;
         let mut dir = DataDir {
             path: path.into(),
             identity,
-            rocks_at: None,
+            rocks_id: None,
             has_links: true,
         };
-        dir.check_complete()?;
-        dir.check_of(of)?;
+        dir.require_database()?;
+        dir.require_owner(of)?;
         if format < codec::FORMAT {
             dir.upgrade().map_err(failed)?;
         }
@@ -98,7 +98,7 @@ impl DataDir {
         remove_all(&dir.checkpoints()).map_err(failed)?;
         dir.has_links = durable::has_links(&dir.staging()).map_err(failed)?;
         let rocks = fs::metadata(dir.rocks()).map_err(failed)?;
-        dir.rocks_at = Some(place_of(&rocks));
+        dir.rocks_id = Some(file_id(&rocks));
         Ok(dir)
     }
 
@@ -107,8 +107,8 @@ impl DataDir {
     ///
     /// # Errors
     /// As [`DataDir::open`], and where there is no data directory.
-    pub fn open_to_read(path: &Path) -> Result<DataDir, StoreError> {
-        check_whole(path)?;
+    pub fn open_read_only(path: &Path) -> Result<DataDir, StoreError> {
+        refuse_interrupted(path)?;
         let mut identity =
             File::open(path.join(codec::IDENTITY_FILE)).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound if path.is_dir() => {
@@ -120,21 +120,21 @@ impl DataDir {
                     source,
                 },
             })?;
-        locked(identity.try_lock_shared(), path)?;
-        check_format(&mut identity, path)?;
+        lock_error(identity.try_lock_shared(), path)?;
+        read_format(&mut identity, path)?;
         let dir = DataDir {
             path: path.into(),
             identity,
-            rocks_at: None,
+            rocks_id: None,
             has_links: true,
         };
-        dir.check_complete()?;
+        dir.require_database()?;
         Ok(dir)
     }
 
     /// The database is made before the identity file; without it, an open would start empty and call
     /// it well.
-    fn check_complete(&self) -> Result<(), StoreError> {
+    fn require_database(&self) -> Result<(), StoreError> {
         if self.rocks().is_dir() {
             Ok(())
         } else {
@@ -145,7 +145,7 @@ impl DataDir {
     }
 
     /// Whether it is of the journal that it should be; a fresh one becomes so.
-    fn check_of(&self, of: Option<&str>) -> Result<(), StoreError> {
+    fn require_owner(&self, of: Option<&str>) -> Result<(), StoreError> {
         let file = self.path.join(PARTITION_FILE);
         let failed = |source| StoreError::Directory {
             path: self.path.clone(),
@@ -157,7 +157,7 @@ impl DataDir {
             Err(_absent) => {
                 let Some(of) = of else { return Ok(()) };
                 if self.is_fresh().map_err(failed)? {
-                    let unfinished = self.path.join(HALF_MADE);
+                    let unfinished = self.path.join(UNFINISHED);
                     let content = format!("{of}\n");
                     return durable::write(&file, &unfinished, content.as_bytes()).map_err(failed);
                 }
@@ -167,7 +167,7 @@ impl DataDir {
         if of == Some(&found) {
             return Ok(());
         }
-        Err(StoreError::OfAnother {
+        Err(StoreError::WrongPartition {
             path: self.path.clone(),
             found,
             wanted: of.unwrap_or("a service with a journal of its own").into(),
@@ -202,8 +202,8 @@ impl DataDir {
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
         let identity = fs::metadata(self.path.join(codec::IDENTITY_FILE))?;
         let rocks = fs::metadata(self.rocks())?;
-        Ok(place_of(&identity) == place_of(&self.identity.metadata()?)
-            && self.rocks_at.is_none_or(|at| at == place_of(&rocks)))
+        Ok(file_id(&identity) == file_id(&self.identity.metadata()?)
+            && self.rocks_id.is_none_or(|at| at == file_id(&rocks)))
     }
 
     /// Whether a file here can have a second name.
@@ -254,14 +254,14 @@ impl DataDir {
 }
 
 /// Refuses what was being written when a restore or a backup was interrupted.
-fn check_whole(path: &Path) -> Result<(), StoreError> {
+fn refuse_interrupted(path: &Path) -> Result<(), StoreError> {
     if path.join(RESTORING_FILE).exists() {
-        return Err(StoreError::HalfRestored { path: path.into() });
+        return Err(StoreError::RestoreInterrupted { path: path.into() });
     }
     // However it is spelled.
     let real = path.canonicalize().unwrap_or_default();
     if real.to_string_lossy().ends_with(INCOMPLETE) {
-        return Err(StoreError::HalfBackup { path: path.into() });
+        return Err(StoreError::BackupInterrupted { path: path.into() });
     }
     Ok(())
 }
@@ -278,12 +278,12 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
 pub(super) fn write_identity(path: &Path) -> io::Result<()> {
     durable::write(
         &path.join(codec::IDENTITY_FILE),
-        &path.join(HALF_MADE),
+        &path.join(UNFINISHED),
         codec::encode_identity().as_bytes(),
     )
 }
 
-fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
+fn lock_error(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
     lock.map_err(|error| match error {
         TryLockError::WouldBlock => StoreError::InUse { path: path.into() },
         TryLockError::Error(source) => StoreError::Directory {
@@ -293,7 +293,7 @@ fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError>
     })
 }
 
-fn check_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
+fn read_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
     let mut text = Vec::new();
     identity
         .take(1024)
@@ -331,7 +331,7 @@ pub const RESTORING_FILE: &str = "RESTORING";
 /// End of the name of a backup that is not complete.
 pub const INCOMPLETE: &str = ".incomplete";
 
-const HALF_MADE: &str = "FLOWTALLY.new";
+const UNFINISHED: &str = "FLOWTALLY.new";
 
 /// Whether the directory exists and holds anything but what [`create`] leaves when it is cut short.
 fn has_files(path: &Path) -> io::Result<bool> {
@@ -343,7 +343,7 @@ fn has_files(path: &Path) -> io::Result<bool> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let ours = name.to_string_lossy().starts_with(HALF_MADE)
+        let ours = name.to_string_lossy().starts_with(UNFINISHED)
             || durable::is_lost_and_found(&entry)
             || name == codec::IDENTITY_FILE
             || name == ROCKS && fs::read_dir(entry.path())?.next().is_none();
@@ -360,13 +360,13 @@ fn has_files(path: &Path) -> io::Result<bool> {
 fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
     durable::create_dir_all(path)?;
     durable::create_dir_all(&path.join(ROCKS))?;
-    let mut half_made = tempfile::Builder::new()
-        .prefix(HALF_MADE)
+    let mut unfinished = tempfile::Builder::new()
+        .prefix(UNFINISHED)
         .permissions(Permissions::from_mode(0o644))
         .tempfile_in(path)?;
-    half_made.write_all(codec::encode_identity().as_bytes())?;
-    half_made.as_file().sync_all()?;
-    match half_made.persist_noclobber(identity_path) {
+    unfinished.write_all(codec::encode_identity().as_bytes())?;
+    unfinished.as_file().sync_all()?;
+    match unfinished.persist_noclobber(identity_path) {
         // Some network file systems can neither link nor rename to a name that has to be free.
         Err(e) if durable::is_unsupported(&e.error) && !identity_path.exists() => {
             e.file.persist(identity_path)?;
@@ -399,25 +399,25 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let refused = |opened: Result<DataDir, StoreError>| {
             assert!(
-                matches!(opened, Err(StoreError::OfAnother { .. })),
+                matches!(opened, Err(StoreError::WrongPartition { .. })),
                 "{opened:?}"
             );
         };
         let (ours, path) = ("partition 3 of 12", temp.path());
-        drop(DataDir::open_of(path, ours).unwrap());
-        drop(DataDir::open_of(path, ours).unwrap());
-        refused(DataDir::open_of(path, "partition 4 of 12"));
+        drop(DataDir::open_partition(path, ours).unwrap());
+        drop(DataDir::open_partition(path, ours).unwrap());
+        refused(DataDir::open_partition(path, "partition 4 of 12"));
         refused(DataDir::open(path));
         fs::remove_file(path.join(PARTITION_FILE)).unwrap();
         fs::write(path.join(ROCKS).join("CURRENT"), "").unwrap();
-        refused(DataDir::open_of(path, ours));
+        refused(DataDir::open_partition(path, ours));
         drop(DataDir::open(path).unwrap());
     }
 
     #[test]
     fn a_crash_while_making_it_leaves_an_empty_directory() {
         let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join(HALF_MADE), "flowt").unwrap();
+        fs::write(temp.path().join(UNFINISHED), "flowt").unwrap();
         fs::create_dir(temp.path().join(ROCKS)).unwrap();
         assert!(DataDir::open(temp.path()).unwrap().is_fresh().unwrap());
     }

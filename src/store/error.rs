@@ -31,7 +31,7 @@ pub enum StoreError {
         "{path} has the sums of {found}, not those of {wanted}; give --data-dir another directory, or the \
          one that belongs to it"
     )]
-    OfAnother {
+    WrongPartition {
         path: PathBuf,
         found: String,
         wanted: String,
@@ -57,12 +57,12 @@ pub enum StoreError {
     #[error(
         "{path} holds a restore that was interrupted; run the same restore again, which starts it anew"
     )]
-    HalfRestored { path: PathBuf },
+    RestoreInterrupted { path: PathBuf },
 
     #[error(
         "{path} is a backup that was interrupted: it is not whole; choose another, or take one"
     )]
-    HalfBackup { path: PathBuf },
+    BackupInterrupted { path: PathBuf },
 
     #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
@@ -110,7 +110,7 @@ pub enum StoreError {
     Gone { path: PathBuf },
 
     #[error("the data directory is open only to be read")]
-    OnlyRead,
+    ReadOnly,
 
     #[error("{doing} failed: {source}; {}", remedy(source))]
     Database {
@@ -128,7 +128,7 @@ pub enum StoreError {
         "writes come faster than they can be flushed; try again shortly, \
          and if it lasts, give the service a faster disk"
     )]
-    Behind,
+    WriteStalled,
 
     #[error(
         "compaction failed, and the files are as they were; the LOG in the data directory's rocks \
@@ -142,7 +142,7 @@ pub enum StoreError {
     #[error(
         "too many answers with rows that are not flushed yet are being read; try again shortly"
     )]
-    Views,
+    ViewMemoryFull,
 
     #[error("a scan ended early: {0:?}")]
     ScanEnded(ScanEnd),

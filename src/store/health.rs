@@ -10,12 +10,12 @@ use rocksdb::DB;
 
 use super::dir::DataDir;
 use super::error::StoreError;
-use super::presence::Presence;
+use super::live_files::LiveFiles;
 use super::{Inner, Store};
 use agent::durable::Lack;
 
 /// Pause between two looks at whether the data directory is where it was.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What RocksDB's text of an error begins with where its subcode is `kNoSpace`: ENOSPC, from whatever call. Of
 /// all other errors of the system it gives no class, so those are learned by a write of our own.
 const ROCKSDB_NO_SPACE: &str = "IO error: No space left on device";
@@ -53,7 +53,7 @@ impl WriteHealth {
         WriteHealth::FileTooLarge,
     ];
 
-    fn of(lack: Option<Lack>) -> WriteHealth {
+    fn from_lack(lack: Option<Lack>) -> WriteHealth {
         match lack {
             Some(Lack::Space) => WriteHealth::NoSpace,
             Some(Lack::Quota) => WriteHealth::OverQuota,
@@ -96,9 +96,9 @@ impl WriteHealth {
 pub(super) struct Health {
     opened: Instant,
     /// When the data directory is looked for next: milliseconds since `opened`.
-    next_look_ms: AtomicU64,
+    next_check_ms: AtomicU64,
     is_gone: AtomicBool,
-    presence: Mutex<Presence>,
+    live_files: Mutex<LiveFiles>,
     /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
     last_write: AtomicU8,
     /// Less than the reserve is free.
@@ -109,7 +109,7 @@ pub(super) struct Health {
 }
 
 /// What is where the data directory was.
-enum Seen {
+enum DirState {
     /// It, with all that a start needs of its files.
     All,
     /// It, without this file.
@@ -133,13 +133,13 @@ impl Store {
 
 impl Inner {
     /// Looks, once a second at most, whether the data directory is where it was.
-    pub(super) fn look_for_dir(&self) -> Result<(), StoreError> {
+    pub(super) fn require_dir(&self) -> Result<(), StoreError> {
         let health = &self.health;
         let now_ms = health.opened.elapsed().as_millis() as u64;
-        if now_ms >= health.next_look_ms.load(Ordering::Relaxed) {
-            let next_ms = now_ms + LOOK_INTERVAL.as_millis() as u64;
-            health.next_look_ms.store(next_ms, Ordering::Relaxed);
-            health.note_place(&self.dir, &self.db);
+        if now_ms >= health.next_check_ms.load(Ordering::Relaxed) {
+            let next_ms = now_ms + CHECK_INTERVAL.as_millis() as u64;
+            health.next_check_ms.store(next_ms, Ordering::Relaxed);
+            health.check_location(&self.dir, &self.db);
         }
         if health.is_gone.load(Ordering::Relaxed) {
             let path = self.dir.path().to_owned();
@@ -148,10 +148,10 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn note_write(&self, written: &Result<(), StoreError>) {
+    pub(super) fn record_write(&self, written: &Result<(), StoreError>) {
         let health = match written {
             Ok(()) => WriteHealth::Good,
-            Err(error) => after(error, &self.dir.staging()),
+            Err(error) => classify_failure(error, &self.dir.staging()),
         };
         self.health
             .last_write
@@ -161,19 +161,19 @@ impl Inner {
 
 /// After a write that failed. RocksDB repeats the text of some errors for as long as it is open, so whether there
 /// is room by now is learned by a write of our own.
-fn after(error: &StoreError, staging: &Path) -> WriteHealth {
+fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let text = match error {
         StoreError::Database { source, .. } => source.as_ref(),
-        StoreError::Io { source, .. } => return WriteHealth::of(Lack::of(source)),
+        StoreError::Io { source, .. } => return WriteHealth::from_lack(Lack::of(source)),
         _ => return WriteHealth::Failing,
     };
     if text.starts_with(ROCKSDB_NO_SPACE) {
         return WriteHealth::NoSpace;
     }
     match probe(staging) {
-        Err(error) => WriteHealth::of(Lack::of(&error)),
+        Err(error) => WriteHealth::from_lack(Lack::of(&error)),
         Ok(()) if Lack::in_text(text) == Some(Lack::Quota) => WriteHealth::QuotaRaised,
-        Ok(()) => WriteHealth::of(Lack::in_text(text)),
+        Ok(()) => WriteHealth::from_lack(Lack::in_text(text)),
     }
 }
 
@@ -188,9 +188,9 @@ impl Health {
     pub(super) fn new() -> Health {
         Health {
             opened: Instant::now(),
-            next_look_ms: AtomicU64::new(0),
+            next_check_ms: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
-            presence: Mutex::default(),
+            live_files: Mutex::default(),
             last_write: AtomicU8::new(WriteHealth::Good as u8),
             space_is_low: AtomicBool::new(false),
             free: AtomicU64::new(0),
@@ -207,22 +207,22 @@ impl Health {
             .unwrap_or(WriteHealth::Failing)
     }
 
-    fn note_place(&self, dir: &DataDir, db: &DB) {
-        let place = self.look(dir, db);
-        let is_gone = !matches!(place, Ok(Seen::All));
+    fn check_location(&self, dir: &DataDir, db: &DB) {
+        let place = self.dir_state(dir, db);
+        let is_gone = !matches!(place, Ok(DirState::All));
         if self.is_gone.swap(is_gone, Ordering::Relaxed) == is_gone {
             return;
         }
         let data_dir = dir.path().display();
         match place {
-            Ok(Seen::All) => {
+            Ok(DirState::All) => {
                 tracing::info!(%data_dir, "the data directory is back: batches are accepted")
             }
-            Ok(Seen::Other) => tracing::error!(
+            Ok(DirState::Other) => tracing::error!(
                 %data_dir,
                 "the data directory was replaced by another one while it was in use: batches are refused"
             ),
-            Ok(Seen::Without(file)) => tracing::error!(
+            Ok(DirState::Without(file)) => tracing::error!(
                 file = %file.display(),
                 "a file of the data directory was removed while it was in use: batches are refused"
             ),
@@ -234,13 +234,13 @@ impl Health {
         }
     }
 
-    fn look(&self, dir: &DataDir, db: &DB) -> io::Result<Seen> {
+    fn dir_state(&self, dir: &DataDir, db: &DB) -> io::Result<DirState> {
         if !dir.is_in_place()? {
-            return Ok(Seen::Other);
+            return Ok(DirState::Other);
         }
-        let mut presence = self.presence.lock();
-        let missing = presence.missing(&dir.rocks(), db)?;
-        Ok(missing.map_or(Seen::All, Seen::Without))
+        let mut live_files = self.live_files.lock();
+        let missing = live_files.missing(&dir.rocks(), db)?;
+        Ok(missing.map_or(DirState::All, DirState::Without))
     }
 
     /// Whether less than the reserve was free at the last look.
@@ -251,7 +251,7 @@ impl Health {
     /// Looks how much space is left on the disk of `path`, and says so where that changes something.
     /// Without a `reserve`, it is a twentieth of the disk, at most 1 GiB; and at least `needed`, what
     /// the next flush may take, as far as that is no more than a quarter of the disk.
-    pub(super) fn note_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
+    pub(super) fn update_free_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
         let Ok(disk) = rustix::fs::statvfs(path) else {
             return; // writes will tell
         };

@@ -10,9 +10,9 @@ use super::codec;
 use flow::{Counters, Totals};
 
 /// Installs the operator; `stopped` counts sums that reached `u64::MAX`.
-pub(super) fn install(options: &mut Options, stopped: Arc<AtomicU64>) {
+pub(super) fn install(options: &mut Options, saturated: Arc<AtomicU64>) {
     options.set_merge_operator_associative(c"flowtally.add.v1", move |_key, base, operands| {
-        merge(base, operands, &stopped)
+        merge(base, operands, &saturated)
     });
 }
 
@@ -23,11 +23,11 @@ pub(super) fn install(options: &mut Options, stopped: Arc<AtomicU64>) {
 /// counters cannot come from us or past the block checksums; should one appear, the sum would be a
 /// guess, so the operand itself becomes the value: readers then refuse it as corrupt, and so does
 /// every later merge.
-fn merge(base: Option<&[u8]>, operands: &MergeOperands, stopped: &AtomicU64) -> Option<Vec<u8>> {
-    Some(fold(base.into_iter().chain(operands), stopped))
+fn merge(base: Option<&[u8]>, operands: &MergeOperands, saturated: &AtomicU64) -> Option<Vec<u8>> {
+    Some(fold(base.into_iter().chain(operands), saturated))
 }
 
-fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, stopped: &AtomicU64) -> Vec<u8> {
+fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, saturated: &AtomicU64) -> Vec<u8> {
     let mut values = values.peekable();
     if values
         .peek()
@@ -40,7 +40,7 @@ fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, stopped: &AtomicU64) -> Vec<
         match codec::decode_counters(value) {
             Ok(counters) => {
                 if sum.add(counters) {
-                    stopped.fetch_add(1, Ordering::Relaxed);
+                    saturated.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Err(_) => return value.to_vec(),
@@ -64,16 +64,19 @@ fn fold_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
 /// What has to hold of any values: if all are counters, or all totals, so is the sum, however they are
 /// bracketed; otherwise what comes out is refused by readers. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(values: &[&[u8]]) {
-    let stopped = AtomicU64::new(0);
-    let whole = fold(values.iter().copied(), &stopped);
+pub fn check_merge(values: &[&[u8]]) {
+    let saturated = AtomicU64::new(0);
+    let whole = fold(values.iter().copied(), &saturated);
     let all = |bytes| values.iter().all(|v| v.len() == bytes);
     if all(codec::COUNTERS_BYTES) || !values.is_empty() && all(codec::TOTALS_BYTES) {
         for split in 1..values.len() {
             let (left, right) = values.split_at(split);
-            let left = fold(left.iter().copied(), &stopped);
-            let right = fold(right.iter().copied(), &stopped);
-            assert_eq!(fold([left.as_slice(), &right].into_iter(), &stopped), whole);
+            let left = fold(left.iter().copied(), &saturated);
+            let right = fold(right.iter().copied(), &saturated);
+            assert_eq!(
+                fold([left.as_slice(), &right].into_iter(), &saturated),
+                whole
+            );
         }
         assert_eq!(
             whole.len(),
@@ -103,7 +106,7 @@ mod tests {
         fn total_on_any_bytes(
             values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..42), 0..10)
         ) {
-            check(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            check_merge(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
 
         #[test]
@@ -120,7 +123,7 @@ mod tests {
             values.iter().for_each(|v| sum.add(totals(*v)));
             let folded = fold(encoded.iter().map(<[u8; _]>::as_slice), &AtomicU64::new(0));
             prop_assert_eq!(codec::decode_totals(&folded), Ok(sum));
-            check(&encoded.iter().map(<[u8; _]>::as_slice).collect::<Vec<_>>());
+            check_merge(&encoded.iter().map(<[u8; _]>::as_slice).collect::<Vec<_>>());
         }
 
         #[test]
@@ -128,16 +131,16 @@ mod tests {
             values in prop::collection::vec((any::<u64>(), 0..1000u64), 1..10)
         ) {
             let values: Vec<_> = values.iter().map(|&(tx, rx)| encoded(tx, rx)).collect();
-            check(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            check_merge(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn saturation_is_counted() {
-        let stopped = AtomicU64::new(0);
+        let saturated = AtomicU64::new(0);
         let (a, b) = (encoded(u64::MAX, 1), encoded(2, 3));
-        let sum = fold([a.as_slice(), &b].into_iter(), &stopped);
+        let sum = fold([a.as_slice(), &b].into_iter(), &saturated);
         assert_eq!(sum, encoded(u64::MAX, 4));
-        assert_eq!(stopped.load(Ordering::Relaxed), 1);
+        assert_eq!(saturated.load(Ordering::Relaxed), 1);
     }
 }

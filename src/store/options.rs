@@ -66,7 +66,7 @@ pub struct StoreOptions {
     pub import_window: Duration,
     /// The journal is elsewhere, and what time it is, is said by it: a second reading, however late, has to come
     /// out as the first.
-    pub journal_elsewhere: bool,
+    pub external_journal: bool,
     /// Disk that receipts may take; the oldest go first.
     pub receipts_bytes_max: u64,
     /// The same of what is imported from files.
@@ -98,7 +98,7 @@ impl Default for StoreOptions {
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
             import_window: Duration::from_secs(90 * 24 * 3600),
-            journal_elsewhere: false,
+            external_journal: false,
             receipts_bytes_max: 256 << 20,
             import_receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
@@ -119,7 +119,7 @@ impl StoreOptions {
 
     /// For a command that opens a service's directory in between: what the service remembers, and for
     /// how long, is the service's business, so no receipt is dropped.
-    pub fn in_between() -> StoreOptions {
+    pub fn for_offline_command() -> StoreOptions {
         StoreOptions {
             idempotency_window: Duration::MAX,
             import_window: Duration::MAX,

@@ -8,7 +8,7 @@ use rocksdb::{
     DBRecoveryMode, LogLevel, Options, statistics::StatsLevel,
 };
 
-use super::receipts::Expiry;
+use super::receipts::ReceiptExpiry;
 use super::{StoreOptions, codec, merge};
 
 const MIB: usize = 1 << 20;
@@ -27,23 +27,23 @@ pub(super) struct RocksOptions {
     journal: Options,
     receipts: Options,
     /// Which receipts compaction drops.
-    pub(super) expiry: Arc<Expiry>,
+    pub(super) expiry: Arc<ReceiptExpiry>,
     /// Counts sums that reached `u64::MAX` in a merge.
-    pub(super) stopped: Arc<AtomicU64>,
+    pub(super) saturated: Arc<AtomicU64>,
 }
 
 impl RocksOptions {
     pub(super) fn new(options: &StoreOptions) -> RocksOptions {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let expiry = Arc::new(Expiry::new(options));
-        let stopped = Arc::new(AtomicU64::new(0));
+        let expiry = Arc::new(ReceiptExpiry::new(options));
+        let saturated = Arc::new(AtomicU64::new(0));
         RocksOptions {
             database: database(options.memtable_bytes),
-            flows: flows(&cache, options.block_cache_bytes, stopped.clone()),
+            flows: flows(&cache, options.block_cache_bytes, saturated.clone()),
             journal: journal(&cache, options.memtable_bytes),
             receipts: receipts(&cache, &expiry),
             expiry,
-            stopped,
+            saturated,
         }
     }
 
@@ -113,7 +113,7 @@ fn journal(cache: &Cache, memtable_bytes: usize) -> Options {
     options
 }
 
-fn receipts(cache: &Cache, expiry: &Arc<Expiry>) -> Options {
+fn receipts(cache: &Cache, expiry: &Arc<ReceiptExpiry>) -> Options {
     let mut options = Options::default();
     expiry.install(&mut options);
     options.set_write_buffer_size(RECEIPTS_MEMTABLE_BYTES);
@@ -128,9 +128,9 @@ fn receipts(cache: &Cache, expiry: &Arc<Expiry>) -> Options {
     options
 }
 
-fn flows(cache: &Cache, cache_bytes: usize, stopped: Arc<AtomicU64>) -> Options {
+fn flows(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Options {
     let mut options = Options::default();
-    merge::install(&mut options, stopped);
+    merge::install(&mut options, saturated);
     // Everything comes in as ingested files; the memtable stays empty.
     options.set_write_buffer_size(MIB);
     // RocksDB would slow down and stop *all* writes, the journal's too, by the number of these

@@ -10,7 +10,7 @@ use super::codec::{self, Corrupt, HOUR_BYTES};
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::journal::Journal;
-use super::open::database_to_read;
+use super::open::open_database_read_only;
 use super::receipts::receipts_family;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
@@ -76,8 +76,8 @@ impl fmt::Display for Fault {
 /// A directory that is in use or not ours, or a database that does not open. What is wrong inside is
 /// in [`Verified::faults`].
 pub fn verify(path: &Path) -> Result<Verified, StoreError> {
-    let dir = DataDir::open_to_read(path)?;
-    let db = database_to_read(&dir, &RocksOptions::new(&StoreOptions::default()))?;
+    let dir = DataDir::open_read_only(path)?;
+    let db = open_database_read_only(&dir, &RocksOptions::new(&StoreOptions::default()))?;
     let mut verified = Verified::default();
     verified.journal(&db);
     verified.hours(&db)?;
@@ -137,9 +137,9 @@ impl Verified {
                     let (_, behind) = codec::hour_bounds(hour);
                     rows = iterate(db, &behind, lower)?;
                 }
-                Ok((sums, stopped)) => {
+                Ok((sums, saturated)) => {
                     let agrees =
-                        |rows: u128, ledger: u128| rows == ledger || stopped && rows < ledger;
+                        |rows: u128, ledger: u128| rows == ledger || saturated && rows < ledger;
                     if !agrees(sums.tx, totals.tx) || !agrees(sums.rx, totals.rx) {
                         let (ledger, rows) = (totals, sums);
                         self.fault(Fault::Differs { hour, ledger, rows });
@@ -180,17 +180,17 @@ impl Verified {
         hour: Hour,
     ) -> Result<(Totals, bool), String> {
         let (lower, _) = codec::hour_bounds(hour);
-        let (mut sums, mut stopped) = (Totals::default(), false);
+        let (mut sums, mut saturated) = (Totals::default(), false);
         while let Some((key, value)) = rows.item().filter(|(key, _)| key.starts_with(&lower)) {
-            codec::check_key(key).map_err(|e| e.to_string())?;
+            codec::validate_key(key).map_err(|e| e.to_string())?;
             let counters = codec::decode_counters(value).map_err(|e: Corrupt| e.to_string())?;
-            stopped |= counters.tx == u64::MAX || counters.rx == u64::MAX;
+            saturated |= counters.tx == u64::MAX || counters.rx == u64::MAX;
             sums.count(counters);
             self.rows += 1;
             rows.next();
         }
         rows.status().map_err(|e| e.to_string())?;
-        Ok((sums, stopped))
+        Ok((sums, saturated))
     }
 
     fn receipts(&mut self, db: &DB) -> Result<(), StoreError> {

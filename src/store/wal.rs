@@ -16,12 +16,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::torn::{Damage, End, Log, end_of};
+use super::torn::{Damage, LogEnd, LogKind, find_end};
 use agent::durable;
 
 /// What a power cut has left of writes that were not acknowledged, by file.
 #[derive(Debug)]
-pub(super) struct Torn(Vec<Cut>);
+pub(super) struct TornWrites(Vec<Cut>);
 
 #[derive(Debug)]
 struct Cut {
@@ -30,7 +30,7 @@ struct Cut {
     bytes: u64,
 }
 
-impl std::fmt::Display for Torn {
+impl std::fmt::Display for TornWrites {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (n, cut) in self.0.iter().enumerate() {
             let (and, path) = (if n > 0 { "; " } else { "" }, cut.path.display());
@@ -49,8 +49,8 @@ impl std::fmt::Display for Torn {
 ///
 /// # Errors
 /// As [`check`], and where a log cannot be written.
-pub fn cut_torn(rocks: &Path) -> Result<Option<String>, StoreError> {
-    let torn = check(rocks)?;
+pub fn truncate_torn_writes(rocks: &Path) -> Result<Option<String>, StoreError> {
+    let torn = find_torn_writes(rocks)?;
     let sync = || {
         for Cut { path, keep, .. } in torn.iter().flat_map(|torn| &torn.0) {
             File::options().write(true).open(path)?.set_len(*keep)?;
@@ -71,7 +71,7 @@ pub fn cut_torn(rocks: &Path) -> Result<Option<String>, StoreError> {
 ///
 /// # Errors
 /// One that is damaged other than by a write broken off at its end.
-pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
+pub(super) fn find_torn_writes(rocks: &Path) -> Result<Option<TornWrites>, StoreError> {
     let failed = |source| StoreError::Io {
         doing: "reading the journal's logs or the MANIFEST",
         source,
@@ -80,11 +80,11 @@ pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
     let mut is_over = false;
     for (path, of) in logs(rocks).map_err(failed)? {
         let log = fs::read(&path).map_err(failed)?;
-        let keep = match end_of(&log, of) {
+        let keep = match find_end(&log, of) {
             // After a record that is lost, and was not waited for, nothing counts.
             _ if is_over => 0,
-            Ok(End::Good) => continue,
-            Ok(End::Torn { keep, unsynced }) => {
+            Ok(LogEnd::Good) => continue,
+            Ok(LogEnd::Torn { keep, unsynced }) => {
                 is_over = unsynced;
                 keep
             }
@@ -102,11 +102,11 @@ pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
             });
         }
     }
-    Ok((!cuts.is_empty()).then_some(Torn(cuts)))
+    Ok((!cuts.is_empty()).then_some(TornWrites(cuts)))
 }
 
 /// The MANIFEST in use, and the journal's logs, oldest first.
-fn logs(rocks: &Path) -> io::Result<Vec<(PathBuf, Log)>> {
+fn logs(rocks: &Path) -> io::Result<Vec<(PathBuf, LogKind)>> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(rocks)? {
         let path = entry?.path();
@@ -120,13 +120,13 @@ fn logs(rocks: &Path) -> io::Result<Vec<(PathBuf, Log)>> {
     logs.sort();
     let mut logs: Vec<_> = logs
         .into_iter()
-        .map(|(_, path)| (path, Log::Journal))
+        .map(|(_, path)| (path, LogKind::Journal))
         .collect();
     // Where it is missing, RocksDB says so.
     if let Ok(current) = fs::read_to_string(rocks.join("CURRENT")) {
         let manifest = rocks.join(current.trim_end());
         if manifest.is_file() {
-            logs.insert(0, (manifest, Log::Manifest));
+            logs.insert(0, (manifest, LogKind::Manifest));
         }
     }
     Ok(logs)

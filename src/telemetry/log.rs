@@ -21,7 +21,7 @@ pub enum LogFormat {
 
 impl LogFormat {
     /// Text where a person looks on, JSON elsewhere.
-    pub fn of_stderr() -> LogFormat {
+    pub fn for_stderr() -> LogFormat {
         match std::io::stderr().is_terminal() {
             true => LogFormat::Text,
             false => LogFormat::Json,
@@ -43,7 +43,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || Events(style))
+        .with_writer(move || EventWriter(style))
         .with_ansi(coloured)
         .with_target(false)
         // Where standard error is gone or full, the service goes on without a log.
@@ -75,9 +75,9 @@ fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> f
 }
 
 /// Writes events, each as one line: what others wrote may be in it.
-struct Events(Style);
+struct EventWriter(Style);
 
-impl Write for Events {
+impl Write for EventWriter {
     /// Gets one event.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);

@@ -14,7 +14,7 @@ mod hour;
 mod hour_limit;
 mod hour_unit;
 mod idempotency_key;
-mod look_alike;
+mod misspelling;
 mod notes;
 mod partition;
 mod receipt;
@@ -32,6 +32,6 @@ pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
-pub use receipt::Kept;
+pub use receipt::ReceiptInfo;
 
-pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, check_batch, codec, ledger};
+pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, codec, ledger, validate_batch};

@@ -19,7 +19,7 @@ pub struct Notes {
     /// Kept under other keys.
     pub others: Vec<(IdempotencyKey, Note)>,
     /// The batch does not count where there is a receipt under this key.
-    pub unless: Option<IdempotencyKey>,
+    pub excluded_by: Option<IdempotencyKey>,
 }
 
 /// 1 to 96 visible ASCII characters without a comma.
@@ -52,7 +52,7 @@ impl Notes {
         for item in text.split(',').map(str::trim) {
             if let Some(key) = item.strip_prefix('!') {
                 let key = IdempotencyKey::new(key.as_bytes())?;
-                if notes.unless.replace(key).is_some() {
+                if notes.excluded_by.replace(key).is_some() {
                     return None;
                 }
                 continue;
@@ -73,13 +73,16 @@ impl Notes {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.own.is_none() && self.others.is_empty() && self.unless.is_none()
+        self.own.is_none() && self.others.is_empty() && self.excluded_by.is_none()
     }
 }
 
 impl fmt::Display for Notes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unless = self.unless.iter().map(|key| format!("!{}", key.as_str()));
+        let unless = self
+            .excluded_by
+            .iter()
+            .map(|key| format!("!{}", key.as_str()));
         let own = self.own.iter().map(|note| format!("={}", note.0));
         let others = self.others.iter();
         let others = others.map(|(key, note)| format!("{}={}", key.as_str(), note.0));

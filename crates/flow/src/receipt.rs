@@ -2,7 +2,7 @@
 
 /// A receipt or a note that was asked for by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct ReceiptInfo {
     /// When its batch was taken: seconds since the epoch.
     pub time_s: u64,
     pub note: Option<Box<str>>,

@@ -22,7 +22,7 @@ use agent::command::rejects::Rejects;
 use agent::command::source::{Event, Source};
 use agent::command::{batches, identity, print, say, signals, source};
 use agent::inputs::{Apps, HourLimit, Part, Place, Refused, Skipped};
-use flow::{Batch, IdempotencyKey, Kept};
+use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// Committed with one fsync. Larger ones cost more than they save: memory that is new each time.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -90,7 +90,7 @@ fn open(dir: &Path) -> Result<Store, String> {
         flush_interval: AN_HOUR,
         stall_max: AN_HOUR,
         tally_bytes_max: TALLY_BYTES_MAX,
-        ..StoreOptions::in_between()
+        ..StoreOptions::for_offline_command()
     };
     match Store::open(dir, options) {
         Ok((store, _)) => Ok(store),
@@ -150,7 +150,10 @@ struct Load<'a> {
 struct InStore(Rc<OnceCell<Store>>);
 
 impl LookUp for InStore {
-    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String> {
         let Some(store) = self.0.get() else {
             return Ok(Some(vec![None; keys.len()]));
         };
@@ -176,7 +179,7 @@ impl Load<'_> {
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
         let newest = self.store.get().and_then(Store::newest_hour);
-        match newest.filter(|newest| !limit.has(*newest)) {
+        match newest.filter(|newest| !limit.allows(*newest)) {
             None => Some(limit),
             Some(newest) => {
                 let what = format!(

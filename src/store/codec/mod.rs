@@ -9,8 +9,8 @@ mod receipt;
 use flow::Hour;
 pub use flow::codec::{
     BATCH_TOTALS_BYTES, COUNTERS_BYTES, Corrupt, FlowKey, HOUR_BYTES, KEY_BYTES_MAX, Record,
-    Records, TOTALS_BYTES, batch_ledger, check_key, decode_counters, decode_name, decode_totals,
-    encode_counters, encode_totals, push_key, push_name, split_name, split_names,
+    Records, TOTALS_BYTES, batch_ledger, decode_counters, decode_name, decode_totals,
+    encode_counters, encode_totals, push_key, push_name, split_name, split_names, validate_key,
 };
 pub use receipt::{
     NOTE_PREFIX, Receipt, decode_batch_receipt, decode_noted_receipt, decode_receipt,
@@ -23,7 +23,7 @@ pub const FORMAT: u32 = 5;
 /// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
 
-/// Name of the identity file; its presence makes a directory ours.
+/// Name of the identity file; its live_files makes a directory ours.
 pub const IDENTITY_FILE: &str = "FLOWTALLY";
 
 /// Column family of the journal: [`journal_key`] -> batch.
@@ -132,7 +132,7 @@ pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
 /// What has to hold of any bytes: no decoder panics, and what one takes, its encoder gives back. For
 /// tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(bytes: &[u8]) {
+pub fn check_decoders(bytes: &[u8]) {
     if let Ok(position) = decode_marker(bytes) {
         assert_eq!(encode_marker(position), bytes);
     }
@@ -161,7 +161,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check(&bytes);
+            check_decoders(&bytes);
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
         let receipt = Receipt {
             fingerprint: 0x0102,
             time_s: 3,
-            expired: 4,
+            too_old: 4,
             position: 0,
         };
         let stored = encode_receipt(receipt);
@@ -194,29 +194,29 @@ mod tests {
             *b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0"
         );
         assert_eq!(decode_receipt(&stored), Ok(receipt));
-        let none_expired = Receipt {
-            expired: 0,
+        let none_too_old = Receipt {
+            too_old: 0,
             ..receipt
         };
-        assert_eq!(encode_receipt(none_expired), stored[..24]);
-        assert_eq!(decode_receipt(&stored[..24]), Ok(none_expired));
+        assert_eq!(encode_receipt(none_too_old), stored[..24]);
+        assert_eq!(decode_receipt(&stored[..24]), Ok(none_too_old));
         assert!(decode_receipt(&stored[..30]).is_err());
         let elsewhere = Receipt {
             position: 5,
-            ..none_expired
+            ..none_too_old
         };
         let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
         assert_eq!(encode_receipt(elsewhere), stored);
         assert_eq!(decode_receipt(&stored), Ok(elsewhere));
         let stored = [&stored[..24], &[0; 16], b"note"].concat();
-        assert_eq!(encode_noted_receipt(none_expired, "note"), stored);
+        assert_eq!(encode_noted_receipt(none_too_old, "note"), stored);
         assert_eq!(
             decode_noted_receipt(&stored),
-            Ok((none_expired, Some("note")))
+            Ok((none_too_old, Some("note")))
         );
         assert!(decode_receipt(&stored[..40]).is_err());
         assert_eq!(note_key(b"import_a"), b"\0import_a");
-        assert_eq!(decode_batch_receipt(&stored), Ok(Some(none_expired)));
+        assert_eq!(decode_batch_receipt(&stored), Ok(Some(none_too_old)));
         let of_format_4 = [&[0; 16], &stored[16..]].concat();
         assert_eq!(decode_batch_receipt(&of_format_4), Ok(None));
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());

@@ -11,7 +11,7 @@ pub struct Receipt {
     /// When it was taken: seconds since the epoch.
     pub time_s: u64,
     /// How many of its flows were too old to count.
-    pub expired: u64,
+    pub too_old: u64,
     /// Where its batch is in a journal elsewhere; 0 for one that is in the same database. A batch that
     /// is read again from there finds its own receipt, and is not its own duplicate.
     pub position: u64,
@@ -33,7 +33,7 @@ const WHOLE: usize = 40;
 pub fn encode_receipt(receipt: Receipt) -> Vec<u8> {
     let mut value = encode_whole(receipt);
     if receipt.position == 0 {
-        value.truncate(if receipt.expired > 0 { 32 } else { 24 });
+        value.truncate(if receipt.too_old > 0 { 32 } else { 24 });
     }
     value
 }
@@ -48,7 +48,7 @@ pub fn encode_noted_receipt(receipt: Receipt, note: &str) -> Vec<u8> {
 fn encode_whole(receipt: Receipt) -> Vec<u8> {
     let mut value = receipt.fingerprint.to_le_bytes().to_vec();
     value.extend_from_slice(&receipt.time_s.to_le_bytes());
-    value.extend_from_slice(&receipt.expired.to_le_bytes());
+    value.extend_from_slice(&receipt.too_old.to_le_bytes());
     value.extend_from_slice(&receipt.position.to_le_bytes());
     value
 }
@@ -74,21 +74,21 @@ pub fn decode_noted_receipt(value: &[u8]) -> Result<(Receipt, Option<&str>), Cor
         };
         let (fingerprint, rest) = whole.split_first_chunk()?;
         let (time_s, rest) = rest.split_first_chunk()?;
-        let (expired, position) = match rest.len() {
+        let (too_old, position) = match rest.len() {
             0 => (0, 0),
-            8 => (read_u64(rest).filter(|expired| *expired > 0)?, 0),
+            8 => (read_u64(rest).filter(|too_old| *too_old > 0)?, 0),
             _ => {
-                let (expired, position) = rest.split_at_checked(8)?;
+                let (too_old, position) = rest.split_at_checked(8)?;
                 let position = read_u64(position)?;
                 // Without a note, it would have been left out.
-                (note.is_some() || position > 0).then_some((read_u64(expired)?, position))?
+                (note.is_some() || position > 0).then_some((read_u64(too_old)?, position))?
             }
         };
         let note = note.map(std::str::from_utf8).transpose().ok()?;
         let receipt = Receipt {
             fingerprint: u128::from_le_bytes(*fingerprint),
             time_s: u64::from_le_bytes(*time_s),
-            expired,
+            too_old,
             position,
         };
         Some((receipt, note))

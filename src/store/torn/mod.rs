@@ -30,14 +30,14 @@ const MANIFEST_RECORDS_MAX: usize = 4;
 
 /// What a log is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Log {
+pub(super) enum LogKind {
     Journal,
     Manifest,
 }
 
 /// How a log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum LogEnd {
     /// With a whole record, or one that the file ends in, which RocksDB drops by itself.
     Good,
     /// With a record that did not get to the disk; whole records end at `keep`.
@@ -57,65 +57,65 @@ pub(super) struct Damage {
 
 /// A fragment's place in its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Whole,
+enum FragmentType {
+    Full,
     First,
     Middle,
     Last,
 }
 
-impl Part {
-    fn of(kind: u8) -> Option<Part> {
+impl FragmentType {
+    fn of(kind: u8) -> Option<FragmentType> {
         match kind {
-            1 | 9 | 10 | 130 => Some(Part::Whole), // data; and notes to the reader, each in one fragment
-            2 => Some(Part::First),
-            3 => Some(Part::Middle),
-            4 => Some(Part::Last),
+            1 | 9 | 10 | 130 => Some(FragmentType::Full), // data; and notes to the reader, each in one fragment
+            2 => Some(FragmentType::First),
+            3 => Some(FragmentType::Middle),
+            4 => Some(FragmentType::Last),
             _ => None,
         }
     }
 
-    fn begins(self) -> bool {
-        matches!(self, Part::Whole | Part::First)
+    fn is_first(self) -> bool {
+        matches!(self, FragmentType::Full | FragmentType::First)
     }
 
-    fn ends(self) -> bool {
-        matches!(self, Part::Whole | Part::Last)
+    fn is_last(self) -> bool {
+        matches!(self, FragmentType::Full | FragmentType::Last)
     }
 }
 
-pub(super) fn end_of(log: &[u8], of: Log) -> Result<End, Damage> {
+pub(super) fn find_end(log: &[u8], of: LogKind) -> Result<LogEnd, Damage> {
     let (mut keep, mut at, mut is_inside) = (0, 0, false);
     let mut unsynced = false;
     loop {
         let (begin, read) = fragment(log, at);
         match read {
-            Read::Fragment(part, _) if part.begins() == is_inside => {
+            Parsed::Fragment(part, _) if part.is_first() == is_inside => {
                 return Err(Damage { at: begin });
             }
-            Read::Fragment(part, end) => {
-                if part.ends() {
+            Parsed::Fragment(part, end) => {
+                if part.is_last() {
                     keep = end;
-                    unsynced |= of == Log::Journal && ends_unsynced(&log[..end]);
+                    unsynced |= of == LogKind::Journal && ends_unsynced(&log[..end]);
                 }
-                is_inside = !part.ends();
+                is_inside = !part.is_last();
                 at = end;
             }
-            Read::End => return Ok(End::Good),
-            Read::Short | Read::Bad => {
-                let remains = Remains::new(log, keep);
+            Parsed::End => return Ok(LogEnd::Good),
+            Parsed::Short | Parsed::Bad => {
+                let remains = TornTail::new(log, keep);
                 let is_torn = match of {
-                    Log::Journal if !unsynced => remains.are_of_one_record(begin, !is_inside),
-                    Log::Journal => remains.lack_some_of(begin),
-                    Log::Manifest => {
-                        remains.lack_some_of(begin)
+                    LogKind::Journal if !unsynced => remains.fits_one_record(begin, !is_inside),
+                    LogKind::Journal => remains.lacks_sector_of(begin),
+                    LogKind::Manifest => {
+                        remains.lacks_sector_of(begin)
                             && records_in(log, begin + 1..log.len()) < MANIFEST_RECORDS_MAX
                     }
                 };
                 return match read {
                     _ if !is_torn => Err(Damage { at: begin }),
-                    Read::Short => Ok(End::Good),
-                    _ => Ok(End::Torn { keep, unsynced }),
+                    Parsed::Short => Ok(LogEnd::Good),
+                    _ => Ok(LogEnd::Torn { keep, unsynced }),
                 };
             }
         }
@@ -127,9 +127,9 @@ fn ends_unsynced(log: &[u8]) -> bool {
     log.ends_with(codec::UNSYNCED)
 }
 
-enum Read {
+enum Parsed {
     /// A good one, and where it ends.
-    Fragment(Part, usize),
+    Fragment(FragmentType, usize),
     /// The log ends before it, or inside its header.
     End,
     /// The log ends inside it, by what its header says.
@@ -148,27 +148,27 @@ fn block_end(at: usize) -> usize {
     at - at % BLOCK_BYTES + BLOCK_BYTES
 }
 
-fn fragment(log: &[u8], at: usize) -> (usize, Read) {
+fn fragment(log: &[u8], at: usize) -> (usize, Parsed) {
     let begin = next_begin(at);
     let read = || {
         let (header, rest) = log.get(begin..)?.split_first_chunk::<HEADER_BYTES>()?;
         let [c0, c1, c2, c3, l0, l1, kind] = *header;
         let length = usize::from(u16::from_le_bytes([l0, l1]));
         let end = begin + HEADER_BYTES + length;
-        let Some(part) = Part::of(kind).filter(|_| end <= block_end(begin)) else {
-            return Some(Read::Bad);
+        let Some(part) = FragmentType::of(kind).filter(|_| end <= block_end(begin)) else {
+            return Some(Parsed::Bad);
         };
         let Some(payload) = rest.get(..length) else {
-            return Some(Read::Short);
+            return Some(Parsed::Short);
         };
         let is_good = masked_crc(kind, payload) == [c0, c1, c2, c3];
         Some(if is_good {
-            Read::Fragment(part, end)
+            Parsed::Fragment(part, end)
         } else {
-            Read::Bad
+            Parsed::Bad
         })
     };
-    (begin, read().unwrap_or(Read::End))
+    (begin, read().unwrap_or(Parsed::End))
 }
 
 pub(super) fn masked_crc(kind: u8, payload: &[u8]) -> [u8; 4] {
@@ -180,7 +180,7 @@ fn mask(crc: u32) -> [u8; 4] {
 }
 
 /// What is in a log from its last whole record on, with the sectors that may be lost.
-struct Remains<'a> {
+struct TornTail<'a> {
     log: &'a [u8],
     from: usize,
     /// Of each sector from that of `from` on: the byte from which on it may be lost; its end, where it is
@@ -190,8 +190,8 @@ struct Remains<'a> {
     end: usize,
 }
 
-impl<'a> Remains<'a> {
-    fn new(log: &'a [u8], from: usize) -> Remains<'a> {
+impl<'a> TornTail<'a> {
+    fn new(log: &'a [u8], from: usize) -> TornTail<'a> {
         let is_zeros = |range: std::ops::Range<usize>| log[range].iter().all(|byte| *byte == 0);
         let sectors = (from - from % SECTOR_BYTES..log.len()).step_by(SECTOR_BYTES);
         let lost_from = sectors.map(|sector| {
@@ -209,7 +209,7 @@ impl<'a> Remains<'a> {
             }
         });
         let zeros = log[from..].iter().rev().take_while(|byte| **byte == 0);
-        Remains {
+        TornTail {
             lost_from: lost_from.collect(),
             end: log.len() - zeros.count(),
             log,
@@ -237,7 +237,7 @@ impl<'a> Remains<'a> {
     }
 
     /// Whether the fragment at `begin`, which is not a good one, lacks a sector, or the end.
-    fn lack_some_of(&self, begin: usize) -> bool {
+    fn lacks_sector_of(&self, begin: usize) -> bool {
         let Some(length) = self.length(begin) else {
             return true;
         };
@@ -257,7 +257,7 @@ impl<'a> Remains<'a> {
 
     /// Whether all from the fragment at `at` on, the first of its record or a later one, can be of one
     /// record.
-    fn are_of_one_record(&self, mut at: usize, mut is_first: bool) -> bool {
+    fn fits_one_record(&self, mut at: usize, mut is_first: bool) -> bool {
         while at < self.log.len() {
             // Where its length is lost, what follows could be taken for a part of it.
             if self.length(at).is_none() && records_in(self.log, at + 1..block_end(at)) > 0 {
@@ -266,7 +266,7 @@ impl<'a> Remains<'a> {
             if self.can_end_with(at, is_first) {
                 return true;
             }
-            if !self.can_go_on_after(at, is_first) {
+            if !self.can_continue_after(at, is_first) {
                 return false;
             }
             (at, is_first) = (block_end(at), false);
@@ -276,7 +276,7 @@ impl<'a> Remains<'a> {
 
     /// Whether the fragment at `at` can be the record's last.
     fn can_end_with(&self, at: usize, is_first: bool) -> bool {
-        let is_last = |part: Part| part.ends() && part.begins() == is_first;
+        let is_last = |part: FragmentType| part.is_last() && part.is_first() == is_first;
         if self.end > block_end(at) || !self.kind(at).is_none_or(|kind| kind.is_some_and(is_last)) {
             return false;
         }
@@ -299,8 +299,8 @@ impl<'a> Remains<'a> {
     }
 
     /// Whether the record can go on in the next block.
-    fn can_go_on_after(&self, at: usize, is_first: bool) -> bool {
-        let goes_on = |part: Part| !part.ends() && part.begins() == is_first;
+    fn can_continue_after(&self, at: usize, is_first: bool) -> bool {
+        let goes_on = |part: FragmentType| !part.is_last() && part.is_first() == is_first;
         let length = block_end(at) - at - HEADER_BYTES;
         let bytes = (length as u16).to_le_bytes();
         self.kind(at).is_none_or(|kind| kind.is_some_and(goes_on))
@@ -309,8 +309,8 @@ impl<'a> Remains<'a> {
     }
 
     /// What the type byte of the fragment at `at` says; `None` where it is not known.
-    fn kind(&self, at: usize) -> Option<Option<Part>> {
-        self.byte(at + 6).map(Part::of)
+    fn kind(&self, at: usize) -> Option<Option<FragmentType>> {
+        self.byte(at + 6).map(FragmentType::of)
     }
 
     /// Whether the checksum can be right with a payload of this length: for what is known of both.
@@ -350,19 +350,19 @@ fn records_in(log: &[u8], mut starts: std::ops::Range<usize>) -> usize {
         let (mut at, mut records, mut is_inside) = (first, 0, false);
         loop {
             match fragment(log, at).1 {
-                Read::Fragment(part, end) if part.begins() != is_inside => {
-                    records += usize::from(part.ends());
-                    is_inside = !part.ends();
+                Parsed::Fragment(part, end) if part.is_first() != is_inside => {
+                    records += usize::from(part.is_last());
+                    is_inside = !part.is_last();
                     at = end;
                 }
-                Read::End | Read::Short => return records,
+                Parsed::End | Parsed::Short => return records,
                 _ if log[at..].iter().all(|byte| *byte == 0) => return records,
                 _ => return 0,
             }
         }
     };
     let records = starts.find_map(|at| match fragment(log, at) {
-        (begin, Read::Fragment(part, _)) if begin == at && part.begins() => {
+        (begin, Parsed::Fragment(part, _)) if begin == at && part.is_first() => {
             Some(records_from(at)).filter(|records| *records > 0)
         }
         _ => None,

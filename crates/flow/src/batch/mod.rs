@@ -46,7 +46,7 @@ pub struct Batch {
     /// Most batches have none.
     notes: Option<Box<Notes>>,
     /// Flows that were taken out because they are too old.
-    expired: u64,
+    too_old: u64,
 }
 
 impl Batch {
@@ -68,13 +68,13 @@ impl Batch {
     /// # Errors
     /// Bytes that no batch has, or whose flows do not add up to their totals.
     pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
-        let hashes = check_batch(&bytes, &KeyHasher::of_process())?;
+        let hashes = validate_batch(&bytes, &KeyHasher::of_process())?;
         Ok(Batch {
             bytes,
             hashes,
             receipt: None,
             notes: None,
-            expired: 0,
+            too_old: 0,
         })
     }
 
@@ -107,15 +107,15 @@ impl Batch {
     }
 
     /// Flows of the batch as it came that were too old to keep, and are not in it.
-    pub fn expired(&self) -> u64 {
-        self.expired
+    pub fn too_old(&self) -> u64 {
+        self.too_old
     }
 
-    /// This one, which has what is kept of `whole`, under the key of that.
-    pub fn in_place_of(mut self, whole: Batch) -> Batch {
-        self.expired = (whole.flows() - self.flows()) as u64;
-        self.receipt = whole.receipt;
-        self.notes = whole.notes;
+    /// This one, which has what is kept of `original`, under the key of that.
+    pub fn with_receipt_of(mut self, original: Batch) -> Batch {
+        self.too_old = (original.flows() - self.flows()) as u64;
+        self.receipt = original.receipt;
+        self.notes = original.notes;
         self
     }
 
@@ -136,13 +136,13 @@ impl Batch {
     }
 
     /// The first flow whose hour is one of those sought, and its hour. Reads all flows before it.
-    pub fn position(&self, is_sought: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
+    pub fn position(&self, matches: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
         let records = Records::new(&self.bytes).ok()?;
         let mut flows = records.enumerate().filter_map(|(index, record)| {
-            let hour = codec::check_key(record.ok()?.key).ok()?;
+            let hour = codec::validate_key(record.ok()?.key).ok()?;
             Some((index, hour))
         });
-        flows.find(|(_, hour)| is_sought(*hour))
+        flows.find(|(_, hour)| matches(*hour))
     }
 
     pub fn hashes(&self) -> &[u32] {
@@ -168,12 +168,12 @@ pub fn ledger(bytes: &[u8]) -> impl Iterator<Item = (u32, Totals)> {
 
 /// Reads all of a batch: every key is checked, and its ledger held against its records. Returns the hashes of
 /// its keys.
-pub fn check_batch(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
+pub fn validate_batch(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
     let mut hashes = Vec::with_capacity(bytes.len() / 32);
     let mut counted = BatchLedger::default();
     for record in Records::new(bytes)? {
         let Record { key, counters, .. } = record?;
-        let hour = codec::check_key(key)?;
+        let hour = codec::validate_key(key)?;
         counted.count(hour.get(), counters);
         hashes.push(hasher.hash(&key[HOUR_BYTES..]));
     }
@@ -267,7 +267,7 @@ impl BatchBuilder {
             hashes: self.hashes,
             receipt: None,
             notes: None,
-            expired: 0,
+            too_old: 0,
         }
     }
 }
@@ -275,7 +275,7 @@ impl BatchBuilder {
 /// Totals by hour, each hour once, in the order in which they come.
 #[derive(Debug)]
 pub struct BatchLedger {
-    entries: Vec<Entry>,
+    entries: Vec<HourTotals>,
     /// Where an hour's entry is, by its last bits: a guess that the entry itself confirms.
     guesses: [u32; GUESSES],
     by_hour: HashMap<u32, u32, foldhash::fast::RandomState>,
@@ -284,7 +284,7 @@ pub struct BatchLedger {
 /// [`Totals`] of an hour, in half of their bytes: a body may have as many hours as flows. A batch has less
 /// than 2^32 flows.
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+struct HourTotals {
     hour: u32,
     flows: u32,
     tx: u64,
@@ -294,7 +294,7 @@ struct Entry {
     rx_high: u32,
 }
 
-impl Entry {
+impl HourTotals {
     #[inline]
     fn count(&mut self, flow: Counters) {
         let (tx, tx_over) = self.tx.overflowing_add(flow.tx);
@@ -306,11 +306,11 @@ impl Entry {
     }
 
     fn totals(&self) -> Totals {
-        let whole = |high: u32, low: u64| u128::from(high) << 64 | u128::from(low);
+        let original = |high: u32, low: u64| u128::from(high) << 64 | u128::from(low);
         Totals {
             flows: u64::from(self.flows),
-            tx: whole(self.tx_high, self.tx),
-            rx: whole(self.rx_high, self.rx),
+            tx: original(self.tx_high, self.tx),
+            rx: original(self.rx_high, self.rx),
         }
     }
 }
@@ -342,16 +342,16 @@ impl BatchLedger {
         let guess = self.guesses[hour as usize % GUESSES] as usize;
         match self.entries.get_mut(guess) {
             Some(of) if of.hour == hour => of.count(counters),
-            _ => self.count_at_unknown(hour, counters),
+            _ => self.count_slow(hour, counters),
         }
     }
 
     #[cold]
-    fn count_at_unknown(&mut self, hour: u32, counters: Counters) {
+    fn count_slow(&mut self, hour: u32, counters: Counters) {
         let at = *self.by_hour.entry(hour).or_insert_with(|| {
-            self.entries.push(Entry {
+            self.entries.push(HourTotals {
                 hour,
-                ..Entry::default()
+                ..HourTotals::default()
             });
             self.entries.len() as u32 - 1
         });
@@ -377,6 +377,6 @@ mod tests {
         let entries: Vec<_> = ledger.entries().collect();
         assert_eq!(entries[0], (7, expected));
         assert_eq!((entries[1].0, entries[1].1.flows), (8, 1));
-        assert_eq!(size_of::<Entry>(), 32);
+        assert_eq!(size_of::<HourTotals>(), 32);
     }
 }

@@ -23,7 +23,7 @@ impl Batch {
         let bytes = self.bytes().len();
         // Names are spread evenly, more or less.
         let room = (bytes / partitions as usize * 3 / 2).min(bytes_max);
-        let mut open: Vec<Option<Part>> = (0..partitions).map(|_| None).collect();
+        let mut open: Vec<Option<SplitBatch>> = (0..partitions).map(|_| None).collect();
         let mut parts: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
         for record in Records::new(self.bytes())? {
             let record = record?;
@@ -34,7 +34,8 @@ impl Batch {
             if let Some(full) = part.take_if(|part| part.bytes_with(&record) > bytes_max) {
                 parts.entry(partition).or_default().push(full.finish());
             }
-            part.get_or_insert_with(|| Part::new(room)).push(&record);
+            part.get_or_insert_with(|| SplitBatch::new(room))
+                .push(&record);
         }
         for (partition, part) in (0..).zip(open) {
             if let Some(part) = part {
@@ -46,17 +47,17 @@ impl Batch {
 }
 
 /// A batch that is made of records of another: they are right, and nobody looks them up.
-struct Part {
+struct SplitBatch {
     bytes: Vec<u8>,
     flows: u32,
     ledger: BatchLedger,
 }
 
-impl Part {
-    fn new(room: usize) -> Part {
+impl SplitBatch {
+    fn new(room: usize) -> SplitBatch {
         let mut bytes = Vec::with_capacity(room);
         codec::begin_batch(&mut bytes);
-        Part {
+        SplitBatch {
             bytes,
             flows: 0,
             ledger: BatchLedger::default(),

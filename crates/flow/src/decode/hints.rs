@@ -27,7 +27,7 @@ pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeE
     if let (Some(index), Some(field)) = (error.index, error.field)
         && error.what == super::MISSING
         && let Some(names) = flow(text, format, index)
-        && let Some(name) = field.look_alike(names.keys().map(String::as_str))
+        && let Some(name) = field.misspelled_in(names.keys().map(String::as_str))
     {
         let field = field.name();
         error.what += &format!("; there is {name:?}: did you mean {field}?");

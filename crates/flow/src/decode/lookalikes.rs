@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::{BYTE_ORDER_MARK, DecodeError, Format, check_flow};
+use super::{BYTE_ORDER_MARK, DecodeError, Format, validate_flow};
 use crate::gzip;
 
 /// Something that is known, and cannot be read as it is.
@@ -303,7 +303,7 @@ pub fn of_json(value: &str) -> Option<String> {
     let has_all = |has: &[&str]| has.iter().all(|&has| value.contains(has));
     let found = find(|looks| matches!(looks, Json(has) if has_all(has)));
     // The names of its fields can be written with escapes.
-    let is_flow = || check_flow(value).is_ok();
+    let is_flow = || validate_flow(value).is_ok();
     found.filter(|_| !is_flow()).map(LookAlike::to_string)
 }
 

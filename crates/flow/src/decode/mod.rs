@@ -97,7 +97,7 @@ fn is_blank(line: &str) -> bool {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_flow(flow: &str) -> Result<(), String> {
+pub fn validate_flow(flow: &str) -> Result<(), String> {
     read_flow(flow).map(drop)
 }
 
@@ -119,7 +119,7 @@ pub fn read_flow(flow: &str) -> Result<Batch, String> {
 /// What has to hold of any body: where the fast decoder takes it, the other takes it alike. For tests
 /// and fuzzing. Returns whether the fast decoder took it.
 #[cfg(any(test, fuzzing))]
-pub fn check(body: &[u8], format: Format) -> bool {
+pub fn check_decoders(body: &[u8], format: Format) -> bool {
     let Some(fast) = fast::decode(body, format) else {
         let _any_answer = json::decode(body, format);
         return false;
@@ -227,7 +227,7 @@ mod tests {
 
         #[test]
         fn what_the_fast_decoder_takes_the_other_takes_alike((body, format) in bodies()) {
-            check(&body, format);
+            check_decoders(&body, format);
         }
     }
 
@@ -301,7 +301,7 @@ mod tests {
                     body.push(b' ');
                 }
             }
-            taken += u64::from(check(&body, *format));
+            taken += u64::from(check_decoders(&body, *format));
         }
         println!("{taken} of {cases} were taken by the fast decoder");
         assert!(

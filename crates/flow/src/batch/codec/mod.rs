@@ -184,7 +184,7 @@ fn key_hour(key: &[u8]) -> Result<(Hour, &[u8]), Corrupt> {
 }
 
 /// The hour of `key`, if [`push_key`] can have written it.
-pub fn check_key(key: &[u8]) -> Result<Hour, Corrupt> {
+pub fn validate_key(key: &[u8]) -> Result<Hour, Corrupt> {
     let (hour, names) = key_hour(key)?;
     // Nearly all are three plain names of ASCII, and nobody asks for them here.
     let nuls = names.iter().filter(|&&byte| byte == 0).count();
@@ -237,7 +237,7 @@ pub fn decode_totals(value: &[u8]) -> Result<Totals, Corrupt> {
 /// What has to hold of any bytes: no decoder panics, and what one takes, its encoder gives back. For
 /// tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(bytes: &[u8]) {
+pub fn check_decoders(bytes: &[u8]) {
     if let Ok(counters) = decode_counters(bytes) {
         assert_eq!(encode_counters(counters), bytes);
     }
@@ -245,7 +245,7 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(encode_totals(totals), bytes);
     }
     let hour = FlowKey::decode(bytes).map(|key| key.hour);
-    assert_eq!(check_key(bytes), hour);
+    assert_eq!(validate_key(bytes), hour);
     if let Ok(key) = FlowKey::decode(bytes) {
         let mut again = Vec::new();
         let (src, dest) = (key.src_app.as_bytes(), key.dest_app.as_bytes());
@@ -300,7 +300,7 @@ mod tests {
             prop_assert_eq!(&decoded.src_app, &names.0);
             prop_assert_eq!(&decoded.dest_app, &names.1);
             prop_assert_eq!(&decoded.vpc_id, &names.2);
-            check(&key);
+            check_decoders(&key);
         }
 
         #[test]
@@ -320,7 +320,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check(&bytes);
+            check_decoders(&bytes);
         }
     }
 

@@ -96,7 +96,7 @@ fn synonyms(field: Field) -> &'static [&'static str] {
 
 impl Field {
     /// Which of `names` is meant to be this field, though it is not its name.
-    pub fn look_alike<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    pub fn misspelled_in<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
         let likeness = |name: &str| {
             let plain: String = name
                 .chars()
@@ -147,7 +147,7 @@ mod tests {
             (Field::Hour, &["timestamp", "Hour"], Some("Hour")),
             (Field::Hour, &["rtt", "", "\u{1f600}"], None),
         ] {
-            let found = field.look_alike(names.iter().copied());
+            let found = field.misspelled_in(names.iter().copied());
             assert_eq!(found, expected, "{field:?} {names:?}");
         }
     }

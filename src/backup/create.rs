@@ -9,29 +9,29 @@ use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 use parking_lot::Mutex;
 
-use super::{BackupError, Entry, Manifest, at, check_outside, list_files, sync_dir, tag};
+use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, sync_dir, tag};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 use agent::client::{Client, broke_off};
 use agent::durable;
 
-/// Held by the process that takes a backup into a directory.
+/// RemoteSession by the process that takes a backup into a directory.
 const LOCK_FILE: &str = ".lock";
 const COPY_BYTES: usize = 1 << 20;
 /// Of a backup. The order of names is that of times.
 const NAME: &str = "%Y-%m-%dT%H-%M-%SZ";
 
-/// Where a backup is taken from.
+/// Where a backup is created from.
 #[derive(Debug)]
-pub enum Source {
+pub enum BackupSource {
     /// A running service.
     Service(Client),
     /// A directory that no service is using.
-    Stopped(PathBuf),
+    Directory(PathBuf),
 }
 
 /// What was done.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
+pub struct Created {
     pub path: PathBuf,
     pub files: u64,
     pub bytes: u64,
@@ -43,13 +43,13 @@ pub struct Taken {
     pub of_the_future: bool,
 }
 
-/// What a service holds for the backup that is being taken, if it does.
+/// What a service holds for the backup that is being created, if it does.
 #[derive(Debug, Default)]
-pub struct Held(Mutex<Option<(Client, String)>>);
+pub struct RemoteSession(Mutex<Option<(Client, String)>>);
 
-impl Held {
+impl RemoteSession {
     /// Has the service make a checkpoint. Whoever lets go meanwhile waits for it, and lets go of that.
-    fn begin(&self, client: &Client) -> Result<Manifest, BackupError> {
+    fn start(&self, client: &Client) -> Result<Manifest, BackupError> {
         let mut held = self.0.lock();
         let manifest: Manifest = client.post_json("/backups")?;
         *held = Some((client.clone(), manifest.id.clone()));
@@ -58,7 +58,7 @@ impl Held {
 
     /// Has the service let go of it, so that the next backup need not wait, and then runs `then`.
     /// Nothing more is said of a backup that fails meanwhile: `then` may end the process.
-    pub fn let_go(&self, then: impl FnOnce()) {
+    pub fn end_then(&self, then: impl FnOnce()) {
         let mut held = self.0.lock();
         if let Some((client, id)) = held.take() {
             // Otherwise the service lets it go after a while.
@@ -69,48 +69,48 @@ impl Held {
 }
 
 /// A source from which files are being fetched.
-enum Open<'a> {
-    Service(Client, Manifest, &'a Held),
-    Stopped(DataDir, Manifest),
+enum OpenSource<'a> {
+    Service(Client, Manifest, &'a RemoteSession),
+    Directory(DataDir, Manifest),
 }
 
-impl Open<'_> {
-    fn begin(source: Source, held: &Held) -> Result<Open<'_>, BackupError> {
+impl OpenSource<'_> {
+    fn start(source: BackupSource, session: &RemoteSession) -> Result<OpenSource<'_>, BackupError> {
         match source {
-            Source::Service(client) => {
-                let manifest = held.begin(&client)?;
-                Ok(Open::Service(client, manifest, held))
+            BackupSource::Service(client) => {
+                let manifest = session.start(&client)?;
+                Ok(OpenSource::Service(client, manifest, session))
             }
-            Source::Stopped(path) => {
-                let dir = DataDir::open_to_read(&path)?;
+            BackupSource::Directory(path) => {
+                let dir = DataDir::open_read_only(&path)?;
                 let id = String::new();
                 let files = list_files(dir.path())?;
-                Ok(Open::Stopped(dir, Manifest { id, files }))
+                Ok(OpenSource::Directory(dir, Manifest { id, files }))
             }
         }
     }
 
     fn manifest(&self) -> &Manifest {
         match self {
-            Open::Service(_, manifest, _) | Open::Stopped(_, manifest) => manifest,
+            OpenSource::Service(_, manifest, _) | OpenSource::Directory(_, manifest) => manifest,
         }
     }
 
     fn fetch(
         &self,
-        entry: &Entry,
+        entry: &BackupFile,
         into: &Path,
         progress: impl FnMut(u64),
     ) -> Result<(), BackupError> {
         match self {
-            Open::Service(client, manifest, _) => {
+            OpenSource::Service(client, manifest, _) => {
                 let path = format!("/backups/{}/{}", manifest.id, entry.name);
-                let answer = client.get(&path, "application/octet-stream")?;
-                let mut body = answer.into_body().into_reader();
+                let response = client.get(&path, "application/octet-stream")?;
+                let mut body = response.into_body().into_reader();
                 let broken = |e: io::Error| client.unreachable(&path, &broke_off(&e)).into();
                 copy(&mut body, broken, into, entry, progress)
             }
-            Open::Stopped(dir, _) => {
+            OpenSource::Directory(dir, _) => {
                 let path = dir.path().join(&entry.name);
                 let mut file = File::open(&path).map_err(at(&path))?;
                 copy(&mut file, at(&path), into, entry, progress)
@@ -119,10 +119,10 @@ impl Open<'_> {
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenSource<'_> {
     fn drop(&mut self) {
-        if let Open::Service(_, _, held) = self {
-            held.let_go(|| {});
+        if let OpenSource::Service(_, _, session) = self {
+            session.end_then(|| {});
         }
     }
 }
@@ -133,17 +133,17 @@ impl Drop for Open<'_> {
 ///
 /// # Errors
 /// After one, `to` has the backups it had before, and perhaps an incomplete one, which is named so.
-pub fn take(
-    source: Source,
+pub fn create(
+    source: BackupSource,
     to: &Path,
     keep: Option<usize>,
-    held: &Held,
+    session: &RemoteSession,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Taken, BackupError> {
-    if let Source::Stopped(dir) = &source
+) -> Result<Created, BackupError> {
+    if let BackupSource::Directory(dir) = &source
         && dir.exists()
     {
-        check_outside(to, dir)?;
+        require_outside(to, dir)?;
     }
     durable::create_dir_all(to).map_err(at(to))?;
     let _lock = lock(to)?;
@@ -164,12 +164,12 @@ pub fn take(
         )));
     }
     let unfinished = to.join(name.clone() + INCOMPLETE);
-    let open = Open::begin(source, held)?;
+    let open = OpenSource::start(source, session)?;
     fs::create_dir_all(unfinished.join(ROCKS)).map_err(at(&unfinished))?;
-    let mut taken = Taken {
+    let mut created = Created {
         path: to.join(name),
         of_the_future: newest.is_some_and(|newest| newest > now.saturating_add(1.minute())),
-        ..Taken::default()
+        ..Created::default()
     };
     let all = open.manifest().files.iter().map(|file| file.bytes).sum();
     for entry in &open.manifest().files {
@@ -178,22 +178,22 @@ pub fn take(
             return Err(BackupError::Refused(what));
         }
         let into = unfinished.join(&entry.name);
-        if !linked(before.as_deref(), entry, &into)? {
-            let done = taken.bytes;
+        if !link_if_unchanged(before.as_deref(), entry, &into)? {
+            let done = created.bytes;
             open.fetch(entry, &into, |bytes| progress(done + bytes, all))?;
-            taken.bytes_fetched += entry.bytes;
+            created.bytes_fetched += entry.bytes;
         }
-        taken.files += 1;
-        taken.bytes += entry.bytes;
-        progress(taken.bytes, all);
+        created.files += 1;
+        created.bytes += entry.bytes;
+        progress(created.bytes, all);
     }
     sync_dir(&unfinished.join(ROCKS))?;
     sync_dir(&unfinished)?;
-    durable::rename(&unfinished, &taken.path).map_err(at(&unfinished))?;
+    durable::rename(&unfinished, &created.path).map_err(at(&unfinished))?;
     if let Some(keep) = keep {
-        taken.removed = remove_old(to, keep)?;
+        created.removed = remove_old(to, keep)?;
     }
-    Ok(taken)
+    Ok(created)
 }
 
 fn lock(to: &Path) -> Result<File, BackupError> {
@@ -207,7 +207,11 @@ fn lock(to: &Path) -> Result<File, BackupError> {
 }
 
 /// Gives the file another name in the new backup, if the one before has the same.
-fn linked(before: Option<&Path>, entry: &Entry, into: &Path) -> Result<bool, BackupError> {
+fn link_if_unchanged(
+    before: Option<&Path>,
+    entry: &BackupFile,
+    into: &Path,
+) -> Result<bool, BackupError> {
     let (Some(before), Some(expected)) = (before, &entry.tag) else {
         return Ok(false);
     };
@@ -222,12 +226,12 @@ fn linked(before: Option<&Path>, entry: &Entry, into: &Path) -> Result<bool, Bac
     Ok(same && fs::hard_link(&old, into).is_ok())
 }
 
-/// Copies a file, whole and on disk when it returns. `unread` says what a failed read means.
+/// Copies a file, whole and on disk when it returns. `read_error` says what a failed read means.
 pub(super) fn copy(
     from: &mut dyn Read,
-    unread: impl FnOnce(io::Error) -> BackupError,
+    read_error: impl FnOnce(io::Error) -> BackupError,
     into: &Path,
-    entry: &Entry,
+    entry: &BackupFile,
     mut progress: impl FnMut(u64),
 ) -> Result<(), BackupError> {
     let mut file = File::create_new(into).map_err(at(into))?;
@@ -236,7 +240,7 @@ pub(super) fn copy(
     loop {
         let read = match from.read(&mut part) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(unread(e)),
+            Err(e) => return Err(read_error(e)),
             Ok(read) => read,
         };
         if read == 0 {
@@ -256,7 +260,7 @@ pub(super) fn copy(
     file.sync_all().map_err(at(into))
 }
 
-/// When a backup was taken, by its name; `None` where it is none.
+/// When a backup was created, by its name; `None` where it is none.
 fn time_of(path: &Path) -> Option<DateTime> {
     let name = path.file_name()?.to_str()?;
     let time = DateTime::strptime(NAME, name).ok()?;
@@ -291,7 +295,7 @@ pub(super) fn incomplete(to: &Path) -> Result<Vec<PathBuf>, BackupError> {
     })
 }
 
-/// Removes all but the newest `keep`. Renamed first, so that half of one is not taken for a whole.
+/// Removes all but the newest `keep`. Renamed first, so that half of one is not created for a whole.
 fn remove_old(to: &Path, keep: usize) -> Result<u64, BackupError> {
     let all = complete(to)?;
     let mut removed = 0;
