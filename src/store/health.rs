@@ -1,4 +1,4 @@
-//! Whether writes can be expected to succeed: by the last one, and by the space on the disk.
+//! Predicts whether writes will succeed, from the last write and the free space on the disk.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,32 +14,32 @@ use super::live_files::LiveFiles;
 use super::{Inner, Store};
 use agent::durable::Lack;
 
-/// Pause between two looks at whether the data directory is where it was.
+/// Interval between checks that the data directory still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// What RocksDB's text of an error begins with where its subcode is `kNoSpace`: ENOSPC, from whatever call. Of
-/// all other errors of the system it gives no class, so those are learned by a write of our own.
+/// Prefix of RocksDB's error text if the subcode is `kNoSpace` (ENOSPC from any call). For other system errors the
+/// text has no class, so we find the cause by writing a file ourselves.
 const ROCKSDB_NO_SPACE: &str = "IO error: No space left on device";
-/// That write's bytes.
+/// Size of that file.
 const PROBE_BYTES: usize = 1 << 20;
 
-/// Whether a commit can be expected to succeed, judged by the last write to the journal. After one
-/// that failed, a probe is written every second until one goes well.
+/// Whether a commit can be expected to succeed, judged by the last write to the journal. After a failed write, a
+/// probe is written every second until one succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum WriteHealth {
     Good,
-    /// The disk is full, or nearly: writes go on by themselves when there is space again.
+    /// The disk is full or nearly full. Writes resume when there is space again.
     NoSpace,
-    /// The user's quota of the disk is used up.
+    /// The user's disk quota is used up.
     OverQuota,
-    /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
+    /// Any other failure. After some of them, RocksDB rejects writes until it is reopened.
     Failing,
-    /// So it does after the quota was used up, and there is room in it again.
+    /// The quota has room again, but RocksDB rejects writes until it is reopened.
     QuotaRaised,
-    /// A file would pass the size that the process may give one.
+    /// A file would exceed the process's file size limit.
     FileTooLarge,
-    /// The data directory, or a file in it, is not where it was: it was removed or renamed, or its disk is gone.
-    /// What is written now, the next start would not find.
+    /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
+    /// what is written now.
     Gone,
 }
 
@@ -62,7 +62,7 @@ impl WriteHealth {
         }
     }
 
-    /// Why no batch is taken for want of space, which may come by itself.
+    /// Why batches are refused for lack of space; this may resolve by itself.
     pub fn lacks_space(self) -> Option<&'static str> {
         match self {
             WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),
@@ -73,7 +73,7 @@ impl WriteHealth {
         }
     }
 
-    /// Why no batch is taken until the database is opened again.
+    /// Why batches are refused until the database is reopened.
     pub fn fails(self) -> Option<&'static str> {
         match self {
             WriteHealth::Failing => Some("the journal could not be written"),
@@ -91,28 +91,28 @@ impl WriteHealth {
     }
 }
 
-/// What was seen last.
+/// State of the last checks.
 #[derive(Debug)]
 pub(super) struct Health {
     opened: Instant,
-    /// When the data directory is looked for next: milliseconds since `opened`.
+    /// Time of the next check of the data directory, in milliseconds since `opened`.
     next_check_ms: AtomicU64,
     is_gone: AtomicBool,
     live_files: Mutex<LiveFiles>,
-    /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
+    /// Result of the last write to the journal, a batch or a probe: a [`WriteHealth`].
     last_write: AtomicU8,
-    /// Less than the reserve is free.
+    /// Whether less than the reserve is free.
     space_is_low: AtomicBool,
     /// In bytes.
     pub(super) free: AtomicU64,
     pub(super) reserve: AtomicU64,
 }
 
-/// What is where the data directory was.
+/// What is at the path of the data directory.
 enum DirState {
-    /// It, with all that a start needs of its files.
+    /// The same directory, with all files that a start needs.
     All,
-    /// It, without this file.
+    /// The same directory, without this file.
     Without(PathBuf),
     Other,
 }
@@ -132,7 +132,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Looks, once a second at most, whether the data directory is where it was.
+    /// Checks, at most once per second, that the data directory still exists.
     pub(super) fn require_dir(&self) -> Result<(), StoreError> {
         let health = &self.health;
         let now_ms = health.opened.elapsed().as_millis() as u64;
@@ -159,8 +159,8 @@ impl Inner {
     }
 }
 
-/// After a write that failed. RocksDB repeats the text of some errors for as long as it is open, so whether there
-/// is room by now is learned by a write of our own.
+/// Classifies a failed write. RocksDB repeats some errors for as long as it is open, so a write of our own shows
+/// whether there is space now.
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let text = match error {
         StoreError::Database { source, .. } => source.as_ref(),
@@ -177,7 +177,7 @@ fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     }
 }
 
-/// Writes to the disk as RocksDB does, to a file without a name.
+/// Writes to the disk as RocksDB does, to an unnamed file.
 fn probe(staging: &Path) -> io::Result<()> {
     let mut file = tempfile::tempfile_in(staging)?;
     file.write_all(&vec![0; PROBE_BYTES])?;
@@ -198,7 +198,7 @@ impl Health {
         }
     }
 
-    /// By the last write alone.
+    /// Health by the last write alone.
     pub(super) fn last_write(&self) -> WriteHealth {
         let last = self.last_write.load(Ordering::Relaxed);
         let all = WriteHealth::OF_WRITES;
@@ -243,14 +243,14 @@ impl Health {
         Ok(missing.map_or(DirState::All, DirState::Without))
     }
 
-    /// Whether less than the reserve was free at the last look.
+    /// Whether less than the reserve was free at the last check.
     pub(super) fn space_is_low(&self) -> bool {
         self.space_is_low.load(Ordering::Relaxed)
     }
 
-    /// Looks how much space is left on the disk of `path`, and says so where that changes something.
-    /// Without a `reserve`, it is a twentieth of the disk, at most 1 GiB; and at least `needed`, what
-    /// the next flush may take, as far as that is no more than a quarter of the disk.
+    /// Updates the free space of the disk of `path`, and logs changes. The default `reserve` is a twentieth of the
+    /// disk, at most 1 GiB, but at least `needed` (what the next flush may take) if that is at most a quarter of the
+    /// disk.
     pub(super) fn update_free_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
         let Ok(disk) = rustix::fs::statvfs(path) else {
             return; // writes will tell

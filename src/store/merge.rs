@@ -1,4 +1,4 @@
-//! The merge operator of `flows`: sums and the ledger add up. Compaction folds operands with it, so aggregation
+//! The merge operator of `flows`: adds up sums and ledger entries. Compaction applies it to operands, so aggregation
 //! on disk costs the write path nothing.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rocksdb::{MergeOperands, Options};
 use super::codec;
 use flow::{Counters, Totals};
 
-/// Installs the operator; `stopped` counts sums that reached `u64::MAX`.
+/// Installs the operator; `saturated` counts additions that saturated at `u64::MAX`.
 pub(super) fn install(options: &mut Options, saturated: Arc<AtomicU64>) {
     options.set_merge_operator_associative(c"flowtally.add.v1", move |_key, base, operands| {
         merge(base, operands, &saturated)
@@ -18,11 +18,10 @@ pub(super) fn install(options: &mut Options, saturated: Arc<AtomicU64>) {
 
 /// Adds the base and all operands.
 ///
-/// Total: it never panics (that would abort the process, from inside RocksDB) and never fails
-/// (that would make the database read-only), whatever bytes it is given. Operands that are not
-/// counters cannot come from us or past the block checksums; should one appear, the sum would be a
-/// guess, so the operand itself becomes the value: readers then refuse it as corrupt, and so does
-/// every later merge.
+/// It accepts any bytes: it never panics (that would abort the process inside RocksDB) and never fails (that would
+/// make the database read-only). An operand that is not a counter cannot come from us or pass the block checksums. If
+/// one appears anyway, the sum is unknown, so the operand itself becomes the value: readers and later merges then
+/// report it as corrupt.
 fn merge(base: Option<&[u8]>, operands: &MergeOperands, saturated: &AtomicU64) -> Option<Vec<u8>> {
     Some(fold(base.into_iter().chain(operands), saturated))
 }
@@ -61,8 +60,8 @@ fn fold_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     codec::encode_totals(sum).to_vec()
 }
 
-/// What has to hold of any values: if all are counters, or all totals, so is the sum, however they are
-/// bracketed; otherwise what comes out is refused by readers. For tests and fuzzing.
+/// Checks an invariant for arbitrary values: if all are counters, or all are totals, so is the sum, regardless of
+/// grouping; otherwise readers reject the result. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
 pub fn check_merge(values: &[&[u8]]) {
     let saturated = AtomicU64::new(0);

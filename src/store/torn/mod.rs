@@ -1,34 +1,33 @@
-//! Where a log of RocksDB ends, and whether a power cut can have left it so.
+//! Finds the end of a RocksDB log, and decides whether a power cut can have left the log in that state.
 //!
-//! The format: blocks of 32 KiB; in them fragments of crc32c (masked, of type and payload), length u16,
-//! type u8, payload (RocksDB wiki, "Write Ahead Log File Format"). A record that does not fit into its
-//! block goes on in the next.
+//! The format: blocks of 32 KiB that contain fragments of crc32c (masked, over type and payload), length u16, type
+//! u8, payload (RocksDB wiki, "Write Ahead Log File Format"). A record that does not fit into its block continues in
+//! the next one.
 //!
-//! After a power cut, everything before the last sync is there. Of what was written after it, the disk has
-//! any of the sectors; the others read as zeros, since logs are new files, and the file may be shorter. The
-//! sector that the sync ended in has the bytes from before the sync in any case.
+//! After a power cut, everything before the last sync is on disk. Of later writes, any subset of the sectors is on
+//! disk; the others read as zeros, since logs are new files, and the file may be shorter. The sector in which the
+//! sync ended has at least the bytes from before the sync.
 //!
-//! In the journal's log each record is synced before the next is written. So one record can be in this
-//! state, the last, and [`Remains`] asks: is there a record that, with some of its sectors lost, looks like
-//! this? Each sector is either as it was written or all zeros, from where the record begins in it; so what is
-//! not zeros has to fit. A changed byte does not: all sectors of its record are there, and the checksum is
-//! wrong.
+//! In the journal's log, each record is synced before the next is written. So only the last record can be torn, and
+//! [`TornTail`] decides whether there is a record that would look like this with some of its sectors lost. Each
+//! sector is either as written or all zeros from where the record starts in it, so the bytes that are not zero must
+//! fit. A changed byte does not fit: all sectors of its record are there, and the checksum is wrong.
 //!
-//! No record has a sector of zeros by nature: names have no NUL in them as they are stored, and the longest
-//! run of zeros is some numbers. The last sector may have few bytes of the record, so each record ends in a
-//! mark that is not zeros ([`codec::SYNCED`]).
+//! No intact record has a sector of zeros: stored names contain no NUL, and the longest run of zeros is a few
+//! numbers. Since the last sector may contain few bytes of the record, each record ends in a mark that is not zeros
+//! ([`codec::SYNCED`]).
 
 use super::codec;
 
 pub(super) const BLOCK_BYTES: usize = 32 << 10;
 pub(super) const HEADER_BYTES: usize = 7;
-/// What disks write at once, at least. Larger sectors are several of these.
+/// The smallest unit that disks write atomically. Larger sectors are multiples of it.
 const SECTOR_BYTES: usize = 512;
-/// Records of the MANIFEST that RocksDB may write before it syncs them: one for each thread that changes
-/// which files there are.
+/// Number of MANIFEST records that RocksDB may write before it syncs them: one per thread that changes the set of
+/// files.
 const MANIFEST_RECORDS_MAX: usize = 4;
 
-/// What a log is for.
+/// Kind of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogKind {
     Journal,
@@ -38,24 +37,24 @@ pub(super) enum LogKind {
 /// How a log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogEnd {
-    /// With a whole record, or one that the file ends in, which RocksDB drops by itself.
+    /// With a whole record, or with one that the file ends in, which RocksDB drops by itself.
     Good,
-    /// With a record that did not get to the disk; whole records end at `keep`.
+    /// With a torn record; the last whole record ends at `keep`.
     Torn {
         keep: usize,
-        /// Records were not synced one by one (`--durability os`): what comes later, also in newer logs,
-        /// may be there although this is not.
+        /// Records were not synced one by one (`--durability os`): later records, also in newer logs, may be on disk
+        /// although this one is not.
         unsynced: bool,
     },
 }
 
-/// A log that no power cut leaves so.
+/// Corruption that no power cut can cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     pub(super) at: usize,
 }
 
-/// A fragment's place in its record.
+/// Type of a fragment: its place in its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FragmentType {
     Full,
@@ -122,22 +121,22 @@ pub(super) fn find_end(log: &[u8], of: LogKind) -> Result<LogEnd, Damage> {
     }
 }
 
-/// Whether the record that ends here says that nobody waited for its sync.
+/// Whether the record that ends here was written without a sync.
 fn ends_unsynced(log: &[u8]) -> bool {
     log.ends_with(codec::UNSYNCED)
 }
 
 enum Parsed {
-    /// A good one, and where it ends.
+    /// A valid fragment, and where it ends.
     Fragment(FragmentType, usize),
-    /// The log ends before it, or inside its header.
+    /// The log ends before the fragment or inside its header.
     End,
-    /// The log ends inside it, by what its header says.
+    /// The log ends inside the fragment, by the length in its header.
     Short,
     Bad,
 }
 
-/// Where the fragment after `at` begins: in the next block where no header fits into this one.
+/// Start of the fragment after `at`: in the next block if no header fits into this one.
 fn next_begin(at: usize) -> usize {
     let left = BLOCK_BYTES - at % BLOCK_BYTES;
     if left < HEADER_BYTES { at + left } else { at }
@@ -179,14 +178,14 @@ fn mask(crc: u32) -> [u8; 4] {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes()
 }
 
-/// What is in a log from its last whole record on, with the sectors that may be lost.
+/// The part of a log after its last whole record, with the sectors that may be lost.
 struct TornTail<'a> {
     log: &'a [u8],
     from: usize,
-    /// Of each sector from that of `from` on: the byte from which on it may be lost; its end, where it is
-    /// there.
+    /// For each sector, from the one that contains `from`: the byte from which it may be lost, or its end if it is on
+    /// disk.
     lost_from: Vec<usize>,
-    /// Behind the last byte that is not zero.
+    /// End of the last byte that is not zero.
     end: usize,
 }
 
@@ -197,7 +196,7 @@ impl<'a> TornTail<'a> {
         let lost_from = sectors.map(|sector| {
             let end = (sector + SECTOR_BYTES).min(log.len());
             let begin = sector.max(from);
-            // RocksDB may write a header and what follows it in two calls, and the page go to the disk in
+            // RocksDB may write a header and its payload in two calls, and the page may be written to disk in
             // between; but not in the first block of a record.
             let header_end = (sector + HEADER_BYTES).min(end);
             if is_zeros(begin..end) {
@@ -217,13 +216,13 @@ impl<'a> TornTail<'a> {
         }
     }
 
-    /// The byte at `at` as it was written; `None` where that is not known.
+    /// The byte at `at` as it was written; `None` if it may be lost.
     fn byte(&self, at: usize) -> Option<u8> {
         let byte = *self.log.get(at)?;
         (at < self.lost_from[at / SECTOR_BYTES - self.from / SECTOR_BYTES]).then_some(byte)
     }
 
-    /// The same of a range, where all of it is known.
+    /// The bytes of a range, if none may be lost.
     fn bytes(&self, range: std::ops::Range<usize>) -> Option<&'a [u8]> {
         let bytes = self.log.get(range.clone())?;
         let mut sectors = range.clone().step_by(SECTOR_BYTES).chain(range.last());
@@ -236,7 +235,7 @@ impl<'a> TornTail<'a> {
             .then_some(bytes)
     }
 
-    /// Whether the fragment at `begin`, which is not a good one, lacks a sector, or the end.
+    /// Whether the invalid fragment at `begin` lacks a sector or its end.
     fn lacks_sector_of(&self, begin: usize) -> bool {
         let Some(length) = self.length(begin) else {
             return true;
@@ -248,18 +247,18 @@ impl<'a> TornTail<'a> {
         end <= block_end(begin) && self.bytes(begin..end).is_none()
     }
 
-    /// What the header at `begin` says, if it is known.
+    /// The length in the header at `begin`, if it is known.
     fn length(&self, begin: usize) -> Option<usize> {
         let length = [self.byte(begin + 4)?, self.byte(begin + 5)?];
         self.byte(begin + 6)?;
         Some(usize::from(u16::from_le_bytes(length)))
     }
 
-    /// Whether all from the fragment at `at` on, the first of its record or a later one, can be of one
-    /// record.
+    /// Whether everything from the fragment at `at` on can belong to one record; `is_first` if that fragment is its
+    /// first.
     fn fits_one_record(&self, mut at: usize, mut is_first: bool) -> bool {
         while at < self.log.len() {
-            // Where its length is lost, what follows could be taken for a part of it.
+            // If the length is lost, records that follow could be taken for its payload.
             if self.length(at).is_none() && records_in(self.log, at + 1..block_end(at)) > 0 {
                 return false;
             }
@@ -286,7 +285,7 @@ impl<'a> TornTail<'a> {
             let end = at + HEADER_BYTES + length;
             return end <= block_end(at) && self.end <= end && self.has_checksum(at, length);
         }
-        // Of what the header says, only a byte is known, or none.
+        // At most one byte of the length is known.
         let shortest = self.end.saturating_sub(at + HEADER_BYTES);
         let fits = |length: usize| {
             let bytes = (length as u16).to_le_bytes();
@@ -298,7 +297,7 @@ impl<'a> TornTail<'a> {
         (shortest..=block_end(at) - at - HEADER_BYTES).any(fits)
     }
 
-    /// Whether the record can go on in the next block.
+    /// Whether the record can continue in the next block.
     fn can_continue_after(&self, at: usize, is_first: bool) -> bool {
         let goes_on = |part: FragmentType| !part.is_last() && part.is_first() == is_first;
         let length = block_end(at) - at - HEADER_BYTES;
@@ -308,12 +307,12 @@ impl<'a> TornTail<'a> {
             && self.has_checksum(at, length)
     }
 
-    /// What the type byte of the fragment at `at` says; `None` where it is not known.
+    /// The fragment type at `at`; the outer `None` if the byte may be lost, the inner one if it is invalid.
     fn kind(&self, at: usize) -> Option<Option<FragmentType>> {
         self.byte(at + 6).map(FragmentType::of)
     }
 
-    /// Whether the checksum can be right with a payload of this length: for what is known of both.
+    /// Whether the known bytes of checksum and payload agree for a payload of this length.
     fn has_checksum(&self, at: usize, length: usize) -> bool {
         let begin = at + HEADER_BYTES;
         if begin + length > self.log.len() {
@@ -327,8 +326,8 @@ impl<'a> TornTail<'a> {
         (0..4).all(|n| self.byte(at + n).is_none_or(|byte| byte == crc[n]))
     }
 
-    /// Whether the fragment at `at`, which reaches past the end of the file, would be good if it were
-    /// shorter: then its length has been changed, and others follow it.
+    /// Whether the fragment at `at`, which reaches past the end of the file, would be valid if it were shorter: then
+    /// its length was changed, and other records follow.
     fn is_length_changed(&self, at: usize) -> bool {
         let header: [Option<u8>; HEADER_BYTES] = std::array::from_fn(|n| self.byte(at + n));
         let [Some(c0), Some(c1), Some(c2), Some(c3), _, _, Some(kind)] = header else {
@@ -343,8 +342,8 @@ impl<'a> TornTail<'a> {
     }
 }
 
-/// How many whole records there are in a row, up to where the log ends, of which the first begins in this range.
-/// (Something inside of a record that looks like one is not followed by others.)
+/// Number of consecutive whole records up to the end of the log, starting with the first that begins in `starts`.
+/// (Payload that looks like a record is not followed by others.)
 fn records_in(log: &[u8], mut starts: std::ops::Range<usize>) -> usize {
     let records_from = |first: usize| {
         let (mut at, mut records, mut is_inside) = (first, 0, false);
