@@ -1,4 +1,4 @@
-//! The taking half.
+//! Creates a backup from a service or from the directory of a stopped one.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -14,41 +14,41 @@ use crate::store::{DataDir, INCOMPLETE, ROCKS};
 use agent::client::{Client, broke_off};
 use agent::durable;
 
-/// RemoteSession by the process that takes a backup into a directory.
+/// Locked by the process that creates a backup in a directory.
 const LOCK_FILE: &str = ".lock";
 const COPY_BYTES: usize = 1 << 20;
-/// Of a backup. The order of names is that of times.
+/// Format of a backup's name. Names sort by time.
 const NAME: &str = "%Y-%m-%dT%H-%M-%SZ";
 
-/// Where a backup is created from.
+/// What to back up.
 #[derive(Debug)]
 pub enum BackupSource {
     /// A running service.
     Service(Client),
-    /// A directory that no service is using.
+    /// The data directory of a stopped service.
     Directory(PathBuf),
 }
 
-/// What was done.
+/// Result of a backup.
 #[derive(Clone, Debug, Default)]
 pub struct Created {
     pub path: PathBuf,
     pub files: u64,
     pub bytes: u64,
-    /// Bytes of those that the backup before did not have.
+    /// Bytes that the previous backup did not have.
     pub bytes_fetched: u64,
     /// Older backups that were removed.
     pub removed: u64,
-    /// The one before has a name of the future, so this one has too.
+    /// The previous backup's name is in the future, so this one's is too.
     pub of_the_future: bool,
 }
 
-/// What a service holds for the backup that is being created, if it does.
+/// The backup session on the service, while there is one.
 #[derive(Debug, Default)]
 pub struct RemoteSession(Mutex<Option<(Client, String)>>);
 
 impl RemoteSession {
-    /// Has the service make a checkpoint. Whoever lets go meanwhile waits for it, and lets go of that.
+    /// Starts a session on the service. A concurrent [`RemoteSession::end_then`] waits for it and ends it.
     fn start(&self, client: &Client) -> Result<Manifest, BackupError> {
         let mut held = self.0.lock();
         let manifest: Manifest = client.post_json("/backups")?;
@@ -56,19 +56,19 @@ impl RemoteSession {
         Ok(manifest)
     }
 
-    /// Has the service let go of it, so that the next backup need not wait, and then runs `then`.
-    /// Nothing more is said of a backup that fails meanwhile: `then` may end the process.
+    /// Ends the session on the service, so that the next backup need not wait, and then runs `then`, which may end
+    /// the process: the lock keeps a failing backup from reporting anything meanwhile.
     pub fn end_then(&self, then: impl FnOnce()) {
         let mut held = self.0.lock();
         if let Some((client, id)) = held.take() {
-            // Otherwise the service lets it go after a while.
+            // If this fails, the service ends the idle session after a while.
             let _best_effort = client.delete(&format!("/backups/{id}"));
         }
         then();
     }
 }
 
-/// A source from which files are being fetched.
+/// A source from which files are being copied.
 enum OpenSource<'a> {
     Service(Client, Manifest, &'a RemoteSession),
     Directory(DataDir, Manifest),
@@ -127,12 +127,11 @@ impl Drop for OpenSource<'_> {
     }
 }
 
-/// Takes a backup into a new directory under `to`, and then removes all but the newest `keep`, if that
-/// is given. What a service holds for it meanwhile is in `held`. `progress` is told the bytes that are
-/// done, and all of them.
+/// Creates a backup in a new directory under `to`, and then removes all but the newest `keep` backups, if given.
+/// `held` contains the session on the service meanwhile. `progress` receives the bytes copied so far and the total.
 ///
 /// # Errors
-/// After one, `to` has the backups it had before, and perhaps an incomplete one, which is named so.
+/// After an error, `to` has the backups that it had before, and perhaps an incomplete one, whose name says so.
 pub fn create(
     source: BackupSource,
     to: &Path,
@@ -153,12 +152,13 @@ pub fn create(
     let before = complete(to)?.pop();
     let now = Offset::UTC.to_datetime(Timestamp::now());
     let newest = before.as_deref().and_then(time_of);
-    // The newest is the last by name, whatever the clock says: `restore` and `keep` go by that.
+    // The newest backup must have the last name, even if the clock was set back, since `restore` and `keep` rely on
+    // the order of names.
     let time = newest.map_or(now, |newest| now.max(newest.saturating_add(1.second())));
     let name = time.strftime(NAME).to_string();
     if let Some(before) = before.as_deref().filter(|b| **b == to.join(&name)) {
         return Err(BackupError::Refused(format!(
-            "{} has the last name of all, and no backup can come after it; check the clock, and move that \
+            "{} has the last possible name, so no backup can follow it; check the clock, and move that \
              directory away",
             before.display()
         )));
@@ -174,7 +174,10 @@ pub fn create(
     let all = open.manifest().files.iter().map(|file| file.bytes).sum();
     for entry in &open.manifest().files {
         if !super::is_file_name(&entry.name) {
-            let what = format!("the service offers a file named {:?}", entry.name);
+            let what = format!(
+                "the service offers a file with the invalid name {:?}",
+                entry.name
+            );
             return Err(BackupError::Refused(what));
         }
         let into = unfinished.join(&entry.name);
@@ -206,7 +209,7 @@ fn lock(to: &Path) -> Result<File, BackupError> {
     }
 }
 
-/// Gives the file another name in the new backup, if the one before has the same.
+/// Links the file into the new backup if the previous one has the same.
 fn link_if_unchanged(
     before: Option<&Path>,
     entry: &BackupFile,
@@ -222,11 +225,11 @@ fn link_if_unchanged(
         }
         _ => false,
     };
-    // A file system without links gets a copy.
+    // If the file system has no hard links, the file is copied.
     Ok(same && fs::hard_link(&old, into).is_ok())
 }
 
-/// Copies a file, whole and on disk when it returns. `read_error` says what a failed read means.
+/// Copies a file and syncs it. `read_error` converts an error of reading.
 pub(super) fn copy(
     from: &mut dyn Read,
     read_error: impl FnOnce(io::Error) -> BackupError,
@@ -254,13 +257,13 @@ pub(super) fn copy(
     if !whole {
         let (name, bytes) = (&entry.name, entry.bytes);
         return Err(BackupError::Refused(format!(
-            "{name} has {copied} bytes, and {bytes} were announced; take the backup again"
+            "{name} has {copied} bytes instead of {bytes}; take the backup again"
         )));
     }
     file.sync_all().map_err(at(into))
 }
 
-/// When a backup was created, by its name; `None` where it is none.
+/// When a backup was created, by its name; `None` if that is not the name of a backup.
 fn time_of(path: &Path) -> Option<DateTime> {
     let name = path.file_name()?.to_str()?;
     let time = DateTime::strptime(NAME, name).ok()?;
@@ -288,14 +291,15 @@ pub(super) fn complete(to: &Path) -> Result<Vec<PathBuf>, BackupError> {
     named(to, is_backup_name)
 }
 
-/// Those that were interrupted.
+/// The backups that were interrupted.
 pub(super) fn incomplete(to: &Path) -> Result<Vec<PathBuf>, BackupError> {
     named(to, |name| {
         name.strip_suffix(INCOMPLETE).is_some_and(is_backup_name)
     })
 }
 
-/// Removes all but the newest `keep`. Renamed first, so that half of one is not created for a whole.
+/// Removes all but the newest `keep` backups. Each is renamed first, so that one that is partly removed does not
+/// count as complete.
 fn remove_old(to: &Path, keep: usize) -> Result<u64, BackupError> {
     let all = complete(to)?;
     let mut removed = 0;

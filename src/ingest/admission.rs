@@ -1,11 +1,10 @@
-//! Admission by bytes: what all requests together hold in memory stays under one bound.
+//! Admission control by bytes: bounds the memory of all requests together.
 //!
-//! There are two pools. Each request begins in the common one, where it may hold a little. One that
-//! turns out to need more, or finds the common pool used up, moves into a **lane**, which covers
-//! whatever a request may need, and there are few of them. So requests never wait for one another
-//! in a circle, a few huge bodies do not keep the many small ones waiting, and bytes count as they
-//! arrive: what a sender announces and does not send costs nobody anything. While others wait for
-//! what a request holds, its bytes have to arrive at a least rate.
+//! There are two pools. Each request starts in the common pool, where it may reserve a small share. A request that
+//! needs more, or finds the common pool exhausted, moves into a **lane**, which covers the largest request; there are
+//! few lanes. So requests never wait for each other in a cycle, a few huge bodies do not delay many small ones, and
+//! bytes count when they arrive: a sender that announces bytes and does not send them costs nothing. While other
+//! requests wait for memory, the bytes of a request that holds some must arrive at a minimum rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,49 +13,49 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Too much is in flight: the sender should try again shortly.
+/// Too much is in flight: the sender should retry shortly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Overloaded(pub String);
 
-/// One permit of the common pool stands for this many bytes.
+/// Bytes per permit of the common pool.
 const UNIT_BYTES: usize = 1024;
-/// The common pool has room for this many requests that hold all they may.
+/// Number of full shares in the common pool.
 const COMMON_SHARES: usize = 16;
-/// While others wait, bytes have to be granted at this rate, which is twice that of the body.
+/// While others wait, bytes must be granted at this rate, which is twice that of the body.
 const BYTES_PER_S_MIN: usize = 1 << 20;
 /// Time in which no bytes need to arrive.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Pause between two looks whether others wait.
+/// Interval between checks whether others wait.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Grants memory to requests; a request that finds none waits for a while.
 #[derive(Clone, Debug)]
 pub struct Admission {
     common: Arc<Semaphore>,
-    /// What a request may hold of the common pool.
+    /// Upper bound of a request in the common pool.
     share_bytes: usize,
     lanes: Arc<Semaphore>,
     lanes_max: usize,
-    /// What a lane covers.
+    /// Bytes that a lane covers.
     lane_bytes: usize,
     /// Requests that wait for a lane.
     waiting: Arc<AtomicUsize>,
-    /// Those of them that would fit into the common pool, if it was not used up.
+    /// Those that would fit into the common pool if it were not exhausted.
     waiting_small: Arc<AtomicUsize>,
-    /// Connections that wait for a place among those that are served.
+    /// Connections that wait to be served.
     waiting_connections: Arc<AtomicUsize>,
     wait_max: Duration,
 }
 
-/// Memory granted to one request. Dropping it gives it back.
+/// Memory granted to a request; released on drop.
 #[derive(Debug)]
 pub struct Permit {
     common: Option<OwnedSemaphorePermit>,
     lane: Option<OwnedSemaphorePermit>,
     /// Bytes that it covers.
     bytes: usize,
-    /// Until then its bytes have arrived fast enough.
+    /// Until this time, its bytes have arrived fast enough.
     fast_until: Instant,
 }
 
@@ -73,7 +72,7 @@ impl Default for Permit {
 }
 
 impl Permit {
-    /// More bytes have arrived. What came faster than it had to makes up for one pause.
+    /// Records arrived bytes. Bytes that came faster than required allow for one pause.
     fn add_bytes(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(self.bytes);
         self.bytes += more;
@@ -88,9 +87,9 @@ impl Permit {
 }
 
 impl Admission {
-    /// `bytes_max` for all requests together, of which one alone needs `request_bytes_max` at most:
-    /// half of the bytes make the common pool, the other half as many lanes as fit, at least one.
-    /// A request waits `wait_max` at most for each grant.
+    /// Shares `bytes_max` among all requests, of which one needs at most `request_bytes_max`: half of it is the
+    /// common pool, the other half as many lanes as fit, at least one. A request waits at most `wait_max` for each
+    /// grant.
     pub fn new(bytes_max: usize, request_bytes_max: usize, wait_max: Duration) -> Admission {
         let lanes = (bytes_max / 2 / request_bytes_max.max(1)).max(1);
         let common = bytes_max / 2;
@@ -107,7 +106,7 @@ impl Admission {
         }
     }
 
-    /// Bytes that are granted at the moment, lanes as a whole.
+    /// Bytes granted at the moment; a lane counts as a whole.
     pub fn bytes_granted(&self) -> usize {
         let common = COMMON_SHARES * self.share_bytes / UNIT_BYTES;
         let units = common.saturating_sub(self.common.available_permits());
@@ -115,10 +114,10 @@ impl Admission {
         units * UNIT_BYTES + lanes * self.lane_bytes
     }
 
-    /// Makes `permit` cover `bytes` in all.
+    /// Grows `permit` to cover `bytes` in total.
     ///
     /// # Errors
-    /// When memory does not become free in time.
+    /// If memory does not become available in time.
     pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), Overloaded> {
         permit.add_bytes(bytes);
         if permit.lane.is_some() {
@@ -128,8 +127,8 @@ impl Admission {
         if missing == 0 {
             return Ok(());
         }
-        // Who holds some of the common pool does not wait for more of it: all the others might, too.
-        // A lane is worth waiting for, since whoever has one can go on to its end.
+        // A request that holds a share of the common pool does not wait for more of it: all others might do the same.
+        // It can wait for a lane, since a lane covers a request to its end.
         let common = u32::try_from(missing)
             .ok()
             .filter(|_| bytes <= self.share_bytes)
@@ -140,20 +139,20 @@ impl Admission {
             (None, _) => {
                 permit.lane = Some(self.acquire_lane(bytes <= self.share_bytes).await?);
                 permit.common = None;
-                // Nothing was read while it waited.
+                // No bytes were read while it waited.
                 permit.fast_until = Instant::now() + PAUSE_MAX;
             }
         }
         Ok(())
     }
 
-    /// Counts a connection that waits for a place, until the value is dropped.
+    /// Counts a connection as waiting until the returned value is dropped.
     pub fn count_waiting_connection(&self) -> impl Drop + use<'_> {
         WaitCount::new(&self.waiting_connections)
     }
 
-    /// Resolves when others have to wait for what the request of `permit` holds, memory or a place, and
-    /// its bytes arrive slowly: it should be turned away.
+    /// Resolves when the request of `permit` should be evicted: other requests wait for its memory, or connections
+    /// wait to be served, and its bytes arrive too slowly.
     pub async fn until_evicted(&self, permit: &Permit) -> Overloaded {
         let for_memory = match (&permit.lane, &permit.common) {
             (Some(_), _) => Some(&self.waiting),
@@ -169,8 +168,8 @@ impl Admission {
             tokio::time::sleep(CHECK_INTERVAL).await;
         }
         Overloaded(format!(
-            "this body arrives too slowly to keep the memory and the place that it has: others wait, and \
-             {} KiB a second is the least then; send smaller batches",
+            "this body arrives too slowly to keep its memory while other requests wait: \
+             {} KiB a second is the minimum then; send smaller batches",
             BYTES_PER_S_MIN >> 11
         ))
     }
@@ -186,7 +185,7 @@ impl Admission {
     }
 }
 
-/// Counts one that waits, until it is dropped.
+/// Counts a waiter until it is dropped.
 struct WaitCount<'a>(&'a AtomicUsize);
 
 impl WaitCount<'_> {

@@ -1,4 +1,4 @@
-//! What a question may cost: memory that all questions share, and time.
+//! Limits of queries: memory, which all queries share, and time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,39 +8,39 @@ use parking_lot::{Condvar, Mutex};
 
 use super::QueryError;
 
-/// Bounds on what questions may cost.
+/// Limits of queries.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryLimits {
-    /// Bytes that groups, sorted rows and pages may take, in all questions together; beside the little
-    /// that each has of its own, a 128th of this.
+    /// Memory of groups, sorted rows and pages, for all queries together; in addition, each query has a 128th of
+    /// this.
     pub memory_bytes_max: usize,
-    /// Time that one question may work until its answer begins, and then for each part of it; waiting
-    /// for its client does not count.
+    /// Time that a query may take until its response begins, and then for each part of the response. Waiting for the
+    /// client does not count.
     pub time_max: Duration,
 }
 
 impl QueryLimits {
-    /// For who is alone with the store.
+    /// No limits: for commands that have the store to themselves.
     pub const NONE: QueryLimits = QueryLimits {
         memory_bytes_max: usize::MAX,
         time_max: Duration::MAX,
     };
 }
 
-/// When `time_max` is over; what is too far off to be said is no limit.
+/// The deadline after `time_max`; `None` if it is too far away to be represented.
 pub(super) fn from_now(time_max: Duration) -> Option<Instant> {
     Instant::now().checked_add(time_max)
 }
 
-/// Memory is taken from the pool in steps, so that it is not locked for every group.
+/// Memory is reserved from the pool in steps of this size, so that the pool is not locked for every group.
 const STEP_BYTES: usize = 64 << 10;
-/// Groups have this part of the pool's size without taking it from there, and so have ranked rows: so
-/// small questions are answered whoever holds the rest.
+/// Groups can use this fraction of the pool's size without reserving it, and so can ranked rows: small queries then
+/// succeed even if the pool is exhausted.
 const UNPOOLED_PART: usize = 256;
-/// How long a question waits for memory that others hold.
+/// How long a query waits for memory that others hold.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The memory that all questions share.
+/// The memory that all queries share.
 #[derive(Debug)]
 pub(super) struct MemoryPool {
     bytes_max: usize,
@@ -58,12 +58,12 @@ impl MemoryPool {
     }
 }
 
-/// What one question has of the pool, or a part of it; given back when it is dropped.
+/// Memory that a query, or a part of it, has reserved from the pool; released on drop.
 #[derive(Debug)]
 pub(super) struct MemoryReservation {
     pool: Arc<MemoryPool>,
     bytes: usize,
-    /// Those of all parts of its question, which works on one of them at a time.
+    /// Bytes reserved by all parts of the query, which runs one of them at a time.
     of_query: Arc<AtomicUsize>,
 }
 
@@ -76,7 +76,7 @@ impl MemoryReservation {
         }
     }
 
-    /// For another part of the same question: it does not wait for what its other parts hold.
+    /// For another part of the same query. It does not wait for memory that other parts of the query hold.
     pub(super) fn for_same_query(&self) -> MemoryReservation {
         MemoryReservation {
             pool: self.pool.clone(),
@@ -85,7 +85,7 @@ impl MemoryReservation {
         }
     }
 
-    /// Sees to it that the question has `bytes`; where others hold them, it waits.
+    /// Ensures that the reservation covers `bytes`, and waits if other queries hold the memory.
     #[inline]
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), QueryError> {
         let from_pool = bytes.saturating_sub(self.pool.bytes_max / UNPOOLED_PART);
@@ -109,7 +109,7 @@ impl MemoryReservation {
         let _timed_out = (self.pool.released).wait_while_for(&mut taken, is_full, WAIT_MAX);
         if is_full(&mut taken) {
             return Err(QueryError::Overloaded(
-                "other questions hold the memory that this one needs; try again shortly".into(),
+                "other queries hold the memory that this one needs; try again shortly".into(),
             ));
         }
         *taken += more;

@@ -1,13 +1,13 @@
-//! Questions, answered as rows.
+//! Executes queries.
 //!
 //! ```text
 //! scan of a selection ─▶ filter ─▶ groups ─▶ ranking ─▶ rows
 //! ```
 //!
-//! Rows in key order, and groups by the first columns of a key, are streamed: such an answer takes no memory,
-//! however long it is. Sorting and pages hold the rows that they return, and other groups are held in a table; both
-//! take their memory from a pool that all questions share ([`bounds`]). If the sums are in several parts, their
-//! rows are merged ([`merge`]) before they are ranked.
+//! Rows in key order, and groups by the first columns of a key, are streamed, so the memory does not depend on the
+//! size of the response. Sorting and pages keep the rows that they return, and other groups are kept in a table; both
+//! reserve their memory from a pool that all queries share ([`bounds`]). If there are several sources, their rows are
+//! merged ([`merge`]) before they are ranked.
 
 mod bounds;
 mod coverage;
@@ -44,27 +44,27 @@ use matcher::Matcher;
 use merge::{LocalRows, MergedRows};
 use rank::{Page, RankedRow, Ranking, SortKey};
 
-/// Why there is no answer, or no more of it.
+/// Why a query failed, before or during its response.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// Other answers hold the memory that this one needs; it is free again shortly.
+    /// Other queries hold the memory that this one needs. It becomes free shortly.
     #[error("{0}")]
     Overloaded(String),
     #[error("groups, sorting or a page would take more than {} MiB", bytes_max >> 20)]
     TooLarge { bytes_max: usize },
-    #[error("it took longer than it may")]
+    #[error("it took longer than the time limit")]
     TooLong,
     #[error("the client disconnected")]
     Cancelled,
-    #[error("the cursor is not one that was given out for this question")]
+    #[error("the cursor was not returned for this query")]
     BadCursor,
-    /// No node answers for these partitions, until another has taken them over.
+    /// No node serves these partitions until another node has taken them over.
     #[error(
-        "no node answers for partition {}; try again shortly, or ask with partial=true for what there is",
+        "no node answers for partition {}; try again shortly, or query with partial=true to leave it out",
         list(_0)
     )]
     Missing(Vec<Partition>),
-    /// Another node failed to answer.
+    /// A peer failed to respond.
     #[error("{0}")]
     Peer(String),
     #[error(transparent)]
@@ -93,7 +93,7 @@ fn list(partitions: &[Partition]) -> String {
     numbers.join(", ")
 }
 
-/// Answers questions, from one store or from several parts of the sums.
+/// Executes queries on one store or on several sources.
 #[derive(Clone, Debug)]
 pub struct Engine {
     pool: Arc<MemoryPool>,
@@ -108,12 +108,12 @@ impl Engine {
         }
     }
 
-    /// Longest time for a part of an answer.
+    /// Time limit for each part of a response.
     pub fn time_max(&self) -> Duration {
         self.time_max
     }
 
-    /// The hours of `store` that hold flows, as of one moment between two commits.
+    /// The hours of `store` that have flows, as of one moment between two commits.
     pub fn hours(
         &self,
         store: &Store,
@@ -125,8 +125,8 @@ impl Engine {
         Ok(hours)
     }
 
-    /// The rows of `store` that answer `query`, as of one moment between two commits. Blocks on the disk; sorting,
-    /// pages and groups that need a table are complete when it returns.
+    /// The rows of `store` that match `query`, as of one moment between two commits. Blocks on the disk; when it
+    /// returns, sorting, pages and groups that need a table are complete.
     pub fn ask(
         &self,
         store: &Store,
@@ -146,7 +146,7 @@ impl Engine {
         ranked(query, after, answer, memory)
     }
 
-    /// The same of several parts, which `open` finds. It is not called for a question that is refused anyway.
+    /// Executes `query` on the sources that `open` returns. `open` is not called for a query that is refused anyway.
     pub fn ask_sources(
         &self,
         query: &Query,
@@ -171,7 +171,7 @@ impl Engine {
         ranked(query, after, answer, memory)
     }
 
-    /// The rows of one store that answer `query`, in key order, and what adds them up.
+    /// The matching rows of one store in key order, and the groups to add them up.
     fn rows_of(
         &self,
         store: &Store,
@@ -199,7 +199,8 @@ impl Engine {
     }
 }
 
-/// Reads `answer` to its end and ranks its rows, if `query` sorts them or asks for a page; otherwise it is streamed.
+/// Reads all rows of `answer` and ranks them if `query` has a sort order or asks for a page; otherwise the rows are
+/// streamed.
 fn ranked(
     query: &Query,
     after: Option<SortKey>,
@@ -222,12 +223,12 @@ fn ranked(
         rows: page.rows.into_iter(),
         _memory: page.memory,
     };
-    // The page holds no store.
+    // The page no longer reads a store.
     answer.revocations.clear();
     Ok(answer)
 }
 
-/// Ranks all rows, or groups of them.
+/// Ranks all rows or groups.
 fn rank_all(
     matching: &mut FilteredScan,
     groups: &mut Option<Groups>,
@@ -258,17 +259,17 @@ fn rank_all(
     }
 }
 
-/// The rows of a scan that pass a filter.
+/// The rows of a scan that match a filter.
 #[derive(Debug)]
 struct FilteredScan {
     scan: Scan,
     matcher: Matcher,
-    /// For each part of an answer.
+    /// Time limit for each part of a response.
     time_max: Duration,
 }
 
 impl FilteredScan {
-    /// Gives the next part of the answer its full time.
+    /// Resets the deadline for the next part of the response.
     fn reset_deadline(&mut self) {
         self.scan.set_deadline(bounds::from_now(self.time_max));
     }
@@ -289,7 +290,7 @@ impl FilteredScan {
     }
 }
 
-/// An answer that is read row by row. It shows one moment, however long reading takes.
+/// A response that is read row by row. It shows one moment, however long reading takes.
 #[derive(Debug)]
 pub struct Rows {
     columns: Columns,
@@ -302,9 +303,9 @@ pub struct Rows {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there are a few of them
 enum Stream {
-    /// Rows of one store, or groups of them.
+    /// Rows or groups of one store.
     Store(FilteredScan, Option<Groups>),
-    /// Rows of several parts.
+    /// Rows merged from several sources.
     Merged(MergedRows),
     /// Rows in memory.
     Page {
@@ -353,7 +354,7 @@ impl Rows {
         self.next_page.as_deref()
     }
 
-    /// Whether it holds memory that other questions may wait for, until it is read.
+    /// Whether it holds memory that other queries may wait for, until it is read.
     pub fn holds_memory(&self) -> bool {
         match &self.stream {
             Stream::Store(_, groups) => groups.as_ref().is_some_and(Groups::needs_table),
@@ -362,22 +363,22 @@ impl Rows {
         }
     }
 
-    /// Rows of stores that were read up to now.
+    /// Rows of stores that were read so far.
     pub fn rows_read(&self) -> u64 {
         self.stream.rows_read()
     }
 
-    /// Which partitions of the sums are in it.
+    /// Which partitions of the sums it covers.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 
-    /// Each closes when a store that this reads is revoked, and the answer has to be aborted.
+    /// Each closes when a store that is being read is revoked. The response must then be aborted.
     pub fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
         std::mem::take(&mut self.revocations)
     }
 
-    /// Passes rows to `each` until it breaks or the answer ends. Returns whether it has ended. Blocks on the disk.
+    /// Passes rows to `each` until it breaks or the rows end. Returns whether they have ended. Blocks on the disk.
     pub fn read(
         &mut self,
         mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,

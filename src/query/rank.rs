@@ -1,4 +1,4 @@
-//! The first rows in some order, without keeping the others.
+//! Finds the first rows in a sort order without keeping the others.
 
 use std::collections::BinaryHeap;
 
@@ -7,10 +7,10 @@ use super::bounds::MemoryReservation;
 use flow::Counters;
 use flow::query::Sort;
 
-/// Where a row stands: by its rank, and of equal ones by its key.
+/// The sort key of a row: its rank, and among equal ranks its key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SortKey {
-    /// 0 where rows are in key order.
+    /// 0 if rows are in key order.
     pub(super) rank: u128,
     pub(super) key: Box<[u8]>,
 }
@@ -41,24 +41,24 @@ impl Ord for RankedRow {
     }
 }
 
-/// What a key takes beside its bytes where it is allocated.
+/// Memory overhead of an allocated key.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Takes rows, and keeps the first of them.
+/// Keeps the first of the rows that it is offered.
 #[derive(Debug)]
 pub(super) struct Ranking {
     sort: Option<Sort>,
     rows_max: usize,
     /// Rows up to this one were on an earlier page.
     after: Option<SortKey>,
-    /// The last one on top.
+    /// A max-heap: the last row is on top.
     rows: BinaryHeap<RankedRow>,
     key_bytes: usize,
     more: bool,
     memory: MemoryReservation,
 }
 
-/// Rows in order, and whether there are more behind them.
+/// Rows in order, and whether there are more after them.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) rows: Vec<RankedRow>,
@@ -85,7 +85,7 @@ impl Ranking {
         }
     }
 
-    /// Whether no row that comes later, of those in key order, can be among the first.
+    /// Whether no later row can be among the first, if rows come in key order.
     pub(super) fn is_complete(&self) -> bool {
         self.sort.is_none() && self.more
     }

@@ -1,6 +1,5 @@
-//! Everything that is counted, by name and meaning, in one place; whoever does a thing counts it. In
-//! Prometheus's terms: counters grow since the start, gauges say how it is now, histograms have times
-//! in seconds.
+//! All metrics, with their names and meanings. Each is updated where the event happens. In Prometheus's terms:
+//! counters only increase, gauges are current values, and histograms are of times in seconds.
 
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
 };
 
-/// All metrics of one service. Clones count into the same ones.
+/// All metrics of one service. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     all: Arc<AllMetrics>,
@@ -20,7 +19,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct AllMetrics {
     registry: Registry,
-    /// Held while gauges are set and written out, so that two who ask see one state each.
+    /// Held while gauges are updated and written, so that concurrent scrapes each see a consistent state.
     exposition: Mutex<()>,
     http: Http,
     ingest: Ingest,
@@ -28,7 +27,7 @@ struct AllMetrics {
     cluster: Cluster,
 }
 
-/// Of requests.
+/// Metrics of HTTP requests.
 #[derive(Debug)]
 pub struct Http {
     pub requests: IntCounterVec,
@@ -39,7 +38,7 @@ pub struct Http {
     pub ready: IntGauge,
 }
 
-/// Of batches.
+/// Metrics of incoming batches.
 #[derive(Debug)]
 pub struct Ingest {
     pub flows: IntCounter,
@@ -54,7 +53,7 @@ pub struct Ingest {
     pub hour_guard_off: IntGauge,
 }
 
-/// Of what is stored.
+/// Metrics of the store.
 #[derive(Debug)]
 pub struct Store {
     pub journal_write_seconds: Histogram,
@@ -88,7 +87,7 @@ pub struct Store {
     pub hours_dropped: IntCounter,
 }
 
-/// Of a node of many. Partitions are labels; there are as many as the journal has.
+/// Metrics of a cluster node. Partitions are labels; there are as many as the journal has.
 #[derive(Debug)]
 pub struct Cluster {
     pub partitions: IntGauge,
@@ -122,10 +121,10 @@ impl Metrics {
         &self.all.cluster
     }
 
-    /// All of them as text, in the format of Prometheus 0.0.4, after `observe` has set the gauges.
+    /// Returns all metrics in Prometheus's text format 0.0.4, after `observe` has updated the gauges.
     ///
     /// # Errors
-    /// What the library says that cannot be written: a bug.
+    /// If the library cannot encode a metric, which is a bug.
     pub fn expose(&self, observe: impl FnOnce()) -> Result<String, prometheus::Error> {
         let _one_at_a_time = self.all.exposition.lock();
         observe();
@@ -133,16 +132,16 @@ impl Metrics {
     }
 }
 
-/// Sets a counter to what another has counted.
+/// Raises a counter to `count`.
 pub fn raise_to(counter: &IntCounter, count: u64) {
     counter.inc_by(count.saturating_sub(counter.get()));
 }
 
-/// Makes metrics, each registered under its name.
+/// Creates metrics and registers them.
 struct Registrar(Registry);
 
 impl Registrar {
-    /// A name that is not valid, or is taken, is a bug that every start and every test shows.
+    /// An invalid or duplicate name is a bug that every start and every test detects.
     #[expect(clippy::expect_used)]
     fn register<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
         let metric = metric.expect("the name and the labels of a metric are valid");
@@ -183,7 +182,7 @@ fn time_buckets() -> Vec<f64> {
 }
 
 fn powers_of_two(first: f64, count: usize) -> Vec<f64> {
-    // An error is for a start or a factor that does not grow; without buckets, one is made up.
+    // This fails only for invalid arguments; without buckets, the library uses its default ones.
     exponential_buckets(first, 2.0, count).unwrap_or_default()
 }
 

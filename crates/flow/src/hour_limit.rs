@@ -1,14 +1,14 @@
-//! The latest hour that is accepted, by the clock.
+//! The latest hour that is accepted, relative to the clock.
 
 use crate::batch::Batch;
 use crate::{Hour, HourUnit};
 
-/// The latest hour that is taken, as of one moment.
+/// The latest hour that is accepted, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HourLimit {
     /// The clock's hour since the epoch.
     pub now: u32,
-    /// Hours after that, which are accepted.
+    /// Number of later hours that are accepted.
     pub ahead_max: u32,
 }
 
@@ -29,7 +29,7 @@ pub struct TooFarAhead {
 }
 
 impl HourLimit {
-    /// By the clock as it is now.
+    /// The limit by the current clock.
     pub fn now(ahead_max: u32) -> HourLimit {
         HourLimit {
             now: HourUnit::clock_hour(),
@@ -37,7 +37,7 @@ impl HourLimit {
         }
     }
 
-    /// Whether `hour` is taken.
+    /// Whether `hour` is accepted.
     pub fn allows(&self, hour: Hour) -> bool {
         hour.get() <= self.now.saturating_add(self.ahead_max)
     }

@@ -1,5 +1,5 @@
-//! The decoder for any JSON, on serde_json. It keeps track of the flow and field it is at, so that
-//! an error can name them.
+//! The decoder for all JSON, based on serde_json. It keeps track of the current flow and field, so that an error can
+//! name them.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -26,7 +26,7 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
     if !is_object {
         return read(text, format).map_err(|error| hints::add(error, text, format));
     }
-    // One object that no line ends is no line, but a flow that somebody takes for a batch.
+    // A single object without a newline is not NDJSON, but a flow that was mistaken for a batch.
     if !text.trim_ascii_start().contains('\n') {
         return Err(hints::object(text, None));
     }
@@ -71,7 +71,7 @@ fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
     Ok(builder.finish())
 }
 
-/// Where in the batch the decoder is.
+/// The decoder's position in the batch.
 #[derive(Default)]
 struct Location {
     index: Cell<Option<usize>>,
@@ -200,7 +200,7 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
     }
 }
 
-/// The name of a field; `None` for one that is not ours.
+/// The name of a field; `None` if it is unknown.
 struct FieldName;
 
 impl<'de> DeserializeSeed<'de> for FieldName {
@@ -264,7 +264,7 @@ impl<'de> Visitor<'de> for Name {
     }
 }
 
-/// What a field of integers may have.
+/// An integer field with its range.
 struct Number {
     field: Field,
 }

@@ -1,4 +1,4 @@
-//! Questions: as values, and as the parameters of `GET /flows` and `GET /hours` ([`text`]).
+//! Queries, as types and as the parameters of `GET /flows` and `GET /hours` ([`text`]).
 
 mod hours;
 pub mod text;
