@@ -176,7 +176,7 @@ mod tests {
 
     /// A flush while it is made would trim the journal of what its files lack.
     #[test]
-    fn whoever_writes_holds_it_up() {
+    fn a_writer_delays_it() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let writes = store.inner.writer.lock().unwrap();

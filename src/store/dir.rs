@@ -162,7 +162,7 @@ impl DataDir {
                     let content = format!("{of}\n");
                     return durable::write(&file, &unfinished, content.as_bytes()).map_err(failed);
                 }
-                "a service with a journal of its own".into()
+                "a service without Kafka".into()
             }
         };
         if of == Some(&found) {
@@ -171,7 +171,7 @@ impl DataDir {
         Err(StoreError::WrongPartition {
             path: self.path.clone(),
             found,
-            wanted: of.unwrap_or("a service with a journal of its own").into(),
+            wanted: of.unwrap_or("a service without Kafka").into(),
         })
     }
 

@@ -66,9 +66,7 @@ impl WriteHealth {
     pub fn lacks_space(self) -> Option<&'static str> {
         match self {
             WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),
-            WriteHealth::OverQuota => {
-                Some("the quota on the disk of the user whom the service runs as is used up")
-            }
+            WriteHealth::OverQuota => Some("the disk quota of the service's user is used up"),
             _ => None,
         }
     }
@@ -78,11 +76,11 @@ impl WriteHealth {
         match self {
             WriteHealth::Failing => Some("the journal could not be written"),
             WriteHealth::FileTooLarge => Some(
-                "the journal could not be written, since its file would get larger than the process may make \
-                 one (raise ulimit -f, and LimitFSIZE= of a systemd unit),",
+                "the journal could not be written, because its file would exceed the process's file size \
+                 limit (raise ulimit -f, and LimitFSIZE= of a systemd unit),",
             ),
             WriteHealth::QuotaRaised => Some(
-                "the disk's quota has room again, and the database takes writes only when it is opened anew; so \
+                "the disk quota has room again, but the database accepts writes only after it is reopened; so \
                  the process ends as planned, for its supervisor to start it again (systemd: Restart=on-failure), \
                  after it could not write",
             ),
@@ -216,7 +214,7 @@ impl Health {
         let data_dir = dir.path().display();
         match place {
             Ok(DirState::All) => {
-                tracing::info!(%data_dir, "the data directory is back: batches are accepted")
+                tracing::info!(%data_dir, "the data directory is available again: batches are accepted")
             }
             Ok(DirState::Other) => tracing::error!(
                 %data_dir,

@@ -99,7 +99,7 @@ impl<'a> Journal<'a> {
             let found = codec::decode_journal_key(&key)?;
             if found != expected {
                 return Err(StoreError::Corrupt {
-                    what: format!("the journal goes on at {found} where {expected} is due"),
+                    what: format!("the journal has position {found} where {expected} is expected"),
                 });
             }
             each(&batch)?;

@@ -12,7 +12,7 @@ pub struct Run<A> {
     arena: A,
     /// An entry's offset in the low 32 bits; above it, the window (part of the suffix) that it is sorted by.
     items: Vec<u128>,
-    /// Bytes that all suffixes share, in front of the windows.
+    /// Length of the prefix that all suffixes share, which the windows follow.
     shared: usize,
     sorted: usize,
     next: usize,

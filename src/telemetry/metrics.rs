@@ -212,27 +212,26 @@ impl Http {
     fn new(registrar: &Registrar) -> Http {
         let seconds = HistogramOpts::new(
             "flowtally_http_request_seconds",
-            "Time from a request's head to the first byte of its answer.",
+            "Time from the head of a request to the first byte of its response.",
         )
         .buckets(time_buckets());
         Http {
             requests: registrar.counters(
                 "flowtally_http_requests_total",
-                "Requests that were answered.",
+                "Requests with a response.",
                 &["method", "path", "status"],
             ),
             request_seconds: registrar.register(HistogramVec::new(seconds, &["method", "path"])),
             rejected: registrar.counters(
                 "flowtally_rejected_total",
-                "Requests that were turned away, by the type of the problem.",
+                "Rejected requests, by problem type.",
                 &["reason"],
             ),
             query_rows_read: registrar.counter(
                 "flowtally_query_rows_read_total",
                 "Stored rows that queries have read.",
             ),
-            connections: registrar
-                .gauge("flowtally_http_connections", "Connections that are open."),
+            connections: registrar.gauge("flowtally_http_connections", "Open connections."),
             ready: registrar.gauge("flowtally_ready", "1 while the service accepts flows."),
         }
     }
@@ -243,11 +242,11 @@ impl Ingest {
         Ingest {
             flows: registrar.counter(
                 "flowtally_flows_accepted_total",
-                "Flows that were acknowledged and count.",
+                "Flows that were acknowledged and counted.",
             ),
             batches: registrar.counter(
                 "flowtally_batches_accepted_total",
-                "Batches that were acknowledged and count.",
+                "Batches that were acknowledged and counted.",
             ),
             bytes: registrar.counter(
                 "flowtally_batch_bytes_total",
@@ -255,7 +254,7 @@ impl Ingest {
             ),
             replayed: registrar.counter(
                 "flowtally_batches_replayed_total",
-                "Batches that were sent again under their idempotency key, and not counted again.",
+                "Batches that were repeated under their idempotency key and not counted again.",
             ),
             expired: registrar.counter(
                 "flowtally_flows_expired_total",
@@ -263,12 +262,12 @@ impl Ingest {
             ),
             commit_batches: registrar.histogram(
                 "flowtally_commit_batches",
-                "Batches that shared a commit.",
+                "Batches per commit.",
                 powers_of_two(1.0, 11),
             ),
             commit_seconds: registrar.histogram(
                 "flowtally_commit_seconds",
-                "Time of a commit: the journal's write, and adding to the sums in memory.",
+                "Time of a commit: writing the journal and updating the sums in memory.",
                 time_buckets(),
             ),
             queued_batches: registrar.gauge(
@@ -277,12 +276,12 @@ impl Ingest {
             ),
             body_bytes: registrar.gauge(
                 "flowtally_body_bytes",
-                "Memory that bodies under way and their batches are granted.",
+                "Memory granted to request bodies and their batches.",
             ),
             hour_guard_off: registrar.gauge(
                 "flowtally_hour_guard_off",
-                "1 where the clock is behind the newest stored hour by more than --hour-ahead-max, so that \
-                 every hour is taken, however late it is.",
+                "1 if the clock is behind the newest stored hour by more than --hour-ahead-max, so that \
+                 every hour is accepted.",
             ),
         }
     }
@@ -292,7 +291,7 @@ impl Store {
     fn new(registrar: &Registrar) -> Store {
         let ledger_bytes = Opts::new(
             "flowtally_ledger_bytes",
-            "Sums of bytes_tx and bytes_rx over all hours, by the ledger.",
+            "Sums of bytes_tx and bytes_rx over all hours, according to the ledger.",
         );
         Store {
             journal_write_seconds: registrar.histogram(
@@ -300,21 +299,19 @@ impl Store {
                 "Time of a write to the journal, its fsync included.",
                 time_buckets(),
             ),
-            journal_syncs: registrar.counter(
-                "flowtally_journal_syncs_total",
-                "Times that the journal was synced to disk.",
-            ),
+            journal_syncs: registrar
+                .counter("flowtally_journal_syncs_total", "Fsyncs of the journal."),
             journal_bytes: registrar.gauge(
                 "flowtally_journal_bytes",
                 "Bytes of batches in the journal that a restart would replay.",
             ),
             unflushed_seconds: registrar.seconds(
                 "flowtally_unflushed_seconds",
-                "Age of the oldest flow that is not in its final file.",
+                "Age of the oldest unflushed flow.",
             ),
             tally_bytes: registrar.gauges(
                 "flowtally_tally_bytes",
-                "Memory of the sums that are not in final files: those being added to, and those being flushed.",
+                "Memory of unflushed sums: active, and frozen for the flush in progress.",
                 "state",
             ),
             tally_bytes_max: registrar.gauge(
@@ -331,10 +328,11 @@ impl Store {
                 powers_of_two(0.001, 16),
             ),
             flush_rows: registrar.counter("flowtally_flush_rows_total", "Rows that were flushed."),
-            flush_failures: registrar.counter("flowtally_flush_failures_total", "Flushes that failed."),
+            flush_failures: registrar
+                .counter("flowtally_flush_failures_total", "Flushes that failed."),
             level0_files: registrar.gauge(
                 "flowtally_level0_files",
-                "Flushed files that compaction has not taken in.",
+                "Flushed files that are not compacted yet.",
             ),
             level0_files_max: registrar.gauge(
                 "flowtally_level0_files_max",
@@ -345,10 +343,10 @@ impl Store {
                 "Bytes of the database's files, by what they hold.",
                 "family",
             ),
-            compactions: registrar.gauge("flowtally_compactions", "Compactions under way."),
+            compactions: registrar.gauge("flowtally_compactions", "Running compactions."),
             compaction_pending_bytes: registrar.gauge(
                 "flowtally_compaction_pending_bytes",
-                "About how many bytes compaction has to rewrite.",
+                "Estimated bytes that compaction has to rewrite.",
             ),
             compaction_bytes: registrar.counter(
                 "flowtally_compaction_bytes_total",
@@ -368,32 +366,32 @@ impl Store {
             ),
             receipts: registrar.gauge(
                 "flowtally_receipts",
-                "About how many idempotency keys are remembered.",
+                "Estimated number of stored idempotency keys and notes.",
             ),
-            replay_batches: registrar.gauge(
-                "flowtally_replay_batches",
-                "Batches that the start replayed.",
-            ),
-            replay_flows: registrar.gauge("flowtally_replay_flows", "Flows that the start replayed."),
-            replay_seconds: registrar.seconds("flowtally_replay_seconds", "Time that the replay took."),
+            replay_batches: registrar
+                .gauge("flowtally_replay_batches", "Batches replayed at start."),
+            replay_flows: registrar.gauge("flowtally_replay_flows", "Flows replayed at start."),
+            replay_seconds: registrar
+                .seconds("flowtally_replay_seconds", "Time of the replay at start."),
             sums_saturated: registrar.counter(
                 "flowtally_sums_stopped_total",
-                "Additions that met a sum of 2^64-1, where sums stop.",
+                "Additions that saturated at 2^64-1.",
             ),
-            ledger_hours: registrar.gauge("flowtally_ledger_entries", "Hours that hold flows."),
+            ledger_hours: registrar.gauge("flowtally_ledger_entries", "Hours that have flows."),
             ledger_flows: registrar.gauge(
                 "flowtally_ledger_flows",
-                "Flows of all hours, by the ledger.",
+                "Flows of all hours, according to the ledger.",
             ),
-            ledger_bytes: registrar.register(prometheus::GaugeVec::new(ledger_bytes, &["direction"])),
+            ledger_bytes: registrar
+                .register(prometheus::GaugeVec::new(ledger_bytes, &["direction"])),
             ledger_difference_flows: registrar.gauge(
                 "flowtally_ledger_difference_flows",
-                "Flows that the ledger had at the start and that were accepted since, without those \
-                 dropped, less those that it has. Anything but 0 is a fault.",
+                "Flows in the ledger at start, plus those accepted since, minus those dropped, \
+                 minus those in the ledger now. Anything but 0 is a fault.",
             ),
             hours_dropped: registrar.counter(
                 "flowtally_ledger_entries_dropped_total",
-                "Hours that were dropped by age or by request.",
+                "Hours that were dropped by age or on request.",
             ),
         }
     }
@@ -404,57 +402,57 @@ impl Cluster {
         Cluster {
             partitions: registrar.gauge(
                 "flowtally_partitions",
-                "Partitions of the journal that are this node's.",
+                "Partitions assigned to this node.",
             ),
             position: registrar.gauges(
                 "flowtally_partition_position",
-                "Offset that is due next.",
+                "Next offset to apply.",
                 "partition",
             ),
             lag: registrar.gauges(
                 "flowtally_partition_lag_messages",
-                "Messages of the journal that are not in the sums yet.",
+                "Messages in Kafka that the sums lack.",
                 "partition",
             ),
             flows_applied: registrar.counter(
                 "flowtally_flows_applied_total",
-                "Flows of the journal that were added to the sums.",
+                "Flows from Kafka that were added to the sums.",
             ),
             batches_repeated: registrar.counter(
                 "flowtally_pieces_repeated_total",
-                "Pieces of batches in the journal that had counted before, under their key.",
+                "Parts of batches in Kafka that had been counted before under their key.",
             ),
             batches_reused: registrar.counter(
                 "flowtally_pieces_reused_total",
-                "Pieces of batches in the journal that do not count, since other flows were taken under \
-                 their key.",
+                "Parts of batches in Kafka that were not counted, because their key had been used for \
+                 other flows.",
             ),
             checkpoint_time: registrar.gauges(
                 "flowtally_checkpoint_time_seconds",
-                "When all that the partition had then was last in a checkpoint, or else when it came to this \
-                 node: seconds since the epoch.",
+                "When the partition was last known to be fully in a checkpoint, or else when it was assigned to \
+                 this node: seconds since the epoch.",
                 "partition",
             ),
             checkpoint_position: registrar.gauges(
                 "flowtally_checkpoint_position",
-                "Offset from which a node reads on that starts from the checkpoint.",
+                "Offset from which a node that restores the checkpoint continues.",
                 "partition",
             ),
             checkpoint_bytes: registrar.counter(
                 "flowtally_checkpoint_bytes_total",
-                "Bytes that were sent for checkpoints.",
+                "Bytes uploaded for checkpoints.",
             ),
             checkpoint_files: registrar.counter(
                 "flowtally_checkpoint_files_total",
-                "Files that were sent for checkpoints.",
+                "Files uploaded for checkpoints.",
             ),
             checkpoint_failures: registrar.counter(
                 "flowtally_checkpoint_failures_total",
-                "Checkpoints that were not made, not pruned, or not usable when they were needed.",
+                "Checkpoints that failed to be created, pruned or restored.",
             ),
             checkpoint_restores: registrar.counter(
                 "flowtally_checkpoint_restores_total",
-                "Partitions that were restored from a checkpoint.",
+                "Partitions restored from a checkpoint.",
             ),
         }
     }

@@ -49,7 +49,7 @@ impl HourLimit {
             return Ok(());
         }
         match batch.position(|hour| !self.allows(hour)) {
-            None => Ok(()), // never: its ledger has the hours of its flows
+            None => Ok(()), // unreachable: the ledger has the hours of the flows
             Some((index, hour)) => Err(TooFarAhead {
                 index,
                 hour,

@@ -14,7 +14,7 @@ pub enum OutOfRange {
     Offset(i128),
     #[error("a journal cannot have {0} partitions")]
     Count(i64),
-    #[error("it is not a number, or too large")]
+    #[error("not a number, or too large")]
     Text,
 }
 

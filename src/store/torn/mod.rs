@@ -66,7 +66,7 @@ enum FragmentType {
 impl FragmentType {
     fn of(kind: u8) -> Option<FragmentType> {
         match kind {
-            1 | 9 | 10 | 130 => Some(FragmentType::Full), // data; and notes to the reader, each in one fragment
+            1 | 9 | 10 | 130 => Some(FragmentType::Full), // data, and metadata records, which are never split
             2 => Some(FragmentType::First),
             3 => Some(FragmentType::Middle),
             4 => Some(FragmentType::Last),
@@ -299,10 +299,10 @@ impl<'a> TornTail<'a> {
 
     /// Whether the record can continue in the next block.
     fn can_continue_after(&self, at: usize, is_first: bool) -> bool {
-        let goes_on = |part: FragmentType| !part.is_last() && part.is_first() == is_first;
+        let continues = |part: FragmentType| !part.is_last() && part.is_first() == is_first;
         let length = block_end(at) - at - HEADER_BYTES;
         let bytes = (length as u16).to_le_bytes();
-        self.kind(at).is_none_or(|kind| kind.is_some_and(goes_on))
+        self.kind(at).is_none_or(|kind| kind.is_some_and(continues))
             && (0..2).all(|n| self.byte(at + 4 + n).is_none_or(|byte| byte == bytes[n]))
             && self.has_checksum(at, length)
     }

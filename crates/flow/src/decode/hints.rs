@@ -10,7 +10,7 @@ use super::{DecodeError, Format};
 use crate::Field;
 
 /// Why an object is not an array of flows.
-const ONE_OBJECT: &str = "the body is an object, and an array of flows is expected";
+const ONE_OBJECT: &str = "the body is an object, but an array of flows is expected";
 
 /// The names in an object, without their values.
 type Names = BTreeMap<String, IgnoredAny>;
@@ -20,8 +20,8 @@ pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeE
     // serde_json's message.
     if error.what == "trailing characters" {
         error.what += match format {
-            Format::Json => "; the body is one array, and nothing follows it",
-            Format::Ndjson => "; each line is one flow, and nothing follows it",
+            Format::Json => "; the body must be one array, with nothing after it",
+            Format::Ndjson => "; each line must be one flow, with nothing after it",
         };
     }
     if let (Some(index), Some(field)) = (error.index, error.field)
@@ -54,9 +54,9 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
         (Ok(names), None) if has_flow(&names) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
         (Ok(names), _) => match names.keys().next() {
             Some(name) => of_all(format!(
-                "{ONE_OBJECT}; if the flows are in its field {name:?}, send what that holds"
+                "{ONE_OBJECT}; if the flows are in its field {name:?}, send that field's value"
             )),
-            None => of_all(format!("{ONE_OBJECT}; no flows are []")),
+            None => of_all(format!("{ONE_OBJECT}; an empty batch is []")),
         },
         (Err(_), Some(error)) => error,
         (Err(_), None) => of_all(format!(

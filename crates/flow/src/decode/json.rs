@@ -233,7 +233,7 @@ impl Name {
         }
         let bytes = name.len();
         Err(E::custom(format_args!(
-            "the string has {bytes} bytes, {NAME_BYTES_MAX} at most are allowed"
+            "the string has {bytes} bytes; at most {NAME_BYTES_MAX} are allowed"
         )))
     }
 }

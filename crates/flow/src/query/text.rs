@@ -56,7 +56,7 @@ fn range(from: Option<u32>, to: Option<u32>) -> Result<Range<u32>, BadQuery> {
     let hours = from.unwrap_or(0)..to.unwrap_or(u32::MAX);
     if hours.is_empty() {
         return Err(bad(format!(
-            "from is {} and to is {}; to is the hour behind the last one, so it has to be greater",
+            "from is {} and to is {}; to is exclusive, so it has to be greater",
             hours.start, hours.end
         )));
     }
@@ -112,13 +112,13 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         (Some(hour), None, None) => hour.get()..hour.get() + 1,
         (Some(_), ..) => {
             return Err(bad(
-                "hour is one hour, from and to are a range of them; give the one or the other",
+                "hour selects one hour, from and to select a range; give one or the other",
             ));
         }
         (None, None, None) => {
             return Err(bad(
-                "which hours is not said: give hour, as in /flows?hour=1, or from and to, \
-                 the hour behind the last one",
+                "no hours are selected: give hour, as in /flows?hour=1, or from and to \
+                 (exclusive)",
             ));
         }
         (None, from, to) => range(from, to)?,
@@ -132,7 +132,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         if list.len() > NAMES_MAX {
             let names = list.len();
             return Err(bad(format!(
-                "there are {names} of {name}; {NAMES_MAX} are possible"
+                "there are {names} values of {name}; at most {NAMES_MAX} are allowed"
             )));
         }
         list.sort_unstable();
@@ -140,7 +140,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
     }
     if asked.cursor.is_some() && limit.is_none() {
         return Err(bad(
-            "cursor is for the next page of an answer with a limit; give the limit too",
+            "cursor continues a response that had a limit; give limit too",
         ));
     }
     asked.columns = group_by.unwrap_or(Columns::ALL);
@@ -271,7 +271,7 @@ fn columns(value: &str) -> Result<Columns, BadQuery> {
             _ => {
                 return Err(bad(format!(
                     "group_by has {name:?}; it is a list of src_app, dest_app, vpc_id and hour, \
-                     separated by commas, or nothing for the sums of everything"
+                     separated by commas, or empty for the sums of everything"
                 )));
             }
         };
@@ -290,8 +290,8 @@ fn sort(value: &str) -> Result<Sort, BadQuery> {
         "bytes" => SortBy::Bytes,
         _ => {
             return Err(bad(format!(
-                "sort is {value:?}; it can be bytes_tx, bytes_rx or bytes, which is both together: \
-                 the largest first, or with a - in front the smallest"
+                "sort is {value:?}; it can be bytes_tx, bytes_rx or bytes (their sum), \
+                 largest first, or smallest first with a leading -"
             )));
         }
     };

@@ -20,7 +20,7 @@ pub const COUNTERS_BYTES: usize = 16;
 /// Bytes of encoded [`Totals`].
 pub const TOTALS_BYTES: usize = 40;
 
-/// Bytes of the hour in front of a flow key.
+/// Bytes of the hour at the start of a flow key.
 pub const HOUR_BYTES: usize = 4;
 
 /// Maximum size of a flow key: all bytes of all names are NULs, which take two bytes each, and there are three
