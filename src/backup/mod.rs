@@ -62,8 +62,8 @@ pub enum BackupError {
     /// Refused; the text says what to do.
     #[error("{0}")]
     Refused(String),
-    /// Another backup is being taken.
-    #[error("another backup is being taken; try again when it has ended")]
+    /// Another backup is in progress.
+    #[error("another backup is in progress; try again when it has ended")]
     Busy,
     /// The session has ended, or has never existed.
     #[error("there is no such backup session; take a new backup")]

@@ -24,12 +24,12 @@ const UNIT_BYTES: usize = 1024;
 const COMMON_SHARES: usize = 16;
 /// While others wait, bytes must be granted at this rate, which is twice that of the body.
 const BYTES_PER_S_MIN: usize = 1 << 20;
-/// Time in which no bytes need to arrive.
+/// Longest pause in which no bytes need to arrive.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Interval between checks whether others wait.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Grants memory to requests; a request that finds none waits for a while.
+/// Grants memory to requests; a request waits for a while if there is none.
 #[derive(Clone, Debug)]
 pub struct Admission {
     common: Arc<Semaphore>,
@@ -227,7 +227,7 @@ mod tests {
             assert_eq!(permit.units(), 2);
             permits.push(permit);
         }
-        // The common pool is used up; there are lanes for two, and then there is nothing.
+        // The common pool is exhausted, and there are two lanes.
         for _ in 0..2 {
             let mut permit = Permit::default();
             admission.grow(&mut permit, 1).await.unwrap();
@@ -241,9 +241,9 @@ mod tests {
         assert_eq!(one_more.units(), 1);
     }
 
-    /// Many that each hold a part and need more: one after the other gets a lane and ends.
+    /// Many requests hold a share and need more: one after the other gets a lane and completes.
     #[tokio::test]
-    async fn nobody_waits_in_a_circle() {
+    async fn requests_do_not_deadlock() {
         let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(5));
         let requests = (0..64).map(|_| {
             let admission = admission.clone();
@@ -277,7 +277,8 @@ mod tests {
         admission.grow(&mut c, 3000).await.unwrap();
     }
 
-    /// Has one of `permits` turned away while `other` waits for memory, and returns which, and when.
+    /// Waits until one of `permits` is evicted while another request waits for memory. Returns which one, and after
+    /// how long.
     async fn turned_away(
         admission: &Admission,
         permits: &[Permit],
@@ -305,14 +306,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stalls_is_turned_away_where_others_wait() {
+    async fn a_slow_request_is_evicted_while_others_wait() {
         let admission = Admission::new(4 << 20, 1 << 20, Duration::from_secs(60));
         let (mut fast, mut stalls) = (Permit::default(), Permit::default());
         for (permit, bytes) in [(&mut fast, 1 << 20), (&mut stalls, 192 << 10)] {
             admission.grow(permit, bytes).await.unwrap();
             assert!(permit.lane.is_some());
         }
-        // Nobody waits: no matter how slow.
+        // Nobody waits, so slow requests are not evicted.
         assert_eq!(admission.lanes.available_permits(), 0);
         tokio::time::sleep(Duration::from_millis(1300)).await;
         admission.grow(&mut fast, 3 << 19).await.unwrap();
@@ -320,7 +321,7 @@ mod tests {
         let (which, after) = turned_away(&admission, &lanes, 192 << 10).await.unwrap();
         assert_eq!(which, 1);
         assert!(after < Duration::from_millis(500), "{after:?}");
-        // The other one has been fast enough for another half of a second.
+        // The other request was fast enough for another half second.
         turned_away(&admission, &lanes[..1], 192 << 10)
             .await
             .unwrap();
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_common_pool_is_not_held_by_those_who_stall() {
+    async fn slow_requests_do_not_hold_the_common_pool() {
         let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(2));
         let mut permits = Vec::new();
         for _ in 0..18 {
@@ -336,7 +337,7 @@ mod tests {
             admission.grow(&mut permit, 2048).await.unwrap();
             permits.push(permit);
         }
-        // A large one waits for a lane; that concerns who is in one.
+        // A large request waits for a lane, so only those in a lane are affected.
         let (which, _) = turned_away(&admission, &permits, 9 << 10).await.unwrap();
         assert!(which >= 16, "{which}");
         let common = &permits[..16];

@@ -132,14 +132,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_share_their_memory() {
+    fn queries_share_their_memory() {
         const MIB: usize = 1 << 20;
         let own = 8 * MIB / UNPOOLED_PART;
         let pool = MemoryPool::new(8 * MIB);
         let (mut first, mut second) =
             (MemoryReservation::new(&pool), MemoryReservation::new(&pool));
         first.grow_to(own + 6 * MIB).unwrap();
-        // The little that it has of its own, and what is left.
+        // The unpooled part, and then the rest of the pool.
         second.grow_to(own).unwrap();
         second.grow_to(own + 2 * MIB).unwrap();
         assert_eq!(*pool.bytes_reserved.lock(), 8 * MIB);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_does_not_wait_for_itself() {
+    fn a_query_does_not_wait_for_itself() {
         let pool = MemoryPool::new(1 << 20);
         let mut first = MemoryReservation::new(&pool);
         let mut second = first.for_same_query();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_does_not_wait_for_ever() {
+    fn a_query_does_not_wait_forever() {
         let pool = MemoryPool::new(1 << 20);
         let (mut first, mut second) =
             (MemoryReservation::new(&pool), MemoryReservation::new(&pool));

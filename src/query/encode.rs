@@ -60,7 +60,7 @@ pub trait RowCodec: Debug + Sync {
     /// Appends a row.
     fn write(&self, row: &Row<'_>, out: &mut Vec<u8>);
 
-    /// Appends what follows the last row.
+    /// Appends the bytes after the last row.
     fn end(&self, out: &mut Vec<u8>);
 }
 

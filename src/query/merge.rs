@@ -44,7 +44,7 @@ pub trait RowSource: Debug + Send + Sync {
     }
 }
 
-/// Rows of a store of this process.
+/// Rows of a store in this process.
 #[derive(Debug)]
 pub(super) struct LocalRows {
     matching: FilteredScan,
@@ -116,7 +116,7 @@ const ROWS_PER_CHECK: u32 = 512;
 #[derive(Debug)]
 pub(super) struct MergedRows {
     sources: Vec<Box<dyn RowSource>>,
-    /// Indexes of the sources that have a row, the one with the least key last.
+    /// Indexes of the sources that have a row, by descending key.
     order: Vec<usize>,
     started: bool,
     key: Vec<u8>,

@@ -175,7 +175,7 @@ mod tests {
             builder.push(hour, [name.as_bytes(), b"d", b"v"], counters);
         }
         let batch = Batch::decode(builder.finish().bytes().to_vec()).unwrap();
-        // Of the same number, the same flows; some of them under the same key.
+        // Equal numbers give equal flows, some of them under the same key.
         let batch = match number % 4 {
             0 => batch,
             _ => batch.with_key(IdempotencyKey::new(format!("k{number}").as_bytes()).unwrap()),
@@ -189,7 +189,7 @@ mod tests {
 
     type Rows = BTreeMap<(u32, Vec<u8>), (u64, u64)>;
 
-    /// Each batch once, and of those under one key, the first.
+    /// Counts each batch once; of batches with the same key, only the first.
     fn model(journal: &[JournalEntry]) -> Rows {
         let mut keys = std::collections::BTreeSet::new();
         let mut rows = Rows::new();
@@ -221,8 +221,8 @@ mod tests {
         rows
     }
 
-    /// A store that is dropped without a flush has lost what is in memory only: as after a kill, the
-    /// journal is read again from behind the marker.
+    /// Dropping a store without a flush loses only what is in memory, like a crash: the journal is read again from
+    /// the marker.
     #[test]
     fn each_batch_of_another_journal_counts_once() {
         let seed = rand::random();
@@ -254,7 +254,7 @@ mod tests {
                     }
                 }
             }
-            // From somewhat before what is due, as a consumer may.
+            // Starts somewhat too early, as a consumer may.
             let from = store
                 .position()
                 .unwrap()
@@ -271,9 +271,9 @@ mod tests {
         assert!(flows > 500);
     }
 
-    /// Nothing is to be added, and the position moves.
+    /// The batch adds nothing, but the position advances.
     #[test]
-    fn what_does_not_count_is_flushed_too() {
+    fn batches_that_do_not_count_are_flushed_too() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let mut builder = BatchBuilder::with_capacity(0);
@@ -294,7 +294,7 @@ mod tests {
         }
     }
 
-    /// What is old by the clock, and not by the journal, is remembered: a new reading comes out as the first did.
+    /// Receipts that are old by the clock but not by the journal are kept, so a second read gives the same sums.
     #[test]
     fn receipts_are_kept_by_the_time_of_the_journal() {
         let dir = tempfile::tempdir().unwrap();
@@ -328,17 +328,17 @@ mod tests {
         let then = 1_600_000_000;
         assert_eq!(apply(1, then), 0);
         assert_eq!(apply(2, then + 3600), 1);
-        assert_eq!(apply(3, then + 3601), 0, "it is over, by the journal");
+        assert_eq!(apply(3, then + 3601), 0, "expired by the journal's time");
         assert_eq!(apply(4, then + 3602), 1);
 
-        // A node whose clock is ahead has no other's batches forgotten.
+        // A node whose clock is ahead must not make it forget other nodes' batches.
         let now = super::super::receipts::now().as_secs();
         assert_eq!(apply(5, now), 0);
         assert_eq!(apply_under(b"ahead", 6, now + 86_400), 0);
         assert_eq!(apply(7, now + 1), 1);
     }
 
-    /// A kill between the receipts of a tally and its sums.
+    /// A crash after the receipts of a tally were written, and before its sums.
     #[test]
     fn a_batch_is_not_its_own_duplicate() {
         let dir = tempfile::tempdir().unwrap();

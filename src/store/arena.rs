@@ -20,14 +20,14 @@ pub(super) fn push(arena: &mut Vec<u8>, suffix: &[u8], counters: Counters) {
     arena.extend_from_slice(suffix);
 }
 
-/// The suffix of the entry that begins with `entry`.
+/// The suffix of the entry at the start of `entry`.
 #[inline]
 pub(super) fn suffix(entry: &[u8]) -> &[u8] {
     let len = usize::from(u16::from_le_bytes([entry[16], entry[17]]));
     &entry[ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + len]
 }
 
-/// The counters of the entry that begins with `entry`.
+/// The counters of the entry at the start of `entry`.
 #[inline]
 pub(super) fn counters(entry: &[u8]) -> Counters {
     let word = |at: usize| {
@@ -56,7 +56,7 @@ pub(super) fn filter(entries: &[u8], mut wanted: impl FnMut(&[u8]) -> bool) -> (
     (copy, rows)
 }
 
-/// Writes the counters of the entry that begins with `entry`.
+/// Sets the counters of the entry at the start of `entry`.
 #[inline]
 pub(super) fn set_counters(entry: &mut [u8], counters: Counters) {
     entry[..8].copy_from_slice(&counters.tx.to_le_bytes());

@@ -136,8 +136,8 @@ mod tests {
     use flow::BatchBuilder;
     use flow::{Counters, Hour};
 
-    /// Every batch has the same two flows, so a state between two commits has as many of one as of the
-    /// other; and none that was acknowledged before may be missing.
+    /// Every batch has the same two flows, so in any state between two commits both have equal sums. None that was
+    /// acknowledged before may be missing.
     #[test]
     fn while_commits_and_flushes_go_on_it_is_a_state_that_existed() {
         let dir = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ mod tests {
         });
     }
 
-    /// A flush while it is made would trim the journal of what its files lack.
+    /// A flush during a checkpoint would trim batches from the journal that its files lack.
     #[test]
     fn a_writer_delays_it() {
         let dir = tempfile::tempdir().unwrap();

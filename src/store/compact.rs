@@ -199,7 +199,7 @@ impl Store {
     /// Compacts all sums on disk, so that each key is stored once.
     ///
     /// # Errors
-    /// [`StoreError::CompactionFailed`], after which everything is as before.
+    /// [`StoreError::CompactionFailed`]; everything is unchanged then.
     pub fn compact(&self) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         // Files that were moved down unchanged still contain merge operands.

@@ -61,7 +61,7 @@ pub(super) struct CommitGroup<'a> {
     /// The retention cutoff, including the hours of this group.
     retention: Retention,
     pub(super) batches: Vec<Batch>,
-    /// Fingerprints by idempotency key, and how many flows were too old.
+    /// Fingerprint and number of too old flows by idempotency key.
     keys: HashMap<IdempotencyKey, (u128, u64)>,
     /// Keys of notes.
     noted: HashSet<IdempotencyKey>,
@@ -78,7 +78,7 @@ impl CommitGroup<'_> {
         })
     }
 
-    /// Adds a batch if it counts, without its flows that are too old.
+    /// Adds a batch, without its too old flows, if it counts.
     pub(super) fn add(&mut self, batch: Batch) -> Outcome {
         let flows = batch.flows() as u64;
         match self.key_status(&batch) {
@@ -149,7 +149,7 @@ impl Store {
     /// Whether a batch was counted under the key of `batch`, and whether it had the same flows.
     ///
     /// # Errors
-    /// A receipt that cannot be read.
+    /// If a receipt cannot be read.
     pub fn key_status(&self, batch: &Batch) -> Result<KeyStatus, StoreError> {
         let Some((key, fingerprint)) = batch.receipt() else {
             return Ok(KeyStatus::New);

@@ -48,7 +48,7 @@ fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, saturated: &AtomicU64) -> Ve
     codec::encode_counters(sum).to_vec()
 }
 
-/// The same for entries of the ledger.
+/// [`fold`] for ledger entries.
 fn fold_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut sum = Totals::default();
     for value in values {
@@ -82,7 +82,7 @@ pub fn check_merge(values: &[&[u8]]) {
             values.first().map_or(codec::COUNTERS_BYTES, |v| v.len())
         );
     } else {
-        // The first of another length than it should have.
+        // The length of a valid result, by the first value.
         let expected = match values[0].len() {
             codec::TOTALS_BYTES => codec::TOTALS_BYTES,
             _ => codec::COUNTERS_BYTES,

@@ -135,7 +135,7 @@ struct Tallies {
     expected: Totals,
     /// Flush the active tally now, whatever its size and age.
     flush_now: bool,
-    /// Why the last flush failed; `None` once one succeeds.
+    /// Error of the last flush; `None` if it succeeded.
     flush_error: Option<String>,
     closing: bool,
 }
@@ -181,8 +181,7 @@ impl Inner {
         Ok(sizes.iter().sum())
     }
 
-    /// The last journal position that the sums on disk contain, as the database has it; 0 before the
-    /// first flush.
+    /// Reads the marker, the last journal position that the sums on disk contain; 0 before the first flush.
     fn marker_on_disk(&self) -> Result<u64, StoreError> {
         marker_in(&self.db)
     }
@@ -237,12 +236,12 @@ fn marker_in(db: &DB) -> Result<u64, StoreError> {
 }
 
 impl Store {
-    /// The rows of `hour` as they are now, in key order.
+    /// The current rows of `hour` in key order.
     pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, Selection::hour(hour))
     }
 
-    /// The rows of `selection` as they are now, in key order.
+    /// The current rows of `selection` in key order.
     pub fn select(&self, selection: Selection) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, selection)
     }

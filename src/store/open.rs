@@ -19,7 +19,7 @@ use flow::Totals;
 /// The batches that [`Store::open`] replayed from the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Batches that the sums on disk did not contain yet.
+    /// Batches that the sums on disk did not contain.
     pub batches: u64,
     /// Flows in them.
     pub flows: u64,
@@ -37,7 +37,7 @@ impl Store {
     /// Opens the database in `dir` and replays the journal.
     ///
     /// # Errors
-    /// A database that does not open, or stored bytes that are damaged.
+    /// If the database does not open, or stored data is corrupt.
     pub fn open_dir(dir: DataDir, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         let mut rocks = RocksOptions::new(&options);
         let fresh = dir.is_fresh().map_err(|source| StoreError::Directory {

@@ -46,7 +46,7 @@ impl Store {
         keys.iter().map(kept).collect()
     }
 
-    /// What is stored under `key`, and whether it is the receipt of a batch.
+    /// The receipt or note under `key`, and whether it is the receipt of a batch.
     fn look_up(&self, key: &[u8]) -> Result<Option<(ReceiptInfo, bool)>, StoreError> {
         let inner = &*self.inner;
         let value = inner.db.get_pinned_cf(receipts_family(&inner.db)?, key);
@@ -81,7 +81,7 @@ impl StoreOptions {
 enum ReceiptKind {
     /// The receipt of a batch that does not belong to an import.
     Batch,
-    /// The receipt of a batch of an import.
+    /// The receipt of a batch that belongs to an import.
     Import,
     Note,
 }
@@ -119,7 +119,7 @@ impl Inner {
 /// Decides which receipts compaction drops.
 #[derive(Debug)]
 pub(super) struct ReceiptExpiry {
-    /// In the order of [`Kind::ALL`].
+    /// In the order of [`ReceiptKind::ALL`].
     classes: [ReceiptClass; 3],
     /// With an external journal, the current time by that journal in seconds since the epoch, up to where sums are on
     /// disk. Entries after that may be read again and need earlier receipts.
@@ -326,9 +326,9 @@ pub(super) fn receipts_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 mod tests {
     use super::*;
 
-    /// A command that writes to a service's directory does not know for how long the service remembers.
+    /// An offline command does not know the windows of the service whose directory it writes to.
     #[test]
-    fn a_command_in_between_drops_no_receipt() {
+    fn an_offline_command_drops_no_receipt() {
         let dir = tempfile::tempdir().unwrap();
         let open = |options| Store::open(dir.path(), options).unwrap().0;
         let compact = |store: &Store| {
@@ -377,9 +377,9 @@ mod tests {
         kept.iter().map(Option::is_some).collect()
     }
 
-    /// Notes cost other notes, and no receipt: who may send notes has no batch forgotten by them.
+    /// Too many notes displace other notes, but no receipts.
     #[test]
-    fn notes_push_no_receipt_out() {
+    fn notes_do_not_displace_receipts() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             import_receipts_bytes_max: 400 << 10,
@@ -429,7 +429,7 @@ mod tests {
         let keys = ["batch", "import_a", "import_b"];
         assert_eq!(kept(&store, &keys), [false, true, false]);
 
-        // Too many imports cost old imports, and no batch.
+        // Too many imports displace old imports, but no other batches.
         for number in 0..5000 {
             put(
                 &store,

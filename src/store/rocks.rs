@@ -28,7 +28,7 @@ pub(super) struct RocksOptions {
     receipts: Options,
     /// Which receipts compaction drops.
     pub(super) expiry: Arc<ReceiptExpiry>,
-    /// Counts sums that reached `u64::MAX` in a merge.
+    /// Number of additions that saturated at `u64::MAX` in merges.
     pub(super) saturated: Arc<AtomicU64>,
 }
 

@@ -76,7 +76,7 @@ impl<A: AsRef<[u8]>> Run<A> {
         }
     }
 
-    /// Moves the items whose window is `in_front` to the front; returns how many they are.
+    /// Moves the items whose window satisfies `in_front` to the front. Returns their number.
     fn partition(&mut self, in_front: impl Fn(u128) -> bool) -> usize {
         let mut end = 0;
         for i in 0..self.items.len() {

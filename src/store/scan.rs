@@ -1,4 +1,4 @@
-//! Reads: rows from disk and from the tallies, each flow counted exactly once.
+//! Reads: merges rows on disk with rows in the tallies, counting each flow exactly once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ self_cell!(
 );
 
 impl OwnedIterator {
-    /// The current key and value. `None` after the last, or at an error.
+    /// The current key and value; `None` after the last or on an error.
     pub(super) fn item(&self) -> Option<(&[u8], &[u8])> {
         self.borrow_dependent().item()
     }
@@ -314,7 +314,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Seeks the next row with one of the selection's names; returns its hour.
+    /// Seeks the next row with one of the selection's names. Returns its hour.
     fn seek_names(&mut self) -> Result<Option<u32>, StoreError> {
         while let Some((hour, suffix)) = self.disk.key_parts() {
             if self.disk_at.0 != hour {

@@ -144,7 +144,7 @@ fn begins_with(suffix: &[u8], names: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The last name of a prefix ends with NUL, and so begins a longer name that has one.
+    /// An encoded prefix ends with NUL, so it is also the start of a longer name with a NUL.
     #[test]
     fn a_name_with_a_nul_is_another_name() {
         let apps = ["a", "a\0", "a\0b", "b"].map(str::to_owned);

@@ -129,9 +129,9 @@ pub struct Tally {
     hours: Vec<HourTally>,
     by_hour: HashMap<u32, usize, foldhash::fast::RandomState>,
     hasher: KeyHasher,
-    /// Last journal position in it, or the one before its first while it is empty.
+    /// Its last journal position, or the position before its first batch while it is empty.
     last: u64,
-    /// When its oldest flow came in.
+    /// When its oldest flow arrived.
     since: Option<Instant>,
     /// Bytes of its batches: what a restart would replay.
     journal_bytes: usize,
@@ -181,7 +181,7 @@ impl Tally {
         self.last
     }
 
-    /// When its oldest flow came in; `None` while it is empty.
+    /// When its oldest flow arrived; `None` while it is empty.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since
     }
@@ -190,7 +190,7 @@ impl Tally {
         self.journal_bytes
     }
 
-    /// Bytes of memory that its tables take.
+    /// Memory of its tables.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
@@ -388,7 +388,7 @@ mod tests {
     }
 
     fn name() -> impl Strategy<Value = String> {
-        // Long shared prefixes, ends inside and beyond the sort's window, and NULs.
+        // Long shared prefixes, names that end inside and beyond the sort window, and NULs.
         prop_oneof![
             "[ab\0]{0,3}",
             "(payments-platform-){0,3}[ab]{0,2}",
@@ -420,7 +420,7 @@ mod tests {
                 added.add(&batch).unwrap();
                 replayed.replay(batch.bytes()).unwrap();
                 prop_assert!(check_replay(batch.bytes()));
-                // A byte more or less anywhere does not add up, or it was not in what adds up.
+                // A changed byte is detected, unless it is not part of the totals.
                 let mut changed = batch.bytes().to_vec();
                 let at = changed.len() / 2;
                 changed[at] ^= 1;

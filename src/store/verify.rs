@@ -316,7 +316,7 @@ mod tests {
         );
     }
 
-    /// One more fault than are named.
+    /// One fault more than are reported.
     #[test]
     fn faults_are_counted_where_they_are_too_many_to_name() {
         let dir = tempfile::tempdir().unwrap();

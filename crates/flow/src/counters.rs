@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_stop_at_the_top_and_say_so() {
+    fn sums_saturate_and_report_it() {
         let mut c = Counters {
             tx: u64::MAX - 1,
             rx: 5,

@@ -20,7 +20,7 @@ pub use receipt::{
 /// Version of everything in this file, stored in the identity file of a data directory.
 pub const FORMAT: u32 = 5;
 
-/// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
+/// The oldest version that can be read; an open upgrades a directory to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
 
 /// Name of the identity file, which marks a data directory.
@@ -61,7 +61,7 @@ pub fn decode_identity(text: &str) -> Option<u32> {
 
 /// The bounds of an hour's keys (end exclusive).
 pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
-    // `Hour::MAX` is one short of `u32::MAX`, so the end bound exists: the meta prefix at most.
+    // `Hour::MAX` is `u32::MAX - 1`, so the end bound exists: at most the meta prefix.
     (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
 }
 

@@ -29,7 +29,7 @@ pub const NOTE_PREFIX: &[u8] = b"\0";
 /// Size of a receipt with all its fields.
 const WHOLE: usize = 40;
 
-/// Fixed width, little-endian: 24 bytes, 32 where flows were too old, 40 with a position.
+/// Fixed width, little-endian: 24 bytes, 32 if flows were too old, 40 with a position.
 pub fn encode_receipt(receipt: Receipt) -> Vec<u8> {
     let mut value = encode_whole(receipt);
     if receipt.position == 0 {

@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_are_read_as_they_were_written() {
+    fn queries_round_trip() {
         for text in [
             "hour=7",
             "from=1&to=9&src_app=a%26b&src_app=c+d&dest_app=%C3%89%22&vpc_id=&search=%25+x",
