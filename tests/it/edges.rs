@@ -355,11 +355,11 @@ fn bodies_that_are_nearly_right_count_or_are_told_what_to_change() {
         (format!("{one}{one}").into_bytes(), "commas between"),
         (
             format!("{one}\n{one}{one}").into_bytes(),
-            "each line is one flow",
+            "each line must be one flow",
         ),
         (
             format!("[{one}][{one}]").into_bytes(),
-            "the body is one array",
+            "the body must be one array",
         ),
         (
             format!("{{\"flows\":[{one}]}}").into_bytes(),
