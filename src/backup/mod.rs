@@ -1,22 +1,22 @@
-//! Backups: the serving half hands out a checkpoint's files ([`Offer`]), the taking half keeps what it
-//! gets ([`take`]), and [`restore`] makes a data directory of it again.
+//! Backups. A service provides the files of a checkpoint ([`Sessions`]), [`create`] downloads them into a backup, and
+//! [`restore`] turns a backup into a data directory.
 //!
 //! ```text
 //! DIR/2026-11-24T03-00-00Z/             a whole data directory: verify it, or start from a copy of it
-//! DIR/2026-11-25T03-00-00Z/             the next; files that both have are one file with two names
-//! DIR/2026-11-26T03-00-00Z.incomplete/  one that was interrupted: never restored from, removed by the next
+//! DIR/2026-11-25T03-00-00Z/             the next; a file that both have is stored once, as a hard link
+//! DIR/2026-11-26T03-00-00Z.incomplete/  interrupted: never restored from, removed by the next backup
 //! ```
 //!
-//! The database's files (`*.sst`) never change once they are written. So a second backup fetches only
-//! those that are new, and links the rest; everything else is small, and fetched each time.
+//! The database's files (`*.sst`) are immutable. So a second backup downloads only new ones and links the others. All
+//! other files are small and are downloaded every time.
 
+mod create;
 mod restore;
 mod session;
-mod take;
 
+pub use create::{BackupSource, Created, RemoteSession, create};
 pub use restore::{Restored, restore};
 pub use session::{Lease, Sessions};
-pub use take::{Held, Source, Taken, take};
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -29,29 +29,28 @@ use crate::store::{PARTITION_FILE, ROCKS, StoreError};
 use agent::client::ClientError;
 use agent::durable;
 
-/// Bytes at a file's end that tell it from all others: RocksDB writes there which file of which
-/// database it is.
+/// Bytes at the end of a file that identify it: RocksDB writes the identity of the file and of its database there.
 const TAG_BYTES: u64 = 64 << 10;
 
-/// What a backup consists of.
+/// The files of a backup.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Manifest {
-    /// Names the checkpoint that the files are of.
+    /// Id of the checkpoint that the files belong to.
     pub id: String,
-    pub files: Vec<Entry>,
+    pub files: Vec<BackupFile>,
 }
 
 /// One file of a backup.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
-pub struct Entry {
+pub struct BackupFile {
     /// Relative to the data directory.
     pub name: String,
     pub bytes: u64,
-    /// Of a file that never changes: one with the same name, bytes and tag is the same.
+    /// Set for an immutable file: a file with the same name, size and tag is the same file.
     pub tag: Option<String>,
 }
 
-/// Why there is no backup, or no restore.
+/// Why a backup or a restore failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error(transparent)]
@@ -60,25 +59,25 @@ pub enum BackupError {
     Client(#[from] ClientError),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// With what to do.
+    /// Refused; the text says what to do.
     #[error("{0}")]
     Refused(String),
-    /// Another backup is being taken.
-    #[error("another backup is being taken; try again when it has ended")]
+    /// Another backup is in progress.
+    #[error("another backup is in progress; try again when it has ended")]
     Busy,
-    /// It was removed, or has never been.
-    #[error("there is no such backup any more; take a new one")]
+    /// The session has ended, or has never existed.
+    #[error("there is no such backup session; take a new backup")]
     Gone,
 }
 
-/// For `map_err`.
+/// For `map_err`: adds the path.
 pub fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::Io { path, source }
 }
 
-/// Whether `name` is one that a backup can have: a file of the directory or of its database, and
-/// nothing that leads elsewhere.
+/// Whether `name` can be a file of a backup: one of the data directory or of its database, and no path that leads
+/// elsewhere.
 pub fn is_file_name(name: &str) -> bool {
     let Some((ROCKS, base)) = name.split_once('/') else {
         return name == IDENTITY_FILE || name == PARTITION_FILE;
@@ -96,15 +95,15 @@ fn tag(path: &Path, bytes: u64) -> io::Result<String> {
     Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&end)))
 }
 
-/// The files of the data directory at `path`, whoever keeps it from changing.
-pub fn list_files(path: &Path) -> Result<Vec<Entry>, BackupError> {
+/// Lists the files of the data directory at `path`. The caller keeps it from changing.
+pub fn list_files(path: &Path) -> Result<Vec<BackupFile>, BackupError> {
     let mut entries = Vec::new();
     for (dir, prefix) in [(path.to_owned(), ""), (path.join(ROCKS), "rocks/")] {
         for found in std::fs::read_dir(&dir).map_err(at(&dir))? {
             let found = found.map_err(at(&dir))?;
             let name = format!("{prefix}{}", found.file_name().to_string_lossy());
             let data = found.metadata().map_err(at(&found.path()))?;
-            // RocksDB's own lock and logs for people.
+            // Skip RocksDB's lock and its info logs.
             let is_kept = data.is_file() && !name.ends_with("/LOCK") && !name.contains("/LOG");
             if !is_kept || !is_file_name(&name) {
                 continue;
@@ -114,24 +113,24 @@ pub fn list_files(path: &Path) -> Result<Vec<Entry>, BackupError> {
                 true => Some(tag(&found.path(), bytes).map_err(at(&found.path()))?),
                 false => None,
             };
-            entries.push(Entry { name, bytes, tag });
+            entries.push(BackupFile { name, bytes, tag });
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
-/// Refuses a target that is `source` or inside it: it would be copied too, or be in the way there.
-fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
+/// Refuses a target that is `source` or inside it: it would be copied too, or be in the way.
+fn require_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
     let absolute = std::path::absolute(target).map_err(at(target))?;
-    // What is not there yet is where its parent is.
+    // A path that does not exist yet is resolved by its nearest existing ancestor.
     let real = absolute
         .ancestors()
         .find_map(|path| path.canonicalize().ok());
     let source = source.canonicalize().map_err(at(source))?;
     match real {
         Some(real) if real.starts_with(&source) => Err(BackupError::Refused(format!(
-            "{} is inside {}; give a place outside of it",
+            "{} is inside {}; give a directory outside of it",
             target.display(),
             source.display()
         ))),
@@ -139,7 +138,7 @@ fn check_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Makes what was written to `dir` outlive a power cut.
+/// Syncs `dir`, so that its entries survive a power cut.
 pub fn sync_dir(dir: &Path) -> Result<(), BackupError> {
     durable::sync_dir(dir).map_err(at(dir))
 }

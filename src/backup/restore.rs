@@ -1,43 +1,43 @@
-//! From a backup to a data directory.
+//! Restores a backup into a data directory.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::take::{complete, copy, incomplete};
-use super::{BackupError, at, check_outside, list_files, sync_dir};
+use super::create::{complete, copy, incomplete};
+use super::{BackupError, at, list_files, require_outside, sync_dir};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
-    DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, cut_torn, verify,
+    DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, truncate_torn_writes, verify,
 };
 use agent::durable;
 
-/// What was restored.
+/// Result of a restore.
 #[derive(Debug)]
 pub struct Restored {
-    /// The backup that it was.
+    /// The backup that was restored.
     pub from: PathBuf,
     pub bytes: u64,
-    /// What was cut off, if the backup is of a directory in which a power cut broke off a write.
+    /// Torn writes that were truncated, if the backup is of a directory that had them after a power cut.
     pub torn: Option<String>,
     pub verified: Verified,
 }
 
-/// Copies a backup into `data_dir`, which has to be absent or empty, and verifies it there. `from` is
-/// one backup, or a directory of them, of which the newest is taken. `progress` is told the bytes that
-/// are done, and all of them.
+/// Copies a backup into `data_dir`, which must be absent or empty, and verifies the copy. `from` is a backup, or a
+/// directory of backups, of which the newest is used. `progress` receives the bytes copied so far and the total.
 ///
 /// # Errors
-/// Where one is not a backup, or incomplete, or the other not empty: nothing is changed then. After any
-/// other, `data_dir` says itself that it is not complete, and no service starts from it.
+/// If `from` is not a complete backup or `data_dir` is not empty; nothing is changed then. After any other error,
+/// `data_dir` is marked as incomplete, and no service starts from it.
 pub fn restore(
     from: &Path,
     data_dir: &Path,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Restored, BackupError> {
-    let from = chosen(from)?;
-    check_outside(data_dir, &from)?;
-    // Locked, so that nobody writes to it meanwhile, be it a backup or a stopped directory.
-    let source = DataDir::open_to_read(&from)?;
+    let from = choose(from)?;
+    require_outside(data_dir, &from)?;
+    // Lock the source, so that no process writes to it meanwhile, whether it is a backup or the directory of a
+    // stopped service.
+    let source = DataDir::open_read_only(&from)?;
     durable::create_dir_all(data_dir).map_err(at(data_dir))?;
     let _lock = lock(data_dir)?;
     prepare(data_dir)?;
@@ -56,15 +56,15 @@ pub fn restore(
     }
     drop(source);
     sync_dir(&data_dir.join(ROCKS))?;
-    let torn = cut_torn(&data_dir.join(ROCKS))?;
-    // All names first: without the marker, what is there is taken for whole.
+    let torn = truncate_torn_writes(&data_dir.join(ROCKS))?;
+    // Sync all names first: without the marker, the directory counts as complete.
     sync_dir(data_dir)?;
     let marker = data_dir.join(RESTORING_FILE);
     fs::remove_file(&marker).map_err(at(&marker))?;
     sync_dir(data_dir)?;
     let verified = verify(data_dir);
     if !verified.as_ref().is_ok_and(|v| v.faults.is_empty()) {
-        // No service starts from it, and the same restore begins anew.
+        // With the marker, no service starts from it, and repeating the restore starts over.
         File::create(&marker).map_err(at(&marker))?;
         sync_dir(data_dir)?;
     }
@@ -77,13 +77,13 @@ pub fn restore(
     })
 }
 
-/// The backup that `from` is, or the newest in it.
-fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
+/// The backup at `from`, or the newest one in it.
+fn choose(from: &Path) -> Result<PathBuf, BackupError> {
     let refused = |what: &str| Err(BackupError::Refused(format!("{}: {what}", from.display())));
-    // However it is spelled.
+    // Resolve the path: it may be spelled in other ways.
     let from = &from.canonicalize().map_err(at(from))?;
     if from.to_string_lossy().ends_with(INCOMPLETE) {
-        return Err(StoreError::HalfBackup { path: from.into() }.into());
+        return Err(StoreError::BackupInterrupted { path: from.into() }.into());
     }
     if from.join(ROCKS).is_dir() {
         return Ok(from.to_owned());
@@ -92,13 +92,14 @@ fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     let whole = all.iter().rfind(|path| path.join(IDENTITY_FILE).is_file());
     match all.last() {
         Some(newest) if whole == Some(newest) => Ok(newest.to_owned()),
-        // Somebody emptied it, or made it. An older one is not what was asked for.
+        // The newest was emptied, or is not a backup. Do not restore an older one instead: it is not what was asked
+        // for.
         Some(newest) => {
             let instead = whole.map_or("there is no other".to_owned(), |whole| {
-                format!("the newest that is one is {}", whole.display())
+                format!("the newest backup is {}", whole.display())
             });
             Err(BackupError::Refused(format!(
-                "{} has the name of a backup, and is none: it has no {IDENTITY_FILE} file; {instead}",
+                "{} has the name of a backup but is not one: it has no {IDENTITY_FILE} file; {instead}",
                 newest.display()
             )))
         }
@@ -109,21 +110,20 @@ fn chosen(from: &Path) -> Result<PathBuf, BackupError> {
     }
 }
 
-/// Keeps other restores out of `data_dir`. The directory itself carries the lock: what is in it comes
-/// and goes.
+/// Keeps other restores out of `data_dir`. The directory itself is locked, since its content changes.
 fn lock(data_dir: &Path) -> Result<File, BackupError> {
     let dir = File::open(data_dir).map_err(at(data_dir))?;
     match dir.try_lock() {
         Err(TryLockError::WouldBlock) => Err(BackupError::Refused(format!(
-            "another restore into {} is under way",
+            "another restore into {} is in progress",
             data_dir.display()
         ))),
-        // Network file systems lock no directories; there it goes without.
+        // Network file systems cannot lock directories; continue without a lock there.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(dir),
     }
 }
 
-/// Makes `data_dir`, which is there, an empty directory that says that a restore is under way.
+/// Empties `data_dir`, which exists, and marks it as being restored.
 fn prepare(data_dir: &Path) -> Result<(), BackupError> {
     let marker = data_dir.join(RESTORING_FILE);
     if marker.exists() {
@@ -149,7 +149,7 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
         }
         File::create_new(&marker).map_err(at(&marker))?;
     }
-    // Also where it was there: a restore that was killed may not have got this far.
+    // Also if the marker existed: a killed restore may not have synced it.
     sync_dir(data_dir)?;
     let rocks = data_dir.join(ROCKS);
     fs::create_dir(&rocks).map_err(at(&rocks))

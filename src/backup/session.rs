@@ -1,5 +1,5 @@
-//! Backup sessions: the serving half of a backup. A session is a checkpoint whose files can be fetched until the
-//! session ends. There is one at a time.
+//! Backup sessions on the service. A session is a checkpoint whose files can be downloaded until the session ends.
+//! There is one session at a time.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::{BackupError, Manifest, at, list_files};
 use crate::store::Store;
 
-/// A session of which nothing has been fetched for this long is ended: its checkpoint keeps files on the disk that
-/// the service does not need any more.
+/// A session ends when nothing has been downloaded from it for this long: its checkpoint keeps files on disk that the
+/// service no longer needs.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// The backup sessions of a store.
@@ -29,7 +29,7 @@ struct Session {
 }
 
 impl Session {
-    /// Whether nothing has been read of it for [`IDLE_MAX`].
+    /// Whether nothing was read from it for [`IDLE_MAX`].
     fn is_idle(&self) -> bool {
         let is_leased = Arc::strong_count(&self.last_used) > 1;
         !is_leased && self.last_used.lock().elapsed() >= IDLE_MAX
@@ -40,7 +40,7 @@ impl Session {
     }
 }
 
-/// Keeps a session from being idle while its checkpoint is made or a file of it is read, however slowly.
+/// Keeps a session from becoming idle while its checkpoint is created or one of its files is read, however slowly.
 #[derive(Debug)]
 pub struct Lease(Arc<Mutex<Instant>>);
 
@@ -59,7 +59,7 @@ impl Sessions {
         }
     }
 
-    /// Starts a session: makes a checkpoint, and lists its files. Blocks on the disk.
+    /// Starts a session: creates a checkpoint and lists its files. Blocks on the disk.
     ///
     /// # Errors
     /// [`BackupError::Busy`] while another session is in use.
@@ -95,7 +95,7 @@ impl Sessions {
         }
     }
 
-    /// Opens a file of session `id`. Returns it with its length, and with the lease to hold while it is read.
+    /// Opens a file of session `id`. Returns it with its length and with a lease to hold while reading it.
     pub fn open_file(&self, id: &str, name: &str) -> Result<(File, u64, Lease), BackupError> {
         let lease = match self.current.lock().as_ref() {
             Some(current) if current.id == id && super::is_file_name(name) => current.lease(),

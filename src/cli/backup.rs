@@ -7,7 +7,7 @@ use std::time::Duration;
 use signal_hook::iterator::Signals;
 
 use super::serve;
-use crate::backup::{self, Held, Source};
+use crate::backup::{self, BackupSource, RemoteSession};
 use crate::config::{Backup, Location};
 use agent::command::{connect, say, signals};
 
@@ -16,14 +16,16 @@ const LET_GO_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     let source = match &arguments.location {
-        Location::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
-        Location::Stopped(dir) => Source::Stopped(dir.clone()),
+        Location::Service(url) => {
+            BackupSource::Service(connect::client(url, &arguments.credentials)?)
+        }
+        Location::Stopped(dir) => BackupSource::Directory(dir.clone()),
     };
     let keep = arguments.keep.map(|n| n as usize);
-    let held = Arc::new(Held::default());
-    end_at_signal(held.clone()).map_err(|e| format!("cannot start: {e}"))?;
+    let session = Arc::new(RemoteSession::default());
+    end_at_signal(session.clone()).map_err(|e| format!("cannot start: {e}"))?;
     let bar = connect::byte_bar();
-    let taken = backup::take(source, &arguments.to, keep, &held, |done, all| {
+    let taken = backup::create(source, &arguments.to, keep, &session, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
@@ -50,7 +52,7 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
 
 /// Ends the process at a signal, when the service has ended the backup session or does not respond. A second signal
 /// ends it at once.
-fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
+fn end_at_signal(session: Arc<RemoteSession>) -> io::Result<()> {
     serve::end_at_second_signal()?;
     let mut signals = Signals::new(signals::ending())?;
     let wait = move || {
@@ -64,7 +66,7 @@ fn end_at_signal(held: Arc<Held>) -> io::Result<()> {
                 end();
             };
             let _best_effort = std::thread::Builder::new().spawn(end_anyhow);
-            held.let_go(end);
+            session.end_then(end);
         }
     };
     std::thread::Builder::new()

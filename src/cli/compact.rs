@@ -7,8 +7,8 @@ pub(super) fn run(arguments: &Compact) -> Result<(), String> {
     let dir = &arguments.data_dir.path;
     let compact = || {
         // Opening it for writing would create a directory that is absent.
-        DataDir::open_to_read(dir)?;
-        let (store, _) = Store::open(dir, StoreOptions::in_between())?;
+        DataDir::open_read_only(dir)?;
+        let (store, _) = Store::open(dir, StoreOptions::for_offline_command())?;
         store.flush()?;
         store.compact()
     };

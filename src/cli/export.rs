@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let source = match &arguments.location {
         Location::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
         Location::Stopped(dir) => {
-            let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
+            let store = Store::open_read_only(dir).map_err(|e| e.to_string())?;
             Source::Stopped(store, Engine::new(QueryLimits::NONE))
         }
     };

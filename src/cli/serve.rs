@@ -35,7 +35,7 @@ pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
         return agent::command::write(settings.to_string().as_bytes());
     }
     let format = match arguments.log_format {
-        LogFormat::Auto => log::LogFormat::of_stderr(),
+        LogFormat::Auto => log::LogFormat::for_stderr(),
         LogFormat::Text => log::LogFormat::Text,
         LogFormat::Json => log::LogFormat::Json,
     };

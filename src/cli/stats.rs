@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
             }
         }
         Location::Stopped(dir) => {
-            let store = Store::open_to_read(dir).map_err(|e| e.to_string())?;
+            let store = Store::open_read_only(dir).map_err(|e| e.to_string())?;
             for entry in store.ledger(0..u32::MAX).map_err(|e| e.to_string())? {
                 let (hour, of) = entry.map_err(|e| e.to_string())?;
                 stored.add(hour.get().into(), of.flows, of.tx, of.rx);

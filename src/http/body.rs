@@ -61,7 +61,7 @@ pub(super) async fn receive(
         let part = tokio::select! {
             biased;
             part = part => part.map_err(|_| Problem::BodyTimeout)?,
-            error = api.admission.keeps_others_waiting(&permit) => return Err(error.into()),
+            error = api.admission.until_evicted(&permit) => return Err(error.into()),
         };
         let Some(part) = part else { break };
         let mut part = part.map_err(|e| Problem::BadBody {

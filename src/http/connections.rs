@@ -146,7 +146,7 @@ impl Connections {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Some(slot);
         }
-        let _waits = self.admission.note_slot_wait();
+        let _waits = self.admission.count_waiting_connection();
         loop {
             if !self.evict_most_idle() {
                 self.abort_slowest();

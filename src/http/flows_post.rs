@@ -25,7 +25,7 @@ pub(super) async fn handle(
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Response, Problem> {
     let committed = receive_batch(api, request, stream).await?;
-    let (accepted, expired) = (committed.flows, committed.expired);
+    let (accepted, expired) = (committed.flows, committed.too_old);
     let json = match expired {
         0 => format!("{{\"accepted\":{accepted}}}\n"),
         _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
@@ -66,7 +66,7 @@ async fn receive_batch(
             .map_err(|_| Problem::Internal)?
     };
     let batch = batch.map_err(Problem::BadBatch)?;
-    if let Err(too_far_ahead) = api.hour_guard.check(&batch) {
+    if let Err(too_far_ahead) = api.hour_guard.validate(&batch) {
         let service = service.clone();
         let newest = tokio::task::spawn_blocking(move || service.newest_hour());
         let newest = newest.await.map_err(|_| Problem::Internal)?;

@@ -20,7 +20,7 @@ use super::error::Problem;
 use super::routes::Request;
 use super::{Api, body, flows_get, negotiate};
 use crate::query::{EncodedRows, JsonItems, QueryError};
-use crate::service::{Kept, Service, ServiceError};
+use crate::service::{ReceiptInfo, Service, ServiceError};
 use flow::IdempotencyKey;
 use flow::decode::Format;
 
@@ -161,7 +161,7 @@ struct Lookup {
     /// How many keys were written, or have no receipt.
     done: usize,
     /// The receipts of the next keys, read ahead.
-    kept: std::vec::IntoIter<Option<Kept>>,
+    kept: std::vec::IntoIter<Option<ReceiptInfo>>,
 }
 
 #[derive(Serialize)]

@@ -1,11 +1,10 @@
-//! Admission by bytes: what all requests together hold in memory stays under one bound.
+//! Admission control by bytes: bounds the memory of all requests together.
 //!
-//! There are two pools. Each request begins in the common one, where it may hold a little. One that
-//! turns out to need more, or finds the common pool used up, moves into a **lane**, which covers
-//! whatever a request may need, and there are few of them. So requests never wait for one another
-//! in a circle, a few huge bodies do not keep the many small ones waiting, and bytes count as they
-//! arrive: what a sender announces and does not send costs nobody anything. While others wait for
-//! what a request holds, its bytes have to arrive at a least rate.
+//! There are two pools. Each request starts in the common pool, where it may reserve a small share. A request that
+//! needs more, or finds the common pool exhausted, moves into a **lane**, which covers the largest request; there are
+//! few lanes. So requests never wait for each other in a cycle, a few huge bodies do not delay many small ones, and
+//! bytes count when they arrive: a sender that announces bytes and does not send them costs nothing. While other
+//! requests wait for memory, the bytes of a request that holds some must arrive at a minimum rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,49 +13,49 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Too much is in flight: the sender should try again shortly.
+/// Too much is in flight: the sender should retry shortly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Overloaded(pub String);
 
-/// One permit of the common pool stands for this many bytes.
+/// Bytes per permit of the common pool.
 const UNIT_BYTES: usize = 1024;
-/// The common pool has room for this many requests that hold all they may.
+/// Number of full shares in the common pool.
 const COMMON_SHARES: usize = 16;
-/// While others wait, bytes have to be granted at this rate, which is twice that of the body.
+/// While others wait, bytes must be granted at this rate, which is twice that of the body.
 const BYTES_PER_S_MIN: usize = 1 << 20;
-/// Time in which no bytes need to arrive.
+/// Longest pause in which no bytes need to arrive.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Pause between two looks whether others wait.
-const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// Interval between checks whether others wait.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Grants memory to requests; a request that finds none waits for a while.
+/// Grants memory to requests; a request waits for a while if there is none.
 #[derive(Clone, Debug)]
 pub struct Admission {
     common: Arc<Semaphore>,
-    /// What a request may hold of the common pool.
+    /// Upper bound of a request in the common pool.
     share_bytes: usize,
     lanes: Arc<Semaphore>,
     lanes_max: usize,
-    /// What a lane covers.
+    /// Bytes that a lane covers.
     lane_bytes: usize,
     /// Requests that wait for a lane.
     waiting: Arc<AtomicUsize>,
-    /// Those of them that would fit into the common pool, if it was not used up.
-    waiting_for_common: Arc<AtomicUsize>,
-    /// Connections that wait for a place among those that are served.
-    waiting_for_place: Arc<AtomicUsize>,
+    /// Those that would fit into the common pool if it were not exhausted.
+    waiting_small: Arc<AtomicUsize>,
+    /// Connections that wait to be served.
+    waiting_connections: Arc<AtomicUsize>,
     wait_max: Duration,
 }
 
-/// Memory granted to one request. Dropping it gives it back.
+/// Memory granted to a request; released on drop.
 #[derive(Debug)]
 pub struct Permit {
     common: Option<OwnedSemaphorePermit>,
     lane: Option<OwnedSemaphorePermit>,
     /// Bytes that it covers.
     bytes: usize,
-    /// Until then its bytes have arrived fast enough.
+    /// Until this time, its bytes have arrived fast enough.
     fast_until: Instant,
 }
 
@@ -73,8 +72,8 @@ impl Default for Permit {
 }
 
 impl Permit {
-    /// More bytes have arrived. What came faster than it had to makes up for one pause.
-    fn count(&mut self, bytes: usize) {
+    /// Records arrived bytes. Bytes that came faster than required allow for one pause.
+    fn add_bytes(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(self.bytes);
         self.bytes += more;
         let now = Instant::now();
@@ -88,9 +87,9 @@ impl Permit {
 }
 
 impl Admission {
-    /// `bytes_max` for all requests together, of which one alone needs `request_bytes_max` at most:
-    /// half of the bytes make the common pool, the other half as many lanes as fit, at least one.
-    /// A request waits `wait_max` at most for each grant.
+    /// Shares `bytes_max` among all requests, of which one needs at most `request_bytes_max`: half of it is the
+    /// common pool, the other half as many lanes as fit, at least one. A request waits at most `wait_max` for each
+    /// grant.
     pub fn new(bytes_max: usize, request_bytes_max: usize, wait_max: Duration) -> Admission {
         let lanes = (bytes_max / 2 / request_bytes_max.max(1)).max(1);
         let common = bytes_max / 2;
@@ -101,13 +100,13 @@ impl Admission {
             lanes_max: lanes,
             lane_bytes: request_bytes_max,
             waiting: Arc::default(),
-            waiting_for_common: Arc::default(),
-            waiting_for_place: Arc::default(),
+            waiting_small: Arc::default(),
+            waiting_connections: Arc::default(),
             wait_max,
         }
     }
 
-    /// Bytes that are granted at the moment, lanes as a whole.
+    /// Bytes granted at the moment; a lane counts as a whole.
     pub fn bytes_granted(&self) -> usize {
         let common = COMMON_SHARES * self.share_bytes / UNIT_BYTES;
         let units = common.saturating_sub(self.common.available_permits());
@@ -115,12 +114,12 @@ impl Admission {
         units * UNIT_BYTES + lanes * self.lane_bytes
     }
 
-    /// Makes `permit` cover `bytes` in all.
+    /// Grows `permit` to cover `bytes` in total.
     ///
     /// # Errors
-    /// When memory does not become free in time.
+    /// If memory does not become available in time.
     pub async fn grow(&self, permit: &mut Permit, bytes: usize) -> Result<(), Overloaded> {
-        permit.count(bytes);
+        permit.add_bytes(bytes);
         if permit.lane.is_some() {
             return Ok(());
         }
@@ -128,8 +127,8 @@ impl Admission {
         if missing == 0 {
             return Ok(());
         }
-        // Who holds some of the common pool does not wait for more of it: all the others might, too.
-        // A lane is worth waiting for, since whoever has one can go on to its end.
+        // A request that holds a share of the common pool does not wait for more of it: all others might do the same.
+        // It can wait for a lane, since a lane covers a request to its end.
         let common = u32::try_from(missing)
             .ok()
             .filter(|_| bytes <= self.share_bytes)
@@ -138,46 +137,46 @@ impl Admission {
             (Some(more), Some(units)) => units.merge(more),
             (Some(more), none) => *none = Some(more),
             (None, _) => {
-                permit.lane = Some(self.lane(bytes <= self.share_bytes).await?);
+                permit.lane = Some(self.acquire_lane(bytes <= self.share_bytes).await?);
                 permit.common = None;
-                // Nothing was read while it waited.
+                // No bytes were read while it waited.
                 permit.fast_until = Instant::now() + PAUSE_MAX;
             }
         }
         Ok(())
     }
 
-    /// Counts a connection that waits for a place, until the value is dropped.
-    pub fn note_slot_wait(&self) -> impl Drop + use<'_> {
-        Waits::new(&self.waiting_for_place)
+    /// Counts a connection as waiting until the returned value is dropped.
+    pub fn count_waiting_connection(&self) -> impl Drop + use<'_> {
+        WaitCount::new(&self.waiting_connections)
     }
 
-    /// Resolves when others have to wait for what the request of `permit` holds, memory or a place, and
-    /// its bytes arrive slowly: it should be turned away.
-    pub async fn keeps_others_waiting(&self, permit: &Permit) -> Overloaded {
+    /// Resolves when the request of `permit` should be evicted: other requests wait for its memory, or connections
+    /// wait to be served, and its bytes arrive too slowly.
+    pub async fn until_evicted(&self, permit: &Permit) -> Overloaded {
         let for_memory = match (&permit.lane, &permit.common) {
             (Some(_), _) => Some(&self.waiting),
-            (None, Some(_)) => Some(&self.waiting_for_common),
+            (None, Some(_)) => Some(&self.waiting_small),
             (None, None) => None,
         };
         tokio::time::sleep_until(permit.fast_until).await;
         let others = || {
             let for_memory = for_memory.map_or(0, |count| count.load(Ordering::Relaxed));
-            for_memory + self.waiting_for_place.load(Ordering::Relaxed)
+            for_memory + self.waiting_connections.load(Ordering::Relaxed)
         };
         while others() == 0 {
-            tokio::time::sleep(LOOK_PAUSE).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         Overloaded(format!(
-            "this body arrives too slowly to keep the memory and the place that it has: others wait, and \
-             {} KiB a second is the least then; send smaller batches",
+            "this body arrives too slowly to keep its memory while other requests wait: \
+             {} KiB a second is the minimum then; send smaller batches",
             BYTES_PER_S_MIN >> 11
         ))
     }
 
-    async fn lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, Overloaded> {
-        let _waits = Waits::new(&self.waiting);
-        let _waits_for_common = is_small.then(|| Waits::new(&self.waiting_for_common));
+    async fn acquire_lane(&self, is_small: bool) -> Result<OwnedSemaphorePermit, Overloaded> {
+        let _waits = WaitCount::new(&self.waiting);
+        let _waits_for_common = is_small.then(|| WaitCount::new(&self.waiting_small));
         tokio::time::timeout(self.wait_max, self.lanes.clone().acquire_owned())
             .await
             .ok()
@@ -186,17 +185,17 @@ impl Admission {
     }
 }
 
-/// Counts one that waits, until it is dropped.
-struct Waits<'a>(&'a AtomicUsize);
+/// Counts a waiter until it is dropped.
+struct WaitCount<'a>(&'a AtomicUsize);
 
-impl Waits<'_> {
-    fn new(count: &AtomicUsize) -> Waits<'_> {
+impl WaitCount<'_> {
+    fn new(count: &AtomicUsize) -> WaitCount<'_> {
         count.fetch_add(1, Ordering::Relaxed);
-        Waits(count)
+        WaitCount(count)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -228,7 +227,7 @@ mod tests {
             assert_eq!(permit.units(), 2);
             permits.push(permit);
         }
-        // The common pool is used up; there are lanes for two, and then there is nothing.
+        // The common pool is exhausted, and there are two lanes.
         for _ in 0..2 {
             let mut permit = Permit::default();
             admission.grow(&mut permit, 1).await.unwrap();
@@ -242,9 +241,9 @@ mod tests {
         assert_eq!(one_more.units(), 1);
     }
 
-    /// Many that each hold a part and need more: one after the other gets a lane and ends.
+    /// Many requests hold a share and need more: one after the other gets a lane and completes.
     #[tokio::test]
-    async fn nobody_waits_in_a_circle() {
+    async fn requests_do_not_deadlock() {
         let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(5));
         let requests = (0..64).map(|_| {
             let admission = admission.clone();
@@ -278,7 +277,8 @@ mod tests {
         admission.grow(&mut c, 3000).await.unwrap();
     }
 
-    /// Has one of `permits` turned away while `other` waits for memory, and returns which, and when.
+    /// Waits until one of `permits` is evicted while another request waits for memory. Returns which one, and after
+    /// how long.
     async fn turned_away(
         admission: &Admission,
         permits: &[Permit],
@@ -288,7 +288,7 @@ mod tests {
         let mut waits = Permit::default();
         let mut all: Vec<_> = permits
             .iter()
-            .map(|permit| Box::pin(admission.keeps_others_waiting(permit)))
+            .map(|permit| Box::pin(admission.until_evicted(permit)))
             .collect();
         let first = poll_fn(|context| {
             let mut gone = all
@@ -306,14 +306,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stalls_is_turned_away_where_others_wait() {
+    async fn a_slow_request_is_evicted_while_others_wait() {
         let admission = Admission::new(4 << 20, 1 << 20, Duration::from_secs(60));
         let (mut fast, mut stalls) = (Permit::default(), Permit::default());
         for (permit, bytes) in [(&mut fast, 1 << 20), (&mut stalls, 192 << 10)] {
             admission.grow(permit, bytes).await.unwrap();
             assert!(permit.lane.is_some());
         }
-        // Nobody waits: no matter how slow.
+        // Nobody waits, so slow requests are not evicted.
         assert_eq!(admission.lanes.available_permits(), 0);
         tokio::time::sleep(Duration::from_millis(1300)).await;
         admission.grow(&mut fast, 3 << 19).await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
         let (which, after) = turned_away(&admission, &lanes, 192 << 10).await.unwrap();
         assert_eq!(which, 1);
         assert!(after < Duration::from_millis(500), "{after:?}");
-        // The other one has been fast enough for another half of a second.
+        // The other request was fast enough for another half second.
         turned_away(&admission, &lanes[..1], 192 << 10)
             .await
             .unwrap();
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_common_pool_is_not_held_by_those_who_stall() {
+    async fn slow_requests_do_not_hold_the_common_pool() {
         let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(2));
         let mut permits = Vec::new();
         for _ in 0..18 {
@@ -337,7 +337,7 @@ mod tests {
             admission.grow(&mut permit, 2048).await.unwrap();
             permits.push(permit);
         }
-        // A large one waits for a lane; that concerns who is in one.
+        // A large request waits for a lane, so only those in a lane are affected.
         let (which, _) = turned_away(&admission, &permits, 9 << 10).await.unwrap();
         assert!(which >= 16, "{which}");
         let common = &permits[..16];

@@ -1,9 +1,9 @@
 //! Refuses hours that are too far ahead of the clock.
 //!
-//! Where hours are retained, age counts from the newest hour that has flows. One sender that sends
-//! seconds as hours, or whose clock is wrong, would make the flows of all others too old. So a batch
-//! with an hour that is later than the clock's, and `ahead_max` more, is refused when it is taken. What
-//! is stored already is never judged again: not at a replay, not when Kafka is read.
+//! With retention, age counts from the newest hour that has flows. A single sender that sends seconds as hours, or
+//! whose clock is wrong, would make everybody's flows too old. So a batch with an hour more than `ahead_max` after
+//! the clock's is refused when it arrives. Stored batches are not validated again, neither at replay nor when Kafka
+//! is read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,59 +11,59 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::telemetry::Metrics;
 use flow::{Batch, Hour, HourLimit, TooFarAhead};
 
-/// Judges batches as they are taken.
+/// Validates the hours of incoming batches.
 #[derive(Clone, Debug)]
 pub struct HourGuard {
     ahead_max: Option<u32>,
     metrics: Metrics,
-    /// The clock cannot be trusted.
-    is_off: Arc<AtomicBool>,
+    /// Whether the guard is off because the clock is implausible.
+    is_disabled: Arc<AtomicBool>,
 }
 
 impl HourGuard {
-    /// With `None`, every hour is taken.
+    /// `None` accepts every hour.
     pub fn new(ahead_max: Option<u32>, metrics: Metrics) -> HourGuard {
         HourGuard {
             ahead_max,
             metrics,
-            is_off: Arc::default(),
+            is_disabled: Arc::default(),
         }
     }
 
     /// # Errors
-    /// A flow whose hour is too far ahead of the clock. Unless [`HourGuard::trusts_clock`], it is taken all
-    /// the same.
-    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
-        self.limit().map_or(Ok(()), |limit| limit.check(batch))
+    /// If a flow's hour is too far ahead of the clock. The caller accepts the batch nevertheless unless
+    /// [`HourGuard::trusts_clock`].
+    pub fn validate(&self, batch: &Batch) -> Result<(), TooFarAhead> {
+        self.limit().map_or(Ok(()), |limit| limit.validate(batch))
     }
 
-    /// Whether the clock can be right, given the newest stored hour: not where that is too far ahead itself.
-    /// For the metric and the log as well.
+    /// Whether the clock is plausible: it is not if the newest stored hour is itself too far ahead. Updates the
+    /// metric and the log.
     pub fn trusts_clock(&self, newest_stored: Option<Hour>) -> bool {
         self.limit()
-            .is_none_or(|limit| self.compare(limit, newest_stored))
+            .is_none_or(|limit| self.update(limit, newest_stored))
     }
 
     fn limit(&self) -> Option<HourLimit> {
         self.ahead_max.map(HourLimit::now)
     }
 
-    /// Logs when it changes whether the clock can be right.
-    fn compare(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
-        let beyond = newest_stored.filter(|newest| !limit.has(*newest));
-        let was_off = self.is_off.swap(beyond.is_some(), Ordering::Relaxed);
+    /// Updates the state, and logs changes.
+    fn update(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
+        let beyond = newest_stored.filter(|newest| !limit.allows(*newest));
+        let was_disabled = self.is_disabled.swap(beyond.is_some(), Ordering::Relaxed);
         let metric = &self.metrics.ingest().hour_guard_off;
         metric.set(i64::from(beyond.is_some()));
         let (clock_hour, ahead_max) = (limit.now, limit.ahead_max);
         match beyond {
-            Some(newest) if !was_off => tracing::warn!(
+            Some(newest) if !was_disabled => tracing::warn!(
                 clock_hour,
                 newest_hour = newest.get(),
                 ahead_max,
                 "the clock is behind the newest stored hour, so every hour is taken; set the clock, or delete \
                  that hour if its flows are wrong"
             ),
-            None if was_off => tracing::info!(
+            None if was_disabled => tracing::info!(
                 clock_hour,
                 ahead_max,
                 "the clock is no longer behind the newest stored hour; hours too far ahead are refused again"
@@ -95,14 +95,14 @@ mod tests {
         let guard = HourGuard::new(Some(48), Metrics::default());
         let trusts = |newest| guard.trusts_clock(Hour::new(u64::from(newest)));
         let far = batch(&[now + 100]);
-        assert!(guard.check(&far).is_err());
+        assert!(guard.validate(&far).is_err());
         assert!(trusts(now + 48));
         assert!(!trusts(now + 49));
         assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 1);
         assert!(trusts(now) && guard.trusts_clock(None));
         assert_eq!(guard.metrics.ingest().hour_guard_off.get(), 0);
         let none = HourGuard::new(None, Metrics::default());
-        assert!(none.check(&far).is_ok());
+        assert!(none.validate(&far).is_ok());
         assert!(none.trusts_clock(Hour::new(u64::from(now + 100))));
     }
 }

@@ -1,5 +1,5 @@
-//! What precedes a commit: [`Admission`] bounds what is in memory, and [`HourGuard`] refuses hours that are too far
-//! ahead of the clock.
+//! What precedes a commit: [`Admission`] bounds the memory of requests, and [`HourGuard`] refuses hours that are too
+//! far ahead of the clock.
 
 mod admission;
 mod hour_guard;

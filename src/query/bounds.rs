@@ -1,4 +1,4 @@
-//! What a question may cost: memory that all questions share, and time.
+//! Limits of queries: memory, which all queries share, and time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,122 +8,122 @@ use parking_lot::{Condvar, Mutex};
 
 use super::QueryError;
 
-/// Bounds on what questions may cost.
+/// Limits of queries.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryLimits {
-    /// Bytes that groups, sorted rows and pages may take, in all questions together; beside the little
-    /// that each has of its own, a 128th of this.
+    /// Memory of groups, sorted rows and pages, for all queries together; in addition, each query has a 128th of
+    /// this.
     pub memory_bytes_max: usize,
-    /// Time that one question may work until its answer begins, and then for each part of it; waiting
-    /// for its client does not count.
+    /// Time that a query may take until its response begins, and then for each part of the response. Waiting for the
+    /// client does not count.
     pub time_max: Duration,
 }
 
 impl QueryLimits {
-    /// For who is alone with the store.
+    /// No limits: for commands that have the store to themselves.
     pub const NONE: QueryLimits = QueryLimits {
         memory_bytes_max: usize::MAX,
         time_max: Duration::MAX,
     };
 }
 
-/// When `time_max` is over; what is too far off to be said is no limit.
+/// The deadline after `time_max`; `None` if it is too far away to be represented.
 pub(super) fn from_now(time_max: Duration) -> Option<Instant> {
     Instant::now().checked_add(time_max)
 }
 
-/// Memory is taken from the pool in steps, so that it is not locked for every group.
+/// Memory is reserved from the pool in steps of this size, so that the pool is not locked for every group.
 const STEP_BYTES: usize = 64 << 10;
-/// Groups have this part of the pool's size without taking it from there, and so have ranked rows: so
-/// small questions are answered whoever holds the rest.
-const OWN_PART: usize = 256;
-/// How long a question waits for memory that others hold.
+/// Groups can use this fraction of the pool's size without reserving it, and so can ranked rows: small queries then
+/// succeed even if the pool is exhausted.
+const UNPOOLED_PART: usize = 256;
+/// How long a query waits for memory that others hold.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The memory that all questions share.
+/// The memory that all queries share.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct MemoryPool {
     bytes_max: usize,
-    bytes_taken: Mutex<usize>,
-    given_back: Condvar,
+    bytes_reserved: Mutex<usize>,
+    released: Condvar,
 }
 
-impl Pool {
-    pub(super) fn new(bytes_max: usize) -> Arc<Pool> {
-        Arc::new(Pool {
+impl MemoryPool {
+    pub(super) fn new(bytes_max: usize) -> Arc<MemoryPool> {
+        Arc::new(MemoryPool {
             bytes_max,
-            bytes_taken: Mutex::new(0),
-            given_back: Condvar::new(),
+            bytes_reserved: Mutex::new(0),
+            released: Condvar::new(),
         })
     }
 }
 
-/// What one question has of the pool, or a part of it; given back when it is dropped.
+/// Memory that a query, or a part of it, has reserved from the pool; released on drop.
 #[derive(Debug)]
-pub(super) struct Memory {
-    pool: Arc<Pool>,
+pub(super) struct MemoryReservation {
+    pool: Arc<MemoryPool>,
     bytes: usize,
-    /// Those of all parts of its question, which works on one of them at a time.
-    of_question: Arc<AtomicUsize>,
+    /// Bytes reserved by all parts of the query, which runs one of them at a time.
+    of_query: Arc<AtomicUsize>,
 }
 
-impl Memory {
-    pub(super) fn new(pool: &Arc<Pool>) -> Memory {
-        Memory {
+impl MemoryReservation {
+    pub(super) fn new(pool: &Arc<MemoryPool>) -> MemoryReservation {
+        MemoryReservation {
             pool: pool.clone(),
             bytes: 0,
-            of_question: Arc::default(),
+            of_query: Arc::default(),
         }
     }
 
-    /// For another part of the same question: it does not wait for what its other parts hold.
-    pub(super) fn of_same_question(&self) -> Memory {
-        Memory {
+    /// For another part of the same query. It does not wait for memory that other parts of the query hold.
+    pub(super) fn for_same_query(&self) -> MemoryReservation {
+        MemoryReservation {
             pool: self.pool.clone(),
             bytes: 0,
-            of_question: self.of_question.clone(),
+            of_query: self.of_query.clone(),
         }
     }
 
-    /// Sees to it that the question has `bytes`; where others hold them, it waits.
+    /// Ensures that the reservation covers `bytes`, and waits if other queries hold the memory.
     #[inline]
-    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), QueryError> {
-        let from_pool = bytes.saturating_sub(self.pool.bytes_max / OWN_PART);
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), QueryError> {
+        let from_pool = bytes.saturating_sub(self.pool.bytes_max / UNPOOLED_PART);
         if from_pool <= self.bytes {
             return Ok(());
         }
-        self.reserve(from_pool)
+        self.grow_from_pool(from_pool)
     }
 
     #[cold]
-    fn reserve(&mut self, bytes: usize) -> Result<(), QueryError> {
+    fn grow_from_pool(&mut self, bytes: usize) -> Result<(), QueryError> {
         let bytes_max = self.pool.bytes_max;
-        let of_others = self.of_question.load(Ordering::Relaxed) - self.bytes;
+        let of_others = self.of_query.load(Ordering::Relaxed) - self.bytes;
         let most = bytes_max - of_others;
         if bytes > most {
             return Err(QueryError::TooLarge { bytes_max });
         }
         let more = bytes.next_multiple_of(STEP_BYTES).min(most) - self.bytes;
-        let mut taken = self.pool.bytes_taken.lock();
+        let mut taken = self.pool.bytes_reserved.lock();
         let is_full = |taken: &mut usize| more > bytes_max - *taken;
-        let _timed_out = (self.pool.given_back).wait_while_for(&mut taken, is_full, WAIT_MAX);
+        let _timed_out = (self.pool.released).wait_while_for(&mut taken, is_full, WAIT_MAX);
         if is_full(&mut taken) {
             return Err(QueryError::Overloaded(
-                "other questions hold the memory that this one needs; try again shortly".into(),
+                "other queries hold the memory that this one needs; try again shortly".into(),
             ));
         }
         *taken += more;
         self.bytes += more;
-        self.of_question.fetch_add(more, Ordering::Relaxed);
+        self.of_query.fetch_add(more, Ordering::Relaxed);
         Ok(())
     }
 }
 
-impl Drop for Memory {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
-        *self.pool.bytes_taken.lock() -= self.bytes;
-        self.of_question.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.pool.given_back.notify_all();
+        *self.pool.bytes_reserved.lock() -= self.bytes;
+        self.of_query.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.pool.released.notify_all();
     }
 }
 
@@ -132,52 +132,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_share_their_memory() {
+    fn queries_share_their_memory() {
         const MIB: usize = 1 << 20;
-        let own = 8 * MIB / OWN_PART;
-        let pool = Pool::new(8 * MIB);
-        let (mut first, mut second) = (Memory::new(&pool), Memory::new(&pool));
-        first.hold(own + 6 * MIB).unwrap();
-        // The little that it has of its own, and what is left.
-        second.hold(own).unwrap();
-        second.hold(own + 2 * MIB).unwrap();
-        assert_eq!(*pool.bytes_taken.lock(), 8 * MIB);
-        let mut third = Memory::new(&pool);
-        third.hold(own).unwrap();
-        let waits = std::thread::spawn(move || third.hold(own + MIB).map(|()| third));
+        let own = 8 * MIB / UNPOOLED_PART;
+        let pool = MemoryPool::new(8 * MIB);
+        let (mut first, mut second) =
+            (MemoryReservation::new(&pool), MemoryReservation::new(&pool));
+        first.grow_to(own + 6 * MIB).unwrap();
+        // The unpooled part, and then the rest of the pool.
+        second.grow_to(own).unwrap();
+        second.grow_to(own + 2 * MIB).unwrap();
+        assert_eq!(*pool.bytes_reserved.lock(), 8 * MIB);
+        let mut third = MemoryReservation::new(&pool);
+        third.grow_to(own).unwrap();
+        let waits = std::thread::spawn(move || third.grow_to(own + MIB).map(|()| third));
         std::thread::sleep(Duration::from_millis(100));
         assert!(!waits.is_finished());
         drop(second);
         let third = waits.join().unwrap().unwrap();
-        let refused = first.hold(own + 8 * MIB + 1);
+        let refused = first.grow_to(own + 8 * MIB + 1);
         assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
         drop((first, third));
-        assert_eq!(*pool.bytes_taken.lock(), 0);
+        assert_eq!(*pool.bytes_reserved.lock(), 0);
     }
 
     #[test]
-    fn a_question_does_not_wait_for_itself() {
-        let pool = Pool::new(1 << 20);
-        let mut first = Memory::new(&pool);
-        let mut second = first.of_same_question();
-        first.hold(700 << 10).unwrap();
-        second.hold(300 << 10).unwrap();
+    fn a_query_does_not_wait_for_itself() {
+        let pool = MemoryPool::new(1 << 20);
+        let mut first = MemoryReservation::new(&pool);
+        let mut second = first.for_same_query();
+        first.grow_to(700 << 10).unwrap();
+        second.grow_to(300 << 10).unwrap();
         let start = Instant::now();
-        let refused = second.hold(500 << 10);
+        let refused = second.grow_to(500 << 10);
         assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
         assert!(start.elapsed() < WAIT_MAX / 5);
         drop(first);
-        second.hold(500 << 10).unwrap();
+        second.grow_to(500 << 10).unwrap();
         drop(second);
-        assert_eq!(*pool.bytes_taken.lock(), 0);
+        assert_eq!(*pool.bytes_reserved.lock(), 0);
     }
 
     #[test]
-    fn a_question_does_not_wait_for_ever() {
-        let pool = Pool::new(1 << 20);
-        let (mut first, mut second) = (Memory::new(&pool), Memory::new(&pool));
-        first.hold(1 << 20).unwrap();
-        let refused = second.hold(1 << 20);
+    fn a_query_does_not_wait_forever() {
+        let pool = MemoryPool::new(1 << 20);
+        let (mut first, mut second) =
+            (MemoryReservation::new(&pool), MemoryReservation::new(&pool));
+        first.grow_to(1 << 20).unwrap();
+        let refused = second.grow_to(1 << 20);
         assert!(matches!(refused, Err(QueryError::Overloaded(_))));
     }
 }

@@ -1,13 +1,13 @@
-//! Which partitions of the sums are in an answer, as nodes tell each other and their clients in headers.
+//! Which partitions of the sums a response covers, as sent between nodes and to clients in headers.
 
 use flow::Partition;
 
-/// Which partitions are in an answer.
+/// Which partitions a response covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Partitions that no node answers for.
+    /// Partitions that no node serves.
     pub missing: Vec<Partition>,
-    /// By how many messages each of the others lagged behind the journal.
+    /// Lag of each other partition behind the journal, in messages.
     pub lag: Vec<(Partition, u64)>,
 }
 
@@ -17,7 +17,7 @@ impl Coverage {
     /// As in `0=12,1=0`.
     pub const LAG_HEADER: &str = "flowtally-lag";
 
-    /// Names and values of the headers that say it.
+    /// Names and values of the headers.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
         let missing = self.missing.iter().map(Partition::to_string).collect();
         let lag = self.lag.iter().map(|(of, lag)| format!("{of}={lag}"));
@@ -30,7 +30,7 @@ impl Coverage {
             .map(|(name, values)| (name, values.join(",")))
     }
 
-    /// Reads the headers of an answer; `None` if they are not as [`Coverage::headers`] writes them.
+    /// Parses the headers of a response; `None` if they are not as [`Coverage::headers`] writes them.
     pub fn from_headers<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Option<Coverage> {
         let items = |name| header(name).into_iter().flat_map(|value| value.split(','));
         let missing = items(Self::MISSING_HEADER).map(|number| number.parse().ok());

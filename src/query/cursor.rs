@@ -1,7 +1,7 @@
-//! Where a page ended, as text that a client sends back.
+//! Page cursors: where a page ended, as text that the client sends back.
 //!
 //! ```text
-//! base64url of: version 01 | XXH3 of the question u64 LE | rank u128 LE | key of the last row
+//! base64url of: version 01 | XXH3 of the query u64 LE | rank u128 LE | key of the last row
 //! ```
 
 use std::hash::{Hash, Hasher};
@@ -10,21 +10,22 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::QueryError;
-use super::rank::Position;
+use super::rank::SortKey;
 use super::row;
 use crate::store::codec;
 use flow::query::Query;
 
 const VERSION: u8 = 1;
 
-/// What a cursor has to fit: everything that decides which rows there are, and in which order.
+/// Fingerprint of everything that decides which rows there are, and in which order. A cursor is valid only for
+/// queries with the same one.
 fn fingerprint(query: &Query) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     (&query.hours, &query.filter, query.columns, query.sort).hash(&mut hasher);
     hasher.finish()
 }
 
-pub(super) fn encode(query: &Query, last: &Position) -> String {
+pub(super) fn encode(query: &Query, last: &SortKey) -> String {
     let mut bytes = vec![VERSION];
     bytes.extend_from_slice(&fingerprint(query).to_le_bytes());
     bytes.extend_from_slice(&last.rank.to_le_bytes());
@@ -32,37 +33,37 @@ pub(super) fn encode(query: &Query, last: &Position) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Where the page before ended, if `query` has a cursor.
+/// Where the previous page ended, if `query` has a cursor.
 ///
 /// # Errors
-/// A cursor that was not given out for this question.
-pub(super) fn position(query: &Query) -> Result<Option<Position>, QueryError> {
+/// If the cursor was not returned for this query.
+pub(super) fn position(query: &Query) -> Result<Option<SortKey>, QueryError> {
     let decoded = |cursor: &String| decode(query, cursor).ok_or(QueryError::BadCursor);
     query.cursor.as_ref().map(decoded).transpose()
 }
 
-/// `None` for what [`encode`] cannot have given out for `query`.
-fn decode(query: &Query, cursor: &str) -> Option<Position> {
+/// `None` if [`encode`] cannot have returned it for `query`.
+fn decode(query: &Query, cursor: &str) -> Option<SortKey> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (&version, rest) = bytes.split_first()?;
     let (of, rest) = rest.split_first_chunk()?;
     let (rank, key) = rest.split_first_chunk()?;
     let fits = version == VERSION && u64::from_le_bytes(*of) == fingerprint(query);
-    let position = Position {
+    let sort_key = SortKey {
         rank: u128::from_le_bytes(*rank),
         key: key.into(),
     };
-    let ranked = query.sort.is_some() || position.rank == 0;
-    (fits && ranked && row::decode(query.columns, key).is_ok()).then_some(position)
+    let ranked = query.sort.is_some() || sort_key.rank == 0;
+    (fits && ranked && row::decode(query.columns, key).is_ok()).then_some(sort_key)
 }
 
-/// Where a scan can begin for the groups behind the one with `key`: its `leading` columns, as a row's
-/// key has them.
+/// The key at which a scan can start to find the groups after `key`: its `leading` columns, encoded as in a row's
+/// key.
 pub(super) fn first_key(query: &Query, leading: usize, key: &[u8]) -> Vec<u8> {
     let Some(names) = leading.checked_sub(1) else {
         return Vec::new();
     };
-    // Without an hour in the key, all rows are of one.
+    // If the key has no hour, all rows are of one.
     let only_hour = query.hours.start.to_be_bytes();
     let (hour, mut rest) = match key.split_first_chunk() {
         Some((hour, rest)) if query.columns.has_at(0) => (hour, rest),

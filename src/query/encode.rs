@@ -1,4 +1,4 @@
-//! Rows, hours or other items as bytes: JSON, NDJSON or CSV, compressed or not, a chunk at a time.
+//! Encodes rows, hours or other items as JSON, NDJSON or CSV, optionally compressed, chunk by chunk.
 
 use std::fmt::{self, Debug};
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// For `Content-Encoding`; `None` for identity, which is not written.
+    /// Value of `Content-Encoding`; `None` for identity.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Encoding::Identity => None,
@@ -37,7 +37,7 @@ pub enum RowFormat {
     Json,
     Ndjson,
     Csv,
-    /// A form that no client can ask for.
+    /// An internal format that clients cannot request.
     Other(&'static dyn RowCodec),
 }
 
@@ -53,39 +53,39 @@ impl RowFormat {
     }
 }
 
-/// A form of rows that is not part of the API.
+/// A row format that is not part of the API.
 pub trait RowCodec: Debug + Sync {
     fn media_type(&self) -> &'static str;
 
     /// Appends a row.
     fn write(&self, row: &Row<'_>, out: &mut Vec<u8>);
 
-    /// Appends what follows the last row.
+    /// Appends the bytes after the last row.
     fn end(&self, out: &mut Vec<u8>);
 }
 
 /// Items of another kind that are streamed as JSON.
 pub trait JsonItems: Debug + Send + Sync {
-    /// What precedes the first item.
+    /// Bytes before the first item.
     fn head(&self) -> &'static [u8];
 
-    /// Appends the next item; `false`, and nothing, after the last. Blocks on the disk.
+    /// Appends the next item, or returns `false` after the last. Blocks on the disk.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Result<bool, QueryError>;
 
-    /// What follows the last item.
+    /// Bytes after the last item.
     fn tail(&self) -> &'static [u8];
 }
 
-/// Bytes of rows, before compression, that are made at once: enough that handing a chunk over
-/// costs little beside making it, and little for a slow client to hold.
+/// Size of a chunk before compression: large enough that handing it over costs little compared with encoding it, and
+/// small enough for slow clients to hold.
 const CHUNK_BYTES: usize = 120 << 10;
-/// Levels that compress faster than a gigabit network takes the result.
+/// Levels at which compression outpaces a gigabit network.
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
-/// 128 KiB, about a chunk: there is an encoder for each slow client, and most of it is its window.
+/// 128 KiB, about a chunk. Each slow client has an encoder, most of whose memory is the window.
 const ZSTD_WINDOW_LOG: u32 = 17;
 
-/// An answer that is read as bytes, chunk by chunk.
+/// A response that is read as bytes, chunk by chunk.
 pub struct EncodedRows {
     content: Content,
     any_row: bool,
@@ -122,7 +122,7 @@ impl EncodedRows {
         EncodedRows::of(Content::Rows(rows, format), encoding)
     }
 
-    /// The answer of `GET /hours`.
+    /// The response of `GET /hours`.
     pub fn of_hours(hours: Hours, encoding: Encoding) -> io::Result<EncodedRows> {
         EncodedRows::of(Content::Hours(hours), encoding)
     }
@@ -171,7 +171,7 @@ impl EncodedRows {
         }
     }
 
-    /// Which partitions of the sums are in it.
+    /// Which partitions of the sums it covers.
     pub fn coverage(&self) -> Coverage {
         match &self.content {
             Content::Rows(rows, _) => rows.coverage().clone(),
@@ -201,7 +201,7 @@ impl EncodedRows {
         self.state == State::Ended
     }
 
-    /// The next bytes of the answer: never empty, `None` at the end. Blocks on the disk.
+    /// The next chunk, never empty; `None` at the end. Blocks on the disk.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, QueryError> {
         while self.state != State::Ended {
             let mut plain = Vec::with_capacity(CHUNK_BYTES + 2 * self.row_bytes_last + 64);
@@ -234,7 +234,7 @@ impl Debug for EncodedRows {
 
 impl Encoder {
     fn encode(&mut self, plain: Vec<u8>, last: bool) -> Vec<u8> {
-        // Both encoders write into memory, which does not fail.
+        // Both encoders write to memory, which does not fail.
         match self {
             Encoder::Identity => plain,
             Encoder::Gzip(gzip) => {
@@ -272,8 +272,8 @@ impl Content {
         }
     }
 
-    /// Appends rows until `out` has a chunk; returns whether they have ended. `any` says whether a row was written
-    /// before.
+    /// Appends rows until `out` contains a chunk. Returns whether the rows have ended. `any` tells whether a row was
+    /// written before.
     fn write(&mut self, any: &mut bool, out: &mut Vec<u8>) -> Result<bool, QueryError> {
         let is_json = self.is_json();
         let mut separate = |out: &mut Vec<u8>| {
@@ -339,7 +339,7 @@ fn write_hour(hour: Hour, totals: Totals, out: &mut Vec<u8>) {
 }
 
 impl RowFormat {
-    /// Appends one row; what stands between rows of a JSON array is the caller's.
+    /// Appends one row. The caller writes the separators of a JSON array.
     #[inline]
     pub fn write(self, row: &Row<'_>, out: &mut Vec<u8>) {
         match self {
@@ -380,12 +380,12 @@ fn write_json(row: &Row<'_>, out: &mut Vec<u8>) {
 }
 
 fn write_json_string(text: &str, out: &mut Vec<u8>) {
-    // Without a way out of the loop, so that it is done sixteen bytes at a time.
+    // No early exit, so that the loop is vectorized.
     let escapes = text.bytes().fold(false, |any, b| {
         any | (b < 0x20) | (b == b'"') | (b == b'\\')
     });
     if escapes {
-        // A string always serialises, and memory takes it.
+        // Serializing a string to memory does not fail.
         let _infallible = serde_json::to_writer(out, text);
     } else {
         out.push(b'"');

@@ -1,9 +1,8 @@
-//! Adding up rows that agree in some columns.
+//! Groups rows: adds up those that agree in some columns.
 //!
-//! Rows come in key order: hour, src_app, dest_app, vpc_id. Those that agree in the first few columns
-//! come together, so their sums are complete as soon as another comes. Only where a question leaves a
-//! column out and asks for one behind it, there are many groups at a time, in a table: until the
-//! columns in front change.
+//! Rows come in key order: hour, src_app, dest_app, vpc_id. Rows that agree in the first columns are adjacent, so the
+//! sums of such a group are complete as soon as the next group starts. Only if a query omits a column and asks for a
+//! later one, many groups are open at a time: they are kept in a table until the columns before change.
 
 use std::hash::BuildHasher;
 use std::ops::{ControlFlow, Range};
@@ -11,72 +10,72 @@ use std::ops::{ControlFlow, Range};
 use hashbrown::HashTable;
 
 use super::QueryError;
-use super::bounds::Memory;
+use super::bounds::MemoryReservation;
 use crate::store::{StoredRow, codec};
 use flow::Counters;
 use flow::query::Columns;
 
-/// Groups of rows that are being added up: a table is filled with the rows that come together, then read, then the next.
+/// Aggregation state: a table is filled with adjacent rows, then read, then filled with the next ones.
 #[derive(Debug)]
 pub(super) struct Groups {
     columns: Columns,
-    /// How many columns, the first of a key, are the same in all groups of the table.
+    /// Number of leading key columns that are equal in all groups of the table.
     leading: usize,
-    /// Their values: the hour, and names.
-    lead: Vec<u8>,
+    /// The values of these columns: the hour, and names.
+    prefix: Vec<u8>,
     table: Table,
-    /// The next group of the table to be read.
+    /// Index of the next group to read.
     next: usize,
-    /// The row that ended the table, and belongs to the next one: hour, suffix, sums.
-    another: Option<(u32, Vec<u8>, Counters)>,
+    /// The row that did not fit into the table and starts the next one: hour, suffix, sums.
+    pending: Option<(u32, Vec<u8>, Counters)>,
     key: Vec<u8>,
-    /// There are no more rows.
+    /// Whether there are no more rows.
     ended: bool,
 }
 
-/// How many columns, the first of a key, keep the rows of each group together.
+/// Number of leading key columns by which the rows of each group are adjacent.
 pub(super) fn leading(columns: Columns, is_one_hour: bool) -> usize {
     let together = |at: &usize| columns.has_at(*at) || (*at == 0 && is_one_hour);
     (0..4).take_while(together).count()
 }
 
 impl Groups {
-    /// Groups by `columns`, of rows of one hour or of several.
-    pub(super) fn new(columns: Columns, is_one_hour: bool, memory: Memory) -> Groups {
+    /// Groups rows of one hour or of several by `columns`.
+    pub(super) fn new(columns: Columns, is_one_hour: bool, memory: MemoryReservation) -> Groups {
         Groups {
             columns,
             leading: leading(columns, is_one_hour),
-            lead: Vec::new(),
+            prefix: Vec::new(),
             table: Table::new(memory),
             next: 0,
-            another: None,
+            pending: None,
             key: Vec::new(),
             ended: false,
         }
     }
 
-    /// Adds a row. Breaks at a row that belongs to the next table; the groups of this one are complete then.
+    /// Adds a row. Breaks at the first row of the next table; the groups of this one are complete then.
     #[inline]
     pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
         if self.table.is_empty() {
-            self.set_lead(row.hour.get(), row.suffix)?;
+            self.set_prefix(row.hour.get(), row.suffix)?;
         } else if !self.belongs(row) {
-            self.another = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
+            self.pending = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
             return Ok(ControlFlow::Break(()));
         }
         self.add_suffix(row.suffix, row.counters)?;
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Ends the table, when no more rows belong to it; `ended` if there are no more rows at all.
+    /// Completes the table; `ended` if there are no more rows at all.
     pub(super) fn finish(&mut self, ended: bool) {
         self.ended = ended;
         self.table.sort();
         self.next = 0;
     }
 
-    /// The next group in key order: its key, which is that of a row without the columns that are left out, and its sums.
-    /// `None` after the last.
+    /// The next group in key order: its key, which is a row's key without the omitted columns, and its sums. `None`
+    /// after the last.
     pub(super) fn next_group(&mut self) -> Option<(&[u8], Counters)> {
         let (trailing, counters) = self.table.get(self.next)?;
         self.next += 1;
@@ -87,12 +86,12 @@ impl Groups {
             codec::HOUR_BYTES
         };
         self.key
-            .extend_from_slice(self.lead.get(hour..).unwrap_or_default());
+            .extend_from_slice(self.prefix.get(hour..).unwrap_or_default());
         self.key.extend_from_slice(trailing);
         Some((&self.key, counters))
     }
 
-    /// Whether there may be many groups at a time, because a later column is asked for and an earlier one is not.
+    /// Whether many groups can be open at a time, because the query omits a column and asks for a later one.
     pub(super) fn needs_table(&self) -> bool {
         (self.leading..4).any(|at| self.columns.has_at(at))
     }
@@ -102,11 +101,11 @@ impl Groups {
         self.ended
     }
 
-    /// Empties the table, and starts the next with the row that ended this one.
+    /// Clears the table and starts the next one with the pending row.
     pub(super) fn start_next(&mut self) -> Result<(), QueryError> {
         self.table.clear();
-        if let Some((hour, suffix, counters)) = self.another.take() {
-            self.set_lead(hour, &suffix)?;
+        if let Some((hour, suffix, counters)) = self.pending.take() {
+            self.set_prefix(hour, &suffix)?;
             self.add_suffix(&suffix, counters)?;
         }
         Ok(())
@@ -114,37 +113,37 @@ impl Groups {
 
     #[inline]
     fn belongs(&self, row: &StoredRow<'_>) -> bool {
-        let Some((hour, names)) = self.lead.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
+        let Some((hour, names)) = self.prefix.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
             return true;
         };
         u32::from_be_bytes(*hour) == row.hour.get()
             && row.suffix.starts_with(names)
-            // What goes on like this is a NUL in a longer name.
+            // An escaped NUL: the name is longer.
             && (names.is_empty() || row.suffix.get(names.len()) != Some(&0xFF))
     }
 
-    fn set_lead(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
-        self.lead.clear();
+    fn set_prefix(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
+        self.prefix.clear();
         if let Some(names) = self.leading.checked_sub(1) {
-            self.lead.extend_from_slice(&hour.to_be_bytes());
+            self.prefix.extend_from_slice(&hour.to_be_bytes());
             let mut rest = suffix;
             for _ in 0..names {
                 let (name, behind) = codec::split_name(rest)?;
-                self.lead.extend_from_slice(name);
+                self.prefix.extend_from_slice(name);
                 rest = behind;
             }
         }
         Ok(())
     }
 
-    /// Adds a row of which the leading columns are known to be the same.
+    /// Adds a row whose leading columns are known to be equal.
     #[inline]
     fn add_suffix(&mut self, suffix: &[u8], counters: Counters) -> Result<(), QueryError> {
-        let leading_bytes = self.lead.len().saturating_sub(codec::HOUR_BYTES);
+        let leading_bytes = self.prefix.len().saturating_sub(codec::HOUR_BYTES);
         let mut rest = &suffix[leading_bytes..];
         self.key.clear();
         for at in self.leading.max(1)..4 {
-            // Nothing behind a name matters to those who ask for none.
+            // Skip the remaining names if none of them is asked for.
             if !(at..4).any(|at| self.columns.has_at(at)) {
                 break;
             }
@@ -166,9 +165,9 @@ struct Table {
     /// Indexes of `groups`, by their keys.
     index: HashTable<u32>,
     hasher: foldhash::fast::RandomState,
-    /// The group that was added to last: the next row is often of the same.
+    /// The group of the last row: the next row often belongs to it too.
     last: usize,
-    memory: Memory,
+    memory: MemoryReservation,
 }
 
 #[derive(Debug)]
@@ -177,11 +176,11 @@ struct Group {
     counters: Counters,
 }
 
-/// What an index takes in a [`HashTable`], which is at least 7/16 full.
+/// Memory of an index in a [`HashTable`], which is at least 7/16 full.
 const INDEX_BYTES: usize = 2 * (size_of::<u32>() + 1);
 
 impl Table {
-    fn new(memory: Memory) -> Table {
+    fn new(memory: MemoryReservation) -> Table {
         Table {
             groups: Vec::new(),
             keys: Vec::new(),
@@ -232,10 +231,10 @@ impl Table {
         let bytes = self.keys.capacity()
             + self.groups.capacity() * size_of::<Group>()
             + self.groups.len() * INDEX_BYTES;
-        self.memory.hold(bytes)
+        self.memory.grow_to(bytes)
     }
 
-    /// By key; after it nothing can be added.
+    /// Sorts by key. Nothing can be added afterwards.
     fn sort(&mut self) {
         let keys = &self.keys;
         let key = |group: &Group| &keys[group.key.clone()];

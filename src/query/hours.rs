@@ -1,4 +1,4 @@
-//! The hours that hold flows, and their totals: read entry by entry, from one store or from several parts.
+//! The hours that have flows, and their totals: read entry by entry from one store or from several sources.
 
 use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
@@ -25,11 +25,11 @@ impl HourSource for Ledger {
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        Ledger::until(self, deadline);
+        Ledger::set_deadline(self, deadline);
     }
 }
 
-/// Every hour that holds flows, ascending, with its totals.
+/// Every hour that has flows, ascending, with its totals.
 #[derive(Debug)]
 pub struct Hours {
     sources: Vec<Source>,
@@ -38,7 +38,7 @@ pub struct Hours {
     time_max: Duration,
     cancel: CancellationToken,
     pub coverage: Coverage,
-    /// Each closes when a store that this reads is revoked.
+    /// Each closes when a store that is being read is revoked.
     pub revocations: Vec<watch::Receiver<()>>,
 }
 
@@ -49,7 +49,7 @@ struct Source {
 }
 
 impl Hours {
-    /// Starts without a source; `time_max` is for each part of the answer.
+    /// Has no source at first. `time_max` applies to each part of the response.
     pub fn new(time_max: Duration, cancel: CancellationToken) -> Hours {
         Hours {
             sources: Vec::new(),
@@ -66,30 +66,31 @@ impl Hours {
     pub fn add(&mut self, hours: Box<dyn HourSource>, tag: Option<u64>) {
         let next = None;
         self.sources.push(Source { hours, next });
-        // The order of the sources does not matter, so that all nodes give the same answer the same tag.
+        // XOR, because the tag must not depend on the order of the sources: all nodes return the same tag for the
+        // same content.
         self.tag = self.tag.zip(tag).map(|(all, tag)| all ^ tag);
     }
 
     /// Adds the hours of a store.
     pub fn add_store(&mut self, store: &Store, hours: Range<u32>) -> Result<(), QueryError> {
         let mut ledger = store.ledger(hours)?;
-        ledger.unless(self.cancel.clone());
+        ledger.set_cancel(self.cancel.clone());
         let tag = ledger.tag();
         self.add(Box::new(ledger), Some(tag));
         Ok(())
     }
 
-    /// The entity tag: answers that differ have different tags. `None` if a source has none.
+    /// The entity tag: different responses have different tags. `None` if a source has none.
     pub fn tag(&self) -> Option<u64> {
         self.tag
     }
 
-    /// The same, for the header. It is weak, since it is the same for all encodings.
+    /// The value of the `ETag` header. It is weak, since it is the same for all encodings.
     pub fn etag(&self) -> Option<String> {
         self.tag.map(|tag| format!("W/\"{tag:016x}\""))
     }
 
-    /// The tag that [`Hours::etag`] wrote.
+    /// Parses a tag that [`Hours::etag`] wrote.
     pub fn parse_etag(text: &str) -> Option<u64> {
         let hex = text.strip_prefix("W/\"")?.strip_suffix('"')?;
         u64::from_str_radix(hex, 16).ok()

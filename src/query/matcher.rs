@@ -1,12 +1,12 @@
-//! Which rows of a scan pass a filter.
+//! Filters the rows of a scan.
 
 use flow::codec;
 use flow::query::Filter;
 
-/// What is left of a [`Filter`] for rows that a scan has found by their first names.
+/// The conditions of a [`Filter`] that the scan has not applied by seeking.
 #[derive(Debug)]
 pub(super) struct Matcher {
-    /// Names as keys have them, ascending; `None` takes all.
+    /// Names as encoded in keys, ascending; `None` accepts all.
     dest_apps: Option<Vec<Vec<u8>>>,
     vpc_ids: Option<Vec<Vec<u8>>>,
     search: Option<memchr::memmem::Finder<'static>>,
@@ -20,13 +20,13 @@ impl Matcher {
             encoded.sort_unstable();
             (!encoded.is_empty()).then_some(encoded)
         };
-        // With a src_app, the scan seeks the dest_app too.
+        // If the filter has a src_app, the scan seeks the dest_app too.
         let sought = !filter.src_apps.is_empty();
         let dest_apps = encoded(&filter.dest_apps).filter(|_| !sought);
         let search = filter.search.as_ref().filter(|text| !text.is_empty());
         let search = search.map(|text| {
-            // Without a name's end; where keys write a NUL, so does this, and no text reaches from
-            // one name into the next.
+            // Encoded like a name, so that NULs are escaped alike, but without the terminator. No encoded text spans
+            // two names.
             let mut text = encode(&text.to_ascii_lowercase());
             text.pop();
             memchr::memmem::Finder::new(&text).into_owned()
@@ -39,14 +39,14 @@ impl Matcher {
         }
     }
 
-    /// Whether every row passes.
-    pub(super) fn takes_all(&self) -> bool {
+    /// Whether every row matches.
+    pub(super) fn matches_all(&self) -> bool {
         self.dest_apps.is_none() && self.vpc_ids.is_none() && self.search.is_none()
     }
 
-    /// Whether the row with this rest of a key passes.
+    /// Whether the row with this key suffix matches.
     #[inline]
-    pub(super) fn takes(&mut self, suffix: &[u8]) -> Result<bool, codec::Corrupt> {
+    pub(super) fn matches(&mut self, suffix: &[u8]) -> Result<bool, codec::Corrupt> {
         if self.dest_apps.is_some() || self.vpc_ids.is_some() {
             let [_, dest_app, vpc_id] = codec::split_names(suffix)?;
             let one_of = |names: &Option<Vec<Vec<u8>>>, name: &[u8]| match names {
@@ -67,7 +67,7 @@ impl Matcher {
     }
 }
 
-/// `name` as a key has it, with its end.
+/// `name` as encoded in keys, with its terminator.
 fn encode(name: &str) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(name.len() + 1);
     codec::push_name(&mut encoded, name.as_bytes());
@@ -98,7 +98,7 @@ mod tests {
                 search,
                 ..Filter::default()
             });
-            assert_eq!(matcher.takes(&suffix), Ok(found), "{text:?}");
+            assert_eq!(matcher.matches(&suffix), Ok(found), "{text:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Rows of several parts of the sums, each in a store of its own, on this node or another. They are merged in key
-//! order, and rows with the same key are added up.
+//! Merges rows of several sources, each a store on this node or on another, in key order. Rows with the same key are
+//! added up.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,53 +9,53 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::group::Groups;
-use super::{Coverage, Matching, QueryError, bounds, break_if};
+use super::{Coverage, FilteredScan, QueryError, bounds, break_if};
 use crate::store::Store;
 use flow::Counters;
 
-/// The parts of the sums that a question is answered from.
+/// The sources that a query reads: stores of this node, and other nodes.
 #[derive(Debug, Default)]
-pub struct Parts {
+pub struct QuerySources {
     pub stores: Vec<Arc<Store>>,
     /// Rows of other nodes.
     pub remote: Vec<Box<dyn RowSource>>,
     pub coverage: Coverage,
-    /// Each closes when one of `stores` is revoked, and reading it has to stop: its next owner waits for that.
+    /// Each closes when one of `stores` is revoked. Reading it must then stop, because its next owner waits for that.
     pub revocations: Vec<watch::Receiver<()>>,
 }
 
-/// Rows that answer a question, filtered and added up, in key order.
+/// Rows that match a query, filtered and grouped, in key order.
 pub trait RowSource: Debug + Send + Sync {
     /// Moves to the next row; `false` after the last.
     fn advance(&mut self) -> Result<bool, QueryError>;
 
-    /// The row: its key, without the columns that are left out, and its sums.
+    /// The current row: its key without the omitted columns, and its sums.
     fn row(&self) -> (&[u8], Counters);
 
     /// Sets the time after which `advance` fails.
     fn set_deadline(&mut self, _deadline: Option<Instant>) {}
 
-    /// Rows of stores that were read up to now, as far as that is known.
+    /// Rows of stores that were read so far, if known.
     fn rows_read(&self) -> u64;
 
-    /// Whether it holds memory that other questions may wait for.
+    /// Whether it holds memory that other queries may wait for.
     fn holds_memory(&self) -> bool {
         false
     }
 }
 
-/// Rows of a store of this process.
+/// Rows of a store in this process.
 #[derive(Debug)]
-pub(super) struct StoreRows {
-    matching: Matching,
+pub(super) struct LocalRows {
+    matching: FilteredScan,
     groups: Option<Groups>,
     key: Vec<u8>,
     counters: Counters,
 }
 
-impl StoreRows {
-    pub(super) fn new(matching: Matching, groups: Option<Groups>) -> StoreRows {
-        StoreRows {
+impl LocalRows {
+    pub(super) fn new(matching: FilteredScan, groups: Option<Groups>) -> LocalRows {
+        LocalRows {
             matching,
             groups,
             key: Vec::new(),
@@ -64,7 +64,7 @@ impl StoreRows {
     }
 }
 
-impl RowSource for StoreRows {
+impl RowSource for LocalRows {
     fn advance(&mut self) -> Result<bool, QueryError> {
         let (key, counters) = (&mut self.key, &mut self.counters);
         key.clear();
@@ -97,7 +97,7 @@ impl RowSource for StoreRows {
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.matching.scan.until(deadline);
+        self.matching.scan.set_deadline(deadline);
     }
 
     fn rows_read(&self) -> u64 {
@@ -116,11 +116,11 @@ const ROWS_PER_CHECK: u32 = 512;
 #[derive(Debug)]
 pub(super) struct MergedRows {
     sources: Vec<Box<dyn RowSource>>,
-    /// Indexes of the sources that have a row, the one with the least key last.
+    /// Indexes of the sources that have a row, by descending key.
     order: Vec<usize>,
     started: bool,
     key: Vec<u8>,
-    /// For each part of an answer.
+    /// Time limit for each part of a response.
     time_max: Duration,
     deadline: Option<Instant>,
     cancel: CancellationToken,
@@ -145,7 +145,7 @@ impl MergedRows {
         }
     }
 
-    /// Gives the next part of the answer its full time.
+    /// Resets the deadline for the next part of the response.
     pub(super) fn reset_deadline(&mut self) {
         self.deadline = bounds::from_now(self.time_max);
         for source in &mut self.sources {
@@ -190,7 +190,7 @@ impl MergedRows {
         Ok(Some((&self.key, sums)))
     }
 
-    /// Moves `source` to its next row, and puts it into the order by the row's key.
+    /// Advances `source` and inserts it into the order by its key.
     fn advance(&mut self, source: usize) -> Result<(), QueryError> {
         if self.sources[source].advance()? {
             let key = |source: usize| self.sources[source].row().0;
@@ -200,7 +200,7 @@ impl MergedRows {
         Ok(())
     }
 
-    /// Scans of stores check deadline and cancellation by themselves; rows of other nodes are checked here.
+    /// Checks deadline and cancellation for rows of other nodes; scans of stores check them themselves.
     fn check_limits(&mut self) -> Result<(), QueryError> {
         self.rows_until_check -= 1;
         if self.rows_until_check > 0 {

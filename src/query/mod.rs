@@ -1,13 +1,13 @@
-//! Questions, answered as rows.
+//! Executes queries.
 //!
 //! ```text
 //! scan of a selection ─▶ filter ─▶ groups ─▶ ranking ─▶ rows
 //! ```
 //!
-//! Rows in key order, and groups by the first columns of a key, are streamed: such an answer takes no memory,
-//! however long it is. Sorting and pages hold the rows that they return, and other groups are held in a table; both
-//! take their memory from a pool that all questions share ([`bounds`]). If the sums are in several parts, their
-//! rows are merged ([`merge`]) before they are ranked.
+//! Rows in key order, and groups by the first columns of a key, are streamed, so the memory does not depend on the
+//! size of the response. Sorting and pages keep the rows that they return, and other groups are kept in a table; both
+//! reserve their memory from a pool that all queries share ([`bounds`]). If there are several sources, their rows are
+//! merged ([`merge`]) before they are ranked.
 
 mod bounds;
 mod coverage;
@@ -31,40 +31,40 @@ pub use bounds::QueryLimits;
 pub use coverage::Coverage;
 pub use encode::{EncodedRows, Encoding, JsonItems, RowCodec, RowFormat};
 pub use hours::{HourSource, Hours};
-pub use merge::{Parts, RowSource};
+pub use merge::{QuerySources, RowSource};
 pub use row::Row;
 
 use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
-use bounds::{Memory, Pool};
+use bounds::{MemoryPool, MemoryReservation};
 use flow::Partition;
 use flow::query::{Columns, HoursQuery, Query};
 use group::Groups;
 use matcher::Matcher;
-use merge::{MergedRows, StoreRows};
-use rank::{Page, Position, Ranked, Ranking};
+use merge::{LocalRows, MergedRows};
+use rank::{Page, RankedRow, Ranking, SortKey};
 
-/// Why there is no answer, or no more of it.
+/// Why a query failed, before or during its response.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// Other answers hold the memory that this one needs; it is free again shortly.
+    /// Other queries hold the memory that this one needs. It becomes free shortly.
     #[error("{0}")]
     Overloaded(String),
     #[error("groups, sorting or a page would take more than {} MiB", bytes_max >> 20)]
     TooLarge { bytes_max: usize },
-    #[error("it took longer than it may")]
+    #[error("it took longer than the time limit")]
     TooLong,
     #[error("the client disconnected")]
     Cancelled,
-    #[error("the cursor is not one that was given out for this question")]
+    #[error("the cursor was not returned for this query")]
     BadCursor,
-    /// No node answers for these partitions, until another has taken them over.
+    /// No node serves these partitions until another node has taken them over.
     #[error(
-        "no node answers for partition {}; try again shortly, or ask with partial=true for what there is",
+        "no node answers for partition {}; try again shortly, or query with partial=true to leave it out",
         list(_0)
     )]
     Missing(Vec<Partition>),
-    /// Another node failed to answer.
+    /// A peer failed to respond.
     #[error("{0}")]
     Peer(String),
     #[error(transparent)]
@@ -74,8 +74,8 @@ pub enum QueryError {
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> QueryError {
         match error {
-            StoreError::Views => QueryError::Overloaded(error.to_string()),
-            StoreError::ScanEnded(ScanEnd::TimeOver) => QueryError::TooLong,
+            StoreError::ViewMemoryFull => QueryError::Overloaded(error.to_string()),
+            StoreError::ScanEnded(ScanEnd::DeadlineExceeded) => QueryError::TooLong,
             StoreError::ScanEnded(ScanEnd::Cancelled) => QueryError::Cancelled,
             error => QueryError::Store(error),
         }
@@ -93,27 +93,27 @@ fn list(partitions: &[Partition]) -> String {
     numbers.join(", ")
 }
 
-/// Answers questions, from one store or from several parts of the sums.
+/// Executes queries on one store or on several sources.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    pool: Arc<Pool>,
+    pool: Arc<MemoryPool>,
     time_max: Duration,
 }
 
 impl Engine {
     pub fn new(limits: QueryLimits) -> Engine {
         Engine {
-            pool: Pool::new(limits.memory_bytes_max),
+            pool: MemoryPool::new(limits.memory_bytes_max),
             time_max: limits.time_max,
         }
     }
 
-    /// Longest time for a part of an answer.
+    /// Time limit for each part of a response.
     pub fn time_max(&self) -> Duration {
         self.time_max
     }
 
-    /// The hours of `store` that hold flows, as of one moment between two commits.
+    /// The hours of `store` that have flows, as of one moment between two commits.
     pub fn hours(
         &self,
         store: &Store,
@@ -125,8 +125,8 @@ impl Engine {
         Ok(hours)
     }
 
-    /// The rows of `store` that answer `query`, as of one moment between two commits. Blocks on the disk; sorting,
-    /// pages and groups that need a table are complete when it returns.
+    /// The rows of `store` that match `query`, as of one moment between two commits. Blocks on the disk; when it
+    /// returns, sorting, pages and groups that need a table are complete.
     pub fn ask(
         &self,
         store: &Store,
@@ -134,7 +134,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
-        let memory = Memory::new(&self.pool);
+        let memory = MemoryReservation::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
         let answer = Rows {
             columns: query.columns,
@@ -146,20 +146,20 @@ impl Engine {
         ranked(query, after, answer, memory)
     }
 
-    /// The same of several parts, which `open` finds. It is not called for a question that is refused anyway.
-    pub fn ask_parts(
+    /// Executes `query` on the sources that `open` returns. `open` is not called for a query that is refused anyway.
+    pub fn ask_sources(
         &self,
         query: &Query,
         cancel: CancellationToken,
-        open: impl FnOnce() -> Result<Parts, QueryError>,
+        open: impl FnOnce() -> Result<QuerySources, QueryError>,
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
-        let memory = Memory::new(&self.pool);
+        let memory = MemoryReservation::new(&self.pool);
         let parts = open()?;
         let mut sources = parts.remote;
         for store in &parts.stores {
             let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-            sources.push(Box::new(StoreRows::new(matching, groups)));
+            sources.push(Box::new(LocalRows::new(matching, groups)));
         }
         let answer = Rows {
             columns: query.columns,
@@ -171,15 +171,15 @@ impl Engine {
         ranked(query, after, answer, memory)
     }
 
-    /// The rows of one store that answer `query`, in key order, and what adds them up.
+    /// The matching rows of one store in key order, and the groups to add them up.
     fn rows_of(
         &self,
         store: &Store,
         query: &Query,
-        after: &Option<Position>,
+        after: &Option<SortKey>,
         cancel: &CancellationToken,
-        memory: &Memory,
-    ) -> Result<(Matching, Option<Groups>), QueryError> {
+        memory: &MemoryReservation,
+    ) -> Result<(FilteredScan, Option<Groups>), QueryError> {
         let is_one_hour = query.hours.len() == 1;
         let leading = group::leading(query.columns, is_one_hour);
         let mut selection = Selection::hours(query.hours.clone())
@@ -187,24 +187,25 @@ impl Engine {
         if let (Some(after), None) = (after, query.sort) {
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
         }
-        let mut matching = Matching {
+        let mut matching = FilteredScan {
             scan: store.select(selection)?,
             matcher: Matcher::new(&query.filter),
             time_max: self.time_max,
         };
-        matching.scan.unless(cancel.clone());
+        matching.scan.set_cancel(cancel.clone());
         let groups = (query.columns != Columns::ALL)
-            .then(|| Groups::new(query.columns, is_one_hour, memory.of_same_question()));
+            .then(|| Groups::new(query.columns, is_one_hour, memory.for_same_query()));
         Ok((matching, groups))
     }
 }
 
-/// Reads `answer` to its end and ranks its rows, if `query` sorts them or asks for a page; otherwise it is streamed.
+/// Reads all rows of `answer` and ranks them if `query` has a sort order or asks for a page; otherwise the rows are
+/// streamed.
 fn ranked(
     query: &Query,
-    after: Option<Position>,
+    after: Option<SortKey>,
     mut answer: Rows,
-    memory: Memory,
+    memory: MemoryReservation,
 ) -> Result<Rows, QueryError> {
     if query.sort.is_none() && query.limit.is_none() && after.is_none() {
         return Ok(answer);
@@ -212,9 +213,9 @@ fn ranked(
     let ranking = Ranking::new(query.sort, query.limit, after, memory);
     let mut page = answer.stream.rank(ranking)?;
     let last = page.rows.last().filter(|_| page.more);
-    answer.next_page = last.map(|last| cursor::encode(query, &last.position));
+    answer.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
     if query.partitions.is_some() && query.sort.is_some() {
-        let key = |row: &Ranked| row.position.key.clone();
+        let key = |row: &RankedRow| row.sort_key.key.clone();
         page.rows.sort_by_cached_key(key);
     }
     answer.stream = Stream::Page {
@@ -222,14 +223,14 @@ fn ranked(
         rows: page.rows.into_iter(),
         _memory: page.memory,
     };
-    // The page holds no store.
+    // The page no longer reads a store.
     answer.revocations.clear();
     Ok(answer)
 }
 
-/// Ranks all rows, or groups of them.
+/// Ranks all rows or groups.
 fn rank_all(
-    matching: &mut Matching,
+    matching: &mut FilteredScan,
     groups: &mut Option<Groups>,
     mut ranking: Ranking,
 ) -> Result<Page, QueryError> {
@@ -258,19 +259,19 @@ fn rank_all(
     }
 }
 
-/// The rows of a scan that pass a filter.
+/// The rows of a scan that match a filter.
 #[derive(Debug)]
-struct Matching {
+struct FilteredScan {
     scan: Scan,
     matcher: Matcher,
-    /// For each part of an answer.
+    /// Time limit for each part of a response.
     time_max: Duration,
 }
 
-impl Matching {
-    /// Gives the next part of the answer its full time.
+impl FilteredScan {
+    /// Resets the deadline for the next part of the response.
     fn reset_deadline(&mut self) {
-        self.scan.until(bounds::from_now(self.time_max));
+        self.scan.set_deadline(bounds::from_now(self.time_max));
     }
 
     /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
@@ -279,9 +280,9 @@ impl Matching {
         &mut self,
         mut each: impl FnMut(&StoredRow<'_>) -> Result<ControlFlow<()>, QueryError>,
     ) -> Result<bool, QueryError> {
-        let takes_all = self.matcher.takes_all();
+        let matches_all = self.matcher.matches_all();
         while let Some(row) = self.scan.next_row()? {
-            if (takes_all || self.matcher.takes(row.suffix)?) && each(&row)?.is_break() {
+            if (matches_all || self.matcher.matches(row.suffix)?) && each(&row)?.is_break() {
                 return Ok(false);
             }
         }
@@ -289,7 +290,7 @@ impl Matching {
     }
 }
 
-/// An answer that is read row by row. It shows one moment, however long reading takes.
+/// A response that is read row by row. It shows one moment, however long reading takes.
 #[derive(Debug)]
 pub struct Rows {
     columns: Columns,
@@ -302,15 +303,15 @@ pub struct Rows {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there are a few of them
 enum Stream {
-    /// Rows of one store, or groups of them.
-    Store(Matching, Option<Groups>),
-    /// Rows of several parts.
+    /// Rows or groups of one store.
+    Store(FilteredScan, Option<Groups>),
+    /// Rows merged from several sources.
     Merged(MergedRows),
     /// Rows in memory.
     Page {
-        rows: std::vec::IntoIter<Ranked>,
+        rows: std::vec::IntoIter<RankedRow>,
         rows_read: u64,
-        _memory: Memory,
+        _memory: MemoryReservation,
     },
 }
 
@@ -353,7 +354,7 @@ impl Rows {
         self.next_page.as_deref()
     }
 
-    /// Whether it holds memory that other questions may wait for, until it is read.
+    /// Whether it holds memory that other queries may wait for, until it is read.
     pub fn holds_memory(&self) -> bool {
         match &self.stream {
             Stream::Store(_, groups) => groups.as_ref().is_some_and(Groups::needs_table),
@@ -362,22 +363,22 @@ impl Rows {
         }
     }
 
-    /// Rows of stores that were read up to now.
+    /// Rows of stores that were read so far.
     pub fn rows_read(&self) -> u64 {
         self.stream.rows_read()
     }
 
-    /// Which partitions of the sums are in it.
+    /// Which partitions of the sums it covers.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 
-    /// Each closes when a store that this reads is revoked, and the answer has to be aborted.
+    /// Each closes when a store that is being read is revoked. The response must then be aborted.
     pub fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
         std::mem::take(&mut self.revocations)
     }
 
-    /// Passes rows to `each` until it breaks or the answer ends. Returns whether it has ended. Blocks on the disk.
+    /// Passes rows to `each` until it breaks or the rows end. Returns whether they have ended. Blocks on the disk.
     pub fn read(
         &mut self,
         mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
@@ -386,7 +387,7 @@ impl Rows {
         match &mut self.stream {
             Stream::Page { rows, .. } => {
                 for ranked in rows {
-                    let key = row::decode(columns, &ranked.position.key)?;
+                    let key = row::decode(columns, &ranked.sort_key.key)?;
                     if each(&key.row(ranked.counters)).is_break() {
                         return Ok(false);
                     }
@@ -419,7 +420,7 @@ impl Rows {
 /// [`Rows::read`] of groups.
 fn stream(
     columns: Columns,
-    matching: &mut Matching,
+    matching: &mut FilteredScan,
     groups: &mut Groups,
     mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
 ) -> Result<bool, QueryError> {

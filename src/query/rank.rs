@@ -1,78 +1,78 @@
-//! The first rows in some order, without keeping the others.
+//! Finds the first rows in a sort order without keeping the others.
 
 use std::collections::BinaryHeap;
 
 use super::QueryError;
-use super::bounds::Memory;
+use super::bounds::MemoryReservation;
 use flow::Counters;
 use flow::query::Sort;
 
-/// Where a row stands: by its rank, and of equal ones by its key.
+/// The sort key of a row: its rank, and among equal ranks its key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    /// 0 where rows are in key order.
+pub(super) struct SortKey {
+    /// 0 if rows are in key order.
     pub(super) rank: u128,
     pub(super) key: Box<[u8]>,
 }
 
 #[derive(Debug)]
-pub(super) struct Ranked {
-    pub(super) position: Position,
+pub(super) struct RankedRow {
+    pub(super) sort_key: SortKey,
     pub(super) counters: Counters,
 }
 
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Ranked) -> bool {
-        self.position == other.position
+impl PartialEq for RankedRow {
+    fn eq(&self, other: &RankedRow) -> bool {
+        self.sort_key == other.sort_key
     }
 }
 
-impl Eq for Ranked {}
+impl Eq for RankedRow {}
 
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Ranked) -> Option<std::cmp::Ordering> {
+impl PartialOrd for RankedRow {
+    fn partial_cmp(&self, other: &RankedRow) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Ranked {
-    fn cmp(&self, other: &Ranked) -> std::cmp::Ordering {
-        self.position.cmp(&other.position)
+impl Ord for RankedRow {
+    fn cmp(&self, other: &RankedRow) -> std::cmp::Ordering {
+        self.sort_key.cmp(&other.sort_key)
     }
 }
 
-/// What a key takes beside its bytes where it is allocated.
+/// Memory overhead of an allocated key.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Takes rows, and keeps the first of them.
+/// Keeps the first of the rows that it is offered.
 #[derive(Debug)]
 pub(super) struct Ranking {
     sort: Option<Sort>,
     rows_max: usize,
     /// Rows up to this one were on an earlier page.
-    after: Option<Position>,
-    /// The last one on top.
-    rows: BinaryHeap<Ranked>,
+    after: Option<SortKey>,
+    /// A max-heap: the last row is on top.
+    rows: BinaryHeap<RankedRow>,
     key_bytes: usize,
     more: bool,
-    memory: Memory,
+    memory: MemoryReservation,
 }
 
-/// Rows in order, and whether there are more behind them.
+/// Rows in order, and whether there are more after them.
 #[derive(Debug)]
 pub(super) struct Page {
-    pub(super) rows: Vec<Ranked>,
+    pub(super) rows: Vec<RankedRow>,
     pub(super) more: bool,
     /// Covers the rows.
-    pub(super) memory: Memory,
+    pub(super) memory: MemoryReservation,
 }
 
 impl Ranking {
     pub(super) fn new(
         sort: Option<Sort>,
         limit: Option<usize>,
-        after: Option<Position>,
-        memory: Memory,
+        after: Option<SortKey>,
+        memory: MemoryReservation,
     ) -> Ranking {
         Ranking {
             sort,
@@ -85,7 +85,7 @@ impl Ranking {
         }
     }
 
-    /// Whether no row that comes later, of those in key order, can be among the first.
+    /// Whether no later row can be among the first, if rows come in key order.
     pub(super) fn is_complete(&self) -> bool {
         self.sort.is_none() && self.more
     }
@@ -93,33 +93,33 @@ impl Ranking {
     #[inline]
     pub(super) fn offer(&mut self, key: &[u8], counters: Counters) -> Result<(), QueryError> {
         let rank = self.sort.map_or(0, |sort| sort.rank(counters));
-        let place = (rank, key);
-        let of = |position: &'_ Position| position.rank;
+        let candidate = (rank, key);
+        let of = |key: &SortKey| key.rank;
         if let Some(after) = &self.after
-            && place <= (of(after), &after.key)
+            && candidate <= (of(after), &after.key)
         {
             return Ok(());
         }
         if self.rows.len() >= self.rows_max {
             self.more = true;
             match self.rows.peek() {
-                Some(last) if place < (of(&last.position), &last.position.key) => {}
+                Some(last) if candidate < (of(&last.sort_key), &last.sort_key.key) => {}
                 _ => return Ok(()),
             }
             if let Some(last) = self.rows.pop() {
-                self.key_bytes -= last.position.key.len() + ALLOCATION_BYTES;
+                self.key_bytes -= last.sort_key.key.len() + ALLOCATION_BYTES;
             }
         }
         self.key_bytes += key.len() + ALLOCATION_BYTES;
-        self.rows.push(Ranked {
-            position: Position {
+        self.rows.push(RankedRow {
+            sort_key: SortKey {
                 rank,
                 key: key.into(),
             },
             counters,
         });
-        let bytes = self.rows.capacity() * size_of::<Ranked>() + self.key_bytes;
-        self.memory.hold(bytes)
+        let bytes = self.rows.capacity() * size_of::<RankedRow>() + self.key_bytes;
+        self.memory.grow_to(bytes)
     }
 
     pub(super) fn finish(self) -> Page {

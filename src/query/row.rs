@@ -1,4 +1,4 @@
-//! A row of an answer.
+//! A row of a response.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use crate::store::codec::{self, Corrupt, FlowKey, HOUR_BYTES};
 use flow::query::Columns;
 use flow::{Counters, Hour};
 
-/// A row of an answer: what it is of, as far as it was asked for, and its sums.
+/// A row of a response: its key columns, if they were asked for, and its sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     pub src_app: Option<&'a str>,
@@ -28,7 +28,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Appends its key: that of a stored row, without the columns that are left out.
+    /// Appends its key: a stored row's key without the omitted columns.
     pub fn push_key(&self, key: &mut Vec<u8>) {
         if let Some(hour) = self.hour {
             key.extend_from_slice(&hour.get().to_be_bytes());
@@ -42,7 +42,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The parts of a group's key.
+/// The decoded key of a group.
 pub(super) struct GroupKey<'a> {
     hour: Option<Hour>,
     names: [Option<Cow<'a, str>>; 3],
@@ -61,7 +61,7 @@ impl GroupKey<'_> {
     }
 }
 
-/// Reads the key of a group by `columns`: that of a row without what is left out.
+/// Decodes the key of a group by `columns`: a row's key without the omitted columns.
 pub(super) fn decode(columns: Columns, key: &[u8]) -> Result<GroupKey<'_>, Corrupt> {
     let mut rest = key;
     let mut hour = None;

@@ -12,7 +12,7 @@ mod error;
 mod standalone;
 
 pub use error::ServiceError;
-pub use flow::Kept;
+pub use flow::ReceiptInfo;
 pub use standalone::Standalone;
 
 use std::fmt::Debug;
@@ -46,7 +46,7 @@ pub struct Committed {
     /// Flows of it that count.
     pub flows: u64,
     /// Flows of it that were too old to count.
-    pub expired: u64,
+    pub too_old: u64,
 }
 
 /// Whether the service works.
@@ -88,7 +88,7 @@ pub trait Service: Debug + Send + Sync {
     fn newest_hour(&self) -> Option<Hour>;
 
     /// What is stored under each of these idempotency keys. Blocks on the disk.
-    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError>;
+    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError>;
 
     /// Deletes an hour, and returns what it held; `None` if it held nothing. Blocks on the disk.
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError>;

@@ -1,71 +1,71 @@
-//! Batches of a journal elsewhere, a Kafka partition: they are durable there, so they only become sums
-//! here, and the marker says up to where.
+//! Applies batches from an external journal (a Kafka partition). They are already durable there, so they are only
+//! added to the sums, and the marker records the position.
 //!
-//! A position is what the marker holds: of a Kafka message, its offset + 1, so that 0 is before the
-//! first. Positions grow; some may be left out. After a kill, all behind the marker come again, and
-//! each counts once: sums and marker are in one file, and receipts say which position they are of.
+//! A position is the Kafka offset plus 1, so 0 means "before the first message". Positions increase, possibly with
+//! gaps. After a crash, everything beyond the marker is read again, and each batch still counts once: sums and marker
+//! are in the same file, and each receipt records the position of its batch.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::codec::Receipt;
 use super::commit::hours_bytes;
-use super::dedupe::Known;
+use super::dedupe::KeyStatus;
 use super::error::StoreError;
 use super::{Inner, Store, Tallies};
 use flow::Batch;
 
-/// A batch at its position in a journal elsewhere, which it may share with others.
+/// A batch at its position in an external journal. Several batches can share a position.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct JournalEntry {
     pub position: u64,
-    /// When it was written there: seconds since the epoch. The same at each reading.
+    /// When it was written to the journal, in seconds since the epoch. Every read returns the same time.
     pub time_s: u64,
     pub batch: Batch,
 }
 
-/// What became of entries.
+/// Counts of what [`Store::apply`] did with its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Batches that count, and their flows.
+    /// Batches that were counted, and their flows.
     pub batches: u64,
     pub flows: u64,
-    /// Flows of them that were too old to count.
-    pub expired: u64,
-    /// Batches that had counted before, under their key.
+    /// Flows of these batches that were too old to count.
+    pub too_old: u64,
+    /// Batches that had been counted before under their key.
     pub repeated: u64,
-    /// Batches under a key that other flows were taken under: they do not count.
+    /// Batches whose key had been used for other flows: not counted.
     pub reused: u64,
 }
 
 impl Store {
-    /// The last position that is in the sums, in memory or on disk: the journal is to be read from
-    /// behind it.
+    /// The last position in the sums, in memory or on disk. The journal must be read from the next one.
     pub fn position(&self) -> Result<u64, StoreError> {
         Ok(self.inner.tallies()?.active.last())
     }
 
-    /// The last position that is in the sums on disk: a new start reads the journal from behind it.
+    /// The last position in the sums on disk. A restart reads the journal from the next one.
     pub fn position_on_disk(&self) -> Result<u64, StoreError> {
         Ok(self.inner.tallies()?.flushed)
     }
 
-    /// Waits until [`Store::apply`] has room for what is next.
+    /// Waits until [`Store::apply`] has room for more entries.
     ///
     /// # Errors
-    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
-    /// for a flush.
+    /// [`StoreError::WriteStalled`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max) for a
+    /// flush.
     pub fn wait_for_room(&self) -> Result<(), StoreError> {
         self.make_room(0).map(drop)
     }
 
-    /// Adds entries to the sums, in their order, all of a position at once; those up to [`Store::position`]
-    /// are in them already, and are passed over. Visible when it returns, all of them at once.
+    /// Adds entries to the sums, in order; `entries` must contain all batches of a position. Entries up to
+    /// [`Store::position`] are already in the sums and are skipped. All entries become visible together when this
+    /// returns.
     ///
     /// # Errors
-    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max)
-    /// for a flush: none has been added then.
-    pub fn apply(&self, entries: Vec<Entry>) -> Result<Applied, StoreError> {
+    /// [`StoreError::WriteStalled`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max) for a
+    /// flush. No entry was added then.
+    pub fn apply(&self, entries: Vec<JournalEntry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
@@ -73,7 +73,7 @@ impl Store {
         let mut tallies = inner.tallies()?;
         let mut applied = Applied::default();
         let before = tallies.active.last();
-        for Entry {
+        for JournalEntry {
             position,
             time_s,
             batch,
@@ -82,35 +82,35 @@ impl Store {
             if position <= before {
                 continue;
             }
-            let known = inner.known_at(&tallies, &batch, position, time_s)?;
-            match known {
-                Known::New => {}
-                Known::Replayed { .. } => applied.repeated += 1,
-                Known::Reused => applied.reused += 1,
+            let status = inner.key_status_at(&tallies, &batch, position, time_s)?;
+            match status {
+                KeyStatus::New => {}
+                KeyStatus::Replayed { .. } => applied.repeated += 1,
+                KeyStatus::Reused => applied.reused += 1,
             }
-            if known != Known::New {
+            if status != KeyStatus::New {
                 tallies.active.skip_to(position);
                 continue;
             }
-            let batch = retention.expire(batch)?;
+            let batch = retention.remove_too_old(batch)?;
             applied.batches += 1;
             applied.flows += batch.flows() as u64;
-            applied.expired += batch.expired();
+            applied.too_old += batch.too_old();
             tallies.active.skip_to(position - 1);
-            let stopped = tallies.active.add(&batch)?;
-            inner.stopped.fetch_add(stopped, Ordering::Relaxed);
+            let saturated = tallies.active.add(&batch)?;
+            inner.saturated.fetch_add(saturated, Ordering::Relaxed);
             if let Some((key, fingerprint)) = batch.receipt() {
                 let receipt = Receipt {
                     fingerprint,
                     time_s,
-                    expired: batch.expired(),
+                    too_old: batch.too_old(),
                     position,
                 };
                 tallies.active.add_receipt(key.clone(), receipt);
             }
-            tallies.note_ledger(batch.ledger());
+            tallies.count_in_ledger(batch.ledger());
         }
-        inner.set_horizon(&tallies);
+        inner.update_retention_cutoff(&tallies);
         if inner.is_full(&tallies.active) {
             inner.flush_due.notify_one();
         }
@@ -119,16 +119,16 @@ impl Store {
 }
 
 impl Inner {
-    /// [`Store::known`] for a batch at `position` of the journal, which was written there at `time_s`.
-    fn known_at(
+    /// [`Store::key_status`] of a batch at `position` of an external journal, which was written at `time_s`.
+    fn key_status_at(
         &self,
         tallies: &Tallies,
         batch: &Batch,
         position: u64,
         time_s: u64,
-    ) -> Result<Known, StoreError> {
+    ) -> Result<KeyStatus, StoreError> {
         let Some((key, fingerprint)) = batch.receipt() else {
-            return Ok(Known::New);
+            return Ok(KeyStatus::New);
         };
         let frozen = tallies.frozen.as_deref();
         let in_memory = frozen.into_iter().chain([&tallies.active]);
@@ -137,16 +137,16 @@ impl Inner {
             .copied()
             .last();
         if receipt.is_none() {
-            // One of this position or a later one was written before a kill, and its sums were not. One in
-            // memory has the same position only if two batches of that position have the key.
+            // A receipt of this or a later position was written before a crash, but its sums were not. A receipt in
+            // memory can have the same position only if two batches of that position share a key.
             let stored = self.stored_receipt(key)?;
             receipt = stored.filter(|receipt| receipt.position < position);
         }
-        // By the times of the journal, not by the clock: reading it a second time has to give the same sums.
+        // Use the journal's times, not the clock: a second read must produce the same sums.
         let window = self.options.window_of(key.as_bytes());
         let age = |receipt: &Receipt| Duration::from_secs(time_s.saturating_sub(receipt.time_s));
         let receipt = receipt.filter(|receipt| age(receipt) <= window);
-        Ok(Known::by(receipt, fingerprint))
+        Ok(KeyStatus::from_receipt(receipt, fingerprint))
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use flow::BatchBuilder;
     use flow::{Counters, Hour, IdempotencyKey};
 
-    fn entry(random: &mut StdRng, position: u64) -> Entry {
+    fn entry(random: &mut StdRng, position: u64) -> JournalEntry {
         let mut builder = BatchBuilder::with_capacity(0);
         let number = random.random_range(0..40_u32);
         for flow in 0..=number % 5 {
@@ -175,12 +175,12 @@ mod tests {
             builder.push(hour, [name.as_bytes(), b"d", b"v"], counters);
         }
         let batch = Batch::decode(builder.finish().bytes().to_vec()).unwrap();
-        // Of the same number, the same flows; some of them under the same key.
+        // Equal numbers give equal flows, some of them under the same key.
         let batch = match number % 4 {
             0 => batch,
             _ => batch.with_key(IdempotencyKey::new(format!("k{number}").as_bytes()).unwrap()),
         };
-        Entry {
+        JournalEntry {
             position,
             time_s: 1_800_000_000 + position,
             batch,
@@ -189,8 +189,8 @@ mod tests {
 
     type Rows = BTreeMap<(u32, Vec<u8>), (u64, u64)>;
 
-    /// Each batch once, and of those under one key, the first.
-    fn model(journal: &[Entry]) -> Rows {
+    /// Counts each batch once; of batches with the same key, only the first.
+    fn model(journal: &[JournalEntry]) -> Rows {
         let mut keys = std::collections::BTreeSet::new();
         let mut rows = Rows::new();
         for entry in journal {
@@ -221,8 +221,8 @@ mod tests {
         rows
     }
 
-    /// A store that is dropped without a flush has lost what is in memory only: as after a kill, the
-    /// journal is read again from behind the marker.
+    /// Dropping a store without a flush loses only what is in memory, like a crash: the journal is read again from
+    /// the marker.
     #[test]
     fn each_batch_of_another_journal_counts_once() {
         let seed = rand::random();
@@ -235,7 +235,7 @@ mod tests {
             ..StoreOptions::default()
         };
         let open = || Store::open(dir.path(), options.clone()).unwrap().0;
-        let (mut store, mut journal) = (open(), Vec::<Entry>::new());
+        let (mut store, mut journal) = (open(), Vec::<JournalEntry>::new());
         let mut position = 0;
         for _ in 0..400 {
             match random.random_range(0..20) {
@@ -254,7 +254,7 @@ mod tests {
                     }
                 }
             }
-            // From somewhat before what is due, as a consumer may.
+            // Starts somewhat too early, as a consumer may.
             let from = store
                 .position()
                 .unwrap()
@@ -271,9 +271,9 @@ mod tests {
         assert!(flows > 500);
     }
 
-    /// Nothing is to be added, and the position moves.
+    /// The batch adds nothing, but the position advances.
     #[test]
-    fn what_does_not_count_is_flushed_too() {
+    fn batches_that_do_not_count_are_flushed_too() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let mut builder = BatchBuilder::with_capacity(0);
@@ -282,7 +282,7 @@ mod tests {
         let key = IdempotencyKey::new(b"key").unwrap();
         let batch = builder.finish().with_key(key);
         for position in [1, 5] {
-            let entry = Entry {
+            let entry = JournalEntry {
                 position,
                 time_s: 1_800_000_000,
                 batch: batch.clone(),
@@ -294,14 +294,14 @@ mod tests {
         }
     }
 
-    /// What is old by the clock, and not by the journal, is remembered: a new reading comes out as the first did.
+    /// Receipts that are old by the clock but not by the journal are kept, so a second read gives the same sums.
     #[test]
     fn receipts_are_kept_by_the_time_of_the_journal() {
         let dir = tempfile::tempdir().unwrap();
         let window = Duration::from_secs(3600);
         let options = StoreOptions {
             idempotency_window: window,
-            journal_elsewhere: true,
+            external_journal: true,
             ..StoreOptions::default()
         };
         let (store, _) = Store::open(dir.path(), options).unwrap();
@@ -311,7 +311,7 @@ mod tests {
             builder.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 0 });
             let batch = builder.finish();
             let batch = batch.with_key(IdempotencyKey::new(key).unwrap());
-            let entry = Entry {
+            let entry = JournalEntry {
                 position,
                 time_s,
                 batch,
@@ -328,17 +328,17 @@ mod tests {
         let then = 1_600_000_000;
         assert_eq!(apply(1, then), 0);
         assert_eq!(apply(2, then + 3600), 1);
-        assert_eq!(apply(3, then + 3601), 0, "it is over, by the journal");
+        assert_eq!(apply(3, then + 3601), 0, "expired by the journal's time");
         assert_eq!(apply(4, then + 3602), 1);
 
-        // A node whose clock is ahead has no other's batches forgotten.
+        // A node whose clock is ahead must not make it forget other nodes' batches.
         let now = super::super::receipts::now().as_secs();
         assert_eq!(apply(5, now), 0);
         assert_eq!(apply_under(b"ahead", 6, now + 86_400), 0);
         assert_eq!(apply(7, now + 1), 1);
     }
 
-    /// A kill between the receipts of a tally and its sums.
+    /// A crash after the receipts of a tally were written, and before its sums.
     #[test]
     fn a_batch_is_not_its_own_duplicate() {
         let dir = tempfile::tempdir().unwrap();
@@ -349,7 +349,7 @@ mod tests {
             builder.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
             builder.finish().with_key(key())
         };
-        let entry = |position, tx| Entry {
+        let entry = |position, tx| JournalEntry {
             position,
             time_s: 1_800_000_000,
             batch: batch(tx),

@@ -1,5 +1,5 @@
-//! The entries of a tally, one after another in an arena: what a table's slots point to, what a
-//! reader copies with one `memcpy`, and what a [`Run`](super::run::Run) sorts.
+//! The entries of a tally, stored consecutively in an arena. Hash slots point into it, readers copy it with one
+//! `memcpy`, and a [`Run`](super::run::Run) sorts it.
 //!
 //! ```text
 //! bytes_tx u64 LE | bytes_rx u64 LE | suffix bytes u16 LE | suffix (the key after its hour)
@@ -9,11 +9,9 @@ use flow::Counters;
 
 pub(super) const ENTRY_HEADER_BYTES: usize = 18;
 
-/// Entries that are brought into cache at once, when adding and when reading.
-///
-/// Each entry by itself would be waited for; loads that do not depend on one another are waited for
-/// together, so a loop that does nothing but look at the next entries pays for itself many times.
-pub(super) const TOUCH_ENTRIES: usize = 64;
+/// Number of entries that are prefetched together, when adding and when reading. Independent loads overlap, so a loop
+/// that only touches the next entries saves far more than it costs.
+pub(super) const PREFETCH_ENTRIES: usize = 64;
 
 pub(super) fn push(arena: &mut Vec<u8>, suffix: &[u8], counters: Counters) {
     arena.extend_from_slice(&counters.tx.to_le_bytes());
@@ -22,14 +20,14 @@ pub(super) fn push(arena: &mut Vec<u8>, suffix: &[u8], counters: Counters) {
     arena.extend_from_slice(suffix);
 }
 
-/// The suffix of the entry that begins with `entry`.
+/// The suffix of the entry at the start of `entry`.
 #[inline]
 pub(super) fn suffix(entry: &[u8]) -> &[u8] {
     let len = usize::from(u16::from_le_bytes([entry[16], entry[17]]));
     &entry[ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + len]
 }
 
-/// The counters of the entry that begins with `entry`.
+/// The counters of the entry at the start of `entry`.
 #[inline]
 pub(super) fn counters(entry: &[u8]) -> Counters {
     let word = |at: usize| {
@@ -43,7 +41,7 @@ pub(super) fn counters(entry: &[u8]) -> Counters {
     }
 }
 
-/// A copy of the entries whose suffix is `wanted`, and their number.
+/// Copies the entries whose suffix matches `wanted`. Returns the copy and the number of entries.
 pub(super) fn filter(entries: &[u8], mut wanted: impl FnMut(&[u8]) -> bool) -> (Vec<u8>, usize) {
     let (mut copy, mut rows, mut at) = (Vec::new(), 0, 0);
     while at < entries.len() {
@@ -58,17 +56,17 @@ pub(super) fn filter(entries: &[u8], mut wanted: impl FnMut(&[u8]) -> bool) -> (
     (copy, rows)
 }
 
-/// Writes the counters of the entry that begins with `entry`.
+/// Sets the counters of the entry at the start of `entry`.
 #[inline]
 pub(super) fn set_counters(entry: &mut [u8], counters: Counters) {
     entry[..8].copy_from_slice(&counters.tx.to_le_bytes());
     entry[8..16].copy_from_slice(&counters.rx.to_le_bytes());
 }
 
-/// Looks at the entry at `offset`, where it begins and where it usually ends: it lies on one or two
-/// cache lines. The result is for [`std::hint::black_box`].
+/// Loads the entry at `offset`, at its start and near its usual end, since it lies on one or two cache lines. Pass
+/// the result to [`std::hint::black_box`].
 #[inline]
-pub(super) fn touch(arena: &[u8], offset: usize) -> u8 {
-    let look = |at: usize| arena.get(at).copied().unwrap_or_default();
-    look(offset) | look(offset + 40)
+pub(super) fn prefetch(arena: &[u8], offset: usize) -> u8 {
+    let byte = |at: usize| arena.get(at).copied().unwrap_or_default();
+    byte(offset) | byte(offset + 40)
 }

@@ -1,9 +1,7 @@
-//! Checkpoints: the whole store at one moment, as a data directory of its own, made while the service
-//! goes on.
+//! Checkpoints: a copy of the store at one moment, as a data directory, made while the service runs.
 //!
-//! Files that never change are hard links, so a checkpoint costs milliseconds and little space; it
-//! keeps the files that compaction has replaced meanwhile. (RocksDB's checkpoints, with our identity
-//! beside.)
+//! Immutable files are hard-linked, so a checkpoint takes milliseconds and little space; it keeps files alive that
+//! compaction has replaced since. It is a RocksDB checkpoint plus our identity file.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,31 +16,31 @@ use super::error::{StoreError, database};
 use super::{Inner, Store};
 use agent::durable;
 
-/// How long it waits for the flush that comes first.
+/// How long to wait for the flush that comes first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
 
-/// A checkpoint, on the disk that the store is on.
+/// A checkpoint, on the same disk as the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpointed {
-    /// A data directory.
+pub struct StoreCheckpoint {
+    /// Its data directory.
     pub path: PathBuf,
-    /// The last position of a journal elsewhere that is in its sums.
+    /// The last position of an external journal that its sums contain.
     pub position: u64,
 }
 
 impl Store {
-    /// Makes a checkpoint called `name`: a data directory that holds a state between two commits, with
-    /// everything that was acknowledged before the call. Commits go on meanwhile. Blocks on the disk.
+    /// Makes a checkpoint called `name`: a data directory with the state between two commits, including everything
+    /// that was acknowledged before the call. Commits continue meanwhile. Blocks on the disk.
     ///
     /// # Errors
-    /// A disk that is full, mostly; nothing is left of the checkpoint then.
-    pub fn checkpoint(&self, name: &str) -> Result<Checkpointed, StoreError> {
+    /// Usually a full disk. An incomplete checkpoint is removed.
+    pub fn checkpoint(&self, name: &str) -> Result<StoreCheckpoint, StoreError> {
         let path = self.checkpoint_path(name);
         let made = self.make_checkpoint(&path);
         if made.is_err() {
             let _best_effort = remove_all(&path);
         }
-        made.map(|position| Checkpointed { path, position })
+        made.map(|position| StoreCheckpoint { path, position })
     }
 
     fn make_checkpoint(&self, path: &Path) -> Result<u64, StoreError> {
@@ -50,13 +48,14 @@ impl Store {
             doing: "making a checkpoint",
             source,
         };
-        // Sums rather than a journal to replay; what is committed from here on is in the journal.
+        // Flush first, so that the checkpoint has sums instead of a journal to replay. Later commits are in its
+        // journal.
         self.flush_tallies(FLUSH_MAX)?;
         fs::create_dir_all(path).map_err(failed)?;
         let position = {
-            // RocksDB looks at the files first and at the log then. A flush in between would trim the
-            // journal in the log, and its file would not be among the files.
-            let _nobody_writes = self.inner.writer.lock().map_err(|_| StoreError::Closed)?;
+            // RocksDB lists the files before it copies the log. A flush in between would trim the journal in the log,
+            // while its file would be missing from the list.
+            let _write_lock = self.inner.writer.lock().map_err(|_| StoreError::Closed)?;
             if self.inner.dir.has_links() {
                 Checkpoint::new(&self.inner.db)
                     .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
@@ -74,12 +73,12 @@ impl Store {
         Ok(position)
     }
 
-    /// Where the checkpoint called `name` is, if there is one.
+    /// The path of the checkpoint called `name`, whether it exists or not.
     pub fn checkpoint_path(&self, name: &str) -> PathBuf {
         self.inner.dir.checkpoints().join(name)
     }
 
-    /// Removes the checkpoint called `name`, if there is one.
+    /// Removes the checkpoint called `name` if it exists.
     pub fn remove_checkpoint(&self, name: &str) -> Result<(), StoreError> {
         let path = self.checkpoint_path(name);
         remove_all(&path).map_err(|source| StoreError::Io {
@@ -90,8 +89,7 @@ impl Store {
 }
 
 impl Inner {
-    /// What RocksDB's checkpoint is, for a file system without links: it would take a refused link for a
-    /// failure.
+    /// Copies the database if the file system has no hard links: RocksDB's checkpoint would fail there.
     fn copy_database(&self, to: &Path) -> Result<(), StoreError> {
         const DOING: &str = "copying the database for a checkpoint";
         self.db.disable_file_deletions().map_err(database(DOING))?;
@@ -104,8 +102,8 @@ impl Inner {
     }
 }
 
-/// Copies a database from which nothing is deleted meanwhile. First its MANIFEST, so that all the files that it
-/// names are there to be copied after it; files that come later are in it not, and are dropped by an open.
+/// Copies a database while file deletions are disabled. The MANIFEST is copied first, so that all files that it lists
+/// exist when they are copied. Files that are created later are not in it, and are dropped when the copy is opened.
 fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
     let current = fs::read_to_string(from.join("CURRENT"))?;
@@ -138,8 +136,8 @@ mod tests {
     use flow::BatchBuilder;
     use flow::{Counters, Hour};
 
-    /// Every batch has the same two flows, so a state between two commits has as many of one as of the
-    /// other; and none that was acknowledged before may be missing.
+    /// Every batch has the same two flows, so in any state between two commits both have equal sums. None that was
+    /// acknowledged before may be missing.
     #[test]
     fn while_commits_and_flushes_go_on_it_is_a_state_that_existed() {
         let dir = tempfile::tempdir().unwrap();
@@ -176,9 +174,9 @@ mod tests {
         });
     }
 
-    /// A flush while it is made would trim the journal of what its files lack.
+    /// A flush during a checkpoint would trim batches from the journal that its files lack.
     #[test]
-    fn whoever_writes_holds_it_up() {
+    fn a_writer_delays_it() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let writes = store.inner.writer.lock().unwrap();

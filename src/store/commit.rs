@@ -1,9 +1,9 @@
-//! Commits: batches become durable, and then visible.
+//! Commits: make batches durable, then visible.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::dedupe::{Group, Outcome};
+use super::dedupe::{CommitGroup, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
 use super::tally::HOUR_MEMORY_BYTES;
@@ -11,59 +11,58 @@ use super::{Inner, Step, Store, Tallies, Tally};
 use flow::Batch;
 
 impl Store {
-    /// Makes a group of batches durable and visible, all of them at once, and returns what became of each, in
-    /// their order: one that was counted before is not counted again. One commit runs at a time; larger groups
-    /// share the cost of its fsync.
+    /// Makes a group of batches durable and visible together, and returns the outcome of each, in order. A batch that
+    /// was counted before is not counted again. Commits run one at a time; a larger group amortizes the fsync.
     ///
     /// # Errors
-    /// [`StoreError::Behind`] after waiting [`StoreOptions::stall_max`] for a flush, and
-    /// [`StoreError::Gone`] where the data directory is. After any error, none of the batches counts.
+    /// [`StoreError::WriteStalled`] after waiting [`StoreOptions::stall_max`] for a flush; [`StoreError::Gone`] if
+    /// the data directory was removed. After any error, none of the batches counts.
     pub fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let inner = &*self.inner;
-        let mut revoked = inner.commit.lock().map_err(|_| StoreError::Closed)?;
-        let mut group = Group::new(self)?;
+        let mut orphaned = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        let mut group = CommitGroup::new(self)?;
         let outcomes = batches.into_iter().map(|batch| group.add(batch)).collect();
         let group = group.batches;
         if group.is_empty() {
             return Ok(outcomes);
         }
-        inner.look_for_dir()?;
+        inner.require_dir()?;
         let group_bytes: usize = group.iter().map(|batch| batch.bytes().len()).sum();
         let mut growth = hours_bytes(group.iter());
-        // What a small group adds beyond a tally's bound has its share of the memory; of a large one, each
+        // The memory budget has room for what a small group adds beyond the tally's bound. In a large group, every
         // key may be new.
         if group_bytes > inner.options.tally_bytes_max / 4 {
             growth += group_bytes;
         }
         let first = self.make_room(growth)?;
-        inner.widen_journal(group_bytes);
+        inner.grow_journal_memtable(group_bytes);
         let durability = inner.options.durability;
         let start = Instant::now();
-        let written = Journal::new(&inner.db)?.append(first, &group, &revoked, durability);
+        let written = Journal::new(&inner.db)?.append(first, &group, &orphaned, durability);
         inner
             .options
             .metrics
             .store()
             .journal_write_seconds
             .observe(start.elapsed().as_secs_f64());
-        inner.note_write(&written);
+        inner.record_write(&written);
         if written.is_err() {
-            revoked.extend(group.iter().flat_map(super::journal::stored_keys));
+            orphaned.extend(group.iter().flat_map(super::journal::stored_keys));
         } else {
-            revoked.clear();
+            orphaned.clear();
         }
         written?;
         inner.step(Step::Journaled);
         let mut tallies = inner.tallies()?;
         debug_assert_eq!(tallies.active.last() + 1, first);
-        let mut stopped = 0;
+        let mut saturated = 0;
         for batch in &group {
-            stopped += tallies.active.add(batch)?;
-            tallies.note_ledger(batch.ledger());
+            saturated += tallies.active.add(batch)?;
+            tallies.count_in_ledger(batch.ledger());
         }
-        inner.set_horizon(&tallies);
-        if stopped > 0 {
-            inner.stopped.fetch_add(stopped, Ordering::Relaxed);
+        inner.update_retention_cutoff(&tallies);
+        if saturated > 0 {
+            inner.saturated.fetch_add(saturated, Ordering::Relaxed);
         }
         if inner.is_full(&tallies.active) {
             inner.flush_due.notify_one();
@@ -71,8 +70,8 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Waits until the active tally has room for a group that may add `growth_bytes` to it, if all of its hours
-    /// and keys are new. One that by itself is larger than a tally waits until there is no other. Returns the next journal
+    /// Waits until the active tally has room for `growth_bytes`, the worst case if all hours and keys of a group are
+    /// new. A group that exceeds the bound of a tally waits until both tallies are empty. Returns the next journal
     /// position.
     pub(super) fn make_room(&self, growth_bytes: usize) -> Result<u64, StoreError> {
         let inner = &*self.inner;
@@ -89,8 +88,8 @@ impl Store {
             waited = true;
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                inner.note_stall(start);
-                return Err(StoreError::Behind);
+                inner.record_stall(start);
+                return Err(StoreError::WriteStalled);
             }
             (tallies, _) = inner
                 .flush_ended
@@ -98,13 +97,13 @@ impl Store {
                 .map_err(|_| StoreError::Closed)?;
         }
         if waited {
-            inner.note_stall(start);
+            inner.record_stall(start);
         }
         Ok(tallies.active.last() + 1)
     }
 }
 
-/// What the hours of a group may add to a tally.
+/// Memory that the hours of a group may add to a tally.
 pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
     group
         .map(|batch| batch.hour_count() * HOUR_MEMORY_BYTES)
@@ -114,16 +113,16 @@ pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
 impl Inner {
     fn has_room(&self, tallies: &Tallies, growth_bytes: usize) -> bool {
         let max = self.options.tally_bytes_max;
-        let of_active = tallies.active.memory_bytes();
-        let of_frozen = tallies.frozen.as_deref().map_or(0, Tally::memory_bytes);
-        // What most groups have is no reason to flush.
-        let is_little = growth_bytes <= max / 8;
-        let fits = of_active + growth_bytes <= max && of_frozen <= max;
+        let active_bytes = tallies.active.memory_bytes();
+        let frozen_bytes = tallies.frozen.as_deref().map_or(0, Tally::memory_bytes);
+        // Groups of the usual size do not trigger a flush by themselves.
+        let is_small = growth_bytes <= max / 8;
+        let fits = active_bytes + growth_bytes <= max && frozen_bytes <= max;
         let is_alone = tallies.active.since().is_none() && tallies.frozen.is_none();
-        is_alone || !self.is_full(&tallies.active) && (is_little || fits)
+        is_alone || !self.is_full(&tallies.active) && (is_small || fits)
     }
 
-    fn note_stall(&self, since: Instant) {
+    fn record_stall(&self, since: Instant) {
         let seconds = since.elapsed().as_secs_f64();
         self.options.metrics.store().stall_seconds.inc_by(seconds);
     }

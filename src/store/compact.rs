@@ -1,11 +1,10 @@
-//! Compaction beyond what RocksDB starts by itself.
+//! Compaction beyond what RocksDB triggers by itself.
 //!
-//! A row that is spread over several files costs a read two to three times of what one costs that is
-//! stored once. RocksDB lets files pile up before it compacts them, for the good of those who write
-//! nearly only new keys. So after a flush that added to a busy hour on disk, a thread of its own
-//! compacts that hour at once, where this is worth it and cheap: when the flush touched a good part of
-//! what has to be rewritten, and that is little. It takes a twentieth of its time at most. Everything
-//! else is left to RocksDB.
+//! Reading a row that is spread over several files costs two to three times as much as one that is stored once.
+//! RocksDB lets files accumulate before it compacts them, which suits workloads that mostly write new keys. So after
+//! a flush that added to a busy hour on disk, the compactor thread compacts that hour at once if it is cheap: if the
+//! flush touched a good part of the rows to be rewritten, and they are few. It uses at most a twentieth of its time.
+//! RocksDB does all other compaction.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -17,66 +16,65 @@ use super::error::{StoreError, database};
 use super::{Inner, Store};
 use flow::Hour;
 
-/// For each second that it compacts, the compactor rests this many.
+/// The compactor rests this many times as long as it has worked.
 const REST: u32 = 19;
-/// Most that it rewrites at a time: a third of a second of CPU.
+/// Upper bound of a rewrite: a third of a second of CPU.
 const REWRITE_BYTES_MAX: u64 = 8 << 20;
-/// At least one row in so many has to be one that was added to.
+/// At most this many rows are rewritten per row that was added to.
 const ROWS_REWRITTEN_PER_ROW_ADDED: u64 = 32;
-/// Rest after a failure, before what dropped hours left is seen to again.
+/// Pause before remains of dropped hours are compacted again after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// Ranges of dropped hours whose remains it sees to.
+/// Upper bound of pending ranges of dropped hours.
 const DROPPED_MAX: usize = 64;
-/// About what a row takes on disk (`benches/RESULTS.md`).
+/// Approximate size of a row on disk (`benches/RESULTS.md`).
 const ROW_BYTES: u64 = 10;
 
-/// What flushes added to hours that were on disk.
+/// What a flush added to hours that were already on disk.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Added {
-    /// The first and the last hour of the flush: its file spans these.
+pub(super) struct FlushOverlap {
+    /// The first and last hour of the flush: its file spans them.
     pub(super) first: Hour,
     pub(super) last: Hour,
-    /// The hour that got most rows, and how many.
+    /// The hour that most rows were added to, and their number.
     pub(super) busiest: Hour,
     pub(super) rows: usize,
 }
 
-/// What the compactor waits for.
+/// Requests to the compactor.
 #[derive(Debug, Default)]
-pub(super) struct CompactionDue {
-    due: Mutex<Due>,
+pub(super) struct CompactionRequests {
+    due: Mutex<Requests>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Due {
-    added: Option<Added>,
-    /// Receipts have passed their bound.
+pub(super) struct Requests {
+    added: Option<FlushOverlap>,
+    /// A class of receipts exceeds its size bound.
     receipts: bool,
-    /// Hours that are gone, each from the first up to but without the second: some files may have a
-    /// part of them.
+    /// Ranges of dropped hours (end exclusive) that some files may still contain a part of.
     dropped: Vec<(u32, u32)>,
     closing: bool,
 }
 
-impl CompactionDue {
-    /// A flush has put a part of an hour's sums in another file.
-    pub(super) fn note(&self, added: Added) {
+impl CompactionRequests {
+    /// Requests compaction of the hours that a flush added to.
+    pub(super) fn request_hour(&self, added: FlushOverlap) {
         self.change(|due| due.added = Some(added));
     }
 
-    /// Receipts take more of the disk than they may.
-    pub(super) fn note_receipts(&self) {
+    /// Requests that the oldest receipts are dropped.
+    pub(super) fn request_receipts(&self) {
         self.change(|due| due.receipts = true);
     }
 
-    /// The hours from `first` up to but without `end` are gone.
-    pub(super) fn note_dropped(&self, first: u32, end: u32) {
+    /// Requests that files with remains of the dropped hours from `first` to `end` (exclusive) are compacted.
+    pub(super) fn request_dropped(&self, first: u32, end: u32) {
         self.change(|due| {
             let known = due.dropped.len();
             match due.dropped.last_mut() {
                 Some((_, before)) if *before == first => *before = end,
-                // Where so many are gone in no order, RocksDB's own compaction sees to them.
+                // If there are too many separate ranges, leave them to RocksDB's own compaction.
                 _ if known >= DROPPED_MAX => {}
                 _ => due.dropped.push((first, end)),
             }
@@ -87,15 +85,15 @@ impl CompactionDue {
         self.change(|due| due.closing = true);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Due)) {
+    fn change(&self, change: impl FnOnce(&mut Requests)) {
         if let Ok(mut due) = self.due.lock() {
             change(&mut due);
         }
         self.changed.notify_all();
     }
 
-    /// Waits for the next that is due, after a rest; `None` when the store is closing.
-    fn next(&self, rest: Duration) -> Option<Due> {
+    /// Waits for requests, after a rest; `None` when the store is closing.
+    fn next(&self, rest: Duration) -> Option<Requests> {
         let due = self.due.lock().ok()?;
         let (due, _) = self
             .changed
@@ -112,21 +110,21 @@ impl CompactionDue {
 }
 
 impl Inner {
-    /// The compactor's life.
+    /// Body of the compactor thread.
     pub(super) fn compact_until_closed(&self) {
         let mut rest = Duration::ZERO;
-        while let Some(due) = self.compaction_due.next(rest) {
+        while let Some(due) = self.compaction_requests.next(rest) {
             let start = Instant::now();
             rest = Duration::ZERO;
             if due.receipts
                 && let Err(error) = self.drop_old_receipts()
             {
-                tracing::warn!(%error, "old idempotency keys take more of the disk than they may");
+                tracing::warn!(%error, "old idempotency keys not dropped; they exceed their bound on disk");
             }
             for (first, end) in due.dropped {
                 if let Err(error) = self.compact_dropped(first, end) {
-                    tracing::warn!(%error, "a part of what dropped hours took stays on disk for now");
-                    self.compaction_due.note_dropped(first, end);
+                    tracing::warn!(%error, "files of dropped hours not compacted; the compactor retries");
+                    self.compaction_requests.request_dropped(first, end);
                     rest = RETRY_PAUSE;
                 }
             }
@@ -142,12 +140,14 @@ impl Inner {
                     ms = start.elapsed().as_millis() as u64,
                     "compacted"
                 ),
-                Err(error) => tracing::warn!(%error, "reads of the hour are slower until it works"),
+                Err(error) => {
+                    tracing::warn!(%error, "hour not compacted; reads of it are slower meanwhile")
+                }
             }
         }
     }
 
-    /// Rewrites the few files that dropped hours share with others.
+    /// Compacts the few files that contain both dropped and other hours.
     fn compact_dropped(&self, first: u32, end: u32) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
@@ -155,8 +155,8 @@ impl Inner {
         self.compact_range(Some(&from), Some(&to), &options)
     }
 
-    /// Returns whether it was.
-    fn compact_if_cheap(&self, added: Added) -> Result<bool, StoreError> {
+    /// Compacts the busiest hour if that is cheap. Returns whether it did.
+    fn compact_if_cheap(&self, added: FlushOverlap) -> Result<bool, StoreError> {
         let (first, _) = codec::hour_bounds(added.first);
         let (_, last) = codec::hour_bounds(added.last);
         let bytes = self.bytes_on_disk(&first, &last)?;
@@ -166,7 +166,7 @@ impl Inner {
         }
         let (lower, upper) = codec::hour_bounds(added.busiest);
         let mut options = CompactOptions::default();
-        // What RocksDB wants to compact meanwhile goes on.
+        // Do not block RocksDB's own compactions.
         options.set_exclusive_manual_compaction(false);
         self.compact_range(Some(&lower), Some(&upper), &options)?;
         Ok(true)
@@ -178,7 +178,7 @@ impl Inner {
         upper: Option<&[u8]>,
         options: &CompactOptions,
     ) -> Result<(), StoreError> {
-        // The binding does not hand on how it went; failures are counted, though.
+        // The binding does not return the status of a manual compaction, but RocksDB counts background errors.
         let failures = || {
             self.db
                 .property_int_value(rocksdb::properties::BACKGROUND_ERRORS)
@@ -199,10 +199,10 @@ impl Store {
     /// Compacts all sums on disk, so that each key is stored once.
     ///
     /// # Errors
-    /// [`StoreError::CompactionFailed`], after which everything is as before.
+    /// [`StoreError::CompactionFailed`]; everything is unchanged then.
     pub fn compact(&self) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
-        // Files that were moved down as they are hold operands still.
+        // Files that were moved down unchanged still contain merge operands.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         self.inner.compact_range(None, None, &options)
     }

@@ -1,28 +1,28 @@
-//! Deduplication: which batches of a group count. Every path into the sums asks here: [`Store::commit`], and
+//! Deduplication: decides which batches of a group count. Both paths into the sums use it: [`Store::commit`], and
 //! [`Store::apply`] for batches from Kafka.
 
 use std::collections::{HashMap, HashSet};
 
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
-use super::receipts::{is_over, receipts_family};
+use super::receipts::{is_expired, receipts_family};
 use super::{Inner, Retention, Store};
 use flow::{Batch, IdempotencyKey};
 
-/// What became of a batch.
+/// The outcome of committing a batch.
 #[derive(Debug)]
 pub enum Outcome {
     /// It was counted.
     Counted {
-        /// Flows of it that count.
+        /// Flows that were counted.
         flows: u64,
-        /// Flows of it that were too old to count.
-        expired: u64,
-        /// Bytes of it in the journal; 0 if it left nothing to store.
+        /// Flows that were too old to count.
+        too_old: u64,
+        /// Its size in the journal; 0 if nothing was stored.
         bytes: usize,
     },
     /// A batch with the same flows was counted under its key, so this one was not counted again.
-    Replayed { flows: u64, expired: u64 },
+    Replayed { flows: u64, too_old: u64 },
     /// Other flows were counted under its key. It was not counted.
     KeyReused,
     /// There is a receipt or a note under the key that excludes the batch (`!KEY` in its notes). It was not counted.
@@ -31,45 +31,45 @@ pub enum Outcome {
     Unknown(StoreError),
 }
 
-/// What is known of a batch's idempotency key.
+/// Status of a batch's idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyStatus {
     /// The batch has no key, or one under which no batch was counted within the window.
     New,
     /// The same flows were counted under it, except for those that were too old then.
-    Replayed { expired: u64 },
+    Replayed { too_old: u64 },
     /// Other flows were counted under it.
     Reused,
 }
 
-impl Known {
-    /// By the receipt under a batch's key, if there is one and its window is not over.
-    pub(super) fn by(receipt: Option<Receipt>, fingerprint: u128) -> Known {
+impl KeyStatus {
+    /// From the unexpired receipt under a batch's key, if there is one.
+    pub(super) fn from_receipt(receipt: Option<Receipt>, fingerprint: u128) -> KeyStatus {
         match receipt {
-            None => Known::New,
-            Some(receipt) if receipt.fingerprint == fingerprint => Known::Replayed {
-                expired: receipt.expired,
+            None => KeyStatus::New,
+            Some(receipt) if receipt.fingerprint == fingerprint => KeyStatus::Replayed {
+                too_old: receipt.too_old,
             },
-            Some(_) => Known::Reused,
+            Some(_) => KeyStatus::Reused,
         }
     }
 }
 
-/// The batches of one commit that are to be written. Of two with the same key, the second finds the first.
-pub(super) struct Group<'a> {
+/// The batches of one commit that will be written. A second batch with the same key finds the first one here.
+pub(super) struct CommitGroup<'a> {
     store: &'a Store,
-    /// Which hours are kept, counting those of this group.
+    /// The retention cutoff, including the hours of this group.
     retention: Retention,
     pub(super) batches: Vec<Batch>,
-    /// Fingerprints by idempotency key, and how many flows were too old.
+    /// Fingerprint and number of too old flows by idempotency key.
     keys: HashMap<IdempotencyKey, (u128, u64)>,
     /// Keys of notes.
     noted: HashSet<IdempotencyKey>,
 }
 
-impl Group<'_> {
-    pub(super) fn new(store: &Store) -> Result<Group<'_>, StoreError> {
-        Ok(Group {
+impl CommitGroup<'_> {
+    pub(super) fn new(store: &Store) -> Result<CommitGroup<'_>, StoreError> {
+        Ok(CommitGroup {
             store,
             retention: store.retention()?,
             batches: Vec::new(),
@@ -78,18 +78,18 @@ impl Group<'_> {
         })
     }
 
-    /// Adds a batch if it counts, without its flows that are too old.
+    /// Adds a batch, without its too old flows, if it counts.
     pub(super) fn add(&mut self, batch: Batch) -> Outcome {
         let flows = batch.flows() as u64;
-        match self.known(&batch) {
-            Ok(Known::New) => {}
-            Ok(Known::Replayed { expired }) => {
+        match self.key_status(&batch) {
+            Ok(KeyStatus::New) => {}
+            Ok(KeyStatus::Replayed { too_old }) => {
                 return Outcome::Replayed {
-                    flows: flows.saturating_sub(expired),
-                    expired,
+                    flows: flows.saturating_sub(too_old),
+                    too_old,
                 };
             }
-            Ok(Known::Reused) => return Outcome::KeyReused,
+            Ok(KeyStatus::Reused) => return Outcome::KeyReused,
             Err(error) => return Outcome::Unknown(error),
         }
         match self.is_excluded(&batch) {
@@ -97,13 +97,13 @@ impl Group<'_> {
             Ok(true) => return Outcome::ReceiptExists,
             Err(error) => return Outcome::Unknown(error),
         }
-        let batch = match self.retention.expire(batch) {
+        let batch = match self.retention.remove_too_old(batch) {
             Ok(batch) => batch,
             Err(error) => return Outcome::Unknown(error.into()),
         };
-        let expired = batch.expired();
+        let too_old = batch.too_old();
         if let Some((key, fingerprint)) = batch.receipt() {
-            self.keys.insert(key.clone(), (fingerprint, expired));
+            self.keys.insert(key.clone(), (fingerprint, too_old));
             let notes = batch.notes().into_iter().flat_map(|notes| &notes.others);
             self.noted.extend(notes.map(|(key, _)| key.clone()));
         }
@@ -114,25 +114,27 @@ impl Group<'_> {
         }
         Outcome::Counted {
             flows,
-            expired,
+            too_old,
             bytes,
         }
     }
 
-    fn known(&self, batch: &Batch) -> Result<Known, StoreError> {
+    fn key_status(&self, batch: &Batch) -> Result<KeyStatus, StoreError> {
         match batch.receipt() {
-            None => Ok(Known::New),
+            None => Ok(KeyStatus::New),
             Some((key, fingerprint)) => match self.keys.get(key) {
-                Some(&(first, expired)) if first == fingerprint => Ok(Known::Replayed { expired }),
-                Some(_) => Ok(Known::Reused),
-                None => self.store.known(batch),
+                Some(&(first, too_old)) if first == fingerprint => {
+                    Ok(KeyStatus::Replayed { too_old })
+                }
+                Some(_) => Ok(KeyStatus::Reused),
+                None => self.store.key_status(batch),
             },
         }
     }
 
     /// Whether there is a receipt or a note under the key that excludes `batch`.
     fn is_excluded(&self, batch: &Batch) -> Result<bool, StoreError> {
-        let Some(key) = batch.notes().and_then(|notes| notes.unless.as_ref()) else {
+        let Some(key) = batch.notes().and_then(|notes| notes.excluded_by.as_ref()) else {
             return Ok(false);
         };
         if self.keys.contains_key(key) || self.noted.contains(key) {
@@ -147,15 +149,16 @@ impl Store {
     /// Whether a batch was counted under the key of `batch`, and whether it had the same flows.
     ///
     /// # Errors
-    /// A receipt that cannot be read.
-    pub fn known(&self, batch: &Batch) -> Result<Known, StoreError> {
+    /// If a receipt cannot be read.
+    pub fn key_status(&self, batch: &Batch) -> Result<KeyStatus, StoreError> {
         let Some((key, fingerprint)) = batch.receipt() else {
-            return Ok(Known::New);
+            return Ok(KeyStatus::New);
         };
         let inner = &*self.inner;
         let receipt = inner.stored_receipt(key)?;
-        let receipt = receipt.filter(|receipt| !is_over(key.as_bytes(), receipt, &inner.options));
-        Ok(Known::by(receipt, fingerprint))
+        let receipt =
+            receipt.filter(|receipt| !is_expired(key.as_bytes(), receipt, &inner.options));
+        Ok(KeyStatus::from_receipt(receipt, fingerprint))
     }
 }
 

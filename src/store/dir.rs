@@ -1,13 +1,13 @@
-//! The data directory: whose it is, which format, and that one process at a time has it.
+//! The data directory: its identity, its format version, and the lock that gives it to one process at a time.
 //!
 //! ```text
 //! data/db/FLOWTALLY   identity and format version; locked while a process uses the directory
 //! data/db/rocks/      RocksDB
-//! data/db/staging/    files being written, to be ingested; emptied at open
+//! data/db/staging/    files being written for ingestion; emptied at open
 //! ```
 //!
-//! All checks come before anything is written, and before RocksDB sees the directory: RocksDB
-//! starts a new log file even where it then fails on its own lock.
+//! Everything is validated before anything is written and before RocksDB sees the directory: RocksDB creates a new
+//! log file even if it then fails to take its own lock.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
@@ -18,42 +18,42 @@ use super::codec;
 use super::error::StoreError;
 use agent::durable;
 
-/// A data directory that this process holds until the value is dropped.
+/// A data directory, locked by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Carries the lock; the system releases it when the process ends, however it ends.
+    /// Holds the lock. The operating system releases it when the process ends for any reason.
     identity: File,
-    /// The directory of the database, as it was when this was opened.
-    rocks_at: Option<(u64, u64)>,
+    /// Identity of the database directory when this was opened.
+    rocks_id: Option<(u64, u64)>,
     has_links: bool,
 }
 
-/// Tells a file or directory from all others: its device and inode.
-fn place_of(data: &fs::Metadata) -> (u64, u64) {
+/// Device and inode, which identify a file or directory.
+fn file_id(data: &fs::Metadata) -> (u64, u64) {
     (data.dev(), data.ino())
 }
 
 impl DataDir {
-    /// Takes the directory at `path`, making it where it is absent or empty.
+    /// Locks the data directory at `path`, and creates it if it is absent or empty.
     ///
     /// # Errors
-    /// A directory that is in use, not ours, of a newer format, incomplete, or not usable. Nothing
-    /// in it has been changed then.
+    /// If the directory is in use, is not a data directory, has a newer format, is incomplete, or cannot be used.
+    /// Nothing in it has been changed then.
     pub fn open(path: &Path) -> Result<DataDir, StoreError> {
-        DataDir::open_as(path, None)
+        DataDir::open_for(path, None)
     }
 
-    /// The same for the sums of one partition of a journal elsewhere, which `of` says: a directory is never
-    /// taken for that of another, nor for one with a journal of its own.
+    /// Opens the directory of one partition of an external journal, identified by `of`. A directory of another
+    /// partition, or of a service with its own journal, is refused.
     ///
     /// # Errors
-    /// As [`DataDir::open`], and for a directory of something else.
-    pub fn open_of(path: &Path, of: &str) -> Result<DataDir, StoreError> {
-        DataDir::open_as(path, Some(of))
+    /// As [`DataDir::open`], and if the directory belongs to something else.
+    pub fn open_partition(path: &Path, of: &str) -> Result<DataDir, StoreError> {
+        DataDir::open_for(path, Some(of))
     }
 
-    fn open_as(path: &Path, of: Option<&str>) -> Result<DataDir, StoreError> {
+    fn open_for(path: &Path, of: Option<&str>) -> Result<DataDir, StoreError> {
         let failed = |source| StoreError::Directory {
             path: path.to_owned(),
             source,
@@ -65,7 +65,7 @@ impl DataDir {
                 .write(true)
                 .open(&identity_path)
         };
-        check_whole(path)?;
+        refuse_interrupted(path)?;
         let mut identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if has_files(path).map_err(failed)? {
@@ -77,38 +77,39 @@ impl DataDir {
             opened => opened,
         }
         .map_err(failed)?;
-        locked(identity.try_lock(), path)?;
-        let format = check_format(&mut identity, path)?;
+        lock_error(identity.try_lock(), path)?;
+        let format = read_format(&mut identity, path)?;
         let mut dir = DataDir {
             path: path.into(),
             identity,
-            rocks_at: None,
+            rocks_id: None,
             has_links: true,
         };
-        dir.check_complete()?;
-        dir.check_of(of)?;
+        dir.require_database()?;
+        dir.require_owner(of)?;
         if format < codec::FORMAT {
             dir.upgrade().map_err(failed)?;
         }
-        // An unnamed file: proves that the directory can be written, and leaves nothing in it.
+        // An unnamed file proves that the directory is writable, and leaves nothing behind.
         tempfile::tempfile_in(path).map_err(failed)?;
-        // A start that was killed, or whoever made the directory, may not have.
+        // An earlier start may have been killed before it did this; so may another program that created the
+        // directory.
         dir.sync_names().map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         remove_all(&dir.checkpoints()).map_err(failed)?;
         dir.has_links = durable::has_links(&dir.staging()).map_err(failed)?;
         let rocks = fs::metadata(dir.rocks()).map_err(failed)?;
-        dir.rocks_at = Some(place_of(&rocks));
+        dir.rocks_id = Some(file_id(&rocks));
         Ok(dir)
     }
 
-    /// Takes the directory at `path` to read it, together with others that only read. Needs no right
-    /// to write, and changes nothing.
+    /// Locks the data directory at `path` for reading, shared with other readers. Needs no write permission and
+    /// changes nothing.
     ///
     /// # Errors
-    /// As [`DataDir::open`], and where there is no data directory.
-    pub fn open_to_read(path: &Path) -> Result<DataDir, StoreError> {
-        check_whole(path)?;
+    /// As [`DataDir::open`], and if there is no data directory.
+    pub fn open_read_only(path: &Path) -> Result<DataDir, StoreError> {
+        refuse_interrupted(path)?;
         let mut identity =
             File::open(path.join(codec::IDENTITY_FILE)).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound if path.is_dir() => {
@@ -120,21 +121,21 @@ impl DataDir {
                     source,
                 },
             })?;
-        locked(identity.try_lock_shared(), path)?;
-        check_format(&mut identity, path)?;
+        lock_error(identity.try_lock_shared(), path)?;
+        read_format(&mut identity, path)?;
         let dir = DataDir {
             path: path.into(),
             identity,
-            rocks_at: None,
+            rocks_id: None,
             has_links: true,
         };
-        dir.check_complete()?;
+        dir.require_database()?;
         Ok(dir)
     }
 
-    /// The database is made before the identity file; without it, an open would start empty and call
-    /// it well.
-    fn check_complete(&self) -> Result<(), StoreError> {
+    /// The database is created before the identity file. If it is missing, data was lost: opening an empty database
+    /// would hide that.
+    fn require_database(&self) -> Result<(), StoreError> {
         if self.rocks().is_dir() {
             Ok(())
         } else {
@@ -144,8 +145,8 @@ impl DataDir {
         }
     }
 
-    /// Whether it is of the journal that it should be; a fresh one becomes so.
-    fn check_of(&self, of: Option<&str>) -> Result<(), StoreError> {
+    /// Verifies that the directory belongs to the partition `of`. A new directory is assigned to it.
+    fn require_owner(&self, of: Option<&str>) -> Result<(), StoreError> {
         let file = self.path.join(PARTITION_FILE);
         let failed = |source| StoreError::Directory {
             path: self.path.clone(),
@@ -157,40 +158,37 @@ impl DataDir {
             Err(_absent) => {
                 let Some(of) = of else { return Ok(()) };
                 if self.is_fresh().map_err(failed)? {
-                    let unfinished = self.path.join(HALF_MADE);
+                    let unfinished = self.path.join(UNFINISHED);
                     let content = format!("{of}\n");
                     return durable::write(&file, &unfinished, content.as_bytes()).map_err(failed);
                 }
-                "a service with a journal of its own".into()
+                "a service without Kafka".into()
             }
         };
         if of == Some(&found) {
             return Ok(());
         }
-        Err(StoreError::OfAnother {
+        Err(StoreError::WrongPartition {
             path: self.path.clone(),
             found,
-            wanted: of.unwrap_or("a service with a journal of its own").into(),
+            wanted: of.unwrap_or("a service without Kafka").into(),
         })
     }
 
-    /// Syncs the names of the directory and of all that makes it one of ours.
+    /// Syncs the directory entries of the directory and of everything that makes it a data directory.
     fn sync_names(&self) -> io::Result<()> {
         durable::sync_dir(&self.path)?;
         durable::sync_name(&self.path)
     }
 
-    /// Says that the directory has the current format, so that an older flowtally, which would take new
-    /// records for damaged ones, leaves it alone. The text has the same length, and is written in place:
-    /// the file carries the lock.
+    /// Writes the current format version, so that an older flowtally, which would report new records as corrupt,
+    /// refuses the directory. The text has the same length and is overwritten in place, since the file holds the
+    /// lock.
     fn upgrade(&self) -> io::Result<()> {
         self.identity
             .write_all_at(codec::encode_identity().as_bytes(), 0)?;
         self.identity.sync_all()?;
-        tracing::info!(
-            format = codec::FORMAT,
-            "the data directory is brought up to date"
-        );
+        tracing::info!(format = codec::FORMAT, "data directory upgraded");
         Ok(())
     }
 
@@ -198,22 +196,21 @@ impl DataDir {
         &self.path
     }
 
-    /// Whether the paths still lead to what was opened.
+    /// Whether the paths still lead to the files that were opened.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
         let identity = fs::metadata(self.path.join(codec::IDENTITY_FILE))?;
         let rocks = fs::metadata(self.rocks())?;
-        Ok(place_of(&identity) == place_of(&self.identity.metadata()?)
-            && self.rocks_at.is_none_or(|at| at == place_of(&rocks)))
+        Ok(file_id(&identity) == file_id(&self.identity.metadata()?)
+            && self.rocks_id.is_none_or(|at| at == file_id(&rocks)))
     }
 
-    /// Whether a file here can have a second name.
+    /// Whether the file system has hard links.
     pub(super) fn has_links(&self) -> bool {
         self.has_links
     }
 
-    /// Whether RocksDB has never been here, or was killed while it made the database: only then may
-    /// it start an empty one. Of a database, `CURRENT` is the last file that is made, and no log and no
-    /// sums are there before it is.
+    /// Whether RocksDB has not created a database here, or was killed while it did: only then may it start an empty
+    /// one. `CURRENT` is the last file of a new database to be created; logs and sums come later.
     pub(super) fn is_fresh(&self) -> io::Result<bool> {
         for entry in fs::read_dir(self.rocks())? {
             let name = entry?.file_name();
@@ -225,18 +222,18 @@ impl DataDir {
         Ok(true)
     }
 
-    /// Whether it has files of sums, receipts or the journal.
+    /// Whether there are files of sums, receipts or the journal.
     pub(super) fn has_files(&self) -> bool {
         let is_file = |e: fs::DirEntry| e.path().extension().is_some_and(|e| e == "sst");
         fs::read_dir(self.rocks()).is_ok_and(|entries| entries.flatten().any(is_file))
     }
 
-    /// Where the database is.
+    /// Path of the database.
     pub fn rocks(&self) -> PathBuf {
         self.path.join(ROCKS)
     }
 
-    /// For [`Store::checkpoint`](super::Store::checkpoint); none outlives the process.
+    /// For [`Store::checkpoint`](super::Store::checkpoint). Checkpoints are removed at the next open.
     pub(super) fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
@@ -245,28 +242,28 @@ impl DataDir {
         self.path.join("staging")
     }
 
-    /// What lies there was being written when a process ended: it was never ingested, and what
-    /// it held is in the journal.
+    /// Files in it were being written when a process ended. They were never ingested, and their data is in the
+    /// journal.
     fn empty_staging(&self) -> io::Result<()> {
         remove_all(&self.staging())?;
         fs::create_dir(self.staging())
     }
 }
 
-/// Refuses what was being written when a restore or a backup was interrupted.
-fn check_whole(path: &Path) -> Result<(), StoreError> {
+/// Refuses a directory whose restore or backup was interrupted.
+fn refuse_interrupted(path: &Path) -> Result<(), StoreError> {
     if path.join(RESTORING_FILE).exists() {
-        return Err(StoreError::HalfRestored { path: path.into() });
+        return Err(StoreError::RestoreInterrupted { path: path.into() });
     }
-    // However it is spelled.
+    // Resolve the path: it may be spelled in other ways.
     let real = path.canonicalize().unwrap_or_default();
     if real.to_string_lossy().ends_with(INCOMPLETE) {
-        return Err(StoreError::HalfBackup { path: path.into() });
+        return Err(StoreError::BackupInterrupted { path: path.into() });
     }
     Ok(())
 }
 
-/// Removes a directory, if it is there.
+/// Removes a directory if it exists.
 pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -274,16 +271,16 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the directory at `path`, which holds a whole database in `rocks`, one of ours.
+/// Writes the identity file into `path`, which contains a whole database in `rocks`.
 pub(super) fn write_identity(path: &Path) -> io::Result<()> {
     durable::write(
         &path.join(codec::IDENTITY_FILE),
-        &path.join(HALF_MADE),
+        &path.join(UNFINISHED),
         codec::encode_identity().as_bytes(),
     )
 }
 
-fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
+fn lock_error(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
     lock.map_err(|error| match error {
         TryLockError::WouldBlock => StoreError::InUse { path: path.into() },
         TryLockError::Error(source) => StoreError::Directory {
@@ -293,7 +290,7 @@ fn locked(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError>
     })
 }
 
-fn check_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
+fn read_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
     let mut text = Vec::new();
     identity
         .take(1024)
@@ -315,25 +312,25 @@ fn check_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
 }
 
 impl Drop for DataDir {
-    /// Closing the file alone would leave the lock to a child process that is just being started,
-    /// which has a copy of it until it executes its program.
+    /// Unlocks explicitly: closing the file would leave the lock to a child process that is being started and has a
+    /// copy of the descriptor until it executes its program.
     fn drop(&mut self) {
-        let _unlocked_by_closing_then = self.identity.unlock();
+        let _best_effort = self.identity.unlock();
     }
 }
 
-/// The database, in a data directory.
+/// Subdirectory of the database.
 pub const ROCKS: &str = "rocks";
-/// Says of which partition of a journal elsewhere the sums are, where they are.
+/// File that names the partition of an external journal that the sums belong to.
 pub const PARTITION_FILE: &str = "PARTITION";
-/// Is in a data directory until all of a backup is there.
+/// File that exists until a restore is complete.
 pub const RESTORING_FILE: &str = "RESTORING";
-/// End of the name of a backup that is not complete.
+/// Suffix of an incomplete backup.
 pub const INCOMPLETE: &str = ".incomplete";
 
-const HALF_MADE: &str = "FLOWTALLY.new";
+const UNFINISHED: &str = "FLOWTALLY.new";
 
-/// Whether the directory exists and holds anything but what [`create`] leaves when it is cut short.
+/// Whether the directory exists and contains more than an interrupted [`create`] leaves.
 fn has_files(path: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -343,7 +340,7 @@ fn has_files(path: &Path) -> io::Result<bool> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let ours = name.to_string_lossy().starts_with(HALF_MADE)
+        let ours = name.to_string_lossy().starts_with(UNFINISHED)
             || durable::is_lost_and_found(&entry)
             || name == codec::IDENTITY_FILE
             || name == ROCKS && fs::read_dir(entry.path())?.next().is_none();
@@ -354,20 +351,20 @@ fn has_files(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Makes the directory ours, unless another process just does. The identity file comes last, whole,
-/// and never replaces one that is there: so a crash leaves an empty directory or one of ours, and
-/// of several processes that start at once, all lock the same file.
+/// Creates a data directory, unless another process is doing so. The identity file is created last, complete, and
+/// never replaces an existing one. So a crash leaves an empty directory or a data directory, and if several processes
+/// start at once, they all lock the same file.
 fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
     durable::create_dir_all(path)?;
     durable::create_dir_all(&path.join(ROCKS))?;
-    let mut half_made = tempfile::Builder::new()
-        .prefix(HALF_MADE)
+    let mut unfinished = tempfile::Builder::new()
+        .prefix(UNFINISHED)
         .permissions(Permissions::from_mode(0o644))
         .tempfile_in(path)?;
-    half_made.write_all(codec::encode_identity().as_bytes())?;
-    half_made.as_file().sync_all()?;
-    match half_made.persist_noclobber(identity_path) {
-        // Some network file systems can neither link nor rename to a name that has to be free.
+    unfinished.write_all(codec::encode_identity().as_bytes())?;
+    unfinished.as_file().sync_all()?;
+    match unfinished.persist_noclobber(identity_path) {
+        // Some network file systems support neither hard links nor a rename that fails if the target exists.
         Err(e) if durable::is_unsupported(&e.error) && !identity_path.exists() => {
             e.file.persist(identity_path)?;
         }
@@ -399,25 +396,25 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let refused = |opened: Result<DataDir, StoreError>| {
             assert!(
-                matches!(opened, Err(StoreError::OfAnother { .. })),
+                matches!(opened, Err(StoreError::WrongPartition { .. })),
                 "{opened:?}"
             );
         };
         let (ours, path) = ("partition 3 of 12", temp.path());
-        drop(DataDir::open_of(path, ours).unwrap());
-        drop(DataDir::open_of(path, ours).unwrap());
-        refused(DataDir::open_of(path, "partition 4 of 12"));
+        drop(DataDir::open_partition(path, ours).unwrap());
+        drop(DataDir::open_partition(path, ours).unwrap());
+        refused(DataDir::open_partition(path, "partition 4 of 12"));
         refused(DataDir::open(path));
         fs::remove_file(path.join(PARTITION_FILE)).unwrap();
         fs::write(path.join(ROCKS).join("CURRENT"), "").unwrap();
-        refused(DataDir::open_of(path, ours));
+        refused(DataDir::open_partition(path, ours));
         drop(DataDir::open(path).unwrap());
     }
 
     #[test]
     fn a_crash_while_making_it_leaves_an_empty_directory() {
         let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join(HALF_MADE), "flowt").unwrap();
+        fs::write(temp.path().join(UNFINISHED), "flowt").unwrap();
         fs::create_dir(temp.path().join(ROCKS)).unwrap();
         assert!(DataDir::open(temp.path()).unwrap().is_fresh().unwrap());
     }

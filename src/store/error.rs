@@ -1,4 +1,4 @@
-//! What can go wrong in the store, each with what an operator can do about it.
+//! Errors of the store. Each message tells an operator what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use super::codec::{self, Corrupt};
 use super::scan::ScanEnd;
 use agent::durable::Lack;
 
-/// Where the sums of a node of a cluster are.
+/// For the directory of a cluster node: where its sums are.
 fn of_a_node(path: &Path) -> &'static str {
     match path.join("partitions").is_dir() {
         true => {
-            "; it is that of a node, which has its sums in partitions/0, partitions/1 and so on"
+            "; it belongs to a cluster node, whose sums are in partitions/0, partitions/1 and so on"
         }
         false => "",
     }
@@ -31,7 +31,7 @@ pub enum StoreError {
         "{path} has the sums of {found}, not those of {wanted}; give --data-dir another directory, or the \
          one that belongs to it"
     )]
-    OfAnother {
+    WrongPartition {
         path: PathBuf,
         found: String,
         wanted: String,
@@ -57,12 +57,12 @@ pub enum StoreError {
     #[error(
         "{path} holds a restore that was interrupted; run the same restore again, which starts it anew"
     )]
-    HalfRestored { path: PathBuf },
+    RestoreInterrupted { path: PathBuf },
 
     #[error(
         "{path} is a backup that was interrupted: it is not whole; choose another, or take one"
     )]
-    HalfBackup { path: PathBuf },
+    BackupInterrupted { path: PathBuf },
 
     #[error(
         "the data directory {path} has lost its rocks directory, where all sums are; \
@@ -92,13 +92,13 @@ pub enum StoreError {
     },
 
     #[error(
-        "the stored data is damaged ({what}), and no sum is given out that could be wrong; \
-         keep this directory, which may have flows that no backup has, and restore a backup into another one"
+        "the stored data is damaged ({what}), so no sums are returned, since they could be wrong; \
+         keep this directory, because it may have flows that no backup has, and restore a backup into another one"
     )]
     Corrupt { what: String },
 
     #[error(
-        "{what}; nothing of it was acknowledged: start the service, which cuts it off, as a restore does"
+        "{what}; nothing of it was acknowledged: start the service, which cuts it off (a restore does too)"
     )]
     Torn { what: String },
 
@@ -109,8 +109,8 @@ pub enum StoreError {
     )]
     Gone { path: PathBuf },
 
-    #[error("the data directory is open only to be read")]
-    OnlyRead,
+    #[error("the data directory is open read-only")]
+    ReadOnly,
 
     #[error("{doing} failed: {source}; {}", remedy(source))]
     Database {
@@ -126,23 +126,21 @@ pub enum StoreError {
 
     #[error(
         "writes come faster than they can be flushed; try again shortly, \
-         and if it lasts, give the service a faster disk"
+         and if this continues, give the service a faster disk"
     )]
-    Behind,
+    WriteStalled,
 
     #[error(
-        "compaction failed, and the files are as they were; the LOG in the data directory's rocks \
-         says why, most often that there is no space left"
+        "compaction failed, and the files are unchanged; the LOG file in the rocks directory \
+         has the cause, which is usually a full disk"
     )]
     CompactionFailed,
 
-    #[error("flushing failed: {why}; nothing acknowledged is lost, the journal has it")]
+    #[error("flush failed: {why}; acknowledged flows are safe in the journal")]
     FlushFailed { why: String },
 
-    #[error(
-        "too many answers with rows that are not flushed yet are being read; try again shortly"
-    )]
-    Views,
+    #[error("too many responses with unflushed rows are being read; try again shortly")]
+    ViewMemoryFull,
 
     #[error("a scan ended early: {0:?}")]
     ScanEnded(ScanEnd),
@@ -165,14 +163,14 @@ fn remedy(error: &impl ToString) -> &'static str {
 fn open_remedy(error: &rocksdb::Error) -> &'static str {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => {
-            "its files are damaged: keep this directory, which may have flows that no backup has, and \
+            "its files are damaged: keep this directory, because it may have flows that no backup has, and \
              restore a backup into another one"
         }
         rocksdb::ErrorKind::IOError if Lack::in_text(error.as_ref()).is_some() => remedy(error),
         rocksdb::ErrorKind::IOError => {
             "nothing is lost: check that the disk works and has free space, then start again"
         }
-        _ => "nothing is changed in it: see what RocksDB says",
+        _ => "nothing was changed; see the message from RocksDB",
     }
 }
 
@@ -184,7 +182,7 @@ impl From<Corrupt> for StoreError {
     }
 }
 
-/// For `map_err`: names what was being done when RocksDB failed.
+/// For `map_err`: adds the operation during which RocksDB failed.
 pub(super) fn database(doing: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
     move |source| StoreError::Database { doing, source }
 }

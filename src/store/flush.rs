@@ -1,4 +1,4 @@
-//! Flush and recovery: how sums move from the tally to disk, and from the journal to the tally.
+//! Flush moves sums from the tally to disk; recovery replays the journal into the tally.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::codec::{self, HOUR_BYTES};
-use super::compact::Added;
+use super::compact::FlushOverlap;
 use super::error::{StoreError, database};
 use super::journal::Journal;
 use super::rocks::L0_FILES_MAX;
@@ -15,23 +15,23 @@ use super::tally::Tally;
 use super::{Durability, Inner, Recovery, Step, WriteHealth};
 use flow::Hour;
 
-/// Pause after a failed flush, before the next try.
+/// Pause before a failed flush is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Pause between two tries to write, while the journal cannot be written.
+/// Interval between write probes while the journal cannot be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Pause between two times that the journal's dead files are let go because the disk is nearly full.
+/// Minimum interval between releases of journal files while the disk is nearly full.
 const RELEASE_PAUSE: Duration = Duration::from_secs(10);
-/// Pause between two looks at whether compaction has caught up.
+/// Interval between checks whether compaction has caught up.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
 
 impl Inner {
-    /// The flusher's life: freezes tallies that are due and flushes frozen ones.
+    /// Body of the flusher thread: freezes tallies that are due and flushes frozen ones.
     pub(super) fn flush_until_closed(&self) {
         while let Ok(Some(tally)) = self.next_due() {
             let result = self.flush(&tally);
             if let Err(error) = &result {
                 self.options.metrics.store().flush_failures.inc();
-                tracing::error!(%error, "flush failed, the journal keeps the flows");
+                tracing::error!(%error, "flush failed; the flows stay in the journal");
             }
             let Ok(mut tallies) = self.tallies.lock() else {
                 return;
@@ -44,7 +44,7 @@ impl Inner {
                     self.flush_ended.notify_all();
                     drop(tallies);
                     if let Err(error) = self.drop_old_hours() {
-                        tracing::error!(%error, "hours that are too old stay on disk until the next flush");
+                        tracing::error!(%error, "expired hours not dropped; the next flush retries");
                     }
                 }
                 Err(error) => {
@@ -59,7 +59,7 @@ impl Inner {
         }
     }
 
-    /// Waits for the next tally to flush; `None` when the store is closing.
+    /// Waits until a tally is due for flushing, and returns it; `None` when the store is closing.
     fn next_due(&self) -> Result<Option<Arc<Tally>>, StoreError> {
         let mut tallies = self.tallies()?;
         let mut looked_at_disk: Option<Instant> = None;
@@ -73,15 +73,16 @@ impl Inner {
                 drop(tallies);
                 let (reserve, needed) =
                     (self.options.disk_reserve_bytes, self.options.flush_bytes());
-                self.health.note_space(self.dir.path(), reserve, needed);
-                let _it_is_in_the_health = self.look_for_dir();
+                self.health
+                    .update_free_space(self.dir.path(), reserve, needed);
+                let _reported_by_health = self.require_dir();
                 tallies = self.tallies()?;
                 let is_idle = tallies.frozen.is_none() && tallies.active.since().is_none();
                 if is_idle && released.is_none_or(|at| at.elapsed() >= RELEASE_PAUSE) {
                     drop(tallies);
                     if self.health.space_is_low() {
                         released = Some(Instant::now());
-                        self.release_journal();
+                        self.release_journal_space();
                     }
                     tallies = self.tallies()?;
                 }
@@ -112,60 +113,60 @@ impl Inner {
         }
     }
 
-    /// Lets go of the journal's files, when nothing in them is needed any more: as long as batches come,
-    /// RocksDB does so by itself, but below the reserve none are taken.
-    fn release_journal(&self) {
-        let released = Journal::new(&self.db).and_then(|journal| journal.release());
+    /// Deletes journal files that are no longer needed. RocksDB does this by itself while batches are written, but
+    /// below the disk reserve none are accepted.
+    fn release_journal_space(&self) {
+        let released = Journal::new(&self.db).and_then(|journal| journal.release_space());
         match released {
             Ok(()) => {
-                tracing::debug!("the journal's files are let go, since the disk is nearly full")
+                tracing::debug!("journal files released because the disk is nearly full")
             }
             Err(error) => {
-                tracing::warn!(%error, "the journal's files stay, though the disk is nearly full")
+                tracing::warn!(%error, "journal files not released although the disk is nearly full")
             }
         }
     }
 
-    /// Writes to the journal without changing it: trims, synced, what is trimmed already.
+    /// Probes whether the journal can be written: repeats the last trim with a sync, which changes nothing.
     fn probe(&self) {
         let probe = || {
             let flushed = self.tallies()?.flushed;
             Journal::new(&self.db)?.trim(flushed, Durability::Fsync)
         };
         let written = probe();
-        self.note_write(&written);
+        self.record_write(&written);
         if written.is_ok() {
             tracing::info!("the journal can be written again");
         }
     }
 
-    /// Moves `tally` to disk. May be repeated after a failure at any point.
+    /// Moves `tally` to disk. Can be retried after a failure at any point.
     fn flush(&self, tally: &Tally) -> Result<(), StoreError> {
         let start = Instant::now();
         self.step(Step::Frozen);
-        // A try before this one may have got this far and failed afterwards.
+        // An earlier attempt may have ingested the file and failed later.
         let is_due = self.marker()? < tally.last();
         if is_due {
             self.wait_for_compaction()?;
         }
-        let _nobody_else_writes = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
         if is_due {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
             self.remove_staged(&path)?;
             self.write_receipts(tally)?;
             let added = self.write_file(&path, tally)?;
             self.step(Step::Written);
-            self.change_marker(|| self.ingest(&[&path], "ingesting a flushed file"))?;
+            self.update_marker(|| self.ingest(&[&path], "ingesting a flushed file"))?;
             self.step(Step::Ingested);
-            self.expiry.note_flushed(tally);
+            self.expiry.advance_journal_time(tally);
             if let Some(added) = added {
-                self.compaction_due.note(added);
+                self.compaction_requests.request_hour(added);
             }
         }
         Journal::new(&self.db)?.trim(tally.last(), self.options.durability)?;
-        self.narrow_journal()?;
-        if self.receipts_pass_their_bound()? {
-            self.compaction_due.note_receipts();
+        self.shrink_journal_memtable()?;
+        if self.receipts_exceed_bound()? {
+            self.compaction_requests.request_receipts();
         }
         self.step(Step::Trimmed);
         let metrics = self.options.metrics.store();
@@ -180,8 +181,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Has RocksDB take files from the staging directory: by a second name, or where the file system has
-    /// none, by a copy.
+    /// Ingests files from the staging directory: by hard links, or by copying if the file system has none.
     pub(super) fn ingest(&self, files: &[&Path], doing: &'static str) -> Result<(), StoreError> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(self.dir.has_links());
@@ -189,14 +189,14 @@ impl Inner {
             .ingest_external_file_cf_opts(self.flows()?, &options, files.to_vec())
             .map_err(database(doing))?;
         if !self.dir.has_links() {
-            // What is left there takes space; the next open removes it in any case.
+            // The originals only take space; the next open removes them in any case.
             let _best_effort = files.iter().try_for_each(|file| self.remove_staged(file));
         }
         Ok(())
     }
 
-    /// A try before this one may have left its file there, or a second name of a file that RocksDB has
-    /// taken: writing into that would be writing into the database.
+    /// Removes the file of an earlier attempt. It may be a hard link to a file that RocksDB has ingested, so it must
+    /// not be overwritten.
     pub(super) fn remove_staged(&self, path: &Path) -> Result<(), StoreError> {
         match std::fs::remove_file(path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(StoreError::Io {
@@ -207,15 +207,14 @@ impl Inner {
         }
     }
 
-    /// One sorted file: every row, then the ledger, then the marker, whose key sorts last.
+    /// Writes one sorted file: every row, then the ledger, then the marker, whose key sorts last.
     ///
-    /// A row is a merge operand, to be added to what is on disk. In an hour of which nothing is on
-    /// disk yet it is the whole sum, and goes in as such: reading it then needs no merge, which
-    /// halves what a row costs until compaction comes by. Nobody else writes to `flows`, so what
-    /// the iterator does not see is not there.
+    /// A row is written as a merge operand. If nothing of its hour is on disk yet, it is written as a plain value:
+    /// reading it then needs no merge, which halves the cost of a row until it is compacted. This is safe because the
+    /// caller holds the write lock of `flows`, so the iterator sees everything that is there.
     ///
-    /// Returns what it adds to hours on disk, if it does.
-    fn write_file(&self, path: &Path, tally: &Tally) -> Result<Option<Added>, StoreError> {
+    /// Returns what the file adds to hours that are already on disk.
+    fn write_file(&self, path: &Path, tally: &Tally) -> Result<Option<FlushOverlap>, StoreError> {
         const DOING: &str = "writing a file to ingest";
         let mut file = SstFileWriter::create(&self.flows_options);
         file.open(path).map_err(database(DOING))?;
@@ -260,7 +259,7 @@ impl Inner {
         file.finish().map_err(database(DOING))?;
         let hour = |hour: u32| Hour::new(u64::from(hour));
         Ok(busiest.and_then(|(busiest, rows)| {
-            Some(Added {
+            Some(FlushOverlap {
                 first: hour(first?)?,
                 last: hour(last)?,
                 busiest: hour(busiest)?,
@@ -269,8 +268,8 @@ impl Inner {
         }))
     }
 
-    /// Ingested files pile up where compaction cannot keep up, and reads would slow down. Then the
-    /// flusher waits, the tally fills, and commits wait: the pressure reaches the senders.
+    /// Waits while compaction cannot keep up with ingested files, since reads would slow down. The tally then fills
+    /// and commits stall: the back-pressure reaches the senders.
     fn wait_for_compaction(&self) -> Result<(), StoreError> {
         let flows = self.flows()?;
         while !self.tallies()?.closing {
@@ -281,16 +280,16 @@ impl Inner {
             if files.unwrap_or(0) < L0_FILES_MAX {
                 break;
             }
-            let _it_is_in_the_health = self.look_for_dir();
+            let _reported_by_health = self.require_dir();
             std::thread::sleep(COMPACTION_PAUSE);
         }
         Ok(())
     }
 
-    /// Replays into a fresh tally what the journal has beyond the marker. Runs before the flusher.
+    /// Replays the journal beyond the marker into a new tally. Runs before the flusher starts.
     pub(super) fn recover(&self) -> Result<Recovery, StoreError> {
-        // Nothing changes it here; this learns it.
-        self.change_marker(|| Ok(()))?;
+        // Loads the cached marker.
+        self.update_marker(|| Ok(()))?;
         let marker = self.marker()?;
         let journal = Journal::new(&self.db)?;
         let mut recovery = Recovery::default();
@@ -310,13 +309,13 @@ impl Inner {
         let mut tallies = self.tallies()?;
         tallies.flushed = self.marker()?;
         for entry in self.ledger_on_disk(0, u32::MAX)? {
-            tallies.note_ledger([entry?]);
+            tallies.count_in_ledger([entry?]);
         }
-        tallies.note_ledger(tally.ledger());
-        self.set_horizon(&tallies);
+        tallies.count_in_ledger(tally.ledger());
+        self.update_retention_cutoff(&tallies);
         tallies.active = tally;
         drop(tallies);
-        // A kill may have come between the flow that made them too old, and the drop.
+        // An earlier process may have been killed before it dropped hours that had become too old.
         self.drop_old_hours()?;
         Ok(recovery)
     }

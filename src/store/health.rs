@@ -1,4 +1,4 @@
-//! Whether writes can be expected to succeed: by the last one, and by the space on the disk.
+//! Predicts whether writes will succeed, from the last write and the free space on the disk.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,36 +10,36 @@ use rocksdb::DB;
 
 use super::dir::DataDir;
 use super::error::StoreError;
-use super::presence::Presence;
+use super::live_files::LiveFiles;
 use super::{Inner, Store};
 use agent::durable::Lack;
 
-/// Pause between two looks at whether the data directory is where it was.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// What RocksDB's text of an error begins with where its subcode is `kNoSpace`: ENOSPC, from whatever call. Of
-/// all other errors of the system it gives no class, so those are learned by a write of our own.
+/// Interval between checks that the data directory still exists.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Prefix of RocksDB's error text if the subcode is `kNoSpace` (ENOSPC from any call). For other system errors the
+/// text has no class, so we find the cause by writing a file ourselves.
 const ROCKSDB_NO_SPACE: &str = "IO error: No space left on device";
-/// That write's bytes.
+/// Size of that file.
 const PROBE_BYTES: usize = 1 << 20;
 
-/// Whether a commit can be expected to succeed, judged by the last write to the journal. After one
-/// that failed, a probe is written every second until one goes well.
+/// Whether a commit can be expected to succeed, judged by the last write to the journal. After a failed write, a
+/// probe is written every second until one succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum WriteHealth {
     Good,
-    /// The disk is full, or nearly: writes go on by themselves when there is space again.
+    /// The disk is full or nearly full. Writes resume when there is space again.
     NoSpace,
-    /// The user's quota of the disk is used up.
+    /// The user's disk quota is used up.
     OverQuota,
-    /// Any other failure. RocksDB refuses writes after some of them until it is opened again.
+    /// Any other failure. After some of them, RocksDB rejects writes until it is reopened.
     Failing,
-    /// So it does after the quota was used up, and there is room in it again.
+    /// The quota has room again, but RocksDB rejects writes until it is reopened.
     QuotaRaised,
-    /// A file would pass the size that the process may give one.
+    /// A file would exceed the process's file size limit.
     FileTooLarge,
-    /// The data directory, or a file in it, is not where it was: it was removed or renamed, or its disk is gone.
-    /// What is written now, the next start would not find.
+    /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
+    /// what is written now.
     Gone,
 }
 
@@ -53,7 +53,7 @@ impl WriteHealth {
         WriteHealth::FileTooLarge,
     ];
 
-    fn of(lack: Option<Lack>) -> WriteHealth {
+    fn from_lack(lack: Option<Lack>) -> WriteHealth {
         match lack {
             Some(Lack::Space) => WriteHealth::NoSpace,
             Some(Lack::Quota) => WriteHealth::OverQuota,
@@ -62,27 +62,25 @@ impl WriteHealth {
         }
     }
 
-    /// Why no batch is taken for want of space, which may come by itself.
+    /// Why batches are refused for lack of space; this may resolve by itself.
     pub fn lacks_space(self) -> Option<&'static str> {
         match self {
             WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),
-            WriteHealth::OverQuota => {
-                Some("the quota on the disk of the user whom the service runs as is used up")
-            }
+            WriteHealth::OverQuota => Some("the disk quota of the service's user is used up"),
             _ => None,
         }
     }
 
-    /// Why no batch is taken until the database is opened again.
+    /// Why batches are refused until the database is reopened.
     pub fn fails(self) -> Option<&'static str> {
         match self {
             WriteHealth::Failing => Some("the journal could not be written"),
             WriteHealth::FileTooLarge => Some(
-                "the journal could not be written, since its file would get larger than the process may make \
-                 one (raise ulimit -f, and LimitFSIZE= of a systemd unit),",
+                "the journal could not be written, because its file would exceed the process's file size \
+                 limit (raise ulimit -f, and LimitFSIZE= of a systemd unit),",
             ),
             WriteHealth::QuotaRaised => Some(
-                "the disk's quota has room again, and the database takes writes only when it is opened anew; so \
+                "the disk quota has room again, but the database accepts writes only after it is reopened; so \
                  the process ends as planned, for its supervisor to start it again (systemd: Restart=on-failure), \
                  after it could not write",
             ),
@@ -91,28 +89,28 @@ impl WriteHealth {
     }
 }
 
-/// What was seen last.
+/// State of the last checks.
 #[derive(Debug)]
 pub(super) struct Health {
     opened: Instant,
-    /// When the data directory is looked for next: milliseconds since `opened`.
-    next_look_ms: AtomicU64,
+    /// Time of the next check of the data directory, in milliseconds since `opened`.
+    next_check_ms: AtomicU64,
     is_gone: AtomicBool,
-    presence: Mutex<Presence>,
-    /// How the last write to the journal, a batch or a probe, went: a [`WriteHealth`].
+    live_files: Mutex<LiveFiles>,
+    /// Result of the last write to the journal, a batch or a probe: a [`WriteHealth`].
     last_write: AtomicU8,
-    /// Less than the reserve is free.
+    /// Whether less than the reserve is free.
     space_is_low: AtomicBool,
     /// In bytes.
     pub(super) free: AtomicU64,
     pub(super) reserve: AtomicU64,
 }
 
-/// What is where the data directory was.
-enum Seen {
-    /// It, with all that a start needs of its files.
+/// What is at the path of the data directory.
+enum DirState {
+    /// The same directory, with all files that a start needs.
     All,
-    /// It, without this file.
+    /// The same directory, without this file.
     Without(PathBuf),
     Other,
 }
@@ -132,14 +130,14 @@ impl Store {
 }
 
 impl Inner {
-    /// Looks, once a second at most, whether the data directory is where it was.
-    pub(super) fn look_for_dir(&self) -> Result<(), StoreError> {
+    /// Checks, at most once per second, that the data directory still exists.
+    pub(super) fn require_dir(&self) -> Result<(), StoreError> {
         let health = &self.health;
         let now_ms = health.opened.elapsed().as_millis() as u64;
-        if now_ms >= health.next_look_ms.load(Ordering::Relaxed) {
-            let next_ms = now_ms + LOOK_INTERVAL.as_millis() as u64;
-            health.next_look_ms.store(next_ms, Ordering::Relaxed);
-            health.note_place(&self.dir, &self.db);
+        if now_ms >= health.next_check_ms.load(Ordering::Relaxed) {
+            let next_ms = now_ms + CHECK_INTERVAL.as_millis() as u64;
+            health.next_check_ms.store(next_ms, Ordering::Relaxed);
+            health.check_location(&self.dir, &self.db);
         }
         if health.is_gone.load(Ordering::Relaxed) {
             let path = self.dir.path().to_owned();
@@ -148,10 +146,10 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn note_write(&self, written: &Result<(), StoreError>) {
+    pub(super) fn record_write(&self, written: &Result<(), StoreError>) {
         let health = match written {
             Ok(()) => WriteHealth::Good,
-            Err(error) => after(error, &self.dir.staging()),
+            Err(error) => classify_failure(error, &self.dir.staging()),
         };
         self.health
             .last_write
@@ -159,25 +157,25 @@ impl Inner {
     }
 }
 
-/// After a write that failed. RocksDB repeats the text of some errors for as long as it is open, so whether there
-/// is room by now is learned by a write of our own.
-fn after(error: &StoreError, staging: &Path) -> WriteHealth {
+/// Classifies a failed write. RocksDB repeats some errors for as long as it is open, so a write of our own shows
+/// whether there is space now.
+fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let text = match error {
         StoreError::Database { source, .. } => source.as_ref(),
-        StoreError::Io { source, .. } => return WriteHealth::of(Lack::of(source)),
+        StoreError::Io { source, .. } => return WriteHealth::from_lack(Lack::of(source)),
         _ => return WriteHealth::Failing,
     };
     if text.starts_with(ROCKSDB_NO_SPACE) {
         return WriteHealth::NoSpace;
     }
     match probe(staging) {
-        Err(error) => WriteHealth::of(Lack::of(&error)),
+        Err(error) => WriteHealth::from_lack(Lack::of(&error)),
         Ok(()) if Lack::in_text(text) == Some(Lack::Quota) => WriteHealth::QuotaRaised,
-        Ok(()) => WriteHealth::of(Lack::in_text(text)),
+        Ok(()) => WriteHealth::from_lack(Lack::in_text(text)),
     }
 }
 
-/// Writes to the disk as RocksDB does, to a file without a name.
+/// Writes to the disk as RocksDB does, to an unnamed file.
 fn probe(staging: &Path) -> io::Result<()> {
     let mut file = tempfile::tempfile_in(staging)?;
     file.write_all(&vec![0; PROBE_BYTES])?;
@@ -188,9 +186,9 @@ impl Health {
     pub(super) fn new() -> Health {
         Health {
             opened: Instant::now(),
-            next_look_ms: AtomicU64::new(0),
+            next_check_ms: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
-            presence: Mutex::default(),
+            live_files: Mutex::default(),
             last_write: AtomicU8::new(WriteHealth::Good as u8),
             space_is_low: AtomicBool::new(false),
             free: AtomicU64::new(0),
@@ -198,7 +196,7 @@ impl Health {
         }
     }
 
-    /// By the last write alone.
+    /// Health by the last write alone.
     pub(super) fn last_write(&self) -> WriteHealth {
         let last = self.last_write.load(Ordering::Relaxed);
         let all = WriteHealth::OF_WRITES;
@@ -207,22 +205,22 @@ impl Health {
             .unwrap_or(WriteHealth::Failing)
     }
 
-    fn note_place(&self, dir: &DataDir, db: &DB) {
-        let place = self.look(dir, db);
-        let is_gone = !matches!(place, Ok(Seen::All));
+    fn check_location(&self, dir: &DataDir, db: &DB) {
+        let place = self.dir_state(dir, db);
+        let is_gone = !matches!(place, Ok(DirState::All));
         if self.is_gone.swap(is_gone, Ordering::Relaxed) == is_gone {
             return;
         }
         let data_dir = dir.path().display();
         match place {
-            Ok(Seen::All) => {
-                tracing::info!(%data_dir, "the data directory is back: batches are accepted")
+            Ok(DirState::All) => {
+                tracing::info!(%data_dir, "the data directory is available again: batches are accepted")
             }
-            Ok(Seen::Other) => tracing::error!(
+            Ok(DirState::Other) => tracing::error!(
                 %data_dir,
                 "the data directory was replaced by another one while it was in use: batches are refused"
             ),
-            Ok(Seen::Without(file)) => tracing::error!(
+            Ok(DirState::Without(file)) => tracing::error!(
                 file = %file.display(),
                 "a file of the data directory was removed while it was in use: batches are refused"
             ),
@@ -234,24 +232,24 @@ impl Health {
         }
     }
 
-    fn look(&self, dir: &DataDir, db: &DB) -> io::Result<Seen> {
+    fn dir_state(&self, dir: &DataDir, db: &DB) -> io::Result<DirState> {
         if !dir.is_in_place()? {
-            return Ok(Seen::Other);
+            return Ok(DirState::Other);
         }
-        let mut presence = self.presence.lock();
-        let missing = presence.missing(&dir.rocks(), db)?;
-        Ok(missing.map_or(Seen::All, Seen::Without))
+        let mut live_files = self.live_files.lock();
+        let missing = live_files.missing(&dir.rocks(), db)?;
+        Ok(missing.map_or(DirState::All, DirState::Without))
     }
 
-    /// Whether less than the reserve was free at the last look.
+    /// Whether less than the reserve was free at the last check.
     pub(super) fn space_is_low(&self) -> bool {
         self.space_is_low.load(Ordering::Relaxed)
     }
 
-    /// Looks how much space is left on the disk of `path`, and says so where that changes something.
-    /// Without a `reserve`, it is a twentieth of the disk, at most 1 GiB; and at least `needed`, what
-    /// the next flush may take, as far as that is no more than a quarter of the disk.
-    pub(super) fn note_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
+    /// Updates the free space of the disk of `path`, and logs changes. The default `reserve` is a twentieth of the
+    /// disk, at most 1 GiB, but at least `needed` (what the next flush may take) if that is at most a quarter of the
+    /// disk.
+    pub(super) fn update_free_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
         let Ok(disk) = rustix::fs::statvfs(path) else {
             return; // writes will tell
         };

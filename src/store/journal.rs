@@ -1,8 +1,8 @@
-//! The journal: batches that the sums on disk do not contain yet, durable before they are
-//! acknowledged. A column family of its own, so RocksDB's write-ahead log is the file format.
+//! The journal: batches that the sums on disk do not contain yet. They are durable before they are acknowledged. It
+//! is a column family, so its file format is RocksDB's write-ahead log.
 //!
-//! The seam for another journal (a Kafka partition) is three verbs: append gives positions, replay
-//! goes on from a position, trim forgets up to a position.
+//! Another journal (a Kafka partition) must provide three operations: append assigns positions, replay reads from a
+//! position, trim discards up to a position.
 
 use std::sync::atomic::Ordering;
 
@@ -15,9 +15,9 @@ use super::options::Durability;
 use super::receipts::{self, receipts_family};
 use flow::Batch;
 
-/// More than most receipts take in a write.
+/// Size of a receipt in a write batch; most are smaller.
 const RECEIPT_WRITE_BYTES: usize = 192;
-/// What a memtable has room for beside what it is made for.
+/// Room in a memtable beyond the group that it is sized for.
 const MEMTABLE_SLACK_BYTES: usize = 2 << 20;
 
 /// A view of the journal in an open database.
@@ -32,23 +32,22 @@ impl<'a> Journal<'a> {
         Ok(Journal { db, family })
     }
 
-    /// Writes `batches` at `first`, `first` + 1, … with their receipts and notes, and removes those at the
-    /// `revoked` keys: all or none of it, and as durable as that says.
+    /// Writes `batches` at positions `first`, `first` + 1, … with their receipts and notes, and deletes the receipts
+    /// under `orphaned` keys, in one atomic write with the given durability.
     ///
-    /// After an error the same positions can be used again: a write replaces what a failed one
-    /// may have left there.
+    /// After an error, the same positions can be reused: the next write overwrites what the failed one may have left.
     pub(super) fn append(
         &self,
         first: u64,
         batches: &[Batch],
-        revoked: &[Vec<u8>],
+        orphaned: &[Vec<u8>],
         durability: Durability,
     ) -> Result<(), StoreError> {
-        // All of it at once: growing, it would be there twice for a while.
+        // Reserve the full size: a vector that grows exists twice for a moment.
         let keys = |batch: &Batch| super::journal::stored_keys(batch).count() * RECEIPT_WRITE_BYTES;
         let bytes: usize = batches.iter().map(|b| b.bytes().len() + keys(b) + 32).sum();
         let mut write = WriteBatch::with_capacity_bytes(bytes + 64);
-        for key in revoked {
+        for key in orphaned {
             write.delete_cf(receipts_family(self.db)?, key);
         }
         for (position, batch) in (first..).zip(batches) {
@@ -58,7 +57,7 @@ impl<'a> Journal<'a> {
                 let receipt = Receipt {
                     fingerprint,
                     time_s,
-                    expired: batch.expired(),
+                    too_old: batch.too_old(),
                     position: 0,
                 };
                 let (family, notes) = (receipts_family(self.db)?, batch.notes());
@@ -69,7 +68,7 @@ impl<'a> Journal<'a> {
                 write.put_cf(family, key.as_bytes(), value);
                 let of_note = Receipt {
                     fingerprint: 0,
-                    expired: 0,
+                    too_old: 0,
                     ..receipt
                 };
                 for (key, note) in notes.iter().flat_map(|notes| &notes.others) {
@@ -83,8 +82,8 @@ impl<'a> Journal<'a> {
 
     /// Calls `each` with every batch after `position`, in order.
     ///
-    /// Positions follow one another without a gap; a gap means that acknowledged batches are gone,
-    /// which is an error.
+    /// # Errors
+    /// A gap between positions: acknowledged batches are missing.
     pub(super) fn replay(
         &self,
         position: u64,
@@ -100,7 +99,7 @@ impl<'a> Journal<'a> {
             let found = codec::decode_journal_key(&key)?;
             if found != expected {
                 return Err(StoreError::Corrupt {
-                    what: format!("the journal goes on at {found} where {expected} is due"),
+                    what: format!("the journal has position {found} where {expected} is expected"),
                 });
             }
             each(&batch)?;
@@ -108,9 +107,9 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Writes out what the memtables hold, which for the journal after a trim is next to nothing, so
-    /// that RocksDB can delete the log; and has it drop the files that hold only what was trimmed.
-    pub(super) fn release(&self) -> Result<(), StoreError> {
+    /// Flushes the memtables so that RocksDB can delete the log, and compacts the journal so that RocksDB deletes the
+    /// files that contain only trimmed batches. After a trim, little is left to write.
+    pub(super) fn release_space(&self) -> Result<(), StoreError> {
         for family in [self.family, receipts_family(self.db)?] {
             self.db
                 .flush_cf(family)
@@ -121,9 +120,8 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Forgets everything up to and with `position`. A crash may bring it back: it is covered by the marker
-    /// and skipped. All the same it is synced like a batch: after a power cut, only the last record of a log
-    /// may be incomplete.
+    /// Deletes everything up to and including `position`. A crash may undo it; the marker then makes replay skip
+    /// these batches. It is synced like a batch, because only the last record of a log may be torn after a power cut.
     pub(super) fn trim(&self, position: u64, durability: Durability) -> Result<(), StoreError> {
         let mut write = WriteBatch::default();
         let (from, to) = (codec::journal_key(0), codec::journal_key(position + 1));
@@ -133,27 +131,28 @@ impl<'a> Journal<'a> {
 }
 
 impl Inner {
-    /// Has the journal's memtable take a group that is larger than a memtable. By itself, RocksDB would write it
-    /// out with the next write, before it is trimmed: as one block, of which it makes two more copies, and which
-    /// compaction reads again.
+    /// Enlarges the journal's memtable for a group that exceeds it. Otherwise RocksDB would flush it at the next
+    /// write, before it is trimmed: as one block, of which it makes two more copies, and which compaction reads
+    /// again.
     ///
-    /// Such a group is alone in the tallies, so the flush of its tally is what narrows the journal again.
-    pub(super) fn widen_journal(&self, group_bytes: usize) {
+    /// Such a group is alone in the tallies, so the flush of its tally shrinks the memtable again.
+    pub(super) fn grow_journal_memtable(&self, group_bytes: usize) {
         let memtable_bytes = self.options.memtable_bytes;
         if group_bytes > memtable_bytes {
-            self.journal_is_wide.store(true, Ordering::SeqCst);
+            self.journal_memtable_is_grown.store(true, Ordering::SeqCst);
             self.set_memtable_bytes(memtable_bytes + group_bytes + MEMTABLE_SLACK_BYTES);
         }
     }
 
-    /// Lets go of a large group that is trimmed.
-    pub(super) fn narrow_journal(&self) -> Result<(), StoreError> {
-        if self.journal_is_wide.load(Ordering::SeqCst) {
+    /// Frees the memory of a large group after it was trimmed.
+    pub(super) fn shrink_journal_memtable(&self) -> Result<(), StoreError> {
+        if self.journal_memtable_is_grown.load(Ordering::SeqCst) {
             let journal = Journal::new(&self.db)?;
             let flushed = self.db.flush_cf(journal.family);
             flushed.map_err(database("writing out the journal"))?;
             self.set_memtable_bytes(self.options.memtable_bytes);
-            self.journal_is_wide.store(false, Ordering::SeqCst);
+            self.journal_memtable_is_grown
+                .store(false, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -165,14 +164,14 @@ impl Inner {
             set.map_err(database("changing a setting of the journal"))
         });
         if let Err(error) = set {
-            // It costs some memory for a moment.
+            // This costs some memory for a moment.
             tracing::debug!(%error, "the journal's memtable stays as large as it was");
         }
     }
 }
 
-/// Appends a record to the log. All that goes there goes through here: a record says at its end whether it
-/// is synced, and is never zeros there.
+/// Appends a record to the log. All writes to the log use this function, because each record must end in a mark: it
+/// is never zeros, and it tells whether the record was synced.
 pub(super) fn write_log(
     db: &DB,
     mut write: WriteBatch,

@@ -1,10 +1,10 @@
-//! The ledger: how many flows and bytes each hour has been given, kept beside the rows.
+//! The ledger: flows and bytes per hour, stored beside the rows.
 //!
-//! It is a second account of the same flows: counted when a batch is decoded, stored in the batch,
-//! added up in the tally and in `flows` beside the rows, in the same atomic steps, and never derived
-//! from them. [`verify`](super::verify) holds the two against each other.
+//! It is an independent account of the same flows: counted when a batch is decoded, stored in the batch, added up in
+//! the tally and in `flows` in the same atomic steps as the rows, and never derived from the rows.
+//! [`verify`](super::verify) compares the two.
 //!
-//! It has an entry for each hour, and there may be millions of hours: it is read entry by entry.
+//! It has one entry per hour, possibly millions, so it is read entry by entry.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,48 +15,47 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{StoreError, database};
-use super::scan::{Cursor, Patience, open_cursor};
+use super::scan::{OwnedIterator, ScanLimits, open_iterator};
 use super::tally::Tally;
-use super::views::Grant;
+use super::views::ViewGrant;
 use super::{Inner, Store, codec};
 use flow::{Hour, Totals};
 
 /// Pause while hours are being dropped, which takes milliseconds.
 const DROP_PAUSE: Duration = Duration::from_millis(1);
 
-/// The entries of a range of hours, ascending, as they were at one moment between two commits.
+/// The entries of a range of hours in ascending order, as of one moment between two commits.
 ///
-/// Like a [`Scan`](super::Scan), it holds files of the database and copies of what is not flushed, but no
-/// lock.
+/// Like a [`Scan`](super::Scan), it holds database files and copies of unflushed entries, but no lock.
 pub struct Ledger {
-    disk: Cursor,
+    disk: OwnedIterator,
     /// Ascending.
-    unflushed: std::iter::Peekable<std::vec::IntoIter<Unflushed>>,
+    unflushed: std::iter::Peekable<std::vec::IntoIter<UnflushedEntry>>,
     tag: u64,
-    patience: Patience,
-    /// Covers what is unflushed.
-    _grant: Grant,
+    limits: ScanLimits,
+    /// Covers `unflushed`.
+    _grant: ViewGrant,
 }
 
 /// An entry of a tally.
 #[derive(Clone, Copy)]
-struct Unflushed {
+struct UnflushedEntry {
     hour: u32,
     of_frozen: bool,
     totals: Totals,
 }
 
-/// What the whole ledger adds up to, hours included that are too old and not dropped yet.
+/// Totals of the whole ledger, including hours that are too old but not dropped yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sums {
+pub(super) struct LedgerSums {
     pub(super) hours: u64,
     pub(super) totals: Totals,
-    /// What it had at the start, and was given since, without what was dropped.
+    /// The total at start, plus what was added since, minus what was dropped.
     pub(super) expected: Totals,
 }
 
 impl Store {
-    /// The entries of `hours`, of those hours that hold flows and are not too old.
+    /// The entries of those `hours` that have flows and are not too old.
     pub fn ledger(&self, hours: Range<u32>) -> Result<Ledger, StoreError> {
         Ledger::open(&self.inner, hours)
     }
@@ -64,13 +63,13 @@ impl Store {
 
 impl Ledger {
     fn open(inner: &Arc<Inner>, hours: Range<u32>) -> Result<Ledger, StoreError> {
-        undisturbed(inner, |drops| {
-            // The tallies first, then the disk, and the marker decides: as in a scan.
+        between_drops(inner, |drop_seq| {
+            // Copy the tallies first, then open the iterator; the marker tells what is in both, as in a scan.
             let copies = copy_tallies(inner, &hours)?;
-            let first = hours.start.max(copies.horizon);
+            let first = hours.start.max(copies.cutoff);
             let end = hours.end.max(first);
             let (lower, upper) = (codec::ledger_key(first), codec::ledger_key(end));
-            let (disk, marker) = open_cursor(inner, &lower, &upper, false)?;
+            let (disk, marker) = open_iterator(inner, &lower, &upper, false)?;
             let mut unflushed = copies.entries;
             unflushed.retain(|of| {
                 let last = if of.of_frozen {
@@ -91,30 +90,30 @@ impl Ledger {
             Ok(Ledger {
                 disk,
                 unflushed: unflushed.into_iter().peekable(),
-                tag: inner.tag(copies.last, drops),
-                patience: Patience::default(),
+                tag: inner.tag(copies.last, drop_seq),
+                limits: ScanLimits::default(),
                 _grant: copies.grant,
             })
         })
     }
 
-    /// Names what the ledger holds as a whole: it is another one after every change, and in every process.
+    /// Identifies the content of the whole ledger: it changes with every commit and differs between processes.
     pub fn tag(&self) -> u64 {
         self.tag
     }
 
-    /// Ends it with an error when it is read after this time.
-    pub fn until(&mut self, time: Option<Instant>) {
-        self.patience.until(time);
+    /// Makes reads after this time fail.
+    pub fn set_deadline(&mut self, time: Option<Instant>) {
+        self.limits.set_deadline(time);
     }
 
-    /// Ends it with an error when it is told to.
-    pub fn unless(&mut self, cancel: CancellationToken) {
-        self.patience.unless(cancel);
+    /// Makes reads fail after `cancel` is cancelled.
+    pub fn set_cancel(&mut self, cancel: CancellationToken) {
+        self.limits.set_cancel(cancel);
     }
 
     fn next_entry(&mut self) -> Result<Option<(Hour, Totals)>, StoreError> {
-        self.patience.step()?;
+        self.limits.step()?;
         let mut next = match self.disk.item() {
             Some((key, value)) => {
                 Some((codec::decode_ledger_key(key)?, codec::decode_totals(value)?))
@@ -159,16 +158,16 @@ fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
     Hour::new(u64::from(hour)).ok_or(codec::Corrupt("an hour is out of range"))
 }
 
-/// Runs `read` with the number of the last drop of hours, until none comes in between.
-fn undisturbed<T>(
+/// Runs `read` with the current sequence number of hour drops, and repeats it if a drop happened meanwhile.
+fn between_drops<T>(
     inner: &Inner,
     mut read: impl FnMut(u64) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     loop {
-        let drops = inner.drops.load(Ordering::SeqCst);
-        if drops.is_multiple_of(2) {
-            let value = read(drops)?;
-            if drops == inner.drops.load(Ordering::SeqCst) {
+        let drop_seq = inner.drop_seq.load(Ordering::SeqCst);
+        if drop_seq.is_multiple_of(2) {
+            let value = read(drop_seq)?;
+            if drop_seq == inner.drop_seq.load(Ordering::SeqCst) {
                 return Ok(value);
             }
         }
@@ -176,20 +175,20 @@ fn undisturbed<T>(
     }
 }
 
-/// Both tallies' entries at one moment between two commits.
+/// The entries of both tallies, as of one moment between two commits.
 struct Copies {
-    entries: Vec<Unflushed>,
-    /// Last positions of the active and of the frozen tally.
+    entries: Vec<UnflushedEntry>,
+    /// Last positions of the active and the frozen tally.
     last: u64,
     frozen_last: u64,
-    horizon: u32,
-    grant: Grant,
+    cutoff: u32,
+    grant: ViewGrant,
 }
 
 fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreError> {
-    let copy = |tally: &Tally, of_frozen, to: &mut Vec<Unflushed>| {
+    let copy = |tally: &Tally, of_frozen, to: &mut Vec<UnflushedEntry>| {
         let of_range = tally.ledger().filter(|(hour, _)| hours.contains(hour));
-        to.extend(of_range.map(|(hour, totals)| Unflushed {
+        to.extend(of_range.map(|(hour, totals)| UnflushedEntry {
             hour,
             of_frozen,
             totals,
@@ -197,22 +196,22 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
     };
     let mut bytes = 0;
     loop {
-        // Without the lock, since this may wait.
-        let grant = Grant::take(inner, bytes)?;
+        // Reserve without the lock, since this may block.
+        let grant = ViewGrant::reserve(inner, bytes)?;
         let tallies = inner.tallies()?;
         let frozen = tallies.frozen.clone();
         let of_frozen = frozen.as_deref().map_or(0, |tally| tally.hours_in(hours));
         let entries = tallies.active.hours_in(hours) + of_frozen;
-        let needed = entries * size_of::<Unflushed>();
+        let needed = entries * size_of::<UnflushedEntry>();
         if !grant.covers(needed, &inner.views) {
-            // With some to spare, since the hours grow.
+            // Reserve more than needed, since the tallies grow meanwhile.
             bytes = needed + needed / 8;
             continue;
         }
         let mut copies = Vec::with_capacity(entries);
         copy(&tallies.active, false, &mut copies);
         let last = tallies.active.last();
-        let horizon = inner.horizon.load(Ordering::SeqCst);
+        let cutoff = inner.retention_cutoff.load(Ordering::SeqCst);
         drop(tallies);
         let frozen_last = frozen.as_deref().map_or(0, Tally::last);
         frozen
@@ -222,15 +221,15 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
             entries: copies,
             last,
             frozen_last,
-            horizon,
+            cutoff,
             grant,
         });
     }
 }
 
-/// What the ledger adds up to. Its time grows with the number of hours, and its memory does not.
-pub(super) fn sums(inner: &Arc<Inner>) -> Result<Sums, StoreError> {
-    undisturbed(inner, |_| {
+/// Adds up the ledger. Takes time proportional to the number of hours, and constant memory.
+pub(super) fn sums(inner: &Arc<Inner>) -> Result<LedgerSums, StoreError> {
+    between_drops(inner, |_| {
         let (parts, expected): (Vec<_>, _) = {
             let tallies = inner.tallies()?;
             let frozen = tallies.frozen.as_deref().into_iter();
@@ -239,10 +238,10 @@ pub(super) fn sums(inner: &Arc<Inner>) -> Result<Sums, StoreError> {
             (parts.collect(), tallies.expected)
         };
         let (lower, upper) = codec::ledger_bounds();
-        let (mut disk, marker) = open_cursor(inner, lower, upper, false)?;
-        let mut sums = Sums {
+        let (mut disk, marker) = open_iterator(inner, lower, upper, false)?;
+        let mut sums = LedgerSums {
             expected,
-            ..Sums::default()
+            ..LedgerSums::default()
         };
         let mut unflushed: Vec<u32> = Vec::new();
         for (_, totals, hours) in parts.into_iter().filter(|(last, ..)| *last > marker) {
@@ -270,21 +269,25 @@ pub(super) fn sum(entries: impl Iterator<Item = (u32, Totals)>) -> Totals {
 }
 
 /// The ledger's entries on disk for a range of hours, ascending.
-pub(super) struct OnDisk<'a>(DBRawIteratorWithThreadMode<'a, DB>);
+pub(super) struct DiskLedger<'a>(DBRawIteratorWithThreadMode<'a, DB>);
 
 impl Inner {
-    /// Those from `first` up to but without `end`.
-    pub(super) fn ledger_on_disk(&self, first: u32, end: u32) -> Result<OnDisk<'_>, StoreError> {
+    /// The entries on disk from `first` to `end` (exclusive).
+    pub(super) fn ledger_on_disk(
+        &self,
+        first: u32,
+        end: u32,
+    ) -> Result<DiskLedger<'_>, StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(codec::ledger_key(first));
         options.set_iterate_upper_bound(codec::ledger_key(end));
         options.fill_cache(false);
         let mut disk = self.db.raw_iterator_cf_opt(self.flows()?, options);
         disk.seek_to_first();
-        Ok(OnDisk(disk))
+        Ok(DiskLedger(disk))
     }
 
-    /// What those entries add up to, and their number.
+    /// The total of these entries, and their number.
     pub(super) fn sum_on_disk(&self, first: u32, end: u32) -> Result<(Totals, u64), StoreError> {
         let (mut sum, mut hours) = (Totals::default(), 0);
         for entry in self.ledger_on_disk(first, end)? {
@@ -295,15 +298,15 @@ impl Inner {
     }
 }
 
-impl OnDisk<'_> {
-    /// The last of them.
+impl DiskLedger<'_> {
+    /// The last hour that has an entry.
     pub(super) fn last_hour(mut self) -> Result<Option<u32>, StoreError> {
         self.0.seek_to_last();
         Ok(self.next().transpose()?.map(|(hour, _)| hour))
     }
 }
 
-impl Iterator for OnDisk<'_> {
+impl Iterator for DiskLedger<'_> {
     type Item = Result<(u32, Totals), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {

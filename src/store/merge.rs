@@ -1,4 +1,4 @@
-//! The merge operator of `flows`: sums and the ledger add up. Compaction folds operands with it, so aggregation
+//! The merge operator of `flows`: adds up sums and ledger entries. Compaction applies it to operands, so aggregation
 //! on disk costs the write path nothing.
 
 use std::sync::Arc;
@@ -9,25 +9,24 @@ use rocksdb::{MergeOperands, Options};
 use super::codec;
 use flow::{Counters, Totals};
 
-/// Installs the operator; `stopped` counts sums that reached `u64::MAX`.
-pub(super) fn install(options: &mut Options, stopped: Arc<AtomicU64>) {
+/// Installs the operator; `saturated` counts additions that saturated at `u64::MAX`.
+pub(super) fn install(options: &mut Options, saturated: Arc<AtomicU64>) {
     options.set_merge_operator_associative(c"flowtally.add.v1", move |_key, base, operands| {
-        merge(base, operands, &stopped)
+        merge(base, operands, &saturated)
     });
 }
 
 /// Adds the base and all operands.
 ///
-/// Total: it never panics (that would abort the process, from inside RocksDB) and never fails
-/// (that would make the database read-only), whatever bytes it is given. Operands that are not
-/// counters cannot come from us or past the block checksums; should one appear, the sum would be a
-/// guess, so the operand itself becomes the value: readers then refuse it as corrupt, and so does
-/// every later merge.
-fn merge(base: Option<&[u8]>, operands: &MergeOperands, stopped: &AtomicU64) -> Option<Vec<u8>> {
-    Some(fold(base.into_iter().chain(operands), stopped))
+/// It accepts any bytes: it never panics (that would abort the process inside RocksDB) and never fails (that would
+/// make the database read-only). An operand that is not a counter cannot come from us or pass the block checksums. If
+/// one appears anyway, the sum is unknown, so the operand itself becomes the value: readers and later merges then
+/// report it as corrupt.
+fn merge(base: Option<&[u8]>, operands: &MergeOperands, saturated: &AtomicU64) -> Option<Vec<u8>> {
+    Some(fold(base.into_iter().chain(operands), saturated))
 }
 
-fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, stopped: &AtomicU64) -> Vec<u8> {
+fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, saturated: &AtomicU64) -> Vec<u8> {
     let mut values = values.peekable();
     if values
         .peek()
@@ -40,7 +39,7 @@ fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, stopped: &AtomicU64) -> Vec<
         match codec::decode_counters(value) {
             Ok(counters) => {
                 if sum.add(counters) {
-                    stopped.fetch_add(1, Ordering::Relaxed);
+                    saturated.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Err(_) => return value.to_vec(),
@@ -49,7 +48,7 @@ fn fold<'a>(values: impl Iterator<Item = &'a [u8]>, stopped: &AtomicU64) -> Vec<
     codec::encode_counters(sum).to_vec()
 }
 
-/// The same for entries of the ledger.
+/// [`fold`] for ledger entries.
 fn fold_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut sum = Totals::default();
     for value in values {
@@ -61,26 +60,29 @@ fn fold_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     codec::encode_totals(sum).to_vec()
 }
 
-/// What has to hold of any values: if all are counters, or all totals, so is the sum, however they are
-/// bracketed; otherwise what comes out is refused by readers. For tests and fuzzing.
+/// Checks an invariant for arbitrary values: if all are counters, or all are totals, so is the sum, regardless of
+/// grouping; otherwise readers reject the result. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(values: &[&[u8]]) {
-    let stopped = AtomicU64::new(0);
-    let whole = fold(values.iter().copied(), &stopped);
+pub fn check_merge(values: &[&[u8]]) {
+    let saturated = AtomicU64::new(0);
+    let whole = fold(values.iter().copied(), &saturated);
     let all = |bytes| values.iter().all(|v| v.len() == bytes);
     if all(codec::COUNTERS_BYTES) || !values.is_empty() && all(codec::TOTALS_BYTES) {
         for split in 1..values.len() {
             let (left, right) = values.split_at(split);
-            let left = fold(left.iter().copied(), &stopped);
-            let right = fold(right.iter().copied(), &stopped);
-            assert_eq!(fold([left.as_slice(), &right].into_iter(), &stopped), whole);
+            let left = fold(left.iter().copied(), &saturated);
+            let right = fold(right.iter().copied(), &saturated);
+            assert_eq!(
+                fold([left.as_slice(), &right].into_iter(), &saturated),
+                whole
+            );
         }
         assert_eq!(
             whole.len(),
             values.first().map_or(codec::COUNTERS_BYTES, |v| v.len())
         );
     } else {
-        // The first of another length than it should have.
+        // The length of a valid result, by the first value.
         let expected = match values[0].len() {
             codec::TOTALS_BYTES => codec::TOTALS_BYTES,
             _ => codec::COUNTERS_BYTES,
@@ -103,7 +105,7 @@ mod tests {
         fn total_on_any_bytes(
             values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..42), 0..10)
         ) {
-            check(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            check_merge(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
 
         #[test]
@@ -120,7 +122,7 @@ mod tests {
             values.iter().for_each(|v| sum.add(totals(*v)));
             let folded = fold(encoded.iter().map(<[u8; _]>::as_slice), &AtomicU64::new(0));
             prop_assert_eq!(codec::decode_totals(&folded), Ok(sum));
-            check(&encoded.iter().map(<[u8; _]>::as_slice).collect::<Vec<_>>());
+            check_merge(&encoded.iter().map(<[u8; _]>::as_slice).collect::<Vec<_>>());
         }
 
         #[test]
@@ -128,16 +130,16 @@ mod tests {
             values in prop::collection::vec((any::<u64>(), 0..1000u64), 1..10)
         ) {
             let values: Vec<_> = values.iter().map(|&(tx, rx)| encoded(tx, rx)).collect();
-            check(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            check_merge(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn saturation_is_counted() {
-        let stopped = AtomicU64::new(0);
+        let saturated = AtomicU64::new(0);
         let (a, b) = (encoded(u64::MAX, 1), encoded(2, 3));
-        let sum = fold([a.as_slice(), &b].into_iter(), &stopped);
+        let sum = fold([a.as_slice(), &b].into_iter(), &saturated);
         assert_eq!(sum, encoded(u64::MAX, 4));
-        assert_eq!(stopped.load(Ordering::Relaxed), 1);
+        assert_eq!(saturated.load(Ordering::Relaxed), 1);
     }
 }

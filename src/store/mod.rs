@@ -1,11 +1,10 @@
 //! The store: durable, exact sums in one directory.
 //!
-//! A commit appends its batches to the [`journal`], with one fsync, and adds them to the [`tally`].
-//! A tally that is big or old is frozen and flushed by a thread of its own: [`flush`] writes its rows
-//! and the **marker**, the last journal position they contain, into one file that RocksDB ingests
-//! atomically. So sums and marker cannot disagree, whatever happens in between: with the old marker
-//! the journal is replayed, with the new one it is skipped. Readers ([`scan`]) use the same rule to
-//! see every acknowledged batch exactly once while a flush is on its way.
+//! A commit appends its batches to the [`journal`] with one fsync and adds them to the [`tally`]. When a tally is
+//! large or old, it is frozen, and the flusher thread writes its rows and the **marker** (the last journal position
+//! that they contain) into one file, which RocksDB ingests atomically ([`flush`]). Sums and marker therefore always
+//! agree: after a crash, the journal is replayed from the marker. Readers ([`scan`]) apply the same rule, so that
+//! they see every acknowledged batch exactly once during a flush.
 
 mod apply;
 mod arena;
@@ -20,11 +19,11 @@ mod flush;
 mod health;
 mod journal;
 mod ledger;
+mod live_files;
 mod merge;
 mod observe;
 mod open;
 mod options;
-mod presence;
 mod receipts;
 mod retention;
 mod rocks;
@@ -46,9 +45,9 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{ColumnFamily, DB, Options};
 
-pub use apply::{Applied, Entry};
-pub use checkpoint::Checkpointed;
-pub use dedupe::{Known, Outcome};
+pub use apply::{Applied, JournalEntry};
+pub use checkpoint::StoreCheckpoint;
+pub use dedupe::{KeyStatus, Outcome};
 pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
@@ -61,71 +60,69 @@ pub use selection::Selection;
 #[doc(hidden)] // for benches
 pub use tally::{Tally, batch_memory_bytes};
 pub use verify::{Fault, Verified, verify};
-pub use wal::cut_torn;
+pub use wal::truncate_torn_writes;
 #[cfg(fuzzing)]
-pub use {merge::check as check_merge, tally::check as check_replay};
+pub use {merge::check_merge, tally::check_replay};
 
-use compact::CompactionDue;
+use compact::CompactionRequests;
 use error::database;
 use flow::{Hour, Totals};
 use health::Health;
 use journal::Journal;
-use receipts::Expiry;
+use receipts::ReceiptExpiry;
 use views::ViewBudget;
 
-/// An open data directory. Dropping it stops its threads and loses nothing: what is not flushed is
-/// in the journal. [`Store::flush`] first makes the next open quick.
+/// An open data directory. Dropping it stops its threads. No data is lost: batches that are not flushed are in the
+/// journal. Call [`Store::flush`] first to make the next open fast.
 #[derive(Debug)]
 pub struct Store {
     inner: Arc<Inner>,
-    /// Without it and the other, the store is open only to be read.
+    /// `None`, like `compactor`, if the store is open read-only.
     flusher: Option<JoinHandle<()>>,
     compactor: Option<JoinHandle<()>>,
 }
 
-/// Everything that the flusher and running scans share. The database is closed, and then the
-/// directory let go, when the last of them ends: fields are dropped in this order.
+/// State shared by the flusher, the compactor and running scans. When the last of them ends, the database is closed
+/// and then the directory is unlocked: fields are dropped in this order.
 struct Inner {
     db: DB,
     dir: DataDir,
-    /// Kept for its statistics.
+    /// For its statistics.
     database_options: Options,
     flows_options: Options,
     options: StoreOptions,
-    /// Held by the one commit that is under way. Has the keys of batches whose write failed: such a
-    /// write may be in the log all the same, where a later one takes its positions but not its
-    /// receipts; so the next one takes them back.
+    /// Held during a commit. Contains the receipt keys of batches whose write failed. Such a write may be in the log
+    /// nevertheless; a later write reuses its positions but not its receipts, so the next commit deletes those.
     commit: Mutex<Vec<Vec<u8>>>,
     tallies: Mutex<Tallies>,
     /// See [`Inner::marker`].
     marker: AtomicU64,
-    /// Held by whoever writes to `flows`, and by whoever needs it and the journal's beginning to stand
-    /// still.
+    /// Held by writers to `flows`, and by readers that need `flows` and the start of the journal not to change.
     writer: Mutex<()>,
-    /// Counts up when a drop of hours begins and when it ends: odd while one is under way.
-    drops: AtomicU64,
-    /// Keys the tags of this open store, so that no other one gives the same.
-    tags: RandomState,
-    /// The first hour that is kept; what is before it is not there for readers.
-    horizon: AtomicU32,
-    /// The latest hour that the clock has shown: see [`Inner::retention`].
+    /// Sequence number of hour drops: incremented when one starts and when it ends, so it is odd during a drop.
+    drop_seq: AtomicU64,
+    /// Seeds the tags of this open store, so that no other store returns the same tag.
+    tag_hasher: RandomState,
+    /// The retention cutoff. Readers do not see earlier hours.
+    retention_cutoff: AtomicU32,
+    /// The latest hour that the clock has reached: see [`Inner::retention`].
     clock_hour: AtomicU32,
     views: ViewBudget,
-    /// Signalled when there may be something to flush.
+    /// Signalled when a flush may be due.
     flush_due: Condvar,
-    /// Signalled when a flush ended, well or not.
+    /// Signalled when a flush succeeded or failed.
     flush_ended: Condvar,
-    compaction_due: CompactionDue,
-    expiry: Arc<Expiry>,
-    /// See [`Inner::widen_journal`].
-    journal_is_wide: AtomicBool,
-    /// Sums that reached `u64::MAX` and were stopped there.
-    stopped: Arc<AtomicU64>,
+    compaction_requests: CompactionRequests,
+    expiry: Arc<ReceiptExpiry>,
+    /// See [`Inner::grow_journal_memtable`].
+    journal_memtable_is_grown: AtomicBool,
+    /// Number of additions that saturated at `u64::MAX`.
+    saturated: Arc<AtomicU64>,
     health: Health,
 }
 
-/// Stands for the marker while it is not known which it is. No journal gets that long.
-const MARKER_CHANGES: u64 = u64::MAX;
+/// Value of the cached marker while a flush may be changing it. No journal reaches this position.
+const MARKER_UNKNOWN: u64 = u64::MAX;
 
 struct Tallies {
     active: Tally,
@@ -134,11 +131,11 @@ struct Tallies {
     flushed: u64,
     /// The newest hour that has had flows.
     newest: Option<u32>,
-    /// What the ledger has to add up to: what it did at the start, and everything since.
+    /// Expected total of the ledger: its total at start, plus everything that was added since.
     expected: Totals,
     /// Flush the active tally now, whatever its size and age.
     flush_now: bool,
-    /// Why the last flush failed; `None` once one succeeds.
+    /// Error of the last flush; `None` if it succeeded.
     flush_error: Option<String>,
     closing: bool,
 }
@@ -151,8 +148,8 @@ impl Tallies {
         self.flush_now = false;
     }
 
-    /// Counts what a batch says that it adds.
-    fn note_ledger(&mut self, ledger: impl IntoIterator<Item = (u32, Totals)>) {
+    /// Adds a batch's ledger to the expected total.
+    fn count_in_ledger(&mut self, ledger: impl IntoIterator<Item = (u32, Totals)>) {
         for (hour, totals) in ledger {
             self.expected.add(totals);
             self.newest = self.newest.max(Some(hour));
@@ -161,14 +158,15 @@ impl Tallies {
 }
 
 impl Inner {
-    /// Hides from readers what is too old by now.
-    fn set_horizon(&self, tallies: &Tallies) {
+    /// Advances the retention cutoff, so that readers no longer see hours that are too old.
+    fn update_retention_cutoff(&self, tallies: &Tallies) {
         let retention = self.retention(tallies.newest);
-        self.horizon.store(retention.horizon(), Ordering::SeqCst);
+        self.retention_cutoff
+            .store(retention.cutoff(), Ordering::SeqCst);
     }
 
     fn tallies(&self) -> Result<MutexGuard<'_, Tallies>, StoreError> {
-        // A panic while the sums were being changed: what they hold now is anybody's guess.
+        // Poisoned: a thread panicked while it changed the sums, so they may be wrong.
         self.tallies.lock().map_err(|_| StoreError::Closed)
     }
 
@@ -176,33 +174,32 @@ impl Inner {
         flows_family(&self.db)
     }
 
-    /// About how much the keys from `first` up to `end` take on disk, without what is not flushed yet.
+    /// Approximate size on disk of the keys from `first` to `end` (exclusive), without unflushed data.
     fn bytes_on_disk(&self, first: &[u8], end: &[u8]) -> Result<u64, StoreError> {
         let range = rocksdb::Range::new(first, end);
         let sizes = self.db.get_approximate_sizes_cf(self.flows()?, &[range]);
         Ok(sizes.iter().sum())
     }
 
-    /// The last journal position that the sums on disk contain, as the database has it; 0 before the
-    /// first flush.
+    /// Reads the marker, the last journal position that the sums on disk contain; 0 before the first flush.
     fn marker_on_disk(&self) -> Result<u64, StoreError> {
         marker_in(&self.db)
     }
 
-    /// The same without asking the database, except while a flush changes it.
+    /// The cached marker. Reads the database only while a flush may be changing it.
     fn marker(&self) -> Result<u64, StoreError> {
         match self.marker.load(Ordering::SeqCst) {
-            MARKER_CHANGES => self.marker_on_disk(),
+            MARKER_UNKNOWN => self.marker_on_disk(),
             marker => Ok(marker),
         }
     }
 
-    /// Runs `ingest`, which changes the marker or fails and may have changed it or not.
-    fn change_marker(
+    /// Runs `ingest`, which may change the marker even if it fails, and then reloads the cached marker.
+    fn update_marker(
         &self,
         ingest: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.marker.store(MARKER_CHANGES, Ordering::SeqCst);
+        self.marker.store(MARKER_UNKNOWN, Ordering::SeqCst);
         let ingested = ingest();
         self.marker.store(self.marker_on_disk()?, Ordering::SeqCst);
         ingested
@@ -213,10 +210,10 @@ impl Inner {
             || tally.journal_bytes() >= self.options.journal_bytes_max
     }
 
-    /// Names what the store holds when its last position is `last` and hours were dropped so often: whatever
-    /// changes it, changes one of the two.
-    fn tag(&self, last: u64, drops: u64) -> u64 {
-        self.tags.hash_one((last, drops))
+    /// Identifies the store's content by its last position and the number of hour drops. Every change to the content
+    /// changes one of them.
+    fn tag(&self, last: u64, drop_seq: u64) -> u64 {
+        self.tag_hasher.hash_one((last, drop_seq))
     }
 
     fn step(&self, step: Step) {
@@ -239,29 +236,28 @@ fn marker_in(db: &DB) -> Result<u64, StoreError> {
 }
 
 impl Store {
-    /// The rows of `hour` as they are now, in key order.
+    /// The current rows of `hour` in key order.
     pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, Selection::hour(hour))
     }
 
-    /// The rows of `selection` as they are now, in key order.
+    /// The current rows of `selection` in key order.
     pub fn select(&self, selection: Selection) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, selection)
     }
 
-    /// Flushes everything that has been committed, and waits for it, `time_max` at most. The journal
-    /// is empty then, and its log is let go: the next open reads neither, and a copy of the directory
-    /// is as small as it can be.
+    /// Flushes everything that was committed before the call, within `time_max`. Then the journal is empty and its
+    /// log files are deleted, so the next open is fast and a copy of the directory is small.
     pub fn flush_within(&self, time_max: Duration) -> Result<(), StoreError> {
-        self.inner.look_for_dir()?;
+        self.inner.require_dir()?;
         self.flush_tallies(time_max)?;
-        Journal::new(&self.inner.db)?.release()
+        Journal::new(&self.inner.db)?.release_space()
     }
 
-    /// Flushes everything that has been committed, and waits for it, `time_max` at most.
+    /// Flushes everything that was committed before the call, within `time_max`.
     pub(super) fn flush_tallies(&self, time_max: Duration) -> Result<(), StoreError> {
         if self.flusher.is_none() {
-            return Err(StoreError::OnlyRead);
+            return Err(StoreError::ReadOnly);
         }
         let give_up = Instant::now() + time_max;
         let inner = &*self.inner;
@@ -275,10 +271,10 @@ impl Store {
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(StoreError::FlushFailed {
-                    why: format!("it was not done in {} seconds", time_max.as_secs()),
+                    why: format!("it did not finish within {} seconds", time_max.as_secs()),
                 });
             }
-            // What came in later is not asked for.
+            // Flush the active tally only if it contains flows that were committed before the call.
             tallies.flush_now = tallies.active.since().is_some();
             inner.flush_due.notify_one();
             (tallies, _) = inner
@@ -289,7 +285,7 @@ impl Store {
         Ok(())
     }
 
-    /// [`Store::flush_within`] an hour.
+    /// [`Store::flush_within`] one hour.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.flush_within(Duration::from_secs(3600))
     }
@@ -299,23 +295,22 @@ impl Store {
         self.inner.options.tally_bytes_max
     }
 
-    /// How often the journal's log was synced to disk since open.
+    /// Number of fsyncs of the journal's log since open.
     pub fn log_syncs(&self) -> u64 {
         let options = &self.inner.database_options;
         options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
     }
 
-    /// How many additions, since open, met a sum that would have passed `u64::MAX`: in the tally,
-    /// and each time that a read or a compaction adds up what is on disk.
-    pub fn sums_stopped(&self) -> u64 {
-        self.inner.stopped.load(Ordering::Relaxed)
+    /// Number of additions since open that saturated at `u64::MAX`: in the tally, and each time that a read or a
+    /// compaction adds up stored operands.
+    pub fn sums_saturated(&self) -> u64 {
+        self.inner.saturated.load(Ordering::Relaxed)
     }
 }
 
-/// Runs the life of a thread that the service cannot do without. A panic in it is a bug, after which
-/// requests would wait for ever: the process ends instead, and the next one finds everything in the
-/// journal.
-pub fn abort_on_panic(life: impl FnOnce()) {
+/// Runs the body of a thread that the service depends on, and aborts the process if it panics. Otherwise requests
+/// would wait for that thread forever. The next start recovers everything from the journal.
+pub fn abort_on_panic(body: impl FnOnce()) {
     struct Abort;
     impl Drop for Abort {
         fn drop(&mut self) {
@@ -325,7 +320,7 @@ pub fn abort_on_panic(life: impl FnOnce()) {
         }
     }
     let _abort = Abort;
-    life();
+    body();
 }
 
 impl Drop for Store {
@@ -334,13 +329,13 @@ impl Drop for Store {
             tallies.closing = true;
         }
         self.inner.flush_due.notify_all();
-        self.inner.compaction_due.close();
+        self.inner.compaction_requests.close();
         let join = |thread: Option<JoinHandle<()>>| {
-            // They log their own errors, and a panic of theirs has been printed.
+            // The threads log their own errors, and a panic has been printed.
             let _ended = thread.map(JoinHandle::join);
         };
         join(self.flusher.take());
-        // Nothing is written any more. A compaction that is under way may be given up at any point.
+        // Nothing is written any more. A running compaction can be cancelled at any point.
         self.inner.db.cancel_all_background_work(false);
         join(self.compactor.take());
     }

@@ -1,5 +1,4 @@
-//! How the store is, as metrics. What happens is counted where it happens; this is for what has to be
-//! asked for.
+//! Gauges of the store. Events are counted where they happen; this reads the values that must be queried.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,11 +9,10 @@ use rocksdb::statistics::Ticker;
 use super::error::{StoreError, database};
 use super::rocks::L0_FILES_MAX;
 use super::{Inner, Recovery, Store, codec, ledger};
-use crate::telemetry::metrics::{self, follow};
+use crate::telemetry::metrics::{self, raise_to};
 
 impl Store {
-    /// Sets the gauges to what is the case now. Reads the ledger: its time grows with the number of
-    /// hours, by microseconds each.
+    /// Updates the gauges. Reads the whole ledger: some microseconds per hour stored.
     pub fn observe(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         let metrics = inner.options.metrics.store();
@@ -25,7 +23,7 @@ impl Store {
 }
 
 impl Inner {
-    pub(super) fn note_recovery(&self, recovery: &Recovery) {
+    pub(super) fn record_recovery(&self, recovery: &Recovery) {
         let metrics = self.options.metrics.store();
         metrics.replay_batches.set(recovery.batches as i64);
         metrics.replay_flows.set(recovery.flows as i64);
@@ -79,9 +77,12 @@ impl Inner {
         metrics.cache_bytes.set(cache);
 
         let ticker = |ticker| self.database_options.get_ticker_count(ticker);
-        follow(&metrics.journal_syncs, ticker(Ticker::WalFileSynced));
-        follow(&metrics.compaction_bytes, ticker(Ticker::CompactWriteBytes));
-        follow(&metrics.sums_stopped, self.stopped.load(Ordering::Relaxed));
+        raise_to(&metrics.journal_syncs, ticker(Ticker::WalFileSynced));
+        raise_to(&metrics.compaction_bytes, ticker(Ticker::CompactWriteBytes));
+        raise_to(
+            &metrics.sums_saturated,
+            self.saturated.load(Ordering::Relaxed),
+        );
         let (free, reserve) = (&self.health.free, &self.health.reserve);
         metrics
             .disk_free_bytes

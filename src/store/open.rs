@@ -1,4 +1,4 @@
-//! Opening a data directory: to write to it, or only to read it.
+//! Opens a data directory, for writing or read-only.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -8,27 +8,27 @@ use std::time::Duration;
 use rocksdb::DB;
 
 use super::abort_on_panic;
-use super::compact::CompactionDue;
+use super::compact::CompactionRequests;
 use super::health::Health;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
 use super::views::ViewBudget;
-use super::{DataDir, Inner, MARKER_CHANGES, Store, StoreError, StoreOptions, Tallies, wal};
+use super::{DataDir, Inner, MARKER_UNKNOWN, Store, StoreError, StoreOptions, Tallies, wal};
 use flow::Totals;
 
-/// What [`Store::open`] found in the journal.
+/// The batches that [`Store::open`] replayed from the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Batches that the sums on disk did not contain yet.
+    /// Batches that the sums on disk did not contain.
     pub batches: u64,
     /// Flows in them.
     pub flows: u64,
-    /// What reading them into the tally took.
+    /// Time that the replay took.
     pub time: Duration,
 }
 
 impl Store {
-    /// Opens the data directory at `path`, or makes one where nothing is: [`DataDir::open`], then
+    /// Opens the data directory at `path`, or creates it if it does not exist: [`DataDir::open`], then
     /// [`Store::open_dir`].
     pub fn open(path: &Path, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         Store::open_dir(DataDir::open(path)?, options)
@@ -37,7 +37,7 @@ impl Store {
     /// Opens the database in `dir` and replays the journal.
     ///
     /// # Errors
-    /// A database that does not open, or stored bytes that are damaged.
+    /// If the database does not open, or stored data is corrupt.
     pub fn open_dir(dir: DataDir, options: StoreOptions) -> Result<(Store, Recovery), StoreError> {
         let mut rocks = RocksOptions::new(&options);
         let fresh = dir.is_fresh().map_err(|source| StoreError::Directory {
@@ -45,18 +45,19 @@ impl Store {
             source,
         })?;
         rocks.database.create_if_missing(fresh);
-        // A start that was killed may have left some out; where there are files, there were all.
+        // If an earlier start was killed, some column families may be missing. If there are files, all families
+        // exist.
         rocks
             .database
             .create_missing_column_families(fresh || !dir.has_files());
-        if !fresh && let Some(torn) = wal::cut_torn(&dir.rocks())? {
+        if !fresh && let Some(torn) = wal::truncate_torn_writes(&dir.rocks())? {
             tracing::warn!("{torn}");
         }
         let db = DB::open_cf_descriptors(&rocks.database, dir.rocks(), rocks.families())
             .map_err(does_not_open(&dir))?;
         let inner = Inner::new(db, dir, rocks, options);
         let recovery = inner.recover()?;
-        inner.note_recovery(&recovery);
+        inner.record_recovery(&recovery);
         let inner = Arc::new(inner);
         let start = |name: &str, life: fn(&Inner)| {
             let inner = inner.clone();
@@ -77,23 +78,23 @@ impl Store {
         Ok((store, recovery))
     }
 
-    /// Opens the data directory at `path` only to read it, together with others that only read. That
-    /// needs no right to write, and changes nothing; commits and flushes are errors. What the sums on
-    /// disk do not contain yet is added up in memory: about as much as the service had that wrote it.
+    /// Opens the data directory at `path` read-only; other readers can open it at the same time. This needs no write
+    /// permission and changes nothing; commits and flushes return an error. The journal beyond the marker is replayed
+    /// into memory, which takes about as much memory as it took the service that wrote it.
     ///
     /// # Errors
-    /// A directory that is in use, not ours or not there, a database that does not open, or stored
-    /// bytes that are damaged.
-    pub fn open_to_read(path: &Path) -> Result<Store, StoreError> {
+    /// If the directory is in use, is not a data directory or does not exist, if the database does not open, or if
+    /// stored data is corrupt.
+    pub fn open_read_only(path: &Path) -> Result<Store, StoreError> {
         let options = StoreOptions {
-            // Nothing could be flushed on the way.
+            // A read-only store cannot flush.
             tally_bytes_max: usize::MAX,
             journal_bytes_max: usize::MAX,
             ..StoreOptions::default()
         };
-        let dir = DataDir::open_to_read(path)?;
+        let dir = DataDir::open_read_only(path)?;
         let rocks = RocksOptions::new(&options);
-        let db = database_to_read(&dir, &rocks)?;
+        let db = open_database_read_only(&dir, &rocks)?;
         let inner = Inner::new(db, dir, rocks, options);
         inner.recover()?;
         Ok(Store {
@@ -104,9 +105,12 @@ impl Store {
     }
 }
 
-/// The database in `dir`, to read it: RocksDB writes nothing then, not even a log of its own.
-pub(super) fn database_to_read(dir: &DataDir, rocks: &RocksOptions) -> Result<DB, StoreError> {
-    if let Some(torn) = wal::check(&dir.rocks())? {
+/// Opens the database in `dir` read-only: RocksDB then writes nothing, not even its info log.
+pub(super) fn open_database_read_only(
+    dir: &DataDir,
+    rocks: &RocksOptions,
+) -> Result<DB, StoreError> {
+    if let Some(torn) = wal::find_torn_writes(&dir.rocks())? {
         return Err(StoreError::Torn {
             what: torn.to_string(),
         });
@@ -140,18 +144,18 @@ impl Inner {
                 flush_error: None,
                 closing: false,
             }),
-            marker: AtomicU64::new(MARKER_CHANGES),
+            marker: AtomicU64::new(MARKER_UNKNOWN),
             writer: Mutex::new(()),
-            drops: AtomicU64::new(0),
-            tags: std::hash::RandomState::new(),
-            horizon: AtomicU32::new(0),
+            drop_seq: AtomicU64::new(0),
+            tag_hasher: std::hash::RandomState::new(),
+            retention_cutoff: AtomicU32::new(0),
             clock_hour: AtomicU32::new(0),
             flush_due: Condvar::new(),
             flush_ended: Condvar::new(),
-            compaction_due: CompactionDue::default(),
+            compaction_requests: CompactionRequests::default(),
             expiry: rocks.expiry,
-            journal_is_wide: AtomicBool::new(false),
-            stopped: rocks.stopped,
+            journal_memtable_is_grown: AtomicBool::new(false),
+            saturated: rocks.saturated,
             health: Health::new(),
         }
     }
@@ -177,17 +181,17 @@ mod tests {
         commit(&store, 1).unwrap();
         store.flush().unwrap();
         commit(&store, 2).unwrap();
-        let opened = Store::open_to_read(dir.path());
+        let opened = Store::open_read_only(dir.path());
         assert!(matches!(opened, Err(StoreError::InUse { .. })));
         drop(store);
-        let readers = [0, 1].map(|_| Store::open_to_read(dir.path()).unwrap());
+        let readers = [0, 1].map(|_| Store::open_read_only(dir.path()).unwrap());
         for reader in &readers {
             let mut scan = reader.scan(Hour::new(7).unwrap()).unwrap();
             assert_eq!(scan.next().unwrap().unwrap().1, Counters { tx: 3, rx: 0 });
             let mut ledger = reader.ledger(0..u32::MAX).unwrap();
             assert_eq!(ledger.next().unwrap().unwrap().1.flows, 2);
             assert!(ledger.next().is_none());
-            assert!(matches!(reader.flush(), Err(StoreError::OnlyRead)));
+            assert!(matches!(reader.flush(), Err(StoreError::ReadOnly)));
             assert!(commit(reader, 4).is_err());
         }
         let opened = Store::open(dir.path(), StoreOptions::default());

@@ -1,4 +1,4 @@
-//! How a store behaves.
+//! Options of a store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,77 +11,77 @@ use crate::telemetry::Metrics;
 pub enum Durability {
     /// A crash of the machine: every commit waits for its fsync.
     Fsync,
-    /// A crash of the process: the operating system writes in its own time.
+    /// A crash of the process: the operating system decides when to write to disk.
     Os,
 }
 
-/// A point at which a test can look, or end the process.
+/// A failpoint: tests observe it, or end the process there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A batch of the journal was replayed into the tally, at open.
     Replayed,
-    /// The journal holds a group that the tally does not have yet.
+    /// The group is in the journal, but not in the tally yet.
     Journaled,
-    /// A flush begins; the tally is frozen.
+    /// A flush starts; the tally is frozen.
     Frozen,
     /// The file to ingest is written and synced.
     Written,
-    /// The file is ingested, marker included; the journal still holds its batches.
+    /// The file, including the marker, is ingested; the journal still has its batches.
     Ingested,
     /// The journal is trimmed.
     Trimmed,
-    /// The files that say that hours are gone are written and synced.
+    /// The files that delete hours are written and synced.
     DropWritten,
-    /// They are ingested: the hours are gone, and their files are not deleted yet.
+    /// They are ingested: the hours are gone, but their files still exist.
     Dropped,
 }
 
 /// See [`StoreOptions::on_step`].
 pub type StepHook = Arc<dyn Fn(Step) + Send + Sync>;
 
-/// How a [`Store`] behaves. The defaults are those of `flowtally serve`.
+/// Options of a [`Store`]. The defaults are those of `flowtally serve`.
 #[derive(Clone)]
 pub struct StoreOptions {
     pub durability: Durability,
-    /// A tally is frozen when its tables reach this many bytes. While a flush is in progress there
-    /// are two, so memory for tallies is bounded by twice this and one group of batches.
+    /// A tally is frozen when its tables reach this size. During a flush there are two tallies, so their memory is
+    /// bounded by twice this plus one group of batches.
     pub tally_bytes_max: usize,
-    /// All scans together copy at most this many bytes of rows that are not flushed yet, their order
-    /// included. A scan that needs more than all of it runs alone.
+    /// Upper bound of the unflushed rows that all scans together copy, including their sort order. A scan that needs
+    /// more runs alone.
     pub view_bytes_max: usize,
     /// RocksDB's cache of index blocks and recently read rows.
     pub block_cache_bytes: usize,
-    /// The journal's memtable; up to three of them exist at a time.
+    /// Size of the journal's memtable; up to three of them exist at a time.
     pub memtable_bytes: usize,
-    /// A tally is frozen when a restart would have to replay this many bytes for it.
+    /// A tally is frozen when a restart would replay this many bytes for it.
     pub journal_bytes_max: usize,
     /// A tally is frozen when its oldest flow is this old.
     pub flush_interval: Duration,
-    /// A commit that finds both tallies full waits this long for a flush before it is refused; so
-    /// does a scan that finds no memory for its view.
+    /// How long a commit waits for a flush if both tallies are full, before it is refused; also how long a scan waits
+    /// for memory for its view.
     pub stall_max: Duration,
     /// How long a batch's idempotency key is remembered.
     pub idempotency_window: Duration,
-    /// How long the keys of what is imported from files are remembered.
+    /// How long the keys of imported files are remembered.
     pub import_window: Duration,
-    /// The journal is elsewhere, and what time it is, is said by it: a second reading, however late, has to come
-    /// out as the first.
-    pub journal_elsewhere: bool,
-    /// Disk that receipts may take; the oldest go first.
+    /// The journal is external (Kafka), and time is read from it instead of the clock: a second read, however late,
+    /// must produce the same sums.
+    pub external_journal: bool,
+    /// Upper bound of receipts on disk; the oldest are dropped first.
     pub receipts_bytes_max: u64,
-    /// The same of what is imported from files.
+    /// The same bound for receipts of imported files.
     pub import_receipts_bytes_max: u64,
-    /// Batches are refused while less than this is free on the disk; `None` is a twentieth of it, at
-    /// most 1 GiB, and at least what a flush may need, where that is no more than a quarter of it.
+    /// Batches are refused while less than this is free on the disk. `None` is a twentieth of the disk, at most 1
+    /// GiB, but at least what a flush may need if that is at most a quarter of the disk.
     pub disk_reserve_bytes: Option<u64>,
-    /// Hours that are kept before the newest one that has flows; `None` keeps all.
+    /// Number of hours kept before the newest one that has flows; `None` keeps all.
     pub retain_hours: Option<u32>,
-    /// Hours count from the epoch, and age from the clock's hour where the newest one with flows is later.
-    /// Otherwise hours may be any numbers, and age counts from the newest.
+    /// Hours count from the epoch, so age counts from the clock's hour if the newest hour with flows is later. If
+    /// false, hours may be any numbers, and age counts from the newest.
     pub clock_bounds_age: bool,
-    /// Where everything is counted.
+    /// The metrics to update.
     pub metrics: Metrics,
-    /// Called at each [`Step`], on the thread that takes it. For tests.
+    /// Called at each [`Step`], on the thread that reaches it. For tests.
     pub on_step: Option<StepHook>,
 }
 
@@ -98,7 +98,7 @@ impl Default for StoreOptions {
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
             import_window: Duration::from_secs(90 * 24 * 3600),
-            journal_elsewhere: false,
+            external_journal: false,
             receipts_bytes_max: 256 << 20,
             import_receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
@@ -111,15 +111,15 @@ impl Default for StoreOptions {
 }
 
 impl StoreOptions {
-    /// What a flush may take on the disk, until it has let go of what it flushed: the file, and the logs
-    /// of the journal that are there meanwhile.
+    /// Disk space that a flush may need until it has deleted what it flushed: its file, and the journal's logs
+    /// meanwhile.
     pub(super) fn flush_bytes(&self) -> u64 {
         (self.tally_bytes_max + 3 * self.memtable_bytes) as u64
     }
 
-    /// For a command that opens a service's directory in between: what the service remembers, and for
-    /// how long, is the service's business, so no receipt is dropped.
-    pub fn in_between() -> StoreOptions {
+    /// For a command that opens a service's directory while the service is stopped. It drops no receipt, since it
+    /// does not know the service's windows.
+    pub fn for_offline_command() -> StoreOptions {
         StoreOptions {
             idempotency_window: Duration::MAX,
             import_window: Duration::MAX,

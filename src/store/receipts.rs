@@ -1,10 +1,9 @@
-//! Receipts: which batch was taken under which idempotency key, so that one that is sent again counts
-//! once. And notes, which senders keep beside their batches, under keys of their own
-//! ([`codec::note_key`]): a note never replaces a receipt, and no batch is refused for one that it does not
-//! ask about.
+//! Receipts record which batch was counted under which idempotency key, so that a repeated batch counts once. Notes
+//! are text that senders store beside their batches, under separate keys ([`codec::note_key`]): a note never replaces
+//! a receipt, and a batch is refused because of a note only if it names that note's key.
 //!
-//! Both are written with their batch, in one atomic write of the journal. Old ones are dropped when
-//! compaction comes by, and earlier where all of a class together pass their bound: nobody waits for it.
+//! Both are written atomically with their batch. Compaction drops old ones; it drops more when a class exceeds its
+//! size bound. No request waits for that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,41 +20,44 @@ use super::error::{StoreError, database};
 use super::journal::write_log;
 use super::tally::Tally;
 use super::{Durability, Inner, Store, StoreOptions};
-use flow::{IdempotencyKey, Kept};
+use flow::{IdempotencyKey, ReceiptInfo};
 
-/// Behind all keys of imports, and before the next other one that there can be.
+/// Exclusive upper bound of the keys of imports.
 const IMPORTS_END: &[u8] = b"import`";
-/// Behind all keys of notes.
+/// Exclusive upper bound of the keys of notes.
 const NOTES_END: &[u8] = b"\x01";
 
 impl Store {
-    /// What is kept under each of `keys`: the receipt of the batch that was taken under it, or else a note.
-    pub fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, StoreError> {
+    /// Looks up each of `keys`: the receipt of the batch that was counted under it, otherwise a note.
+    pub fn receipts(
+        &self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Option<ReceiptInfo>>, StoreError> {
         let read = |key: &IdempotencyKey| {
-            let under_key = self.kept(key.as_bytes())?;
+            let under_key = self.look_up(key.as_bytes())?;
             if matches!(under_key, Some((_, true))) {
                 return Ok(under_key);
             }
-            // Format 4 has notes under the key itself.
-            let note = self.kept(&codec::note_key(key.as_bytes()))?;
+            // Format 4 stored notes under the key itself.
+            let note = self.look_up(&codec::note_key(key.as_bytes()))?;
             Ok(note.or(under_key))
         };
         let kept = |key| read(key).map(|kept| kept.map(|(kept, _)| kept));
         keys.iter().map(kept).collect()
     }
 
-    /// What is stored under `key`, and whether it is the receipt of a batch.
-    fn kept(&self, key: &[u8]) -> Result<Option<(Kept, bool)>, StoreError> {
+    /// The receipt or note under `key`, and whether it is the receipt of a batch.
+    fn look_up(&self, key: &[u8]) -> Result<Option<(ReceiptInfo, bool)>, StoreError> {
         let inner = &*self.inner;
         let value = inner.db.get_pinned_cf(receipts_family(&inner.db)?, key);
         let Some(value) = value.map_err(database("reading a receipt"))? else {
             return Ok(None);
         };
         let (receipt, note) = codec::decode_noted_receipt(&value)?;
-        if is_over(key, &receipt, &inner.options) {
+        if is_expired(key, &receipt, &inner.options) {
             return Ok(None);
         }
-        let kept = Kept {
+        let kept = ReceiptInfo {
             time_s: receipt.time_s,
             note: note.map(Into::into),
         };
@@ -65,43 +67,42 @@ impl Store {
 }
 
 impl StoreOptions {
-    /// How long `key` is remembered.
+    /// How long the receipt or note under `key` is kept.
     pub(super) fn window_of(&self, key: &[u8]) -> Duration {
-        match Kind::of(key) {
-            Kind::Batch => self.idempotency_window,
-            Kind::Import | Kind::Note => self.import_window,
+        match ReceiptKind::of(key) {
+            ReceiptKind::Batch => self.idempotency_window,
+            ReceiptKind::Import | ReceiptKind::Note => self.import_window,
         }
     }
 }
 
 /// What is stored under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// The receipt of a batch that is of no import.
+enum ReceiptKind {
+    /// The receipt of a batch that does not belong to an import.
     Batch,
-    /// The receipt of a batch of an import.
+    /// The receipt of a batch that belongs to an import.
     Import,
     Note,
 }
 
-impl Kind {
-    const ALL: [Kind; 3] = [Kind::Batch, Kind::Import, Kind::Note];
+impl ReceiptKind {
+    const ALL: [ReceiptKind; 3] = [ReceiptKind::Batch, ReceiptKind::Import, ReceiptKind::Note];
 
-    fn of(stored_key: &[u8]) -> Kind {
+    fn of(stored_key: &[u8]) -> ReceiptKind {
         if stored_key.starts_with(codec::NOTE_PREFIX) {
-            Kind::Note
+            ReceiptKind::Note
         } else if stored_key.starts_with(IdempotencyKey::IMPORT_PREFIX.as_bytes()) {
-            Kind::Import
+            ReceiptKind::Import
         } else {
-            Kind::Batch
+            ReceiptKind::Batch
         }
     }
 }
 
 impl Inner {
-    /// Writes the receipts that `tally` has, synced: before its sums, so that no batch of it is ever
-    /// in the sums without its receipt. After a kill in between, its batches are read again, and each
-    /// finds the receipt of its own position.
+    /// Writes the receipts of `tally`, synced, before its sums, so that sums never contain a batch without its
+    /// receipt. After a crash in between, its batches are read again, and each finds the receipt of its own position.
     pub(super) fn write_receipts(&self, tally: &Tally) -> Result<(), StoreError> {
         if tally.receipts().is_empty() {
             return Ok(());
@@ -115,33 +116,33 @@ impl Inner {
     }
 }
 
-/// Which receipts compaction drops.
+/// Decides which receipts compaction drops.
 #[derive(Debug)]
-pub(super) struct Expiry {
-    /// In the order of [`Kind::ALL`].
-    classes: [Class; 3],
-    /// What counts as now, in seconds since the epoch, where the clock does not: the time of the journal up to
-    /// where sums are on disk. What is behind that may be read again, and asks for receipts from before.
+pub(super) struct ReceiptExpiry {
+    /// In the order of [`ReceiptKind::ALL`].
+    classes: [ReceiptClass; 3],
+    /// With an external journal, the current time by that journal in seconds since the epoch, up to where sums are on
+    /// disk. Entries after that may be read again and need earlier receipts.
     journal_s: Option<AtomicU64>,
 }
 
-/// All but one of so many parts of what imports may take are for notes, of which a batch has about twenty beside
-/// its receipt. Receipts have the rest for themselves, so that no number of notes pushes one out.
+/// Notes get all but one in this many parts of the imports' size bound, since a batch has about twenty notes and one
+/// receipt. Receipts have the rest to themselves, so notes cannot displace them.
 const NOTES_PART: u64 = 4;
 
-/// Receipts that have a window and a bound of their own.
+/// A class of receipts with its own window and size bound.
 #[derive(Debug)]
-struct Class {
+struct ReceiptClass {
     setting: &'static str,
     window: Duration,
     bytes_max: u64,
-    /// Seconds since the epoch: older ones go although they are within the window.
+    /// Receipts older than this (seconds since the epoch) are dropped even within the window.
     oldest_kept_s: AtomicU64,
 }
 
-impl Class {
-    fn new(setting: &'static str, window: Duration, bytes_max: u64) -> Class {
-        Class {
+impl ReceiptClass {
+    fn new(setting: &'static str, window: Duration, bytes_max: u64) -> ReceiptClass {
+        ReceiptClass {
             setting,
             window,
             bytes_max,
@@ -150,19 +151,19 @@ impl Class {
     }
 }
 
-impl Expiry {
-    pub(super) fn new(options: &StoreOptions) -> Expiry {
+impl ReceiptExpiry {
+    pub(super) fn new(options: &StoreOptions) -> ReceiptExpiry {
         let imports_max = options.import_receipts_bytes_max;
-        let notes_max = match options.journal_elsewhere {
-            // Nothing of notes is in it.
+        let notes_max = match options.external_journal {
+            // An external journal has no notes.
             true => 0,
             false => imports_max / NOTES_PART * (NOTES_PART - 1),
         };
         let of_import =
-            |bytes_max| Class::new("--import-disk-max", options.import_window, bytes_max);
-        Expiry {
+            |bytes_max| ReceiptClass::new("--import-disk-max", options.import_window, bytes_max);
+        ReceiptExpiry {
             classes: [
-                Class::new(
+                ReceiptClass::new(
                     "--idempotency-disk-max",
                     options.idempotency_window,
                     options.receipts_bytes_max,
@@ -170,16 +171,16 @@ impl Expiry {
                 of_import(imports_max - notes_max),
                 of_import(notes_max),
             ],
-            journal_s: options.journal_elsewhere.then(AtomicU64::default),
+            journal_s: options.external_journal.then(AtomicU64::default),
         }
     }
 
-    fn class_of(&self, key: &[u8]) -> &Class {
-        &self.classes[Kind::of(key) as usize]
+    fn class_of(&self, key: &[u8]) -> &ReceiptClass {
+        &self.classes[ReceiptKind::of(key) as usize]
     }
 
-    /// The time of the oldest receipt of its class that is kept, in seconds since the epoch.
-    fn oldest_kept_s(&self, class: &Class) -> u64 {
+    /// Receipts of `class` before this time (seconds since the epoch) are dropped.
+    fn oldest_kept_s(&self, class: &ReceiptClass) -> u64 {
         let now = match &self.journal_s {
             Some(journal_s) => Duration::from_secs(journal_s.load(Ordering::Relaxed)),
             None => now(),
@@ -188,24 +189,24 @@ impl Expiry {
         by_window.max(class.oldest_kept_s.load(Ordering::Relaxed))
     }
 
-    /// Notes that all of `tally` is on disk.
-    pub(super) fn note_flushed(&self, tally: &Tally) {
+    /// Advances the journal's time after `tally` was flushed.
+    pub(super) fn advance_journal_time(&self, tally: &Tally) {
         let newest = tally
             .receipts()
             .values()
             .map(|receipt| receipt.time_s)
             .max();
         if let (Some(journal_s), Some(newest)) = (&self.journal_s, newest) {
-            // A node whose clock is ahead does not have others forget what they may be sent again.
+            // A node whose clock is ahead must not make others forget receipts that they still need.
             journal_s.fetch_max(newest.min(now().as_secs()), Ordering::Relaxed);
         }
     }
 
-    /// Has compaction drop what is over.
-    pub(super) fn install(self: &Arc<Expiry>, options: &mut Options) {
+    /// Installs the compaction filter that drops expired receipts.
+    pub(super) fn install(self: &Arc<ReceiptExpiry>, options: &mut Options) {
         let expiry = self.clone();
         options.set_compaction_filter(c"flowtally.expiry.v1", move |_level, key, value| {
-            // What is no receipt stays: whoever asks for it is told.
+            // Keep values that are not receipts: reads report them as corrupt.
             let receipt = codec::decode_receipt(value);
             let oldest = || expiry.oldest_kept_s(expiry.class_of(key));
             if receipt.is_ok_and(|receipt| receipt.time_s < oldest()) {
@@ -218,14 +219,14 @@ impl Expiry {
 }
 
 impl Inner {
-    /// Whether receipts take more of the disk than they may.
-    pub(super) fn receipts_pass_their_bound(&self) -> Result<bool, StoreError> {
+    /// Whether a class of receipts exceeds its size bound.
+    pub(super) fn receipts_exceed_bound(&self) -> Result<bool, StoreError> {
         let mut classes = self.expiry.classes.iter().zip(self.receipts_bytes()?);
         Ok(classes.any(|(class, bytes)| bytes > class.bytes_max))
     }
 
-    /// What each kind takes, in the order of [`Kind::ALL`].
-    fn receipts_bytes(&self) -> Result<[u64; Kind::ALL.len()], StoreError> {
+    /// Bytes of each kind, in the order of [`ReceiptKind::ALL`].
+    fn receipts_bytes(&self) -> Result<[u64; ReceiptKind::ALL.len()], StoreError> {
         let family = receipts_family(&self.db)?;
         let all = self
             .db
@@ -244,8 +245,7 @@ impl Inner {
         Ok([batches, imports, notes])
     }
 
-    /// Drops the oldest of each class that passes its bound, so many that the others take three quarters
-    /// of it.
+    /// Drops the oldest receipts of each class that exceeds its bound, until it takes about three quarters of it.
     pub(super) fn drop_old_receipts(&self) -> Result<(), StoreError> {
         let bytes = self.receipts_bytes()?;
         let mut passed = Vec::new();
@@ -270,14 +270,14 @@ impl Inner {
         tracing::info!(
             bytes = bytes.iter().sum::<u64>(),
             bytes_now = bytes_now.iter().sum::<u64>(),
-            "keys passed {}, the oldest are forgotten",
+            "idempotency keys exceeded {}; the oldest were dropped",
             passed.join(" and ")
         );
         Ok(())
     }
 
-    /// From when on receipts of `class` were written that are this part of all of it. Reads them all.
-    fn time_of_newest_receipts(&self, class: &Class, part: f64) -> Result<u64, StoreError> {
+    /// The time since which this fraction of the receipts of `class` was written. Reads all receipts.
+    fn time_of_newest_receipts(&self, class: &ReceiptClass, part: f64) -> Result<u64, StoreError> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         let family = receipts_family(&self.db)?;
@@ -305,8 +305,8 @@ impl Inner {
     }
 }
 
-/// A clock that was set back makes receipts live longer, not shorter.
-pub(super) fn is_over(key: &[u8], receipt: &Receipt, options: &StoreOptions) -> bool {
+/// Whether a receipt's window has passed. If the clock was set back, receipts live longer, not shorter.
+pub(super) fn is_expired(key: &[u8], receipt: &Receipt, options: &StoreOptions) -> bool {
     let until = Duration::from_secs(receipt.time_s).saturating_add(options.window_of(key));
     now() > until
 }
@@ -326,9 +326,9 @@ pub(super) fn receipts_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 mod tests {
     use super::*;
 
-    /// A command that writes to a service's directory does not know for how long the service remembers.
+    /// An offline command does not know the windows of the service whose directory it writes to.
     #[test]
-    fn a_command_in_between_drops_no_receipt() {
+    fn an_offline_command_drops_no_receipt() {
         let dir = tempfile::tempdir().unwrap();
         let open = |options| Store::open(dir.path(), options).unwrap().0;
         let compact = |store: &Store| {
@@ -346,7 +346,7 @@ mod tests {
         let two_days_ago = Receipt {
             fingerprint: 1,
             time_s: now().as_secs() - 2 * 24 * 3600,
-            expired: 0,
+            too_old: 0,
             position: 0,
         };
         let family = receipts_family(&store.inner.db).unwrap();
@@ -354,7 +354,7 @@ mod tests {
         store.inner.db.put_cf(family, b"key", receipt).unwrap();
         store.inner.db.flush_cf(family).unwrap();
         drop(store);
-        assert!(compact(&open(StoreOptions::in_between())));
+        assert!(compact(&open(StoreOptions::for_offline_command())));
         assert!(!compact(&open(StoreOptions::default())));
     }
 
@@ -362,7 +362,7 @@ mod tests {
         let receipt = Receipt {
             fingerprint: 1,
             time_s: (now() - age).as_secs(),
-            expired: 0,
+            too_old: 0,
             position: 0,
         };
         let value = codec::encode_noted_receipt(receipt, &"x".repeat(60));
@@ -377,9 +377,9 @@ mod tests {
         kept.iter().map(Option::is_some).collect()
     }
 
-    /// Notes cost other notes, and no receipt: who may send notes has no batch forgotten by them.
+    /// Too many notes displace other notes, but no receipts.
     #[test]
-    fn notes_push_no_receipt_out() {
+    fn notes_do_not_displace_receipts() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             import_receipts_bytes_max: 400 << 10,
@@ -400,9 +400,9 @@ mod tests {
             .db
             .flush_cf(receipts_family(&inner.db).unwrap())
             .unwrap();
-        assert!(inner.receipts_pass_their_bound().unwrap());
+        assert!(inner.receipts_exceed_bound().unwrap());
         inner.drop_old_receipts().unwrap();
-        assert!(!inner.receipts_pass_their_bound().unwrap());
+        assert!(!inner.receipts_exceed_bound().unwrap());
         for number in 0..200 {
             assert_eq!(kept(&store, &[&key(number)]), [true], "{number}");
         }
@@ -429,7 +429,7 @@ mod tests {
         let keys = ["batch", "import_a", "import_b"];
         assert_eq!(kept(&store, &keys), [false, true, false]);
 
-        // Too many imports cost old imports, and no batch.
+        // Too many imports displace old imports, but no other batches.
         for number in 0..5000 {
             put(
                 &store,
@@ -441,9 +441,9 @@ mod tests {
         let inner = &store.inner;
         let family = receipts_family(&inner.db).unwrap();
         inner.db.flush_cf(family).unwrap();
-        assert!(inner.receipts_pass_their_bound().unwrap());
+        assert!(inner.receipts_exceed_bound().unwrap());
         inner.drop_old_receipts().unwrap();
-        assert!(!inner.receipts_pass_their_bound().unwrap());
+        assert!(!inner.receipts_exceed_bound().unwrap());
         let (old, new) = (format!("import_{:032}", 0), format!("import_{:032}", 4999));
         let keys = [&old, &new, "import_a", "recent"];
         assert_eq!(kept(&store, &keys), [false, true, false, true]);

@@ -2,30 +2,29 @@
 
 use std::ops::Range;
 
-use super::arena::{self, ENTRY_HEADER_BYTES, TOUCH_ENTRIES};
+use super::arena::{self, ENTRY_HEADER_BYTES, PREFETCH_ENTRIES};
 use flow::Counters;
 
-/// The rows of one hour in key order: `A` holds an [`arena`] of entries.
-///
-/// Sorted when it is needed: first the few rows that a reader waits for, then all others.
+/// The rows of one hour in key order; `A` holds an [`arena`] of entries. They are sorted lazily: first the few rows
+/// that a reader needs first, then the rest.
 #[derive(Debug)]
 pub struct Run<A> {
     arena: A,
-    /// An entry's offset in the low 32 bits, and above it the window that it is sorted by.
+    /// An entry's offset in the low 32 bits; above it, the window (part of the suffix) that it is sorted by.
     items: Vec<u128>,
-    /// Bytes that all suffixes share, in front of the windows.
+    /// Length of the prefix that all suffixes share, which the windows follow.
     shared: usize,
     sorted: usize,
     next: usize,
 }
 
-/// Rows that are sorted before the first is given out, about.
+/// Approximate number of rows that are sorted before the first one is returned.
 const FIRST_ROWS: usize = if cfg!(test) { 8 } else { 4096 };
-/// Entries that are looked at to find where those rows end.
+/// Entries that are sampled to find the boundary of these rows.
 const SAMPLE: usize = if cfg!(test) { 16 } else { 1024 };
 
 impl<A: AsRef<[u8]>> Run<A> {
-    /// Bytes that the order of `rows` rows takes.
+    /// Memory of the sort order of `rows` rows.
     pub(super) fn order_bytes(rows: usize) -> usize {
         rows * size_of::<u128>()
     }
@@ -52,14 +51,14 @@ impl<A: AsRef<[u8]>> Run<A> {
         run
     }
 
-    /// Sorts the items up to `end`, before which no item is larger than one behind it.
+    /// Sorts the items up to `end`. No item before `end` is larger than one after it.
     fn sort_to(&mut self, end: usize) {
         let items = &mut self.items[self.sorted..end];
         sort_windows(self.arena.as_ref(), items, self.shared);
         self.sorted = end;
     }
 
-    /// Moves the smallest items to the front, [`FIRST_ROWS`] or so, and returns how many they are.
+    /// Moves the smallest items, about [`FIRST_ROWS`] of them, to the front and returns their number.
     fn first_rows_end(&mut self) -> usize {
         let rows = self.items.len();
         if rows < 4 * FIRST_ROWS {
@@ -69,15 +68,15 @@ impl<A: AsRef<[u8]>> Run<A> {
         let mut sample: Vec<u128> = self.items.iter().step_by(step).map(|i| i >> 32).collect();
         sample.sort_unstable();
         let pivot = sample[FIRST_ROWS / step];
-        // By whole windows, so that rows that tie in theirs stay together. Where the pivot is the
-        // least of all, those that tie with it come first.
+        // Partition by whole windows, so that rows with equal windows stay together. If the pivot is the minimum,
+        // move the rows that equal it to the front.
         match self.partition(|window| window < pivot) {
             0 => self.partition(|window| window <= pivot),
             end => end,
         }
     }
 
-    /// Moves the items whose window is `in_front` to the front; returns how many they are.
+    /// Moves the items whose window satisfies `in_front` to the front. Returns their number.
     fn partition(&mut self, in_front: impl Fn(u128) -> bool) -> usize {
         let mut end = 0;
         for i in 0..self.items.len() {
@@ -108,30 +107,30 @@ impl<A: AsRef<[u8]>> Run<A> {
         if self.next == self.sorted && self.sorted < self.items.len() {
             self.sort_to(self.items.len());
         }
-        if self.next.is_multiple_of(TOUCH_ENTRIES) {
-            self.touch();
+        if self.next.is_multiple_of(PREFETCH_ENTRIES) {
+            self.prefetch();
         }
     }
 
-    /// Brings the next entries into cache: in key order they lie anywhere in the arena.
-    fn touch(&self) {
+    /// Prefetches the next entries: in key order they are scattered over the arena.
+    fn prefetch(&self) {
         let entries = self.arena.as_ref();
-        let end = self.items.len().min(self.next + TOUCH_ENTRIES);
+        let end = self.items.len().min(self.next + PREFETCH_ENTRIES);
         let mut any = 0;
         for &item in &self.items[self.next.min(end)..end] {
-            any |= arena::touch(entries, item as u32 as usize);
+            any |= arena::prefetch(entries, item as u32 as usize);
         }
         std::hint::black_box(any);
     }
 }
 
-/// Bytes of a suffix that travel with its offset through a sort.
+/// Bytes of a suffix that are sorted together with its offset.
 const WINDOW_BYTES: usize = 12;
 
-/// Gives each item the twelve bytes of its suffix that follow the bytes which all of them share, and
-/// returns how many those are. All suffixes agree on the first `depth` bytes.
+/// Sets the window of each item to the twelve bytes after the prefix that all suffixes share, and returns the length
+/// of that prefix. All suffixes agree on the first `depth` bytes.
 ///
-/// Comparing suffixes where they lie is a cache miss or two a comparison; comparing windows is one
+/// Comparing suffixes in the arena costs one or two cache misses per comparison; comparing windows costs one
 /// instruction.
 fn set_windows(entries: &[u8], items: &mut [u128], depth: usize) -> usize {
     let suffix = |item: u128| arena::suffix(&entries[item as u32 as usize..]);
@@ -161,14 +160,13 @@ fn set_windows(entries: &[u8], items: &mut [u128], depth: usize) -> usize {
     depth
 }
 
-/// Sorts items that have their windows at `depth`: as integers, and those that tie again by windows
-/// further in (a radix sort with a wide digit).
+/// Sorts items by their windows at `depth`: as integers, then ties by windows further in (a radix sort with a wide
+/// digit).
 fn sort_windows(entries: &[u8], items: &mut [u128], depth: usize) {
     items.sort_unstable();
     for run in equal_windows(items) {
-        // A suffix that ends inside the window is filled up with zeros, and ties with none: one that
-        // goes on where it ends goes on with FF (a third name that goes on with a NUL). So whatever
-        // ties here reaches to the window's end at least.
+        // A suffix that ends inside the window is padded with zeros and ties with no other: where a name ends, a
+        // longer name continues with FF (an escaped NUL). So suffixes that tie fill the window.
         let (depth, ties) = (depth + WINDOW_BYTES, &mut items[run]);
         if ties.len() < 16 {
             let tail = |item: u128| &arena::suffix(&entries[item as u32 as usize..])[depth..];

@@ -1,4 +1,4 @@
-//! Reads: rows from disk and from the tallies, each flow counted exactly once.
+//! Reads: merges rows on disk with rows in the tallies, counting each flow exactly once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use tokio_util::sync::CancellationToken;
 use super::codec::{self, FlowKey, HOUR_BYTES};
 use super::error::{StoreError, database};
 use super::run::Run;
-use super::selection::{Place, Selection};
+use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
-use super::views::Grant;
+use super::views::ViewGrant;
 use super::{Inner, arena, codec::Corrupt};
 use flow::{Counters, Hour};
 
 type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
 
 self_cell!(
-    /// An iterator together with the database it reads.
-    pub(super) struct Cursor {
+    /// An iterator together with the database that it reads.
+    pub(super) struct OwnedIterator {
         owner: Arc<Inner>,
         #[covariant]
         dependent: RawIterator,
     }
 );
 
-impl Cursor {
-    /// The current key and value. `None` after the last, or at an error.
+impl OwnedIterator {
+    /// The current key and value; `None` after the last or on an error.
     pub(super) fn item(&self) -> Option<(&[u8], &[u8])> {
         self.borrow_dependent().item()
     }
@@ -39,7 +39,7 @@ impl Cursor {
         self.borrow_dependent().status()
     }
 
-    /// The current row: key suffix and sums. `None` after the last, or at an error.
+    /// The current row: key suffix and sums. `None` after the last row or on an error.
     #[inline]
     fn peek(&self) -> Result<Option<(&[u8], Counters)>, Corrupt> {
         let Some((key, value)) = self.borrow_dependent().item() else {
@@ -49,9 +49,9 @@ impl Cursor {
         Ok(Some((suffix, codec::decode_counters(value)?)))
     }
 
-    /// The hour of the current row and the rest of its key. `None` after the last, or at an error.
+    /// The hour of the current row and the rest of its key. `None` after the last row or on an error.
     #[inline]
-    fn place(&self) -> Option<(u32, &[u8])> {
+    fn key_parts(&self) -> Option<(u32, &[u8])> {
         let (hour, suffix) = self.borrow_dependent().key()?.split_first_chunk()?;
         Some((u32::from_be_bytes(*hour), suffix))
     }
@@ -66,8 +66,8 @@ impl Cursor {
     }
 }
 
-/// A copy of a tally's entries of an hour.
-struct Copied {
+/// A copy of a tally's entries of one hour.
+struct HourCopy {
     hour: u32,
     /// The tally's last position.
     last: u64,
@@ -75,13 +75,13 @@ struct Copied {
     rows: usize,
 }
 
-/// What the copy of an hour takes beside its entries: there may be as many hours as entries.
-const COPIED_BYTES: usize = 2 * size_of::<Copied>();
+/// Memory of an hour's copy without its entries: there may be as many hours as entries.
+const HOUR_COPY_BYTES: usize = 2 * size_of::<HourCopy>();
 
-impl Copied {
-    /// What it takes, together with the order of its rows.
+impl HourCopy {
+    /// Its memory, including the sort order of its rows.
     fn bytes(&self) -> usize {
-        COPIED_BYTES + self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
+        HOUR_COPY_BYTES + self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
     }
 }
 
@@ -89,93 +89,95 @@ impl Copied {
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     pub hour: Hour,
-    /// What follows the hour in its key: see [`codec::split_names`].
+    /// The part of its key after the hour: see [`codec::split_names`].
     pub suffix: &'a [u8],
     pub counters: Counters,
 }
 
-/// The rows of a [`Selection`] in key order, at one moment between two commits.
+/// The rows of a [`Selection`] in key order, as of one moment between two commits.
 ///
-/// Holds files of the database that it reads, and copies of the rows that are not flushed yet, but no
-/// lock: it can be kept for as long as a slow client takes.
+/// A scan holds the database files that it reads and copies of the unflushed rows, but no lock, so a slow client can
+/// keep it open.
 pub struct Scan {
     selection: Selection,
     hour: Hour,
-    disk: Cursor,
-    /// The disk's row is one of `hour`.
-    disk_here: bool,
-    /// The hour of the disk's row, and which of the selection's names it has come to there.
+    disk: OwnedIterator,
+    /// Whether the row on disk belongs to `hour`.
+    disk_in_hour: bool,
+    /// The hour of the row on disk, and the index of the selection's names that the scan has reached in it.
     disk_at: (u32, usize),
-    /// Copies of rows of `hour`, and what they take.
+    /// Copies of rows of `hour`, and their memory.
     runs: Vec<Run<Vec<u8>>>,
     run_bytes: usize,
-    /// Those of later hours, ascending.
-    later: VecDeque<Copied>,
-    /// Which sources the row given out last came from: bit 0 is the disk, bit `1 + i` is `runs[i]`.
-    taken: u32,
-    patience: Patience,
+    /// Copies of later hours, ascending.
+    later: VecDeque<HourCopy>,
+    /// Sources of the row that was returned last: bit 0 is the disk, bit `1 + i` is `runs[i]`.
+    consumed: u32,
+    limits: ScanLimits,
     rows: u64,
-    grant: Grant,
+    grant: ViewGrant,
 }
 
 /// Why a scan ended before its last row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScanEnd {
-    /// [`Scan::until`] has passed.
-    TimeOver,
-    /// The token of [`Scan::unless`] was cancelled.
+    /// The time set by [`Scan::set_deadline`] has passed.
+    DeadlineExceeded,
+    /// The token set by [`Scan::set_cancel`] was cancelled.
     Cancelled,
 }
 
-/// Rows and seeks between two looks at the clock: a fraction of a millisecond.
-const STEPS_BETWEEN_LOOKS: u32 = 512;
+/// Rows and seeks between two checks of the clock, which take a fraction of a millisecond.
+const STEPS_PER_CHECK: u32 = 512;
 
-/// How long a scan may go on.
+/// Deadline and cancellation of a scan.
 #[derive(Debug)]
-pub(super) struct Patience {
-    steps_to_look: u32,
+pub(super) struct ScanLimits {
+    steps_until_check: u32,
     until: Option<Instant>,
     cancel: CancellationToken,
 }
 
-impl Default for Patience {
-    /// For as long as it takes.
-    fn default() -> Patience {
-        Patience {
-            steps_to_look: STEPS_BETWEEN_LOOKS,
+impl Default for ScanLimits {
+    /// No limits.
+    fn default() -> ScanLimits {
+        ScanLimits {
+            steps_until_check: STEPS_PER_CHECK,
             until: None,
             cancel: CancellationToken::default(),
         }
     }
 }
 
-impl Patience {
-    pub(super) fn until(&mut self, time: Option<Instant>) {
+impl ScanLimits {
+    pub(super) fn set_deadline(&mut self, time: Option<Instant>) {
         self.until = time;
     }
 
-    pub(super) fn unless(&mut self, cancel: CancellationToken) {
+    pub(super) fn set_cancel(&mut self, cancel: CancellationToken) {
         self.cancel = cancel;
     }
 
-    /// To be called for each row and each seek.
+    /// Call this for each row and each seek.
     #[inline]
     pub(super) fn step(&mut self) -> Result<(), StoreError> {
-        self.steps_to_look -= 1;
-        if self.steps_to_look > 0 {
+        self.steps_until_check -= 1;
+        if self.steps_until_check > 0 {
             return Ok(());
         }
-        self.look()
+        self.check()
     }
 
     #[cold]
-    fn look(&mut self) -> Result<(), StoreError> {
-        self.steps_to_look = STEPS_BETWEEN_LOOKS;
+    fn check(&mut self) -> Result<(), StoreError> {
+        self.steps_until_check = STEPS_PER_CHECK;
         if self.cancel.is_cancelled() {
             return Err(StoreError::ScanEnded(ScanEnd::Cancelled));
         }
         match self.until {
-            Some(until) if Instant::now() > until => Err(StoreError::ScanEnded(ScanEnd::TimeOver)),
+            Some(until) if Instant::now() > until => {
+                Err(StoreError::ScanEnded(ScanEnd::DeadlineExceeded))
+            }
             _ => Ok(()),
         }
     }
@@ -184,59 +186,58 @@ impl Patience {
 impl Scan {
     pub(super) fn open(inner: &Arc<Inner>, selection: Selection) -> Result<Scan, StoreError> {
         loop {
-            // The tallies first: what is flushed after this moment is in the iterator *and* here,
-            // and the marker tells. The other way round, it could be in neither.
+            // Copy the tallies before opening the iterator: a batch that is flushed in between is in both, and the
+            // marker tells them apart. In the opposite order, it could be in neither.
             let (mut copies, grant) = copy_tallies(inner, &selection)?;
-            // What is older is about to be dropped.
-            let horizon = inner.horizon.load(Ordering::SeqCst);
-            copies.retain(|copied| copied.hour >= horizon);
-            let (lower, upper) = selection.bounds(horizon);
-            let (disk, marker) = open_cursor(inner, &lower, &upper, selection.has_names())?;
-            let newer = selection.bounds(inner.horizon.load(Ordering::SeqCst));
+            // Earlier hours are about to be dropped.
+            let cutoff = inner.retention_cutoff.load(Ordering::SeqCst);
+            copies.retain(|copied| copied.hour >= cutoff);
+            let (lower, upper) = selection.bounds(cutoff);
+            let (disk, marker) = open_iterator(inner, &lower, &upper, selection.has_names())?;
+            let newer = selection.bounds(inner.retention_cutoff.load(Ordering::SeqCst));
             if newer.0 != lower {
-                // An hour has become too old meanwhile, and may have been dropped in part of what
-                // was seen.
+                // The cutoff has advanced: an hour may be partly dropped in what the iterator sees. Retry.
                 continue;
             }
-            // Markers stand only between tallies. So one that has not reached a tally's last
-            // position has reached none of it, and one that has, covers all of what was seen of it.
+            // The marker is always the last position of some tally. If it is before a tally's last position, the disk
+            // has nothing of that tally; otherwise the disk has all of the copy.
             copies.retain(|copied| copied.last > marker);
             copies.sort_by_key(|copied| copied.hour);
-            let start = selection.range().start;
+            let start = selection.hour_range().start;
             return Ok(Scan {
                 hour: Hour::new(u64::from(start)).ok_or(Corrupt("no hour is that late"))?,
                 disk_at: (start, 0),
                 selection,
                 disk,
-                disk_here: false,
+                disk_in_hour: false,
                 runs: Vec::new(),
                 run_bytes: 0,
                 later: copies.into(),
-                taken: 0,
-                patience: Patience::default(),
+                consumed: 0,
+                limits: ScanLimits::default(),
                 rows: 0,
                 grant,
             });
         }
     }
 
-    /// Ends the scan with an error when it is read after this time.
-    pub fn until(&mut self, time: Option<Instant>) {
-        self.patience.until(time);
+    /// Makes reads after this time fail.
+    pub fn set_deadline(&mut self, time: Option<Instant>) {
+        self.limits.set_deadline(time);
     }
 
-    /// Ends the scan with an error when it is told to.
-    pub fn unless(&mut self, cancel: CancellationToken) {
-        self.patience.unless(cancel);
+    /// Makes reads fail after `cancel` is cancelled.
+    pub fn set_cancel(&mut self, cancel: CancellationToken) {
+        self.limits.set_cancel(cancel);
     }
 
-    /// Number of rows that were given out.
+    /// Number of rows returned so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
     /// The next row, decoded; `None` after the last.
-    // Not an `Iterator`: the row borrows from the scan, which saves copying three names a row.
+    // Not an `Iterator`: the row borrows from the scan, which saves copying three names per row.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<(FlowKey<'_>, Counters)>, StoreError> {
         Ok(match self.next_row()? {
@@ -248,18 +249,18 @@ impl Scan {
     /// The next row, or `None` after the last.
     #[inline]
     pub fn next_row(&mut self) -> Result<Option<StoredRow<'_>>, StoreError> {
-        self.advance_taken()?;
-        self.patience.step()?;
-        while !self.disk_here && self.runs.iter().all(|run| run.peek().is_none()) {
+        self.advance_consumed()?;
+        self.limits.step()?;
+        while !self.disk_in_hour && self.runs.iter().all(|run| run.peek().is_none()) {
             if !self.next_hour()? {
                 return Ok(None);
             }
         }
         let mut least: Option<(&[u8], Counters)> = None;
-        if self.disk_here {
+        if self.disk_in_hour {
             least = self.disk.peek()?;
         }
-        let mut taken = u32::from(least.is_some());
+        let mut consumed = u32::from(least.is_some());
         for (i, run) in self.runs.iter().enumerate() {
             let Some((suffix, counters)) = run.peek() else {
                 continue;
@@ -268,15 +269,15 @@ impl Scan {
                 Some((least_suffix, _)) if *least_suffix < suffix => {}
                 Some((least_suffix, sum)) if *least_suffix == suffix => {
                     sum.add(counters);
-                    taken |= 2 << i;
+                    consumed |= 2 << i;
                 }
                 _ => {
                     least = Some((suffix, counters));
-                    taken = 2 << i;
+                    consumed = 2 << i;
                 }
             }
         }
-        self.taken = taken;
+        self.consumed = consumed;
         self.rows += 1;
         Ok(least.map(|(suffix, counters)| StoredRow {
             hour: self.hour,
@@ -286,66 +287,66 @@ impl Scan {
     }
 
     #[inline]
-    fn advance_taken(&mut self) -> Result<(), StoreError> {
-        if self.taken & 1 != 0 {
+    fn advance_consumed(&mut self) -> Result<(), StoreError> {
+        if self.consumed & 1 != 0 {
             self.disk.advance();
-            self.settle()?;
+            self.update_disk_position()?;
         }
         for (i, run) in self.runs.iter_mut().enumerate() {
-            if self.taken & (2 << i) != 0 {
+            if self.consumed & (2 << i) != 0 {
                 run.advance();
             }
         }
-        self.taken = 0;
+        self.consumed = 0;
         Ok(())
     }
 
-    /// After the disk has been moved: on to the next row of the selection, unless it is at one.
+    /// Call this after moving the iterator: advances it to the next row of the selection, unless it is at one.
     #[inline]
-    fn settle(&mut self) -> Result<(), StoreError> {
-        self.disk_here = if self.selection.has_names() {
+    fn update_disk_position(&mut self) -> Result<(), StoreError> {
+        self.disk_in_hour = if self.selection.has_names() {
             self.seek_names()? == Some(self.hour.get())
         } else if self.selection.is_one_hour() {
             self.disk.borrow_dependent().valid()
         } else {
-            self.disk.place().map(|(hour, _)| hour) == Some(self.hour.get())
+            self.disk.key_parts().map(|(hour, _)| hour) == Some(self.hour.get())
         };
         Ok(())
     }
 
-    /// Seeks the next row with one of the selection's names; returns its hour.
+    /// Seeks the next row with one of the selection's names. Returns its hour.
     fn seek_names(&mut self) -> Result<Option<u32>, StoreError> {
-        while let Some((hour, suffix)) = self.disk.place() {
+        while let Some((hour, suffix)) = self.disk.key_parts() {
             if self.disk_at.0 != hour {
                 self.disk_at = (hour, 0);
             }
             let key = match self.selection.locate(self.disk_at.1, suffix) {
-                Place::Inside(at) => {
+                KeyPosition::Within(at) => {
                     self.disk_at.1 = at;
                     return Ok(Some(hour));
                 }
-                Place::Before(at) => {
+                KeyPosition::Before(at) => {
                     self.disk_at.1 = at;
-                    self.selection.key_of(hour, at)
+                    self.selection.seek_key(hour, at)
                 }
-                // No flow has the last `u32` for an hour.
-                Place::Behind => self.selection.key_of(hour.saturating_add(1), 0),
+                // No flow has hour `u32::MAX`.
+                KeyPosition::After => self.selection.seek_key(hour.saturating_add(1), 0),
             };
             self.disk.seek(&key);
-            self.patience.step()?;
+            self.limits.step()?;
         }
         Ok(None)
     }
 
-    /// Goes on to the next hour that has rows; returns whether there is one.
+    /// Moves to the next hour that has rows. Returns whether there is one.
     #[cold]
     fn next_hour(&mut self) -> Result<bool, StoreError> {
         self.runs.clear();
-        self.grant.give_back(std::mem::take(&mut self.run_bytes));
+        self.grant.release(std::mem::take(&mut self.run_bytes));
         let on_disk = if self.selection.has_names() {
             self.seek_names()?
         } else {
-            self.disk.place().map(|(hour, _)| hour)
+            self.disk.key_parts().map(|(hour, _)| hour)
         };
         if on_disk.is_none() {
             self.disk.status().map_err(database("reading"))?;
@@ -355,7 +356,7 @@ impl Scan {
             return Ok(false);
         };
         self.hour = Hour::new(u64::from(hour)).ok_or(Corrupt("a key's hour is out of range"))?;
-        self.disk_here = on_disk == Some(hour);
+        self.disk_in_hour = on_disk == Some(hour);
         while self.later.front().is_some_and(|copied| copied.hour == hour)
             && let Some(copied) = self.later.pop_front()
         {
@@ -366,58 +367,58 @@ impl Scan {
     }
 }
 
-/// Both tallies' rows that belong to `selection`, and the grant that covers them. Copies, also of the
-/// frozen tally: a slow client that shared it would keep all of it in memory.
+/// Copies the rows of both tallies that match `selection`, and returns them with the grant that covers them. The
+/// frozen tally is copied too: a slow client that shared it would keep all of it in memory.
 fn copy_tallies(
     inner: &Arc<Inner>,
     selection: &Selection,
-) -> Result<(Vec<Copied>, Grant), StoreError> {
-    let hours = selection.range();
-    let mut grant: Option<Grant> = None;
+) -> Result<(Vec<HourCopy>, ViewGrant), StoreError> {
+    let hours = selection.hour_range();
+    let mut grant: Option<ViewGrant> = None;
     loop {
         let bytes = {
             let tallies = inner.tallies()?;
             let frozen = tallies.frozen.clone();
             let all = frozen.as_deref().into_iter().chain([&tallies.active]);
             let bytes: usize = all
-                .flat_map(|tally| tally.parts(hours.clone()))
+                .flat_map(|tally| tally.hour_arenas(hours.clone()))
                 .map(|(_, entries, rows)| {
-                    COPIED_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
+                    HOUR_COPY_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
                 })
                 .sum();
-            let enough = |grant: &mut Grant| grant.covers(bytes, &inner.views);
+            let enough = |grant: &mut ViewGrant| grant.covers(bytes, &inner.views);
             if let Some(mut grant) = grant.take_if(enough) {
-                let mut copies: Vec<Copied> = copies(&tallies.active, selection).collect();
-                // What is frozen does not change, and waits for no lock.
+                let mut copies: Vec<HourCopy> = copies(&tallies.active, selection).collect();
+                // The frozen tally does not change, so it is copied without the lock.
                 drop(tallies);
                 copies.extend(
                     frozen
                         .iter()
                         .flat_map(|tally| self::copies(tally, selection)),
                 );
-                let needed = copies.iter().map(Copied::bytes).sum();
-                grant.keep(needed);
+                let needed = copies.iter().map(HourCopy::bytes).sum();
+                grant.shrink_to(needed);
                 return Ok((copies, grant));
             }
             bytes
         };
-        // Without the lock, since this may wait; with some to spare, since the hours grow.
+        // Reserve without the lock, since this may block; reserve more than needed, since the tallies grow meanwhile.
         drop(grant.take());
-        grant = Some(Grant::take(inner, bytes + bytes / 8)?);
+        grant = Some(ViewGrant::reserve(inner, bytes + bytes / 8)?);
     }
 }
 
-fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = Copied> {
+fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = HourCopy> {
     tally
-        .parts(selection.range())
+        .hour_arenas(selection.hour_range())
         .filter_map(|(hour, entries, rows)| {
-            let (entries, rows) = if selection.takes_whole(hour) {
+            let (entries, rows) = if selection.matches_all_of(hour) {
                 (entries.to_vec(), rows)
             } else {
-                arena::filter(entries, |suffix| selection.takes(hour, suffix))
+                arena::filter(entries, |suffix| selection.matches(hour, suffix))
             };
             let last = tally.last();
-            (rows > 0).then_some(Copied {
+            (rows > 0).then_some(HourCopy {
                 hour,
                 last,
                 entries,
@@ -426,19 +427,19 @@ fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = Copied> 
         })
 }
 
-/// Hours that take up to this part of the block cache on disk, where they are compressed to a fourth or
-/// less, are kept in it by those who read them: for a dashboard that asks again and again. A scan of
-/// millions of rows would push everything else out of it, and gets along with the page cache.
+/// Blocks of hours whose size on disk is at most this fraction of the block cache are cached when they are read, for
+/// dashboards that ask repeatedly. (On disk they are compressed to a quarter or less.) A scan of millions of rows
+/// would evict everything else; the page cache serves it well enough.
 const CACHED_PART_MAX: usize = 8;
 
-/// An iterator over the keys from `lower` up to `upper`, at the first of them, and the marker as that
-/// iterator would see it. `seeks`: it will be moved about between them, and reads few.
-pub(super) fn open_cursor(
+/// Opens an iterator over the keys from `lower` to `upper` (exclusive), positioned at the first, and returns it with
+/// the marker that it sees. Set `seeks` if the caller will seek and read few keys.
+pub(super) fn open_iterator(
     inner: &Arc<Inner>,
     lower: &[u8],
     upper: &[u8],
     seeks: bool,
-) -> Result<(Cursor, u64), StoreError> {
+) -> Result<(OwnedIterator, u64), StoreError> {
     let is_small = seeks
         || inner.bytes_on_disk(lower, upper)?
             <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
@@ -448,12 +449,11 @@ pub(super) fn open_cursor(
         options.set_iterate_lower_bound(lower);
         options.set_iterate_upper_bound(upper);
         options.fill_cache(is_small);
-        let mut cursor = Cursor::try_new(inner.clone(), |inner| {
+        let mut cursor = OwnedIterator::try_new(inner.clone(), |inner| {
             Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
         })?;
-        // The iterator sees the database as it was when it was made. The marker only grows, so
-        // when it is the same before and after, it is the same in there. Otherwise a flush came
-        // in between, which happens once in seconds.
+        // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before and
+        // after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
         if inner.marker()? == before {
             cursor.with_dependent_mut(|_, iterator| iterator.seek_to_first());
             return Ok((cursor, before));

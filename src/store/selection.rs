@@ -1,35 +1,34 @@
-//! Which rows a scan gives: a range of hours, and of each hour the names to seek.
+//! Which rows a scan returns: a range of hours and, optionally, the names to seek in each hour.
 
 use std::ops::Range;
 
 use super::codec::{self, HOUR_BYTES};
 use flow::Hour;
 
-/// The rows of a range of hours, or those of some names in it. A scan seeks from one to the next, and
-/// reads nothing in between.
+/// The rows of a range of hours, or only those with certain names. A scan seeks from one name to the next and reads
+/// nothing in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     hours: Range<u32>,
-    /// What follows the hour in a row's key begins with one of these, and goes on with a further name
-    /// or not at all. Ascending. Empty: whatever follows.
+    /// Encoded name prefixes, ascending: a row matches if the part of its key after the hour starts with one of them
+    /// and the name ends there. Empty: all rows match.
     names: Vec<Vec<u8>>,
-    /// Rows before this key are left out.
+    /// Rows before this key are excluded.
     first: Vec<u8>,
 }
 
-/// Where a key lies, by the names that a selection has.
-pub(super) enum Place {
-    /// Among those of the names at this index.
-    Inside(usize),
-    /// In front of them.
+/// Where a key is relative to the names of a selection.
+pub(super) enum KeyPosition {
+    /// It starts with the names at this index.
+    Within(usize),
+    /// It sorts before the names at this index.
     Before(usize),
-    /// Behind all of the hour.
-    Behind,
+    /// It sorts after all names of the hour.
+    After,
 }
 
 impl Selection {
-    /// All rows from the hour at `hours.start` up to but without the one at `hours.end`, which may be
-    /// one more than [`Hour::MAX`].
+    /// All rows of `hours`. `hours.end` may be [`Hour::MAX`] + 1.
     pub fn hours(hours: Range<u32>) -> Selection {
         Selection {
             hours,
@@ -43,8 +42,8 @@ impl Selection {
         Selection::hours(hour.get()..hour.get() + 1)
     }
 
-    /// Only rows with one of `src_apps`, and, unless there are none, with one of `dest_apps`. An empty
-    /// `src_apps` selects nothing less than before.
+    /// Restricts the selection to rows with one of `src_apps` and, unless `dest_apps` is empty, one of `dest_apps`.
+    /// If `src_apps` is empty, there is no restriction.
     pub fn between(mut self, src_apps: &[String], dest_apps: &[String]) -> Selection {
         self.names.clear();
         for src in src_apps {
@@ -65,14 +64,13 @@ impl Selection {
         self
     }
 
-    /// Only rows whose key is `first`, or behind it: its hour, big-endian, and the start of what
-    /// follows.
+    /// Excludes rows whose key is less than `first`: a big-endian hour and the start of the rest of a key.
     pub fn starting_at(mut self, first: Vec<u8>) -> Selection {
         self.first = first;
         self
     }
 
-    pub(super) fn range(&self) -> Range<u32> {
+    pub(super) fn hour_range(&self) -> Range<u32> {
         self.hours.clone()
     }
 
@@ -84,29 +82,29 @@ impl Selection {
         !self.names.is_empty()
     }
 
-    /// The keys to read, of hours from `horizon` on: from the first to the second, exclusive.
-    pub(super) fn bounds(&self, horizon: u32) -> (Vec<u8>, Vec<u8>) {
+    /// The range of keys to read (end exclusive), without hours before `cutoff`.
+    pub(super) fn bounds(&self, cutoff: u32) -> (Vec<u8>, Vec<u8>) {
         let end = self.hours.end;
-        let start = self.hours.start.max(horizon).min(end);
+        let start = self.hours.start.max(cutoff).min(end);
         let lower = start.to_be_bytes().to_vec().max(self.first.clone());
         let upper = end.to_be_bytes().to_vec();
         (lower.min(upper.clone()), upper)
     }
 
-    /// Whether all rows of `hour` belong to it.
-    pub(super) fn takes_whole(&self, hour: u32) -> bool {
+    /// Whether all rows of `hour` match.
+    pub(super) fn matches_all_of(&self, hour: u32) -> bool {
         self.names.is_empty() && self.first.as_slice() <= hour.to_be_bytes().as_slice()
     }
 
-    /// Whether the row of `hour` with this rest of a key belongs to it.
-    pub(super) fn takes(&self, hour: u32, suffix: &[u8]) -> bool {
+    /// Whether the row of `hour` with this key suffix matches.
+    pub(super) fn matches(&self, hour: u32, suffix: &[u8]) -> bool {
         if let Some((first_hour, first)) = self.first.split_first_chunk::<HOUR_BYTES>() {
             let first_hour = u32::from_be_bytes(*first_hour);
             if hour < first_hour || (hour == first_hour && suffix < first) {
                 return false;
             }
         }
-        // Ranges that do not overlap: only the last that begins in front of it can hold it.
+        // The ranges do not overlap, so only the last one that starts at or before `suffix` can contain it.
         let behind = self
             .names
             .partition_point(|names| names.as_slice() <= suffix);
@@ -114,29 +112,29 @@ impl Selection {
         self.names.is_empty() || behind.checked_sub(1).is_some_and(in_range)
     }
 
-    /// Where `suffix` lies, from the names at `at` on.
-    pub(super) fn locate(&self, mut at: usize, suffix: &[u8]) -> Place {
+    /// Locates `suffix` relative to the names from index `at` on.
+    pub(super) fn locate(&self, mut at: usize, suffix: &[u8]) -> KeyPosition {
         while let Some(names) = self.names.get(at) {
             if suffix < names.as_slice() {
-                return Place::Before(at);
+                return KeyPosition::Before(at);
             }
             if begins_with(suffix, names) {
-                return Place::Inside(at);
+                return KeyPosition::Within(at);
             }
             at += 1;
         }
-        Place::Behind
+        KeyPosition::After
     }
 
     /// The first key of `hour` with the names at `at`.
-    pub(super) fn key_of(&self, hour: u32, at: usize) -> Vec<u8> {
+    pub(super) fn seek_key(&self, hour: u32, at: usize) -> Vec<u8> {
         let mut key = hour.to_be_bytes().to_vec();
         key.extend_from_slice(self.names.get(at).map_or(&[], |names| names));
         key
     }
 }
 
-/// Whether `suffix` begins with whole `names`: `00 FF` is a NUL inside a name, not the end of one.
+/// Whether `suffix` starts with all of `names`: `00 FF` is a NUL inside a name, not the end of one.
 #[inline]
 fn begins_with(suffix: &[u8], names: &[u8]) -> bool {
     suffix.starts_with(names) && suffix.get(names.len()) != Some(&0xFF)
@@ -146,7 +144,7 @@ fn begins_with(suffix: &[u8], names: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The last name of a prefix ends with NUL, and so begins a longer name that has one.
+    /// An encoded prefix ends with NUL, so it is also the start of a longer name with a NUL.
     #[test]
     fn a_name_with_a_nul_is_another_name() {
         let apps = ["a", "a\0", "a\0b", "b"].map(str::to_owned);
@@ -161,14 +159,14 @@ mod tests {
             let selection = Selection::hours(3..9).between(std::slice::from_ref(wanted), &[]);
             for app in &apps {
                 let suffix = suffix(app);
-                assert_eq!(selection.takes(4, &suffix), app == wanted);
-                let inside = matches!(selection.locate(0, &suffix), Place::Inside(0));
+                assert_eq!(selection.matches(4, &suffix), app == wanted);
+                let inside = matches!(selection.locate(0, &suffix), KeyPosition::Within(0));
                 assert_eq!(inside, app == wanted, "{app:?} by {wanted:?}");
             }
         }
         let both = Selection::hours(3..9).between(&apps[..3], &["d".into(), "e".into()]);
         assert_eq!(both.names.len(), 6);
-        let taken: Vec<bool> = apps.iter().map(|a| both.takes(4, &suffix(a))).collect();
+        let taken: Vec<bool> = apps.iter().map(|a| both.matches(4, &suffix(a))).collect();
         assert_eq!(taken, [true, true, true, false]);
     }
 
@@ -180,8 +178,8 @@ mod tests {
         assert_eq!(selection.bounds(0), (first, 9_u32.to_be_bytes().to_vec()));
         assert_eq!(selection.bounds(6).0, 6_u32.to_be_bytes());
         let taken = [(4, b"z"), (5, b"a"), (5, b"b"), (6, b"a")];
-        let taken = taken.map(|(hour, suffix)| selection.takes(hour, suffix));
+        let taken = taken.map(|(hour, suffix)| selection.matches(hour, suffix));
         assert_eq!(taken, [false, false, true, true]);
-        assert!(!selection.takes_whole(5) && selection.takes_whole(6));
+        assert!(!selection.matches_all_of(5) && selection.matches_all_of(6));
     }
 }

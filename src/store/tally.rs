@@ -1,14 +1,14 @@
-//! The tally: sums of the flows since the last flush, in memory, updated in place.
+//! The tally: sums in memory of the flows since the last flush, updated in place.
 //!
-//! One hash table an hour, so that a read copies and sorts just its hour. A table is open addressing
-//! over 8-byte slots (32 bits of hash, 32 bits of offset) into one arena of entries, which makes a
-//! hit two cache misses, growth free of rehashing, and a copy for a reader one `memcpy`.
+//! There is one hash table per hour, so a read copies and sorts only its hour. A table uses open addressing with
+//! 8-byte slots (32 bits of hash, 32 bits of offset) into one arena of entries. A hit costs two cache misses, growth
+//! needs no rehashing, and a copy for a reader is one `memcpy`.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use super::arena::{self, TOUCH_ENTRIES};
+use super::arena::{self, PREFETCH_ENTRIES};
 use super::codec::{Corrupt, HOUR_BYTES, Receipt, Record, Records};
 use super::run::Run;
 use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals};
@@ -16,12 +16,12 @@ use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals};
 /// A tally may have as many hours as flows.
 const SLOTS_MIN: usize = 2;
 
-/// About what an hour takes beside its names: itself, in a vector that may have grown to twice as much, its
-/// place in the map, and what an allocator adds to its slots and its arena.
+/// Approximate memory of an hour without its names: its element in a vector that may have doubled its capacity, its
+/// map entry, and the allocator's overhead for slots and arena.
 pub(super) const HOUR_MEMORY_BYTES: usize = 2 * size_of::<HourTally>() + 80;
 
-/// What a batch takes in memory, and about what it adds to a tally beside its keys: where each flow has an hour
-/// of its own, that is more than the batch.
+/// Memory of a batch, and approximately what it adds to a tally without its keys. If each flow has its own hour, that
+/// exceeds the size of the batch.
 pub fn batch_memory_bytes(batch: &Batch) -> usize {
     batch.bytes().len() + batch.hour_count() * HOUR_MEMORY_BYTES
 }
@@ -34,8 +34,7 @@ struct HourTally {
     slots: Vec<u64>,
     keys: usize,
     arena: Vec<u8>,
-    /// What the batches say that they add up to here: not taken from the arena, but to be held
-    /// against it.
+    /// Totals by the ledgers of the batches. Not computed from the arena, so that the two can be compared.
     totals: Totals,
 }
 
@@ -59,14 +58,14 @@ impl HourTally {
         self.slots[(hash >> (32 - self.slots.len().trailing_zeros())) as usize]
     }
 
-    /// Looks at the entry of `slot`, if there is one.
+    /// Prefetches the entry of `slot`, if there is one.
     #[inline]
-    fn touch(&self, slot: u64) -> u8 {
-        arena::touch(&self.arena, (slot as u32).saturating_sub(1) as usize)
+    fn prefetch(&self, slot: u64) -> u8 {
+        arena::prefetch(&self.arena, (slot as u32).saturating_sub(1) as usize)
     }
 
-    /// Adds `counters` to the entry of `suffix`; returns whether a sum was stopped at the top.
-    /// What the table grows by is added to `memory_bytes`.
+    /// Adds `counters` to the entry of `suffix` and adds the growth of the table to `memory_bytes`. Returns whether a
+    /// sum saturated.
     #[inline]
     fn add(
         &mut self,
@@ -89,9 +88,9 @@ impl HourTally {
                 let entry = &mut self.arena[slot as u32 as usize - 1..];
                 if arena::suffix(entry) == suffix {
                     let mut sum = arena::counters(entry);
-                    let stopped = sum.add(counters);
+                    let saturated = sum.add(counters);
                     arena::set_counters(entry, sum);
-                    return stopped;
+                    return saturated;
                 }
             }
             index = (index + 1) & mask;
@@ -100,7 +99,7 @@ impl HourTally {
 
     #[cold]
     fn insert(&mut self, index: usize, hash: u32, suffix: &[u8], counters: Counters) {
-        // The tally is flushed long before an arena reaches 4 GiB.
+        // A tally is flushed long before an arena reaches 4 GiB.
         let offset = self.arena.len() as u32;
         self.slots[index] = u64::from(hash) << 32 | u64::from(offset + 1);
         arena::push(&mut self.arena, suffix, counters);
@@ -130,20 +129,20 @@ pub struct Tally {
     hours: Vec<HourTally>,
     by_hour: HashMap<u32, usize, foldhash::fast::RandomState>,
     hasher: KeyHasher,
-    /// Last journal position in it, or the one before its first while it is empty.
+    /// Its last journal position, or the position before its first batch while it is empty.
     last: u64,
-    /// When its oldest flow came in.
+    /// When its oldest flow arrived.
     since: Option<Instant>,
-    /// Bytes of batches in it: what a restart would have to replay.
+    /// Bytes of its batches: what a restart would replay.
     journal_bytes: usize,
-    /// Bytes that its tables take.
+    /// Memory of its tables.
     memory_bytes: usize,
-    /// Of its batches that are in a journal elsewhere, and so cannot have theirs there: written when it
-    /// is flushed.
+    /// Receipts of batches from an external journal. They are written when the tally is flushed, since they cannot be
+    /// written with the journal.
     receipts: HashMap<IdempotencyKey, Receipt>,
 }
 
-/// What a receipt takes beside its key.
+/// Memory of a receipt without its key.
 const RECEIPT_BYTES: usize = 2 * size_of::<(IdempotencyKey, Receipt)>();
 
 impl Tally {
@@ -161,11 +160,10 @@ impl Tally {
         }
     }
 
-    /// The next batch is the one after `last`: of a journal elsewhere, which may leave positions out,
-    /// or have batches that do not count.
+    /// Sets the last position: an external journal may skip positions, or contain batches that do not count.
     pub(super) fn skip_to(&mut self, last: u64) {
         self.last = last;
-        // Otherwise a flush would be waited for that is never due.
+        // Without a start time, no flush would become due, and callers would wait for one forever.
         self.since.get_or_insert_with(Instant::now);
     }
 
@@ -183,7 +181,7 @@ impl Tally {
         self.last
     }
 
-    /// When its oldest flow came in; `None` while it is empty.
+    /// When its oldest flow arrived; `None` while it is empty.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since
     }
@@ -192,7 +190,7 @@ impl Tally {
         self.journal_bytes
     }
 
-    /// Bytes of memory that its tables take.
+    /// Memory of its tables.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
@@ -202,15 +200,15 @@ impl Tally {
         self.hours.iter().map(|h| h.keys).sum()
     }
 
-    /// Adds the batch at the next position. Returns how many sums were stopped at the top.
+    /// Adds the batch at the next position. Returns how many additions saturated.
     pub fn add(&mut self, batch: &Batch) -> Result<u64, Corrupt> {
         self.add_records(batch.bytes(), batch.hashes().iter().copied())
     }
 
-    /// Like [`Tally::add`], from the journal: every key is checked, and the batch's ledger held
-    /// against its records, before anything is added. Returns the number of flows.
+    /// Like [`Tally::add`], for a batch from the journal: validates every key and compares the batch's ledger with
+    /// its records before anything is added. Returns the number of flows.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let hashes = flow::check_batch(bytes, &self.hasher)?;
+        let hashes = flow::validate_batch(bytes, &self.hasher)?;
         let flows = hashes.len();
         self.add_records(bytes, hashes.into_iter())?;
         Ok(flows)
@@ -221,13 +219,13 @@ impl Tally {
         bytes: &[u8],
         hashes: impl Iterator<Item = u32>,
     ) -> Result<u64, Corrupt> {
-        let mut stopped = 0;
+        let mut saturated = 0;
         let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
         let mut records = Records::new(bytes)?.zip(hashes);
-        let mut some = Vec::with_capacity(TOUCH_ENTRIES);
+        let mut some = Vec::with_capacity(PREFETCH_ENTRIES);
         loop {
             some.clear();
-            for (record, hash) in records.by_ref().take(TOUCH_ENTRIES) {
+            for (record, hash) in records.by_ref().take(PREFETCH_ENTRIES) {
                 let Record { key, counters, .. } = record?;
                 let (hour, suffix) = key
                     .split_first_chunk::<HOUR_BYTES>()
@@ -241,19 +239,19 @@ impl Tally {
             if some.is_empty() {
                 break;
             }
-            // Slots first, then entries, each of them all at once: see [`TOUCH_ENTRIES`].
+            // Prefetch all slots, then all entries: see [`PREFETCH_ENTRIES`].
             let mut any = 0;
-            let mut slots = [(0, 0); TOUCH_ENTRIES];
+            let mut slots = [(0, 0); PREFETCH_ENTRIES];
             for (slot, &(at, hash, ..)) in slots.iter_mut().zip(&some) {
                 *slot = (at, self.hours[at].first_slot(hash));
             }
             for &(at, slot) in &slots[..some.len()] {
-                any |= self.hours[at].touch(slot);
+                any |= self.hours[at].prefetch(slot);
             }
             std::hint::black_box(any);
             for &(at, hash, suffix, counters) in &some {
                 let hour = &mut self.hours[at];
-                stopped += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
+                saturated += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
             }
         }
         for (hour, totals) in flow::ledger(bytes) {
@@ -263,7 +261,7 @@ impl Tally {
         self.last += 1;
         self.journal_bytes += bytes.len();
         self.since.get_or_insert_with(Instant::now);
-        Ok(stopped)
+        Ok(saturated)
     }
 
     fn hour_at(&mut self, hour: u32) -> usize {
@@ -275,7 +273,7 @@ impl Tally {
         })
     }
 
-    /// Its hours, ascending, each with its rows in key order.
+    /// Its hours in ascending order, each with its rows in key order.
     pub fn runs(&self) -> impl Iterator<Item = (u32, Run<&[u8]>)> {
         let mut hours: Vec<&HourTally> = self.hours.iter().collect();
         hours.sort_unstable_by_key(|h| h.hour);
@@ -284,7 +282,7 @@ impl Tally {
             .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
     }
 
-    /// Its part of the ledger, in no order.
+    /// Its ledger entries, unordered.
     pub(super) fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
         self.hours.iter().map(|h| (h.hour, h.totals))
     }
@@ -296,13 +294,13 @@ impl Tally {
         hours
     }
 
-    /// What the ledger has of `hour`.
+    /// The ledger's totals of `hour`.
     pub(super) fn totals(&self, hour: u32) -> Totals {
         let at = self.by_hour.get(&hour);
         at.map_or_else(Totals::default, |&at| self.hours[at].totals)
     }
 
-    /// How many of its hours are among `hours`.
+    /// Number of its hours that are in `hours`.
     pub(super) fn hours_in(&self, hours: &Range<u32>) -> usize {
         match hours.len() {
             1 => usize::from(self.by_hour.contains_key(&hours.start)),
@@ -314,9 +312,12 @@ impl Tally {
         }
     }
 
-    /// Of each of `hours` that has rows, in no order: its entries, to be sorted by [`Run::sort`], and
-    /// their number.
-    pub(super) fn parts(&self, hours: Range<u32>) -> impl Iterator<Item = (u32, &[u8], usize)> {
+    /// For each of `hours` that has rows, in no order: its arena, to be sorted by [`Run::sort`], and the number of
+    /// rows.
+    pub(super) fn hour_arenas(
+        &self,
+        hours: Range<u32>,
+    ) -> impl Iterator<Item = (u32, &[u8], usize)> {
         let one = match hours.len() {
             1 => Some(self.by_hour.get(&hours.start).map(|&at| &self.hours[at])),
             _ => None,
@@ -331,10 +332,10 @@ impl Tally {
     }
 }
 
-/// What has to hold of any bytes in the journal: they are refused, or add up to their own ledger. For
-/// tests and fuzzing. Returns whether they were taken.
+/// Checks an invariant for arbitrary bytes: either replay rejects them, or they add up to their own ledger. Returns
+/// whether they were accepted. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(bytes: &[u8]) -> bool {
+pub fn check_replay(bytes: &[u8]) -> bool {
     let mut tally = Tally::new(0);
     let Ok(flows) = tally.replay(bytes) else {
         return false;
@@ -345,11 +346,11 @@ pub fn check(bytes: &[u8]) -> bool {
         ledger.iter().map(|(_, t)| t.flows).sum::<u64>(),
         flows as u64
     );
-    let (mut rows, mut stopped) = (std::collections::BTreeMap::new(), false);
+    let (mut rows, mut saturated) = (std::collections::BTreeMap::new(), false);
     for (hour, mut run) in tally.runs() {
         let sums: &mut Totals = rows.entry(hour).or_default();
         while let Some((_, counters)) = run.peek() {
-            stopped |= counters.tx == u64::MAX || counters.rx == u64::MAX;
+            saturated |= counters.tx == u64::MAX || counters.rx == u64::MAX;
             sums.count(counters);
             run.advance();
         }
@@ -357,7 +358,7 @@ pub fn check(bytes: &[u8]) -> bool {
     for (hour, totals) in ledger {
         let sums = rows.remove(&hour).unwrap_or_default();
         assert!(
-            stopped || (sums.tx, sums.rx) == (totals.tx, totals.rx),
+            saturated || (sums.tx, sums.rx) == (totals.tx, totals.rx),
             "hour {hour}"
         );
     }
@@ -387,7 +388,7 @@ mod tests {
     }
 
     fn name() -> impl Strategy<Value = String> {
-        // Long shared prefixes, ends inside and beyond the sort's window, and NULs.
+        // Long shared prefixes, names that end inside and beyond the sort window, and NULs.
         prop_oneof![
             "[ab\0]{0,3}",
             "(payments-platform-){0,3}[ab]{0,2}",
@@ -418,12 +419,12 @@ mod tests {
                 let batch = batch(&flows);
                 added.add(&batch).unwrap();
                 replayed.replay(batch.bytes()).unwrap();
-                prop_assert!(check(batch.bytes()));
-                // A byte more or less anywhere does not add up, or it was not in what adds up.
+                prop_assert!(check_replay(batch.bytes()));
+                // A changed byte is detected, unless it is not part of the totals.
                 let mut changed = batch.bytes().to_vec();
                 let at = changed.len() / 2;
                 changed[at] ^= 1;
-                check(&changed);
+                check_replay(&changed);
                 for record in Records::new(batch.bytes()).unwrap() {
                     let record = record.unwrap();
                     let hour = u32::from_be_bytes(*record.key.first_chunk().unwrap());

@@ -1,5 +1,5 @@
-//! Verification: reads everything that is stored, changes nothing, and holds the rows of every hour
-//! against the ledger.
+//! Verification: reads everything that is stored, changes nothing, and compares the rows of each hour with the
+//! ledger.
 
 use std::fmt;
 use std::path::Path;
@@ -10,20 +10,20 @@ use super::codec::{self, Corrupt, HOUR_BYTES};
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::journal::Journal;
-use super::open::database_to_read;
+use super::open::open_database_read_only;
 use super::receipts::receipts_family;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
 use super::{StoreOptions, flows_family, marker_in};
 use flow::{Hour, Totals};
 
-/// Batches are checked in tallies of this size.
+/// Size of the tallies in which batches are verified.
 const TALLY_BYTES: usize = 32 << 20;
 
-/// Faults that are named one by one: a directory may have as many as it has hours.
+/// Maximum number of faults that are reported one by one: a directory may have as many as it has hours.
 pub const FAULTS_MAX: usize = 1000;
 
-/// What a verification has read, and what is wrong with it.
+/// Result of a verification.
 #[derive(Debug, Default)]
 pub struct Verified {
     pub hours: u64,
@@ -32,24 +32,24 @@ pub struct Verified {
     pub flows: u64,
     /// Batches in the journal that the sums do not contain yet.
     pub journal_batches: u64,
-    /// The first [`FAULTS_MAX`] of them.
+    /// The first [`FAULTS_MAX`] faults.
     pub faults: Vec<Fault>,
-    /// All of them.
+    /// Number of all faults.
     pub faults_found: u64,
 }
 
-/// One thing that is wrong.
+/// A fault in the stored data.
 #[derive(Debug)]
 pub enum Fault {
-    /// The rows of the hour add up to something else than the ledger says.
+    /// The sums of the hour's rows differ from the ledger.
     Differs {
         hour: Hour,
         ledger: Totals,
         rows: Totals,
     },
-    /// The hour's rows cannot be read, or are not rows.
+    /// The hour's rows cannot be read or decoded.
     Hour { hour: Hour, why: String },
-    /// Something that belongs to no hour.
+    /// A fault outside of any hour.
     Other { what: &'static str, why: String },
 }
 
@@ -67,17 +67,17 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Verifies the data directory at `path`, which no process may be using.
+/// Verifies the data directory at `path`, which must not be in use.
 ///
-/// Every block of every row, of the ledger and of the journal is read and its checksum checked. An
-/// hour with a sum that has stopped at 2^64-1 cannot agree exactly; its rows may add up to less.
+/// Reads every block of the rows, the ledger and the journal, and verifies its checksum. An hour with a sum that
+/// saturated at 2^64-1 cannot agree exactly; its rows may add up to less.
 ///
 /// # Errors
-/// A directory that is in use or not ours, or a database that does not open. What is wrong inside is
-/// in [`Verified::faults`].
+/// If the directory is in use or is not a data directory, or if the database does not open. Faults inside are in
+/// [`Verified::faults`].
 pub fn verify(path: &Path) -> Result<Verified, StoreError> {
-    let dir = DataDir::open_to_read(path)?;
-    let db = database_to_read(&dir, &RocksOptions::new(&StoreOptions::default()))?;
+    let dir = DataDir::open_read_only(path)?;
+    let db = open_database_read_only(&dir, &RocksOptions::new(&StoreOptions::default()))?;
     let mut verified = Verified::default();
     verified.journal(&db);
     verified.hours(&db)?;
@@ -86,7 +86,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
 }
 
 impl Verified {
-    /// Every batch that a start would replay: there without a gap, and each adding up.
+    /// Verifies every batch that a start would replay: positions have no gap, and each batch adds up.
     fn journal(&mut self, db: &DB) {
         let mut read = || {
             let marker = marker_in(db)?;
@@ -105,8 +105,8 @@ impl Verified {
         }
     }
 
-    /// All rows, hour by hour, beside the ledger's entries: both ascend, so that one of each is in memory. An
-    /// hour that cannot be read hides no other.
+    /// Compares all rows with the ledger, hour by hour. Both ascend, so one entry of each is in memory. An hour that
+    /// cannot be read does not hide others.
     fn hours(&mut self, db: &DB) -> Result<(), StoreError> {
         let (lower, upper) = codec::ledger_bounds();
         let mut ledger = iterate(db, lower, upper)?;
@@ -118,7 +118,7 @@ impl Verified {
                 rows.next();
             }
             let found = rows.key().and_then(hour_of);
-            // The ledger may know an hour before it: one whose rows are gone, or cannot be read.
+            // The ledger may have an earlier hour, whose rows are missing or cannot be read.
             if let (None, Err(error)) = (known, rows.status()) {
                 self.other("the rows after the last hour", error);
             }
@@ -137,9 +137,9 @@ impl Verified {
                     let (_, behind) = codec::hour_bounds(hour);
                     rows = iterate(db, &behind, lower)?;
                 }
-                Ok((sums, stopped)) => {
+                Ok((sums, saturated)) => {
                     let agrees =
-                        |rows: u128, ledger: u128| rows == ledger || stopped && rows < ledger;
+                        |rows: u128, ledger: u128| rows == ledger || saturated && rows < ledger;
                     if !agrees(sums.tx, totals.tx) || !agrees(sums.rx, totals.rx) {
                         let (ledger, rows) = (totals, sums);
                         self.fault(Fault::Differs { hour, ledger, rows });
@@ -150,7 +150,7 @@ impl Verified {
         }
     }
 
-    /// The ledger's next entry that is one.
+    /// The next ledger entry that can be decoded.
     fn next_in_ledger(
         &mut self,
         ledger: &mut DBRawIteratorWithThreadMode<'_, DB>,
@@ -173,24 +173,24 @@ impl Verified {
         None
     }
 
-    /// The sums of the rows of `hour`, at which `rows` stands, and whether one has stopped at the top.
+    /// The sums of the rows of `hour`, where `rows` is positioned, and whether one is saturated.
     fn hour(
         &mut self,
         rows: &mut DBRawIteratorWithThreadMode<'_, DB>,
         hour: Hour,
     ) -> Result<(Totals, bool), String> {
         let (lower, _) = codec::hour_bounds(hour);
-        let (mut sums, mut stopped) = (Totals::default(), false);
+        let (mut sums, mut saturated) = (Totals::default(), false);
         while let Some((key, value)) = rows.item().filter(|(key, _)| key.starts_with(&lower)) {
-            codec::check_key(key).map_err(|e| e.to_string())?;
+            codec::validate_key(key).map_err(|e| e.to_string())?;
             let counters = codec::decode_counters(value).map_err(|e: Corrupt| e.to_string())?;
-            stopped |= counters.tx == u64::MAX || counters.rx == u64::MAX;
+            saturated |= counters.tx == u64::MAX || counters.rx == u64::MAX;
             sums.count(counters);
             self.rows += 1;
             rows.next();
         }
         rows.status().map_err(|e| e.to_string())?;
-        Ok((sums, stopped))
+        Ok((sums, saturated))
     }
 
     fn receipts(&mut self, db: &DB) -> Result<(), StoreError> {
@@ -223,7 +223,7 @@ impl Verified {
     }
 }
 
-/// The hour that a key of a row begins with.
+/// The hour at the start of a row's key.
 fn hour_of(key: &[u8]) -> Option<Hour> {
     let hour = key.first_chunk::<HOUR_BYTES>()?;
     Hour::new(u64::from(u32::from_be_bytes(*hour)))
@@ -316,7 +316,7 @@ mod tests {
         );
     }
 
-    /// One more fault than are named.
+    /// One fault more than are reported.
     #[test]
     fn faults_are_counted_where_they_are_too_many_to_name() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,16 +1,16 @@
-//! Memory for what scans copy of rows that are not flushed yet.
+//! Memory for the copies that scans make of unflushed rows.
 
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Inner;
 use super::error::StoreError;
 
-/// Bounds the memory of all scans' copies together: a client that reads slowly keeps its own.
+/// Bounds the memory of all scans' copies together. A slow client holds its copy for as long as it reads.
 #[derive(Debug)]
 pub(super) struct ViewBudget {
     bytes_max: usize,
     bytes_free: Mutex<usize>,
-    given_back: Condvar,
+    released: Condvar,
 }
 
 impl ViewBudget {
@@ -18,62 +18,62 @@ impl ViewBudget {
         ViewBudget {
             bytes_max,
             bytes_free: Mutex::new(bytes_max),
-            given_back: Condvar::new(),
+            released: Condvar::new(),
         }
     }
 }
 
-/// Bytes of the [`ViewBudget`] that one scan has; given back when it is dropped, at the latest.
-pub(super) struct Grant {
+/// Bytes of the [`ViewBudget`] that one scan has reserved; released on drop at the latest.
+pub(super) struct ViewGrant {
     inner: Arc<Inner>,
     bytes: usize,
 }
 
-impl Grant {
-    /// Takes `bytes`, or all there is to have where that is less. Waits for them.
-    pub(super) fn take(inner: &Arc<Inner>, bytes: usize) -> Result<Grant, StoreError> {
+impl ViewGrant {
+    /// Waits for `bytes` (at most the whole budget) and reserves them.
+    pub(super) fn reserve(inner: &Arc<Inner>, bytes: usize) -> Result<ViewGrant, StoreError> {
         let budget = &inner.views;
         let bytes = bytes.min(budget.bytes_max);
         let free = budget.bytes_free.lock().map_err(|_| StoreError::Closed)?;
         let (mut free, timeout) = budget
-            .given_back
+            .released
             .wait_timeout_while(free, inner.options.stall_max, |free| *free < bytes)
             .map_err(|_| StoreError::Closed)?;
         if timeout.timed_out() {
-            return Err(StoreError::Views);
+            return Err(StoreError::ViewMemoryFull);
         }
         *free -= bytes;
-        Ok(Grant {
+        Ok(ViewGrant {
             inner: inner.clone(),
             bytes,
         })
     }
 
-    /// Whether it is enough for `bytes`, of which nobody gets more than there are.
+    /// Whether it covers `bytes`; the whole budget covers any number.
     pub(super) fn covers(&self, bytes: usize, budget: &ViewBudget) -> bool {
         self.bytes >= bytes.min(budget.bytes_max)
     }
 
-    /// Gives back all but `bytes`.
-    pub(super) fn keep(&mut self, bytes: usize) {
-        self.give_back(self.bytes.saturating_sub(bytes));
+    /// Releases all but `bytes`.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        self.release(self.bytes.saturating_sub(bytes));
     }
 
-    /// Gives back `bytes`, or all there is where that is less.
-    pub(super) fn give_back(&mut self, bytes: usize) {
+    /// Releases up to `bytes`.
+    pub(super) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         if let Ok(mut free) = self.inner.views.bytes_free.lock()
             && bytes > 0
         {
             *free += bytes;
-            self.inner.views.given_back.notify_all();
+            self.inner.views.released.notify_all();
         }
     }
 }
 
-impl Drop for Grant {
+impl Drop for ViewGrant {
     fn drop(&mut self) {
-        self.give_back(self.bytes);
+        self.release(self.bytes);
     }
 }

@@ -1,27 +1,27 @@
-//! RocksDB's write-ahead logs and its MANIFEST, before RocksDB opens them.
+//! Validates RocksDB's write-ahead logs and its MANIFEST before RocksDB opens them.
 //!
-//! A power cut can leave the last write of a log without some of its sectors ([`torn`] tells). RocksDB takes
-//! that for damage, so it is cut off here. Everything else that does not read well is damage: a record that
-//! was acknowledged may be lost, and no sum is given out that could lack it.
+//! A power cut can leave the last write of a log torn: some of its sectors are missing ([`torn`] detects this).
+//! RocksDB would report it as corruption, so it is truncated here. Any other unreadable data is corruption: an
+//! acknowledged record may be lost, and sums that lack it must not be returned.
 //!
-//! The MANIFEST, which lists the files of the database, is a log of the same format. RocksDB takes a record
-//! whose length reaches past the end for the end, opens what was before it, and deletes the files that it
-//! does not know: a changed byte there is found here.
+//! The MANIFEST, which lists the files of the database, is a log of the same format. If the length of a record
+//! reaches past the end of the file, RocksDB takes it for the end, opens the state before it, and deletes the files
+//! that it does not know. Such a changed byte is detected here.
 //!
-//! A process that was killed leaves writes that no disk has yet, and RocksDB goes on from them. So all logs
-//! are synced first: what is built on them must not be there without them after a power cut.
+//! A killed process leaves writes that are not on disk yet, and RocksDB continues from them. So all logs are synced
+//! first: data written after them must not survive a power cut without them.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::torn::{Damage, End, Log, end_of};
+use super::torn::{Damage, LogEnd, LogKind, find_end};
 use agent::durable;
 
-/// What a power cut has left of writes that were not acknowledged, by file.
+/// Torn writes that a power cut left in logs. They were never acknowledged.
 #[derive(Debug)]
-pub(super) struct Torn(Vec<Cut>);
+pub(super) struct TornWrites(Vec<Cut>);
 
 #[derive(Debug)]
 struct Cut {
@@ -30,27 +30,27 @@ struct Cut {
     bytes: u64,
 }
 
-impl std::fmt::Display for Torn {
+impl std::fmt::Display for TornWrites {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (n, cut) in self.0.iter().enumerate() {
             let (and, path) = (if n > 0 { "; " } else { "" }, cut.path.display());
             let bytes = cut.bytes;
             write!(
                 f,
-                "{and}{path}: the last {bytes} bytes are of a write that a power cut broke off"
+                "{and}{path}: the last {bytes} bytes belong to a write that a power cut interrupted"
             )?;
         }
         Ok(())
     }
 }
 
-/// Makes the logs of the database in `rocks` ready for RocksDB: cuts off what a power cut has left at their
-/// ends, says so, and syncs them.
+/// Prepares the logs of the database in `rocks` for RocksDB: truncates torn writes at their ends, returns a
+/// description of them, and syncs the logs.
 ///
 /// # Errors
-/// As [`check`], and where a log cannot be written.
-pub fn cut_torn(rocks: &Path) -> Result<Option<String>, StoreError> {
-    let torn = check(rocks)?;
+/// As [`find_torn_writes`], and if a log cannot be written.
+pub fn truncate_torn_writes(rocks: &Path) -> Result<Option<String>, StoreError> {
+    let torn = find_torn_writes(rocks)?;
     let sync = || {
         for Cut { path, keep, .. } in torn.iter().flat_map(|torn| &torn.0) {
             File::options().write(true).open(path)?.set_len(*keep)?;
@@ -67,11 +67,11 @@ pub fn cut_torn(rocks: &Path) -> Result<Option<String>, StoreError> {
     Ok(torn.map(|torn| format!("{torn}; nothing of it was acknowledged, and it is cut off")))
 }
 
-/// Reads the MANIFEST of the database in `rocks`, and its logs.
+/// Reads the MANIFEST and the logs of the database in `rocks` and returns the torn writes at their ends.
 ///
 /// # Errors
-/// One that is damaged other than by a write broken off at its end.
-pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
+/// If a log is corrupt in any other way.
+pub(super) fn find_torn_writes(rocks: &Path) -> Result<Option<TornWrites>, StoreError> {
     let failed = |source| StoreError::Io {
         doing: "reading the journal's logs or the MANIFEST",
         source,
@@ -80,11 +80,11 @@ pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
     let mut is_over = false;
     for (path, of) in logs(rocks).map_err(failed)? {
         let log = fs::read(&path).map_err(failed)?;
-        let keep = match end_of(&log, of) {
-            // After a record that is lost, and was not waited for, nothing counts.
+        let keep = match find_end(&log, of) {
+            // Without per-record syncs, nothing after a lost record counts.
             _ if is_over => 0,
-            Ok(End::Good) => continue,
-            Ok(End::Torn { keep, unsynced }) => {
+            Ok(LogEnd::Good) => continue,
+            Ok(LogEnd::Torn { keep, unsynced }) => {
                 is_over = unsynced;
                 keep
             }
@@ -102,11 +102,11 @@ pub(super) fn check(rocks: &Path) -> Result<Option<Torn>, StoreError> {
             });
         }
     }
-    Ok((!cuts.is_empty()).then_some(Torn(cuts)))
+    Ok((!cuts.is_empty()).then_some(TornWrites(cuts)))
 }
 
-/// The MANIFEST in use, and the journal's logs, oldest first.
-fn logs(rocks: &Path) -> io::Result<Vec<(PathBuf, Log)>> {
+/// The current MANIFEST, and the journal's logs, oldest first.
+fn logs(rocks: &Path) -> io::Result<Vec<(PathBuf, LogKind)>> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(rocks)? {
         let path = entry?.path();
@@ -120,13 +120,13 @@ fn logs(rocks: &Path) -> io::Result<Vec<(PathBuf, Log)>> {
     logs.sort();
     let mut logs: Vec<_> = logs
         .into_iter()
-        .map(|(_, path)| (path, Log::Journal))
+        .map(|(_, path)| (path, LogKind::Journal))
         .collect();
-    // Where it is missing, RocksDB says so.
+    // If it is missing, RocksDB reports that.
     if let Ok(current) = fs::read_to_string(rocks.join("CURRENT")) {
         let manifest = rocks.join(current.trim_end());
         if manifest.is_file() {
-            logs.insert(0, (manifest, Log::Manifest));
+            logs.insert(0, (manifest, LogKind::Manifest));
         }
     }
     Ok(logs)

@@ -1,4 +1,4 @@
-//! Logs: set up once, written to standard error.
+//! Logging, written to standard error.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use agent::terminal::{Style, printable};
 
-/// How a line of the log is written.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -20,8 +20,8 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// Text where a person looks on, JSON elsewhere.
-    pub fn of_stderr() -> LogFormat {
+    /// Text if standard error is a terminal, otherwise JSON.
+    pub fn for_stderr() -> LogFormat {
         match std::io::stderr().is_terminal() {
             true => LogFormat::Text,
             false => LogFormat::Json,
@@ -29,10 +29,10 @@ impl LogFormat {
     }
 }
 
-/// Starts logging what `filter` lets through.
+/// Starts logging the events that `filter` selects.
 ///
 /// # Errors
-/// A filter that is not understood, as text for the user.
+/// If the filter is invalid, as text for the user.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log {filter:?}: {e}"))?;
     let coloured = io::stderr().is_terminal();
@@ -43,10 +43,10 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || Events(style))
+        .with_writer(move || EventWriter(style))
         .with_ansi(coloured)
         .with_target(false)
-        // Where standard error is gone or full, the service goes on without a log.
+        // If standard error is closed or full, the service continues without a log.
         .log_internal_errors(false);
     match format {
         LogFormat::Text => log
@@ -61,7 +61,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     .map_err(|e| e.to_string())
 }
 
-/// Colours are ours: what a field has of them is escaped before they come to it.
+/// Escapes control sequences in fields before adding our own colours.
 fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
     let shown = printable(&text);
@@ -74,11 +74,11 @@ fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> f
     }
 }
 
-/// Writes events, each as one line: what others wrote may be in it.
-struct Events(Style);
+/// Writes each event as one line, and escapes text that came from others.
+struct EventWriter(Style);
 
-impl Write for Events {
-    /// Gets one event.
+impl Write for EventWriter {
+    /// Writes one event.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = self.0.escape(text.trim_end_matches('\n')).into_owned() + "\n";

@@ -1,6 +1,5 @@
-//! Everything that is counted, by name and meaning, in one place; whoever does a thing counts it. In
-//! Prometheus's terms: counters grow since the start, gauges say how it is now, histograms have times
-//! in seconds.
+//! All metrics, with their names and meanings. Each is updated where the event happens. In Prometheus's terms:
+//! counters only increase, gauges are current values, and histograms are of times in seconds.
 
 use std::sync::Arc;
 
@@ -11,16 +10,16 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
 };
 
-/// All metrics of one service. Clones count into the same ones.
+/// All metrics of one service. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    all: Arc<All>,
+    all: Arc<AllMetrics>,
 }
 
 #[derive(Debug)]
-struct All {
+struct AllMetrics {
     registry: Registry,
-    /// Held while gauges are set and written out, so that two who ask see one state each.
+    /// Held while gauges are updated and written, so that concurrent scrapes each see a consistent state.
     exposition: Mutex<()>,
     http: Http,
     ingest: Ingest,
@@ -28,7 +27,7 @@ struct All {
     cluster: Cluster,
 }
 
-/// Of requests.
+/// Metrics of HTTP requests.
 #[derive(Debug)]
 pub struct Http {
     pub requests: IntCounterVec,
@@ -39,7 +38,7 @@ pub struct Http {
     pub ready: IntGauge,
 }
 
-/// Of batches.
+/// Metrics of incoming batches.
 #[derive(Debug)]
 pub struct Ingest {
     pub flows: IntCounter,
@@ -54,7 +53,7 @@ pub struct Ingest {
     pub hour_guard_off: IntGauge,
 }
 
-/// Of what is stored.
+/// Metrics of the store.
 #[derive(Debug)]
 pub struct Store {
     pub journal_write_seconds: Histogram,
@@ -80,7 +79,7 @@ pub struct Store {
     pub replay_batches: IntGauge,
     pub replay_flows: IntGauge,
     pub replay_seconds: Gauge,
-    pub sums_stopped: IntCounter,
+    pub sums_saturated: IntCounter,
     pub ledger_hours: IntGauge,
     pub ledger_flows: IntGauge,
     pub ledger_bytes: prometheus::GaugeVec,
@@ -88,7 +87,7 @@ pub struct Store {
     pub hours_dropped: IntCounter,
 }
 
-/// Of a node of many. Partitions are labels; there are as many as the journal has.
+/// Metrics of a cluster node. Partitions are labels; there are as many as the journal has.
 #[derive(Debug)]
 pub struct Cluster {
     pub partitions: IntGauge,
@@ -122,10 +121,10 @@ impl Metrics {
         &self.all.cluster
     }
 
-    /// All of them as text, in the format of Prometheus 0.0.4, after `observe` has set the gauges.
+    /// Returns all metrics in Prometheus's text format 0.0.4, after `observe` has updated the gauges.
     ///
     /// # Errors
-    /// What the library says that cannot be written: a bug.
+    /// If the library cannot encode a metric, which is a bug.
     pub fn expose(&self, observe: impl FnOnce()) -> Result<String, prometheus::Error> {
         let _one_at_a_time = self.all.exposition.lock();
         observe();
@@ -133,18 +132,18 @@ impl Metrics {
     }
 }
 
-/// Sets a counter to what another has counted.
-pub fn follow(counter: &IntCounter, count: u64) {
+/// Raises a counter to `count`.
+pub fn raise_to(counter: &IntCounter, count: u64) {
     counter.inc_by(count.saturating_sub(counter.get()));
 }
 
-/// Makes metrics, each registered under its name.
-struct Maker(Registry);
+/// Creates metrics and registers them.
+struct Registrar(Registry);
 
-impl Maker {
-    /// A name that is not valid, or is taken, is a bug that every start and every test shows.
+impl Registrar {
+    /// An invalid or duplicate name is a bug that every start and every test detects.
     #[expect(clippy::expect_used)]
-    fn made<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+    fn register<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
         let metric = metric.expect("the name and the labels of a metric are valid");
         let registered = self.0.register(Box::new(metric.clone()));
         registered.expect("the name of a metric is its own");
@@ -152,309 +151,308 @@ impl Maker {
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.made(IntCounter::new(name, help))
+        self.register(IntCounter::new(name, help))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.made(IntCounterVec::new(Opts::new(name, help), labels))
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.made(IntGauge::new(name, help))
+        self.register(IntGauge::new(name, help))
     }
 
     fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
-        self.made(IntGaugeVec::new(Opts::new(name, help), &[label]))
+        self.register(IntGaugeVec::new(Opts::new(name, help), &[label]))
     }
 
     fn seconds(&self, name: &str, help: &str) -> Gauge {
-        self.made(Gauge::new(name, help))
+        self.register(Gauge::new(name, help))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
         let options = HistogramOpts::new(name, help).buckets(buckets);
-        self.made(Histogram::with_opts(options))
+        self.register(Histogram::with_opts(options))
     }
 }
 
 /// From a quarter of a millisecond to eight seconds.
-fn times() -> Vec<f64> {
+fn time_buckets() -> Vec<f64> {
     powers_of_two(0.000_25, 16)
 }
 
 fn powers_of_two(first: f64, count: usize) -> Vec<f64> {
-    // An error is for a start or a factor that does not grow; without buckets, one is made up.
+    // This fails only for invalid arguments; without buckets, the library uses its default ones.
     exponential_buckets(first, 2.0, count).unwrap_or_default()
 }
 
-impl Default for All {
-    fn default() -> All {
-        let make = Maker(Registry::new());
-        let build = make.gauges("flowtally_build_info", "Always 1.", "version");
+impl Default for AllMetrics {
+    fn default() -> AllMetrics {
+        let registrar = Registrar(Registry::new());
+        let build = registrar.gauges("flowtally_build_info", "Always 1.", "version");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         #[cfg(target_os = "linux")]
         {
             use prometheus::process_collector::ProcessCollector;
             // Memory, CPU and open files of the process, under Prometheus's usual names.
-            let _without_them = make.0.register(Box::new(ProcessCollector::for_self()));
+            let _without_them = registrar.0.register(Box::new(ProcessCollector::for_self()));
         }
-        All {
+        AllMetrics {
             exposition: Mutex::default(),
-            http: Http::new(&make),
-            ingest: Ingest::new(&make),
-            store: Store::new(&make),
-            cluster: Cluster::new(&make),
-            registry: make.0,
+            http: Http::new(&registrar),
+            ingest: Ingest::new(&registrar),
+            store: Store::new(&registrar),
+            cluster: Cluster::new(&registrar),
+            registry: registrar.0,
         }
     }
 }
 
 impl Http {
-    fn new(make: &Maker) -> Http {
+    fn new(registrar: &Registrar) -> Http {
         let seconds = HistogramOpts::new(
             "flowtally_http_request_seconds",
-            "Time from a request's head to the first byte of its answer.",
+            "Time from the head of a request to the first byte of its response.",
         )
-        .buckets(times());
+        .buckets(time_buckets());
         Http {
-            requests: make.counters(
+            requests: registrar.counters(
                 "flowtally_http_requests_total",
-                "Requests that were answered.",
+                "Requests with a response.",
                 &["method", "path", "status"],
             ),
-            request_seconds: make.made(HistogramVec::new(seconds, &["method", "path"])),
-            rejected: make.counters(
+            request_seconds: registrar.register(HistogramVec::new(seconds, &["method", "path"])),
+            rejected: registrar.counters(
                 "flowtally_rejected_total",
-                "Requests that were turned away, by the type of the problem.",
+                "Rejected requests, by problem type.",
                 &["reason"],
             ),
-            query_rows_read: make.counter(
+            query_rows_read: registrar.counter(
                 "flowtally_query_rows_read_total",
                 "Stored rows that queries have read.",
             ),
-            connections: make.gauge("flowtally_http_connections", "Connections that are open."),
-            ready: make.gauge("flowtally_ready", "1 while the service accepts flows."),
+            connections: registrar.gauge("flowtally_http_connections", "Open connections."),
+            ready: registrar.gauge("flowtally_ready", "1 while the service accepts flows."),
         }
     }
 }
 
 impl Ingest {
-    fn new(make: &Maker) -> Ingest {
+    fn new(registrar: &Registrar) -> Ingest {
         Ingest {
-            flows: make.counter(
+            flows: registrar.counter(
                 "flowtally_flows_accepted_total",
-                "Flows that were acknowledged and count.",
+                "Flows that were acknowledged and counted.",
             ),
-            batches: make.counter(
+            batches: registrar.counter(
                 "flowtally_batches_accepted_total",
-                "Batches that were acknowledged and count.",
+                "Batches that were acknowledged and counted.",
             ),
-            bytes: make.counter(
+            bytes: registrar.counter(
                 "flowtally_batch_bytes_total",
                 "Bytes of accepted batches as the journal stores them.",
             ),
-            replayed: make.counter(
+            replayed: registrar.counter(
                 "flowtally_batches_replayed_total",
-                "Batches that were sent again under their idempotency key, and not counted again.",
+                "Batches that were repeated under their idempotency key and not counted again.",
             ),
-            expired: make.counter(
+            expired: registrar.counter(
                 "flowtally_flows_expired_total",
                 "Flows that were too old to keep.",
             ),
-            commit_batches: make.histogram(
+            commit_batches: registrar.histogram(
                 "flowtally_commit_batches",
-                "Batches that shared a commit.",
+                "Batches per commit.",
                 powers_of_two(1.0, 11),
             ),
-            commit_seconds: make.histogram(
+            commit_seconds: registrar.histogram(
                 "flowtally_commit_seconds",
-                "Time of a commit: the journal's write, and adding to the sums in memory.",
-                times(),
+                "Time of a commit: writing the journal and updating the sums in memory.",
+                time_buckets(),
             ),
-            queued_batches: make.gauge(
+            queued_batches: registrar.gauge(
                 "flowtally_queued_batches",
                 "Batches that wait for a commit.",
             ),
-            body_bytes: make.gauge(
+            body_bytes: registrar.gauge(
                 "flowtally_body_bytes",
-                "Memory that bodies under way and their batches are granted.",
+                "Memory granted to request bodies and their batches.",
             ),
-            hour_guard_off: make.gauge(
+            hour_guard_off: registrar.gauge(
                 "flowtally_hour_guard_off",
-                "1 where the clock is behind the newest stored hour by more than --hour-ahead-max, so that \
-                 every hour is taken, however late it is.",
+                "1 if the clock is behind the newest stored hour by more than --hour-ahead-max, so that \
+                 every hour is accepted.",
             ),
         }
     }
 }
 
 impl Store {
-    fn new(make: &Maker) -> Store {
+    fn new(registrar: &Registrar) -> Store {
         let ledger_bytes = Opts::new(
             "flowtally_ledger_bytes",
-            "Sums of bytes_tx and bytes_rx over all hours, by the ledger.",
+            "Sums of bytes_tx and bytes_rx over all hours, according to the ledger.",
         );
         Store {
-            journal_write_seconds: make.histogram(
+            journal_write_seconds: registrar.histogram(
                 "flowtally_journal_write_seconds",
                 "Time of a write to the journal, its fsync included.",
-                times(),
+                time_buckets(),
             ),
-            journal_syncs: make.counter(
-                "flowtally_journal_syncs_total",
-                "Times that the journal was synced to disk.",
-            ),
-            journal_bytes: make.gauge(
+            journal_syncs: registrar
+                .counter("flowtally_journal_syncs_total", "Fsyncs of the journal."),
+            journal_bytes: registrar.gauge(
                 "flowtally_journal_bytes",
                 "Bytes of batches in the journal that a restart would replay.",
             ),
-            unflushed_seconds: make.seconds(
+            unflushed_seconds: registrar.seconds(
                 "flowtally_unflushed_seconds",
-                "Age of the oldest flow that is not in its final file.",
+                "Age of the oldest unflushed flow.",
             ),
-            tally_bytes: make.gauges(
+            tally_bytes: registrar.gauges(
                 "flowtally_tally_bytes",
-                "Memory of the sums that are not in final files: those being added to, and those being flushed.",
+                "Memory of unflushed sums: active, and frozen for the flush in progress.",
                 "state",
             ),
-            tally_bytes_max: make.gauge(
+            tally_bytes_max: registrar.gauge(
                 "flowtally_tally_bytes_max",
                 "Memory at which sums are flushed.",
             ),
-            stall_seconds: make.made(prometheus::Counter::new(
+            stall_seconds: registrar.register(prometheus::Counter::new(
                 "flowtally_stall_seconds_total",
                 "Time for which commits waited for a flush.",
             )),
-            flush_seconds: make.histogram(
+            flush_seconds: registrar.histogram(
                 "flowtally_flush_seconds",
                 "Time of a flush.",
                 powers_of_two(0.001, 16),
             ),
-            flush_rows: make.counter("flowtally_flush_rows_total", "Rows that were flushed."),
-            flush_failures: make.counter("flowtally_flush_failures_total", "Flushes that failed."),
-            level0_files: make.gauge(
+            flush_rows: registrar.counter("flowtally_flush_rows_total", "Rows that were flushed."),
+            flush_failures: registrar
+                .counter("flowtally_flush_failures_total", "Flushes that failed."),
+            level0_files: registrar.gauge(
                 "flowtally_level0_files",
-                "Flushed files that compaction has not taken in.",
+                "Flushed files that are not compacted yet.",
             ),
-            level0_files_max: make.gauge(
+            level0_files_max: registrar.gauge(
                 "flowtally_level0_files_max",
                 "Files in level 0 at which flushes wait for compaction.",
             ),
-            file_bytes: make.gauges(
+            file_bytes: registrar.gauges(
                 "flowtally_file_bytes",
                 "Bytes of the database's files, by what they hold.",
                 "family",
             ),
-            compactions: make.gauge("flowtally_compactions", "Compactions under way."),
-            compaction_pending_bytes: make.gauge(
+            compactions: registrar.gauge("flowtally_compactions", "Running compactions."),
+            compaction_pending_bytes: registrar.gauge(
                 "flowtally_compaction_pending_bytes",
-                "About how many bytes compaction has to rewrite.",
+                "Estimated bytes that compaction has to rewrite.",
             ),
-            compaction_bytes: make.counter(
+            compaction_bytes: registrar.counter(
                 "flowtally_compaction_bytes_total",
                 "Bytes that compaction wrote.",
             ),
-            cache_bytes: make.gauge(
+            cache_bytes: registrar.gauge(
                 "flowtally_cache_bytes",
                 "Memory of the database's block cache.",
             ),
-            disk_free_bytes: make.gauge(
+            disk_free_bytes: registrar.gauge(
                 "flowtally_disk_free_bytes",
                 "Free space on the disk of the data directory.",
             ),
-            disk_reserve_bytes: make.gauge(
+            disk_reserve_bytes: registrar.gauge(
                 "flowtally_disk_reserve_bytes",
                 "Free space below which batches are refused.",
             ),
-            receipts: make.gauge(
+            receipts: registrar.gauge(
                 "flowtally_receipts",
-                "About how many idempotency keys are remembered.",
+                "Estimated number of stored idempotency keys and notes.",
             ),
-            replay_batches: make.gauge(
-                "flowtally_replay_batches",
-                "Batches that the start replayed.",
-            ),
-            replay_flows: make.gauge("flowtally_replay_flows", "Flows that the start replayed."),
-            replay_seconds: make.seconds("flowtally_replay_seconds", "Time that the replay took."),
-            sums_stopped: make.counter(
+            replay_batches: registrar
+                .gauge("flowtally_replay_batches", "Batches replayed at start."),
+            replay_flows: registrar.gauge("flowtally_replay_flows", "Flows replayed at start."),
+            replay_seconds: registrar
+                .seconds("flowtally_replay_seconds", "Time of the replay at start."),
+            sums_saturated: registrar.counter(
                 "flowtally_sums_stopped_total",
-                "Additions that met a sum of 2^64-1, where sums stop.",
+                "Additions that saturated at 2^64-1.",
             ),
-            ledger_hours: make.gauge("flowtally_ledger_entries", "Hours that hold flows."),
-            ledger_flows: make.gauge(
+            ledger_hours: registrar.gauge("flowtally_ledger_entries", "Hours that have flows."),
+            ledger_flows: registrar.gauge(
                 "flowtally_ledger_flows",
-                "Flows of all hours, by the ledger.",
+                "Flows of all hours, according to the ledger.",
             ),
-            ledger_bytes: make.made(prometheus::GaugeVec::new(ledger_bytes, &["direction"])),
-            ledger_difference_flows: make.gauge(
+            ledger_bytes: registrar
+                .register(prometheus::GaugeVec::new(ledger_bytes, &["direction"])),
+            ledger_difference_flows: registrar.gauge(
                 "flowtally_ledger_difference_flows",
-                "Flows that the ledger had at the start and that were accepted since, without those \
-                 dropped, less those that it has. Anything but 0 is a fault.",
+                "Flows in the ledger at start, plus those accepted since, minus those dropped, \
+                 minus those in the ledger now. Anything but 0 is a fault.",
             ),
-            hours_dropped: make.counter(
+            hours_dropped: registrar.counter(
                 "flowtally_ledger_entries_dropped_total",
-                "Hours that were dropped by age or by request.",
+                "Hours that were dropped by age or on request.",
             ),
         }
     }
 }
 
 impl Cluster {
-    fn new(make: &Maker) -> Cluster {
+    fn new(registrar: &Registrar) -> Cluster {
         Cluster {
-            partitions: make.gauge(
+            partitions: registrar.gauge(
                 "flowtally_partitions",
-                "Partitions of the journal that are this node's.",
+                "Partitions assigned to this node.",
             ),
-            position: make.gauges(
+            position: registrar.gauges(
                 "flowtally_partition_position",
-                "Offset that is due next.",
+                "Next offset to apply.",
                 "partition",
             ),
-            lag: make.gauges(
+            lag: registrar.gauges(
                 "flowtally_partition_lag_messages",
-                "Messages of the journal that are not in the sums yet.",
+                "Messages in Kafka that the sums lack.",
                 "partition",
             ),
-            flows_applied: make.counter(
+            flows_applied: registrar.counter(
                 "flowtally_flows_applied_total",
-                "Flows of the journal that were added to the sums.",
+                "Flows from Kafka that were added to the sums.",
             ),
-            batches_repeated: make.counter(
+            batches_repeated: registrar.counter(
                 "flowtally_pieces_repeated_total",
-                "Pieces of batches in the journal that had counted before, under their key.",
+                "Parts of batches in Kafka that had been counted before under their key.",
             ),
-            batches_reused: make.counter(
+            batches_reused: registrar.counter(
                 "flowtally_pieces_reused_total",
-                "Pieces of batches in the journal that do not count, since other flows were taken under \
-                 their key.",
+                "Parts of batches in Kafka that were not counted, because their key had been used for \
+                 other flows.",
             ),
-            checkpoint_time: make.gauges(
+            checkpoint_time: registrar.gauges(
                 "flowtally_checkpoint_time_seconds",
-                "When all that the partition had then was last in a checkpoint, or else when it came to this \
-                 node: seconds since the epoch.",
+                "When the partition was last known to be fully in a checkpoint, or else when it was assigned to \
+                 this node: seconds since the epoch.",
                 "partition",
             ),
-            checkpoint_position: make.gauges(
+            checkpoint_position: registrar.gauges(
                 "flowtally_checkpoint_position",
-                "Offset from which a node reads on that starts from the checkpoint.",
+                "Offset from which a node that restores the checkpoint continues.",
                 "partition",
             ),
-            checkpoint_bytes: make.counter(
+            checkpoint_bytes: registrar.counter(
                 "flowtally_checkpoint_bytes_total",
-                "Bytes that were sent for checkpoints.",
+                "Bytes uploaded for checkpoints.",
             ),
-            checkpoint_files: make.counter(
+            checkpoint_files: registrar.counter(
                 "flowtally_checkpoint_files_total",
-                "Files that were sent for checkpoints.",
+                "Files uploaded for checkpoints.",
             ),
-            checkpoint_failures: make.counter(
+            checkpoint_failures: registrar.counter(
                 "flowtally_checkpoint_failures_total",
-                "Checkpoints that were not made, not pruned, or not usable when they were needed.",
+                "Checkpoints that failed to be created, pruned or restored.",
             ),
-            checkpoint_restores: make.counter(
+            checkpoint_restores: registrar.counter(
                 "flowtally_checkpoint_restores_total",
-                "Partitions that were restored from a checkpoint.",
+                "Partitions restored from a checkpoint.",
             ),
         }
     }
@@ -473,8 +471,8 @@ mod tests {
             .requests
             .with_label_values(&["GET", "/flows", "200"])
             .inc();
-        follow(&metrics.store().journal_syncs, 5);
-        follow(&metrics.store().journal_syncs, 7);
+        raise_to(&metrics.store().journal_syncs, 5);
+        raise_to(&metrics.store().journal_syncs, 7);
         let text = metrics.expose(|| metrics.http().ready.set(1)).unwrap();
         for line in [
             "flowtally_flows_accepted_total 3",

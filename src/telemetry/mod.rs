@@ -1,4 +1,4 @@
-//! What the service tells its operator: the [`log`], and [`metrics`].
+//! The [`log`] and the [`metrics`] of the service.
 
 pub mod log;
 pub mod metrics;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flow::{Batch, IdempotencyKey};
-use flowtally::store::{Known, Store, StoreOptions, verify};
+use flowtally::store::{KeyStatus, Store, StoreOptions, verify};
 use rand::RngExt;
 
 use crate::support::{
@@ -226,7 +226,7 @@ fn a_log_that_a_power_cut_broke_off_opens() {
         let broken_log = broken.join(log().strip_prefix(&whole).unwrap());
         std::fs::write(&broken_log, &log_bytes).unwrap();
         // Who only reads cuts off nothing, and gives out what is right, or nothing.
-        match (Store::open_to_read(&broken), parts) {
+        match (Store::open_read_only(&broken), parts) {
             (Ok(store), Some(parts)) => assert_eq!(scan(&store, 1).len(), 100 * parts),
             (Err(error), parts) => {
                 let remedy = match parts {
@@ -344,14 +344,19 @@ fn a_changed_byte_never_counts_a_batch_twice() {
             bytes[at] ^= 1 << random.random_range(0..8);
             copy(&whole, &broken);
             std::fs::write(broken.join(file.strip_prefix(&whole).unwrap()), bytes).unwrap();
-            let known = |store: &Store| batches.iter().map(|b| store.known(b)).collect::<Vec<_>>();
+            let known = |store: &Store| {
+                batches
+                    .iter()
+                    .map(|b| store.key_status(b))
+                    .collect::<Vec<_>>()
+            };
             let known = Store::open(&broken, StoreOptions::default()).map(|(s, _)| known(&s));
             match known {
                 Err(_) => refused += 1,
                 Ok(known) => {
                     for known in &known {
                         assert!(
-                            matches!(known, Ok(Known::Replayed { .. }) | Err(_)),
+                            matches!(known, Ok(KeyStatus::Replayed { .. }) | Err(_)),
                             "{known:?}"
                         );
                     }

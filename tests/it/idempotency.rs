@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flow::IdempotencyKey;
-use flowtally::store::{Known, Store, StoreOptions};
+use flowtally::store::{KeyStatus, Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{
@@ -233,8 +233,8 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
     store.commit(old.clone()).unwrap();
     store.flush().unwrap();
     assert_eq!(
-        store.known(&old[0]).unwrap(),
-        Known::Replayed { expired: 0 }
+        store.key_status(&old[0]).unwrap(),
+        KeyStatus::Replayed { too_old: 0 }
     );
     // Receipts have the second in which they were written.
     std::thread::sleep(Duration::from_millis(2100));
@@ -244,14 +244,17 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
     store.commit(vec![batch(&flows(1))]).unwrap();
     store.flush().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    while store.known(&old[0]).unwrap() != Known::New {
+    while store.key_status(&old[0]).unwrap() != KeyStatus::New {
         assert!(Instant::now() < deadline, "nothing is forgotten");
         std::thread::sleep(Duration::from_millis(20));
     }
     for batch in &new {
-        assert_eq!(store.known(batch).unwrap(), Known::Replayed { expired: 0 });
+        assert_eq!(
+            store.key_status(batch).unwrap(),
+            KeyStatus::Replayed { too_old: 0 }
+        );
     }
     for batch in &old {
-        assert_eq!(store.known(batch).unwrap(), Known::New);
+        assert_eq!(store.key_status(batch).unwrap(), KeyStatus::New);
     }
 }

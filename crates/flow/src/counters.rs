@@ -1,4 +1,4 @@
-//! Bytes of flows, and what they add up to.
+//! Byte counters of flows, and their totals.
 
 /// Bytes sent and received, of one flow or summed over many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,10 +10,10 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Adds `other`; each sum stops at `u64::MAX` and never wraps. Returns whether one was stopped.
+    /// Adds `other` with saturation at `u64::MAX`. Returns whether a sum saturated.
     ///
-    /// Stopping at the top keeps addition associative and commutative (both ways of bracketing
-    /// give `min(sum, MAX)`), so the order in which flows are merged never shows.
+    /// Saturation keeps addition associative and commutative (any grouping gives `min(sum, MAX)`), so the result does
+    /// not depend on the order in which flows are merged.
     #[inline]
     pub fn add(&mut self, other: Counters) -> bool {
         let (tx, tx_over) = self.tx.overflowing_add(other.tx);
@@ -24,8 +24,8 @@ impl Counters {
     }
 }
 
-/// What the flows of an hour add up to: an entry of the ledger, which is kept beside the rows and
-/// has to agree with them. It stops at no top that could be reached: 2^64 flows of 2^64-1 bytes fit.
+/// The totals of an hour's flows: an entry of the ledger, which is stored beside the rows and must agree with them.
+/// It cannot saturate in practice: 2^64 flows of 2^64-1 bytes fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub flows: u64,
@@ -44,7 +44,7 @@ impl Totals {
         self.rx = self.rx.saturating_add(other.rx);
     }
 
-    /// Takes away what was added before.
+    /// Subtracts what was added before.
     pub fn sub(&mut self, other: Totals) {
         self.flows = self.flows.saturating_sub(other.flows);
         self.tx = self.tx.saturating_sub(other.tx);
@@ -54,7 +54,7 @@ impl Totals {
     /// Adds one flow.
     #[inline]
     pub fn count(&mut self, flow: Counters) {
-        // 2^64 of them do not pass the top.
+        // 2^64 flows do not overflow the sums.
         self.flows += 1;
         self.tx += u128::from(flow.tx);
         self.rx += u128::from(flow.rx);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_stop_at_the_top_and_say_so() {
+    fn sums_saturate_and_report_it() {
         let mut c = Counters {
             tx: u64::MAX - 1,
             rx: 5,

@@ -15,7 +15,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// In the order in which answers show them.
+    /// In the order of responses.
     pub const ALL: [Field; 6] = [
         Field::SrcApp,
         Field::DestApp,

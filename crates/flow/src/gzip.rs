@@ -1,18 +1,18 @@
-//! gzip as `gzip -d` takes it: streams one after the other, with zeros behind them or between them, as tapes and
-//! disks leave them.
+//! Decodes gzip as `gzip -d` does: concatenated streams, with zero padding between or after them, as tapes and disks
+//! leave it.
 
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
 
-/// How gzip begins.
+/// Magic bytes of gzip.
 pub const MAGIC: &[u8] = b"\x1F\x8B";
 const GARBAGE: &str = "garbage after the end of the gzip stream";
 
-/// What was compressed.
+/// A reader of the decompressed data.
 #[derive(Debug)]
 pub struct Gzip<R: BufRead> {
-    /// `None` only while one makes room for the next.
+    /// `None` only while a stream is being replaced by the next.
     stream: Option<GzDecoder<R>>,
 }
 
@@ -44,7 +44,7 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-/// The next byte that is not zero, which stays there.
+/// Skips zeros and returns the next byte without consuming it.
 fn past_zeros(input: &mut impl BufRead) -> io::Result<Option<u8>> {
     loop {
         let bytes = input.fill_buf()?;

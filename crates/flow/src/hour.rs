@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-/// The hour a flow belongs to: `0 ..= Hour::MAX`. Whether it counts from midnight or from the
-/// epoch is the sender's business.
+/// The hour that a flow belongs to: `0 ..= Hour::MAX`. Senders decide whether it counts from midnight or from the
+/// epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hour(u32);
 
 impl Hour {
-    /// The largest hour. `u32::MAX` itself is left free: it prefixes the keys that are not flows.
+    /// The largest hour. `u32::MAX` is reserved as the prefix of keys that are not flow keys.
     pub const MAX: u32 = u32::MAX - 1;
 
-    /// `None` when `hour` is larger than [`Hour::MAX`].
+    /// `None` if `hour` is larger than [`Hour::MAX`].
     pub fn new(hour: u64) -> Option<Hour> {
         match u32::try_from(hour) {
             Ok(hour) if hour <= Hour::MAX => Some(Hour(hour)),

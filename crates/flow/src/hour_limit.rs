@@ -1,14 +1,14 @@
-//! The latest hour that is accepted, by the clock.
+//! The latest hour that is accepted, relative to the clock.
 
 use crate::batch::Batch;
 use crate::{Hour, HourUnit};
 
-/// The latest hour that is taken, as of one moment.
+/// The latest hour that is accepted, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HourLimit {
     /// The clock's hour since the epoch.
     pub now: u32,
-    /// Hours after that, which are accepted.
+    /// Number of later hours that are accepted.
     pub ahead_max: u32,
 }
 
@@ -29,7 +29,7 @@ pub struct TooFarAhead {
 }
 
 impl HourLimit {
-    /// By the clock as it is now.
+    /// The limit by the current clock.
     pub fn now(ahead_max: u32) -> HourLimit {
         HourLimit {
             now: HourUnit::clock_hour(),
@@ -37,19 +37,19 @@ impl HourLimit {
         }
     }
 
-    /// Whether `hour` is taken.
-    pub fn has(&self, hour: Hour) -> bool {
+    /// Whether `hour` is accepted.
+    pub fn allows(&self, hour: Hour) -> bool {
         hour.get() <= self.now.saturating_add(self.ahead_max)
     }
 
     /// # Errors
     /// The first flow of `batch` whose hour is too far ahead.
-    pub fn check(&self, batch: &Batch) -> Result<(), TooFarAhead> {
-        if batch.hours().all(|hour| self.has(hour)) {
+    pub fn validate(&self, batch: &Batch) -> Result<(), TooFarAhead> {
+        if batch.hours().all(|hour| self.allows(hour)) {
             return Ok(());
         }
-        match batch.position(|hour| !self.has(hour)) {
-            None => Ok(()), // never: its ledger has the hours of its flows
+        match batch.position(|hour| !self.allows(hour)) {
+            None => Ok(()), // unreachable: the ledger has the hours of the flows
             Some((index, hour)) => Err(TooFarAhead {
                 index,
                 hour,
@@ -77,11 +77,11 @@ mod tests {
     fn the_first_flow_beyond_the_limit_is_named() {
         let now = HourUnit::clock_hour();
         let limit = HourLimit::now(48);
-        assert_eq!(limit.check(&batch(&[0, 23, now, now + 48])), Ok(()));
-        assert_eq!(limit.check(&batch(&[])), Ok(()));
-        let too_far = limit.check(&batch(&[0, now, now + 50, now + 60, 1]));
+        assert_eq!(limit.validate(&batch(&[0, 23, now, now + 48])), Ok(()));
+        assert_eq!(limit.validate(&batch(&[])), Ok(()));
+        let too_far = limit.validate(&batch(&[0, now, now + 50, now + 60, 1]));
         assert_eq!(too_far.unwrap_err().index, 2);
         // The last hours that there are.
-        assert!(HourLimit::now(u32::MAX).has(Hour::new(u64::from(Hour::MAX)).unwrap()));
+        assert!(HourLimit::now(u32::MAX).allows(Hour::new(u64::from(Hour::MAX)).unwrap()));
     }
 }

@@ -1,13 +1,13 @@
-//! What a number that is no hour since the epoch may be instead.
+//! Guesses the unit of a number that is not an hour since the epoch.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A way in which times are often given as one number.
+/// A unit that is often used for times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HourUnit {
     name: &'static str,
     per_hour: u128,
-    /// Hours from the moment that it counts from to the epoch.
+    /// Hours from the start of its era to the epoch.
     hours_before_epoch: u128,
 }
 
@@ -19,7 +19,8 @@ const fn unit(name: &'static str, per_hour: u128, hours_before_epoch: u128) -> H
     }
 }
 
-/// Only what is later than hours since the epoch: what is earlier (days, hours since 2000) is a right hour, long ago.
+/// Only units whose numbers are larger than hours since the epoch: smaller ones (days, hours since 2000) are valid
+/// hours, long ago.
 const KNOWN: [HourUnit; 9] = [
     unit("hours times 24", 24, 0),
     unit("minutes", 60, 0),
@@ -32,7 +33,7 @@ const KNOWN: [HourUnit; 9] = [
     unit("ticks of .NET", 36_000_000_000, 17_259_888),
 ];
 
-/// How far a time may be from the clock and still be taken for one: ten years before it, one after it.
+/// How far a time may be from the clock to be recognized: ten years before it, one year after it.
 const HOURS_BEFORE: u128 = 10 * 366 * 24;
 const HOURS_AFTER: u128 = 366 * 24;
 
@@ -47,8 +48,8 @@ impl HourUnit {
         u32::try_from(hours).unwrap_or(u32::MAX)
     }
 
-    /// For the end of an error: what `value`, which was given as an hour, looks like to a clock in hour
-    /// `now`; nothing where that is not known.
+    /// A hint for the end of an error message: the unit that `value`, which was given as an hour, probably has if the
+    /// clock is in hour `now`; empty if unknown.
     pub fn hint(value: u128, now: u32) -> String {
         if let Some(date) = Date::of(value) {
             return format!(
@@ -57,7 +58,7 @@ impl HourUnit {
             );
         }
         let now = u128::from(now);
-        // A clock that is not set says nothing.
+        // A clock that was never set is of no help.
         let is_set = now >= HOUR_OF_2000;
         let near = now.saturating_sub(HOURS_BEFORE)..=now + HOURS_AFTER;
         let is_near = |hour| is_set && near.contains(&hour);
@@ -81,7 +82,7 @@ impl HourUnit {
 struct Date(&'static str);
 
 impl Date {
-    /// Of this century.
+    /// Recognizes dates of this century.
     fn of(value: u128) -> Option<Date> {
         let is_date = |day: u128| {
             let (month, day) = (day / 100 % 100, day % 100);

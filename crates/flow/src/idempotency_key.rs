@@ -1,7 +1,7 @@
-//! What names a batch.
+//! The idempotency key of a batch.
 
-/// Names a batch, so that it counts once however often it is sent: 1 to 255 visible ASCII characters
-/// (the `Idempotency-Key` header of the IETF's httpapi draft).
+/// Identifies a batch, so that it counts once however often it is sent: 1 to 255 visible ASCII characters (the
+/// `Idempotency-Key` header of the IETF's httpapi draft).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Box<str>);
 
@@ -9,16 +9,16 @@ impl IdempotencyKey {
     /// Longest key, in characters.
     pub const CHARS_MAX: usize = 255;
 
-    /// Keys of what is imported from files begin with this. They are kept for longer than others are.
+    /// Prefix of the keys of imported files, which are kept for longer than others.
     pub const IMPORT_PREFIX: &str = "import_";
 
-    /// `None` when `key` is empty, too long, or has a character that is not visible ASCII.
+    /// `None` if `key` is empty, too long, or has a character that is not visible ASCII.
     pub fn new(key: &[u8]) -> Option<IdempotencyKey> {
         let text = std::str::from_utf8(key).ok()?;
         IdempotencyKey::is_valid(key).then(|| IdempotencyKey(text.into()))
     }
 
-    /// Whether [`IdempotencyKey::new`] takes `key`.
+    /// Whether [`IdempotencyKey::new`] accepts `key`.
     pub fn is_valid(key: &[u8]) -> bool {
         let fits = (1..=IdempotencyKey::CHARS_MAX).contains(&key.len());
         fits && key.iter().all(u8::is_ascii_graphic)

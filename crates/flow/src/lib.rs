@@ -1,12 +1,12 @@
-//! What both ends of a line have to agree on: what a flow is, the batch and its bytes, the two decoders. No I/O
-//! but a look at the clock, no threads.
+//! What agents and service agree on: what a flow is, the encoding of batches, and the two decoders. No I/O except
+//! reading the clock, and no threads.
 //!
-//! - [`Hour`], [`Counters`], [`Totals`], [`Field`]: what a flow is, in the terms of the people who use the
-//!   service. [`HourLimit`] and [`HourUnit`] judge an hour by the clock.
-//! - [`IdempotencyKey`] names a batch, so that it counts once; [`Notes`] are kept with its receipt.
+//! - [`Hour`], [`Counters`], [`Totals`], [`Field`]: what a flow is, in the terms of the API. [`HourLimit`] and
+//!   [`HourUnit`] validate hours against the clock.
+//! - [`IdempotencyKey`] identifies a batch, so that it counts once; [`Notes`] are stored with its receipt.
 //! - [`Batch`]: validated flows in the encoding that the journal stores, which [`codec`] owns.
-//! - [`query`]: questions, and how they are written in a URL.
-//! - [`decode`]: bodies to batches. [`gzip`] reads what comes compressed.
+//! - [`query`]: queries, and their encoding in a URL.
+//! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.
 
 mod counters;
 mod field;
@@ -14,7 +14,7 @@ mod hour;
 mod hour_limit;
 mod hour_unit;
 mod idempotency_key;
-mod look_alike;
+mod misspelling;
 mod notes;
 mod partition;
 mod receipt;
@@ -32,6 +32,6 @@ pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
-pub use receipt::Kept;
+pub use receipt::ReceiptInfo;
 
-pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, check_batch, codec, ledger};
+pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, codec, ledger, validate_batch};

@@ -1,25 +1,25 @@
-//! What a sender has kept beside a batch: notes, under keys of their own or under the batch's.
+//! Notes: text that a sender stores beside a batch, under the batch's key or under other keys.
 //!
-//! A sender of files finds out by them how much of a file has been counted. The service stores them and
-//! hands them out, and does not know what they mean.
+//! Senders of files use them to find out how much of a file was counted. The service stores and returns them without
+//! interpreting them.
 
 use std::fmt;
 
 use crate::IdempotencyKey;
 
-/// Notes that are kept with one batch, in the same atomic write.
+/// The notes of a batch, stored in the same atomic write.
 ///
-/// As text, in the header `Receipt-Notes`, a list separated by commas: `=TEXT` is kept under the batch's own
-/// key, `KEY=TEXT` under another, and with `!KEY` the batch is refused if anything is kept under that
-/// key already.
+/// They are sent in the header `Receipt-Notes`, as a list separated by commas: `=TEXT` is stored under the batch's
+/// own key, `KEY=TEXT` under another key, and with `!KEY` the batch is refused if anything is stored under that key
+/// already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// Kept under the batch's own key.
+    /// Stored under the batch's own key.
     pub own: Option<Note>,
-    /// Kept under other keys.
+    /// Stored under other keys.
     pub others: Vec<(IdempotencyKey, Note)>,
-    /// The batch does not count where there is a receipt under this key.
-    pub unless: Option<IdempotencyKey>,
+    /// The batch is refused if there is a receipt or a note under this key.
+    pub excluded_by: Option<IdempotencyKey>,
 }
 
 /// 1 to 96 visible ASCII characters without a comma.
@@ -30,7 +30,7 @@ impl Note {
     /// Longest note, in characters.
     pub const CHARS_MAX: usize = 96;
 
-    /// `None` when `text` is empty, too long, or has a character that cannot be in one.
+    /// `None` if `text` is empty, too long, or has a character that is not allowed.
     pub fn new(text: &str) -> Option<Note> {
         let fits = (1..=Note::CHARS_MAX).contains(&text.len());
         let is_visible = |b: u8| b.is_ascii_graphic() && b != b',';
@@ -43,16 +43,16 @@ impl Note {
 }
 
 impl Notes {
-    /// Most notes beside one batch.
+    /// Maximum number of notes of a batch.
     pub const COUNT_MAX: usize = 64;
 
-    /// Reads what [`Notes::to_string`](ToString::to_string) wrote; `None` where that cannot have.
+    /// Parses what [`Notes::to_string`](ToString::to_string) wrote; `None` if it cannot have written it.
     pub fn parse(text: &str) -> Option<Notes> {
         let mut notes = Notes::default();
         for item in text.split(',').map(str::trim) {
             if let Some(key) = item.strip_prefix('!') {
                 let key = IdempotencyKey::new(key.as_bytes())?;
-                if notes.unless.replace(key).is_some() {
+                if notes.excluded_by.replace(key).is_some() {
                     return None;
                 }
                 continue;
@@ -73,13 +73,16 @@ impl Notes {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.own.is_none() && self.others.is_empty() && self.unless.is_none()
+        self.own.is_none() && self.others.is_empty() && self.excluded_by.is_none()
     }
 }
 
 impl fmt::Display for Notes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unless = self.unless.iter().map(|key| format!("!{}", key.as_str()));
+        let unless = self
+            .excluded_by
+            .iter()
+            .map(|key| format!("!{}", key.as_str()));
         let own = self.own.iter().map(|note| format!("={}", note.0));
         let others = self.others.iter();
         let others = others.map(|(key, note)| format!("{}={}", key.as_str(), note.0));

@@ -1,11 +1,11 @@
-//! Where a flow is in a journal of many partitions. The numbers are Kafka's: partitions from 0, offsets from 0.
+//! Partitions and offsets of a journal, numbered as in Kafka: both start at 0.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A number that no partition, offset or journal has.
+/// A number that is not a valid partition, offset or partition count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfRange {
     #[error("there is no partition {0}")]
@@ -14,7 +14,7 @@ pub enum OutOfRange {
     Offset(i128),
     #[error("a journal cannot have {0} partitions")]
     Count(i64),
-    #[error("it is not a number, or too large")]
+    #[error("not a number, or too large")]
     Text,
 }
 
@@ -24,10 +24,10 @@ pub enum OutOfRange {
 pub struct Partition(i32);
 
 impl Partition {
-    /// The only one of a topic with one partition.
+    /// The only partition of a topic with one partition.
     pub const FIRST: Partition = Partition(0);
 
-    /// As Kafka numbers it.
+    /// Kafka's partition number.
     pub fn get(self) -> i32 {
         self.0
     }
@@ -75,8 +75,8 @@ impl FromStr for Partition {
     }
 }
 
-/// The place of a message in its partition. As the position of a store it is that of the next message: everything
-/// before it is in the sums.
+/// The offset of a message in its partition. As the position of a store, it is the offset of the next message:
+/// everything before it is in the sums.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -100,12 +100,12 @@ impl Offset {
         Offset::try_from(self.0 + 1)
     }
 
-    /// How many offsets are between `earlier` and this one; 0 if that is later.
+    /// Number of offsets from `earlier` to this one; 0 if `earlier` is later.
     pub fn since(self, earlier: Offset) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// As Kafka's protocol has it.
+    /// As encoded in Kafka's protocol.
     pub fn as_i64(self) -> i64 {
         // At most `MAX`.
         self.0 as i64
@@ -123,7 +123,7 @@ impl TryFrom<u64> for Offset {
     }
 }
 
-/// Negative numbers have other meanings in Kafka's protocol, such as "not known".
+/// Negative numbers have special meanings in Kafka's protocol, such as "unknown".
 impl TryFrom<i64> for Offset {
     type Error = OutOfRange;
 
@@ -155,12 +155,12 @@ impl FromStr for Offset {
     }
 }
 
-/// `parse` alone would take a plus sign.
+/// `parse` would also accept a plus sign.
 fn digits(text: &str) -> Option<&str> {
     text.bytes().all(|b| b.is_ascii_digit()).then_some(text)
 }
 
-/// How many partitions a journal has: 1 at least.
+/// Number of partitions of a journal, at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i32", into = "i32")]
 pub struct PartitionCount(i32);

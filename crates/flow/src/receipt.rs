@@ -1,9 +1,9 @@
-//! What the service answers when a receipt is asked for.
+//! The result of looking up a receipt.
 
-/// A receipt or a note that was asked for by its key.
+/// A receipt or a note, as returned by a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// When its batch was taken: seconds since the epoch.
+pub struct ReceiptInfo {
+    /// When its batch was accepted: seconds since the epoch.
     pub time_s: u64,
     pub note: Option<Box<str>>,
 }

@@ -22,7 +22,7 @@ use agent::command::rejects::Rejects;
 use agent::command::source::{Event, Source};
 use agent::command::{batches, identity, print, say, signals, source};
 use agent::inputs::{Apps, HourLimit, Part, Place, Refused, Skipped};
-use flow::{Batch, IdempotencyKey, Kept};
+use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// Size of a group that is committed with one fsync. Larger groups cost more than they save, since each needs newly
 /// allocated memory.
@@ -91,7 +91,7 @@ fn open(dir: &Path) -> Result<Store, String> {
         flush_interval: AN_HOUR,
         stall_max: AN_HOUR,
         tally_bytes_max: TALLY_BYTES_MAX,
-        ..StoreOptions::in_between()
+        ..StoreOptions::for_offline_command()
     };
     match Store::open(dir, options) {
         Ok((store, _)) => Ok(store),
@@ -151,7 +151,10 @@ struct Load<'a> {
 struct InStore(Rc<OnceCell<Store>>);
 
 impl LookUp for InStore {
-    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String> {
         let Some(store) = self.0.get() else {
             return Ok(Some(vec![None; keys.len()]));
         };
@@ -177,7 +180,7 @@ impl Load<'_> {
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
         let newest = self.store.get().and_then(Store::newest_hour);
-        match newest.filter(|newest| !limit.has(*newest)) {
+        match newest.filter(|newest| !limit.allows(*newest)) {
             None => Some(limit),
             Some(newest) => {
                 let what = format!(

@@ -51,7 +51,7 @@ impl KafkaWriter {
         Ok(Committed {
             replayed: false,
             flows,
-            expired: 0,
+            too_old: 0,
         })
     }
 

@@ -310,7 +310,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
         import_receipts_bytes_max: part(whole.import_receipts_bytes_max as usize) as u64,
         stall_max: STALL_MAX,
-        journal_elsewhere: true,
+        external_journal: true,
         ..whole
     }
 }

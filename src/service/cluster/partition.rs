@@ -10,7 +10,7 @@ use super::checkpoints::Checkpoints;
 use super::fetch_queue::{End, FetchQueue, FetchedMessage};
 use super::kafka::Control;
 use super::{NodeState, message};
-use crate::store::{DataDir, Entry, Store, StoreError, abort_on_panic};
+use crate::store::{DataDir, JournalEntry, Store, StoreError, abort_on_panic};
 use flow::{Offset, Partition};
 
 /// The next owner of a revoked partition waits for the last flush.
@@ -80,7 +80,7 @@ fn open(
 ) -> Result<Option<Arc<Store>>, StoreError> {
     let mut logged = false;
     while queue.ended().is_none() {
-        let opened = DataDir::open_of(path, identity)
+        let opened = DataDir::open_partition(path, identity)
             .and_then(|dir| Store::open_dir(dir, state.store.clone()));
         match opened {
             Ok((store, _nothing_to_replay)) => return Ok(Some(Arc::new(store))),
@@ -121,8 +121,8 @@ fn apply_all(
         loop {
             match store.wait_for_room() {
                 Ok(()) => break,
-                Err(StoreError::Behind) if queue.ended().is_none() => {}
-                Err(StoreError::Behind) => return Ok(()),
+                Err(StoreError::WriteStalled) if queue.ended().is_none() => {}
+                Err(StoreError::WriteStalled) => return Ok(()),
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -139,7 +139,7 @@ fn apply_all(
             );
         }
         let ingest = state.store.metrics.ingest();
-        ingest.expired.inc_by(applied.expired);
+        ingest.expired.inc_by(applied.too_old);
         state.applied.notify_waiters();
     }
     Ok(())
@@ -147,12 +147,12 @@ fn apply_all(
 
 /// Decodes a message. One that cannot be decoded stops the partition: it may be of a newer version, and skipping it
 /// would lose flows.
-fn decode(message: &FetchedMessage, entries: &mut Vec<Entry>) -> Result<(), String> {
+fn decode(message: &FetchedMessage, entries: &mut Vec<JournalEntry>) -> Result<(), String> {
     let (offset, time_s) = (message.offset, message.time_s);
     let batches = message::decode(&message.payload)
         .map_err(|error| format!("the message at offset {offset} cannot be decoded: {error}"))?;
     let position = offset.next().map_err(|e| e.to_string())?.get();
-    entries.extend(batches.into_iter().map(|batch| Entry {
+    entries.extend(batches.into_iter().map(|batch| JournalEntry {
         position,
         time_s,
         batch,

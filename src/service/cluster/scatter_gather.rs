@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::NodeState;
 use super::local_partitions::ReadablePartition;
-use crate::query::{Coverage, Hours, Parts, QueryError};
+use crate::query::{Coverage, Hours, QueryError, QuerySources};
 use agent::client::ClientError;
 use flow::Partition;
 use flow::query::{HoursQuery, Query};
@@ -119,7 +119,11 @@ impl ScatterGather {
     ///
     /// # Errors
     /// [`QueryError::Missing`], unless the query is partial.
-    pub(super) fn rows(&self, query: &Query, time_max: Duration) -> Result<Parts, QueryError> {
+    pub(super) fn rows(
+        &self,
+        query: &Query,
+        time_max: Duration,
+    ) -> Result<QuerySources, QueryError> {
         let mut placement = self.place(query.partitions.as_deref());
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
@@ -128,7 +132,7 @@ impl ScatterGather {
         let answers = Self::ask_peers(&mut placement, |url, partitions| {
             self.0.peers.rows(url, partitions, &for_peer, time_max)
         })?;
-        let (mut parts, mut of_peers) = (Parts::default(), Vec::new());
+        let (mut parts, mut of_peers) = (QuerySources::default(), Vec::new());
         for answer in answers {
             of_peers.push(answer.coverage);
             parts.remote.push(answer.rows);

@@ -15,7 +15,7 @@ use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceEr
 use crate::store::StoreError;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, Kept, Totals};
+use flow::{Batch, Hour, IdempotencyKey, ReceiptInfo, Totals};
 
 impl Service for ClusterNode {
     fn commit(
@@ -35,7 +35,7 @@ impl Service for ClusterNode {
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max);
-        self.engine.ask_parts(query, cancel, open)
+        self.engine.ask_sources(query, cancel, open)
     }
 
     fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError> {
@@ -49,7 +49,7 @@ impl Service for ClusterNode {
         self.state.local.newest_hour()
     }
 
-    fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError> {
+    fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError> {
         let what = "receipts of a service of many nodes are with the partitions of the flows; \
                     a batch that is sent again under its key counts once all the same";
         Err(ServiceError::NotHere(what))

@@ -154,16 +154,16 @@ fn commit(
 }
 
 fn result(outcome: Outcome) -> CommitResult {
-    let committed = |replayed, flows, expired| {
+    let committed = |replayed, flows, too_old| {
         Ok(Committed {
             replayed,
             flows,
-            expired,
+            too_old,
         })
     };
     match outcome {
-        Outcome::Counted { flows, expired, .. } => committed(false, flows, expired),
-        Outcome::Replayed { flows, expired } => committed(true, flows, expired),
+        Outcome::Counted { flows, too_old, .. } => committed(false, flows, too_old),
+        Outcome::Replayed { flows, too_old } => committed(true, flows, too_old),
         Outcome::KeyReused => Err(ServiceError::KeyReused),
         Outcome::ReceiptExists => Err(ServiceError::ReceiptExists),
         Outcome::Unknown(error) => Err(ServiceError::Receipt(Arc::new(error))),
@@ -177,13 +177,13 @@ fn observe(metrics: &Metrics, start: Instant, outcomes: &[Outcome]) {
         match outcome {
             Outcome::Counted {
                 flows,
-                expired,
+                too_old,
                 bytes,
             } => {
                 written += u64::from(*bytes > 0);
                 metrics.bytes.inc_by(*bytes as u64);
                 metrics.flows.inc_by(*flows);
-                metrics.expired.inc_by(*expired);
+                metrics.expired.inc_by(*too_old);
             }
             Outcome::Replayed { .. } => metrics.replayed.inc(),
             Outcome::KeyReused | Outcome::ReceiptExists | Outcome::Unknown(_) => {}
@@ -205,7 +205,7 @@ fn respond((_permit, responder): (Permit, Responder), result: CommitResult) {
 
 fn service_error(error: StoreError) -> ServiceError {
     match error {
-        StoreError::Behind => ServiceError::Overloaded(error.to_string()),
+        StoreError::WriteStalled => ServiceError::Overloaded(error.to_string()),
         StoreError::Closed => ServiceError::Closed,
         error => ServiceError::Store(Arc::new(error)),
     }

@@ -15,7 +15,7 @@ use crate::query::{Engine, Hours, QueryError, Rows};
 use crate::store::{DataDir, Recovery, Store, StoreError, WriteHealth};
 use committer::Committer;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, Kept, Totals};
+use flow::{Batch, Hour, IdempotencyKey, ReceiptInfo, Totals};
 
 /// The service of a single process.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Service for Standalone {
         self.store.newest_hour()
     }
 
-    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Kept>>, ServiceError> {
+    fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError> {
         let kept = self.store.receipts(keys);
         kept.map_err(|error| ServiceError::Receipt(Arc::new(error)))
     }
@@ -133,10 +133,10 @@ impl Service for Standalone {
         self.backups.end_all();
         self.committer.finish();
         self.store.flush_within(time_max)?;
-        if self.store.sums_stopped() > 0 {
+        if self.store.sums_saturated() > 0 {
             tracing::warn!(
-                times = self.store.sums_stopped(),
-                "sums were stopped at 2^64-1"
+                times = self.store.sums_saturated(),
+                "sums saturated at 2^64-1"
             );
         }
         Ok(())

@@ -1,16 +1,16 @@
-//! Every byte that is stored, and nothing else: keys, values, the identity file, receipts in [`receipt`].
-//! Batches, which are the journal's entries, and the keys of flows are in [`flow::codec`].
+//! Owns all stored bytes: keys, values, the identity file, and receipts ([`receipt`]). Batches, which are the
+//! journal's entries, and flow keys are in [`flow::codec`].
 //!
-//! `docs/internals/stored-format.md` draws these formats; [`FORMAT`] changes when one of them does. Decoders take
-//! any bytes: what is not ours is [`Corrupt`], never a panic and never a guess.
+//! `docs/internals/stored-format.md` draws these formats; [`FORMAT`] changes when one of them does. Decoders accept
+//! any bytes and return [`Corrupt`] for those that no encoder writes; they never panic or guess.
 
 mod receipt;
 
 use flow::Hour;
 pub use flow::codec::{
     BATCH_TOTALS_BYTES, COUNTERS_BYTES, Corrupt, FlowKey, HOUR_BYTES, KEY_BYTES_MAX, Record,
-    Records, TOTALS_BYTES, batch_ledger, check_key, decode_counters, decode_name, decode_totals,
-    encode_counters, encode_totals, push_key, push_name, split_name, split_names,
+    Records, TOTALS_BYTES, batch_ledger, decode_counters, decode_name, decode_totals,
+    encode_counters, encode_totals, push_key, push_name, split_name, split_names, validate_key,
 };
 pub use receipt::{
     NOTE_PREFIX, Receipt, decode_batch_receipt, decode_noted_receipt, decode_receipt,
@@ -20,10 +20,10 @@ pub use receipt::{
 /// Version of everything in this file, stored in the identity file of a data directory.
 pub const FORMAT: u32 = 5;
 
-/// The oldest version that can be read; an open brings a directory up to [`FORMAT`].
+/// The oldest version that can be read; an open upgrades a directory to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
 
-/// Name of the identity file; its presence makes a directory ours.
+/// Name of the identity file, which marks a data directory.
 pub const IDENTITY_FILE: &str = "FLOWTALLY";
 
 /// Column family of the journal: [`journal_key`] -> batch.
@@ -35,8 +35,7 @@ pub const FLOWS: &str = "flows";
 /// [`encode_noted_receipt`].
 pub const RECEIPTS: &str = "receipts";
 
-/// Keys in `flows` that are not flows start with an hour that no flow can have, so that they sort
-/// after all of them.
+/// Keys in `flows` that are not flow keys start with an hour that no flow has, so they sort after all flows.
 const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
 
 /// Start of the ledger's keys in `flows`; the hour follows.
@@ -52,7 +51,7 @@ pub fn encode_identity() -> String {
     format!("flowtally data directory, format {FORMAT}\n")
 }
 
-/// The format version in an identity file's content, or `None` when we did not write it.
+/// The format version in the content of an identity file; `None` if we did not write it.
 pub fn decode_identity(text: &str) -> Option<u32> {
     text.strip_prefix("flowtally data directory, format ")?
         .strip_suffix('\n')?
@@ -60,13 +59,13 @@ pub fn decode_identity(text: &str) -> Option<u32> {
         .ok()
 }
 
-/// The keys of an hour are those from the first (inclusive) to the second (exclusive).
+/// The bounds of an hour's keys (end exclusive).
 pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
-    // `Hour::MAX` is one short of `u32::MAX`, so the end bound exists: the meta prefix at most.
+    // `Hour::MAX` is `u32::MAX - 1`, so the end bound exists: at most the meta prefix.
     (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
 }
 
-/// Whether `key` in `flows` is not a flow's.
+/// Whether `key` in `flows` is not a flow key.
 pub fn is_meta_key(key: &[u8]) -> bool {
     key.starts_with(&META_PREFIX)
 }
@@ -90,7 +89,7 @@ pub fn decode_ledger_key(key: &[u8]) -> Result<Hour, Corrupt> {
         .ok_or(Corrupt("a key of the ledger is not one"))
 }
 
-/// Bounds of the ledger's keys: from, and up to but without.
+/// The bounds of the ledger's keys (end exclusive).
 pub fn ledger_bounds() -> (&'static [u8], &'static [u8]) {
     (&LEDGER_PREFIX, &MARKER_KEY)
 }
@@ -108,12 +107,11 @@ pub fn decode_journal_key(key: &[u8]) -> Result<u64, Corrupt> {
     Ok(u64::from_be_bytes(key))
 }
 
-/// Ends each record of the log (as what RocksDB calls log data, which it skips): everything before the
-/// record was synced when it was written. So the end of a record is never zeros; see [`super::torn`].
+/// Mark at the end of each log record (log data in RocksDB's terms, which it skips): everything before the record was
+/// synced when it was written. The mark is not zeros, so the end of a record never is; see [`super::torn`].
 pub const SYNCED: &[u8] = b"synced";
 
-/// The same where commits wait for no sync: earlier records may be lost in a power cut though later ones
-/// are there.
+/// The mark if commits do not wait for a sync: earlier records may be lost in a power cut while later ones are not.
 pub const UNSYNCED: &[u8] = b"unsynced";
 
 /// Value of the marker.
@@ -129,10 +127,10 @@ pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
     Ok(u64::from_le_bytes(value))
 }
 
-/// What has to hold of any bytes: no decoder panics, and what one takes, its encoder gives back. For
-/// tests and fuzzing.
+/// Checks an invariant for arbitrary bytes: no decoder panics, and encoding what a decoder accepts returns the same
+/// bytes. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(bytes: &[u8]) {
+pub fn check_decoders(bytes: &[u8]) {
     if let Ok(position) = decode_marker(bytes) {
         assert_eq!(encode_marker(position), bytes);
     }
@@ -161,7 +159,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check(&bytes);
+            check_decoders(&bytes);
         }
     }
 
@@ -185,7 +183,7 @@ mod tests {
         let receipt = Receipt {
             fingerprint: 0x0102,
             time_s: 3,
-            expired: 4,
+            too_old: 4,
             position: 0,
         };
         let stored = encode_receipt(receipt);
@@ -194,29 +192,29 @@ mod tests {
             *b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0"
         );
         assert_eq!(decode_receipt(&stored), Ok(receipt));
-        let none_expired = Receipt {
-            expired: 0,
+        let none_too_old = Receipt {
+            too_old: 0,
             ..receipt
         };
-        assert_eq!(encode_receipt(none_expired), stored[..24]);
-        assert_eq!(decode_receipt(&stored[..24]), Ok(none_expired));
+        assert_eq!(encode_receipt(none_too_old), stored[..24]);
+        assert_eq!(decode_receipt(&stored[..24]), Ok(none_too_old));
         assert!(decode_receipt(&stored[..30]).is_err());
         let elsewhere = Receipt {
             position: 5,
-            ..none_expired
+            ..none_too_old
         };
         let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
         assert_eq!(encode_receipt(elsewhere), stored);
         assert_eq!(decode_receipt(&stored), Ok(elsewhere));
         let stored = [&stored[..24], &[0; 16], b"note"].concat();
-        assert_eq!(encode_noted_receipt(none_expired, "note"), stored);
+        assert_eq!(encode_noted_receipt(none_too_old, "note"), stored);
         assert_eq!(
             decode_noted_receipt(&stored),
-            Ok((none_expired, Some("note")))
+            Ok((none_too_old, Some("note")))
         );
         assert!(decode_receipt(&stored[..40]).is_err());
         assert_eq!(note_key(b"import_a"), b"\0import_a");
-        assert_eq!(decode_batch_receipt(&stored), Ok(Some(none_expired)));
+        assert_eq!(decode_batch_receipt(&stored), Ok(Some(none_too_old)));
         let of_format_4 = [&[0; 16], &stored[16..]].concat();
         assert_eq!(decode_batch_receipt(&of_format_4), Ok(None));
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());

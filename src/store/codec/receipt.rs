@@ -1,24 +1,24 @@
-//! Receipts: keys and values of the column family of idempotency keys.
+//! Receipts and notes: keys and values of the `receipts` column family.
 
 use super::Corrupt;
 
-/// What is kept of a batch that was taken under an idempotency key.
+/// Proof that a batch was counted under an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// XXH3 of the batch as it came, 128 bits: the same for the same flows in the same order. 0 for a
-    /// note, which is of no batch.
+    /// XXH3 (128 bits) of the batch as received: equal for equal flows in equal order. 0 for a note, which belongs to
+    /// no batch.
     pub fingerprint: u128,
-    /// When it was taken: seconds since the epoch.
+    /// When it was accepted: seconds since the epoch.
     pub time_s: u64,
     /// How many of its flows were too old to count.
-    pub expired: u64,
-    /// Where its batch is in a journal elsewhere; 0 for one that is in the same database. A batch that
-    /// is read again from there finds its own receipt, and is not its own duplicate.
+    pub too_old: u64,
+    /// Position of the batch in an external journal; 0 if the journal is in the same database. A batch that is read
+    /// again recognizes its own receipt by it, and is not taken for a duplicate.
     pub position: u64,
 }
 
-/// Where a note is stored that a batch brings for `key`: apart from all receipts, since no idempotency key
-/// begins with a NUL. So a note never replaces a receipt, and a batch never finds one.
+/// Key under which the note for `key` is stored. It starts with NUL, as no idempotency key does, so a note never
+/// replaces a receipt, and a batch never finds a note instead of a receipt.
 pub fn note_key(key: &[u8]) -> Vec<u8> {
     [NOTE_PREFIX, key].concat()
 }
@@ -26,19 +26,19 @@ pub fn note_key(key: &[u8]) -> Vec<u8> {
 /// See [`note_key`].
 pub const NOTE_PREFIX: &[u8] = b"\0";
 
-/// Bytes of a receipt of which nothing is left out.
+/// Size of a receipt with all its fields.
 const WHOLE: usize = 40;
 
-/// Fixed width, little-endian: 24 bytes, 32 where flows were too old, 40 with a position.
+/// Fixed width, little-endian: 24 bytes, 32 if flows were too old, 40 with a position.
 pub fn encode_receipt(receipt: Receipt) -> Vec<u8> {
     let mut value = encode_whole(receipt);
     if receipt.position == 0 {
-        value.truncate(if receipt.expired > 0 { 32 } else { 24 });
+        value.truncate(if receipt.too_old > 0 { 32 } else { 24 });
     }
     value
 }
 
-/// The same with a note, which is what is behind the first 40 bytes.
+/// A receipt with a note, which follows the first 40 bytes.
 pub fn encode_noted_receipt(receipt: Receipt, note: &str) -> Vec<u8> {
     let mut value = encode_whole(receipt);
     value.extend_from_slice(note.as_bytes());
@@ -48,7 +48,7 @@ pub fn encode_noted_receipt(receipt: Receipt, note: &str) -> Vec<u8> {
 fn encode_whole(receipt: Receipt) -> Vec<u8> {
     let mut value = receipt.fingerprint.to_le_bytes().to_vec();
     value.extend_from_slice(&receipt.time_s.to_le_bytes());
-    value.extend_from_slice(&receipt.expired.to_le_bytes());
+    value.extend_from_slice(&receipt.too_old.to_le_bytes());
     value.extend_from_slice(&receipt.position.to_le_bytes());
     value
 }
@@ -65,7 +65,7 @@ pub fn decode_batch_receipt(value: &[u8]) -> Result<Option<Receipt>, Corrupt> {
     Ok((!is_note).then_some(receipt))
 }
 
-/// The same with its note, if there is one.
+/// A receipt and its note, if there is one.
 pub fn decode_noted_receipt(value: &[u8]) -> Result<(Receipt, Option<&str>), Corrupt> {
     let read = || {
         let (whole, note) = match value.split_at_checked(WHOLE) {
@@ -74,21 +74,21 @@ pub fn decode_noted_receipt(value: &[u8]) -> Result<(Receipt, Option<&str>), Cor
         };
         let (fingerprint, rest) = whole.split_first_chunk()?;
         let (time_s, rest) = rest.split_first_chunk()?;
-        let (expired, position) = match rest.len() {
+        let (too_old, position) = match rest.len() {
             0 => (0, 0),
-            8 => (read_u64(rest).filter(|expired| *expired > 0)?, 0),
+            8 => (read_u64(rest).filter(|too_old| *too_old > 0)?, 0),
             _ => {
-                let (expired, position) = rest.split_at_checked(8)?;
+                let (too_old, position) = rest.split_at_checked(8)?;
                 let position = read_u64(position)?;
-                // Without a note, it would have been left out.
-                (note.is_some() || position > 0).then_some((read_u64(expired)?, position))?
+                // Without a note, the encoder omits a position of 0.
+                (note.is_some() || position > 0).then_some((read_u64(too_old)?, position))?
             }
         };
         let note = note.map(std::str::from_utf8).transpose().ok()?;
         let receipt = Receipt {
             fingerprint: u128::from_le_bytes(*fingerprint),
             time_s: u64::from_le_bytes(*time_s),
-            expired,
+            too_old,
             position,
         };
         Some((receipt, note))
@@ -98,7 +98,7 @@ pub fn decode_noted_receipt(value: &[u8]) -> Result<(Receipt, Option<&str>), Cor
     ))
 }
 
-/// Eight bytes, and no more.
+/// Decodes exactly eight bytes.
 fn read_u64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }

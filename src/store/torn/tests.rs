@@ -19,7 +19,7 @@ fn seeded() -> StdRng {
 
 /// A log of records, and where each ends: record `n` has bytes of `payload(n)`.
 fn made_up(payloads: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<usize>) {
-    let (mut log, mut ends) = (Vec::new(), Vec::new());
+    let (mut log, mut is_last) = (Vec::new(), Vec::new());
     for payload in payloads {
         let (mut rest, mut is_first) = (payload.as_slice(), true);
         loop {
@@ -42,9 +42,9 @@ fn made_up(payloads: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<usize>)
                 break;
             }
         }
-        ends.push(log.len());
+        is_last.push(log.len());
     }
-    (log, ends)
+    (log, is_last)
 }
 
 /// Bytes without a zero, of this length, that end in the mark.
@@ -64,7 +64,7 @@ fn real(durability: Durability) -> (Vec<u8>, Vec<usize>) {
     };
     let (store, _) = Store::open(dir.path(), options).unwrap();
     let log = || newest_log(&dir.path().join("rocks"));
-    let mut ends = vec![log().len()];
+    let mut is_last = vec![log().len()];
     for (n, flows) in [1, 3, 40, 900, 2, 25, 2500, 60].into_iter().enumerate() {
         let mut batch = BatchBuilder::with_capacity(0);
         for flow in 0..flows {
@@ -81,15 +81,15 @@ fn real(durability: Durability) -> (Vec<u8>, Vec<usize>) {
             batch.with_key(key)
         };
         store.commit(vec![batch]).unwrap();
-        ends.push(log().len());
+        is_last.push(log().len());
         if n == 2 {
             store
                 .flush_tallies(std::time::Duration::from_secs(60))
                 .unwrap();
-            ends.push(log().len()); // the trim
+            is_last.push(log().len()); // the trim
         }
     }
-    (log(), ends)
+    (log(), is_last)
 }
 
 fn newest_log(rocks: &Path) -> Vec<u8> {
@@ -121,12 +121,16 @@ fn after_a_cut(
 
 /// Cuts off no more than what came after `synced`, and leaves nothing that is not whole.
 fn check(left: &[u8], synced: usize, whole: &[u8], what: &str) {
-    match end_of(left, Log::Journal) {
-        Ok(End::Torn { keep, unsynced }) => {
+    match find_end(left, LogKind::Journal) {
+        Ok(LogEnd::Torn { keep, unsynced }) => {
             assert!(keep >= synced && !unsynced, "{what}: {keep} of {synced}");
-            assert_eq!(end_of(&left[..keep], Log::Journal), Ok(End::Good), "{what}");
+            assert_eq!(
+                find_end(&left[..keep], LogKind::Journal),
+                Ok(LogEnd::Good),
+                "{what}"
+            );
         }
-        Ok(End::Good) => {
+        Ok(LogEnd::Good) => {
             // All of it is there, or RocksDB sees a file that ends too early.
             let is_whole = left.starts_with(whole);
             let at = whole_end(left);
@@ -139,9 +143,9 @@ fn check(left: &[u8], synced: usize, whole: &[u8], what: &str) {
 /// Where the whole records at the beginning end.
 fn whole_end(log: &[u8]) -> usize {
     let (mut at, mut end) = (0, 0);
-    while let Read::Fragment(part, fragment_end) = fragment(log, at).1 {
+    while let Parsed::Fragment(part, fragment_end) = fragment(log, at).1 {
         at = fragment_end;
-        if part.ends() {
+        if part.is_last() {
             end = at;
         }
     }
@@ -182,14 +186,14 @@ fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
 #[test]
 fn whatever_a_cut_leaves_of_the_last_record_is_cut_off() {
     let mut random = seeded();
-    let (log, ends) = real(Durability::Fsync);
+    let (log, is_last) = real(Durability::Fsync);
     let bytes = log.len();
     assert!(
-        bytes > 3 * BLOCK_BYTES && ends.len() > 9,
-        "{bytes}, {ends:?}"
+        bytes > 3 * BLOCK_BYTES && is_last.len() > 9,
+        "{bytes}, {is_last:?}"
     );
     let mut cuts = 0;
-    for pair in ends.windows(2) {
+    for pair in is_last.windows(2) {
         cuts += all_cuts(&log[..pair[1]], pair[0], &mut random);
     }
     // At each place in a sector, and around the ends of blocks: where it begins, and where it ends.
@@ -197,22 +201,22 @@ fn whatever_a_cut_leaves_of_the_last_record_is_cut_off() {
     for place in places.step_by(13) {
         for length in [1, 9, 300, 505, 700, 1024, 4000] {
             let first = place.max(SECTOR_BYTES) - HEADER_BYTES;
-            let (log, ends) = made_up([payload(first), payload(length)]);
-            cuts += all_cuts(&log, ends[0], &mut random);
+            let (log, is_last) = made_up([payload(first), payload(length)]);
+            cuts += all_cuts(&log, is_last[0], &mut random);
         }
     }
     for length in [40_000, 100_000] {
-        let (log, ends) = made_up([payload(400), payload(length)]);
-        cuts += all_cuts(&log, ends[0], &mut random);
+        let (log, is_last) = made_up([payload(400), payload(length)]);
+        cuts += all_cuts(&log, is_last[0], &mut random);
     }
     // Large ones take no longer than it takes to read them.
-    let (log, ends) = made_up([payload(400), payload(8 << 20)]);
+    let (log, is_last) = made_up([payload(400), payload(8 << 20)]);
     let begin = std::time::Instant::now();
     for seed in 0..3 {
         let mut random = StdRng::seed_from_u64(seed);
         let there: Vec<bool> = (0..=log.len() / 512).map(|_| random.random()).collect();
-        let left = after_a_cut(&log, ends[0], 512, |n| there[n]);
-        check(&left, ends[0], &log, "a large one");
+        let left = after_a_cut(&log, is_last[0], 512, |n| there[n]);
+        check(&left, is_last[0], &log, "a large one");
     }
     assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
     println!("{cuts} states");
@@ -222,29 +226,29 @@ fn whatever_a_cut_leaves_of_the_last_record_is_cut_off() {
 /// The shapes of which the first report was: a last sector that is missing and begins inside of the record.
 #[test]
 fn the_last_sector_is_missing() {
-    let (log, ends) = made_up([
+    let (log, is_last) = made_up([
         payload(3905 - HEADER_BYTES),
         payload(4396 - 3905 - HEADER_BYTES),
     ]);
-    assert_eq!(ends, [3905, 4396]);
+    assert_eq!(is_last, [3905, 4396]);
     let mut left = log;
     left[4096..].fill(0);
-    let torn = End::Torn {
+    let torn = LogEnd::Torn {
         keep: 3905,
         unsynced: false,
     };
-    assert_eq!(end_of(&left, Log::Journal), Ok(torn));
+    assert_eq!(find_end(&left, LogKind::Journal), Ok(torn));
     left.truncate(4096);
-    assert_eq!(end_of(&left, Log::Journal), Ok(End::Good));
+    assert_eq!(find_end(&left, LogKind::Journal), Ok(LogEnd::Good));
 }
 
 #[test]
 fn whole_and_truncated_logs_are_good() {
-    assert_eq!(end_of(&[], Log::Journal), Ok(End::Good));
+    assert_eq!(find_end(&[], LogKind::Journal), Ok(LogEnd::Good));
     let (log, _) = real(Durability::Fsync);
     for length in (0..log.len()).step_by(257).chain([log.len()]) {
-        for of in [Log::Journal, Log::Manifest] {
-            assert_eq!(end_of(&log[..length], of), Ok(End::Good), "{length}");
+        for of in [LogKind::Journal, LogKind::Manifest] {
+            assert_eq!(find_end(&log[..length], of), Ok(LogEnd::Good), "{length}");
         }
     }
 }
@@ -252,32 +256,32 @@ fn whole_and_truncated_logs_are_good() {
 /// A changed bit anywhere, a sector that is lost before the last record, and one that is another's.
 #[test]
 fn what_no_cut_leaves_is_damage() {
-    let (log, ends) = real(Durability::Fsync);
+    let (log, is_last) = real(Durability::Fsync);
     let is_padding = |at: usize| at % BLOCK_BYTES > BLOCK_BYTES - HEADER_BYTES;
-    let last = ends[ends.len() - 2];
+    let last = is_last[is_last.len() - 2];
     let everywhere = (0..log.len()).step_by(97).map(|at| (at, at % 8));
     let at_its_end = (last..last + 60).chain(log.len() - 60..log.len());
     let at_its_end = at_its_end.flat_map(|at| (0..8).map(move |bit| (at, bit)));
     for (at, bit) in everywhere.chain(at_its_end) {
         let mut changed = log.clone();
         changed[at] ^= 1 << bit;
-        for of in [Log::Journal, Log::Manifest] {
-            let end = end_of(&changed, of);
+        for of in [LogKind::Journal, LogKind::Manifest] {
+            let end = find_end(&changed, of);
             assert!(end.is_err() || is_padding(at), "{at}, {bit}: {end:?}");
         }
     }
     // The last record of every length, and each of its bits; and with zeros after it.
     for length in [1, 2, 8, 100, 504, 505, 506, 520, 1000] {
-        let (log, ends) = made_up([payload(300), payload(length)]);
-        for at in ends[0]..log.len() {
+        let (log, is_last) = made_up([payload(300), payload(length)]);
+        for at in is_last[0]..log.len() {
             for bit in 0..8 {
                 let mut changed = log.clone();
                 changed[at] ^= 1 << bit;
-                let end = end_of(&changed, Log::Journal);
+                let end = find_end(&changed, LogKind::Journal);
                 assert!(end.is_err(), "{length}: {at}, {bit}: {end:?}");
-                let is_length = (4..6).contains(&(at - ends[0]));
+                let is_length = (4..6).contains(&(at - is_last[0]));
                 changed.resize(log.len() + 5000, 0);
-                let end = end_of(&changed, Log::Journal);
+                let end = find_end(&changed, LogKind::Journal);
                 assert!(end.is_err() || is_length, "{length}: {at}, {bit}: {end:?}");
             }
         }
@@ -288,7 +292,7 @@ fn what_no_cut_leaves_is_damage() {
         lost
     };
     for sector in 0..last / SECTOR_BYTES {
-        let end = end_of(&lost(sector), Log::Journal);
+        let end = find_end(&lost(sector), LogKind::Journal);
         assert!(end.is_err(), "{sector}: {end:?}");
     }
     for sector in 1..log.len() / SECTOR_BYTES {
@@ -297,53 +301,53 @@ fn what_no_cut_leaves_is_damage() {
             (sector - 1) * SECTOR_BYTES..sector * SECTOR_BYTES,
             sector * SECTOR_BYTES,
         );
-        assert!(end_of(&other, Log::Journal).is_err(), "{sector}");
+        assert!(find_end(&other, LogKind::Journal).is_err(), "{sector}");
     }
 }
 
 /// Records of which RocksDB may have written several before a sync.
 #[test]
 fn in_the_manifest_some_records_may_follow() {
-    let (log, ends) = made_up([700; 12].map(payload));
+    let (log, is_last) = made_up([700; 12].map(payload));
     let torn = |keep| {
-        Ok(End::Torn {
+        Ok(LogEnd::Torn {
             keep,
             unsynced: false,
         })
     };
-    for (n, pair) in ends.windows(2).enumerate() {
+    for (n, pair) in is_last.windows(2).enumerate() {
         let sector = pair[0].next_multiple_of(SECTOR_BYTES);
         let mut lost = log.clone();
         lost[sector..pair[1].min(sector + SECTOR_BYTES)].fill(0);
         let whole_sector = sector + SECTOR_BYTES <= pair[1];
-        let end = end_of(&lost, Log::Manifest);
-        if whole_sector && n + 1 + MANIFEST_RECORDS_MAX >= ends.len() {
+        let end = find_end(&lost, LogKind::Manifest);
+        if whole_sector && n + 1 + MANIFEST_RECORDS_MAX >= is_last.len() {
             assert_eq!(end, torn(pair[0]), "{n}");
-        } else if n + 1 + MANIFEST_RECORDS_MAX < ends.len() {
+        } else if n + 1 + MANIFEST_RECORDS_MAX < is_last.len() {
             assert!(end.is_err(), "{n}: {end:?}");
         }
     }
     let mut first = log.clone();
-    first[ends[10]..ends[10].next_multiple_of(SECTOR_BYTES)].fill(0);
-    assert_eq!(end_of(&first, Log::Manifest), torn(ends[10]));
+    first[is_last[10]..is_last[10].next_multiple_of(SECTOR_BYTES)].fill(0);
+    assert_eq!(find_end(&first, LogKind::Manifest), torn(is_last[10]));
 }
 
 /// With `--durability os` nothing waits for a sync: any sectors of the log may be missing.
 #[test]
 fn where_nothing_is_synced_all_from_the_first_gap_on_is_cut_off() {
     let mut random = seeded();
-    let (log, ends) = real(Durability::Os);
+    let (log, is_last) = real(Durability::Os);
     for _ in 0..200 {
-        let from = ends[random.random_range(1..ends.len() - 1)];
+        let from = is_last[random.random_range(1..is_last.len() - 1)];
         let there: Vec<bool> = (0..log.len()).map(|_| random.random()).collect();
         let left = after_a_cut(&log, from, 512, |n| there[n]);
-        match end_of(&left, Log::Journal) {
-            Ok(End::Torn { keep, unsynced }) => assert!(unsynced && keep >= from),
-            Ok(End::Good) => assert!(left == log),
+        match find_end(&left, LogKind::Journal) {
+            Ok(LogEnd::Torn { keep, unsynced }) => assert!(unsynced && keep >= from),
+            Ok(LogEnd::Good) => assert!(left == log),
             Err(damage) => panic!("refused at {}", damage.at),
         }
     }
     let mut changed = log.clone();
-    changed[ends[4] + 20] ^= 1;
-    assert!(end_of(&changed, Log::Journal).is_err());
+    changed[is_last[4] + 20] ^= 1;
+    assert!(find_end(&changed, LogKind::Journal).is_err());
 }

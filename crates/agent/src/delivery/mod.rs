@@ -247,7 +247,7 @@ impl Sender {
     /// # Errors
     /// `Ok(Err(why))` where the service would not take it: it is left out.
     pub fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
-        if let Err(why) = decode::check_flow(flow) {
+        if let Err(why) = decode::validate_flow(flow) {
             return Ok(Err(why));
         }
         let shared = &*self.shared;

@@ -93,7 +93,7 @@ struct Hours(Option<HourLimit>);
 impl Hours {
     /// `batch`, if all of its hours are taken.
     fn check(self, batch: Batch) -> Result<Batch, String> {
-        let checked = self.0.map_or(Ok(()), |limit| limit.check(&batch));
+        let checked = self.0.map_or(Ok(()), |limit| limit.validate(&batch));
         let checked = checked.map_err(|e| format!("{}: {e}", Field::Hour.name()));
         checked.map(|()| batch)
     }

@@ -1,5 +1,5 @@
-//! A batch: the flows of one POST in the encoding that the journal stores, built once from the
-//! request body and never converted again.
+//! A batch: the flows of one POST in the encoding that the journal stores. It is built once from the request body and
+//! never converted.
 
 pub mod codec;
 mod split;
@@ -12,8 +12,8 @@ use std::hash::{BuildHasher, Hasher};
 use crate::{Counters, Hour, IdempotencyKey, Notes, Totals};
 use codec::{Corrupt, HOUR_BYTES, Record, Records};
 
-/// Hashes the part of a flow key after its hour. Seeded afresh in each process, so that nobody can
-/// prepare names that collide.
+/// Hashes the part of a flow key after its hour. Seeded randomly in each process, so that nobody can construct names
+/// that collide.
 #[derive(Clone, Debug)]
 pub struct KeyHasher(SeedableRandomState);
 
@@ -39,42 +39,42 @@ impl KeyHasher {
 #[derive(Clone, Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Of each record's key after its hour: taken while the key is in cache and on the thread of
-    /// the request, so that the one committer does not have to.
+    /// Hashes of the records' keys after their hours: computed while the key is in cache and on the request's thread,
+    /// so that the single committer does not need to.
     hashes: Vec<u32>,
     receipt: Option<(IdempotencyKey, u128)>,
-    /// Most batches have none.
+    /// Boxed, since most batches have none.
     notes: Option<Box<Notes>>,
-    /// Flows that were taken out because they are too old.
-    expired: u64,
+    /// Flows that were removed because they are too old.
+    too_old: u64,
 }
 
 impl Batch {
-    /// The same batch under an idempotency key, under which it counts once.
+    /// Sets the idempotency key, under which the batch counts once.
     pub fn with_key(mut self, key: IdempotencyKey) -> Batch {
         let fingerprint = xxhash_rust::xxh3::xxh3_128(&self.bytes);
         self.receipt = Some((key, fingerprint));
         self
     }
 
-    /// The same batch, which has a key, with notes to be kept with it.
+    /// Sets the notes to store with the receipt of this batch, which has a key.
     pub fn with_notes(mut self, notes: Notes) -> Batch {
         self.notes = (!notes.is_empty()).then(|| Box::new(notes));
         self
     }
 
-    /// The batch whose [`bytes`](Batch::bytes) these are, from a journal elsewhere.
+    /// Decodes the [`bytes`](Batch::bytes) of a batch from an external journal.
     ///
     /// # Errors
-    /// Bytes that no batch has, or whose flows do not add up to their totals.
+    /// If they are not a batch, or its flows do not add up to its ledger.
     pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
-        let hashes = check_batch(&bytes, &KeyHasher::of_process())?;
+        let hashes = validate_batch(&bytes, &KeyHasher::of_process())?;
         Ok(Batch {
             bytes,
             hashes,
             receipt: None,
             notes: None,
-            expired: 0,
+            too_old: 0,
         })
     }
 
@@ -85,15 +85,15 @@ impl Batch {
             .map(|(key, fingerprint)| (key, *fingerprint))
     }
 
-    /// What is kept with its receipt.
+    /// Notes to store with its receipt.
     pub fn notes(&self) -> Option<&Notes> {
         self.notes.as_deref()
     }
 
-    /// Those of its flows whose numbers, from 0, are in `range`, without a key.
+    /// The flows whose numbers, from 0, are in `range`, as a batch without a key.
     ///
     /// # Errors
-    /// None, for a batch that was built or decoded.
+    /// None for a batch that was built or decoded.
     pub fn part(&self, range: std::ops::Range<usize>) -> Result<Batch, Corrupt> {
         let mut builder = BatchBuilder::with_capacity(self.bytes.len());
         let records = Records::new(&self.bytes)?;
@@ -106,16 +106,17 @@ impl Batch {
         Ok(builder.finish())
     }
 
-    /// Flows of the batch as it came that were too old to keep, and are not in it.
-    pub fn expired(&self) -> u64 {
-        self.expired
+    /// Number of flows that were removed because they were too old.
+    pub fn too_old(&self) -> u64 {
+        self.too_old
     }
 
-    /// This one, which has what is kept of `whole`, under the key of that.
-    pub fn in_place_of(mut self, whole: Batch) -> Batch {
-        self.expired = (whole.flows() - self.flows()) as u64;
-        self.receipt = whole.receipt;
-        self.notes = whole.notes;
+    /// Takes over key, fingerprint and notes of the batch that this one is the remainder of, and counts the removed
+    /// flows.
+    pub fn with_receipt_of(mut self, original: Batch) -> Batch {
+        self.too_old = (original.flows() - self.flows()) as u64;
+        self.receipt = original.receipt;
+        self.notes = original.notes;
         self
     }
 
@@ -135,45 +136,44 @@ impl Batch {
         hours.filter_map(Hour::new)
     }
 
-    /// The first flow whose hour is one of those sought, and its hour. Reads all flows before it.
-    pub fn position(&self, is_sought: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
+    /// The index and hour of the first flow whose hour matches. Reads all flows before it.
+    pub fn position(&self, matches: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
         let records = Records::new(&self.bytes).ok()?;
         let mut flows = records.enumerate().filter_map(|(index, record)| {
-            let hour = codec::check_key(record.ok()?.key).ok()?;
+            let hour = codec::validate_key(record.ok()?.key).ok()?;
             Some((index, hour))
         });
-        flows.find(|(_, hour)| is_sought(*hour))
+        flows.find(|(_, hour)| matches(*hour))
     }
 
     pub fn hashes(&self) -> &[u32] {
         &self.hashes
     }
 
-    /// What its flows add up to, by hour.
+    /// Its ledger: totals by hour.
     pub fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
         ledger(&self.bytes)
     }
 
-    /// The number of hours that its flows have.
+    /// Number of different hours.
     pub fn hour_count(&self) -> usize {
         codec::batch_ledger(&self.bytes).map_or(0, |entries| entries.len())
     }
 }
 
-/// What the flows of a batch add up to, by hour. It has been checked, or made by ourselves.
+/// The ledger of a batch that was validated or built by us.
 pub fn ledger(bytes: &[u8]) -> impl Iterator<Item = (u32, Totals)> {
     let entries = codec::batch_ledger(bytes).into_iter().flatten();
     entries.filter_map(Result::ok)
 }
 
-/// Reads all of a batch: every key is checked, and its ledger held against its records. Returns the hashes of
-/// its keys.
-pub fn check_batch(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
+/// Validates a batch: every key, and that its records add up to its ledger. Returns the hashes of its keys.
+pub fn validate_batch(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
     let mut hashes = Vec::with_capacity(bytes.len() / 32);
     let mut counted = BatchLedger::default();
     for record in Records::new(bytes)? {
         let Record { key, counters, .. } = record?;
-        let hour = codec::check_key(key)?;
+        let hour = codec::validate_key(key)?;
         counted.count(hour.get(), counters);
         hashes.push(hasher.hash(&key[HOUR_BYTES..]));
     }
@@ -198,7 +198,7 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Reserves room for `bytes` bytes of encoding; it grows beyond that where it has to.
+    /// Reserves `bytes` bytes for the encoding; it grows if needed.
     pub fn with_capacity(bytes: usize) -> BatchBuilder {
         let mut builder = BatchBuilder {
             bytes: Vec::with_capacity(bytes),
@@ -215,8 +215,8 @@ impl BatchBuilder {
         self.hashes.len()
     }
 
-    /// Adds one flow. The names are UTF-8 of at most
-    /// [`NAME_BYTES_MAX`](crate::NAME_BYTES_MAX) bytes: the caller has checked.
+    /// Adds one flow. The caller has checked that the names are UTF-8 of at most
+    /// [`NAME_BYTES_MAX`](crate::NAME_BYTES_MAX) bytes.
     pub fn push(&mut self, hour: Hour, names: [&[u8]; 3], counters: Counters) {
         let escapes: usize = names
             .iter()
@@ -267,34 +267,34 @@ impl BatchBuilder {
             hashes: self.hashes,
             receipt: None,
             notes: None,
-            expired: 0,
+            too_old: 0,
         }
     }
 }
 
-/// Totals by hour, each hour once, in the order in which they come.
+/// Totals by hour, each hour once, in the order of their first flows.
 #[derive(Debug)]
 pub struct BatchLedger {
-    entries: Vec<Entry>,
-    /// Where an hour's entry is, by its last bits: a guess that the entry itself confirms.
+    entries: Vec<HourTotals>,
+    /// Index of an hour's entry by the last bits of the hour: a guess that the entry itself confirms.
     guesses: [u32; GUESSES],
     by_hour: HashMap<u32, u32, foldhash::fast::RandomState>,
 }
 
-/// [`Totals`] of an hour, in half of their bytes: a body may have as many hours as flows. A batch has less
-/// than 2^32 flows.
+/// [`Totals`] of an hour in half the memory, since a body may have as many hours as flows. A batch has fewer than
+/// 2^32 flows.
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+struct HourTotals {
     hour: u32,
     flows: u32,
     tx: u64,
     rx: u64,
-    /// How often a sum has passed 2^64.
+    /// Number of times that each sum has overflowed 2^64.
     tx_high: u32,
     rx_high: u32,
 }
 
-impl Entry {
+impl HourTotals {
     #[inline]
     fn count(&mut self, flow: Counters) {
         let (tx, tx_over) = self.tx.overflowing_add(flow.tx);
@@ -306,11 +306,11 @@ impl Entry {
     }
 
     fn totals(&self) -> Totals {
-        let whole = |high: u32, low: u64| u128::from(high) << 64 | u128::from(low);
+        let original = |high: u32, low: u64| u128::from(high) << 64 | u128::from(low);
         Totals {
             flows: u64::from(self.flows),
-            tx: whole(self.tx_high, self.tx),
-            rx: whole(self.rx_high, self.rx),
+            tx: original(self.tx_high, self.tx),
+            rx: original(self.rx_high, self.rx),
         }
     }
 }
@@ -342,16 +342,16 @@ impl BatchLedger {
         let guess = self.guesses[hour as usize % GUESSES] as usize;
         match self.entries.get_mut(guess) {
             Some(of) if of.hour == hour => of.count(counters),
-            _ => self.count_at_unknown(hour, counters),
+            _ => self.count_slow(hour, counters),
         }
     }
 
     #[cold]
-    fn count_at_unknown(&mut self, hour: u32, counters: Counters) {
+    fn count_slow(&mut self, hour: u32, counters: Counters) {
         let at = *self.by_hour.entry(hour).or_insert_with(|| {
-            self.entries.push(Entry {
+            self.entries.push(HourTotals {
                 hour,
-                ..Entry::default()
+                ..HourTotals::default()
             });
             self.entries.len() as u32 - 1
         });
@@ -377,6 +377,6 @@ mod tests {
         let entries: Vec<_> = ledger.entries().collect();
         assert_eq!(entries[0], (7, expected));
         assert_eq!((entries[1].0, entries[1].1.flows), (8, 1));
-        assert_eq!(size_of::<Entry>(), 32);
+        assert_eq!(size_of::<HourTotals>(), 32);
     }
 }

@@ -1,5 +1,5 @@
-//! A batch in parts, for a journal of many partitions: a flow's names decide which one it goes to, so that
-//! all of its sums, of all hours, are in one place.
+//! Splits a batch by partitions of a journal. The names of a flow decide its partition, so that all sums of these
+//! names, for all hours, are in one partition.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
 use super::{Batch, BatchLedger};
 
 impl Batch {
-    /// Its flows by partition, each part encoded as a batch of `bytes_max` bytes at most. Of the same batch, it
-    /// is always the same ones; how many partitions there are must never change.
+    /// Its flows by partition, encoded as batches of at most `bytes_max` bytes. The result is the same for the same
+    /// batch; the number of partitions must never change.
     ///
     /// # Errors
-    /// Bytes that no batch has: a bug.
+    /// If the batch is corrupt, which is a bug.
     pub fn split(
         &self,
         partitions: u32,
@@ -21,9 +21,9 @@ impl Batch {
     ) -> Result<BTreeMap<u32, Vec<Vec<u8>>>, Corrupt> {
         let partitions = partitions.max(1);
         let bytes = self.bytes().len();
-        // Names are spread evenly, more or less.
+        // Names are distributed roughly evenly.
         let room = (bytes / partitions as usize * 3 / 2).min(bytes_max);
-        let mut open: Vec<Option<Part>> = (0..partitions).map(|_| None).collect();
+        let mut open: Vec<Option<SplitBatch>> = (0..partitions).map(|_| None).collect();
         let mut parts: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
         for record in Records::new(self.bytes())? {
             let record = record?;
@@ -34,7 +34,8 @@ impl Batch {
             if let Some(full) = part.take_if(|part| part.bytes_with(&record) > bytes_max) {
                 parts.entry(partition).or_default().push(full.finish());
             }
-            part.get_or_insert_with(|| Part::new(room)).push(&record);
+            part.get_or_insert_with(|| SplitBatch::new(room))
+                .push(&record);
         }
         for (partition, part) in (0..).zip(open) {
             if let Some(part) = part {
@@ -45,25 +46,25 @@ impl Batch {
     }
 }
 
-/// A batch that is made of records of another: they are right, and nobody looks them up.
-struct Part {
+/// A batch under construction from records of another batch, which are valid and need no hashes.
+struct SplitBatch {
     bytes: Vec<u8>,
     flows: u32,
     ledger: BatchLedger,
 }
 
-impl Part {
-    fn new(room: usize) -> Part {
+impl SplitBatch {
+    fn new(room: usize) -> SplitBatch {
         let mut bytes = Vec::with_capacity(room);
         codec::begin_batch(&mut bytes);
-        Part {
+        SplitBatch {
             bytes,
             flows: 0,
             ledger: BatchLedger::default(),
         }
     }
 
-    /// How long the batch would be at most, with one more flow.
+    /// Upper bound of the batch's size with one more flow.
     fn bytes_with(&self, record: &Record<'_>) -> usize {
         let entries = self.ledger.hours() + 1;
         self.bytes.len() + record.stored.len() + entries * codec::BATCH_TOTALS_BYTES

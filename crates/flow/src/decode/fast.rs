@@ -1,15 +1,15 @@
-//! The speculative decoder: reads bodies in which every flow looks like the first one (the six
-//! fields in one order and spacing, plain strings, small integers) and gives up on all others.
+//! The speculative decoder: reads bodies in which every flow has the form of the first (the six fields in one order
+//! and spacing, plain strings, small integers) and gives up on all others.
 //!
-//! It never decides that a body is wrong. Whatever it takes, the other decoder takes alike, which
-//! tests hold it to. That freedom is its speed: what stands between two values is compared as one
-//! word, strings are searched eight bytes at a time, and digits are added up eight at a time.
+//! It never rejects a body. Tests verify that the other decoder agrees with everything that it accepts. This makes it
+//! fast: text between two values is compared as one word, strings are searched eight bytes at a time, and digits are
+//! converted eight at a time.
 
 use super::Format;
 use crate::batch::{Batch, BatchBuilder};
 use crate::{Counters, Field, Hour, NAME_BYTES_MAX};
 
-/// Reads the whole body, or returns `None` and has done nothing.
+/// Decodes the whole body, or returns `None` without side effects.
 pub(super) fn decode(body: &[u8], format: Format) -> Option<Batch> {
     let mut at = skip_space(body, 0);
     if format == Format::Json {
@@ -49,14 +49,14 @@ pub(super) fn decode(body: &[u8], format: Format) -> Option<Batch> {
     (at == body.len()).then(|| builder.finish())
 }
 
-/// How a flow is written: what stands before each value, and after the last.
+/// The form of a flow: the text before each value and after the last.
 struct Shape {
     members: [(Field, Literal); 6],
     end: Literal,
 }
 
 impl Shape {
-    /// Takes the shape from the flow at `at`.
+    /// Learns the form from the flow at `at`.
     fn learn(body: &[u8], mut at: usize) -> Option<Shape> {
         let mut members = [(Field::Hour, Literal::default()); 6];
         let mut seen = 0u8;
@@ -98,7 +98,7 @@ impl Shape {
             .any(|l| body[l.start..l.start + l.bytes].contains(&b'\n'))
     }
 
-    /// Reads one flow of this shape; returns where it ends.
+    /// Reads one flow of this form. Returns where it ends.
     #[inline]
     fn read(&self, body: &[u8], mut at: usize, builder: &mut BatchBuilder) -> Option<usize> {
         let mut names: [&[u8]; 3] = [&[]; 3];
@@ -124,7 +124,7 @@ fn is_name(field: Field) -> bool {
     (field as usize) < 3
 }
 
-/// A stretch of the body that has to come again, byte for byte.
+/// A text that must repeat exactly.
 #[derive(Clone, Copy, Default)]
 struct Literal {
     /// The first sixteen bytes, and which of their bits count.
@@ -151,7 +151,7 @@ impl Literal {
         }
     }
 
-    /// Where it ends, when it stands at `at`.
+    /// The end of the text, if it is at `at`.
     #[inline]
     fn skip(&self, body: &[u8], at: usize) -> Option<usize> {
         let end = at + self.bytes;

@@ -1,5 +1,5 @@
-//! What to add to an error, where it can be told what the sender meant. The body is read once more for
-//! that, so it costs nothing where nothing is wrong.
+//! Adds hints to an error if the sender's intention can be guessed. The body is read again for this, so valid bodies
+//! cost nothing.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,25 @@ use serde_json::value::RawValue;
 use super::{DecodeError, Format};
 use crate::Field;
 
-/// Why a body that is an object is no array of flows.
-const ONE_OBJECT: &str = "the body is an object, and an array of flows is expected";
+/// Why an object is not an array of flows.
+const ONE_OBJECT: &str = "the body is an object, but an array of flows is expected";
 
-/// The names in an object, and nothing of their values.
+/// The names in an object, without their values.
 type Names = BTreeMap<String, IgnoredAny>;
 
-/// Adds to `error`, which the decoder made of `text`.
+/// Adds a hint to `error`, which the decoder returned for `text`.
 pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeError {
-    // As serde_json says it.
+    // serde_json's message.
     if error.what == "trailing characters" {
         error.what += match format {
-            Format::Json => "; the body is one array, and nothing follows it",
-            Format::Ndjson => "; each line is one flow, and nothing follows it",
+            Format::Json => "; the body must be one array, with nothing after it",
+            Format::Ndjson => "; each line must be one flow, with nothing after it",
         };
     }
     if let (Some(index), Some(field)) = (error.index, error.field)
         && error.what == super::MISSING
         && let Some(names) = flow(text, format, index)
-        && let Some(name) = field.look_alike(names.keys().map(String::as_str))
+        && let Some(name) = field.misspelled_in(names.keys().map(String::as_str))
     {
         let field = field.name();
         error.what += &format!("; there is {name:?}: did you mean {field}?");
@@ -35,8 +35,8 @@ pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeE
     error
 }
 
-/// Why `text`, which begins as an object, is no body of JSON. `as_lines` is why it is no NDJSON, where it
-/// has lines.
+/// The error for `text`, which starts with an object although JSON is an array. `as_lines` is the error of reading it
+/// as NDJSON, if it has several lines.
 pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
     let of_all = |what: String| DecodeError {
         index: None,
@@ -47,16 +47,16 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
     let has_flow = |names: &Names| Field::ALL.iter().any(|f| names.contains_key(f.name()));
     let lines = text.trim();
     let first = lines.lines().next().unwrap_or_default();
-    // Where the first line is an object, lines are meant.
+    // If the first line is an object, NDJSON is meant.
     let as_lines = as_lines.filter(|_| serde_json::from_str::<Names>(first).is_ok());
     match (serde_json::from_str::<Names>(lines), as_lines) {
         (Ok(names), Some(error)) if has_flow(&names) => error,
         (Ok(names), None) if has_flow(&names) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
         (Ok(names), _) => match names.keys().next() {
             Some(name) => of_all(format!(
-                "{ONE_OBJECT}; if the flows are in its field {name:?}, send what that holds"
+                "{ONE_OBJECT}; if the flows are in its field {name:?}, send that field's value"
             )),
-            None => of_all(format!("{ONE_OBJECT}; no flows are []")),
+            None => of_all(format!("{ONE_OBJECT}; an empty batch is []")),
         },
         (Err(_), Some(error)) => error,
         (Err(_), None) => of_all(format!(
@@ -70,7 +70,7 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
 fn flow(text: &str, format: Format, index: usize) -> Option<Names> {
     match format {
         Format::Json => {
-            // As far as they can be read: what is wrong may be behind it.
+            // Read as far as possible: the error may be after it.
             let mut names = None;
             let mut json = serde_json::Deserializer::from_str(text);
             let flows = Elements {
@@ -87,7 +87,7 @@ fn flow(text: &str, format: Format, index: usize) -> Option<Names> {
     }
 }
 
-/// Looks at one element of an array, and passes over the others.
+/// Reads one element of an array and skips the others.
 struct Elements<'a> {
     index: usize,
     found: &'a mut Option<Names>,

@@ -1,5 +1,5 @@
-//! The decoder for any JSON, on serde_json. It keeps track of the flow and field it is at, so that
-//! an error can name them.
+//! The decoder for all JSON, based on serde_json. It keeps track of the current flow and field, so that an error can
+//! name them.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -26,7 +26,7 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
     if !is_object {
         return read(text, format).map_err(|error| hints::add(error, text, format));
     }
-    // One object that no line ends is no line, but a flow that somebody takes for a batch.
+    // A single object without a newline is not NDJSON, but a flow that was mistaken for a batch.
     if !text.trim_ascii_start().contains('\n') {
         return Err(hints::object(text, None));
     }
@@ -38,17 +38,17 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
 
 fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
     let mut builder = BatchBuilder::with_capacity(super::batch_bytes(text.len()));
-    let place = Place::default();
+    let location = Location::default();
     match format {
         Format::Json => {
             let mut json = serde_json::Deserializer::from_str(text);
             Flows {
                 builder: &mut builder,
-                place: &place,
+                location: &location,
             }
             .deserialize(&mut json)
             .and_then(|()| json.end())
-            .map_err(|e| place.error(&e, e.line()))?;
+            .map_err(|e| location.error(&e, e.line()))?;
         }
         Format::Ndjson => {
             for (line, text) in text.split('\n').enumerate() {
@@ -56,29 +56,29 @@ fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
                 if super::is_blank(text) {
                     continue;
                 }
-                place.index.set(Some(builder.flows()));
+                location.index.set(Some(builder.flows()));
                 let mut json = serde_json::Deserializer::from_str(text);
                 OneFlow {
                     builder: &mut builder,
-                    place: &place,
+                    location: &location,
                 }
                 .deserialize(&mut json)
                 .and_then(|()| json.end())
-                .map_err(|e| place.error(&e, line + 1))?;
+                .map_err(|e| location.error(&e, line + 1))?;
             }
         }
     }
     Ok(builder.finish())
 }
 
-/// Where in the batch the decoder is.
+/// The decoder's position in the batch.
 #[derive(Default)]
-struct Place {
+struct Location {
     index: Cell<Option<usize>>,
     field: Cell<Option<Field>>,
 }
 
-impl Place {
+impl Location {
     fn error(&self, error: &serde_json::Error, line: usize) -> DecodeError {
         let text = error.to_string();
         let suffix = format!(" at line {} column {}", error.line(), error.column());
@@ -100,7 +100,7 @@ impl Place {
 /// A JSON array of flows.
 struct Flows<'a> {
     builder: &'a mut BatchBuilder,
-    place: &'a Place,
+    location: &'a Location,
 }
 
 impl<'de> DeserializeSeed<'de> for Flows<'_> {
@@ -119,17 +119,17 @@ impl<'de> Visitor<'de> for Flows<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        self.place.index.set(Some(0));
+        self.location.index.set(Some(0));
         while seq
             .next_element_seed(OneFlow {
                 builder: self.builder,
-                place: self.place,
+                location: self.location,
             })?
             .is_some()
         {
-            self.place.index.set(Some(self.builder.flows()));
+            self.location.index.set(Some(self.builder.flows()));
         }
-        self.place.index.set(None);
+        self.location.index.set(None);
         Ok(())
     }
 }
@@ -137,7 +137,7 @@ impl<'de> Visitor<'de> for Flows<'_> {
 /// One JSON object with the six fields.
 struct OneFlow<'a> {
     builder: &'a mut BatchBuilder,
-    place: &'a Place,
+    location: &'a Location,
 }
 
 impl<'de> DeserializeSeed<'de> for OneFlow<'_> {
@@ -156,7 +156,7 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let place = self.place;
+        let location = self.location;
         let mut names: [Option<Cow<'de, str>>; 3] = [None, None, None];
         let mut numbers: [Option<u64>; 3] = [None; 3];
         while let Some(field) = map.next_key_seed(FieldName)? {
@@ -164,7 +164,7 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            place.field.set(Some(field));
+            location.field.set(Some(field));
             let at = field as usize;
             let again = match at {
                 0..3 => names[at].is_some(),
@@ -179,10 +179,10 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
                     numbers[at - 3] = Some(map.next_value_seed(Number { field })?);
                 }
             }
-            place.field.set(None);
+            location.field.set(None);
         }
         let missing = |at: usize| {
-            place.field.set(Some(Field::ALL[at]));
+            location.field.set(Some(Field::ALL[at]));
             A::Error::custom(super::MISSING)
         };
         let mut name_bytes: [&[u8]; 3] = [&[]; 3];
@@ -200,7 +200,7 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
     }
 }
 
-/// The name of a field; `None` for one that is not ours.
+/// The name of a field; `None` if it is unknown.
 struct FieldName;
 
 impl<'de> DeserializeSeed<'de> for FieldName {
@@ -227,13 +227,13 @@ impl Visitor<'_> for FieldName {
 struct Name;
 
 impl Name {
-    fn check<E: serde::de::Error>(name: &str) -> Result<(), E> {
+    fn validate<E: serde::de::Error>(name: &str) -> Result<(), E> {
         if name.len() <= NAME_BYTES_MAX {
             return Ok(());
         }
         let bytes = name.len();
         Err(E::custom(format_args!(
-            "the string has {bytes} bytes, {NAME_BYTES_MAX} at most are allowed"
+            "the string has {bytes} bytes; at most {NAME_BYTES_MAX} are allowed"
         )))
     }
 }
@@ -254,17 +254,17 @@ impl<'de> Visitor<'de> for Name {
     }
 
     fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Self::Value, E> {
-        Name::check(name)?;
+        Name::validate(name)?;
         Ok(Cow::Borrowed(name))
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-        Name::check(name)?;
+        Name::validate(name)?;
         Ok(Cow::Owned(name.to_owned()))
     }
 }
 
-/// What a field of integers may have.
+/// An integer field with its range.
 struct Number {
     field: Field,
 }

@@ -1,14 +1,14 @@
-//! What people give to be read that looks like flows, and is something else: what it is, and the command
-//! that makes flows of it. One table for files and for bodies of `POST /flows`, where FILE is what was sent.
+//! Recognizes input that resembles flows but is in another format: what it is, and a command that converts it. One
+//! table for files and for bodies of `POST /flows`, where FILE stands for the body.
 
 use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::{BYTE_ORDER_MARK, DecodeError, Format, check_flow};
+use super::{BYTE_ORDER_MARK, DecodeError, Format, validate_flow};
 use crate::gzip;
 
-/// Something that is known, and cannot be read as it is.
+/// A known format that cannot be read as it is.
 #[derive(Debug)]
 pub struct LookAlike {
     what: &'static str,
@@ -16,27 +16,27 @@ pub struct LookAlike {
     looks: Looks,
 }
 
-/// How it is told.
+/// How a format is recognized.
 #[derive(Debug)]
 enum Looks {
-    /// It has these bytes at this place.
+    /// By these bytes at this offset.
     Magic(usize, &'static [u8]),
-    /// A value of JSON that has all these in it.
+    /// By a JSON value that contains all these texts.
     Json(&'static [&'static str]),
-    /// The first line of CSV, in lower case and without quotes.
+    /// By the first line of CSV, in lower case and without quotes.
     Csv(fn(&str) -> bool),
 }
 
 use Looks::{Csv, Json, Magic};
 
-/// How zstd begins.
+/// Magic bytes of zstd.
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 /// UTF-8's byte order mark.
 const MARK: &[u8] = BYTE_ORDER_MARK.as_bytes();
-/// Of a first line, enough to tell what it is.
+/// Enough of a first line to recognize its format.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// What every flow has.
+/// Every flow contains this.
 const NAME: &str = "\"src_app\"";
 
 impl fmt::Display for LookAlike {
@@ -60,7 +60,7 @@ const NO_NAMES: &str = "flowtally counts flows between applications: make one of
 const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_app\"))' FILE | flowtally \
                          import -";
 
-/// The first one that fits counts.
+/// The first match counts.
 const KNOWN: &[LookAlike] = &[
     known("compressed twice", Magic(0, b"\x1F\x8B"), TWICE),
     known("compressed twice", Magic(0, b"\x28\xB5\x2F\xFD"), TWICE),
@@ -274,13 +274,13 @@ const KNOWN: &[LookAlike] = &[
     ),
 ];
 
-/// What begins with these bytes.
+/// The format of input that starts with these bytes.
 pub fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
     let known = find(|looks| match looks {
         Magic(at, magic) => begin.get(*at..).is_some_and(|rest| rest.starts_with(magic)),
         _ => false,
     });
-    // ASCII as UTF-32 or UTF-16, without its mark.
+    // ASCII text in UTF-32 or UTF-16 without a byte order mark.
     let mark: &[u8] = match begin {
         [0, 0, 0, other, ..] | [other, 0, 0, 0, ..] if *other > 0 => b"\xFF\xFE\0\0",
         [0, other, ..] | [other, 0, ..] if *other > 0 => b"\xFF\xFE",
@@ -289,25 +289,25 @@ pub fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
     known.or_else(|| find(|looks| matches!(looks, Magic(0, magic) if *magic == mark)))
 }
 
-/// What has this first line, read as CSV.
+/// The format of CSV with this first line.
 pub fn of_csv(line: &str) -> Option<&'static LookAlike> {
     let line = line.to_ascii_lowercase().replace('"', "");
     find(|looks| matches!(looks, Csv(is) if is(&line)))
 }
 
-/// Why a value of JSON, or the beginning of one, is no flow; `None` where nothing is known of it.
+/// Why a JSON value, or the start of one, is not a flow; `None` if it is not recognized.
 pub fn of_json(value: &str) -> Option<String> {
     if !value.starts_with(['{', '[']) || value.contains(NAME) && has_own_name(value) {
         return None;
     }
     let has_all = |has: &[&str]| has.iter().all(|&has| value.contains(has));
     let found = find(|looks| matches!(looks, Json(has) if has_all(has)));
-    // The names of its fields can be written with escapes.
-    let is_flow = || check_flow(value).is_ok();
+    // Field names can be written with escapes.
+    let is_flow = || validate_flow(value).is_ok();
     found.filter(|_| !is_flow()).map(LookAlike::to_string)
 }
 
-/// Why a line is no flow; `None` where nothing is known of it, or it may be one.
+/// Why a line is not a flow; `None` if it is not recognized, or may be one.
 pub fn of_line(line: &str) -> Option<String> {
     if line.starts_with('[') {
         return Some(
@@ -341,7 +341,7 @@ pub fn of_line(line: &str) -> Option<String> {
     }
 }
 
-/// What to do about an object over several lines.
+/// What to do about an object that spans several lines.
 pub fn of_pretty(object: &str) -> String {
     of_json(object).unwrap_or_else(|| {
         "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
@@ -350,7 +350,7 @@ pub fn of_pretty(object: &str) -> String {
     })
 }
 
-/// Why a body that is said to be compressed with `encoding`, gzip or zstd, is not, and what to do about it.
+/// Why a body is not compressed with its declared `encoding`, gzip or zstd, and what to do about it.
 pub fn of_encoded(body: &[u8], encoding: &str) -> Option<String> {
     let is = match body {
         _ if body.starts_with(gzip::MAGIC) => "gzip",
@@ -363,7 +363,7 @@ pub fn of_encoded(body: &[u8], encoding: &str) -> Option<String> {
     (is != encoding).then(|| format!("it is {is}: send Content-Encoding: {is}"))
 }
 
-/// Adds to `error`, which a decoder made of `body`, what the body looks like.
+/// Adds the recognized format of `body` to `error`, which a decoder returned for it.
 pub(super) fn add(error: DecodeError, body: &[u8], format: Format) -> DecodeError {
     let mut begin = body.trim_ascii_start();
     while let Some(rest) = begin.strip_prefix(MARK) {
@@ -440,7 +440,7 @@ fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
     KNOWN.iter().find(|known| is(&known.looks))
 }
 
-/// Whether a header has the names of flows in columns that are separated so.
+/// Whether a header has fields of flows as names in columns with this separator.
 fn has_columns(line: &str, separator: char) -> bool {
     let names = line.split(separator).map(str::trim);
     names
@@ -449,7 +449,7 @@ fn has_columns(line: &str, separator: char) -> bool {
         >= 2
 }
 
-/// Whether an object has [`NAME`] itself, not in a value.
+/// Whether an object has [`NAME`] itself, not inside a value.
 fn has_own_name(value: &str) -> bool {
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
     value.bytes().enumerate().any(|(at, byte)| {
@@ -467,7 +467,7 @@ fn has_own_name(value: &str) -> bool {
     })
 }
 
-/// Whether it begins as in 2026-03-29T01:00:05.000Z.
+/// Whether it starts like 2026-03-29T01:00:05.000Z.
 pub fn has_time(text: &str) -> bool {
     let form = b"dddd-dd-ddTdd:dd:dd";
     text.len() > form.len()

@@ -1,8 +1,8 @@
-//! Body bytes to a validated [`Batch`]: two decoders, one meaning.
+//! Decodes request bodies into validated [`Batch`]es, with two decoders that agree.
 //!
-//! [`fast`] reads the shape that agents send and gives up at the first surprise, without side
-//! effects. [`json`] reads everything else, and alone decides what is an error. A test holds the
-//! two equal on the bodies that both take.
+//! [`fast`] decodes the form that agents usually send, and gives up at the first deviation without side effects.
+//! [`json`] decodes everything else, and alone decides what is an error. A test verifies that they agree on bodies
+//! that both accept.
 
 mod fast;
 mod hints;
@@ -14,26 +14,26 @@ use std::fmt;
 use crate::Field;
 use crate::batch::Batch;
 
-/// How the flows of a body are written.
+/// Format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON array of flows. Lines that begin with an object are read as NDJSON: there are senders that
-    /// call that JSON.
+    /// One JSON array of flows. If the body starts with an object, it is read as NDJSON, since some senders call that
+    /// JSON.
     Json,
-    /// One JSON flow a line; blank lines are skipped.
+    /// One JSON object per line; blank lines are skipped.
     Ndjson,
 }
 
-/// Why a body is not a batch: nothing of it counts.
+/// Why a body is not a batch. None of its flows counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
-    /// The flow, counted from 0; `None` when the fault is outside of any.
+    /// Index of the flow, from 0; `None` if the error is outside of flows.
     pub index: Option<usize>,
-    /// The field; `None` when the fault is outside of any.
+    /// The field; `None` if the error is outside of fields.
     pub field: Option<Field>,
     /// What is wrong.
     pub what: String,
-    /// Line and column of the body, counted from 1, where that is known.
+    /// Line and column in the body, from 1, if known.
     pub at: Option<(usize, usize)>,
 }
 
@@ -55,10 +55,10 @@ impl fmt::Display for DecodeError {
     }
 }
 
-/// Reads a whole body.
+/// Decodes a whole body.
 ///
 /// # Errors
-/// The first fault, with the flow and field where it is.
+/// The first error, with its flow and field.
 pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     match fast::decode(body, format) {
         Some(batch) => Ok(batch),
@@ -66,8 +66,8 @@ pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     }
 }
 
-/// A batch takes about half of a small body. One that is made of a large one is never moved to where it has more
-/// room, and what it does not use of its memory is none.
+/// Capacity for the batch of a body. A batch takes about half the size of a small body. For large bodies, the
+/// capacity is the body's size, so that the batch never has to be moved; memory that is not touched costs nothing.
 fn batch_bytes(body_bytes: usize) -> usize {
     match body_bytes {
         0..LARGE_BODY_BYTES => body_bytes / 2,
@@ -77,31 +77,31 @@ fn batch_bytes(body_bytes: usize) -> usize {
 
 const LARGE_BODY_BYTES: usize = 512 << 10;
 
-/// What is said of a field that is not there.
+/// The error for a missing field.
 const MISSING: &str = "the field is missing";
-/// UTF-8's byte order mark: some editors and shells begin files with it. It means nothing.
+/// UTF-8's byte order mark, which some editors and shells write at the start of files. It has no meaning.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Files that were put together can begin with several.
+/// Concatenated files can start with several marks.
 fn without_mark(text: &str) -> &str {
     text.trim_start_matches(BYTE_ORDER_MARK)
 }
 
-/// Whether there is no flow on a line of NDJSON.
+/// Whether a line of NDJSON has no flow.
 fn is_blank(line: &str) -> bool {
     line.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r'))
 }
 
-/// Whether `flow` is one flow, as JSON; for those who send many, so that a wrong one does not cost the
-/// batch that it is in. Not as NDJSON: a flow may be written over several lines.
+/// Validates one flow as JSON, for senders of many flows, so that an invalid flow does not cost its whole batch. It
+/// is not read as NDJSON, since a flow may span several lines.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_flow(flow: &str) -> Result<(), String> {
+pub fn validate_flow(flow: &str) -> Result<(), String> {
     read_flow(flow).map(drop)
 }
 
-/// The same, as a batch.
+/// Reads one flow as a batch.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -116,10 +116,10 @@ pub fn read_flow(flow: &str) -> Result<Batch, String> {
     }
 }
 
-/// What has to hold of any body: where the fast decoder takes it, the other takes it alike. For tests
-/// and fuzzing. Returns whether the fast decoder took it.
+/// Checks an invariant for any body: if the fast decoder accepts it, the other one decodes the same batch. Returns
+/// whether the fast decoder accepted it. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(body: &[u8], format: Format) -> bool {
+pub fn check_decoders(body: &[u8], format: Format) -> bool {
     let Some(fast) = fast::decode(body, format) else {
         let _any_answer = json::decode(body, format);
         return false;
@@ -227,7 +227,7 @@ mod tests {
 
         #[test]
         fn what_the_fast_decoder_takes_the_other_takes_alike((body, format) in bodies()) {
-            check(&body, format);
+            check_decoders(&body, format);
         }
     }
 
@@ -301,7 +301,7 @@ mod tests {
                     body.push(b' ');
                 }
             }
-            taken += u64::from(check(&body, *format));
+            taken += u64::from(check_decoders(&body, *format));
         }
         println!("{taken} of {cases} were taken by the fast decoder");
         assert!(

@@ -1,4 +1,4 @@
-//! The question for hours, and the row that answers it.
+//! The query for hours, and the rows of its response.
 
 use std::ops::Range;
 
@@ -6,19 +6,19 @@ use serde::Deserialize;
 
 use crate::Partition;
 
-/// A question for hours.
+/// A query for hours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoursQuery {
     /// `end` is exclusive.
     pub hours: Range<u32>,
-    /// Only these partitions, which have to be on this node; `None` is for all partitions, on all nodes.
+    /// Only these partitions, which must be on this node; `None` means all partitions on all nodes.
     pub partitions: Option<Vec<Partition>>,
-    /// Leave out partitions that no node answers for, instead of failing.
+    /// Leave out partitions that no node serves, instead of failing.
     pub partial: bool,
 }
 
 impl HoursQuery {
-    /// All hours there are.
+    /// All hours.
     pub const ALL: HoursQuery = HoursQuery {
         hours: 0..u32::MAX,
         partitions: None,
@@ -26,7 +26,7 @@ impl HoursQuery {
     };
 }
 
-/// An hour and its totals, as `GET /hours` has it.
+/// An hour and its totals, as in `GET /hours`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct HourRow {
     pub hour: u64,
@@ -36,7 +36,7 @@ pub struct HourRow {
 }
 
 impl HourRow {
-    /// Both directions together.
+    /// Sum of both directions.
     pub fn bytes(&self) -> u128 {
         self.bytes_tx.saturating_add(self.bytes_rx)
     }

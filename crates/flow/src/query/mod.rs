@@ -1,8 +1,8 @@
-//! Questions: as values, and as the parameters of `GET /flows` and `GET /hours` ([`text`]).
+//! Queries, as types and as the parameters of `GET /flows` and `GET /hours` ([`text`]).
 
 mod hours;
-mod question;
 pub mod text;
+mod types;
 
 pub use hours::{HourRow, HoursQuery};
-pub use question::{Columns, Filter, Query, Sort, SortBy};
+pub use types::{Columns, Filter, Query, Sort, SortBy};

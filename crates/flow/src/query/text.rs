@@ -1,5 +1,4 @@
-//! Questions as text: the parameters of `GET /flows` and `GET /hours`. Clients write them, and so do nodes that ask
-//! each other.
+//! Queries as text: the parameters of `GET /flows` and `GET /hours`, as written by clients and between nodes.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -9,9 +8,9 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use super::{Columns, HoursQuery, Query, Sort, SortBy};
 use crate::{Field, Hour};
 
-/// Most rows of a page.
+/// Maximum number of rows of a page.
 const LIMIT_MAX: usize = 100_000;
-/// Most names that a question filters by, of each kind.
+/// Maximum number of names per filter.
 const NAMES_MAX: usize = 64;
 
 /// The parameters of `GET /flows`, in the order of the documentation.
@@ -20,7 +19,7 @@ const PARAMETERS: [&str; 12] = [
     "cursor", "partial",
 ];
 
-/// Parameters that are not a question; says what is wrong with them.
+/// Invalid parameters; the text says what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadQuery(pub String);
@@ -52,12 +51,12 @@ pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
     })
 }
 
-/// The hours from `from` up to but without `to`.
+/// The hours from `from` to `to` (exclusive).
 fn range(from: Option<u32>, to: Option<u32>) -> Result<Range<u32>, BadQuery> {
     let hours = from.unwrap_or(0)..to.unwrap_or(u32::MAX);
     if hours.is_empty() {
         return Err(bad(format!(
-            "from is {} and to is {}; to is the hour behind the last one, so it has to be greater",
+            "from is {} and to is {}; to is exclusive, so it has to be greater",
             hours.start, hours.end
         )));
     }
@@ -77,7 +76,7 @@ pub fn parse_flows(query: &str) -> Result<Query, BadQuery> {
     parse_flows_upto(query, LIMIT_MAX)
 }
 
-/// The same, of a node that asks on behalf of its client: it wants one row more, to see whether there is one.
+/// Reads the parameters of a query from a peer, which may ask for one row more to see whether there is one.
 pub fn parse_flows_of_peer(query: &str) -> Result<Query, BadQuery> {
     parse_flows_upto(query, LIMIT_MAX + 1)
 }
@@ -90,7 +89,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         match &*name {
             "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
             "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
-            // The hour behind the last one, which need not be an hour itself.
+            // The end is exclusive, so it need not be a valid hour.
             "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
             "src_app" => asked.filter.src_apps.push(value.into()),
             "dest_app" => asked.filter.dest_apps.push(value.into()),
@@ -113,13 +112,13 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         (Some(hour), None, None) => hour.get()..hour.get() + 1,
         (Some(_), ..) => {
             return Err(bad(
-                "hour is one hour, from and to are a range of them; give the one or the other",
+                "hour selects one hour, from and to select a range; give one or the other",
             ));
         }
         (None, None, None) => {
             return Err(bad(
-                "which hours is not said: give hour, as in /flows?hour=1, or from and to, \
-                 the hour behind the last one",
+                "no hours are selected: give hour, as in /flows?hour=1, or from and to \
+                 (exclusive)",
             ));
         }
         (None, from, to) => range(from, to)?,
@@ -133,7 +132,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         if list.len() > NAMES_MAX {
             let names = list.len();
             return Err(bad(format!(
-                "there are {names} of {name}; {NAMES_MAX} are possible"
+                "there are {names} values of {name}; at most {NAMES_MAX} are allowed"
             )));
         }
         list.sort_unstable();
@@ -141,7 +140,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
     }
     if asked.cursor.is_some() && limit.is_none() {
         return Err(bad(
-            "cursor is for the next page of an answer with a limit; give the limit too",
+            "cursor continues a response that had a limit; give limit too",
         ));
     }
     asked.columns = group_by.unwrap_or(Columns::ALL);
@@ -150,8 +149,8 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
     Ok(asked)
 }
 
-/// What has a meaning in a query. The rest stays as it is, so that a question between nodes is no longer than the
-/// client's.
+/// Characters with a meaning in a query string. All others are kept, so that a query between nodes is no longer than
+/// the client's.
 const ESCAPED: &AsciiSet = &(CONTROLS.add(b'"').add(b'#').add(b'%').add(b'&'))
     .add(b'+')
     .add(b'<')
@@ -211,7 +210,7 @@ pub fn write_hours(hours: &Range<u32>) -> String {
     }
 }
 
-/// Splits a query into names and values. [`form_urlencoded`] alone would accept broken escapes.
+/// Splits a query string into names and values. [`form_urlencoded`] would also accept invalid escapes.
 pub fn parse(query: &str) -> Result<form_urlencoded::Parse<'_>, BadQuery> {
     for pair in query.split('&') {
         let hex = |digits: &[u8]| digits.len() == 2 && digits.iter().all(u8::is_ascii_hexdigit);
@@ -224,7 +223,7 @@ pub fn parse(query: &str) -> Result<form_urlencoded::Parse<'_>, BadQuery> {
     Ok(form_urlencoded::parse(query.as_bytes()))
 }
 
-/// Refuses a parameter that is given twice.
+/// Refuses a repeated parameter.
 pub fn once<T>(name: &str, slot: &Option<T>) -> Result<(), BadQuery> {
     match slot {
         Some(_) => Err(bad(format!("the parameter {name} is given twice"))),
@@ -247,7 +246,7 @@ pub fn integer<T>(name: &str, value: &str, min: T, max: T) -> Result<T, BadQuery
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
 {
-    // `parse` alone would take a plus sign.
+    // `parse` would also accept a plus sign.
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     let number = value.parse().ok().filter(|_| digits);
     number
@@ -272,7 +271,7 @@ fn columns(value: &str) -> Result<Columns, BadQuery> {
             _ => {
                 return Err(bad(format!(
                     "group_by has {name:?}; it is a list of src_app, dest_app, vpc_id and hour, \
-                     separated by commas, or nothing for the sums of everything"
+                     separated by commas, or empty for the sums of everything"
                 )));
             }
         };
@@ -291,8 +290,8 @@ fn sort(value: &str) -> Result<Sort, BadQuery> {
         "bytes" => SortBy::Bytes,
         _ => {
             return Err(bad(format!(
-                "sort is {value:?}; it can be bytes_tx, bytes_rx or bytes, which is both together: \
-                 the largest first, or with a - in front the smallest"
+                "sort is {value:?}; it can be bytes_tx, bytes_rx or bytes (their sum), \
+                 largest first, or smallest first with a leading -"
             )));
         }
     };
@@ -304,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_are_read_as_they_were_written() {
+    fn queries_round_trip() {
         for text in [
             "hour=7",
             "from=1&to=9&src_app=a%26b&src_app=c+d&dest_app=%C3%89%22&vpc_id=&search=%25+x",

@@ -9,13 +9,13 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::inputs::{Line, Part, Place, Record, Skipped};
-use flow::{Batch, BatchBuilder, Counters, Hour, Kept, codec};
+use flow::{Batch, BatchBuilder, Counters, Hour, ReceiptInfo, codec};
 
 #[derive(Debug, Default)]
 struct Table {
-    receipts: HashMap<String, (Kept, u128)>,
+    receipts: HashMap<String, (ReceiptInfo, u128)>,
     /// Under keys of their own, as in the store.
-    notes: HashMap<String, Kept>,
+    notes: HashMap<String, ReceiptInfo>,
     /// How often each flow was counted.
     counted: BTreeMap<u64, u32>,
     /// Sums of bytes_tx by src_app.
@@ -27,7 +27,10 @@ struct Table {
 type Service = Rc<RefCell<Table>>;
 
 impl LookUp for Service {
-    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String> {
         let table = self.borrow();
         let kept = |key: &IdempotencyKey| table.kept(key);
         Ok(Some(keys.iter().map(kept).collect()))
@@ -37,7 +40,7 @@ impl LookUp for Service {
 struct Conflict;
 
 impl Table {
-    fn kept(&self, key: &IdempotencyKey) -> Option<Kept> {
+    fn kept(&self, key: &IdempotencyKey) -> Option<ReceiptInfo> {
         let receipt = self.receipts.get(key.as_str()).map(|(kept, _)| kept);
         receipt.or_else(|| self.notes.get(key.as_str())).cloned()
     }
@@ -50,7 +53,7 @@ impl Table {
             None => {}
         }
         let notes = batch.notes().unwrap();
-        let unless = notes.unless.as_ref();
+        let unless = notes.excluded_by.as_ref();
         if unless.is_some_and(|key| self.kept(key).is_some()) {
             return Err(Conflict);
         }
@@ -63,7 +66,7 @@ impl Table {
             *self.sums.entry(src_app).or_default() += record.counters.tx;
             *self.counted.entry(record.counters.tx).or_default() += 1;
         }
-        let kept = |note: &Note| Kept {
+        let kept = |note: &Note| ReceiptInfo {
             time_s: self.now_s,
             note: Some(note.as_str().into()),
         };

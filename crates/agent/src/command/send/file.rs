@@ -14,7 +14,7 @@ use crate::arguments::Send;
 use crate::delivery::{Block, Receipts, SendError, Sender};
 use crate::inputs::{Part, Place, Skipped, to_json};
 use crate::terminal::printable;
-use flow::{IdempotencyKey, Kept};
+use flow::{IdempotencyKey, ReceiptInfo};
 
 /// Pause between two looks at how far it has come.
 const TICK: Duration = Duration::from_millis(200);
@@ -84,7 +84,10 @@ pub(super) enum Failure {
 }
 
 impl LookUp for Asking<'_> {
-    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String> {
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String> {
         let texts: Vec<&str> = keys.iter().map(IdempotencyKey::as_str).collect();
         let show = |why: &str| {
             let message = format!("asking what was counted, trying again: {}", printable(why));
@@ -94,7 +97,7 @@ impl LookUp for Asking<'_> {
         let kept = |known: std::collections::HashMap<_, crate::delivery::Receipt>| {
             let kept = texts.iter().map(|&key| {
                 let receipt = known.get(key)?;
-                Some(Kept {
+                Some(ReceiptInfo {
                     time_s: receipt.taken_at,
                     note: receipt.note.as_deref().map(Into::into),
                 })

@@ -1,7 +1,7 @@
-//! The bytes of a batch: flow keys, counters, totals, and the records that hold them ([`records`]). The journal
-//! stores them, Kafka carries them, and rows are stored under the same keys.
+//! The encoding of batches: flow keys, counters, totals, and the records that contain them ([`records`]). The journal
+//! stores batches, Kafka transports them, and rows are stored under the same keys.
 //!
-//! Decoders take any bytes: those that no encoder writes are [`Corrupt`], never a panic and never a guess.
+//! Decoders accept any bytes and return [`Corrupt`] for those that no encoder writes; they never panic or guess.
 
 mod records;
 
@@ -20,23 +20,24 @@ pub const COUNTERS_BYTES: usize = 16;
 /// Bytes of encoded [`Totals`].
 pub const TOTALS_BYTES: usize = 40;
 
-/// Bytes of the hour in front of a flow key.
+/// Bytes of the hour at the start of a flow key.
 pub const HOUR_BYTES: usize = 4;
 
-/// Longest flow key: every byte of every name a NUL, which takes two bytes, and three terminators.
+/// Maximum size of a flow key: all bytes of all names are NULs, which take two bytes each, and there are three
+/// terminators.
 pub const KEY_BYTES_MAX: usize = HOUR_BYTES + 3 * (2 * NAME_BYTES_MAX + 1);
 
 const BINCODE: Configuration<LittleEndian, Fixint> = bincode::config::standard()
     .with_little_endian()
     .with_fixed_int_encoding();
 
-/// Stored bytes that this version of the format cannot have written.
+/// Stored bytes that no encoder of a supported format writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Corrupt(pub &'static str);
 
-/// Appends one name so that byte order of keys is order of names and no two tuples collide: NUL is
-/// written `00 FF`, and `00` ends the name (FoundationDB's tuple layer; `FF` occurs in no UTF-8).
+/// Appends a name so that the byte order of keys is the order of names and different tuples have different keys: NUL
+/// is written as `00 FF`, and `00` ends the name (FoundationDB's tuple encoding; `FF` does not occur in UTF-8).
 #[inline]
 pub fn push_name(key: &mut Vec<u8>, name: &[u8]) {
     if name.contains(&0) {
@@ -71,15 +72,15 @@ pub fn push_plain_key(key: &mut Vec<u8>, hour: Hour, names: [&[u8]; 3]) {
     }
 }
 
-/// What is before the first NUL and behind it. Names are short: a loop beats a search that sets up.
+/// Splits `text` at the first NUL. Names are short, so a loop is faster than a search with setup.
 #[inline]
 fn split_at_nul(text: &str) -> Option<(&str, &str)> {
     let end = text.bytes().position(|byte| byte == 0)?;
     Some((&text[..end], &text[end + 1..]))
 }
 
-/// Splits off the name that `rest` begins with: still escaped, with its terminator, as [`push_name`]
-/// wrote it. What is left is the second.
+/// Splits off the first name of `rest`, still escaped and with its terminator, as [`push_name`] wrote it. The second
+/// part is the remainder.
 #[inline]
 pub fn split_name(rest: &[u8]) -> Result<(&[u8], &[u8]), Corrupt> {
     let mut end = 0;
@@ -106,7 +107,7 @@ pub fn split_names(mut rest: &[u8]) -> Result<[&[u8]; 3], Corrupt> {
     Ok(names)
 }
 
-/// The name that [`split_name`] split off.
+/// Decodes a name that [`split_name`] split off.
 pub fn decode_name(name: &[u8]) -> Result<Cow<'_, str>, Corrupt> {
     const NOT_UTF8: Corrupt = Corrupt("a name is not UTF-8");
     let Some((0, name)) = name.split_last() else {
@@ -149,7 +150,7 @@ impl<'a> FlowKey<'a> {
     /// Reads what follows the hour in a key that [`push_key`] wrote.
     #[inline]
     pub fn decode_names(hour: Hour, names: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
-        // Without a NUL in a name there is no FF, and the whole is UTF-8 as it stands.
+        // If no name contains a NUL, there is no FF, and the whole is UTF-8 as it is.
         if let Ok(text) = std::str::from_utf8(names)
             && let Some((src_app, rest)) = split_at_nul(text)
             && let Some((dest_app, rest)) = split_at_nul(rest)
@@ -172,7 +173,7 @@ impl<'a> FlowKey<'a> {
     }
 }
 
-/// The hour that `key` begins with, and its names.
+/// Splits `key` into its hour and its names.
 #[inline]
 fn key_hour(key: &[u8]) -> Result<(Hour, &[u8]), Corrupt> {
     let (hour, names) = key
@@ -183,10 +184,10 @@ fn key_hour(key: &[u8]) -> Result<(Hour, &[u8]), Corrupt> {
     Ok((hour, names))
 }
 
-/// The hour of `key`, if [`push_key`] can have written it.
-pub fn check_key(key: &[u8]) -> Result<Hour, Corrupt> {
+/// Validates that [`push_key`] can have written `key`, and returns its hour.
+pub fn validate_key(key: &[u8]) -> Result<Hour, Corrupt> {
     let (hour, names) = key_hour(key)?;
-    // Nearly all are three plain names of ASCII, and nobody asks for them here.
+    // Most keys are three plain ASCII names, which need not be decoded.
     let nuls = names.iter().filter(|&&byte| byte == 0).count();
     if !(nuls == 3 && names.ends_with(&[0]) && names.is_ascii()) {
         FlowKey::decode_names(hour, names)?;
@@ -198,8 +199,8 @@ pub fn check_key(key: &[u8]) -> Result<Hour, Corrupt> {
 #[inline]
 pub fn encode_counters(counters: Counters) -> [u8; COUNTERS_BYTES] {
     let mut value = [0; COUNTERS_BYTES];
-    // Two fixed-width integers always fit sixteen bytes; the error arm cannot be reached, and a
-    // merge callback must not panic, so it is left without effect.
+    // Two fixed-width integers always fit into sixteen bytes. The error cannot occur, and a merge callback must not
+    // panic, so it is ignored.
     let _fits = bincode::encode_into_slice((counters.tx, counters.rx), &mut value, BINCODE);
     value
 }
@@ -234,10 +235,10 @@ pub fn decode_totals(value: &[u8]) -> Result<Totals, Corrupt> {
     Ok(Totals { flows, tx, rx })
 }
 
-/// What has to hold of any bytes: no decoder panics, and what one takes, its encoder gives back. For
-/// tests and fuzzing.
+/// Checks an invariant for arbitrary bytes: no decoder panics, and encoding what a decoder accepts returns the same
+/// bytes. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check(bytes: &[u8]) {
+pub fn check_decoders(bytes: &[u8]) {
     if let Ok(counters) = decode_counters(bytes) {
         assert_eq!(encode_counters(counters), bytes);
     }
@@ -245,7 +246,7 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(encode_totals(totals), bytes);
     }
     let hour = FlowKey::decode(bytes).map(|key| key.hour);
-    assert_eq!(check_key(bytes), hour);
+    assert_eq!(validate_key(bytes), hour);
     if let Ok(key) = FlowKey::decode(bytes) {
         let mut again = Vec::new();
         let (src, dest) = (key.src_app.as_bytes(), key.dest_app.as_bytes());
@@ -300,7 +301,7 @@ mod tests {
             prop_assert_eq!(&decoded.src_app, &names.0);
             prop_assert_eq!(&decoded.dest_app, &names.1);
             prop_assert_eq!(&decoded.vpc_id, &names.2);
-            check(&key);
+            check_decoders(&key);
         }
 
         #[test]
@@ -320,7 +321,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check(&bytes);
+            check_decoders(&bytes);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Stored batches: a header, a record a flow, and the batch's own ledger.
+//! Stored batches: a header, one record per flow, and the batch's own ledger.
 
 use super::{Corrupt, HOUR_BYTES, KEY_BYTES_MAX, TOTALS_BYTES, decode_totals, encode_totals};
 use crate::{Counters, Totals};
@@ -9,18 +9,18 @@ const BATCH_VERSION: u8 = 2;
 const BATCH_HEADER_BYTES: usize = 9;
 /// Bytes of an entry of a batch's own ledger: hour and totals.
 pub const BATCH_TOTALS_BYTES: usize = HOUR_BYTES + TOTALS_BYTES;
-/// Bytes of a record in front of its counters: key length and widths.
+/// Bytes of a record before its counters: key length and widths.
 const RECORD_HEADER_BYTES: usize = 3;
-/// Most bytes of a record in front of its key.
+/// Maximum number of bytes of a record before its key.
 pub const RECORD_HEAD_BYTES_MAX: usize = RECORD_HEADER_BYTES + 16;
 
-/// Begins a batch: its header, which [`end_batch`] fills in.
+/// Starts a batch with a header, which [`end_batch`] fills in.
 pub fn begin_batch(batch: &mut Vec<u8>) {
     batch.extend_from_slice(&[0; BATCH_HEADER_BYTES]);
     batch[0] = BATCH_VERSION;
 }
 
-/// Ends a batch of `flows` records: appends its ledger, what they add up to by hour.
+/// Ends a batch of `flows` records: fills in the header and appends the ledger, the totals by hour.
 pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: impl IntoIterator<Item = (u32, Totals)>) {
     let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // a body has less than 4 GiB
     batch[1..5].copy_from_slice(&flows.to_le_bytes());
@@ -46,7 +46,7 @@ fn split_batch(batch: &[u8]) -> Result<(u32, &[u8], &[u8]), Corrupt> {
     Ok((u32::from_le_bytes([f0, f1, f2, f3]), records, ledger))
 }
 
-/// What a stored batch says that its flows add up to, by hour. Each hour is there once.
+/// The ledger of a stored batch: totals by hour, each hour once.
 pub fn batch_ledger(
     batch: &[u8],
 ) -> Result<impl ExactSizeIterator<Item = Result<(u32, Totals), Corrupt>>, Corrupt> {
@@ -59,15 +59,14 @@ pub fn batch_ledger(
     }))
 }
 
-/// Bytes that `n` needs, without its leading zeros: 0 ..= 8.
+/// Bytes of `n` without leading zeros: 0 ..= 8.
 #[inline]
 fn width(n: u64) -> usize {
     8 - n.leading_zeros() as usize / 8
 }
 
-/// Appends a record up to its key: key length, widths, counters. The key of `key_bytes` bytes has
-/// to follow. The counters are as short as they can be, since the journal is written twice (log
-/// and memtable) and most counters are small.
+/// Appends a record up to its key: key length, widths, counters. The caller appends the key of `key_bytes` bytes.
+/// Counters have variable width, since the journal is written twice (log and memtable) and most counters are small.
 #[inline]
 pub fn push_record_head(batch: &mut Vec<u8>, key_bytes: usize, counters: Counters) {
     debug_assert!(key_bytes <= KEY_BYTES_MAX);
@@ -87,7 +86,7 @@ pub struct Record<'a> {
     /// The whole flow key.
     pub key: &'a [u8],
     pub counters: Counters,
-    /// All of it, as it is stored.
+    /// The whole record as stored.
     pub stored: &'a [u8],
 }
 
@@ -160,11 +159,11 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The little-endian integer of `width` bytes at `at`; the caller has checked that it lies inside.
+/// The little-endian integer of `width` bytes at `at`, which the caller has checked to be in range.
 #[inline]
 fn read_uint(bytes: &[u8], at: usize, width: usize) -> u64 {
     if let Some(word) = bytes[at..].first_chunk::<8>() {
-        // One load and a mask; the bytes above the integer belong to whatever follows it.
+        // One load and a mask; the higher bytes belong to what follows the integer.
         let mask = u64::MAX.checked_shr(64 - 8 * width as u32).unwrap_or(0);
         u64::from_le_bytes(*word) & mask
     } else {

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::backup::{self, BackupError, Entry};
+use crate::backup::{self, BackupError, BackupFile};
 use flow::{Offset, OutOfRange, Partition};
 
 /// Version of descriptions. A later one is not read.
@@ -201,7 +201,7 @@ struct Description {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct StoredFile {
     #[serde(flatten)]
-    entry: Entry,
+    entry: BackupFile,
     /// Its name below `files`.
     object: String,
     /// XXH3 of its content, 128 bits.

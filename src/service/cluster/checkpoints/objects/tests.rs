@@ -22,7 +22,7 @@ impl Test {
             .enable_all()
             .build()
             .unwrap();
-        let dir = DataDir::open_of(&temp.path().join("store"), OF).unwrap();
+        let dir = DataDir::open_partition(&temp.path().join("store"), OF).unwrap();
         let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
         Test {
             temp,
@@ -53,7 +53,7 @@ impl Test {
         let mut batch = BatchBuilder::with_capacity(0);
         let hour = Hour::new(self.position).unwrap();
         batch.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 2 });
-        let entry = store::Entry {
+        let entry = store::JournalEntry {
             position: self.position,
             time_s: 1,
             batch: batch.finish(),
@@ -71,7 +71,7 @@ impl Test {
         let into = self.temp.path().join("fetched");
         self.ours().download(listed, &into, &go_on)?;
         assert!(verify(&into).unwrap().faults.is_empty());
-        let dir = DataDir::open_of(&into, OF).unwrap();
+        let dir = DataDir::open_partition(&into, OF).unwrap();
         let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
         assert_eq!(store.position().unwrap(), listed.position.get());
         Ok(store.ledger(0..u32::MAX).unwrap().count())
@@ -152,7 +152,7 @@ fn who_goes_on_from_one_sends_only_what_is_new_too() {
     test.get(&newest).unwrap();
     let other = test.temp.path().join("other");
     std::fs::rename(test.temp.path().join("fetched"), &other).unwrap();
-    let dir = DataDir::open_of(&other, OF).unwrap();
+    let dir = DataDir::open_partition(&other, OF).unwrap();
     test.store = Store::open_dir(dir, StoreOptions::default()).unwrap().0;
     let put = test.put();
     assert!(put.files_sent < put.files, "{put:?}");
@@ -341,7 +341,7 @@ fn a_large_file_goes_in_parts() {
     std::fs::create_dir_all(dir.join(store::ROCKS)).unwrap();
     for bytes in [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 7] {
         let content: Vec<u8> = (0..bytes).map(|n| (n >> 8 ^ n) as u8).collect();
-        let entry = Entry {
+        let entry = BackupFile {
             name: format!("rocks/{bytes}"),
             bytes: bytes as u64,
             tag: None,

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    CheckpointError, Description, Entry, FILES, FORMAT, PART_BYTES, PREFIX, PartitionCheckpoints,
-    SUFFIX, Stop, StoredFile, at,
+    BackupFile, CheckpointError, Description, FILES, FORMAT, PART_BYTES, PREFIX,
+    PartitionCheckpoints, SUFFIX, Stop, StoredFile, at,
 };
 use crate::backup::{self, BackupError};
 use crate::store::Store;
@@ -77,7 +77,7 @@ impl PartitionCheckpoints {
             Some(_) => self.sizes(stop)?,
             None => HashMap::new(),
         };
-        let mut known: HashMap<Entry, StoredFile> = HashMap::new();
+        let mut known: HashMap<BackupFile, StoredFile> = HashMap::new();
         for stored in newest.into_iter().flat_map(|newest| newest.files) {
             // A file that is missing or cut is sent again.
             let is_there = there.get(&stored.object) == Some(&stored.entry.bytes);
@@ -93,7 +93,8 @@ impl PartitionCheckpoints {
         let made = store.checkpoint(&local.name);
         let made = made.map_err(BackupError::from)?;
         let entries = backup::list_files(&made.path)?;
-        let sent = HashSet::<&Entry>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
+        let sent =
+            HashSet::<&BackupFile>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
         let files = self.each(&entries, stop, |entry| match known.get(entry) {
             Some(stored) => Ok(stored.clone()),
             None => self.send(&made.path, entry, &upload, stop),
@@ -141,7 +142,7 @@ impl PartitionCheckpoints {
     pub(super) fn send(
         &self,
         dir: &FilePath,
-        entry: &Entry,
+        entry: &BackupFile,
         upload: &str,
         stop: Stop<'_>,
     ) -> Result<StoredFile, CheckpointError> {

@@ -127,7 +127,7 @@ impl<L: LookUp> Frontier<L> {
         // For a batch of one record this is its own key: a mark under that is no receipt.
         let first = piece.chains[0].key();
         let first = first.filter(|key| !self.marks.contains_key(key));
-        notes.unless = noted.unless.or(first);
+        notes.excluded_by = noted.unless.or(first);
         notes
     }
 

@@ -37,7 +37,7 @@ impl<L: LookUp> Frontier<L> {
             .zip(&kept)
             .find(|(_, kept)| kept.is_none())
             .map(|(key, _)| key.clone());
-        let parse = |kept: &flow::Kept| {
+        let parse = |kept: &flow::ReceiptInfo| {
             let line = kept.note.as_deref().and_then(LineNote::parse)?;
             Some((line, kept.time_s))
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::lines::LineText;
 use super::{Chain, Identity, Noted};
 use crate::inputs::{Part, Place, Record, Refused};
-use flow::{Batch, IdempotencyKey, Kept};
+use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// Keys that are asked about at once.
 const KEYS_MAX: usize = 10_000;
@@ -19,7 +19,10 @@ const KEYS_FEW: usize = 200;
 /// Where receipts are.
 pub trait LookUp {
     /// What is kept under each key; `None` where that cannot be asked there.
-    fn look_up(&mut self, keys: &[IdempotencyKey]) -> Result<Option<Vec<Option<Kept>>>, String>;
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String>;
 }
 
 /// What came of a part.

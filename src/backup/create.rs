@@ -1,4 +1,4 @@
-//! The taking half.
+//! Creates a backup from a service or from the directory of a stopped one.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -9,108 +9,108 @@ use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 use parking_lot::Mutex;
 
-use super::{BackupError, Entry, Manifest, at, check_outside, list_files, sync_dir, tag};
+use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, sync_dir, tag};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 use agent::client::{Client, broke_off};
 use agent::durable;
 
-/// Held by the process that takes a backup into a directory.
+/// Locked by the process that creates a backup in a directory.
 const LOCK_FILE: &str = ".lock";
 const COPY_BYTES: usize = 1 << 20;
-/// Of a backup. The order of names is that of times.
+/// Format of a backup's name. Names sort by time.
 const NAME: &str = "%Y-%m-%dT%H-%M-%SZ";
 
-/// Where a backup is taken from.
+/// What to back up.
 #[derive(Debug)]
-pub enum Source {
+pub enum BackupSource {
     /// A running service.
     Service(Client),
-    /// A directory that no service is using.
-    Stopped(PathBuf),
+    /// The data directory of a stopped service.
+    Directory(PathBuf),
 }
 
-/// What was done.
+/// Result of a backup.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
+pub struct Created {
     pub path: PathBuf,
     pub files: u64,
     pub bytes: u64,
-    /// Bytes of those that the backup before did not have.
+    /// Bytes that the previous backup did not have.
     pub bytes_fetched: u64,
     /// Older backups that were removed.
     pub removed: u64,
-    /// The one before has a name of the future, so this one has too.
+    /// The previous backup's name is in the future, so this one's is too.
     pub of_the_future: bool,
 }
 
-/// What a service holds for the backup that is being taken, if it does.
+/// The backup session on the service, while there is one.
 #[derive(Debug, Default)]
-pub struct Held(Mutex<Option<(Client, String)>>);
+pub struct RemoteSession(Mutex<Option<(Client, String)>>);
 
-impl Held {
-    /// Has the service make a checkpoint. Whoever lets go meanwhile waits for it, and lets go of that.
-    fn begin(&self, client: &Client) -> Result<Manifest, BackupError> {
+impl RemoteSession {
+    /// Starts a session on the service. A concurrent [`RemoteSession::end_then`] waits for it and ends it.
+    fn start(&self, client: &Client) -> Result<Manifest, BackupError> {
         let mut held = self.0.lock();
         let manifest: Manifest = client.post_json("/backups")?;
         *held = Some((client.clone(), manifest.id.clone()));
         Ok(manifest)
     }
 
-    /// Has the service let go of it, so that the next backup need not wait, and then runs `then`.
-    /// Nothing more is said of a backup that fails meanwhile: `then` may end the process.
-    pub fn let_go(&self, then: impl FnOnce()) {
+    /// Ends the session on the service, so that the next backup need not wait, and then runs `then`, which may end
+    /// the process: the lock keeps a failing backup from reporting anything meanwhile.
+    pub fn end_then(&self, then: impl FnOnce()) {
         let mut held = self.0.lock();
         if let Some((client, id)) = held.take() {
-            // Otherwise the service lets it go after a while.
+            // If this fails, the service ends the idle session after a while.
             let _best_effort = client.delete(&format!("/backups/{id}"));
         }
         then();
     }
 }
 
-/// A source from which files are being fetched.
-enum Open<'a> {
-    Service(Client, Manifest, &'a Held),
-    Stopped(DataDir, Manifest),
+/// A source from which files are being copied.
+enum OpenSource<'a> {
+    Service(Client, Manifest, &'a RemoteSession),
+    Directory(DataDir, Manifest),
 }
 
-impl Open<'_> {
-    fn begin(source: Source, held: &Held) -> Result<Open<'_>, BackupError> {
+impl OpenSource<'_> {
+    fn start(source: BackupSource, session: &RemoteSession) -> Result<OpenSource<'_>, BackupError> {
         match source {
-            Source::Service(client) => {
-                let manifest = held.begin(&client)?;
-                Ok(Open::Service(client, manifest, held))
+            BackupSource::Service(client) => {
+                let manifest = session.start(&client)?;
+                Ok(OpenSource::Service(client, manifest, session))
             }
-            Source::Stopped(path) => {
-                let dir = DataDir::open_to_read(&path)?;
+            BackupSource::Directory(path) => {
+                let dir = DataDir::open_read_only(&path)?;
                 let id = String::new();
                 let files = list_files(dir.path())?;
-                Ok(Open::Stopped(dir, Manifest { id, files }))
+                Ok(OpenSource::Directory(dir, Manifest { id, files }))
             }
         }
     }
 
     fn manifest(&self) -> &Manifest {
         match self {
-            Open::Service(_, manifest, _) | Open::Stopped(_, manifest) => manifest,
+            OpenSource::Service(_, manifest, _) | OpenSource::Directory(_, manifest) => manifest,
         }
     }
 
     fn fetch(
         &self,
-        entry: &Entry,
+        entry: &BackupFile,
         into: &Path,
         progress: impl FnMut(u64),
     ) -> Result<(), BackupError> {
         match self {
-            Open::Service(client, manifest, _) => {
+            OpenSource::Service(client, manifest, _) => {
                 let path = format!("/backups/{}/{}", manifest.id, entry.name);
-                let answer = client.get(&path, "application/octet-stream")?;
-                let mut body = answer.into_body().into_reader();
+                let response = client.get(&path, "application/octet-stream")?;
+                let mut body = response.into_body().into_reader();
                 let broken = |e: io::Error| client.unreachable(&path, &broke_off(&e)).into();
                 copy(&mut body, broken, into, entry, progress)
             }
-            Open::Stopped(dir, _) => {
+            OpenSource::Directory(dir, _) => {
                 let path = dir.path().join(&entry.name);
                 let mut file = File::open(&path).map_err(at(&path))?;
                 copy(&mut file, at(&path), into, entry, progress)
@@ -119,31 +119,30 @@ impl Open<'_> {
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenSource<'_> {
     fn drop(&mut self) {
-        if let Open::Service(_, _, held) = self {
-            held.let_go(|| {});
+        if let OpenSource::Service(_, _, session) = self {
+            session.end_then(|| {});
         }
     }
 }
 
-/// Takes a backup into a new directory under `to`, and then removes all but the newest `keep`, if that
-/// is given. What a service holds for it meanwhile is in `held`. `progress` is told the bytes that are
-/// done, and all of them.
+/// Creates a backup in a new directory under `to`, and then removes all but the newest `keep` backups, if given.
+/// `held` contains the session on the service meanwhile. `progress` receives the bytes copied so far and the total.
 ///
 /// # Errors
-/// After one, `to` has the backups it had before, and perhaps an incomplete one, which is named so.
-pub fn take(
-    source: Source,
+/// After an error, `to` has the backups that it had before, and perhaps an incomplete one, whose name says so.
+pub fn create(
+    source: BackupSource,
     to: &Path,
     keep: Option<usize>,
-    held: &Held,
+    session: &RemoteSession,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Taken, BackupError> {
-    if let Source::Stopped(dir) = &source
+) -> Result<Created, BackupError> {
+    if let BackupSource::Directory(dir) = &source
         && dir.exists()
     {
-        check_outside(to, dir)?;
+        require_outside(to, dir)?;
     }
     durable::create_dir_all(to).map_err(at(to))?;
     let _lock = lock(to)?;
@@ -153,47 +152,51 @@ pub fn take(
     let before = complete(to)?.pop();
     let now = Offset::UTC.to_datetime(Timestamp::now());
     let newest = before.as_deref().and_then(time_of);
-    // The newest is the last by name, whatever the clock says: `restore` and `keep` go by that.
+    // The newest backup must have the last name, even if the clock was set back, since `restore` and `keep` rely on
+    // the order of names.
     let time = newest.map_or(now, |newest| now.max(newest.saturating_add(1.second())));
     let name = time.strftime(NAME).to_string();
     if let Some(before) = before.as_deref().filter(|b| **b == to.join(&name)) {
         return Err(BackupError::Refused(format!(
-            "{} has the last name of all, and no backup can come after it; check the clock, and move that \
+            "{} has the last possible name, so no backup can follow it; check the clock, and move that \
              directory away",
             before.display()
         )));
     }
     let unfinished = to.join(name.clone() + INCOMPLETE);
-    let open = Open::begin(source, held)?;
+    let open = OpenSource::start(source, session)?;
     fs::create_dir_all(unfinished.join(ROCKS)).map_err(at(&unfinished))?;
-    let mut taken = Taken {
+    let mut created = Created {
         path: to.join(name),
         of_the_future: newest.is_some_and(|newest| newest > now.saturating_add(1.minute())),
-        ..Taken::default()
+        ..Created::default()
     };
     let all = open.manifest().files.iter().map(|file| file.bytes).sum();
     for entry in &open.manifest().files {
         if !super::is_file_name(&entry.name) {
-            let what = format!("the service offers a file named {:?}", entry.name);
+            let what = format!(
+                "the service offers a file with the invalid name {:?}",
+                entry.name
+            );
             return Err(BackupError::Refused(what));
         }
         let into = unfinished.join(&entry.name);
-        if !linked(before.as_deref(), entry, &into)? {
-            let done = taken.bytes;
+        if !link_if_unchanged(before.as_deref(), entry, &into)? {
+            let done = created.bytes;
             open.fetch(entry, &into, |bytes| progress(done + bytes, all))?;
-            taken.bytes_fetched += entry.bytes;
+            created.bytes_fetched += entry.bytes;
         }
-        taken.files += 1;
-        taken.bytes += entry.bytes;
-        progress(taken.bytes, all);
+        created.files += 1;
+        created.bytes += entry.bytes;
+        progress(created.bytes, all);
     }
     sync_dir(&unfinished.join(ROCKS))?;
     sync_dir(&unfinished)?;
-    durable::rename(&unfinished, &taken.path).map_err(at(&unfinished))?;
+    durable::rename(&unfinished, &created.path).map_err(at(&unfinished))?;
     if let Some(keep) = keep {
-        taken.removed = remove_old(to, keep)?;
+        created.removed = remove_old(to, keep)?;
     }
-    Ok(taken)
+    Ok(created)
 }
 
 fn lock(to: &Path) -> Result<File, BackupError> {
@@ -206,8 +209,12 @@ fn lock(to: &Path) -> Result<File, BackupError> {
     }
 }
 
-/// Gives the file another name in the new backup, if the one before has the same.
-fn linked(before: Option<&Path>, entry: &Entry, into: &Path) -> Result<bool, BackupError> {
+/// Links the file into the new backup if the previous one has the same.
+fn link_if_unchanged(
+    before: Option<&Path>,
+    entry: &BackupFile,
+    into: &Path,
+) -> Result<bool, BackupError> {
     let (Some(before), Some(expected)) = (before, &entry.tag) else {
         return Ok(false);
     };
@@ -218,16 +225,16 @@ fn linked(before: Option<&Path>, entry: &Entry, into: &Path) -> Result<bool, Bac
         }
         _ => false,
     };
-    // A file system without links gets a copy.
+    // If the file system has no hard links, the file is copied.
     Ok(same && fs::hard_link(&old, into).is_ok())
 }
 
-/// Copies a file, whole and on disk when it returns. `unread` says what a failed read means.
+/// Copies a file and syncs it. `read_error` converts an error of reading.
 pub(super) fn copy(
     from: &mut dyn Read,
-    unread: impl FnOnce(io::Error) -> BackupError,
+    read_error: impl FnOnce(io::Error) -> BackupError,
     into: &Path,
-    entry: &Entry,
+    entry: &BackupFile,
     mut progress: impl FnMut(u64),
 ) -> Result<(), BackupError> {
     let mut file = File::create_new(into).map_err(at(into))?;
@@ -236,7 +243,7 @@ pub(super) fn copy(
     loop {
         let read = match from.read(&mut part) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(unread(e)),
+            Err(e) => return Err(read_error(e)),
             Ok(read) => read,
         };
         if read == 0 {
@@ -250,13 +257,13 @@ pub(super) fn copy(
     if !whole {
         let (name, bytes) = (&entry.name, entry.bytes);
         return Err(BackupError::Refused(format!(
-            "{name} has {copied} bytes, and {bytes} were announced; take the backup again"
+            "{name} has {copied} bytes instead of {bytes}; take the backup again"
         )));
     }
     file.sync_all().map_err(at(into))
 }
 
-/// When a backup was taken, by its name; `None` where it is none.
+/// When a backup was created, by its name; `None` if that is not the name of a backup.
 fn time_of(path: &Path) -> Option<DateTime> {
     let name = path.file_name()?.to_str()?;
     let time = DateTime::strptime(NAME, name).ok()?;
@@ -284,14 +291,15 @@ pub(super) fn complete(to: &Path) -> Result<Vec<PathBuf>, BackupError> {
     named(to, is_backup_name)
 }
 
-/// Those that were interrupted.
+/// The backups that were interrupted.
 pub(super) fn incomplete(to: &Path) -> Result<Vec<PathBuf>, BackupError> {
     named(to, |name| {
         name.strip_suffix(INCOMPLETE).is_some_and(is_backup_name)
     })
 }
 
-/// Removes all but the newest `keep`. Renamed first, so that half of one is not taken for a whole.
+/// Removes all but the newest `keep` backups. Each is renamed first, so that one that is partly removed does not
+/// count as complete.
 fn remove_old(to: &Path, keep: usize) -> Result<u64, BackupError> {
     let all = complete(to)?;
     let mut removed = 0;

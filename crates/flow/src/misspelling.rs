@@ -1,11 +1,11 @@
-//! Which field a name is meant to be that is not one of the six.
+//! Recognizes misspelled and alternative names of fields.
 
 use crate::Field;
 
-/// How alike two names have to be that differ by a slip, from 0 to 1.
+/// Minimum similarity, from 0 to 1, of a name and its misspelling.
 const LIKENESS_MIN: f64 = 0.75;
 
-/// What a field is often called, in small letters and without what stands between words.
+/// Common names of a field in lower case, without separators.
 fn synonyms(field: Field) -> &'static [&'static str] {
     match field {
         Field::SrcApp => &[
@@ -95,8 +95,8 @@ fn synonyms(field: Field) -> &'static [&'static str] {
 }
 
 impl Field {
-    /// Which of `names` is meant to be this field, though it is not its name.
-    pub fn look_alike<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// The one of `names` that probably means this field.
+    pub fn misspelled_in<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
         let likeness = |name: &str| {
             let plain: String = name
                 .chars()
@@ -108,7 +108,7 @@ impl Field {
             }
             let synonyms = synonyms(self);
             match synonyms.iter().position(|synonym| *synonym == plain) {
-                // Those that say it more plainly come first.
+                // More specific synonyms come first.
                 Some(at) => 2.0 - at as f64 / 100.0,
                 None => strsim::normalized_damerau_levenshtein(synonyms[0], &plain),
             }
@@ -147,7 +147,7 @@ mod tests {
             (Field::Hour, &["timestamp", "Hour"], Some("Hour")),
             (Field::Hour, &["rtt", "", "\u{1f600}"], None),
         ] {
-            let found = field.look_alike(names.iter().copied());
+            let found = field.misspelled_in(names.iter().copied());
             assert_eq!(found, expected, "{field:?} {names:?}");
         }
     }

@@ -1,28 +1,27 @@
-//! What can be asked.
+//! The types of a query.
 
 use std::ops::Range;
 
 use crate::{Counters, Field, Partition};
 
-/// A question to the store: which rows, added up by what, in which order, and how many of them.
+/// A query: which rows, grouped by which columns, in which order, and how many of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// From the first hour up to but without the last, which may be one more than the last hour there
-    /// is.
+    /// The hours; `end` is exclusive and may be one more than the last possible hour.
     pub hours: Range<u32>,
     pub filter: Filter,
-    /// Rows that agree in these are added up to one.
+    /// The columns to group by: rows that agree in them are added up.
     pub columns: Columns,
-    /// Without it, rows come in key order.
+    /// `None`: rows come in key order.
     pub sort: Option<Sort>,
-    /// Most rows of the answer.
+    /// Maximum number of rows.
     pub limit: Option<usize>,
-    /// Where the previous page ended: the cursor that came with it.
+    /// The cursor that the previous page returned.
     pub cursor: Option<String>,
-    /// Only these partitions of the sums, which have to be on this node; `None` is for all partitions, on all
-    /// nodes. With it, rows come in key order, even if they were chosen by sorting.
+    /// Only these partitions, which must be on this node; `None` means all partitions on all nodes. If set, rows come
+    /// in key order even if they were selected by sorting.
     pub partitions: Option<Vec<Partition>>,
-    /// Leave out partitions that no node answers for, instead of failing.
+    /// Leave out partitions that no node serves, instead of failing.
     pub partial: bool,
 }
 
@@ -41,13 +40,13 @@ impl Query {
         }
     }
 
-    /// The question to send to another node. Its answer contains all rows that may be in the answer of the whole,
-    /// and one more, which shows whether a page follows.
+    /// The query to send to a peer. Its response contains all rows that may be in the overall response, plus one,
+    /// which shows whether another page follows.
     pub fn for_peer(&self) -> Query {
         let mut part = self.clone();
-        // The answer then names what is missing.
+        // The response then names the missing partitions.
         part.partial = true;
-        // A group may have flows in several partitions; a row has all of them in one.
+        // A group may have flows in several partitions; a row is in exactly one.
         let chooses = self.sort.is_none() || self.columns == Columns::ALL;
         part.limit = self.limit.filter(|_| chooses).map(|limit| limit + 1);
         if part.limit.is_none() {
@@ -65,10 +64,10 @@ impl Columns {
     pub const ALL: Columns = Columns(0b1111);
     pub const NONE: Columns = Columns(0);
 
-    /// The fields in the order in which a key has them.
+    /// The fields in key order.
     pub const IN_KEY: [Field; 4] = [Field::Hour, Field::SrcApp, Field::DestApp, Field::VpcId];
 
-    /// The set with `field` in it; `None` when it is there already, or cannot be.
+    /// The set with `field` added; `None` if it is already in the set or cannot be.
     pub fn with(self, field: Field) -> Option<Columns> {
         let at = Columns::IN_KEY.iter().position(|of_key| *of_key == field)?;
         let more = Columns(self.0 | 1 << at);
@@ -83,13 +82,13 @@ impl Columns {
         }
     }
 
-    /// Whether it has the field at `at` of [`Columns::IN_KEY`].
+    /// Whether it has the field at index `at` of [`Columns::IN_KEY`].
     #[inline]
     pub fn has_at(self, at: usize) -> bool {
         self.0 & (1 << at) != 0
     }
 
-    /// The fields of a row that is added up by these columns, in the order in which answers show them.
+    /// The fields of a row that is grouped by these columns, in the order of responses.
     pub fn fields(self) -> impl Iterator<Item = Field> {
         let is_sum = |field| matches!(field, Field::BytesTx | Field::BytesRx);
         let shown = move |field: &Field| is_sum(*field) || self.has(*field);
@@ -97,11 +96,11 @@ impl Columns {
     }
 }
 
-/// By what rows are sorted.
+/// The sort order of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sort {
     pub by: SortBy,
-    /// The smallest first.
+    /// Smallest first.
     pub ascending: bool,
 }
 
@@ -109,12 +108,12 @@ pub struct Sort {
 pub enum SortBy {
     BytesTx,
     BytesRx,
-    /// Both together.
+    /// Their sum.
     Bytes,
 }
 
 impl Sort {
-    /// Of two rows, the one with the lower rank comes first.
+    /// The row with the lower rank comes first.
     pub fn rank(self, counters: Counters) -> u128 {
         let value = match self.by {
             SortBy::BytesTx => u128::from(counters.tx),
@@ -125,12 +124,12 @@ impl Sort {
     }
 }
 
-/// Which rows count. Of each list, one of the names has to be the row's; an empty list takes all.
+/// Selects rows. A row matches a list if it has one of its names; an empty list matches all rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     pub src_apps: Vec<String>,
     pub dest_apps: Vec<String>,
     pub vpc_ids: Vec<String>,
-    /// Part of one of the names; of ASCII letters, either case.
+    /// A substring of one of the names, ignoring the case of ASCII letters.
     pub search: Option<String>,
 }

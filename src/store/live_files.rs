@@ -1,5 +1,5 @@
-//! Whether the files that RocksDB would start from are still there: its logs, and `CURRENT`. A process goes on
-//! writing to a log that was deleted, and no start would find what is in it.
+//! Checks that the files that RocksDB needs at the next start still exist: its logs and `CURRENT`. If a log is
+//! deleted, the process can continue to write to it, but the next start would not find those writes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,14 +9,14 @@ use rocksdb::{DB, properties};
 
 const LOG: &str = ".log";
 
-/// The logs that were seen, by their numbers.
+/// The numbers of the logs seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Presence {
+pub(super) struct LiveFiles {
     logs: BTreeSet<u64>,
 }
 
-impl Presence {
-    /// A file that was there, or has to be, and is not. It lists the directory, which is cheap once a second.
+impl LiveFiles {
+    /// Returns a required file that is missing. Lists the directory, which is cheap once per second.
     pub(super) fn missing(&mut self, rocks: &Path, db: &DB) -> io::Result<Option<PathBuf>> {
         for entry in std::fs::read_dir(rocks)? {
             let name = entry?.file_name();
@@ -24,13 +24,13 @@ impl Presence {
             self.logs.extend(number.and_then(|n| n.parse::<u64>().ok()));
         }
         let path_of = |number: &u64| rocks.join(format!("{number:06}{LOG}"));
-        // By their names: a list may leave out what is renamed meanwhile.
+        // Check each by name: a directory listing may omit files that are renamed meanwhile.
         let missing = self.logs.iter().filter_map(|number| {
             let is_there = path_of(number).try_exists();
             is_there.map(|yes| (!yes).then_some(*number)).transpose()
         });
         let missing: Vec<u64> = missing.collect::<io::Result<_>>()?;
-        // Read after that: RocksDB itself deletes only those before it, and it never gets smaller.
+        // Read this after the check: RocksDB deletes only logs before this number, and the number never decreases.
         let needed = db.property_int_value(properties::MIN_LOG_NUMBER_TO_KEEP);
         let Ok(Some(needed)) = needed else {
             return Ok(None);
