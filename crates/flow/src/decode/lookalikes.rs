@@ -184,10 +184,20 @@ const KNOWN: &[LookAlike] = &[
         MESSAGES,
     ),
     known(
+        "a Transit Gateway flow log as JSON, which records what passes at both attachments",
+        Json(&["\"srcaddr\"", "\"tgw"]),
+        "it is not read: give the flow logs of the VPCs",
+    ),
+    known(
         "a VPC flow log as JSON",
         Json(&["\"srcaddr\"", "\"dstaddr\"", "\"bytes\"", "\"start\""]),
-        "make text of it: (echo srcaddr dstaddr bytes start; jq -r '[.srcaddr,.dstaddr,.bytes,.start] | \
-         map(tostring) | join(\" \")' FILE) | flowtally import -",
+        // Without action, log-status and flow-direction, what was refused would count, and each end the same.
+        "make text of it: (echo srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
+         pkt-dstaddr interface-id; jq -r '.. | objects | select(has(\"start\")) | with_entries(.key |= \
+         gsub(\"_\"; \"-\")) | [.srcaddr, .dstaddr, .bytes, .start, .action, .[\"log-status\"], \
+         .[\"flow-direction\"], .[\"vpc-id\"], .[\"pkt-srcaddr\"], .[\"pkt-dstaddr\"], .[\"interface-id\"]] | \
+         map(tostring | if . == \"\" or . == \"null\" then \"-\" else . end) | join(\" \")' FILE) | flowtally \
+         import -",
     ),
     known(
         "Telegraf's JSON",
