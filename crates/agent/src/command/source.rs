@@ -210,7 +210,11 @@ pub fn known(known: Known) -> String {
     match known {
         Known { flows: 0, .. } => String::new(),
         Known { flows, since_s } => format!(
-            "; {flows} flows skipped, which were counted before, first on {}",
+            "; {flows} {} counted before, first on {}",
+            match flows {
+                1 => "flow skipped, which was",
+                _ => "flows skipped, which were",
+            },
             time(since_s.unwrap_or(0))
         ),
     }
