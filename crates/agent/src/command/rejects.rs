@@ -163,7 +163,9 @@ impl Rejects {
                 "{n} {were} refused; --rejects FILE keeps them: mend and send these alone, since the \
                  rest is counted, and would count again in a mended copy of the file"
             ),
-            true => format!("{n} {were} refused, and nothing was counted: give the file again once it is mended"),
+            true => format!(
+                "{n} {were} refused, and nothing was counted: give the file again once it is mended"
+            ),
             false => format!("{n} {were} refused; {}", places.join("; ")),
         })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::{BYTE_ORDER_MARK, DecodeError, Format, check_flow};
+use super::check_flow;
 use crate::gzip;
 
 /// Something that is known, and cannot be read as it is.
@@ -30,11 +30,7 @@ enum Looks {
 use Looks::{Csv, Json, Magic};
 
 /// How zstd begins.
-const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
-/// UTF-8's byte order mark.
-const MARK: &[u8] = BYTE_ORDER_MARK.as_bytes();
-/// Of a first line, enough to tell what it is.
-const LINE_BYTES_MAX: usize = 64 << 10;
+pub(super) const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 
 /// What every flow has.
 const NAME: &str = "\"src_app\"";
@@ -271,7 +267,8 @@ const KNOWN: &[LookAlike] = &[
     known(
         "a VPC flow log without its header",
         Csv(|line| line.starts_with("2 ") && line.split_ascii_whitespace().count() == 14),
-        "if its fields are the default ones, give --format vpc-flow-logs; else put the header first",
+        "if its fields are the default ones: flowtally import --format vpc-flow-logs FILE; else put the header \
+         first",
     ),
     known(
         "not text in UTF-8",
@@ -342,11 +339,15 @@ pub fn of_line(line: &str) -> Option<String> {
     let mut values = serde_json::Deserializer::from_str(line).into_iter::<&RawValue>();
     let first = values.next()?.ok()?;
     let rest = line[values.byte_offset()..].trim_start();
+    let ends_with_cr = line[values.byte_offset()..].starts_with('\r');
     match of_json(first.get()) {
         known if !rest.starts_with('{') => known,
+        None if ends_with_cr => Some(
+            "its lines end with CR alone, as of old Macs: tr '\\r' '\\n' <FILE | flowtally import -".into(),
+        ),
         known => Some(format!(
             "several values are on one line; {}",
-            known.unwrap_or_else(|| "jq -c . FILE writes one a line".into())
+            known.unwrap_or_else(|| "jq -c . FILE | flowtally import - reads them one a line".into())
         )),
     }
 }
@@ -373,85 +374,12 @@ pub fn of_encoded(body: &[u8], encoding: &str) -> Option<String> {
     (is != encoding).then(|| format!("it is {is}: send Content-Encoding: {is}"))
 }
 
-/// Adds to `error`, which a decoder made of `body`, what the body looks like.
-pub(super) fn add(error: DecodeError, body: &[u8], format: Format) -> DecodeError {
-    let mut begin = body.trim_ascii_start();
-    while let Some(rest) = begin.strip_prefix(MARK) {
-        begin = rest.trim_ascii_start();
-    }
-    let of_all = |what: String| DecodeError {
-        index: None,
-        field: None,
-        what,
-        at: None,
-    };
-    if begin.starts_with(gzip::MAGIC) || begin.starts_with(ZSTD) {
-        let is = if begin.starts_with(ZSTD) {
-            "zstd"
-        } else {
-            "gzip"
-        };
-        return of_all(format!(
-            "this is {is}: compress it once, and send Content-Encoding: {is} with it"
-        ));
-    }
-    if let Some(known) = of_bytes(begin) {
-        return of_all(known.to_string());
-    }
-    match begin.first() {
-        None => error,
-        Some(b'[') if format == Format::Json => error,
-        Some(b'[') => {
-            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
-            let is_one = values.nth(1).is_none();
-            let next = match is_one {
-                true => "the body is an array: send it as Content-Type: application/json",
-                false => {
-                    "the body is several arrays: jq -c '.[]' FILE | flowtally import - sends what is in them"
-                }
-            };
-            DecodeError {
-                what: format!("{}; {next}", error.what),
-                ..error
-            }
-        }
-        Some(b'{') => {
-            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
-            let Some(Ok(first)) = values.next() else {
-                return error;
-            };
-            let known = match first.get().contains('\n') {
-                true => Some(of_pretty(first.get())),
-                false => of_json(first.get()),
-            };
-            match known {
-                Some(known) => DecodeError {
-                    what: format!("{}; {known}", error.what),
-                    ..error
-                },
-                None => error,
-            }
-        }
-        Some(_) => {
-            let end = memchr::memchr(b'\n', begin).unwrap_or(begin.len());
-            let line = String::from_utf8_lossy(&begin[..end.min(LINE_BYTES_MAX)]);
-            match of_csv(line.trim_end()) {
-                Some(known) => of_all(known.to_string()),
-                None if has_columns(&line.to_ascii_lowercase().replace('"', ""), ',') => {
-                    of_all("this is CSV, and a body is JSON: flowtally import FILE reads it".into())
-                }
-                None => error,
-            }
-        }
-    }
-}
-
 fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
     KNOWN.iter().find(|known| is(&known.looks))
 }
 
 /// Whether a header has the names of flows in columns that are separated so.
-fn has_columns(line: &str, separator: char) -> bool {
+pub(super) fn has_columns(line: &str, separator: char) -> bool {
     let names = line.split(separator).map(str::trim);
     names
         .filter(|name| ["src_app", "dest_app", "vpc_id", "hour"].contains(name))

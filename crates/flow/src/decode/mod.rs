@@ -4,6 +4,7 @@
 //! effects. [`json`] reads everything else, and alone decides what is an error. A test holds the
 //! two equal on the bodies that both take.
 
+mod bodies;
 mod fast;
 mod hints;
 mod json;
@@ -60,10 +61,12 @@ impl fmt::Display for DecodeError {
 /// # Errors
 /// The first fault, with the flow and field where it is.
 pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
-    match fast::decode(body, format) {
-        Some(batch) => Ok(batch),
-        None => json::decode(body, format).map_err(|error| lookalikes::add(error, body, format)),
-    }
+    decode_only(body, format).map_err(|error| bodies::explain(error, body, format))
+}
+
+/// The same, without a look at what the body may be instead.
+fn decode_only(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
+    fast::decode(body, format).map_or_else(|| json::decode(body, format), Ok)
 }
 
 /// A batch takes about half of a small body. One that is made of a large one is never moved to where it has more
@@ -106,7 +109,7 @@ pub fn check_flow(flow: &str) -> Result<(), String> {
 /// # Errors
 /// What is wrong with it.
 pub fn read_flow(flow: &str) -> Result<Batch, String> {
-    match decode(format!("[{flow}]").as_bytes(), Format::Json) {
+    match decode_only(format!("[{flow}]").as_bytes(), Format::Json) {
         Ok(batch) if batch.flows() == 1 => Ok(batch),
         Ok(_) => Err("it is not one flow".into()),
         Err(error) => Err(match error.field {
