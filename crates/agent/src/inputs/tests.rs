@@ -67,6 +67,17 @@ fn what_cannot_be_read_is_said() {
         (b"BZh91AY&SY\xa7\x01,\"", 0, "this is bzip2; "),
         (b"\x01\x02\xa7\x01,\"", 0, "not text in UTF-8"),
         (b"PK\x03\x04\n", 0, "a ZIP archive"),
+        (
+            b"2026-03-29 01:00:00 2 1 eni-1 10.0.0.1 10.0.0.2 1 2 6 1 5 1774746005 1774746064 ACCEPT OK\n",
+            0,
+            "a date and a time before each line; if it is a VPC flow log, cut off what is before its records: cut -d' ' -f3-",
+        ),
+        (b"@timestamp,@ptr,@message\n", 0, "cut -d, -f3"),
+        (b"@timestamp,@message,@logStream,@log\n", 0, "cut -d, -f2"),
+        (b"\"@message\"\n", 0, "cut -d, -f1"),
+        (b"@timestamp,@log,@logStream,@message\n", 0, "cut -d, -fN"),
+        (b"timestamp,message\n", 0, "cut -d, -f2"),
+        (b"timestamps,message\n", 0, "in any order"),
         (b"bytes", 0, "in any order"),
         (b"\xFF\xFEs\0", 0, "UTF-16"),
     ] {
@@ -306,7 +317,11 @@ fn values_that_look_like_flows_are_named() {
         ),
         (
             r#"{"message":"2 1 eni - NODATA"}"#,
-            "as a message in JSON; jq -r .message",
+            "as a message in JSON; take the records out: jq -r",
+        ),
+        (
+            r#"{"@timestamp":"2026-03-29 01:00:00.000","@message":"2 1 eni 1 ACCEPT OK"}"#,
+            "as a message in JSON; take the records out: jq -r",
         ),
         (
             r#"{"hits":[{"src_app":"a","dest_app":"b"}]}"#,

@@ -50,11 +50,14 @@ const TWICE: &str =
 const TO_UTF_8: &str = "make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
 const TO_TEXT: &str = "make CSV or NDJSON of it; AWS can deliver flow logs to S3 as text instead";
 const TAR: &str = "read the files in it: tar -xOf FILE | flowtally import -";
-const MESSAGES: &str = "jq -r .message FILE | flowtally import --format vpc-flow-logs -";
+const MESSAGES: &str = "take the records out: jq -r '.. | objects | (.message, .[\"@message\"], select(.field == \
+                        \"@message\").value) | strings' FILE | flowtally import --format vpc-flow-logs -";
 const NO_NAMES: &str = "flowtally counts flows between applications: make one of each record, with \
                         src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour";
 const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_app\"))' FILE | flowtally \
                          import -";
+
+const MESSAGES_AS_CSV: &str = "the CloudWatch console's CSV, or that of Logs Insights";
 
 /// The first one that fits counts.
 const KNOWN: &[LookAlike] = &[
@@ -166,17 +169,17 @@ const KNOWN: &[LookAlike] = &[
     ),
     known(
         "a flow log's record as a message in JSON",
-        Json(&["\"message\"", " OK\""]),
+        Json(&["message\"", " OK\""]),
         MESSAGES,
     ),
     known(
         "a flow log's record as a message in JSON",
-        Json(&["\"message\"", " NODATA\""]),
+        Json(&["message\"", " NODATA\""]),
         MESSAGES,
     ),
     known(
         "a flow log's record as a message in JSON",
-        Json(&["\"message\"", " SKIPDATA\""]),
+        Json(&["message\"", " SKIPDATA\""]),
         MESSAGES,
     ),
     known(
@@ -241,12 +244,28 @@ const KNOWN: &[LookAlike] = &[
          src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour; cat FILE) | flowtally import -",
     ),
     known(
-        "the CloudWatch console's CSV",
-        Csv(|line| {
-            line.starts_with("timestamp,message") || line.starts_with("@timestamp,@message")
-        }),
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |at| at == 0)),
+        "take the records out: tail -n +2 FILE | cut -d, -f1 | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs -",
+    ),
+    known(
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |at| at == 1)),
         "take the records out: tail -n +2 FILE | cut -d, -f2 | tr -d '\"' | flowtally import --format \
          vpc-flow-logs -",
+    ),
+    known(
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |at| at == 2)),
+        "take the records out: tail -n +2 FILE | cut -d, -f3 | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs -",
+    ),
+    known(
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |_| true)),
+        "take the records out: tail -n +2 FILE | cut -d, -fN | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs - (N is the number of the column)",
     ),
     known(
         "a VPC flow log as CSV, as Athena writes it",
@@ -262,6 +281,12 @@ const KNOWN: &[LookAlike] = &[
         "a log with a time before each line",
         Csv(has_time),
         "if it is a VPC flow log, cut off what is before its records: cut -d' ' -f2- FILE | flowtally import \
+         --format vpc-flow-logs -; and put a header first where its fields are not the default ones",
+    ),
+    known(
+        "a log with a date and a time before each line",
+        Csv(|line| has_form(line, b"dddd-dd-dd dd:dd:dd")),
+        "if it is a VPC flow log, cut off what is before its records: cut -d' ' -f3- FILE | flowtally import \
          --format vpc-flow-logs -; and put a header first where its fields are not the default ones",
     ),
     known(
@@ -405,9 +430,24 @@ fn has_own_name(value: &str) -> bool {
     })
 }
 
+/// Whether a header has the column of messages at such a place, counted from 0, beside a time or as Logs Insights
+/// calls it.
+fn has_message(line: &str, is: fn(usize) -> bool) -> bool {
+    let mut names = line.split(',').map(str::trim);
+    let at = names.position(|name| {
+        name == "@message"
+            || name == "message" && line.split(',').any(|name| name.trim() == "timestamp")
+    });
+    at.is_some_and(is)
+}
+
 /// Whether it begins as in 2026-03-29T01:00:05.000Z.
 pub fn has_time(text: &str) -> bool {
-    let form = b"dddd-dd-ddTdd:dd:dd";
+    has_form(text, b"dddd-dd-ddTdd:dd:dd")
+}
+
+/// Whether it begins so, and more follows; each d is a digit.
+fn has_form(text: &str, form: &[u8]) -> bool {
     text.len() > form.len()
         && text.bytes().zip(form).all(|(byte, form)| match form {
             b'd' => byte.is_ascii_digit(),
