@@ -35,8 +35,10 @@ use flow::decode::Format;
 use vpc_flow_logs::FlowLogs;
 use window::{Pace, Tail, Window};
 
-const ARRAY_GROWS: &str = "an array cannot be read before it is complete; --growing is for NDJSON, CSV and flow \
-    logs";
+const ARRAY_GROWS: &str = "--growing is for NDJSON, CSV and flow logs, which grow by lines; an array is read without \
+    it, once it is complete";
+/// Of a header that ends with the file.
+const MAY_BE_CUT: &str = "the file ends within this line, so it may be cut: read it when it is complete, or with --growing";
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 

@@ -51,6 +51,14 @@ fn the_three_formats() {
 fn what_cannot_be_read_is_said() {
     for (text, units, word) in [
         (&b"[{\"a\":1},{\"a\""[..], 1, "EOF"),
+        (b"[{\"a\":1},{\"a\"", 1, "the file is not complete"),
+        (b"[{\"a\":1}", 0, "the file is not complete"),
+        (b"src_app,dest_app,vpc_id,", 0, "it may be cut"),
+        (b"src_app,dest_app,vpc_id", 0, "it may be cut"),
+        (b"\"src_app\",\"de", 0, "it may be cut"),
+        (b"src_app,dest_app,vpc_id,\n", 0, "delete that column"),
+        (b"version interface-id srcaddr dsta", 0, "it may be cut"),
+        (b"version interface-id srcaddr dsta\n", 0, "its header has no dstaddr"),
         (b"[1] 2", 1, "trailing"),
         (b"[1,]", 1, "trailing comma"),
         (b"[1 2]", 0, "expected `,` or `]`"),
