@@ -399,3 +399,26 @@ fn zstd_with_a_large_window() {
         .unwrap();
     assert!(error.contains("more than 128 MiB"), "{error}");
 }
+
+/// Arrays one after the other are read, and refused where the name says that each line is a flow.
+#[test]
+fn an_array_a_line() {
+    for (text, has_lines, expected) in [
+        ("[1]\n[2]\n", false, ["flow 0", "flow 1"]),
+        ("[1]\n[2]\n", true, ["line 1", "line 2"]),
+        ("[1] \r\n\n[2]", true, ["line 1", "line 3"]),
+        ("[1,\n2]", true, ["flow 0", "flow 1"]),
+        ("[1,2]\n", true, ["flow 0", "flow 1"]),
+        ("[1][2]\n", true, ["flow 0", "flow 1"]),
+    ] {
+        let mut places = Vec::new();
+        let reader = Reader::new(text.as_bytes(), None).with_lines(has_lines);
+        reader
+            .read_batches(|part| {
+                places.extend(part.refused.iter().map(|refused| refused.place.to_string()));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(places, expected, "{text}");
+    }
+}
