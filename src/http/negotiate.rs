@@ -45,10 +45,17 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
         | "application/jsonlines"
         | "application/x-jsonlines" => Format::Ndjson,
         _ => {
-            let hint = if essence == "application/x-www-form-urlencoded" {
-                "; curl -d sends this type unless told -H 'Content-Type: application/json'"
-            } else {
-                ""
+            let hint = match essence.as_str() {
+                "application/x-www-form-urlencoded" => {
+                    "; curl -d sends this type unless told -H 'Content-Type: application/json'"
+                }
+                "multipart/form-data" => {
+                    "; curl -F sends a form: send the file by itself, as flowtally send FILE does"
+                }
+                "text/csv" => "; flowtally send FILE reads CSV and sends its flows",
+                _ => {
+                    "; flowtally send FILE reads JSON, NDJSON, CSV and VPC flow logs, and sends their flows"
+                }
             };
             return Err(Problem::MediaType {
                 what: format!(
@@ -268,6 +275,22 @@ mod tests {
         ] {
             let got = body_format(&headers(header::CONTENT_TYPE, media_type)).ok();
             assert_eq!(got, format, "{media_type}");
+        }
+    }
+
+    #[test]
+    fn a_content_type_that_is_not_read_has_a_next_step() {
+        for (media_type, step) in [
+            ("multipart/form-data; boundary=x", "curl -F sends a form"),
+            ("multipart/form-data", "flowtally send FILE"),
+            ("text/csv", "flowtally send FILE"),
+            ("text/plain", "flowtally send FILE"),
+            ("application/x-www-form-urlencoded", "curl -d"),
+        ] {
+            match body_format(&headers(header::CONTENT_TYPE, media_type)) {
+                Err(Problem::MediaType { what }) => assert!(what.contains(step), "{what}"),
+                _ => panic!("{media_type}"),
+            }
         }
     }
 

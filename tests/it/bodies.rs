@@ -100,7 +100,7 @@ fn what_looks_like_flows_is_named() {
             "CSV as lines",
             csv.into(),
             &[NDJSON],
-            "flowtally import FILE reads it",
+            "flowtally send FILE reads it",
         ),
         (
             "semicolons",
@@ -155,6 +155,24 @@ fn what_looks_like_flows_is_named() {
             "version account-id ${srcaddr}\n".into(),
             &[JSON],
             "VPC flow log",
+        ),
+        (
+            "a VPC flow log with its header",
+            "version srcaddr dstaddr bytes start\n2 10.0.0.1 10.0.0.2 1 1774746005\n".into(),
+            &[JSON],
+            "flowtally send FILE",
+        ),
+        (
+            "a VPC flow log as an array",
+            r#"[{"srcaddr":"10.0.0.1","dstaddr":"10.0.0.2","bytes":1,"start":1774746005}]"#.into(),
+            &[JSON],
+            "a VPC flow log as JSON",
+        ),
+        (
+            "lines with commas",
+            format!("{FLOW},\n{FLOW}\n").into(),
+            &[NDJSON],
+            "a comma follows the flow",
         ),
         ("Parquet", b"PAR1\0\0".to_vec(), &[JSON], "Parquet"),
         ("XML", b"<html>".to_vec(), &[JSON], "XML or HTML"),

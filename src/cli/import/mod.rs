@@ -43,7 +43,7 @@ fn send_all(arguments: &Import, url: &str, sending: &Sending) -> Result<(), Stri
     print(&all.to_string(sending.rejects.count()));
     sending.rejects.sync()?;
     result?;
-    sending.rejects.verdict()
+    sending.rejects.verdict(all.has_counted())
 }
 
 fn as_send(arguments: &Import, url: &str, file: &Path) -> Send {

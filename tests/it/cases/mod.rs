@@ -349,7 +349,8 @@ fn the_next_step_is_right() {
         ),
         (
             "v14-firehose-no-newlines.json",
-            "jq -r .message FILE | flowtally import --format vpc-flow-logs -",
+            "jq -r '.. | objects | (.message, .[\"@message\"], select(.field == \"@message\").value) | strings' FILE \
+             | flowtally import --format vpc-flow-logs -",
             V01,
         ),
         (

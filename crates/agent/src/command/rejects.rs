@@ -133,20 +133,22 @@ impl Rejects {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What a command that did all it could has to say of them.
-    pub fn verdict(&self) -> Result<(), String> {
+    /// What a command that did all it could has to say of them. `others_count`: the input had flows that count.
+    pub fn verdict(&self, others_count: bool) -> Result<(), String> {
         let n = self.count();
         if n == 0 {
             return Ok(());
         }
+        let were = if n == 1 { "flow was" } else { "flows were" };
         let aside = self.aside.lock().map_err(|_| "a thread panicked")?;
         let places = [
             self.file.as_ref().map(|(path, _)| {
                 let path = path.display();
-                format!(
-                    "they are in {path}; mend and send these alone, since the rest is counted: \
-                     jq -r .flow {path} | flowtally send"
-                )
+                let alone = match others_count {
+                    true => "mend and send these alone, since the rest is counted",
+                    false => "nothing else was there to count; when they are mended",
+                };
+                format!("they are in {path}; {alone}: jq -r .flow {path} | flowtally send")
             }),
             aside.as_ref().map(|dir| {
                 let dir = dir.display();
@@ -157,11 +159,14 @@ impl Rejects {
         ];
         let places: Vec<_> = places.into_iter().flatten().collect();
         Err(match places.is_empty() {
-            true => format!(
-                "{n} flows were refused; --rejects FILE keeps them: mend and send these alone, since the \
+            true if others_count => format!(
+                "{n} {were} refused; --rejects FILE keeps them: mend and send these alone, since the \
                  rest is counted, and would count again in a mended copy of the file"
             ),
-            false => format!("{n} flows were refused; {}", places.join("; ")),
+            true => format!(
+                "{n} {were} refused, and nothing was counted: give the file again once it is mended"
+            ),
+            false => format!("{n} {were} refused; {}", places.join("; ")),
         })
     }
 }

@@ -31,6 +31,8 @@ pub struct Source {
     drain: Option<Arc<Drain>>,
     /// It can be read again.
     pub is_file: bool,
+    /// Its name is one of NDJSON.
+    is_called_lines: bool,
 }
 
 /// What a reading thread says.
@@ -49,6 +51,7 @@ impl Source {
                 input: input.into(),
                 drain: None,
                 is_file: false,
+                is_called_lines: false,
             });
         }
         let file = File::open(path).map_err(cannot)?;
@@ -58,6 +61,7 @@ impl Source {
             input: file,
             drain: None,
             is_file: data.is_file(),
+            is_called_lines: is_called_lines(path),
         })
     }
 
@@ -117,11 +121,22 @@ impl Source {
             .with_apps(apps.clone())
             .with_count(input.count.into())
             .with_growing(input.growing)
+            .with_lines(self.is_called_lines)
             .with_warning(move |what| {
                 // Once a command, of however many files.
                 WARNED.call_once(|| warn_bar.suspend(|| say(&format!("warning: {what}"))));
             })
     }
+}
+
+/// Whether it is called .ndjson or .jsonl, compressed or not.
+fn is_called_lines(path: &Path) -> bool {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    let plain = [".gz", ".zst"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end));
+    let plain = plain.unwrap_or(&name);
+    plain.ends_with(".ndjson") || plain.ends_with(".jsonl")
 }
 
 fn check_kind(path: &Path, data: &Metadata) -> Result<(), String> {
@@ -210,7 +225,11 @@ pub fn known(known: Known) -> String {
     match known {
         Known { flows: 0, .. } => String::new(),
         Known { flows, since_s } => format!(
-            "; {flows} flows skipped, which were counted before, first on {}",
+            "; {flows} {} counted before, first on {}",
+            match flows {
+                1 => "flow skipped, which was",
+                _ => "flows skipped, which were",
+            },
             time(since_s.unwrap_or(0))
         ),
     }

@@ -10,7 +10,8 @@ use std::ops::ControlFlow;
 use super::records::{Fields, Record, Records, UNCLOSED};
 use super::window::Window;
 use super::{
-    BYTE_ORDER_MARK, Fault, InputError, Place, Refused, Sink, Text, Unit, push_json_string,
+    BYTE_ORDER_MARK, Fault, InputError, MAY_BE_CUT, Place, Refused, Sink, Text, Unit,
+    push_json_string,
 };
 use flow::Field;
 use flow::decode::lookalikes;
@@ -34,6 +35,7 @@ pub(super) fn read(
     line: u64,
     sink: &mut dyn Sink,
 ) -> Result<(), InputError> {
+    let has_line_end = window.text().contains(&b'\n');
     let first_line = window.text().split(|&byte| byte == b'\n').next();
     let first_line = String::from_utf8_lossy(first_line.unwrap_or_default()).into_owned();
     let mut records = Records::new(window, line);
@@ -42,7 +44,9 @@ pub(super) fn read(
             InputError::Malformed(format!("read as CSV, its header has {why}; {HEADER}"))
         })
     });
+    let is_cut = !has_line_end && may_be_cut(&first_line);
     let columns = header.map_err(|error| match lookalikes::of_csv(&first_line) {
+        _ if is_cut => InputError::Malformed(format!("read as CSV, {MAY_BE_CUT}; {HEADER}")),
         Some(lookalike) => InputError::Malformed(lookalike.to_string()),
         None => error,
     })?;
@@ -209,6 +213,23 @@ impl CsvReader<'_> {
         let mut lines = record.text.split(|&byte| byte == b'\n').rev().skip(1);
         lines.any(is_row)
     }
+}
+
+/// Whether a line is the beginning of a header, in which the last name may be the beginning of one.
+fn may_be_cut(line: &str) -> bool {
+    let names: Vec<&str> = line
+        .split(',')
+        .map(|name| name.trim().trim_matches('"'))
+        .collect();
+    let Some((last, whole)) = names.split_last() else {
+        return false;
+    };
+    let is_whole = |name: &&str| Field::from_name(name.as_bytes()).is_some();
+    names.len() <= Field::ALL.len()
+        && whole.iter().all(is_whole)
+        && Field::ALL
+            .iter()
+            .any(|field| field.name().starts_with(last))
 }
 
 fn is_number(field: Field) -> bool {

@@ -187,12 +187,17 @@ impl<R: Read> Arrays<R> {
                     Some(b',' | b']') => Ok(Some((element.get(), end))),
                     Some(_) => Err(self.malformed(end, 1, "expected `,` or `]`")),
                     None if is_open() => Ok(None),
-                    None => Err(self.malformed(end, 1, "EOF where `,` or `]` is due")),
+                    None => {
+                        Err(self.malformed(end, 1, &not_complete("EOF where `,` or `]` is due")))
+                    }
                 }
             }
             _ if is_open() => Ok(None),
+            Some(Err(e)) if e.is_eof() => {
+                Err(self.malformed(at, e.line(), &not_complete(&without_place(&e))))
+            }
             Some(Err(e)) => Err(self.malformed(at, e.line(), &without_place(&e))),
-            None => Err(self.malformed(at, 1, "EOF while reading an element")),
+            None => Err(self.malformed(at, 1, &not_complete("EOF while reading an element"))),
         }
     }
 
@@ -276,6 +281,10 @@ fn skip_space(bytes: &[u8], at: usize) -> usize {
     at + space
         .take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
         .count()
+}
+
+fn not_complete(what: &str) -> String {
+    format!("{what}: the array breaks off here, so the file is not complete")
 }
 
 fn without_place(error: &serde_json::Error) -> String {

@@ -35,8 +35,10 @@ use flow::decode::Format;
 use vpc_flow_logs::FlowLogs;
 use window::{Pace, Tail, Window};
 
-const ARRAY_GROWS: &str = "an array cannot be read before it is complete; --growing is for NDJSON, CSV and flow \
-    logs";
+const ARRAY_GROWS: &str = "--growing is for NDJSON, CSV and flow logs, which grow by lines; an array is read without \
+    it, once it is complete";
+/// Of a header that ends with the file.
+const MAY_BE_CUT: &str = "the file ends within this line, so it may be cut: read it when it is complete, or with --growing";
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -153,6 +155,7 @@ pub struct Reader<R> {
     flow_logs: FlowLogs,
     hour_limit: Option<HourLimit>,
     is_growing: bool,
+    has_lines: bool,
 }
 
 /// Takes what is read.
@@ -217,6 +220,7 @@ impl<R: Read> Reader<R> {
             flow_logs: FlowLogs::default(),
             hour_limit: None,
             is_growing: false,
+            has_lines: false,
         }
     }
 
@@ -248,6 +252,11 @@ impl<R: Read> Reader<R> {
         Reader { is_growing, ..self }
     }
 
+    /// Has an array on each line refused, as lines of NDJSON are, rather than read as arrays one after the other.
+    pub fn with_lines(self, has_lines: bool) -> Reader<R> {
+        Reader { has_lines, ..self }
+    }
+
     /// Hands every flow to `each` as soon as it comes, until that breaks.
     ///
     /// # Errors
@@ -268,7 +277,10 @@ impl<R: Read> Reader<R> {
         let is_compressed = !matches!(input, Decompressed::Plain(_));
         let (input, last_byte) = Tail::new(input);
         let mut window = Window::new(input, pace);
-        let (sniffed, line) = sniff::sniff(&mut window)?;
+        let (mut sniffed, line) = sniff::sniff(&mut window)?;
+        if self.has_lines && sniff::is_array_a_line(window.text()) {
+            sniffed = InputFormat::Ndjson;
+        }
         // What told the format is looked at before more is waited for.
         window.keep_what_is_here();
         let format = self.format.unwrap_or(sniffed);

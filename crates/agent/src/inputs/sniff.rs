@@ -66,6 +66,16 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
     }
 }
 
+/// Whether the first line is an array, and the next one begins as one.
+pub(super) fn is_array_a_line(text: &[u8]) -> bool {
+    let Some(end) = text.iter().position(|&byte| byte == b'\n') else {
+        return false;
+    };
+    text.starts_with(b"[")
+        && text[end..].trim_ascii_start().starts_with(b"[")
+        && serde_json::from_slice::<&RawValue>(&text[..end]).is_ok()
+}
+
 /// Whether an object is written over several lines.
 enum Pretty {
     No,

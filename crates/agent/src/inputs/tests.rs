@@ -51,6 +51,14 @@ fn the_three_formats() {
 fn what_cannot_be_read_is_said() {
     for (text, units, word) in [
         (&b"[{\"a\":1},{\"a\""[..], 1, "EOF"),
+        (b"[{\"a\":1},{\"a\"", 1, "the file is not complete"),
+        (b"[{\"a\":1}", 0, "the file is not complete"),
+        (b"src_app,dest_app,vpc_id,", 0, "it may be cut"),
+        (b"src_app,dest_app,vpc_id", 0, "it may be cut"),
+        (b"\"src_app\",\"de", 0, "it may be cut"),
+        (b"src_app,dest_app,vpc_id,\n", 0, "delete that column"),
+        (b"version interface-id srcaddr dsta", 0, "it may be cut"),
+        (b"version interface-id srcaddr dsta\n", 0, "its header has no dstaddr"),
         (b"[1] 2", 1, "trailing"),
         (b"[1,]", 1, "trailing comma"),
         (b"[1 2]", 0, "expected `,` or `]`"),
@@ -67,6 +75,17 @@ fn what_cannot_be_read_is_said() {
         (b"BZh91AY&SY\xa7\x01,\"", 0, "this is bzip2; "),
         (b"\x01\x02\xa7\x01,\"", 0, "not text in UTF-8"),
         (b"PK\x03\x04\n", 0, "a ZIP archive"),
+        (
+            b"2026-03-29 01:00:00 2 1 eni-1 10.0.0.1 10.0.0.2 1 2 6 1 5 1774746005 1774746064 ACCEPT OK\n",
+            0,
+            "a date and a time before each line; if it is a VPC flow log, cut off what is before its records: cut -d' ' -f3-",
+        ),
+        (b"@timestamp,@ptr,@message\n", 0, "cut -d, -f3"),
+        (b"@timestamp,@message,@logStream,@log\n", 0, "cut -d, -f2"),
+        (b"\"@message\"\n", 0, "cut -d, -f1"),
+        (b"@timestamp,@log,@logStream,@message\n", 0, "cut -d, -fN"),
+        (b"timestamp,message\n", 0, "cut -d, -f2"),
+        (b"timestamps,message\n", 0, "in any order"),
         (b"bytes", 0, "in any order"),
         (b"\xFF\xFEs\0", 0, "UTF-16"),
     ] {
@@ -306,7 +325,11 @@ fn values_that_look_like_flows_are_named() {
         ),
         (
             r#"{"message":"2 1 eni - NODATA"}"#,
-            "as a message in JSON; jq -r .message",
+            "as a message in JSON; take the records out: jq -r",
+        ),
+        (
+            r#"{"@timestamp":"2026-03-29 01:00:00.000","@message":"2 1 eni 1 ACCEPT OK"}"#,
+            "as a message in JSON; take the records out: jq -r",
         ),
         (
             r#"{"hits":[{"src_app":"a","dest_app":"b"}]}"#,
@@ -375,4 +398,27 @@ fn zstd_with_a_large_window() {
         .1
         .unwrap();
     assert!(error.contains("more than 128 MiB"), "{error}");
+}
+
+/// Arrays one after the other are read, and refused where the name says that each line is a flow.
+#[test]
+fn an_array_a_line() {
+    for (text, has_lines, expected) in [
+        ("[1]\n[2]\n", false, ["flow 0", "flow 1"]),
+        ("[1]\n[2]\n", true, ["line 1", "line 2"]),
+        ("[1] \r\n\n[2]", true, ["line 1", "line 3"]),
+        ("[1,\n2]", true, ["flow 0", "flow 1"]),
+        ("[1,2]\n", true, ["flow 0", "flow 1"]),
+        ("[1][2]\n", true, ["flow 0", "flow 1"]),
+    ] {
+        let mut places = Vec::new();
+        let reader = Reader::new(text.as_bytes(), None).with_lines(has_lines);
+        reader
+            .read_batches(|part| {
+                places.extend(part.refused.iter().map(|refused| refused.place.to_string()));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(places, expected, "{text}");
+    }
 }

@@ -12,8 +12,8 @@ use crate::Field;
 /// Why an object is not an array of flows.
 const ONE_OBJECT: &str = "the body is an object, but an array of flows is expected";
 
-/// The names in an object, without their values.
-type Names = BTreeMap<String, IgnoredAny>;
+/// The names in an object, and their values as they are.
+type Names<'a> = BTreeMap<String, &'a RawValue>;
 
 /// Adds a hint to `error`, which the decoder returned for `text`.
 pub(super) fn add(mut error: DecodeError, text: &str, format: Format) -> DecodeError {
@@ -52,11 +52,12 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
     match (serde_json::from_str::<Names>(lines), as_lines) {
         (Ok(names), Some(error)) if has_flow(&names) => error,
         (Ok(names), None) if has_flow(&names) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
-        (Ok(names), _) => match names.keys().next() {
+        (Ok(names), _) if names.is_empty() => of_all(format!("{ONE_OBJECT}; an empty batch is []")),
+        (Ok(names), _) => match holder(&names) {
             Some(name) => of_all(format!(
                 "{ONE_OBJECT}; if the flows are in its field {name:?}, send that field's value"
             )),
-            None => of_all(format!("{ONE_OBJECT}; an empty batch is []")),
+            None => of_all(ONE_OBJECT.into()),
         },
         (Err(_), Some(error)) => error,
         (Err(_), None) => of_all(format!(
@@ -66,34 +67,48 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
     }
 }
 
+/// The field that may have flows in it: an array of objects, or else an object.
+fn holder<'a>(names: &'a Names<'_>) -> Option<&'a String> {
+    let is_array = |value: &str| {
+        let first = value.strip_prefix('[').map(str::trim_ascii_start);
+        first.is_some_and(|first| first.starts_with(['{', ']']))
+    };
+    let find = |is: &dyn Fn(&str) -> bool| names.iter().find(|(_, value)| is(value.get()));
+    let found = find(&is_array).or_else(|| find(&|value| value.starts_with('{')));
+    found.map(|(name, _)| name)
+}
+
 /// The names in the flow at `index`.
-fn flow(text: &str, format: Format, index: usize) -> Option<Names> {
-    match format {
-        Format::Json => {
-            // Read as far as possible: the error may be after it.
-            let mut names = None;
-            let mut json = serde_json::Deserializer::from_str(text);
-            let flows = Elements {
-                index,
-                found: &mut names,
-            };
-            let _what_is_behind = serde::de::DeserializeSeed::deserialize(flows, &mut json);
-            names
-        }
+fn flow(text: &str, format: Format, index: usize) -> Option<Names<'_>> {
+    let flow = match format {
+        Format::Json => element(text, index)?,
         Format::Ndjson => {
-            let lines = text.split('\n').filter(|line| !super::is_blank(line));
-            serde_json::from_str(super::without_mark(lines.clone().nth(index)?)).ok()
+            let mut lines = text.split('\n').filter(|line| !super::is_blank(line));
+            super::without_mark(lines.nth(index)?)
         }
-    }
+    };
+    serde_json::from_str(flow).ok()
 }
 
-/// Reads one element of an array and skips the others.
-struct Elements<'a> {
+/// The element at `index` of an array, if it can be read so far: what is wrong may be behind it.
+pub(super) fn element(array: &str, index: usize) -> Option<&str> {
+    let mut found = None;
+    let mut json = serde_json::Deserializer::from_str(array);
+    let elements = Elements {
+        index,
+        found: &mut found,
+    };
+    let _what_is_behind = serde::de::DeserializeSeed::deserialize(elements, &mut json);
+    found.map(RawValue::get)
+}
+
+/// Looks at one element of an array, and passes over the others.
+struct Elements<'a, 'de> {
     index: usize,
-    found: &'a mut Option<Names>,
+    found: &'a mut Option<&'de RawValue>,
 }
 
-impl<'de> serde::de::DeserializeSeed<'de> for Elements<'_> {
+impl<'de> serde::de::DeserializeSeed<'de> for Elements<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -101,7 +116,7 @@ impl<'de> serde::de::DeserializeSeed<'de> for Elements<'_> {
     }
 }
 
-impl<'de> serde::de::Visitor<'de> for Elements<'_> {
+impl<'de> serde::de::Visitor<'de> for Elements<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,8 +127,7 @@ impl<'de> serde::de::Visitor<'de> for Elements<'_> {
         for _ in 0..self.index {
             seq.next_element::<IgnoredAny>()?;
         }
-        let element = seq.next_element::<&RawValue>()?;
-        *self.found = element.and_then(|element| serde_json::from_str(element.get()).ok());
+        *self.found = seq.next_element()?;
         Ok(())
     }
 }

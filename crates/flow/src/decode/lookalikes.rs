@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::{BYTE_ORDER_MARK, DecodeError, Format, validate_flow};
+use super::validate_flow;
 use crate::gzip;
 
 /// A known format that cannot be read as it is.
@@ -29,12 +29,8 @@ enum Looks {
 
 use Looks::{Csv, Json, Magic};
 
-/// Magic bytes of zstd.
-const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
-/// UTF-8's byte order mark.
-const MARK: &[u8] = BYTE_ORDER_MARK.as_bytes();
-/// Enough of a first line to recognize its format.
-const LINE_BYTES_MAX: usize = 64 << 10;
+/// How zstd begins.
+pub(super) const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 
 /// Every flow contains this.
 const NAME: &str = "\"src_app\"";
@@ -54,13 +50,16 @@ const TWICE: &str =
 const TO_UTF_8: &str = "make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
 const TO_TEXT: &str = "make CSV or NDJSON of it; AWS can deliver flow logs to S3 as text instead";
 const TAR: &str = "read the files in it: tar -xOf FILE | flowtally import -";
-const MESSAGES: &str = "jq -r .message FILE | flowtally import --format vpc-flow-logs -";
+const MESSAGES: &str = "take the records out: jq -r '.. | objects | (.message, .[\"@message\"], select(.field == \
+                        \"@message\").value) | strings' FILE | flowtally import --format vpc-flow-logs -";
 const NO_NAMES: &str = "flowtally counts flows between applications: make one of each record, with \
                         src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour";
 const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_app\"))' FILE | flowtally \
                          import -";
 
-/// The first match counts.
+const MESSAGES_AS_CSV: &str = "the CloudWatch console's CSV, or that of Logs Insights";
+
+/// The first one that fits counts.
 const KNOWN: &[LookAlike] = &[
     known("compressed twice", Magic(0, b"\x1F\x8B"), TWICE),
     known("compressed twice", Magic(0, b"\x28\xB5\x2F\xFD"), TWICE),
@@ -170,24 +169,34 @@ const KNOWN: &[LookAlike] = &[
     ),
     known(
         "a flow log's record as a message in JSON",
-        Json(&["\"message\"", " OK\""]),
+        Json(&["message\"", " OK\""]),
         MESSAGES,
     ),
     known(
         "a flow log's record as a message in JSON",
-        Json(&["\"message\"", " NODATA\""]),
+        Json(&["message\"", " NODATA\""]),
         MESSAGES,
     ),
     known(
         "a flow log's record as a message in JSON",
-        Json(&["\"message\"", " SKIPDATA\""]),
+        Json(&["message\"", " SKIPDATA\""]),
         MESSAGES,
+    ),
+    known(
+        "a Transit Gateway flow log as JSON, which records what passes at both attachments",
+        Json(&["\"srcaddr\"", "\"tgw"]),
+        "it is not read: give the flow logs of the VPCs",
     ),
     known(
         "a VPC flow log as JSON",
         Json(&["\"srcaddr\"", "\"dstaddr\"", "\"bytes\"", "\"start\""]),
-        "make text of it: (echo srcaddr dstaddr bytes start; jq -r '[.srcaddr,.dstaddr,.bytes,.start] | \
-         map(tostring) | join(\" \")' FILE) | flowtally import -",
+        // Without action, log-status and flow-direction, what was refused would count, and each end the same.
+        "make text of it: (echo srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
+         pkt-dstaddr interface-id; jq -r '.. | objects | select(has(\"start\")) | with_entries(.key |= \
+         gsub(\"_\"; \"-\")) | [.srcaddr, .dstaddr, .bytes, .start, .action, .[\"log-status\"], \
+         .[\"flow-direction\"], .[\"vpc-id\"], .[\"pkt-srcaddr\"], .[\"pkt-dstaddr\"], .[\"interface-id\"]] | \
+         map(tostring | if . == \"\" or . == \"null\" then \"-\" else . end) | join(\" \")' FILE) | flowtally \
+         import -",
     ),
     known(
         "Telegraf's JSON",
@@ -235,12 +244,28 @@ const KNOWN: &[LookAlike] = &[
          src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour; cat FILE) | flowtally import -",
     ),
     known(
-        "the CloudWatch console's CSV",
-        Csv(|line| {
-            line.starts_with("timestamp,message") || line.starts_with("@timestamp,@message")
-        }),
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |at| at == 0)),
+        "take the records out: tail -n +2 FILE | cut -d, -f1 | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs -",
+    ),
+    known(
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |at| at == 1)),
         "take the records out: tail -n +2 FILE | cut -d, -f2 | tr -d '\"' | flowtally import --format \
          vpc-flow-logs -",
+    ),
+    known(
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |at| at == 2)),
+        "take the records out: tail -n +2 FILE | cut -d, -f3 | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs -",
+    ),
+    known(
+        MESSAGES_AS_CSV,
+        Csv(|line| has_message(line, |_| true)),
+        "take the records out: tail -n +2 FILE | cut -d, -fN | tr -d '\"' | flowtally import --format \
+         vpc-flow-logs - (N is the number of the column)",
     ),
     known(
         "a VPC flow log as CSV, as Athena writes it",
@@ -259,9 +284,16 @@ const KNOWN: &[LookAlike] = &[
          --format vpc-flow-logs -; and put a header first where its fields are not the default ones",
     ),
     known(
+        "a log with a date and a time before each line",
+        Csv(|line| has_form(line, b"dddd-dd-dd dd:dd:dd")),
+        "if it is a VPC flow log, cut off what is before its records: cut -d' ' -f3- FILE | flowtally import \
+         --format vpc-flow-logs -; and put a header first where its fields are not the default ones",
+    ),
+    known(
         "a VPC flow log without its header",
         Csv(|line| line.starts_with("2 ") && line.split_ascii_whitespace().count() == 14),
-        "if its fields are the default ones, give --format vpc-flow-logs; else put the header first",
+        "if its fields are the default ones: flowtally import --format vpc-flow-logs FILE; else put the header \
+         first",
     ),
     known(
         "not text in UTF-8",
@@ -332,11 +364,15 @@ pub fn of_line(line: &str) -> Option<String> {
     let mut values = serde_json::Deserializer::from_str(line).into_iter::<&RawValue>();
     let first = values.next()?.ok()?;
     let rest = line[values.byte_offset()..].trim_start();
+    let ends_with_cr = line[values.byte_offset()..].starts_with('\r');
     match of_json(first.get()) {
         known if !rest.starts_with('{') => known,
+        None if ends_with_cr => Some(
+            "its lines end with CR alone, as of old Macs: tr '\\r' '\\n' <FILE | flowtally import -".into(),
+        ),
         known => Some(format!(
             "several values are on one line; {}",
-            known.unwrap_or_else(|| "jq -c . FILE writes one a line".into())
+            known.unwrap_or_else(|| "jq -c . FILE | flowtally import - reads them one a line".into())
         )),
     }
 }
@@ -363,85 +399,12 @@ pub fn of_encoded(body: &[u8], encoding: &str) -> Option<String> {
     (is != encoding).then(|| format!("it is {is}: send Content-Encoding: {is}"))
 }
 
-/// Adds the recognized format of `body` to `error`, which a decoder returned for it.
-pub(super) fn add(error: DecodeError, body: &[u8], format: Format) -> DecodeError {
-    let mut begin = body.trim_ascii_start();
-    while let Some(rest) = begin.strip_prefix(MARK) {
-        begin = rest.trim_ascii_start();
-    }
-    let of_all = |what: String| DecodeError {
-        index: None,
-        field: None,
-        what,
-        at: None,
-    };
-    if begin.starts_with(gzip::MAGIC) || begin.starts_with(ZSTD) {
-        let is = if begin.starts_with(ZSTD) {
-            "zstd"
-        } else {
-            "gzip"
-        };
-        return of_all(format!(
-            "this is {is}: compress it once, and send Content-Encoding: {is} with it"
-        ));
-    }
-    if let Some(known) = of_bytes(begin) {
-        return of_all(known.to_string());
-    }
-    match begin.first() {
-        None => error,
-        Some(b'[') if format == Format::Json => error,
-        Some(b'[') => {
-            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
-            let is_one = values.nth(1).is_none();
-            let next = match is_one {
-                true => "the body is an array: send it as Content-Type: application/json",
-                false => {
-                    "the body is several arrays: jq -c '.[]' FILE | flowtally import - sends what is in them"
-                }
-            };
-            DecodeError {
-                what: format!("{}; {next}", error.what),
-                ..error
-            }
-        }
-        Some(b'{') => {
-            let mut values = serde_json::Deserializer::from_slice(begin).into_iter::<&RawValue>();
-            let Some(Ok(first)) = values.next() else {
-                return error;
-            };
-            let known = match first.get().contains('\n') {
-                true => Some(of_pretty(first.get())),
-                false => of_json(first.get()),
-            };
-            match known {
-                Some(known) => DecodeError {
-                    what: format!("{}; {known}", error.what),
-                    ..error
-                },
-                None => error,
-            }
-        }
-        Some(_) => {
-            let end = memchr::memchr(b'\n', begin).unwrap_or(begin.len());
-            let line = String::from_utf8_lossy(&begin[..end.min(LINE_BYTES_MAX)]);
-            match of_csv(line.trim_end()) {
-                Some(known) => of_all(known.to_string()),
-                None if has_columns(&line.to_ascii_lowercase().replace('"', ""), ',') => {
-                    of_all("this is CSV, and a body is JSON: flowtally import FILE reads it".into())
-                }
-                None => error,
-            }
-        }
-    }
-}
-
 fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
     KNOWN.iter().find(|known| is(&known.looks))
 }
 
-/// Whether a header has fields of flows as names in columns with this separator.
-fn has_columns(line: &str, separator: char) -> bool {
+/// Whether a header has the names of flows in columns that are separated so.
+pub(super) fn has_columns(line: &str, separator: char) -> bool {
     let names = line.split(separator).map(str::trim);
     names
         .filter(|name| ["src_app", "dest_app", "vpc_id", "hour"].contains(name))
@@ -467,9 +430,24 @@ fn has_own_name(value: &str) -> bool {
     })
 }
 
-/// Whether it starts like 2026-03-29T01:00:05.000Z.
+/// Whether a header has the column of messages at such a place, counted from 0, beside a time or as Logs Insights
+/// calls it.
+fn has_message(line: &str, is: fn(usize) -> bool) -> bool {
+    let mut names = line.split(',').map(str::trim);
+    let at = names.position(|name| {
+        name == "@message"
+            || name == "message" && line.split(',').any(|name| name.trim() == "timestamp")
+    });
+    at.is_some_and(is)
+}
+
+/// Whether it begins as in 2026-03-29T01:00:05.000Z.
 pub fn has_time(text: &str) -> bool {
-    let form = b"dddd-dd-ddTdd:dd:dd";
+    has_form(text, b"dddd-dd-ddTdd:dd:dd")
+}
+
+/// Whether it begins so, and more follows; each d is a digit.
+fn has_form(text: &str, form: &[u8]) -> bool {
     text.len() > form.len()
         && text.bytes().zip(form).all(|(byte, form)| match form {
             b'd' => byte.is_ascii_digit(),

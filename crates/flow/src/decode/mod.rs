@@ -4,6 +4,7 @@
 //! [`json`] decodes everything else, and alone decides what is an error. A test verifies that they agree on bodies
 //! that both accept.
 
+mod bodies;
 mod fast;
 mod hints;
 mod json;
@@ -60,10 +61,12 @@ impl fmt::Display for DecodeError {
 /// # Errors
 /// The first error, with its flow and field.
 pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
-    match fast::decode(body, format) {
-        Some(batch) => Ok(batch),
-        None => json::decode(body, format).map_err(|error| lookalikes::add(error, body, format)),
-    }
+    decode_only(body, format).map_err(|error| bodies::explain(error, body, format))
+}
+
+/// The same, without a look at what the body may be instead.
+fn decode_only(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
+    fast::decode(body, format).map_or_else(|| json::decode(body, format), Ok)
 }
 
 /// Capacity for the batch of a body. A batch takes about half the size of a small body. For large bodies, the
@@ -106,7 +109,7 @@ pub fn validate_flow(flow: &str) -> Result<(), String> {
 /// # Errors
 /// What is wrong with it.
 pub fn read_flow(flow: &str) -> Result<Batch, String> {
-    match decode(format!("[{flow}]").as_bytes(), Format::Json) {
+    match decode_only(format!("[{flow}]").as_bytes(), Format::Json) {
         Ok(batch) if batch.flows() == 1 => Ok(batch),
         Ok(_) => Err("it is not one flow".into()),
         Err(error) => Err(match error.field {

@@ -52,13 +52,15 @@ pub fn run(arguments: &Send) -> Result<(), String> {
     let rejects = Rejects::open(input.rejects.as_deref(), once, None, bar.clone())?;
     let sending = Sending::new(source::apps(input)?, rejects, bar)?;
     let (sent, result) = sending.send(arguments);
+    // What a spool takes is sent by a thread of its own, maybe later.
+    let others_count = arguments.spool.is_some() || sent.is_some_and(Sent::has_counted);
     sending.bar.finish_and_clear();
     if let Some(sent) = sent {
         print(&sent.to_string(sending.rejects.count()));
     }
     sending.rejects.sync()?;
     result?;
-    sending.rejects.verdict()
+    sending.rejects.verdict(others_count)
 }
 
 /// What the files of one command share.
@@ -89,6 +91,11 @@ impl Sent {
         self.report.expired += other.report.expired;
         self.skipped.add(other.skipped);
         self.known.add(other.known);
+    }
+
+    /// Whether any flow counts, now or before.
+    pub fn has_counted(self) -> bool {
+        self.report.flows > 0 || self.known.flows > 0
     }
 
     pub fn to_string(self, refused: u64) -> String {

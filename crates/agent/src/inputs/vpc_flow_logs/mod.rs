@@ -33,7 +33,10 @@ use std::net::IpAddr;
 use std::ops::{ControlFlow, Range};
 
 use super::window::Window;
-use super::{Apps, Fault, InputError, NoTraffic, Place, Sink, Text, Unit, lines, push_json_string};
+use super::{
+    Apps, Fault, InputError, MAY_BE_CUT, NoTraffic, Place, Sink, Text, Unit, lines,
+    push_json_string,
+};
 use ends::Ends;
 use header::{Columns, Field, bare, header_in};
 
@@ -65,7 +68,15 @@ pub(super) fn read(
     lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
-            if log.take(bare(&record), number, sink)?.is_break() {
+            let taken = log.take(bare(&record), number, sink);
+            let is_cut = log.columns.is_none() && !text.contains(&b'\n');
+            let taken = taken.map_err(|error| match error {
+                InputError::Malformed(why) if is_cut => {
+                    InputError::Malformed(format!("{why}; {MAY_BE_CUT}"))
+                }
+                error => error,
+            });
+            if taken?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

@@ -3,6 +3,8 @@
 use super::super::{InputFormat, Reader};
 use super::header::DEFAULT;
 use super::*;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 /// A line for each unit: the flow's values, what was skipped, or what is wrong.
@@ -226,4 +228,74 @@ fn a_header_without_what_is_needed() {
         assert!(lines.is_empty() && error.contains(word), "{error}");
     }
     check("", NO_APPS, &[]);
+}
+
+/// What the hint makes of records in JSON is what they are as text.
+#[test]
+fn records_in_json_come_to_the_same() {
+    let header = "version interface-id srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
+                  pkt-dstaddr";
+    let records = [
+        "5 eni-1 10.0.0.1 10.0.0.2 5 1774746005 ACCEPT OK egress vpc-1 10.0.0.1 203.0.113.5",
+        "5 eni-1 10.0.0.2 10.0.0.1 7 1774746005 ACCEPT OK ingress vpc-1 203.0.113.5 10.0.0.1",
+        "5 eni-1 10.0.0.2 10.0.0.1 9 1774746005 REJECT OK ingress vpc-1 203.0.113.5 10.0.0.1",
+        "5 eni-2 - - - 1774746005 - NODATA - vpc-1 - -",
+        "5 eni-2 10.0.0.3 10.0.0.4 0 1774746005 ACCEPT OK egress - - -",
+    ];
+    if Command::new("jq").arg("-V").output().is_err() {
+        println!("NOT RUN, there is no jq");
+        return;
+    }
+    // As AWS spells the names, as Athena does; each absent, null or "-" where there is no value; by themselves or
+    // in an array.
+    for (underline, no_value, is_array) in [
+        (false, Some("\"-\""), false),
+        (true, Some("null"), false),
+        (true, Some("\"\""), true),
+        (false, None, true),
+    ] {
+        let object = |record: &&str| {
+            let fields = header.split_whitespace().zip(record.split(' '));
+            let fields = fields.filter_map(|(name, value)| {
+                let name = if underline {
+                    name.replace('-', "_")
+                } else {
+                    name.into()
+                };
+                let number = value.parse::<u64>().map(|number| number.to_string());
+                let value = match value {
+                    "-" => no_value?.to_owned(),
+                    value => number.unwrap_or_else(|_| format!("\"{value}\"")),
+                };
+                Some(format!("\"{name}\":{value}"))
+            });
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+        };
+        let objects: Vec<String> = records.iter().map(object).collect();
+        let json = match is_array {
+            true => format!("[{}]", objects.join(",")),
+            false => objects.join("\n"),
+        };
+        let hint = flow::decode::lookalikes::of_json(&objects[0]).unwrap();
+        let command = hint.split_once("make text of it: ").unwrap().1;
+        let command = command.strip_suffix(" | flowtally import -").unwrap();
+        let command = command.replace("FILE", "/dev/stdin");
+        let mut shell = Command::new("sh")
+            .args(["-c", &command])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = shell.stdin.take().unwrap();
+        input.write_all(json.as_bytes()).unwrap();
+        drop(input);
+        let made = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+        let text = format!("{header}\n{}\n", records.join("\n"));
+        let expected = read(&text, NO_APPS);
+        assert_eq!(
+            expected.0.iter().filter(|line| *line == "Reject").count(),
+            1
+        );
+        assert_eq!(read(&made, NO_APPS), expected, "{made}");
+    }
 }
