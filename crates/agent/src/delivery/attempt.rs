@@ -7,7 +7,7 @@ use ureq::http::{HeaderMap, StatusCode};
 
 use super::queue::Entry;
 use super::status::{self, Class, Fault};
-use crate::client::{Client, Problem, location};
+use crate::client::{Client, Problem, location, text_of};
 
 /// Where flows go.
 pub(super) const PATH: &str = "/flows";
@@ -85,14 +85,11 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
     let after = retry_after(response.headers());
     let location = location(response.headers());
     let replayed = response.headers().contains_key("idempotent-replayed");
-    // The answer has to be complete: a proxy may break off in the middle of one.
-    let text = match response
-        .body_mut()
-        .with_config()
-        .limit(ANSWER_BYTES_MAX)
-        .read_to_string()
-    {
-        Ok(text) => text,
+    // Where the answer tells more than its status, it has to be complete: a proxy may break off in the middle of
+    // one.
+    let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+        Ok(text) => text.unwrap_or_default(),
+        Err(_) if !matches!(status.as_u16(), 200 | 400) => String::new(),
         Err(error) => {
             return Outcome::TryAgain {
                 why: format!("the answer broke off: {error}"),

@@ -9,7 +9,7 @@ use ureq::http::StatusCode;
 use super::SendError;
 use super::status::{self, Class};
 use super::worker::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server, location};
+use crate::client::{Client, Problem, Server, location, text_of};
 
 const PATH: &str = "/receipts";
 /// Of an answer about as many keys as are asked about at once, with the longest notes.
@@ -100,9 +100,9 @@ impl Receipts {
             Err(error) => return Outcome::TryAgain(self.client.broken(&error)),
         };
         let status = response.status();
-        let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-        let text = match answer.read_to_string() {
-            Ok(text) => text,
+        let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+            Ok(text) => text.unwrap_or_default(),
+            Err(_) if status != StatusCode::OK => String::new(),
             Err(error) => return Outcome::TryAgain(format!("the answer broke off: {error}")),
         };
         let problem = serde_json::from_str::<Problem>(&text).ok();
