@@ -159,7 +159,9 @@ impl Client {
         ClientError::Refused {
             url: self.url(path),
             status,
-            why: format!("something answered that is not flowtally, or another version: {why}"),
+            why: self.perhaps_of_proxy(format!(
+                "something answered that is not flowtally, or another version: {why}"
+            )),
         }
     }
 
@@ -168,7 +170,14 @@ impl Client {
         path: &str,
         answer: Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, ClientError> {
-        let mut answer = answer.map_err(|e| self.unreachable(path, &e))?;
+        let mut answer = answer.map_err(|e| match self.refused_by_proxy(path, &e) {
+            Some((status, why)) => ClientError::Refused {
+                url: self.url(path),
+                status: status.as_u16(),
+                why,
+            },
+            None => self.unreachable(path, &e),
+        })?;
         if answer.status().is_success() {
             return Ok(answer);
         }

@@ -75,9 +75,17 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         Ok(response) => response,
         // A certificate does not get better by trying again, but the service may be given another.
         Err(error) => {
-            return Outcome::TryAgain {
-                why: client.broken(&error),
-                after: None,
+            let after = None;
+            return match client.refused_by_proxy(PATH, &error) {
+                None => Outcome::TryAgain {
+                    why: client.broken(&error),
+                    after,
+                },
+                Some((status, why)) if status::class(status, None, false) == Class::Moment => {
+                    Outcome::TryAgain { why, after }
+                }
+                // It has not seen the batch.
+                Some((_, why)) => Outcome::Refused { why, after },
             };
         }
     };
@@ -106,7 +114,7 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
                 expired: answer.expired,
             },
             _ => Outcome::Refused {
-                why: "something answered that is not flowtally".into(),
+                why: client.perhaps_of_proxy("something answered that is not flowtally".into()),
                 after,
             },
         };

@@ -97,7 +97,15 @@ impl Receipts {
         let request = request.header("content-type", "application/json");
         let mut response = match request.send(&body) {
             Ok(response) => response,
-            Err(error) => return Outcome::TryAgain(self.client.broken(&error)),
+            Err(error) => {
+                return match self.client.refused_by_proxy(PATH, &error) {
+                    None => Outcome::TryAgain(self.client.broken(&error)),
+                    Some((status, why)) if status::class(status, None, false) == Class::Moment => {
+                        Outcome::TryAgain(why)
+                    }
+                    Some((_, why)) => Outcome::Refused(why),
+                };
+            }
         };
         let status = response.status();
         let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
@@ -112,7 +120,9 @@ impl Receipts {
         match status {
             StatusCode::OK => match serde_json::from_str::<Answer>(&text) {
                 Ok(answer) => Outcome::Known(answer.receipts),
-                Err(_) => Outcome::Refused("something answered that is not flowtally".into()),
+                Err(_) => Outcome::Refused(
+                    client.perhaps_of_proxy("something answered that is not flowtally".into()),
+                ),
             },
             // A service of many nodes, or of an earlier version.
             StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => Outcome::NotHere,
