@@ -139,6 +139,10 @@ impl Rejects {
         if n == 0 {
             return Ok(());
         }
+        let were = match n {
+            1 => "1 flow was refused".into(),
+            n => format!("{n} flows were refused"),
+        };
         let aside = self.aside.lock().map_err(|_| "a thread panicked")?;
         let places = [
             self.file.as_ref().map(|(path, _)| {
@@ -158,10 +162,10 @@ impl Rejects {
         let places: Vec<_> = places.into_iter().flatten().collect();
         Err(match places.is_empty() {
             true => format!(
-                "{n} flows were refused; --rejects FILE keeps them: mend and send these alone, since the \
+                "{were}; --rejects FILE keeps them: mend and send these alone, since the \
                  rest is counted, and would count again in a mended copy of the file"
             ),
-            false => format!("{n} flows were refused; {}", places.join("; ")),
+            false => format!("{were}; {}", places.join("; ")),
         })
     }
 }

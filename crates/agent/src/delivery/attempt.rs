@@ -109,10 +109,12 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
     let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
     if status == StatusCode::OK {
         return match serde_json::from_str::<Accepted>(&text) {
-            Ok(answer) if answer.accepted + answer.expired == entry.flows => Outcome::Taken {
-                replayed,
-                expired: answer.expired,
-            },
+            Ok(answer) if answer.accepted.checked_add(answer.expired) == Some(entry.flows) => {
+                Outcome::Taken {
+                    replayed,
+                    expired: answer.expired,
+                }
+            }
             _ => Outcome::Refused {
                 why: client.perhaps_of_proxy("something answered that is not flowtally".into()),
                 after,
