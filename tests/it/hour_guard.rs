@@ -306,3 +306,64 @@ fn a_spool_keeps_what_is_too_far_ahead_since_the_clock_may_be_wrong() {
     assert_eq!(hours(&daemon.client), [u64::from(now()) + 100], "{error}");
     daemon.stop();
 }
+
+/// It was told as counted, and never did.
+#[test]
+fn a_flow_of_a_file_that_was_too_far_ahead_counts_when_the_clock_is_right() {
+    let now = now();
+    for way in ["send", "url", "dir"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (db, file, rejects) = (path("db"), path("flows"), path("rejects"));
+        let lines = [now, now + 60, now - 1].map(|hour| flow(hour).json().to_string());
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let give = |ahead_max: &str, arguments: &[&str]| {
+            let guard = [&RETAIN[..2], &["--hour-ahead-max", ahead_max]].concat();
+            let daemon = (way != "dir").then(|| Daemon::start_with(Path::new(&db), &guard));
+            let url = daemon.as_ref().map(|d| format!("http://{}", d.address));
+            let mut command = Command::new(Daemon::binary());
+            match (way, &url) {
+                ("send", Some(url)) => command.args(["send", "--url", url]),
+                (_, Some(url)) => command.args(["import", "--url", url]),
+                _ => command.args(["import", "--data-dir", &db]).args(&guard),
+            };
+            let output = command.args(arguments).arg(&file).output().unwrap();
+            if let Some(daemon) = daemon {
+                daemon.stop();
+            }
+            crate::send::parts(&output)
+        };
+        let (status, out, error) = give("48", &[]);
+        assert_eq!(status, Some(1), "{way} {error}");
+        assert!(
+            out.starts_with("2 flows ") && out.contains("1 refused"),
+            "{out}"
+        );
+        assert!(!error.contains("nothing of the batch"), "{error}");
+        for _ in 0..2 {
+            let (status, out, error) = give("48", &["--rejects", &rejects]);
+            assert_eq!(status, Some(1), "{way} {out} {error}");
+            assert!(out.starts_with("0 flows "), "{way} {out}");
+            assert!(out.contains("1 refused; 2 flows skipped"), "{way} {out}");
+            let kept = std::fs::read_to_string(&rejects).unwrap();
+            assert!(
+                kept.contains("line 2") && kept.contains(&(now + 60).to_string()),
+                "{kept}"
+            );
+        }
+        let (status, out, error) = give("100", &[]);
+        assert_eq!(status, Some(0), "{way} {error}");
+        assert!(out.starts_with("1 flows "), "{way} {out}");
+        assert!(out.contains("0 refused; 2 flows skipped"), "{way} {out}");
+        let (status, out, _) = give("100", &[]);
+        assert_eq!(status, Some(0), "{way} {out}");
+        assert!(
+            out.starts_with("0 flows ") && out.contains("; 3 flows skipped"),
+            "{way} {out}"
+        );
+        let daemon = Daemon::start(Path::new(&db));
+        let hours = hours(&daemon.client);
+        assert_eq!(hours, [now - 1, now, now + 60].map(u64::from), "{way}");
+        daemon.stop();
+    }
+}

@@ -9,6 +9,7 @@ mod stream;
 
 pub use proxy::{Proxy, excluded as not_by_proxy};
 pub use refusal::location;
+pub use request::text_of;
 pub use stream::{Items, broke_off};
 
 use std::fmt;

@@ -25,11 +25,31 @@ impl Client {
             Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(
                 "{why}; {proxy} wants a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
             ),
-            Some(proxy) if !is_ours => {
-                format!("{why}; it goes through {proxy}, which may say so itself")
-            }
+            _ if !is_ours => self.perhaps_of_proxy(why),
             _ => why,
         }
+    }
+
+    /// What was answered by the service, or by the proxy on the way to it.
+    pub fn perhaps_of_proxy(&self, why: String) -> String {
+        match &self.proxy {
+            Some(proxy) => format!("{why}; it goes through {proxy}, which may say so itself"),
+            None => why,
+        }
+    }
+
+    /// What a proxy answered that made no tunnel to the service, and what to do about it.
+    pub fn refused_by_proxy(
+        &self,
+        path: &str,
+        error: &ureq::Error,
+    ) -> Option<(StatusCode, String)> {
+        let ureq::Error::ConnectProxyFailed(said) = error else {
+            return None;
+        };
+        let code = said.strip_prefix("proxy server responded ")?;
+        let status = StatusCode::from_bytes(code.get(..3)?.as_bytes()).ok()?;
+        Some((status, self.why_not(path, status, None, None)))
     }
 
     fn remedy(

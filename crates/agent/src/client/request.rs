@@ -1,6 +1,7 @@
 //! Requests, and the answers to them.
 
 use std::fmt;
+use std::io::{self, Read as _};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -18,6 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Of an answer that is not ours: enough to tell.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
+
+/// The body of an answer as text; `None` where it is nothing of ours: longer than `bytes_max`, or not UTF-8. Its
+/// status holds all the same.
+///
+/// # Errors
+/// It broke off.
+pub fn text_of(answer: &mut Response<Body>, bytes_max: u64) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let mut body = answer.body_mut().as_reader().take(bytes_max + 1);
+    body.read_to_end(&mut bytes)?;
+    let is_whole = bytes.len() as u64 <= bytes_max;
+    Ok(String::from_utf8(bytes).ok().filter(|_| is_whole))
+}
 
 impl Client {
     /// A POST, to be given headers and sent: answered within a minute, or an error.
@@ -127,7 +141,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let status = answer.status().as_u16();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-        let text = body.read_to_string().map_err(|e| match e {
+        let text = body.read_to_vec().map_err(|e| match e {
             ureq::Error::BodyExceedsLimit(bytes) => ClientError::Refused {
                 url: self.url(path),
                 status,
@@ -138,14 +152,16 @@ impl Client {
             },
             e => self.unreachable(path, &e),
         })?;
-        serde_json::from_str(&text).map_err(|e| self.not_ours(path, status, &e))
+        serde_json::from_slice(&text).map_err(|e| self.not_ours(path, status, &e))
     }
 
     pub(super) fn not_ours(&self, path: &str, status: u16, why: &dyn fmt::Display) -> ClientError {
         ClientError::Refused {
             url: self.url(path),
             status,
-            why: format!("something answered that is not flowtally, or another version: {why}"),
+            why: self.perhaps_of_proxy(format!(
+                "something answered that is not flowtally, or another version: {why}"
+            )),
         }
     }
 
@@ -154,15 +170,21 @@ impl Client {
         path: &str,
         answer: Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, ClientError> {
-        let mut answer = answer.map_err(|e| self.unreachable(path, &e))?;
+        let mut answer = answer.map_err(|e| match self.refused_by_proxy(path, &e) {
+            Some((status, why)) => ClientError::Refused {
+                url: self.url(path),
+                status: status.as_u16(),
+                why,
+            },
+            None => self.unreachable(path, &e),
+        })?;
         if answer.status().is_success() {
             return Ok(answer);
         }
         let status = answer.status();
         let location = location(answer.headers());
-        let body = answer.body_mut().with_config().limit(PROBLEM_BYTES_MAX);
-        let text = body.read_to_string().unwrap_or_default();
-        let problem = serde_json::from_str(&text).ok();
+        let text = text_of(&mut answer, PROBLEM_BYTES_MAX).ok().flatten();
+        let problem = text.and_then(|text| serde_json::from_str(&text).ok());
         let why = self.why_not(path, status, problem.as_ref(), location.as_deref());
         let url = self.url(path);
         Err(ClientError::Refused {

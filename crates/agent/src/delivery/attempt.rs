@@ -7,7 +7,7 @@ use ureq::http::{HeaderMap, StatusCode};
 
 use super::queue::Entry;
 use super::status::{self, Class, Fault};
-use crate::client::{Client, Problem, location};
+use crate::client::{Client, Problem, location, text_of};
 
 /// Where flows go.
 pub(super) const PATH: &str = "/flows";
@@ -75,9 +75,17 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
         Ok(response) => response,
         // A certificate does not get better by trying again, but the service may be given another.
         Err(error) => {
-            return Outcome::TryAgain {
-                why: client.broken(&error),
-                after: None,
+            let after = None;
+            return match client.refused_by_proxy(PATH, &error) {
+                None => Outcome::TryAgain {
+                    why: client.broken(&error),
+                    after,
+                },
+                Some((status, why)) if status::class(status, None, false) == Class::Moment => {
+                    Outcome::TryAgain { why, after }
+                }
+                // It has not seen the batch.
+                Some((_, why)) => Outcome::Refused { why, after },
             };
         }
     };
@@ -85,14 +93,11 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
     let after = retry_after(response.headers());
     let location = location(response.headers());
     let replayed = response.headers().contains_key("idempotent-replayed");
-    // The answer has to be complete: a proxy may break off in the middle of one.
-    let text = match response
-        .body_mut()
-        .with_config()
-        .limit(ANSWER_BYTES_MAX)
-        .read_to_string()
-    {
-        Ok(text) => text,
+    // Where the answer tells more than its status, it has to be complete: a proxy may break off in the middle of
+    // one.
+    let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+        Ok(text) => text.unwrap_or_default(),
+        Err(_) if !matches!(status.as_u16(), 200 | 400) => String::new(),
         Err(error) => {
             return Outcome::TryAgain {
                 why: format!("the answer broke off: {error}"),
@@ -104,12 +109,14 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
     let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
     if status == StatusCode::OK {
         return match serde_json::from_str::<Accepted>(&text) {
-            Ok(answer) if answer.accepted + answer.expired == entry.flows => Outcome::Taken {
-                replayed,
-                expired: answer.expired,
-            },
+            Ok(answer) if answer.accepted.checked_add(answer.expired) == Some(entry.flows) => {
+                Outcome::Taken {
+                    replayed,
+                    expired: answer.expired,
+                }
+            }
             _ => Outcome::Refused {
-                why: "something answered that is not flowtally".into(),
+                why: client.perhaps_of_proxy("something answered that is not flowtally".into()),
                 after,
             },
         };

@@ -12,9 +12,20 @@ pub struct Block {
     pub key: String,
     /// What is to be kept beside its receipt, as the header `Receipt-Notes` has it; may be empty.
     pub notes: String,
+    /// Where the service takes only flows of earlier hours.
+    pub if_late: Option<IfLate>,
     pub flows: usize,
     /// An array of flows.
     pub json: Vec<u8>,
+}
+
+/// For a batch of which the service takes only flows of earlier hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IfLate {
+    /// The notes of the batch then, but for the hour from which on flows are left out: that is added.
+    pub notes: String,
+    /// It has only flows that were left out before: nothing is sent where none is taken.
+    pub is_again: bool,
 }
 
 impl Sender {
@@ -39,6 +50,7 @@ impl Sender {
         let entry = Entry {
             key: block.key,
             notes: block.notes,
+            if_late: block.if_late,
             flows: block.flows,
             is_block: true,
             compressed: shared.options.compress,

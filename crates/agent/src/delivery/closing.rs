@@ -81,6 +81,7 @@ impl Shared {
         let entry = Entry {
             key: Sender::random_key(),
             notes: String::new(),
+            if_late: None,
             flows,
             is_block: false,
             compressed,

@@ -7,6 +7,10 @@ use super::closing::compress;
 use super::queue::Entry;
 use super::worker::{OnRejected, flows_of};
 use super::{Rejected, SendError, Shared};
+use crate::inputs::GIVE_AGAIN;
+
+/// What the service says of the batch before they are left out.
+const NOTHING_COUNTED: &str = "; nothing of the batch counted";
 
 #[derive(Deserialize)]
 struct OfHour {
@@ -15,7 +19,8 @@ struct OfHour {
 
 impl Shared {
     /// Takes out of the first batch the flow with this number, and all others whose hours are as late.
-    /// Returns whether there is such a flow.
+    /// Returns whether there is such a flow. What is left out is noted with the rest, so that the next command
+    /// looks at it again.
     pub(super) fn leave_out(
         &self,
         entry: &Entry,
@@ -41,17 +46,25 @@ impl Shared {
             }
             false => json,
         };
-        let entry = Entry {
+        let mut entry = Entry {
             flows: rest.len(),
             ..entry.clone()
         };
+        if let Some(if_late) = &entry.if_late {
+            entry.notes = format!("{}{earliest}", if_late.notes);
+        }
+        let has_rest = entry.flows > 0 || !entry.if_late.as_ref().is_some_and(|l| l.is_again);
         let rejected = Rejected::OfBlock {
             key: entry.key.clone(),
             flows: late,
-            why: why.to_owned(),
+            why: why.replace(NOTHING_COUNTED, GIVE_AGAIN),
         };
         on_rejected(rejected).map_err(SendError::NotKept)?;
-        self.state().queue.replace_first(entry, body);
+        let queue = &mut self.state().queue;
+        match has_rest {
+            true => queue.replace_first(entry, body),
+            false => queue.pop()?,
+        }
         Ok(true)
     }
 }

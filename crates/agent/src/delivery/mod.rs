@@ -16,7 +16,7 @@ mod spool;
 mod status;
 mod worker;
 
-pub use block::Block;
+pub use block::{Block, IfLate};
 pub use receipts::{Receipt, Receipts};
 pub use worker::shell_word;
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::SendError;
+use super::block::IfLate;
 use super::spool::{First, Spool};
 
 /// Batches that wait in memory, without a spool.
@@ -24,6 +25,8 @@ pub(super) struct Entry {
     pub(super) key: String,
     /// What is to be kept beside its receipt. Batches in a spool have none.
     pub(super) notes: String,
+    /// The same where flows are left out.
+    pub(super) if_late: Option<IfLate>,
     pub(super) flows: usize,
     /// It was cut from a file, which can be read again.
     pub(super) is_block: bool,

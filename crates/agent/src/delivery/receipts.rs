@@ -9,7 +9,7 @@ use ureq::http::StatusCode;
 use super::SendError;
 use super::status::{self, Class};
 use super::worker::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server, location};
+use crate::client::{Client, Problem, Server, location, text_of};
 
 const PATH: &str = "/receipts";
 /// Of an answer about as many keys as are asked about at once, with the longest notes.
@@ -97,12 +97,20 @@ impl Receipts {
         let request = request.header("content-type", "application/json");
         let mut response = match request.send(&body) {
             Ok(response) => response,
-            Err(error) => return Outcome::TryAgain(self.client.broken(&error)),
+            Err(error) => {
+                return match self.client.refused_by_proxy(PATH, &error) {
+                    None => Outcome::TryAgain(self.client.broken(&error)),
+                    Some((status, why)) if status::class(status, None, false) == Class::Moment => {
+                        Outcome::TryAgain(why)
+                    }
+                    Some((_, why)) => Outcome::Refused(why),
+                };
+            }
         };
         let status = response.status();
-        let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-        let text = match answer.read_to_string() {
-            Ok(text) => text,
+        let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+            Ok(text) => text.unwrap_or_default(),
+            Err(_) if status != StatusCode::OK => String::new(),
             Err(error) => return Outcome::TryAgain(format!("the answer broke off: {error}")),
         };
         let problem = serde_json::from_str::<Problem>(&text).ok();
@@ -112,7 +120,9 @@ impl Receipts {
         match status {
             StatusCode::OK => match serde_json::from_str::<Answer>(&text) {
                 Ok(answer) => Outcome::Known(answer.receipts),
-                Err(_) => Outcome::Refused("something answered that is not flowtally".into()),
+                Err(_) => Outcome::Refused(
+                    client.perhaps_of_proxy("something answered that is not flowtally".into()),
+                ),
             },
             // A service of many nodes, or of an earlier version.
             StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => Outcome::NotHere,

@@ -312,6 +312,7 @@ fn parse_name(name: &str) -> Option<(u64, Entry)> {
     let entry = Entry {
         key: key.to_owned(),
         notes: String::new(),
+        if_late: None,
         is_block: false,
         flows: flows.parse().ok()?,
         compressed,
@@ -327,6 +328,7 @@ mod tests {
         Entry {
             key: key.into(),
             notes: String::new(),
+            if_late: None,
             is_block: false,
             flows: 3,
             compressed: key.len().is_multiple_of(2),

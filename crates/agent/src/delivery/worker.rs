@@ -378,6 +378,11 @@ fn reason(path: &Path, entry: &Entry, why: &str, again: Option<(&str, Fault)>) -
             "The way to the service (URL, token, proxy) may be what it does not take. To send it again",
             by_source,
         ),
+        Fault::Flow if entry.compressed => (
+            "Mend or remove the flow that is named; zstd -d makes the file one of text, which is sent in the same \
+             way. To send the file again",
+            by_source,
+        ),
         Fault::Flow => (
             "Mend or remove the flow that is named. To send the file again",
             by_source,

@@ -27,12 +27,17 @@ pub struct Part {
     pub ends_within_a_line: bool,
     /// The same, and nothing shows that the last record is complete.
     pub may_be_cut: bool,
+    /// Flows of this hour and later ones are left out: they are too far ahead of the clock.
+    pub late_from: Option<u32>,
     /// What is not a flow, in order.
     pub refused: Vec<Refused>,
     pub skipped: Skipped,
     /// Where it ends.
     pub last: Place,
 }
+
+/// What to do about an hour that is too far ahead.
+pub(crate) const GIVE_AGAIN: &str = "; if the clock is wrong, give the file again when it is right";
 
 /// Something that is not a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +99,7 @@ impl Hours {
     /// `batch`, if all of its hours are taken.
     fn check(self, batch: Batch) -> Result<Batch, String> {
         let checked = self.0.map_or(Ok(()), |limit| limit.validate(&batch));
-        let checked = checked.map_err(|e| format!("{}: {e}", Field::Hour.name()));
+        let checked = checked.map_err(|e| format!("{}: {e}{GIVE_AGAIN}", Field::Hour.name()));
         checked.map(|()| batch)
     }
 
@@ -116,6 +121,7 @@ struct Pending {
     text: String,
     /// The last record is a flow whose last field may be the beginning of a longer one.
     last_is_open: bool,
+    late_from: Option<u32>,
     end: End,
     refused: Vec<Refused>,
     refused_bytes: usize,
@@ -172,6 +178,7 @@ impl Sink for Batcher<'_> {
                 text: Arc::default(),
                 ends_within_a_line: is_lines && !block.text.ends_with(b"\n"),
                 may_be_cut: false,
+                late_from: None,
                 batch: Some(batch),
                 refused: Vec::new(),
                 skipped: Skipped::default(),
@@ -344,6 +351,7 @@ impl Pending {
             text: self.text.into(),
             ends_within_a_line: self.end.is_within_a_line,
             may_be_cut: self.end.is_within_a_line && !self.end.is_compressed && self.last_is_open,
+            late_from: self.late_from,
             refused: self.refused,
             skipped: self.skipped,
             last,
@@ -365,12 +373,15 @@ impl Pending {
             let read = decode::read_flow(line);
             // Whether its hour is taken depends on the clock, and what the file is does not.
             let flow = read.as_ref().ok().and_then(|b| hashes(b).first().copied());
+            let hour = read.as_ref().ok().and_then(|b| b.hours().next());
             match read.and_then(|flow| hours.check(flow)) {
                 Ok(_) => {
                     right.push_str(line);
                     right.push('\n');
                 }
                 Err(why) => {
+                    let late = hour.map(|hour| hour.get());
+                    self.late_from = late.into_iter().chain(self.late_from).min();
                     if let Some(record) = record {
                         record.leave_out(flow);
                     }

@@ -20,6 +20,7 @@ mod vpc_flow_logs;
 mod window;
 
 pub use apps::Apps;
+pub(crate) use batches::GIVE_AGAIN;
 pub use batches::{Part, Refused};
 pub use flows::{Line, Record, first_to_json, to_json};
 pub use vpc_flow_logs::Count;

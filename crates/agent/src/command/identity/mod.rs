@@ -14,10 +14,13 @@
 //!   counted with other options.
 //! - With each batch, marks after its first 1, 2, 4, 8, … records. A file that ends within them may be
 //!   the beginning of one that was counted.
+//! - With a batch of which flows were left out, since their hours were too far ahead of the clock: which
+//!   ones (see [`late`]).
 //! - With each batch, its four smallest hashes, under the file's name. A file of that name that has
 //!   them elsewhere is likely a changed copy.
 
 mod frontier;
+mod late;
 mod lines;
 #[cfg(test)]
 mod tests;

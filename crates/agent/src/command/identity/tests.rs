@@ -1,5 +1,7 @@
 //! Files that grow, are cut, killed and read at once, against a service that is a table.
 
+mod late;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -136,6 +138,7 @@ fn part(items: &[Item], ends_within_a_line: bool) -> Part {
         text: "".into(),
         ends_within_a_line,
         may_be_cut: false,
+        late_from: None,
         refused: Vec::new(),
         skipped: Skipped::default(),
         last: Place::Line(1),
@@ -525,6 +528,7 @@ fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Part> {
             text: text.into(),
             ends_within_a_line: is_cut,
             may_be_cut: is_cut,
+            late_from: None,
             refused: Vec::new(),
             skipped: Skipped::default(),
             last,
@@ -664,6 +668,7 @@ fn a_line_that_became_another_flow_is_refused_once() {
             text: text.into(),
             ends_within_a_line: is_cut,
             may_be_cut: is_cut,
+            late_from: None,
             refused: Vec::new(),
             skipped: Skipped::default(),
             last: Place::Line(7),

@@ -228,13 +228,15 @@ impl FileTransfer<'_> {
             let text = identity::unfinished_line(self.path, place, &flow);
             self.sending.bar.suspend(|| say(&text));
         }
-        for (batch, places) in taken.batches.into_iter().zip(taken.places) {
+        let places = taken.places.into_iter().zip(taken.if_late);
+        for (batch, (places, if_late)) in taken.batches.into_iter().zip(places) {
             let block = Block {
                 key: match batch.receipt() {
                     Some((key, _)) => key.as_str().to_owned(),
                     None => Sender::random_key(),
                 },
                 notes: batch.notes().map(ToString::to_string).unwrap_or_default(),
+                if_late,
                 flows: batch.flows(),
                 json: to_json(&batch).map_err(|e| Failure::Error(e.to_string()))?,
             };

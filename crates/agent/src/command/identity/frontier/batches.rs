@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::super::late::Gap;
 use super::super::{Chain, Identity, Noted};
 use super::grown::{NotedLines, lines_within};
 use super::{First, Frontier, LookUp, Piece, Stop, Taken, earlier};
 use crate::inputs::{Record, first_to_json};
-use flow::{IdempotencyKey, Notes, codec};
+use flow::{BatchBuilder, IdempotencyKey, Notes, codec};
 
 /// Records of a batch that are noted under the file's name.
 const SKETCH: usize = 4;
@@ -40,30 +41,39 @@ impl<L: LookUp> Frontier<L> {
     fn hand_out_lines(&mut self, mut piece: Piece, taken: &mut Taken) -> Result<(), Stop> {
         let mut noted = self.noted_lines(&piece)?;
         if let Some(grown) = self.take_grown_line(&mut piece, &noted, taken)? {
-            self.hand_out_piece(grown, noted, taken)?;
+            self.hand_out_piece(grown, noted, true, taken)?;
             noted = self.noted_lines(&piece)?;
         }
-        self.hand_out_piece(piece, noted, taken)
+        self.hand_out_piece(piece, noted, false, taken)
     }
 
     fn hand_out_piece(
         &mut self,
         mut piece: Piece,
         noted: NotedLines,
+        is_grown: bool,
         taken: &mut Taken,
     ) -> Result<(), Stop> {
         piece.trim();
-        let Some((batch, end)) = piece.batch.as_ref().zip(piece.chains.last()) else {
+        let Some(end) = piece.chains.last().filter(|_| piece.has_flows()) else {
             return Ok(());
         };
-        let mut batch = batch.clone();
+        // An empty one where all are left out: what comes after them needs what is noted with it.
+        let none = || BatchBuilder::with_capacity(0).finish();
+        let mut batch = piece.batch.clone().unwrap_or_else(none);
+        let mut if_late = None;
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
             let sketch = sketch(&identity, &piece.records);
             self.compare(&sketch, &piece, taken)?;
-            let notes = self.notes(&piece, *end, sketch, noted);
+            let mut notes = self.notes(&piece, *end, sketch, noted);
+            let gap = Gap::of_batch(*end, piece.before);
+            notes.others.extend(self.left_out(&gap, piece.late_from));
+            // What counts of a line that has grown is not all of it.
+            if_late = (!is_grown).then(|| self.if_late(&gap, &notes));
             batch = batch.with_key(key).with_notes(notes);
         }
         self.counted = *end;
+        taken.if_late.push(if_late);
         taken.batches.push(batch);
         let in_batch = piece.records.iter().filter(|record| record.is_in_batch);
         taken

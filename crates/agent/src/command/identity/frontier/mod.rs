@@ -1,13 +1,18 @@
 //! How far a file was counted, and what of it is new.
 
 mod batches;
+mod gaps;
 mod grown;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::late::Gap;
 use super::lines::LineText;
 use super::{Chain, Identity, Noted};
+use gaps::FilledGap;
+
+use crate::delivery::IfLate;
 use crate::inputs::{Part, Place, Record, Refused};
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
@@ -32,6 +37,8 @@ pub struct Taken {
     pub batches: Vec<Batch>,
     /// Of each batch: where its flows are.
     pub places: Vec<Vec<Place>>,
+    /// Of each batch: what to note where flows of it are left out.
+    pub if_late: Vec<Option<IfLate>>,
     /// Up to where the file was counted before, or is in batches.
     pub upto: Option<Place>,
     /// Flows that cannot be counted, since a beginning of them was.
@@ -107,6 +114,10 @@ pub struct Frontier<L> {
     /// Of each mark that was found: the records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
     compared: Compared,
+    /// Whether flows of a file that begins like this one were left out; unknown before a batch is known.
+    has_gaps: Option<bool>,
+    /// What was left out of batches that are known, and is handed out again.
+    again: Taken,
 }
 
 /// Its receipt is written anew whenever the file has grown: those behind it may be forgotten.
@@ -150,6 +161,8 @@ struct Piece {
     ends_within_a_line: bool,
     /// The last record may be the beginning of another.
     may_be_cut: bool,
+    /// See [`Part::late_from`].
+    late_from: Option<u32>,
 }
 
 impl Piece {
@@ -193,6 +206,12 @@ impl Piece {
         self.batch.as_ref().map_or(0, Batch::flows)
     }
 
+    /// Some may be left out, and count the next time.
+    fn has_flows(&self) -> bool {
+        let is_late = |record: &Record| record.flow.is_some() && !record.is_in_batch;
+        self.batch.is_some() || self.records.iter().any(is_late)
+    }
+
     /// Takes the first so many records away, and returns them.
     fn split_off(&mut self, records: usize) -> Result<Piece, Stop> {
         let rest = self.records.split_off(records);
@@ -213,6 +232,7 @@ impl Piece {
             before: std::mem::replace(&mut self.before, after),
             text: self.text.clone(),
             may_be_cut: false,
+            late_from: self.late_from,
             records: std::mem::replace(&mut self.records, rest),
             chains: std::mem::replace(&mut self.chains, chains),
             batch: std::mem::replace(&mut self.batch, tail).and(head),
@@ -251,6 +271,8 @@ impl<L: LookUp> Frontier<L> {
             mark: None,
             marks: HashMap::new(),
             compared: Compared::default(),
+            has_gaps: None,
+            again: Taken::default(),
         }
     }
 
@@ -283,13 +305,14 @@ impl<L: LookUp> Frontier<L> {
             ends_within_a_line: part.ends_within_a_line
                 && part.records.last().is_some_and(|r| r.place == part.last),
             may_be_cut: part.may_be_cut,
+            late_from: part.late_from,
             records: part.records,
         };
         self.pending.push_back(piece);
         if !self.is_new {
             self.search()?;
         }
-        let mut taken = Taken::default();
+        let mut taken = std::mem::take(&mut self.again);
         if self.is_new {
             self.hand_out(&mut taken)?;
         }
@@ -315,7 +338,7 @@ impl<L: LookUp> Frontier<L> {
     }
 
     fn has_new_flows(&self) -> bool {
-        self.pending.iter().any(|piece| piece.batch.is_some())
+        self.pending.iter().any(Piece::has_flows)
     }
 
     /// Looks whether the last of the pending pieces was counted, and decides what that makes of all.
@@ -324,7 +347,7 @@ impl<L: LookUp> Frontier<L> {
             return Ok(());
         };
         let chains = piece.chains.clone();
-        let Some(end) = self.find(&chains)? else {
+        let Some(ends) = self.find(&chains)? else {
             self.cannot_ask = true;
             self.is_new = true;
             return Ok(());
@@ -333,8 +356,9 @@ impl<L: LookUp> Frontier<L> {
             let is_next = |chain: &&Chain| chain.index == first.end.index + 1;
             first.next = first.next.or(chains.iter().find(is_next).copied());
         }
-        if let Some(end) = end {
-            self.skip_to(end)?;
+        if let Some(&end) = ends.last() {
+            let gaps = self.gaps(&ends)?;
+            self.skip_to(end, gaps)?;
         }
         if !self.has_new_flows() {
             // Nothing that could count.
@@ -363,13 +387,14 @@ impl<L: LookUp> Frontier<L> {
         Ok(kept.is_some_and(|kept| kept.iter().any(Option::is_some)))
     }
 
-    /// The last of these that everything up to was counted, and notes marks behind it; the outer `None`
-    /// where that cannot be asked.
-    fn find(&mut self, chains: &[Chain]) -> Result<Option<Option<Chain>>, Stop> {
+    /// Those of these that everything up to was counted, in order, and notes marks behind them; `None` where
+    /// that cannot be asked. Where there are no gaps, the last one may be all that is looked for.
+    fn find(&mut self, chains: &[Chain]) -> Result<Option<Vec<Chain>>, Stop> {
         // Mostly, all of a part was counted, or nothing of it.
-        let alone = usize::from(chains.len() > KEYS_FEW && self.first.is_some());
+        let is_whole = self.first.is_some() && self.has_gaps != Some(true);
+        let alone = usize::from(chains.len() > KEYS_FEW && is_whole);
         let (others, last) = chains.split_at(chains.len() - alone);
-        let mut found = None;
+        let mut found: Vec<Chain> = Vec::new();
         for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
             let keys: Vec<IdempotencyKey> = chains.iter().filter_map(Chain::key).collect();
             let Some(kept) = self.receipts.look_up(&keys).map_err(Stop::Failed)? else {
@@ -385,7 +410,7 @@ impl<L: LookUp> Frontier<L> {
                         flows,
                         since_s,
                         upto,
-                    }) if found.is_none_or(|end: Chain| end.index < chain.index) => {
+                    }) if found.last().is_none_or(|end| end.index < chain.index) => {
                         let since_s = since_s.unwrap_or(kept.time_s);
                         if flows != chain.flows {
                             return Err(Stop::OtherFlows { since_s });
@@ -398,12 +423,12 @@ impl<L: LookUp> Frontier<L> {
                             since_s,
                             next: None,
                         });
-                        found = Some(end);
+                        found.push(end);
                     }
                     _ => {}
                 }
             }
-            if found.is_some() && found.as_ref() == last.last() {
+            if !found.is_empty() && found.last() == last.last() {
                 break;
             }
         }
@@ -428,19 +453,21 @@ impl<L: LookUp> Frontier<L> {
         }
     }
 
-    /// Everything up to `end` was counted.
-    fn skip_to(&mut self, end: Chain) -> Result<(), Stop> {
+    /// Everything up to `end` was counted, but for the `gaps`.
+    fn skip_to(&mut self, end: Chain, gaps: Vec<Gap>) -> Result<(), Stop> {
+        let mut gaps: Vec<_> = gaps.into_iter().map(FilledGap::from).collect();
         self.known.flows += std::mem::take(&mut self.presumed);
         while let Some(mut piece) = self.pending.pop_front() {
             let done = piece.chains.iter().take_while(|c| c.index <= end.index);
             let done = done.count();
             if done < piece.chains.len() {
-                self.known.flows += piece.split_off(done)?.flows() as u64;
+                self.pass(&piece.split_off(done)?, &mut gaps)?;
                 self.pending.push_front(piece);
                 break;
             }
-            self.known.flows += piece.flows() as u64;
+            self.pass(&piece, &mut gaps)?;
         }
+        self.hand_out_gaps(gaps);
         self.counted = end;
         self.mark = self.mark.filter(|mark| mark.index > end.index);
         Ok(())

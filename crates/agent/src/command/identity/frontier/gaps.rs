@@ -1,0 +1,152 @@
+//! Flows that were left out of batches which are known: each is looked at again.
+
+use super::super::Chain;
+use super::super::late::{self, Gap};
+use super::{Frontier, KEYS_MAX, LookUp, Piece, Stop};
+use crate::delivery::IfLate;
+use crate::inputs::Place;
+use flow::codec::{self, FlowKey};
+use flow::{Batch, BatchBuilder, IdempotencyKey, Note, Notes};
+
+/// A gap, and what of it was read.
+pub(super) struct FilledGap {
+    gap: Gap,
+    flows: BatchBuilder,
+    places: Vec<Place>,
+    /// See [`Part::late_from`](crate::inputs::Part::late_from).
+    late_from: Option<u32>,
+}
+
+impl From<Gap> for FilledGap {
+    fn from(gap: Gap) -> FilledGap {
+        FilledGap {
+            gap,
+            flows: BatchBuilder::with_capacity(0),
+            places: Vec::new(),
+            late_from: None,
+        }
+    }
+}
+
+impl<L: LookUp> Frontier<L> {
+    /// What was left out of the batches that end there, and has not been counted since.
+    pub(super) fn gaps(&mut self, ends: &[Chain]) -> Result<Vec<Gap>, Stop> {
+        if self.has_gaps.is_none() {
+            let mark = self.early.first().and_then(late::mark);
+            let kept = self.kept(mark.map(|(key, _)| key).as_slice())?;
+            self.has_gaps = Some(kept.iter().any(Option::is_some));
+        }
+        if self.has_gaps == Some(false) {
+            return Ok(Vec::new());
+        }
+        let mut gaps = Vec::new();
+        let mut open: Vec<_> = ends.iter().map(|&end| Gap::of_batch(end, end)).collect();
+        while !open.is_empty() {
+            let keys: Vec<_> = open.iter().filter_map(Gap::note_key).collect();
+            let notes = self.kept(&keys)?;
+            let left_out = open.into_iter().zip(notes);
+            let left_out = left_out.filter_map(|(gap, note)| gap.with_note(&note.flatten()?));
+            let left_out: Vec<_> = left_out.collect();
+            let keys: Vec<_> = left_out.iter().filter_map(Gap::batch_key).collect();
+            let sent = self.kept(&keys)?;
+            let (again, never): (Vec<_>, Vec<_>) = left_out
+                .into_iter()
+                .zip(sent)
+                .partition(|(_, sent)| sent.is_some());
+            gaps.extend(never.into_iter().map(|(gap, _)| gap));
+            // What was taken of it since has a receipt, which may have a note of the rest.
+            open = again.into_iter().map(|(gap, _)| gap.next()).collect();
+        }
+        Ok(gaps)
+    }
+
+    /// What is noted under each key, where there is something.
+    #[expect(clippy::type_complexity, reason = "as it is kept")]
+    fn kept(&mut self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Option<Box<str>>>>, Stop> {
+        let mut notes = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(KEYS_MAX) {
+            let kept = self.receipts.look_up(keys).map_err(Stop::Failed)?;
+            let kept = kept.unwrap_or_else(|| vec![None; keys.len()]);
+            notes.extend(kept.into_iter().map(|kept| kept.map(|kept| kept.note)));
+        }
+        Ok(notes)
+    }
+
+    /// Skips a piece, but for what is in the gaps.
+    pub(super) fn pass(&mut self, piece: &Piece, gaps: &mut [FilledGap]) -> Result<(), Stop> {
+        let failed = |e: codec::Corrupt| Stop::Failed(e.to_string());
+        let begins = piece.before.index;
+        let ends = begins + piece.chains.len() as u64;
+        let of_piece = |gap: &&mut FilledGap| {
+            gap.gap.end.index > begins && gap.gap.end.index.saturating_sub(gap.gap.count) < ends
+        };
+        let mut gaps: Vec<_> = gaps.iter_mut().filter(of_piece).collect();
+        for gap in &mut gaps {
+            gap.late_from = piece.late_from.into_iter().chain(gap.late_from).min();
+        }
+        let mut known = piece.flows() as u64;
+        if let (Some(batch), false) = (&piece.batch, gaps.is_empty()) {
+            let records = piece.records.iter().zip(&piece.chains);
+            let records = records.filter(|(record, _)| record.is_in_batch);
+            let flows = codec::Records::new(batch.bytes()).map_err(failed)?;
+            for ((record, chain), flow) in records.zip(flows) {
+                let Some(gap) = gaps.iter_mut().find(|gap| gap.gap.has(chain.index)) else {
+                    continue;
+                };
+                let flow = flow.map_err(failed)?;
+                let key = FlowKey::decode(flow.key).map_err(failed)?;
+                if key.hour.get() >= gap.gap.hour {
+                    let names = [&key.src_app, &key.dest_app, &key.vpc_id];
+                    let names = names.map(|name| name.as_bytes());
+                    gap.flows.push(key.hour, names, flow.counters);
+                    gap.places.push(record.place);
+                    known -= 1;
+                }
+            }
+        }
+        self.known.flows += known;
+        Ok(())
+    }
+
+    /// Makes batches of what is in the gaps.
+    pub(super) fn hand_out_gaps(&mut self, gaps: Vec<FilledGap>) {
+        for filled in gaps {
+            let Some(key) = filled.gap.batch_key().filter(|_| filled.flows.flows() > 0) else {
+                continue;
+            };
+            let gap = filled.gap.next();
+            let notes = Notes {
+                own: Note::new("h"),
+                others: self.left_out(&gap, filled.late_from),
+                unless: None,
+            };
+            self.again.if_late.push(Some(self.if_late(&gap, &notes)));
+            let batch: Batch = filled.flows.finish();
+            self.again
+                .batches
+                .push(batch.with_key(key).with_notes(notes));
+            self.again.places.push(filled.places);
+        }
+    }
+
+    /// Notes of what the reader left out of a batch.
+    pub(super) fn left_out(&self, gap: &Gap, hour: Option<u32>) -> Vec<(IdempotencyKey, Note)> {
+        let Some(hour) = hour else { return Vec::new() };
+        let note = Note::new(&format!("{}{hour}", gap.note_stem()));
+        let mark = self.early.first().and_then(late::mark);
+        mark.into_iter().chain(gap.note_key().zip(note)).collect()
+    }
+
+    /// For a service that leaves flows out.
+    pub(super) fn if_late(&self, gap: &Gap, notes: &Notes) -> IfLate {
+        let mut notes = notes.clone();
+        notes.others.extend(self.early.first().and_then(late::mark));
+        let stem = Note::new(&gap.note_stem());
+        // The last one, to which the hour is added.
+        notes.others.extend(gap.note_key().zip(stem));
+        IfLate {
+            notes: notes.to_string(),
+            is_again: gap.times > 0,
+        }
+    }
+}
