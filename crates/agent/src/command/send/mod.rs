@@ -408,7 +408,14 @@ fn forever() -> ! {
 
 /// The file that is being sent, for the thread that waits for a signal.
 #[derive(Debug, Default)]
-struct UnderWay(Mutex<Option<Current>>);
+struct UnderWay(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    /// A signal has come: the process is about to end.
+    is_stopped: bool,
+}
 
 #[derive(Debug)]
 struct Current {
@@ -420,14 +427,23 @@ struct Current {
 }
 
 impl UnderWay {
+    /// Before anything of it is read. After a signal it does not return, so nothing is.
     fn set(&self, current: Option<Current>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = current;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_stopped && current.is_some() {
+            drop(state);
+            forever();
+        }
+        state.current = current;
     }
 
     /// Ends what is under way, and keeps for the next process what is not in a file that it reads
     /// again. What there is to say of it.
     fn stop(&self) -> String {
-        let current = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_stopped = true;
+        let current = state.current.take();
+        drop(state);
         let Some(current) = current else {
             return "stopped; run it again to send the rest".into();
         };
