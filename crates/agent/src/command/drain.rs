@@ -2,11 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use crate::delivery::Sender;
+
+/// How soon a reader that waits for input sees that it is to stop.
+const LOOK_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
 
 /// Says when to stop reading, and when all that was read is handed over.
 #[derive(Debug, Default)]
@@ -83,20 +91,33 @@ impl Drain {
 pub struct Drained {
     input: File,
     drain: Arc<Drain>,
+    /// Takes what is read, until it fails.
+    sender: Weak<Sender>,
 }
 
 impl Drained {
-    pub fn new(input: File, drain: Arc<Drain>) -> Drained {
-        Drained { input, drain }
+    pub fn new(input: File, drain: Arc<Drain>, sender: Weak<Sender>) -> Drained {
+        Drained {
+            input,
+            drain,
+            sender,
+        }
     }
 }
 
 impl Read for Drained {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.drain.set_idle()?;
-        while let Err(error) = poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None) {
-            if error != Errno::INTR {
-                return Err(error.into());
+        loop {
+            let sender = self.sender.upgrade();
+            if sender.is_some_and(|sender| sender.failure().is_some()) {
+                self.drain.stop();
+            }
+            self.drain.set_idle()?;
+            let mut input = [PollFd::new(&self.input, PollFlags::IN)];
+            match poll(&mut input, Some(&LOOK_INTERVAL)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error.into()),
             }
         }
         self.drain.set_busy()?;
@@ -118,7 +139,7 @@ mod tests {
             let drain = Arc::new(Drain::default());
             let (reader, mut writer) = io::pipe().unwrap();
             let mut rest = reader.try_clone().unwrap();
-            let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone());
+            let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone(), Weak::new());
             let ends = drain.clone();
             let reading = std::thread::spawn(move || {
                 let (mut bytes, mut read) = ([0; 4096], 0);

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, Weak};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,6 +15,7 @@ use super::drain::{Drain, Drained};
 use super::identity::{Identity, Known};
 use super::say;
 use crate::arguments::Input;
+use crate::delivery::Sender;
 use crate::inputs::{Apps, HourLimit, InputError, Part, Reader, Skipped};
 
 /// Parts that are decoded and wait.
@@ -27,8 +28,8 @@ static WARNED: Once = Once::new();
 #[derive(Debug)]
 pub struct Source {
     input: File,
-    /// Says when to stop reading.
-    drain: Option<Arc<Drain>>,
+    /// Says when to stop reading, and takes what is read.
+    until: Option<(Arc<Drain>, Weak<Sender>)>,
     /// It can be read again.
     pub is_file: bool,
 }
@@ -47,7 +48,7 @@ impl Source {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
             return Ok(Source {
                 input: input.into(),
-                drain: None,
+                until: None,
                 is_file: false,
             });
         }
@@ -56,15 +57,15 @@ impl Source {
         check_kind(path, &data)?;
         Ok(Source {
             input: file,
-            drain: None,
+            until: None,
             is_file: data.is_file(),
         })
     }
 
-    /// The same, which `drain` can stop.
-    pub fn until(self, drain: Arc<Drain>) -> Source {
+    /// The same, which `drain` can stop; it ends, too, when `sender` has failed.
+    pub fn until(self, drain: Arc<Drain>, sender: &Arc<Sender>) -> Source {
         Source {
-            drain: Some(drain),
+            until: Some((drain, Arc::downgrade(sender))),
             ..self
         }
     }
@@ -109,8 +110,8 @@ impl Source {
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
-        let bytes: Box<dyn Read + Send> = match self.drain {
-            Some(drain) => Box::new(Drained::new(self.input, drain)),
+        let bytes: Box<dyn Read + Send> = match self.until {
+            Some((drain, sender)) => Box::new(Drained::new(self.input, drain, sender)),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)

@@ -186,7 +186,7 @@ impl Sending {
                 Err(error) => Err(Failure::Error(error)),
             }
         } else {
-            let source = source.until(drain.clone());
+            let source = source.until(drain.clone(), &sender);
             let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
             sent.skipped = skipped;
             result.map_err(Failure::Error)
@@ -312,6 +312,10 @@ impl Sending {
             }
         });
         drain.end();
+        if failed.is_none() && drain.is_stopped() {
+            // The sender has given up, and what was read until then is handed over.
+            failed = sender.failure().map(said);
+        }
         if failed.is_none() && drain.is_stopped() {
             // The thread that got the signal does the rest, and ends the process.
             forever();
