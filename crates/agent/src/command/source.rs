@@ -13,6 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::drain::{Drain, Drained};
 use super::identity::{Identity, Known};
+use super::rejects::Rejects;
+use super::resumed::{self, Resumed};
 use super::say;
 use crate::arguments::Input;
 use crate::delivery::Sender;
@@ -29,9 +31,56 @@ static WARNED: Once = Once::new();
 pub struct Source {
     input: File,
     /// Says when to stop reading, and takes what is read.
-    until: Option<(Arc<Drain>, Weak<Sender>)>,
+    until: Option<Until>,
     /// It can be read again.
     pub is_file: bool,
+}
+
+/// How a pipe is read, of which a sender takes what comes.
+#[derive(Debug)]
+struct Until {
+    drain: Arc<Drain>,
+    sender: Weak<Sender>,
+    rejects: Arc<Rejects>,
+}
+
+impl Until {
+    /// With what an earlier command has kept of it.
+    fn read(self, input: File) -> Box<dyn Read + Send> {
+        let Until {
+            drain,
+            sender,
+            rejects,
+        } = self;
+        let kept = sender.upgrade().map(|sender| sender.unfinished());
+        let pipe = Drained::new(input, drain, sender.clone());
+        let kept = match kept {
+            Some(Ok(kept)) => kept,
+            Some(Err(error)) => {
+                rejects.say(&format!("flowtally: {error}"));
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let has_flow = resumed::has_flow(&kept);
+        let text = String::from_utf8_lossy(&kept).into_owned();
+        Box::new(Resumed::new(pipe, kept, move |continues| {
+            if !continues && has_flow {
+                let why = "it was not read whole, and this pipe does not have the rest of it";
+                let place = "the end of the pipe before";
+                rejects
+                    .write(place, &[text], why)
+                    .map_err(io::Error::other)?;
+            }
+            match sender.upgrade() {
+                Some(sender) => sender
+                    .keep_unfinished(b"")
+                    .map_err(io::Error::other)
+                    .map(drop),
+                None => Ok(()),
+            }
+        }))
+    }
 }
 
 /// What a reading thread says.
@@ -63,9 +112,13 @@ impl Source {
     }
 
     /// The same, which `drain` can stop; it ends, too, when `sender` has failed.
-    pub fn until(self, drain: Arc<Drain>, sender: &Arc<Sender>) -> Source {
+    pub fn until(self, drain: Arc<Drain>, sender: &Arc<Sender>, rejects: Arc<Rejects>) -> Source {
         Source {
-            until: Some((drain, Arc::downgrade(sender))),
+            until: Some(Until {
+                drain,
+                sender: Arc::downgrade(sender),
+                rejects,
+            }),
             ..self
         }
     }
@@ -111,7 +164,7 @@ impl Source {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
         let bytes: Box<dyn Read + Send> = match self.until {
-            Some((drain, sender)) => Box::new(Drained::new(self.input, drain, sender)),
+            Some(until) => until.read(self.input),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)

@@ -310,6 +310,23 @@ impl Sender {
         self.shared.state().failed.clone()
     }
 
+    /// What an earlier sender has [kept](Sender::keep_unfinished) in the spool.
+    pub fn unfinished(&self) -> Result<Vec<u8>, SendError> {
+        match &self.shared.state().queue {
+            Queue::Memory(_) => Ok(Vec::new()),
+            Queue::Spool(spool) => spool.unfinished_text(),
+        }
+    }
+
+    /// Keeps the beginning of a flow in the spool, in place of another, until the rest of it comes; an empty
+    /// one forgets it. False where there is no spool.
+    pub fn keep_unfinished(&self, text: &[u8]) -> Result<bool, SendError> {
+        match &self.shared.state().queue {
+            Queue::Memory(_) => Ok(false),
+            Queue::Spool(spool) => spool.set_unfinished_text(text).map(|()| true),
+        }
+    }
+
     /// What became of the flows so far.
     pub fn report(&self) -> Report {
         let state = self.shared.state();

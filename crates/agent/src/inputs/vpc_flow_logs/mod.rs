@@ -32,6 +32,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::ops::{ControlFlow, Range};
 
+use super::pause::Stopped;
 use super::window::Window;
 use super::{Apps, Fault, InputError, NoTraffic, Place, Sink, Text, Unit, lines, push_json_string};
 use ends::Ends;
@@ -62,7 +63,7 @@ pub(super) fn read(
         ends: Ends::default(),
         json: String::new(),
     };
-    lines::read(window, line, sink, |text, line, sink| {
+    let read = lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
             if log.take(bare(&record), number, sink)?.is_break() {
@@ -70,6 +71,12 @@ pub(super) fn read(
             }
         }
         Ok(ControlFlow::Continue(()))
+    });
+    read.map_err(|mut error| {
+        if let (InputError::Io(error), Some(columns)) = (&mut error, &log.columns) {
+            Stopped::put_header(error, &columns.names.join(" "));
+        }
+        error
     })
 }
 
