@@ -448,3 +448,172 @@ fn rejects_take_whole_batches_and_without_them_sending_ends() {
         "{error}"
     );
 }
+
+/// What a process has written to standard error, line by line.
+fn errors(child: &mut Child) -> BufReader<std::process::ChildStderr> {
+    BufReader::new(child.stderr.take().unwrap())
+}
+
+/// It ended its sending there, and said nothing until the next line came.
+#[test]
+fn an_open_pipe_with_a_spool_outlasts_retry_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let there = format!("http://{address}");
+    let spool = dir.path().join("spool");
+    let mut child = sender(&there, &spool, &["--retry-for", "1"], Stdio::piped());
+    let mut error = errors(&mut child);
+    let mut input = child.stdin.take().unwrap();
+    let flows = flows(2);
+    input.write_all(&ndjson_body(&flows[..1])).unwrap();
+    let mut line = String::new();
+    error.read_line(&mut line).unwrap();
+    assert!(
+        line.contains("has not taken anything for 1 seconds"),
+        "{line}"
+    );
+    assert!(line.contains("kept in the spool"), "{line}");
+    std::thread::sleep(Duration::from_secs(1));
+    let daemon = Daemon::start_with(&dir.path().join("db"), &["--listen", &address.to_string()]);
+    wait_until("it is sent", || batches(&spool).is_empty());
+    input.write_all(&ndjson_body(&flows[1..])).unwrap();
+    drop(input);
+    let (status, out, _) = parts(&child.wait_with_output().unwrap());
+    assert_eq!(status, Some(0), "{out}");
+    line.clear();
+    error.read_to_string(&mut line).unwrap();
+    assert_eq!(line, "");
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+#[test]
+fn without_a_spool_giving_up_ends_it_at_once() {
+    let mut child = Command::new(Daemon::binary())
+        .args(["send", "--url", NOWHERE, "--retry-for", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&ndjson_body(&flows(1))).unwrap();
+    wait_until("it ends", || child.try_wait().unwrap().is_some());
+    let (status, _, error) = parts(&child.wait_with_output().unwrap());
+    assert_eq!(status, Some(1));
+    assert!(
+        error.contains("has not taken anything for 1 seconds"),
+        "{error}"
+    );
+    assert!(error.contains("is not kept: --spool keeps it"), "{error}");
+    drop(input);
+}
+
+/// It was met before it knew what it would have to keep: 18 of 249.
+#[test]
+fn a_signal_at_the_start_loses_nothing_that_was_read() {
+    for round in 0..60 {
+        let dir = tempfile::tempdir().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&ndjson_body(&flows(10))).unwrap();
+        let input = Stdio::from(reader.try_clone().unwrap());
+        let child = sender(NOWHERE, dir.path(), &[], input);
+        std::thread::sleep(Duration::from_micros(700 * round));
+        signal(&child, ["TERM", "HUP", "INT"][round as usize % 3]);
+        let output = child.wait_with_output().unwrap();
+        drop(writer);
+        let (kept, left) = (flows_in(dir.path()), left_in(reader));
+        assert_eq!(kept + left, 10, "{round}: {output:?}");
+    }
+}
+
+/// The first of two processes reads a part of a flow, at whatever place the pipe is cut; the second reads the
+/// rest.
+#[test]
+fn a_flow_that_was_read_in_part_is_read_whole_by_the_next() {
+    let flows = flows(4);
+    let csv = String::from_utf8(crate::send::csv_body(&flows)).unwrap();
+    let lines = String::from_utf8(ndjson_body(&flows)).unwrap();
+    let array = format!("[{}]", lines.trim_end().replace('\n', " ,\n"));
+    let daemon_dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&daemon_dir.path().join("db"));
+    let mut expected = Model::new();
+    for text in [&lines, &array, &csv] {
+        let second = text.match_indices('\n').nth(1).unwrap().0;
+        for cut in [second - 30, second - 1, second, second + 1, second + 20] {
+            let dir = tempfile::tempdir().unwrap();
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(&text.as_bytes()[..cut]).unwrap();
+            let input = || Stdio::from(reader.try_clone().unwrap());
+            let child = sender(NOWHERE, dir.path(), &[], input());
+            wait_until("it begins", || dir.path().join("lock").exists());
+            std::thread::sleep(Duration::from_millis(400));
+            signal(&child, "TERM");
+            let first = child.wait_with_output().unwrap();
+            assert_eq!(first.status.code(), Some(128 + 15));
+            writer.write_all(&text.as_bytes()[cut..]).unwrap();
+            drop(writer);
+            let child = sender(&url(&daemon), dir.path(), &[], input());
+            let (status, _, error) = parts(&child.wait_with_output().unwrap());
+            assert_eq!(status, Some(0), "{cut} of {text}: {first:?}, then {error}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            add_to(&mut expected, &flows);
+            assert_eq!(
+                daemon.client.hour(1),
+                hour_of(&expected, 1),
+                "{cut}: {text}"
+            );
+        }
+    }
+    daemon.stop();
+}
+
+/// What was begun is refused, and costs the other pipe nothing.
+#[test]
+fn another_pipe_is_not_taken_for_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = sender(NOWHERE, dir.path(), &[], Stdio::piped());
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&ndjson_body(&flows(1))[..30]).unwrap();
+    wait_until("it begins", || dir.path().join("lock").exists());
+    std::thread::sleep(Duration::from_millis(400));
+    signal(&child, "TERM");
+    let (_, _, error) = parts(&child.wait_with_output().unwrap());
+    assert!(error.contains("30 bytes of a flow"), "{error}");
+    let daemon = Daemon::start(&dir.path().join("db"));
+    let spool = dir.path().join("spool");
+    std::fs::create_dir(&spool).unwrap();
+    std::fs::rename(dir.path().join("unfinished"), spool.join("unfinished")).unwrap();
+    let arguments = ["--spool", spool.to_str().unwrap()];
+    // A pipe that gives nothing is neither.
+    assert_eq!(parts(&send(&url(&daemon), &arguments, b"")).0, Some(0));
+    let flows = flows(3);
+    let (status, out, error) = parts(&send(&url(&daemon), &arguments, &ndjson_body(&flows)));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("3 flows sent"), "{out}");
+    assert!(error.contains("does not have the rest of it"), "{error}");
+    let mut model = Model::new();
+    add_to(&mut model, &flows);
+    assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
+    daemon.stop();
+}
+
+/// A program that writes a flow and waits before it ends the line, or the array.
+#[test]
+fn a_whole_flow_does_not_wait_for_what_is_behind_it() {
+    let flow = String::from_utf8(ndjson_body(&flows(1))).unwrap();
+    for text in [flow.trim_end().to_owned(), format!("[{}", flow.trim_end())] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = sender(NOWHERE, dir.path(), &[], Stdio::piped());
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        wait_until("it is kept", || flows_in(dir.path()) == 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(input);
+    }
+}

@@ -2,11 +2,23 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use crate::delivery::Sender;
+use crate::inputs::{Quiet, Stopped};
+
+/// How soon a reader that waits for input sees that it is to stop.
+const LOOK_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
+/// Silence after which what is here is looked at as if nothing more came.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// Says when to stop reading, and when all that was read is handed over.
 #[derive(Debug, Default)]
@@ -18,8 +30,8 @@ pub struct Drain {
 #[derive(Debug, Default)]
 struct State {
     is_stopped: bool,
-    /// The reader waits for input, or has ended: it holds no flows.
-    is_idle: bool,
+    /// The reader has handed over all that it read.
+    has_ended: bool,
 }
 
 impl Drain {
@@ -36,70 +48,67 @@ impl Drain {
     pub fn wait(&self, time_max: Duration) {
         let waited = self
             .changed
-            .wait_timeout_while(self.state(), time_max, |state| !state.is_idle);
+            .wait_timeout_while(self.state(), time_max, |state| !state.has_ended);
         let _in_any_case = waited.unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Says that the reader has ended.
+    /// Says that the reader has ended, and holds nothing.
     pub fn end(&self) {
-        self.state().is_idle = true;
+        self.state().has_ended = true;
         self.changed.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Says that the reader waits for input, and holds no flows.
-    ///
-    /// # Errors
-    /// When reading is over.
-    fn set_idle(&self) -> io::Result<()> {
-        self.set(true)
-    }
-
-    /// Says that the reader is about to take what is there.
-    ///
-    /// # Errors
-    /// When reading is over: what is there stays where it is.
-    fn set_busy(&self) -> io::Result<()> {
-        self.set(false)
-    }
-
-    fn set(&self, is_idle: bool) -> io::Result<()> {
-        let mut state = self.state();
-        state.is_idle = is_idle || state.is_stopped;
-        self.changed.notify_all();
-        match state.is_stopped {
-            true => Err(io::Error::other("stopped")),
-            false => Ok(()),
-        }
-    }
 }
 
-/// A pipe that can be stopped. Between the wait for input and taking it there is a moment at which nothing is
-/// held: a stop falls before that moment, and takes nothing, or after it, and waits for what was taken.
+/// A pipe that can be stopped: what is not taken by then stays in it. After some silence it says so, once:
+/// [`Quiet`].
 #[derive(Debug)]
 pub struct Drained {
     input: File,
     drain: Arc<Drain>,
+    /// Takes what is read, until it fails.
+    sender: Weak<Sender>,
+    /// It was quiet, and nothing has come since.
+    is_quiet: bool,
 }
 
 impl Drained {
-    pub fn new(input: File, drain: Arc<Drain>) -> Drained {
-        Drained { input, drain }
+    pub fn new(input: File, drain: Arc<Drain>, sender: Weak<Sender>) -> Drained {
+        Drained {
+            input,
+            drain,
+            sender,
+            is_quiet: false,
+        }
     }
 }
 
 impl Read for Drained {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.drain.set_idle()?;
-        while let Err(error) = poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None) {
-            if error != Errno::INTR {
-                return Err(error.into());
+        let since = Instant::now();
+        loop {
+            let sender = self.sender.upgrade();
+            if sender.is_some_and(|sender| sender.failure().is_some()) {
+                self.drain.stop();
+            }
+            if self.drain.is_stopped() {
+                return Err(io::Error::other(Stopped::default()));
+            }
+            let mut input = [PollFd::new(&self.input, PollFlags::IN)];
+            match poll(&mut input, Some(&LOOK_INTERVAL)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error.into()),
+            }
+            if !self.is_quiet && since.elapsed() >= QUIET_AFTER {
+                self.is_quiet = true;
+                return Err(io::Error::other(Quiet));
             }
         }
-        self.drain.set_busy()?;
+        self.is_quiet = false;
         self.input.read(bytes)
     }
 }
@@ -118,7 +127,7 @@ mod tests {
             let drain = Arc::new(Drain::default());
             let (reader, mut writer) = io::pipe().unwrap();
             let mut rest = reader.try_clone().unwrap();
-            let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone());
+            let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone(), Weak::new());
             let ends = drain.clone();
             let reading = std::thread::spawn(move || {
                 let (mut bytes, mut read) = ([0; 4096], 0);

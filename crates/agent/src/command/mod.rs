@@ -5,6 +5,7 @@ mod drain;
 pub mod identity;
 mod output;
 pub mod rejects;
+mod resumed;
 pub mod send;
 pub mod signals;
 pub mod source;

@@ -7,14 +7,17 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, Weak};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::drain::{Drain, Drained};
 use super::identity::{Identity, Known};
+use super::rejects::Rejects;
+use super::resumed::{self, Resumed};
 use super::say;
 use crate::arguments::Input;
+use crate::delivery::Sender;
 use crate::inputs::{Apps, HourLimit, InputError, Part, Reader, Skipped};
 
 /// Parts that are decoded and wait.
@@ -27,12 +30,59 @@ static WARNED: Once = Once::new();
 #[derive(Debug)]
 pub struct Source {
     input: File,
-    /// Says when to stop reading.
-    drain: Option<Arc<Drain>>,
+    /// Says when to stop reading, and takes what is read.
+    until: Option<Until>,
     /// It can be read again.
     pub is_file: bool,
     /// Its name is one of NDJSON.
     is_called_lines: bool,
+}
+
+/// How a pipe is read, of which a sender takes what comes.
+#[derive(Debug)]
+struct Until {
+    drain: Arc<Drain>,
+    sender: Weak<Sender>,
+    rejects: Arc<Rejects>,
+}
+
+impl Until {
+    /// With what an earlier command has kept of it.
+    fn read(self, input: File) -> Box<dyn Read + Send> {
+        let Until {
+            drain,
+            sender,
+            rejects,
+        } = self;
+        let kept = sender.upgrade().map(|sender| sender.unfinished());
+        let pipe = Drained::new(input, drain, sender.clone());
+        let kept = match kept {
+            Some(Ok(kept)) => kept,
+            Some(Err(error)) => {
+                rejects.say(&format!("flowtally: {error}"));
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let has_flow = resumed::has_flow(&kept);
+        let text = String::from_utf8_lossy(&kept).into_owned();
+        Box::new(Resumed::new(pipe, kept, move |continues| {
+            if !continues && has_flow {
+                let why = "it was not read whole, and this pipe does not have the rest of it";
+                let place = "the end of the pipe before";
+                rejects
+                    .write(place, &[text], why)
+                    .map_err(io::Error::other)?;
+            }
+            match sender.upgrade() {
+                Some(sender) => sender
+                    .keep_unfinished(b"")
+                    .map_err(io::Error::other)
+                    .map(drop),
+                None => Ok(()),
+            }
+        }))
+    }
 }
 
 /// What a reading thread says.
@@ -49,7 +99,7 @@ impl Source {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
             return Ok(Source {
                 input: input.into(),
-                drain: None,
+                until: None,
                 is_file: false,
                 is_called_lines: false,
             });
@@ -59,16 +109,20 @@ impl Source {
         check_kind(path, &data)?;
         Ok(Source {
             input: file,
-            drain: None,
+            until: None,
             is_file: data.is_file(),
             is_called_lines: is_called_lines(path),
         })
     }
 
-    /// The same, which `drain` can stop.
-    pub fn until(self, drain: Arc<Drain>) -> Source {
+    /// The same, which `drain` can stop; it ends, too, when `sender` has failed.
+    pub fn until(self, drain: Arc<Drain>, sender: &Arc<Sender>, rejects: Arc<Rejects>) -> Source {
         Source {
-            drain: Some(drain),
+            until: Some(Until {
+                drain,
+                sender: Arc::downgrade(sender),
+                rejects,
+            }),
             ..self
         }
     }
@@ -113,8 +167,8 @@ impl Source {
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
-        let bytes: Box<dyn Read + Send> = match self.drain {
-            Some(drain) => Box::new(Drained::new(self.input, drain)),
+        let bytes: Box<dyn Read + Send> = match self.until {
+            Some(until) => until.read(self.input),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)

@@ -51,7 +51,8 @@ pub struct SenderOptions {
     pub spool_bytes_max: u64,
     /// Where batches go that the service will never take.
     pub refused: Refused,
-    /// Gives up when nothing could be delivered for this long.
+    /// Gives up when nothing could be delivered for this long. With a spool this counts from
+    /// [`Sender::finish`] on: until then the flows are kept, and sent again.
     pub retry_for: Duration,
 }
 
@@ -172,8 +173,8 @@ struct State {
     taking_the_rest: bool,
     /// What there is no room in, which the user has been told.
     lack: Option<Lack>,
-    /// Nothing more is pushed.
-    has_ended: bool,
+    /// Since when nothing more is pushed.
+    ended_at: Option<Instant>,
     /// The sender is gone: nothing is delivered any more.
     abandoned: bool,
 }
@@ -215,7 +216,7 @@ impl Sender {
                 failed: None,
                 taking_the_rest: false,
                 lack: None,
-                has_ended: false,
+                ended_at: None,
                 abandoned: false,
             }),
             changed: Condvar::new(),
@@ -304,6 +305,28 @@ impl Sender {
         self.shared.state().trouble.clone()
     }
 
+    /// Why nothing is delivered any more, which the next [`Sender::push`] would say.
+    pub fn failure(&self) -> Option<SendError> {
+        self.shared.state().failed.clone()
+    }
+
+    /// What an earlier sender has [kept](Sender::keep_unfinished) in the spool.
+    pub fn unfinished(&self) -> Result<Vec<u8>, SendError> {
+        match &self.shared.state().queue {
+            Queue::Memory(_) => Ok(Vec::new()),
+            Queue::Spool(spool) => spool.unfinished_text(),
+        }
+    }
+
+    /// Keeps the beginning of a flow in the spool, in place of another, until the rest of it comes; an empty
+    /// one forgets it. False where there is no spool.
+    pub fn keep_unfinished(&self, text: &[u8]) -> Result<bool, SendError> {
+        match &self.shared.state().queue {
+            Queue::Memory(_) => Ok(false),
+            Queue::Spool(spool) => spool.set_unfinished_text(text).map(|()| true),
+        }
+    }
+
     /// What became of the flows so far.
     pub fn report(&self) -> Report {
         let state = self.shared.state();
@@ -346,7 +369,8 @@ impl Sender {
     /// meanwhile.
     pub fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
         let shared = &*self.shared;
-        shared.state().has_ended = true;
+        shared.state().ended_at.get_or_insert_with(Instant::now);
+        shared.changed.notify_all();
         let mut state = shared.close_batch(shared.state())?;
         loop {
             if let Some(error) = &state.failed {

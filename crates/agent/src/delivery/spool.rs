@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/lock                            held by the process that uses the spool
+//! DIR/unfinished                      the beginning of a flow, of which a pipe has the rest
 //! DIR/tmp                             the batch that is being filled: its room, later its bytes
 //! DIR/NUMBER-KEY-FLOWS.json.zst       a batch that waits (.json where it is not compressed)
 //! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never take
@@ -26,6 +27,8 @@ use crate::durable;
 const LOCK_FILE: &str = "lock";
 /// A batch that is being written has this, and is not one yet.
 const UNFINISHED: &str = "tmp";
+/// What was read from a pipe and is not a whole flow.
+const UNFINISHED_TEXT: &str = "unfinished";
 /// Below the spool.
 const REFUSED: &str = "refused";
 /// Files take whole blocks of most disks, however short they are.
@@ -81,6 +84,7 @@ impl Spool {
                 fs::remove_file(found.path()).map_err(|e| error(path, e))?;
             } else if file_name != LOCK_FILE
                 && file_name != REFUSED
+                && file_name != UNFINISHED_TEXT
                 && !durable::is_lost_and_found(&found)
             {
                 let why =
@@ -179,6 +183,37 @@ impl Spool {
         self.bytes += on_disk(bytes);
         self.files.push_back((number, entry, bytes));
         Ok(None)
+    }
+
+    /// See [`Sender::unfinished`](super::Sender::unfinished).
+    pub(super) fn unfinished_text(&self) -> Result<Vec<u8>, SendError> {
+        let path = self.path.join(UNFINISHED_TEXT);
+        match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.map_err(|e| error(&path, e)),
+        }
+    }
+
+    /// Keeps a text in place of the one before, on disk when it returns; none where it is empty.
+    pub(super) fn set_unfinished_text(&self, text: &[u8]) -> Result<(), SendError> {
+        let path = self.path.join(UNFINISHED_TEXT);
+        let set = || {
+            if text.is_empty() {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                    removed => removed?,
+                }
+            } else {
+                // What a crash leaves of it is removed with the batch that was being filled.
+                let begun = self.path.join(format!("{UNFINISHED_TEXT}.{UNFINISHED}"));
+                let mut file = File::create(&begun)?;
+                file.write_all(text)?;
+                file.sync_all()?;
+                fs::rename(&begun, &path)?;
+            }
+            durable::sync_dir(&self.path)
+        };
+        set().map_err(|e: io::Error| error(&path, e))
     }
 
     /// On disk, name included, when it returns.
@@ -367,6 +402,27 @@ mod tests {
         spool.pop().unwrap();
         assert_eq!(first(&mut spool), None);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "the lock");
+    }
+
+    #[test]
+    fn an_unfinished_flow_outlives_its_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(spool.unfinished_text().unwrap(), b"");
+        spool.set_unfinished_text(b"half").unwrap();
+        spool.set_unfinished_text(b"{\"src_").unwrap();
+        drop(spool);
+        fs::write(dir.path().join("unfinished.tmp"), "of a crash").unwrap();
+        let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(
+            (spool.len(), spool.unfinished_text().unwrap()),
+            (0, b"{\"src_".to_vec())
+        );
+        for _ in 0..2 {
+            spool.set_unfinished_text(b"").unwrap();
+        }
+        assert_eq!(spool.unfinished_text().unwrap(), b"");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the lock");
     }
 
     /// What is set aside takes room until somebody has looked at it.

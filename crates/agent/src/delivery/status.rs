@@ -2,7 +2,7 @@
 //!
 //! | answer | about | then |
 //! |---|---|---|
-//! | 408, 425, 429, 5xx | this moment | sent again, until `--retry-for` is over |
+//! | 408, 425, 429, 5xx | this moment | sent again, until `--retry-for` is over; from a spool while flows come |
 //! | 400 `hour-too-far-ahead` | a clock | sent again, after the others |
 //! | 400 `bad-body` | the body, or the way it took | sent again; set aside when `--retry-for` is over |
 //! | 400 that names a flow or a field, 413, 422, 400 `bad-idempotency-key` | this batch | set aside |

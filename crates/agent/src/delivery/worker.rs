@@ -41,7 +41,7 @@ enum Next {
 /// What becomes of a batch that was tried for `--retry-for`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AtLast {
-    /// It waits for the next sender.
+    /// It waits for the next sender. A spool keeps it, so while flows still come it is tried again here.
     GiveUp,
     /// It is set aside.
     PutAside(Fault),
@@ -59,6 +59,8 @@ impl Shared {
     ) {
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
+        // The user knows that nothing is taken.
+        let mut has_told = false;
         // Batches in a row that are to be tried after the others.
         let mut postponed = 0;
         while let Some(First { entry, body }) = self.next_batch() {
@@ -80,14 +82,24 @@ impl Shared {
                     Err(error) => next = Next::Fail(error),
                 }
             }
-            let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
-            let mut left = self.options.retry_for.saturating_sub(failing);
+            let since = *failing_since.get_or_insert_with(Instant::now);
+            let mut left = self.options.retry_for.saturating_sub(since.elapsed());
             if let Next::TryAgain { why, at_last, .. } = &next {
                 if *at_last == AtLast::Refused {
                     self.tell_refused(client, why);
-                    if !self.state().has_ended {
-                        left = PAUSE_MAX;
+                }
+                if self.outlasts(*at_last) {
+                    if left.is_zero() && *at_last == AtLast::GiveUp && !has_told {
+                        has_told = true;
+                        self.tell_away(client, why);
                     }
+                    left = match self.state().ended_at {
+                        None => PAUSE_MAX,
+                        Some(ended_at) => {
+                            let failing = since.max(ended_at).elapsed();
+                            self.options.retry_for.saturating_sub(failing)
+                        }
+                    };
                 }
                 if left.is_zero() {
                     next = self.give_up(client, &entry, &body, (why, *at_last), &mut on_rejected);
@@ -118,6 +130,7 @@ impl Shared {
                 pauses = self::pauses();
                 failing_since = None;
                 postponed = 0;
+                has_told = false;
             }
             self.changed.notify_all();
             if state.failed.is_some() || state.abandoned {
@@ -156,6 +169,27 @@ impl Shared {
             let text = format!("{url} refuses: {why}; the flows are kept, and sent again later");
             (self.notice.0)(&text);
         }
+    }
+
+    /// Whether a batch is kept and tried for as long as flows come, and for `--retry-for` after that.
+    fn outlasts(&self, at_last: AtLast) -> bool {
+        match at_last {
+            AtLast::GiveUp => self.options.spool.is_some(),
+            AtLast::PutAside(_) => false,
+            AtLast::Refused => true,
+        }
+    }
+
+    /// Tells the user why nothing is taken, while the spool keeps it.
+    fn tell_away(&self, client: &Client, why: &str) {
+        let error = SendError::GaveUp {
+            url: client.url(attempt::PATH),
+            after: self.options.retry_for,
+            why: why.to_owned(),
+        };
+        (self.notice.0)(&format!(
+            "{error}; the flows are kept in the spool, and sent again later"
+        ));
     }
 
     /// Moves a batch behind the others, if it is in a spool. Whether there is one that has not been tried since
@@ -326,16 +360,18 @@ impl Shared {
         }
     }
 
-    /// Waits, unless the sender goes away.
+    /// Waits, unless the sender goes away. The end of the flows cuts it short: how long is left counts from
+    /// there.
     fn pause<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         pause: Duration,
     ) -> MutexGuard<'a, State> {
         let end = Instant::now() + pause;
+        let had_ended = state.ended_at.is_some();
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.abandoned {
+            if left.is_zero() || state.abandoned || state.ended_at.is_some() != had_ended {
                 return state;
             }
             state = self.wait(state, left);

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
+use super::pause::{Patient, Stopped};
 use flow::gzip::{self, Gzip};
 
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
@@ -11,8 +12,15 @@ const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
 /// The largest window of zstd frames that are read: 128 MiB, as `zstd -d` has it.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// Whether it is compressed, as far as so many bytes tell.
+pub fn begins_compressed(begin: &[u8]) -> bool {
+    begin.starts_with(gzip::MAGIC)
+        || begin.starts_with(ZSTD)
+        || matches!(begin.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))
+}
+
 /// What was read to see how it begins, and the rest.
-type Begun<R> = Chain<Cursor<Vec<u8>>, R>;
+type Begun<R> = Chain<Cursor<Vec<u8>>, Patient<R>>;
 
 /// An input as it was before it was compressed, if it was.
 pub(super) enum Decompressed<R: Read> {
@@ -22,14 +30,25 @@ pub(super) enum Decompressed<R: Read> {
 }
 
 impl<R: Read> Decompressed<R> {
-    pub(super) fn new(mut input: R) -> io::Result<Decompressed<R>> {
+    pub(super) fn new(input: R) -> io::Result<Decompressed<R>> {
+        let mut input = Patient::new(input);
         let mut begin = Vec::new();
-        Read::by_ref(&mut input)
+        let read = Read::by_ref(&mut input)
             .take(ZSTD.len() as u64)
-            .read_to_end(&mut begin)?;
+            .read_to_end(&mut begin);
+        if let Err(mut error) = read {
+            if let Some(stopped) = Stopped::of(&mut error) {
+                stopped.unfinished = begin;
+            }
+            return Err(error);
+        }
         let is_gzip = begin.starts_with(gzip::MAGIC);
         let is_zstd = begin.starts_with(ZSTD)
             || matches!(begin.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
+        let input = match is_gzip || is_zstd {
+            true => input,
+            false => input.impatient(),
+        };
         let input = Cursor::new(begin).chain(input);
         Ok(if is_gzip {
             Decompressed::Gzip(Box::new(Gzip::new(BufReader::new(input))))

@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::ops::ControlFlow;
 
+use super::pause::Stopped;
 use super::records::{Fields, Record, Records, UNCLOSED};
 use super::window::Window;
 use super::{
@@ -55,7 +56,16 @@ pub(super) fn read(
         text: String::new(),
         sink,
     };
-    while let Some(next) = records.next()? {
+    loop {
+        let next = match records.next() {
+            Ok(Some(next)) => next,
+            Ok(None) => break,
+            Err(mut error) => {
+                let header: Vec<_> = reader.columns.iter().map(|field| field.name()).collect();
+                Stopped::put_header(&mut error, &header.join(","));
+                return Err(error.into());
+            }
+        };
         let (step, is_stray) = match next {
             Ok(record) if reader.has_stray_quote(&record) => {
                 let text = record.text.split(|&byte| byte == b'\n').next();

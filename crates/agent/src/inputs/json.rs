@@ -38,6 +38,7 @@ pub(super) fn read(
         arrays.window.fill()?;
         let step = match arrays.at {
             At::Between => arrays.find_next()?,
+            At::Behind { flows } => arrays.find_end(flows)?,
             At::Array { flows } => match arrays.take_block(flows, sink) {
                 ControlFlow::Continue(None) => arrays.take_elements(flows, sink)?,
                 ControlFlow::Continue(Some(step)) => step,
@@ -67,6 +68,8 @@ enum At {
     /// With an array's opening bracket; after some of its flows, with a bracket that has replaced the
     /// comma behind the last of them.
     Array { flows: u64 },
+    /// With a bracket in front of what follows an element: a comma or a closing bracket.
+    Behind { flows: u64 },
     /// After a closing bracket.
     Between,
 }
@@ -136,7 +139,7 @@ impl<R: Read> Arrays<R> {
                 }
                 at
             } else {
-                let Some((element, end)) = self.element(at)? else {
+                let Some((element, after)) = self.element(at)? else {
                     break;
                 };
                 let unit = Unit {
@@ -149,7 +152,19 @@ impl<R: Read> Arrays<R> {
                 }
                 self.flows += 1;
                 in_array += 1;
-                end
+                let end = skip_space(bytes, after);
+                match bytes.get(end) {
+                    Some(b',' | b']') => end,
+                    None if !self.window.has_ended() => {
+                        self.consume_to_comma(after - 1);
+                        self.at = At::Behind { flows: in_array };
+                        return Ok(Step::GoOn);
+                    }
+                    _ => {
+                        self.flows -= 1;
+                        return Err(self.no_end(end));
+                    }
+                }
             };
             if bytes[end] == b',' {
                 begin = end;
@@ -173,8 +188,42 @@ impl<R: Read> Arrays<R> {
         Ok(Step::GoOn)
     }
 
-    /// The element at `at`, and where the comma or bracket behind it is; `None` where its end has not
-    /// been read yet.
+    /// What comes behind an element.
+    fn find_end(&mut self, flows: u64) -> Result<Step, InputError> {
+        let bytes = self.window.text();
+        let end = skip_space(bytes, 1);
+        match bytes.get(end) {
+            Some(b',') => {
+                self.consume_to_comma(end);
+                self.at = At::Array { flows };
+            }
+            Some(b']') => {
+                self.consume(end + 1);
+                self.at = At::Between;
+            }
+            None if !self.window.has_ended() => {
+                // A bracket comes in its place.
+                self.line += u64::from(end > 1 && bytes[end - 1] == b'\n');
+                self.consume_to_comma(end - 1);
+            }
+            _ => {
+                self.flows -= 1;
+                return Err(self.no_end(end));
+            }
+        }
+        Ok(Step::GoOn)
+    }
+
+    /// What is wrong where an element has ended.
+    fn no_end(&self, at: usize) -> InputError {
+        match self.window.text().get(at) {
+            Some(_) => self.malformed(at, 1, "expected `,` or `]`"),
+            None => self.malformed(at, 1, &not_complete("EOF where `,` or `]` is due")),
+        }
+    }
+
+    /// The element at `at`, and where it ends; `None` where its end has not been read yet. An object of an input
+    /// whose flows are wanted as they come ends with its brace, anything else with what is behind it.
     fn element(&self, at: usize) -> Result<Option<(&str, usize)>, InputError> {
         let bytes = self.window.text();
         let is_open = || !self.window.has_ended() && !has_end(&bytes[at..]);
@@ -182,14 +231,15 @@ impl<R: Read> Arrays<R> {
             serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<&RawValue>();
         match stream.next() {
             Some(Ok(element)) => {
-                let end = skip_space(bytes, at + stream.byte_offset());
+                let after = at + stream.byte_offset();
+                let end = skip_space(bytes, after);
                 match bytes.get(end) {
-                    Some(b',' | b']') => Ok(Some((element.get(), end))),
-                    Some(_) => Err(self.malformed(end, 1, "expected `,` or `]`")),
-                    None if is_open() => Ok(None),
-                    None => {
-                        Err(self.malformed(end, 1, &not_complete("EOF where `,` or `]` is due")))
+                    _ if self.window.is_live() && bytes[at] == b'{' => {
+                        Ok(Some((element.get(), after)))
                     }
+                    Some(b',' | b']') => Ok(Some((element.get(), after))),
+                    None if is_open() => Ok(None),
+                    _ => Err(self.no_end(end)),
                 }
             }
             _ if is_open() => Ok(None),

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::ops::ControlFlow;
 
+use super::pause::is_object;
 use super::window::Window;
 use super::{InputError, Sink, newlines};
 use flow::decode::lookalikes;
@@ -21,6 +22,10 @@ pub(super) fn read(
         let end = match text.iter().rposition(|&byte| byte == b'\n') {
             _ if window.has_ended() && text.is_empty() => return Ok(()),
             _ if window.has_ended() => text.len(),
+            // An object is whole without the end of its line, which may come much later.
+            last if window.is_quiet() && is_object(&text[last.map_or(0, |last| last + 1)..]) => {
+                text.len()
+            }
             Some(last) => last + 1,
             None if window.is_full() => {
                 let mut refused = window.pass_line(line)?;

@@ -14,6 +14,7 @@ mod flows;
 mod json;
 mod lines;
 mod ndjson;
+mod pause;
 mod records;
 mod sniff;
 mod vpc_flow_logs;
@@ -22,7 +23,9 @@ mod window;
 pub use apps::Apps;
 pub(crate) use batches::GIVE_AGAIN;
 pub use batches::{Part, Refused};
+pub use compression::begins_compressed;
 pub use flows::{Line, Record, first_to_json, to_json};
+pub use pause::{Quiet, Stopped};
 pub use vpc_flow_logs::Count;
 
 use std::fmt;

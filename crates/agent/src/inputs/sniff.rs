@@ -4,6 +4,7 @@ use std::io::Read;
 
 use serde_json::value::RawValue;
 
+use super::pause::is_object;
 use super::window::Window;
 use super::{BYTE_ORDER_MARK, InputError, InputFormat, newlines, vpc_flow_logs};
 use flow::decode::lookalikes;
@@ -41,6 +42,10 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
             Some(lookalike) => Some(lookalike.to_string()),
             None => match some.first() {
                 None => return Ok((InputFormat::Ndjson, line)), // nothing
+                // Its line may end much later.
+                Some(b'{') if window.is_quiet() && is_object(some) && !some.contains(&b'\n') => {
+                    return Ok((InputFormat::Ndjson, line));
+                }
                 Some(b'[') => return Ok((InputFormat::Json, line)),
                 Some(b'{') => match pretty_printed(some, is_all, is_cut) {
                     Pretty::No => return Ok((InputFormat::Ndjson, line)),

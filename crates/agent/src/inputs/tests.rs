@@ -63,7 +63,7 @@ fn what_cannot_be_read_is_said() {
         (b"[1,]", 1, "trailing comma"),
         (b"[1 2]", 0, "expected `,` or `]`"),
         (b"[\n1,\n{a}]", 1, "flow 1, on line 3: key must be a string"),
-        (b"[{\"a\":1}", 0, "EOF"),
+        (b"[{\"a\":1}", 1, "EOF"),
         (b"[", 0, "EOF"),
         (b"src_app,dest_app\n", 0, "no vpc_id"),
         (b"src_app,colour\n", 0, "\"colour\""),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
+use super::pause::{Quiet, Stopped};
 use super::{BYTE_ORDER_MARK, Place, Refused};
 
 /// The most that is in memory; no line, record or element of an array can be longer. A flow has three
@@ -64,6 +65,8 @@ pub(super) struct Window<R> {
     is_kept: bool,
     /// What follows the last end of a line is not taken.
     is_growing: bool,
+    /// Nothing has come for a while.
+    is_quiet: bool,
 }
 
 impl<R: Read> Window<R> {
@@ -77,6 +80,7 @@ impl<R: Read> Window<R> {
             error: None,
             is_kept: false,
             is_growing: false,
+            is_quiet: false,
         }
     }
 
@@ -117,6 +121,16 @@ impl<R: Read> Window<R> {
         self.has_ended
     }
 
+    /// Whether what is here has waited for more for a while.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// Whether flows are wanted as they come.
+    pub(super) fn is_live(&self) -> bool {
+        self.pace == Pace::AsItComes
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.text().len() >= BLOCK_BYTES
     }
@@ -145,13 +159,22 @@ impl<R: Read> Window<R> {
         if room == 0 {
             return Ok(());
         }
-        if let Some(error) = self.error.take() {
+        if let Some(mut error) = self.error.take() {
+            if let Some(stopped) = Stopped::of(&mut error) {
+                stopped.unfinished = self.bytes.clone();
+            }
             return Err(error);
         }
+        self.is_quiet = false;
         self.has_ended = match self.pace {
             Pace::AsItComes => match self.read_once(room.min(READ_BYTES)) {
                 Ok(read) => read == 0,
-                Err(error) => {
+                Err(error) if Quiet::is(&error) => {
+                    self.is_quiet = true;
+                    false
+                }
+                Err(mut error) => {
+                    self.is_quiet = Stopped::of(&mut error).is_some();
                     self.error = Some(error);
                     false
                 }

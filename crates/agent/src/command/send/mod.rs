@@ -15,13 +15,14 @@ use self::file::{Blocks, Failure};
 use super::drain::Drain;
 use super::identity::Known;
 use super::rejects::Rejects;
+use super::resumed;
 use super::source::{self, Source};
 use super::{batches, connect, print, say, signals};
 use crate::arguments::Send;
 use crate::delivery::{
     Receipts, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
 };
-use crate::inputs::{Apps, Fault, Skipped};
+use crate::inputs::{Apps, Fault, InputError, Skipped};
 use crate::terminal::printable;
 
 /// A batch of a pipe is sent when it is this old, full or not.
@@ -193,7 +194,7 @@ impl Sending {
                 Err(error) => Err(Failure::Error(error)),
             }
         } else {
-            let source = source.until(drain.clone());
+            let source = source.until(drain.clone(), &sender, self.rejects.clone());
             let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
             sent.skipped = skipped;
             result.map_err(Failure::Error)
@@ -233,9 +234,11 @@ impl Sending {
             ..self.options(arguments, false)?
         };
         let sender = self.start(options)?;
+        let drain = Arc::new(Drain::default());
+        drain.end();
         self.under_way.set(Some(Current {
             sender: sender.clone(),
-            drain: Arc::default(),
+            drain,
             has_spool: true,
             once: false,
         }));
@@ -281,7 +284,7 @@ impl Sending {
         let mut failed = None;
         let (mut count, mut skipped) = (0_u64, Skipped::default());
         let reader = source.reader(&arguments.input, &self.apps, &self.bar);
-        let read = reader.read(|unit| {
+        let mut read = reader.read(|unit| {
             let pushed = match unit.fault {
                 Some(Fault::Wrong(why)) => Ok(Err(why)),
                 Some(Fault::NoTraffic(why)) => {
@@ -318,7 +321,14 @@ impl Sending {
                 }
             }
         });
+        if let Err(InputError::Io(error)) = &mut read {
+            self.keep_unfinished(sender, &resumed::unfinished(error));
+        }
         drain.end();
+        if failed.is_none() && drain.is_stopped() {
+            // The sender has given up, and what was read until then is handed over.
+            failed = sender.failure().map(said);
+        }
         if failed.is_none() && drain.is_stopped() {
             // The thread that got the signal does the rest, and ends the process.
             forever();
@@ -346,6 +356,23 @@ impl Sending {
             format!("{}: {e}; {rest}", arguments.file.display())
         });
         (skipped, finished.and(read))
+    }
+
+    /// What is not a whole flow, of a pipe that is not read on: the next command reads it first.
+    fn keep_unfinished(&self, sender: &Sender, text: &[u8]) {
+        let bytes = text.len();
+        let lost = match text {
+            b"" => return,
+            text => match sender.keep_unfinished(text) {
+                Ok(true) => return,
+                Ok(false) if !resumed::has_flow(text) => return,
+                Ok(false) => String::new(),
+                Err(error) => format!("{error}; "),
+            },
+        };
+        self.rejects.say(&format!(
+            "flowtally: {lost}{bytes} bytes of a flow that was not read whole are not kept"
+        ));
     }
 
     fn show(&self, sender: &Sender) {
@@ -415,7 +442,14 @@ fn forever() -> ! {
 
 /// The file that is being sent, for the thread that waits for a signal.
 #[derive(Debug, Default)]
-struct UnderWay(Mutex<Option<Current>>);
+struct UnderWay(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    /// A signal has come: the process is about to end.
+    is_stopped: bool,
+}
 
 #[derive(Debug)]
 struct Current {
@@ -427,14 +461,23 @@ struct Current {
 }
 
 impl UnderWay {
+    /// Before anything of it is read. After a signal it does not return, so nothing is.
     fn set(&self, current: Option<Current>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = current;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_stopped && current.is_some() {
+            drop(state);
+            forever();
+        }
+        state.current = current;
     }
 
     /// Ends what is under way, and keeps for the next process what is not in a file that it reads
     /// again. What there is to say of it.
     fn stop(&self) -> String {
-        let current = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_stopped = true;
+        let current = state.current.take();
+        drop(state);
         let Some(current) = current else {
             return "stopped; run it again to send the rest".into();
         };
@@ -447,14 +490,21 @@ impl UnderWay {
         }
         let kept = current.sender.interrupt();
         let waiting = current.sender.report().waiting;
+        let unfinished = match current.sender.unfinished() {
+            Ok(text) if resumed::has_flow(&text) => format!(
+                "; and {} bytes of a flow that was not read whole, for the next run on this pipe",
+                text.len()
+            ),
+            _ => String::new(),
+        };
         match kept {
             Err(error) => error.to_string(),
             Ok(_) if current.once => "stopped; run it again to send the rest".into(),
             Ok(0) if current.has_spool => {
-                format!("stopped; in the spool: {}", batches(waiting))
+                format!("stopped; in the spool: {}{unfinished}", batches(waiting))
             }
             Ok(lost) if current.has_spool => format!(
-                "stopped; in the spool: {}; {lost} flows had no room",
+                "stopped; in the spool: {}{unfinished}; {lost} flows had no room",
                 batches(waiting)
             ),
             Ok(lost) => format!(

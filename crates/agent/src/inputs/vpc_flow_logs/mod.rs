@@ -32,6 +32,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::ops::{ControlFlow, Range};
 
+use super::pause::Stopped;
 use super::window::Window;
 use super::{
     Apps, Fault, InputError, MAY_BE_CUT, NoTraffic, Place, Sink, Text, Unit, lines,
@@ -65,7 +66,7 @@ pub(super) fn read(
         ends: Ends::default(),
         json: String::new(),
     };
-    lines::read(window, line, sink, |text, line, sink| {
+    let read = lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
             let taken = log.take(bare(&record), number, sink);
@@ -81,6 +82,12 @@ pub(super) fn read(
             }
         }
         Ok(ControlFlow::Continue(()))
+    });
+    read.map_err(|mut error| {
+        if let (InputError::Io(error), Some(columns)) = (&mut error, &log.columns) {
+            Stopped::put_header(error, &columns.names.join(" "));
+        }
+        error
     })
 }
 

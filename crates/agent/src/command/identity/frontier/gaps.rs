@@ -61,7 +61,6 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// What is noted under each key, where there is something.
-    #[expect(clippy::type_complexity, reason = "as it is kept")]
     fn kept(&mut self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Option<Box<str>>>>, Stop> {
         let mut notes = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_MAX) {
@@ -118,7 +117,7 @@ impl<L: LookUp> Frontier<L> {
             let notes = Notes {
                 own: Note::new("h"),
                 others: self.left_out(&gap, filled.late_from),
-                unless: None,
+                excluded_by: None,
             };
             self.again.if_late.push(Some(self.if_late(&gap, &notes)));
             let batch: Batch = filled.flows.finish();
