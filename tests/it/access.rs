@@ -221,7 +221,7 @@ fn files_that_cannot_be_used_are_named() {
     refuses(
         dir.path(),
         &["--tls-cert", &empty, "--tls-key", &pki.key],
-        "no certificate",
+        "no PEM certificate",
     );
     refuses(
         dir.path(),

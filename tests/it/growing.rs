@@ -259,7 +259,10 @@ fn headers_marks_columns_and_blanks_do_not_make_another_file() {
             for (at, other) in texts.iter().enumerate() {
                 let file = world.file("other", other.as_bytes());
                 let said = world.give(WAYS[at % 2], &[&file, "--format", format]);
-                let skipped = format!("; {flows} flows skipped");
+                let skipped = match flows {
+                    1 => "; 1 flow skipped".to_owned(),
+                    n => format!("; {n} flows skipped"),
+                };
                 assert!(
                     said.out.starts_with("0 flows") && said.out.contains(&skipped),
                     "{at}: {said:?}"

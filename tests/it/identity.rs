@@ -121,7 +121,10 @@ impl Said {
             self.out.starts_with(&format!("{counted} flows ")),
             "{self:?}"
         );
-        let text = format!("; {skipped} flows skipped, which were counted before, first on 20");
+        let text = match skipped {
+            1 => "; 1 flow skipped, which was counted before, first on 20".into(),
+            n => format!("; {n} flows skipped, which were counted before, first on 20"),
+        };
         assert_eq!(self.out.contains(&text), skipped > 0, "{self:?}");
     }
 

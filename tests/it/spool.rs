@@ -204,7 +204,7 @@ fn a_full_disk_is_waited_out() {
     error.read_line(&mut line).unwrap();
     assert!(!line.contains("had no room"), "{line}");
     let kept = flows_in(&spool);
-    // What it had not read is read by the next one, and the line that it had begun is whole in neither.
+    // What it had not read is read by the next one, which has the beginning of the first line in the spool.
     let mut rest = BufReader::new(reader);
     let mut begun = String::new();
     rest.read_line(&mut begun).unwrap();
@@ -216,7 +216,7 @@ fn a_full_disk_is_waited_out() {
     // The next one waits too, until the service is there and takes what is in the way.
     let mut child = sender(&url, &spool, &arguments, Stdio::piped());
     let mut input = child.stdin.take().unwrap();
-    let mut again = ndjson_body(&flows[kept..=kept]);
+    let mut again = begun.into_bytes();
     again.extend_from_slice(&left);
     let writing = std::thread::spawn(move || input.write_all(&again));
     std::thread::sleep(Duration::from_secs(2));

@@ -52,7 +52,7 @@ fn what_cannot_be_read_is_said() {
     for (text, units, word) in [
         (&b"[{\"a\":1},{\"a\""[..], 1, "EOF"),
         (b"[{\"a\":1},{\"a\"", 1, "the file is not complete"),
-        (b"[{\"a\":1}", 0, "the file is not complete"),
+        (b"[{\"a\":1}", 1, "the file is not complete"),
         (b"src_app,dest_app,vpc_id,", 0, "it may be cut"),
         (b"src_app,dest_app,vpc_id", 0, "it may be cut"),
         (b"\"src_app\",\"de", 0, "it may be cut"),
