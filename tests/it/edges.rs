@@ -36,7 +36,8 @@ fn an_http_1_0_answer_that_breaks_off_is_not_taken_for_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     let stop: [&dyn Fn(&mut Daemon); 2] = [&|daemon| daemon.kill(), &|daemon| {
         daemon.signal("TERM");
-        assert!(!daemon.wait().success());
+        // Only answers that wait for their clients were aborted.
+        assert!(daemon.wait().success());
     }];
     let mut daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
     large(&daemon);

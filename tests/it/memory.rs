@@ -232,7 +232,8 @@ fn receipts_that_nobody_reads_take_no_more() {
     std::thread::sleep(Duration::from_secs(2));
     let most = daemon.memory_mib_max();
     println!("{most} MiB, {statuses:?}");
-    assert!(statuses[&(true, b"200".to_vec())] >= 16, "{statuses:?}");
+    // Three quarters of the sixteen answers at a time may be long ones.
+    assert!(statuses[&(true, b"200".to_vec())] >= 12, "{statuses:?}");
     assert!(most <= 128 + DEBUG_MIB, "{most} MiB of 128");
     drop(unread_ones);
     // And it answers, all of it.
