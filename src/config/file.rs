@@ -315,7 +315,10 @@ mod tests {
             ("node-name = \"n\"\n", &[], "flowtally.toml: "),
         ] {
             let error = given(file, arguments).unwrap_err();
-            assert!(error.contains("node-name is for one node"), "{error}");
+            assert!(
+                error.contains("node-name is for a node of a cluster"),
+                "{error}"
+            );
             assert!(error.contains(source), "{error}");
         }
     }

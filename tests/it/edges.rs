@@ -152,7 +152,7 @@ fn as_many_and_as_long_names_may_be_asked_for_as_is_said() {
         let answer = ask(&all, part);
         assert_eq!(answer.matches("\"src_app\"").count(), 64);
     }
-    assert!(ask(&of("src_app", 65), 5000).contains("there are 65 of src_app"));
+    assert!(ask(&of("src_app", 65), 5000).contains("there are 65 values of src_app"));
     let answer = ask(&all.repeat(2), 5000);
     assert!(
         answer.starts_with("HTTP/1.1 414 ") && answer.contains("target-too-long"),
