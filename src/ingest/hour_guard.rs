@@ -77,24 +77,17 @@ impl HourGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flow::Counters;
-    use flow::{BatchBuilder, HourUnit};
-
-    fn batch(hours: &[u32]) -> Batch {
-        let mut batch = BatchBuilder::with_capacity(0);
-        for hour in hours {
-            let hour = Hour::new(u64::from(*hour)).unwrap();
-            batch.push(hour, [b"s", b"d", b"v"], Counters::default());
-        }
-        batch.finish()
-    }
+    use flow::{BatchBuilder, Counters, HourUnit};
 
     #[test]
     fn a_clock_that_is_behind_what_is_stored_refuses_nothing() {
         let now = HourUnit::clock_hour();
         let guard = HourGuard::new(Some(48), Metrics::default());
         let trusts = |newest| guard.trusts_clock(Hour::new(u64::from(newest)));
-        let far = batch(&[now + 100]);
+        let mut far = BatchBuilder::with_capacity(0);
+        let hour = Hour::new(u64::from(now + 100)).unwrap();
+        far.push(hour, [b"s", b"d", b"v"], Counters::default());
+        let far = far.finish();
         assert!(guard.validate(&far).is_err());
         assert!(trusts(now + 48));
         assert!(!trusts(now + 49));

@@ -20,13 +20,14 @@ impl Store {
     pub fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let inner = &*self.inner;
         let mut orphaned = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        // Before anything is answered: a replay gets a 200, too.
+        inner.require_dir()?;
         let mut group = CommitGroup::new(self)?;
         let outcomes = batches.into_iter().map(|batch| group.add(batch)).collect();
         let group = group.batches;
         if group.is_empty() {
             return Ok(outcomes);
         }
-        inner.require_dir()?;
         let group_bytes: usize = group.iter().map(|batch| batch.bytes().len()).sum();
         let mut growth = hours_bytes(group.iter());
         // The memory budget has room for what a small group adds beyond the tally's bound. In a large group, every

@@ -83,6 +83,13 @@ fn a_data_directory_that_goes_away_ends_all_promises() {
     for what in ["db", "db/rocks", "db/FLOWTALLY"] {
         let daemon = Daemon::start(&dir);
         assert_eq!(status(&daemon.client, 0), 200);
+        let keyed = || {
+            let headers = [JSON, ("idempotency-key", "replayed")];
+            let body = json_body(&[TestFlow::new(2, "a", "b", "c", 1, 1)]);
+            let answer = daemon.client.post("/flows", &headers, &body).unwrap();
+            answer.status
+        };
+        assert_eq!(keyed(), 200);
         let moved = temp.path().join(what);
         std::fs::rename(&moved, &away).unwrap();
         // Also where another one takes its place.
@@ -94,6 +101,8 @@ fn a_data_directory_that_goes_away_ends_all_promises() {
         for n in 1..20 {
             assert_eq!(status(&daemon.client, n), 503, "{what}: {}", daemon.log());
         }
+        // A replay promises that its batch is on disk.
+        assert_eq!(keyed(), 503, "{what}");
         // Also seen where nothing is sent.
         let is_seen = within(Duration::from_secs(3), || {
             readiness(&daemon.client).0 == 503

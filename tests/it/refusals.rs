@@ -16,7 +16,11 @@ const TAKEN: &str = "{\"accepted\":10}";
 fn an_answer_about_a_batch_sets_it_aside() {
     let named = "{\"type\":\"about:blank\",\"title\":\"t\",\"detail\":\"d\",\"index\":3}";
     let field = "{\"field\":\"hour\"}";
+    // More than `send` reads: the status counts all the same.
+    let long: &'static str = "<p>too large</p>".repeat(5_000).leak();
     for (status, body) in [
+        ("413 Payload Too Large", long),
+        ("422 Unprocessable Content", long),
         ("400 Bad Request", named),
         ("400 Bad Request", field),
         ("411 Length Required", ""),
@@ -71,6 +75,12 @@ fn an_answer_about_the_address_keeps_the_flows_and_the_command() {
         answer("421 Misdirected Request", ""),
         answer("451 Unavailable For Legal Reasons", ""),
         answer("200 OK", "<html>Please log in"),
+        // Counts that add up to those of the batch only if they wrap.
+        answer(
+            "200 OK",
+            "{\"accepted\":18446744073709551615,\"expired\":11}",
+        ),
+        answer("404 Not Found", &"<p>nothing here</p>".repeat(5_000)),
         answer("204 No Content", ""),
     ];
     std::thread::scope(|scope| {

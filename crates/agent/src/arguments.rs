@@ -39,11 +39,11 @@ pub struct Send {
     )]
     pub batch_flows: u32,
 
-    /// Directory for batches of a pipe that the service has not taken yet. They outlive this process: the
-    /// next one sends them first. It can go on reading while the service is away. Of a pipe, a flow is on
-    /// disk a second after it was read. A batch that the service will never take goes into DIR/refused, with
-    /// the reason and the command that sends it again, unless --rejects is given; the rest is sent. A file
-    /// needs none: it is read again.
+    /// Directory for batches of a pipe that the service has not accepted yet. They outlive this process: the
+    /// next one sends them first. So send continues to read while the service is away. A flow from a pipe is
+    /// on disk a second after it was read. A batch that the service will never accept goes into DIR/refused,
+    /// with the reason and the command that sends it again, unless --rejects is given; the rest is sent. A
+    /// file needs no spool: it is read again.
     #[arg(long, env = "FLOWTALLY_SPOOL", value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
@@ -90,9 +90,9 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 
-    /// Where the flows come from, as in host-7. Equal files of different origin count each; without it,
-    /// equal files are one. Standard input is told by what is in it only where this is given; it counts
-    /// each time otherwise.
+    /// Where the flows come from, as in host-7. Equal files from different sources count separately; without
+    /// it, equal files count once. With it, standard input is recognised by its flows, as a file is; without
+    /// it, standard input counts each time.
     #[arg(long, value_name = "NAME", conflicts_with = "again")]
     pub source: Option<String>,
 

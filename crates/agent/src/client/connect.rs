@@ -43,7 +43,7 @@ impl Client {
             .timeout_per_read(Some(idle_max))
             .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
-            // What is not set here is taken from variables, by other rules than curl's.
+            // Always set: otherwise ureq reads the proxy variables itself, and its rules differ from curl's.
             .proxy(
                 proxy
                     .as_ref()

@@ -104,7 +104,7 @@ impl Connector for Forward {
 struct Forwarded {
     connection: Box<dyn Transport>,
     prefix: String,
-    /// What is written next is the beginning of a request.
+    /// The next write starts a request.
     is_head: bool,
 }
 
