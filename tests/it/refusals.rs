@@ -93,6 +93,26 @@ fn an_answer_about_the_address_keeps_the_flows_and_the_command() {
     });
 }
 
+/// A 413 says all that is needed in its first line.
+#[test]
+fn a_refusal_that_breaks_off_sets_its_batch_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = answering(move |number| {
+        match number {
+        1 => "HTTP/1.1 413 Payload Too Large\r\nconnection: close\r\ncontent-length: 100\r\n\r\nshort".into(),
+        _ => answer("200 OK", TAKEN),
+    }
+    });
+    let spool = dir.path().to_str().unwrap();
+    let arguments = ["--batch-flows", "10", "--spool", spool, "--retry-for", "5"];
+    let (end, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
+    assert_eq!(end, Some(1), "{error}");
+    assert!(
+        out.starts_with("20 flows sent in 2 batches"),
+        "{out} {error}"
+    );
+}
+
 fn keeps_on(wrong: String, has_spool: bool) {
     let mended = Arc::new(AtomicBool::new(false));
     let is_mended = mended.clone();
