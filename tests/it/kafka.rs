@@ -310,7 +310,11 @@ fn a_pause_ends_when_the_partition_goes() {
     let stores = Arc::new(Mutex::new(Stores::default()));
     let owned_by = |node: &str| stores.lock().unwrap().owned_by(node);
     let first = Node::join(&of("a"), &stores);
-    until("it has all", || owned_by("a") == 2);
+    // The client ignores a pause of a partition that it was not passed yet.
+    until("it reads all", || {
+        let progress = first.control().progress();
+        progress.len() == 2 && progress.values().all(|p| p.position.is_some())
+    });
     (0..2).for_each(|partition| first.control().pause(p(partition)));
     let second = Node::join(&of("b"), &stores);
     until("one goes", || owned_by("b") == 1);
