@@ -6,11 +6,13 @@ mod proxy;
 mod refusal;
 mod request;
 mod stream;
+mod tokens;
 
 pub use proxy::{Proxy, excluded as not_by_proxy};
 pub use refusal::location;
 pub use request::text_of;
 pub use stream::{Items, broke_off};
+pub use tokens::{TokenFileError, read_first_token, read_tokens};
 
 use std::fmt;
 use std::path::PathBuf;
