@@ -1,17 +1,17 @@
-//! What an answer says that is not the one that was asked for, and which flag helps.
+//! Explains an unexpected response, and names the flag that helps.
 
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::{Client, Problem};
 
-/// Where an answer sends its client.
-pub fn location(headers: &HeaderMap) -> Option<String> {
+/// The target of a redirect.
+pub fn redirect_target(headers: &HeaderMap) -> Option<String> {
     let location = headers.get("location")?.as_bytes();
     Some(String::from_utf8_lossy(location).into_owned())
 }
 
 impl Client {
-    /// Why `path` is not answered with what was asked for, and what to do about it.
+    /// Why the request for `path` failed, and what to do about it.
     pub fn why_not(
         &self,
         path: &str,
@@ -23,7 +23,7 @@ impl Client {
         let is_ours = problem.is_some_and(|p| p.r#type.starts_with("urn:flowtally:"));
         match &self.proxy {
             Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(
-                "{why}; {proxy} wants a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
+                "{why}; {proxy} requires a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
             ),
             _ if !is_ours => self.perhaps_of_proxy(why),
             _ => why,
@@ -77,9 +77,10 @@ impl Client {
                     }
                     _ => "give the URL of the service itself with --url".into(),
                 };
-                format!("{status}: it redirects to {to}, which is not followed; {remedy}")
+                format!("{status}: it redirects to {to}; redirects are not followed; {remedy}")
             }
-            // Others say the same; only what the service is asked for by commands has these flags.
+            // Other servers send the same statuses, but only the service's own errors can be solved with
+            // these flags.
             (StatusCode::UNAUTHORIZED, ..) if !self.is_node => match &self.authorization {
                 None => format!("{status}: the service needs a token: give --token-file FILE"),
                 Some(_) => format!(
@@ -92,14 +93,14 @@ impl Client {
             (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
                 format!("{said}: give --cert FILE and --key FILE")
             }
-            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !explained => match &self
-                .authorization
-            {
-                None => {
-                    format!("{status}: --token-file FILE shows a token, if that is what is missing")
+            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !explained => {
+                match &self.authorization {
+                    None => {
+                        format!("{status}: if a token is missing, give --token-file FILE")
+                    }
+                    Some(_) => format!("{status}: the token of --token-file does not permit this"),
                 }
-                Some(_) => format!("{status}: the token of --token-file is not for this"),
-            },
+            }
             _ => said,
         }
     }

@@ -1,4 +1,4 @@
-//! Requests, and the answers to them.
+//! Requests and their responses.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -9,15 +9,15 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
 
-use super::{ANSWER_MAX, Client, ClientError, location};
+use super::{ANSWER_MAX, Client, ClientError, redirect_target};
 
-/// For a DELETE, which makes room and is not worth a long wait.
+/// For a DELETE: it only makes room, so it is not worth a long wait.
 const DELETE_MAX: Duration = Duration::from_secs(10);
-/// Who has not begun to answer by then is asked whether he is alive, and has as long to say so.
+/// If the response has not started by then, probe `/healthz`, which has the same time to respond.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Of an answer that is read as a whole.
+/// The largest response that is read as a whole.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
-/// Of an answer that is not ours: enough to tell.
+/// The part of an error response that is read.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
 /// The body of an answer as text; `None` where it is nothing of ours: longer than `bytes_max`, or not UTF-8. Its
@@ -34,7 +34,8 @@ pub fn text_of(answer: &mut Response<Body>, bytes_max: u64) -> io::Result<Option
 }
 
 impl Client {
-    /// A POST, to be given headers and sent: answered within a minute, or an error.
+    /// A POST request, to which the caller adds headers and a body. It fails if it takes longer than a
+    /// minute.
     pub fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
         let request = self.agent.post(self.url(path));
         let request = request.config().timeout_global(Some(ANSWER_MAX)).build();
@@ -52,19 +53,19 @@ impl Client {
         }
     }
 
-    /// The answer to a GET, to be read from; `accept` is a media type.
+    /// Sends a GET request and returns the response; `accept` is a media type.
     pub fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, ClientError> {
         let request = self.authorized(self.agent.get(self.url(path)));
         self.answered(path, request.header("accept", accept).call())
     }
 
-    /// The answer to a GET, as what its JSON says.
+    /// Sends a GET request and parses the response as JSON.
     pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.get(path, "application/json")?;
         self.json(path, answer)
     }
 
-    /// The answer to a GET, of which no two parts are further apart than `pause_max`.
+    /// Sends a GET request. It fails if the response pauses for longer than `pause_max`.
     pub fn get_within(
         &self,
         path: &str,
@@ -79,8 +80,8 @@ impl Client {
         self.answered(path, request.build().call())
     }
 
-    /// The same, from who is alive: an answer may be long in the making, but whoever stands still keeps nobody
-    /// waiting for so long.
+    /// Like [`Client::get_within`], but probes `/healthz` while the response has not started. So a slow query
+    /// is waited for, and a server that hangs is detected early.
     pub fn get_of_living(
         &self,
         path: &str,
@@ -99,7 +100,7 @@ impl Client {
     ) -> Result<Response<Body>, ClientError> {
         let (client, asked) = (self.clone(), path.to_owned());
         let (send, answer) = mpsc::channel();
-        // It may be left behind, and ends in time by itself.
+        // The caller may stop waiting for this thread, which ends by its own timeout.
         let thread = std::thread::Builder::new()
             .name("client".into())
             .spawn(move || {
@@ -117,7 +118,7 @@ impl Client {
         }
     }
 
-    /// The answer to an empty POST, as what its JSON says.
+    /// Sends an empty POST request and parses the response as JSON.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.answered(path, self.to_post(path).send_empty())?;
         self.json(path, answer)
@@ -130,10 +131,10 @@ impl Client {
             .map(drop)
     }
 
-    /// What the JSON of an answer says.
+    /// Parses a response as JSON.
     ///
     /// # Errors
-    /// An answer that is not of flowtally.
+    /// If the response is not one of flowtally.
     pub fn json<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -145,10 +146,7 @@ impl Client {
             ureq::Error::BodyExceedsLimit(bytes) => ClientError::Refused {
                 url: self.url(path),
                 status,
-                why: format!(
-                    "the answer is larger than {} MiB, which is the most that is read",
-                    bytes >> 20
-                ),
+                why: format!("the response is larger than {} MiB, the limit", bytes >> 20),
             },
             e => self.unreachable(path, &e),
         })?;
@@ -160,7 +158,7 @@ impl Client {
             url: self.url(path),
             status,
             why: self.perhaps_of_proxy(format!(
-                "something answered that is not flowtally, or another version: {why}"
+                "the server that responded is not flowtally, or another version: {why}"
             )),
         }
     }
@@ -182,7 +180,7 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status();
-        let location = location(answer.headers());
+        let location = redirect_target(answer.headers());
         let text = text_of(&mut answer, PROBLEM_BYTES_MAX).ok().flatten();
         let problem = text.and_then(|text| serde_json::from_str(&text).ok());
         let why = self.why_not(path, status, problem.as_ref(), location.as_deref());
@@ -194,7 +192,7 @@ impl Client {
         })
     }
 
-    /// The error of an exchange that broke off.
+    /// The error for a connection that failed.
     pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
         ClientError::Unreachable {
             url: self.url(path),
@@ -202,11 +200,11 @@ impl Client {
         }
     }
 
-    /// Why an exchange broke off, and what to look at.
+    /// Why a connection failed, and what to check.
     pub fn broken(&self, why: &dyn fmt::Display) -> String {
         match &self.proxy {
             Some(proxy) => format!(
-                "{why}; it goes through {proxy}: NO_PROXY has the hosts that are reached without one"
+                "{why}; the request goes through {proxy}; NO_PROXY lists the hosts that are reached directly"
             ),
             None => format!("{why}; is the service running there?"),
         }
@@ -224,7 +222,7 @@ mod tests {
     #[test]
     fn who_stands_still_keeps_nobody_waiting() {
         const PATIENCE: Duration = Duration::from_millis(500);
-        // The system takes connections, and nobody answers.
+        // The system accepts connections, but no process responds.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             url: format!("http://{}", listener.local_addr().unwrap()),
@@ -238,7 +236,7 @@ mod tests {
         assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
         assert!(start.elapsed() < 20 * PATIENCE);
 
-        // Whoever says that he is alive, is waited for.
+        // If the server responds to the probe, the client keeps waiting.
         let slow = std::thread::spawn(move || {
             let answers = |stream: &mut std::net::TcpStream| {
                 let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -251,7 +249,7 @@ mod tests {
                 let read = stream.read(&mut head).unwrap_or(0);
                 match head[..read].starts_with(b"GET /healthz") {
                     true => answers(&mut stream),
-                    // Those of before have given up.
+                    // The requests of the first call have timed out.
                     false => asked.push(stream),
                 }
                 if read > 0 && asked.len() > 1 && head.starts_with(b"GET /healthz") {

@@ -1,4 +1,4 @@
-//! Answers that are read as they come.
+//! Responses that are parsed while they arrive.
 
 use std::io::{BufRead, BufReader};
 use std::marker::PhantomData;
@@ -10,18 +10,18 @@ use ureq::{Body, BodyReader};
 
 use super::{Client, ClientError, IDLE_MAX};
 
-/// What is read at once of an answer that is read element by element.
+/// The read buffer of such a response.
 const ITEMS_BYTES: usize = 64 << 10;
 
 impl Client {
-    /// The elements of an array that a GET is answered with, as they come: memory does not grow with their
-    /// number.
+    /// Sends a GET request and parses the elements of the array in the response as they arrive. Memory use
+    /// does not depend on their number.
     pub fn get_items<T>(&self, path: &str) -> Result<Items<T>, ClientError> {
         let answer = self.get(path, "application/json")?;
         Ok(self.items(path, answer))
     }
 
-    /// The elements of the array that is an answer.
+    /// The elements of the array in a response.
     pub fn items<T>(&self, path: &str, answer: Response<Body>) -> Items<T> {
         Items {
             client: self.clone(),
@@ -34,7 +34,7 @@ impl Client {
     }
 }
 
-/// See [`Client::items`].
+/// The iterator of [`Client::items`].
 pub struct Items<T> {
     client: Client,
     path: String,
@@ -80,7 +80,7 @@ impl<T: DeserializeOwned> Items<T> {
         T::deserialize(&mut json).map(Some)
     }
 
-    /// The next byte that is no white space, which is taken.
+    /// Consumes the next byte that is not white space.
     fn next_byte(&mut self) -> Result<u8, serde_json::Error> {
         let byte = self.peek_byte()?;
         self.reader.consume(1);
@@ -130,12 +130,15 @@ impl<T> fmt::Debug for Items<T> {
     }
 }
 
-/// Why the body of an answer cannot be read on.
+/// Why the body of a response could not be read.
 pub fn broke_off(error: &io::Error) -> String {
     let of_ureq = error.get_ref().and_then(|e| e.downcast_ref());
     match of_ureq {
         Some(ureq::Error::Timeout(_)) => {
-            format!("nothing more has come for {} seconds", IDLE_MAX.as_secs())
+            format!(
+                "no more data has arrived for {} seconds",
+                IDLE_MAX.as_secs()
+            )
         }
         _ => format!("the connection broke off: {error}"),
     }
@@ -176,11 +179,11 @@ mod tests {
         let mut read = Vec::new();
         let error = body.read_to_end(&mut read).unwrap_err();
         assert_eq!(read, [b'x'; 10]);
-        assert!(broke_off(&error).contains("nothing more"), "{error}");
+        assert!(broke_off(&error).contains("no more data"), "{error}");
         drop(silent.join());
     }
 
-    /// Reads `body` as numbers in objects, and says what came and whether it was whole.
+    /// Reads `body` as an array of objects, and returns their numbers and whether the array was complete.
     fn items_of(body: &'static str) -> (Vec<u64>, Result<(), String>) {
         #[derive(Deserialize)]
         struct Item {

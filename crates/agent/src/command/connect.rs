@@ -1,4 +1,4 @@
-//! What commands that talk to a service share: where it is, and what it may ask for.
+//! The client of a service, built from the command line.
 
 use std::io::{self, IsTerminal};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use crate::arguments::Credentials;
 use crate::client::{Client, Server, read_first_token};
 use flow::query::HourRow;
 
-/// The service at `url`.
+/// Address and credentials of the service at `url`.
 pub fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
     let token = credentials.token_file.as_deref().map(read_first_token);
     Ok(Server {
@@ -26,7 +26,7 @@ pub fn client(url: &str, credentials: &Credentials) -> Result<Client, String> {
     Client::new(&server(url, credentials)?).map_err(|e| e.to_string())
 }
 
-/// The hours that hold flows, ascending, from `hours.start` up to but without `hours.end`.
+/// The hours that hold flows, ascending, from `hours.start` to `hours.end` (exclusive).
 pub fn hours(
     client: &Client,
     hours: Range<u32>,
@@ -36,7 +36,7 @@ pub fn hours(
     Ok(items.map(|item| item.map_err(|e| e.to_string())))
 }
 
-/// A bar for bytes; where no terminal is, nothing is drawn.
+/// A progress bar for bytes; without a terminal, nothing is drawn.
 pub fn byte_bar() -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! The end of a pipe before its end: nothing more is read, and what was read before is handed over first.
+//! Stops reading a pipe before its end, and waits until the flows that were read already are in the queue.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,16 +11,16 @@ use rustix::io::Errno;
 use crate::delivery::Sender;
 use crate::inputs::{Quiet, Stopped};
 
-/// How soon a reader that waits for input sees that it is to stop.
+/// How often a reader that waits for input looks whether it is to stop.
 const LOOK_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// Silence after which what is here is looked at as if nothing more came.
+/// After so long without input, the reader processes what it has as if no more came.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
-/// Says when to stop reading, and when all that was read is handed over.
+/// Coordinates the thread that reads a pipe with the thread that stops it.
 #[derive(Debug, Default)]
 pub struct Drain {
     state: Mutex<State>,
@@ -30,12 +30,12 @@ pub struct Drain {
 #[derive(Debug, Default)]
 struct State {
     is_stopped: bool,
-    /// The reader has handed over all that it read.
+    /// The reader has passed on everything that it read.
     has_ended: bool,
 }
 
 impl Drain {
-    /// From now on, reading fails.
+    /// Makes every later read fail.
     pub fn stop(&self) {
         self.state().is_stopped = true;
     }
@@ -44,7 +44,7 @@ impl Drain {
         self.state().is_stopped
     }
 
-    /// Waits until what was read is handed over, at most for `time_max`.
+    /// Waits at most `time_max` until the reader has passed on everything that it read.
     pub fn wait(&self, time_max: Duration) {
         let waited = self
             .changed
@@ -52,7 +52,7 @@ impl Drain {
         let _in_any_case = waited.unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Says that the reader has ended, and holds nothing.
+    /// Marks the reader as ended; it holds no flows.
     pub fn end(&self) {
         self.state().has_ended = true;
         self.changed.notify_all();
@@ -63,8 +63,8 @@ impl Drain {
     }
 }
 
-/// A pipe that can be stopped: what is not taken by then stays in it. After some silence it says so, once:
-/// [`Quiet`].
+/// A pipe that can be stopped: what was not read by then stays in it. After a second without input, a read fails
+/// once with [`Quiet`].
 #[derive(Debug)]
 pub struct Drained {
     input: File,
@@ -119,7 +119,8 @@ mod tests {
     use std::io::Write;
     use std::os::fd::OwnedFd;
 
-    /// Whatever the moment at which it is stopped, what was read and what is left are all that was written.
+    /// No matter when the pipe is stopped, the input that was read and the input that is left are everything
+    /// that was written.
     #[test]
     fn nothing_that_was_read_is_lost() {
         const BYTES: usize = 1 << 20;

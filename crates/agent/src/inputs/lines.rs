@@ -1,4 +1,4 @@
-//! Inputs with something on each line.
+//! Line-based inputs.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -8,8 +8,8 @@ use super::window::Window;
 use super::{InputError, Sink, newlines};
 use flow::decode::lookalikes;
 
-/// Hands whole lines to `each`, many at once, with the number of the first; from `line` on, until that
-/// breaks. A line that is longer than what may be in memory is refused.
+/// Passes blocks of complete lines to `each`, with the number of the first line, starting with line `line`,
+/// until it breaks. Lines that exceed the limit on memory are refused.
 pub(super) fn read(
     mut window: Window<impl Read>,
     mut line: u64,

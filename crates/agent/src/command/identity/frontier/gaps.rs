@@ -2,9 +2,9 @@
 
 use super::super::Chain;
 use super::super::late::{self, Gap};
-use super::{Frontier, KEYS_MAX, LookUp, Piece, Stop};
+use super::{Frontier, FrontierError, KEYS_MAX, PendingChunk, ReceiptLookup};
 use crate::delivery::IfLate;
-use crate::inputs::Place;
+use crate::inputs::Location;
 use flow::codec::{self, FlowKey};
 use flow::{Batch, BatchBuilder, IdempotencyKey, Note, Notes};
 
@@ -12,8 +12,8 @@ use flow::{Batch, BatchBuilder, IdempotencyKey, Note, Notes};
 pub(super) struct FilledGap {
     gap: Gap,
     flows: BatchBuilder,
-    places: Vec<Place>,
-    /// See [`Part::late_from`](crate::inputs::Part::late_from).
+    locations: Vec<Location>,
+    /// See [`Chunk::late_from`](crate::inputs::Chunk::late_from).
     late_from: Option<u32>,
 }
 
@@ -22,15 +22,15 @@ impl From<Gap> for FilledGap {
         FilledGap {
             gap,
             flows: BatchBuilder::with_capacity(0),
-            places: Vec::new(),
+            locations: Vec::new(),
             late_from: None,
         }
     }
 }
 
-impl<L: LookUp> Frontier<L> {
+impl<L: ReceiptLookup> Frontier<L> {
     /// What was left out of the batches that end there, and has not been counted since.
-    pub(super) fn gaps(&mut self, ends: &[Chain]) -> Result<Vec<Gap>, Stop> {
+    pub(super) fn gaps(&mut self, ends: &[Chain]) -> Result<Vec<Gap>, FrontierError> {
         if self.has_gaps.is_none() {
             let mark = self.early.first().and_then(late::mark);
             let kept = self.kept(mark.map(|(key, _)| key).as_slice())?;
@@ -61,10 +61,13 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// What is noted under each key, where there is something.
-    fn kept(&mut self, keys: &[IdempotencyKey]) -> Result<Vec<Option<Option<Box<str>>>>, Stop> {
+    fn kept(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Option<Option<Box<str>>>>, FrontierError> {
         let mut notes = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_MAX) {
-            let kept = self.receipts.look_up(keys).map_err(Stop::Failed)?;
+            let kept = self.receipts.look_up(keys).map_err(FrontierError::Failed)?;
             let kept = kept.unwrap_or_else(|| vec![None; keys.len()]);
             notes.extend(kept.into_iter().map(|kept| kept.map(|kept| kept.note)));
         }
@@ -72,8 +75,12 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// Skips a piece, but for what is in the gaps.
-    pub(super) fn pass(&mut self, piece: &Piece, gaps: &mut [FilledGap]) -> Result<(), Stop> {
-        let failed = |e: codec::Corrupt| Stop::Failed(e.to_string());
+    pub(super) fn pass(
+        &mut self,
+        piece: &PendingChunk,
+        gaps: &mut [FilledGap],
+    ) -> Result<(), FrontierError> {
+        let failed = |e: codec::Corrupt| FrontierError::Failed(e.to_string());
         let begins = piece.before.index;
         let ends = begins + piece.chains.len() as u64;
         let of_piece = |gap: &&mut FilledGap| {
@@ -98,7 +105,7 @@ impl<L: LookUp> Frontier<L> {
                     let names = [&key.src_app, &key.dest_app, &key.vpc_id];
                     let names = names.map(|name| name.as_bytes());
                     gap.flows.push(key.hour, names, flow.counters);
-                    gap.places.push(record.place);
+                    gap.locations.push(record.location);
                     known -= 1;
                 }
             }
@@ -108,7 +115,7 @@ impl<L: LookUp> Frontier<L> {
     }
 
     /// Makes batches of what is in the gaps.
-    pub(super) fn hand_out_gaps(&mut self, gaps: Vec<FilledGap>) {
+    pub(super) fn make_gap_batches(&mut self, gaps: Vec<FilledGap>) {
         for filled in gaps {
             let Some(key) = filled.gap.batch_key().filter(|_| filled.flows.flows() > 0) else {
                 continue;
@@ -124,7 +131,7 @@ impl<L: LookUp> Frontier<L> {
             self.again
                 .batches
                 .push(batch.with_key(key).with_notes(notes));
-            self.again.places.push(filled.places);
+            self.again.locations.push(filled.locations);
         }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use flow::Notes;
 
 /// A part whose flows have their numbers as hours; of `limit` and later ones are left out.
-fn part_of(hours: &[u64], limit: u64) -> Part {
+fn part_of(hours: &[u64], limit: u64) -> Chunk {
     let all: Vec<Item> = hours.iter().map(|&hour| Item::Flow(hour)).collect();
     let mut part = part(&all, false);
     let mut builder = BatchBuilder::with_capacity(0);
@@ -60,7 +60,7 @@ fn give(random: &mut StdRng, service: &Service, hours: &[u64], limit: u64, by_re
         let (head, tail) = rest.split_at(random.random_range(1..=most));
         rest = tail;
         let read = part_of(head, if by_reader { limit } else { u64::MAX });
-        let taken = frontier.take(read).unwrap();
+        let taken = frontier.push(read).unwrap();
         assert_eq!(taken.batches.len(), taken.if_late.len());
         for (batch, if_late) in taken.batches.iter().zip(&taken.if_late) {
             let batch = leave_out(batch, if_late.as_ref().unwrap(), limit);

@@ -1,21 +1,20 @@
-//! Batches that whoever sends them has made, under keys of their own: of files, which are cut by what is
-//! in them.
+//! Batches that the caller has cut and given a key: the batches of files, which are cut by content.
 
 use super::closing::compress;
-use super::queue::Entry;
+use super::queue::BatchMeta;
 use super::{SendError, Sender};
 
-/// A batch that is whole.
+/// A complete batch with its key.
 #[derive(Clone, Debug)]
-pub struct Block {
-    /// Its idempotency key.
+pub struct KeyedBatch {
+    /// The idempotency key.
     pub key: String,
-    /// What is to be kept beside its receipt, as the header `Receipt-Notes` has it; may be empty.
+    /// The value of the header `Receipt-Notes`; may be empty.
     pub notes: String,
     /// Where the service takes only flows of earlier hours.
     pub if_late: Option<IfLate>,
     pub flows: usize,
-    /// An array of flows.
+    /// A JSON array of flows.
     pub json: Vec<u8>,
 }
 
@@ -29,17 +28,17 @@ pub struct IfLate {
 }
 
 impl Sender {
-    /// A key that no other batch has.
+    /// A unique key.
     pub fn random_key() -> String {
         uuid::Uuid::now_v7().simple().to_string()
     }
 
-    /// Adds a batch, behind all others. Waits while the queue is full.
+    /// Appends a batch to the queue. Blocks while the queue is full.
     ///
     /// # Errors
-    /// [`SendError::Conflict`] where a batch before it was not taken because of what its notes say: it
-    /// was not counted, and neither is any after it.
-    pub fn push_block(&self, block: Block) -> Result<(), SendError> {
+    /// [`SendError::Conflict`] if an earlier batch was refused because of its notes. Neither that batch nor
+    /// any later one was counted.
+    pub fn push_keyed(&self, block: KeyedBatch) -> Result<(), SendError> {
         let shared = &*self.shared;
         let body = if shared.options.compress {
             compress(&block.json)
@@ -47,12 +46,12 @@ impl Sender {
         } else {
             block.json
         };
-        let entry = Entry {
+        let meta = BatchMeta {
             key: block.key,
             notes: block.notes,
             if_late: block.if_late,
             flows: block.flows,
-            is_block: true,
+            is_keyed: true,
             compressed: shared.options.compress,
         };
         let mut state = shared.state();
@@ -64,9 +63,9 @@ impl Sender {
                 state = shared.wait(state, std::time::Duration::from_secs(1));
                 continue;
             }
-            match state.queue.push(entry.clone(), body.clone())? {
+            match state.queue.push(meta.clone(), body.clone())? {
                 None => break,
-                Some(lack) => state = shared.wait_for_room(state, lack),
+                Some(full) => state = shared.wait_for_room(state, full),
             }
         }
         shared.changed.notify_all();
