@@ -30,24 +30,26 @@ impl Client {
         }
     }
 
-    /// What was answered by the service, or by the proxy on the way to it.
+    /// Adds to an error that the response may be from the proxy and not from the service.
     pub fn perhaps_of_proxy(&self, why: String) -> String {
         match &self.proxy {
-            Some(proxy) => format!("{why}; it goes through {proxy}, which may say so itself"),
+            Some(proxy) => format!(
+                "{why}; the request went through {proxy}, which may have sent this response"
+            ),
             None => why,
         }
     }
 
-    /// What a proxy answered that made no tunnel to the service, and what to do about it.
+    /// The status of a proxy that refused a tunnel to the service, and an explanation.
     pub fn refused_by_proxy(
         &self,
         path: &str,
         error: &ureq::Error,
     ) -> Option<(StatusCode, String)> {
-        let ureq::Error::ConnectProxyFailed(said) = error else {
+        let ureq::Error::ConnectProxyFailed(text) = error else {
             return None;
         };
-        let code = said.strip_prefix("proxy server responded ")?;
+        let code = text.strip_prefix("proxy server responded ")?;
         let status = StatusCode::from_bytes(code.get(..3)?.as_bytes()).ok()?;
         Some((status, self.why_not(path, status, None, None)))
     }

@@ -20,11 +20,11 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// The part of an error response that is read.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
-/// The body of an answer as text; `None` where it is nothing of ours: longer than `bytes_max`, or not UTF-8. Its
-/// status holds all the same.
+/// Reads the body of a response as text. `None` if it is longer than `bytes_max` or not UTF-8, so it is not from the
+/// service; the status is still valid.
 ///
 /// # Errors
-/// It broke off.
+/// If the body is incomplete.
 pub fn text_of(answer: &mut Response<Body>, bytes_max: u64) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     let mut body = answer.body_mut().as_reader().take(bytes_max + 1);

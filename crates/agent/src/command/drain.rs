@@ -9,16 +9,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::delivery::Sender;
-use crate::inputs::{Quiet, Stopped};
+use crate::inputs::{Idle, Stopped};
 
-/// How often a reader that waits for input looks whether it is to stop.
+/// How often a reader that waits for input checks whether it was stopped.
 const LOOK_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
 /// After so long without input, the reader processes what it has as if no more came.
-const QUIET_AFTER: Duration = Duration::from_secs(1);
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Coordinates the thread that reads a pipe with the thread that stops it.
 #[derive(Debug, Default)]
@@ -64,15 +64,15 @@ impl Drain {
 }
 
 /// A pipe that can be stopped: what was not read by then stays in it. After a second without input, a read fails
-/// once with [`Quiet`].
+/// once with [`Idle`].
 #[derive(Debug)]
 pub struct Drained {
     input: File,
     drain: Arc<Drain>,
-    /// Takes what is read, until it fails.
+    /// Receives the flows. If it has failed, reading stops.
     sender: Weak<Sender>,
-    /// It was quiet, and nothing has come since.
-    is_quiet: bool,
+    /// [`Idle`] was reported, and no input has arrived since.
+    is_idle: bool,
 }
 
 impl Drained {
@@ -81,7 +81,7 @@ impl Drained {
             input,
             drain,
             sender,
-            is_quiet: false,
+            is_idle: false,
         }
     }
 }
@@ -103,12 +103,12 @@ impl Read for Drained {
                 Ok(_) => break,
                 Err(error) => return Err(error.into()),
             }
-            if !self.is_quiet && since.elapsed() >= QUIET_AFTER {
-                self.is_quiet = true;
-                return Err(io::Error::other(Quiet));
+            if !self.is_idle && since.elapsed() >= IDLE_AFTER {
+                self.is_idle = true;
+                return Err(io::Error::other(Idle));
             }
         }
-        self.is_quiet = false;
+        self.is_idle = false;
         self.input.read(bytes)
     }
 }

@@ -133,9 +133,9 @@ impl Rejects {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The result of a command that has finished: an error if any flows were refused. `others_count`: the input had
-    /// other flows, which are counted.
-    pub fn verdict(&self, others_count: bool) -> Result<(), String> {
+    /// The result of a command that has finished: an error if any flows were refused. `others_counted`: the
+    /// input had other flows, which are counted.
+    pub fn verdict(&self, others_counted: bool) -> Result<(), String> {
         let n = self.count();
         if n == 0 {
             return Ok(());
@@ -145,7 +145,7 @@ impl Rejects {
         let locations = [
             self.file.as_ref().map(|(path, _)| {
                 let path = path.display();
-                let alone = match others_count {
+                let alone = match others_counted {
                     true => "correct and send only these, since the rest is counted",
                     false => "the input had no other flows; correct these and send them",
                 };
@@ -160,12 +160,12 @@ impl Rejects {
         ];
         let locations: Vec<_> = locations.into_iter().flatten().collect();
         Err(match locations.is_empty() {
-            true if others_count => format!(
+            true if others_counted => format!(
                 "{n} {were} refused; --rejects FILE keeps them: correct and send only these, since the \
                  rest is counted, and would count again in a corrected copy of the file"
             ),
             true => format!(
-                "{n} {were} refused, and nothing was counted: give the file again once it is mended"
+                "{n} {were} refused, and nothing was counted: correct the file and give it again"
             ),
             false => format!("{n} {were} refused; {}", locations.join("; ")),
         })

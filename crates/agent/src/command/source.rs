@@ -30,26 +30,26 @@ static WARNED: Once = Once::new();
 #[derive(Debug)]
 pub struct FlowSource {
     input: File,
-    /// Stops reading, and gets what is read.
-    until: Option<Until>,
+    /// Set for a pipe whose reading can be stopped.
+    stop: Option<PipeStop>,
     /// A regular file, which can be read again.
     pub is_file: bool,
-    /// Its name is one of NDJSON.
-    is_called_lines: bool,
+    /// The name ends in `.ndjson` or `.jsonl`.
+    has_ndjson_name: bool,
 }
 
-/// How a pipe is read, of which a sender takes what comes.
+/// Stops reading a pipe, and keeps an unfinished flow in the spool of `sender`.
 #[derive(Debug)]
-struct Until {
+struct PipeStop {
     drain: Arc<Drain>,
     sender: Weak<Sender>,
     rejects: Arc<Rejects>,
 }
 
-impl Until {
-    /// With what an earlier command has kept of it.
-    fn read(self, input: File) -> Box<dyn Read + Send> {
-        let Until {
+impl PipeStop {
+    /// Reads the unfinished flow that an earlier command kept, then the pipe.
+    fn into_reader(self, input: File) -> Box<dyn Read + Send> {
+        let PipeStop {
             drain,
             sender,
             rejects,
@@ -68,10 +68,10 @@ impl Until {
         let text = String::from_utf8_lossy(&kept).into_owned();
         Box::new(Resumed::new(pipe, kept, move |continues| {
             if !continues && has_flow {
-                let why = "it was not read whole, and this pipe does not have the rest of it";
-                let place = "the end of the pipe before";
+                let why = "this flow is unfinished, and the pipe does not continue it";
+                let location = "the end of the previous pipe";
                 rejects
-                    .write(place, &[text], why)
+                    .write(location, &[text], why)
                     .map_err(io::Error::other)?;
             }
             match sender.upgrade() {
@@ -99,9 +99,9 @@ impl FlowSource {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
             return Ok(FlowSource {
                 input: input.into(),
-                until: None,
+                stop: None,
                 is_file: false,
-                is_called_lines: false,
+                has_ndjson_name: false,
             });
         }
         let file = File::open(path).map_err(cannot)?;
@@ -109,9 +109,9 @@ impl FlowSource {
         reject_directory(path, &data)?;
         Ok(FlowSource {
             input: file,
-            until: None,
+            stop: None,
             is_file: data.is_file(),
-            is_called_lines: is_called_lines(path),
+            has_ndjson_name: has_ndjson_name(path),
         })
     }
 
@@ -123,7 +123,7 @@ impl FlowSource {
         rejects: Arc<Rejects>,
     ) -> FlowSource {
         FlowSource {
-            until: Some(Until {
+            stop: Some(PipeStop {
                 drain,
                 sender: Arc::downgrade(sender),
                 rejects,
@@ -134,8 +134,8 @@ impl FlowSource {
 
     /// The identity that deduplicates this input; `None` if it counts every time.
     pub fn identity(&self, input: &Input, path: &Path) -> Option<Identity> {
-        let is_told = self.is_file || input.source.is_some();
-        (is_told && !input.again).then(|| Identity::new(input.source.as_deref(), path))
+        let is_deduplicated = self.is_file || input.source.is_some();
+        (is_deduplicated && !input.again).then(|| Identity::new(input.source.as_deref(), path))
     }
 
     /// Reads the input on a thread of its own, in chunks that are cut by content. The thread ends when the
@@ -149,7 +149,7 @@ impl FlowSource {
     ) -> Result<Receiver<ReaderEvent>, String> {
         let reader = self.reader(input, apps, bar).with_hour_limit(hour_limit);
         let (events, received) = sync_channel(QUEUE_CHUNKS_MAX);
-        let hand_over = move |event| match events.send(event) {
+        let pass_on = move |event| match events.send(event) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         };
@@ -157,8 +157,8 @@ impl FlowSource {
             .name("reader".into())
             .spawn(move || {
                 let read =
-                    reader.read_batches(|chunk| hand_over(ReaderEvent::Chunk(Box::new(chunk))));
-                let _nobody_waits = hand_over(ReaderEvent::Ended(read));
+                    reader.read_batches(|chunk| pass_on(ReaderEvent::Chunk(Box::new(chunk))));
+                let _if_received = pass_on(ReaderEvent::Ended(read));
             })
             .map_err(|e| format!("cannot start a thread: {e}"))?;
         Ok(received)
@@ -173,15 +173,15 @@ impl FlowSource {
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
-        let bytes: Box<dyn Read + Send> = match self.until {
-            Some(until) => until.read(self.input),
+        let bytes: Box<dyn Read + Send> = match self.stop {
+            Some(stop) => stop.into_reader(self.input),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
             .with_growing(input.growing)
-            .with_lines(self.is_called_lines)
+            .with_line_delimited(self.has_ndjson_name)
             .with_warning(move |what| {
                 // Warn once per command, not once per file.
                 WARNED.call_once(|| warn_bar.suspend(|| eprint_line(&format!("warning: {what}"))));
@@ -189,8 +189,8 @@ impl FlowSource {
     }
 }
 
-/// Whether it is called .ndjson or .jsonl, compressed or not.
-fn is_called_lines(path: &Path) -> bool {
+/// Whether the name ends in `.ndjson` or `.jsonl`, with or without `.gz` or `.zst`.
+fn has_ndjson_name(path: &Path) -> bool {
     let name = path.to_string_lossy().to_ascii_lowercase();
     let plain = [".gz", ".zst"]
         .iter()

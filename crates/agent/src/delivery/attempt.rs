@@ -86,7 +86,7 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
                 {
                     AttemptOutcome::TryAgain { why, after }
                 }
-                // It has not seen the batch.
+                // The proxy refused the tunnel, so it has not received the batch.
                 Some((_, why)) => AttemptOutcome::Refused { why, after },
             };
         }

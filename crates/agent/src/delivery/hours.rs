@@ -9,7 +9,7 @@ use super::worker::{OnRejected, flows_of};
 use super::{Rejected, SendError, Shared};
 use crate::inputs::GIVE_AGAIN;
 
-/// What the service says of the batch before they are left out.
+/// The part of the service's error that is no longer true once the late flows are left out.
 const NOTHING_COUNTED: &str = "; nothing of the batch counted";
 
 #[derive(Deserialize)]
@@ -18,8 +18,9 @@ struct OfHour {
 }
 
 impl Shared {
-    /// Removes from the first batch the flow with this number and all flows with equal or later hours. They are
-    /// noted with the rest, so that the next command looks at them again. Returns whether such a flow exists.
+    /// Removes from the first batch the flow with this number and all flows with equal or later hours. The notes of
+    /// the batch record the removed flows, so that the next command tries them again. Returns whether such a flow
+    /// exists.
     pub(super) fn drop_late_flows(
         &self,
         meta: &BatchMeta,

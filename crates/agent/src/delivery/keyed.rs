@@ -11,19 +11,19 @@ pub struct KeyedBatch {
     pub key: String,
     /// The value of the header `Receipt-Notes`; may be empty.
     pub notes: String,
-    /// Where the service takes only flows of earlier hours.
+    /// Set if flows whose hours are too far ahead can be removed from the batch.
     pub if_late: Option<IfLate>,
     pub flows: usize,
     /// A JSON array of flows.
     pub json: Vec<u8>,
 }
 
-/// For a batch of which the service takes only flows of earlier hours.
+/// What changes about a batch when flows whose hours are too far ahead are removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IfLate {
-    /// The notes of the batch then, but for the hour from which on flows are left out: that is added.
+    /// The new notes. The earliest hour that was removed is appended.
     pub notes: String,
-    /// It has only flows that were left out before: nothing is sent where none is taken.
+    /// All flows of the batch were removed from a batch before. If all are removed again, nothing is sent.
     pub is_again: bool,
 }
 
@@ -38,19 +38,19 @@ impl Sender {
     /// # Errors
     /// [`SendError::Conflict`] if an earlier batch was refused because of its notes. Neither that batch nor
     /// any later one was counted.
-    pub fn push_keyed(&self, block: KeyedBatch) -> Result<(), SendError> {
+    pub fn push_keyed(&self, batch: KeyedBatch) -> Result<(), SendError> {
         let shared = &*self.shared;
         let body = if shared.options.compress {
-            compress(&block.json)
+            compress(&batch.json)
                 .map_err(|e| SendError::Options(format!("cannot compress: {e}")))?
         } else {
-            block.json
+            batch.json
         };
         let meta = BatchMeta {
-            key: block.key,
-            notes: block.notes,
-            if_late: block.if_late,
-            flows: block.flows,
+            key: batch.key,
+            notes: batch.notes,
+            if_late: batch.if_late,
+            flows: batch.flows,
             is_keyed: true,
             compressed: shared.options.compress,
         };

@@ -26,7 +26,7 @@ pub(super) struct BatchMeta {
     pub(super) key: String,
     /// The value of `Receipt-Notes`. Empty for batches in a spool.
     pub(super) notes: String,
-    /// The same where flows are left out.
+    /// See [`KeyedBatch::if_late`](super::KeyedBatch).
     pub(super) if_late: Option<IfLate>,
     pub(super) flows: usize,
     /// The batch was cut from a file, which can be read again.

@@ -1,16 +1,16 @@
 //! The table of status codes, and what each means for a batch.
 //!
-//! | answer | about | then |
+//! | response | about | then |
 //! |---|---|---|
-//! | 408, 425, 429, 5xx | this moment | sent again, until `--retry-for` is over; from a spool while flows come |
+//! | 408, 425, 429, 5xx | a temporary condition | sent again, until `--retry-for` is over; from a spool, while flows arrive |
 //! | 400 `hour-too-far-ahead` | a clock | sent again, after the others |
-//! | 400 `bad-body` | the body, or the way it took | sent again; set aside when `--retry-for` is over |
+//! | 400 `bad-body` | the body, which may be corrupted in transit | sent again; set aside when `--retry-for` is over |
 //! | 400 that names a flow or a field, 413, 422, 400 `bad-idempotency-key` | this batch | set aside |
 //! | 411, 414, 415, 431 | the form of this request | set aside |
-//! | 409, 422 for a batch with notes | a part of a file that others counted | the file is looked at anew |
+//! | 409, 422 for a batch with notes | a part of a file that another command counted | the file is looked up again |
 //! | any other: 3xx, 400, 401, 403, 404, 405, 407, 421, 451 … | the address, the token, the route | kept, and sent again |
 //!
-//! A 200 is accepted only if its body is flowtally's; any other body comes from a wrong address.
+//! A 200 is accepted only if its body is flowtally's; any other body comes from another server.
 
 use ureq::http::StatusCode;
 

@@ -366,8 +366,8 @@ impl Shared {
         }
     }
 
-    /// Waits, or returns early if the sender was dropped, or if the input ends: the time to retry counts from
-    /// there.
+    /// Waits. Returns early if the sender was dropped, or if the input ends, because the time to retry counts from its
+    /// end.
     fn pause<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -418,7 +418,7 @@ fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectR
             by_source,
         ),
         RejectReason::Flow if meta.compressed => (
-            "Mend or remove the flow that is named; zstd -d makes the file one of text, which is sent in the same \
+            "Correct or remove the flow that is named above; zstd -d decompresses the file, and the result is sent in the same \
              way. To send the file again",
             by_source,
         ),

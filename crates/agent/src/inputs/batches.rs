@@ -70,7 +70,7 @@ impl<R: Read> Reader<R> {
         };
         batcher.pending.end = self.read_into(ReadMode::FullBlocks, &mut batcher)?;
         if !batcher.stopped {
-            let _no_more_to_stop = batcher.hand_over();
+            let _no_more_to_stop = batcher.flush();
         }
         Ok(())
     }
@@ -160,14 +160,14 @@ impl Sink for Batcher<'_> {
     /// the input.
     fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()> {
         if self.pending.bytes() >= BLOCK_BYTES {
-            self.hand_over()?;
+            self.flush()?;
         }
         self.pending.append(raw, self.next.take());
         ControlFlow::Continue(())
     }
 
     fn block(&mut self, block: RawBlock<'_>) -> ControlFlow<(), Option<u64>> {
-        self.hand_over()?;
+        self.flush()?;
         let Ok(batch) = self.hours.decode(block.text, block.format) else {
             return ControlFlow::Continue(None);
         };
@@ -205,7 +205,7 @@ fn locations(block: &RawBlock<'_>, flows: u64) -> Vec<Location> {
 }
 
 impl Batcher<'_> {
-    fn hand_over(&mut self) -> ControlFlow<()> {
+    fn flush(&mut self) -> ControlFlow<()> {
         match std::mem::take(&mut self.pending).into_chunk(self.hours) {
             Some(chunk) => self.emit(chunk),
             None => ControlFlow::Continue(()),
@@ -220,8 +220,8 @@ impl Batcher<'_> {
 }
 
 impl PendingRecord {
-    /// Leaves its flow out of the batch.
-    fn leave_out(&mut self, flow: Option<u128>) {
+    /// Excludes its flow from the batch.
+    fn exclude(&mut self, flow: Option<u128>) {
         let PendingRecord::Flow {
             content,
             line,
@@ -317,7 +317,7 @@ impl Pending {
         let batch = match decode(&self.lines) {
             Ok(batch) => Ok(batch),
             Err(_) => {
-                let right = self.leave_out_the_wrong(hours);
+                let right = self.remove_invalid_flows(hours);
                 decode(&right)
             }
         };
@@ -363,7 +363,7 @@ impl Pending {
     }
 
     /// Checks each line on its own, and returns the valid flows.
-    fn leave_out_the_wrong(&mut self, hours: Hours) -> String {
+    fn remove_invalid_flows(&mut self, hours: Hours) -> String {
         let lines = std::mem::take(&mut self.lines);
         let mut records = std::mem::take(&mut self.records);
         let is_flow = |record: &&mut PendingRecord| matches!(record, PendingRecord::Flow { .. });
@@ -387,7 +387,7 @@ impl Pending {
                     let late = hour.map(|hour| hour.get());
                     self.late_from = late.into_iter().chain(self.late_from).min();
                     if let Some(record) = record {
-                        record.leave_out(flow);
+                        record.exclude(flow);
                     }
                     self.refuse(location, line, why);
                 }

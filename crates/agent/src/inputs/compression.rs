@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
-use super::pause::{Patient, Stopped};
+use super::pause::{IdleFilter, Stopped};
 use flow::gzip::{self, Gzip};
 
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
@@ -20,7 +20,7 @@ pub fn begins_compressed(begin: &[u8]) -> bool {
 }
 
 /// The bytes that were read for detection, followed by the rest.
-type Begun<R> = Chain<Cursor<Vec<u8>>, Patient<R>>;
+type Begun<R> = Chain<Cursor<Vec<u8>>, IdleFilter<R>>;
 
 /// The input, decompressed if necessary.
 pub(super) enum Decompressed<R: Read> {
@@ -31,7 +31,7 @@ pub(super) enum Decompressed<R: Read> {
 
 impl<R: Read> Decompressed<R> {
     pub(super) fn new(input: R) -> io::Result<Decompressed<R>> {
-        let mut input = Patient::new(input);
+        let mut input = IdleFilter::new(input);
         let mut begin = Vec::new();
         let read = Read::by_ref(&mut input)
             .take(ZSTD.len() as u64)
@@ -47,7 +47,7 @@ impl<R: Read> Decompressed<R> {
             || matches!(begin.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
         let input = match is_gzip || is_zstd {
             true => input,
-            false => input.impatient(),
+            false => input.passing_idle(),
         };
         let input = Cursor::new(begin).chain(input);
         Ok(if is_gzip {

@@ -62,7 +62,7 @@ pub(super) fn read(
             Ok(None) => break,
             Err(mut error) => {
                 let header: Vec<_> = reader.columns.iter().map(|field| field.name()).collect();
-                Stopped::put_header(&mut error, &header.join(","));
+                Stopped::prepend_header(&mut error, &header.join(","));
                 return Err(error.into());
             }
         };
@@ -225,7 +225,7 @@ impl CsvReader<'_> {
     }
 }
 
-/// Whether a line is the beginning of a header, in which the last name may be the beginning of one.
+/// Whether a line is the beginning of a header; the last name may be incomplete.
 fn may_be_cut(line: &str) -> bool {
     let names: Vec<&str> = line
         .split(',')

@@ -38,7 +38,7 @@ pub(super) fn read(
         arrays.window.fill()?;
         let step = match arrays.at {
             At::Between => arrays.find_next()?,
-            At::Behind { flows } => arrays.find_end(flows)?,
+            At::AfterElement { flows } => arrays.find_end(flows)?,
             At::Array { flows } => match arrays.pass_block(flows, sink) {
                 ControlFlow::Continue(None) => arrays.take_elements(flows, sink)?,
                 ControlFlow::Continue(Some(step)) => step,
@@ -46,7 +46,7 @@ pub(super) fn read(
             },
         };
         match step {
-            Step::GoOn => {}
+            Step::Continue => {}
             Step::Ended => return Ok(()),
         }
     }
@@ -68,14 +68,14 @@ enum At {
     /// At an array's opening bracket. After the first flows, that bracket replaces the comma after the last
     /// of them.
     Array { flows: u64 },
-    /// With a bracket in front of what follows an element: a comma or a closing bracket.
-    Behind { flows: u64 },
+    /// After an element: the window has a bracket, and then the comma or closing bracket that follows the element.
+    AfterElement { flows: u64 },
     /// After a closing bracket.
     Between,
 }
 
 enum Step {
-    GoOn,
+    Continue,
     Ended,
 }
 
@@ -116,7 +116,7 @@ impl<R: Read> Arrays<R> {
                     flows: before + flows,
                 };
                 self.consume_to_comma(comma);
-                Step::GoOn
+                Step::Continue
             }
         };
         ControlFlow::Continue(Some(step))
@@ -157,8 +157,8 @@ impl<R: Read> Arrays<R> {
                     Some(b',' | b']') => end,
                     None if !self.window.has_ended() => {
                         self.consume_to_comma(after - 1);
-                        self.at = At::Behind { flows: in_array };
-                        return Ok(Step::GoOn);
+                        self.at = At::AfterElement { flows: in_array };
+                        return Ok(Step::Continue);
                     }
                     _ => {
                         self.flows -= 1;
@@ -174,7 +174,7 @@ impl<R: Read> Arrays<R> {
             if bytes.get(next) != Some(&b'[') {
                 self.consume(end + 1);
                 self.at = At::Between;
-                return Ok(Step::GoOn);
+                return Ok(Step::Continue);
             }
             (begin, in_array) = (next, 0);
         }
@@ -185,7 +185,7 @@ impl<R: Read> Arrays<R> {
             return Err(InputError::Malformed(what));
         }
         self.at = At::Array { flows: in_array };
-        Ok(Step::GoOn)
+        Ok(Step::Continue)
     }
 
     /// Looks for the comma or bracket after an element.
@@ -211,7 +211,7 @@ impl<R: Read> Arrays<R> {
                 return Err(self.no_end(end));
             }
         }
-        Ok(Step::GoOn)
+        Ok(Step::Continue)
     }
 
     /// The error for an element that no comma or bracket follows.
@@ -266,7 +266,7 @@ impl<R: Read> Arrays<R> {
             return Err(self.malformed(next, 1, what));
         }
         self.consume(next);
-        Ok(Step::GoOn)
+        Ok(Step::Continue)
     }
 
     fn consume(&mut self, bytes: usize) {
@@ -335,7 +335,7 @@ fn skip_space(bytes: &[u8], at: usize) -> usize {
 }
 
 fn not_complete(what: &str) -> String {
-    format!("{what}: the array breaks off here, so the file is not complete")
+    format!("{what}: the array ends early, so the file is incomplete")
 }
 
 fn without_place(error: &serde_json::Error) -> String {

@@ -22,8 +22,8 @@ pub(super) fn read(
         let end = match text.iter().rposition(|&byte| byte == b'\n') {
             _ if window.has_ended() && text.is_empty() => return Ok(()),
             _ if window.has_ended() => text.len(),
-            // An object is whole without the end of its line, which may come much later.
-            last if window.is_quiet() && is_object(&text[last.map_or(0, |last| last + 1)..]) => {
+            // Do not wait for the line end of a complete object: it may arrive much later.
+            last if window.is_idle() && is_object(&text[last.map_or(0, |last| last + 1)..]) => {
                 text.len()
             }
             Some(last) => last + 1,

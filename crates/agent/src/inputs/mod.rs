@@ -25,7 +25,7 @@ pub(crate) use batches::GIVE_AGAIN;
 pub use batches::{Chunk, RejectedFlow};
 pub use compression::begins_compressed;
 pub use flows::{Line, RecordHashes, first_to_json, to_json};
-pub use pause::{Quiet, Stopped};
+pub use pause::{Idle, Stopped};
 pub use vpc_flow_logs::Count;
 
 use std::fmt;
@@ -159,7 +159,7 @@ pub struct Reader<R> {
     flow_logs: FlowLogs,
     hour_limit: Option<HourLimit>,
     is_growing: bool,
-    has_lines: bool,
+    is_line_delimited: bool,
 }
 
 /// Receives the flows of an input.
@@ -224,7 +224,7 @@ impl<R: Read> Reader<R> {
             flow_logs: FlowLogs::default(),
             hour_limit: None,
             is_growing: false,
-            has_lines: false,
+            is_line_delimited: false,
         }
     }
 
@@ -256,9 +256,12 @@ impl<R: Read> Reader<R> {
         Reader { is_growing, ..self }
     }
 
-    /// Refuses an array on each line, as NDJSON does, rather than reading one array after the other.
-    pub fn with_lines(self, has_lines: bool) -> Reader<R> {
-        Reader { has_lines, ..self }
+    /// Refuses an array on each line, as NDJSON requires, instead of reading one array after the other.
+    pub fn with_line_delimited(self, is_line_delimited: bool) -> Reader<R> {
+        Reader {
+            is_line_delimited,
+            ..self
+        }
     }
 
     /// Passes every flow to `each` as soon as it is read, until `each` breaks.
@@ -282,11 +285,11 @@ impl<R: Read> Reader<R> {
         let (input, last_byte) = Tail::new(input);
         let mut window = Window::new(input, mode);
         let (mut sniffed, line) = sniff::sniff(&mut window)?;
-        if self.has_lines && sniff::is_array_a_line(window.text()) {
+        if self.is_line_delimited && sniff::is_array_a_line(window.text()) {
             sniffed = InputFormat::Ndjson;
         }
         // Process the bytes that were read for detection before waiting for more.
-        window.keep_what_is_here();
+        window.skip_next_fill();
         let format = self.format.unwrap_or(sniffed);
         if self.is_growing {
             if format == InputFormat::Json {

@@ -41,8 +41,8 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
             Some(lookalike) => Some(lookalike.to_string()),
             None => match some.first() {
                 None => return Ok((InputFormat::Ndjson, line)), // nothing
-                // Its line may end much later.
-                Some(b'{') if window.is_quiet() && is_object(some) && !some.contains(&b'\n') => {
+                // Do not wait for the end of the line, which may arrive much later.
+                Some(b'{') if window.is_idle() && is_object(some) && !some.contains(&b'\n') => {
                     return Ok((InputFormat::Ndjson, line));
                 }
                 Some(b'[') => return Ok((InputFormat::Json, line)),

@@ -403,7 +403,7 @@ fn zstd_with_a_large_window() {
 /// Arrays one after the other are read, and refused where the name says that each line is a flow.
 #[test]
 fn an_array_a_line() {
-    for (text, has_lines, expected) in [
+    for (text, is_line_delimited, expected) in [
         ("[1]\n[2]\n", false, ["flow 0", "flow 1"]),
         ("[1]\n[2]\n", true, ["line 1", "line 2"]),
         ("[1] \r\n\n[2]", true, ["line 1", "line 3"]),
@@ -412,7 +412,7 @@ fn an_array_a_line() {
         ("[1][2]\n", true, ["flow 0", "flow 1"]),
     ] {
         let mut locations = Vec::new();
-        let reader = Reader::new(text.as_bytes(), None).with_lines(has_lines);
+        let reader = Reader::new(text.as_bytes(), None).with_line_delimited(is_line_delimited);
         reader
             .read_batches(|part| {
                 locations.extend(

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use super::pause::{Quiet, Stopped};
+use super::pause::{Idle, Stopped};
 use super::{BYTE_ORDER_MARK, Location, RejectedFlow};
 
 /// The most bytes in memory, and so the limit of a line, record or array element. A valid flow has three
@@ -35,8 +35,8 @@ impl<R: Read> Tail<R> {
     /// The second value is the last byte that was read.
     pub(super) fn new(input: R) -> (Tail<R>, Rc<Cell<Option<u8>>>) {
         let last = Rc::new(Cell::new(None));
-        let told = last.clone();
-        (Tail { input, last }, told)
+        let shared = last.clone();
+        (Tail { input, last }, shared)
     }
 }
 
@@ -62,11 +62,11 @@ pub(super) struct Window<R> {
     /// The error after the last byte that was read.
     error: Option<io::Error>,
     /// The next `fill` reads nothing, so that the bytes in the window are processed first.
-    is_kept: bool,
+    skips_fill: bool,
     /// Ignore the text after the last line end.
     is_growing: bool,
-    /// Nothing has come for a while.
-    is_quiet: bool,
+    /// The last read reported [`Idle`], or [`Stopped`].
+    is_idle: bool,
 }
 
 impl<R: Read> Window<R> {
@@ -78,9 +78,9 @@ impl<R: Read> Window<R> {
             start: 0,
             has_ended: false,
             error: None,
-            is_kept: false,
+            skips_fill: false,
             is_growing: false,
-            is_quiet: false,
+            is_idle: false,
         }
     }
 
@@ -100,8 +100,8 @@ impl<R: Read> Window<R> {
 
     /// If flows are wanted at once, makes the next [`fill`](Window::fill) read nothing, since a pipe may have
     /// no more data for a long time.
-    pub(super) fn keep_what_is_here(&mut self) {
-        self.is_kept = self.mode == ReadMode::AsAvailable && !self.text().is_empty();
+    pub(super) fn skip_next_fill(&mut self) {
+        self.skips_fill = self.mode == ReadMode::AsAvailable && !self.text().is_empty();
     }
 
     pub(super) fn text(&self) -> &[u8] {
@@ -121,12 +121,12 @@ impl<R: Read> Window<R> {
         self.has_ended
     }
 
-    /// Whether what is here has waited for more for a while.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.is_quiet
+    /// Whether no input has arrived for a while, so that a flow without its line end should not wait longer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle
     }
 
-    /// Whether flows are wanted as they come.
+    /// Whether flows are wanted as soon as they are available.
     pub(super) fn is_live(&self) -> bool {
         self.mode == ReadMode::AsAvailable
     }
@@ -149,7 +149,7 @@ impl<R: Read> Window<R> {
     /// Reads more, unless the window is full or the input has ended. If flows are wanted at once, an error is
     /// reported by the next call, after the bytes before it have been processed.
     pub(super) fn fill(&mut self) -> io::Result<()> {
-        if self.has_ended || std::mem::take(&mut self.is_kept) {
+        if self.has_ended || std::mem::take(&mut self.skips_fill) {
             return Ok(());
         }
         // Only the start of a line or element has to be moved.
@@ -165,16 +165,16 @@ impl<R: Read> Window<R> {
             }
             return Err(error);
         }
-        self.is_quiet = false;
+        self.is_idle = false;
         self.has_ended = match self.mode {
             ReadMode::AsAvailable => match self.read_once(room.min(READ_BYTES)) {
                 Ok(read) => read == 0,
-                Err(error) if Quiet::is(&error) => {
-                    self.is_quiet = true;
+                Err(error) if Idle::is(&error) => {
+                    self.is_idle = true;
                     false
                 }
                 Err(mut error) => {
-                    self.is_quiet = Stopped::of(&mut error).is_some();
+                    self.is_idle = Stopped::of(&mut error).is_some();
                     self.error = Some(error);
                     false
                 }

@@ -53,15 +53,15 @@ pub fn run(arguments: &Send) -> Result<(), String> {
     let rejects = Rejects::open(input.rejects.as_deref(), once, None, bar.clone())?;
     let session = SendSession::new(source::load_apps(input)?, rejects, bar)?;
     let (sent, result) = session.send(arguments);
-    // What a spool takes is sent by a thread of its own, maybe later.
-    let others_count = arguments.spool.is_some() || sent.is_some_and(SendTotals::has_counted);
+    // Flows in a spool are sent in the background, maybe later.
+    let others_counted = arguments.spool.is_some() || sent.is_some_and(SendTotals::has_counted);
     session.bar.finish_and_clear();
     if let Some(sent) = sent {
         print_result(&sent.to_string(session.rejects.count()));
     }
     session.rejects.sync()?;
     result?;
-    session.rejects.verdict(others_count)
+    session.rejects.verdict(others_counted)
 }
 
 /// State that the inputs of one command share.
@@ -94,7 +94,7 @@ impl SendTotals {
         self.known.add(other.known);
     }
 
-    /// Whether any flow counts, now or before.
+    /// Whether any flow was counted, by this command or before.
     pub fn has_counted(self) -> bool {
         self.report.flows > 0 || self.known.flows > 0
     }
@@ -324,7 +324,7 @@ impl SendSession {
             }
         });
         if let Err(InputError::Io(error)) = &mut read {
-            self.keep_unfinished(sender, &resumed::unfinished(error));
+            self.keep_unfinished(sender, &resumed::take_unfinished(error));
         }
         drain.end();
         if failed.is_none() && drain.is_stopped() {
@@ -360,7 +360,7 @@ impl SendSession {
         (skipped, finished.and(read))
     }
 
-    /// What is not a whole flow, of a pipe that is not read on: the next command reads it first.
+    /// Keeps the start of a flow after reading a pipe was stopped; the next command reads it first.
     fn keep_unfinished(&self, sender: &Sender, text: &[u8]) {
         let bytes = text.len();
         let lost = match text {
@@ -373,7 +373,7 @@ impl SendSession {
             },
         };
         self.rejects.eprint_line(&format!(
-            "flowtally: {lost}{bytes} bytes of a flow that was not read whole are not kept"
+            "flowtally: {lost}{bytes} bytes of an unfinished flow are not kept"
         ));
     }
 
@@ -451,7 +451,7 @@ struct ActiveTransfer(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     current: Option<TransferHandles>,
-    /// A signal has come: the process is about to end.
+    /// A signal has arrived, and the process is about to exit.
     is_stopped: bool,
 }
 
@@ -465,7 +465,7 @@ struct TransferHandles {
 }
 
 impl ActiveTransfer {
-    /// Before anything of it is read. After a signal it does not return, so nothing is.
+    /// Must be called before the input is read. Does not return after a signal, so that nothing is read then.
     fn set(&self, current: Option<TransferHandles>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.is_stopped && current.is_some() {
@@ -496,7 +496,7 @@ impl ActiveTransfer {
         let waiting = current.sender.report().waiting;
         let unfinished = match current.sender.unfinished() {
             Ok(text) if resumed::has_flow(&text) => format!(
-                "; and {} bytes of a flow that was not read whole, for the next run on this pipe",
+                "; and {} bytes of an unfinished flow, for the next run on this pipe",
                 text.len()
             ),
             _ => String::new(),

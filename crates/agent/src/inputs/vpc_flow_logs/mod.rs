@@ -84,7 +84,7 @@ pub(super) fn read(
     });
     read.map_err(|mut error| {
         if let (InputError::Io(error), Some(columns)) = (&mut error, &log.columns) {
-            Stopped::put_header(error, &columns.names.join(" "));
+            Stopped::prepend_header(error, &columns.names.join(" "));
         }
         error
     })

@@ -18,21 +18,21 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// Makes batches of all pending chunks.
     pub(super) fn make_batches(&mut self, taken: &mut NewFlows) -> Result<(), FrontierError> {
         self.detect_shorter_copy()?;
-        while let Some(mut piece) = self.pending.pop_front() {
-            piece.trim();
+        while let Some(mut chunk) = self.pending.pop_front() {
+            chunk.trim();
             // If the last record may be cut, it becomes a batch of its own. When the file has grown, the
             // records before it are still recognised.
-            if piece.ends_within_a_line && piece.records.len() > 1 {
-                let whole = piece.split_off(piece.records.len() - 1)?;
+            if chunk.ends_within_a_line && chunk.records.len() > 1 {
+                let whole = chunk.split_off(chunk.records.len() - 1)?;
                 self.make_line_batches(whole, taken)?;
             }
             if let (true, Some(batch), Some(record)) =
-                (piece.may_be_cut, &piece.batch, piece.records.last())
+                (chunk.may_be_cut, &chunk.batch, chunk.records.last())
             {
                 let flow = first_to_json(batch).map_err(failed)?;
                 taken.unfinished = Some((record.location, flow));
             }
-            self.make_line_batches(piece, taken)?;
+            self.make_line_batches(chunk, taken)?;
         }
         Ok(())
     }
@@ -40,46 +40,46 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// If a part of the first record was counted before, that record becomes a batch of its own.
     fn make_line_batches(
         &mut self,
-        mut piece: PendingChunk,
+        mut chunk: PendingChunk,
         taken: &mut NewFlows,
     ) -> Result<(), FrontierError> {
-        let mut noted = self.noted_lines(&piece)?;
-        if let Some(grown) = self.split_grown_line(&mut piece, &noted, taken)? {
+        let mut noted = self.noted_lines(&chunk)?;
+        if let Some(grown) = self.split_grown_line(&mut chunk, &noted, taken)? {
             self.make_batch(grown, noted, true, taken)?;
-            noted = self.noted_lines(&piece)?;
+            noted = self.noted_lines(&chunk)?;
         }
-        self.make_batch(piece, noted, false, taken)
+        self.make_batch(chunk, noted, false, taken)
     }
 
     fn make_batch(
         &mut self,
-        mut piece: PendingChunk,
+        mut chunk: PendingChunk,
         noted: NotedLines,
         is_grown: bool,
         taken: &mut NewFlows,
     ) -> Result<(), FrontierError> {
-        piece.trim();
-        let Some(end) = piece.chains.last().filter(|_| piece.has_flows()) else {
+        chunk.trim();
+        let Some(end) = chunk.chains.last().filter(|_| chunk.has_flows()) else {
             return Ok(());
         };
-        // An empty one where all are left out: what comes after them needs what is noted with it.
+        // If all flows are left out, an empty batch is sent, because later batches depend on its notes.
         let none = || BatchBuilder::with_capacity(0).finish();
-        let mut batch = piece.batch.clone().unwrap_or_else(none);
+        let mut batch = chunk.batch.clone().unwrap_or_else(none);
         let mut if_late = None;
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
-            let sketch = sketch(&identity, &piece.records);
-            self.compare(&sketch, &piece, taken)?;
-            let mut notes = self.notes(&piece, *end, sketch, noted);
-            let gap = Gap::of_batch(*end, piece.before);
-            notes.others.extend(self.left_out(&gap, piece.late_from));
-            // What counts of a line that has grown is not all of it.
+            let sketch = sketch(&identity, &chunk.records);
+            self.compare(&sketch, &chunk, taken)?;
+            let mut notes = self.notes(&chunk, *end, sketch, noted);
+            let gap = Gap::empty(*end, chunk.before);
+            notes.others.extend(self.gap_notes(&gap, chunk.late_from));
+            // The batch of a grown line has only the difference to what was counted, so it is not split again.
             if_late = (!is_grown).then(|| self.if_late(&gap, &notes));
             batch = batch.with_key(key).with_notes(notes);
         }
         self.counted = *end;
         taken.if_late.push(if_late);
         taken.batches.push(batch);
-        let in_batch = piece.records.iter().filter(|record| record.is_in_batch);
+        let in_batch = chunk.records.iter().filter(|record| record.is_in_batch);
         taken
             .locations
             .push(in_batch.map(|record| record.location).collect());
@@ -88,12 +88,12 @@ impl<L: ReceiptLookup> Frontier<L> {
 
     fn notes(
         &mut self,
-        piece: &PendingChunk,
+        chunk: &PendingChunk,
         end: Chain,
         sketch: Vec<IdempotencyKey>,
         noted: NotedLines,
     ) -> Notes {
-        let count = piece.chains.len() as u64;
+        let count = chunk.chains.len() as u64;
         let mut notes = Notes {
             own: IdentityNote::End {
                 flows: end.flows,
@@ -127,7 +127,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         }
         let offsets = (0..).map(|power| 1_u64 << power);
         for offset in offsets.take_while(|&offset| offset < count) {
-            let key = piece.chains[offset as usize - 1].key();
+            let key = chunk.chains[offset as usize - 1].key();
             let of_other = key.as_ref().and_then(|key| self.marks.get(key));
             let count = of_other.map_or(count, |&other| other.max(count));
             add(key, IdentityNote::Mark { offset, count });
@@ -136,10 +136,10 @@ impl<L: ReceiptLookup> Frontier<L> {
             add(Some(key), IdentityNote::Sketch);
         }
         notes.others.extend(noted.first);
-        notes.others.extend(lines_within(piece));
+        notes.others.extend(lines_within(chunk));
         // If another command counts this file at the same time, its batch begins with the same record. In a
         // batch of one record, this key is the batch's own key, under which a mark is not a receipt.
-        let first = piece.chains[0].key();
+        let first = chunk.chains[0].key();
         let first = first.filter(|key| !self.marks.contains_key(key));
         notes.excluded_by = noted.unless.or(first);
         notes
@@ -149,7 +149,7 @@ impl<L: ReceiptLookup> Frontier<L> {
     fn compare(
         &mut self,
         sketch: &[IdempotencyKey],
-        piece: &PendingChunk,
+        chunk: &PendingChunk,
         taken: &mut NewFlows,
     ) -> Result<(), FrontierError> {
         if self.cannot_ask || self.compared.blocks == COMPARED_MAX || sketch.len() < SKETCH {
@@ -169,7 +169,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         if 2 * compared.found >= compared.keys {
             compared.blocks = COMPARED_MAX;
             let since_s = compared.since_s;
-            if !self.is_counted_meanwhile(piece)? {
+            if !self.is_counted_meanwhile(chunk)? {
                 taken.changed_since_s = since_s;
             }
         }
@@ -178,8 +178,8 @@ impl<L: ReceiptLookup> Frontier<L> {
 
     /// Whether another command is sending the same file and has sent this batch, or one with the same first
     /// record.
-    fn is_counted_meanwhile(&mut self, piece: &PendingChunk) -> Result<bool, FrontierError> {
-        let chains = piece.chains.first().into_iter().chain(piece.chains.last());
+    fn is_counted_meanwhile(&mut self, chunk: &PendingChunk) -> Result<bool, FrontierError> {
+        let chains = chunk.chains.first().into_iter().chain(chunk.chains.last());
         let keys = chains
             .filter_map(Chain::key)
             .filter(|key| !self.marks.contains_key(key));

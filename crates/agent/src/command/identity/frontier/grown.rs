@@ -25,14 +25,14 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// Looks up which lines were counted at the start of this chunk.
     pub(super) fn noted_lines(
         &mut self,
-        piece: &PendingChunk,
+        chunk: &PendingChunk,
     ) -> Result<NotedLines, FrontierError> {
         let mut noted = NotedLines::default();
-        let counts = piece.records.first().is_some_and(|first| first.is_in_batch);
-        let Some(line) = piece.line(0).filter(|_| counts && self.knows_lines()) else {
+        let counts = chunk.records.first().is_some_and(|first| first.is_in_batch);
+        let Some(line) = chunk.line(0).filter(|_| counts && self.knows_lines()) else {
             return Ok(noted);
         };
-        let slots = lines::slot_keys(&piece.before, line);
+        let slots = lines::slot_keys(&chunk.before, line);
         let kept = self
             .receipts
             .look_up(&slots)
@@ -51,14 +51,14 @@ impl<L: ReceiptLookup> Frontier<L> {
         // If all slots are taken, replace the first.
         let slot = noted.unless.clone().or_else(|| slots.into_iter().next());
         // Another command may have counted this line since the receipts were looked up.
-        let key = piece.chains.first().and_then(Chain::key);
+        let key = chunk.chains.first().and_then(Chain::key);
         let key = key.filter(|key| !self.marks.contains_key(key));
         if noted.lines.iter().any(|(note, _)| note.is_of(line.last)) {
             noted.unless = key.or(noted.unless);
         }
-        let is_alone = piece.records.len() == 1;
-        let has_ended = !(is_alone && piece.ends_within_a_line);
-        let (flow, counters) = match &piece.batch {
+        let is_alone = chunk.records.len() == 1;
+        let has_ended = !(is_alone && chunk.ends_within_a_line);
+        let (flow, counters) = match &chunk.batch {
             Some(batch) => first_flow(batch)?,
             None => Default::default(),
         };
@@ -75,14 +75,14 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// difference counts. If there is no valid difference, nothing counts and the line is refused.
     pub(super) fn split_grown_line(
         &mut self,
-        piece: &mut PendingChunk,
+        chunk: &mut PendingChunk,
         noted: &NotedLines,
         taken: &mut NewFlows,
     ) -> Result<Option<PendingChunk>, FrontierError> {
-        let Some(line) = piece.line(0) else {
+        let Some(line) = chunk.line(0) else {
             return Ok(None);
         };
-        let Some(first) = piece.records.first().filter(|record| record.is_in_batch) else {
+        let Some(first) = chunk.records.first().filter(|record| record.is_in_batch) else {
             return Ok(None);
         };
         let location = first.location;
@@ -90,8 +90,8 @@ impl<L: ReceiptLookup> Frontier<L> {
         let Some(counted) = lines::grown(&notes, line.last) else {
             return Ok(None);
         };
-        let mut grown = piece.split_off(1)?;
-        grown.ends_within_a_line = piece.records.is_empty() && piece.ends_within_a_line;
+        let mut grown = chunk.split_off(1)?;
+        grown.ends_within_a_line = chunk.records.is_empty() && chunk.ends_within_a_line;
         let Some(batch) = grown.batch.take() else {
             return Ok(None);
         };
@@ -126,15 +126,15 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// Detects a file that ends inside a line and may be an earlier copy of a file that was counted and has
     /// grown since.
     pub(super) fn detect_shorter_copy(&mut self) -> Result<(), FrontierError> {
-        let piece = self.pending.back();
-        let Some(piece) = piece.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
+        let chunk = self.pending.back();
+        let Some(chunk) = chunk.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
             return Ok(());
         };
-        let last = piece.records.len().saturating_sub(1);
-        let Some(line) = piece.line(last) else {
+        let last = chunk.records.len().saturating_sub(1);
+        let Some(line) = chunk.line(last) else {
             return Ok(());
         };
-        let before = piece.before(last);
+        let before = chunk.before(last);
         let mut keys = lines::slot_keys(&before, line);
         keys.extend(lines::within_key(&before, line));
         let last = line.last.to_owned();
@@ -156,15 +156,15 @@ impl<L: ReceiptLookup> Frontier<L> {
 
 /// Notes of lines that no mark follows. Without them, an earlier copy that was cut inside such a line would
 /// look like a different file.
-pub(super) fn lines_within(piece: &PendingChunk) -> Vec<(IdempotencyKey, Note)> {
-    let count = piece.records.len();
+pub(super) fn lines_within(chunk: &PendingChunk) -> Vec<(IdempotencyKey, Note)> {
+    let count = chunk.records.len();
     let powers = (1..)
         .map(|power| 1_usize << power)
         .take_while(|&n| n < count);
     let note = |record: usize| {
-        let line = piece.line(record)?;
+        let line = chunk.line(record)?;
         let note = LineNote::new(true, line, 0, Counters::default()).note()?;
-        lines::within_key(&piece.before(record), line).zip(Some(note))
+        lines::within_key(&chunk.before(record), line).zip(Some(note))
     };
     let last = (count > 1).then_some(count);
     powers.chain(last).filter_map(|n| note(n - 1)).collect()

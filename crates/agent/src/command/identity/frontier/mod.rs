@@ -114,10 +114,10 @@ pub struct Frontier<L> {
     /// For each mark that was found: the number of records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
     compared: SketchMatch,
-    /// Whether flows of a file that begins like this one were left out; unknown before a batch is known.
+    /// Whether flows were left out of a file with the same first record. `None` until a receipt of it is found.
     has_gaps: Option<bool>,
-    /// What was left out of batches that are known, and is handed out again.
-    again: NewFlows,
+    /// Batches of flows that were left out of earlier batches.
+    refilled: NewFlows,
 }
 
 /// The first batch. Its receipt is renewed whenever the file has grown, so it may outlive the receipts of
@@ -273,7 +273,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             marks: HashMap::new(),
             compared: SketchMatch::default(),
             has_gaps: None,
-            again: NewFlows::default(),
+            refilled: NewFlows::default(),
         }
     }
 
@@ -297,7 +297,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             }
             self.read
         });
-        let piece = PendingChunk {
+        let pending = PendingChunk {
             chains: chains.collect(),
             before,
             batch: chunk.batch,
@@ -312,11 +312,11 @@ impl<L: ReceiptLookup> Frontier<L> {
             late_from: chunk.late_from,
             records: chunk.records,
         };
-        self.pending.push_back(piece);
+        self.pending.push_back(pending);
         if !self.is_new {
             self.search()?;
         }
-        let mut taken = std::mem::take(&mut self.again);
+        let mut taken = std::mem::take(&mut self.refilled);
         if self.is_new {
             self.make_batches(&mut taken)?;
         }
@@ -347,10 +347,10 @@ impl<L: ReceiptLookup> Frontier<L> {
 
     /// Looks up how many of the pending records were counted, and decides what to do with the rest.
     fn search(&mut self) -> Result<(), FrontierError> {
-        let Some(piece) = self.pending.back() else {
+        let Some(chunk) = self.pending.back() else {
             return Ok(());
         };
-        let chains = piece.chains.clone();
+        let chains = chunk.chains.clone();
         let Some(ends) = self.find(&chains)? else {
             self.cannot_ask = true;
             self.is_new = true;
@@ -361,7 +361,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             first.next = first.next.or(chains.iter().find(is_next).copied());
         }
         if let Some(&end) = ends.last() {
-            let gaps = self.gaps(&ends)?;
+            let gaps = self.find_gaps(&ends)?;
             self.skip_to(end, gaps)?;
         }
         if !self.has_new_flows() {
@@ -468,15 +468,15 @@ impl<L: ReceiptLookup> Frontier<L> {
     fn skip_to(&mut self, end: Chain, gaps: Vec<Gap>) -> Result<(), FrontierError> {
         let mut gaps: Vec<_> = gaps.into_iter().map(FilledGap::from).collect();
         self.known.flows += std::mem::take(&mut self.presumed);
-        while let Some(mut piece) = self.pending.pop_front() {
-            let done = piece.chains.iter().take_while(|c| c.index <= end.index);
+        while let Some(mut chunk) = self.pending.pop_front() {
+            let done = chunk.chains.iter().take_while(|c| c.index <= end.index);
             let done = done.count();
-            if done < piece.chains.len() {
-                self.pass(&piece.split_off(done)?, &mut gaps)?;
-                self.pending.push_front(piece);
+            if done < chunk.chains.len() {
+                self.skip_chunk(&chunk.split_off(done)?, &mut gaps)?;
+                self.pending.push_front(chunk);
                 break;
             }
-            self.pass(&piece, &mut gaps)?;
+            self.skip_chunk(&chunk, &mut gaps)?;
         }
         self.make_gap_batches(gaps);
         self.counted = end;

@@ -114,7 +114,7 @@ fn flows(items: &[Item]) -> Vec<u64> {
     items.iter().filter_map(flow).collect()
 }
 
-fn part(items: &[Item], ends_within_a_line: bool) -> Chunk {
+fn chunk(items: &[Item], ends_within_a_line: bool) -> Chunk {
     let mut builder = BatchBuilder::with_capacity(0);
     let hour = Hour::new(1).unwrap();
     for tx in flows(items) {
@@ -153,7 +153,7 @@ fn chunks(random: &mut StdRng, items: &[Item]) -> VecDeque<Chunk> {
     let mut rest = items;
     while !rest.is_empty() {
         let (head, tail) = rest.split_at(random.random_range(1..=most).min(rest.len()));
-        chunks.push_back(part(head, tail.is_empty() && random.random()));
+        chunks.push_back(chunk(head, tail.is_empty() && random.random()));
         rest = tail;
     }
     chunks
@@ -389,7 +389,7 @@ fn files_that_begin_alike_count_each() {
             for source in ["", "host-7"] {
                 // In one part, so that none ends where the shared ones do.
                 let mut run = Run::new(&mut random, &service, source, &file);
-                run.chunks = VecDeque::from([part(&file, false)]);
+                run.chunks = VecDeque::from([chunk(&file, false)]);
                 assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
                 for flow in flows(&file) {
                     *expected.entry(flow).or_insert(0) += 1;
@@ -413,7 +413,7 @@ fn records_that_give_other_flows_are_refused() {
     let items: Vec<Item> = (1..50).map(Item::Flow).collect();
     let run = Run::new(&mut random, &service, "", &items);
     assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
-    let mut other = part(&items, false);
+    let mut other = chunk(&items, false);
     other.records[30].flow = Some(1);
     let mut run = Run::new(&mut random, &service, "", &items);
     run.chunks = VecDeque::from([other]);
@@ -430,7 +430,7 @@ fn a_changed_copy_is_noticed_by_its_name() {
     let take = |name: &str, items: &[Item]| {
         let identity = Identity::new(None, Path::new(name));
         let mut frontier = Frontier::new(Some(identity), service.clone());
-        let taken = frontier.push(part(items, false)).unwrap();
+        let taken = frontier.push(chunk(items, false)).unwrap();
         for batch in &taken.batches {
             assert!(service.borrow_mut().commit(batch).is_ok());
         }
@@ -443,7 +443,7 @@ fn a_changed_copy_is_noticed_by_its_name() {
         let identity = Identity::new(None, Path::new("file"));
         let mut frontier = Frontier::new(Some(identity), service.clone());
         frontier.is_new = true;
-        let taken = frontier.push(part(&items, false)).unwrap();
+        let taken = frontier.push(chunk(&items, false)).unwrap();
         assert!(service.borrow_mut().commit(&taken.batches[0]).is_ok());
         taken.changed_since_s
     };
@@ -682,10 +682,10 @@ fn a_line_that_became_another_flow_is_refused_once() {
             last: Location::Line(7),
         }
     };
-    let take = |part: Chunk| {
+    let take = |chunk: Chunk| {
         let identity = Identity::new(None, Path::new("file"));
         let mut frontier = Frontier::new(Some(identity), service.clone());
-        let taken = frontier.push(part).unwrap();
+        let taken = frontier.push(chunk).unwrap();
         for batch in &taken.batches {
             assert!(service.borrow_mut().commit(batch).is_ok());
         }
