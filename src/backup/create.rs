@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, sync_dir, tag};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
-use agent::client::{Client, broke_off};
+use agent::client::{Client, describe_read_error};
 use agent::durable;
 
 /// Locked by the process that creates a backup in a directory.
@@ -107,7 +107,8 @@ impl OpenSource<'_> {
                 let path = format!("/backups/{}/{}", manifest.id, entry.name);
                 let response = client.get(&path, "application/octet-stream")?;
                 let mut body = response.into_body().into_reader();
-                let broken = |e: io::Error| client.unreachable(&path, &broke_off(&e)).into();
+                let broken =
+                    |e: io::Error| client.unreachable(&path, &describe_read_error(&e)).into();
                 copy(&mut body, broken, into, entry, progress)
             }
             OpenSource::Directory(dir, _) => {

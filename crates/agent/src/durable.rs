@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lacking_is_told_by_number_and_by_name() {
+    fn out_of_space_is_detected_by_number_and_by_text() {
         for (lack, errno) in OutOfSpace::ALL {
             let error = io::Error::from(errno);
             assert_eq!(OutOfSpace::of(&error), Some(lack));

@@ -165,7 +165,7 @@ mod tests {
     ];
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn control_characters_are_escaped() {
         for (text, shown) in HOSTILE {
             assert_eq!(printable(text), shown);
             let line = format!("say {text}");

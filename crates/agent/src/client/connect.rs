@@ -8,7 +8,7 @@ use std::time::Duration;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use super::{ANSWER_MAX, Client, ClientError, IDLE_MAX, Proxy, Server, forward};
+use super::{Client, ClientError, IDLE_MAX, Proxy, RESPONSE_MAX, Server, forward};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -39,7 +39,7 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT_MAX))
-            .timeout_recv_response(Some(ANSWER_MAX))
+            .timeout_recv_response(Some(RESPONSE_MAX))
             .timeout_per_read(Some(idle_max))
             .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))

@@ -10,8 +10,8 @@ mod tokens;
 
 pub use proxy::{Proxy, excluded as not_by_proxy};
 pub use refusal::redirect_target;
-pub use request::text_of;
-pub use stream::{Items, broke_off};
+pub use request::read_text;
+pub use stream::{Items, describe_read_error};
 pub use tokens::{TokenFileError, read_first_token, read_tokens};
 
 use std::fmt;
@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 /// The longest wait for the response headers. The service holds a batch for less than this while it waits for
 /// memory or disk, and then responds with 503.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+const RESPONSE_MAX: Duration = Duration::from_secs(60);
 /// The longest wait for the next bytes of a response body.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 

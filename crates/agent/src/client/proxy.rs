@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_never_reached_through_one() {
+    fn loopback_is_reached_without_a_proxy() {
         for host in [
             "127.0.0.1:8080",
             "127.9.9.9",
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_said_without_its_password() {
+    fn errors_about_proxies_hide_the_password() {
         for value in [
             "socks5://u:secret@p:1",
             "ftp://u:secret@p",
@@ -399,7 +399,7 @@ mod tests {
 
     /// Variables belong to the process, so the test runs itself in a child process that has one.
     #[test]
-    fn nodes_are_reached_without_one() {
+    fn nodes_are_reached_without_a_proxy() {
         const VARIABLE: &str = "http_proxy";
         const SET: &str = "http://192.0.2.7:3128";
         if std::env::var(VARIABLE).as_deref() != Ok(SET) {

@@ -25,13 +25,13 @@ impl Client {
             Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(
                 "{why}; {proxy} requires a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
             ),
-            _ if !is_ours => self.perhaps_of_proxy(why),
+            _ if !is_ours => self.with_proxy_hint(why),
             _ => why,
         }
     }
 
     /// Adds to an error that the response may be from the proxy and not from the service.
-    pub fn perhaps_of_proxy(&self, why: String) -> String {
+    pub fn with_proxy_hint(&self, why: String) -> String {
         match &self.proxy {
             Some(proxy) => format!(
                 "{why}; the request went through {proxy}, which may have sent this response"
@@ -61,9 +61,9 @@ impl Client {
         problem: Option<&Problem>,
         location: Option<&str>,
     ) -> String {
-        let explained = problem.is_some_and(|problem| !problem.title.is_empty());
-        let said = match problem {
-            Some(problem) if explained => {
+        let has_title = problem.is_some_and(|problem| !problem.title.is_empty());
+        let text = match problem {
+            Some(problem) if has_title => {
                 format!("{status}: {}: {}", problem.title, problem.detail)
             }
             _ => status.to_string(),
@@ -90,12 +90,12 @@ impl Client {
                 ),
             },
             (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) if !self.is_node => {
-                format!("{said}: give another --token-file FILE")
+                format!("{text}: give another --token-file FILE")
             }
             (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
-                format!("{said}: give --cert FILE and --key FILE")
+                format!("{text}: give --cert FILE and --key FILE")
             }
-            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !explained => {
+            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !has_title => {
                 match &self.authorization {
                     None => {
                         format!("{status}: if a token is missing, give --token-file FILE")
@@ -103,7 +103,7 @@ impl Client {
                     Some(_) => format!("{status}: the token of --token-file does not permit this"),
                 }
             }
-            _ => said,
+            _ => text,
         }
     }
 }

@@ -7,14 +7,14 @@ use ureq::http::{HeaderMap, StatusCode};
 
 use super::queue::BatchMeta;
 use super::status::{self, ErrorClass, RejectReason};
-use crate::client::{Client, Problem, redirect_target, text_of};
+use crate::client::{Client, Problem, read_text, redirect_target};
 
 /// The endpoint.
 pub(super) const PATH: &str = "/flows";
 /// The longest pause that a service can request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// The part of a foreign response that is read to identify it.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
 /// The outcome of an attempt.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
     let location = redirect_target(response.headers());
     let replayed = response.headers().contains_key("idempotent-replayed");
     // A body that says more than the status has to be complete: a proxy may abort in the middle of one.
-    let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+    let text = match read_text(&mut response, RESPONSE_BYTES_MAX) {
         Ok(text) => text.unwrap_or_default(),
         Err(_) if !matches!(status.as_u16(), 200 | 400) => String::new(),
         Err(error) => {
@@ -110,14 +110,14 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
     let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
     if status == StatusCode::OK {
         return match serde_json::from_str::<Accepted>(&text) {
-            Ok(answer) if answer.accepted.checked_add(answer.expired) == Some(meta.flows) => {
+            Ok(response) if response.accepted.checked_add(response.expired) == Some(meta.flows) => {
                 AttemptOutcome::Taken {
                     replayed,
-                    expired: answer.expired,
+                    expired: response.expired,
                 }
             }
             _ => AttemptOutcome::Refused {
-                why: client.perhaps_of_proxy("the server that responded is not flowtally".into()),
+                why: client.with_proxy_hint("the server that responded is not flowtally".into()),
                 after,
             },
         };
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_that_are_asked_for() {
+    fn retry_after_headers() {
         let of = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("retry-after", text.parse().unwrap());

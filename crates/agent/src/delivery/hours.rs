@@ -13,7 +13,7 @@ use crate::inputs::GIVE_AGAIN;
 const NOTHING_COUNTED: &str = "; nothing of the batch counted";
 
 #[derive(Deserialize)]
-struct OfHour {
+struct HourField {
     hour: u64,
 }
 
@@ -29,7 +29,11 @@ impl Shared {
         why: &str,
         on_rejected: &mut OnRejected,
     ) -> Result<bool, SendError> {
-        let hour = |flow: &String| serde_json::from_str(flow).ok().map(|OfHour { hour }| hour);
+        let hour = |flow: &String| {
+            serde_json::from_str(flow)
+                .ok()
+                .map(|HourField { hour }| hour)
+        };
         let Ok(flows) = flows_of(meta, body) else {
             return Ok(false);
         };

@@ -415,7 +415,7 @@ mod tests {
     /// A reader that continued during shutdown would fill a batch that starts in the middle of another one
     /// and has a key of its own, so its flows would count twice.
     #[test]
-    fn after_an_interrupt_nothing_is_taken() {
+    fn push_fails_after_an_interrupt() {
         let dir = tempfile::tempdir().unwrap();
         let options = SenderOptions {
             server: Server {

@@ -9,11 +9,11 @@ use ureq::http::StatusCode;
 use super::SendError;
 use super::status::{self, ErrorClass};
 use super::worker::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server, redirect_target, text_of};
+use crate::client::{Client, Problem, Server, read_text, redirect_target};
 
 const PATH: &str = "/receipts";
 /// Enough for a response about the maximum number of keys with the longest notes.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
+const RESPONSE_BYTES_MAX: u64 = 16 << 20;
 
 /// The receipt of a batch.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -33,19 +33,19 @@ pub struct Receipts {
 }
 
 #[derive(Serialize)]
-struct Asked<'a> {
+struct LookupRequest<'a> {
     keys: &'a [&'a str],
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct LookupResponse {
     receipts: Vec<Receipt>,
 }
 
 /// The outcome of one lookup.
 enum LookupOutcome {
-    AlreadyCounted(Vec<Receipt>),
-    NotHere,
+    Found(Vec<Receipt>),
+    Unsupported,
     Refused(String),
     TryAgain(String),
 }
@@ -58,7 +58,7 @@ impl Receipts {
 
     /// The receipts of those `keys` that are known; `None` if the service does not support lookups. Calls
     /// `trying_again` with the reason before each pause.
-    pub fn of(
+    pub fn look_up(
         &self,
         keys: &[&str],
         mut trying_again: impl FnMut(&str),
@@ -66,12 +66,12 @@ impl Receipts {
         let url = || self.client.url(PATH);
         let (start, mut pauses) = (Instant::now(), pauses());
         loop {
-            match self.ask(keys) {
-                LookupOutcome::AlreadyCounted(receipts) => {
+            match self.look_up_once(keys) {
+                LookupOutcome::Found(receipts) => {
                     let receipts = receipts.into_iter();
                     return Ok(Some(receipts.map(|r| (r.key.clone(), r)).collect()));
                 }
-                LookupOutcome::NotHere => return Ok(None),
+                LookupOutcome::Unsupported => return Ok(None),
                 LookupOutcome::Refused(why) => return Err(SendError::Refused { url: url(), why }),
                 LookupOutcome::TryAgain(why) => {
                     let left = self.retry_for.saturating_sub(start.elapsed());
@@ -90,9 +90,9 @@ impl Receipts {
         }
     }
 
-    fn ask(&self, keys: &[&str]) -> LookupOutcome {
+    fn look_up_once(&self, keys: &[&str]) -> LookupOutcome {
         // Serializing strings cannot fail.
-        let body = serde_json::to_vec(&Asked { keys }).unwrap_or_default();
+        let body = serde_json::to_vec(&LookupRequest { keys }).unwrap_or_default();
         let request = self.client.to_post(PATH);
         let request = request.header("content-type", "application/json");
         let mut response = match request.send(&body) {
@@ -110,7 +110,7 @@ impl Receipts {
             }
         };
         let status = response.status();
-        let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+        let text = match read_text(&mut response, RESPONSE_BYTES_MAX) {
             Ok(text) => text.unwrap_or_default(),
             Err(_) if status != StatusCode::OK => String::new(),
             Err(error) => {
@@ -122,14 +122,14 @@ impl Receipts {
         let client = &self.client;
         let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
         match status {
-            StatusCode::OK => match serde_json::from_str::<Answer>(&text) {
-                Ok(answer) => LookupOutcome::AlreadyCounted(answer.receipts),
+            StatusCode::OK => match serde_json::from_str::<LookupResponse>(&text) {
+                Ok(response) => LookupOutcome::Found(response.receipts),
                 Err(_) => LookupOutcome::Refused(
-                    client.perhaps_of_proxy("the server that responded is not flowtally".into()),
+                    client.with_proxy_hint("the server that responded is not flowtally".into()),
                 ),
             },
             // The service has several nodes, or is an earlier version.
-            StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => LookupOutcome::NotHere,
+            StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => LookupOutcome::Unsupported,
             _ => match status::classify(status, problem.as_ref(), false) {
                 ErrorClass::Transient => LookupOutcome::TryAgain(why),
                 _ => LookupOutcome::Refused(why),

@@ -361,7 +361,7 @@ fn parse_name(name: &str) -> Option<(u64, BatchMeta)> {
 mod tests {
     use super::*;
 
-    fn entry(key: &str) -> BatchMeta {
+    fn meta(key: &str) -> BatchMeta {
         BatchMeta {
             key: key.into(),
             notes: String::new(),
@@ -378,14 +378,14 @@ mod tests {
     }
 
     #[test]
-    fn a_spool_outlives_its_process() {
+    fn a_spool_survives_its_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
         let most = 2 * BLOCK_BYTES;
         let mut spool = Spool::open(&path, most).unwrap();
         assert_eq!(spool.reserve(10).unwrap(), None);
-        assert_eq!(spool.push(entry("a"), b"one").unwrap(), None);
-        assert_eq!(spool.push(entry("bb"), b"twotwotwo").unwrap(), None);
+        assert_eq!(spool.push(meta("a"), b"one").unwrap(), None);
+        assert_eq!(spool.push(meta("bb"), b"twotwotwo").unwrap(), None);
         assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
         assert!(Spool::open(&path, most).is_err(), "it is in use");
         spool.pop().unwrap();
@@ -394,13 +394,10 @@ mod tests {
 
         let mut spool = Spool::open(&path, most).unwrap();
         assert_eq!((spool.len(), spool.reserve(1).unwrap()), (1, None));
-        assert_eq!(
-            first(&mut spool),
-            Some((entry("bb"), b"twotwotwo".to_vec()))
-        );
-        spool.push(entry("ccc"), b"3").unwrap();
+        assert_eq!(first(&mut spool), Some((meta("bb"), b"twotwotwo".to_vec())));
+        spool.push(meta("ccc"), b"3").unwrap();
         spool.pop().unwrap();
-        assert_eq!(first(&mut spool), Some((entry("ccc"), b"3".to_vec())));
+        assert_eq!(first(&mut spool), Some((meta("ccc"), b"3".to_vec())));
         spool.pop().unwrap();
         assert_eq!(first(&mut spool), None);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "the lock");
@@ -429,17 +426,17 @@ mod tests {
 
     /// Refused batches use room until somebody has dealt with them.
     #[test]
-    fn what_is_set_aside_is_out_of_the_way_and_has_a_reason() {
+    fn a_refused_batch_is_moved_aside_with_its_reason() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
-        spool.push(entry("a"), b"one").unwrap();
-        spool.push(entry("bb"), b"two").unwrap();
+        spool.push(meta("a"), b"one").unwrap();
+        spool.push(meta("bb"), b"two").unwrap();
         let why = |path: &Path| format!("because of {}", path.display());
         let aside = spool.set_aside(why).unwrap().unwrap();
         assert_eq!(fs::read(&aside).unwrap(), b"one");
         let reason = fs::read_to_string(aside.with_extension("txt")).unwrap();
         assert_eq!(reason, why(&aside));
-        assert_eq!(first(&mut spool), Some((entry("bb"), b"two".to_vec())));
+        assert_eq!(first(&mut spool), Some((meta("bb"), b"two".to_vec())));
         assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
         drop(spool);
         let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
@@ -450,37 +447,37 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_somebody_takes_away_is_no_reason_to_stop() {
+    fn a_batch_file_that_was_removed_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for key in ["a", "bb", "c"] {
-            spool.push(entry(key), b"x").unwrap();
+            spool.push(meta(key), b"x").unwrap();
         }
-        fs::remove_file(dir.path().join(name(0, &entry("a")))).unwrap();
-        assert_eq!(first(&mut spool), Some((entry("bb"), b"x".to_vec())));
-        fs::remove_file(dir.path().join(name(1, &entry("bb")))).unwrap();
+        fs::remove_file(dir.path().join(name(0, &meta("a")))).unwrap();
+        assert_eq!(first(&mut spool), Some((meta("bb"), b"x".to_vec())));
+        fs::remove_file(dir.path().join(name(1, &meta("bb")))).unwrap();
         spool.pop().unwrap();
-        assert_eq!(first(&mut spool), Some((entry("c"), b"x".to_vec())));
+        assert_eq!(first(&mut spool), Some((meta("c"), b"x".to_vec())));
     }
 
     #[test]
-    fn a_batch_is_put_behind_the_others() {
+    fn a_batch_is_moved_to_the_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for key in ["a", "bb", "c"] {
-            spool.push(entry(key), key.as_bytes()).unwrap();
+            spool.push(meta(key), key.as_bytes()).unwrap();
         }
         spool.move_to_back().unwrap();
         drop(spool);
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for key in ["bb", "c", "a"] {
-            assert_eq!(first(&mut spool), Some((entry(key), key.into())));
+            assert_eq!(first(&mut spool), Some((meta(key), key.into())));
             spool.pop().unwrap();
         }
     }
 
     #[test]
-    fn a_directory_of_something_else_is_no_spool() {
+    fn a_directory_with_other_files_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.txt"), "").unwrap();
         let error = Spool::open(dir.path(), 10).unwrap_err().to_string();

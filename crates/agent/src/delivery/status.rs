@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_status_has_its_class() {
+    fn statuses_are_classified() {
         use ErrorClass::{Batch, Body, Clock, Conflict, Endpoint, Transient};
         let of = |code: u16, json: &str, has_notes| {
             let problem = serde_json::from_str(json).ok();

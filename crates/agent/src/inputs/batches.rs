@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_left_out_and_named() {
+    fn invalid_flows_are_refused_with_their_location() {
         let flows: Vec<String> = (0..30_000).map(flow).collect();
         let with_faults = |between: &str| {
             let mut flows = flows.clone();
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_input_that_breaks_off_whole_batches_are_taken() {
+    fn a_truncated_input_gives_its_complete_batches() {
         let array = format!("[{}", vec![flow(1); 30_000].join(","));
         let (sum, error) = read(array.as_bytes());
         assert!(error.unwrap().contains("flow 29999, on line 1: EOF"));

@@ -64,7 +64,7 @@ fn read_batches(input: impl Read, format: Option<InputFormat>) -> Outcome {
 }
 
 /// Cuts the input at every byte, reads it byte by byte, and in random pieces.
-fn assert_same_however_it_comes(name: &str, input: &[u8], format: Option<InputFormat>) {
+fn assert_same_for_all_reads(name: &str, input: &[u8], format: Option<InputFormat>) {
     type Way = fn(Pieces<'_>, Option<InputFormat>) -> Outcome;
     let ways: [(&str, Way); 2] = [
         ("read", |input, format| read(input, format)),
@@ -140,7 +140,7 @@ fn flows_are_the_same_wherever_a_read_ends() {
         ("log", LOG.into()),
         ("nothing", " \n".into()),
     ] {
-        assert_same_however_it_comes(name, text.as_bytes(), None);
+        assert_same_for_all_reads(name, text.as_bytes(), None);
     }
 }
 
@@ -179,16 +179,16 @@ fn faults_are_the_same_wherever_a_read_ends() {
             format!("[{value}]"),
             format!("[{{\"a\":{value}"),
         ] {
-            assert_same_however_it_comes(value, text.as_bytes(), None);
+            assert_same_for_all_reads(value, text.as_bytes(), None);
         }
     }
     let latin_1 = b"[{\"a\":\"\xFC\"},{\"b\":1}]";
-    assert_same_however_it_comes("Latin-1", latin_1, None);
+    assert_same_for_all_reads("Latin-1", latin_1, None);
 }
 
-/// Wherever the input breaks off.
+/// No matter where the input is truncated.
 #[test]
-fn inputs_that_break_off_are_the_same_wherever_a_read_ends() {
+fn truncated_inputs_are_the_same_wherever_a_read_ends() {
     let array = rich_array();
     for text in [
         array.as_bytes(),
@@ -236,13 +236,13 @@ fn compressed_flows_are_the_same_wherever_a_read_ends() {
         ("zstd, changed", changed(&zstd)),
         ("skippable", skippable.to_vec()),
     ] {
-        assert_same_however_it_comes(name, &bytes, None);
+        assert_same_for_all_reads(name, &bytes, None);
     }
 }
 
 /// Blocks of an array end anywhere in a flow, but all flows are read.
 #[test]
-fn arrays_are_taken_whole_at_all_alignments() {
+fn arrays_are_read_at_all_alignments() {
     let rich = format!("{RICH} ,\n{}", RICH.replace("\"b\u{e9}", "\"c"));
     for shift in 1..RICH.len() + 8 {
         // This many bytes after the first flow are in the first block.

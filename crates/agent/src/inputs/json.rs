@@ -40,7 +40,7 @@ pub(super) fn read(
             At::Between => arrays.find_next()?,
             At::AfterElement { flows } => arrays.find_end(flows)?,
             At::Array { flows } => match arrays.pass_block(flows, sink) {
-                ControlFlow::Continue(None) => arrays.take_elements(flows, sink)?,
+                ControlFlow::Continue(None) => arrays.read_elements(flows, sink)?,
                 ControlFlow::Continue(Some(step)) => step,
                 ControlFlow::Break(()) => return Ok(()),
             },
@@ -123,7 +123,7 @@ impl<R: Read> Arrays<R> {
     }
 
     /// Passes on the complete elements one by one, including those of later arrays.
-    fn take_elements(
+    fn read_elements(
         &mut self,
         mut in_array: u64,
         sink: &mut dyn Sink,
@@ -245,9 +245,9 @@ impl<R: Read> Arrays<R> {
             }
             _ if is_open() => Ok(None),
             Some(Err(e)) if e.is_eof() => {
-                Err(self.malformed(at, e.line(), &not_complete(&without_place(&e))))
+                Err(self.malformed(at, e.line(), &not_complete(&without_location(&e))))
             }
-            Some(Err(e)) => Err(self.malformed(at, e.line(), &without_place(&e))),
+            Some(Err(e)) => Err(self.malformed(at, e.line(), &without_location(&e))),
             None => Err(self.malformed(at, 1, &not_complete("EOF while reading an element"))),
         }
     }
@@ -338,7 +338,7 @@ fn not_complete(what: &str) -> String {
     format!("{what}: the array ends early, so the file is incomplete")
 }
 
-fn without_place(error: &serde_json::Error) -> String {
+fn without_location(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let suffix = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&suffix).unwrap_or(&text).to_owned()

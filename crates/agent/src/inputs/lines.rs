@@ -28,7 +28,7 @@ pub(super) fn read(
             }
             Some(last) => last + 1,
             None if window.is_full() => {
-                let mut refused = window.pass_line(line)?;
+                let mut refused = window.skip_line(line)?;
                 if let Some(known) = lookalikes::of_json(&refused.text) {
                     refused.why = format!("{known} ({})", refused.why);
                 }

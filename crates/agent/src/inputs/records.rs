@@ -223,7 +223,7 @@ impl<R: Read> CsvRecords<R> {
             match memchr(b'\n', text) {
                 Some(end) => break end,
                 None if self.window.has_ended() => break text.len(),
-                None if self.window.is_full() => return self.window.pass_line(self.line),
+                None if self.window.is_full() => return self.window.skip_line(self.line),
                 None => self.window.fill()?,
             }
         };
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_has_the_line_that_it_begins_on() {
+    fn records_have_the_line_that_they_start_on() {
         for (text, expected) in [
             ("a\n1\n2\n3", &[1, 2, 3, 4][..]),
             ("a\r\n1\r\n2\r\n3", &[1, 2, 3, 4]),
@@ -313,7 +313,7 @@ mod tests {
 
     /// The limit does not depend on the sizes of reads.
     #[test]
-    fn a_record_is_as_long_as_what_may_be_in_memory() {
+    fn a_record_is_limited_to_the_window() {
         for (length, is_record) in [(BLOCK_BYTES - 1, true), (BLOCK_BYTES, false)] {
             let text = format!("h\n{}\nx\n", "1".repeat(length));
             for mode in [ReadMode::FullBlocks, ReadMode::AsAvailable] {

@@ -30,7 +30,7 @@ fn read(text: &str) -> Vec<String> {
     lines
 }
 
-fn check(text: &str, expected: &[&str]) {
+fn assert_flows(text: &str, expected: &[&str]) {
     let lines = read(text);
     assert_eq!(lines.len(), expected.len(), "{text}: {lines:#?}");
     for (line, expected) in lines.iter().zip(expected) {
@@ -59,8 +59,8 @@ fn csv_after_csv() {
                 ("\r", 3),
             ] {
                 let expected = ["line 2: a|b|v 1 2 3", &format!("line {line}: a|b|v 1 2 3")];
-                check(&format!("{one}{seam}{other}\n"), &expected);
-                check(&format!("\u{FEFF}{one}{seam}{other}"), &expected);
+                assert_flows(&format!("{one}{seam}{other}\n"), &expected);
+                assert_flows(&format!("\u{FEFF}{one}{seam}{other}"), &expected);
             }
         }
     }
@@ -88,7 +88,7 @@ fn csv_after_a_header_that_cannot_be_used() {
         }
     }
     // Names of fields are valid names of applications.
-    check(
+    assert_flows(
         &format!("{CSV}\nsrc_app,dest_app,vpc_id,1,2,3\nhour,bytes_tx,,x,2,3"),
         &[
             "line 2: a|b|v",
@@ -190,7 +190,7 @@ fn a_record_on_several_lines_is_whole_or_refused() {
         ),
         (",,v,1,2,3", &["line 2: ||v 1 2 3"]),
     ] {
-        check(&format!("{header}{text}"), expected);
+        assert_flows(&format!("{header}{text}"), expected);
     }
 }
 
@@ -304,7 +304,7 @@ fn a_log_after_half_a_record() {
 fn records_of_other_versions_have_a_header() {
     let timed = "2026-03-29T01:00:05.000Z";
     let five = DEFAULT.replacen('2', "5", 1);
-    check(
+    assert_flows(
         &format!("{timed} {DEFAULT}\n{timed} {five}\n"),
         &["line 1: 10.0.0.1|", "line 2: 5 210987654321 eni-0a"],
     );
@@ -327,10 +327,10 @@ fn ndjson_and_arrays_one_after_the_other() {
         }
         assert!(lines[1].ends_with("b|b|v 1 2 3"), "{lines:?}");
     }
-    check(&format!("{a}{b}\n{b}"), &["line 1: {", "line 2: b|b|v"]);
+    assert_flows(&format!("{a}{b}\n{b}"), &["line 1: {", "line 2: b|b|v"]);
     assert!(read(&format!("{a}{b}"))[0].contains("several values are on one line"));
     for seam in ["", "\n", " \u{FEFF}\n", "[]", "[ ]\n[]"] {
-        check(
+        assert_flows(
             &format!("[{a}]{seam}[{b},\n{a}]\n"),
             &["flow 0: a|b|v", "flow 1: b|b|v", "flow 2: a|b|v"],
         );

@@ -202,7 +202,7 @@ impl<R: Read> Window<R> {
     }
 
     /// Skips a line, whose start is in the window, without keeping it in memory. `line` is its number.
-    pub(super) fn pass_line(&mut self, line: u64) -> io::Result<RejectedFlow> {
+    pub(super) fn skip_line(&mut self, line: u64) -> io::Result<RejectedFlow> {
         let begin = &self.text()[..EXCERPT_BYTES.min(self.text().len())];
         let refused = RejectedFlow {
             location: Location::Line(line),

@@ -96,7 +96,10 @@ impl ReceiptLookup for ServiceReceipts<'_> {
             );
             self.session.bar.set_message(message);
         };
-        let known = self.receipts.of(&texts, show).map_err(|e| e.to_string())?;
+        let known = self
+            .receipts
+            .look_up(&texts, show)
+            .map_err(|e| e.to_string())?;
         let kept = |known: std::collections::HashMap<_, crate::delivery::Receipt>| {
             let kept = texts.iter().map(|&key| {
                 let receipt = known.get(key)?;

@@ -11,7 +11,7 @@ use super::header::{Columns, Field};
 use crate::inputs::Apps;
 
 /// The number of conversations that are remembered to detect that both ends are recorded: 256 KiB.
-const REMEMBERED: usize = 1 << 14;
+const CONVERSATIONS_MAX: usize = 1 << 14;
 
 /// Which records count if both ends of a conversation are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl fmt::Debug for FlowLogs {
 
 impl FlowLogs {
     /// Whether the fields are sufficient to select the records of one end.
-    pub(super) fn check(&self, columns: Columns) -> Result<Columns, String> {
+    pub(super) fn validate(&self, columns: Columns) -> Result<Columns, String> {
         match columns.at(Field::FlowDirection) {
             None if self.count != Count::Both => Err(format!(
                 "it has no flow-direction, so the end at which a record was made is unknown, and --count {} \
@@ -107,7 +107,7 @@ impl Ends {
             return false;
         }
         if self.remembered.is_empty() {
-            self.remembered.resize(REMEMBERED, (0, 0));
+            self.remembered.resize(CONVERSATIONS_MAX, (0, 0));
         }
         let mut addresses = [0; 32];
         let (source, destination) = addresses.split_at_mut(16);
@@ -116,7 +116,7 @@ impl Ends {
         let conversation = xxh3_64(&addresses);
         let direction = flow.direction.map_or(0, |direction| direction as u64 + 1);
         let end = xxh3_64_with_seed(flow.interface.as_bytes(), direction);
-        let slot = &mut self.remembered[conversation as usize % REMEMBERED];
+        let slot = &mut self.remembered[conversation as usize % CONVERSATIONS_MAX];
         self.noticed = slot.0 == conversation && slot.1 != end;
         *slot = (conversation, end);
         if self.noticed {

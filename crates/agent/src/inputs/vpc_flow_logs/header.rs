@@ -51,7 +51,7 @@ const NAMES: [&str; 42] = [
     "encryption-status",
 ];
 /// Names of fields that occur only in logs of transit gateways.
-const OF_TRANSIT_GATEWAYS: [&str; 3] = ["tgw-", "packets-lost-", "resource-type"];
+const TRANSIT_GATEWAY_FIELDS: [&str; 3] = ["tgw-", "packets-lost-", "resource-type"];
 /// A line with at least this many names of fields contains a header.
 const NAMES_OF_A_HEADER: usize = 2;
 
@@ -169,7 +169,7 @@ impl Columns {
 }
 
 fn is_of_transit_gateways(name: &str) -> bool {
-    OF_TRANSIT_GATEWAYS.iter().any(|of| name.starts_with(of))
+    TRANSIT_GATEWAY_FIELDS.iter().any(|of| name.starts_with(of))
 }
 
 /// The position of a header in a line: at its first byte, or after a record without a line break. `None` if

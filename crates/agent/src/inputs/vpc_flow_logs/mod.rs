@@ -68,7 +68,7 @@ pub(super) fn read(
     let read = lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
-            let taken = log.take(bare(&record), number, sink);
+            let taken = log.read_line(bare(&record), number, sink);
             let is_cut = log.columns.is_none() && !text.contains(&b'\n');
             let taken = taken.map_err(|error| match error {
                 InputError::Malformed(why) if is_cut => {
@@ -110,7 +110,7 @@ fn is_like_a_header(line: &str) -> bool {
 }
 
 impl Log<'_> {
-    fn take(
+    fn read_line(
         &mut self,
         text: &str,
         line: u64,
@@ -120,7 +120,7 @@ impl Log<'_> {
             return Ok(ControlFlow::Continue(()));
         }
         let Some(columns) = &self.columns else {
-            return self.take_first(text, line, sink);
+            return self.read_first_line(text, line, sink);
         };
         let mut words = Vec::with_capacity(columns.names.len());
         words.extend(text.split_ascii_whitespace());
@@ -130,7 +130,8 @@ impl Log<'_> {
         };
         let read = record.flow(self.options);
         let is_flow = read.is_ok();
-        let counted = read.and_then(|flow| self.options.count.check(flow.direction).map(|()| flow));
+        let counted =
+            read.and_then(|flow| self.options.count.validate(flow.direction).map(|()| flow));
         let raw = match counted {
             Ok(flow) => {
                 if self.options.count == Count::Both && self.ends.notice(&flow) {
@@ -146,11 +147,11 @@ impl Log<'_> {
             }
             Err(unusable) => {
                 if let (Unusable::Invalid(_), Some(begin)) = (&unusable, header_in(text)) {
-                    return self.take_header(text, begin, line, sink);
+                    return self.read_header(text, begin, line, sink);
                 }
                 // An unusable header. The following records must not be read by the previous fields.
                 if matches!(unusable, Unusable::Invalid(_)) && is_like_a_header(text) {
-                    self.begin(Columns::read(text), line)?;
+                    self.set_columns(Columns::read(text), line)?;
                     return Ok(ControlFlow::Continue(()));
                 }
                 RawFlow {
@@ -178,27 +179,27 @@ impl Log<'_> {
     }
 
     /// The first line that is not blank: a header, or a record of a log without one.
-    fn take_first(
+    fn read_first_line(
         &mut self,
         text: &str,
         line: u64,
         sink: &mut dyn Sink,
     ) -> Result<ControlFlow<()>, InputError> {
         match header_in(text) {
-            Some(begin) => self.take_header(text, begin, line, sink),
+            Some(begin) => self.read_header(text, begin, line, sink),
             None if text.starts_with(|c: char| c.is_ascii_digit()) => {
-                self.begin(Columns::assumed(), line)?;
-                self.take(text, line, sink)
+                self.set_columns(Columns::assumed(), line)?;
+                self.read_line(text, line, sink)
             }
             None => {
-                self.begin(Columns::read(text), line)?;
+                self.set_columns(Columns::read(text), line)?;
                 Ok(ControlFlow::Continue(()))
             }
         }
     }
 
     /// The text before a header on its line is a record with the previous fields.
-    fn take_header(
+    fn read_header(
         &mut self,
         text: &str,
         begin: usize,
@@ -210,18 +211,22 @@ impl Log<'_> {
             "" => ControlFlow::Continue(()),
             _ => {
                 if self.columns.is_none() {
-                    self.begin(Columns::assumed(), line)?;
+                    self.set_columns(Columns::assumed(), line)?;
                 }
-                self.take(before, line, sink)?
+                self.read_line(before, line, sink)?
             }
         };
-        self.begin(Columns::read(&text[begin..]), line)?;
+        self.set_columns(Columns::read(&text[begin..]), line)?;
         Ok(step)
     }
 
     /// Switches to the fields of a header.
-    fn begin(&mut self, columns: Result<Columns, String>, line: u64) -> Result<(), InputError> {
-        let columns = columns.and_then(|columns| self.options.check(columns));
+    fn set_columns(
+        &mut self,
+        columns: Result<Columns, String>,
+        line: u64,
+    ) -> Result<(), InputError> {
+        let columns = columns.and_then(|columns| self.options.validate(columns));
         let wrong =
             |why| InputError::Malformed(format!("line {line}: read as VPC flow logs, {why}"));
         self.columns = Some(columns.map_err(wrong)?);
@@ -369,7 +374,7 @@ impl<'a> Record<'a> {
 
 impl Count {
     /// Whether records of this direction count.
-    fn check(self, direction: Option<Direction>) -> Result<(), Unusable> {
+    fn validate(self, direction: Option<Direction>) -> Result<(), Unusable> {
         match (self, direction) {
             (Count::Sender, Some(Direction::Ingress))
             | (Count::Receiver, Some(Direction::Egress)) => {
