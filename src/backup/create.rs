@@ -202,12 +202,10 @@ pub fn create(
 
 fn lock(to: &Path) -> Result<File, BackupError> {
     let path = to.join(LOCK_FILE);
-    let file = File::create(&path).map_err(at(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(BackupError::Busy),
-        Err(TryLockError::Error(e)) => Err(at(&path)(e)),
-    }
+    durable::lock_file(&path).map_err(|error| match error {
+        TryLockError::WouldBlock => BackupError::Busy,
+        TryLockError::Error(e) => at(&path)(e),
+    })
 }
 
 /// Links the file into the new backup if the previous one has the same.

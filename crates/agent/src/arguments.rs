@@ -18,14 +18,8 @@ pub struct Send {
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
 
-    /// URL of the service.
-    #[arg(
-        long,
-        env = "FLOWTALLY_URL",
-        value_name = "URL",
-        default_value = DEFAULT_URL
-    )]
-    pub url: String,
+    #[command(flatten)]
+    pub service: ServiceUrl,
 
     #[command(flatten)]
     pub input: Input,
@@ -66,6 +60,19 @@ pub struct Send {
 
     #[command(flatten)]
     pub credentials: Credentials,
+}
+
+/// Where the service is.
+#[derive(Clone, Debug, Args)]
+pub struct ServiceUrl {
+    /// URL of the service.
+    #[arg(
+        long,
+        env = "FLOWTALLY_URL",
+        value_name = "URL",
+        default_value = DEFAULT_URL
+    )]
+    pub url: String,
 }
 
 /// Arguments of every command that reads flows.

@@ -4,7 +4,7 @@
 //! A file's name is stored in its directory, so a new name is durable only after the *directory* has been
 //! synced, even if the file itself was synced.
 
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, DirEntry, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,17 @@ pub fn write(path: &Path, unfinished: &Path, content: &[u8]) -> io::Result<()> {
     rename(unfinished, path)
 }
 
-/// Renames a file that is already synced, within one directory.
+/// Creates the file if it is missing, and locks it for this process until the returned file is dropped. Used to lock a
+/// directory, by a file in it.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`] if another process holds the lock.
+pub fn lock_file(path: &Path) -> Result<File, TryLockError> {
+    let file = File::create(path).map_err(TryLockError::Error)?;
+    file.try_lock().map(|()| file)
+}
+
+/// Renames a file or directory that is already synced; the new name is durable on return.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_name(to)

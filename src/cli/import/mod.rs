@@ -5,7 +5,7 @@ mod into_store;
 use std::path::Path;
 
 use crate::config::{Import, Location};
-use agent::arguments::Send;
+use agent::arguments::{Send, ServiceUrl};
 use agent::command::rejects::Rejects;
 use agent::command::send::{SendSession, SendTotals};
 use agent::command::{print_result, source};
@@ -49,7 +49,9 @@ fn send_all(arguments: &Import, url: &str, session: &SendSession) -> Result<(), 
 fn as_send(arguments: &Import, url: &str, file: &Path) -> Send {
     Send {
         file: file.to_owned(),
-        url: url.to_owned(),
+        service: ServiceUrl {
+            url: url.to_owned(),
+        },
         input: arguments.input.clone(),
         batch_flows: BATCH_FLOWS,
         spool: None,

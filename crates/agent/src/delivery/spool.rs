@@ -61,15 +61,13 @@ pub(super) struct OldestBatch {
 impl Spool {
     pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Spool, SendError> {
         durable::create_dir_all(path).map_err(|e| error(path, e))?;
-        let lock = File::create(path.join(LOCK_FILE)).map_err(|e| error(path, e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        let lock = durable::lock_file(&path.join(LOCK_FILE)).map_err(|e| match e {
+            TryLockError::WouldBlock => {
                 let why = "another process is using this spool; give each process its own";
-                return Err(error(path, why));
+                error(path, why)
             }
-            Err(TryLockError::Error(e)) => return Err(error(path, e)),
-        }
+            TryLockError::Error(e) => error(path, e),
+        })?;
         // Names that a killed process left may not be durable yet.
         durable::sync_dir(path).map_err(|e| error(path, e))?;
         let mut files = Vec::new();
@@ -225,8 +223,7 @@ impl Spool {
         file.write_all(body)?;
         file.set_len(body.len() as u64)?;
         file.sync_all()?;
-        fs::rename(self.path.join(UNFINISHED), &path)?;
-        durable::sync_dir(&self.path)
+        durable::rename(&self.path.join(UNFINISHED), &path)
     }
 
     pub(super) fn first(&mut self) -> Result<Option<OldestBatch>, SendError> {
@@ -256,7 +253,7 @@ impl Spool {
         Ok(())
     }
 
-    /// See [`Queue::move_to_back`](super::queue::Queue::put_last). After a crash, either name is valid.
+    /// See [`Queue::move_to_back`](super::queue::Queue::move_to_back). After a crash, either name is valid.
     pub(super) fn move_to_back(&mut self) -> Result<(), SendError> {
         if self.files.len() < 2 {
             return Ok(());
@@ -296,8 +293,7 @@ impl Spool {
             let mut file = File::create(reason)?;
             file.write_all(why.as_bytes())?;
             file.sync_all()?;
-            fs::rename(self.path.join(&name), &to)?;
-            durable::sync_dir(&dir)?;
+            durable::rename(&self.path.join(&name), &to)?;
             durable::sync_dir(&self.path)
         };
         if let Err(error) = moved() {

@@ -184,9 +184,10 @@ impl SendSession {
         }));
         let mut sent = SendTotals::default();
         let result = if by_content {
-            let receipts = connect::server(&arguments.url, &arguments.credentials).and_then(|s| {
-                Receipts::new(&s, arguments.retry.retry_for).map_err(|e| e.to_string())
-            });
+            let receipts = connect::server(&arguments.service.url, &arguments.credentials)
+                .and_then(|s| {
+                    Receipts::new(&s, arguments.retry.retry_for).map_err(|e| e.to_string())
+                });
             match receipts {
                 Ok(receipts) => {
                     let (done, result) = self.transfer_file(arguments, source, &sender, receipts);
@@ -260,7 +261,7 @@ impl SendSession {
     fn options(&self, arguments: &Send, by_content: bool) -> Result<SenderOptions, String> {
         let spool = arguments.spool.clone().filter(|_| !by_content);
         Ok(SenderOptions {
-            server: connect::server(&arguments.url, &arguments.credentials)?,
+            server: connect::server(&arguments.service.url, &arguments.credentials)?,
             batch_flows: arguments.batch_flows as usize,
             batch_bytes: 1 << 20,
             batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
@@ -399,7 +400,10 @@ fn command(arguments: &Send) -> String {
         ("--cert", &credentials.cert),
         ("--key", &credentials.key),
     ];
-    let mut command = format!("flowtally send --url {}", shell_word(&arguments.url));
+    let mut command = format!(
+        "flowtally send --url {}",
+        shell_word(&arguments.service.url)
+    );
     for (flag, file) in files {
         if let Some(file) = file {
             command += &format!(" {flag} {}", shell_word(&file.display().to_string()));
