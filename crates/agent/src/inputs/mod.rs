@@ -15,6 +15,7 @@ mod json;
 mod lines;
 mod ndjson;
 mod pause;
+mod pending;
 mod records;
 mod sniff;
 mod vpc_flow_logs;
