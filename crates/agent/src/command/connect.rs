@@ -10,7 +10,7 @@ use crate::client::{Client, Server, read_first_token};
 use flow::query::HourRow;
 
 /// Address and credentials of the service at `url`.
-pub fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
+pub(crate) fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
     let token = credentials.token_file.as_deref().map(read_first_token);
     Ok(Server {
         url: url.to_owned(),

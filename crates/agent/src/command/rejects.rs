@@ -96,7 +96,7 @@ impl Rejects {
     }
 
     /// Reports a batch of `flows` that was set aside at `path`.
-    pub fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
+    pub(crate) fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
         self.count.fetch_add(flows as u64, Ordering::Relaxed);
         let location = path.display();
         self.eprint_line(&format!(
@@ -113,7 +113,7 @@ impl Rejects {
     }
 
     /// Whether refused flows are written to a file.
-    pub fn are_kept(&self) -> bool {
+    pub(crate) fn are_kept(&self) -> bool {
         self.file.is_some()
     }
 

@@ -116,7 +116,7 @@ impl FlowSource {
     }
 
     /// Makes `drain` able to stop reading; a failure of `sender` ends it too.
-    pub fn stopped_by(
+    pub(crate) fn stopped_by(
         self,
         drain: Arc<Drain>,
         sender: &Arc<Sender>,
@@ -165,7 +165,7 @@ impl FlowSource {
     }
 
     /// A reader of the input's flows, which advances the progress bar.
-    pub fn reader(
+    pub(crate) fn reader(
         self,
         input: &Input,
         apps: &Arc<Apps>,
@@ -296,7 +296,7 @@ pub fn describe_counted(known: AlreadyCounted) -> String {
 }
 
 /// Formats seconds since the epoch as RFC 3339.
-pub fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|time| jiff::Timestamp::from_second(time).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())

@@ -435,7 +435,7 @@ fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectR
 }
 
 /// Quotes `text` as one word for a shell.
-pub fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text.to_owned(),

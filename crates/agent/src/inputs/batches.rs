@@ -19,22 +19,22 @@ use flow::decode::Format;
 #[derive(Debug)]
 pub struct Chunk {
     /// Its flows; `None` if it has none.
-    pub batch: Option<Batch>,
+    pub(crate) batch: Option<Batch>,
     /// The records of its flows, in order, including records that other options would turn into flows.
-    pub records: Vec<RecordHashes>,
+    pub(crate) records: Vec<RecordHashes>,
     /// The texts of the records, in formats that need them.
-    pub text: Arc<str>,
+    pub(crate) text: Arc<str>,
     /// The input ends inside a line here, so the last record may be incomplete.
-    pub ends_within_a_line: bool,
+    pub(crate) ends_within_a_line: bool,
     /// As above, and nothing proves that the last record is complete.
-    pub may_be_cut: bool,
+    pub(crate) may_be_cut: bool,
     /// Flows of this hour and later ones are left out: they are too far ahead of the clock.
-    pub late_from: Option<u32>,
+    pub(crate) late_from: Option<u32>,
     /// Text that is not a flow, in order.
     pub refused: Vec<RejectedFlow>,
     pub skipped: Skipped,
     /// The location of the last record.
-    pub last: Location,
+    pub(crate) last: Location,
 }
 
 /// What to do about an hour that is too far ahead.
@@ -56,7 +56,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// If the rest cannot be read. Full batches before the error were passed on; flows of an incomplete batch
     /// were not.
-    pub fn read_batches(
+    pub(crate) fn read_batches(
         self,
         mut each: impl FnMut(Chunk) -> ControlFlow<()>,
     ) -> Result<(), InputError> {

@@ -13,7 +13,7 @@ const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Whether `begin`, the first bytes of an input, is the start of a compressed one.
-pub fn begins_compressed(begin: &[u8]) -> bool {
+pub(crate) fn begins_compressed(begin: &[u8]) -> bool {
     begin.starts_with(gzip::MAGIC)
         || begin.starts_with(ZSTD)
         || matches!(begin.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))

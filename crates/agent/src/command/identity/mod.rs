@@ -27,7 +27,7 @@
 //! - In each batch: marks after its first 1, 2, 4, 8, … records. A file that ends inside a batch may be an
 //!   earlier, shorter copy of a file that was counted.
 //! - For a batch of which flows were left out, because their hours were too far ahead of the clock: which flows
-//!   these are (see [`late`]).
+//!   these are (see `late`).
 //! - For each batch: a sketch, its four smallest record hashes, under the file's name. If a file of the same
 //!   name has them at other places, it is probably an edited copy.
 
@@ -57,7 +57,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(source: Option<&str>, path: &Path) -> Identity {
+    pub(crate) fn new(source: Option<&str>, path: &Path) -> Identity {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let plain = [".gz", ".zst"]
             .iter()
@@ -237,6 +237,6 @@ pub fn unfinished_line(path: &Path, location: Location, flow: &str) -> String {
 }
 
 /// The warning when the service cannot look up receipts.
-pub const CANNOT_ASK: &str = "the service cannot look up what was counted, since it has several nodes or is \
+pub(crate) const CANNOT_ASK: &str = "the service cannot look up what was counted, since it has several nodes or is \
     an earlier version: a file that is sent again counts once, but the last part of a file that has grown \
     counts again; send complete files";

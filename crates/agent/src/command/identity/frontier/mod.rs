@@ -36,9 +36,9 @@ pub struct NewFlows {
     /// New flows. Each batch must be counted after all batches before it.
     pub batches: Vec<Batch>,
     /// The locations of the flows of each batch.
-    pub locations: Vec<Vec<Location>>,
+    pub(crate) locations: Vec<Vec<Location>>,
     /// For each batch: the note to store if flows of it are left out.
-    pub if_late: Vec<Option<IfLate>>,
+    pub(crate) if_late: Vec<Option<IfLate>>,
     /// The end of the records that were counted before or are in `batches`.
     pub upto: Option<Location>,
     /// Flows that cannot be counted, because a prefix of their line was counted as something else.
@@ -93,7 +93,7 @@ pub struct Frontier<L> {
     identity: Option<Identity>,
     receipts: L,
     /// All following records are new.
-    pub is_new: bool,
+    pub(crate) is_new: bool,
     cannot_ask: bool,
     /// The end of the records that were read.
     read: Chain,
@@ -283,7 +283,7 @@ impl<L: ReceiptLookup> Frontier<L> {
     }
 
     /// Whether the service does not support lookups.
-    pub fn cannot_ask(&self) -> bool {
+    pub(crate) fn cannot_ask(&self) -> bool {
         self.cannot_ask
     }
 
