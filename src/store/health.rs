@@ -53,8 +53,8 @@ impl WriteHealth {
         WriteHealth::FileTooLarge,
     ];
 
-    fn from_lack(lack: Option<OutOfSpace>) -> WriteHealth {
-        match lack {
+    fn from_shortage(shortage: Option<OutOfSpace>) -> WriteHealth {
+        match shortage {
             Some(OutOfSpace::Space) => WriteHealth::NoSpace,
             Some(OutOfSpace::Quota) => WriteHealth::OverQuota,
             Some(OutOfSpace::FileSize) => WriteHealth::FileTooLarge,
@@ -162,16 +162,16 @@ impl Inner {
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let text = match error {
         StoreError::Database { source, .. } => source.as_ref(),
-        StoreError::Io { source, .. } => return WriteHealth::from_lack(OutOfSpace::of(source)),
+        StoreError::Io { source, .. } => return WriteHealth::from_shortage(OutOfSpace::of(source)),
         _ => return WriteHealth::Failing,
     };
     if text.starts_with(ROCKSDB_NO_SPACE) {
         return WriteHealth::NoSpace;
     }
     match probe(staging) {
-        Err(error) => WriteHealth::from_lack(OutOfSpace::of(&error)),
+        Err(error) => WriteHealth::from_shortage(OutOfSpace::of(&error)),
         Ok(()) if OutOfSpace::in_text(text) == Some(OutOfSpace::Quota) => WriteHealth::QuotaRaised,
-        Ok(()) => WriteHealth::from_lack(OutOfSpace::in_text(text)),
+        Ok(()) => WriteHealth::from_shortage(OutOfSpace::in_text(text)),
     }
 }
 

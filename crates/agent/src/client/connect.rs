@@ -26,7 +26,7 @@ impl Client {
         let base = base_url(&server.url)?;
         let proxy = match server.is_node {
             true => None,
-            false => Proxy::of(&base)?,
+            false => Proxy::for_url(&base)?,
         };
         // A proxy forwards unencrypted requests; encrypted ones go through a tunnel.
         let forward = match &proxy {

@@ -8,7 +8,7 @@ mod request;
 mod stream;
 mod tokens;
 
-pub use proxy::{Proxy, excluded as not_by_proxy};
+pub use proxy::{Proxy, no_proxy_entries};
 pub(crate) use refusal::redirect_target;
 pub(crate) use request::read_text;
 pub use stream::{Items, describe_read_error};

@@ -10,4 +10,6 @@ pub mod send;
 pub mod signals;
 pub mod source;
 
-pub use output::{batches, eprint_line, exit, fail, output, print_result, write, written};
+pub use output::{
+    batches, eprint_line, exit, fail, print_result, stdout, stdout_result, write_stdout,
+};

@@ -18,6 +18,7 @@ const EINVAL: i32 = 22;
 /// Only the first ones are shown on the terminal.
 const SHOWN_MAX: u64 = 10;
 
+/// Where refused flows go.
 #[derive(Debug)]
 pub struct Rejects {
     file: Option<(PathBuf, Mutex<File>)>,

@@ -1,4 +1,4 @@
-//! Delivery of flows to the service, each counted once. Agents can embed it.
+//! Delivery of flows to the service, each counted once.
 //!
 //! [`Sender`] collects flows into batches. Each batch gets an idempotency key and goes into a queue, which is
 //! in memory or in a [spool](SenderOptions::spool) on disk. A spool survives restarts of the sender and of
@@ -59,13 +59,13 @@ pub(crate) struct SenderOptions {
 /// What to do with a batch that the service will never accept. Other batches are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeadLetters {
-    /// Hand its flows to the callback, which keeps them.
-    HandOver,
+    /// Pass its flows to the callback, which keeps them.
+    PassOn,
     /// Move it to the directory `refused` in the spool, with the reason and this command, to which the name
     /// of the file is appended.
     SetAside(String),
-    /// Nobody keeps it, so the sender fails, unless the service names an invalid flow, which it would refuse
-    /// every time.
+    /// Fail, because the batch cannot be kept. But if the service names an invalid flow, which it would refuse every
+    /// time, pass the flows to the callback.
     NotKept,
 }
 
@@ -170,7 +170,7 @@ struct State {
     last_error: Option<String>,
     failed: Option<SendError>,
     /// See [`Sender::drain_to_spool`].
-    taking_the_rest: bool,
+    is_draining: bool,
     /// The shortage that the user has been notified of.
     full: Option<QueueFull>,
     /// When the last flow was pushed.
@@ -214,7 +214,7 @@ impl Sender {
                 report: Report::default(),
                 last_error: None,
                 failed: None,
-                taking_the_rest: false,
+                is_draining: false,
                 full: None,
                 ended_at: None,
                 abandoned: false,
@@ -266,11 +266,11 @@ impl Sender {
                 && (open.flows >= options.batch_flows
                     || open.json.len() + bytes > options.batch_bytes)
         };
-        while full(&state.open) && !state.taking_the_rest {
+        while full(&state.open) && !state.is_draining {
             state = shared.close_batch(state)?;
         }
         loop {
-            if state.taking_the_rest {
+            if state.is_draining {
                 if full(&state.open) {
                     // If there is no room, the flows stay in the open batch and are counted at the end.
                     shared.try_to_close(&mut state)?;
@@ -342,10 +342,10 @@ impl Sender {
     pub(crate) fn drain_to_spool(&self) -> bool {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let takes = state.queue.is_spool();
-        state.taking_the_rest = takes;
+        let has_spool = state.queue.is_spool();
+        state.is_draining = has_spool;
         shared.changed.notify_all();
-        takes
+        has_spool
     }
 
     /// Ends the sender at once: moves the open batch into the queue if that is possible without waiting.
@@ -359,7 +359,7 @@ impl Sender {
             true => 0,
             false => std::mem::take(&mut state.open).flows,
         };
-        state.taking_the_rest = false;
+        state.is_draining = false;
         state.failed.get_or_insert(SendError::Interrupted);
         shared.changed.notify_all();
         Ok(dropped)
@@ -391,7 +391,7 @@ impl Drop for Sender {
         self.shared.state().abandoned = true;
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            let _ended = thread.join(); // a panic of its has been printed
+            let _ended = thread.join(); // if it panicked, the message was printed
         }
     }
 }

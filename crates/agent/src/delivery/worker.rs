@@ -215,7 +215,7 @@ impl Shared {
         on_rejected: &mut OnRejected,
     ) -> NextStep {
         match attempt::deliver(client, meta, body) {
-            AttemptOutcome::Taken { replayed, expired } => {
+            AttemptOutcome::Accepted { replayed, expired } => {
                 let report = &mut self.state().report;
                 report.flows += (meta.flows - expired) as u64;
                 report.expired += expired as u64;
@@ -223,8 +223,8 @@ impl Shared {
                 report.replayed += u64::from(replayed);
                 NextStep::Forget
             }
-            AttemptOutcome::Rejected { why, of } => {
-                self.reject_batch(client, meta, body, (&why, of), on_rejected)
+            AttemptOutcome::Rejected { why, reason } => {
+                self.reject_batch(client, meta, body, (&why, reason), on_rejected)
             }
             AttemptOutcome::Conflict { why } => NextStep::Fail(SendError::Conflict {
                 url: client.url(attempt::PATH),
@@ -286,14 +286,14 @@ impl Shared {
         client: &Client,
         meta: &BatchMeta,
         body: &[u8],
-        (why, of): (&str, RejectReason),
+        (why, reason): (&str, RejectReason),
         on_rejected: &mut OnRejected,
     ) -> NextStep {
         match &self.options.refused {
             DeadLetters::SetAside(command) => {
-                self.set_aside(meta, why, Some((command, of)), on_rejected)
+                self.set_aside(meta, why, Some((command, reason)), on_rejected)
             }
-            DeadLetters::NotKept if of != RejectReason::Flow => {
+            DeadLetters::NotKept if reason != RejectReason::Flow => {
                 NextStep::Fail(SendError::Refused {
                     url: client.url(attempt::PATH),
                     why: format!(
@@ -301,7 +301,7 @@ impl Shared {
                     ),
                 })
             }
-            DeadLetters::HandOver | DeadLetters::NotKept => match flows_of(meta, body) {
+            DeadLetters::PassOn | DeadLetters::NotKept => match flows_of(meta, body) {
                 Ok(flows) => {
                     let why = why.to_owned();
                     match on_rejected(Rejected::Flows { flows, why }) {

@@ -20,13 +20,13 @@ pub(crate) fn begins_compressed(begin: &[u8]) -> bool {
 }
 
 /// The bytes that were read for detection, followed by the rest.
-type Begun<R> = Chain<Cursor<Vec<u8>>, IdleFilter<R>>;
+type Prefixed<R> = Chain<Cursor<Vec<u8>>, IdleFilter<R>>;
 
 /// The input, decompressed if necessary.
 pub(super) enum Decompressed<R: Read> {
-    Plain(Begun<R>),
-    Gzip(Box<Gzip<BufReader<Begun<R>>>>),
-    Zstd(zstd::Decoder<'static, BufReader<Begun<R>>>),
+    Plain(Prefixed<R>),
+    Gzip(Box<Gzip<BufReader<Prefixed<R>>>>),
+    Zstd(zstd::Decoder<'static, BufReader<Prefixed<R>>>),
 }
 
 impl<R: Read> Decompressed<R> {

@@ -25,7 +25,7 @@ pub(crate) struct RecordHashes {
     pub(crate) line: Option<Line>,
 }
 
-/// The range of a record's text in [`Chunk::text`](super::Part::text).
+/// The range of a record's text in [`Chunk::text`](super::Chunk).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) start: u32,

@@ -301,7 +301,7 @@ impl<R: Read> Reader<R> {
             if format == InputFormat::Json {
                 return Err(InputError::Malformed(ARRAY_GROWS.into()));
             }
-            window.leave_unfinished_line();
+            window.omit_unfinished_line();
             if window.text().is_empty() && window.has_ended() {
                 return Ok(InputEnd::default());
             }

@@ -103,7 +103,7 @@ fn what_cannot_be_read_is_said() {
 
 /// The error names it, and the rest of the input is read.
 #[test]
-fn a_line_that_is_too_long_costs_no_other() {
+fn a_line_over_the_limit_does_not_affect_others() {
     let log = "srcaddr dstaddr bytes start";
     let csv = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour";
     for (header, line) in [
@@ -140,7 +140,7 @@ fn blanks_before_the_first_flow_cost_little() {
 }
 
 #[test]
-fn a_flow_log_is_told_by_its_header() {
+fn flow_logs_are_detected_by_their_header() {
     for header in [
         "version account-id srcaddr dstaddr bytes start",
         "start bytes dstaddr srcaddr",
@@ -165,7 +165,7 @@ fn a_flow_log_is_told_by_its_header() {
 }
 
 #[test]
-fn it_stops_when_told_to() {
+fn reading_stops_when_the_callback_breaks() {
     for text in [&b"[1,2,3]"[..], b"{}\n{}\n{}\n"] {
         let mut seen = 0;
         let result = Reader::new(text, None).read(|_| {
@@ -227,7 +227,7 @@ fn what_follows_a_gzip_stream() {
 
 /// The error explains the kind of data and what to do. None is parsed as flows.
 #[test]
-fn what_looks_like_flows_is_named() {
+fn lookalikes_are_named() {
     let utf_16 =
         |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
     let utf_16_be =
@@ -400,9 +400,9 @@ fn zstd_with_a_large_window() {
     assert!(error.contains("more than 128 MiB"), "{error}");
 }
 
-/// Arrays one after the other are read, and refused where the name says that each line is a flow.
+/// Concatenated arrays are read, but refused if the name of the file promises one flow per line.
 #[test]
-fn an_array_a_line() {
+fn an_array_on_each_line() {
     for (text, is_line_delimited, expected) in [
         ("[1]\n[2]\n", false, ["flow 0", "flow 1"]),
         ("[1]\n[2]\n", true, ["line 1", "line 2"]),

@@ -8,11 +8,11 @@
 //! counted.**
 //!
 //! ```text
-//! records       r1   r2   r3   r4   r5   r6 | r7   r8   r9   …     cut into blocks (batches) by content
+//! records       r1   r2   r3   r4   r5   r6 | r7   r8   r9   …     cut into batches by content
 //! chain   c0 -> c1 -> c2 -> c3 -> c4 -> c5 -> c6 | -> c7 -> c8 -> c9 …
 //!         |     |    |         |              |
 //!         |     mark mark      mark           receipt under c6: "r1 to r6 were counted"
-//!         source              ("the first 1, 2, 4 records of a block of 6")
+//!         source              ("the first 1, 2, 4 records of a batch of 6")
 //! ```
 //!
 //! To find how far a file was counted, the chain is computed again and the receipts are looked up under its
@@ -237,6 +237,6 @@ pub fn unfinished_line(path: &Path, location: Location, flow: &str) -> String {
 }
 
 /// The warning when the service cannot look up receipts.
-pub(crate) const CANNOT_ASK: &str = "the service cannot look up what was counted, since it has several nodes or is \
+pub(crate) const LOOKUP_UNSUPPORTED: &str = "the service cannot look up what was counted, since it has several nodes or is \
     an earlier version: a file that is sent again counts once, but the last part of a file that has grown \
     counts again; send complete files";

@@ -263,7 +263,7 @@ impl SendSession {
             batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
             compress: !arguments.no_compress,
             refused: match spool {
-                _ if self.rejects.are_kept() => DeadLetters::HandOver,
+                _ if self.rejects.are_kept() => DeadLetters::PassOn,
                 Some(_) => DeadLetters::SetAside(command(arguments)),
                 None => DeadLetters::NotKept,
             },

@@ -29,7 +29,7 @@ impl<L: ReceiptLookup> Frontier<L> {
     ) -> Result<NotedLines, FrontierError> {
         let mut noted = NotedLines::default();
         let counts = chunk.records.first().is_some_and(|first| first.is_in_batch);
-        let Some(line) = chunk.line(0).filter(|_| counts && self.knows_lines()) else {
+        let Some(line) = chunk.line(0).filter(|_| counts && self.uses_line_notes()) else {
             return Ok(noted);
         };
         let slots = lines::slot_keys(&chunk.before, line);
@@ -67,8 +67,8 @@ impl<L: ReceiptLookup> Frontier<L> {
         Ok(noted)
     }
 
-    fn knows_lines(&self) -> bool {
-        self.identity.is_some() && !self.cannot_ask
+    fn uses_line_notes(&self) -> bool {
+        self.identity.is_some() && !self.lookup_unsupported
     }
 
     /// Splits off the first record if a part of it was counted when the file ended inside its line. Only the
@@ -77,7 +77,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         &mut self,
         chunk: &mut PendingChunk,
         noted: &NotedLines,
-        taken: &mut NewFlows,
+        new_flows: &mut NewFlows,
     ) -> Result<Option<PendingChunk>, FrontierError> {
         let Some(line) = chunk.line(0) else {
             return Ok(None);
@@ -108,13 +108,13 @@ impl<L: ReceiptLookup> Frontier<L> {
                 let time_s = noted.lines.iter().find(|(note, _)| *note == counted);
                 let time = source::rfc3339(time_s.map_or(0, |(_, time_s)| *time_s));
                 let Counters { tx, rx } = counted.counters;
-                taken.refused.push(RejectedFlow {
+                new_flows.refused.push(RejectedFlow {
                     location,
                     text: first_to_json(&batch).map_err(failed)?,
                     why: format!(
-                        "the file ended inside the last field of this line when it was counted on {time}; what \
-                         was there counted as another flow, of bytes_tx {tx} and bytes_rx {rx}, and stays; what \
-                         the line says now does not count"
+                        "the file ended inside the last field of this line when it was counted on {time}; the \
+                         text counted as another flow, with bytes_tx {tx} and bytes_rx {rx}, which is kept; the \
+                         current text of the line does not count"
                     ),
                 });
                 batch.part(0..0).map_err(failed)?
@@ -127,7 +127,7 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// grown since.
     pub(super) fn detect_shorter_copy(&mut self) -> Result<(), FrontierError> {
         let chunk = self.pending.back();
-        let Some(chunk) = chunk.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
+        let Some(chunk) = chunk.filter(|p| p.ends_within_a_line && self.uses_line_notes()) else {
             return Ok(());
         };
         let last = chunk.records.len().saturating_sub(1);

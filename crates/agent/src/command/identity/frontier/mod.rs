@@ -94,7 +94,7 @@ pub struct Frontier<L> {
     receipts: L,
     /// All following records are new.
     pub(crate) is_new: bool,
-    cannot_ask: bool,
+    lookup_unsupported: bool,
     /// The end of the records that were read.
     read: Chain,
     /// The end of the records that were counted before or passed on as batches.
@@ -141,7 +141,7 @@ struct Mark {
 
 #[derive(Debug, Default)]
 struct SketchMatch {
-    blocks: u32,
+    batches: u32,
     keys: usize,
     found: usize,
     since_s: Option<u64>,
@@ -260,7 +260,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             is_new: identity.is_none(),
             identity,
             receipts,
-            cannot_ask: false,
+            lookup_unsupported: false,
             read: begin,
             counted: begin,
             pending: VecDeque::new(),
@@ -283,8 +283,8 @@ impl<L: ReceiptLookup> Frontier<L> {
     }
 
     /// Whether the service does not support lookups.
-    pub(crate) fn cannot_ask(&self) -> bool {
-        self.cannot_ask
+    pub(crate) fn lookup_unsupported(&self) -> bool {
+        self.lookup_unsupported
     }
 
     /// Processes the next chunk of the file.
@@ -316,14 +316,14 @@ impl<L: ReceiptLookup> Frontier<L> {
         if !self.is_new {
             self.search()?;
         }
-        let mut taken = std::mem::take(&mut self.refilled);
+        let mut new_flows = std::mem::take(&mut self.refilled);
         if self.is_new {
-            self.make_batches(&mut taken)?;
+            self.make_batches(&mut new_flows)?;
         }
         if self.pending.is_empty() && self.presumed == 0 {
-            taken.upto = Some(chunk.last);
+            new_flows.upto = Some(chunk.last);
         }
-        Ok(taken)
+        Ok(new_flows)
     }
 
     /// Must be called at the end of the file.
@@ -352,7 +352,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         };
         let chains = chunk.chains.clone();
         let Some(ends) = self.find(&chains)? else {
-            self.cannot_ask = true;
+            self.lookup_unsupported = true;
             self.is_new = true;
             return Ok(());
         };

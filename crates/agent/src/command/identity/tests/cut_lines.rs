@@ -145,7 +145,7 @@ fn no_more_than(service: &Service, text: &str) {
 
 /// One file has a single line without a line end; another file starts with a longer or different line.
 #[test]
-fn lines_of_other_files_are_no_lines_that_grew() {
+fn lines_of_other_files_are_not_grown_lines() {
     let mut random = StdRng::seed_from_u64(1);
     let service = Service::default();
     let mut send = |text: &str| {
