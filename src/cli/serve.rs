@@ -32,7 +32,7 @@ const FILES_OF_OUR_OWN: usize = 640;
 
 pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
     if arguments.print_config {
-        return agent::command::write(settings.to_string().as_bytes());
+        return agent::command::write_stdout(settings.to_string().as_bytes());
     }
     let format = match arguments.log_format {
         LogFormat::Auto => log::LogFormat::for_stderr(),
@@ -85,7 +85,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         let ready = ready.clone();
         tokio::spawn(async move {
             ready.notified().await;
-            agent::command::say(&format!(
+            agent::command::eprint_line(&format!(
                 "flowtally: open {url} in a browser; Ctrl-C stops the service"
             ));
         });

@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
         true => serde_json::to_string(&stored).unwrap_or_default() + "\n",
         false => table(&stored),
     };
-    agent::command::write(text.as_bytes())
+    agent::command::write_stdout(text.as_bytes())
 }
 
 fn table(stored: &Stored) -> String {

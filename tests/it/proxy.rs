@@ -298,7 +298,7 @@ fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
 fn what_is_no_proxy_is_an_error() {
     for (value, word) in [
         ("socks5://u:secret@127.0.0.1:9", "SOCKS"),
-        ("ftp://u:secret@127.0.0.1:9", "no URL"),
+        ("ftp://u:secret@127.0.0.1:9", "not a URL"),
         (
             "http://127.0.0.1:9",
             "the proxy http://127.0.0.1:9 of HTTP_PROXY",

@@ -196,7 +196,7 @@ fn a_full_disk_is_waited_out() {
     let mut error = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     error.read_line(&mut line).unwrap();
-    assert!(line.contains("the disk is full; reading waits"), "{line}");
+    assert!(line.contains("the disk is full; reading pauses"), "{line}");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
     signal(&child, "TERM");
@@ -471,7 +471,7 @@ fn an_open_pipe_with_a_spool_outlasts_retry_for() {
     let mut line = String::new();
     error.read_line(&mut line).unwrap();
     assert!(
-        line.contains("has not taken anything for 1 seconds"),
+        line.contains("has accepted nothing for 1 seconds"),
         "{line}"
     );
     assert!(line.contains("kept in the spool"), "{line}");
@@ -506,10 +506,10 @@ fn without_a_spool_giving_up_ends_it_at_once() {
     let (status, _, error) = parts(&child.wait_with_output().unwrap());
     assert_eq!(status, Some(1));
     assert!(
-        error.contains("has not taken anything for 1 seconds"),
+        error.contains("has accepted nothing for 1 seconds"),
         "{error}"
     );
-    assert!(error.contains("is not kept: --spool keeps it"), "{error}");
+    assert!(error.contains("unsent flows are lost; --spool keeps them"), "{error}");
     drop(input);
 }
 
@@ -584,7 +584,7 @@ fn another_pipe_is_not_taken_for_the_rest() {
     std::thread::sleep(Duration::from_millis(400));
     signal(&child, "TERM");
     let (_, _, error) = parts(&child.wait_with_output().unwrap());
-    assert!(error.contains("30 bytes of a flow"), "{error}");
+    assert!(error.contains("30 bytes of an unfinished flow"), "{error}");
     let daemon = Daemon::start(&dir.path().join("db"));
     let spool = dir.path().join("spool");
     std::fs::create_dir(&spool).unwrap();
@@ -596,7 +596,7 @@ fn another_pipe_is_not_taken_for_the_rest() {
     let (status, out, error) = parts(&send(&url(&daemon), &arguments, &ndjson_body(&flows)));
     assert_eq!(status, Some(1), "{error}");
     assert!(out.starts_with("3 flows sent"), "{out}");
-    assert!(error.contains("does not have the rest of it"), "{error}");
+    assert!(error.contains("the pipe does not continue it"), "{error}");
     let mut model = Model::new();
     add_to(&mut model, &flows);
     assert_eq!(daemon.client.hour(1), hour_of(&model, 1));

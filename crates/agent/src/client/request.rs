@@ -1,4 +1,4 @@
-//! Requests, and the answers to them.
+//! Requests and their responses.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -9,35 +9,39 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
 
-use super::{ANSWER_MAX, Client, ClientError, location};
+use super::{Client, ClientError, RESPONSE_MAX, redirect_target};
 
-/// For a DELETE, which makes room and is not worth a long wait.
+/// For a DELETE: it only makes room, so it is not worth a long wait.
 const DELETE_MAX: Duration = Duration::from_secs(10);
-/// Who has not begun to answer by then is asked whether he is alive, and has as long to say so.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Of an answer that is read as a whole.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
-/// Of an answer that is not ours: enough to tell.
+/// If the response has not started by then, probe `/healthz`, which has the same time to respond.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// The largest response that is read as a whole.
+const RESPONSE_BYTES_MAX: u64 = 64 << 20;
+/// The part of an error response that is read.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
-/// The body of an answer as text; `None` where it is nothing of ours: longer than `bytes_max`, or not UTF-8. Its
-/// status holds all the same.
+/// Reads the body of a response as text. `None` if it is longer than `bytes_max` or not UTF-8, so it is not from the
+/// service; the status is still valid.
 ///
 /// # Errors
-/// It broke off.
-pub fn text_of(answer: &mut Response<Body>, bytes_max: u64) -> io::Result<Option<String>> {
+/// If the body is incomplete.
+pub(crate) fn read_text(
+    response: &mut Response<Body>,
+    bytes_max: u64,
+) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
-    let mut body = answer.body_mut().as_reader().take(bytes_max + 1);
+    let mut body = response.body_mut().as_reader().take(bytes_max + 1);
     body.read_to_end(&mut bytes)?;
     let is_whole = bytes.len() as u64 <= bytes_max;
     Ok(String::from_utf8(bytes).ok().filter(|_| is_whole))
 }
 
 impl Client {
-    /// A POST, to be given headers and sent: answered within a minute, or an error.
-    pub fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
+    /// A POST request, to which the caller adds headers and a body. It fails if it takes longer than a
+    /// minute.
+    pub(crate) fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
         let request = self.agent.post(self.url(path));
-        let request = request.config().timeout_global(Some(ANSWER_MAX)).build();
+        let request = request.config().timeout_global(Some(RESPONSE_MAX)).build();
         self.authorized(request)
     }
 
@@ -52,19 +56,19 @@ impl Client {
         }
     }
 
-    /// The answer to a GET, to be read from; `accept` is a media type.
+    /// Sends a GET request and returns the response; `accept` is a media type.
     pub fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, ClientError> {
         let request = self.authorized(self.agent.get(self.url(path)));
-        self.answered(path, request.header("accept", accept).call())
+        self.check_status(path, request.header("accept", accept).call())
     }
 
-    /// The answer to a GET, as what its JSON says.
+    /// Sends a GET request and parses the response as JSON.
     pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self.get(path, "application/json")?;
-        self.json(path, answer)
+        let response = self.get(path, "application/json")?;
+        self.json(path, response)
     }
 
-    /// The answer to a GET, of which no two parts are further apart than `pause_max`.
+    /// Sends a GET request. It fails if the response pauses for longer than `pause_max`.
     pub fn get_within(
         &self,
         path: &str,
@@ -76,101 +80,103 @@ impl Client {
         let request = request
             .timeout_recv_response(Some(pause_max))
             .timeout_per_read(Some(pause_max));
-        self.answered(path, request.build().call())
+        self.check_status(path, request.build().call())
     }
 
-    /// The same, from who is alive: an answer may be long in the making, but whoever stands still keeps nobody
-    /// waiting for so long.
+    /// Like [`Client::get_within`], but probes `/healthz` while the response has not started. So a slow query
+    /// is waited for, and a server that hangs is detected early.
     pub fn get_of_living(
         &self,
         path: &str,
         accept: &'static str,
         pause_max: Duration,
     ) -> Result<Response<Body>, ClientError> {
-        self.get_patiently(path, accept, pause_max, PATIENCE)
+        self.get_with_probe(path, accept, pause_max, PROBE_AFTER)
     }
 
-    fn get_patiently(
+    fn get_with_probe(
         &self,
         path: &str,
         accept: &'static str,
         pause_max: Duration,
-        patience: Duration,
+        probe_after: Duration,
     ) -> Result<Response<Body>, ClientError> {
-        let (client, asked) = (self.clone(), path.to_owned());
-        let (send, answer) = mpsc::channel();
-        // It may be left behind, and ends in time by itself.
+        let (client, target) = (self.clone(), path.to_owned());
+        let (send, response) = mpsc::channel();
+        // The caller may stop waiting for this thread, which ends by its own timeout.
         let thread = std::thread::Builder::new()
             .name("client".into())
             .spawn(move || {
-                let _nobody_may_wait = send.send(client.get_within(&asked, accept, pause_max));
+                let _if_received = send.send(client.get_within(&target, accept, pause_max));
             });
         thread.map_err(|e| self.unreachable(path, &e))?;
         loop {
-            match answer.recv_timeout(patience) {
-                Ok(answer) => return answer,
+            match response.recv_timeout(probe_after) {
+                Ok(response) => return response,
                 Err(RecvTimeoutError::Timeout) => {
-                    drop(self.get_within("/healthz", "*/*", patience)?);
+                    drop(self.get_within("/healthz", "*/*", probe_after)?);
                 }
                 Err(error) => return Err(self.unreachable(path, &error)),
             }
         }
     }
 
-    /// The answer to an empty POST, as what its JSON says.
+    /// Sends an empty POST request and parses the response as JSON.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self.answered(path, self.to_post(path).send_empty())?;
-        self.json(path, answer)
+        let response = self.check_status(path, self.to_post(path).send_empty())?;
+        self.json(path, response)
     }
 
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
         let request = self.agent.delete(self.url(path));
         let request = request.config().timeout_global(Some(DELETE_MAX)).build();
-        self.answered(path, self.authorized(request).call())
+        self.check_status(path, self.authorized(request).call())
             .map(drop)
     }
 
-    /// What the JSON of an answer says.
+    /// Parses a response as JSON.
     ///
     /// # Errors
-    /// An answer that is not of flowtally.
-    pub fn json<T: DeserializeOwned>(
+    /// If the response is not one of flowtally.
+    pub(crate) fn json<T: DeserializeOwned>(
         &self,
         path: &str,
-        mut answer: Response<Body>,
+        mut response: Response<Body>,
     ) -> Result<T, ClientError> {
-        let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(RESPONSE_BYTES_MAX);
         let text = body.read_to_vec().map_err(|e| match e {
             ureq::Error::BodyExceedsLimit(bytes) => ClientError::Refused {
                 url: self.url(path),
                 status,
-                why: format!(
-                    "the answer is larger than {} MiB, which is the most that is read",
-                    bytes >> 20
-                ),
+                why: format!("the response is larger than {} MiB, the limit", bytes >> 20),
             },
             e => self.unreachable(path, &e),
         })?;
-        serde_json::from_slice(&text).map_err(|e| self.not_ours(path, status, &e))
+        serde_json::from_slice(&text).map_err(|e| self.not_flowtally(path, status, &e))
     }
 
-    pub(super) fn not_ours(&self, path: &str, status: u16, why: &dyn fmt::Display) -> ClientError {
+    pub(super) fn not_flowtally(
+        &self,
+        path: &str,
+        status: u16,
+        why: &dyn fmt::Display,
+    ) -> ClientError {
         ClientError::Refused {
             url: self.url(path),
             status,
-            why: self.perhaps_of_proxy(format!(
-                "something answered that is not flowtally, or another version: {why}"
+            why: self.with_proxy_hint(format!(
+                "the server that responded is not flowtally, or another version: {why}"
             )),
         }
     }
 
-    fn answered(
+    fn check_status(
         &self,
         path: &str,
-        answer: Result<Response<Body>, ureq::Error>,
+        response: Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, ClientError> {
-        let mut answer = answer.map_err(|e| match self.refused_by_proxy(path, &e) {
+        let mut response = response.map_err(|e| match self.refused_by_proxy(path, &e) {
             Some((status, why)) => ClientError::Refused {
                 url: self.url(path),
                 status: status.as_u16(),
@@ -178,12 +184,12 @@ impl Client {
             },
             None => self.unreachable(path, &e),
         })?;
-        if answer.status().is_success() {
-            return Ok(answer);
+        if response.status().is_success() {
+            return Ok(response);
         }
-        let status = answer.status();
-        let location = location(answer.headers());
-        let text = text_of(&mut answer, PROBLEM_BYTES_MAX).ok().flatten();
+        let status = response.status();
+        let location = redirect_target(response.headers());
+        let text = read_text(&mut response, PROBLEM_BYTES_MAX).ok().flatten();
         let problem = text.and_then(|text| serde_json::from_str(&text).ok());
         let why = self.why_not(path, status, problem.as_ref(), location.as_deref());
         let url = self.url(path);
@@ -194,7 +200,7 @@ impl Client {
         })
     }
 
-    /// The error of an exchange that broke off.
+    /// The error for a connection that failed.
     pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
         ClientError::Unreachable {
             url: self.url(path),
@@ -202,11 +208,11 @@ impl Client {
         }
     }
 
-    /// Why an exchange broke off, and what to look at.
-    pub fn broken(&self, why: &dyn fmt::Display) -> String {
+    /// Why a connection failed, and what to check.
+    pub(crate) fn broken(&self, why: &dyn fmt::Display) -> String {
         match &self.proxy {
             Some(proxy) => format!(
-                "{why}; it goes through {proxy}: NO_PROXY has the hosts that are reached without one"
+                "{why}; the request goes through {proxy}; NO_PROXY lists the hosts that are reached directly"
             ),
             None => format!("{why}; is the service running there?"),
         }
@@ -222,9 +228,9 @@ mod tests {
     use crate::client::Server;
 
     #[test]
-    fn who_stands_still_keeps_nobody_waiting() {
-        const PATIENCE: Duration = Duration::from_millis(500);
-        // The system takes connections, and nobody answers.
+    fn a_hanging_server_is_detected_by_the_probe() {
+        const PROBE_AFTER: Duration = Duration::from_millis(500);
+        // The system accepts connections, but no process responds.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             url: format!("http://{}", listener.local_addr().unwrap()),
@@ -233,37 +239,37 @@ mod tests {
         let client = Client::new(&server).unwrap();
         let start = std::time::Instant::now();
         let error = client
-            .get_patiently("/x", "*/*", 100 * PATIENCE, PATIENCE)
+            .get_with_probe("/x", "*/*", 100 * PROBE_AFTER, PROBE_AFTER)
             .unwrap_err();
         assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
-        assert!(start.elapsed() < 20 * PATIENCE);
+        assert!(start.elapsed() < 20 * PROBE_AFTER);
 
-        // Whoever says that he is alive, is waited for.
+        // If the server responds to the probe, the client keeps waiting.
         let slow = std::thread::spawn(move || {
             let answers = |stream: &mut std::net::TcpStream| {
                 let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
                 stream.write_all(head.as_bytes()).unwrap();
             };
-            let mut asked = Vec::new();
+            let mut requests = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut head = [0; 4096];
                 let read = stream.read(&mut head).unwrap_or(0);
                 match head[..read].starts_with(b"GET /healthz") {
                     true => answers(&mut stream),
-                    // Those of before have given up.
-                    false => asked.push(stream),
+                    // The requests of the first call have timed out.
+                    false => requests.push(stream),
                 }
-                if read > 0 && asked.len() > 1 && head.starts_with(b"GET /healthz") {
-                    answers(asked.last_mut().unwrap());
+                if read > 0 && requests.len() > 1 && head.starts_with(b"GET /healthz") {
+                    answers(requests.last_mut().unwrap());
                     return;
                 }
             }
         });
-        let answer = client
-            .get_patiently("/x", "*/*", 100 * PATIENCE, PATIENCE)
+        let response = client
+            .get_with_probe("/x", "*/*", 100 * PROBE_AFTER, PROBE_AFTER)
             .unwrap();
-        assert_eq!(answer.into_body().read_to_string().unwrap(), "ok");
+        assert_eq!(response.into_body().read_to_string().unwrap(), "ok");
         slow.join().unwrap();
     }
 }

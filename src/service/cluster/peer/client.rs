@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::frames::{FrameReader, MEDIA_TYPE};
 use super::request::Request;
 use crate::query::{Coverage, HourSource, Hours, QueryError, RowSource};
-use agent::client::{Client, ClientError, Items, Server};
+use agent::client::{Client, ClientError, Items, Server, read_first_token};
 use flow::query::{HourRow, Query};
 use flow::{Hour, Offset, Partition, Totals};
 
@@ -74,31 +74,13 @@ impl HourSource for HourReader {
 impl Clients {
     fn new(server: &Server, token_file: Option<&Path>) -> Result<Clients, ClientError> {
         let mut server = server.clone();
-        let tokens = token_file.map(read_tokens).transpose()?;
-        server.token = tokens.and_then(|tokens| tokens.into_iter().next());
+        server.token = token_file.map(read_first_token).transpose()?;
         // Reports files that cannot be used now, and not at the first question.
         Client::new(&server)?;
         Ok(Clients {
             server,
             by_url: BTreeMap::new(),
         })
-    }
-}
-
-/// Reads a file of tokens, one a line. A node sends the first one to the others.
-///
-/// # Errors
-/// A file that cannot be read, or has no token.
-pub fn read_tokens(path: &Path) -> Result<Vec<String>, ClientError> {
-    let unusable =
-        |why: &dyn std::fmt::Display| ClientError::Options(format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| unusable(&e))?;
-    let lines = text.lines().map(str::trim);
-    let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let tokens: Vec<_> = tokens.map(str::to_owned).collect();
-    match tokens.is_empty() {
-        true => Err(unusable(&"there is no token in it; write one per line")),
-        false => Ok(tokens),
     }
 }
 

@@ -12,6 +12,6 @@ mod client;
 mod frames;
 mod request;
 
-pub(super) use client::{PeerClients, read_tokens};
+pub(super) use client::PeerClients;
 pub(super) use frames::FRAMES;
 pub(super) use request::Request;
