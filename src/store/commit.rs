@@ -58,7 +58,7 @@ impl Store {
         debug_assert_eq!(tallies.active.last() + 1, first);
         let mut saturated = 0;
         for batch in &group {
-            saturated += tallies.active.add(batch)?;
+            saturated += tallies.active.add(batch);
             tallies.count_in_ledger(batch.ledger());
         }
         inner.update_retention_cutoff(&tallies);

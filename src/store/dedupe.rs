@@ -97,10 +97,7 @@ impl CommitGroup<'_> {
             Ok(true) => return Outcome::ReceiptExists,
             Err(error) => return Outcome::Unknown(error),
         }
-        let batch = match self.retention.remove_too_old(batch) {
-            Ok(batch) => batch,
-            Err(error) => return Outcome::Unknown(error.into()),
-        };
+        let batch = self.retention.remove_too_old(batch);
         let too_old = batch.too_old();
         if let Some((key, fingerprint)) = batch.receipt() {
             self.keys.insert(key.clone(), (fingerprint, too_old));

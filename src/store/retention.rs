@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use rocksdb::SstFileWriter;
 
-use super::codec::{self, Corrupt, FlowKey, Record, Records};
+use super::codec;
 use super::error::{StoreError, database};
 use super::{Inner, Step, Store};
-use flow::{Batch, BatchBuilder, Hour, HourUnit, Totals};
+use flow::{Batch, Hour, HourUnit, Totals};
 
 /// How long deleting an hour waits for the flush that must come first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
@@ -43,29 +43,13 @@ impl Retention {
     }
 
     /// Takes the hours of `batch` into account and removes its flows that are too old.
-    ///
-    /// # Errors
-    /// None for a batch that a [`BatchBuilder`] made.
-    pub fn remove_too_old(&mut self, batch: Batch) -> Result<Batch, Corrupt> {
+    pub fn remove_too_old(&mut self, batch: Batch) -> Batch {
         if self.hours.is_none() {
-            return Ok(batch);
+            return batch;
         }
         let hours = batch.ledger().map(|(hour, _)| hour);
         self.newest = hours.chain(self.newest).max();
-        let cutoff = self.cutoff();
-        if batch.ledger().all(|(hour, _)| hour >= cutoff) {
-            return Ok(batch);
-        }
-        let mut kept = BatchBuilder::with_capacity(batch.bytes().len());
-        for record in Records::new(batch.bytes())? {
-            let Record { key, counters, .. } = record?;
-            let key = FlowKey::decode(key)?;
-            if key.hour.get() >= cutoff {
-                let names = [&key.src_app, &key.dest_app, &key.vpc_id];
-                kept.push(key.hour, names.map(|name| name.as_bytes()), counters);
-            }
-        }
-        Ok(kept.finish().with_receipt_of(batch))
+        batch.without_hours_before(self.cutoff())
     }
 }
 

@@ -34,4 +34,4 @@ pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
 pub use receipt::ReceiptInfo;
 
-pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, codec, ledger, validate_batch};
+pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, ValidBatch, ValidRecord, codec};
