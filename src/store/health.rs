@@ -41,6 +41,9 @@ pub enum WriteHealth {
     /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
     /// what is written now.
     Gone,
+    /// A thread panicked while it changed the sums in memory, so they may lack durable batches. Nothing is answered
+    /// any more, and a restart recovers the sums from the journal.
+    Closed,
 }
 
 impl WriteHealth {
@@ -84,6 +87,10 @@ impl WriteHealth {
                  the process ends as planned, for its supervisor to start it again (systemd: Restart=on-failure), \
                  after it could not write",
             ),
+            WriteHealth::Closed => Some(
+                "an internal error closed the store (a restart recovers all sums from the journal), and no batch \
+                 could be taken",
+            ),
             _ => None,
         }
     }
@@ -120,6 +127,7 @@ impl Store {
     pub fn write_health(&self) -> WriteHealth {
         let health = &self.inner.health;
         match health.last_write() {
+            _ if self.inner.tallies.is_poisoned() => WriteHealth::Closed,
             _ if health.is_gone.load(Ordering::Relaxed) => WriteHealth::Gone,
             WriteHealth::Good if health.space_is_low.load(Ordering::Relaxed) => {
                 WriteHealth::NoSpace
@@ -277,5 +285,42 @@ impl Health {
                 "the disk has space again: batches are accepted"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+    use flow::{BatchBuilder, Counters, Hour};
+
+    /// A panic may have left a durable batch out of the sums, so nothing is acknowledged or answered after it, and the
+    /// service asks for a restart.
+    #[test]
+    fn a_store_whose_sums_may_be_wrong_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let hour = Hour::new(7).unwrap();
+        let commit = |store: &Store| {
+            let mut batch = BatchBuilder::with_capacity(0);
+            batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
+            store.commit(vec![batch.finish()])
+        };
+        commit(&store).unwrap();
+        assert_eq!(store.write_health(), WriteHealth::Good);
+        std::thread::scope(|scope| {
+            let panics = scope.spawn(|| {
+                let _tallies = store.inner.tallies().unwrap();
+                panic!("while the sums change");
+            });
+            assert!(panics.join().is_err());
+        });
+        assert!(store.write_health().fails().is_some());
+        assert!(matches!(commit(&store), Err(StoreError::Closed)));
+        assert!(store.scan(hour).is_err());
+        drop(store);
+        let (store, recovery) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(recovery.flows, 1);
+        commit(&store).unwrap();
     }
 }
