@@ -65,8 +65,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::WriteStalled`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max) for a
     /// flush; or a receipt cannot be read. No entry was added then.
-    pub fn apply(&self, mut entries: Vec<JournalEntry>) -> Result<Applied, StoreError> {
+    pub fn apply(&self, entries: Vec<JournalEntry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
+        // Copying a batch takes time, so this comes before the locks.
+        let mut entries: Vec<_> = entries
+            .into_iter()
+            .map(|entry| JournalEntry {
+                batch: self.without_too_old(entry.batch),
+                ..entry
+            })
+            .collect();
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
         let mut retention = self.retention()?;

@@ -80,7 +80,8 @@ impl CommitGroup<'_> {
 
     /// Adds a batch, without its too old flows, if it counts.
     pub(super) fn add(&mut self, batch: Batch) -> Outcome {
-        let flows = batch.flows() as u64;
+        // Some may have been removed already.
+        let flows = batch.flows() as u64 + batch.too_old();
         match self.key_status(&batch) {
             Ok(KeyStatus::New) => {}
             Ok(KeyStatus::Replayed { too_old }) => {

@@ -54,6 +54,27 @@ impl Retention {
 }
 
 impl Store {
+    /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
+    /// become too old meanwhile. Call this on a thread of the request: copying a large batch takes milliseconds, which
+    /// the only thread that commits should not spend.
+    pub fn without_too_old(&self, batch: Batch) -> Batch {
+        match self.cutoff_within(&batch) {
+            Some(cutoff) => batch.without_hours_before(cutoff),
+            None => batch,
+        }
+    }
+
+    /// The retention cutoff if `batch` has flows before it, counting its own hours. Locks nothing.
+    pub fn cutoff_within(&self, batch: &Batch) -> Option<u32> {
+        let inner = &*self.inner;
+        inner.options.retain_hours?;
+        let newest = batch.ledger().map(|(hour, _)| hour).max();
+        let of_batch = inner.retention(newest).cutoff();
+        let cutoff = of_batch.max(inner.retention_cutoff.load(Ordering::SeqCst));
+        let mut hours = batch.ledger().map(|(hour, _)| hour);
+        hours.any(|hour| hour < cutoff).then_some(cutoff)
+    }
+
     /// Which hours are kept, as of the last commit.
     pub fn retention(&self) -> Result<Retention, StoreError> {
         let newest = self.inner.tallies()?.newest;
@@ -222,5 +243,76 @@ impl Inner {
         fill(&mut file)?;
         file.finish().map_err(database(WRITING))?;
         Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Outcome, StoreOptions};
+    use flow::{BatchBuilder, Counters, IdempotencyKey};
+
+    fn batch(hours: &[u64]) -> Batch {
+        let mut builder = BatchBuilder::with_capacity(0);
+        for hour in hours {
+            let hour = Hour::new(*hour).unwrap();
+            builder.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 0 });
+        }
+        builder.finish()
+    }
+
+    /// Requests remove old flows before the commit, which must not change what it returns.
+    #[test]
+    fn a_batch_whose_old_flows_are_gone_already_has_the_same_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            retain_hours: Some(10),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        assert_eq!(store.cutoff_within(&batch(&[100, 50])), Some(90));
+        store.commit(vec![batch(&[100])]).unwrap();
+        assert_eq!(store.cutoff_within(&batch(&[95])), None);
+        assert_eq!(store.cutoff_within(&batch(&[50])), Some(90));
+        let keyed = || {
+            let key = IdempotencyKey::new(b"key").unwrap();
+            batch(&[100, 50, 51, 110, 95]).with_key(key)
+        };
+        let early = store.without_too_old(keyed());
+        assert_eq!((early.flows(), early.too_old()), (2, 3));
+        let outcomes = store.commit(vec![early, keyed()]).unwrap();
+        assert!(
+            matches!(
+                outcomes[0],
+                Outcome::Counted {
+                    flows: 2,
+                    too_old: 3,
+                    ..
+                }
+            ),
+            "{outcomes:?}"
+        );
+        assert!(
+            matches!(
+                outcomes[1],
+                Outcome::Replayed {
+                    flows: 2,
+                    too_old: 3
+                }
+            ),
+            "{outcomes:?}"
+        );
+        let again = store.without_too_old(keyed());
+        let outcomes = store.commit(vec![again]).unwrap();
+        assert!(
+            matches!(
+                outcomes[0],
+                Outcome::Replayed {
+                    flows: 2,
+                    too_old: 3
+                }
+            ),
+            "{outcomes:?}"
+        );
     }
 }
