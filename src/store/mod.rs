@@ -205,8 +205,16 @@ impl Inner {
         ingested
     }
 
+    /// A read-only store cannot flush, so its tally is never full.
+    fn tally_bytes_max(&self) -> usize {
+        match self.options.tally_bytes_max {
+            usize::MAX => usize::MAX,
+            bytes => bytes.min(arena::TALLY_BYTES_MAX),
+        }
+    }
+
     fn is_full(&self, tally: &Tally) -> bool {
-        tally.memory_bytes() >= self.options.tally_bytes_max
+        tally.memory_bytes() >= self.tally_bytes_max()
             || tally.journal_bytes() >= self.options.journal_bytes_max
     }
 
@@ -292,7 +300,7 @@ impl Store {
 
     /// See [`StoreOptions::tally_bytes_max`].
     pub fn tally_bytes_max(&self) -> usize {
-        self.inner.options.tally_bytes_max
+        self.inner.tally_bytes_max()
     }
 
     /// Number of fsyncs of the journal's log since open.

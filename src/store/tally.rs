@@ -99,9 +99,8 @@ impl HourTally {
 
     #[cold]
     fn insert(&mut self, index: usize, hash: u32, suffix: &[u8], counters: Counters) {
-        // A tally is flushed long before an arena reaches 4 GiB.
-        let offset = self.arena.len() as u32;
-        self.slots[index] = u64::from(hash) << 32 | u64::from(offset + 1);
+        let offset = arena::next_offset(&self.arena);
+        self.slots[index] = u64::from(hash) << 32 | u64::from(offset);
         arena::push(&mut self.arena, suffix, counters);
         self.keys += 1;
         if self.keys * 8 > self.slots.len() * 5 {
