@@ -158,7 +158,8 @@ impl Inner {
     fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
         let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
-        let (dropped, hours) = self.sum_on_disk(first, end)?;
+        let on_disk = self.sum_on_disk(first, end)?;
+        let (dropped, hours) = on_disk;
         if hours == 0 {
             return Ok(dropped);
         }
@@ -176,7 +177,7 @@ impl Inner {
             })
         })?;
         self.step(Step::DropWritten);
-        self.ingest_drop(first, end, dropped, || {
+        self.ingest_drop(first, end, on_disk, || {
             self.ingest(&[&rows, &ledger], DOING)?;
             self.step(Step::Dropped);
             Ok(())
@@ -210,20 +211,21 @@ impl Inner {
     }
 
     /// Runs `ingest`, which drops the hours from `first` to `end` even if it fails after that, and subtracts what is
-    /// gone from the expected total.
+    /// gone from the counters beside the ledger.
     fn ingest_drop(
         &self,
         first: u32,
         end: u32,
-        held: Totals,
+        (held, held_hours): (Totals, u64),
         ingest: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.drop_seq.fetch_add(1, Ordering::SeqCst);
         let ingested = ingest();
-        let noted = self.sum_on_disk(first, end).and_then(|(left, _)| {
-            let expected = &mut self.tallies()?.expected;
-            expected.sub(held);
-            expected.add(left);
+        let noted = self.sum_on_disk(first, end).and_then(|(left, left_hours)| {
+            let mut tallies = self.tallies()?;
+            tallies.expected.sub(held);
+            tallies.expected.add(left);
+            tallies.hours_on_disk.drop_hours(held_hours - left_hours);
             Ok(())
         });
         self.drop_seq.fetch_add(1, Ordering::SeqCst);
