@@ -32,7 +32,7 @@ impl Store {
         let mut growth = hours_bytes(group.iter());
         // The memory budget has room for what a small group adds beyond the tally's bound. In a large group, every
         // key may be new.
-        if group_bytes > inner.options.tally_bytes_max / 4 {
+        if group_bytes > inner.tally_bytes_max() / 4 {
             growth += group_bytes;
         }
         let first = self.make_room(growth)?;
@@ -58,7 +58,7 @@ impl Store {
         debug_assert_eq!(tallies.active.last() + 1, first);
         let mut saturated = 0;
         for batch in &group {
-            saturated += tallies.active.add(batch)?;
+            saturated += tallies.active.add(batch);
             tallies.count_in_ledger(batch.ledger());
         }
         inner.update_retention_cutoff(&tallies);
@@ -113,7 +113,7 @@ pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
 
 impl Inner {
     fn has_room(&self, tallies: &Tallies, growth_bytes: usize) -> bool {
-        let max = self.options.tally_bytes_max;
+        let max = self.tally_bytes_max();
         let active_bytes = tallies.active.memory_bytes();
         let frozen_bytes = tallies.frozen.as_deref().map_or(0, Tally::memory_bytes);
         // Groups of the usual size do not trigger a flush by themselves.

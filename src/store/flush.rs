@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
+use super::audit::HoursOnDisk;
 use super::codec::{self, HOUR_BYTES};
 use super::compact::FlushOverlap;
 use super::error::{StoreError, database};
@@ -40,9 +41,11 @@ impl Inner {
                 Ok(()) => {
                     tallies.frozen = None;
                     tallies.flushed = tally.last();
+                    tallies.hours_on_disk.end_flush(tally.last());
                     tallies.flush_error = None;
                     self.flush_ended.notify_all();
                     drop(tallies);
+                    self.compaction_requests.request_audit();
                     if let Err(error) = self.drop_old_hours() {
                         tracing::error!(%error, "expired hours not dropped; the next flush retries");
                     }
@@ -154,8 +157,11 @@ impl Inner {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
             self.remove_staged(&path)?;
             self.write_receipts(tally)?;
-            let added = self.write_file(&path, tally)?;
+            let (added, new_hours) = self.write_file(&path, tally)?;
             self.step(Step::Written);
+            self.tallies()?
+                .hours_on_disk
+                .start_flush(tally.last(), new_hours);
             self.update_marker(|| self.ingest(&[&path], "ingesting a flushed file"))?;
             self.step(Step::Ingested);
             self.expiry.advance_journal_time(tally);
@@ -213,8 +219,12 @@ impl Inner {
     /// reading it then needs no merge, which halves the cost of a row until it is compacted. This is safe because the
     /// caller holds the write lock of `flows`, so the iterator sees everything that is there.
     ///
-    /// Returns what the file adds to hours that are already on disk.
-    fn write_file(&self, path: &Path, tally: &Tally) -> Result<Option<FlushOverlap>, StoreError> {
+    /// Returns what the file adds to hours that are already on disk, and the number of its hours that are not.
+    fn write_file(
+        &self,
+        path: &Path,
+        tally: &Tally,
+    ) -> Result<(Option<FlushOverlap>, u64), StoreError> {
         const DOING: &str = "writing a file to ingest";
         let mut file = SstFileWriter::create(&self.flows_options);
         file.open(path).map_err(database(DOING))?;
@@ -223,6 +233,7 @@ impl Inner {
         let mut key = Vec::new();
         let mut busiest: Option<(u32, usize)> = None;
         let (mut first, mut last) = (None, 0);
+        let mut new_hours = 0;
         for (hour, mut run) in tally.runs() {
             key.clear();
             key.extend_from_slice(&hour.to_be_bytes());
@@ -231,6 +242,7 @@ impl Inner {
             }
             on_disk.status().map_err(database(DOING))?;
             let is_new = on_disk.key().is_none_or(|next| !next.starts_with(&key));
+            new_hours += u64::from(is_new);
             first.get_or_insert(hour);
             last = hour;
             if !is_new && busiest.is_none_or(|(_, rows)| run.len() > rows) {
@@ -258,14 +270,15 @@ impl Inner {
             .map_err(database(DOING))?;
         file.finish().map_err(database(DOING))?;
         let hour = |hour: u32| Hour::new(u64::from(hour));
-        Ok(busiest.and_then(|(busiest, rows)| {
+        let overlap = busiest.and_then(|(busiest, rows)| {
             Some(FlushOverlap {
                 first: hour(first?)?,
                 last: hour(last)?,
                 busiest: hour(busiest)?,
                 rows,
             })
-        }))
+        });
+        Ok((overlap, new_hours))
     }
 
     /// Waits while compaction cannot keep up with ingested files, since reads would slow down. The tally then fills
@@ -308,9 +321,12 @@ impl Inner {
         recovery.time = start.elapsed();
         let mut tallies = self.tallies()?;
         tallies.flushed = self.marker()?;
+        let mut hours = 0;
         for entry in self.ledger_on_disk(0, u32::MAX)? {
             tallies.count_in_ledger([entry?]);
+            hours += 1;
         }
+        tallies.hours_on_disk = HoursOnDisk::new(tallies.flushed, hours);
         tallies.count_in_ledger(tally.ledger());
         self.update_retention_cutoff(&tallies);
         tallies.active = tally;

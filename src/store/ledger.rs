@@ -45,15 +45,6 @@ struct UnflushedEntry {
     totals: Totals,
 }
 
-/// Totals of the whole ledger, including hours that are too old but not dropped yet.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LedgerSums {
-    pub(super) hours: u64,
-    pub(super) totals: Totals,
-    /// The total at start, plus what was added since, minus what was dropped.
-    pub(super) expected: Totals,
-}
-
 impl Store {
     /// The entries of those `hours` that have flows and are not too old.
     pub fn ledger(&self, hours: Range<u32>) -> Result<Ledger, StoreError> {
@@ -159,7 +150,7 @@ fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
 }
 
 /// Runs `read` with the current sequence number of hour drops, and repeats it if a drop happened meanwhile.
-fn between_drops<T>(
+pub(super) fn between_drops<T>(
     inner: &Inner,
     mut read: impl FnMut(u64) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
@@ -225,47 +216,6 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
             grant,
         });
     }
-}
-
-/// Adds up the ledger. Takes time proportional to the number of hours, and constant memory.
-pub(super) fn sums(inner: &Arc<Inner>) -> Result<LedgerSums, StoreError> {
-    between_drops(inner, |_| {
-        let (parts, expected): (Vec<_>, _) = {
-            let tallies = inner.tallies()?;
-            let frozen = tallies.frozen.as_deref().into_iter();
-            let both = frozen.chain([&tallies.active]);
-            let parts = both.map(|tally| (tally.last(), sum(tally.ledger()), tally.hours()));
-            (parts.collect(), tallies.expected)
-        };
-        let (lower, upper) = codec::ledger_bounds();
-        let (mut disk, marker) = open_iterator(inner, lower, upper, false)?;
-        let mut sums = LedgerSums {
-            expected,
-            ..LedgerSums::default()
-        };
-        let mut unflushed: Vec<u32> = Vec::new();
-        for (_, totals, hours) in parts.into_iter().filter(|(last, ..)| *last > marker) {
-            sums.totals.add(totals);
-            unflushed.extend(hours);
-        }
-        unflushed.sort_unstable();
-        unflushed.dedup();
-        sums.hours = unflushed.len() as u64;
-        while let Some((key, value)) = disk.item() {
-            let hour = codec::decode_ledger_key(key)?.get();
-            sums.totals.add(codec::decode_totals(value)?);
-            sums.hours += u64::from(unflushed.binary_search(&hour).is_err());
-            disk.advance();
-        }
-        disk.status().map_err(database("reading the ledger"))?;
-        Ok(sums)
-    })
-}
-
-pub(super) fn sum(entries: impl Iterator<Item = (u32, Totals)>) -> Totals {
-    let mut sum = Totals::default();
-    entries.for_each(|(_, totals)| sum.add(totals));
-    sum
 }
 
 /// The ledger's entries on disk for a range of hours, ascending.

@@ -1,13 +1,14 @@
 //! Opens a data directory, for writing or read-only.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use rocksdb::DB;
 
 use super::abort_on_panic;
+use super::audit::HoursOnDisk;
 use super::compact::CompactionRequests;
 use super::health::Health;
 use super::rocks::RocksOptions;
@@ -59,7 +60,7 @@ impl Store {
         let recovery = inner.recover()?;
         inner.record_recovery(&recovery);
         let inner = Arc::new(inner);
-        let start = |name: &str, life: fn(&Inner)| {
+        let start = |name: &str, life: fn(&Arc<Inner>)| {
             let inner = inner.clone();
             std::thread::Builder::new()
                 .name(name.into())
@@ -70,7 +71,7 @@ impl Store {
                 })
         };
         let mut store = Store {
-            flusher: Some(start("flusher", Inner::flush_until_closed)?),
+            flusher: Some(start("flusher", |inner| inner.flush_until_closed())?),
             compactor: None,
             inner: inner.clone(),
         };
@@ -140,6 +141,7 @@ impl Inner {
                 flushed: 0,
                 newest: None,
                 expected: Totals::default(),
+                hours_on_disk: HoursOnDisk::default(),
                 flush_now: false,
                 flush_error: None,
                 closing: false,
@@ -156,6 +158,7 @@ impl Inner {
             expiry: rocks.expiry,
             journal_memtable_is_grown: AtomicBool::new(false),
             saturated: rocks.saturated,
+            ledger_difference: AtomicI64::new(0),
             health: Health::new(),
         }
     }

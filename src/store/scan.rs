@@ -61,7 +61,7 @@ impl OwnedIterator {
         self.with_dependent_mut(|_, iterator| iterator.next());
     }
 
-    fn seek(&mut self, key: &[u8]) {
+    pub(super) fn seek(&mut self, key: &[u8]) {
         self.with_dependent_mut(|_, iterator| iterator.seek(key));
     }
 }
