@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Serve;
-use crate::service::cluster::NodeConfig;
-use agent::client::Server;
+use crate::service::cluster::{NodeConfig, PeerTls};
 use agent::units::seconds;
 
 /// Partitions of a topic that the service creates: the most nodes that can share it.
@@ -128,12 +127,10 @@ impl Cluster {
             checkpoint_url: self.checkpoint_url.clone(),
             checkpoint_interval: self.checkpoint_interval,
             token_file: self.node_token_file.clone(),
-            server: Server {
-                url,
-                token: None,
+            url,
+            tls: PeerTls {
                 ca: self.node_ca.clone(),
                 certificate,
-                is_node: true,
             },
         }))
     }

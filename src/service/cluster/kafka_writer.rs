@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::NodeState;
@@ -128,23 +129,17 @@ impl KafkaWriter {
                 None => true,
             });
             // All peers at once, so that one that does not respond does not delay the others.
-            let requests: Vec<_> = (remote.into_iter())
-                .map(|(url, upto)| {
-                    let (state, upto_of_request) = (self.state.clone(), upto.clone());
-                    let request = tokio::task::spawn_blocking(move || {
-                        let response = state.peers.await_applied(&url, &upto_of_request);
-                        response
-                            .inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
-                    });
-                    (request, upto)
-                })
-                .collect();
-            for (request, upto) in requests {
-                if let Ok(Ok(Ok(()))) = tokio::time::timeout_at(deadline.into(), request).await {
-                    for (partition, _) in upto {
-                        offsets.remove(&partition);
-                    }
-                }
+            let requests = remote.iter().map(async |(url, upto)| {
+                let request = state.peers.await_applied(url, upto);
+                let response = tokio::time::timeout_at(deadline.into(), request)
+                    .await
+                    .ok()?;
+                let response =
+                    response.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"));
+                response.ok().map(|()| upto)
+            });
+            for (partition, _) in join_all(requests).await.into_iter().flatten().flatten() {
+                offsets.remove(partition);
             }
             if offsets.is_empty() {
                 return Ok(());

@@ -38,6 +38,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -45,7 +46,7 @@ use super::Options;
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
-use agent::client::{ClientError, Server};
+use agent::client::ClientError;
 use agent::durable;
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
@@ -54,7 +55,8 @@ use kafka::{
 };
 use kafka_writer::KafkaWriter;
 use local_partitions::LocalPartitions;
-use peer::PeerClients;
+use peer::PeerClient;
+pub use peer::PeerTls;
 use scatter_gather::ScatterGather;
 use signer::TokenSigner;
 
@@ -87,8 +89,10 @@ pub struct NodeConfig {
     /// Options of librdkafka.
     pub options: Vec<(String, String)>,
     pub name: String,
-    /// How nodes reach each other; `url` is this node's.
-    pub server: Server,
+    /// Where the other nodes reach this one.
+    pub url: String,
+    /// How nodes trust each other.
+    pub tls: PeerTls,
     /// Where checkpoints of partitions are, as [`CheckpointStore::open`] takes it.
     pub checkpoint_url: Option<String>,
     /// Between two checkpoints of a partition.
@@ -103,7 +107,7 @@ impl fmt::Debug for NodeConfig {
         f.debug_struct("NodeConfig")
             .field("topic", &self.topic)
             .field("name", &self.name)
-            .field("server", &self.server)
+            .field("url", &self.url)
             .finish_non_exhaustive()
     }
 }
@@ -163,7 +167,8 @@ struct NodeState {
     producer: Producer,
     owners: Owners,
     signer: Arc<TokenSigner>,
-    peers: PeerClients,
+    peers: PeerClient,
+    runtime: Handle,
     checkpoint_store: Option<CheckpointStore>,
     /// Held by the partition that makes a checkpoint, so that they do so one by one.
     checkpointing: Mutex<()>,
@@ -210,7 +215,7 @@ impl ClusterNode {
     /// # Errors
     /// Brokers that are away ([`ClusterError::is_temporary`]) or refuse, and arguments that cannot be used.
     fn try_join(config: NodeConfig, options: &Options) -> Result<ClusterNode, ClusterError> {
-        let runtime = &tokio::runtime::Handle::current();
+        let runtime = &Handle::current();
         let data_dir = options.data_dir.clone();
         let settings = Settings {
             brokers: config.brokers.clone(),
@@ -224,14 +229,14 @@ impl ClusterNode {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
         let lock = lock(&data_dir)?;
-        let peers = PeerClients::new(config.server.clone(), config.token_file.clone())?;
+        let peers = PeerClient::new(config.tls.clone(), config.token_file.clone())?;
         let open = |url: &String| CheckpointStore::open(url, runtime.clone());
         let checkpoint_store = config.checkpoint_url.as_ref().map(open).transpose()?;
         let partitions = ensure_topics(&settings, config.partitions)?;
         let kafka_cluster = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
         let signer = Arc::new(TokenSigner::new(config.token_file.clone())?);
-        let url = &config.server.url;
+        let url = &config.url;
         let owners = Owners::open(&settings, url, &producer, signer.clone(), partitions)?;
         let state = Arc::new(NodeState {
             store: share(options.store.clone(), partitions.get() as usize),
@@ -244,6 +249,7 @@ impl ClusterNode {
             owners,
             signer,
             peers,
+            runtime: runtime.clone(),
             checkpoint_store,
             checkpointing: Mutex::new(()),
             control: OnceLock::new(),

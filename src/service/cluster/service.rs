@@ -34,13 +34,13 @@ impl Service for ClusterNode {
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
-        let open = || self.scatter_gather.rows(query, time_max);
-        self.engine.ask_sources(query, cancel, open)
+        let open = || self.scatter_gather.rows(query, time_max, &cancel);
+        self.engine.ask_sources(query, cancel.clone(), open)
     }
 
     fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError> {
-        let mut hours = Hours::new(self.engine.time_max(), cancel);
-        self.scatter_gather.hours(query, &mut hours)?;
+        let mut hours = Hours::new(self.engine.time_max(), cancel.clone());
+        self.scatter_gather.hours(query, &mut hours, &cancel)?;
         Ok(hours)
     }
 

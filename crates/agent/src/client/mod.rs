@@ -1,5 +1,6 @@
 //! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
 
+mod array;
 mod connect;
 mod forward;
 mod proxy;
@@ -7,6 +8,7 @@ mod refusal;
 mod request;
 mod stream;
 
+pub use array::JsonArray;
 pub use proxy::{Proxy, excluded as not_by_proxy};
 pub use refusal::location;
 pub use request::text_of;
@@ -35,8 +37,6 @@ pub struct Server {
     pub ca: Option<PathBuf>,
     /// PEM files of a client certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// It is another node of this one's cluster: never reached through a proxy.
-    pub is_node: bool,
 }
 
 impl fmt::Debug for Server {
@@ -89,5 +89,4 @@ pub struct Client {
     proxy: Option<Proxy>,
     /// For a proxy that reads the requests.
     proxy_credentials: Option<Credentials>,
-    is_node: bool,
 }

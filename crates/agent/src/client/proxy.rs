@@ -1,5 +1,5 @@
 //! Which proxy a request goes through: the variables are those that curl reads, as curl reads them. What goes
-//! to this machine, or to another node, never goes through one.
+//! to this machine never goes through one.
 //!
 //! | URL | variables, the first that is set and not empty |
 //! |---|---|
@@ -391,34 +391,5 @@ mod tests {
             variable: "ALL_PROXY",
         };
         assert_eq!(proxy.to_string(), "the proxy http://p:3128 of ALL_PROXY");
-    }
-
-    /// Variables are the process's, so it runs itself with one.
-    #[test]
-    fn nodes_are_reached_without_one() {
-        const VARIABLE: &str = "http_proxy";
-        const SET: &str = "http://192.0.2.7:3128";
-        if std::env::var(VARIABLE).as_deref() != Ok(SET) {
-            let name = "client::proxy::tests::nodes_are_reached_without_one";
-            let test = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name])
-                .env(VARIABLE, SET)
-                .output()
-                .unwrap();
-            let out = String::from_utf8_lossy(&test.stdout);
-            assert!(test.status.success() && out.contains("1 passed"), "{out}");
-            return;
-        }
-        let client = |is_node| {
-            let server = super::super::Server {
-                url: "http://192.0.2.1:8080".into(),
-                is_node,
-                ..super::super::Server::default()
-            };
-            super::super::Client::new(&server).unwrap()
-        };
-        assert!(client(true).proxy.is_none());
-        assert!(client(true).agent.config().proxy().is_none());
-        assert!(client(false).proxy.is_some());
     }
 }

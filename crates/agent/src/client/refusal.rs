@@ -79,22 +79,19 @@ impl Client {
                 };
                 format!("{status}: it redirects to {to}, which is not followed; {remedy}")
             }
-            // Others say the same; only what the service is asked for by commands has these flags.
-            (StatusCode::UNAUTHORIZED, ..) if !self.is_node => match &self.authorization {
+            (StatusCode::UNAUTHORIZED, ..) => match &self.authorization {
                 None => format!("{status}: the service needs a token: give --token-file FILE"),
                 Some(_) => format!(
                     "{status}: the service does not know the token of --token-file: give another FILE"
                 ),
             },
-            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) if !self.is_node => {
+            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) => {
                 format!("{said}: give another --token-file FILE")
             }
-            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
+            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) => {
                 format!("{said}: give --cert FILE and --key FILE")
             }
-            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !explained => match &self
-                .authorization
-            {
+            (StatusCode::FORBIDDEN, None, _) if !explained => match &self.authorization {
                 None => {
                     format!("{status}: --token-file FILE shows a token, if that is what is missing")
                 }

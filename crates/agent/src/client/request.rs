@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -13,8 +12,6 @@ use super::{ANSWER_MAX, Client, ClientError, location};
 
 /// For a DELETE, which makes room and is not worth a long wait.
 const DELETE_MAX: Duration = Duration::from_secs(10);
-/// Who has not begun to answer by then is asked whether he is alive, and has as long to say so.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Of an answer that is read as a whole.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Of an answer that is not ours: enough to tell.
@@ -62,59 +59,6 @@ impl Client {
     pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.get(path, "application/json")?;
         self.json(path, answer)
-    }
-
-    /// The answer to a GET, of which no two parts are further apart than `pause_max`.
-    pub fn get_within(
-        &self,
-        path: &str,
-        accept: &str,
-        pause_max: Duration,
-    ) -> Result<Response<Body>, ClientError> {
-        let request = self.authorized(self.agent.get(self.url(path)));
-        let request = request.header("accept", accept).config();
-        let request = request
-            .timeout_recv_response(Some(pause_max))
-            .timeout_per_read(Some(pause_max));
-        self.answered(path, request.build().call())
-    }
-
-    /// The same, from who is alive: an answer may be long in the making, but whoever stands still keeps nobody
-    /// waiting for so long.
-    pub fn get_of_living(
-        &self,
-        path: &str,
-        accept: &'static str,
-        pause_max: Duration,
-    ) -> Result<Response<Body>, ClientError> {
-        self.get_patiently(path, accept, pause_max, PATIENCE)
-    }
-
-    fn get_patiently(
-        &self,
-        path: &str,
-        accept: &'static str,
-        pause_max: Duration,
-        patience: Duration,
-    ) -> Result<Response<Body>, ClientError> {
-        let (client, asked) = (self.clone(), path.to_owned());
-        let (send, answer) = mpsc::channel();
-        // It may be left behind, and ends in time by itself.
-        let thread = std::thread::Builder::new()
-            .name("client".into())
-            .spawn(move || {
-                let _nobody_may_wait = send.send(client.get_within(&asked, accept, pause_max));
-            });
-        thread.map_err(|e| self.unreachable(path, &e))?;
-        loop {
-            match answer.recv_timeout(patience) {
-                Ok(answer) => return answer,
-                Err(RecvTimeoutError::Timeout) => {
-                    drop(self.get_within("/healthz", "*/*", patience)?);
-                }
-                Err(error) => return Err(self.unreachable(path, &error)),
-            }
-        }
     }
 
     /// The answer to an empty POST, as what its JSON says.
@@ -210,60 +154,5 @@ impl Client {
             ),
             None => format!("{why}; is the service running there?"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::client::Server;
-
-    #[test]
-    fn who_stands_still_keeps_nobody_waiting() {
-        const PATIENCE: Duration = Duration::from_millis(500);
-        // The system takes connections, and nobody answers.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server {
-            url: format!("http://{}", listener.local_addr().unwrap()),
-            ..Server::default()
-        };
-        let client = Client::new(&server).unwrap();
-        let start = std::time::Instant::now();
-        let error = client
-            .get_patiently("/x", "*/*", 100 * PATIENCE, PATIENCE)
-            .unwrap_err();
-        assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
-        assert!(start.elapsed() < 20 * PATIENCE);
-
-        // Whoever says that he is alive, is waited for.
-        let slow = std::thread::spawn(move || {
-            let answers = |stream: &mut std::net::TcpStream| {
-                let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                stream.write_all(head.as_bytes()).unwrap();
-            };
-            let mut asked = Vec::new();
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut head = [0; 4096];
-                let read = stream.read(&mut head).unwrap_or(0);
-                match head[..read].starts_with(b"GET /healthz") {
-                    true => answers(&mut stream),
-                    // Those of before have given up.
-                    false => asked.push(stream),
-                }
-                if read > 0 && asked.len() > 1 && head.starts_with(b"GET /healthz") {
-                    answers(asked.last_mut().unwrap());
-                    return;
-                }
-            }
-        });
-        let answer = client
-            .get_patiently("/x", "*/*", 100 * PATIENCE, PATIENCE)
-            .unwrap();
-        assert_eq!(answer.into_body().read_to_string().unwrap(), "ok");
-        slow.join().unwrap();
     }
 }

@@ -18,7 +18,6 @@ pub fn server(url: &str, credentials: &Credentials) -> Result<Server, String> {
         token: token.transpose()?,
         ca: credentials.ca.clone(),
         certificate: credentials.cert.clone().zip(credentials.key.clone()),
-        is_node: false,
     })
 }
 
