@@ -20,7 +20,6 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -170,9 +169,10 @@ pub enum OpenError {
     Cluster(#[from] cluster::ClusterError),
 }
 
-/// Opens the service, on a thread that may block. Returns `None` if `stopping` was set before it was open.
-pub type Open =
-    Box<dyn FnOnce(&AtomicBool) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static>;
+/// Opens the service, on a thread that may block. Returns `None` if the token was cancelled before it was open.
+pub type Open = Box<
+    dyn FnOnce(&CancellationToken) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static,
+>;
 
 /// Locks a directory at once, so that one that is in use or has another format is reported before anything else
 /// happens. Returns the function that opens the service.

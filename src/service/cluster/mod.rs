@@ -41,6 +41,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use crate::query::Engine;
@@ -184,17 +185,17 @@ struct NodeState {
 }
 
 impl ClusterNode {
-    /// Joins the cluster as soon as Kafka answers; `None` if `stopping` is set before that. Blocks.
+    /// Joins the cluster as soon as Kafka answers; `None` if `stopping` is cancelled before that. Blocks.
     ///
     /// # Errors
     /// Brokers that refuse, and arguments that cannot be used.
     pub fn join(
         config: &NodeConfig,
         options: &Options,
-        stopping: &AtomicBool,
+        stopping: &CancellationToken,
     ) -> Result<Option<ClusterNode>, ClusterError> {
         let mut warned: Option<Instant> = None;
-        while !stopping.load(Ordering::Relaxed) {
+        while !stopping.is_cancelled() {
             match ClusterNode::try_join(config.clone(), options) {
                 Err(error) if error.is_temporary() => {
                     if warned.is_none_or(|at| at.elapsed() >= JOIN_LOG_INTERVAL) {

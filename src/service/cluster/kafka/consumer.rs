@@ -18,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
+use tokio_util::sync::CancellationToken;
 
 use super::error::failed;
 use super::poll_loop::PollLoop;
@@ -116,7 +117,9 @@ pub(super) struct ConsumerState {
     assignment: Mutex<Assignment>,
     /// Rebalances that the poll loop has not handled yet.
     rebalances: Mutex<Vec<Rebalance>>,
-    pub(super) stop: AtomicBool,
+    /// Ends the poll loop.
+    pub(super) stop: CancellationToken,
+    /// The poll loop has ended.
     pub(super) closing: AtomicBool,
 }
 
@@ -342,7 +345,7 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.control.state.stop.store(true, Ordering::Relaxed);
+        self.control.state.stop.cancel();
         let _a_panic_is_printed = self.thread.take().map(JoinHandle::join);
     }
 }

@@ -19,7 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,6 +28,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
 use rdkafka::message::Message;
+use tokio_util::sync::CancellationToken;
 
 use super::announcement::{Announcement, Ownership, Signed, Truncation};
 use super::error::failed;
@@ -98,7 +98,7 @@ pub struct Owners {
     producer: Producer,
     signer: Arc<dyn Signer>,
     table: Arc<Mutex<Table>>,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -132,7 +132,7 @@ impl Owners {
         let assigned = from_the_start.and_then(|()| client.assign(&list));
         assigned.map_err(failed(CONTEXT))?;
 
-        let (table, stop) = (Arc::default(), Arc::<AtomicBool>::default());
+        let (table, stop) = (Arc::default(), CancellationToken::new());
         let (read, all_read) = mpsc::channel();
         let mut reader = Reader {
             client,
@@ -259,7 +259,7 @@ impl Owners {
 
 impl Drop for Owners {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.cancel();
         let _a_panic_is_printed = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -276,14 +276,14 @@ struct Reader {
     rejected_senders: BTreeSet<String>,
     /// Rejected permanent announcements by key, with their offsets, until the end of the topic was read.
     rejected_permanent: BTreeMap<String, i64>,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     /// Notified when the topic was read to its end, or cannot be read.
     read: Option<mpsc::Sender<Result<(), KafkaError>>>,
 }
 
 impl Reader {
     fn run(&mut self) {
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.stop.is_cancelled() {
             let all_read = match self.client.poll(POLL_TIME_MAX) {
                 None => continue,
                 Some(Ok(message)) => {

@@ -60,7 +60,7 @@ impl<H: Handler> PollLoop<H> {
         let client = self.client.clone();
         let mut committed = Instant::now();
         let mut broken = false;
-        while !broken && !self.state().stop.load(Ordering::Relaxed) {
+        while !broken && !self.state().stop.is_cancelled() {
             let (messages, error) = fetch(&client);
             for (partition, messages) in messages {
                 self.hand_over(partition, &messages);
