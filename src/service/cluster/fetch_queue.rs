@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tokio_util::sync::CancellationToken;
 
 use super::kafka::{Control, Record};
 use flow::{Offset, Partition};
@@ -42,6 +43,8 @@ struct State {
 pub(super) struct FetchQueue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Cancelled at the end.
+    stop: CancellationToken,
 }
 
 impl FetchQueue {
@@ -92,6 +95,12 @@ impl FetchQueue {
     pub(super) fn end(&self, end: End) {
         self.state.lock().end = Some(end);
         self.changed.notify_all();
+        self.stop.cancel();
+    }
+
+    /// Cancelled when the partition is taken away.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
     }
 
     pub(super) fn ended(&self) -> Option<End> {

@@ -202,7 +202,8 @@ impl ClusterNode {
                         warned = Some(Instant::now());
                         tracing::warn!(%error, "cannot join the cluster yet; trying again");
                     }
-                    std::thread::sleep(JOIN_INTERVAL);
+                    let pause = tokio::time::timeout(JOIN_INTERVAL, stopping.cancelled());
+                    let _either = Handle::current().block_on(pause);
                 }
                 joined => return Ok(Some(joined?)),
             }

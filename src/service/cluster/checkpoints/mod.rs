@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
+
 use super::NodeState;
 use super::fetch_queue::{End, FetchQueue};
 use super::kafka::{AHEAD_MAX, Control, Truncation};
@@ -155,8 +157,8 @@ impl<'a> Checkpoints<'a> {
             error if is_needed => NoCheckpoint::Retry(error.to_string()),
             error => NoCheckpoint::NotNeeded(error),
         };
-        let stop = || queue.ended().is_some();
-        let listed = self.remote.list(&stop).map_err(missing)?;
+        let stop = queue.stop();
+        let listed = self.remote.list(stop).map_err(missing)?;
         let into = beside(path, "new");
         let mut unusable = None;
         for checkpoint in &listed {
@@ -179,7 +181,7 @@ impl<'a> Checkpoints<'a> {
                 continue;
             }
             let start = Instant::now();
-            match self.remote.download(checkpoint, &into, &stop) {
+            match self.remote.download(checkpoint, &into, stop) {
                 Ok(bytes) => {
                     let ms = start.elapsed().as_millis() as u64;
                     tracing::info!(%partition, position = %at, bytes, ms, "downloaded a checkpoint");
@@ -217,10 +219,10 @@ impl<'a> Checkpoints<'a> {
                 continue;
             };
             pause = interval;
-            let stop = || queue.ended().is_some();
-            self.upload(store, &stop);
-            if let Err(error) = self.remote.prune(&stop)
-                && !stop()
+            let stop = queue.stop();
+            self.upload(store, stop);
+            if let Err(error) = self.remote.prune(stop)
+                && !stop.is_cancelled()
             {
                 self.count_failure();
                 tracing::error!(partition = %self.partition, %error, "checkpoints not pruned");
@@ -232,8 +234,9 @@ impl<'a> Checkpoints<'a> {
     /// Makes a last checkpoint, if that is quick, and removes the partition's gauges.
     pub(super) fn finish(&self, store: &Store, queue: &FetchQueue) {
         if queue.ended() == Some(End::Revoked) {
-            let deadline = Instant::now() + LAST_CHECKPOINT_TIME_MAX;
-            self.upload(store, &|| Instant::now() >= deadline);
+            let stop = CancellationToken::new();
+            let limited = self.remote.limited(&stop, LAST_CHECKPOINT_TIME_MAX);
+            self.upload(store, limited.token());
         }
         let metrics = self.state.store.metrics.cluster();
         let label = [self.partition.to_string()];
@@ -242,7 +245,7 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    fn upload(&self, store: &Store, stop: &(dyn Fn() -> bool + Sync)) {
+    fn upload(&self, store: &Store, stop: &CancellationToken) {
         let partition = self.partition;
         let (start, started) = (Instant::now(), SystemTime::now());
         let before = position(store).ok();

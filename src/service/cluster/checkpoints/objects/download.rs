@@ -5,9 +5,10 @@ use std::io::Write;
 use std::path::Path as FilePath;
 
 use object_store::ObjectStoreExt;
+use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, Stop, StoredFile, at};
+use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, StoredFile, at};
 use crate::backup::sync_dir;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
@@ -23,7 +24,7 @@ impl PartitionCheckpoints {
         &self,
         listed: &Checkpoint,
         into: &FilePath,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<u64, CheckpointError> {
         let damaged = |why: String| CheckpointError::Damaged {
             name: listed.path.to_string(),
@@ -77,7 +78,7 @@ impl PartitionCheckpoints {
         &self,
         StoredFile { entry, object, .. }: &StoredFile,
         into: &FilePath,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<String, CheckpointError> {
         let (from, path) = (self.file(object), into.join(&entry.name));
         let mut file = File::create_new(&path).map_err(at(&path))?;

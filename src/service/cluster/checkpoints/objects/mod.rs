@@ -24,7 +24,6 @@ mod upload;
 use std::fmt;
 use std::future::Future;
 use std::path::Path as FilePath;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,6 +36,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::backup::{self, BackupError, BackupFile};
 use flow::{Offset, OutOfRange, Partition};
@@ -49,8 +49,6 @@ const FILES_AT_A_TIME: usize = 8;
 const PART_BYTES: usize = 5 << 20;
 /// A description has a few hundred bytes for each file.
 const DESCRIPTION_BYTES_MAX: u64 = 256 << 20;
-/// How soon a request is aborted when it is stopped.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Below a partition's directory.
 const FILES: &str = "files";
@@ -86,9 +84,6 @@ pub enum CheckpointError {
     #[error("it was stopped")]
     Stopped,
 }
-
-/// Returns true when the caller does not need the result any more.
-pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// The object store with the checkpoints of all partitions.
 #[derive(Clone)]
@@ -217,28 +212,38 @@ impl PartitionCheckpoints {
         self.dir.clone().join(FILES).join(object)
     }
 
-    /// Waits for the store, which answers within minutes, or until `stop`.
+    /// Waits for the store, which answers within minutes, or until `stop` is cancelled.
     fn wait<T, E: Into<CheckpointError>>(
         &self,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, CheckpointError> {
-        self.store.runtime.block_on(async {
-            let mut future = pin!(future);
-            while !stop() {
-                if let Ok(done) = tokio::time::timeout(LOOK_INTERVAL, future.as_mut()).await {
-                    return done.map_err(Into::into);
-                }
-            }
-            Err(CheckpointError::Stopped)
-        })
+        if stop.is_cancelled() {
+            return Err(CheckpointError::Stopped);
+        }
+        let done = self
+            .store
+            .runtime
+            .block_on(stop.run_until_cancelled(future));
+        done.ok_or(CheckpointError::Stopped)?.map_err(Into::into)
+    }
+
+    /// A token that is cancelled with `stop`, or after `time_max`.
+    pub fn limited(&self, stop: &CancellationToken, time_max: Duration) -> DropGuard {
+        let limited = stop.child_token();
+        let token = limited.clone();
+        self.store.runtime.spawn(async move {
+            let _either = tokio::time::timeout(time_max, token.cancelled()).await;
+            token.cancel();
+        });
+        limited.drop_guard()
     }
 
     /// The checkpoints in the store, the newest first.
     ///
     /// # Errors
     /// A store that is away.
-    pub fn list(&self, stop: Stop<'_>) -> Result<Vec<Checkpoint>, CheckpointError> {
+    pub fn list(&self, stop: &CancellationToken) -> Result<Vec<Checkpoint>, CheckpointError> {
         let found = self.wait(stop, self.objects().list_with_delimiter(Some(&self.dir)))?;
         let mut listed: Vec<_> = found.objects.iter().filter_map(listed).collect();
         listed.sort_by(|a, b| (b.position, &b.path).cmp(&(a.position, &a.path)));
@@ -249,7 +254,7 @@ impl PartitionCheckpoints {
     fn describe(
         &self,
         listed: &Checkpoint,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<Description, CheckpointError> {
         let damaged = |why: String| CheckpointError::Damaged {
             name: listed.path.to_string(),
@@ -294,7 +299,7 @@ impl PartitionCheckpoints {
     fn each<T: Sync, R: Send>(
         &self,
         items: &[T],
-        stop: Stop<'_>,
+        stop: &CancellationToken,
         work: impl Fn(&T) -> Result<R, CheckpointError> + Sync,
     ) -> Result<Vec<R>, CheckpointError> {
         let next = AtomicUsize::new(0);

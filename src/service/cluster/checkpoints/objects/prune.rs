@@ -3,7 +3,7 @@
 //! **A node may prune while another uploads**: one that was cut off may not know that the partition is another's.
 //! Why it never removes a file *X* that a checkpoint *C* refers to, written before or after:
 //!
-//! 1. An upload takes less than [`UNSAFE_MS`] (`put` gives up before), has names of its own for what it sends, and
+//! 1. An upload takes less than [`UNSAFE_MS`] (`upload` gives up before), has names of its own for what it sends, and
 //!    besides refers only to what the checkpoint has that is the newest when it starts.
 //! 2. A checkpoint is removed only when two newer ones are at least [`UNSAFE_MS`] old. So one that was the newest
 //!    when an upload started is there until that upload has ended, well or not.
@@ -24,8 +24,9 @@ use std::collections::HashSet;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::Error;
 use object_store::path::Path;
+use tokio_util::sync::CancellationToken;
 
-use super::{Checkpoint, CheckpointError, FILES, PartitionCheckpoints, Stop};
+use super::{Checkpoint, CheckpointError, FILES, PartitionCheckpoints};
 
 /// Checkpoints that are always kept.
 const KEPT: usize = 2;
@@ -44,14 +45,14 @@ impl PartitionCheckpoints {
     ///
     /// # Errors
     /// A store that is away. A kept checkpoint that cannot be read: then no file is removed.
-    pub fn prune(&self, stop: Stop<'_>) -> Result<Pruned, CheckpointError> {
+    pub fn prune(&self, stop: &CancellationToken) -> Result<Pruned, CheckpointError> {
         self.prune_older(UNSAFE_MS, stop)
     }
 
     pub(super) fn prune_older(
         &self,
         unsafe_ms: i64,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<Pruned, CheckpointError> {
         let listed = self.list(stop)?;
         let Some(now_ms) = listed.iter().map(|l| l.written_ms).max() else {
@@ -78,7 +79,7 @@ impl PartitionCheckpoints {
         })
     }
 
-    fn remove(&self, paths: Vec<Path>, stop: Stop<'_>) -> Result<u64, CheckpointError> {
+    fn remove(&self, paths: Vec<Path>, stop: &CancellationToken) -> Result<u64, CheckpointError> {
         let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
         let removing = self.objects().delete_stream(paths);
         let count = removing.try_fold(0, |count, _| async move { Ok(count + 1) });

@@ -4,17 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path as FilePath;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     BackupFile, CheckpointError, Description, FILES, FORMAT, PART_BYTES, PREFIX,
-    PartitionCheckpoints, SUFFIX, Stop, StoredFile, at,
+    PartitionCheckpoints, SUFFIX, StoredFile, at,
 };
 use crate::backup::{self, BackupError};
 use crate::store::Store;
@@ -55,18 +56,25 @@ impl PartitionCheckpoints {
     ///
     /// # Errors
     /// An object store that is away, a disk that is full, or `stop`. Files that were sent are pruned later.
-    pub fn upload(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Upload>, CheckpointError> {
-        let give_up = Instant::now() + UPLOAD_TIME_MAX;
-        let is_late = || Instant::now() >= give_up;
-        match self.upload_all(store, &|| stop() || is_late()) {
-            Err(CheckpointError::Stopped) if is_late() => {
+    pub fn upload(
+        &self,
+        store: &Store,
+        stop: &CancellationToken,
+    ) -> Result<Option<Upload>, CheckpointError> {
+        let limited = self.limited(stop, UPLOAD_TIME_MAX);
+        match self.upload_all(store, limited.token()) {
+            Err(CheckpointError::Stopped) if !stop.is_cancelled() => {
                 Err(CheckpointError::TooSlow(UPLOAD_TIME_MAX))
             }
             other => other,
         }
     }
 
-    fn upload_all(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Upload>, CheckpointError> {
+    fn upload_all(
+        &self,
+        store: &Store,
+        stop: &CancellationToken,
+    ) -> Result<Option<Upload>, CheckpointError> {
         let newest = self.newest(stop)?;
         let position = store.position().map_err(BackupError::from)?;
         let position = Offset::try_from(position).map_err(CheckpointError::Position)?;
@@ -111,7 +119,7 @@ impl PartitionCheckpoints {
     }
 
     /// The newest checkpoint that can be read.
-    fn newest(&self, stop: Stop<'_>) -> Result<Option<Description>, CheckpointError> {
+    fn newest(&self, stop: &CancellationToken) -> Result<Option<Description>, CheckpointError> {
         for listed in self.list(stop)? {
             match self.describe(&listed, stop) {
                 Ok(description) => return Ok(Some(description)),
@@ -125,7 +133,10 @@ impl PartitionCheckpoints {
     }
 
     /// The sizes of the files in the store.
-    pub(super) fn sizes(&self, stop: Stop<'_>) -> Result<HashMap<String, u64>, CheckpointError> {
+    pub(super) fn sizes(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<HashMap<String, u64>, CheckpointError> {
         let dir = self.dir.clone().join(FILES);
         let list = self.objects().list(Some(&dir)).try_fold(
             HashMap::new(),
@@ -144,7 +155,7 @@ impl PartitionCheckpoints {
         dir: &FilePath,
         entry: &BackupFile,
         upload: &str,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<StoredFile, CheckpointError> {
         let path = dir.join(&entry.name);
         let mut hash = Xxh3::new();
@@ -180,7 +191,7 @@ impl PartitionCheckpoints {
                 }
             };
             if let Err(error) = send_all() {
-                let _best_effort = self.wait(&|| false, writing.abort());
+                let _best_effort = self.wait(&CancellationToken::new(), writing.abort());
                 return Err(error);
             }
             self.wait(stop, writing.finish())?;
@@ -197,7 +208,7 @@ impl PartitionCheckpoints {
         &self,
         position: Offset,
         files: Vec<StoredFile>,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<(), CheckpointError> {
         let name = format!("{PREFIX}{:020}-{}{SUFFIX}", position.get(), self.node);
         let description = Description {
