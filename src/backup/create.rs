@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, sync_dir, tag};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
-use agent::client::{Client, broke_off};
+use agent::client::{Client, describe_read_error};
 use agent::durable;
 
 /// Locked by the process that creates a backup in a directory.
@@ -107,7 +107,8 @@ impl OpenSource<'_> {
                 let path = format!("/backups/{}/{}", manifest.id, entry.name);
                 let response = client.get(&path, "application/octet-stream")?;
                 let mut body = response.into_body().into_reader();
-                let broken = |e: io::Error| client.unreachable(&path, &broke_off(&e)).into();
+                let broken =
+                    |e: io::Error| client.unreachable(&path, &describe_read_error(&e)).into();
                 copy(&mut body, broken, into, entry, progress)
             }
             OpenSource::Directory(dir, _) => {
@@ -201,12 +202,10 @@ pub fn create(
 
 fn lock(to: &Path) -> Result<File, BackupError> {
     let path = to.join(LOCK_FILE);
-    let file = File::create(&path).map_err(at(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(BackupError::Busy),
-        Err(TryLockError::Error(e)) => Err(at(&path)(e)),
-    }
+    durable::lock_file(&path).map_err(|error| match error {
+        TryLockError::WouldBlock => BackupError::Busy,
+        TryLockError::Error(e) => at(&path)(e),
+    })
 }
 
 /// Links the file into the new backup if the previous one has the same.

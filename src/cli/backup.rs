@@ -9,7 +9,7 @@ use signal_hook::iterator::Signals;
 use super::serve;
 use crate::backup::{self, BackupSource, RemoteSession};
 use crate::config::{Backup, Location};
-use agent::command::{connect, say, signals};
+use agent::command::{connect, eprint_line, signals};
 
 /// Longest wait for a service that does not respond, after a signal.
 const LET_GO_MAX: Duration = Duration::from_secs(2);
@@ -36,11 +36,11 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
         n => format!("; older backups removed: {n}"),
     };
     if taken.of_the_future {
-        say(
+        eprint_line(
             "flowtally: the backup before has a name of the future, so this one has too; check the clock",
         );
     }
-    agent::command::print(&format!(
+    agent::command::print_result(&format!(
         "{}: {} files, {} bytes, of which {} are new{removed}",
         taken.path.display(),
         taken.files,
@@ -58,7 +58,7 @@ fn end_at_signal(session: Arc<RemoteSession>) -> io::Result<()> {
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
             let end = move || {
-                say("flowtally: stopped; the next backup removes this incomplete one");
+                eprint_line("flowtally: stopped; the next backup removes this incomplete one");
                 std::process::exit(128 + signal);
             };
             let end_anyhow = move || {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Export, ExportFormat, Location};
 use crate::query::{EncodedRows, Encoding, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
-use agent::client::{Client, broke_off};
+use agent::client::{Client, describe_read_error};
 use agent::command::connect;
 use agent::terminal::Style;
 use flow::query::{HoursQuery, Query};
@@ -148,7 +148,10 @@ impl Source {
                 let mut body = answer.map_err(|e| failed(&e))?.into_body().into_reader();
                 let mut part = vec![0; 128 << 10];
                 loop {
-                    match body.read(&mut part).map_err(|e| failed(&broke_off(&e)))? {
+                    match body
+                        .read(&mut part)
+                        .map_err(|e| failed(&describe_read_error(&e)))?
+                    {
                         0 => return Ok(()),
                         n => out.write(&part[..n])?,
                     }

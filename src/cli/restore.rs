@@ -3,7 +3,7 @@
 use super::verify;
 use crate::backup;
 use crate::config::Restore;
-use agent::command::{connect, say};
+use agent::command::{connect, eprint_line};
 
 pub(super) fn run(arguments: &Restore) -> Result<(), String> {
     let bar = connect::byte_bar();
@@ -14,9 +14,9 @@ pub(super) fn run(arguments: &Restore) -> Result<(), String> {
     bar.finish_and_clear();
     let restored = restored.map_err(|e| e.to_string())?;
     if let Some(torn) = &restored.torn {
-        say(&format!("flowtally: {torn}"));
+        eprint_line(&format!("flowtally: {torn}"));
     }
-    agent::command::print(&format!(
+    agent::command::print_result(&format!(
         "{} bytes restored from {}",
         restored.bytes,
         restored.from.display()

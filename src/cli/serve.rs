@@ -85,7 +85,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
         let ready = ready.clone();
         tokio::spawn(async move {
             ready.notified().await;
-            agent::command::say(&format!(
+            agent::command::eprint_line(&format!(
                 "flowtally: open {url} in a browser; Ctrl-C stops the service"
             ));
         });

@@ -11,7 +11,7 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
 /// Prints what was verified. Faults are an error.
 pub(super) fn report(verified: &Verified) -> Result<(), String> {
     for fault in &verified.faults {
-        agent::command::say(&fault.to_string());
+        agent::command::eprint_line(&fault.to_string());
     }
     let read = format!(
         "{} hours, {} flows in {} rows, and {} batches in the journal",
@@ -19,11 +19,11 @@ pub(super) fn report(verified: &Verified) -> Result<(), String> {
     );
     let more = verified.faults_found - verified.faults.len() as u64;
     if more > 0 {
-        agent::command::say(&format!("and {more} more"));
+        agent::command::eprint_line(&format!("and {more} more"));
     }
     match verified.faults_found {
         0 => {
-            agent::command::print(&format!("{read}: all as the ledger has it"));
+            agent::command::print_result(&format!("{read}: all as the ledger has it"));
             Ok(())
         }
         faults => Err(format!(

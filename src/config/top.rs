@@ -4,21 +4,15 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use agent::arguments::{Credentials, DEFAULT_URL};
+use agent::arguments::{Credentials, ServiceUrl};
 use agent::units;
 use agent::units::seconds;
 
 /// Arguments of `flowtally top`.
 #[derive(Clone, Debug, Args)]
 pub struct Top {
-    /// URL of the service.
-    #[arg(
-        long,
-        env = "FLOWTALLY_URL",
-        value_name = "URL",
-        default_value = DEFAULT_URL
-    )]
-    pub url: String,
+    #[command(flatten)]
+    pub service: ServiceUrl,
 
     /// The hour to show: its number, a time in UTC if hours are since the epoch, as in 2026-11-29T10, or latest, which
     /// follows the newest hour that has flows.

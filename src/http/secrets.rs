@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use agent::client::TokenFileError;
+
 /// The paths of all files with secrets.
 #[derive(Clone, Debug, Default)]
 pub struct AccessFiles {
@@ -38,6 +40,15 @@ impl AccessError {
         AccessError {
             path: path.to_owned(),
             what: what.to_string(),
+        }
+    }
+}
+
+impl From<TokenFileError> for AccessError {
+    fn from(error: TokenFileError) -> AccessError {
+        AccessError {
+            path: error.path,
+            what: error.cause,
         }
     }
 }

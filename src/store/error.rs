@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec::{self, Corrupt};
 use super::scan::ScanEnd;
-use agent::durable::Lack;
+use agent::durable::OutOfSpace;
 
 /// For the directory of a cluster node: where its sums are.
 fn of_a_node(path: &Path) -> &'static str {
@@ -150,14 +150,14 @@ pub enum StoreError {
 }
 
 fn directory_remedy(error: &io::Error) -> &'static str {
-    Lack::of(error).map_or(
+    OutOfSpace::of(error).map_or(
         "check that it is a directory that this user may write, on a disk with free space",
-        Lack::remedy,
+        OutOfSpace::remedy,
     )
 }
 
 fn remedy(error: &impl ToString) -> &'static str {
-    Lack::in_text(&error.to_string()).map_or("check the disk", Lack::remedy)
+    OutOfSpace::in_text(&error.to_string()).map_or("check the disk", OutOfSpace::remedy)
 }
 
 fn open_remedy(error: &rocksdb::Error) -> &'static str {
@@ -166,7 +166,9 @@ fn open_remedy(error: &rocksdb::Error) -> &'static str {
             "its files are damaged: keep this directory, because it may have flows that no backup has, and \
              restore a backup into another one"
         }
-        rocksdb::ErrorKind::IOError if Lack::in_text(error.as_ref()).is_some() => remedy(error),
+        rocksdb::ErrorKind::IOError if OutOfSpace::in_text(error.as_ref()).is_some() => {
+            remedy(error)
+        }
         rocksdb::ErrorKind::IOError => {
             "nothing is lost: check that the disk works and has free space, then start again"
         }

@@ -12,7 +12,7 @@ use super::dir::DataDir;
 use super::error::StoreError;
 use super::live_files::LiveFiles;
 use super::{Inner, Store};
-use agent::durable::Lack;
+use agent::durable::OutOfSpace;
 
 /// Interval between checks that the data directory still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,11 +53,11 @@ impl WriteHealth {
         WriteHealth::FileTooLarge,
     ];
 
-    fn from_lack(lack: Option<Lack>) -> WriteHealth {
+    fn from_lack(lack: Option<OutOfSpace>) -> WriteHealth {
         match lack {
-            Some(Lack::Space) => WriteHealth::NoSpace,
-            Some(Lack::Quota) => WriteHealth::OverQuota,
-            Some(Lack::FileSize) => WriteHealth::FileTooLarge,
+            Some(OutOfSpace::Space) => WriteHealth::NoSpace,
+            Some(OutOfSpace::Quota) => WriteHealth::OverQuota,
+            Some(OutOfSpace::FileSize) => WriteHealth::FileTooLarge,
             None => WriteHealth::Failing,
         }
     }
@@ -162,16 +162,16 @@ impl Inner {
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let text = match error {
         StoreError::Database { source, .. } => source.as_ref(),
-        StoreError::Io { source, .. } => return WriteHealth::from_lack(Lack::of(source)),
+        StoreError::Io { source, .. } => return WriteHealth::from_lack(OutOfSpace::of(source)),
         _ => return WriteHealth::Failing,
     };
     if text.starts_with(ROCKSDB_NO_SPACE) {
         return WriteHealth::NoSpace;
     }
     match probe(staging) {
-        Err(error) => WriteHealth::from_lack(Lack::of(&error)),
-        Ok(()) if Lack::in_text(text) == Some(Lack::Quota) => WriteHealth::QuotaRaised,
-        Ok(()) => WriteHealth::from_lack(Lack::in_text(text)),
+        Err(error) => WriteHealth::from_lack(OutOfSpace::of(&error)),
+        Ok(()) if OutOfSpace::in_text(text) == Some(OutOfSpace::Quota) => WriteHealth::QuotaRaised,
+        Ok(()) => WriteHealth::from_lack(OutOfSpace::in_text(text)),
     }
 }
 

@@ -486,7 +486,7 @@ fn a_connection_that_breaks_off_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let (url, _requests) = half_a_service(Then::Closes);
     let said = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
-    let expected = format!("{url}/backups/one/rocks/1.sst: the connection broke off: ");
+    let expected = format!("{url}/backups/one/rocks/1.sst: the response is incomplete: ");
     assert!(said.contains(&expected), "{said}");
     assert!(!said.contains(text(dir.path())), "{said}");
 }

@@ -285,7 +285,10 @@ fn what_was_refused_may_be_mended() {
             said.error.contains("line 4") && said.out.starts_with("2 flows"),
             "{said:?}"
         );
-        assert!(said.error.contains("mend and send these alone"), "{said:?}");
+        assert!(
+            said.error.contains("correct and send only these"),
+            "{said:?}"
+        );
         let file = world.file("a.csv", text.replace(",x,", ",4,").as_bytes());
         world.give(way, &[&file]).assert(1, 2);
         assert_eq!(world.tx(), 7);

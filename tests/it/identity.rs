@@ -322,7 +322,7 @@ fn the_same_records_under_other_names_are_refused() {
             for arguments in [&[&log[..], "--apps", &apps_2][..], &[&grown]] {
                 let said = world.give(second, arguments);
                 said.assert_refused(
-                    "gave other flows then, with another --apps, --count or --format",
+                    "gave different flows then, with another --apps, --count or --format",
                 );
             }
             let said = world.give(second, &[&log, "--format", "ndjson"]);
@@ -464,7 +464,7 @@ fn a_changed_copy_counts_and_is_named() {
         said.assert(501, 0);
         assert!(
             said.error
-                .contains("a file of this name that has many of its flows was counted on 20"),
+                .contains("a file of this name with many of the same flows was counted on 20"),
             "{said:?}"
         );
         let other = ndjson(2_000_000) + text.as_str();

@@ -259,7 +259,7 @@ fn what_goes_through_it_arrives() {
 fn what_is_no_proxy_is_an_error() {
     for (value, word) in [
         ("socks5://u:secret@127.0.0.1:9", "SOCKS"),
-        ("ftp://u:secret@127.0.0.1:9", "no URL"),
+        ("ftp://u:secret@127.0.0.1:9", "not a URL"),
         (
             "http://127.0.0.1:9",
             "the proxy http://127.0.0.1:9 of HTTP_PROXY",

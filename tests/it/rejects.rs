@@ -65,7 +65,7 @@ fn a_quote_that_is_not_closed_is_said_of_its_line() {
     assert!(out.starts_with("2 flows imported"), "{out}");
     for said in [
         ": line 3: the quote is not closed\n",
-        ": line 5: 5 columns, where the header has 6\n",
+        ": line 5: 5 columns, but the header has 6\n",
     ] {
         assert!(error.contains(said), "{error}");
     }

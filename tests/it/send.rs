@@ -161,7 +161,7 @@ fn a_spool_keeps_what_a_service_that_is_away_does_not_take() {
     let (status, _, error) = parts(&send(&url, &arguments, &ndjson_body(&flows)));
     assert_eq!(status, Some(1));
     assert!(
-        error.contains("has not taken anything for 1 seconds"),
+        error.contains("has accepted nothing for 1 seconds"),
         "{error}"
     );
     assert!(error.contains("in the spool: 3 batches"), "{error}");
@@ -383,7 +383,7 @@ fn what_trying_again_does_not_help_ends_it() {
     let file = file.to_str().unwrap();
     let (status, _, error) = parts(&send("http://127.0.0.1:9", &[file, "--rejects", file], b""));
     assert!(
-        status == Some(1) && error.contains("--rejects is a file that is read"),
+        status == Some(1) && error.contains("--rejects is also an input file"),
         "{error}"
     );
     let (status, _, error) = parts(&send("localhost", &[], b""));
@@ -424,7 +424,7 @@ fn with_certificate(dir: &Path, body: &[u8]) {
     );
     let (status, _, error) = parts(&send(&url, &["--retry-for", "1"], body));
     assert!(
-        status == Some(1) && error.contains("has not taken"),
+        status == Some(1) && error.contains("has accepted nothing"),
         "{error}"
     );
     daemon.stop();

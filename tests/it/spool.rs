@@ -196,7 +196,7 @@ fn a_full_disk_is_waited_out() {
     let mut error = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     error.read_line(&mut line).unwrap();
-    assert!(line.contains("the disk is full; reading waits"), "{line}");
+    assert!(line.contains("the disk is full; reading pauses"), "{line}");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
     signal(&child, "TERM");

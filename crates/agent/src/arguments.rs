@@ -1,4 +1,4 @@
-//! What commands that send flows are told.
+//! Command-line arguments of the commands that send flows.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,29 +8,23 @@ use clap::{Args, ValueEnum};
 use crate::inputs;
 use crate::units::{mib, seconds};
 
-/// Where commands look for the service, as where the service listens, unless they are told otherwise.
+/// The default URL of the service: the address where it listens by default.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
-/// What `flowtally send` is told.
+/// Arguments of `flowtally send`.
 #[derive(Clone, Debug, Args)]
 pub struct Send {
-    /// File to send; - reads a pipe, and sends what comes within a second.
+    /// File to send; - reads from a pipe, and sends flows within a second of reading them.
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
 
-    /// The service.
-    #[arg(
-        long,
-        env = "FLOWTALLY_URL",
-        value_name = "URL",
-        default_value = DEFAULT_URL
-    )]
-    pub url: String,
+    #[command(flatten)]
+    pub service: ServiceUrl,
 
     #[command(flatten)]
     pub input: Input,
 
-    /// Flows in a batch of a pipe. A file is cut into batches of about 1 MiB by what is in it.
+    /// Flows per batch when reading a pipe. A file is cut into batches of about 1 MiB by its content.
     #[arg(
         long,
         value_name = "N",
@@ -39,15 +33,16 @@ pub struct Send {
     )]
     pub batch_flows: u32,
 
-    /// Directory for batches of a pipe that the service has not accepted yet. They outlive this process: the
-    /// next one sends them first. So send continues to read while the service is away. A flow from a pipe is
-    /// on disk a second after it was read. A batch that the service will never accept goes into DIR/refused,
-    /// with the reason and the command that sends it again, unless --rejects is given; the rest is sent. A
-    /// file needs no spool: it is read again.
+    /// Directory for batches of a pipe that the service has not accepted yet, so that reading continues while
+    /// the service is down. Batches survive this process: the next one sends them first. A flow from a pipe is
+    /// on disk within a second of being read. A batch that the service will never accept moves to DIR/refused,
+    /// with the reason and the command that sends it again, unless --rejects is given; the rest is sent. Files
+    /// do not need a spool, because they can be read again.
     #[arg(long, env = "FLOWTALLY_SPOOL", value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
-    /// Disk for the spool, in MiB or as in 10G; when it is full, or the disk is, reading waits.
+    /// Disk space for the spool, in MiB or with a unit, as in 10G; when the spool or the disk is full,
+    /// reading pauses.
     #[arg(
         long,
         value_name = "SIZE",
@@ -59,7 +54,7 @@ pub struct Send {
     #[command(flatten)]
     pub retry: Retry,
 
-    /// Send bodies as they are, not as zstd.
+    /// Send bodies uncompressed instead of as zstd.
     #[arg(long)]
     pub no_compress: bool,
 
@@ -67,40 +62,54 @@ pub struct Send {
     pub credentials: Credentials,
 }
 
-/// How to read flows, for every command that does.
+/// Where the service is.
+#[derive(Clone, Debug, Args)]
+pub struct ServiceUrl {
+    /// URL of the service.
+    #[arg(
+        long,
+        env = "FLOWTALLY_URL",
+        value_name = "URL",
+        default_value = DEFAULT_URL
+    )]
+    pub url: String,
+}
+
+/// Arguments of every command that reads flows.
 #[derive(Clone, Debug, Args)]
 pub struct Input {
-    /// How the flows are written; without it, the beginning tells: [ json, { ndjson, a header with
-    /// srcaddr vpc-flow-logs, anything else csv.
+    /// Format of the flows; by default it is detected from the first bytes: [ is json, { is ndjson, a header
+    /// with srcaddr is vpc-flow-logs, anything else is csv.
     #[arg(long, value_enum)]
     pub format: Option<InputFormat>,
 
-    /// CSV file with the columns address and app, for VPC flow logs: names for addresses and ranges
-    /// (10.0.0.0/16); the longest prefix counts. Addresses that are not in it stay as they are.
+    /// CSV file with the columns address and app that maps addresses and ranges (10.0.0.0/16) of VPC flow
+    /// logs to application names; the longest prefix wins. Addresses that are not in the file stay as they
+    /// are.
     #[arg(long, value_name = "FILE")]
     pub apps: Option<PathBuf>,
 
-    /// Whose records of VPC flow logs count, where both ends of a conversation are recorded: the
-    /// sender's, the receiver's, or both. For sender and receiver, the log has to have flow-direction.
+    /// Which records of VPC flow logs to count when both ends of a conversation are recorded: the sender's,
+    /// the receiver's, or both. sender and receiver require the field flow-direction in the log.
     #[arg(long, value_enum, default_value = "both")]
     pub count: Count,
 
-    /// File to which flows that are refused are added, one JSON line each, with the reason. A file that
-    /// is read again adds nothing that is there already.
+    /// File to append refused flows to, one JSON object per line, with the reason. Reading the same input
+    /// again does not append duplicates.
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
 
-    /// Where the flows come from, as in host-7. Equal files from different sources count separately; without
-    /// it, equal files count once. With it, standard input is recognised by its flows, as a file is; without
-    /// it, standard input counts each time.
+    /// Name of the place that the flows come from, as in host-7. Equal files with different sources count
+    /// separately; without this option, equal files count once. Standard input is deduplicated by content
+    /// only if this is given; otherwise it counts every time.
     #[arg(long, value_name = "NAME", conflicts_with = "again")]
     pub source: Option<String>,
 
-    /// Count a file once more, if it has been counted before.
+    /// Count a file again even if it has been counted before.
     #[arg(long)]
     pub again: bool,
 
-    /// The file is still being written: leave a last line that has no line end for the next time.
+    /// The file is still being written: leave an incomplete last line for the next run.
     #[arg(long)]
     pub growing: bool,
 }
@@ -108,13 +117,13 @@ pub struct Input {
 /// `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum InputFormat {
-    /// One array of flows.
+    /// A JSON array of flows.
     Json,
-    /// A flow a line.
+    /// One flow per line.
     Ndjson,
-    /// A header with the six names, then a flow a line.
+    /// A header with the six field names, then one flow per line.
     Csv,
-    /// AWS VPC Flow Logs as text, of any version and order of fields.
+    /// AWS VPC Flow Logs as text, any version and field order.
     VpcFlowLogs,
 }
 
@@ -132,9 +141,9 @@ impl From<InputFormat> for inputs::InputFormat {
 /// `--count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Count {
-    /// Records of bytes that left an interface.
+    /// Records of bytes that left a network interface.
     Sender,
-    /// Records of bytes that arrived at one.
+    /// Records of bytes that arrived at a network interface.
     Receiver,
     /// All records.
     Both,
@@ -150,10 +159,11 @@ impl From<Count> for inputs::Count {
     }
 }
 
-/// How long a service is tried.
+/// How long to retry.
 #[derive(Clone, Debug, Args)]
 pub struct Retry {
-    /// Seconds, or as in 10m, after which to give up when the service takes nothing; 0: after one try.
+    /// How long to retry while the service accepts nothing, in seconds or with a unit, as in 10m; 0: one
+    /// attempt only.
     #[arg(
         long,
         value_name = "DURATION",
@@ -163,22 +173,22 @@ pub struct Retry {
     pub retry_for: Duration,
 }
 
-/// What a service may ask for before it answers.
+/// Credentials for the service, and the CA that it is verified with.
 #[derive(Clone, Debug, Args)]
 pub struct Credentials {
-    /// File with a token that the service asks for.
+    /// File with the bearer token for the service.
     #[arg(long, env = "FLOWTALLY_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// Authority, as PEM, to trust for https instead of the usual ones.
+    /// PEM file of the certificate authority to trust for https, instead of the system's.
     #[arg(long, env = "FLOWTALLY_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
 
-    /// Client certificate, as PEM, for a service that asks for one.
+    /// Client certificate (PEM), if the service requires one.
     #[arg(long, env = "FLOWTALLY_CERT", value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,
 
-    /// The client certificate's private key, as PEM.
+    /// Private key of the client certificate (PEM).
     #[arg(long, env = "FLOWTALLY_KEY", value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
 }

@@ -1,16 +1,16 @@
-//! Files and directories that outlive a power cut: each of these functions returns when what it made is
-//! on the disk, its name included.
+//! Files and directories that survive a power failure: each of these functions returns once its changes are
+//! on disk, including the names of the files.
 //!
-//! A file's name is in its directory, so a new name is on the disk once the *directory* has been synced,
-//! whatever was done to the file.
+//! A file's name is stored in its directory, so a new name is durable only after the *directory* has been
+//! synced, even if the file itself was synced.
 
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, DirEntry, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// The errors of a file system that has no such operation: FAT, FUSE and SMB refuse links, and some
+/// Errors of a file system that does not support an operation: FAT, FUSE and SMB refuse hard links, and some
 /// cannot sync a directory.
 pub fn is_unsupported(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
@@ -28,53 +28,54 @@ pub fn is_unsupported(error: &io::Error) -> bool {
     })
 }
 
-/// What there was not enough of for a write.
+/// The resource that a write ran out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum OutOfSpace {
     Space,
     Quota,
-    /// The file may not get larger.
+    /// The file size limit.
     FileSize,
 }
 
-impl Lack {
-    const ALL: [(Lack, Errno); 3] = [
-        (Lack::Space, Errno::NOSPC),
-        (Lack::Quota, Errno::DQUOT),
-        (Lack::FileSize, Errno::FBIG),
+impl OutOfSpace {
+    const ALL: [(OutOfSpace, Errno); 3] = [
+        (OutOfSpace::Space, Errno::NOSPC),
+        (OutOfSpace::Quota, Errno::DQUOT),
+        (OutOfSpace::FileSize, Errno::FBIG),
     ];
 
-    pub fn of(error: &io::Error) -> Option<Lack> {
+    pub fn of(error: &io::Error) -> Option<OutOfSpace> {
         let errno = Errno::from_raw_os_error(error.raw_os_error()?);
-        let lack = Lack::ALL.into_iter().find(|(_, of)| *of == errno);
+        let lack = OutOfSpace::ALL.into_iter().find(|(_, of)| *of == errno);
         lack.map(|(lack, _)| lack)
     }
 
-    /// The same from the text of an error, for RocksDB's: of the number it keeps only what the system calls it.
-    pub fn in_text(text: &str) -> Option<Lack> {
+    /// Detects it in the text of an error of RocksDB, which keeps only the system's message and not its
+    /// number.
+    pub fn in_text(text: &str) -> Option<OutOfSpace> {
         let is_in = |errno: Errno| {
             let with_number = io::Error::from(errno).to_string();
             let name = with_number.split(" (os error").next();
             name.is_some_and(|name| text.contains(name))
         };
-        let lack = Lack::ALL.into_iter().find(|(_, of)| is_in(*of));
+        let lack = OutOfSpace::ALL.into_iter().find(|(_, of)| is_in(*of));
         lack.map(|(lack, _)| lack)
     }
 
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn remedy(self) -> &'static str {
         match self {
-            Lack::Space => "the disk is full: make room on it",
-            Lack::Quota => "the quota of this user on the disk is used up: raise it, or make room",
-            Lack::FileSize => {
-                "a file would get larger than this process may make it: raise the limit (ulimit -f, and \
+            OutOfSpace::Space => "the disk is full: make room on it",
+            OutOfSpace::Quota => "this user's disk quota is used up: raise it, or make room",
+            OutOfSpace::FileSize => {
+                "a file would exceed the size limit of this process: raise it (ulimit -f, and \
                  LimitFSIZE= of a systemd unit)"
             }
         }
     }
 }
 
-/// Syncs a directory: the names in it are on the disk.
+/// Syncs a directory, so that the names in it are durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     match File::open(dir)?.sync_all() {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -82,19 +83,19 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Syncs the directory that `path`, which exists, is in: its own name is on the disk.
+/// Syncs the parent directory of `path`, which must exist, so that the name of `path` is durable.
 pub fn sync_name(path: &Path) -> io::Result<()> {
-    // A symlink's target is what has to be there, so it is the target's name that is synced.
+    // Through a symlink, the target has to exist after a crash, so sync the directory of the target's name.
     let real = path.canonicalize()?;
     match real.parent().map_or(Ok(()), sync_dir) {
-        // A directory above ours that this user may not read, and so has not written to.
+        // This user cannot read the parent directory, so this process has not created the name.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
 }
 
-/// Makes a directory and the missing ones above it. A directory is only made in one whose name is
-/// synced; so after a kill at any point, the next call syncs all that is not.
+/// Creates a directory and its missing parents. Each directory is created only after its parent's name has
+/// been synced, so if a call is killed at any point, the next call syncs what is missing.
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     let mut there = std::path::absolute(path)?;
@@ -115,8 +116,8 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a file as a whole: under the name `unfinished`, and then renamed to `path`, in the same
-/// directory. A crash leaves the file that was there, or the new one.
+/// Writes a file atomically: under the name `unfinished` first, then renames it to `path` in the same
+/// directory. A crash leaves either the old file or the new one.
 pub fn write(path: &Path, unfinished: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(unfinished)?;
     file.write_all(content)?;
@@ -124,13 +125,23 @@ pub fn write(path: &Path, unfinished: &Path, content: &[u8]) -> io::Result<()> {
     rename(unfinished, path)
 }
 
-/// Renames what is synced already, inside of one directory.
+/// Creates the file if it is missing, and locks it for this process until the returned file is dropped. Used to lock a
+/// directory, by a file in it.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`] if another process holds the lock.
+pub fn lock_file(path: &Path) -> Result<File, TryLockError> {
+    let file = File::create(path).map_err(TryLockError::Error)?;
+    file.try_lock().map(|()| file)
+}
+
+/// Renames a file or directory that is already synced; the new name is durable on return.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_name(to)
 }
 
-/// Whether files of the directory `dir` can have a second name. Where they cannot, they are copied.
+/// Whether the file system of `dir` supports hard links. If not, files are copied.
 pub fn has_links(dir: &Path) -> io::Result<bool> {
     let file = tempfile::NamedTempFile::new_in(dir)?;
     let mut second = file.path().as_os_str().to_owned();
@@ -142,8 +153,8 @@ pub fn has_links(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether it is the `lost+found` that a fresh ext file system has in its top directory: such a directory
-/// is empty, for all that anybody has put there.
+/// Whether the entry is the `lost+found` of a fresh ext file system: a directory with only that in it counts
+/// as empty.
 pub fn is_lost_and_found(entry: &DirEntry) -> bool {
     entry.file_name() == "lost+found" && entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
@@ -153,19 +164,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lacking_is_told_by_number_and_by_name() {
-        for (lack, errno) in Lack::ALL {
+    fn out_of_space_is_detected_by_number_and_by_text() {
+        for (lack, errno) in OutOfSpace::ALL {
             let error = io::Error::from(errno);
-            assert_eq!(Lack::of(&error), Some(lack));
-            // As RocksDB has it, and as the standard library does.
+            assert_eq!(OutOfSpace::of(&error), Some(lack));
+            // RocksDB's message, and the standard library's.
             let name = error.to_string();
             let name = name.split(" (os").next().unwrap();
             let text = format!("IO error: While appending to file: rocks/000004.log: {name}");
-            assert_eq!(Lack::in_text(&text), Some(lack));
-            assert_eq!(Lack::in_text(&error.to_string()), Some(lack));
+            assert_eq!(OutOfSpace::in_text(&text), Some(lack));
+            assert_eq!(OutOfSpace::in_text(&error.to_string()), Some(lack));
         }
-        assert_eq!(Lack::of(&Errno::IO.into()), None);
-        assert_eq!(Lack::in_text(&io::Error::from(Errno::IO).to_string()), None);
+        assert_eq!(OutOfSpace::of(&Errno::IO.into()), None);
+        assert_eq!(
+            OutOfSpace::in_text(&io::Error::from(Errno::IO).to_string()),
+            None
+        );
     }
 
     #[test]

@@ -1,11 +1,14 @@
-//! The other end of the line: what hands flows over to a flowtally service, each counted once. A program embeds it,
-//! `flowtally-agent` is it as a command, and the service's own commands use it.
+//! The sending side: reads network flows from files and pipes and delivers them to a flowtally service, each
+//! counted once. The daemon's commands, the `flowtally-agent` binary and embedding programs use this crate.
 //!
-//! - [`inputs`] takes flows out of files and pipes, whatever they are written in.
-//! - [`delivery`] sends them in batches, each under a key, and keeps in a spool what the service does not take yet.
-//! - [`client`] talks to a running service, through a proxy where one is set.
-//! - [`command`] is `send`, and what it shares with other commands; [`arguments`] and [`units`] are what they are told.
-//! - [`durable`] makes files and directories that outlive a power cut, [`terminal`] escapes what others wrote.
+//! - [`inputs`] reads flows from files and pipes in all supported formats.
+//! - [`delivery`] sends flows in batches with idempotency keys, and spools batches that the service has not
+//!   accepted yet.
+//! - [`client`] is the HTTP client of a running service, with proxy and TLS support.
+//! - [`command`] implements `send` and the code that other commands share with it; [`arguments`] and
+//!   [`units`] parse its command line.
+//! - [`durable`] writes files and directories that survive a power failure; [`terminal`] escapes untrusted
+//!   text.
 
 pub mod inputs;
 

@@ -6,7 +6,7 @@ use agent::arguments::Send;
 use agent::command;
 use clap::{Parser, Subcommand};
 
-/// Sends network flows to a flowtally service: each counts once.
+/// Sends network flows to a flowtally service; each flow counts once.
 #[derive(Debug, Parser)]
 #[command(name = "flowtally-agent", version, max_term_width = 100)]
 struct Cli {
@@ -16,11 +16,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send flows to a service: each counts once, however often it has to be tried.
+    /// Send flows to a service; each flow counts once, no matter how many attempts it takes.
     ///
-    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a
-    /// pipe. The same as flowtally send. Exit status: 0 when the service has everything, 1 with a line
-    /// that says what not.
+    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, plain or compressed with gzip or zstd, from a
+    /// file or a pipe. Equivalent to flowtally send. Exit status: 0 if the service has every flow; otherwise
+    /// 1, and an error line explains what is missing.
     Send(Box<Send>),
 }
 

@@ -1,15 +1,15 @@
-//! What others wrote, as it may be shown: names in flows, file names, a server's words. A terminal obeys some
-//! of it, and does not show some; both are escaped before they reach one, or a log. This is the only place
-//! that knows how.
+//! Escapes untrusted text for display: names in flows, file names, responses of a server. Control characters
+//! could make a terminal execute or hide something, so they are escaped before they reach a terminal or a
+//! log. All escaping is in this module.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-/// A line that is longer is escaped in parts.
+/// Longer lines are escaped in several parts.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// `text` with `\u{1b}` and the like instead of what is not printable: control characters, line ends among them,
-/// and marks that turn the direction of writing around.
+/// Returns `text` with unprintable characters as escapes such as `\u{1b}`: control characters, including line
+/// ends, and marks that change the direction of writing.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text
         .bytes()
@@ -17,7 +17,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     {
         return Cow::Borrowed(text);
     }
-    // `escape_debug` knows what is printable. It escapes these three as well, which are.
+    // `escape_debug` also escapes these three, which are printable.
     let harmless = ['\\', '"', '\''];
     let mut shown = String::with_capacity(text.len() + 16);
     for part in text.split_inclusive(harmless) {
@@ -28,13 +28,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The same, with its lines kept apart.
+/// Like [`printable`], but keeps the line ends.
 pub fn printable_lines(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(printable).collect();
     lines.join("\n")
 }
 
-/// JSON of the same meaning, with escapes instead of what is not printable.
+/// Equivalent JSON with escapes instead of unprintable characters.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     let hostile =
         |c: char| !matches!(c, '\\' | '"' | '\'') && c.escape_debug().next() == Some('\\');
@@ -54,11 +54,11 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// How a line is escaped.
+/// How to escape a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Text,
-    /// With colours, that is, with `ESC [ … m`: those of a log, whose fields have been escaped before.
+    /// Keep colours, that is, `ESC [ … m`: for a log whose fields are escaped already.
     Coloured,
     Json,
 }
@@ -66,7 +66,7 @@ pub enum Style {
 impl Style {
     pub fn escape(self, line: &str) -> Cow<'_, str> {
         match self {
-            // A tab does no harm, and scripts have some.
+            // A tab is harmless, and scripts use it.
             Style::Text => match line.contains('\t') {
                 true => Cow::Owned(
                     line.split('\t')
@@ -82,12 +82,12 @@ impl Style {
     }
 }
 
-/// Escapes what is written, line by line.
+/// A writer that escapes its output line by line.
 #[derive(Debug)]
 pub struct Lines<W: Write> {
     out: W,
     style: Style,
-    /// A line without its end.
+    /// The current line, without its end.
     line: Vec<u8>,
 }
 
@@ -165,7 +165,7 @@ mod tests {
     ];
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn control_characters_are_escaped() {
         for (text, shown) in HOSTILE {
             assert_eq!(printable(text), shown);
             let line = format!("say {text}");

@@ -1,4 +1,5 @@
-//! Sizes, durations, hours and addresses, as people write them. A plain number has the unit that it has always had.
+//! Parsers for sizes, durations, hours and addresses on the command line. A plain number keeps its original
+//! unit.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,17 +12,17 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 const MIB: f64 = (1 << 20) as f64;
 const SECONDS_PER_HOUR: u64 = 3600;
 const SECONDS_PER_DAY: u64 = 24 * SECONDS_PER_HOUR;
-/// An hour of 1981. Hours that are numbered in another way are smaller, as the page has it too.
+/// An hour in 1981. Smaller numbers are not hours since the epoch; the web page uses the same limit.
 const SINCE_EPOCH_MIN: u64 = 100_000;
 
-/// A size in MiB, or with a unit: `512`, `512M`, `1.5GiB`, `2GB`. What is no whole number of MiB is rounded down.
+/// A size in MiB, or with a unit: `512`, `512M`, `1.5GiB`, `2GB`. Fractions of a MiB are rounded down.
 pub fn mib(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
     move |text: &str| -> Result<u32, String> {
-        let mib = size_mib(text).ok_or("it has to be MiB, or a size such as 512M, 1GiB or 2GB")?;
+        let mib = size_mib(text).ok_or("it must be MiB, or a size such as 512M, 1GiB or 2GB")?;
         match range.contains(&mib) {
             true => Ok(mib),
             false => Err(format!(
-                "it has to be {} to {} MiB",
+                "it must be {} to {} MiB",
                 range.start(),
                 range.end()
             )),
@@ -45,7 +46,7 @@ fn size_mib(text: &str) -> Option<u32> {
         "tb" => 1e12,
         _ => return None,
     };
-    // A plain number is a whole one.
+    // A plain number must be an integer.
     if unit.is_empty() {
         return number.parse().ok();
     }
@@ -77,7 +78,7 @@ pub fn hours(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
     }
 }
 
-/// A whole number of `unit`, each of so many seconds, or a duration.
+/// A whole number of `unit`, each `unit_seconds` long, or a duration.
 pub fn whole(
     text: &str,
     unit_seconds: u64,
@@ -88,11 +89,11 @@ pub fn whole(
         Ok(number) => number,
         Err(_) => {
             let duration = duration(text).ok_or_else(|| {
-                format!("it has to be {unit}, or a duration such as 10s, 5m, 12h or 30d")
+                format!("it must be {unit}, or a duration such as 10s, 5m, 12h or 30d")
             })?;
             let seconds = duration.as_secs();
             if duration.subsec_nanos() > 0 || !seconds.is_multiple_of(unit_seconds) {
-                return Err(format!("it has to be whole {unit}"));
+                return Err(format!("it must be whole {unit}"));
             }
             seconds / unit_seconds
         }
@@ -100,7 +101,7 @@ pub fn whole(
     match range.contains(&number) {
         true => Ok(number),
         false => Err(format!(
-            "it has to be {} to {} {unit}",
+            "it must be {} to {} {unit}",
             range.start(),
             range.end()
         )),
@@ -113,24 +114,24 @@ fn duration(text: &str) -> Option<Duration> {
     duration.try_into().ok()
 }
 
-/// An hour: its number, or a time in UTC where hours are since the epoch, as in `2026-11-29` (its first hour) or
-/// `2026-11-29T10`.
+/// An hour: its number, or a UTC time if hours are counted since the epoch, as in `2026-11-29` (its first
+/// hour) or `2026-11-29T10`.
 pub fn hour(text: &str) -> Result<u32, String> {
     if let Ok(hour) = text.trim().parse() {
         return Ok(hour);
     }
     let wrong =
-        || "it has to be a number, or a time in UTC such as 2026-11-29 or 2026-11-29T10".to_owned();
+        || "it must be a number, or a time in UTC such as 2026-11-29 or 2026-11-29T10".to_owned();
     let at = timestamp(text.trim()).ok_or_else(wrong)?.as_second();
     let at = u64::try_from(at).map_err(|_| wrong())?;
     match at.is_multiple_of(SECONDS_PER_HOUR) {
         true => u32::try_from(at / SECONDS_PER_HOUR).map_err(|_| wrong()),
-        false => Err("it has to be the beginning of an hour in UTC".into()),
+        false => Err("it must be the start of an hour in UTC".into()),
     }
 }
 
 fn timestamp(text: &str) -> Option<Timestamp> {
-    // With an offset, or Z; otherwise it is UTC.
+    // With an offset or Z; otherwise UTC.
     let given = text.parse::<Timestamp>().ok();
     given.or_else(|| {
         let civil: DateTime = text.parse().ok()?;
@@ -138,7 +139,7 @@ fn timestamp(text: &str) -> Option<Timestamp> {
     })
 }
 
-/// `hour`, and the time that it begins at where it can only be one since the epoch.
+/// `hour`, followed by its UTC start time if the number is in the range of hours since the epoch.
 pub fn hour_name(hour: u64) -> String {
     let seconds = i64::try_from(hour.saturating_mul(SECONDS_PER_HOUR));
     let at = seconds.ok().and_then(|s| Timestamp::from_second(s).ok());
@@ -151,11 +152,11 @@ pub fn hour_name(hour: u64) -> String {
     }
 }
 
-/// Where to listen: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.
+/// A listen address: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.
 pub fn listen(text: &str) -> Result<String, String> {
     let example = "as in 127.0.0.1:8080, or :8080 for all addresses of this machine";
     if text.contains("://") {
-        return Err(format!("it has to be an address and a port, {example}"));
+        return Err(format!("it must be an address and a port, {example}"));
     }
     let is_number = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     match text.rsplit_once(':') {

@@ -17,11 +17,11 @@ use indicatif::ProgressBar;
 use super::super::serve;
 use crate::config::Import;
 use crate::store::{Outcome, Store, StoreError, StoreOptions};
-use agent::command::identity::{Frontier, Known, LookUp, Stop};
+use agent::command::identity::{AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
 use agent::command::rejects::Rejects;
-use agent::command::source::{Event, Source};
-use agent::command::{batches, identity, print, say, signals, source};
-use agent::inputs::{Apps, HourLimit, Part, Place, Refused, Skipped};
+use agent::command::source::{FlowSource, ReaderEvent};
+use agent::command::{batches, eprint_line, identity, print_result, signals, source};
+use agent::inputs::{Apps, Chunk, HourLimit, Location, RejectedFlow, Skipped};
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// Size of a group that is committed with one fsync. Larger groups cost more than they save, since each needs newly
@@ -64,18 +64,18 @@ pub(super) fn run(
         None => Ok(()),
     };
     bar.finish_and_clear();
-    print(&format!(
+    print_result(&format!(
         "{} flows imported in {}; {} refused{}{}",
         done.flows,
         batches(done.batches),
         rejects.count(),
-        source::known(done.known),
-        source::skipped(&done.skipped)
+        source::describe_counted(done.known),
+        source::describe_skipped(&done.skipped)
     ));
     rejects.sync()?;
     let end = match result {
         Err(End::Signal(signal, rest)) => {
-            say(&format!("flowtally: stopped; {rest}"));
+            eprint_line(&format!("flowtally: stopped; {rest}"));
             std::process::exit(128 + signal);
         }
         Err(End::Error(error)) => Err(error),
@@ -131,7 +131,7 @@ impl From<String> for End {
 struct Done {
     flows: u64,
     batches: u64,
-    known: Known,
+    known: AlreadyCounted,
     skipped: Skipped,
 }
 
@@ -150,7 +150,7 @@ struct Load<'a> {
 /// Receipts in the directory.
 struct InStore(Rc<OnceCell<Store>>);
 
-impl LookUp for InStore {
+impl ReceiptLookup for InStore {
     fn look_up(
         &mut self,
         keys: &[IdempotencyKey],
@@ -170,7 +170,7 @@ impl Load<'_> {
             let _is_set = self.store.set(open(self.dir)?);
             if is_new {
                 let made = format!("made a new data directory at {}", self.dir.display());
-                self.bar.suspend(|| say(&made));
+                self.bar.suspend(|| eprint_line(&made));
             }
         }
         self.store.get().ok_or_else(|| "it is not open".into()) // never
@@ -187,7 +187,7 @@ impl Load<'_> {
                     "flowtally: the clock is behind the newest stored hour, {newest}, so every hour is taken; set the \
                      clock, or delete that hour if its flows are wrong"
                 );
-                self.bar.suspend(|| say(&what));
+                self.bar.suspend(|| eprint_line(&what));
                 None
             }
         }
@@ -195,7 +195,7 @@ impl Load<'_> {
 
     fn file(&mut self, path: &Path) -> Result<(), End> {
         let input = &self.arguments.input;
-        let source = Source::open(path)?;
+        let source = FlowSource::open(path)?;
         let identity = source.identity(input, path);
         let mut file = FileLoad {
             path,
@@ -206,7 +206,7 @@ impl Load<'_> {
             imported: None,
         };
         let hour_limit = self.hour_limit();
-        let events = source.read_in_parts(input, &self.apps, self.bar, hour_limit)?;
+        let events = source.read_in_chunks(input, &self.apps, self.bar, hour_limit)?;
         let taken = self.take(&events, &mut file);
         self.done.known.add(file.frontier.known());
         let path = path.display();
@@ -218,18 +218,18 @@ impl Load<'_> {
 
     /// Commits what the reading thread produces from a file. If this ends early, so does that thread, unless it waits
     /// for a pipe: then it ends with the process.
-    fn take(&mut self, events: &Receiver<Event>, file: &mut FileLoad<'_>) -> Result<(), End> {
+    fn take(&mut self, events: &Receiver<ReaderEvent>, file: &mut FileLoad<'_>) -> Result<(), End> {
         loop {
             if let signal @ 1.. = self.signal.load(Ordering::SeqCst) {
                 self.commit(file)?;
                 return Err(End::Signal(signal as i32, String::new()));
             }
             match events.recv_timeout(TICK) {
-                Ok(Event::Part(part)) => self.take_part(*part, file)?,
-                Ok(Event::Ended(read)) => {
+                Ok(ReaderEvent::Chunk(chunk)) => self.count_chunk(*chunk, file)?,
+                Ok(ReaderEvent::Ended(read)) => {
                     self.commit(file)?;
                     read.map_err(|e| e.to_string())?;
-                    return Ok(file.frontier.finish().map_err(Stop::explain)?);
+                    return Ok(file.frontier.finish().map_err(FrontierError::explain)?);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -240,10 +240,10 @@ impl Load<'_> {
         }
     }
 
-    fn take_part(&mut self, mut part: Part, file: &mut FileLoad<'_>) -> Result<(), End> {
-        self.done.skipped.add(part.skipped);
-        self.reject(std::mem::take(&mut part.refused), file)?;
-        let taken = match file.frontier.take(part) {
+    fn count_chunk(&mut self, mut chunk: Chunk, file: &mut FileLoad<'_>) -> Result<(), End> {
+        self.done.skipped.add(chunk.skipped);
+        self.reject(std::mem::take(&mut chunk.refused), file)?;
+        let taken = match file.frontier.push(chunk) {
             Ok(taken) => taken,
             Err(stop) => {
                 self.commit(file)?;
@@ -253,11 +253,11 @@ impl Load<'_> {
         self.reject(taken.refused, file)?;
         if let Some(since_s) = taken.changed_since_s {
             let text = identity::changed_copy(file.path, since_s);
-            self.bar.suspend(|| say(&text));
+            self.bar.suspend(|| eprint_line(&text));
         }
-        if let Some((place, flow)) = taken.unfinished.filter(|_| file.is_file) {
-            let text = identity::unfinished_line(file.path, place, &flow);
-            self.bar.suspend(|| say(&text));
+        if let Some((location, flow)) = taken.unfinished.filter(|_| file.is_file) {
+            let text = identity::unfinished_line(file.path, location, &flow);
+            self.bar.suspend(|| eprint_line(&text));
         }
         for batch in taken.batches {
             self.store()?;
@@ -271,10 +271,10 @@ impl Load<'_> {
         Ok(())
     }
 
-    fn reject(&mut self, refused: Vec<Refused>, file: &mut FileLoad<'_>) -> Result<(), End> {
+    fn reject(&mut self, refused: Vec<RejectedFlow>, file: &mut FileLoad<'_>) -> Result<(), End> {
         for refused in refused {
-            let place = format!("{}: {}", file.path.display(), refused.place);
-            let written = self.rejects.write(&place, &[refused.text], &refused.why);
+            let location = format!("{}: {}", file.path.display(), refused.location);
+            let written = self.rejects.write(&location, &[refused.text], &refused.why);
             if let Err(error) = written {
                 self.commit(file)?;
                 return Err(End::Error(error));
@@ -312,7 +312,7 @@ impl Load<'_> {
             }
             Outcome::Replayed { flows, .. } => {
                 let since_s = None;
-                self.done.known.add(Known { flows, since_s });
+                self.done.known.add(AlreadyCounted { flows, since_s });
                 Ok(())
             }
             Outcome::KeyReused | Outcome::ReceiptExists => {
@@ -332,7 +332,7 @@ struct FileLoad<'a> {
     frontier: Frontier<InStore>,
     group: Group,
     /// How far it is in the store.
-    imported: Option<Place>,
+    imported: Option<Location>,
 }
 
 /// Batches that are committed together.
@@ -341,7 +341,7 @@ struct Group {
     batches: Vec<Batch>,
     bytes: usize,
     /// Where the group ends in the file.
-    last: Option<Place>,
+    last: Option<Location>,
 }
 
 impl FileLoad<'_> {
@@ -349,11 +349,11 @@ impl FileLoad<'_> {
     fn rest(&self) -> String {
         match (self.imported, self.once) {
             (None, _) => "nothing of it was imported".into(),
-            (Some(place), true) => format!(
-                "it is imported up to {place}; when it is imported again, mended or complete, only what comes \
+            (Some(location), true) => format!(
+                "it is imported up to {location}; when it is imported again, mended or complete, only what comes \
                  after that counts"
             ),
-            (Some(place), false) => format!("it is imported up to {place}, and not beyond"),
+            (Some(location), false) => format!("it is imported up to {location}, and not beyond"),
         }
     }
 

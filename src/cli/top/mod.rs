@@ -19,7 +19,7 @@ use agent::command::connect;
 const ROWS_ONCE: u32 = 20;
 
 pub(super) fn run(arguments: &Top) -> Result<(), String> {
-    let client = connect::client(&arguments.url, &arguments.credentials)?;
+    let client = connect::client(&arguments.service.url, &arguments.credentials)?;
     let mut question = Question {
         hour: arguments.hour,
         group_by: arguments.group_by,

@@ -298,12 +298,10 @@ fn lock(data_dir: &Path) -> Result<File, ClusterError> {
         source,
     };
     durable::create_dir_all(data_dir).map_err(failed)?;
-    let file = File::create(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ClusterError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+    durable::lock_file(&path).map_err(|error| match error {
+        TryLockError::WouldBlock => ClusterError::InUse(data_dir.to_owned()),
+        TryLockError::Error(source) => failed(source),
+    })
 }
 
 /// The share of each of `stores` stores.

@@ -7,8 +7,7 @@ use parking_lot::RwLock;
 use ring::hmac;
 
 use super::kafka::Signer;
-use super::peer::read_tokens;
-use agent::client::ClientError;
+use agent::client::{ClientError, read_tokens};
 
 /// The tokens of the nodes' file. The first one signs; a signature under any of them is valid. Without a file, all
 /// announcements are.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use super::{ANSWER_MAX, Client, ClientError, IDLE_MAX, Proxy, Server, forward};
+use super::{Client, ClientError, IDLE_MAX, Proxy, RESPONSE_MAX, Server, forward};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -25,7 +25,7 @@ impl Client {
     ) -> Result<Client, ClientError> {
         let base = base_url(&server.url)?;
         let proxy = Proxy::of(&base)?;
-        // Requests that are not encrypted are read by the proxy; others go through a tunnel.
+        // A proxy forwards unencrypted requests; encrypted ones go through a tunnel.
         let forward = match &proxy {
             Some(proxy) if base.starts_with("http:") => Some(proxy.address()?),
             _ => None,
@@ -36,7 +36,7 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT_MAX))
-            .timeout_recv_response(Some(ANSWER_MAX))
+            .timeout_recv_response(Some(RESPONSE_MAX))
             .timeout_per_read(Some(idle_max))
             .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))
@@ -64,17 +64,17 @@ impl Client {
         })
     }
 
-    /// The address of `path`, which begins with a slash.
+    /// The URL of `path`, which begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 }
 
-/// The service's address, without a path of ours at its end.
+/// The service's base URL, without the path of an endpoint.
 fn base_url(url: &str) -> Result<String, ClientError> {
     let bad = |why: &dyn fmt::Display| {
         ClientError::Options(format!(
-            "--url is {url:?}, and has to be one such as http://127.0.0.1:8080: {why}"
+            "--url is {url:?}, but must be like http://127.0.0.1:8080: {why}"
         ))
     };
     let uri: Uri = url.parse().map_err(|e| bad(&e))?;
@@ -82,7 +82,7 @@ fn base_url(url: &str) -> Result<String, ClientError> {
         return Err(bad(&"it needs http:// or https:// and a host"));
     }
     if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-        let what = "--url has a user name or a password, which flowtally does not know; \
+        let what = "--url has a user name or a password, which flowtally does not support; \
                     give a token with --token-file";
         return Err(ClientError::Options(what.into()));
     }
@@ -96,18 +96,18 @@ fn base_url(url: &str) -> Result<String, ClientError> {
     let labels = host.strip_suffix('.').unwrap_or(host);
     if labels.split('.').any(str::is_empty) {
         return Err(bad(
-            &"its host is no name: there is nothing between two dots",
+            &"its host is not a name: it has an empty label between two dots",
         ));
     }
-    // ureq would take the scheme's port for one that is none.
+    // ureq would replace an invalid port by the scheme's default.
     let port = authority
         .strip_prefix(host)
         .and_then(|rest| rest.strip_prefix(':'));
     if port.is_some_and(|port| !port.is_empty() && !matches!(port.parse::<u16>(), Ok(1..))) {
-        return Err(bad(&"its port is none: there are 1 to 65535"));
+        return Err(bad(&"its port is invalid: the limits are 1 and 65535"));
     }
     let url = url.trim_end_matches('/');
-    // A scheme may be in capitals.
+    // A scheme may be in upper case.
     let url = match uri
         .scheme_str()
         .map(|scheme| (scheme, url.split_at_checked(scheme.len())))
@@ -132,7 +132,7 @@ fn tls(server: &Server) -> Result<TlsConfig, ClientError> {
         });
         let certificates = items.collect::<Result<Vec<_>, _>>()?;
         if certificates.is_empty() {
-            return Err(unusable(path, &"no certificate in PEM form is in it"));
+            return Err(unusable(path, &"it contains no certificate in PEM format"));
         }
         Ok(certificates)
     };

@@ -1,6 +1,5 @@
-//! Requests for `http://` through a proxy, in absolute form (RFC 9112, 3.2.2): `POST http://host/flows HTTP/1.1`.
-//! The proxy reads them and sends them on. (Requests for `https://` go through a tunnel, which ureq makes; it knows
-//! nothing else.)
+//! Forwards `http://` requests through a proxy in absolute form (RFC 9112, 3.2.2): `POST http://host/flows
+//! HTTP/1.1`. For `https://`, ureq opens a tunnel; it does not support the absolute form.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +11,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, RequestBuilder};
 
-/// What `Proxy-Authorization` says.
+/// The value of `Proxy-Authorization`.
 #[derive(Clone)]
 pub(super) struct Credentials(String);
 
@@ -38,7 +37,7 @@ impl Credentials {
     }
 }
 
-/// An agent whose connections are those to `proxy`.
+/// An agent that connects to `proxy` for every request.
 pub(super) fn agent(config: Config, proxy: Uri) -> Agent {
     let forward = Forward {
         proxy: proxy.clone(),
@@ -47,7 +46,7 @@ pub(super) fn agent(config: Config, proxy: Uri) -> Agent {
     Agent::with_parts(config, forward, ProxyResolver(proxy))
 }
 
-/// Finds the proxy, whatever is asked for: only the proxy may know the service.
+/// Always resolves to the proxy's address, since only the proxy may be able to resolve the service's.
 #[derive(Debug)]
 struct ProxyResolver(Uri);
 
@@ -99,12 +98,12 @@ impl Connector for Forward {
     }
 }
 
-/// A connection to the proxy, on which each target gets scheme and host.
+/// A connection to the proxy that adds scheme and host to each request target.
 #[derive(Debug)]
 struct Forwarded {
     connection: Box<dyn Transport>,
     prefix: String,
-    /// The next write starts a request.
+    /// The next output is the start of a request.
     is_head: bool,
 }
 
@@ -118,7 +117,7 @@ impl Transport for Forwarded {
             return self.connection.transmit_output(amount, timeout);
         }
         let head = &self.connection.buffers().output()[..amount];
-        // Behind the method.
+        // After the method.
         let at = memchr::memchr(b' ', head).map_or(amount, |at| at + 1);
         let whole = [&head[..at], self.prefix.as_bytes(), &head[at..]].concat();
         let mut rest = &whole[..];
@@ -133,7 +132,7 @@ impl Transport for Forwarded {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        // A request is sent whole before its answer is read.
+        // A whole request is sent before its response is read.
         self.is_head = true;
         self.connection.await_input(timeout)
     }

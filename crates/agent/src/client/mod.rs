@@ -1,4 +1,4 @@
-//! How commands talk to a running service: where it is, how it is trusted, and what its errors say.
+//! HTTP client of a running service: address, TLS, proxy and errors.
 
 mod array;
 mod connect;
@@ -7,12 +7,14 @@ mod proxy;
 mod refusal;
 mod request;
 mod stream;
+mod tokens;
 
 pub use array::JsonArray;
 pub use proxy::{Proxy, excluded as not_by_proxy};
-pub use refusal::location;
-pub use request::text_of;
-pub use stream::{Items, broke_off};
+pub use refusal::redirect_target;
+pub use request::read_text;
+pub use stream::{Items, describe_read_error};
+pub use tokens::{TokenFileError, read_first_token, read_tokens};
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,26 +23,26 @@ use std::time::Duration;
 use forward::Credentials;
 use serde::Deserialize;
 
-/// Longest wait for the head of an answer. A batch waits for memory and disk of the service for less,
-/// and then gets a 503.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for the next bytes of an answer: whoever sends nothing for so long will not go on.
+/// The longest wait for the response headers. The service holds a batch for less than this while it waits for
+/// memory or disk, and then responds with 503.
+const RESPONSE_MAX: Duration = Duration::from_secs(60);
+/// The longest wait for the next bytes of a response body.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Where the service is, and how to talk to it.
+/// The address of the service, and the credentials for it.
 #[derive(Clone, Default)]
 pub struct Server {
-    /// As in `http://flowtally:8080`.
+    /// For example `http://flowtally:8080`.
     pub url: String,
     pub token: Option<String>,
-    /// PEM file of the authorities to trust instead of the usual ones.
+    /// PEM file of the certificate authorities to trust instead of those of `webpki-roots`.
     pub ca: Option<PathBuf>,
-    /// PEM files of a client certificate and its key.
+    /// PEM files of a client certificate and its private key.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl fmt::Debug for Server {
-    /// Without the token.
+    /// Omits the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
             .field("url", &self.url)
@@ -48,45 +50,45 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
-    /// An argument, or a file that one names, cannot be used.
+    /// An argument, or a file that it names, is invalid.
     #[error("{0}")]
     Options(String),
-    /// Nobody answers, or the answer breaks off.
+    /// The connection failed, or the response is incomplete.
     #[error("{url}: {why}")]
     Unreachable { url: String, why: String },
-    /// It answers something else than what it was asked for.
+    /// The response is not the requested one.
     #[error("{url}: {why}")]
     Refused {
         url: String,
-        /// Of the answer.
+        /// The status code.
         status: u16,
         why: String,
     },
 }
 
-/// A problem document of the service (RFC 9457).
+/// A problem document (RFC 9457) of the service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Problem {
     pub r#type: String,
     pub title: String,
     pub detail: String,
-    /// The flow that is wrong, and its field.
+    /// The number of the invalid flow, and the invalid field.
     pub index: Option<u64>,
     pub field: Option<String>,
 }
 
-/// An HTTP client of one service, which keeps its connection; a clone shares it.
+/// HTTP client of one service. It keeps its connections open; clones share them.
 #[derive(Clone, Debug)]
 pub struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
-    /// What requests go through.
+    /// The proxy that requests go through.
     proxy: Option<Proxy>,
-    /// For a proxy that reads the requests.
+    /// Credentials for a proxy that forwards the requests.
     proxy_credentials: Option<Credentials>,
 }

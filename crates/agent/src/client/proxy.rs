@@ -1,13 +1,13 @@
-//! Which proxy a request goes through: the variables are those that curl reads, as curl reads them. What goes
-//! to this machine never goes through one.
+//! Chooses the proxy for a request, by the same variables and rules as curl. Requests to this machine
+//! never go through a proxy.
 //!
-//! | URL | variables, the first that is set and not empty |
+//! | URL | first of these variables that is set and not empty |
 //! |---|---|
 //! | `http://` | `http_proxy`, `HTTP_PROXY`, `all_proxy`, `ALL_PROXY` |
 //! | `https://` | `https_proxy`, `HTTPS_PROXY`, `all_proxy`, `ALL_PROXY` |
 //!
-//! A CGI program finds the header `Proxy:` of a request in `HTTP_PROXY`, which is why that variable does not
-//! count beside `REQUEST_METHOD`. `no_proxy` or `NO_PROXY` has the hosts that are reached directly.
+//! In a CGI program, the request header `Proxy:` becomes `HTTP_PROXY`, so that variable is ignored if
+//! `REQUEST_METHOD` is set. `no_proxy` or `NO_PROXY` lists the hosts that are reached directly.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use ureq::http::uri::InvalidUri;
 use super::ClientError;
 use super::forward::Credentials;
 
-/// A proxy, and who says that it is to be used.
+/// A proxy, and the variable that names it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     url: String,
@@ -27,7 +27,7 @@ pub struct Proxy {
 }
 
 impl std::fmt::Debug for Proxy {
-    /// Without a password.
+    /// Omits the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{self}")
     }
@@ -43,7 +43,7 @@ impl Proxy {
     /// The proxy for `url`, if there is one.
     ///
     /// # Errors
-    /// A variable that names none that can be used; or what is no URL.
+    /// If a variable names an unusable proxy, or `url` is not a URL.
     pub fn of(url: &str) -> Result<Option<Proxy>, ClientError> {
         let wrong = |e| ClientError::Options(format!("{url:?} is no URL: {e}"));
         let url = url.parse().map_err(|e: InvalidUri| wrong(e))?;
@@ -76,26 +76,30 @@ impl Proxy {
             variable,
         };
         match chosen.for_ureq() {
-            Err(_) => Err(chosen.unusable("it is no URL")),
+            Err(_) => Err(chosen.unusable("it is not a URL")),
             Ok(proxy) if !has_host_and_port(&proxy) => {
-                Err(chosen.unusable("its host or port is none"))
+                Err(chosen.unusable("its host or port is invalid"))
             }
             Ok(proxy) => match proxy.protocol() {
                 ProxyProtocol::Http | ProxyProtocol::Https => Ok(Some(chosen)),
-                _ => Err(chosen.unusable("flowtally does not speak SOCKS")),
+                _ => Err(chosen.unusable("flowtally does not support SOCKS")),
             },
         }
     }
 
-    /// Its address, with a port and without user name and password, and what it is to be told of those.
+    /// The proxy's address with its port, and the credentials from its URL.
     pub(super) fn address(&self) -> Result<(Uri, Option<Credentials>), ClientError> {
-        let proxy = self.for_ureq().map_err(|_| self.unusable("it is no URL"))?;
+        let proxy = self
+            .for_ureq()
+            .map_err(|_| self.unusable("it is not a URL"))?;
         let scheme = match proxy.protocol() {
             ProxyProtocol::Https => "https",
             _ => "http",
         };
         let address = format!("{scheme}://{}:{}", proxy.host(), proxy.port());
-        let address = address.parse().map_err(|_| self.unusable("it is no URL"))?;
+        let address = address
+            .parse()
+            .map_err(|_| self.unusable("it is not a URL"))?;
         Ok((address, Credentials::of(&proxy)))
     }
 
@@ -105,7 +109,7 @@ impl Proxy {
 
     fn unusable(&self, why: &str) -> ClientError {
         ClientError::Options(format!(
-            "{} is {:?}, and has to be one such as http://proxy:3128: {why}; NO_PROXY has the hosts that \
+            "{} is {:?}, but must be like http://proxy:3128: {why}; NO_PROXY lists the hosts that \
              are reached without it",
             self.variable,
             self.shown()
@@ -120,7 +124,7 @@ impl Proxy {
         }
     }
 
-    /// Without them.
+    /// Without user name and password.
     fn shown(&self) -> String {
         let url = self.url();
         match (url.split_once("://"), url.rsplit_once('@')) {
@@ -130,7 +134,7 @@ impl Proxy {
     }
 }
 
-/// What is taken for a URL may have anything in the place of a port.
+/// Such a URL may have an invalid port.
 fn has_host_and_port(proxy: &ureq::Proxy) -> bool {
     let authority = proxy.uri().authority().map_or("", |a| a.as_str());
     let after_user = authority
@@ -141,8 +145,8 @@ fn has_host_and_port(proxy: &ureq::Proxy) -> bool {
     !proxy.host().is_empty() && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
-/// The hosts and networks of `NO_PROXY`, for another library to leave alone. Those with a port are left out,
-/// since such a library may know none.
+/// The hosts and networks of `NO_PROXY`, to configure another library. Entries with a port are omitted, since
+/// the library may not support them.
 pub fn excluded() -> Vec<String> {
     let set = |name| std::env::var(name).ok().filter(|list| !list.is_empty());
     let list = set("no_proxy")
@@ -152,9 +156,9 @@ pub fn excluded() -> Vec<String> {
     whole.map(|entry| entry.host.to_owned()).collect()
 }
 
-/// Who is asked.
+/// The host of a request.
 struct Host {
-    /// In small letters.
+    /// In lower case.
     name: String,
     ip: Option<IpAddr>,
     port: u16,
@@ -194,7 +198,7 @@ struct Excluded<'a> {
     port: Option<u16>,
 }
 
-/// Between commas or blanks.
+/// Entries are separated by commas or blanks.
 fn entries(list: &str) -> impl Iterator<Item = Excluded<'_>> {
     let words = list.split(|c: char| c == ',' || c.is_whitespace());
     words.filter(|word| !word.is_empty()).map(Excluded::new)
@@ -203,7 +207,7 @@ fn entries(list: &str) -> impl Iterator<Item = Excluded<'_>> {
 impl Excluded<'_> {
     /// `host`, `host:port`, `address`, `[address]:port`, `network/length`; a host may begin with `.` or `*.`.
     fn new(text: &str) -> Excluded<'_> {
-        // An IPv6 address has colons too.
+        // IPv6 addresses contain colons too.
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 match port.parse() {
@@ -241,7 +245,7 @@ impl Excluded<'_> {
             None => {
                 let suffix = self.host.to_ascii_lowercase();
                 let rest = host.name.strip_suffix(suffix.as_str());
-                // A domain, and what is below it; but not what ends in the same letters.
+                // A domain matches itself and its subdomains, but not other names with the same ending.
                 !suffix.is_empty() && rest.is_some_and(|r| r.is_empty() || r.ends_with('.'))
             }
         }
@@ -282,7 +286,7 @@ mod tests {
             let mut left = all.to_vec();
             for name in names {
                 assert_eq!(choose(url, &left), Ok(Some(name)), "{url}");
-                // Empty is not set.
+                // An empty variable counts as not set.
                 for (variable, value) in &mut left {
                     if *variable == name {
                         *value = "";
@@ -304,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_never_reached_through_one() {
+    fn loopback_is_reached_without_a_proxy() {
         for host in [
             "127.0.0.1:8080",
             "127.9.9.9",
@@ -367,14 +371,14 @@ mod tests {
             let chosen = choose(&format!("http://{host}"), &variables);
             assert_eq!(chosen, Ok(expected), "{list:?} {host}");
         }
-        // The one in small letters counts.
+        // The lower-case variable takes precedence.
         let both = [("http_proxy", "p:1"), ("no_proxy", "a"), ("NO_PROXY", "b")];
         assert_eq!(choose("http://a", &both), Ok(None));
         assert_eq!(choose("http://b", &both), Ok(Some("http_proxy")));
     }
 
     #[test]
-    fn what_is_no_proxy_is_said_without_its_password() {
+    fn errors_about_proxies_hide_the_password() {
         for value in [
             "socks5://u:secret@p:1",
             "ftp://u:secret@p",

@@ -1,17 +1,17 @@
-//! What an answer says that is not the one that was asked for, and which flag helps.
+//! Explains an unexpected response, and names the flag that helps.
 
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::{Client, Problem};
 
-/// Where an answer sends its client.
-pub fn location(headers: &HeaderMap) -> Option<String> {
+/// The target of a redirect.
+pub fn redirect_target(headers: &HeaderMap) -> Option<String> {
     let location = headers.get("location")?.as_bytes();
     Some(String::from_utf8_lossy(location).into_owned())
 }
 
 impl Client {
-    /// Why `path` is not answered with what was asked for, and what to do about it.
+    /// Why the request for `path` failed, and what to do about it.
     pub fn why_not(
         &self,
         path: &str,
@@ -23,31 +23,33 @@ impl Client {
         let is_ours = problem.is_some_and(|p| p.r#type.starts_with("urn:flowtally:"));
         match &self.proxy {
             Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(
-                "{why}; {proxy} wants a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
+                "{why}; {proxy} requires a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
             ),
-            _ if !is_ours => self.perhaps_of_proxy(why),
+            _ if !is_ours => self.with_proxy_hint(why),
             _ => why,
         }
     }
 
-    /// What was answered by the service, or by the proxy on the way to it.
-    pub fn perhaps_of_proxy(&self, why: String) -> String {
+    /// Adds to an error that the response may be from the proxy and not from the service.
+    pub fn with_proxy_hint(&self, why: String) -> String {
         match &self.proxy {
-            Some(proxy) => format!("{why}; it goes through {proxy}, which may say so itself"),
+            Some(proxy) => format!(
+                "{why}; the request went through {proxy}, which may have sent this response"
+            ),
             None => why,
         }
     }
 
-    /// What a proxy answered that made no tunnel to the service, and what to do about it.
+    /// The status of a proxy that refused a tunnel to the service, and an explanation.
     pub fn refused_by_proxy(
         &self,
         path: &str,
         error: &ureq::Error,
     ) -> Option<(StatusCode, String)> {
-        let ureq::Error::ConnectProxyFailed(said) = error else {
+        let ureq::Error::ConnectProxyFailed(text) = error else {
             return None;
         };
-        let code = said.strip_prefix("proxy server responded ")?;
+        let code = text.strip_prefix("proxy server responded ")?;
         let status = StatusCode::from_bytes(code.get(..3)?.as_bytes()).ok()?;
         Some((status, self.why_not(path, status, None, None)))
     }
@@ -59,9 +61,9 @@ impl Client {
         problem: Option<&Problem>,
         location: Option<&str>,
     ) -> String {
-        let explained = problem.is_some_and(|problem| !problem.title.is_empty());
-        let said = match problem {
-            Some(problem) if explained => {
+        let has_title = problem.is_some_and(|problem| !problem.title.is_empty());
+        let text = match problem {
+            Some(problem) if has_title => {
                 format!("{status}: {}: {}", problem.title, problem.detail)
             }
             _ => status.to_string(),
@@ -77,7 +79,7 @@ impl Client {
                     }
                     _ => "give the URL of the service itself with --url".into(),
                 };
-                format!("{status}: it redirects to {to}, which is not followed; {remedy}")
+                format!("{status}: it redirects to {to}; redirects are not followed; {remedy}")
             }
             (StatusCode::UNAUTHORIZED, ..) => match &self.authorization {
                 None => format!("{status}: the service needs a token: give --token-file FILE"),
@@ -86,18 +88,18 @@ impl Client {
                 ),
             },
             (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) => {
-                format!("{said}: give another --token-file FILE")
+                format!("{text}: give another --token-file FILE")
             }
             (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) => {
-                format!("{said}: give --cert FILE and --key FILE")
+                format!("{text}: give --cert FILE and --key FILE")
             }
-            (StatusCode::FORBIDDEN, None, _) if !explained => match &self.authorization {
+            (StatusCode::FORBIDDEN, None, _) if !has_title => match &self.authorization {
                 None => {
-                    format!("{status}: --token-file FILE shows a token, if that is what is missing")
+                    format!("{status}: if a token is missing, give --token-file FILE")
                 }
-                Some(_) => format!("{status}: the token of --token-file is not for this"),
+                Some(_) => format!("{status}: the token of --token-file does not permit this"),
             },
-            _ => said,
+            _ => text,
         }
     }
 }

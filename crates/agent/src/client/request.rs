@@ -1,4 +1,4 @@
-//! Requests, and the answers to them.
+//! Requests and their responses.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -8,33 +8,34 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
 
-use super::{ANSWER_MAX, Client, ClientError, location};
+use super::{Client, ClientError, RESPONSE_MAX, redirect_target};
 
-/// For a DELETE, which makes room and is not worth a long wait.
+/// For a DELETE: it only makes room, so it is not worth a long wait.
 const DELETE_MAX: Duration = Duration::from_secs(10);
-/// Of an answer that is read as a whole.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
-/// Of an answer that is not ours: enough to tell.
+/// The largest response that is read as a whole.
+const RESPONSE_BYTES_MAX: u64 = 64 << 20;
+/// The part of an error response that is read.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
-/// The body of an answer as text; `None` where it is nothing of ours: longer than `bytes_max`, or not UTF-8. Its
-/// status holds all the same.
+/// Reads the body of a response as text. `None` if it is longer than `bytes_max` or not UTF-8, so it is not from the
+/// service; the status is still valid.
 ///
 /// # Errors
-/// It broke off.
-pub fn text_of(answer: &mut Response<Body>, bytes_max: u64) -> io::Result<Option<String>> {
+/// If the body is incomplete.
+pub fn read_text(response: &mut Response<Body>, bytes_max: u64) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
-    let mut body = answer.body_mut().as_reader().take(bytes_max + 1);
+    let mut body = response.body_mut().as_reader().take(bytes_max + 1);
     body.read_to_end(&mut bytes)?;
     let is_whole = bytes.len() as u64 <= bytes_max;
     Ok(String::from_utf8(bytes).ok().filter(|_| is_whole))
 }
 
 impl Client {
-    /// A POST, to be given headers and sent: answered within a minute, or an error.
+    /// A POST request, to which the caller adds headers and a body. It fails if it takes longer than a
+    /// minute.
     pub fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
         let request = self.agent.post(self.url(path));
-        let request = request.config().timeout_global(Some(ANSWER_MAX)).build();
+        let request = request.config().timeout_global(Some(RESPONSE_MAX)).build();
         self.authorized(request)
     }
 
@@ -49,72 +50,74 @@ impl Client {
         }
     }
 
-    /// The answer to a GET, to be read from; `accept` is a media type.
+    /// Sends a GET request and returns the response; `accept` is a media type.
     pub fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, ClientError> {
         let request = self.authorized(self.agent.get(self.url(path)));
-        self.answered(path, request.header("accept", accept).call())
+        self.check_status(path, request.header("accept", accept).call())
     }
 
-    /// The answer to a GET, as what its JSON says.
+    /// Sends a GET request and parses the response as JSON.
     pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self.get(path, "application/json")?;
-        self.json(path, answer)
+        let response = self.get(path, "application/json")?;
+        self.json(path, response)
     }
 
-    /// The answer to an empty POST, as what its JSON says.
+    /// Sends an empty POST request and parses the response as JSON.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self.answered(path, self.to_post(path).send_empty())?;
-        self.json(path, answer)
+        let response = self.check_status(path, self.to_post(path).send_empty())?;
+        self.json(path, response)
     }
 
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
         let request = self.agent.delete(self.url(path));
         let request = request.config().timeout_global(Some(DELETE_MAX)).build();
-        self.answered(path, self.authorized(request).call())
+        self.check_status(path, self.authorized(request).call())
             .map(drop)
     }
 
-    /// What the JSON of an answer says.
+    /// Parses a response as JSON.
     ///
     /// # Errors
-    /// An answer that is not of flowtally.
+    /// If the response is not one of flowtally.
     pub fn json<T: DeserializeOwned>(
         &self,
         path: &str,
-        mut answer: Response<Body>,
+        mut response: Response<Body>,
     ) -> Result<T, ClientError> {
-        let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(RESPONSE_BYTES_MAX);
         let text = body.read_to_vec().map_err(|e| match e {
             ureq::Error::BodyExceedsLimit(bytes) => ClientError::Refused {
                 url: self.url(path),
                 status,
-                why: format!(
-                    "the answer is larger than {} MiB, which is the most that is read",
-                    bytes >> 20
-                ),
+                why: format!("the response is larger than {} MiB, the limit", bytes >> 20),
             },
             e => self.unreachable(path, &e),
         })?;
-        serde_json::from_slice(&text).map_err(|e| self.not_ours(path, status, &e))
+        serde_json::from_slice(&text).map_err(|e| self.not_flowtally(path, status, &e))
     }
 
-    pub(super) fn not_ours(&self, path: &str, status: u16, why: &dyn fmt::Display) -> ClientError {
+    pub(super) fn not_flowtally(
+        &self,
+        path: &str,
+        status: u16,
+        why: &dyn fmt::Display,
+    ) -> ClientError {
         ClientError::Refused {
             url: self.url(path),
             status,
-            why: self.perhaps_of_proxy(format!(
-                "something answered that is not flowtally, or another version: {why}"
+            why: self.with_proxy_hint(format!(
+                "the server that responded is not flowtally, or another version: {why}"
             )),
         }
     }
 
-    fn answered(
+    fn check_status(
         &self,
         path: &str,
-        answer: Result<Response<Body>, ureq::Error>,
+        response: Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, ClientError> {
-        let mut answer = answer.map_err(|e| match self.refused_by_proxy(path, &e) {
+        let mut response = response.map_err(|e| match self.refused_by_proxy(path, &e) {
             Some((status, why)) => ClientError::Refused {
                 url: self.url(path),
                 status: status.as_u16(),
@@ -122,12 +125,12 @@ impl Client {
             },
             None => self.unreachable(path, &e),
         })?;
-        if answer.status().is_success() {
-            return Ok(answer);
+        if response.status().is_success() {
+            return Ok(response);
         }
-        let status = answer.status();
-        let location = location(answer.headers());
-        let text = text_of(&mut answer, PROBLEM_BYTES_MAX).ok().flatten();
+        let status = response.status();
+        let location = redirect_target(response.headers());
+        let text = read_text(&mut response, PROBLEM_BYTES_MAX).ok().flatten();
         let problem = text.and_then(|text| serde_json::from_str(&text).ok());
         let why = self.why_not(path, status, problem.as_ref(), location.as_deref());
         let url = self.url(path);
@@ -138,7 +141,7 @@ impl Client {
         })
     }
 
-    /// The error of an exchange that broke off.
+    /// The error for a connection that failed.
     pub fn unreachable(&self, path: &str, why: &dyn fmt::Display) -> ClientError {
         ClientError::Unreachable {
             url: self.url(path),
@@ -146,11 +149,11 @@ impl Client {
         }
     }
 
-    /// Why an exchange broke off, and what to look at.
+    /// Why a connection failed, and what to check.
     pub fn broken(&self, why: &dyn fmt::Display) -> String {
         match &self.proxy {
             Some(proxy) => format!(
-                "{why}; it goes through {proxy}: NO_PROXY has the hosts that are reached without one"
+                "{why}; the request goes through {proxy}; NO_PROXY lists the hosts that are reached directly"
             ),
             None => format!("{why}; is the service running there?"),
         }

@@ -1,4 +1,4 @@
-//! Answers that are read as they come.
+//! Responses that are parsed while they arrive.
 
 use std::io::BufReader;
 use std::{fmt, io};
@@ -9,32 +9,32 @@ use ureq::{Body, BodyReader};
 
 use super::{Client, ClientError, IDLE_MAX, JsonArray};
 
-/// What is read at once of an answer that is read element by element.
+/// The read buffer of such a response.
 const ITEMS_BYTES: usize = 64 << 10;
 
 impl Client {
-    /// The elements of an array that a GET is answered with, as they come: memory does not grow with their
-    /// number.
+    /// Sends a GET request and parses the elements of the array in the response as they arrive. Memory use
+    /// does not depend on their number.
     pub fn get_items<T>(&self, path: &str) -> Result<Items<T>, ClientError> {
-        let answer = self.get(path, "application/json")?;
-        Ok(self.items(path, answer))
+        let response = self.get(path, "application/json")?;
+        Ok(self.items(path, response))
     }
 
-    /// The elements of the array that is an answer.
-    fn items<T>(&self, path: &str, answer: Response<Body>) -> Items<T> {
+    /// The elements of the array in a response.
+    fn items<T>(&self, path: &str, response: Response<Body>) -> Items<T> {
         Items {
             client: self.clone(),
             path: path.to_owned(),
-            status: answer.status().as_u16(),
+            status: response.status().as_u16(),
             array: JsonArray::new(BufReader::with_capacity(
                 ITEMS_BYTES,
-                answer.into_body().into_reader(),
+                response.into_body().into_reader(),
             )),
         }
     }
 }
 
-/// See [`Client::items`].
+/// The iterator of [`Client::items`].
 pub struct Items<T> {
     client: Client,
     path: String,
@@ -50,10 +50,10 @@ impl<T: DeserializeOwned> Iterator for Items<T> {
         Some(
             element.map_err(|error| match error.is_io() || error.is_eof() {
                 true => {
-                    let why = broke_off(&error.into());
+                    let why = describe_read_error(&error.into());
                     self.client.unreachable(&self.path, &why)
                 }
-                false => self.client.not_ours(&self.path, self.status, &error),
+                false => self.client.not_flowtally(&self.path, self.status, &error),
             }),
         )
     }
@@ -68,14 +68,17 @@ impl<T> fmt::Debug for Items<T> {
     }
 }
 
-/// Why the body of an answer cannot be read on.
-pub fn broke_off(error: &io::Error) -> String {
+/// Why the body of a response could not be read.
+pub fn describe_read_error(error: &io::Error) -> String {
     let of_ureq = error.get_ref().and_then(|e| e.downcast_ref());
     match of_ureq {
         Some(ureq::Error::Timeout(_)) => {
-            format!("nothing more has come for {} seconds", IDLE_MAX.as_secs())
+            format!(
+                "no more data has arrived for {} seconds",
+                IDLE_MAX.as_secs()
+            )
         }
-        _ => format!("the connection broke off: {error}"),
+        _ => format!("the response is incomplete: {error}"),
     }
 }
 
@@ -91,7 +94,7 @@ mod tests {
     use crate::client::Server;
 
     #[test]
-    fn an_answer_may_be_slow_but_not_silent() {
+    fn a_response_may_be_slow_but_not_idle() {
         const IDLE_MAX: Duration = Duration::from_millis(400);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
@@ -114,11 +117,14 @@ mod tests {
         let mut read = Vec::new();
         let error = body.read_to_end(&mut read).unwrap_err();
         assert_eq!(read, [b'x'; 10]);
-        assert!(broke_off(&error).contains("nothing more"), "{error}");
+        assert!(
+            describe_read_error(&error).contains("no more data"),
+            "{error}"
+        );
         drop(silent.join());
     }
 
-    /// Reads `body` as numbers in objects, and says what came and whether it was whole.
+    /// Reads `body` as an array of objects, and returns their numbers and whether the array was complete.
     fn items_of(body: &'static str) -> (Vec<u64>, Result<(), String>) {
         #[derive(Deserialize)]
         struct Item {
@@ -133,8 +139,8 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let _head = stream.read(&mut [0; 4096]).unwrap();
             let length = body.len();
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
-            stream.write_all(answer.as_bytes()).unwrap();
+            let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(response.as_bytes()).unwrap();
         });
         let mut items = Client::new(&server).unwrap().get_items("/x").unwrap();
         let mut read = Vec::new();
@@ -161,11 +167,11 @@ mod tests {
             assert_eq!(items_of(body), (expected, Ok(())), "{body}");
         }
         for (body, expected, why) in [
-            ("", vec![], "broke off"),
-            ("[", vec![], "broke off"),
-            ("[{\"n\":1}", vec![1], "broke off"),
-            ("[{\"n\":1},", vec![1], "broke off"),
-            ("[{\"n\":1},{\"n\"", vec![1], "broke off"),
+            ("", vec![], "is incomplete"),
+            ("[", vec![], "is incomplete"),
+            ("[{\"n\":1}", vec![1], "is incomplete"),
+            ("[{\"n\":1},", vec![1], "is incomplete"),
+            ("[{\"n\":1},{\"n\"", vec![1], "is incomplete"),
             ("{\"n\":1}", vec![], "not flowtally"),
             ("<html>", vec![], "not flowtally"),
             ("[{\"n\":1} {\"n\":2}]", vec![1], "not flowtally"),

@@ -1,4 +1,4 @@
-//! The end of a pipe before its end: nothing more is read, and what was read before is handed over first.
+//! Stops reading a pipe before its end, and waits until the flows that were read already are in the queue.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,18 +9,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::delivery::Sender;
-use crate::inputs::{Quiet, Stopped};
+use crate::inputs::{Idle, Stopped};
 
-/// How soon a reader that waits for input sees that it is to stop.
+/// How often a reader that waits for input checks whether it was stopped.
 const LOOK_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// Silence after which what is here is looked at as if nothing more came.
-const QUIET_AFTER: Duration = Duration::from_secs(1);
+/// After so long without input, the reader processes what it has as if no more came.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-/// Says when to stop reading, and when all that was read is handed over.
+/// Coordinates the thread that reads a pipe with the thread that stops it.
 #[derive(Debug, Default)]
 pub struct Drain {
     state: Mutex<State>,
@@ -30,12 +30,12 @@ pub struct Drain {
 #[derive(Debug, Default)]
 struct State {
     is_stopped: bool,
-    /// The reader has handed over all that it read.
+    /// The reader has passed on everything that it read.
     has_ended: bool,
 }
 
 impl Drain {
-    /// From now on, reading fails.
+    /// Makes every later read fail.
     pub fn stop(&self) {
         self.state().is_stopped = true;
     }
@@ -44,7 +44,7 @@ impl Drain {
         self.state().is_stopped
     }
 
-    /// Waits until what was read is handed over, at most for `time_max`.
+    /// Waits at most `time_max` until the reader has passed on everything that it read.
     pub fn wait(&self, time_max: Duration) {
         let waited = self
             .changed
@@ -52,7 +52,7 @@ impl Drain {
         let _in_any_case = waited.unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Says that the reader has ended, and holds nothing.
+    /// Marks the reader as ended; it holds no flows.
     pub fn end(&self) {
         self.state().has_ended = true;
         self.changed.notify_all();
@@ -63,16 +63,16 @@ impl Drain {
     }
 }
 
-/// A pipe that can be stopped: what is not taken by then stays in it. After some silence it says so, once:
-/// [`Quiet`].
+/// A pipe that can be stopped: what was not read by then stays in it. After a second without input, a read fails
+/// once with [`Idle`].
 #[derive(Debug)]
 pub struct Drained {
     input: File,
     drain: Arc<Drain>,
-    /// Takes what is read, until it fails.
+    /// Receives the flows. If it has failed, reading stops.
     sender: Weak<Sender>,
-    /// It was quiet, and nothing has come since.
-    is_quiet: bool,
+    /// [`Idle`] was reported, and no input has arrived since.
+    is_idle: bool,
 }
 
 impl Drained {
@@ -81,7 +81,7 @@ impl Drained {
             input,
             drain,
             sender,
-            is_quiet: false,
+            is_idle: false,
         }
     }
 }
@@ -103,12 +103,12 @@ impl Read for Drained {
                 Ok(_) => break,
                 Err(error) => return Err(error.into()),
             }
-            if !self.is_quiet && since.elapsed() >= QUIET_AFTER {
-                self.is_quiet = true;
-                return Err(io::Error::other(Quiet));
+            if !self.is_idle && since.elapsed() >= IDLE_AFTER {
+                self.is_idle = true;
+                return Err(io::Error::other(Idle));
             }
         }
-        self.is_quiet = false;
+        self.is_idle = false;
         self.input.read(bytes)
     }
 }
@@ -119,7 +119,8 @@ mod tests {
     use std::io::Write;
     use std::os::fd::OwnedFd;
 
-    /// Whatever the moment at which it is stopped, what was read and what is left are all that was written.
+    /// No matter when the pipe is stopped, the input that was read and the input that is left are everything
+    /// that was written.
     #[test]
     fn nothing_that_was_read_is_lost() {
         const BYTES: usize = 1 << 20;

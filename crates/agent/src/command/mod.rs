@@ -1,4 +1,4 @@
-//! The commands of an agent, and what other commands share with them.
+//! The agent's commands, and the code that other commands share with them.
 
 pub mod connect;
 mod drain;
@@ -10,4 +10,4 @@ pub mod send;
 pub mod signals;
 pub mod source;
 
-pub use output::{batches, exit, fail, output, print, say, write, written};
+pub use output::{batches, eprint_line, exit, fail, output, print_result, write, written};

@@ -1,31 +1,31 @@
-//! What commands write: results and rows to standard output, all else to standard error.
+//! Output of commands: results and rows go to standard output, everything else to standard error.
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal, Write};
 
-use crate::durable::Lack;
+use crate::durable::OutOfSpace;
 use crate::terminal::{Lines, Style, printable, printable_lines};
 
-/// What a command ends with that failed, as text of [`run`].
+/// Prints the error that a command failed with.
 pub fn fail(error: &str) {
-    let remedy = Lack::in_text(error).map(Lack::remedy);
+    let remedy = OutOfSpace::in_text(error).map(OutOfSpace::remedy);
     match remedy.filter(|remedy| !error.contains(remedy)) {
-        Some(remedy) => say(&format!("flowtally: {error}; {remedy}")),
-        None => say(&format!("flowtally: {error}")),
+        Some(remedy) => eprint_line(&format!("flowtally: {error}; {remedy}")),
+        None => eprint_line(&format!("flowtally: {error}")),
     }
 }
 
-/// Ends the process with what clap says: of the arguments, or what was asked for.
+/// Prints clap's message (an argument error, or the help that was requested) and exits.
 pub fn exit(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let shown = printable_lines(&text);
     let is_safe = |text: &str| printable_lines(text) == text;
-    // That text is without colours, and what a value has of them.
+    // Use the text without colours, since colours in it may come from an argument's value.
     let has_safe_values = match error.use_stderr() {
         true => error
             .source()
             .is_none_or(|source| is_safe(&source.to_string())),
-        // Help has the values of variables.
+        // Help shows the values of environment variables.
         false => std::env::vars_os().all(|(name, value)| {
             !name.to_string_lossy().starts_with("FLOWTALLY_") || is_safe(&value.to_string_lossy())
         }),
@@ -40,23 +40,24 @@ pub fn exit(error: &clap::Error) -> ! {
     std::process::exit(error.exit_code());
 }
 
-/// One line to the terminal, if it is still there.
-pub fn say(line: &str) {
+/// Prints one line to standard error; ignores a closed terminal.
+pub fn eprint_line(line: &str) {
     let _best_effort = writeln!(io::stderr(), "{}", printable(line));
 }
 
-/// As a line on a command's result, which the exit status says too.
-pub fn print(line: &str) {
+/// Prints the result line of a command. A failure to print is ignored, since the exit status has the result
+/// too.
+pub fn print_result(line: &str) {
     let _best_effort = writeln!(io::stdout(), "{}", printable(line));
 }
 
-/// To standard output, as what a command is for.
+/// Writes the output that a command was run for to standard output.
 pub fn write(text: &[u8]) -> Result<(), String> {
     let mut out = output(Style::Text);
     written(out.write_all(text).and_then(|()| out.flush()))
 }
 
-/// Standard output: exact, unless it is a terminal, which would obey some of it.
+/// Standard output: exact, except that text for a terminal is escaped.
 pub fn output(style: Style) -> Box<dyn Write> {
     let out = io::stdout().lock();
     match out.is_terminal() {
@@ -65,10 +66,10 @@ pub fn output(style: Style) -> Box<dyn Write> {
     }
 }
 
-/// How a command ends that has written to standard output.
+/// Converts the result of writing to standard output into the result of the command.
 pub fn written(result: io::Result<()>) -> Result<(), String> {
     match result {
-        // Whoever reads it has seen enough.
+        // The reader closed the pipe: it has read enough.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|e| format!("cannot write to standard output: {e}")),
     }

@@ -1,4 +1,4 @@
-//! Flows that are refused: to a file, or at least to the terminal.
+//! Flows that are refused: appended to a file, and shown on the terminal.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -10,30 +10,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use indicatif::ProgressBar;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::say;
+use super::eprint_line;
 use crate::durable;
 
-/// What `fdatasync` of something answers that cannot be synced.
+/// The error of `fdatasync` on something that cannot be synced.
 const EINVAL: i32 = 22;
-/// The first ones are shown on the terminal.
+/// Only the first ones are shown on the terminal.
 const SHOWN_MAX: u64 = 10;
 
 #[derive(Debug)]
 pub struct Rejects {
     file: Option<(PathBuf, Mutex<File>)>,
-    /// Fingerprints of lines that are not added again.
+    /// Fingerprints of the lines that are in the file already and must not be added again.
     known: HashSet<u128>,
-    /// More than these end the command.
+    /// The command fails if more flows than this are refused.
     most: Option<u64>,
     count: AtomicU64,
-    /// The directory of batches that were set aside, if there are any.
+    /// The directory of the batches that were set aside, if there are any.
     aside: Mutex<Option<PathBuf>>,
     bar: ProgressBar,
 }
 
 impl Rejects {
-    /// With `once`, for files that may be read a second time, what is in the file already is not added
-    /// again.
+    /// With `once`, for inputs that may be read again, lines that the file has already are not added again.
     pub fn open(
         path: Option<&Path>,
         once: bool,
@@ -68,16 +67,17 @@ impl Rejects {
         })
     }
 
-    /// As NDJSON that can be mended and sent again: each flow's text as it was, and why not.
-    pub fn write(&self, place: &str, flows: &[String], why: &str) -> Result<(), String> {
+    /// Appends flows as NDJSON that can be corrected and sent again: the original text of each flow, and the
+    /// reason.
+    pub fn write(&self, location: &str, flows: &[String], why: &str) -> Result<(), String> {
         let before = self.count.fetch_add(flows.len() as u64, Ordering::Relaxed);
         if before < SHOWN_MAX {
-            self.say(&format!("refused: {place}: {why}"));
+            self.eprint_line(&format!("refused: {location}: {why}"));
         }
         if let Some((_, file)) = &self.file {
             let mut lines = String::new();
             for flow in flows {
-                let line = serde_json::json!({ "flow": flow, "place": place, "why": why });
+                let line = serde_json::json!({ "flow": flow, "place": location, "why": why });
                 let line = line.to_string();
                 if !self.known.contains(&xxh3_128(line.as_bytes())) {
                     lines += &line;
@@ -89,30 +89,30 @@ impl Rejects {
         }
         match self.most {
             Some(most) if before + flows.len() as u64 > most => Err(format!(
-                "more flows are refused than --max-rejects {most} allows"
+                "more flows were refused than --max-rejects {most} allows"
             )),
             _ => Ok(()),
         }
     }
 
-    /// A batch of `flows` that was set aside at `path`.
+    /// Reports a batch of `flows` that was set aside at `path`.
     pub fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
         self.count.fetch_add(flows as u64, Ordering::Relaxed);
-        let place = path.display();
-        self.say(&format!(
-            "refused: {flows} flows, which are in {place}: {why}"
+        let location = path.display();
+        self.eprint_line(&format!(
+            "refused: {flows} flows, which are in {location}: {why}"
         ));
         let mut aside = self.aside.lock().map_err(|_| "a thread panicked")?;
         *aside = path.parent().map(Path::to_owned);
         Ok(())
     }
 
-    /// One line, beside the progress bar.
-    pub fn say(&self, line: &str) {
-        self.bar.suspend(|| say(line));
+    /// Prints one line above the progress bar.
+    pub fn eprint_line(&self, line: &str) {
+        self.bar.suspend(|| eprint_line(line));
     }
 
-    /// Whether there is a file for them.
+    /// Whether refused flows are written to a file.
     pub fn are_kept(&self) -> bool {
         self.file.is_some()
     }
@@ -123,7 +123,7 @@ impl Rejects {
         };
         let file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
         match file.sync_data() {
-            // Not a file on a disk.
+            // Not a regular file.
             Err(error) if error.raw_os_error() == Some(EINVAL) => Ok(()),
             synced => synced.map_err(not_written),
         }
@@ -133,40 +133,41 @@ impl Rejects {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What a command that did all it could has to say of them. `others_count`: the input had flows that count.
-    pub fn verdict(&self, others_count: bool) -> Result<(), String> {
+    /// The result of a command that has finished: an error if any flows were refused. `others_counted`: the
+    /// input had other flows, which are counted.
+    pub fn verdict(&self, others_counted: bool) -> Result<(), String> {
         let n = self.count();
         if n == 0 {
             return Ok(());
         }
         let were = if n == 1 { "flow was" } else { "flows were" };
         let aside = self.aside.lock().map_err(|_| "a thread panicked")?;
-        let places = [
+        let locations = [
             self.file.as_ref().map(|(path, _)| {
                 let path = path.display();
-                let alone = match others_count {
-                    true => "mend and send these alone, since the rest is counted",
-                    false => "nothing else was there to count; when they are mended",
+                let alone = match others_counted {
+                    true => "correct and send only these, since the rest is counted",
+                    false => "the input had no other flows; correct these and send them",
                 };
                 format!("they are in {path}; {alone}: jq -r .flow {path} | flowtally send")
             }),
             aside.as_ref().map(|dir| {
                 let dir = dir.display();
                 format!(
-                    "{dir} has whole batches, each with the reason and the command that sends it again"
+                    "{dir} contains whole batches, each with the reason and the command that sends it again"
                 )
             }),
         ];
-        let places: Vec<_> = places.into_iter().flatten().collect();
-        Err(match places.is_empty() {
-            true if others_count => format!(
-                "{n} {were} refused; --rejects FILE keeps them: mend and send these alone, since the \
-                 rest is counted, and would count again in a mended copy of the file"
+        let locations: Vec<_> = locations.into_iter().flatten().collect();
+        Err(match locations.is_empty() {
+            true if others_counted => format!(
+                "{n} {were} refused; --rejects FILE keeps them: correct and send only these, since the \
+                 rest is counted, and would count again in a corrected copy of the file"
             ),
             true => format!(
-                "{n} {were} refused, and nothing was counted: give the file again once it is mended"
+                "{n} {were} refused, and nothing was counted: correct the file and give it again"
             ),
-            false => format!("{n} {were} refused; {}", places.join("; ")),
+            false => format!("{n} {were} refused; {}", locations.join("; ")),
         })
     }
 }
@@ -176,7 +177,7 @@ fn fingerprints(path: &Path) -> io::Result<HashSet<u128>> {
     lines.map(|line| Ok(xxh3_128(&line?))).collect()
 }
 
-/// Whether the disk was full, say, when its last line was written.
+/// Whether the last line is incomplete, for example because the disk was full.
 fn ends_within_a_line(path: &Path) -> io::Result<bool> {
     let mut file = File::open(path)?;
     if file.seek(SeekFrom::End(0))? == 0 {
@@ -189,5 +190,5 @@ fn ends_within_a_line(path: &Path) -> io::Result<bool> {
 }
 
 fn not_written(error: io::Error) -> String {
-    format!("cannot write what was refused: {error}")
+    format!("cannot write refused flows: {error}")
 }

@@ -1,5 +1,4 @@
-//! A pipe whose first flow was begun by an earlier command: what that one kept of it is read first, where the
-//! pipe continues it.
+//! A pipe that may continue a flow of which an earlier command has read the start. If it does, that start is read first.
 
 use std::io::{self, Read};
 
@@ -7,23 +6,24 @@ use serde_json::value::RawValue;
 
 use flow::decode;
 
-use crate::inputs::{Quiet, Stopped, begins_compressed};
+use crate::inputs::{Idle, Stopped, begins_compressed};
 
-/// Of a pipe, what it is told by at most whether it continues something.
-const LOOK_BYTES_MAX: usize = 1 << 20;
+/// The most bytes of the pipe that the decision depends on.
+const DECISION_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 16 << 10;
 
-/// Called once with whether the pipe continues what was kept, as soon as that shows.
+/// Called once it is known whether the pipe continues the kept text.
 type OnDecided = Box<dyn FnOnce(bool) -> io::Result<()> + Send>;
 
-/// See the module.
+/// A reader of the kept text, if the pipe continues it, and then of the pipe.
 pub struct Resumed<R> {
     pipe: R,
+    /// The text that an earlier command kept.
     kept: Vec<u8>,
     on_decided: Option<OnDecided>,
-    /// To be read before the rest of the pipe.
-    begin: Vec<u8>,
-    /// What came instead of more.
+    /// The bytes to return before the rest of the pipe.
+    start: Vec<u8>,
+    /// The error to return after `start`.
     error: Option<io::Error>,
 }
 
@@ -41,48 +41,50 @@ impl<R: Read> Resumed<R> {
             pipe,
             kept,
             on_decided,
-            begin: Vec::new(),
+            start: Vec::new(),
             error: None,
         }
     }
 
-    /// Reads until it shows. A pipe that gives nothing leaves what was kept as it is.
+    /// Reads until it is known whether the pipe continues the kept text. If the pipe is empty, the text stays kept.
     fn decide(&mut self) -> io::Result<()> {
         let mut chunk = vec![0; READ_BYTES];
         let continues = loop {
             let is_last = match self.pipe.read(&mut chunk) {
                 Ok(0) => true,
                 Ok(read) => {
-                    self.begin.extend_from_slice(&chunk[..read]);
-                    self.begin.len() >= LOOK_BYTES_MAX
+                    self.start.extend_from_slice(&chunk[..read]);
+                    self.start.len() >= DECISION_BYTES_MAX
                 }
-                // Nothing may come behind a flow for long.
-                Err(error) if Quiet::is(&error) => match is_whole(&self.kept, &self.begin) {
-                    true => break true,
-                    false => continue,
-                },
+                // After a complete flow, more may not arrive for a long time.
+                Err(error) if Idle::is(&error) => {
+                    match is_complete_value(&self.kept, &self.start) {
+                        true => break true,
+                        false => continue,
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if self.begin.is_empty() => return Err(error),
-                // It is decided by the next command.
+                Err(error) if self.start.is_empty() => return Err(error),
+                // Undecided: the next command decides.
                 Err(error) => {
                     self.error = Some(error);
-                    break continues(&self.kept, &self.begin, false).unwrap_or(true);
+                    break continues(&self.kept, &self.start, false).unwrap_or(true);
                 }
             };
-            if self.begin.is_empty() {
+            if self.start.is_empty() {
                 return Ok(());
             }
-            if let Some(continues) = continues(&self.kept, &self.begin, is_last) {
+            if let Some(continues) = continues(&self.kept, &self.start, is_last) {
                 break continues;
             }
         };
         if continues {
             let rest = match self.kept.trim_ascii() == b"[" {
-                // The comma behind the flow before, which the array that is read next begins without.
-                true => self.begin.trim_ascii_start().strip_prefix(b","),
+                // The comma follows the flow before, which is not part of the array that is read now.
+                true => self.start.trim_ascii_start().strip_prefix(b","),
                 false => None,
             };
-            self.begin = [&self.kept, rest.unwrap_or(&self.begin)].concat();
+            self.start = [&self.kept, rest.unwrap_or(&self.start)].concat();
         }
         match self.on_decided.take() {
             Some(on_decided) => on_decided(continues),
@@ -96,10 +98,10 @@ impl<R: Read> Read for Resumed<R> {
         if self.on_decided.is_some() {
             self.decide()?;
         }
-        if !self.begin.is_empty() {
-            let length = self.begin.len().min(buffer.len());
-            buffer[..length].copy_from_slice(&self.begin[..length]);
-            self.begin.drain(..length);
+        if !self.start.is_empty() {
+            let length = self.start.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&self.start[..length]);
+            self.start.drain(..length);
             return Ok(length);
         }
         match self.error.take() {
@@ -109,96 +111,96 @@ impl<R: Read> Read for Resumed<R> {
     }
 }
 
-/// Whether an input that begins with `kept` can be continued by `begin`, of which nothing more comes if it is the
-/// `last`; `None` where that does not show yet. A pipe can also be another, which begins with a flow of its own.
-fn continues(kept: &[u8], begin: &[u8], is_last: bool) -> Option<bool> {
-    if begins_compressed(begin) {
+/// Whether a pipe that starts with `start` continues `kept`, or is another input, which starts with a flow of its own.
+/// `None` if that depends on further bytes; `is_last`: there are none.
+fn continues(kept: &[u8], start: &[u8], is_last: bool) -> Option<bool> {
+    if begins_compressed(start) {
         return Some(false);
     }
     let is_array = kept.starts_with(b"[");
     if !is_array && !kept.starts_with(b"{") {
-        // A header and a line that is not whole, or a part of a header. Of another file, the header is seen as
-        // one wherever it is.
+        // CSV or a flow log: a header and an incomplete line, or a part of a header. If the pipe is another input,
+        // its header is recognised at any place.
         return Some(!matches!(
-            begin.trim_ascii_start().first(),
+            start.trim_ascii_start().first(),
             Some(b'{' | b'[')
         ));
     }
-    let of_flow = if is_array { &kept[1..] } else { kept };
-    let has_flow = !of_flow.trim_ascii().is_empty();
+    let flow_text = if is_array { &kept[1..] } else { kept };
+    let has_flow = !flow_text.trim_ascii().is_empty();
     if is_array && !has_flow {
-        match begin.trim_ascii_start().first() {
+        match start.trim_ascii_start().first() {
             None => return is_last.then_some(true),
             Some(b',' | b']') => return Some(true),
             Some(b'{') => {}
             Some(_) => return Some(false),
         }
     }
-    let line = begin.iter().position(|&byte| byte == b'\n');
+    let line = start.iter().position(|&byte| byte == b'\n');
     let text = match (is_array, line) {
-        (false, Some(end)) => [of_flow, &begin[..end]].concat(),
-        _ => [of_flow, begin].concat(),
+        (false, Some(end)) => [flow_text, &start[..end]].concat(),
+        _ => [flow_text, start].concat(),
     };
-    let is_all = is_last || (!is_array && line.is_some());
+    let is_complete = is_last || (!is_array && line.is_some());
     let mut values = serde_json::Deserializer::from_slice(&text).into_iter::<&RawValue>();
     match values.next() {
         Some(Ok(_)) => {
-            let behind = text[values.byte_offset()..].trim_ascii_start().first();
-            match behind {
-                None if is_all => Some(true),
+            let next = text[values.byte_offset()..].trim_ascii_start().first();
+            match next {
+                None if is_complete => Some(true),
                 None => None,
                 Some(b',' | b']') => Some(is_array),
                 Some(_) => Some(false),
             }
         }
-        // It would be the value of a field.
-        Some(Err(_)) if begins_with_a_flow(begin) => Some(false),
-        // Half a number or half a word looks wrong, too, and only at its end.
-        Some(Err(error)) if !is_all && (error.is_eof() || is_at_end(&text, &error)) => None,
-        // An array that breaks off: of its flow there is no more.
+        // Otherwise, the flow would be the value of a field.
+        Some(Err(_)) if starts_with_flow(start) => Some(false),
+        // The error may be due to a number or a literal that is cut.
+        Some(Err(error)) if !is_complete && (error.is_eof() || is_at_end(&text, &error)) => None,
+        // The input ends inside an array.
         Some(Err(error)) => Some(is_array && error.is_eof()),
         None => Some(true),
     }
 }
 
-/// Whether both together are a value.
-fn is_whole(kept: &[u8], begin: &[u8]) -> bool {
+/// Whether the kept text and `start` together are one complete JSON value.
+fn is_complete_value(kept: &[u8], start: &[u8]) -> bool {
     let kept = kept.strip_prefix(b"[").unwrap_or(kept);
-    let text = [kept, begin].concat();
-    !begin.is_empty() && serde_json::from_slice::<&RawValue>(&text).is_ok()
+    let text = [kept, start].concat();
+    !start.is_empty() && serde_json::from_slice::<&RawValue>(&text).is_ok()
 }
 
-/// Whether it has a flow of its own, or an array of flows.
-fn begins_with_a_flow(begin: &[u8]) -> bool {
-    let begin = begin.trim_ascii_start();
-    let begin = begin.strip_prefix(b"[").unwrap_or(begin);
-    let first = serde_json::Deserializer::from_slice(begin)
+/// Whether it starts with a valid flow, or with an array whose first element is one.
+fn starts_with_flow(start: &[u8]) -> bool {
+    let start = start.trim_ascii_start();
+    let start = start.strip_prefix(b"[").unwrap_or(start);
+    let first = serde_json::Deserializer::from_slice(start)
         .into_iter::<&RawValue>()
         .next();
     matches!(first, Some(Ok(flow)) if decode::validate_flow(flow.get()).is_ok())
 }
 
-/// Whether it is about the last bytes.
+/// Whether the error is at the end of the text.
 fn is_at_end(text: &[u8], error: &serde_json::Error) -> bool {
     let last_line = text.split(|&byte| byte == b'\n').next_back();
     let lines = text.iter().filter(|&&byte| byte == b'\n').count() + 1;
     error.line() == lines && error.column() + 1 >= last_line.unwrap_or_default().len()
 }
 
-/// Whether what was kept has a part of a flow in it, besides what stands before flows.
+/// Whether the kept text has a part of a flow, and not only a header or an opening bracket.
 pub fn has_flow(kept: &[u8]) -> bool {
     let kept = kept.trim_ascii_start();
     let is_header = kept.ends_with(b"\n") && !kept.trim_ascii().contains(&b'\n');
     !matches!(kept.trim_ascii(), b"" | b"[") && !is_header
 }
 
-/// What an input was stopped in, if it is worth keeping.
-pub fn unfinished(error: &mut io::Error) -> Vec<u8> {
+/// Takes the unfinished text out of an error that stopped reading. Empty if there is nothing to keep.
+pub fn take_unfinished(error: &mut io::Error) -> Vec<u8> {
     let text = Stopped::of(error).map(|stopped| std::mem::take(&mut stopped.unfinished));
     let text = text.unwrap_or_default();
     match text.trim_ascii_start() {
         b"" => Vec::new(),
-        begun => begun.to_vec(),
+        text => text.to_vec(),
     }
 }
 
@@ -206,9 +208,9 @@ pub fn unfinished(error: &mut io::Error) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Wherever a pipe is cut, the rest of it continues what was kept; and another pipe does not.
+    /// A pipe is cut at every byte. Its rest continues the kept text; another pipe does not.
     #[test]
-    fn the_rest_is_told_from_another_input() {
+    fn the_rest_is_distinguished_from_another_input() {
         let flow = |name: &str| {
             format!(
                 r#"{{"src_app":"{name} \u00e9[","rtt":0.5e1,"x":[{{}}],"dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}}"#
@@ -237,9 +239,10 @@ mod tests {
                 assert!(decided(kept.as_bytes(), rest_of_lines.as_bytes(), step));
                 assert!(decided(in_array.as_bytes(), rest_of_array.as_bytes(), step));
                 for other in [&lines, &array, &pretty] {
-                    let is_it = |kept: &str| decided(kept.as_bytes(), other.as_bytes(), step);
-                    assert!(!is_it(kept), "{kept} and {other}, {step}");
-                    assert!(!is_it(&in_array), "{in_array} and {other}, {step}");
+                    let continues_kept =
+                        |kept: &str| decided(kept.as_bytes(), other.as_bytes(), step);
+                    assert!(!continues_kept(kept), "{kept} and {other}, {step}");
+                    assert!(!continues_kept(&in_array), "{in_array} and {other}, {step}");
                 }
             }
         }
@@ -259,7 +262,7 @@ mod tests {
         assert!(!decided(b"[", &[0x1f, 0x8b, 8], 3));
     }
 
-    /// A pipe that is quiet after each piece, and stopped at last.
+    /// A pipe that is idle after each piece, and stopped after the last one.
     struct Pieces(Vec<&'static str>, bool);
 
     impl Read for Pieces {
@@ -267,15 +270,15 @@ mod tests {
             self.1 = !self.1;
             match self.0.first() {
                 None => Err(io::Error::other(Stopped::default())),
-                Some(_) if !self.1 => Err(io::Error::other(Quiet)),
+                Some(_) if !self.1 => Err(io::Error::other(Idle)),
                 Some(_) => self.0.remove(0).as_bytes().read(buffer),
             }
         }
     }
 
-    /// What does not show before it is stopped again shows to the next.
+    /// If reading is stopped before the decision, all text is kept for the next command.
     #[test]
-    fn silence_and_a_stop_decide_nothing() {
+    fn an_idle_or_stopped_pipe_decides_nothing() {
         for (kept, pieces) in [
             (r#"{"a"#, vec![r#"":1,"#, r#""b":"#]),
             (r#"[{"a"#, vec![r#"":1,"#, r#""b":"#]),
@@ -284,9 +287,9 @@ mod tests {
         ] {
             let expected = kept.to_owned() + &pieces.concat();
             let decided = std::sync::Arc::new(std::sync::Mutex::new(None));
-            let told = decided.clone();
+            let decision = decided.clone();
             let mut input = Resumed::new(Pieces(pieces, false), kept.into(), move |continues| {
-                *told.lock().unwrap() = Some(continues);
+                *decision.lock().unwrap() = Some(continues);
                 Ok(())
             });
             let mut text = Vec::new();
@@ -294,7 +297,7 @@ mod tests {
             let error = loop {
                 match input.read(&mut buffer) {
                     Ok(length) => text.extend_from_slice(&buffer[..length]),
-                    Err(error) if Quiet::is(&error) => {}
+                    Err(error) if Idle::is(&error) => {}
                     Err(mut error) => break Stopped::of(&mut error).is_some(),
                 }
             };

@@ -1,33 +1,33 @@
-//! Signals that end a command in good order.
+//! Signals that end a command.
 
 use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
-/// A file that passes `ulimit -f` is then a failed write, with an error that says so, instead of the end of the
-/// process. (What is registered takes the place of the signal's default; nobody reads the flag.)
+/// Makes a write beyond `ulimit -f` fail with an error instead of killing the process. (Registering a handler
+/// replaces the default action of SIGXFSZ; its flag is never read.)
 ///
 /// # Errors
-/// A process without room for another signal handler.
+/// If the process cannot register another signal handler.
 pub fn ignore_file_size_limit() -> Result<(), String> {
     let ignored = signal_hook::flag::register(SIGXFSZ, Arc::default());
     ignored.map(drop).map_err(|e| format!("cannot start: {e}"))
 }
 
-/// Of a supervisor and a terminal, also one that goes away; but not one that the parent has set to be ignored,
-/// as `nohup` does.
+/// The signals that end a command: those of a supervisor and of a terminal, including a hangup, unless the
+/// parent ignores hangups, as `nohup` does.
 pub fn ending() -> Vec<i32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored(&status);
     let all = [SIGHUP, SIGINT, SIGTERM];
     let wanted = all.into_iter().filter(|signal| {
-        // Shells ignore SIGINT for what runs in the background, and it can still be sent on purpose.
+        // Shells set SIGINT to ignored for background jobs, but somebody may still send it on purpose.
         *signal != SIGHUP || ignored & (1 << (signal - 1)) == 0
     });
     wanted.collect()
 }
 
-/// The mask in `/proc/self/status`.
+/// Parses the mask of ignored signals in `/proc/self/status`.
 fn ignored(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -1,4 +1,4 @@
-//! Files and pipes that flows are read from.
+//! Files and pipes as inputs of commands.
 
 use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal, Read};
@@ -12,44 +12,44 @@ use std::sync::{Arc, Once, Weak};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::drain::{Drain, Drained};
-use super::identity::{Identity, Known};
+use super::eprint_line;
+use super::identity::{AlreadyCounted, Identity};
 use super::rejects::Rejects;
 use super::resumed::{self, Resumed};
-use super::say;
 use crate::arguments::Input;
 use crate::delivery::Sender;
-use crate::inputs::{Apps, HourLimit, InputError, Part, Reader, Skipped};
+use crate::inputs::{Apps, Chunk, HourLimit, InputError, Reader, Skipped};
 
-/// Parts that are decoded and wait.
-const QUEUE_PARTS_MAX: usize = 4;
+/// Decoded chunks that wait in the channel.
+const QUEUE_CHUNKS_MAX: usize = 4;
 
-/// Whether the command has said already that sums may not be what was meant.
+/// Whether this process has already warned that the sums may be misleading.
 static WARNED: Once = Once::new();
 
-/// What is read.
+/// An open file or pipe.
 #[derive(Debug)]
-pub struct Source {
+pub struct FlowSource {
     input: File,
-    /// Says when to stop reading, and takes what is read.
-    until: Option<Until>,
-    /// It can be read again.
+    /// Set for a pipe whose reading can be stopped.
+    stop: Option<PipeStop>,
+    /// A regular file, which can be read again.
     pub is_file: bool,
-    /// Its name is one of NDJSON.
-    is_called_lines: bool,
+    /// The name ends in `.ndjson` or `.jsonl`.
+    has_ndjson_name: bool,
 }
 
-/// How a pipe is read, of which a sender takes what comes.
+/// Stops reading a pipe, and keeps an unfinished flow in the spool of `sender`.
 #[derive(Debug)]
-struct Until {
+struct PipeStop {
     drain: Arc<Drain>,
     sender: Weak<Sender>,
     rejects: Arc<Rejects>,
 }
 
-impl Until {
-    /// With what an earlier command has kept of it.
-    fn read(self, input: File) -> Box<dyn Read + Send> {
-        let Until {
+impl PipeStop {
+    /// Reads the unfinished flow that an earlier command kept, then the pipe.
+    fn into_reader(self, input: File) -> Box<dyn Read + Send> {
+        let PipeStop {
             drain,
             sender,
             rejects,
@@ -59,7 +59,7 @@ impl Until {
         let kept = match kept {
             Some(Ok(kept)) => kept,
             Some(Err(error)) => {
-                rejects.say(&format!("flowtally: {error}"));
+                rejects.eprint_line(&format!("flowtally: {error}"));
                 Vec::new()
             }
             None => Vec::new(),
@@ -68,10 +68,10 @@ impl Until {
         let text = String::from_utf8_lossy(&kept).into_owned();
         Box::new(Resumed::new(pipe, kept, move |continues| {
             if !continues && has_flow {
-                let why = "it was not read whole, and this pipe does not have the rest of it";
-                let place = "the end of the pipe before";
+                let why = "this flow is unfinished, and the pipe does not continue it";
+                let location = "the end of the previous pipe";
                 rejects
-                    .write(place, &[text], why)
+                    .write(location, &[text], why)
                     .map_err(io::Error::other)?;
             }
             match sender.upgrade() {
@@ -85,40 +85,45 @@ impl Until {
     }
 }
 
-/// What a reading thread says.
+/// Sent by the reader thread.
 #[derive(Debug)]
-pub enum Event {
-    Part(Box<Part>),
+pub enum ReaderEvent {
+    Chunk(Box<Chunk>),
     Ended(Result<(), InputError>),
 }
 
-impl Source {
-    pub fn open(path: &Path) -> Result<Source, String> {
+impl FlowSource {
+    pub fn open(path: &Path) -> Result<FlowSource, String> {
         let cannot = |e: io::Error| format!("{}: {e}", path.display());
         if path.as_os_str() == "-" {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
-            return Ok(Source {
+            return Ok(FlowSource {
                 input: input.into(),
-                until: None,
+                stop: None,
                 is_file: false,
-                is_called_lines: false,
+                has_ndjson_name: false,
             });
         }
         let file = File::open(path).map_err(cannot)?;
         let data = file.metadata().map_err(cannot)?;
-        check_kind(path, &data)?;
-        Ok(Source {
+        reject_directory(path, &data)?;
+        Ok(FlowSource {
             input: file,
-            until: None,
+            stop: None,
             is_file: data.is_file(),
-            is_called_lines: is_called_lines(path),
+            has_ndjson_name: has_ndjson_name(path),
         })
     }
 
-    /// The same, which `drain` can stop; it ends, too, when `sender` has failed.
-    pub fn until(self, drain: Arc<Drain>, sender: &Arc<Sender>, rejects: Arc<Rejects>) -> Source {
-        Source {
-            until: Some(Until {
+    /// Makes `drain` able to stop reading; a failure of `sender` ends it too.
+    pub fn stopped_by(
+        self,
+        drain: Arc<Drain>,
+        sender: &Arc<Sender>,
+        rejects: Arc<Rejects>,
+    ) -> FlowSource {
+        FlowSource {
+            stop: Some(PipeStop {
                 drain,
                 sender: Arc::downgrade(sender),
                 rejects,
@@ -127,38 +132,39 @@ impl Source {
         }
     }
 
-    /// What it is told by, so that it counts once; `None` where it counts each time.
+    /// The identity that deduplicates this input; `None` if it counts every time.
     pub fn identity(&self, input: &Input, path: &Path) -> Option<Identity> {
-        let is_told = self.is_file || input.source.is_some();
-        (is_told && !input.again).then(|| Identity::new(input.source.as_deref(), path))
+        let is_deduplicated = self.is_file || input.source.is_some();
+        (is_deduplicated && !input.again).then(|| Identity::new(input.source.as_deref(), path))
     }
 
-    /// Has a thread of its own read it, in parts that are cut by what is in it. The thread ends when
-    /// nobody takes any more, unless it waits for a pipe: then it ends with the process.
-    pub fn read_in_parts(
+    /// Reads the input on a thread of its own, in chunks that are cut by content. The thread ends when the
+    /// receiver is dropped. If it is blocked on a pipe then, it ends with the process.
+    pub fn read_in_chunks(
         self,
         input: &Input,
         apps: &Arc<Apps>,
         bar: &ProgressBar,
         hour_limit: Option<HourLimit>,
-    ) -> Result<Receiver<Event>, String> {
+    ) -> Result<Receiver<ReaderEvent>, String> {
         let reader = self.reader(input, apps, bar).with_hour_limit(hour_limit);
-        let (events, received) = sync_channel(QUEUE_PARTS_MAX);
-        let hand_over = move |event| match events.send(event) {
+        let (events, received) = sync_channel(QUEUE_CHUNKS_MAX);
+        let pass_on = move |event| match events.send(event) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         };
         std::thread::Builder::new()
             .name("reader".into())
             .spawn(move || {
-                let read = reader.read_batches(|part| hand_over(Event::Part(Box::new(part))));
-                let _nobody_waits = hand_over(Event::Ended(read));
+                let read =
+                    reader.read_batches(|chunk| pass_on(ReaderEvent::Chunk(Box::new(chunk))));
+                let _if_received = pass_on(ReaderEvent::Ended(read));
             })
             .map_err(|e| format!("cannot start a thread: {e}"))?;
         Ok(received)
     }
 
-    /// A reader of its flows, which moves the bar.
+    /// A reader of the input's flows, which advances the progress bar.
     pub fn reader(
         self,
         input: &Input,
@@ -167,24 +173,24 @@ impl Source {
     ) -> Reader<impl Read + Send + use<>> {
         let format = input.format.map(Into::into);
         let warn_bar = bar.clone();
-        let bytes: Box<dyn Read + Send> = match self.until {
-            Some(until) => until.read(self.input),
+        let bytes: Box<dyn Read + Send> = match self.stop {
+            Some(stop) => stop.into_reader(self.input),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
             .with_growing(input.growing)
-            .with_lines(self.is_called_lines)
+            .with_line_delimited(self.has_ndjson_name)
             .with_warning(move |what| {
-                // Once a command, of however many files.
-                WARNED.call_once(|| warn_bar.suspend(|| say(&format!("warning: {what}"))));
+                // Warn once per command, not once per file.
+                WARNED.call_once(|| warn_bar.suspend(|| eprint_line(&format!("warning: {what}"))));
             })
     }
 }
 
-/// Whether it is called .ndjson or .jsonl, compressed or not.
-fn is_called_lines(path: &Path) -> bool {
+/// Whether the name ends in `.ndjson` or `.jsonl`, with or without `.gz` or `.zst`.
+fn has_ndjson_name(path: &Path) -> bool {
     let name = path.to_string_lossy().to_ascii_lowercase();
     let plain = [".gz", ".zst"]
         .iter()
@@ -193,7 +199,7 @@ fn is_called_lines(path: &Path) -> bool {
     plain.ends_with(".ndjson") || plain.ends_with(".jsonl")
 }
 
-fn check_kind(path: &Path, data: &Metadata) -> Result<(), String> {
+fn reject_directory(path: &Path, data: &Metadata) -> Result<(), String> {
     if data.is_dir() {
         return Err(format!(
             "{}: is a directory; give a file, or - for a pipe",
@@ -203,32 +209,32 @@ fn check_kind(path: &Path, data: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// Looks at a file without opening it, which would wait for the other end of a named pipe. Returns its
-/// length, if it has one.
+/// Checks a file without opening it, since opening a named pipe blocks until a writer opens it. Returns the
+/// length of a regular file.
 ///
 /// # Errors
-/// What keeps it from being read; or that it is the file for rejects.
-pub fn check(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, String> {
+/// If the file cannot be read, or is the file of `--rejects`.
+pub fn check_input(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, String> {
     if path.as_os_str() == "-" {
         return Ok(None);
     }
     let data = path
         .metadata()
         .map_err(|e| format!("{}: {e}", path.display()))?;
-    check_kind(path, &data)?;
+    reject_directory(path, &data)?;
     let of_rejects = rejects.and_then(|path| path.metadata().ok());
     let is_same = |other: Metadata| (other.dev(), other.ino()) == (data.dev(), data.ino());
     if data.is_file() && of_rejects.is_some_and(is_same) {
         return Err(format!(
-            "{}: --rejects is a file that is read; give it another",
+            "{}: --rejects is also an input file; give another file",
             path.display()
         ));
     }
     Ok(data.is_file().then_some(data.len()))
 }
 
-/// A bar for so many bytes, on a terminal; elsewhere nothing is drawn.
-pub fn progress(bytes: Option<u64>) -> ProgressBar {
+/// A progress bar; without a terminal, nothing is drawn.
+pub fn progress_bar(bytes: Option<u64>) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -248,8 +254,8 @@ pub fn progress(bytes: Option<u64>) -> ProgressBar {
     }
 }
 
-/// The applications in the file of `--apps`, if there is one.
-pub fn apps(input: &Input) -> Result<Arc<Apps>, String> {
+/// Loads the file of `--apps`, if it is given.
+pub fn load_apps(input: &Input) -> Result<Arc<Apps>, String> {
     let Some(path) = &input.apps else {
         return Ok(Arc::default());
     };
@@ -258,8 +264,8 @@ pub fn apps(input: &Input) -> Result<Arc<Apps>, String> {
     Ok(Arc::new(apps))
 }
 
-/// What to add to a command's result where records were skipped.
-pub fn skipped(skipped: &Skipped) -> String {
+/// The part of a command's result about records that were skipped.
+pub fn describe_skipped(skipped: &Skipped) -> String {
     let mut text = String::new();
     let without_traffic = skipped.without_traffic();
     if without_traffic > 0 {
@@ -274,23 +280,23 @@ pub fn skipped(skipped: &Skipped) -> String {
     text
 }
 
-/// What to add where something was counted before.
-pub fn known(known: Known) -> String {
+/// The part of a command's result about flows that were counted before.
+pub fn describe_counted(known: AlreadyCounted) -> String {
     match known {
-        Known { flows: 0, .. } => String::new(),
-        Known { flows, since_s } => format!(
+        AlreadyCounted { flows: 0, .. } => String::new(),
+        AlreadyCounted { flows, since_s } => format!(
             "; {flows} {} counted before, first on {}",
             match flows {
                 1 => "flow skipped, which was",
                 _ => "flows skipped, which were",
             },
-            time(since_s.unwrap_or(0))
+            rfc3339(since_s.unwrap_or(0))
         ),
     }
 }
 
-/// Seconds since the epoch, as people write them (RFC 3339).
-pub fn time(seconds: u64) -> String {
+/// Formats seconds since the epoch as RFC 3339.
+pub fn rfc3339(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|time| jiff::Timestamp::from_second(time).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())

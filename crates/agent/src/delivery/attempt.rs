@@ -1,106 +1,107 @@
-//! One batch to the service, once: what came of it, and whether to try again.
+//! One attempt to send a batch: the request, and the outcome.
 
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use ureq::http::{HeaderMap, StatusCode};
 
-use super::queue::Entry;
-use super::status::{self, Class, Fault};
-use crate::client::{Client, Problem, location, text_of};
+use super::queue::BatchMeta;
+use super::status::{self, ErrorClass, RejectReason};
+use crate::client::{Client, Problem, read_text, redirect_target};
 
-/// Where flows go.
+/// The endpoint.
 pub(super) const PATH: &str = "/flows";
-/// Longest pause that a service can ask for.
+/// The longest pause that a service can request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-/// Of an answer that is not ours: enough to tell.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// The part of a foreign response that is read to identify it.
+const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
-/// What came of a try.
+/// The outcome of an attempt.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// The service has it, but for `expired` flows that are older than what it keeps; `replayed`: it
-    /// had it before.
+pub(super) enum AttemptOutcome {
+    /// The service has the batch, except `expired` flows that are older than its retention. `replayed`: it
+    /// had the batch before.
     Taken { replayed: bool, expired: usize },
-    /// It will not take these flows, and would take others.
-    Rejected { why: String, of: Fault },
-    /// It will not take these flows now, and would take others.
+    /// The service will never accept these flows, but accepts others.
+    Rejected { why: String, of: RejectReason },
+    /// The service does not accept these flows now, but accepts others.
     Later {
         why: String,
-        /// Which flow is the reason, from 0.
+        /// The number of the flow that caused it, from 0.
         index: Option<usize>,
     },
-    /// It will not take any, until something is changed here or there.
+    /// The service accepts nothing until the configuration of the client or the service is changed.
     Refused {
         why: String,
-        /// What the service asked for.
+        /// From `Retry-After`.
         after: Option<Duration>,
     },
-    /// Others have counted a part of it.
+    /// Another client has counted a part of the batch.
     Conflict { why: String },
-    /// It could not read this body, which may have been changed on the way, or before.
+    /// The service could not decode the body, which may have been corrupted in transit or on disk.
     Unreadable {
         why: String,
         after: Option<Duration>,
     },
     TryAgain {
         why: String,
-        /// What the service asked for.
+        /// From `Retry-After`.
         after: Option<Duration>,
     },
 }
 
-/// What it says to a batch that it took. A later service may say more.
+/// The response to an accepted batch. A later version may add fields.
 #[derive(Deserialize)]
 struct Accepted {
     accepted: usize,
-    /// Flows that are older than what it keeps.
+    /// Flows that are older than the service's retention.
     #[serde(default)]
     expired: usize,
 }
 
-/// Sends `body` to `client`, once.
-pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
+/// Sends `body` to the service once.
+pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> AttemptOutcome {
     let mut request = client
         .to_post(PATH)
         .header("content-type", "application/json")
-        .header("idempotency-key", &entry.key);
-    if entry.compressed {
+        .header("idempotency-key", &meta.key);
+    if meta.compressed {
         request = request.header("content-encoding", "zstd");
     }
-    if !entry.notes.is_empty() {
-        request = request.header("receipt-notes", &entry.notes);
+    if !meta.notes.is_empty() {
+        request = request.header("receipt-notes", &meta.notes);
     }
     let mut response = match request.send(body) {
         Ok(response) => response,
-        // A certificate does not get better by trying again, but the service may be given another.
+        // Retry certificate errors too: the service's certificate may be replaced.
         Err(error) => {
             let after = None;
             return match client.refused_by_proxy(PATH, &error) {
-                None => Outcome::TryAgain {
+                None => AttemptOutcome::TryAgain {
                     why: client.broken(&error),
                     after,
                 },
-                Some((status, why)) if status::class(status, None, false) == Class::Moment => {
-                    Outcome::TryAgain { why, after }
+                Some((status, why))
+                    if status::classify(status, None, false) == ErrorClass::Transient =>
+                {
+                    AttemptOutcome::TryAgain { why, after }
                 }
-                // It has not seen the batch.
-                Some((_, why)) => Outcome::Refused { why, after },
+                // The proxy refused the tunnel, so it has not received the batch.
+                Some((_, why)) => AttemptOutcome::Refused { why, after },
             };
         }
     };
     let status = response.status();
     let after = retry_after(response.headers());
-    let location = location(response.headers());
+    let location = redirect_target(response.headers());
     let replayed = response.headers().contains_key("idempotent-replayed");
-    // Where the answer tells more than its status, it has to be complete: a proxy may break off in the middle of
-    // one.
-    let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+    // A body that says more than the status has to be complete: a proxy may abort in the middle of one.
+    let text = match read_text(&mut response, RESPONSE_BYTES_MAX) {
         Ok(text) => text.unwrap_or_default(),
         Err(_) if !matches!(status.as_u16(), 200 | 400) => String::new(),
         Err(error) => {
-            return Outcome::TryAgain {
-                why: format!("the answer broke off: {error}"),
+            return AttemptOutcome::TryAgain {
+                why: format!("the response is incomplete: {error}"),
                 after,
             };
         }
@@ -109,32 +110,32 @@ pub(super) fn deliver(client: &Client, entry: &Entry, body: &[u8]) -> Outcome {
     let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
     if status == StatusCode::OK {
         return match serde_json::from_str::<Accepted>(&text) {
-            Ok(answer) if answer.accepted.checked_add(answer.expired) == Some(entry.flows) => {
-                Outcome::Taken {
+            Ok(response) if response.accepted.checked_add(response.expired) == Some(meta.flows) => {
+                AttemptOutcome::Taken {
                     replayed,
-                    expired: answer.expired,
+                    expired: response.expired,
                 }
             }
-            _ => Outcome::Refused {
-                why: client.perhaps_of_proxy("something answered that is not flowtally".into()),
+            _ => AttemptOutcome::Refused {
+                why: client.with_proxy_hint("the server that responded is not flowtally".into()),
                 after,
             },
         };
     }
-    match status::class(status, problem.as_ref(), !entry.notes.is_empty()) {
-        Class::Moment => Outcome::TryAgain { why, after },
-        Class::Clock => Outcome::Later {
+    match status::classify(status, problem.as_ref(), !meta.notes.is_empty()) {
+        ErrorClass::Transient => AttemptOutcome::TryAgain { why, after },
+        ErrorClass::Clock => AttemptOutcome::Later {
             why,
             index: problem.and_then(|p| usize::try_from(p.index?).ok()),
         },
-        Class::Body => Outcome::Unreadable { why, after },
-        Class::Batch(of) => Outcome::Rejected { why, of },
-        Class::Conflict => Outcome::Conflict { why },
-        Class::Address => Outcome::Refused { why, after },
+        ErrorClass::Body => AttemptOutcome::Unreadable { why, after },
+        ErrorClass::Batch(of) => AttemptOutcome::Rejected { why, of },
+        ErrorClass::Conflict => AttemptOutcome::Conflict { why },
+        ErrorClass::Endpoint => AttemptOutcome::Refused { why, after },
     }
 }
 
-/// Seconds or a date (RFC 9110).
+/// Seconds or an HTTP date (RFC 9110).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?;
     let after = match text.parse() {
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_that_are_asked_for() {
+    fn retry_after_headers() {
         let of = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("retry-after", text.parse().unwrap());

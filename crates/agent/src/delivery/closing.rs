@@ -1,35 +1,35 @@
-//! Batches are closed when they are full, when they are old enough, and at the end; each then gets its key, and
-//! goes into the queue.
+//! Closes batches when they are full, old enough, or the last ones. A closed batch gets its key and goes into
+//! the queue.
 
 use std::io::Write;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use super::queue::{Entry, Lack};
+use super::queue::{BatchMeta, QueueFull};
 use super::{OpenBatch, SendError, Sender, Shared, State};
 
 const ZSTD_LEVEL: i32 = 1;
-/// How soon the room that somebody has made is seen.
+/// How often to check whether room has been made.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// Tells the user what there is no room in, once, and waits a little.
+    /// Notifies the user once about what is full, and waits for a moment.
     pub(super) fn wait_for_room<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        lack: Lack,
+        full: QueueFull,
     ) -> MutexGuard<'a, State> {
-        if state.lack.replace(lack) != Some(lack) {
+        if state.full.replace(full) != Some(full) {
             drop(state);
             if let Some(path) = &self.options.spool {
                 let path = path.display();
-                (self.notice.0)(&match lack {
-                    Lack::Bytes => format!(
-                        "{path}: --spool-max is reached, by what waits and by what is in {path}/refused; \
-                         reading waits until there is room"
+                (self.notice.0)(&match full {
+                    QueueFull::Bytes => format!(
+                        "{path}: --spool-max is reached by waiting batches and those in {path}/refused; \
+                         reading pauses until there is room"
                     ),
-                    Lack::Disk => {
-                        format!("{path}: the disk is full; reading waits until there is room")
+                    QueueFull::Disk => {
+                        format!("{path}: the disk is full; reading pauses until there is room")
                     }
                 });
             }
@@ -38,18 +38,18 @@ impl Shared {
         self.wait(state, ROOM_INTERVAL)
     }
 
-    /// Moves the open batch into the queue, once there is room.
+    /// Moves the open batch into the queue, as soon as there is room.
     pub(super) fn close_batch<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
     ) -> Result<MutexGuard<'a, State>, SendError> {
-        // The other side may have closed it meanwhile.
+        // Another thread may have closed it meanwhile.
         while state.open.flows > 0 {
             if !state.queue.is_full() {
                 match self.try_to_close(&mut state)? {
                     None => break,
-                    Some(lack) if state.failed.is_none() => {
-                        state = self.wait_for_room(state, lack);
+                    Some(full) if state.failed.is_none() => {
+                        state = self.wait_for_room(state, full);
                         continue;
                     }
                     Some(_) => {}
@@ -63,8 +63,8 @@ impl Shared {
         Ok(state)
     }
 
-    /// Moves the open batch into the queue. Where there is no room, it stays as it is.
-    pub(super) fn try_to_close(&self, state: &mut State) -> Result<Option<Lack>, SendError> {
+    /// Moves the open batch into the queue. If there is no room, leaves it unchanged.
+    pub(super) fn try_to_close(&self, state: &mut State) -> Result<Option<QueueFull>, SendError> {
         if state.open.flows == 0 {
             return Ok(None);
         }
@@ -78,15 +78,15 @@ impl Shared {
             }
             false => json.clone(),
         };
-        let entry = Entry {
+        let meta = BatchMeta {
             key: Sender::random_key(),
             notes: String::new(),
             if_late: None,
             flows,
-            is_block: false,
+            is_keyed: false,
             compressed,
         };
-        let pushed = state.queue.push(entry, body);
+        let pushed = state.queue.push(meta, body);
         match &pushed {
             Ok(None) => state.open = OpenBatch::default(),
             Ok(Some(_)) => {
@@ -99,11 +99,11 @@ impl Shared {
         pushed
     }
 
-    /// The life of the thread that closes batches which are not full, but old enough. Without a spool, a
-    /// batch is filled on while others wait, since few can.
+    /// Body of the thread that closes batches that are old enough but not full. Without a spool, the queue is
+    /// short, so a batch is not closed while others wait.
     pub(super) fn close_aged_batches(&self, age: Duration) {
         let mut state = self.state();
-        // Where the service takes nothing any more, the spool still keeps what was read.
+        // The spool keeps what was read even if the service accepts nothing any more.
         while !state.abandoned
             && !matches!(
                 state.failed,
@@ -121,20 +121,20 @@ impl Shared {
             }
             match self.try_to_close(&mut state) {
                 Ok(None) => {}
-                Ok(Some(lack)) => state = self.wait_for_room(state, lack),
-                // It is in `failed`.
+                Ok(Some(full)) => state = self.wait_for_room(state, full),
+                // The error is in `failed`.
                 Err(_) => return,
             }
         }
     }
 }
 
-/// What a body of so many bytes of JSON can have at most, compressed or not.
+/// The maximum size of the body for this much JSON, compressed or not.
 pub(super) fn body_bytes_max(json_bytes: usize) -> u64 {
     zstd::zstd_safe::compress_bound(json_bytes) as u64
 }
 
-/// With a checksum, so that a spool that is damaged is not taken for other flows.
+/// Adds a checksum, so that damage in the spool is detected.
 pub(super) fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut zstd = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
     zstd.include_checksum(true)?;

@@ -1,22 +1,22 @@
-//! The sending half: what an agent embeds to hand flows to the service, each counted once.
+//! Delivery of flows to the service, each counted once. Agents can embed it.
 //!
-//! [`Sender`] collects flows in batches. Every batch gets an idempotency key and goes into a queue: in
-//! memory, or in a [`Spool`](SenderOptions::spool) on disk, which outlives the sender and the
-//! service. A thread takes batches from its front and sends each until the service has answered it,
-//! with the same key each time. So a batch whose answer got lost is sent again, and counts once. Another
-//! thread closes a batch that is [old enough](SenderOptions::batch_age), whatever the service does.
+//! [`Sender`] collects flows into batches. Each batch gets an idempotency key and goes into a queue, which is
+//! in memory or in a [spool](SenderOptions::spool) on disk. A spool survives restarts of the sender and of
+//! the service. One thread takes the oldest batch and sends it until the service has responded, always with
+//! the same key, so a batch whose response was lost is sent again and still counts once. Another thread
+//! closes batches that are [old enough](SenderOptions::batch_age), whether or not the service is available.
 
 mod attempt;
-mod block;
 mod closing;
 mod hours;
+mod keyed;
 mod queue;
 mod receipts;
 mod spool;
 mod status;
 mod worker;
 
-pub use block::{Block, IfLate};
+pub use keyed::{IfLate, KeyedBatch};
 pub use receipts::{Receipt, Receipts};
 pub use worker::shell_word;
 
@@ -28,60 +28,60 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ClientError, Server};
 use flow::decode;
-use queue::{Lack, Queue};
+use queue::{Queue, QueueFull};
 
-/// Room that is reserved beyond a flow, for those that were read with it.
+/// Room reserved in addition to a flow, for flows that were read in the same chunk.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
-/// How a [`Sender`] behaves.
+/// Options of a [`Sender`].
 #[derive(Clone, Debug)]
 pub struct SenderOptions {
     pub server: Server,
-    /// Most flows in a batch.
+    /// The most flows in a batch.
     pub batch_flows: usize,
-    /// A batch is closed before it gets more bytes of JSON than this.
+    /// The most bytes of JSON in a batch.
     pub batch_bytes: usize,
-    /// A batch that is not full is sent when it is this old; `None` waits until it is full.
+    /// The age at which a batch is sent even if it is not full; `None`: only full batches are sent.
     pub batch_age: Option<Duration>,
-    /// Compress bodies (zstd).
+    /// Compress bodies with zstd.
     pub compress: bool,
-    /// Directory for batches that the service has not taken yet; `None` keeps a few in memory.
+    /// Directory for batches that the service has not accepted yet; `None` keeps a few in memory.
     pub spool: Option<PathBuf>,
-    /// Bytes in the spool at which [`Sender::push`] waits, as it does while the disk is full.
+    /// The spool's size at which [`Sender::push`] blocks. It also blocks while the disk is full.
     pub spool_bytes_max: u64,
-    /// Where batches go that the service will never take.
-    pub refused: Refused,
-    /// Gives up when nothing could be delivered for this long. With a spool this counts from
+    /// What to do with batches that the service will never accept.
+    pub refused: DeadLetters,
+    /// Give up when nothing could be delivered for this long. With a spool, the time counts from
     /// [`Sender::finish`] on: until then the flows are kept, and sent again.
     pub retry_for: Duration,
 }
 
-/// What becomes of a batch that the service will never take: the rest is sent.
+/// What to do with a batch that the service will never accept. Other batches are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Its flows are handed over, to be kept.
+pub enum DeadLetters {
+    /// Hand its flows to the callback, which keeps them.
     HandOver,
-    /// It goes into the directory `refused` in the spool, with the reason and this command, which sends a
-    /// file again and gets its name as the last argument.
+    /// Move it to the directory `refused` in the spool, with the reason and this command, to which the name
+    /// of the file is appended.
     SetAside(String),
-    /// Nobody keeps it. So the sender ends, unless the service names a flow that is wrong: that one would
-    /// be refused again.
+    /// Nobody keeps it, so the sender fails, unless the service names an invalid flow, which it would refuse
+    /// every time.
     NotKept,
 }
 
-/// A batch that the service will not take, and why.
+/// A batch that the service does not accept, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// Its flows as they were sent, a JSON text each.
+    /// The flows as they were sent, each as JSON text.
     Flows { flows: Vec<String>, why: String },
-    /// Flows of a block, each with its number from 0: their hours are too far ahead of the service's clock.
-    /// The rest of it is sent, with those numbers taken out.
-    OfBlock {
+    /// Flows of a keyed batch, each with its number from 0, whose hours are too far ahead of the service's
+    /// clock. The batch is sent without them.
+    FromKeyedBatch {
         key: String,
         flows: Vec<(usize, String)>,
         why: String,
     },
-    /// It was set aside, in this file.
+    /// The batch was moved to this file.
     File {
         path: PathBuf,
         flows: usize,
@@ -89,32 +89,32 @@ pub enum Rejected {
     },
 }
 
-/// What became of the flows so far.
+/// Counts of what was delivered so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Flows that the service has taken, now or before.
+    /// Flows that the service has accepted, now or earlier.
     pub flows: u64,
-    /// Batches, and how many of them it had taken before.
+    /// Batches, and how many of them the service had accepted earlier.
     pub batches: u64,
     pub replayed: u64,
-    /// Flows that were older than what the service keeps, and do not count.
+    /// Flows that do not count, because they are older than the service's retention.
     pub expired: u64,
-    /// Tries that failed and were repeated.
+    /// Failed attempts that were repeated.
     pub retries: u64,
-    /// Batches that wait.
+    /// Batches in the queue.
     pub waiting: u64,
 }
 
-/// Why a sender does not go on. What it was given and has not delivered is in the spool, if it has one.
+/// Why a sender has stopped. Flows that were pushed and not delivered are in the spool, if it has one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
-    #[error("{url} has not taken anything for {} seconds: {why}", .after.as_secs())]
+    #[error("{url} has accepted nothing for {} seconds: {why}", .after.as_secs())]
     GaveUp {
         url: String,
         after: Duration,
         why: String,
     },
-    /// It takes nothing until something is changed: a wrong token, a wrong URL.
+    /// The service accepts nothing until something is changed: a wrong token or a wrong URL.
     #[error("{url} refuses: {why}")]
     Refused { url: String, why: String },
     #[error("{}: {why}", path.display())]
@@ -123,10 +123,10 @@ pub enum SendError {
     Options(String),
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A part of a batch of a file was counted meanwhile, by another who sends the same file.
+    /// Another client that sends the same file has counted a part of this batch.
     #[error("{url} refuses: {why}")]
     Conflict { url: String, why: String },
-    /// Flows that were rejected could not be put aside.
+    /// Rejected flows could not be stored.
     #[error("{0}")]
     NotKept(String),
     /// [`Sender::interrupt`] was called.
@@ -134,25 +134,25 @@ pub enum SendError {
     Interrupted,
 }
 
-/// Collects flows and delivers them. Dropping it abandons what is not in the spool: see
-/// [`Sender::finish`].
+/// Collects flows and delivers them. Dropping it abandons the flows that are not in the spool; call
+/// [`Sender::finish`] first.
 #[derive(Debug)]
 pub struct Sender {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What the sender and its delivering thread share.
+/// State shared by the sender and its threads.
 #[derive(Debug)]
 struct Shared {
     options: SenderOptions,
     state: Mutex<State>,
-    /// Signalled at every change that the other side may wait for.
+    /// Notified on every change that another thread may wait for.
     changed: Condvar,
     notice: Notice,
 }
 
-/// Tells the user what the sender waits for.
+/// Callback for messages to the user.
 struct Notice(Box<dyn Fn(&str) + Send + Sync>);
 
 impl fmt::Debug for Notice {
@@ -166,20 +166,20 @@ struct State {
     open: OpenBatch,
     queue: Queue,
     report: Report,
-    /// Why the last try failed.
-    trouble: Option<String>,
+    /// Why the last attempt failed.
+    last_error: Option<String>,
     failed: Option<SendError>,
-    /// See [`Sender::take_the_rest`].
+    /// See [`Sender::drain_to_spool`].
     taking_the_rest: bool,
-    /// What there is no room in, which the user has been told.
-    lack: Option<Lack>,
-    /// Since when nothing more is pushed.
+    /// The shortage that the user has been notified of.
+    full: Option<QueueFull>,
+    /// When the last flow was pushed.
     ended_at: Option<Instant>,
-    /// The sender is gone: nothing is delivered any more.
+    /// The sender was dropped: stop delivering.
     abandoned: bool,
 }
 
-/// The batch that flows are being added to: a JSON array without its end.
+/// The batch that is being filled: a JSON array without its closing bracket.
 #[derive(Debug, Default)]
 struct OpenBatch {
     json: Vec<u8>,
@@ -188,16 +188,16 @@ struct OpenBatch {
 }
 
 impl Sender {
-    /// Takes up what a spool holds, and begins to deliver. Batches that the service does not take are
-    /// handed to `on_rejected`, and forgotten once that returns; its error ends the sender. `on_notice`
-    /// gets a sentence for the user when it has to wait for room.
+    /// Opens the spool and starts delivering what it holds. Batches that the service does not accept are
+    /// passed to `on_rejected` and removed from the queue when it returns; an error from it stops the sender.
+    /// `on_notice` gets a message for the user when the sender has to wait for room.
     pub fn start(
         options: SenderOptions,
         on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
         on_notice: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Sender, SendError> {
         let client = Client::new(&options.server)?;
-        if options.spool.is_none() && matches!(options.refused, Refused::SetAside(_)) {
+        if options.spool.is_none() && matches!(options.refused, DeadLetters::SetAside(_)) {
             let why = "there is no spool to set batches aside in";
             return Err(SendError::Options(why.into()));
         }
@@ -212,10 +212,10 @@ impl Sender {
                 open: OpenBatch::default(),
                 queue,
                 report: Report::default(),
-                trouble: None,
+                last_error: None,
                 failed: None,
                 taking_the_rest: false,
-                lack: None,
+                full: None,
                 ended_at: None,
                 abandoned: false,
             }),
@@ -243,10 +243,10 @@ impl Sender {
         Ok(())
     }
 
-    /// Adds one flow, as JSON text. Waits while the queue is full.
+    /// Adds one flow as JSON text. Blocks while the queue is full.
     ///
     /// # Errors
-    /// `Ok(Err(why))` where the service would not take it: it is left out.
+    /// Returns `Ok(Err(why))` for a flow that the service would not accept; the flow is skipped.
     pub fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
         if let Err(why) = decode::validate_flow(flow) {
             return Ok(Err(why));
@@ -256,7 +256,7 @@ impl Sender {
         if flow.len() + 2 > options.batch_bytes {
             let (bytes, most) = (flow.len(), options.batch_bytes);
             return Ok(Err(format!(
-                "it has {bytes} bytes, and a batch may have {most}"
+                "it has {bytes} bytes; the limit of a batch is {most}"
             )));
         }
         let mut state = shared.state();
@@ -272,7 +272,7 @@ impl Sender {
         loop {
             if state.taking_the_rest {
                 if full(&state.open) {
-                    // What has no room stays in the open batch, and is counted at the end.
+                    // If there is no room, the flows stay in the open batch and are counted at the end.
                     shared.try_to_close(&mut state)?;
                 }
                 break;
@@ -283,10 +283,10 @@ impl Sender {
             let most = closing::body_bytes_max(state.open.json.len() + bytes + READ_AHEAD_BYTES);
             match state.queue.reserve(most)? {
                 None => {
-                    state.lack = None;
+                    state.full = None;
                     break;
                 }
-                Some(lack) => state = shared.wait_for_room(state, lack),
+                Some(full) => state = shared.wait_for_room(state, full),
             }
         }
         let open = &mut state.open;
@@ -300,17 +300,17 @@ impl Sender {
         Ok(Ok(()))
     }
 
-    /// Why the service did not take what was sent last; `None` when it did.
-    pub fn trouble(&self) -> Option<String> {
-        self.shared.state().trouble.clone()
+    /// Why the service did not accept the last batch; `None` if it did.
+    pub fn last_error(&self) -> Option<String> {
+        self.shared.state().last_error.clone()
     }
 
-    /// Why nothing is delivered any more, which the next [`Sender::push`] would say.
+    /// The error that stopped delivery, which the next [`Sender::push`] would return.
     pub fn failure(&self) -> Option<SendError> {
         self.shared.state().failed.clone()
     }
 
-    /// What an earlier sender has [kept](Sender::keep_unfinished) in the spool.
+    /// The text that an earlier sender has [kept](Sender::keep_unfinished) in the spool.
     pub fn unfinished(&self) -> Result<Vec<u8>, SendError> {
         match &self.shared.state().queue {
             Queue::Memory(_) => Ok(Vec::new()),
@@ -318,8 +318,8 @@ impl Sender {
         }
     }
 
-    /// Keeps the beginning of a flow in the spool, in place of another, until the rest of it comes; an empty
-    /// one forgets it. False where there is no spool.
+    /// Keeps the start of a flow in the spool, in place of an earlier one, until the rest of it is read; an empty
+    /// text removes it. False if there is no spool.
     pub fn keep_unfinished(&self, text: &[u8]) -> Result<bool, SendError> {
         match &self.shared.state().queue {
             Queue::Memory(_) => Ok(false),
@@ -327,7 +327,7 @@ impl Sender {
         }
     }
 
-    /// What became of the flows so far.
+    /// Counts of what was delivered so far.
     pub fn report(&self) -> Report {
         let state = self.shared.state();
         Report {
@@ -336,10 +336,10 @@ impl Sender {
         }
     }
 
-    /// For the end of the process, where what was read is not read again: from here on, the spool takes
-    /// what is pushed without waiting for room, or for the service. Room is reserved for so much. False where
+    /// Prepares for the end of the process when the input cannot be read again: from now on, pushes into the
+    /// spool neither wait for room nor for the service. Room for them is already reserved. Returns false if
     /// there is no spool.
-    pub fn take_the_rest(&self) -> bool {
+    pub fn drain_to_spool(&self) -> bool {
         let shared = &*self.shared;
         let mut state = shared.state();
         let takes = state.queue.is_spool();
@@ -348,25 +348,25 @@ impl Sender {
         takes
     }
 
-    /// For the end of the process, at once: puts the batch that is being filled into the queue where
-    /// that needs no waiting. From here on nothing is taken or sent any more:
-    /// [`SendError::Interrupted`]. Returns how many flows were let go.
+    /// Ends the sender at once: moves the open batch into the queue if that is possible without waiting.
+    /// Afterwards, every push and delivery fails with [`SendError::Interrupted`]. Returns the number of flows
+    /// that were dropped.
     pub fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
         let kept = !state.queue.is_full() && shared.try_to_close(&mut state)?.is_none();
-        let let_go = match kept {
+        let dropped = match kept {
             true => 0,
             false => std::mem::take(&mut state.open).flows,
         };
         state.taking_the_rest = false;
         state.failed.get_or_insert(SendError::Interrupted);
         shared.changed.notify_all();
-        Ok(let_go)
+        Ok(dropped)
     }
 
-    /// Closes the last batch, and waits until all are delivered. Calls `tick` several times a second
-    /// meanwhile.
+    /// Closes the last batch and waits until all are delivered. Calls `tick` several times a second while
+    /// waiting.
     pub fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
         let shared = &*self.shared;
         shared.state().ended_at.get_or_insert_with(Instant::now);
@@ -398,7 +398,7 @@ impl Drop for Sender {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before the lock is let go.
+        // Every change is complete before the lock is released, so a poisoned lock is usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -412,10 +412,10 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// A reader that went on while the process ends would fill a batch that begins in the middle of
-    /// another, under a key of its own, and its flows would count twice.
+    /// A reader that continued during shutdown would fill a batch that starts in the middle of another one
+    /// and has a key of its own, so its flows would count twice.
     #[test]
-    fn after_an_interrupt_nothing_is_taken() {
+    fn push_fails_after_an_interrupt() {
         let dir = tempfile::tempdir().unwrap();
         let options = SenderOptions {
             server: Server {
@@ -428,7 +428,7 @@ mod tests {
             compress: false,
             spool: Some(dir.path().to_owned()),
             spool_bytes_max: 1 << 20,
-            refused: Refused::NotKept,
+            refused: DeadLetters::NotKept,
             retry_for: Duration::from_secs(60),
         };
         let sender = Sender::start(options, |_| Ok(()), |_| ()).unwrap();

@@ -1,43 +1,44 @@
-//! Batches that wait for delivery, in order: a few in memory, or files in a [spool](super::spool).
+//! The queue of batches that wait for delivery, in order: a few in memory, or files in a
+//! [spool](super::spool).
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::SendError;
-use super::block::IfLate;
-use super::spool::{First, Spool};
+use super::keyed::IfLate;
+use super::spool::{OldestBatch, Spool};
 
-/// Batches that wait in memory, without a spool.
+/// The most batches in memory, without a spool.
 const IN_MEMORY_MAX: usize = 8;
 
-/// What a queue has no room for a batch in.
+/// Why a queue has no room for a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lack {
-    /// The most bytes that a spool may have.
+pub(super) enum QueueFull {
+    /// The limit on the spool's size.
     Bytes,
-    /// Its disk, or its user's quota there.
+    /// The disk, or the user's quota on it.
     Disk,
 }
 
-/// What there is to know of a batch besides its body. In a spool it is the file's name.
+/// The metadata of a batch. In a spool, it is the file's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct BatchMeta {
     pub(super) key: String,
-    /// What is to be kept beside its receipt. Batches in a spool have none.
+    /// The value of `Receipt-Notes`. Empty for batches in a spool.
     pub(super) notes: String,
-    /// The same where flows are left out.
+    /// See [`KeyedBatch::if_late`](super::KeyedBatch).
     pub(super) if_late: Option<IfLate>,
     pub(super) flows: usize,
-    /// It was cut from a file, which can be read again.
-    pub(super) is_block: bool,
-    /// The body is zstd.
+    /// The batch was cut from a file, which can be read again.
+    pub(super) is_keyed: bool,
+    /// The body is compressed with zstd.
     pub(super) compressed: bool,
 }
 
 /// A queue of batches.
 #[derive(Debug)]
 pub(super) enum Queue {
-    Memory(VecDeque<(Entry, Vec<u8>)>),
+    Memory(VecDeque<(BatchMeta, Vec<u8>)>),
     Spool(Spool),
 }
 
@@ -46,7 +47,7 @@ impl Queue {
         Queue::Memory(VecDeque::new())
     }
 
-    /// Opens the spool at `path`, or makes one.
+    /// Opens the spool at `path`, and creates it if it does not exist.
     pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Queue, SendError> {
         Spool::open(path, bytes_max).map(Queue::Spool)
     }
@@ -62,8 +63,8 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Whether a batch that is closed has to wait in memory. One that is to go into a spool has its room
-    /// [reserved](Queue::reserve).
+    /// Whether a closed batch has to wait for room in memory. For a batch that goes into a spool, room is
+    /// [reserved](Queue::reserve) in advance.
     pub(super) fn is_full(&self) -> bool {
         matches!(self, Queue::Memory(batches) if batches.len() >= IN_MEMORY_MAX)
     }
@@ -72,39 +73,44 @@ impl Queue {
         matches!(self, Queue::Spool(_))
     }
 
-    /// Makes sure that the batch that is being filled can be kept when it has `bytes`. What there is no
-    /// room in, if there is none.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Result<Option<Lack>, SendError> {
+    /// Reserves room for the batch that is being filled, up to `bytes`. Returns the shortage if there is not
+    /// enough.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<Option<QueueFull>, SendError> {
         match self {
             Queue::Memory(_) => Ok(None),
             Queue::Spool(spool) => spool.reserve(bytes),
         }
     }
 
-    /// Adds a batch, unless there is no room.
-    pub(super) fn push(&mut self, entry: Entry, body: Vec<u8>) -> Result<Option<Lack>, SendError> {
+    /// Appends a batch if there is room.
+    pub(super) fn push(
+        &mut self,
+        meta: BatchMeta,
+        body: Vec<u8>,
+    ) -> Result<Option<QueueFull>, SendError> {
         match self {
             Queue::Memory(batches) => {
-                batches.push_back((entry, body));
+                batches.push_back((meta, body));
                 Ok(None)
             }
-            Queue::Spool(spool) => spool.push(entry, &body),
+            Queue::Spool(spool) => spool.push(meta, &body),
         }
     }
 
     /// The oldest batch.
-    pub(super) fn first(&mut self) -> Result<Option<First>, SendError> {
+    pub(super) fn first(&mut self) -> Result<Option<OldestBatch>, SendError> {
         match self {
-            Queue::Memory(batches) => Ok(batches.front().cloned().map(|(entry, body)| First {
-                entry,
-                body: Ok(body),
-            })),
+            Queue::Memory(batches) => {
+                Ok(batches.front().cloned().map(|(meta, body)| OldestBatch {
+                    meta,
+                    body: Ok(body),
+                }))
+            }
             Queue::Spool(spool) => spool.first(),
         }
     }
 
-    /// Removes the oldest batch. Should the removal get lost in a crash, the batch is sent again, under
-    /// its key.
+    /// Removes the oldest batch. If a crash undoes the removal, the batch is sent again under the same key.
     pub(super) fn pop(&mut self) -> Result<(), SendError> {
         match self {
             Queue::Memory(batches) => {
@@ -115,25 +121,25 @@ impl Queue {
         }
     }
 
-    /// Puts another in place of the oldest batch that waits in memory.
-    pub(super) fn replace_first(&mut self, entry: Entry, body: Vec<u8>) {
+    /// Replaces the oldest batch in memory.
+    pub(super) fn replace_first(&mut self, meta: BatchMeta, body: Vec<u8>) {
         if let Queue::Memory(batches) = self
             && let Some(first) = batches.front_mut()
         {
-            *first = (entry, body);
+            *first = (meta, body);
         }
     }
 
-    /// Moves the oldest batch of a spool behind the others. Batches that wait in memory keep their order.
-    pub(super) fn put_last(&mut self) -> Result<(), SendError> {
+    /// Moves the oldest batch of a spool to the end. Batches in memory keep their order.
+    pub(super) fn move_to_back(&mut self) -> Result<(), SendError> {
         match self {
             Queue::Memory(_) => Ok(()),
-            Queue::Spool(spool) => spool.put_last(),
+            Queue::Spool(spool) => spool.move_to_back(),
         }
     }
 
-    /// Moves the oldest batch of a spool to those that are not sent any more, and writes `why` beside it.
-    /// Where it is then; `None` where the disk has no room for that now.
+    /// Moves the oldest batch of a spool to the refused ones, and writes `why` beside it. Returns its new
+    /// path, or `None` if the disk has no room for that now.
     pub(super) fn set_aside(
         &mut self,
         why: impl FnOnce(&Path) -> String,

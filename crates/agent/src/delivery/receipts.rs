@@ -1,4 +1,4 @@
-//! What a service says it has taken under which keys.
+//! Looks up which batches a service has accepted.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use ureq::http::StatusCode;
 
 use super::SendError;
-use super::status::{self, Class};
+use super::status::{self, ErrorClass};
 use super::worker::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server, location, text_of};
+use crate::client::{Client, Problem, Server, read_text, redirect_target};
 
 const PATH: &str = "/receipts";
-/// Of an answer about as many keys as are asked about at once, with the longest notes.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Enough for a response about the maximum number of keys with the longest notes.
+const RESPONSE_BYTES_MAX: u64 = 16 << 20;
 
-/// A receipt of a batch.
+/// The receipt of a batch.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Receipt {
     key: String,
@@ -24,28 +24,28 @@ pub struct Receipt {
     pub note: Option<String>,
 }
 
-/// Asks a service about receipts.
+/// Looks up receipts in a service.
 #[derive(Debug)]
 pub struct Receipts {
     client: Client,
-    /// Gives up when it does not answer for this long.
+    /// Give up when the service has not responded for this long.
     retry_for: Duration,
 }
 
 #[derive(Serialize)]
-struct Asked<'a> {
+struct LookupRequest<'a> {
     keys: &'a [&'a str],
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct LookupResponse {
     receipts: Vec<Receipt>,
 }
 
-/// What came of asking once.
-enum Outcome {
-    Known(Vec<Receipt>),
-    NotHere,
+/// The outcome of one lookup.
+enum LookupOutcome {
+    Found(Vec<Receipt>),
+    Unsupported,
     Refused(String),
     TryAgain(String),
 }
@@ -56,9 +56,9 @@ impl Receipts {
         Ok(Receipts { client, retry_for })
     }
 
-    /// Those of `keys` that are known; `None` where the service cannot say. Calls `trying_again` with the
-    /// reason before each pause.
-    pub fn of(
+    /// The receipts of those `keys` that are known; `None` if the service does not support lookups. Calls
+    /// `trying_again` with the reason before each pause.
+    pub fn look_up(
         &self,
         keys: &[&str],
         mut trying_again: impl FnMut(&str),
@@ -66,14 +66,14 @@ impl Receipts {
         let url = || self.client.url(PATH);
         let (start, mut pauses) = (Instant::now(), pauses());
         loop {
-            match self.ask(keys) {
-                Outcome::Known(receipts) => {
+            match self.look_up_once(keys) {
+                LookupOutcome::Found(receipts) => {
                     let receipts = receipts.into_iter();
                     return Ok(Some(receipts.map(|r| (r.key.clone(), r)).collect()));
                 }
-                Outcome::NotHere => return Ok(None),
-                Outcome::Refused(why) => return Err(SendError::Refused { url: url(), why }),
-                Outcome::TryAgain(why) => {
+                LookupOutcome::Unsupported => return Ok(None),
+                LookupOutcome::Refused(why) => return Err(SendError::Refused { url: url(), why }),
+                LookupOutcome::TryAgain(why) => {
                     let left = self.retry_for.saturating_sub(start.elapsed());
                     if left.is_zero() {
                         let after = self.retry_for;
@@ -90,45 +90,49 @@ impl Receipts {
         }
     }
 
-    fn ask(&self, keys: &[&str]) -> Outcome {
-        // Strings always serialise.
-        let body = serde_json::to_vec(&Asked { keys }).unwrap_or_default();
+    fn look_up_once(&self, keys: &[&str]) -> LookupOutcome {
+        // Serializing strings cannot fail.
+        let body = serde_json::to_vec(&LookupRequest { keys }).unwrap_or_default();
         let request = self.client.to_post(PATH);
         let request = request.header("content-type", "application/json");
         let mut response = match request.send(&body) {
             Ok(response) => response,
             Err(error) => {
                 return match self.client.refused_by_proxy(PATH, &error) {
-                    None => Outcome::TryAgain(self.client.broken(&error)),
-                    Some((status, why)) if status::class(status, None, false) == Class::Moment => {
-                        Outcome::TryAgain(why)
+                    None => LookupOutcome::TryAgain(self.client.broken(&error)),
+                    Some((status, why))
+                        if status::classify(status, None, false) == ErrorClass::Transient =>
+                    {
+                        LookupOutcome::TryAgain(why)
                     }
-                    Some((_, why)) => Outcome::Refused(why),
+                    Some((_, why)) => LookupOutcome::Refused(why),
                 };
             }
         };
         let status = response.status();
-        let text = match text_of(&mut response, ANSWER_BYTES_MAX) {
+        let text = match read_text(&mut response, RESPONSE_BYTES_MAX) {
             Ok(text) => text.unwrap_or_default(),
             Err(_) if status != StatusCode::OK => String::new(),
-            Err(error) => return Outcome::TryAgain(format!("the answer broke off: {error}")),
+            Err(error) => {
+                return LookupOutcome::TryAgain(format!("the response is incomplete: {error}"));
+            }
         };
         let problem = serde_json::from_str::<Problem>(&text).ok();
-        let location = location(response.headers());
+        let location = redirect_target(response.headers());
         let client = &self.client;
         let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
         match status {
-            StatusCode::OK => match serde_json::from_str::<Answer>(&text) {
-                Ok(answer) => Outcome::Known(answer.receipts),
-                Err(_) => Outcome::Refused(
-                    client.perhaps_of_proxy("something answered that is not flowtally".into()),
+            StatusCode::OK => match serde_json::from_str::<LookupResponse>(&text) {
+                Ok(response) => LookupOutcome::Found(response.receipts),
+                Err(_) => LookupOutcome::Refused(
+                    client.with_proxy_hint("the server that responded is not flowtally".into()),
                 ),
             },
-            // A service of many nodes, or of an earlier version.
-            StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => Outcome::NotHere,
-            _ => match status::class(status, problem.as_ref(), false) {
-                Class::Moment => Outcome::TryAgain(why),
-                _ => Outcome::Refused(why),
+            // The service has several nodes, or is an earlier version.
+            StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND => LookupOutcome::Unsupported,
+            _ => match status::classify(status, problem.as_ref(), false) {
+                ErrorClass::Transient => LookupOutcome::TryAgain(why),
+                _ => LookupOutcome::Refused(why),
             },
         }
     }

@@ -1,16 +1,17 @@
-//! Batches on disk: one file each, durable before it counts, in the order in which they are sent.
+//! Batches on disk, in the order in which they are sent: one file each, which is durable before the batch
+//! counts as stored.
 //!
 //! ```text
 //! DIR/lock                            held by the process that uses the spool
-//! DIR/unfinished                      the beginning of a flow, of which a pipe has the rest
-//! DIR/tmp                             the batch that is being filled: its room, later its bytes
+//! DIR/unfinished                      the start of a flow whose rest is still in the pipe
+//! DIR/tmp                             the batch that is being filled: reserved room, later its body
 //! DIR/NUMBER-KEY-FLOWS.json.zst       a batch that waits (.json where it is not compressed)
 //! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never take
 //! DIR/refused/NUMBER-KEY-FLOWS.txt    why, and the command that sends it again
 //! ```
 //!
-//! The disk may become full at any moment, by others too. So the room for a batch is allocated while it is
-//! being filled: a flow that was accepted can always be kept.
+//! The disk may become full at any time, also because of other programs. So room for a batch is allocated
+//! while it is being filled, and a flow that was accepted can always be stored.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
@@ -21,17 +22,17 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::SendError;
-use super::queue::{Entry, Lack};
+use super::queue::{BatchMeta, QueueFull};
 use crate::durable;
 
 const LOCK_FILE: &str = "lock";
-/// A batch that is being written has this, and is not one yet.
+/// The name of a batch that is still being written.
 const UNFINISHED: &str = "tmp";
-/// What was read from a pipe and is not a whole flow.
+/// The file for the start of a flow that was read from a pipe.
 const UNFINISHED_TEXT: &str = "unfinished";
-/// Below the spool.
+/// The directory of refused batches in the spool.
 const REFUSED: &str = "refused";
-/// Files take whole blocks of most disks, however short they are.
+/// On most file systems, files occupy whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
 
 /// A directory of batches.
@@ -39,56 +40,55 @@ const BLOCK_BYTES: u64 = 4096;
 pub(super) struct Spool {
     path: PathBuf,
     bytes_max: u64,
-    /// On disk, of the batches that wait, and of those that were set aside.
+    /// The disk usage of the waiting and the refused batches.
     bytes: u64,
     refused_bytes: u64,
-    /// Number, entry and length of each that waits, in order.
-    files: VecDeque<(u64, Entry, u64)>,
+    /// The waiting batches in order: number, metadata and length.
+    files: VecDeque<(u64, BatchMeta, u64)>,
     next: u64,
-    /// Allocated for the batch that is being filled.
+    /// Bytes allocated for the batch that is being filled.
     reserved: u64,
     _lock: File,
 }
 
-/// The oldest batch; its body may not be readable.
+/// The oldest batch. Its body may be unreadable.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct First {
-    pub(super) entry: Entry,
+pub(super) struct OldestBatch {
+    pub(super) meta: BatchMeta,
     pub(super) body: Result<Vec<u8>, String>,
 }
 
 impl Spool {
     pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Spool, SendError> {
         durable::create_dir_all(path).map_err(|e| error(path, e))?;
-        let lock = File::create(path.join(LOCK_FILE)).map_err(|e| error(path, e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let why = "another process is sending from this spool; give each its own";
-                return Err(error(path, why));
+        let lock = durable::lock_file(&path.join(LOCK_FILE)).map_err(|e| match e {
+            TryLockError::WouldBlock => {
+                let why = "another process is using this spool; give each process its own";
+                error(path, why)
             }
-            Err(TryLockError::Error(e)) => return Err(error(path, e)),
-        }
-        // Of what a process that was killed left behind, the names may not be on the disk yet.
+            TryLockError::Error(e) => error(path, e),
+        })?;
+        // Names that a killed process left may not be durable yet.
         durable::sync_dir(path).map_err(|e| error(path, e))?;
         let mut files = Vec::new();
         for found in fs::read_dir(path).map_err(|e| error(path, e))? {
             let found = found.map_err(|e| error(path, e))?;
             let file_name = found.file_name();
             let file_name = file_name.to_string_lossy();
-            if let Some((number, entry)) = parse_name(&file_name) {
+            if let Some((number, meta)) = parse_name(&file_name) {
                 let bytes = found.metadata().map_err(|e| error(path, e))?.len();
-                files.push((number, entry, bytes));
+                files.push((number, meta, bytes));
             } else if file_name.ends_with(UNFINISHED) {
-                // A crash came in between: whoever pushed it was never told that it is kept.
+                // A crash interrupted the write. The caller was never told that the batch is stored.
                 fs::remove_file(found.path()).map_err(|e| error(path, e))?;
             } else if file_name != LOCK_FILE
                 && file_name != REFUSED
                 && file_name != UNFINISHED_TEXT
                 && !durable::is_lost_and_found(&found)
             {
-                let why =
-                    format!("{file_name} is in it, which is not a batch; give an empty directory");
+                let why = format!(
+                    "it contains {file_name}, which is not a batch; give an empty directory"
+                );
                 return Err(error(path, why));
             }
         }
@@ -111,20 +111,20 @@ impl Spool {
     }
 
     /// See [`Queue::reserve`](super::queue::Queue::reserve).
-    pub(super) fn reserve(&mut self, bytes: u64) -> Result<Option<Lack>, SendError> {
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<Option<QueueFull>, SendError> {
         if self.bytes + self.refused_bytes >= self.bytes_max {
-            // Somebody may have taken away what was set aside.
+            // Somebody may have deleted refused batches.
             let refused = self.path.join(REFUSED);
             self.refused_bytes = bytes_below(&refused).map_err(|e| error(&refused, e))?;
             if self.bytes + self.refused_bytes >= self.bytes_max {
-                return Ok(Some(Lack::Bytes));
+                return Ok(Some(QueueFull::Bytes));
             }
         }
         if bytes <= self.reserved {
             return Ok(None);
         }
-        // Twice as much each time, so that it does not take a system call a flow; less where the disk is
-        // nearly full.
+        // Doubles the allocation each time, to avoid one system call per flow. Allocates less when the disk
+        // is nearly full.
         let (ample, exact) = (on_disk(bytes.next_power_of_two()), on_disk(bytes));
         let allocated = self.allocate(ample).map(|()| ample);
         match allocated.or_else(|_| self.allocate(exact).map(|()| exact)) {
@@ -132,12 +132,12 @@ impl Spool {
                 self.reserved = bytes;
                 Ok(None)
             }
-            // A file system that cannot reserve: a full disk is met when the batch is written.
+            // The file system cannot preallocate: a full disk is detected when the batch is written.
             Err(e) if e.kind() == ErrorKind::Unsupported => {
                 self.reserved = u64::MAX;
                 Ok(None)
             }
-            Err(e) => self.lacks_disk(e).map(Some),
+            Err(e) => self.disk_full(e).map(Some),
         }
     }
 
@@ -154,7 +154,7 @@ impl Spool {
         }
     }
 
-    /// The file of the batch that is being filled, with what is allocated for it.
+    /// The file of the batch that is being filled, including its allocation.
     fn unfinished(&self) -> io::Result<File> {
         let path = self.path.join(UNFINISHED);
         File::options()
@@ -164,24 +164,28 @@ impl Spool {
             .open(path)
     }
 
-    /// `error`, unless it says that the disk is full.
-    fn lacks_disk(&self, error: io::Error) -> Result<Lack, SendError> {
+    /// Returns the shortage if `error` is a full disk, otherwise fails.
+    fn disk_full(&self, error: io::Error) -> Result<QueueFull, SendError> {
         match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Ok(Lack::Disk),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Ok(QueueFull::Disk),
             _ => Err(self::error(&self.path, error)),
         }
     }
 
-    pub(super) fn push(&mut self, entry: Entry, body: &[u8]) -> Result<Option<Lack>, SendError> {
+    pub(super) fn push(
+        &mut self,
+        meta: BatchMeta,
+        body: &[u8],
+    ) -> Result<Option<QueueFull>, SendError> {
         let number = self.next;
-        if let Err(error) = self.write(number, &entry, body) {
-            return self.lacks_disk(error).map(Some);
+        if let Err(error) = self.write(number, &meta, body) {
+            return self.disk_full(error).map(Some);
         }
         let bytes = body.len() as u64;
         self.reserved = 0;
         self.next += 1;
         self.bytes += on_disk(bytes);
-        self.files.push_back((number, entry, bytes));
+        self.files.push_back((number, meta, bytes));
         Ok(None)
     }
 
@@ -194,7 +198,7 @@ impl Spool {
         }
     }
 
-    /// Keeps a text in place of the one before, on disk when it returns; none where it is empty.
+    /// Replaces the unfinished text; an empty one removes it. Durable on return.
     pub(super) fn set_unfinished_text(&self, text: &[u8]) -> Result<(), SendError> {
         let path = self.path.join(UNFINISHED_TEXT);
         let set = || {
@@ -203,49 +207,44 @@ impl Spool {
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
                     removed => removed?,
                 }
-            } else {
-                // What a crash leaves of it is removed with the batch that was being filled.
-                let begun = self.path.join(format!("{UNFINISHED_TEXT}.{UNFINISHED}"));
-                let mut file = File::create(&begun)?;
-                file.write_all(text)?;
-                file.sync_all()?;
-                fs::rename(&begun, &path)?;
+                return durable::sync_dir(&self.path);
             }
-            durable::sync_dir(&self.path)
+            // After a crash, `open` removes this file, as it removes the batch that was being filled.
+            let unfinished = self.path.join(format!("{UNFINISHED_TEXT}.{UNFINISHED}"));
+            durable::write(&path, &unfinished, text)
         };
         set().map_err(|e: io::Error| error(&path, e))
     }
 
-    /// On disk, name included, when it returns.
-    fn write(&self, number: u64, entry: &Entry, body: &[u8]) -> io::Result<()> {
-        let path = self.path.join(name(number, entry));
+    /// The file and its name are durable on return.
+    fn write(&self, number: u64, meta: &BatchMeta, body: &[u8]) -> io::Result<()> {
+        let path = self.path.join(name(number, meta));
         let mut file = self.unfinished()?;
         file.write_all(body)?;
         file.set_len(body.len() as u64)?;
         file.sync_all()?;
-        fs::rename(self.path.join(UNFINISHED), &path)?;
-        durable::sync_dir(&self.path)
+        durable::rename(&self.path.join(UNFINISHED), &path)
     }
 
-    pub(super) fn first(&mut self) -> Result<Option<First>, SendError> {
-        while let Some((number, entry, _)) = self.files.front() {
-            let body = match fs::read(self.path.join(name(*number, entry))) {
-                // Somebody has taken it away.
+    pub(super) fn first(&mut self) -> Result<Option<OldestBatch>, SendError> {
+        while let Some((number, meta, _)) = self.files.front() {
+            let body = match fs::read(self.path.join(name(*number, meta))) {
+                // Somebody has deleted it.
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     self.forget();
                     continue;
                 }
                 read => read.map_err(|e| format!("it cannot be read: {e}")),
             };
-            let entry = entry.clone();
-            return Ok(Some(First { entry, body }));
+            let meta = meta.clone();
+            return Ok(Some(OldestBatch { meta, body }));
         }
         Ok(None)
     }
 
     pub(super) fn pop(&mut self) -> Result<(), SendError> {
-        if let Some((number, entry, _)) = self.files.front() {
-            let path = self.path.join(name(*number, entry));
+        if let Some((number, meta, _)) = self.files.front() {
+            let path = self.path.join(name(*number, meta));
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(error(&path, e)),
                 _ => self.forget(),
@@ -254,15 +253,15 @@ impl Spool {
         Ok(())
     }
 
-    /// See [`Queue::put_last`](super::queue::Queue::put_last). Whichever name a crash leaves will do.
-    pub(super) fn put_last(&mut self) -> Result<(), SendError> {
+    /// See [`Queue::move_to_back`](super::queue::Queue::move_to_back). After a crash, either name is valid.
+    pub(super) fn move_to_back(&mut self) -> Result<(), SendError> {
         if self.files.len() < 2 {
             return Ok(());
         }
-        if let Some((number, entry, bytes)) = self.files.pop_front() {
-            let path = self.path.join(name(number, &entry));
-            let to = self.path.join(name(self.next, &entry));
-            self.files.push_back((self.next, entry, bytes));
+        if let Some((number, meta, bytes)) = self.files.pop_front() {
+            let path = self.path.join(name(number, &meta));
+            let to = self.path.join(name(self.next, &meta));
+            self.files.push_back((self.next, meta, bytes));
             self.next += 1;
             fs::rename(&path, to).map_err(|e| error(&path, e))?;
         }
@@ -275,31 +274,30 @@ impl Spool {
         }
     }
 
-    /// See [`Queue::set_aside`](super::queue::Queue::set_aside). The reason comes first, so that no file is
-    /// there without one.
+    /// See [`Queue::set_aside`](super::queue::Queue::set_aside). The reason is written first, so that no
+    /// batch is without one.
     pub(super) fn set_aside(
         &mut self,
         why: impl FnOnce(&Path) -> String,
     ) -> Result<Option<PathBuf>, SendError> {
-        let Some((number, entry, bytes)) = self.files.front() else {
+        let Some((number, meta, bytes)) = self.files.front() else {
             return Ok(None);
         };
         let dir = self.path.join(REFUSED);
-        let name = name(*number, entry);
+        let name = name(*number, meta);
         let to = dir.join(&name);
         let why = why(&to);
         let moved = || {
             durable::create_dir_all(&dir)?;
-            let reason = dir.join(stem(*number, entry) + ".txt");
+            let reason = dir.join(stem(*number, meta) + ".txt");
             let mut file = File::create(reason)?;
             file.write_all(why.as_bytes())?;
             file.sync_all()?;
-            fs::rename(self.path.join(&name), &to)?;
-            durable::sync_dir(&dir)?;
+            durable::rename(&self.path.join(&name), &to)?;
             durable::sync_dir(&self.path)
         };
         if let Err(error) = moved() {
-            return self.lacks_disk(error).map(|_| None);
+            return self.disk_full(error).map(|_| None);
         }
         self.refused_bytes += on_disk(*bytes) + on_disk(why.len() as u64);
         self.forget();
@@ -318,7 +316,7 @@ fn on_disk(bytes: u64) -> u64 {
     bytes.max(1).next_multiple_of(BLOCK_BYTES)
 }
 
-/// Of the files in a directory, which may be absent.
+/// Total size of the files in a directory, which may not exist.
 fn bytes_below(dir: &Path) -> io::Result<u64> {
     let found = match fs::read_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
@@ -327,64 +325,64 @@ fn bytes_below(dir: &Path) -> io::Result<u64> {
     found.map(|file| Ok(on_disk(file?.metadata()?.len()))).sum()
 }
 
-fn stem(number: u64, entry: &Entry) -> String {
-    format!("{number:016}-{}-{}", entry.key, entry.flows)
+fn stem(number: u64, meta: &BatchMeta) -> String {
+    format!("{number:016}-{}-{}", meta.key, meta.flows)
 }
 
-fn name(number: u64, entry: &Entry) -> String {
-    let end = if entry.compressed { "json.zst" } else { "json" };
-    format!("{}.{end}", stem(number, entry))
+fn name(number: u64, meta: &BatchMeta) -> String {
+    let end = if meta.compressed { "json.zst" } else { "json" };
+    format!("{}.{end}", stem(number, meta))
 }
 
-/// Reads what [`name`] wrote.
-fn parse_name(name: &str) -> Option<(u64, Entry)> {
+/// Parses a name that was made by [`name`].
+fn parse_name(name: &str) -> Option<(u64, BatchMeta)> {
     let (stem, compressed) = match name.strip_suffix(".json.zst") {
         Some(stem) => (stem, true),
         None => (name.strip_suffix(".json")?, false),
     };
     let mut parts = stem.split('-');
     let (number, key, flows) = (parts.next()?, parts.next()?, parts.next()?);
-    let entry = Entry {
+    let meta = BatchMeta {
         key: key.to_owned(),
         notes: String::new(),
         if_late: None,
-        is_block: false,
+        is_keyed: false,
         flows: flows.parse().ok()?,
         compressed,
     };
-    (parts.next().is_none() && !key.is_empty()).then_some((number.parse().ok()?, entry))
+    (parts.next().is_none() && !key.is_empty()).then_some((number.parse().ok()?, meta))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(key: &str) -> Entry {
-        Entry {
+    fn meta(key: &str) -> BatchMeta {
+        BatchMeta {
             key: key.into(),
             notes: String::new(),
             if_late: None,
-            is_block: false,
+            is_keyed: false,
             flows: 3,
             compressed: key.len().is_multiple_of(2),
         }
     }
 
-    fn first(spool: &mut Spool) -> Option<(Entry, Vec<u8>)> {
+    fn first(spool: &mut Spool) -> Option<(BatchMeta, Vec<u8>)> {
         let first = spool.first().unwrap()?;
-        Some((first.entry, first.body.unwrap()))
+        Some((first.meta, first.body.unwrap()))
     }
 
     #[test]
-    fn a_spool_outlives_its_process() {
+    fn a_spool_survives_its_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
         let most = 2 * BLOCK_BYTES;
         let mut spool = Spool::open(&path, most).unwrap();
         assert_eq!(spool.reserve(10).unwrap(), None);
-        assert_eq!(spool.push(entry("a"), b"one").unwrap(), None);
-        assert_eq!(spool.push(entry("bb"), b"twotwotwo").unwrap(), None);
-        assert_eq!(spool.reserve(1).unwrap(), Some(Lack::Bytes));
+        assert_eq!(spool.push(meta("a"), b"one").unwrap(), None);
+        assert_eq!(spool.push(meta("bb"), b"twotwotwo").unwrap(), None);
+        assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
         assert!(Spool::open(&path, most).is_err(), "it is in use");
         spool.pop().unwrap();
         drop(spool);
@@ -392,20 +390,17 @@ mod tests {
 
         let mut spool = Spool::open(&path, most).unwrap();
         assert_eq!((spool.len(), spool.reserve(1).unwrap()), (1, None));
-        assert_eq!(
-            first(&mut spool),
-            Some((entry("bb"), b"twotwotwo".to_vec()))
-        );
-        spool.push(entry("ccc"), b"3").unwrap();
+        assert_eq!(first(&mut spool), Some((meta("bb"), b"twotwotwo".to_vec())));
+        spool.push(meta("ccc"), b"3").unwrap();
         spool.pop().unwrap();
-        assert_eq!(first(&mut spool), Some((entry("ccc"), b"3".to_vec())));
+        assert_eq!(first(&mut spool), Some((meta("ccc"), b"3".to_vec())));
         spool.pop().unwrap();
         assert_eq!(first(&mut spool), None);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "the lock");
     }
 
     #[test]
-    fn an_unfinished_flow_outlives_its_process() {
+    fn an_unfinished_flow_survives_its_process() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), 1 << 20).unwrap();
         assert_eq!(spool.unfinished_text().unwrap(), b"");
@@ -425,60 +420,60 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the lock");
     }
 
-    /// What is set aside takes room until somebody has looked at it.
+    /// Refused batches use room until somebody has dealt with them.
     #[test]
-    fn what_is_set_aside_is_out_of_the_way_and_has_a_reason() {
+    fn a_refused_batch_is_moved_aside_with_its_reason() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
-        spool.push(entry("a"), b"one").unwrap();
-        spool.push(entry("bb"), b"two").unwrap();
+        spool.push(meta("a"), b"one").unwrap();
+        spool.push(meta("bb"), b"two").unwrap();
         let why = |path: &Path| format!("because of {}", path.display());
         let aside = spool.set_aside(why).unwrap().unwrap();
         assert_eq!(fs::read(&aside).unwrap(), b"one");
         let reason = fs::read_to_string(aside.with_extension("txt")).unwrap();
         assert_eq!(reason, why(&aside));
-        assert_eq!(first(&mut spool), Some((entry("bb"), b"two".to_vec())));
-        assert_eq!(spool.reserve(1).unwrap(), Some(Lack::Bytes));
+        assert_eq!(first(&mut spool), Some((meta("bb"), b"two".to_vec())));
+        assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
         drop(spool);
         let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
         assert_eq!(spool.len(), 1);
-        assert_eq!(spool.reserve(1).unwrap(), Some(Lack::Bytes));
+        assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
         fs::remove_dir_all(dir.path().join("refused")).unwrap();
         assert_eq!(spool.reserve(1).unwrap(), None);
     }
 
     #[test]
-    fn a_batch_that_somebody_takes_away_is_no_reason_to_stop() {
+    fn a_batch_file_that_was_removed_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for key in ["a", "bb", "c"] {
-            spool.push(entry(key), b"x").unwrap();
+            spool.push(meta(key), b"x").unwrap();
         }
-        fs::remove_file(dir.path().join(name(0, &entry("a")))).unwrap();
-        assert_eq!(first(&mut spool), Some((entry("bb"), b"x".to_vec())));
-        fs::remove_file(dir.path().join(name(1, &entry("bb")))).unwrap();
+        fs::remove_file(dir.path().join(name(0, &meta("a")))).unwrap();
+        assert_eq!(first(&mut spool), Some((meta("bb"), b"x".to_vec())));
+        fs::remove_file(dir.path().join(name(1, &meta("bb")))).unwrap();
         spool.pop().unwrap();
-        assert_eq!(first(&mut spool), Some((entry("c"), b"x".to_vec())));
+        assert_eq!(first(&mut spool), Some((meta("c"), b"x".to_vec())));
     }
 
     #[test]
-    fn a_batch_is_put_behind_the_others() {
+    fn a_batch_is_moved_to_the_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for key in ["a", "bb", "c"] {
-            spool.push(entry(key), key.as_bytes()).unwrap();
+            spool.push(meta(key), key.as_bytes()).unwrap();
         }
-        spool.put_last().unwrap();
+        spool.move_to_back().unwrap();
         drop(spool);
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         for key in ["bb", "c", "a"] {
-            assert_eq!(first(&mut spool), Some((entry(key), key.into())));
+            assert_eq!(first(&mut spool), Some((meta(key), key.into())));
             spool.pop().unwrap();
         }
     }
 
     #[test]
-    fn a_directory_of_something_else_is_no_spool() {
+    fn a_directory_with_other_files_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.txt"), "").unwrap();
         let error = Spool::open(dir.path(), 10).unwrap_err().to_string();

@@ -1,69 +1,73 @@
-//! What a status code says about a batch: the one table of it.
+//! The table of status codes, and what each means for a batch.
 //!
-//! | answer | about | then |
+//! | response | about | then |
 //! |---|---|---|
-//! | 408, 425, 429, 5xx | this moment | sent again, until `--retry-for` is over; from a spool while flows come |
+//! | 408, 425, 429, 5xx | a temporary condition | sent again, until `--retry-for` is over; from a spool, while flows arrive |
 //! | 400 `hour-too-far-ahead` | a clock | sent again, after the others |
-//! | 400 `bad-body` | the body, or the way it took | sent again; set aside when `--retry-for` is over |
+//! | 400 `bad-body` | the body, which may be corrupted in transit | sent again; set aside when `--retry-for` is over |
 //! | 400 that names a flow or a field, 413, 422, 400 `bad-idempotency-key` | this batch | set aside |
 //! | 411, 414, 415, 431 | the form of this request | set aside |
-//! | 409, 422 for a batch with notes | a part of a file that others counted | the file is looked at anew |
+//! | 409, 422 for a batch with notes | a part of a file that another command counted | the file is looked up again |
 //! | any other: 3xx, 400, 401, 403, 404, 405, 407, 421, 451 … | the address, the token, the route | kept, and sent again |
 //!
-//! A 200 counts by what it says; one that is not from flowtally is an answer from a wrong address.
+//! A 200 is accepted only if its body is flowtally's; any other body comes from another server.
 
 use ureq::http::StatusCode;
 
 use crate::client::Problem;
 
-/// What is wrong.
+/// The subject of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Nothing with the request: the service, or a proxy, cannot take it now.
-    Moment,
-    /// The clock of the service, or the one that gave the flows their hours.
+pub(super) enum ErrorClass {
+    /// Temporary: the service or a proxy cannot accept the request now.
+    Transient,
+    /// The clock of the service, or the clock that gave the flows their hours.
     Clock,
-    /// The body, which may have been changed on the way.
+    /// The body, which may have been corrupted in transit.
     Body,
-    /// This batch: it gets the same answer each time.
-    Batch(Fault),
-    /// A part of it was counted under another key.
+    /// This batch: the response will be the same every time.
+    Batch(RejectReason),
+    /// A part of the batch was counted under another key.
     Conflict,
-    /// Where it was sent, or with which rights: every batch gets the same answer.
-    Address,
+    /// The URL or the credentials: the response is the same for every batch.
+    Endpoint,
 }
 
-/// What a batch is not taken for.
+/// Why a batch was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// A flow in it.
+pub(super) enum RejectReason {
+    /// An invalid flow.
     Flow,
-    /// Its size.
+    /// The body is too large.
     Size,
-    /// Other flows have been sent under its key, or the key is none.
+    /// Different flows were sent under its key, or the key is invalid.
     Key,
-    /// It cannot be read, although it is whole here.
+    /// The service cannot decode the body, although it is intact here.
     Body,
-    /// The form of its body, as with the compression.
+    /// The encoding of the body, such as its compression.
     Form,
 }
 
-/// The class of an answer that is no 200. `problem` is its body, where it is a problem document.
-pub(super) fn class(status: StatusCode, problem: Option<&Problem>, has_notes: bool) -> Class {
+/// Classifies a response other than 200. `problem` is its body, if it is a problem document.
+pub(super) fn classify(
+    status: StatusCode,
+    problem: Option<&Problem>,
+    has_notes: bool,
+) -> ErrorClass {
     let kind = problem.and_then(|p| p.r#type.strip_prefix("urn:flowtally:problem:"));
     let names_a_flow = problem.is_some_and(|p| p.index.is_some() || p.field.is_some());
     match (status.as_u16(), kind) {
-        (409 | 422, _) if has_notes => Class::Conflict,
-        (400, Some("hour-too-far-ahead")) => Class::Clock,
-        (400, Some("bad-body")) => Class::Body,
-        (400, Some("bad-batch")) => Class::Batch(Fault::Flow),
-        (400, Some("bad-idempotency-key")) => Class::Batch(Fault::Key),
-        (400, _) if names_a_flow => Class::Batch(Fault::Flow),
-        (413, _) => Class::Batch(Fault::Size),
-        (422, _) => Class::Batch(Fault::Key),
-        (411 | 414 | 415 | 431, _) => Class::Batch(Fault::Form),
-        (408 | 425 | 429 | 500.., _) => Class::Moment,
-        _ => Class::Address,
+        (409 | 422, _) if has_notes => ErrorClass::Conflict,
+        (400, Some("hour-too-far-ahead")) => ErrorClass::Clock,
+        (400, Some("bad-body")) => ErrorClass::Body,
+        (400, Some("bad-batch")) => ErrorClass::Batch(RejectReason::Flow),
+        (400, Some("bad-idempotency-key")) => ErrorClass::Batch(RejectReason::Key),
+        (400, _) if names_a_flow => ErrorClass::Batch(RejectReason::Flow),
+        (413, _) => ErrorClass::Batch(RejectReason::Size),
+        (422, _) => ErrorClass::Batch(RejectReason::Key),
+        (411 | 414 | 415 | 431, _) => ErrorClass::Batch(RejectReason::Form),
+        (408 | 425 | 429 | 500.., _) => ErrorClass::Transient,
+        _ => ErrorClass::Endpoint,
     }
 }
 
@@ -72,11 +76,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_status_has_its_class() {
-        use Class::{Address, Batch, Body, Clock, Conflict, Moment};
+    fn statuses_are_classified() {
+        use ErrorClass::{Batch, Body, Clock, Conflict, Endpoint, Transient};
         let of = |code: u16, json: &str, has_notes| {
             let problem = serde_json::from_str(json).ok();
-            class(
+            classify(
                 StatusCode::from_u16(code).unwrap(),
                 problem.as_ref(),
                 has_notes,
@@ -84,11 +88,11 @@ mod tests {
         };
         for code in 100..1000 {
             let expected = match code {
-                411 | 414 | 415 | 431 => Batch(Fault::Form),
-                413 => Batch(Fault::Size),
-                422 => Batch(Fault::Key),
-                408 | 425 | 429 | 500..=999 => Moment,
-                _ => Address,
+                411 | 414 | 415 | 431 => Batch(RejectReason::Form),
+                413 => Batch(RejectReason::Size),
+                422 => Batch(RejectReason::Key),
+                408 | 425 | 429 | 500..=999 => Transient,
+                _ => Endpoint,
             };
             for body in ["", "<html>", "{}", "{\"error\":\"no\"}", "[]"] {
                 assert_eq!(of(code, body, false), expected, "{code} {body}");
@@ -97,26 +101,26 @@ mod tests {
         for (json, expected) in [
             (
                 "{\"type\":\"urn:flowtally:problem:bad-batch\"}",
-                Batch(Fault::Flow),
+                Batch(RejectReason::Flow),
             ),
             (
                 "{\"type\":\"urn:flowtally:problem:bad-idempotency-key\"}",
-                Batch(Fault::Key),
+                Batch(RejectReason::Key),
             ),
             (
                 "{\"type\":\"urn:flowtally:problem:hour-too-far-ahead\",\"index\":0,\"field\":\"hour\"}",
                 Clock,
             ),
             ("{\"type\":\"urn:flowtally:problem:bad-body\"}", Body),
-            ("{\"type\":\"urn:flowtally:problem:bad-host\"}", Address),
+            ("{\"type\":\"urn:flowtally:problem:bad-host\"}", Endpoint),
             (
                 "{\"type\":\"urn:flowtally:problem:of-a-later-version\"}",
-                Address,
+                Endpoint,
             ),
-            ("{\"index\":3,\"status\":400}", Batch(Fault::Flow)),
+            ("{\"index\":3,\"status\":400}", Batch(RejectReason::Flow)),
             (
                 "{\"type\":\"about:blank\",\"field\":\"hour\"}",
-                Batch(Fault::Flow),
+                Batch(RejectReason::Flow),
             ),
         ] {
             assert_eq!(of(400, json, false), expected, "{json}");

@@ -1,5 +1,4 @@
-//! The thread that takes batches from the front of the queue and sends each until the service has
-//! answered it.
+//! The thread that takes the oldest batch from the queue and sends it until the service has responded.
 
 use std::path::Path;
 use std::sync::MutexGuard;
@@ -8,50 +7,50 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde_json::value::RawValue;
 
-use super::attempt::{self, Outcome};
-use super::queue::Entry;
-use super::spool::First;
-use super::status::Fault;
-use super::{Refused, Rejected, SendError, Shared, State};
+use super::attempt::{self, AttemptOutcome};
+use super::queue::BatchMeta;
+use super::spool::OldestBatch;
+use super::status::RejectReason;
+use super::{DeadLetters, Rejected, SendError, Shared, State};
 use crate::client::Client;
 
-/// First and longest pause between two tries, before jitter.
+/// The shortest and the longest pause between two attempts, before jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 pub(super) type OnRejected = dyn FnMut(Rejected) -> Result<(), String>;
 
-/// What to do after a try.
-enum Next {
-    /// The batch is done with, and goes from the queue.
+/// What to do after an attempt.
+enum NextStep {
+    /// Remove the batch from the queue.
     Forget,
-    /// It is not in the queue any more.
+    /// The batch has left the queue already.
     Gone,
     TryAgain {
         why: String,
         after: Option<Duration>,
-        /// What to do when that lasts for as long as it may.
-        at_last: AtLast,
-        /// Others may be taken meanwhile.
+        /// What to do when retries have lasted for `--retry-for`.
+        on_timeout: OnTimeout,
+        /// The service may accept other batches meanwhile.
         others_first: bool,
     },
     Fail(SendError),
 }
 
-/// What becomes of a batch that was tried for `--retry-for`.
+/// What to do with a batch that was retried for `--retry-for`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum AtLast {
-    /// It waits for the next sender. A spool keeps it, so while flows still come it is tried again here.
+enum OnTimeout {
+    /// Leave it in the queue for the next sender. With a spool and while flows come, this sender tries it again.
     GiveUp,
-    /// It is set aside.
-    PutAside(Fault),
-    /// It waits for the next sender, too. But nothing is given up while flows still come: whoever gives them
-    /// may not be able to give them again, and the address or the token can be mended meanwhile.
-    Refused,
+    /// Move it to the refused batches.
+    SetAside(RejectReason),
+    /// Leave it for the next sender, but do not give up while flows still arrive: the caller may be unable to
+    /// provide them again, and the URL or the token may be corrected meanwhile.
+    KeepForNext,
 }
 
 impl Shared {
-    /// The delivering thread's life.
+    /// Body of the delivery thread.
     pub(super) fn deliver_until_abandoned(
         &self,
         client: &Client,
@@ -59,18 +58,18 @@ impl Shared {
     ) {
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
-        // The user knows that nothing is taken.
-        let mut has_told = false;
-        // Batches in a row that are to be tried after the others.
+        // The user has been told that nothing is delivered.
+        let mut has_notified = false;
+        // Consecutive batches that were moved to the end of the queue.
         let mut postponed = 0;
-        while let Some(First { entry, body }) = self.next_batch() {
+        while let Some(OldestBatch { meta, body }) = self.next_batch() {
             let mut next = match &body {
-                Ok(body) => self.try_once(client, &entry, body, &mut on_rejected),
-                Err(damage) => self.set_aside(&entry, damage, None, &mut on_rejected),
+                Ok(body) => self.try_once(client, &meta, body, &mut on_rejected),
+                Err(damage) => self.set_aside(&meta, damage, None, &mut on_rejected),
             };
             let others_first = matches!(
                 next,
-                Next::TryAgain {
+                NextStep::TryAgain {
                     others_first: true,
                     ..
                 }
@@ -79,19 +78,22 @@ impl Shared {
                 match self.postpone(&mut postponed) {
                     Ok(true) => continue,
                     Ok(false) => {}
-                    Err(error) => next = Next::Fail(error),
+                    Err(error) => next = NextStep::Fail(error),
                 }
             }
             let since = *failing_since.get_or_insert_with(Instant::now);
             let mut left = self.options.retry_for.saturating_sub(since.elapsed());
-            if let Next::TryAgain { why, at_last, .. } = &next {
-                if *at_last == AtLast::Refused {
-                    self.tell_refused(client, why);
+            if let NextStep::TryAgain {
+                why, on_timeout, ..
+            } = &next
+            {
+                if *on_timeout == OnTimeout::KeepForNext {
+                    self.notify_refused(client, why);
                 }
-                if self.outlasts(*at_last) {
-                    if left.is_zero() && *at_last == AtLast::GiveUp && !has_told {
-                        has_told = true;
-                        self.tell_away(client, why);
+                if self.outlasts(*on_timeout) {
+                    if left.is_zero() && *on_timeout == OnTimeout::GiveUp && !has_notified {
+                        has_notified = true;
+                        self.notify_unreachable(client, why);
                     }
                     left = match self.state().ended_at {
                         None => PAUSE_MAX,
@@ -102,35 +104,35 @@ impl Shared {
                     };
                 }
                 if left.is_zero() {
-                    next = self.give_up(client, &entry, &body, (why, *at_last), &mut on_rejected);
+                    next = self.give_up(client, &meta, &body, (why, *on_timeout), &mut on_rejected);
                 }
             }
             let mut state = self.state();
-            let done = matches!(next, Next::Forget | Next::Gone);
+            let done = matches!(next, NextStep::Forget | NextStep::Gone);
             match next {
-                Next::Forget => {
+                NextStep::Forget => {
                     if let Err(error) = state.queue.pop() {
                         state.failed = Some(error);
                     }
                 }
-                Next::Gone => {}
-                Next::TryAgain { why, after, .. } => {
+                NextStep::Gone => {}
+                NextStep::TryAgain { why, after, .. } => {
                     state.report.retries += 1;
-                    state.trouble = Some(why);
+                    state.last_error = Some(why);
                     let pause = pauses.next().unwrap_or(PAUSE_MAX);
                     let pause = pause.max(after.unwrap_or_default());
                     state = self.pause(state, pause.min(left));
                 }
-                Next::Fail(error) => {
+                NextStep::Fail(error) => {
                     state.failed.get_or_insert(error);
                 }
             }
             if done {
-                state.trouble = None;
+                state.last_error = None;
                 pauses = self::pauses();
                 failing_since = None;
                 postponed = 0;
-                has_told = false;
+                has_notified = false;
             }
             self.changed.notify_all();
             if state.failed.is_some() || state.abandoned {
@@ -139,22 +141,22 @@ impl Shared {
         }
     }
 
-    /// What to do with a batch that was tried for long enough.
+    /// Handles a batch that was retried for long enough.
     fn give_up(
         &self,
         client: &Client,
-        entry: &Entry,
+        meta: &BatchMeta,
         body: &Result<Vec<u8>, String>,
-        (why, at_last): (&str, AtLast),
+        (why, on_timeout): (&str, OnTimeout),
         on_rejected: &mut OnRejected,
-    ) -> Next {
+    ) -> NextStep {
         let (url, why) = (client.url(attempt::PATH), why.to_owned());
-        match (at_last, body) {
-            (AtLast::PutAside(fault), Ok(body)) => {
-                self.put_aside(client, entry, body, (&why, fault), on_rejected)
+        match (on_timeout, body) {
+            (OnTimeout::SetAside(fault), Ok(body)) => {
+                self.reject_batch(client, meta, body, (&why, fault), on_rejected)
             }
-            (AtLast::Refused, _) => Next::Fail(SendError::Refused { url, why }),
-            _ => Next::Fail(SendError::GaveUp {
+            (OnTimeout::KeepForNext, _) => NextStep::Fail(SendError::Refused { url, why }),
+            _ => NextStep::Fail(SendError::GaveUp {
                 url,
                 after: self.options.retry_for,
                 why,
@@ -162,26 +164,26 @@ impl Shared {
         }
     }
 
-    /// Tells the user, once, why the service takes nothing.
-    fn tell_refused(&self, client: &Client, why: &str) {
-        if self.state().trouble.as_deref() != Some(why) {
+    /// Notifies the user once why the service accepts nothing.
+    fn notify_refused(&self, client: &Client, why: &str) {
+        if self.state().last_error.as_deref() != Some(why) {
             let url = client.url(attempt::PATH);
-            let text = format!("{url} refuses: {why}; the flows are kept, and sent again later");
+            let text = format!("{url} refuses: {why}; the flows are kept and will be sent later");
             (self.notice.0)(&text);
         }
     }
 
     /// Whether a batch is kept and tried for as long as flows come, and for `--retry-for` after that.
-    fn outlasts(&self, at_last: AtLast) -> bool {
-        match at_last {
-            AtLast::GiveUp => self.options.spool.is_some(),
-            AtLast::PutAside(_) => false,
-            AtLast::Refused => true,
+    fn outlasts(&self, on_timeout: OnTimeout) -> bool {
+        match on_timeout {
+            OnTimeout::GiveUp => self.options.spool.is_some(),
+            OnTimeout::SetAside(_) => false,
+            OnTimeout::KeepForNext => true,
         }
     }
 
-    /// Tells the user why nothing is taken, while the spool keeps it.
-    fn tell_away(&self, client: &Client, why: &str) {
+    /// Tells the user why nothing is delivered, while the spool keeps the flows.
+    fn notify_unreachable(&self, client: &Client, why: &str) {
         let error = SendError::GaveUp {
             url: client.url(attempt::PATH),
             after: self.options.retry_for,
@@ -192,11 +194,11 @@ impl Shared {
         ));
     }
 
-    /// Moves a batch behind the others, if it is in a spool. Whether there is one that has not been tried since
-    /// the last pause.
+    /// Moves a batch to the end of the queue, if it is in a spool. Returns whether there is a batch that has
+    /// not been tried since the last pause.
     fn postpone(&self, postponed: &mut usize) -> Result<bool, SendError> {
         let mut state = self.state();
-        state.queue.put_last()?;
+        state.queue.move_to_back()?;
         *postponed += 1;
         let others_wait = state.queue.is_spool() && *postponed < state.queue.len();
         if !others_wait {
@@ -208,140 +210,144 @@ impl Shared {
     fn try_once(
         &self,
         client: &Client,
-        entry: &Entry,
+        meta: &BatchMeta,
         body: &[u8],
         on_rejected: &mut OnRejected,
-    ) -> Next {
-        match attempt::deliver(client, entry, body) {
-            Outcome::Taken { replayed, expired } => {
+    ) -> NextStep {
+        match attempt::deliver(client, meta, body) {
+            AttemptOutcome::Taken { replayed, expired } => {
                 let report = &mut self.state().report;
-                report.flows += (entry.flows - expired) as u64;
+                report.flows += (meta.flows - expired) as u64;
                 report.expired += expired as u64;
                 report.batches += 1;
                 report.replayed += u64::from(replayed);
-                Next::Forget
+                NextStep::Forget
             }
-            Outcome::Rejected { why, of } => {
-                self.put_aside(client, entry, body, (&why, of), on_rejected)
+            AttemptOutcome::Rejected { why, of } => {
+                self.reject_batch(client, meta, body, (&why, of), on_rejected)
             }
-            Outcome::Conflict { why } => Next::Fail(SendError::Conflict {
+            AttemptOutcome::Conflict { why } => NextStep::Fail(SendError::Conflict {
                 url: client.url(attempt::PATH),
                 why,
             }),
-            // A file is read again by the next command.
-            Outcome::Refused { why, .. } if self.options.batch_age.is_none() => {
-                Next::Fail(SendError::Refused {
+            // The next command reads the file again.
+            AttemptOutcome::Refused { why, .. } if self.options.batch_age.is_none() => {
+                NextStep::Fail(SendError::Refused {
                     url: client.url(attempt::PATH),
                     why,
                 })
             }
-            Outcome::Refused { why, after } => Next::TryAgain {
+            AttemptOutcome::Refused { why, after } => NextStep::TryAgain {
                 why,
                 after,
-                at_last: AtLast::Refused,
+                on_timeout: OnTimeout::KeepForNext,
                 others_first: false,
             },
-            Outcome::Unreadable { why, after } => match flows_of(entry, body) {
-                Ok(_) => Next::TryAgain {
+            AttemptOutcome::Unreadable { why, after } => match flows_of(meta, body) {
+                Ok(_) => NextStep::TryAgain {
                     why,
                     after,
-                    at_last: AtLast::PutAside(Fault::Body),
+                    on_timeout: OnTimeout::SetAside(RejectReason::Body),
                     others_first: false,
                 },
-                Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
+                Err(damage) => self.set_aside(meta, &damage, None, on_rejected),
             },
-            // Without a spool nothing else can be sent meanwhile, and the clock may not be what is wrong.
-            Outcome::Later { why, index } if self.options.spool.is_none() => {
-                let index = index.filter(|_| entry.is_block);
-                match index.map(|index| self.leave_out(entry, body, index, &why, on_rejected)) {
-                    Some(Ok(true)) => Next::Gone,
-                    Some(Err(error)) => Next::Fail(error),
-                    None | Some(Ok(false)) => Next::Fail(SendError::Refused {
+            // Without a spool, nothing else can be sent meanwhile, and the clock may not be the cause.
+            AttemptOutcome::Later { why, index } if self.options.spool.is_none() => {
+                let index = index.filter(|_| meta.is_keyed);
+                match index.map(|index| self.drop_late_flows(meta, body, index, &why, on_rejected))
+                {
+                    Some(Ok(true)) => NextStep::Gone,
+                    Some(Err(error)) => NextStep::Fail(error),
+                    None | Some(Ok(false)) => NextStep::Fail(SendError::Refused {
                         url: client.url(attempt::PATH),
                         why,
                     }),
                 }
             }
-            Outcome::Later { why, .. } => Next::TryAgain {
+            AttemptOutcome::Later { why, .. } => NextStep::TryAgain {
                 why,
                 after: None,
-                at_last: AtLast::GiveUp,
+                on_timeout: OnTimeout::GiveUp,
                 others_first: true,
             },
-            Outcome::TryAgain { why, after } => Next::TryAgain {
+            AttemptOutcome::TryAgain { why, after } => NextStep::TryAgain {
                 why,
                 after,
-                at_last: AtLast::GiveUp,
+                on_timeout: OnTimeout::GiveUp,
                 others_first: false,
             },
         }
     }
 
-    /// Keeps a batch that the service will never take where it holds up no other.
-    fn put_aside(
+    /// Moves a batch that the service will never accept out of the way of the others.
+    fn reject_batch(
         &self,
         client: &Client,
-        entry: &Entry,
+        meta: &BatchMeta,
         body: &[u8],
-        (why, of): (&str, Fault),
+        (why, of): (&str, RejectReason),
         on_rejected: &mut OnRejected,
-    ) -> Next {
+    ) -> NextStep {
         match &self.options.refused {
-            Refused::SetAside(command) => {
-                self.set_aside(entry, why, Some((command, of)), on_rejected)
+            DeadLetters::SetAside(command) => {
+                self.set_aside(meta, why, Some((command, of)), on_rejected)
             }
-            Refused::NotKept if of != Fault::Flow => Next::Fail(SendError::Refused {
-                url: client.url(attempt::PATH),
-                why: format!(
-                    "{why}; --rejects FILE or --spool DIR keeps such a batch and sends the rest"
-                ),
-            }),
-            Refused::HandOver | Refused::NotKept => match flows_of(entry, body) {
+            DeadLetters::NotKept if of != RejectReason::Flow => {
+                NextStep::Fail(SendError::Refused {
+                    url: client.url(attempt::PATH),
+                    why: format!(
+                        "{why}; give --rejects FILE or --spool DIR to keep such a batch and send the rest"
+                    ),
+                })
+            }
+            DeadLetters::HandOver | DeadLetters::NotKept => match flows_of(meta, body) {
                 Ok(flows) => {
                     let why = why.to_owned();
                     match on_rejected(Rejected::Flows { flows, why }) {
-                        Ok(()) => Next::Forget,
-                        Err(why) => Next::Fail(SendError::NotKept(why)),
+                        Ok(()) => NextStep::Forget,
+                        Err(why) => NextStep::Fail(SendError::NotKept(why)),
                     }
                 }
-                Err(damage) => self.set_aside(entry, &damage, None, on_rejected),
+                Err(damage) => self.set_aside(meta, &damage, None, on_rejected),
             },
         }
     }
 
-    /// Moves the first batch of the spool out of the way. `again` says how to send it again, if it can be.
+    /// Moves the first batch of the spool to the refused ones. `again` describes how to send it again, if
+    /// that is possible.
     fn set_aside(
         &self,
-        entry: &Entry,
+        meta: &BatchMeta,
         why: &str,
-        again: Option<(&str, Fault)>,
+        again: Option<(&str, RejectReason)>,
         on_rejected: &mut OnRejected,
-    ) -> Next {
+    ) -> NextStep {
         let moved = self
             .state()
             .queue
-            .set_aside(|path| reason(path, entry, why, again));
+            .set_aside(|path| reason(path, meta, why, again));
         let path = match moved {
             Ok(Some(path)) => path,
             Ok(None) => {
-                return Next::TryAgain {
-                    why: format!("{why}; and the disk has no room to set the batch aside"),
+                return NextStep::TryAgain {
+                    why: format!("{why}; the disk has no room to set the batch aside"),
                     after: None,
-                    at_last: AtLast::GiveUp,
+                    on_timeout: OnTimeout::GiveUp,
                     others_first: false,
                 };
             }
-            Err(error) => return Next::Fail(error),
+            Err(error) => return NextStep::Fail(error),
         };
-        let (flows, why) = (entry.flows, why.to_owned());
+        let (flows, why) = (meta.flows, why.to_owned());
         match on_rejected(Rejected::File { path, flows, why }) {
-            Ok(()) => Next::Gone,
-            Err(why) => Next::Fail(SendError::NotKept(why)),
+            Ok(()) => NextStep::Gone,
+            Err(why) => NextStep::Fail(SendError::NotKept(why)),
         }
     }
 
-    /// Waits for the batch that is first in the queue; `None` when the sender is gone.
-    fn next_batch(&self) -> Option<First> {
+    /// Waits for the oldest batch in the queue; `None` if the sender was dropped.
+    fn next_batch(&self) -> Option<OldestBatch> {
         let mut state = self.state();
         loop {
             if state.abandoned || state.failed.is_some() {
@@ -360,8 +366,8 @@ impl Shared {
         }
     }
 
-    /// Waits, unless the sender goes away. The end of the flows cuts it short: how long is left counts from
-    /// there.
+    /// Waits. Returns early if the sender was dropped, or if the input ends, because the time to retry counts from its
+    /// end.
     fn pause<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -379,7 +385,7 @@ impl Shared {
     }
 }
 
-/// Exponential, and spread, so that a fleet does not come back all at once.
+/// Exponential backoff with jitter, so that a fleet does not return all at once.
 pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
@@ -389,49 +395,46 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// What is written beside a batch that is set aside.
-fn reason(path: &Path, entry: &Entry, why: &str, again: Option<(&str, Fault)>) -> String {
+/// The text beside a refused batch.
+fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectReason)>) -> String {
     let Some((command, fault)) = again else {
-        return format!(
-            "{why}\n\nThe flows in it, {} of them, were not sent.\n",
-            entry.flows
-        );
+        return format!("{why}\n\nIts {} flows were not sent.\n", meta.flows);
     };
     let path = shell_word(&path.display().to_string());
-    // As a file it has the batch's key as its origin, so that it is not taken for an equal one that was
-    // counted; as a pipe its batches have the size that is given.
-    let by_source = format!("--source {} {path}", entry.key);
+    // A file is sent with the batch's key as its source, so that it is not mistaken for an equal file that
+    // was counted. A pipe is cut into batches of the given size.
+    let by_source = format!("--source {} {path}", meta.key);
     let (first, input) = match fault {
-        Fault::Size if entry.flows > 1 => (
+        RejectReason::Size if meta.flows > 1 => (
             "To send it again, in smaller batches",
-            format!("--batch-flows {} - <{path}", (entry.flows / 8).max(1)),
+            format!("--batch-flows {} - <{path}", (meta.flows / 8).max(1)),
         ),
-        Fault::Form if entry.compressed => (
-            "Compression, or the way to the service, may be what it does not take. To send it again",
+        RejectReason::Form if meta.compressed => (
+            "The compression or a proxy may be the cause. To send it again",
             format!("--no-compress {by_source}"),
         ),
-        Fault::Form => (
-            "The way to the service (URL, token, proxy) may be what it does not take. To send it again",
+        RejectReason::Form => (
+            "The URL, the token or a proxy may be the cause. To send it again",
             by_source,
         ),
-        Fault::Flow if entry.compressed => (
-            "Mend or remove the flow that is named; zstd -d makes the file one of text, which is sent in the same \
+        RejectReason::Flow if meta.compressed => (
+            "Correct or remove the flow that is named above; zstd -d decompresses the file, and the result is sent in the same \
              way. To send the file again",
             by_source,
         ),
-        Fault::Flow => (
-            "Mend or remove the flow that is named. To send the file again",
+        RejectReason::Flow => (
+            "Correct or remove the flow that is named above. To send the file again",
             by_source,
         ),
         _ => ("To send it again", by_source),
     };
     format!(
         "{why}\n\nNone of its {} flows counted. {first}:\n{command} {input}\n",
-        entry.flows
+        meta.flows
     )
 }
 
-/// `text` as one word for a shell.
+/// Quotes `text` as one word for a shell.
 pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
@@ -440,10 +443,10 @@ pub fn shell_word(text: &str) -> String {
     }
 }
 
-/// The flows in a body, a JSON text each; it may be the only copy of them.
-pub(super) fn flows_of(entry: &Entry, body: &[u8]) -> Result<Vec<String>, String> {
-    let damaged = |why: String| format!("the batch {} is damaged: {why}", entry.key);
-    let json = if entry.compressed {
+/// The flows in a body, each as JSON text. The body may be their only copy.
+pub(super) fn flows_of(meta: &BatchMeta, body: &[u8]) -> Result<Vec<String>, String> {
+    let damaged = |why: String| format!("the batch {} is damaged: {why}", meta.key);
+    let json = if meta.compressed {
         zstd::decode_all(body).map_err(|e| damaged(e.to_string()))?
     } else {
         body.to_vec()

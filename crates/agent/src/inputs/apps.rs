@@ -1,4 +1,4 @@
-//! Which application has which address.
+//! Maps addresses to applications.
 
 use std::io::Read;
 use std::net::IpAddr;
@@ -7,16 +7,16 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::InputError;
-use super::records::Records;
-use super::window::{Pace, Window};
+use super::records::CsvRecords;
+use super::window::{ReadMode, Window};
 use flow::NAME_BYTES_MAX;
 
-const HEADER: &str = "its first line has to name the columns address and app";
+const HEADER: &str = "its first line must name the columns address and app";
 
-/// Length of the prefix ::ffff:0:0, behind which IPv6 has the addresses of IPv4.
+/// Length of the prefix ::ffff:0:0/96, which contains the IPv4-mapped addresses.
 const MAPPED_PREFIX: u8 = 96;
 
-/// Applications by address or range of addresses; the longest prefix that has an address counts.
+/// Applications by address or range; the longest matching prefix wins.
 #[derive(Debug, Default)]
 pub struct Apps {
     v4: PrefixMap<Ipv4Net, App>,
@@ -26,21 +26,21 @@ pub struct Apps {
 #[derive(Clone, Debug, PartialEq)]
 struct App {
     name: String,
-    /// Where that was read.
+    /// The line that it was read from.
     line: u64,
 }
 
 impl Apps {
-    /// Reads CSV with a header and the columns `address` (as in `10.0.0.7`, `10.0.0.0/16`, `fd00::/8`)
-    /// and `app`. Others are left alone.
+    /// Reads CSV with a header and the columns `address` (as in `10.0.0.7`, `10.0.0.0/16`, `fd00::/8`) and
+    /// `app`. Other columns are ignored.
     ///
     /// # Errors
-    /// What is wrong in which line; so that no traffic goes to the wrong account, also an address
-    /// that is given to two applications.
+    /// The invalid line and the reason. An address with two different applications is an error too, so that
+    /// no traffic is attributed to the wrong one.
     pub fn read(input: impl Read) -> Result<Apps, InputError> {
-        let mut window = Window::new(input, Pace::AsItComes);
+        let mut window = Window::new(input, ReadMode::AsAvailable);
         window.skip_mark()?;
-        let mut records = Records::new(window, 1);
+        let mut records = CsvRecords::new(window, 1);
         let header = records.next_of_good()?;
         let column = |name: &str| {
             let columns = header.fields().enumerate();
@@ -48,7 +48,7 @@ impl Apps {
             match (named.next(), named.next()) {
                 (Some((at, _)), None) => Ok(at),
                 (None, _) => Err(format!("there is no column {name}; {HEADER}")),
-                _ => Err(format!("there are two columns {name}; leave one")),
+                _ => Err(format!("there are two columns {name}; remove one")),
             }
             .map_err(InputError::Malformed)
         };
@@ -74,7 +74,7 @@ impl Apps {
         let range = range(address)?;
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(format!(
-                "app: the name has {} bytes, and may have 1 to {NAME_BYTES_MAX}",
+                "app: the name has {} bytes; the limits are 1 and {NAME_BYTES_MAX}",
                 name.len()
             ));
         }
@@ -88,14 +88,14 @@ impl Apps {
         };
         match earlier {
             Some(earlier) if earlier.name != app.name => Err(format!(
-                "address: {range} is {:?} here, and {:?} on line {}; leave one",
+                "address: {range} is {:?} here, and {:?} on line {}; remove one",
                 app.name, earlier.name, earlier.line
             )),
             _ => Ok(()),
         }
     }
 
-    /// The application that has this address.
+    /// The application with this address.
     pub(super) fn of(&self, address: IpAddr) -> Option<&str> {
         let app = match address.to_canonical() {
             IpAddr::V4(address) => self.v4.get_lpm(&address.into())?.1,
@@ -113,17 +113,17 @@ fn range(text: &str) -> Result<IpNet, String> {
         })?,
     };
     let range = as_ipv4(range);
-    // Perhaps a wrong digit, perhaps a wrong length: who wrote it knows.
+    // Either a digit or the prefix length is wrong; only the author knows which.
     if range.addr() != range.network() {
         return Err(format!(
-            "address: {text} is not where a range of this length begins; {} does",
+            "address: {text} is not the start of a range of this length; {} is",
             range.trunc()
         ));
     }
     Ok(range)
 }
 
-/// IPv4 written as IPv6 is IPv4.
+/// IPv4-mapped IPv6 addresses are IPv4 addresses.
 fn as_ipv4(range: IpNet) -> IpNet {
     let IpNet::V6(v6) = range else {
         return range;
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Also in the table.
+    /// Also in the file of applications.
     #[test]
     fn ipv4_written_as_ipv6_is_ipv4() {
         let apps = "address,app\n::ffff:10.0.0.0/104,internal\n::ffff:10.1.2.3,db\n::/0,v6\n\
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn errors_name_the_line() {
         for (text, expected) in [
             ("", "there is no column address"),
             ("address,name\n", "there is no column app"),
@@ -203,7 +203,7 @@ mod tests {
             ),
             (
                 "address,app\n10.0.0.7/8,a\n",
-                "line 2: address: 10.0.0.7/8 is not where",
+                "line 2: address: 10.0.0.7/8 is not the start",
             ),
             (
                 "address,app\n10.0.0.7\n",

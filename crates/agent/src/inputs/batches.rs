@@ -1,63 +1,65 @@
-//! Batches made of an input, the same ones each time that it is read.
+//! Cuts an input into batches. The same input always gives the same batches.
 //!
-//! A block of JSON goes to the decoder as it is, which is what makes this as fast as a POST. Where it
-//! holds something wrong, and in the other formats, flows are collected one by one, as lines of NDJSON.
-//! Should the decoder refuse those, each is looked at on its own, and the wrong ones are left out.
+//! A block of JSON is decoded as a whole, so this path is as fast as a POST. If the block has an error, and
+//! for all other formats, flows are collected one by one as lines of NDJSON. If the decoder refuses these,
+//! each line is checked on its own and the invalid ones are left out.
 
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::flows::{Line, Record, hash_of_text, hashes};
-use super::window::{BLOCK_BYTES, Pace};
-use super::{Block, End, Fault, InputError, Place, Reader, Sink, Skipped, Text, Unit};
+use super::flows::{Line, RecordHashes, hash_of_text, hashes};
+use super::window::{BLOCK_BYTES, ReadMode};
+use super::{
+    InputEnd, InputError, Location, RawBlock, RawFlow, Reader, RecordText, Sink, Skipped, Unusable,
+};
 use flow::decode::{self, Format};
 use flow::{Batch, Field, HourLimit};
 
-/// What a stretch of an input comes to.
+/// A section of an input, decoded.
 #[derive(Debug)]
-pub struct Part {
-    /// Its flows; `None` where there are none.
+pub struct Chunk {
+    /// Its flows; `None` if it has none.
     pub batch: Option<Batch>,
-    /// What its flows are made of, in order, and what would be flows with other options.
-    pub records: Vec<Record>,
-    /// The texts of records, in formats that need them.
+    /// The records of its flows, in order, including records that other options would turn into flows.
+    pub records: Vec<RecordHashes>,
+    /// The texts of the records, in formats that need them.
     pub text: Arc<str>,
-    /// The input ends here, within a line: the last record may be the beginning of one.
+    /// The input ends inside a line here, so the last record may be incomplete.
     pub ends_within_a_line: bool,
-    /// The same, and nothing shows that the last record is complete.
+    /// As above, and nothing proves that the last record is complete.
     pub may_be_cut: bool,
     /// Flows of this hour and later ones are left out: they are too far ahead of the clock.
     pub late_from: Option<u32>,
-    /// What is not a flow, in order.
-    pub refused: Vec<Refused>,
+    /// Text that is not a flow, in order.
+    pub refused: Vec<RejectedFlow>,
     pub skipped: Skipped,
-    /// Where it ends.
-    pub last: Place,
+    /// The location of the last record.
+    pub last: Location,
 }
 
 /// What to do about an hour that is too far ahead.
 pub(crate) const GIVE_AGAIN: &str = "; if the clock is wrong, give the file again when it is right";
 
-/// Something that is not a flow.
+/// Text that is not a valid flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    pub place: Place,
-    /// As it was, or as JSON.
+pub struct RejectedFlow {
+    pub location: Location,
+    /// The original text, or as JSON.
     pub text: String,
     pub why: String,
 }
 
 impl<R: Read> Reader<R> {
-    /// Hands batches of about a mebibyte of text to `each`, until that breaks. An input that has not
-    /// changed gives the same ones, however it is read.
+    /// Passes batches of about a mebibyte of text to `each` until it breaks. An unchanged input gives the
+    /// same batches every time.
     ///
     /// # Errors
-    /// Where the rest cannot be read. What came before has been handed over, as far as it fills
-    /// batches: of a shorter input, nothing.
+    /// If the rest cannot be read. Full batches before the error were passed on; flows of an incomplete batch
+    /// were not.
     pub fn read_batches(
         self,
-        mut each: impl FnMut(Part) -> ControlFlow<()>,
+        mut each: impl FnMut(Chunk) -> ControlFlow<()>,
     ) -> Result<(), InputError> {
         let mut batcher = Batcher {
             each: &mut each,
@@ -66,38 +68,38 @@ impl<R: Read> Reader<R> {
             next: None,
             pending: Pending::default(),
         };
-        batcher.pending.end = self.read_into(Pace::Blocks, &mut batcher)?;
+        batcher.pending.end = self.read_into(ReadMode::FullBlocks, &mut batcher)?;
         if !batcher.stopped {
-            let _no_more_to_stop = batcher.hand_over();
+            let _no_more_to_stop = batcher.flush();
         }
         Ok(())
     }
 }
 
 struct Batcher<'a> {
-    each: &'a mut dyn FnMut(Part) -> ControlFlow<()>,
+    each: &'a mut dyn FnMut(Chunk) -> ControlFlow<()>,
     stopped: bool,
     hours: Hours,
-    /// The text that the next flow is made of.
-    next: Option<OwnText>,
+    /// The text of the record that the next flow is made of.
+    next: Option<OwnedRecordText>,
     pending: Pending,
 }
 
-/// A [`Text`] that is kept.
-struct OwnText {
+/// An owned [`RecordText`].
+struct OwnedRecordText {
     text: String,
     last_field: usize,
     last_is_whole: bool,
     is_content: bool,
 }
 
-/// Which hours are taken.
+/// The limit on hours.
 #[derive(Clone, Copy)]
 struct Hours(Option<HourLimit>);
 
 impl Hours {
-    /// `batch`, if all of its hours are taken.
-    fn check(self, batch: Batch) -> Result<Batch, String> {
+    /// Returns `batch` if all its hours are within the limit.
+    fn validate(self, batch: Batch) -> Result<Batch, String> {
         let checked = self.0.map_or(Ok(()), |limit| limit.validate(&batch));
         let checked = checked.map_err(|e| format!("{}: {e}{GIVE_AGAIN}", Field::Hour.name()));
         checked.map(|()| batch)
@@ -105,48 +107,48 @@ impl Hours {
 
     fn decode(self, text: &[u8], format: Format) -> Result<Batch, String> {
         let batch = decode::decode(text, format).map_err(|e| e.to_string())?;
-        self.check(batch)
+        self.validate(batch)
     }
 }
 
-/// What came one by one, and is not handed over yet.
+/// Flows that were collected one by one and are not passed on yet.
 #[derive(Default)]
 struct Pending {
-    /// A flow a line.
+    /// One flow per line.
     lines: String,
-    /// Of each flow: its place, and where its line ends.
-    flows: Vec<(Place, usize)>,
+    /// For each flow: its location, and the end of its line in `lines`.
+    flows: Vec<(Location, usize)>,
     records: Vec<PendingRecord>,
-    /// The texts of records.
+    /// The texts of the records.
     text: String,
-    /// The last record is a flow whose last field may be the beginning of a longer one.
+    /// The last record is a flow whose last field may be incomplete.
     last_is_open: bool,
     late_from: Option<u32>,
-    end: End,
-    refused: Vec<Refused>,
+    end: InputEnd,
+    refused: Vec<RejectedFlow>,
     refused_bytes: usize,
     skipped: Skipped,
-    last: Option<Place>,
+    last: Option<Location>,
 }
 
-/// One that is pending.
+/// A pending record.
 enum PendingRecord {
-    /// The next of the lines.
+    /// The next line of `lines`.
     Flow {
-        /// The hash of the text that it is made of, where that tells it.
+        /// The hash of the record's text, in formats where the text identifies the record.
         content: Option<u128>,
         line: Option<Line>,
-        place: Place,
+        location: Location,
     },
-    /// It turned out not to be in the batch.
-    LeftOut(Record),
-    /// It turned out to be none.
+    /// Its flow was left out of the batch.
+    LeftOut(RecordHashes),
+    /// It turned out not to be a record.
     Nothing,
 }
 
 impl Sink for Batcher<'_> {
-    fn text(&mut self, text: Text<'_>) {
-        self.next = Some(OwnText {
+    fn text(&mut self, text: RecordText<'_>) {
+        self.next = Some(OwnedRecordText {
             text: text.text.to_owned(),
             last_field: text.last_field,
             last_is_whole: text.last_is_whole,
@@ -154,27 +156,28 @@ impl Sink for Batcher<'_> {
         });
     }
 
-    /// What is full is handed over when one more comes: the last one is there at the end of the input.
-    fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
+    /// A full batch is passed on only when another flow comes, so the last batch is complete at the end of
+    /// the input.
+    fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()> {
         if self.pending.bytes() >= BLOCK_BYTES {
-            self.hand_over()?;
+            self.flush()?;
         }
-        self.pending.take(unit, self.next.take());
+        self.pending.append(raw, self.next.take());
         ControlFlow::Continue(())
     }
 
-    fn block(&mut self, block: Block<'_>) -> ControlFlow<(), Option<u64>> {
-        self.hand_over()?;
+    fn block(&mut self, block: RawBlock<'_>) -> ControlFlow<(), Option<u64>> {
+        self.flush()?;
         let Ok(batch) = self.hours.decode(block.text, block.format) else {
             return ControlFlow::Continue(None);
         };
         let flows = batch.flows() as u64;
         if flows > 0 {
             let is_lines = block.format == Format::Ndjson;
-            let places = places(&block, flows);
-            let last = places.last().copied().unwrap_or(block.first);
-            self.emit(Part {
-                records: Record::of_flows(&batch, places),
+            let locations = locations(&block, flows);
+            let last = locations.last().copied().unwrap_or(block.first);
+            self.emit(Chunk {
+                records: RecordHashes::of_flows(&batch, locations),
                 text: Arc::default(),
                 ends_within_a_line: is_lines && !block.text.ends_with(b"\n"),
                 may_be_cut: false,
@@ -189,50 +192,50 @@ impl Sink for Batcher<'_> {
     }
 }
 
-/// Where the flows of a block are.
-fn places(block: &Block<'_>, flows: u64) -> Vec<Place> {
+/// The locations of the flows of a block.
+fn locations(block: &RawBlock<'_>, flows: u64) -> Vec<Location> {
     match block.first {
-        Place::Flow(first) => (first..first + flows).map(Place::Flow).collect(),
-        Place::Line(first) => {
+        Location::Flow(first) => (first..first + flows).map(Location::Flow).collect(),
+        Location::Line(first) => {
             let lines = (first..).zip(block.text.split(|&byte| byte == b'\n'));
             let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
-            lines.map(|(line, _)| Place::Line(line)).collect()
+            lines.map(|(line, _)| Location::Line(line)).collect()
         }
     }
 }
 
 impl Batcher<'_> {
-    fn hand_over(&mut self) -> ControlFlow<()> {
-        match std::mem::take(&mut self.pending).into_part(self.hours) {
-            Some(part) => self.emit(part),
+    fn flush(&mut self) -> ControlFlow<()> {
+        match std::mem::take(&mut self.pending).into_chunk(self.hours) {
+            Some(chunk) => self.emit(chunk),
             None => ControlFlow::Continue(()),
         }
     }
 
-    fn emit(&mut self, part: Part) -> ControlFlow<()> {
-        let flow = (self.each)(part);
+    fn emit(&mut self, chunk: Chunk) -> ControlFlow<()> {
+        let flow = (self.each)(chunk);
         self.stopped = flow.is_break();
         flow
     }
 }
 
 impl PendingRecord {
-    /// It is not in the batch, and would be this flow if it were.
-    fn leave_out(&mut self, flow: Option<u128>) {
+    /// Excludes its flow from the batch.
+    fn exclude(&mut self, flow: Option<u128>) {
         let PendingRecord::Flow {
             content,
             line,
-            place,
+            location,
         } = *self
         else {
             return;
         };
         *self = match content.or(flow) {
-            Some(content) => PendingRecord::LeftOut(Record {
+            Some(content) => PendingRecord::LeftOut(RecordHashes {
                 content,
                 flow,
                 is_in_batch: false,
-                place,
+                location,
                 line,
             }),
             None => PendingRecord::Nothing,
@@ -241,48 +244,49 @@ impl PendingRecord {
 }
 
 impl Pending {
-    fn take(&mut self, unit: Unit<'_>, text: Option<OwnText>) {
-        self.last = Some(unit.place);
+    fn append(&mut self, raw: RawFlow<'_>, text: Option<OwnedRecordText>) {
+        self.last = Some(raw.location);
         let content = text.as_ref().filter(|text| text.is_content);
         let content = content.map(|text| hash_of_text(&text.text));
-        self.last_is_open = unit.fault.is_none() && text.as_ref().is_some_and(|t| !t.last_is_whole);
-        match (&unit.fault, content) {
+        self.last_is_open =
+            raw.unusable.is_none() && text.as_ref().is_some_and(|t| !t.last_is_whole);
+        match (&raw.unusable, content) {
             (None, _) => {
                 let line = text.map(|text| self.push_text(&text));
                 self.records.push(PendingRecord::Flow {
                     content,
                     line,
-                    place: unit.place,
+                    location: raw.location,
                 });
             }
-            (Some(_), Some(content)) => self.records.push(PendingRecord::LeftOut(Record {
+            (Some(_), Some(content)) => self.records.push(PendingRecord::LeftOut(RecordHashes {
                 content,
                 flow: None,
                 is_in_batch: false,
-                place: unit.place,
+                location: raw.location,
                 line: None,
             })),
             (Some(_), None) => {}
         }
-        match unit.fault {
+        match raw.unusable {
             None => {
-                // In an element of an array a line may end, between two tokens.
-                let lines = unit.text.split('\n');
+                // An array element may contain line ends between tokens.
+                let lines = raw.text.split('\n');
                 lines.for_each(|line| {
                     self.lines.push_str(line);
                     self.lines.push(' ');
                 });
                 self.lines.pop();
-                self.flows.push((unit.place, self.lines.len()));
+                self.flows.push((raw.location, self.lines.len()));
                 self.lines.push('\n');
             }
-            Some(Fault::Wrong(why)) => self.refuse(unit.place, unit.text, why),
-            Some(Fault::NoTraffic(why)) => self.skipped.count(why),
+            Some(Unusable::Invalid(why)) => self.refuse(raw.location, raw.text, why),
+            Some(Unusable::Skipped(why)) => self.skipped.count(why),
         }
     }
 
-    fn push_text(&mut self, text: &OwnText) -> Line {
-        // A part has a few mebibytes.
+    fn push_text(&mut self, text: &OwnedRecordText) -> Line {
+        // A chunk has a few mebibytes at most.
         let at = |offset: usize| (self.text.len() + offset) as u32;
         let line = Line {
             start: at(0),
@@ -293,33 +297,33 @@ impl Pending {
         line
     }
 
-    fn refuse(&mut self, place: Place, text: &str, why: String) {
+    fn refuse(&mut self, location: Location, text: &str, why: String) {
         self.refused_bytes += text.len() + why.len();
-        self.refused.push(Refused {
-            place,
+        self.refused.push(RejectedFlow {
+            location,
             text: text.to_owned(),
             why,
         });
     }
 
-    /// What it takes in memory, about.
+    /// Approximate memory use.
     fn bytes(&self) -> usize {
         self.lines.len() + self.refused_bytes
     }
 
-    fn into_part(mut self, hours: Hours) -> Option<Part> {
+    fn into_chunk(mut self, hours: Hours) -> Option<Chunk> {
         let last = self.last?;
         let decode = |lines: &str| hours.decode(lines.as_bytes(), Format::Ndjson);
         let batch = match decode(&self.lines) {
             Ok(batch) => Ok(batch),
             Err(_) => {
-                let right = self.leave_out_the_wrong(hours);
+                let right = self.remove_invalid_flows(hours);
                 decode(&right)
             }
         };
         let batch = match batch {
             Ok(batch) => (batch.flows() > 0).then_some(batch),
-            // Not possible: each line was looked at. If it were, they would not be lost.
+            // Cannot happen, since each line was checked. If it did, refuse the lines instead of losing them.
             Err(error) => {
                 self.refuse(last, &self.lines.clone(), error);
                 None
@@ -333,19 +337,19 @@ impl Pending {
             PendingRecord::Flow {
                 content,
                 line,
-                place,
+                location,
             } => {
                 let flow = flows.next();
-                Some(Record {
+                Some(RecordHashes {
                     content: content.or(flow).unwrap_or_default(),
                     flow,
                     is_in_batch: true,
-                    place,
+                    location,
                     line,
                 })
             }
         });
-        Some(Part {
+        Some(Chunk {
             batch,
             records: records.collect(),
             text: self.text.into(),
@@ -358,23 +362,23 @@ impl Pending {
         })
     }
 
-    /// Looks at each line on its own. Returns those that are flows.
-    fn leave_out_the_wrong(&mut self, hours: Hours) -> String {
+    /// Checks each line on its own, and returns the valid flows.
+    fn remove_invalid_flows(&mut self, hours: Hours) -> String {
         let lines = std::mem::take(&mut self.lines);
         let mut records = std::mem::take(&mut self.records);
         let is_flow = |record: &&mut PendingRecord| matches!(record, PendingRecord::Flow { .. });
         let mut of_flows = records.iter_mut().filter(is_flow);
         let mut right = String::with_capacity(lines.len());
         let mut start = 0;
-        for (place, end) in std::mem::take(&mut self.flows) {
+        for (location, end) in std::mem::take(&mut self.flows) {
             let line = &lines[start..end];
             start = end + 1;
             let record = of_flows.next();
             let read = decode::read_flow(line);
-            // Whether its hour is taken depends on the clock, and what the file is does not.
+            // Whether the hour is accepted depends on the clock, but the identity of the file must not.
             let flow = read.as_ref().ok().and_then(|b| hashes(b).first().copied());
             let hour = read.as_ref().ok().and_then(|b| b.hours().next());
-            match read.and_then(|flow| hours.check(flow)) {
+            match read.and_then(|flow| hours.validate(flow)) {
                 Ok(_) => {
                     right.push_str(line);
                     right.push('\n');
@@ -383,15 +387,15 @@ impl Pending {
                     let late = hour.map(|hour| hour.get());
                     self.late_from = late.into_iter().chain(self.late_from).min();
                     if let Some(record) = record {
-                        record.leave_out(flow);
+                        record.exclude(flow);
                     }
-                    self.refuse(place, line, why);
+                    self.refuse(location, line, why);
                 }
             }
         }
         self.records = records;
-        // Those that could not be read at all were there first.
-        self.refused.sort_by_key(|refused| refused.place);
+        // Lines that could not be parsed at all come first.
+        self.refused.sort_by_key(|refused| refused.location);
         right
     }
 }
@@ -400,26 +404,26 @@ impl Pending {
 mod tests {
     use super::*;
 
-    /// What an input comes to: flows in all, sizes of batches, refused places, the last place.
+    /// Summary of an input: flows in total, sizes of batches, refused locations, the last location.
     #[derive(Debug, Default, PartialEq)]
     struct Sum {
         bytes: Vec<Vec<u8>>,
         flows: Vec<usize>,
         refused: Vec<String>,
-        last: Option<Place>,
+        last: Option<Location>,
     }
 
     fn read(text: &[u8]) -> (Sum, Option<String>) {
         let mut sum = Sum::default();
-        let result = Reader::new(text, None).read_batches(|part| {
-            if let Some(batch) = part.batch {
+        let result = Reader::new(text, None).read_batches(|chunk| {
+            if let Some(batch) = chunk.batch {
                 sum.flows.push(batch.flows());
                 sum.bytes.push(batch.bytes().to_vec());
             }
-            let refused = part.refused.iter();
+            let refused = chunk.refused.iter();
             sum.refused
-                .extend(refused.map(|r| format!("{}: {}", r.place, r.why)));
-            sum.last = Some(part.last);
+                .extend(refused.map(|r| format!("{}: {}", r.location, r.why)));
+            sum.last = Some(chunk.last);
             ControlFlow::Continue(())
         });
         (sum, result.err().map(|e| e.to_string()))
@@ -432,7 +436,7 @@ mod tests {
         )
     }
 
-    /// The same flows, however they are written; a block is never cut in a wrong place.
+    /// The flows are the same in every format; no block is cut at a wrong place.
     #[test]
     fn all_formats_give_all_flows() {
         const COUNT: usize = 30_000;
@@ -444,34 +448,34 @@ mod tests {
         });
         let header = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n".to_owned();
         let pretty = flows.join(" ,\n").replace(",\"", ",\n  \"");
-        // Commas behind braces where no flow ends: in a name, in a field that is not ours.
+        // Commas after braces where no flow ends: in a name, and in an unknown field.
         let nested = flows.join(",").replace("}", r#","x":[{"y":{}},{},"},{"]}"#);
         for (name, text, last) in [
-            ("ndjson", flows.join("\n"), Place::Line(COUNT as u64)),
+            ("ndjson", flows.join("\n"), Location::Line(COUNT as u64)),
             (
                 "blank lines",
                 flows.join("\r\n\n") + "\n \n",
-                Place::Line(2 * COUNT as u64 - 1),
+                Location::Line(2 * COUNT as u64 - 1),
             ),
             (
                 "json",
                 format!("[{}]", flows.join(",")),
-                Place::Flow(COUNT as u64 - 1),
+                Location::Flow(COUNT as u64 - 1),
             ),
             (
                 "pretty",
                 format!("\n[ {pretty} ]\n"),
-                Place::Flow(COUNT as u64 - 1),
+                Location::Flow(COUNT as u64 - 1),
             ),
             (
                 "nested",
                 format!("[{nested}]"),
-                Place::Flow(COUNT as u64 - 1),
+                Location::Flow(COUNT as u64 - 1),
             ),
             (
                 "csv",
                 header + &csv.collect::<String>(),
-                Place::Line(COUNT as u64 + 1),
+                Location::Line(COUNT as u64 + 1),
             ),
         ] {
             let (sum, error) = read(text.as_bytes());
@@ -489,7 +493,7 @@ mod tests {
         }
     }
 
-    /// The records of batches, without what stands before and after them.
+    /// The records of all batches, without the records before the first and after the last flow.
     fn records(batches: &[Vec<u8>], flows: &[usize]) -> Vec<u8> {
         let mut all = Vec::new();
         for (batch, flows) in batches.iter().zip(flows) {
@@ -501,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_left_out_and_named() {
+    fn invalid_flows_are_refused_with_their_location() {
         let flows: Vec<String> = (0..30_000).map(flow).collect();
         let with_faults = |between: &str| {
             let mut flows = flows.clone();
@@ -528,7 +532,8 @@ mod tests {
             assert!(sum.refused[0].starts_with(first), "{}", sum.refused[0]);
             assert!(sum.refused[1].starts_with(second), "{}", sum.refused[1]);
         }
-        // Two flows on a line, or one on two, are none, whatever they look like when joined.
+        // Two flows on one line, or one flow on two lines, are invalid, even if the joined text would be
+        // valid.
         let one = flow(1);
         let (half, other) = one.split_at(20);
         let (sum, _) = read(format!("{one},{one}\n{half}\n{other}\n{one}\n\u{1}\n").as_bytes());
@@ -552,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_input_that_breaks_off_whole_batches_are_taken() {
+    fn a_truncated_input_gives_its_complete_batches() {
         let array = format!("[{}", vec![flow(1); 30_000].join(","));
         let (sum, error) = read(array.as_bytes());
         assert!(error.unwrap().contains("flow 29999, on line 1: EOF"));

@@ -1,28 +1,28 @@
-//! gzip and zstd, told by how they begin.
+//! gzip and zstd, detected by their magic numbers.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
-use super::pause::{Patient, Stopped};
+use super::pause::{IdleFilter, Stopped};
 use flow::gzip::{self, Gzip};
 
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
-/// A frame of zstd that has no data, but something that a program such as pzstd keeps there; the first
-/// four bits are free.
+/// A skippable frame of zstd, in which programs such as pzstd store metadata; the lowest four bits of the
+/// magic number vary.
 const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
-/// The largest window of zstd frames that are read: 128 MiB, as `zstd -d` has it.
+/// The largest supported window of zstd frames: 128 MiB, as in `zstd -d`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// Whether it is compressed, as far as so many bytes tell.
+/// Whether `begin`, the first bytes of an input, is the start of a compressed one.
 pub fn begins_compressed(begin: &[u8]) -> bool {
     begin.starts_with(gzip::MAGIC)
         || begin.starts_with(ZSTD)
         || matches!(begin.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))
 }
 
-/// What was read to see how it begins, and the rest.
-type Begun<R> = Chain<Cursor<Vec<u8>>, Patient<R>>;
+/// The bytes that were read for detection, followed by the rest.
+type Begun<R> = Chain<Cursor<Vec<u8>>, IdleFilter<R>>;
 
-/// An input as it was before it was compressed, if it was.
+/// The input, decompressed if necessary.
 pub(super) enum Decompressed<R: Read> {
     Plain(Begun<R>),
     Gzip(Box<Gzip<BufReader<Begun<R>>>>),
@@ -31,7 +31,7 @@ pub(super) enum Decompressed<R: Read> {
 
 impl<R: Read> Decompressed<R> {
     pub(super) fn new(input: R) -> io::Result<Decompressed<R>> {
-        let mut input = Patient::new(input);
+        let mut input = IdleFilter::new(input);
         let mut begin = Vec::new();
         let read = Read::by_ref(&mut input)
             .take(ZSTD.len() as u64)
@@ -47,7 +47,7 @@ impl<R: Read> Decompressed<R> {
             || matches!(begin.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
         let input = match is_gzip || is_zstd {
             true => input,
-            false => input.impatient(),
+            false => input.passing_idle(),
         };
         let input = Cursor::new(begin).chain(input);
         Ok(if is_gzip {
@@ -72,15 +72,15 @@ impl<R: Read> Read for Decompressed<R> {
     }
 }
 
-/// Says what is wrong with the data; an error of the system's, which is one of reading, is left alone.
+/// Adds an explanation to errors of the data. System errors are passed on unchanged.
 fn explained(what: &str, error: io::Error) -> io::Error {
     match error.kind() {
         _ if error.raw_os_error().is_some() => error,
         io::ErrorKind::UnexpectedEof => {
-            let why = format!("the {what} data breaks off: the file is not complete");
+            let why = format!("the {what} data ends early: the file is incomplete");
             io::Error::new(io::ErrorKind::UnexpectedEof, why)
         }
-        // There is no other way to tell.
+        // The library offers no other way to detect it.
         _ if error.to_string().contains("too much memory") => {
             let why = format!(
                 "the {what} data has a window of more than {} MiB; decompress it first: zstd -dc --long=31 \

@@ -1,36 +1,36 @@
-//! A header with the six names, then a flow a record, which can be on several lines.
+//! CSV: a header with the six names, then one flow per record; a record may span lines.
 //!
-//! A header may come again, with its columns in another order: files are put one after the other. So
-//! what is not a flow is looked at for a header before it is refused, also where the file before did not
-//! end with a line break and the header is behind a flow. Nothing is read by the columns of another file.
+//! Files may be concatenated, so a header may occur again, with its columns in a different order. Before a
+//! record is refused, it is checked for a header. This includes a header after a flow on the same line, if
+//! the previous file did not end with a line break. So no flow is read by the columns of another file.
 
 use std::io::Read;
 use std::ops::ControlFlow;
 
 use super::pause::Stopped;
-use super::records::{Fields, Record, Records, UNCLOSED};
+use super::records::{CsvRecord, CsvRecords, Fields, UNCLOSED};
 use super::window::Window;
 use super::{
-    BYTE_ORDER_MARK, Fault, InputError, MAY_BE_CUT, Place, Refused, Sink, Text, Unit,
-    push_json_string,
+    BYTE_ORDER_MARK, InputError, Location, MAY_BE_CUT, RawFlow, RecordText, RejectedFlow, Sink,
+    Unusable, push_json_string,
 };
 use flow::Field;
 use flow::decode::lookalikes;
 
-/// What CSV needs.
-const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour has to come \
+/// The error for an input without a usable header.
+const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour must come \
                       first, in any order (a VPC flow log without its header needs \
                       --format vpc-flow-logs)";
-/// Of a name that is not known.
+/// Shown of an unknown name.
 const SHOWN_CHARS_MAX: usize = 100;
-/// A line with so many of the six names in it is a header, or holds one.
+/// A line with at least this many of the six names contains a header.
 const NAMES_OF_A_HEADER: usize = 3;
-/// No header that can be used is longer.
+/// No valid header is longer.
 const HEADER_BYTES_MAX: usize = 200;
 
 type Columns = Vec<Field>;
 
-/// Reads a header that is on `line`, and what follows.
+/// Reads the header on line `line`, and the rest.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
@@ -39,7 +39,7 @@ pub(super) fn read(
     let has_line_end = window.text().contains(&b'\n');
     let first_line = window.text().split(|&byte| byte == b'\n').next();
     let first_line = String::from_utf8_lossy(first_line.unwrap_or_default()).into_owned();
-    let mut records = Records::new(window, line);
+    let mut records = CsvRecords::new(window, line);
     let header = records.next_of_good().and_then(|header| {
         columns(&header).map_err(|why| {
             InputError::Malformed(format!("read as CSV, its header has {why}; {HEADER}"))
@@ -62,7 +62,7 @@ pub(super) fn read(
             Ok(None) => break,
             Err(mut error) => {
                 let header: Vec<_> = reader.columns.iter().map(|field| field.name()).collect();
-                Stopped::put_header(&mut error, &header.join(","));
+                Stopped::prepend_header(&mut error, &header.join(","));
                 return Err(error.into());
             }
         };
@@ -70,18 +70,18 @@ pub(super) fn read(
             Ok(record) if reader.has_stray_quote(&record) => {
                 let text = record.text.split(|&byte| byte == b'\n').next();
                 let text = String::from_utf8_lossy(text.unwrap_or_default());
-                let refused = Refused {
-                    place: Place::Line(record.line),
+                let refused = RejectedFlow {
+                    location: Location::Line(record.line),
                     text: text.trim_end().to_owned(),
                     why: UNCLOSED.into(),
                 };
-                (reader.take_refused(refused)?, true)
+                (reader.recover_header(refused)?, true)
             }
-            Ok(record) => (reader.take(&record)?, false),
-            Err(refused) => (reader.take_refused(refused)?, false),
+            Ok(record) => (reader.read_record(&record)?, false),
+            Err(refused) => (reader.recover_header(refused)?, false),
         };
         if is_stray {
-            records.take_first_line_only();
+            records.rewind_to_second_line();
         }
         if step.is_break() {
             break;
@@ -98,7 +98,7 @@ struct CsvReader<'a> {
 }
 
 impl CsvReader<'_> {
-    fn take(&mut self, record: &Record<'_>) -> Result<ControlFlow<()>, InputError> {
+    fn read_record(&mut self, record: &CsvRecord<'_>) -> Result<ControlFlow<()>, InputError> {
         if is_numeric(&self.columns, record) {
             return match record.text.contains(&b'\n') && self.holds_a_row(record) {
                 true => Ok(self.refuse_lines(record)),
@@ -106,12 +106,12 @@ impl CsvReader<'_> {
             };
         }
         if let Some(header) = header_in(record.text) {
-            return self.take_header(record.text, record.line, header);
+            return self.switch_header(record.text, record.line, header);
         }
         if has_words_for_numbers(&self.columns, record) {
             return Err(InputError::Malformed(format!(
-                "line {}: this looks like the header of another file, since it has words where numbers are \
-                 due; nothing below it is read by the columns of before; {HEADER}",
+                "line {}: this looks like the header of another file, since it has words instead of \
+                 numbers; the lines below it are not read by the previous columns; {HEADER}",
                 record.line
             )));
         }
@@ -121,19 +121,19 @@ impl CsvReader<'_> {
         })
     }
 
-    /// A line that is no record may hold a header all the same.
-    fn take_refused(&mut self, refused: Refused) -> Result<ControlFlow<()>, InputError> {
-        match (header_in(refused.text.as_bytes()), refused.place) {
-            (Some(header), Place::Line(line)) => {
-                self.take_header(refused.text.as_bytes(), line, header)
+    /// A line that is not a valid record may still contain a header.
+    fn recover_header(&mut self, refused: RejectedFlow) -> Result<ControlFlow<()>, InputError> {
+        match (header_in(refused.text.as_bytes()), refused.location) {
+            (Some(header), Location::Line(line)) => {
+                self.switch_header(refused.text.as_bytes(), line, header)
             }
             _ => Ok(self.sink.refused(refused)),
         }
     }
 
-    /// From a header on, its columns count; what stands before it on its line is a record by the columns
-    /// of before.
-    fn take_header(
+    /// Switches to the columns of a header. The text before the header on its line is a record with the
+    /// previous columns.
+    fn switch_header(
         &mut self,
         text: &[u8],
         line: u64,
@@ -141,8 +141,8 @@ impl CsvReader<'_> {
     ) -> Result<ControlFlow<()>, InputError> {
         let (begin, columns) = header.map_err(|why| {
             InputError::Malformed(format!(
-                "line {line}: there is a second header in it, as where files are put one after the \
-                 other; it {why}; {HEADER}"
+                "line {line}: there is a second header in it, as in files that were \
+                 concatenated; it {why}; {HEADER}"
             ))
         })?;
         let before = without_marks(&text[..begin]);
@@ -150,8 +150,8 @@ impl CsvReader<'_> {
         if !before.is_empty() {
             step = match Fields::default().read_line(before, line) {
                 Some(record) => self.emit(&record),
-                None => self.sink.refused(Refused {
-                    place: Place::Line(line),
+                None => self.sink.refused(RejectedFlow {
+                    location: Location::Line(line),
                     text: String::from_utf8_lossy(before).into_owned(),
                     why: UNCLOSED.into(),
                 }),
@@ -161,37 +161,37 @@ impl CsvReader<'_> {
         Ok(step)
     }
 
-    fn emit(&mut self, record: &Record<'_>) -> ControlFlow<()> {
+    fn emit(&mut self, record: &CsvRecord<'_>) -> ControlFlow<()> {
         self.text.clear();
-        let fault = write_json(&mut self.text, &self.columns, record).err();
-        if fault.is_some() {
+        let unusable = write_json(&mut self.text, &self.columns, record).err();
+        if unusable.is_some() {
             let lossy = record.fields().map(String::from_utf8_lossy);
             self.text = lossy.collect::<Vec<_>>().join(",");
         } else if let Ok(text) = std::str::from_utf8(record.text) {
-            self.sink.text(Text {
+            self.sink.text(RecordText {
                 text,
                 last_field: record.last_field,
                 last_is_whole: text.ends_with('"'),
                 is_content: false,
             });
         }
-        self.sink.flow(Unit {
-            place: Place::Line(record.line),
+        self.sink.flow(RawFlow {
+            location: Location::Line(record.line),
             text: &self.text,
-            fault: fault.map(Fault::Wrong),
+            unusable: unusable.map(Unusable::Invalid),
         })
     }
 
-    /// Refuses each line of a record that is on several.
-    fn refuse_lines(&mut self, record: &Record<'_>) -> ControlFlow<()> {
+    /// Refuses each line of a record that spans several.
+    fn refuse_lines(&mut self, record: &CsvRecord<'_>) -> ControlFlow<()> {
         let (has, columns) = (record.len(), self.columns.len());
         for (line, text) in (record.line..).zip(record.text.split(|&byte| byte == b'\n')) {
-            self.sink.refused(Refused {
-                place: Place::Line(line),
+            self.sink.refused(RejectedFlow {
+                location: Location::Line(line),
                 text: String::from_utf8_lossy(text.trim_ascii_end()).into_owned(),
                 why: format!(
                     "part of a record that begins on line {} with a quote and goes over several lines; it \
-                     has {has} columns, where the header has {columns}, or lines of it look like records",
+                     has {has} columns, but the header has {columns}, or lines of it look like records",
                     record.line
                 ),
             })?;
@@ -199,15 +199,15 @@ impl CsvReader<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Whether a field in quotes has swallowed a header.
-    fn has_stray_quote(&self, record: &Record<'_>) -> bool {
+    /// Whether a quoted field contains a header.
+    fn has_stray_quote(&self, record: &CsvRecord<'_>) -> bool {
         let mut lines = record.text.split(|&byte| byte == b'\n');
         record.text.contains(&b'\n') && lines.any(|line| header_in(line).is_some())
     }
 
-    /// Whether a field in quotes has swallowed a record: one of the lines, but for the last, would be
-    /// one if there were no quotes.
-    fn holds_a_row(&self, record: &Record<'_>) -> bool {
+    /// Whether a quoted field contains a record, that is, whether any line but the last would be a record
+    /// without the quotes.
+    fn holds_a_row(&self, record: &CsvRecord<'_>) -> bool {
         let is_digits = |value: &[u8]| {
             let value = value.trim_ascii();
             !value.is_empty() && value.iter().all(u8::is_ascii_digit)
@@ -225,7 +225,7 @@ impl CsvReader<'_> {
     }
 }
 
-/// Whether a line is the beginning of a header, in which the last name may be the beginning of one.
+/// Whether a line is the beginning of a header; the last name may be incomplete.
 fn may_be_cut(line: &str) -> bool {
     let names: Vec<&str> = line
         .split(',')
@@ -246,15 +246,15 @@ fn is_number(field: Field) -> bool {
     matches!(field, Field::BytesTx | Field::BytesRx | Field::Hour)
 }
 
-/// Whether `record` has the right number of columns, and digits where numbers are due.
-fn is_numeric(columns: &[Field], record: &Record<'_>) -> bool {
+/// Whether `record` has the right number of columns, and digits in the numeric ones.
+fn is_numeric(columns: &[Field], record: &CsvRecord<'_>) -> bool {
     let mut fields = columns.iter().zip(record.fields());
     record.len() == columns.len()
         && fields.all(|(&field, value)| !is_number(field) || is_digits(value))
 }
 
-/// Whether each column of a number has a word of letters, as in a header with other names.
-fn has_words_for_numbers(columns: &[Field], record: &Record<'_>) -> bool {
+/// Whether every numeric column has a word, as in a header with other names.
+fn has_words_for_numbers(columns: &[Field], record: &CsvRecord<'_>) -> bool {
     let is_word = |value: &[u8]| {
         value.iter().any(u8::is_ascii_alphabetic) && !value.iter().any(u8::is_ascii_digit)
     };
@@ -267,23 +267,23 @@ fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// Where on a line a header begins, and its columns; or what is wrong with it. `None` where there is
-/// none.
+/// The position of a header in a line and its columns, or what is wrong with it. `None` if there is no
+/// header.
 fn header_in(line: &[u8]) -> Option<Result<(usize, Columns), String>> {
     let line = line.trim_ascii_end();
     let lower = line.to_ascii_lowercase();
-    let places = |field: Field| memchr::memmem::find_iter(&lower, field.name());
-    let has = |field: &Field| places(*field).next().is_some();
+    let locations = |field: Field| memchr::memmem::find_iter(&lower, field.name());
+    let has = |field: &Field| locations(*field).next().is_some();
     if Field::ALL.iter().filter(|field| has(field)).count() < NAMES_OF_A_HEADER {
         return None;
     }
     let earliest = line.len().saturating_sub(HEADER_BYTES_MAX);
-    let mut begins: Vec<usize> = Field::ALL.iter().flat_map(|&f| places(f)).collect();
+    let mut begins: Vec<usize> = Field::ALL.iter().flat_map(|&f| locations(f)).collect();
     begins.retain(|&begin| begin >= earliest);
     begins.sort_unstable();
     let mut why = format!("has more than {HEADER_BYTES_MAX} bytes");
     for name in begins.into_iter().rev() {
-        // With a quote before it, that can be the header's, or close the last value of the record.
+        // A quote before it may belong to the header, or close the last value of the record.
         let quote = name.checked_sub(1).filter(|&at| line[at] == b'"');
         for begin in std::iter::once(name).chain(quote) {
             match Fields::default().read_line(&line[begin..], 0) {
@@ -298,15 +298,15 @@ fn header_in(line: &[u8]) -> Option<Result<(usize, Columns), String>> {
     Some(Err(why))
 }
 
-fn columns(header: &Record<'_>) -> Result<Columns, String> {
+fn columns(header: &CsvRecord<'_>) -> Result<Columns, String> {
     let column = |name| {
         Field::from_name(name).ok_or_else(|| {
             let name = String::from_utf8_lossy(name);
             let begin: String = name.chars().take(SHOWN_CHARS_MAX).collect();
             let meant = begin.trim().to_ascii_lowercase().replace([' ', '-'], "_");
             match Field::from_name(meant.as_bytes()) {
-                Some(field) => format!("{begin:?}, which has to be written {}", field.name()),
-                None => format!("{begin:?}, which no flow has"),
+                Some(field) => format!("{begin:?}, which must be written {}", field.name()),
+                None => format!("{begin:?}, which is not a field of a flow"),
             }
         })
     };
@@ -321,7 +321,7 @@ fn columns(header: &Record<'_>) -> Result<Columns, String> {
     Ok(columns)
 }
 
-/// Without the byte order marks around it.
+/// Strips byte order marks at both ends.
 fn without_marks(mut text: &[u8]) -> &[u8] {
     while let Some(rest) = text.strip_prefix(BYTE_ORDER_MARK) {
         text = rest;
@@ -332,14 +332,14 @@ fn without_marks(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Appends the flow of `record` as JSON; where it says why there is none, it may have appended some.
-fn write_json(text: &mut String, columns: &[Field], record: &Record<'_>) -> Result<(), String> {
+/// Appends the flow of `record` as JSON. On error, `text` may have a partial flow.
+fn write_json(text: &mut String, columns: &[Field], record: &CsvRecord<'_>) -> Result<(), String> {
     if record.len() > 1 && record.fields().all(<[u8]>::is_empty) {
-        return Err("an empty row, as spreadsheets leave them below others".into());
+        return Err("an empty row, as spreadsheets leave below the others".into());
     }
     if record.len() != columns.len() {
         return Err(format!(
-            "{} columns, where the header has {}",
+            "{} columns, but the header has {}",
             record.len(),
             columns.len()
         ));
@@ -352,11 +352,11 @@ fn write_json(text: &mut String, columns: &[Field], record: &Record<'_>) -> Resu
         text.push_str(name);
         text.push_str("\":");
         if is_number(*field) && is_digits(value.as_bytes()) {
-            // JSON has no leading zeros, and spreadsheets do.
+            // JSON forbids leading zeros, but spreadsheets write them.
             let digits = value.trim_start_matches('0');
             text.push_str(if digits.is_empty() { "0" } else { digits });
         } else {
-            // Where it should have been a number, the decoder says so.
+            // If it should be a number, the decoder reports the error.
             push_json_string(text, value);
         }
     }

@@ -1,4 +1,5 @@
-//! What an input comes to does not depend on where reads of it end: "incomplete so far" is not "wrong".
+//! The result of reading an input does not depend on where its reads end: incomplete data is not an error
+//! yet.
 
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -7,12 +8,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::window::BLOCK_BYTES;
-use super::{Fault, InputFormat, Reader};
+use super::{InputFormat, Reader, Unusable};
 
-/// An input of which each read gives one piece.
+/// An input of which each read returns one piece.
 struct Pieces<'a> {
     rest: &'a [u8],
-    /// How long the next piece is.
+    /// The length of the next piece.
     next: Box<dyn FnMut() -> usize + 'a>,
 }
 
@@ -26,18 +27,18 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// All that comes of an input: each flow or what is wrong, and the error.
+/// The result of reading an input: each flow or its error, and the final error.
 type Outcome = (Vec<String>, String);
 
 fn read(input: impl Read, format: Option<InputFormat>) -> Outcome {
     let mut units = Vec::new();
-    let result = Reader::new(input, format).read(|unit| {
-        let fault = match unit.fault {
+    let result = Reader::new(input, format).read(|raw| {
+        let unusable = match raw.unusable {
             None => String::new(),
-            Some(Fault::Wrong(why)) => why,
-            Some(Fault::NoTraffic(why)) => format!("{why:?}"),
+            Some(Unusable::Invalid(why)) => why,
+            Some(Unusable::Skipped(why)) => format!("{why:?}"),
         };
-        units.push(format!("{}: {} {fault}", unit.place, unit.text));
+        units.push(format!("{}: {} {unusable}", raw.location, raw.text));
         ControlFlow::Continue(())
     });
     (
@@ -48,11 +49,11 @@ fn read(input: impl Read, format: Option<InputFormat>) -> Outcome {
 
 fn read_batches(input: impl Read, format: Option<InputFormat>) -> Outcome {
     let mut parts = Vec::new();
-    let result = Reader::new(input, format).read_batches(|part| {
-        let batch = part.batch.map(|batch| batch.bytes().to_vec());
+    let result = Reader::new(input, format).read_batches(|chunk| {
+        let batch = chunk.batch.map(|batch| batch.bytes().to_vec());
         parts.push(format!(
             "{batch:?} {:?} {:?} {}",
-            part.refused, part.skipped, part.last
+            chunk.refused, chunk.skipped, chunk.last
         ));
         ControlFlow::Continue(())
     });
@@ -62,8 +63,8 @@ fn read_batches(input: impl Read, format: Option<InputFormat>) -> Outcome {
     )
 }
 
-/// Cuts it at every byte, reads it byte by byte, and in random pieces.
-fn assert_same_however_it_comes(name: &str, input: &[u8], format: Option<InputFormat>) {
+/// Cuts the input at every byte, reads it byte by byte, and in random pieces.
+fn assert_same_for_all_reads(name: &str, input: &[u8], format: Option<InputFormat>) {
     type Way = fn(Pieces<'_>, Option<InputFormat>) -> Outcome;
     let ways: [(&str, Way); 2] = [
         ("read", |input, format| read(input, format)),
@@ -95,7 +96,7 @@ fn pieces<'a>(input: &'a [u8], next: impl FnMut() -> usize + 'a) -> Pieces<'a> {
     }
 }
 
-/// A flow with values of all kinds in fields that are not ours.
+/// A flow with unknown fields that have values of all types.
 const RICH: &str = "{\"src_app\":\"a\\\"\\\\\\u00e9\\ud83d\\udce6 {[,]}\",\"dest_app\":\"b\u{e9}\u{1F4E6}\", \
     \"vpc_id\" : \"v\",\n\"rtt\":0.5,\"x\":-1.5e+10,\"y\":[1,-0,{\"z\":null,\"w\":true,\"v\":[false,{}]},\
     \"]},{\"],\"e\":1E5,\"bytes_tx\":1,\"bytes_rx\":18446744073709551615,\"hour\":1,\"s\":\"},\"}";
@@ -139,11 +140,11 @@ fn flows_are_the_same_wherever_a_read_ends() {
         ("log", LOG.into()),
         ("nothing", " \n".into()),
     ] {
-        assert_same_however_it_comes(name, text.as_bytes(), None);
+        assert_same_for_all_reads(name, text.as_bytes(), None);
     }
 }
 
-/// Half of a number, a name or an escape is no fault; what is one, is the same one.
+/// An incomplete number, name or escape is not an error yet; a real error stays the same.
 #[test]
 fn faults_are_the_same_wherever_a_read_ends() {
     for value in [
@@ -178,16 +179,16 @@ fn faults_are_the_same_wherever_a_read_ends() {
             format!("[{value}]"),
             format!("[{{\"a\":{value}"),
         ] {
-            assert_same_however_it_comes(value, text.as_bytes(), None);
+            assert_same_for_all_reads(value, text.as_bytes(), None);
         }
     }
     let latin_1 = b"[{\"a\":\"\xFC\"},{\"b\":1}]";
-    assert_same_however_it_comes("Latin-1", latin_1, None);
+    assert_same_for_all_reads("Latin-1", latin_1, None);
 }
 
-/// Wherever it breaks off.
+/// No matter where the input is truncated.
 #[test]
-fn inputs_that_break_off_are_the_same_wherever_a_read_ends() {
+fn truncated_inputs_are_the_same_wherever_a_read_ends() {
     let array = rich_array();
     for text in [
         array.as_bytes(),
@@ -235,23 +236,23 @@ fn compressed_flows_are_the_same_wherever_a_read_ends() {
         ("zstd, changed", changed(&zstd)),
         ("skippable", skippable.to_vec()),
     ] {
-        assert_same_however_it_comes(name, &bytes, None);
+        assert_same_for_all_reads(name, &bytes, None);
     }
 }
 
-/// A block of an array that is imported ends anywhere in a flow, and all flows are taken.
+/// Blocks of an array end anywhere in a flow, but all flows are read.
 #[test]
-fn arrays_are_taken_whole_at_all_alignments() {
+fn arrays_are_read_at_all_alignments() {
     let rich = format!("{RICH} ,\n{}", RICH.replace("\"b\u{e9}", "\"c"));
     for shift in 1..RICH.len() + 8 {
-        // So many bytes of what follows the first flow are in the first block.
+        // This many bytes after the first flow are in the first block.
         let long = "x".repeat(BLOCK_BYTES - 2 - shift - RICH.len() - 6);
         let long = RICH.replace("\"v\":[false", &format!("\"u\":\"{long}\",\"v\":[false"));
         let text = format!("[{long},{rich},{rich}]");
         let mut flows = 0;
-        let result = Reader::new(text.as_bytes(), None).read_batches(|part| {
-            assert_eq!(part.refused, []);
-            flows += part.batch.map_or(0, |batch| batch.flows());
+        let result = Reader::new(text.as_bytes(), None).read_batches(|chunk| {
+            assert_eq!(chunk.refused, []);
+            flows += chunk.batch.map_or(0, |batch| batch.flows());
             ControlFlow::Continue(())
         });
         assert!(result.is_ok(), "{shift}: {result:?}");
@@ -259,7 +260,7 @@ fn arrays_are_taken_whole_at_all_alignments() {
     }
 }
 
-/// Nothing of it panics, either. `FLOWTALLY_TEST_SEED=…` runs it again.
+/// Nothing panics, either. `FLOWTALLY_TEST_SEED=…` repeats a run.
 #[test]
 fn mutated_inputs_are_the_same_wherever_a_read_ends() {
     const TOKENS: [&str; 18] = [

@@ -1,32 +1,31 @@
-//! The flows of a batch, one by one: their hashes, and their JSON.
+//! The flows of a batch one by one: hashes and JSON.
 
 use std::fmt::Write as _;
 
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
-use super::{Place, push_json_string};
+use super::{Location, push_json_string};
 use flow::codec::{Corrupt, FlowKey};
 use flow::{Batch, Counters, codec};
 
-/// Keeps the hash of a text from being that of a flow.
+/// Separates hashes of texts from hashes of flows.
 const TEXT_SEED: u64 = 1;
 
-/// A record of an input that a flow is made of. Its hashes are the same for the same content, whatever
-/// that is wrapped in.
+/// A record that a flow is made of. Its hashes depend only on its content, not on how the file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Hash of the flow; of its text, where names and options make that into a flow.
+pub struct RecordHashes {
+    /// Hash of the flow, or of the record's text in formats where options determine the flow.
     pub content: u128,
-    /// Hash of the flow; `None` where the options leave the record out.
+    /// Hash of the flow; `None` if the options exclude the record.
     pub flow: Option<u128>,
-    /// Whether the flow is in the batch: it is not if its hour is too far ahead.
+    /// Whether the flow is in the batch. It is not if its hour is too far ahead.
     pub is_in_batch: bool,
-    pub place: Place,
-    /// Its text, in formats in which a line may be cut and be a record all the same.
+    pub location: Location,
+    /// Its text, in formats in which a cut line may still be a valid record.
     pub line: Option<Line>,
 }
 
-/// Where the text of a record is in [`Part::text`](super::Part::text).
+/// The range of a record's text in [`Chunk::text`](super::Part::text).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
     pub start: u32,
@@ -34,24 +33,31 @@ pub struct Line {
     pub end: u32,
 }
 
-impl Record {
-    /// Of each flow of a batch that was decoded from JSON, with the place of each.
-    pub fn of_flows(batch: &Batch, places: impl IntoIterator<Item = Place>) -> Vec<Record> {
-        let record = |(flow, place)| Record {
+impl RecordHashes {
+    /// The records of a batch that was decoded from JSON, with the location of each.
+    pub fn of_flows(
+        batch: &Batch,
+        locations: impl IntoIterator<Item = Location>,
+    ) -> Vec<RecordHashes> {
+        let record = |(flow, location)| RecordHashes {
             content: flow,
             flow: Some(flow),
             is_in_batch: true,
-            place,
+            location,
             line: None,
         };
-        hashes(batch).into_iter().zip(places).map(record).collect()
+        hashes(batch)
+            .into_iter()
+            .zip(locations)
+            .map(record)
+            .collect()
     }
 }
 
 pub(super) fn hashes(batch: &Batch) -> Vec<u128> {
     let mut bytes = Vec::new();
     let records = codec::Records::new(batch.bytes()).into_iter().flatten();
-    // A batch that was decoded just now has no other records.
+    // A freshly decoded batch has no other records.
     let hash = |record: codec::Record<'_>| hash(&mut bytes, record.key, record.counters);
     records.flatten().map(hash).collect()
 }
@@ -67,10 +73,10 @@ pub(super) fn hash_of_text(text: &str) -> u128 {
     xxh3_128_with_seed(text.as_bytes(), TEXT_SEED)
 }
 
-/// A batch as the body of a request: an array.
+/// Encodes a batch as a request body: a JSON array.
 ///
 /// # Errors
-/// None, for a batch that was built or decoded.
+/// None for a batch that was built or decoded.
 pub fn to_json(batch: &Batch) -> Result<Vec<u8>, Corrupt> {
     let mut text = String::with_capacity(batch.bytes().len() + 100 * batch.flows());
     text.push('[');
@@ -95,17 +101,17 @@ fn push_flow(text: &mut String, key: &FlowKey<'_>, counters: Counters) {
         push_json_string(text, name);
     }
     let (tx, rx, hour) = (counters.tx, counters.rx, key.hour);
-    // A string takes any text.
+    // Writing to a string cannot fail.
     let _written = write!(
         text,
         ",\"bytes_tx\":{tx},\"bytes_rx\":{rx},\"hour\":{hour}}}"
     );
 }
 
-/// The first flow of a batch as JSON.
+/// Encodes the first flow of a batch as JSON.
 ///
 /// # Errors
-/// None, for a batch that was built or decoded.
+/// None for a batch that was built or decoded.
 pub fn first_to_json(batch: &Batch) -> Result<String, Corrupt> {
     let array = String::from_utf8(to_json(&batch.part(0..1)?)?).unwrap_or_default(); // it is UTF-8
     Ok(array.trim_start_matches('[').trim_end_matches(']').into())

@@ -1,13 +1,13 @@
-//! Arrays of flows, of any length, one or several: files may be put one after the other.
+//! Arrays of flows of any length; an input may have several, since files may be concatenated.
 //!
-//! A block of an array ends at the last `}` that a comma follows, and is given to the decoder as an array
-//! of its own. That comma may be inside a string or a nested value. Then the block does not end where it
-//! should, and the decoder refuses it; for JSON is read from the left, and how its beginning is read
-//! does not depend on what follows. So a block that is an array holds whole flows of the real one. Only
-//! where it is none, the elements are looked for one by one.
+//! A block of an array ends at the last `}` that is followed by a comma, and is decoded as an array of its
+//! own. If that comma is inside a string or a nested value, the block is not valid JSON, and the decoder
+//! refuses it: JSON is parsed from the left, so the rest of the input cannot change how the block is parsed.
+//! So a block that is a valid array contains complete flows of the real one. Only if it is not, the elements
+//! are read one by one.
 //!
-//! An element is judged when its end has been read, not before: half a number or half an escape looks
-//! wrong, and may be right with what comes next.
+//! An element is checked only when its end has been read, because an incomplete number or escape may look
+//! invalid.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -15,10 +15,10 @@ use std::ops::ControlFlow;
 use serde_json::value::RawValue;
 
 use super::window::{BLOCK_BYTES, Window};
-use super::{BYTE_ORDER_MARK, Block, Fault, InputError, Place, Sink, Unit, newlines};
+use super::{BYTE_ORDER_MARK, InputError, Location, RawBlock, RawFlow, Sink, Unusable, newlines};
 use flow::decode::{Format, lookalikes};
 
-/// Reads arrays, the first of which begins on `line`.
+/// Reads arrays; the first one starts on line `line`.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
@@ -38,52 +38,52 @@ pub(super) fn read(
         arrays.window.fill()?;
         let step = match arrays.at {
             At::Between => arrays.find_next()?,
-            At::Behind { flows } => arrays.find_end(flows)?,
-            At::Array { flows } => match arrays.take_block(flows, sink) {
-                ControlFlow::Continue(None) => arrays.take_elements(flows, sink)?,
+            At::AfterElement { flows } => arrays.find_end(flows)?,
+            At::Array { flows } => match arrays.pass_block(flows, sink) {
+                ControlFlow::Continue(None) => arrays.read_elements(flows, sink)?,
                 ControlFlow::Continue(Some(step)) => step,
                 ControlFlow::Break(()) => return Ok(()),
             },
         };
         match step {
-            Step::GoOn => {}
+            Step::Continue => {}
             Step::Ended => return Ok(()),
         }
     }
 }
 
-/// Arrays that are being read.
+/// Reader of arrays.
 struct Arrays<R> {
     window: Window<R>,
-    /// Flows that were read, of all arrays.
+    /// Flows that were read, in all arrays.
     flows: u64,
-    /// The line on which the window begins.
+    /// The line of the first byte of the window.
     line: u64,
     at: At,
 }
 
-/// Where the window begins.
+/// The state at the beginning of the window.
 #[derive(Clone, Copy)]
 enum At {
-    /// With an array's opening bracket; after some of its flows, with a bracket that has replaced the
-    /// comma behind the last of them.
+    /// At an array's opening bracket. After the first flows, that bracket replaces the comma after the last
+    /// of them.
     Array { flows: u64 },
-    /// With a bracket in front of what follows an element: a comma or a closing bracket.
-    Behind { flows: u64 },
+    /// After an element: the window has a bracket, and then the comma or closing bracket that follows the element.
+    AfterElement { flows: u64 },
     /// After a closing bracket.
     Between,
 }
 
 enum Step {
-    GoOn,
+    Continue,
     Ended,
 }
 
 impl<R: Read> Arrays<R> {
-    /// Hands over as much as there is at once; `None` where the sink does not take it. The array has had
-    /// so many flows.
-    fn take_block(&mut self, before: u64, sink: &mut dyn Sink) -> ControlFlow<(), Option<Step>> {
-        let first = Place::Flow(self.flows);
+    /// Passes on all complete elements as one block; `None` if the sink refuses the block. `before` flows of the
+    /// array were passed on before.
+    fn pass_block(&mut self, before: u64, sink: &mut dyn Sink) -> ControlFlow<(), Option<Step>> {
+        let first = Location::Flow(self.flows);
         let is_last = self.window.has_ended();
         let bytes = self.window.text_mut();
         let comma = if is_last {
@@ -97,7 +97,7 @@ impl<R: Read> Arrays<R> {
         if let Some(end) = bytes.get_mut(comma) {
             *end = b']';
         }
-        let taken = sink.block(Block {
+        let taken = sink.block(RawBlock {
             text: &bytes[..bytes.len().min(comma + 1)],
             format: Format::Json,
             first,
@@ -107,7 +107,7 @@ impl<R: Read> Arrays<R> {
         }
         let step = match taken {
             None => return ControlFlow::Continue(None),
-            // A comma was there, and nothing behind it.
+            // There was a comma, but no element after it.
             Some(0) if before > 0 => return ControlFlow::Continue(None),
             Some(_) if is_last => Step::Ended,
             Some(flows) => {
@@ -116,20 +116,20 @@ impl<R: Read> Arrays<R> {
                     flows: before + flows,
                 };
                 self.consume_to_comma(comma);
-                Step::GoOn
+                Step::Continue
             }
         };
         ControlFlow::Continue(Some(step))
     }
 
-    /// Hands over the elements that are complete, one by one, also of arrays that follow.
-    fn take_elements(
+    /// Passes on the complete elements one by one, including those of later arrays.
+    fn read_elements(
         &mut self,
         mut in_array: u64,
         sink: &mut dyn Sink,
     ) -> Result<Step, InputError> {
         let bytes = self.window.text();
-        // The bracket or comma in front of the next element.
+        // The bracket or comma before the next element.
         let mut begin = 0;
         loop {
             let at = skip_space(bytes, begin + 1);
@@ -142,12 +142,12 @@ impl<R: Read> Arrays<R> {
                 let Some((element, after)) = self.element(at)? else {
                     break;
                 };
-                let unit = Unit {
-                    place: Place::Flow(self.flows),
+                let raw = RawFlow {
+                    location: Location::Flow(self.flows),
                     text: element,
-                    fault: lookalikes::of_json(element).map(Fault::Wrong),
+                    unusable: lookalikes::of_json(element).map(Unusable::Invalid),
                 };
-                if sink.flow(unit).is_break() {
+                if sink.flow(raw).is_break() {
                     return Ok(Step::Ended);
                 }
                 self.flows += 1;
@@ -157,8 +157,8 @@ impl<R: Read> Arrays<R> {
                     Some(b',' | b']') => end,
                     None if !self.window.has_ended() => {
                         self.consume_to_comma(after - 1);
-                        self.at = At::Behind { flows: in_array };
-                        return Ok(Step::GoOn);
+                        self.at = At::AfterElement { flows: in_array };
+                        return Ok(Step::Continue);
                     }
                     _ => {
                         self.flows -= 1;
@@ -174,7 +174,7 @@ impl<R: Read> Arrays<R> {
             if bytes.get(next) != Some(&b'[') {
                 self.consume(end + 1);
                 self.at = At::Between;
-                return Ok(Step::GoOn);
+                return Ok(Step::Continue);
             }
             (begin, in_array) = (next, 0);
         }
@@ -185,10 +185,10 @@ impl<R: Read> Arrays<R> {
             return Err(InputError::Malformed(what));
         }
         self.at = At::Array { flows: in_array };
-        Ok(Step::GoOn)
+        Ok(Step::Continue)
     }
 
-    /// What comes behind an element.
+    /// Looks for the comma or bracket after an element.
     fn find_end(&mut self, flows: u64) -> Result<Step, InputError> {
         let bytes = self.window.text();
         let end = skip_space(bytes, 1);
@@ -202,7 +202,7 @@ impl<R: Read> Arrays<R> {
                 self.at = At::Between;
             }
             None if !self.window.has_ended() => {
-                // A bracket comes in its place.
+                // Only white space so far: consume it, but for one byte.
                 self.line += u64::from(end > 1 && bytes[end - 1] == b'\n');
                 self.consume_to_comma(end - 1);
             }
@@ -211,10 +211,10 @@ impl<R: Read> Arrays<R> {
                 return Err(self.no_end(end));
             }
         }
-        Ok(Step::GoOn)
+        Ok(Step::Continue)
     }
 
-    /// What is wrong where an element has ended.
+    /// The error for an element that no comma or bracket follows.
     fn no_end(&self, at: usize) -> InputError {
         match self.window.text().get(at) {
             Some(_) => self.malformed(at, 1, "expected `,` or `]`"),
@@ -222,8 +222,9 @@ impl<R: Read> Arrays<R> {
         }
     }
 
-    /// The element at `at`, and where it ends; `None` where its end has not been read yet. An object of an input
-    /// whose flows are wanted as they come ends with its brace, anything else with what is behind it.
+    /// The element at `at`, and its end; `None` if its end has not been read yet. In an input whose flows are
+    /// wanted as soon as they are available, an object ends with its brace; anything else ends with the comma or
+    /// bracket after it.
     fn element(&self, at: usize) -> Result<Option<(&str, usize)>, InputError> {
         let bytes = self.window.text();
         let is_open = || !self.window.has_ended() && !has_end(&bytes[at..]);
@@ -244,14 +245,14 @@ impl<R: Read> Arrays<R> {
             }
             _ if is_open() => Ok(None),
             Some(Err(e)) if e.is_eof() => {
-                Err(self.malformed(at, e.line(), &not_complete(&without_place(&e))))
+                Err(self.malformed(at, e.line(), &not_complete(&without_location(&e))))
             }
-            Some(Err(e)) => Err(self.malformed(at, e.line(), &without_place(&e))),
+            Some(Err(e)) => Err(self.malformed(at, e.line(), &without_location(&e))),
             None => Err(self.malformed(at, 1, &not_complete("EOF while reading an element"))),
         }
     }
 
-    /// Looks for the next array, behind one that has ended.
+    /// Finds the next array after one that has ended.
     fn find_next(&mut self) -> Result<Step, InputError> {
         let bytes = self.window.text();
         let next = skip_between(bytes, 0);
@@ -265,7 +266,7 @@ impl<R: Read> Arrays<R> {
             return Err(self.malformed(next, 1, what));
         }
         self.consume(next);
-        Ok(Step::GoOn)
+        Ok(Step::Continue)
     }
 
     fn consume(&mut self, bytes: usize) {
@@ -278,15 +279,15 @@ impl<R: Read> Arrays<R> {
         self.window.text_mut()[0] = b'[';
     }
 
-    /// What is wrong with the next flow, on so many lines from `at` on.
+    /// The error for the next flow, which is `lines` lines after `at`.
     fn malformed(&self, at: usize, lines: usize, what: &str) -> InputError {
         let line = self.line + newlines(&self.window.text()[..at]) + lines as u64 - 1;
         InputError::Malformed(format!("flow {}, on line {line}: {what}", self.flows))
     }
 }
 
-/// Whether the end of the element that `text` begins with is in it: a comma or a closing bracket that is
-/// neither in a string nor in a nested value.
+/// Whether `text`, which starts with an element, contains the end of that element: a comma or a closing
+/// bracket that is neither in a string nor in a nested value.
 fn has_end(text: &[u8]) -> bool {
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
     text.iter().any(|&byte| {
@@ -304,8 +305,8 @@ fn has_end(text: &[u8]) -> bool {
     })
 }
 
-/// The first byte from `at` on that is neither white space nor a byte order mark: both may be between
-/// files.
+/// The first byte from `at` on that is neither white space nor a byte order mark; concatenated files may have
+/// both between them.
 fn skip_between(bytes: &[u8], at: usize) -> usize {
     let mut at = skip_space(bytes, at);
     while bytes[at..].starts_with(BYTE_ORDER_MARK) {
@@ -314,7 +315,7 @@ fn skip_between(bytes: &[u8], at: usize) -> usize {
     at
 }
 
-/// The last comma behind a `}`.
+/// The last comma after a `}`.
 fn last_end(bytes: &[u8]) -> Option<usize> {
     let mut end = bytes.len();
     loop {
@@ -325,7 +326,7 @@ fn last_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The first byte from `at` on that is not JSON's white space.
+/// The first byte from `at` on that is not JSON white space.
 fn skip_space(bytes: &[u8], at: usize) -> usize {
     let space = bytes[at..].iter();
     at + space
@@ -334,10 +335,10 @@ fn skip_space(bytes: &[u8], at: usize) -> usize {
 }
 
 fn not_complete(what: &str) -> String {
-    format!("{what}: the array breaks off here, so the file is not complete")
+    format!("{what}: the array ends early, so the file is incomplete")
 }
 
-fn without_place(error: &serde_json::Error) -> String {
+fn without_location(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let suffix = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&suffix).unwrap_or(&text).to_owned()

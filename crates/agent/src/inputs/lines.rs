@@ -1,4 +1,4 @@
-//! Inputs with something on each line.
+//! Line-based inputs.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -8,8 +8,8 @@ use super::window::Window;
 use super::{InputError, Sink, newlines};
 use flow::decode::lookalikes;
 
-/// Hands whole lines to `each`, many at once, with the number of the first; from `line` on, until that
-/// breaks. A line that is longer than what may be in memory is refused.
+/// Passes blocks of complete lines to `each`, with the number of the first line, starting with line `line`,
+/// until it breaks. Lines that exceed the limit on memory are refused.
 pub(super) fn read(
     mut window: Window<impl Read>,
     mut line: u64,
@@ -22,13 +22,13 @@ pub(super) fn read(
         let end = match text.iter().rposition(|&byte| byte == b'\n') {
             _ if window.has_ended() && text.is_empty() => return Ok(()),
             _ if window.has_ended() => text.len(),
-            // An object is whole without the end of its line, which may come much later.
-            last if window.is_quiet() && is_object(&text[last.map_or(0, |last| last + 1)..]) => {
+            // Do not wait for the line end of a complete object: it may arrive much later.
+            last if window.is_idle() && is_object(&text[last.map_or(0, |last| last + 1)..]) => {
                 text.len()
             }
             Some(last) => last + 1,
             None if window.is_full() => {
-                let mut refused = window.pass_line(line)?;
+                let mut refused = window.skip_line(line)?;
                 if let Some(known) = lookalikes::of_json(&refused.text) {
                     refused.why = format!("{known} ({})", refused.why);
                 }

@@ -1,10 +1,10 @@
-//! Flows from a file or a pipe: a JSON array, NDJSON, CSV, or AWS VPC Flow Logs, each plain, as gzip
-//! or as zstd.
+//! Reads flows from a file or a pipe: a JSON array, NDJSON, CSV, or AWS VPC Flow Logs, plain or compressed
+//! with gzip or zstd.
 //!
-//! [`Reader::read`] hands flows over one at a time, as they come, each as JSON text that nobody has
-//! checked yet. [`Reader::read_batches`] makes batches of them, in blocks of about a mebibyte that
-//! are cut by content alone: the same file gives the same batches again. Whatever the format, the
-//! service's decoder decides what is a flow.
+//! [`Reader::read`] passes on flows one at a time, as soon as they arrive, each as JSON text that has not
+//! been validated. [`Reader::read_batches`] cuts the input into batches of about a mebibyte by content alone,
+//! so the same file always gives the same batches. In every format, the service's decoder decides which flows
+//! are valid.
 
 mod apps;
 mod batches;
@@ -22,10 +22,10 @@ mod window;
 
 pub use apps::Apps;
 pub(crate) use batches::GIVE_AGAIN;
-pub use batches::{Part, Refused};
+pub use batches::{Chunk, RejectedFlow};
 pub use compression::begins_compressed;
-pub use flows::{Line, Record, first_to_json, to_json};
-pub use pause::{Quiet, Stopped};
+pub use flows::{Line, RecordHashes, first_to_json, to_json};
+pub use pause::{Idle, Stopped};
 pub use vpc_flow_logs::Count;
 
 use std::fmt;
@@ -37,80 +37,80 @@ use compression::Decompressed;
 pub use flow::HourLimit;
 use flow::decode::Format;
 use vpc_flow_logs::FlowLogs;
-use window::{Pace, Tail, Window};
+use window::{ReadMode, Tail, Window};
 
 const ARRAY_GROWS: &str = "--growing is for NDJSON, CSV and flow logs, which grow by lines; an array is read without \
     it, once it is complete";
-/// Of a header that ends with the file.
+/// The error for a header that ends with the file.
 const MAY_BE_CUT: &str = "the file ends within this line, so it may be cut: read it when it is complete, or with --growing";
-/// What some editors put before UTF-8.
+/// Some editors write it at the start of UTF-8 files.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// How flows are written.
+/// The format of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputFormat {
-    /// One array of flows.
+    /// A JSON array of flows.
     Json,
-    /// A flow a line.
+    /// One flow per line.
     Ndjson,
-    /// A header with the six names, in any order, then a flow a line.
+    /// A header with the six names in any order, then one flow per line.
     Csv,
-    /// A header with names of AWS's, in any order, then a record a line; without a header, records
-    /// of version 2.
+    /// A header with AWS's field names in any order, then one record per line; without a header, records of
+    /// version 2.
     VpcFlowLogs,
 }
 
-/// Where in an input something is.
+/// A location in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// Counted from 0.
+pub enum Location {
+    /// The number of a flow, from 0.
     Flow(u64),
-    /// Counted from 1.
+    /// The number of a line, from 1.
     Line(u64),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Flow(number) => write!(f, "flow {number}"),
-            Place::Line(number) => write!(f, "line {number}"),
+            Location::Flow(number) => write!(f, "flow {number}"),
+            Location::Line(number) => write!(f, "line {number}"),
         }
     }
 }
 
-/// One flow of an input, not checked yet.
+/// One flow of an input, not validated yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit<'a> {
-    pub place: Place,
-    /// Its JSON text; what there is of it, where there is a fault.
+pub struct RawFlow<'a> {
+    pub location: Location,
+    /// Its JSON text; with a fault, the original text as far as it is known.
     pub text: &'a str,
-    /// Why it is not a flow, where that shows already.
-    pub fault: Option<Fault>,
+    /// Why it is not a flow, if that is known already.
+    pub unusable: Option<Unusable>,
 }
 
-/// Why something is not a flow.
+/// Why a record is not a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Why it cannot be read.
-    Wrong(String),
-    /// It can be, and says that nothing went over the line.
-    NoTraffic(NoTraffic),
+pub enum Unusable {
+    /// It is invalid, for this reason.
+    Invalid(String),
+    /// It is valid, but represents no traffic to count.
+    Skipped(SkipReason),
 }
 
-/// Why a record of a flow log stands for no traffic.
+/// Why a record is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTraffic {
-    /// There was none.
+pub enum SkipReason {
+    /// There was no traffic.
     NoData,
-    /// AWS recorded none, for lack of capacity or by an error of its own.
+    /// AWS skipped recording, for lack of capacity or because of an internal error.
     SkipData,
-    /// It was not let through.
+    /// The traffic was rejected.
     Reject,
-    /// There was, and the record made at the other end counts.
+    /// The record of the other end of the conversation counts instead.
     OtherEnd,
 }
 
-/// How many records were skipped.
+/// The number of skipped records by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     pub no_data: u64,
@@ -120,12 +120,12 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    pub fn count(&mut self, why: NoTraffic) {
+    pub fn count(&mut self, why: SkipReason) {
         match why {
-            NoTraffic::NoData => self.no_data += 1,
-            NoTraffic::SkipData => self.skip_data += 1,
-            NoTraffic::Reject => self.reject += 1,
-            NoTraffic::OtherEnd => self.other_end += 1,
+            SkipReason::NoData => self.no_data += 1,
+            SkipReason::SkipData => self.skip_data += 1,
+            SkipReason::Reject => self.reject += 1,
+            SkipReason::OtherEnd => self.other_end += 1,
         }
     }
 
@@ -136,7 +136,7 @@ impl Skipped {
         self.other_end += other.other_end;
     }
 
-    /// Those that stand for no traffic.
+    /// Records without traffic.
     pub fn without_traffic(&self) -> u64 {
         self.no_data + self.skip_data + self.reject
     }
@@ -159,64 +159,64 @@ pub struct Reader<R> {
     flow_logs: FlowLogs,
     hour_limit: Option<HourLimit>,
     is_growing: bool,
-    has_lines: bool,
+    is_line_delimited: bool,
 }
 
-/// Takes what is read.
+/// Receives the flows of an input.
 trait Sink {
     /// One flow.
-    fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()>;
+    fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()>;
 
-    /// The text of the record that the next flow, or the next that is left out, is made of.
-    fn text(&mut self, _text: Text<'_>) {}
+    /// The text of the record that the next flow, or the next skipped record, is made of.
+    fn text(&mut self, _text: RecordText<'_>) {}
 
-    /// Something that is none.
-    fn refused(&mut self, refused: Refused) -> ControlFlow<()> {
-        self.flow(Unit {
-            place: refused.place,
+    /// Text that is not a flow.
+    fn refused(&mut self, refused: RejectedFlow) -> ControlFlow<()> {
+        self.flow(RawFlow {
+            location: refused.location,
             text: &refused.text,
-            fault: Some(Fault::Wrong(refused.why)),
+            unusable: Some(Unusable::Invalid(refused.why)),
         })
     }
 
-    /// Many flows at once: an array or lines, which may turn out not to be. Returns how many there
-    /// were, or `None` for those that it wants one by one.
-    fn block(&mut self, _block: Block<'_>) -> ControlFlow<(), Option<u64>> {
+    /// Many flows at once: an array or lines, which may turn out to be invalid. Returns their number, or
+    /// `None` to receive them one by one.
+    fn block(&mut self, _block: RawBlock<'_>) -> ControlFlow<(), Option<u64>> {
         ControlFlow::Continue(None)
     }
 }
 
 /// The text of a record.
 #[derive(Clone, Copy, Debug, Default)]
-struct Text<'a> {
+struct RecordText<'a> {
     text: &'a str,
-    /// Where its last field begins.
+    /// Where its last field starts.
     last_field: usize,
-    /// Its last field cannot be the beginning of a longer one.
+    /// The last field is known to be complete.
     last_is_whole: bool,
-    /// It tells the record from others, rather than the flow that is made of it.
+    /// The text identifies the record, rather than the flow that is made of it.
     is_content: bool,
 }
 
 /// How an input ends.
 #[derive(Clone, Copy, Debug, Default)]
-struct End {
-    /// Without the end of a line, so that more of it may come some day.
+struct InputEnd {
+    /// Without a line end, so that the last line may be continued later.
     is_within_a_line: bool,
     is_compressed: bool,
 }
 
-/// A stretch of an input, as the body of a request has it.
-struct Block<'a> {
+/// A section of an input that can be decoded as a request body.
+struct RawBlock<'a> {
     text: &'a [u8],
     format: Format,
-    /// Its first flow, or line.
-    first: Place,
+    /// The location of its first flow or line.
+    first: Location,
 }
 
 impl<R: Read> Reader<R> {
-    /// Without a `format`, the beginning tells: `[` is JSON, `{` NDJSON, a flow log's header a flow
-    /// log, anything else CSV.
+    /// Without a `format`, it is detected from the first bytes: `[` is JSON, `{` is NDJSON, a header of a
+    /// flow log is a flow log, anything else is CSV.
     pub fn new(input: R, format: Option<InputFormat>) -> Reader<R> {
         Reader {
             input,
@@ -224,69 +224,72 @@ impl<R: Read> Reader<R> {
             flow_logs: FlowLogs::default(),
             hour_limit: None,
             is_growing: false,
-            has_lines: false,
+            is_line_delimited: false,
         }
     }
 
-    /// Has addresses in flow logs replaced by the names of these applications.
+    /// Replaces addresses in flow logs by the names of these applications.
     pub fn with_apps(mut self, apps: Arc<Apps>) -> Reader<R> {
         self.flow_logs.apps = apps;
         self
     }
 
-    /// Has only those records of flow logs counted that were made at this end of a conversation.
+    /// Counts only the records of flow logs that were made at this end of a conversation.
     pub fn with_count(mut self, count: Count) -> Reader<R> {
         self.flow_logs.count = count;
         self
     }
 
-    /// Has `warn` told, at most once, where sums may not be what was meant.
+    /// Calls `warn`, at most once, if the sums may be misleading.
     pub fn with_warning(mut self, warn: impl Fn(&str) + Send + 'static) -> Reader<R> {
         self.flow_logs.warn = Some(Box::new(warn));
         self
     }
 
-    /// Has [`Reader::read_batches`] refuse flows of later hours.
+    /// Makes [`Reader::read_batches`] refuse flows of later hours.
     pub fn with_hour_limit(self, hour_limit: Option<HourLimit>) -> Reader<R> {
         Reader { hour_limit, ..self }
     }
 
-    /// Has a last line that has no end left unread, where more of it is still to be written.
+    /// If set, a last line without a line end is not read, since the file may still be growing.
     pub fn with_growing(self, is_growing: bool) -> Reader<R> {
         Reader { is_growing, ..self }
     }
 
-    /// Has an array on each line refused, as lines of NDJSON are, rather than read as arrays one after the other.
-    pub fn with_lines(self, has_lines: bool) -> Reader<R> {
-        Reader { has_lines, ..self }
+    /// Refuses an array on each line, as NDJSON requires, instead of reading one array after the other.
+    pub fn with_line_delimited(self, is_line_delimited: bool) -> Reader<R> {
+        Reader {
+            is_line_delimited,
+            ..self
+        }
     }
 
-    /// Hands every flow to `each` as soon as it comes, until that breaks.
+    /// Passes every flow to `each` as soon as it is read, until `each` breaks.
     ///
     /// # Errors
-    /// Where the rest cannot be read. What came before has been handed over.
-    pub fn read(self, each: impl FnMut(Unit<'_>) -> ControlFlow<()>) -> Result<(), InputError> {
+    /// If the rest cannot be read. The flows before the error were passed on.
+    pub fn read(self, each: impl FnMut(RawFlow<'_>) -> ControlFlow<()>) -> Result<(), InputError> {
         struct OneByOne<F>(F);
-        impl<F: FnMut(Unit<'_>) -> ControlFlow<()>> Sink for OneByOne<F> {
-            fn flow(&mut self, unit: Unit<'_>) -> ControlFlow<()> {
-                self.0(unit)
+        impl<F: FnMut(RawFlow<'_>) -> ControlFlow<()>> Sink for OneByOne<F> {
+            fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()> {
+                self.0(raw)
             }
         }
-        self.read_into(Pace::AsItComes, &mut OneByOne(each))
+        self.read_into(ReadMode::AsAvailable, &mut OneByOne(each))
             .map(drop)
     }
 
-    fn read_into(self, pace: Pace, sink: &mut dyn Sink) -> Result<End, InputError> {
+    fn read_into(self, mode: ReadMode, sink: &mut dyn Sink) -> Result<InputEnd, InputError> {
         let input = Decompressed::new(self.input)?;
         let is_compressed = !matches!(input, Decompressed::Plain(_));
         let (input, last_byte) = Tail::new(input);
-        let mut window = Window::new(input, pace);
+        let mut window = Window::new(input, mode);
         let (mut sniffed, line) = sniff::sniff(&mut window)?;
-        if self.has_lines && sniff::is_array_a_line(window.text()) {
+        if self.is_line_delimited && sniff::is_array_a_line(window.text()) {
             sniffed = InputFormat::Ndjson;
         }
-        // What told the format is looked at before more is waited for.
-        window.keep_what_is_here();
+        // Process the bytes that were read for detection before waiting for more.
+        window.skip_next_fill();
         let format = self.format.unwrap_or(sniffed);
         if self.is_growing {
             if format == InputFormat::Json {
@@ -294,7 +297,7 @@ impl<R: Read> Reader<R> {
             }
             window.leave_unfinished_line();
             if window.text().is_empty() && window.has_ended() {
-                return Ok(End::default());
+                return Ok(InputEnd::default());
             }
         }
         match format {
@@ -304,7 +307,7 @@ impl<R: Read> Reader<R> {
             InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.flow_logs, sink)?,
         }
         let is_ended = matches!(last_byte.get(), None | Some(b'\n' | b'\r'));
-        Ok(End {
+        Ok(InputEnd {
             is_within_a_line: !is_ended && format != InputFormat::Json && !self.is_growing,
             is_compressed,
         })
@@ -322,9 +325,9 @@ fn push_json_string(text: &mut String, value: &str) {
     }
 }
 
-/// How many lines end in `text`.
+/// The number of line ends in `text`.
 fn newlines(text: &[u8]) -> u64 {
-    // In chunks that a byte can count, so that it is done sixteen bytes at a time.
+    // In chunks whose count fits into a byte, so that the compiler can use 16-byte vectors.
     let count = |chunk: &[u8]| chunk.iter().map(|&b| u8::from(b == b'\n')).sum::<u8>();
     text.chunks(255).map(|chunk| u64::from(count(chunk))).sum()
 }

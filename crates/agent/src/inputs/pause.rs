@@ -1,25 +1,25 @@
-//! What the reader of a pipe says to what reads on from it: that nothing has come for a while, and that nothing
-//! more is read. Both are errors of reading, so that they pass through everything between the two.
+//! Two conditions that the reader of a pipe reports to the parser: no input has arrived for a while ([`Idle`]), and
+//! reading was stopped ([`Stopped`]). Both are I/O errors, so that they pass through the readers in between.
 
 use std::fmt;
 use std::io::{self, Read};
 
 use serde_json::value::RawValue;
 
-/// Nothing has come for a while, and something may come later.
+/// No input has arrived for a while; more may follow.
 #[derive(Debug)]
-pub struct Quiet;
+pub struct Idle;
 
-/// Nothing more is read, although the input has not ended.
+/// Reading was stopped before the end of the input.
 #[derive(Debug, Default)]
 pub struct Stopped {
-    /// What was read and is not whole, as the beginning of an input that the rest of this one continues.
+    /// The incomplete flow that was read last. Put before the rest of the input, it makes a valid input.
     pub unfinished: Vec<u8>,
 }
 
-impl fmt::Display for Quiet {
+impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing comes")
+        f.write_str("no input for a while")
     }
 }
 
@@ -29,23 +29,23 @@ impl fmt::Display for Stopped {
     }
 }
 
-impl std::error::Error for Quiet {}
+impl std::error::Error for Idle {}
 impl std::error::Error for Stopped {}
 
-impl Quiet {
+impl Idle {
     pub fn is(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|error| error.is::<Quiet>())
+        error.get_ref().is_some_and(|error| error.is::<Idle>())
     }
 }
 
 impl Stopped {
-    /// In an error of reading, if it is there.
+    /// Finds it in an I/O error.
     pub fn of(error: &mut io::Error) -> Option<&mut Stopped> {
         error.get_mut()?.downcast_mut()
     }
 
-    /// Has `header` read before what is not whole, which has to have one.
-    pub(super) fn put_header(error: &mut io::Error, header: &str) {
+    /// Puts `header` before the unfinished text, in formats that need one.
+    pub(super) fn prepend_header(error: &mut io::Error, header: &str) {
         if let Some(stopped) = Stopped::of(error) {
             let rest = std::mem::take(&mut stopped.unfinished);
             stopped.unfinished = [header.as_bytes(), b"\n", &rest].concat();
@@ -53,42 +53,42 @@ impl Stopped {
     }
 }
 
-/// An input for those who cannot do anything while it is quiet.
+/// Hides [`Idle`] from readers that cannot handle it.
 #[derive(Debug)]
-pub(super) struct Patient<R> {
+pub(super) struct IdleFilter<R> {
     input: R,
-    is_patient: bool,
+    hides_idle: bool,
 }
 
-impl<R> Patient<R> {
-    pub(super) fn new(input: R) -> Patient<R> {
-        Patient {
+impl<R> IdleFilter<R> {
+    pub(super) fn new(input: R) -> IdleFilter<R> {
+        IdleFilter {
             input,
-            is_patient: true,
+            hides_idle: true,
         }
     }
 
-    /// From now on, somebody can.
-    pub(super) fn impatient(self) -> Patient<R> {
-        Patient {
-            is_patient: false,
+    /// Passes [`Idle`] on from now on.
+    pub(super) fn passing_idle(self) -> IdleFilter<R> {
+        IdleFilter {
+            hides_idle: false,
             ..self
         }
     }
 }
 
-impl<R: Read> Read for Patient<R> {
+impl<R: Read> Read for IdleFilter<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.input.read(buffer) {
-                Err(error) if self.is_patient && Quiet::is(&error) => {}
+                Err(error) if self.hides_idle && Idle::is(&error) => {}
                 read => return read,
             }
         }
     }
 }
 
-/// Whether it is an object, with nothing behind it.
+/// Whether `text` is one complete JSON object.
 pub(super) fn is_object(text: &[u8]) -> bool {
     let text = text.trim_ascii();
     text.starts_with(b"{") && serde_json::from_slice::<&RawValue>(text).is_ok()

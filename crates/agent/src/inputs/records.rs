@@ -1,51 +1,50 @@
-//! The records of CSV (RFC 4180), which can be on several lines, each with the line that it begins on.
+//! CSV records (RFC 4180), which may span lines, each with the number of its first line.
 //!
-//! A quote that is left open would make one field of all that follows up to the next quote. So this is
-//! stricter than most readers: behind a closing quote comes a comma or the end of the line, or the field
-//! was not meant to be quoted, and its line is refused.
+//! An unclosed quote would make one field of everything up to the next quote. So this parser is stricter than
+//! most: if a closing quote is followed by anything but a comma or a line end, the line is refused.
 
 use std::io::{self, Read};
 
 use memchr::{memchr, memchr3};
 
 use super::window::Window;
-use super::{InputError, Place, Refused, newlines};
+use super::{InputError, Location, RejectedFlow, newlines};
 
-/// Why a line is refused.
+/// A line that is refused, and the reason.
 pub(super) const UNCLOSED: &str = "the quote is not closed";
 const LOOSE: &str = "text after a closing quote; within a quoted field, a quote is written twice";
 
-/// The records of a CSV file. Content alone decides what they are, not how it comes.
-pub(super) struct Records<R> {
+/// Reads the records of a CSV file. The result depends only on the content, not on the sizes of reads.
+pub(super) struct CsvRecords<R> {
     window: Window<R>,
-    /// The line on which the window begins.
+    /// The line of the first byte of the window.
     line: u64,
-    /// The last record, and how long its text is.
+    /// The last record, and the length of its text.
     fields: Fields,
     taken: usize,
 }
 
-/// The fields of a record, one after the other, and where each of them ends.
+/// The fields of a record: their concatenated values, and the end of each.
 #[derive(Default)]
 pub(super) struct Fields {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    /// Where the last of them begins in the text.
+    /// Where the last field starts in the text.
     last: usize,
 }
 
 #[derive(Default)]
-pub(super) struct Record<'a> {
+pub(super) struct CsvRecord<'a> {
     pub(super) line: u64,
-    /// As it is in the file.
+    /// The original text.
     pub(super) text: &'a [u8],
-    /// Where the last field begins in the text.
+    /// Where the last field starts in the text.
     pub(super) last_field: usize,
     bytes: &'a [u8],
     ends: &'a [usize],
 }
 
-impl<'a> Record<'a> {
+impl<'a> CsvRecord<'a> {
     pub(super) fn fields(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
@@ -59,20 +58,20 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Why there is no record.
+/// Why parsing gave no record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum NoRecord {
-    /// Its end is not in the text.
+    /// The end of the record is not in the text.
     Unfinished,
-    /// The same, within quotes.
+    /// As above, inside quotes.
     Unclosed,
-    /// Something comes after a quote that would close the field, here.
+    /// A closing quote is followed by something else at this position.
     Loose(usize),
 }
 
 impl Fields {
-    /// Reads the record at the beginning of `text`; returns how long it is, without the end of its line.
-    /// Nothing comes behind the text of a `last` one.
+    /// Parses the record at the start of `text` and returns its length without the line end. With `is_last`,
+    /// no text follows.
     fn parse(&mut self, text: &[u8], is_last: bool) -> Result<usize, NoRecord> {
         self.bytes.clear();
         self.ends.clear();
@@ -95,7 +94,7 @@ impl Fields {
         }
     }
 
-    /// Reads a field from behind its opening quote; returns where what follows it is.
+    /// Parses a field after its opening quote, and returns the position after the closing one.
     fn parse_quoted(&mut self, text: &[u8], at: usize, is_last: bool) -> Result<usize, NoRecord> {
         let mut at = at;
         loop {
@@ -111,14 +110,14 @@ impl Fields {
         }
     }
 
-    /// Appends a part of a field that is at `at`; returns where it ends.
+    /// Appends a part of a field at position `at`, and returns its end.
     fn push(&mut self, part: &[u8], at: usize) -> usize {
         self.bytes.extend_from_slice(part);
         at + part.len()
     }
 
-    fn record<'a>(&'a self, text: &'a [u8], line: u64) -> Record<'a> {
-        Record {
+    fn record<'a>(&'a self, text: &'a [u8], line: u64) -> CsvRecord<'a> {
+        CsvRecord {
             line,
             text,
             last_field: self.last,
@@ -127,17 +126,17 @@ impl Fields {
         }
     }
 
-    /// The one record that `text` is.
-    pub(super) fn read_line<'a>(&'a mut self, text: &'a [u8], line: u64) -> Option<Record<'a>> {
+    /// Parses `text` as a single record.
+    pub(super) fn read_line<'a>(&'a mut self, text: &'a [u8], line: u64) -> Option<CsvRecord<'a>> {
         let length = self.parse(text, true).ok()?;
         (length == text.len()).then(|| self.record(text, line))
     }
 }
 
-impl<R: Read> Records<R> {
-    /// Begins on `line`.
-    pub(super) fn new(window: Window<R>, line: u64) -> Records<R> {
-        Records {
+impl<R: Read> CsvRecords<R> {
+    /// The first record is on line `line`.
+    pub(super) fn new(window: Window<R>, line: u64) -> CsvRecords<R> {
+        CsvRecords {
             window,
             line,
             fields: Fields::default(),
@@ -145,8 +144,8 @@ impl<R: Read> Records<R> {
         }
     }
 
-    /// The next record; or a line that is none, after which reading goes on.
-    pub(super) fn next(&mut self) -> io::Result<Option<Result<Record<'_>, Refused>>> {
+    /// The next record, or the next line that is not a record. Reading can continue in both cases.
+    pub(super) fn next(&mut self) -> io::Result<Option<Result<CsvRecord<'_>, RejectedFlow>>> {
         self.consume(self.taken);
         self.taken = 0;
         if !self.skip_line_ends()? {
@@ -170,26 +169,28 @@ impl<R: Read> Records<R> {
         Ok(Some(Ok(self.fields.record(text, self.line))))
     }
 
-    /// Goes back behind the first line of the record that was read last, which was none.
-    pub(super) fn take_first_line_only(&mut self) {
+    /// Rewinds to the second line of the record that was read last, which was invalid.
+    pub(super) fn rewind_to_second_line(&mut self) {
         let text = &self.window.text()[..self.taken];
         self.taken = memchr(b'\n', text).unwrap_or(self.taken);
     }
 
-    /// The same where all have to be records, each on a line; an empty one at the end.
-    pub(super) fn next_of_good(&mut self) -> Result<Record<'_>, InputError> {
-        let wrong = |place: Place, why: &str| InputError::Malformed(format!("{place}: {why}"));
+    /// As above, for input in which every record is valid and on one line. At the end, returns an empty
+    /// record.
+    pub(super) fn next_of_good(&mut self) -> Result<CsvRecord<'_>, InputError> {
+        let wrong =
+            |location: Location, why: &str| InputError::Malformed(format!("{location}: {why}"));
         match self.next()? {
-            None => Ok(Record::default()),
-            Some(Err(refused)) => Err(wrong(refused.place, &refused.why)),
+            None => Ok(CsvRecord::default()),
+            Some(Err(refused)) => Err(wrong(refused.location, &refused.why)),
             Some(Ok(record)) if record.text.contains(&b'\n') => {
-                Err(wrong(Place::Line(record.line), UNCLOSED))
+                Err(wrong(Location::Line(record.line), UNCLOSED))
             }
             Some(Ok(record)) => Ok(record),
         }
     }
 
-    /// Whether reading on would not make a record of it.
+    /// Whether more input cannot make it a record.
     fn is_final(&self, why: NoRecord) -> bool {
         matches!(why, NoRecord::Loose(_)) || self.window.has_ended() || self.window.is_full()
     }
@@ -199,7 +200,7 @@ impl<R: Read> Records<R> {
         self.window.consume(bytes);
     }
 
-    /// Whether anything comes after them.
+    /// Skips line ends. Returns whether any input follows.
     fn skip_line_ends(&mut self) -> io::Result<bool> {
         loop {
             let text = self.window.text();
@@ -214,21 +215,21 @@ impl<R: Read> Records<R> {
         }
     }
 
-    /// Reads past the line, since no record begins on it. The next one may be a record: of a quote that
-    /// is left open, it is not known where it should have been closed.
-    fn refuse(&mut self, why: &str) -> io::Result<Refused> {
+    /// Skips the line, since no record starts on it. The next line may be a record: it is unknown where an
+    /// unclosed quote should have been closed.
+    fn refuse(&mut self, why: &str) -> io::Result<RejectedFlow> {
         let end = loop {
             let text = self.window.text();
             match memchr(b'\n', text) {
                 Some(end) => break end,
                 None if self.window.has_ended() => break text.len(),
-                None if self.window.is_full() => return self.window.pass_line(self.line),
+                None if self.window.is_full() => return self.window.skip_line(self.line),
                 None => self.window.fill()?,
             }
         };
         let text = &self.window.text()[..end];
-        let refused = Refused {
-            place: Place::Line(self.line),
+        let refused = RejectedFlow {
+            location: Location::Line(self.line),
             text: String::from_utf8_lossy(text.trim_ascii_end()).into_owned(),
             why: why.into(),
         };
@@ -238,12 +239,12 @@ impl<R: Read> Records<R> {
 }
 #[cfg(test)]
 mod tests {
-    use super::super::window::{BLOCK_BYTES, Pace};
+    use super::super::window::{BLOCK_BYTES, ReadMode};
     use super::*;
 
-    /// A line for each record, or for each line that is none.
-    fn read(text: &[u8], pace: Pace) -> Vec<(u64, String)> {
-        let mut records = Records::new(Window::new(text, pace), 1);
+    /// One line of result for each record and for each line that is not a record.
+    fn read(text: &[u8], mode: ReadMode) -> Vec<(u64, String)> {
+        let mut records = CsvRecords::new(Window::new(text, mode), 1);
         let mut all = Vec::new();
         while let Some(next) = records.next().unwrap() {
             all.push(match next {
@@ -251,9 +252,13 @@ mod tests {
                     let fields: Vec<_> = record.fields().map(String::from_utf8_lossy).collect();
                     (record.line, fields.join("|"))
                 }
-                Err(Refused { place, text, why }) => match place {
-                    Place::Line(line) => (line, format!("{text}: {why}")),
-                    Place::Flow(_) => panic!("{place}"),
+                Err(RejectedFlow {
+                    location,
+                    text,
+                    why,
+                }) => match location {
+                    Location::Line(line) => (line, format!("{text}: {why}")),
+                    Location::Flow(_) => panic!("{location}"),
                 },
             });
         }
@@ -261,12 +266,12 @@ mod tests {
     }
 
     fn lines(text: &str) -> Vec<u64> {
-        let read = read(text.as_bytes(), Pace::Blocks);
+        let read = read(text.as_bytes(), ReadMode::FullBlocks);
         read.into_iter().map(|(line, _)| line).collect()
     }
 
     #[test]
-    fn every_record_has_the_line_that_it_begins_on() {
+    fn records_have_the_line_that_they_start_on() {
         for (text, expected) in [
             ("a\n1\n2\n3", &[1, 2, 3, 4][..]),
             ("a\r\n1\r\n2\r\n3", &[1, 2, 3, 4]),
@@ -292,29 +297,36 @@ mod tests {
             ("h\n3,a,\"b\"\"\"\n\"\"", &["h", "3|a|b\"", ""]),
         ] {
             let lines: Vec<_> = (1..).zip(expected.iter().map(|&e| e.to_owned())).collect();
-            assert_eq!(read(text.as_bytes(), Pace::Blocks), lines, "{text}");
-            assert_eq!(read(text.as_bytes(), Pace::AsItComes), lines, "{text}");
+            assert_eq!(read(text.as_bytes(), ReadMode::FullBlocks), lines, "{text}");
+            assert_eq!(
+                read(text.as_bytes(), ReadMode::AsAvailable),
+                lines,
+                "{text}"
+            );
         }
-        // Also where so much follows that the end is not in sight.
+        // Also if the text that follows is so long that the end of the record is not in the window.
         let text = format!("h\n3,a,\"b\n{}", "4,a\n".repeat(BLOCK_BYTES));
-        let read = read(text.as_bytes(), Pace::Blocks);
+        let read = read(text.as_bytes(), ReadMode::FullBlocks);
         assert_eq!(read.len(), BLOCK_BYTES + 2);
         assert_eq!(read[1..3], [(2, open), (3, "4|a".into())]);
     }
 
-    /// The limit is the same however the input comes.
+    /// The limit does not depend on the sizes of reads.
     #[test]
-    fn a_record_is_as_long_as_what_may_be_in_memory() {
+    fn a_record_is_limited_to_the_window() {
         for (length, is_record) in [(BLOCK_BYTES - 1, true), (BLOCK_BYTES, false)] {
             let text = format!("h\n{}\nx\n", "1".repeat(length));
-            for pace in [Pace::Blocks, Pace::AsItComes] {
-                let read = read(text.as_bytes(), pace);
+            for mode in [ReadMode::FullBlocks, ReadMode::AsAvailable] {
+                let read = read(text.as_bytes(), mode);
                 assert_eq!((read[1].0, read[1].1.len() == length), (2, is_record));
                 assert_eq!(read[2..], [(3, "x".into())]);
             }
         }
         let fields = ",".repeat(BLOCK_BYTES - 1);
         let expected = fields.replace(',', "|");
-        assert_eq!(read(fields.as_bytes(), Pace::Blocks), [(1, expected)]);
+        assert_eq!(
+            read(fields.as_bytes(), ReadMode::FullBlocks),
+            [(1, expected)]
+        );
     }
 }

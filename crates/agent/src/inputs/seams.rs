@@ -1,26 +1,27 @@
-//! Files that were put one after the other, and quotes that are left open: nothing is read by the columns
-//! of another file, and no row ends up in a name.
+//! Concatenated files and unclosed quotes: no flow is read by the columns of another file, and no row becomes
+//! part of a name.
 
 use std::ops::ControlFlow;
 
-use super::{Fault, Reader};
+use super::{Reader, Unusable};
 
-/// What each line comes to: a flow's values in the order of the API, or why it is none; then the error.
+/// The result for each line: the flow's values in the order of the API, or the reason why it is refused; then
+/// the final error.
 fn read(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let result = Reader::new(text.as_bytes(), None).read(|unit| {
-        let place = unit.place;
-        lines.push(match unit.fault {
-            Some(Fault::Wrong(why)) => format!("{place}: {}: {why}", unit.text),
-            Some(Fault::NoTraffic(why)) => format!("{place}: {why:?}"),
-            None => match serde_json::from_str::<serde_json::Value>(unit.text) {
+    let result = Reader::new(text.as_bytes(), None).read(|raw| {
+        let location = raw.location;
+        lines.push(match raw.unusable {
+            Some(Unusable::Invalid(why)) => format!("{location}: {}: {why}", raw.text),
+            Some(Unusable::Skipped(why)) => format!("{location}: {why:?}"),
+            None => match serde_json::from_str::<serde_json::Value>(raw.text) {
                 Ok(flow) => {
                     let names = ["src_app", "dest_app", "vpc_id"];
                     let names = names.map(|name| flow[name].as_str().unwrap().to_owned());
                     let sums = ["bytes_tx", "bytes_rx", "hour"].map(|name| flow[name].to_string());
-                    format!("{place}: {} {}", names.join("|"), sums.join(" "))
+                    format!("{location}: {} {}", names.join("|"), sums.join(" "))
                 }
-                Err(error) => format!("{place}: {error}"),
+                Err(error) => format!("{location}: {error}"),
             },
         });
         ControlFlow::Continue(())
@@ -29,7 +30,7 @@ fn read(text: &str) -> Vec<String> {
     lines
 }
 
-fn check(text: &str, expected: &[&str]) {
+fn assert_flows(text: &str, expected: &[&str]) {
     let lines = read(text);
     assert_eq!(lines.len(), expected.len(), "{text}: {lines:#?}");
     for (line, expected) in lines.iter().zip(expected) {
@@ -58,14 +59,14 @@ fn csv_after_csv() {
                 ("\r", 3),
             ] {
                 let expected = ["line 2: a|b|v 1 2 3", &format!("line {line}: a|b|v 1 2 3")];
-                check(&format!("{one}{seam}{other}\n"), &expected);
-                check(&format!("\u{FEFF}{one}{seam}{other}"), &expected);
+                assert_flows(&format!("{one}{seam}{other}\n"), &expected);
+                assert_flows(&format!("\u{FEFF}{one}{seam}{other}"), &expected);
             }
         }
     }
 }
 
-/// What looks like a header and is none that can be used ends the reading.
+/// An unusable header ends the reading.
 #[test]
 fn csv_after_a_header_that_cannot_be_used() {
     for header in [
@@ -86,8 +87,8 @@ fn csv_after_a_header_that_cannot_be_used() {
             assert_eq!(lines.len(), line - 1, "{text}: {lines:#?}");
         }
     }
-    // Names of fields are names like others.
-    check(
+    // Names of fields are valid names of applications.
+    assert_flows(
         &format!("{CSV}\nsrc_app,dest_app,vpc_id,1,2,3\nhour,bytes_tx,,x,2,3"),
         &[
             "line 2: a|b|v",
@@ -97,7 +98,7 @@ fn csv_after_a_header_that_cannot_be_used() {
     );
 }
 
-/// The file before broke off in the middle of a row.
+/// The previous file is cut inside a row.
 #[test]
 fn csv_after_half_a_row() {
     for half in ["c,d", "c,\"d", "\"c", "c,d,v,1,2,"] {
@@ -120,7 +121,7 @@ fn csv_after_half_a_row() {
 fn a_record_on_several_lines_is_whole_or_refused() {
     let header = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
     for (text, expected) in [
-        // Whole.
+        // Complete.
         (
             "\"a\nb\",c,v,1,2,3\nd,e,v,1,2,3",
             &["line 2: a\nb|c|v 1 2 3", "line 4: d|e|v"][..],
@@ -130,7 +131,7 @@ fn a_record_on_several_lines_is_whole_or_refused() {
             &["line 2: a|b\"\r\n,c|v 1 2 3"],
         ),
         ("a,b,\"\n\n\",1,2,3", &["line 2: a|b|\n\n 1 2 3"]),
-        // An open quote, and another one in a later row.
+        // An unclosed quote, and another quote in a later row.
         (
             "a,\"b,v,1,2,3\nd,e,v,1,2,3\nf,\"g\",v,1,2,3\n",
             &[
@@ -155,7 +156,7 @@ fn a_record_on_several_lines_is_whole_or_refused() {
                 "line 4: f,g,v\"",
             ],
         ),
-        // Whole, with a column less, or more.
+        // Complete, with fewer or more columns.
         (
             "a,\"b\nc\",v,1,2\nd,e,v,1,2,3",
             &[
@@ -189,7 +190,7 @@ fn a_record_on_several_lines_is_whole_or_refused() {
         ),
         (",,v,1,2,3", &["line 2: ||v 1 2 3"]),
     ] {
-        check(&format!("{header}{text}"), expected);
+        assert_flows(&format!("{header}{text}"), expected);
     }
 }
 
@@ -230,15 +231,15 @@ fn a_log_after_a_log() {
             twice,
             [format!("line 2: {flow}"), format!("line 4: {flow}")]
         );
-        // One that cannot be read by its names.
+        // A header with unknown names.
         let glued = read(&format!("{one}{LOG_NEW}"));
         assert_eq!(glued.len(), 2, "{glued:#?}");
         assert!(
-            glued[1].contains("fields, where the header has"),
+            glued[1].contains("fields, but the header has"),
             "{glued:#?}"
         );
     }
-    // CloudWatch's, without a header.
+    // From CloudWatch, without a header.
     let timed = format!("2026-03-29T01:00:05.000Z {DEFAULT}");
     let expected = [format!("line 1: {flow}"), format!("line 2: {flow}")];
     assert_eq!(read(&format!("{timed}{LOG_TURNED}")), expected);
@@ -289,7 +290,7 @@ fn a_log_after_half_a_record() {
             assert!(lines[2].ends_with(flow), "{lines:#?}");
         }
     }
-    // Half a record is all that comes before the first header.
+    // Only a partial record comes before the first header.
     let lines = read(&format!("1774746064 ACCEPT OK{LOG}"));
     assert!(
         lines[0].starts_with("line 1: 1774746064 ACCEPT OK: version: "),
@@ -298,12 +299,12 @@ fn a_log_after_half_a_record() {
     assert_eq!(lines[1..], [format!("line 2: {flow}")]);
 }
 
-/// Without a header only version 2 is known, and its default fields.
+/// Without a header, only version 2 with its default fields is supported.
 #[test]
 fn records_of_other_versions_have_a_header() {
     let timed = "2026-03-29T01:00:05.000Z";
     let five = DEFAULT.replacen('2', "5", 1);
-    check(
+    assert_flows(
         &format!("{timed} {DEFAULT}\n{timed} {five}\n"),
         &["line 1: 10.0.0.1|", "line 2: 5 210987654321 eni-0a"],
     );
@@ -326,10 +327,10 @@ fn ndjson_and_arrays_one_after_the_other() {
         }
         assert!(lines[1].ends_with("b|b|v 1 2 3"), "{lines:?}");
     }
-    check(&format!("{a}{b}\n{b}"), &["line 1: {", "line 2: b|b|v"]);
+    assert_flows(&format!("{a}{b}\n{b}"), &["line 1: {", "line 2: b|b|v"]);
     assert!(read(&format!("{a}{b}"))[0].contains("several values are on one line"));
     for seam in ["", "\n", " \u{FEFF}\n", "[]", "[ ]\n[]"] {
-        check(
+        assert_flows(
             &format!("[{a}]{seam}[{b},\n{a}]\n"),
             &["flow 0: a|b|v", "flow 1: b|b|v", "flow 2: a|b|v"],
         );

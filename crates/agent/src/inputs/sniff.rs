@@ -1,4 +1,4 @@
-//! What an input is, told by how it begins.
+//! Detects the format of an input from its first bytes.
 
 use std::io::Read;
 
@@ -9,14 +9,13 @@ use super::window::Window;
 use super::{BYTE_ORDER_MARK, InputError, InputFormat, newlines, vpc_flow_logs};
 use flow::decode::lookalikes;
 
-/// Looked at to tell what an input is, if its first line is longer.
+/// The most bytes that are examined, if the first line is longer.
 const SNIFF_BYTES: usize = 64 << 10;
 
-/// Consumes what stands before the first flow or the header; returns what that looks like, and the
-/// line it is on.
+/// Skips to the first flow or header, and returns the detected format and the line.
 ///
 /// # Errors
-/// What it is, if it looks like flows and is something else.
+/// If it is recognised as another kind of data, explains which one.
 pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputError> {
     let mut line = 1;
     loop {
@@ -24,7 +23,7 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
         let some = window.text();
         let blank = some.len() - some.trim_ascii_start().len();
         line += newlines(&some[..blank]);
-        // All at once: the window moves what is left whenever it is filled.
+        // Consume everything at once, because the window moves its rest whenever it is filled.
         window.consume(blank);
         if window.text().starts_with(BYTE_ORDER_MARK) {
             window.consume(BYTE_ORDER_MARK.len());
@@ -34,7 +33,7 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
         let is_cut = some.len() >= SNIFF_BYTES;
         let is_all = is_cut || window.has_ended();
         let some = &some[..some.len().min(SNIFF_BYTES)];
-        // As long as the longest mark of an encoding.
+        // The length of the longest byte order mark.
         if some.len() < 4 && !is_all {
             continue;
         }
@@ -42,8 +41,8 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
             Some(lookalike) => Some(lookalike.to_string()),
             None => match some.first() {
                 None => return Ok((InputFormat::Ndjson, line)), // nothing
-                // Its line may end much later.
-                Some(b'{') if window.is_quiet() && is_object(some) && !some.contains(&b'\n') => {
+                // Do not wait for the end of the line, which may arrive much later.
+                Some(b'{') if window.is_idle() && is_object(some) && !some.contains(&b'\n') => {
                     return Ok((InputFormat::Ndjson, line));
                 }
                 Some(b'[') => return Ok((InputFormat::Json, line)),
@@ -71,7 +70,7 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
     }
 }
 
-/// Whether the first line is an array, and the next one begins as one.
+/// Whether the first line is an array, and the next one starts like one.
 pub(super) fn is_array_a_line(text: &[u8]) -> bool {
     let Some(end) = text.iter().position(|&byte| byte == b'\n') else {
         return false;
@@ -81,17 +80,16 @@ pub(super) fn is_array_a_line(text: &[u8]) -> bool {
         && serde_json::from_slice::<&RawValue>(&text[..end]).is_ok()
 }
 
-/// Whether an object is written over several lines.
+/// Whether an object spans several lines.
 enum Pretty {
     No,
-    /// What to do about it.
+    /// It does: a hint for the user.
     Yes(String),
     /// Its end has not been read yet.
     Perhaps,
 }
 
-/// Looks at the beginning of an input: all that will be looked at, or of an input that is longer. Its
-/// first line can also be torn: then the next one does not go on with it.
+/// Examines the start of an input, which may be complete or longer. The first line may be cut.
 fn pretty_printed(some: &[u8], is_all: bool, is_cut: bool) -> Pretty {
     let last_line = some.iter().rposition(|&byte| byte == b'\n');
     let whole_lines = match last_line {

@@ -1,4 +1,4 @@
-//! Inputs in all formats, right and wrong.
+//! Valid and invalid inputs in all formats.
 
 use super::*;
 use std::io::Write;
@@ -7,9 +7,9 @@ type Outcome = (Vec<(String, String, bool)>, Option<String>);
 
 fn read_as(text: &[u8], format: Option<InputFormat>) -> Outcome {
     let mut units = Vec::new();
-    let result = Reader::new(text, format).read(|unit| {
-        let place = unit.place.to_string();
-        units.push((place, unit.text.to_owned(), unit.fault.is_some()));
+    let result = Reader::new(text, format).read(|raw| {
+        let location = raw.location.to_string();
+        units.push((location, raw.text.to_owned(), raw.unusable.is_some()));
         ControlFlow::Continue(())
     });
     (units, result.err().map(|e| e.to_string()))
@@ -19,21 +19,21 @@ fn read(text: &[u8]) -> Outcome {
     read_as(text, None)
 }
 
-fn good(place: &str, text: &str) -> (String, String, bool) {
-    (place.into(), text.into(), false)
+fn good(location: &str, text: &str) -> (String, String, bool) {
+    (location.into(), text.into(), false)
 }
 
 #[test]
 fn the_three_formats() {
     let one = r#"{"a":1}"#;
-    for (text, places) in [
+    for (text, locations) in [
         (format!(" [{one},\n {one}]\n"), ["flow 0", "flow 1"]),
         (format!("{one}\r\n\n{one}"), ["line 1", "line 3"]),
         (format!("\u{FEFF}\n\n{one}\n{one}"), ["line 3", "line 4"]),
     ] {
         let (units, error) = read(text.as_bytes());
         assert_eq!(error, None);
-        assert_eq!(units, places.map(|place| good(place, one)));
+        assert_eq!(units, locations.map(|location| good(location, one)));
     }
     let (units, error) =
         read(b"hour,src_app,dest_app,vpc_id,bytes_rx,bytes_tx\n01,\"a,b\",\"c\"\"d\",,2,x\n1,2\n");
@@ -101,7 +101,7 @@ fn what_cannot_be_read_is_said() {
     assert!(read(&long).1.unwrap().contains("flow 0 has more than"));
 }
 
-/// It is named, and what comes after it is read.
+/// The error names it, and the rest of the input is read.
 #[test]
 fn a_line_that_is_too_long_costs_no_other() {
     let log = "srcaddr dstaddr bytes start";
@@ -115,26 +115,26 @@ fn a_line_that_is_too_long_costs_no_other() {
         let text = format!("{header}\n{line}\n{long}\r\n{line}\n{long}\n{long}");
         let (units, error) = read(text.as_bytes());
         assert_eq!(error, None);
-        let refused: Vec<_> = units.iter().filter(|unit| unit.2).collect();
-        let places: Vec<_> = refused.iter().map(|unit| unit.0.as_str()).collect();
-        assert_eq!(places, ["line 3", "line 5", "line 6"], "{header}");
-        assert!(refused.iter().all(|unit| unit.1 == long[..1000]));
-        let good = units.iter().filter(|unit| !unit.2);
-        let good: Vec<_> = good.map(|unit| unit.0.as_str()).collect();
+        let refused: Vec<_> = units.iter().filter(|raw| raw.2).collect();
+        let locations: Vec<_> = refused.iter().map(|raw| raw.0.as_str()).collect();
+        assert_eq!(locations, ["line 3", "line 5", "line 6"], "{header}");
+        assert!(refused.iter().all(|raw| raw.1 == long[..1000]));
+        let good = units.iter().filter(|raw| !raw.2);
+        let good: Vec<_> = good.map(|raw| raw.0.as_str()).collect();
         assert!(good.ends_with(&["line 2", "line 4"]), "{good:?}");
     }
-    // Half a line is no header.
+    // A cut line is not a header.
     let error = read("x".repeat(3 << 20).as_bytes()).1.unwrap();
     assert!(error.starts_with("line 1: more than"), "{error}");
 }
 
-/// A megabyte of them was moved for each before.
+/// A regression test: each of them used to move a megabyte.
 #[test]
 fn blanks_before_the_first_flow_cost_little() {
     let text = [&b" \r\n".repeat(3 << 20)[..], b"{\"a\":1}"].concat();
     let start = std::time::Instant::now();
-    let place = format!("line {}", (3 << 20) + 1);
-    assert_eq!(read(&text), (vec![good(&place, "{\"a\":1}")], None));
+    let location = format!("line {}", (3 << 20) + 1);
+    assert_eq!(read(&text), (vec![good(&location, "{\"a\":1}")], None));
     assert!(start.elapsed().as_secs() < 10);
     assert_eq!(read(&text[..text.len() - 7]), (Vec::new(), None));
 }
@@ -149,7 +149,7 @@ fn a_flow_log_is_told_by_its_header() {
         let (units, error) = read(header.as_bytes());
         assert_eq!((units.len(), error), (0, None), "{header}");
     }
-    // Said as such, though a field is missing.
+    // Recognised although a field is missing.
     let error = read(b"srcaddr dstaddr bytes\n1.1.1.1 2.2.2.2 5\n")
         .1
         .unwrap();
@@ -188,21 +188,21 @@ fn compressed_inputs() {
     zstd.write_all(text.as_bytes()).unwrap();
     let zstd = zstd.finish().unwrap();
     for (name, bytes) in [("gzip", gzip), ("zstd", zstd)] {
-        // Files of either kind may be put one after the other.
+        // Files with either line end may be concatenated.
         let (units, error) = read(&[&bytes[..], &bytes].concat());
         assert_eq!((units.len(), error), (2000, None));
         let error = read(&bytes[..bytes.len() - 3]).1.unwrap();
-        let expected = format!("the {name} data breaks off");
+        let expected = format!("the {name} data ends early");
         assert!(error.starts_with(&expected), "{error}");
         let mut changed = bytes.clone();
         changed[bytes.len() / 2] ^= 0x55;
         let error = read(&changed).1.unwrap();
         assert!(error.starts_with(&format!("the {name} data ")), "{error}");
     }
-    assert!(read(b"\x1F\x8B").1.unwrap().contains("breaks off"));
+    assert!(read(b"\x1F\x8B").1.unwrap().contains("ends early"));
 }
 
-/// Tapes and disks leave zeros behind a file; anything else there is not ours.
+/// Tapes and disks pad files with zeros; other bytes after the data are an error.
 #[test]
 fn what_follows_a_gzip_stream() {
     let text = "{\"a\":1}\n".repeat(1000);
@@ -222,10 +222,10 @@ fn what_follows_a_gzip_stream() {
         );
     }
     let error = read(&[&gzip[..], &gzip[..5]].concat()).1.unwrap();
-    assert!(error.contains("breaks off"), "{error}");
+    assert!(error.contains("ends early"), "{error}");
 }
 
-/// Each with what it is and what to do about it; none is read as anything.
+/// The error explains the kind of data and what to do. None is parsed as flows.
 #[test]
 fn what_looks_like_flows_is_named() {
     let utf_16 =
@@ -286,14 +286,14 @@ fn what_looks_like_flows_is_named() {
     }
 }
 
-/// Those that are one of many are refused one by one, by name.
+/// If only one of many is invalid, it is refused by name.
 #[test]
 fn values_that_look_like_flows_are_named() {
     let faults = |text: &str| {
         let mut faults = Vec::new();
-        let result = Reader::new(text.as_bytes(), None).read(|unit| {
-            faults.push(match unit.fault {
-                Some(Fault::Wrong(why)) => why,
+        let result = Reader::new(text.as_bytes(), None).read(|raw| {
+            faults.push(match raw.unusable {
+                Some(Unusable::Invalid(why)) => why,
                 _ => String::new(),
             });
             ControlFlow::Continue(())
@@ -349,7 +349,7 @@ fn values_that_look_like_flows_are_named() {
             faults(&format!("[{flow}}},{value}]"))[1].contains(word),
             "{value}"
         );
-        // A flow may have fields of any name.
+        // A flow may have unknown fields.
         let members = value.trim_start_matches('{');
         assert_eq!(faults(&format!("{flow},{members}")), [""], "{value}");
         assert_eq!(faults(&format!("[{flow},{members}]")), [""], "{value}");
@@ -384,7 +384,7 @@ fn values_that_look_like_flows_are_named() {
     }
 }
 
-/// A window that is larger than what may be in memory.
+/// A zstd window that exceeds the memory limit.
 #[test]
 fn zstd_with_a_large_window() {
     // Magic number, no flags, a window of 2^31 bytes, an empty last block.
@@ -403,7 +403,7 @@ fn zstd_with_a_large_window() {
 /// Arrays one after the other are read, and refused where the name says that each line is a flow.
 #[test]
 fn an_array_a_line() {
-    for (text, has_lines, expected) in [
+    for (text, is_line_delimited, expected) in [
         ("[1]\n[2]\n", false, ["flow 0", "flow 1"]),
         ("[1]\n[2]\n", true, ["line 1", "line 2"]),
         ("[1] \r\n\n[2]", true, ["line 1", "line 3"]),
@@ -411,14 +411,18 @@ fn an_array_a_line() {
         ("[1,2]\n", true, ["flow 0", "flow 1"]),
         ("[1][2]\n", true, ["flow 0", "flow 1"]),
     ] {
-        let mut places = Vec::new();
-        let reader = Reader::new(text.as_bytes(), None).with_lines(has_lines);
+        let mut locations = Vec::new();
+        let reader = Reader::new(text.as_bytes(), None).with_line_delimited(is_line_delimited);
         reader
             .read_batches(|part| {
-                places.extend(part.refused.iter().map(|refused| refused.place.to_string()));
+                locations.extend(
+                    part.refused
+                        .iter()
+                        .map(|refused| refused.location.to_string()),
+                );
                 ControlFlow::Continue(())
             })
             .unwrap();
-        assert_eq!(places, expected, "{text}");
+        assert_eq!(locations, expected, "{text}");
     }
 }

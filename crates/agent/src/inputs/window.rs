@@ -4,27 +4,27 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use super::pause::{Quiet, Stopped};
-use super::{BYTE_ORDER_MARK, Place, Refused};
+use super::pause::{Idle, Stopped};
+use super::{BYTE_ORDER_MARK, Location, RejectedFlow};
 
-/// The most that is in memory; no line, record or element of an array can be longer. A flow has three
+/// The most bytes in memory, and so the limit of a line, record or array element. A valid flow has three
 /// names of 1 KiB at most.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
-/// Kept of a line that is longer.
+/// The part of a line over the limit that is kept for the error.
 const EXCERPT_BYTES: usize = 1000;
-/// Read at once from an input whose flows are wanted as they come.
+/// The size of a read from an input whose flows are wanted at once.
 const READ_BYTES: usize = 16 << 10;
 
-/// How much is read before it is looked at.
+/// How much to read before parsing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// What there is.
-    AsItComes,
-    /// Always as much as fits, so that nothing but the content decides where a block ends.
-    Blocks,
+pub(super) enum ReadMode {
+    /// Whatever is available.
+    AsAvailable,
+    /// Fill the window, so that block boundaries depend on the content only.
+    FullBlocks,
 }
 
-/// An input of which it is known how it ended.
+/// An input that remembers how it ended.
 #[derive(Debug)]
 pub(super) struct Tail<R> {
     input: R,
@@ -32,11 +32,11 @@ pub(super) struct Tail<R> {
 }
 
 impl<R: Read> Tail<R> {
-    /// The second tells the last byte that was read.
+    /// The second value is the last byte that was read.
     pub(super) fn new(input: R) -> (Tail<R>, Rc<Cell<Option<u8>>>) {
         let last = Rc::new(Cell::new(None));
-        let told = last.clone();
-        (Tail { input, last }, told)
+        let shared = last.clone();
+        (Tail { input, last }, shared)
     }
 }
 
@@ -50,41 +50,41 @@ impl<R: Read> Read for Tail<R> {
     }
 }
 
-/// Bytes that were read and are not consumed yet, and the input behind them.
+/// The bytes that were read and not consumed yet, and the rest of the input.
 #[derive(Debug)]
 pub(super) struct Window<R> {
     input: R,
-    pace: Pace,
+    mode: ReadMode,
     bytes: Vec<u8>,
-    /// What is before it is consumed.
+    /// The bytes before this position are consumed.
     start: usize,
     has_ended: bool,
-    /// What came after the last byte that could be read.
+    /// The error after the last byte that was read.
     error: Option<io::Error>,
-    /// The next look is at what is here, without reading on.
-    is_kept: bool,
-    /// What follows the last end of a line is not taken.
+    /// The next `fill` reads nothing, so that the bytes in the window are processed first.
+    skips_fill: bool,
+    /// Ignore the text after the last line end.
     is_growing: bool,
-    /// Nothing has come for a while.
-    is_quiet: bool,
+    /// The last read reported [`Idle`], or [`Stopped`].
+    is_idle: bool,
 }
 
 impl<R: Read> Window<R> {
-    pub(super) fn new(input: R, pace: Pace) -> Window<R> {
+    pub(super) fn new(input: R, mode: ReadMode) -> Window<R> {
         Window {
             input,
-            pace,
+            mode,
             bytes: Vec::new(),
             start: 0,
             has_ended: false,
             error: None,
-            is_kept: false,
+            skips_fill: false,
             is_growing: false,
-            is_quiet: false,
+            is_idle: false,
         }
     }
 
-    /// Has the input end with its last end of a line.
+    /// Makes the input end at its last line end.
     pub(super) fn leave_unfinished_line(&mut self) {
         self.is_growing = true;
         self.cut_unfinished_line();
@@ -98,10 +98,10 @@ impl<R: Read> Window<R> {
         }
     }
 
-    /// Has the next [`fill`](Window::fill) read nothing, where flows are wanted as they come: a pipe may
-    /// have nothing more for long.
-    pub(super) fn keep_what_is_here(&mut self) {
-        self.is_kept = self.pace == Pace::AsItComes && !self.text().is_empty();
+    /// If flows are wanted at once, makes the next [`fill`](Window::fill) read nothing, since a pipe may have
+    /// no more data for a long time.
+    pub(super) fn skip_next_fill(&mut self) {
+        self.skips_fill = self.mode == ReadMode::AsAvailable && !self.text().is_empty();
     }
 
     pub(super) fn text(&self) -> &[u8] {
@@ -116,26 +116,26 @@ impl<R: Read> Window<R> {
         self.start += bytes;
     }
 
-    /// Whether nothing comes after what is here.
+    /// Whether the window has all remaining bytes.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Whether what is here has waited for more for a while.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.is_quiet
+    /// Whether no input has arrived for a while, so that a flow without its line end should not wait longer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle
     }
 
-    /// Whether flows are wanted as they come.
+    /// Whether flows are wanted as soon as they are available.
     pub(super) fn is_live(&self) -> bool {
-        self.pace == Pace::AsItComes
+        self.mode == ReadMode::AsAvailable
     }
 
     pub(super) fn is_full(&self) -> bool {
         self.text().len() >= BLOCK_BYTES
     }
 
-    /// Consumes a byte order mark, if the input begins with one.
+    /// Skips a byte order mark at the start of the input.
     pub(super) fn skip_mark(&mut self) -> io::Result<()> {
         while self.text().len() < BYTE_ORDER_MARK.len() && !self.has_ended {
             self.fill()?;
@@ -146,13 +146,13 @@ impl<R: Read> Window<R> {
         Ok(())
     }
 
-    /// Reads on, unless it is full or nothing comes any more. Where flows are wanted as they come, an
-    /// error is told the next time, so that what came before it has been looked at.
+    /// Reads more, unless the window is full or the input has ended. If flows are wanted at once, an error is
+    /// reported by the next call, after the bytes before it have been processed.
     pub(super) fn fill(&mut self) -> io::Result<()> {
-        if self.has_ended || std::mem::take(&mut self.is_kept) {
+        if self.has_ended || std::mem::take(&mut self.skips_fill) {
             return Ok(());
         }
-        // Little is moved: the beginning of a line or an element.
+        // Only the start of a line or element has to be moved.
         self.bytes.drain(..self.start);
         self.start = 0;
         let room = BLOCK_BYTES.saturating_sub(self.bytes.len());
@@ -165,21 +165,21 @@ impl<R: Read> Window<R> {
             }
             return Err(error);
         }
-        self.is_quiet = false;
-        self.has_ended = match self.pace {
-            Pace::AsItComes => match self.read_once(room.min(READ_BYTES)) {
+        self.is_idle = false;
+        self.has_ended = match self.mode {
+            ReadMode::AsAvailable => match self.read_once(room.min(READ_BYTES)) {
                 Ok(read) => read == 0,
-                Err(error) if Quiet::is(&error) => {
-                    self.is_quiet = true;
+                Err(error) if Idle::is(&error) => {
+                    self.is_idle = true;
                     false
                 }
                 Err(mut error) => {
-                    self.is_quiet = Stopped::of(&mut error).is_some();
+                    self.is_idle = Stopped::of(&mut error).is_some();
                     self.error = Some(error);
                     false
                 }
             },
-            Pace::Blocks => {
+            ReadMode::FullBlocks => {
                 let input = Read::by_ref(&mut self.input);
                 input.take(room as u64).read_to_end(&mut self.bytes)? < room
             }
@@ -201,12 +201,11 @@ impl<R: Read> Window<R> {
         read
     }
 
-    /// Reads past a line of which this is the beginning, up to its end, without keeping more of it in
-    /// memory. `line` is its number.
-    pub(super) fn pass_line(&mut self, line: u64) -> io::Result<Refused> {
+    /// Skips a line, whose start is in the window, without keeping it in memory. `line` is its number.
+    pub(super) fn skip_line(&mut self, line: u64) -> io::Result<RejectedFlow> {
         let begin = &self.text()[..EXCERPT_BYTES.min(self.text().len())];
-        let refused = Refused {
-            place: Place::Line(line),
+        let refused = RejectedFlow {
+            location: Location::Line(line),
             text: String::from_utf8_lossy(begin).into_owned(),
             why: format!("more than {BLOCK_BYTES} bytes; these are the first {EXCERPT_BYTES}"),
         };

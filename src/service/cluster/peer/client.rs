@@ -25,7 +25,7 @@ use super::hours::HourReader;
 use super::request::Request;
 use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
-use agent::client::{ClientError, Problem};
+use agent::client::{ClientError, Problem, read_first_token};
 use flow::query::Query;
 use flow::{Offset, Partition};
 
@@ -97,8 +97,7 @@ struct Http {
 
 impl Http {
     fn new(tls: &PeerTls, token_file: Option<&Path>) -> Result<Http, ClientError> {
-        let tokens = token_file.map(read_tokens).transpose()?;
-        let token = tokens.and_then(|tokens| tokens.into_iter().next());
+        let token = token_file.map(read_first_token).transpose()?;
         let authorization = token.map(|token| {
             let value = HeaderValue::try_from(format!("Bearer {token}"));
             let mut value = value.map_err(|e| ClientError::Options(format!("node token: {e}")))?;
@@ -125,23 +124,6 @@ impl Http {
             connections,
             authorization: authorization.transpose()?,
         })
-    }
-}
-
-/// Reads a file of tokens, one a line. A node sends the first one to the others.
-///
-/// # Errors
-/// A file that cannot be read, or has no token.
-pub fn read_tokens(path: &Path) -> Result<Vec<String>, ClientError> {
-    let unusable =
-        |why: &dyn std::fmt::Display| ClientError::Options(format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| unusable(&e))?;
-    let lines = text.lines().map(str::trim);
-    let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let tokens: Vec<_> = tokens.map(str::to_owned).collect();
-    match tokens.is_empty() {
-        true => Err(unusable(&"there is no token in it; write one per line")),
-        false => Ok(tokens),
     }
 }
 

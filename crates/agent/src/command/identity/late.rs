@@ -1,31 +1,31 @@
-//! Flows that were left out of their batch, since their hours are too far ahead of the clock.
+//! Flows that were left out of their batch, because their hours are too far ahead of the clock.
 //!
-//! Whether a flow is left out depends on the clock, and what the file is does not. So such a flow is hashed like
-//! any other, and the receipt of its batch covers it. What was left out is noted with the batch: flows of an
-//! hour and of all later ones, among its last so many records. They are a batch of their own the next time,
-//! under a key of its own. If some of them are left out once more, that is noted with this batch in turn.
+//! Whether a flow is left out depends on the clock, but the identity of the file must not. So such a flow is hashed
+//! like any other, and the receipt of its batch covers it. A note beside the receipt records the gap: the number of
+//! the batch's records, and the earliest hour that was left out. The next command sends the flows of the gap as a
+//! batch with a key of its own. If some of them are left out again, a note beside that batch's receipt records it.
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Chain, key};
 use flow::{IdempotencyKey, Note};
 
-/// What was left out of a batch.
+/// The flows that were left out of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// Of the batch as it was in the file.
+    /// The end of the batch, with all flows that it has in the file.
     pub(super) end: Chain,
-    /// How many records that has.
+    /// The number of records of that batch.
     pub(super) count: u64,
-    /// How often its flows were left out before.
+    /// How often flows of the gap were sent before.
     pub(super) times: u32,
-    /// Of the earliest flow that was left out; 0 where none was yet.
+    /// The earliest hour that was left out; 0 if none was yet.
     pub(super) hour: u32,
 }
 
 impl Gap {
-    /// Nothing is left out so far.
-    pub(super) fn of_batch(end: Chain, before: Chain) -> Gap {
+    /// An empty gap of the batch between two points.
+    pub(super) fn empty(end: Chain, before: Chain) -> Gap {
         Gap {
             end,
             count: end.index.saturating_sub(before.index),
@@ -34,22 +34,22 @@ impl Gap {
         }
     }
 
-    /// Under which key it is noted.
+    /// The key of the note.
     pub(super) fn note_key(&self) -> Option<IdempotencyKey> {
-        self.hashed("late")
+        self.derive_key("late")
     }
 
-    /// Of the batch that the flows are in the next time.
+    /// The key of the batch that the flows of the gap are sent in.
     pub(super) fn batch_key(&self) -> Option<IdempotencyKey> {
-        self.hashed("again")
+        self.derive_key("again")
     }
 
-    fn hashed(&self, kind: &str) -> Option<IdempotencyKey> {
+    fn derive_key(&self, kind: &str) -> Option<IdempotencyKey> {
         let text = format!("{kind}\0{:032x}\0{}", self.end.content, self.times);
         key(xxh3_128(text.as_bytes()))
     }
 
-    /// Without the hour, which comes last.
+    /// The note without the hour, which is its last part.
     pub(super) fn note_stem(&self) -> String {
         format!("h{}.", self.count)
     }
@@ -70,14 +70,14 @@ impl Gap {
         }
     }
 
-    /// Whether the record with this index, from 1, may be one that was left out.
-    pub(super) fn has(&self, index: u64) -> bool {
+    /// Whether the record with this index, from 1, is in the batch.
+    pub(super) fn contains(&self, index: u64) -> bool {
         index <= self.end.index && self.end.index - index < self.count
     }
 }
 
-/// What says that there are gaps in a file which begins with this record.
-pub(super) fn mark(first: &Chain) -> Option<(IdempotencyKey, Note)> {
+/// The key and note that record that a file with this first record has gaps.
+pub(super) fn gaps_note(first: &Chain) -> Option<(IdempotencyKey, Note)> {
     let text = format!("gaps\0{:032x}", first.content);
     key(xxh3_128(text.as_bytes())).zip(Note::new("g"))
 }

@@ -1,54 +1,54 @@
-//! Lines that were cut inside their last field, and what has become of them.
+//! Lines that were cut inside their last field and were complete in a later version of the file.
 //!
-//! A file that is still being written may end inside the last field of a line, and what is there may be a
-//! flow. Nothing in it tells it from a line that is complete and has no line end, so it counts. When the
-//! file has grown, the line is another one. What tells that the two are the same line: the same records
-//! come before them, they have the same text up to the last field, and the last field of one is the
-//! beginning of the other's. So what was counted for the last line of a file, and for the first line of each
-//! batch, is noted under the records before it and the text up to its last field. Files that begin alike may
-//! have several such lines, so there are a few keys for them.
+//! A file that is still being written may end inside the last field of a line, and that text may still parse
+//! as a flow. Nothing distinguishes it from a complete line without a line end, so it is counted. When the
+//! file has grown, the line has a different text. Two lines are the same line if the same records precede
+//! them, their text up to the last field is the same, and the last field of one is a prefix of the other's.
+//! So the last line of a file and the first line of each batch are noted: the key of the note is made of the
+//! records before the line and the text up to its last field, and the value has the bytes that were counted.
+//! Different files with the same beginning may each have such a line, so there are several keys per line.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::{Chain, key};
 use flow::{Counters, IdempotencyKey, Note};
 
-/// Notes of lines with the same text before their last field, behind the same records.
+/// Notes per line: lines with the same text before their last field, after the same records.
 const SLOTS: u32 = 8;
-/// Longer last fields are noted by their hash.
+/// Longer last fields are stored as a hash.
 const LAST_CHARS_MAX: usize = 42;
 
-/// The text of a record.
+/// The text of a record, split before its last field.
 #[derive(Clone, Copy, Debug)]
 pub struct LineText<'a> {
-    /// Up to its last field.
+    /// Everything before the last field.
     pub stem: &'a str,
     pub last: &'a str,
 }
 
-/// Under which keys a line behind `before` is noted, as a batch begins or a file ends with it.
-pub fn slots(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
+/// Keys of the notes about a line after `before` that begins a batch or ends a file.
+pub fn slot_keys(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
     let stem = xxh3_128(line.stem.as_bytes());
     let slot = |slot| format!("line\0{:032x}\0{stem:032x}\0{slot}", before.content);
     let keys = (0..SLOTS).filter_map(|n| key(xxh3_128(slot(n).as_bytes())));
     keys.collect()
 }
 
-/// Under which key a line behind `before` is noted, as it is within a batch.
-pub fn within(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
+/// Key of the note about a line after `before` in the middle of a batch.
+pub fn within_key(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
     let stem = xxh3_128(line.stem.as_bytes());
     let text = format!("within\0{:032x}\0{stem:032x}", before.content);
     key(xxh3_128(text.as_bytes()))
 }
 
-/// What is noted of a line that was counted.
+/// The note about a line that was counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineNote {
-    /// The line had an end: a longer line is another one.
+    /// The line was terminated: a longer line is a different line.
     pub has_ended: bool,
     /// Hash of the flow's hour and names.
     pub flow: u64,
-    /// All that was counted for the line.
+    /// The bytes that were counted for the line.
     pub counters: Counters,
     last: Last,
 }
@@ -87,7 +87,7 @@ impl LineNote {
         Note::new(&format!("l{ended}.{:x}.{tx:x}.{rx:x}.{last}", self.flow))
     }
 
-    /// `None` for a note of another kind.
+    /// `None` for other kinds of notes.
     pub fn parse(note: &str) -> Option<LineNote> {
         let mut parts = note.strip_prefix('l')?.splitn(5, '.');
         let has_ended = match parts.next()? {
@@ -116,7 +116,7 @@ impl LineNote {
         })
     }
 
-    /// Whether it has this last field.
+    /// Whether the noted line has this last field.
     pub fn is_of(&self, last: &str) -> bool {
         match &self.last {
             Last::Text(text) => text == last,
@@ -131,7 +131,7 @@ impl LineNote {
         }
     }
 
-    /// Whether its last field is the beginning of `last`, which is longer.
+    /// Whether the noted last field is a proper prefix of `last`.
     fn is_begin_of(&self, last: &str) -> bool {
         let begin = last.get(..self.last_bytes());
         self.last_bytes() < last.len()
@@ -141,7 +141,7 @@ impl LineNote {
             })
     }
 
-    /// Whether `last` is, or may be, the beginning of its last field, which is longer.
+    /// Whether `last` is (or, if only the hash is known, may be) a proper prefix of the noted last field.
     pub fn may_begin_with(&self, last: &str) -> bool {
         match &self.last {
             Last::Text(text) => text.len() > last.len() && text.starts_with(last),
@@ -149,7 +149,7 @@ impl LineNote {
         }
     }
 
-    /// Whether the line that `other` is of is this one, or may be, when it was longer.
+    /// Whether the line of `other` is (or may be) a longer version of this line.
     fn may_have_become(&self, other: &LineNote) -> bool {
         match &self.last {
             Last::Text(text) => other.may_begin_with(text),
@@ -158,11 +158,11 @@ impl LineNote {
     }
 }
 
-/// Which of the `noted` lines has grown and is now the one that ends with `last`.
+/// Finds the one of the `noted` lines that has grown into the line with this `last` field.
 pub fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
     let begins = noted.iter().filter(|note| note.is_begin_of(last));
     let longest = begins.max_by_key(|note| note.last_bytes())?;
-    // It may have become the line of another file.
+    // It may have grown into a line of another file already.
     let is_settled = longest.has_ended || noted.iter().any(|note| longest.may_have_become(note));
     (!is_settled).then(|| longest.clone())
 }

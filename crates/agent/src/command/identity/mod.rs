@@ -1,23 +1,35 @@
-//! What a file is: told by what is in it, so that each of its flows counts once.
+//! Recognises files by their content, so that each flow counts once, even if a file is sent twice, renamed,
+//! recompressed, or has grown since.
 //!
-//! A file is a sequence of records. A hash runs over them, from one to the next, and begins with the
-//! name of the source; so its value after a record stands for everything up to there. A batch that ends
-//! after a record has that value as its idempotency key. Batches are sent in order: **a receipt under the
-//! value after a record means that everything up to that record was counted.** A record is hashed as the
-//! flow that it is, so neither the file's name, times or compression, nor line ends, white space or the
-//! order of columns matter; in formats where names and options make the flow, its text is hashed.
+//! A file is a sequence of records. The *chain* is a running hash over the records; it starts with the name
+//! from `--source`. Its value after a record identifies the file's content up to that record. The chain's
+//! value after the last record of a batch is the idempotency key of the batch, and batches are sent in order.
+//! So **if the service has a receipt for the value after a record, everything up to that record was
+//! counted.**
 //!
-//! [`Frontier`] looks up, record by record, how far a file was counted, and hands out what is new. What it
-//! looks at is kept in notes beside the receipts:
+//! ```text
+//! records       r1   r2   r3   r4   r5   r6 | r7   r8   r9   …     cut into blocks (batches) by content
+//! chain   c0 -> c1 -> c2 -> c3 -> c4 -> c5 -> c6 | -> c7 -> c8 -> c9 …
+//!         |     |    |         |              |
+//!         |     mark mark      mark           receipt under c6: "r1 to r6 were counted"
+//!         source              ("the first 1, 2, 4 records of a block of 6")
+//! ```
 //!
-//! - With the end of a batch, a second hash, over flows only: the same records that gave other flows were
-//!   counted with other options.
-//! - With each batch, marks after its first 1, 2, 4, 8, … records. A file that ends within them may be
-//!   the beginning of one that was counted.
-//! - With a batch of which flows were left out, since their hours were too far ahead of the clock: which
-//!   ones (see [`late`]).
-//! - With each batch, its four smallest hashes, under the file's name. A file of that name that has
-//!   them elsewhere is likely a changed copy.
+//! To find how far a file was counted, the chain is computed again and the receipts are looked up under its
+//! values ([`Frontier`]). A record is hashed as the flow that it contains, so the file's name, times and
+//! compression, line ends, white space and column order do not matter. In formats where `--apps` or `--count`
+//! change the flow, the record's text is hashed instead.
+//!
+//! Notes beside the receipts hold what the lookup needs:
+//!
+//! - At the end of each batch: a second chain over the flows only. If the records are equal but the flows
+//!   differ, the file was counted with other options.
+//! - In each batch: marks after its first 1, 2, 4, 8, … records. A file that ends inside a batch may be an
+//!   earlier, shorter copy of a file that was counted.
+//! - For a batch of which flows were left out, because their hours were too far ahead of the clock: which flows
+//!   these are (see [`late`]).
+//! - For each batch: a sketch, its four smallest record hashes, under the file's name. If a file of the same
+//!   name has them at other places, it is probably an edited copy.
 
 mod frontier;
 mod late;
@@ -25,23 +37,22 @@ mod lines;
 #[cfg(test)]
 mod tests;
 
-pub use frontier::{Frontier, Known, LookUp, Stop};
+pub use frontier::{AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
 
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::source::time;
-use crate::inputs::{Place, Record};
+use super::source::rfc3339;
+use crate::inputs::{Location, RecordHashes};
 use flow::{IdempotencyKey, Note};
 
-/// Which files are one: those with the same content and source.
+/// The identity of a file: files with equal content and source are the same file.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// What `--source` says; nothing where it is not given.
+    /// The value of `--source`, or empty.
     source: String,
-    /// The file's name without its directory and the endings of compression; tells nothing but whether
-    /// a file is likely a changed copy.
+    /// The file's name without directory and compression suffix; used only to detect edited copies.
     name: String,
 }
 
@@ -57,8 +68,8 @@ impl Identity {
         }
     }
 
-    /// Before the first record.
-    fn begin(&self) -> Chain {
+    /// The chain before the first record.
+    fn initial_chain(&self) -> Chain {
         Chain {
             index: 0,
             content: xxh3_128(format!("flowtally import v1\0{}", self.source).as_bytes()),
@@ -66,26 +77,26 @@ impl Identity {
         }
     }
 
-    /// Under which a record of a file of this name is noted.
+    /// The key under which a record of a file with this name is noted.
     fn sketch_key(&self, content: u128) -> Option<IdempotencyKey> {
         let text = format!("sketch\0{}\0{}\0{content:032x}", self.source, self.name);
         key(xxh3_128(text.as_bytes()))
     }
 }
 
-/// Everything up to a place between two records.
+/// The running hash over all records up to one point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Chain {
-    /// How many records that is.
+    /// Number of records.
     index: u64,
-    /// Over their contents.
+    /// Hash over the contents of the records.
     content: u128,
-    /// Over the flows that they gave.
+    /// Hash over the flows of the records.
     flows: u128,
 }
 
 impl Chain {
-    fn with(self, record: &Record) -> Chain {
+    fn extended_by(self, record: &RecordHashes) -> Chain {
         Chain {
             index: self.index + 1,
             content: link(self.content, record.content),
@@ -111,51 +122,51 @@ fn link(before: u128, next: u128) -> u128 {
     xxh3_128(&bytes)
 }
 
-/// `None` never: it is visible ASCII, and short.
+/// Never `None`: the key is short visible ASCII.
 fn key(hash: u128) -> Option<IdempotencyKey> {
     let key = format!("{}{hash:032x}", IdempotencyKey::IMPORT_PREFIX);
     IdempotencyKey::new(key.as_bytes())
 }
 
-/// What is noted with a receipt.
+/// A note that is kept with a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Noted {
+enum IdentityNote {
     /// Everything up to here was counted.
     End {
         /// [`Chain::flows`]
         flows: u128,
-        /// When, if that was before the receipt's own time: seconds since the epoch.
+        /// When it was counted, if earlier than the receipt: seconds since the epoch.
         since_s: Option<u64>,
-        /// How many records of the file were counted later on, where it grew.
+        /// The number of records that were counted later, when the file had grown.
         upto: u64,
     },
-    /// A batch of `count` records has its first `offset` up to here.
+    /// The first `offset` records of a batch of `count` records end here.
     Mark { offset: u64, count: u64 },
     /// A record of a file with the same name.
     Sketch,
-    /// The first record behind the first batch of a file that grew.
+    /// The first record after the first batch of a file that has grown.
     Grown,
 }
 
-/// A batch has a mebibyte of text, or the records of one that was as large in another format.
+/// The most records in a batch: a batch has about a mebibyte of text, and each record has at least one byte.
 const COUNT_MAX: u64 = 1 << 20;
 
-impl Noted {
+impl IdentityNote {
     fn note(self) -> Option<Note> {
         Note::new(&match self {
-            Noted::End {
+            IdentityNote::End {
                 flows,
                 since_s,
                 upto,
             } => format!("e{flows:032x}.{}.{upto}", since_s.unwrap_or(0)),
-            Noted::Mark { offset, count } => format!("m{offset}.{count}"),
-            Noted::Sketch => "s".into(),
-            Noted::Grown => "g".into(),
+            IdentityNote::Mark { offset, count } => format!("m{offset}.{count}"),
+            IdentityNote::Sketch => "s".into(),
+            IdentityNote::Grown => "g".into(),
         })
     }
 
-    /// `None` for a note that is none of ours.
-    fn parse(note: &str) -> Option<Noted> {
+    /// `None` for other kinds of notes.
+    fn parse(note: &str) -> Option<IdentityNote> {
         let (kind, rest) = note.split_at_checked(1)?;
         let mut parts = rest.split('.');
         let number = |of: &str| of.parse::<u64>().ok();
@@ -163,7 +174,7 @@ impl Noted {
             "e" => {
                 let flows = u128::from_str_radix(parts.next()?, 16).ok()?;
                 let since_s = number(parts.next()?)?;
-                Some(Noted::End {
+                Some(IdentityNote::End {
                     flows,
                     since_s: (since_s > 0).then_some(since_s),
                     upto: number(parts.next()?)?,
@@ -172,60 +183,60 @@ impl Noted {
             "m" => {
                 let (offset, count) = (number(parts.next()?)?, number(parts.next()?)?);
                 (0 < offset && offset < count && count <= COUNT_MAX)
-                    .then_some(Noted::Mark { offset, count })
+                    .then_some(IdentityNote::Mark { offset, count })
             }
-            "s" => Some(Noted::Sketch),
-            "g" => Some(Noted::Grown),
+            "s" => Some(IdentityNote::Sketch),
+            "g" => Some(IdentityNote::Grown),
             _ => None,
         }
     }
 }
 
-impl Stop {
-    /// For people.
+impl FrontierError {
+    /// The message for the user.
     pub fn explain(self) -> String {
         match self {
-            Stop::OtherFlows { since_s } => format!(
-                "it was counted on {} and gave other flows then, with another --apps, --count or --format, or by \
-                 another version of flowtally; give what was given then, or --again to count it once more",
-                time(since_s)
+            FrontierError::OtherFlows { since_s } => format!(
+                "it was counted on {}, but gave different flows then, with another --apps, --count or --format, or in \
+                 another version of flowtally; give the same options as then, or --again to count it a second time",
+                rfc3339(since_s)
             ),
-            Stop::Shorter { since_s } => format!(
-                "the rest of it may be the beginning of a file that was counted on {}; if its flows are \
-                 others, give --source NAME, which says where they come from, or --again",
-                time(since_s)
+            FrontierError::Shorter { since_s } => format!(
+                "the rest of it may be the beginning of a file that was counted on {}; if these are different \
+                 flows, give --source NAME, the name of their origin, or --again",
+                rfc3339(since_s)
             ),
-            Stop::Forgotten { since_s } => format!(
-                "it begins as a file does that was first counted on {}, and what came after that is not \
-                 remembered any more (--import-window, --import-disk-max); if its flows are others, give \
-                 --source NAME, which says where they come from, or --again",
-                time(since_s)
+            FrontierError::Forgotten { since_s } => format!(
+                "it begins like a file that was first counted on {}, and the receipts of what was counted after \
+                 that have expired (--import-window, --import-disk-max); if these are different flows, give \
+                 --source NAME, the name of their origin, or --again",
+                rfc3339(since_s)
             ),
-            Stop::Failed(why) => why,
+            FrontierError::Failed(why) => why,
         }
     }
 }
 
-/// What to say of a file that is likely a changed copy.
+/// The warning about a file that is probably an edited copy.
 pub fn changed_copy(path: &Path, since_s: u64) -> String {
     format!(
-        "{}: a file of this name that has many of its flows was counted on {}; this one is not the same, so \
-         those flows count twice; to count lines that were mended, send them alone",
+        "{}: a file of this name with many of the same flows was counted on {}; this file is different, so \
+         those flows count twice; to count corrected lines, send only those lines",
         path.display(),
-        time(since_s)
+        rfc3339(since_s)
     )
 }
 
-/// What to say of a last line that counts and may have been cut.
-pub fn unfinished_line(path: &Path, place: Place, flow: &str) -> String {
+/// The warning about a last line that counts although it may be cut.
+pub fn unfinished_line(path: &Path, location: Location, flow: &str) -> String {
     format!(
-        "warning: {}: {place} has no line end; it counts as {flow}. If the file is still being written, give \
-         --growing, which leaves such a line for the next time",
+        "warning: {}: {location} has no line end; it counts as {flow}. If the file is still being written, give \
+         --growing, which leaves such a line for the next run",
         path.display()
     )
 }
 
-/// What to say where a service cannot be asked.
-pub const CANNOT_ASK: &str = "the service cannot say what was counted, since it has many nodes or is of \
-    an earlier version: a file that is sent again counts once, but of one that has grown, the last part \
-    counts again; send files that are complete";
+/// The warning when the service cannot look up receipts.
+pub const CANNOT_ASK: &str = "the service cannot look up what was counted, since it has several nodes or is \
+    an earlier version: a file that is sent again counts once, but the last part of a file that has grown \
+    counts again; send complete files";

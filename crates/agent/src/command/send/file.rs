@@ -1,4 +1,4 @@
-//! A file to a service: in batches that are cut by what is in it, so that each flow counts once.
+//! Sends a file in batches that are cut by its content, so that each flow counts once.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -6,71 +6,71 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::super::identity::{self, Frontier, Known, LookUp, Stop};
-use super::super::say;
-use super::super::source::{Event, Source};
-use super::{Sending, said, with_remedy};
+use super::super::eprint_line;
+use super::super::identity::{self, AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
+use super::super::source::{FlowSource, ReaderEvent};
+use super::{SendSession, error_text, with_remedy};
 use crate::arguments::Send;
-use crate::delivery::{Block, Receipts, SendError, Sender};
-use crate::inputs::{Part, Place, Skipped, to_json};
+use crate::delivery::{KeyedBatch, Receipts, SendError, Sender};
+use crate::inputs::{Chunk, Location, Skipped, to_json};
 use crate::terminal::printable;
 use flow::{IdempotencyKey, ReceiptInfo};
 
-/// Pause between two looks at how far it has come.
+/// Interval between updates of the progress bar.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What came of a file.
+/// Result of sending a file.
 #[derive(Default)]
 pub(super) struct Transferred {
     pub(super) skipped: Skipped,
-    pub(super) known: Known,
+    pub(super) known: AlreadyCounted,
 }
 
-/// The blocks that are on their way, and where their flows are.
+/// The batches that are in flight, and the locations of their flows.
 #[derive(Debug, Default)]
-pub(super) struct Blocks(Mutex<VecDeque<OnItsWay>>);
+pub(super) struct InFlight(Mutex<VecDeque<InFlightBatch>>);
 
 #[derive(Debug)]
-struct OnItsWay {
+struct InFlightBatch {
     key: String,
     path: PathBuf,
-    places: Vec<Place>,
+    locations: Vec<Location>,
 }
 
-impl Blocks {
-    /// More than a queue in memory has.
+impl InFlight {
+    /// More than a queue in memory holds.
     const COUNT_MAX: usize = 16;
 
-    fn add(&self, key: &str, path: &Path, places: Vec<Place>) {
-        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if blocks.len() == Blocks::COUNT_MAX {
-            blocks.pop_front();
+    fn add(&self, key: &str, path: &Path, locations: Vec<Location>) {
+        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_flight.len() == InFlight::COUNT_MAX {
+            in_flight.pop_front();
         }
-        blocks.push_back(OnItsWay {
+        in_flight.push_back(InFlightBatch {
             key: key.to_owned(),
             path: path.to_owned(),
-            places,
+            locations,
         });
     }
 
-    /// Where these flows of a block are, which is then without them.
+    /// Removes these flows from a batch and returns their locations.
     pub(super) fn take_out(&self, key: &str, flows: &[usize]) -> Vec<String> {
-        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(block) = blocks.iter_mut().rev().find(|block| block.key == key) else {
+        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(block) = in_flight.iter_mut().rev().find(|block| block.key == key) else {
             return flows.iter().map(|flow| format!("flow {flow}")).collect();
         };
-        let place = |&flow: &usize| {
-            let place = block.places.get(flow)?;
-            Some(format!("{}: {place}", block.path.display()))
+        let location = |&flow: &usize| {
+            let location = block.locations.get(flow)?;
+            Some(format!("{}: {location}", block.path.display()))
         };
         let found = flows
             .iter()
-            .map(|flow| place(flow).unwrap_or_default())
+            .map(|flow| location(flow).unwrap_or_default())
             .collect();
         let out: HashSet<_> = flows.iter().collect();
         let mut number = 0..;
         block
-            .places
+            .locations
             .retain(|_| number.next().is_none_or(|n| !out.contains(&n)));
         found
     }
@@ -78,22 +78,28 @@ impl Blocks {
 
 /// Why the rest of a file was not sent.
 pub(super) enum Failure {
-    /// Another command sends the same file; a second look tells what is left.
+    /// Another command sends the same file; looking up the receipts again shows what is left.
     Conflict(String),
     Error(String),
 }
 
-impl LookUp for Asking<'_> {
+impl ReceiptLookup for ServiceReceipts<'_> {
     fn look_up(
         &mut self,
         keys: &[IdempotencyKey],
     ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String> {
         let texts: Vec<&str> = keys.iter().map(IdempotencyKey::as_str).collect();
         let show = |why: &str| {
-            let message = format!("asking what was counted, trying again: {}", printable(why));
-            self.sending.bar.set_message(message);
+            let message = format!(
+                "looking up what was counted, trying again: {}",
+                printable(why)
+            );
+            self.session.bar.set_message(message);
         };
-        let known = self.receipts.of(&texts, show).map_err(|e| e.to_string())?;
+        let known = self
+            .receipts
+            .look_up(&texts, show)
+            .map_err(|e| e.to_string())?;
         let kept = |known: std::collections::HashMap<_, crate::delivery::Receipt>| {
             let kept = texts.iter().map(|&key| {
                 let receipt = known.get(key)?;
@@ -108,47 +114,47 @@ impl LookUp for Asking<'_> {
     }
 }
 
-struct Asking<'a> {
+struct ServiceReceipts<'a> {
     receipts: Receipts,
-    sending: &'a Sending,
+    session: &'a SendSession,
 }
 
-impl Sending {
-    /// Sends what is new of a file.
+impl SendSession {
+    /// Sends the new flows of a file.
     pub(super) fn transfer_file(
         &self,
         arguments: &Send,
-        source: Source,
+        source: FlowSource,
         sender: &Sender,
         receipts: Receipts,
     ) -> (Transferred, Result<(), Failure>) {
         let path = &arguments.file;
         let identity = source.identity(&arguments.input, path);
         let once = identity.is_some();
-        let asking = Asking {
+        let lookup = ServiceReceipts {
             receipts,
-            sending: self,
+            session: self,
         };
         let mut file = FileTransfer {
-            sending: self,
+            session: self,
             path,
             sender,
             is_file: source.is_file,
-            frontier: Frontier::new(identity, asking),
+            frontier: Frontier::new(identity, lookup),
             skipped: Skipped::default(),
             upto: None,
         };
         let result = file.run(arguments, source);
-        // What was cut is delivered, also where the rest cannot be read.
+        // Deliver the batches that were queued, even if the rest of the file cannot be read.
         let finished = match &result {
             Err(Failure::Conflict(_)) => Ok(()),
             _ => sender.finish(|| self.show(sender)).map_err(failure),
         };
         let result = match (finished, result) {
             (Err(Failure::Error(error)), _) => {
-                let let_go = sender.interrupt().unwrap_or_default();
+                let dropped = sender.interrupt().unwrap_or_default();
                 let waiting = sender.report().waiting;
-                let error = with_remedy(error, false, once, waiting, let_go);
+                let error = with_remedy(error, false, once, waiting, dropped);
                 Err(Failure::Error(error))
             }
             (Err(conflict), _) => Err(conflict),
@@ -164,38 +170,38 @@ impl Sending {
 
 /// A file that is being sent.
 struct FileTransfer<'a> {
-    sending: &'a Sending,
+    session: &'a SendSession,
     path: &'a Path,
     sender: &'a Sender,
     is_file: bool,
-    frontier: Frontier<Asking<'a>>,
+    frontier: Frontier<ServiceReceipts<'a>>,
     skipped: Skipped,
-    /// Up to where it was counted, or is on its way.
-    upto: Option<Place>,
+    /// The end of the records that were counted or are in flight.
+    upto: Option<Location>,
 }
 
 impl FileTransfer<'_> {
-    fn run(&mut self, arguments: &Send, source: Source) -> Result<(), Failure> {
+    fn run(&mut self, arguments: &Send, source: FlowSource) -> Result<(), Failure> {
         let events = source
-            // The service goes by its own clock.
-            .read_in_parts(
+            // The service applies its own clock.
+            .read_in_chunks(
                 &arguments.input,
-                &self.sending.apps,
-                &self.sending.bar,
+                &self.session.apps,
+                &self.session.bar,
                 None,
             )
             .map_err(Failure::Error)?;
         loop {
-            self.sending.show(self.sender);
+            self.session.show(self.sender);
             let read = match events.recv_timeout(TICK) {
-                Ok(Event::Part(part)) => {
-                    self.take(*part)?;
+                Ok(ReaderEvent::Chunk(chunk)) => {
+                    self.send_chunk(*chunk)?;
                     continue;
                 }
-                Ok(Event::Ended(read)) => read,
+                Ok(ReaderEvent::Ended(read)) => read,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => {
-                    let what = "the reading thread has ended; this is a bug";
+                    let what = "the reader thread has panicked; this is a bug";
                     return Err(Failure::Error(what.into()));
                 }
             };
@@ -204,33 +210,33 @@ impl FileTransfer<'_> {
         }
     }
 
-    fn take(&mut self, mut part: Part) -> Result<(), Failure> {
-        self.skipped.add(part.skipped);
-        let refused = std::mem::take(&mut part.refused);
+    fn send_chunk(&mut self, mut chunk: Chunk) -> Result<(), Failure> {
+        self.skipped.add(chunk.skipped);
+        let refused = std::mem::take(&mut chunk.refused);
         let was_asking = !self.frontier.cannot_ask();
-        let taken = self.frontier.take(part);
+        let taken = self.frontier.push(chunk);
         let taken = taken.map_err(|stop| self.explain(stop))?;
         for refused in refused.into_iter().chain(taken.refused) {
-            let place = format!("{}: {}", self.path.display(), refused.place);
-            let rejects = &self.sending.rejects;
+            let location = format!("{}: {}", self.path.display(), refused.location);
+            let rejects = &self.session.rejects;
             rejects
-                .write(&place, &[refused.text], &refused.why)
+                .write(&location, &[refused.text], &refused.why)
                 .map_err(Failure::Error)?;
         }
         if was_asking && self.frontier.cannot_ask() {
-            self.sending.say_once(identity::CANNOT_ASK);
+            self.session.warn_once(identity::CANNOT_ASK);
         }
         if let Some(since_s) = taken.changed_since_s {
             let text = identity::changed_copy(self.path, since_s);
-            self.sending.bar.suspend(|| say(&text));
+            self.session.bar.suspend(|| eprint_line(&text));
         }
-        if let Some((place, flow)) = taken.unfinished.filter(|_| self.is_file) {
-            let text = identity::unfinished_line(self.path, place, &flow);
-            self.sending.bar.suspend(|| say(&text));
+        if let Some((location, flow)) = taken.unfinished.filter(|_| self.is_file) {
+            let text = identity::unfinished_line(self.path, location, &flow);
+            self.session.bar.suspend(|| eprint_line(&text));
         }
-        let places = taken.places.into_iter().zip(taken.if_late);
-        for (batch, (places, if_late)) in taken.batches.into_iter().zip(places) {
-            let block = Block {
+        let locations = taken.locations.into_iter().zip(taken.if_late);
+        for (batch, (locations, if_late)) in taken.batches.into_iter().zip(locations) {
+            let block = KeyedBatch {
                 key: match batch.receipt() {
                     Some((key, _)) => key.as_str().to_owned(),
                     None => Sender::random_key(),
@@ -240,16 +246,16 @@ impl FileTransfer<'_> {
                 flows: batch.flows(),
                 json: to_json(&batch).map_err(|e| Failure::Error(e.to_string()))?,
             };
-            self.sending.blocks.add(&block.key, self.path, places);
-            self.sender.push_block(block).map_err(failure)?;
+            self.session.in_flight.add(&block.key, self.path, locations);
+            self.sender.push_keyed(block).map_err(failure)?;
         }
         self.upto = taken.upto.or(self.upto);
         Ok(())
     }
 
-    fn explain(&self, stop: Stop) -> Failure {
+    fn explain(&self, stop: FrontierError) -> Failure {
         match stop {
-            Stop::Failed(why) => Failure::Error(why),
+            FrontierError::Failed(why) => Failure::Error(why),
             stop => self.stopped(&stop.explain()),
         }
     }
@@ -258,8 +264,8 @@ impl FileTransfer<'_> {
     fn stopped(&self, why: &str) -> Failure {
         let rest = match self.upto {
             None => "nothing of it is counted".into(),
-            Some(place) => format!(
-                "it is counted up to {place}; when it is sent again, mended or complete, only what comes \
+            Some(location) => format!(
+                "it is counted up to {location}; when the corrected or complete file is sent again, only what comes \
                  after that counts"
             ),
         };
@@ -270,6 +276,6 @@ impl FileTransfer<'_> {
 fn failure(error: SendError) -> Failure {
     match error {
         SendError::Conflict { .. } => Failure::Conflict(error.to_string()),
-        error => Failure::Error(said(error)),
+        error => Failure::Error(error_text(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! `flowtally send`.
+//! `flowtally send`: sends a file or a pipe.
 
 mod file;
 
@@ -11,81 +11,81 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use signal_hook::iterator::Signals;
 
-use self::file::{Blocks, Failure};
+use self::file::{Failure, InFlight};
 use super::drain::Drain;
-use super::identity::Known;
+use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
 use super::resumed;
-use super::source::{self, Source};
-use super::{batches, connect, print, say, signals};
+use super::source::{self, FlowSource};
+use super::{batches, connect, eprint_line, print_result, signals};
 use crate::arguments::Send;
 use crate::delivery::{
-    Receipts, Refused, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
+    DeadLetters, Receipts, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
 };
-use crate::inputs::{Apps, Fault, InputError, Skipped};
+use crate::inputs::{Apps, InputError, Skipped, Unusable};
 use crate::terminal::printable;
 
-/// A batch of a pipe is sent when it is this old, full or not.
+/// A batch of a pipe is sent at this age, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
-/// How often a file is looked at anew that others send at the same time.
+/// Attempts for a file that other commands send at the same time.
 const TRIES: u32 = 10;
-/// How long the end waits, after a signal, for what was read to be put into the spool.
+/// After a signal, how long to wait until the flows that were read are in the spool.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 pub fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
-    let bytes = source::check(&arguments.file, input.rejects.as_deref())?;
+    let bytes = source::check_input(&arguments.file, input.rejects.as_deref())?;
     if arguments.file.as_os_str() == "-" && input.source.is_some() && arguments.spool.is_some() {
         return Err(
-            "--spool keeps what a pipe gives as it comes, and --source has it read again from its \
+            "--spool stores a pipe as it is read, but --source expects the same input again from its \
              beginning; give one of them"
                 .into(),
         );
     }
     if arguments.file.as_os_str() == "-" && io::stdin().is_terminal() {
-        say(
-            "flowtally: reading flows from the terminal; Ctrl-D ends them. A FILE or a pipe is read too",
+        eprint_line(
+            "flowtally: reading flows from the terminal until Ctrl-D. To read a file or a pipe, see --help",
         );
     }
-    let bar = source::progress(bytes);
-    // A spool has flows of other runs.
+    let bar = source::progress_bar(bytes);
+    // The spool may hold flows of earlier runs.
     let once = bytes.is_some() && arguments.spool.is_none();
     let rejects = Rejects::open(input.rejects.as_deref(), once, None, bar.clone())?;
-    let sending = Sending::new(source::apps(input)?, rejects, bar)?;
-    let (sent, result) = sending.send(arguments);
-    // What a spool takes is sent by a thread of its own, maybe later.
-    let others_count = arguments.spool.is_some() || sent.is_some_and(Sent::has_counted);
-    sending.bar.finish_and_clear();
+    let session = SendSession::new(source::load_apps(input)?, rejects, bar)?;
+    let (sent, result) = session.send(arguments);
+    // Flows in a spool are sent in the background, maybe later.
+    let others_counted = arguments.spool.is_some() || sent.is_some_and(SendTotals::has_counted);
+    session.bar.finish_and_clear();
     if let Some(sent) = sent {
-        print(&sent.to_string(sending.rejects.count()));
+        print_result(&sent.to_string(session.rejects.count()));
     }
-    sending.rejects.sync()?;
+    session.rejects.sync()?;
     result?;
-    sending.rejects.verdict(others_count)
+    session.rejects.verdict(others_counted)
 }
 
-/// What the files of one command share.
+/// State that the inputs of one command share.
 #[derive(Debug)]
-pub struct Sending {
+pub struct SendSession {
     apps: Arc<Apps>,
     pub rejects: Arc<Rejects>,
     pub bar: ProgressBar,
-    under_way: Arc<UnderWay>,
-    /// Blocks that may be on their way.
-    blocks: Arc<Blocks>,
-    has_said: AtomicBool,
+    active: Arc<ActiveTransfer>,
+    /// Batches that may be in flight.
+    in_flight: Arc<InFlight>,
+    has_warned: AtomicBool,
 }
 
-/// What was sent.
+/// Totals of the flows that were sent.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Sent {
+pub struct SendTotals {
     report: Report,
     skipped: Skipped,
-    known: Known,
+    known: AlreadyCounted,
 }
 
-impl Sent {
-    pub fn add(&mut self, other: Sent) {
+impl SendTotals {
+    pub fn add(&mut self, other: SendTotals) {
         self.report.flows += other.report.flows;
         self.report.batches += other.report.batches;
         self.report.replayed += other.report.replayed;
@@ -94,7 +94,7 @@ impl Sent {
         self.known.add(other.known);
     }
 
-    /// Whether any flow counts, now or before.
+    /// Whether any flow was counted, by this command or before.
     pub fn has_counted(self) -> bool {
         self.report.flows > 0 || self.known.flows > 0
     }
@@ -109,36 +109,37 @@ impl Sent {
                 0 => String::new(),
                 n => format!("; {n} are older than what the service keeps"),
             },
-            source::known(self.known),
-            source::skipped(&self.skipped)
+            source::describe_counted(self.known),
+            source::describe_skipped(&self.skipped)
         )
     }
 }
 
-impl Sending {
-    pub fn new(apps: Arc<Apps>, rejects: Rejects, bar: ProgressBar) -> Result<Sending, String> {
-        let under_way = Arc::new(UnderWay::default());
-        end_at_signal(under_way.clone()).map_err(|e| format!("cannot start: {e}"))?;
-        Ok(Sending {
+impl SendSession {
+    pub fn new(apps: Arc<Apps>, rejects: Rejects, bar: ProgressBar) -> Result<SendSession, String> {
+        let active = Arc::new(ActiveTransfer::default());
+        end_at_signal(active.clone()).map_err(|e| format!("cannot start: {e}"))?;
+        Ok(SendSession {
             apps,
             rejects: Arc::new(rejects),
             bar,
-            under_way,
-            blocks: Arc::default(),
-            has_said: AtomicBool::new(false),
+            active,
+            in_flight: Arc::default(),
+            has_warned: AtomicBool::new(false),
         })
     }
 
-    /// Sends one input, and waits until the service has it. What was sent is `None` where it did not
-    /// begin; it may be something although the rest was not sent.
-    pub fn send(&self, arguments: &Send) -> (Option<Sent>, Result<(), String>) {
+    /// Sends one input and waits until the service has accepted all of it. The totals are `None` if sending
+    /// did not start; if it failed midway, they cover the part that was sent.
+    pub fn send(&self, arguments: &Send) -> (Option<SendTotals>, Result<(), String>) {
         let mut all = None;
         let mut tries = 0;
         loop {
             let (sent, result) = self.send_once(arguments);
             if let Some(mut sent) = sent {
-                let all = all.get_or_insert_with(Sent::default);
-                // What a try before this one sent is known to this one.
+                let all = all.get_or_insert_with(SendTotals::default);
+                // The flows that an earlier attempt sent are found as counted by this attempt: do not report
+                // them as such.
                 let flows = sent.known.flows.saturating_sub(all.report.flows);
                 sent.known.flows = flows;
                 if tries > 0 {
@@ -159,11 +160,12 @@ impl Sending {
         }
     }
 
-    fn send_once(&self, arguments: &Send) -> (Option<Sent>, Result<(), Failure>) {
-        let begun = Source::open(&arguments.file).and_then(|source| {
+    fn send_once(&self, arguments: &Send) -> (Option<SendTotals>, Result<(), Failure>) {
+        let begun = FlowSource::open(&arguments.file).and_then(|source| {
             let by_content = source.is_file || arguments.input.source.is_some();
             if by_content && arguments.spool.is_some() {
-                // What earlier commands left there; the file itself can be read again.
+                // Deliver the batches that earlier commands left in the spool; the file itself does not use
+                // it.
                 self.deliver_spool(arguments)?;
             }
             let sender = self.start(self.options(arguments, by_content)?)?;
@@ -174,17 +176,18 @@ impl Sending {
             Err(error) => return (None, Err(Failure::Error(error))),
         };
         let drain = Arc::new(Drain::default());
-        self.under_way.set(Some(Current {
+        self.active.set(Some(TransferHandles {
             sender: sender.clone(),
             drain: drain.clone(),
             has_spool: arguments.spool.is_some() && !by_content,
             once: source.identity(&arguments.input, &arguments.file).is_some(),
         }));
-        let mut sent = Sent::default();
+        let mut sent = SendTotals::default();
         let result = if by_content {
-            let receipts = connect::server(&arguments.url, &arguments.credentials).and_then(|s| {
-                Receipts::new(&s, arguments.retry.retry_for).map_err(|e| e.to_string())
-            });
+            let receipts = connect::server(&arguments.service.url, &arguments.credentials)
+                .and_then(|s| {
+                    Receipts::new(&s, arguments.retry.retry_for).map_err(|e| e.to_string())
+                });
             match receipts {
                 Ok(receipts) => {
                     let (done, result) = self.transfer_file(arguments, source, &sender, receipts);
@@ -194,79 +197,79 @@ impl Sending {
                 Err(error) => Err(Failure::Error(error)),
             }
         } else {
-            let source = source.until(drain.clone(), &sender, self.rejects.clone());
+            let source = source.stopped_by(drain.clone(), &sender, self.rejects.clone());
             let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
             sent.skipped = skipped;
             result.map_err(Failure::Error)
         };
-        self.under_way.set(None);
+        self.active.set(None);
         sent.report = sender.report();
         (Some(sent), result)
     }
 
     fn start(&self, options: SenderOptions) -> Result<Arc<Sender>, String> {
         let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
-        let blocks = self.blocks.clone();
+        let in_flight = self.in_flight.clone();
         let on_rejected = move |rejected| match rejected {
             Rejected::Flows { flows, why } => {
                 rejects.write("the service", &flows, &why)?;
                 rejects.sync()
             }
-            Rejected::OfBlock { key, flows, why } => {
+            Rejected::FromKeyedBatch { key, flows, why } => {
                 let numbers: Vec<usize> = flows.iter().map(|(number, _)| *number).collect();
-                let places = blocks.take_out(&key, &numbers);
-                for ((_, flow), place) in flows.into_iter().zip(places) {
-                    rejects.write(&place, &[flow], &why)?;
+                let locations = in_flight.take_out(&key, &numbers);
+                for ((_, flow), location) in flows.into_iter().zip(locations) {
+                    rejects.write(&location, &[flow], &why)?;
                 }
                 rejects.sync()
             }
             Rejected::File { path, flows, why } => rejects.set_aside(&path, flows, &why),
         };
-        let on_notice = move |text: &str| notices.say(&format!("flowtally: {text}"));
+        let on_notice = move |text: &str| notices.eprint_line(&format!("flowtally: {text}"));
         let sender = Sender::start(options, on_rejected, on_notice);
         sender.map(Arc::new).map_err(|e| e.to_string())
     }
 
     fn deliver_spool(&self, arguments: &Send) -> Result<(), String> {
         let options = SenderOptions {
-            // No pipe feeds it.
+            // No pipe fills batches here.
             batch_age: None,
             ..self.options(arguments, false)?
         };
         let sender = self.start(options)?;
         let drain = Arc::new(Drain::default());
         drain.end();
-        self.under_way.set(Some(Current {
+        self.active.set(Some(TransferHandles {
             sender: sender.clone(),
             drain,
             has_spool: true,
             once: false,
         }));
-        let finished = sender.finish(|| self.show(&sender)).map_err(said);
-        self.under_way.set(None);
+        let finished = sender.finish(|| self.show(&sender)).map_err(error_text);
+        self.active.set(None);
         let waiting = sender.report().waiting;
         finished.map_err(|error| with_remedy(error, true, true, waiting, 0))
     }
 
-    /// To the terminal, the first time only.
-    fn say_once(&self, text: &str) {
-        if !self.has_said.swap(true, Ordering::Relaxed) {
-            self.bar.suspend(|| say(text));
+    /// Prints a line to standard error, the first time only.
+    fn warn_once(&self, text: &str) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            self.bar.suspend(|| eprint_line(text));
         }
     }
 
     fn options(&self, arguments: &Send, by_content: bool) -> Result<SenderOptions, String> {
         let spool = arguments.spool.clone().filter(|_| !by_content);
         Ok(SenderOptions {
-            server: connect::server(&arguments.url, &arguments.credentials)?,
+            server: connect::server(&arguments.service.url, &arguments.credentials)?,
             batch_flows: arguments.batch_flows as usize,
             batch_bytes: 1 << 20,
             batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
             compress: !arguments.no_compress,
             refused: match spool {
-                _ if self.rejects.are_kept() => Refused::HandOver,
-                Some(_) => Refused::SetAside(command(arguments)),
-                None => Refused::NotKept,
+                _ if self.rejects.are_kept() => DeadLetters::HandOver,
+                Some(_) => DeadLetters::SetAside(command(arguments)),
+                None => DeadLetters::NotKept,
             },
             spool,
             spool_bytes_max: u64::from(arguments.spool_max) << 20,
@@ -277,37 +280,37 @@ impl Sending {
     fn transfer(
         &self,
         arguments: &Send,
-        source: Source,
+        source: FlowSource,
         sender: &Sender,
         drain: &Drain,
     ) -> (Skipped, Result<(), String>) {
         let mut failed = None;
         let (mut count, mut skipped) = (0_u64, Skipped::default());
         let reader = source.reader(&arguments.input, &self.apps, &self.bar);
-        let mut read = reader.read(|unit| {
-            let pushed = match unit.fault {
-                Some(Fault::Wrong(why)) => Ok(Err(why)),
-                Some(Fault::NoTraffic(why)) => {
+        let mut read = reader.read(|raw| {
+            let pushed = match raw.unusable {
+                Some(Unusable::Invalid(why)) => Ok(Err(why)),
+                Some(Unusable::Skipped(why)) => {
                     skipped.count(why);
                     Ok(Ok(()))
                 }
-                None => sender.push(unit.text).or_else(|error| {
-                    // A spool keeps what was read already, also where nothing more can be sent.
-                    if matches!(error, SendError::Interrupted) || !sender.take_the_rest() {
+                None => sender.push(raw.text).or_else(|error| {
+                    // The spool still keeps what was read, even if nothing more can be sent.
+                    if matches!(error, SendError::Interrupted) || !sender.drain_to_spool() {
                         return Err(error);
                     }
                     drain.stop();
                     failed.get_or_insert(error.to_string());
-                    sender.push(unit.text)
+                    sender.push(raw.text)
                 }),
             };
             let kept = match pushed {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(why)) => {
-                    let place = format!("{}: {}", arguments.file.display(), unit.place);
-                    self.rejects.write(&place, &[unit.text.to_owned()], &why)
+                    let location = format!("{}: {}", arguments.file.display(), raw.location);
+                    self.rejects.write(&location, &[raw.text.to_owned()], &why)
                 }
-                Err(error) => Err(said(error)),
+                Err(error) => Err(error_text(error)),
             };
             count += 1;
             if count.is_multiple_of(1024) {
@@ -322,27 +325,27 @@ impl Sending {
             }
         });
         if let Err(InputError::Io(error)) = &mut read {
-            self.keep_unfinished(sender, &resumed::unfinished(error));
+            self.keep_unfinished(sender, &resumed::take_unfinished(error));
         }
         drain.end();
         if failed.is_none() && drain.is_stopped() {
-            // The sender has given up, and what was read until then is handed over.
-            failed = sender.failure().map(said);
+            // The sender has given up, and everything that was read is passed on.
+            failed = sender.failure().map(error_text);
         }
         if failed.is_none() && drain.is_stopped() {
-            // The thread that got the signal does the rest, and ends the process.
+            // The signal thread does the rest, and exits the process.
             forever();
         }
-        // What has been read is delivered, also where the rest cannot be.
+        // Deliver what was read, even if reading the rest failed.
         let finished = match failed {
             Some(error) => Err(error),
-            None => sender.finish(|| self.show(sender)).map_err(said),
+            None => sender.finish(|| self.show(sender)).map_err(error_text),
         };
-        // What cannot be goes into the spool, the batch that was being filled too.
+        // Put undelivered flows into the spool, including the batch that was being filled.
         let finished = finished.map_err(|error| {
-            let let_go = sender.interrupt().unwrap_or_default();
+            let dropped = sender.interrupt().unwrap_or_default();
             let waiting = sender.report().waiting;
-            with_remedy(error, arguments.spool.is_some(), false, waiting, let_go)
+            with_remedy(error, arguments.spool.is_some(), false, waiting, dropped)
         });
         let read = read.or_else(|e| match drain.is_stopped() {
             true => Ok(()),
@@ -358,7 +361,7 @@ impl Sending {
         (skipped, finished.and(read))
     }
 
-    /// What is not a whole flow, of a pipe that is not read on: the next command reads it first.
+    /// Keeps the start of a flow after reading a pipe was stopped; the next command reads it first.
     fn keep_unfinished(&self, sender: &Sender, text: &[u8]) {
         let bytes = text.len();
         let lost = match text {
@@ -370,8 +373,8 @@ impl Sending {
                 Err(error) => format!("{error}; "),
             },
         };
-        self.rejects.say(&format!(
-            "flowtally: {lost}{bytes} bytes of a flow that was not read whole are not kept"
+        self.rejects.eprint_line(&format!(
+            "flowtally: {lost}{bytes} bytes of an unfinished flow are not kept"
         ));
     }
 
@@ -381,14 +384,14 @@ impl Sending {
         if report.waiting > 1 {
             message += &format!(", {} wait", batches(report.waiting));
         }
-        if let Some(why) = sender.trouble() {
+        if let Some(why) = sender.last_error() {
             message += &format!(", trying again: {}", printable(&why));
         }
         self.bar.set_message(message);
     }
 }
 
-/// What sends a file to the same service.
+/// The command that sends a file to the same service.
 fn command(arguments: &Send) -> String {
     let credentials = &arguments.credentials;
     let files = [
@@ -397,7 +400,10 @@ fn command(arguments: &Send) -> String {
         ("--cert", &credentials.cert),
         ("--key", &credentials.key),
     ];
-    let mut command = format!("flowtally send --url {}", shell_word(&arguments.url));
+    let mut command = format!(
+        "flowtally send --url {}",
+        shell_word(&arguments.service.url)
+    );
     for (flag, file) in files {
         if let Some(file) = file {
             command += &format!(" {flag} {}", shell_word(&file.display().to_string()));
@@ -406,28 +412,30 @@ fn command(arguments: &Send) -> String {
     command
 }
 
-/// What to do about batches that were not sent, and the flows that were let go.
-fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, let_go: usize) -> String {
+/// Adds to an error what happens to unsent batches and to flows that had no room in the spool.
+fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, dropped: usize) -> String {
     match waiting {
         0 => error,
         n if has_spool => format!(
-            "{error}; in the spool: {}; run it again to send what is there{}",
+            "{error}; in the spool: {}; run it again to send them{}",
             batches(n),
-            match (once, let_go) {
+            match (once, dropped) {
                 (true, _) => ", and the rest".into(),
                 (false, 0) => "; the rest of the pipe is not read".into(),
                 (false, n) =>
                     format!("; {n} flows had no room, and the rest of the pipe is not read"),
             }
         ),
-        _ if once => format!("{error}; run it again to send the rest: what was sent counts once"),
-        _ => format!("{error}; what was not sent by then is not kept: --spool keeps it"),
+        _ if once => {
+            format!("{error}; run it again to send the rest: flows that were sent count once")
+        }
+        _ => format!("{error}; unsent flows are lost; --spool keeps them"),
     }
 }
 
-/// As text; an interrupted sender has nothing more to say here, since [`end_at_signal`] does, and ends
-/// the process.
-fn said(error: SendError) -> String {
+/// Converts an error to text. If the sender was interrupted, blocks: [`end_at_signal`] prints the message and
+/// exits the process.
+fn error_text(error: SendError) -> String {
     if matches!(error, SendError::Interrupted) {
         forever();
     }
@@ -440,29 +448,29 @@ fn forever() -> ! {
     }
 }
 
-/// The file that is being sent, for the thread that waits for a signal.
+/// The transfer in progress, for the signal thread.
 #[derive(Debug, Default)]
-struct UnderWay(Mutex<State>);
+struct ActiveTransfer(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    current: Option<Current>,
-    /// A signal has come: the process is about to end.
+    current: Option<TransferHandles>,
+    /// A signal has arrived, and the process is about to exit.
     is_stopped: bool,
 }
 
 #[derive(Debug)]
-struct Current {
+struct TransferHandles {
     sender: Arc<Sender>,
     drain: Arc<Drain>,
     has_spool: bool,
-    /// It can be sent again, and counts once.
+    /// The input can be sent again and counts once.
     once: bool,
 }
 
-impl UnderWay {
-    /// Before anything of it is read. After a signal it does not return, so nothing is.
-    fn set(&self, current: Option<Current>) {
+impl ActiveTransfer {
+    /// Must be called before the input is read. Does not return after a signal, so that nothing is read then.
+    fn set(&self, current: Option<TransferHandles>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.is_stopped && current.is_some() {
             drop(state);
@@ -471,8 +479,8 @@ impl UnderWay {
         state.current = current;
     }
 
-    /// Ends what is under way, and keeps for the next process what is not in a file that it reads
-    /// again. What there is to say of it.
+    /// Stops the transfer. Keeps flows in the spool for the next process if the input cannot be read again.
+    /// Returns the message for the user.
     fn stop(&self) -> String {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_stopped = true;
@@ -481,18 +489,18 @@ impl UnderWay {
         let Some(current) = current else {
             return "stopped; run it again to send the rest".into();
         };
-        // First, so that nothing more is read for which no room is reserved.
+        // Stop reading first, so that no flow is read without reserved room in the spool.
         if current.has_spool {
             current.drain.stop();
         }
-        if current.sender.take_the_rest() {
+        if current.sender.drain_to_spool() {
             current.drain.wait(DRAIN_MAX);
         }
         let kept = current.sender.interrupt();
         let waiting = current.sender.report().waiting;
         let unfinished = match current.sender.unfinished() {
             Ok(text) if resumed::has_flow(&text) => format!(
-                "; and {} bytes of a flow that was not read whole, for the next run on this pipe",
+                "; and {} bytes of an unfinished flow, for the next run on this pipe",
                 text.len()
             ),
             _ => String::new(),
@@ -515,14 +523,14 @@ impl UnderWay {
     }
 }
 
-/// A signal ends the process.
-fn end_at_signal(under_way: Arc<UnderWay>) -> io::Result<()> {
+/// Exits the process when a signal arrives.
+fn end_at_signal(active: Arc<ActiveTransfer>) -> io::Result<()> {
     let mut signals = Signals::new(signals::ending())?;
     let wait = move || {
         let Some(signal) = signals.forever().next() else {
             return;
         };
-        say(&format!("flowtally: {}", under_way.stop()));
+        eprint_line(&format!("flowtally: {}", active.stop()));
         std::process::exit(128 + signal);
     };
     std::thread::Builder::new()

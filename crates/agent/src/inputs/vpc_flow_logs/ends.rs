@@ -1,4 +1,4 @@
-//! Both ends of a conversation: each interface has its own record of what it sent and received.
+//! Both ends of a conversation: each network interface has its own records of the bytes it sent and received.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,17 +10,17 @@ use super::Flow;
 use super::header::{Columns, Field};
 use crate::inputs::Apps;
 
-/// Conversations that are remembered, to notice where the other end is recorded too: 256 KiB.
-const REMEMBERED: usize = 1 << 14;
+/// The number of conversations that are remembered to detect that both ends are recorded: 256 KiB.
+const CONVERSATIONS_MAX: usize = 1 << 14;
 
-/// Whose records count, where both ends of conversations are recorded.
+/// Which records count if both ends of a conversation are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Count {
-    /// Those of the interface that sends.
+    /// The sending interface's.
     Sender,
-    /// Those of the interface that receives.
+    /// The receiving interface's.
     Receiver,
-    /// All.
+    /// All records.
     #[default]
     Both,
 }
@@ -35,15 +35,15 @@ impl Count {
     }
 }
 
-/// Is told what may be wrong with the sums.
+/// Receives the warning that sums may be misleading.
 type Warn = Box<dyn Fn(&str) + Send>;
 
-/// How flow logs are read.
+/// Options for reading flow logs.
 #[derive(Default)]
 pub(in crate::inputs) struct FlowLogs {
     pub(in crate::inputs) apps: Arc<Apps>,
     pub(in crate::inputs) count: Count,
-    /// Is told, at most once an input, that the sums may not be what was meant.
+    /// Called at most once per input.
     pub(in crate::inputs) warn: Option<Warn>,
 }
 
@@ -56,12 +56,12 @@ impl fmt::Debug for FlowLogs {
 }
 
 impl FlowLogs {
-    /// Whether these fields are enough to tell which records count.
-    pub(super) fn check(&self, columns: Columns) -> Result<Columns, String> {
+    /// Whether the fields are sufficient to select the records of one end.
+    pub(super) fn validate(&self, columns: Columns) -> Result<Columns, String> {
         match columns.at(Field::FlowDirection) {
             None if self.count != Count::Both => Err(format!(
-                "it has no flow-direction, so it does not say at which end a record was made, and --count {} \
-                 cannot be told; add that field to the flow log, or read the logs of one end only, without \
+                "it has no flow-direction, so the end at which a record was made is unknown, and --count {} \
+                 cannot be applied; add that field to the flow log, or read the logs of one end only, without \
                  --count",
                 self.count.name()
             )),
@@ -69,45 +69,45 @@ impl FlowLogs {
         }
     }
 
-    /// Says that both ends count.
+    /// Warns that both ends count.
     pub(super) fn warn(&self, flow: &Flow<'_>, line: u64) {
         let Some(warn) = &self.warn else {
             return;
         };
         let remedy = match flow.direction {
-            Some(_) => "--count sender, or receiver, takes the records of one end",
+            Some(_) => "--count sender or --count receiver counts the records of one end only",
             None => {
-                "without flow-direction, its ends cannot be told: add that field to the flow log, or read \
+                "without flow-direction, its ends cannot be distinguished: add that field to the flow log, or read \
                  the logs of one end only"
             }
         };
         warn(&format!(
-            "line {line}: what {} sends to {} is recorded at more than one interface, and counts at each; \
+            "line {line}: traffic from {} to {} is recorded at more than one interface, and counts at each; \
              {remedy} (docs/directions.md)",
             flow.source.0, flow.destination.0
         ));
     }
 }
 
-/// Notices that a conversation is recorded at two interfaces.
+/// Detects that a conversation is recorded at two interfaces.
 #[derive(Default)]
 pub(super) struct Ends {
-    /// By fingerprint, of the conversation and of where it was recorded last. One that comes to the same
-    /// slot as another takes it: what is noticed is that there are such, not which.
+    /// The fingerprints of a conversation and of the interface of its last record. A conversation may evict
+    /// another from its slot: the purpose is to detect that such conversations exist, not to list them.
     remembered: Vec<(u64, u64)>,
     noticed: bool,
 }
 
 impl Ends {
-    /// Whether bytes of this conversation, that went the same way, were recorded before, at another
-    /// interface or in the other direction; the first time that this is so.
+    /// Whether bytes of this conversation in this direction were recorded before at the other interface or in
+    /// the other direction. Returns true only once.
     pub(super) fn notice(&mut self, flow: &Flow<'_>) -> bool {
         let is_known = flow.direction.is_some() || !flow.interface.is_empty();
         if self.noticed || !is_known {
             return false;
         }
         if self.remembered.is_empty() {
-            self.remembered.resize(REMEMBERED, (0, 0));
+            self.remembered.resize(CONVERSATIONS_MAX, (0, 0));
         }
         let mut addresses = [0; 32];
         let (source, destination) = addresses.split_at_mut(16);
@@ -116,7 +116,7 @@ impl Ends {
         let conversation = xxh3_64(&addresses);
         let direction = flow.direction.map_or(0, |direction| direction as u64 + 1);
         let end = xxh3_64_with_seed(flow.interface.as_bytes(), direction);
-        let slot = &mut self.remembered[conversation as usize % REMEMBERED];
+        let slot = &mut self.remembered[conversation as usize % CONVERSATIONS_MAX];
         self.noticed = slot.0 == conversation && slot.1 != end;
         *slot = (conversation, end);
         if self.noticed {

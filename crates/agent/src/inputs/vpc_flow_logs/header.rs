@@ -1,8 +1,8 @@
-//! Which field of a record is where: the header says it, which AWS writes at the top of each file.
+//! Maps fields to columns by the header that AWS writes at the start of each file.
 
 use flow::decode::lookalikes::has_time;
 
-/// Of a record that has no header: the fields of version 2, which are the default.
+/// The default fields, version 2, for records without a header.
 pub(super) const DEFAULT: &str = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets \
                        bytes start end action log-status";
 /// All fields of VPC flow logs, up to version 10.
@@ -50,12 +50,12 @@ const NAMES: [&str; 42] = [
     "resource-id",
     "encryption-status",
 ];
-/// How fields are called that only the logs of transit gateways have.
-const OF_TRANSIT_GATEWAYS: [&str; 3] = ["tgw-", "packets-lost-", "resource-type"];
-/// A line with so many names of fields in it is a header, or holds one.
+/// Names of fields that occur only in logs of transit gateways.
+const TRANSIT_GATEWAY_FIELDS: [&str; 3] = ["tgw-", "packets-lost-", "resource-type"];
+/// A line with at least this many names of fields contains a header.
 const NAMES_OF_A_HEADER: usize = 2;
 
-/// The fields of a record that matter here.
+/// The fields that flows are made of.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Field {
     Version,
@@ -106,18 +106,18 @@ impl Field {
     }
 }
 
-/// Which field is where.
+/// The columns of a log.
 #[derive(Debug)]
 pub(super) struct Columns {
-    /// As in the header, to name what is missing.
+    /// All names of the header, for error messages.
     pub(super) names: Vec<String>,
     at: [Option<usize>; Field::ALL.len()],
-    /// There is no header, and the fields are taken for the default ones.
+    /// The log has no header, so the default fields are assumed.
     pub(super) are_assumed: bool,
 }
 
 impl Columns {
-    /// Those of a log without a header.
+    /// The columns of a log without a header.
     pub(super) fn assumed() -> Result<Columns, String> {
         let columns = Columns::read(DEFAULT)?;
         Ok(Columns {
@@ -134,13 +134,13 @@ impl Columns {
         let names: Vec<String> = header.split_whitespace().map(str::to_owned).collect();
         if names.iter().any(|name| is_of_transit_gateways(name)) {
             return Err(
-                "this is a Transit Gateway flow log, which records what passes at both attachments, with \
-                 its directions turned, and is not read: give the flow logs of the VPCs"
+                "Transit Gateway flow logs are not supported, since they record traffic at both attachments \
+                 with opposite directions; give the flow logs of the VPCs"
                     .into(),
             );
         }
-        let place = |name: &str| names.iter().position(|n| n == name);
-        let at = Field::ALL.map(|field| place(field.name()));
+        let location = |name: &str| names.iter().position(|n| n == name);
+        let at = Field::ALL.map(|field| location(field.name()));
         let has = |field: Field| at[field as usize].is_some();
         for (field, or) in [
             (Field::SrcAddr, Field::PktSrcAddr),
@@ -150,7 +150,7 @@ impl Columns {
         ] {
             if !has(field) && !has(or) {
                 return Err(format!(
-                    "its header has no {}; the flow log's format has to have srcaddr, dstaddr, bytes \
+                    "its header has no {}; the flow log's format must have srcaddr, dstaddr, bytes \
                      and start, and the header comes first",
                     field.name()
                 ));
@@ -169,11 +169,11 @@ impl Columns {
 }
 
 fn is_of_transit_gateways(name: &str) -> bool {
-    OF_TRANSIT_GATEWAYS.iter().any(|of| name.starts_with(of))
+    TRANSIT_GATEWAY_FIELDS.iter().any(|of| name.starts_with(of))
 }
 
-/// Where on a line a header begins: at its first byte, or behind a record that has no line break. `None`
-/// where there is none. A record has no names of fields in it.
+/// The position of a header in a line: at its first byte, or after a record without a line break. `None` if
+/// there is none. Records do not contain names of fields.
 pub(super) fn header_in(line: &str) -> Option<usize> {
     let is_name = |word: &str| NAMES.contains(&word) || is_of_transit_gateways(word);
     let begin_of = |word: &str| word.as_ptr() as usize - line.as_ptr() as usize;
@@ -183,11 +183,11 @@ pub(super) fn header_in(line: &str) -> Option<usize> {
     }
     let first = words.iter().position(|word| is_name(word))?;
     let begin = begin_of(words[first]);
-    // Names that are not known yet may come first.
+    // Unknown names may come first.
     if words[..first].iter().all(|word| looks_like_a_name(word)) && Columns::read(line).is_ok() {
         return Some(0);
     }
-    // The first name may stand behind the last value of the record.
+    // The first name may directly follow the last value of the record.
     let Some(before) = first.checked_sub(1).map(|at| words[at]) else {
         return Some(begin);
     };
@@ -196,14 +196,14 @@ pub(super) fn header_in(line: &str) -> Option<usize> {
     Some(glued.map_or(begin, |length| begin_of(before) + before.len() - length))
 }
 
-/// Unlike addresses, numbers, and what AWS says of a record, which is in capitals.
+/// Distinguishes names from addresses, numbers and AWS's status words, which are in upper case.
 fn looks_like_a_name(word: &str) -> bool {
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     word.starts_with(|c: char| c.is_ascii_lowercase()) && word.chars().all(is_part)
 }
 
-/// Whether `line` is where a flow log begins; one that has no header cannot be told, but for the time
-/// that CloudWatch puts first.
+/// Whether `line` is the start of a flow log. A log without a header is detected only by the timestamp that
+/// CloudWatch adds.
 pub(in crate::inputs) fn begins_with(line: &str) -> bool {
     let record = bare(line);
     let is_timed = has_time(line.trim_start());
@@ -211,8 +211,7 @@ pub(in crate::inputs) fn begins_with(line: &str) -> bool {
     !record.contains(',') && header_in(record).is_some() || is_timed && is_default()
 }
 
-/// A line without what can be around a record: white space, byte order marks, and the time at which
-/// CloudWatch took it.
+/// Strips what may surround a record: white space, byte order marks, and the timestamp that CloudWatch adds.
 pub(super) fn bare(line: &str) -> &str {
     let text = line.trim_matches(|c: char| c.is_whitespace() || c == '\u{FEFF}');
     match text.split_once(char::is_whitespace) {

@@ -1,27 +1,26 @@
-//! AWS VPC Flow Logs as text: version 2 to 5 and later, with their fields in any order, by the header
-//! line that AWS writes at the top of each file. A file that begins with a digit has none, and the
-//! default fields of version 2.
+//! AWS VPC Flow Logs as text: versions 2 to 5 and later, with fields in any order, according to the header
+//! that AWS writes at the start of each file. A file that starts with a digit has no header and the default
+//! fields of version 2.
 //!
-//! What a flow takes from a record:
+//! How the fields of a flow are derived from a record:
 //!
 //! | flow | record |
 //! |---|---|
 //! | `hour` | `start` / 3600: hours since the epoch |
-//! | `vpc_id` | `vpc-id`; empty where there is none |
-//! | source, destination | `pkt-srcaddr`, `pkt-dstaddr`, the ends of the way; where there is none of these, `srcaddr`, `dstaddr` |
-//! | `src_app`, `dest_app` | source and destination; the other way round where `flow-direction` is `ingress` |
-//! | `bytes_tx` | `bytes`; 0 where `flow-direction` is `ingress` |
-//! | `bytes_rx` | 0; `bytes` where `flow-direction` is `ingress` |
+//! | `vpc_id` | `vpc-id`; empty if there is none |
+//! | source, destination | `pkt-srcaddr`, `pkt-dstaddr`, the original endpoints; if absent, `srcaddr`, `dstaddr` |
+//! | `src_app`, `dest_app` | source and destination; swapped if `flow-direction` is `ingress` |
+//! | `bytes_tx` | `bytes`; 0 if `flow-direction` is `ingress` |
+//! | `bytes_rx` | 0; `bytes` if `flow-direction` is `ingress` |
 //!
-//! So the instance whose interface it is comes first, and what arrived there is what it received. An
-//! address becomes the application that [`Apps`] has for it, or stays as it is, in its one spelling: IPv6
-//! as RFC 5952 has it, and IPv4 written as IPv6 as IPv4. Records with `NODATA`, `SKIPDATA` or `REJECT`
-//! stand for no traffic. `-` is AWS's way to write that there is no value. CloudWatch puts a time before
-//! each record, which is left out.
+//! So the instance that owns the network interface comes first, and its incoming bytes are `bytes_rx`. An
+//! address is replaced by its application in [`Apps`], or else written in canonical form: IPv6 as in RFC
+//! 5952, and IPv4-mapped IPv6 as IPv4. Records with `NODATA`, `SKIPDATA` or `REJECT` represent no traffic.
+//! AWS writes `-` for a missing value. The timestamp that CloudWatch puts before each record is ignored.
 //!
-//! Files are put one after the other, so a header can come again, with its fields in another order, and,
-//! where the file before does not end with a line break, behind a record. No record is read by the fields
-//! of another file: every line that is no record is looked at for a header.
+//! Files may be concatenated, so a header may occur again, with fields in another order, and on the same line
+//! after a record if the previous file did not end with a line break. Every line that is not a record is
+//! checked for a header, so no record is read by the fields of another file.
 
 mod ends;
 mod header;
@@ -35,7 +34,7 @@ use std::ops::{ControlFlow, Range};
 use super::pause::Stopped;
 use super::window::Window;
 use super::{
-    Apps, Fault, InputError, MAY_BE_CUT, NoTraffic, Place, Sink, Text, Unit, lines,
+    Apps, InputError, Location, MAY_BE_CUT, RawFlow, RecordText, Sink, SkipReason, Unusable, lines,
     push_json_string,
 };
 use ends::Ends;
@@ -46,14 +45,14 @@ pub(super) use ends::FlowLogs;
 pub(super) use header::begins_with;
 
 const SECONDS_PER_HOUR: u64 = 3600;
-/// Values of which none is the beginning of another.
+/// No value is a prefix of another.
 const FIXED_WORDS: [&str; 8] = [
     "-", "OK", "NODATA", "SKIPDATA", "ACCEPT", "REJECT", "ingress", "egress",
 ];
-/// From 2000 up to but without 2100: milliseconds are not in there, and no record of AWS's is elsewhere.
+/// From 2000 to 2100 (exclusive), which excludes milliseconds and includes every record of AWS.
 const START_SECONDS: Range<u64> = 946_684_800..4_102_444_800;
 
-/// Reads from `line` on.
+/// Reads from line `line` on.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
@@ -69,7 +68,7 @@ pub(super) fn read(
     let read = lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
-            let taken = log.take(bare(&record), number, sink);
+            let taken = log.read_line(bare(&record), number, sink);
             let is_cut = log.columns.is_none() && !text.contains(&b'\n');
             let taken = taken.map_err(|error| match error {
                 InputError::Malformed(why) if is_cut => {
@@ -85,7 +84,7 @@ pub(super) fn read(
     });
     read.map_err(|mut error| {
         if let (InputError::Io(error), Some(columns)) = (&mut error, &log.columns) {
-            Stopped::put_header(error, &columns.names.join(" "));
+            Stopped::prepend_header(error, &columns.names.join(" "));
         }
         error
     })
@@ -101,8 +100,8 @@ struct Log<'a> {
     json: String,
 }
 
-/// Whether a line that is no record is a header in another spelling: in capitals, quoted, or as a format
-/// string has it.
+/// Whether a line that is not a record is a header in another notation: in upper case, quoted, or as a format
+/// string.
 fn is_like_a_header(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     ["srcaddr", "src_addr", "src-addr"]
@@ -111,7 +110,7 @@ fn is_like_a_header(line: &str) -> bool {
 }
 
 impl Log<'_> {
-    fn take(
+    fn read_line(
         &mut self,
         text: &str,
         line: u64,
@@ -121,7 +120,7 @@ impl Log<'_> {
             return Ok(ControlFlow::Continue(()));
         }
         let Some(columns) = &self.columns else {
-            return self.take_first(text, line, sink);
+            return self.read_first_line(text, line, sink);
         };
         let mut words = Vec::with_capacity(columns.names.len());
         words.extend(text.split_ascii_whitespace());
@@ -131,75 +130,76 @@ impl Log<'_> {
         };
         let read = record.flow(self.options);
         let is_flow = read.is_ok();
-        let counted = read.and_then(|flow| self.options.count.check(flow.direction).map(|()| flow));
-        let unit = match counted {
+        let counted =
+            read.and_then(|flow| self.options.count.validate(flow.direction).map(|()| flow));
+        let raw = match counted {
             Ok(flow) => {
                 if self.options.count == Count::Both && self.ends.notice(&flow) {
                     self.options.warn(&flow, line);
                 }
                 self.json.clear();
                 flow.write_json(&mut self.json);
-                Unit {
-                    place: Place::Line(line),
+                RawFlow {
+                    location: Location::Line(line),
                     text: &self.json,
-                    fault: None,
+                    unusable: None,
                 }
             }
-            Err(fault) => {
-                if let (Fault::Wrong(_), Some(begin)) = (&fault, header_in(text)) {
-                    return self.take_header(text, begin, line, sink);
+            Err(unusable) => {
+                if let (Unusable::Invalid(_), Some(begin)) = (&unusable, header_in(text)) {
+                    return self.read_header(text, begin, line, sink);
                 }
-                // A header that cannot be used: nothing below it is read by the columns of before.
-                if matches!(fault, Fault::Wrong(_)) && is_like_a_header(text) {
-                    self.begin(Columns::read(text), line)?;
+                // An unusable header. The following records must not be read by the previous fields.
+                if matches!(unusable, Unusable::Invalid(_)) && is_like_a_header(text) {
+                    self.set_columns(Columns::read(text), line)?;
                     return Ok(ControlFlow::Continue(()));
                 }
-                Unit {
-                    place: Place::Line(line),
+                RawFlow {
+                    location: Location::Line(line),
                     text,
-                    fault: Some(fault),
+                    unusable: Some(unusable),
                 }
             }
         };
         if is_flow {
-            // Blanks and tabs between fields mean the same.
+            // Blanks and tabs are equivalent separators.
             let is_normal = !text.contains('\t') && !text.contains("  ");
             let text = match is_normal {
                 true => Cow::Borrowed(text),
                 false => Cow::Owned(words.join(" ")),
             };
-            sink.text(Text {
+            sink.text(RecordText {
                 text: &text,
                 last_field: text.rfind(' ').map_or(0, |at| at + 1),
                 last_is_whole: words.last().is_some_and(|word| FIXED_WORDS.contains(word)),
                 is_content: true,
             });
         }
-        Ok(sink.flow(unit))
+        Ok(sink.flow(raw))
     }
 
-    /// The first line that is not blank: a header, or a record of a log that has none.
-    fn take_first(
+    /// The first line that is not blank: a header, or a record of a log without one.
+    fn read_first_line(
         &mut self,
         text: &str,
         line: u64,
         sink: &mut dyn Sink,
     ) -> Result<ControlFlow<()>, InputError> {
         match header_in(text) {
-            Some(begin) => self.take_header(text, begin, line, sink),
+            Some(begin) => self.read_header(text, begin, line, sink),
             None if text.starts_with(|c: char| c.is_ascii_digit()) => {
-                self.begin(Columns::assumed(), line)?;
-                self.take(text, line, sink)
+                self.set_columns(Columns::assumed(), line)?;
+                self.read_line(text, line, sink)
             }
             None => {
-                self.begin(Columns::read(text), line)?;
+                self.set_columns(Columns::read(text), line)?;
                 Ok(ControlFlow::Continue(()))
             }
         }
     }
 
-    /// What stands before a header on its line is a record by the fields of before.
-    fn take_header(
+    /// The text before a header on its line is a record with the previous fields.
+    fn read_header(
         &mut self,
         text: &str,
         begin: usize,
@@ -211,18 +211,22 @@ impl Log<'_> {
             "" => ControlFlow::Continue(()),
             _ => {
                 if self.columns.is_none() {
-                    self.begin(Columns::assumed(), line)?;
+                    self.set_columns(Columns::assumed(), line)?;
                 }
-                self.take(before, line, sink)?
+                self.read_line(before, line, sink)?
             }
         };
-        self.begin(Columns::read(&text[begin..]), line)?;
+        self.set_columns(Columns::read(&text[begin..]), line)?;
         Ok(step)
     }
 
-    /// From here on, these are the fields of a record.
-    fn begin(&mut self, columns: Result<Columns, String>, line: u64) -> Result<(), InputError> {
-        let columns = columns.and_then(|columns| self.options.check(columns));
+    /// Switches to the fields of a header.
+    fn set_columns(
+        &mut self,
+        columns: Result<Columns, String>,
+        line: u64,
+    ) -> Result<(), InputError> {
+        let columns = columns.and_then(|columns| self.options.validate(columns));
         let wrong =
             |why| InputError::Malformed(format!("line {line}: read as VPC flow logs, {why}"));
         self.columns = Some(columns.map_err(wrong)?);
@@ -230,15 +234,15 @@ impl Log<'_> {
     }
 }
 
-/// One record, which may have too few fields, or too many.
+/// One record, which may have too few or too many fields.
 struct Record<'a> {
     columns: &'a Columns,
     words: &'a [&'a str],
 }
 
-/// What it says.
+/// The content of a record.
 struct Flow<'a> {
-    /// The ends of the way, each with its application, or its address as text.
+    /// The original endpoints, each with its application or its address as text.
     source: (IpAddr, Cow<'a, str>),
     destination: (IpAddr, Cow<'a, str>),
     bytes: u64,
@@ -248,7 +252,7 @@ struct Flow<'a> {
     interface: &'a str,
 }
 
-/// As the interface sees it.
+/// From the point of view of the network interface.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Direction {
     Ingress,
@@ -256,17 +260,17 @@ enum Direction {
 }
 
 impl<'a> Record<'a> {
-    fn flow(&self, options: &'a FlowLogs) -> Result<Flow<'a>, Fault> {
-        self.check_fields().map_err(Fault::Wrong)?;
-        self.check_traffic()?;
-        self.read(options).map_err(Fault::Wrong)
+    fn flow(&self, options: &'a FlowLogs) -> Result<Flow<'a>, Unusable> {
+        self.validate_fields().map_err(Unusable::Invalid)?;
+        self.validate_traffic()?;
+        self.read(options).map_err(Unusable::Invalid)
     }
 
-    fn check_fields(&self) -> Result<(), String> {
+    fn validate_fields(&self) -> Result<(), String> {
         let (columns, words) = (self.columns, self.words);
         if columns.are_assumed && words[0] != "2" {
             return Err(format!(
-                "version: {:?} is not 2, and without a header the fields of no other version are known: put \
+                "version: {:?} is not 2, the only version that can be read without a header: put \
                  the header first",
                 words[0]
             ));
@@ -278,7 +282,7 @@ impl<'a> Record<'a> {
                 columns.names.len()
             )),
             None if words.len() > columns.names.len() => Err(format!(
-                "{} fields, where the header has {}",
+                "{} fields, but the header has {}",
                 words.len(),
                 columns.names.len()
             )),
@@ -286,28 +290,28 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// `None` where the log has no such field, or the record no value.
+    /// `None` if the log has no such field, or the record has no value.
     fn get(&self, field: Field) -> Option<&'a str> {
         let word = self.words[self.columns.at(field)?];
         (word != "-").then_some(word)
     }
-    fn check_traffic(&self) -> Result<(), Fault> {
+    fn validate_traffic(&self) -> Result<(), Unusable> {
         let wrong = |field: Field, value: &str, known: &str| {
-            Fault::Wrong(format!("{}: {value:?} is not {known}", field.name()))
+            Unusable::Invalid(format!("{}: {value:?} is not {known}", field.name()))
         };
         match self.get(Field::LogStatus) {
             Some("OK") => {}
-            // A log without this field says it by having no values.
+            // In a log without this field, a record without traffic has no values.
             None if self.get(Field::Bytes).is_some() || self.get(Field::SrcAddr).is_some() => {}
-            None | Some("NODATA") => return Err(Fault::NoTraffic(NoTraffic::NoData)),
-            Some("SKIPDATA") => return Err(Fault::NoTraffic(NoTraffic::SkipData)),
+            None | Some("NODATA") => return Err(Unusable::Skipped(SkipReason::NoData)),
+            Some("SKIPDATA") => return Err(Unusable::Skipped(SkipReason::SkipData)),
             Some(value) => {
                 return Err(wrong(Field::LogStatus, value, "OK, NODATA or SKIPDATA"));
             }
         }
         match self.get(Field::Action) {
             Some("ACCEPT") | None => Ok(()),
-            Some("REJECT") => Err(Fault::NoTraffic(NoTraffic::Reject)),
+            Some("REJECT") => Err(Unusable::Skipped(SkipReason::Reject)),
             Some(value) => Err(wrong(Field::Action, value, "ACCEPT or REJECT")),
         }
     }
@@ -343,7 +347,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// An end of the way, with its application, or its address in the one spelling that it has.
+    /// An endpoint with its application, or its address in canonical form.
     fn end(&self, apps: &'a Apps, end: Field, or: Field) -> Result<(IpAddr, Cow<'a, str>), String> {
         let (field, text) = match self.get(end) {
             Some(text) => (end, text),
@@ -354,7 +358,7 @@ impl<'a> Record<'a> {
             .map_err(|_| format!("{}: {text:?} is not an address", field.name()))?;
         let name = match (apps.of(address), address) {
             (Some(app), _) => Cow::Borrowed(app),
-            // It can be spelled in one way only.
+            // IPv4 addresses have only one notation.
             (None, IpAddr::V4(_)) => Cow::Borrowed(text),
             (None, IpAddr::V6(_)) => Cow::Owned(address.to_canonical().to_string()),
         };
@@ -370,14 +374,14 @@ impl<'a> Record<'a> {
 
 impl Count {
     /// Whether records of this direction count.
-    fn check(self, direction: Option<Direction>) -> Result<(), Fault> {
+    fn validate(self, direction: Option<Direction>) -> Result<(), Unusable> {
         match (self, direction) {
             (Count::Sender, Some(Direction::Ingress))
             | (Count::Receiver, Some(Direction::Egress)) => {
-                Err(Fault::NoTraffic(NoTraffic::OtherEnd))
+                Err(Unusable::Skipped(SkipReason::OtherEnd))
             }
-            (Count::Sender | Count::Receiver, None) => Err(Fault::Wrong(format!(
-                "flow-direction: missing, and --count {} cannot be told without",
+            (Count::Sender | Count::Receiver, None) => Err(Unusable::Invalid(format!(
+                "flow-direction: missing, and required for --count {}",
                 self.name()
             ))),
             _ => Ok(()),
@@ -386,7 +390,7 @@ impl Count {
 }
 
 impl Flow<'_> {
-    /// Appends it as it is counted: the instance whose interface it is comes first.
+    /// Appends it as JSON; the instance that owns the interface comes first.
     fn write_json(&self, text: &mut String) {
         let (source, destination) = (&self.source.1, &self.destination.1);
         let (apps, [tx, rx]) = match self.direction {

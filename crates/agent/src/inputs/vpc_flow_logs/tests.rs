@@ -14,11 +14,11 @@ fn read(text: &str, apps: &str) -> (Vec<String>, Option<String>) {
     let format = Some(InputFormat::VpcFlowLogs);
     let result = Reader::new(text.as_bytes(), format)
         .with_apps(apps)
-        .read(|unit| {
-            lines.push(match &unit.fault {
-                Some(Fault::NoTraffic(why)) => format!("{why:?}"),
-                Some(Fault::Wrong(why)) => format!("{}: {why}", unit.place),
-                None => values(unit.text),
+        .read(|raw| {
+            lines.push(match &raw.unusable {
+                Some(Unusable::Skipped(why)) => format!("{why:?}"),
+                Some(Unusable::Invalid(why)) => format!("{}: {why}", raw.location),
+                None => values(raw.text),
             });
             ControlFlow::Continue(())
         });
@@ -179,7 +179,7 @@ fn wrong_records_are_named_by_line_and_field() {
         ),
         (
             "5 v 1.1.1.1 2.2.2.2 5 1 egress ACCEPT OK OK",
-            "10 fields, where the header has 9",
+            "10 fields, but the header has 9",
         ),
         (
             "5 v 1.1.1.1 2.2.2.2 5 18446744073709551615 egress ACCEPT OK",

@@ -1,97 +1,101 @@
-//! The batches of what is new of a file, and the notes that are kept with them.
+//! Cuts the new part of a file into batches, and attaches the notes that are kept with their receipts.
 
 use std::collections::BTreeSet;
 
 use super::super::late::Gap;
-use super::super::{Chain, Identity, Noted};
+use super::super::{Chain, Identity, IdentityNote};
 use super::grown::{NotedLines, lines_within};
-use super::{First, Frontier, LookUp, Piece, Stop, Taken, earlier};
-use crate::inputs::{Record, first_to_json};
+use super::{FirstBatch, Frontier, FrontierError, NewFlows, PendingChunk, ReceiptLookup, earlier};
+use crate::inputs::{RecordHashes, first_to_json};
 use flow::{BatchBuilder, IdempotencyKey, Notes, codec};
 
-/// Records of a batch that are noted under the file's name.
+/// Records per batch that are noted under the file's name.
 const SKETCH: usize = 4;
-/// New batches that are compared with what is noted under the file's name.
-const COMPARED: u32 = 2;
+/// New batches that are compared with the sketches under the file's name.
+const COMPARED_MAX: u32 = 2;
 
-impl<L: LookUp> Frontier<L> {
-    /// Makes batches of all that is pending.
-    pub(super) fn hand_out(&mut self, taken: &mut Taken) -> Result<(), Stop> {
-        self.check_last_line()?;
-        while let Some(mut piece) = self.pending.pop_front() {
-            piece.trim();
-            // The last record is a batch of its own where it may be the beginning of one: then a file
-            // that has grown is known up to the record before.
-            if piece.ends_within_a_line && piece.records.len() > 1 {
-                let whole = piece.split_off(piece.records.len() - 1)?;
-                self.hand_out_lines(whole, taken)?;
+impl<L: ReceiptLookup> Frontier<L> {
+    /// Makes batches of all pending chunks.
+    pub(super) fn make_batches(&mut self, taken: &mut NewFlows) -> Result<(), FrontierError> {
+        self.detect_shorter_copy()?;
+        while let Some(mut chunk) = self.pending.pop_front() {
+            chunk.trim();
+            // If the last record may be cut, it becomes a batch of its own. When the file has grown, the
+            // records before it are still recognised.
+            if chunk.ends_within_a_line && chunk.records.len() > 1 {
+                let whole = chunk.split_off(chunk.records.len() - 1)?;
+                self.make_line_batches(whole, taken)?;
             }
             if let (true, Some(batch), Some(record)) =
-                (piece.may_be_cut, &piece.batch, piece.records.last())
+                (chunk.may_be_cut, &chunk.batch, chunk.records.last())
             {
                 let flow = first_to_json(batch).map_err(failed)?;
-                taken.unfinished = Some((record.place, flow));
+                taken.unfinished = Some((record.location, flow));
             }
-            self.hand_out_lines(piece, taken)?;
+            self.make_line_batches(chunk, taken)?;
         }
         Ok(())
     }
 
-    /// The first record is a batch of its own where a part of it was counted.
-    fn hand_out_lines(&mut self, mut piece: Piece, taken: &mut Taken) -> Result<(), Stop> {
-        let mut noted = self.noted_lines(&piece)?;
-        if let Some(grown) = self.take_grown_line(&mut piece, &noted, taken)? {
-            self.hand_out_piece(grown, noted, true, taken)?;
-            noted = self.noted_lines(&piece)?;
+    /// If a part of the first record was counted before, that record becomes a batch of its own.
+    fn make_line_batches(
+        &mut self,
+        mut chunk: PendingChunk,
+        taken: &mut NewFlows,
+    ) -> Result<(), FrontierError> {
+        let mut noted = self.noted_lines(&chunk)?;
+        if let Some(grown) = self.split_grown_line(&mut chunk, &noted, taken)? {
+            self.make_batch(grown, noted, true, taken)?;
+            noted = self.noted_lines(&chunk)?;
         }
-        self.hand_out_piece(piece, noted, false, taken)
+        self.make_batch(chunk, noted, false, taken)
     }
 
-    fn hand_out_piece(
+    fn make_batch(
         &mut self,
-        mut piece: Piece,
+        mut chunk: PendingChunk,
         noted: NotedLines,
         is_grown: bool,
-        taken: &mut Taken,
-    ) -> Result<(), Stop> {
-        piece.trim();
-        let Some(end) = piece.chains.last().filter(|_| piece.has_flows()) else {
+        taken: &mut NewFlows,
+    ) -> Result<(), FrontierError> {
+        chunk.trim();
+        let Some(end) = chunk.chains.last().filter(|_| chunk.has_flows()) else {
             return Ok(());
         };
-        // An empty one where all are left out: what comes after them needs what is noted with it.
+        // If all flows are left out, an empty batch is sent, because later batches depend on its notes.
         let none = || BatchBuilder::with_capacity(0).finish();
-        let mut batch = piece.batch.clone().unwrap_or_else(none);
+        let mut batch = chunk.batch.clone().unwrap_or_else(none);
         let mut if_late = None;
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
-            let sketch = sketch(&identity, &piece.records);
-            self.compare(&sketch, &piece, taken)?;
-            let mut notes = self.notes(&piece, *end, sketch, noted);
-            let gap = Gap::of_batch(*end, piece.before);
-            notes.others.extend(self.left_out(&gap, piece.late_from));
-            // What counts of a line that has grown is not all of it.
+            let sketch = sketch(&identity, &chunk.records);
+            self.compare(&sketch, &chunk, taken)?;
+            let mut notes = self.notes(&chunk, *end, sketch, noted);
+            let gap = Gap::empty(*end, chunk.before);
+            notes.others.extend(self.gap_notes(&gap, chunk.late_from));
+            // The batch of a grown line has only the difference to what was counted, so it is not split again.
             if_late = (!is_grown).then(|| self.if_late(&gap, &notes));
             batch = batch.with_key(key).with_notes(notes);
         }
         self.counted = *end;
         taken.if_late.push(if_late);
         taken.batches.push(batch);
-        let in_batch = piece.records.iter().filter(|record| record.is_in_batch);
+        let in_batch = chunk.records.iter().filter(|record| record.is_in_batch);
         taken
-            .places
-            .push(in_batch.map(|record| record.place).collect());
+            .locations
+            .push(in_batch.map(|record| record.location).collect());
         Ok(())
     }
 
     fn notes(
         &mut self,
-        piece: &Piece,
+        chunk: &PendingChunk,
         end: Chain,
         sketch: Vec<IdempotencyKey>,
         noted: NotedLines,
     ) -> Notes {
-        let count = piece.chains.len() as u64;
+        let count = chunk.chains.len() as u64;
         let mut notes = Notes {
-            own: Noted::End {
+            own: IdentityNote::End {
                 flows: end.flows,
                 since_s: None,
                 upto: 0,
@@ -99,16 +103,16 @@ impl<L: LookUp> Frontier<L> {
             .note(),
             ..Notes::default()
         };
-        let mut add = |key: Option<IdempotencyKey>, noted: Noted| {
+        let mut add = |key: Option<IdempotencyKey>, noted: IdentityNote| {
             notes.others.extend(key.zip(noted.note()));
         };
-        if let Some(First {
+        if let Some(FirstBatch {
             end: first,
             since_s,
             next,
         }) = self.first
         {
-            let noted = Noted::End {
+            let noted = IdentityNote::End {
                 flows: first.flows,
                 since_s: Some(since_s),
                 upto: end.index,
@@ -117,41 +121,44 @@ impl<L: LookUp> Frontier<L> {
             let early = self.early.iter();
             for chain in early.take_while(|chain| chain.index < first.index) {
                 let (offset, count) = (chain.index, first.index);
-                add(chain.key(), Noted::Mark { offset, count });
+                add(chain.key(), IdentityNote::Mark { offset, count });
             }
-            add(next.and_then(|next| next.grown_key()), Noted::Grown);
+            add(next.and_then(|next| next.grown_key()), IdentityNote::Grown);
         }
         let offsets = (0..).map(|power| 1_u64 << power);
         for offset in offsets.take_while(|&offset| offset < count) {
-            let key = piece.chains[offset as usize - 1].key();
+            let key = chunk.chains[offset as usize - 1].key();
             let of_other = key.as_ref().and_then(|key| self.marks.get(key));
             let count = of_other.map_or(count, |&other| other.max(count));
-            add(key, Noted::Mark { offset, count });
+            add(key, IdentityNote::Mark { offset, count });
         }
         for key in sketch {
-            add(Some(key), Noted::Sketch);
+            add(Some(key), IdentityNote::Sketch);
         }
         notes.others.extend(noted.first);
-        notes.others.extend(lines_within(piece));
-        // Another command that counts this file at the same time begins with the same line, or flow.
-        // For a batch of one record this is its own key: a mark under that is no receipt.
-        let first = piece.chains[0].key();
+        notes.others.extend(lines_within(chunk));
+        // If another command counts this file at the same time, its batch begins with the same record. In a
+        // batch of one record, this key is the batch's own key, under which a mark is not a receipt.
+        let first = chunk.chains[0].key();
         let first = first.filter(|key| !self.marks.contains_key(key));
         notes.excluded_by = noted.unless.or(first);
         notes
     }
 
-    /// Compares the first new batches with what is noted under the file's name.
+    /// Compares the first new batches with the sketches under the file's name.
     fn compare(
         &mut self,
         sketch: &[IdempotencyKey],
-        piece: &Piece,
-        taken: &mut Taken,
-    ) -> Result<(), Stop> {
-        if self.cannot_ask || self.compared.blocks == COMPARED || sketch.len() < SKETCH {
+        chunk: &PendingChunk,
+        taken: &mut NewFlows,
+    ) -> Result<(), FrontierError> {
+        if self.cannot_ask || self.compared.blocks == COMPARED_MAX || sketch.len() < SKETCH {
             return Ok(());
         }
-        let kept = self.receipts.look_up(sketch).map_err(Stop::Failed)?;
+        let kept = self
+            .receipts
+            .look_up(sketch)
+            .map_err(FrontierError::Failed)?;
         let compared = &mut self.compared;
         compared.blocks += 1;
         compared.keys += sketch.len();
@@ -160,33 +167,37 @@ impl<L: LookUp> Frontier<L> {
             compared.since_s = earlier(compared.since_s, Some(kept.time_s));
         }
         if 2 * compared.found >= compared.keys {
-            compared.blocks = COMPARED;
+            compared.blocks = COMPARED_MAX;
             let since_s = compared.since_s;
-            if !self.is_counted_meanwhile(piece)? {
+            if !self.is_counted_meanwhile(chunk)? {
                 taken.changed_since_s = since_s;
             }
         }
         Ok(())
     }
 
-    /// Whether another command sends the same file, and has this batch, or one that begins as it does.
-    fn is_counted_meanwhile(&mut self, piece: &Piece) -> Result<bool, Stop> {
-        let chains = piece.chains.first().into_iter().chain(piece.chains.last());
+    /// Whether another command is sending the same file and has sent this batch, or one with the same first
+    /// record.
+    fn is_counted_meanwhile(&mut self, chunk: &PendingChunk) -> Result<bool, FrontierError> {
+        let chains = chunk.chains.first().into_iter().chain(chunk.chains.last());
         let keys = chains
             .filter_map(Chain::key)
             .filter(|key| !self.marks.contains_key(key));
         let keys: Vec<_> = keys.collect();
-        let kept = self.receipts.look_up(&keys).map_err(Stop::Failed)?;
+        let kept = self
+            .receipts
+            .look_up(&keys)
+            .map_err(FrontierError::Failed)?;
         Ok(kept.into_iter().flatten().any(|kept| kept.is_some()))
     }
 }
 
-fn failed(error: codec::Corrupt) -> Stop {
-    Stop::Failed(error.to_string())
+fn failed(error: codec::Corrupt) -> FrontierError {
+    FrontierError::Failed(error.to_string())
 }
 
-/// The records of a batch that are noted under the file's name: fewer where many are the same.
-fn sketch(identity: &Identity, records: &[Record]) -> Vec<IdempotencyKey> {
+/// Keys for the sketch of a batch: its smallest record hashes, fewer if records repeat.
+fn sketch(identity: &Identity, records: &[RecordHashes]) -> Vec<IdempotencyKey> {
     let mut smallest = BTreeSet::new();
     for record in records {
         let is_smaller = smallest.last().is_none_or(|&last| record.content < last);

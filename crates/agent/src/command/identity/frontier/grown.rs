@@ -1,36 +1,42 @@
-//! The line at which a file was cut, when the file has grown.
+//! Counts the rest of a line that was cut when the file was counted before, and is longer now.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::Chain;
 use super::super::lines::{self, LineNote};
-use super::{Frontier, LookUp, Piece, Stop, Taken};
+use super::{Frontier, FrontierError, NewFlows, PendingChunk, ReceiptLookup};
 use crate::command::source;
-use crate::inputs::{Refused, first_to_json};
+use crate::inputs::{RejectedFlow, first_to_json};
 use flow::codec::FlowKey;
 use flow::{Batch, BatchBuilder, Counters, IdempotencyKey, Note, codec};
 
-/// What is known of the first line of a batch.
+/// Notes about the first line of a batch.
 #[derive(Debug, Default)]
 pub(super) struct NotedLines {
-    /// Lines that were counted behind the same records, and when.
+    /// Lines that were counted after the same records, and when.
     lines: Vec<(LineNote, u64)>,
-    /// What is to be noted of this one.
+    /// The note to write for this line.
     pub(super) first: Option<(IdempotencyKey, Note)>,
-    /// Nobody may have noted a line here when the batch is counted.
+    /// The batch must be refused if a line has been noted under this key meanwhile.
     pub(super) unless: Option<IdempotencyKey>,
 }
 
-impl<L: LookUp> Frontier<L> {
-    /// Looks up what was counted where this piece begins.
-    pub(super) fn noted_lines(&mut self, piece: &Piece) -> Result<NotedLines, Stop> {
+impl<L: ReceiptLookup> Frontier<L> {
+    /// Looks up which lines were counted at the start of this chunk.
+    pub(super) fn noted_lines(
+        &mut self,
+        chunk: &PendingChunk,
+    ) -> Result<NotedLines, FrontierError> {
         let mut noted = NotedLines::default();
-        let counts = piece.records.first().is_some_and(|first| first.is_in_batch);
-        let Some(line) = piece.line(0).filter(|_| counts && self.knows_lines()) else {
+        let counts = chunk.records.first().is_some_and(|first| first.is_in_batch);
+        let Some(line) = chunk.line(0).filter(|_| counts && self.knows_lines()) else {
             return Ok(noted);
         };
-        let slots = lines::slots(&piece.before, line);
-        let kept = self.receipts.look_up(&slots).map_err(Stop::Failed)?;
+        let slots = lines::slot_keys(&chunk.before, line);
+        let kept = self
+            .receipts
+            .look_up(&slots)
+            .map_err(FrontierError::Failed)?;
         let kept = kept.unwrap_or_default();
         noted.unless = slots
             .iter()
@@ -42,17 +48,17 @@ impl<L: LookUp> Frontier<L> {
             Some((line, kept.time_s))
         };
         noted.lines = kept.iter().flatten().filter_map(parse).collect();
-        // Where there are very many, the first is replaced.
+        // If all slots are taken, replace the first.
         let slot = noted.unless.clone().or_else(|| slots.into_iter().next());
-        // Another command may have counted this line since it was looked up how far the file was counted.
-        let key = piece.chains.first().and_then(Chain::key);
+        // Another command may have counted this line since the receipts were looked up.
+        let key = chunk.chains.first().and_then(Chain::key);
         let key = key.filter(|key| !self.marks.contains_key(key));
         if noted.lines.iter().any(|(note, _)| note.is_of(line.last)) {
             noted.unless = key.or(noted.unless);
         }
-        let is_alone = piece.records.len() == 1;
-        let has_ended = !(is_alone && piece.ends_within_a_line);
-        let (flow, counters) = match &piece.batch {
+        let is_alone = chunk.records.len() == 1;
+        let has_ended = !(is_alone && chunk.ends_within_a_line);
+        let (flow, counters) = match &chunk.batch {
             Some(batch) => first_flow(batch)?,
             None => Default::default(),
         };
@@ -65,27 +71,27 @@ impl<L: LookUp> Frontier<L> {
         self.identity.is_some() && !self.cannot_ask
     }
 
-    /// Takes the first record away if a part of it was counted when the file ended within its line. What
-    /// counts of it is the difference; where there is none, nothing does, and the line is refused.
-    pub(super) fn take_grown_line(
+    /// Splits off the first record if a part of it was counted when the file ended inside its line. Only the
+    /// difference counts. If there is no valid difference, nothing counts and the line is refused.
+    pub(super) fn split_grown_line(
         &mut self,
-        piece: &mut Piece,
+        chunk: &mut PendingChunk,
         noted: &NotedLines,
-        taken: &mut Taken,
-    ) -> Result<Option<Piece>, Stop> {
-        let Some(line) = piece.line(0) else {
+        taken: &mut NewFlows,
+    ) -> Result<Option<PendingChunk>, FrontierError> {
+        let Some(line) = chunk.line(0) else {
             return Ok(None);
         };
-        let Some(first) = piece.records.first().filter(|record| record.is_in_batch) else {
+        let Some(first) = chunk.records.first().filter(|record| record.is_in_batch) else {
             return Ok(None);
         };
-        let place = first.place;
+        let location = first.location;
         let notes: Vec<_> = noted.lines.iter().map(|(note, _)| note.clone()).collect();
         let Some(counted) = lines::grown(&notes, line.last) else {
             return Ok(None);
         };
-        let mut grown = piece.split_off(1)?;
-        grown.ends_within_a_line = piece.records.is_empty() && piece.ends_within_a_line;
+        let mut grown = chunk.split_off(1)?;
+        grown.ends_within_a_line = chunk.records.is_empty() && chunk.ends_within_a_line;
         let Some(batch) = grown.batch.take() else {
             return Ok(None);
         };
@@ -100,10 +106,10 @@ impl<L: LookUp> Frontier<L> {
             Some((tx, rx)) => with_counters(&batch, Counters { tx, rx })?,
             None => {
                 let time_s = noted.lines.iter().find(|(note, _)| *note == counted);
-                let time = source::time(time_s.map_or(0, |(_, time_s)| *time_s));
+                let time = source::rfc3339(time_s.map_or(0, |(_, time_s)| *time_s));
                 let Counters { tx, rx } = counted.counters;
-                taken.refused.push(Refused {
-                    place,
+                taken.refused.push(RejectedFlow {
+                    location,
                     text: first_to_json(&batch).map_err(failed)?,
                     why: format!(
                         "the file ended inside the last field of this line when it was counted on {time}; what \
@@ -117,25 +123,29 @@ impl<L: LookUp> Frontier<L> {
         Ok(Some(grown))
     }
 
-    /// A file that ends within a line may be an earlier copy of one that was counted, and has grown since.
-    pub(super) fn check_last_line(&mut self) -> Result<(), Stop> {
-        let piece = self.pending.back();
-        let Some(piece) = piece.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
+    /// Detects a file that ends inside a line and may be an earlier copy of a file that was counted and has
+    /// grown since.
+    pub(super) fn detect_shorter_copy(&mut self) -> Result<(), FrontierError> {
+        let chunk = self.pending.back();
+        let Some(chunk) = chunk.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
             return Ok(());
         };
-        let last = piece.records.len().saturating_sub(1);
-        let Some(line) = piece.line(last) else {
+        let last = chunk.records.len().saturating_sub(1);
+        let Some(line) = chunk.line(last) else {
             return Ok(());
         };
-        let before = piece.before(last);
-        let mut keys = lines::slots(&before, line);
-        keys.extend(lines::within(&before, line));
+        let before = chunk.before(last);
+        let mut keys = lines::slot_keys(&before, line);
+        keys.extend(lines::within_key(&before, line));
         let last = line.last.to_owned();
-        let kept = self.receipts.look_up(&keys).map_err(Stop::Failed)?;
+        let kept = self
+            .receipts
+            .look_up(&keys)
+            .map_err(FrontierError::Failed)?;
         for kept in kept.into_iter().flatten().flatten() {
             let noted = kept.note.as_deref().and_then(LineNote::parse);
             if noted.is_some_and(|noted| noted.may_begin_with(&last)) {
-                return Err(Stop::Shorter {
+                return Err(FrontierError::Shorter {
                     since_s: kept.time_s,
                 });
             }
@@ -144,23 +154,24 @@ impl<L: LookUp> Frontier<L> {
     }
 }
 
-/// Notes of lines behind which no mark tells an earlier copy, which was cut inside them, from another file.
-pub(super) fn lines_within(piece: &Piece) -> Vec<(IdempotencyKey, Note)> {
-    let count = piece.records.len();
+/// Notes of lines that no mark follows. Without them, an earlier copy that was cut inside such a line would
+/// look like a different file.
+pub(super) fn lines_within(chunk: &PendingChunk) -> Vec<(IdempotencyKey, Note)> {
+    let count = chunk.records.len();
     let powers = (1..)
         .map(|power| 1_usize << power)
         .take_while(|&n| n < count);
     let note = |record: usize| {
-        let line = piece.line(record)?;
+        let line = chunk.line(record)?;
         let note = LineNote::new(true, line, 0, Counters::default()).note()?;
-        lines::within(&piece.before(record), line).zip(Some(note))
+        lines::within_key(&chunk.before(record), line).zip(Some(note))
     };
     let last = (count > 1).then_some(count);
     powers.chain(last).filter_map(|n| note(n - 1)).collect()
 }
 
 /// The first flow of a batch: a hash of its hour and names, and its counters.
-fn first_flow(batch: &Batch) -> Result<(u64, Counters), Stop> {
+fn first_flow(batch: &Batch) -> Result<(u64, Counters), FrontierError> {
     let first = codec::Records::new(batch.bytes()).map_err(failed)?.next();
     match first.transpose().map_err(failed)? {
         Some(record) => Ok((xxh3_64(record.key), record.counters)),
@@ -168,8 +179,8 @@ fn first_flow(batch: &Batch) -> Result<(u64, Counters), Stop> {
     }
 }
 
-/// The first flow of a batch, with other counters.
-fn with_counters(batch: &Batch, counters: Counters) -> Result<Batch, Stop> {
+/// The first flow of a batch with different counters.
+fn with_counters(batch: &Batch, counters: Counters) -> Result<Batch, FrontierError> {
     let mut builder = BatchBuilder::with_capacity(batch.bytes().len());
     if let Some(record) = codec::Records::new(batch.bytes()).map_err(failed)?.next() {
         let key = FlowKey::decode(record.map_err(failed)?.key).map_err(failed)?;
@@ -179,6 +190,6 @@ fn with_counters(batch: &Batch, counters: Counters) -> Result<Batch, Stop> {
     Ok(builder.finish())
 }
 
-fn failed(error: codec::Corrupt) -> Stop {
-    Stop::Failed(error.to_string())
+fn failed(error: codec::Corrupt) -> FrontierError {
+    FrontierError::Failed(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! How far a file was counted, and what of it is new.
+//! Finds how far a file was counted, and extracts the flows that are new.
 
 mod batches;
 mod gaps;
@@ -9,56 +9,56 @@ use std::sync::Arc;
 
 use super::late::Gap;
 use super::lines::LineText;
-use super::{Chain, Identity, Noted};
+use super::{Chain, Identity, IdentityNote};
 use gaps::FilledGap;
 
 use crate::delivery::IfLate;
-use crate::inputs::{Part, Place, Record, Refused};
+use crate::inputs::{Chunk, Location, RecordHashes, RejectedFlow};
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
-/// Keys that are asked about at once.
+/// The most keys in one lookup.
 const KEYS_MAX: usize = 10_000;
-/// So few are asked about at once without asking about the last one first.
+/// Up to this number of keys, look up all at once instead of the last one first.
 const KEYS_FEW: usize = 200;
 
-/// Where receipts are.
-pub trait LookUp {
-    /// What is kept under each key; `None` where that cannot be asked there.
+/// Looks up receipts.
+pub trait ReceiptLookup {
+    /// What is stored under each key; `None` if the service does not support lookups.
     fn look_up(
         &mut self,
         keys: &[IdempotencyKey],
     ) -> Result<Option<Vec<Option<ReceiptInfo>>>, String>;
 }
 
-/// What came of a part.
+/// The result of one chunk.
 #[derive(Debug, Default)]
-pub struct Taken {
-    /// Flows that are new, each batch to be counted after all that were handed out before it.
+pub struct NewFlows {
+    /// New flows. Each batch must be counted after all batches before it.
     pub batches: Vec<Batch>,
-    /// Of each batch: where its flows are.
-    pub places: Vec<Vec<Place>>,
-    /// Of each batch: what to note where flows of it are left out.
+    /// The locations of the flows of each batch.
+    pub locations: Vec<Vec<Location>>,
+    /// For each batch: the note to store if flows of it are left out.
     pub if_late: Vec<Option<IfLate>>,
-    /// Up to where the file was counted before, or is in batches.
-    pub upto: Option<Place>,
-    /// Flows that cannot be counted, since a beginning of them was.
-    pub refused: Vec<Refused>,
-    /// The last line, which counts and may have been cut: where it is, and its flow.
-    pub unfinished: Option<(Place, String)>,
-    /// The file is likely a changed copy of one that was counted at this time.
+    /// The end of the records that were counted before or are in `batches`.
+    pub upto: Option<Location>,
+    /// Flows that cannot be counted, because a prefix of their line was counted as something else.
+    pub refused: Vec<RejectedFlow>,
+    /// A last line that counts but may be cut: its location and its flow.
+    pub unfinished: Option<(Location, String)>,
+    /// The file is probably an edited copy of a file that was counted at this time.
     pub changed_since_s: Option<u64>,
 }
 
-/// What was counted before, and is not again.
+/// Flows that were counted before and are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct AlreadyCounted {
     pub flows: u64,
-    /// When that was counted first: seconds since the epoch.
+    /// When they were first counted: seconds since the epoch.
     pub since_s: Option<u64>,
 }
 
-impl Known {
-    pub fn add(&mut self, other: Known) {
+impl AlreadyCounted {
+    pub fn add(&mut self, other: AlreadyCounted) {
         self.flows += other.flows;
         self.since_s = earlier(self.since_s, other.since_s);
     }
@@ -70,62 +70,63 @@ fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
 
 /// Why nothing more of a file can be counted. Times are seconds since the epoch.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The same records gave other flows before.
+pub enum FrontierError {
+    /// The same records gave different flows before.
     OtherFlows {
         since_s: u64,
     },
-    /// What is left may be the beginning of a file that was counted.
+    /// The rest may be the beginning of a file that was counted.
     Shorter {
         since_s: u64,
     },
-    /// The file goes on otherwise than what is still known of it.
+    /// The receipts of the file's later part have expired, so its flows cannot be recognised.
     Forgotten {
         since_s: u64,
     },
     Failed(String),
 }
 
-/// Follows a file part by part.
+/// Follows a file chunk by chunk.
 #[derive(Debug)]
 pub struct Frontier<L> {
-    /// `None` where all of it counts.
+    /// `None` if all flows of the file count.
     identity: Option<Identity>,
     receipts: L,
-    /// Everything from here on is new.
+    /// All following records are new.
     pub is_new: bool,
     cannot_ask: bool,
-    /// Up to what was read.
+    /// The end of the records that were read.
     read: Chain,
-    /// Up to what was counted before, or handed out.
+    /// The end of the records that were counted before or passed on as batches.
     counted: Chain,
-    /// What was read after that.
-    pending: VecDeque<Piece>,
-    known: Known,
-    /// The first batch of the file that is known.
-    first: Option<First>,
-    /// After the first 1, 2, 4, 8, … records of the file.
+    /// Records that were read and are not passed on yet.
+    pending: VecDeque<PendingChunk>,
+    known: AlreadyCounted,
+    /// The file's first batch that has a receipt.
+    first: Option<FirstBatch>,
+    /// The chain after the first 1, 2, 4, 8, … records of the file.
     early: Vec<Chain>,
-    /// So many records of a file that begins in the same way were counted.
+    /// The number of records that were counted of a file with the same beginning.
     upto: u64,
-    /// Flows that were read on the way there, and not held on to.
+    /// Flows that were dropped from memory because they are presumed to be counted.
     presumed: u64,
     mark: Option<Mark>,
-    /// Of each mark that was found: the records of its batch.
+    /// For each mark that was found: the number of records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
-    compared: Compared,
-    /// Whether flows of a file that begins like this one were left out; unknown before a batch is known.
+    compared: SketchMatch,
+    /// Whether flows were left out of a file with the same first record. `None` until a receipt of it is found.
     has_gaps: Option<bool>,
-    /// What was left out of batches that are known, and is handed out again.
-    again: Taken,
+    /// Batches of flows that were left out of earlier batches.
+    refilled: NewFlows,
 }
 
-/// Its receipt is written anew whenever the file has grown: those behind it may be forgotten.
+/// The first batch. Its receipt is renewed whenever the file has grown, so it may outlive the receipts of
+/// later batches.
 #[derive(Debug)]
-struct First {
+struct FirstBatch {
     end: Chain,
     since_s: u64,
-    /// With the record behind it.
+    /// The chain after the next record.
     next: Option<Chain>,
 }
 
@@ -133,40 +134,40 @@ struct First {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     index: u64,
-    /// A file that has so many records is not what the mark is of, unless it finds more.
+    /// A file that reaches this number of records without another mark is not the marked file.
     needed: u64,
     time_s: u64,
 }
 
 #[derive(Debug, Default)]
-struct Compared {
+struct SketchMatch {
     blocks: u32,
     keys: usize,
     found: usize,
     since_s: Option<u64>,
 }
 
-/// A part, or what of it is new.
+/// The part of a chunk that is not passed on yet.
 #[derive(Debug)]
-struct Piece {
+struct PendingChunk {
     batch: Option<Batch>,
-    records: Vec<Record>,
-    /// Before the first of them.
+    records: Vec<RecordHashes>,
+    /// The chain before the first record.
     before: Chain,
-    /// After each of them.
+    /// The chain after each record.
     chains: Vec<Chain>,
-    /// Texts of records.
+    /// The texts of the records.
     text: Arc<str>,
-    /// The last record has no end of a line.
+    /// The last record has no line end.
     ends_within_a_line: bool,
-    /// The last record may be the beginning of another.
+    /// The last record may be cut.
     may_be_cut: bool,
-    /// See [`Part::late_from`].
+    /// See [`Chunk::late_from`].
     late_from: Option<u32>,
 }
 
-impl Piece {
-    /// The text of a record, in formats in which its line may be cut.
+impl PendingChunk {
+    /// The text of a record, in formats where a line may be cut and still parse.
     fn line(&self, record: usize) -> Option<LineText<'_>> {
         let line = self.records.get(record)?.line?;
         let text =
@@ -177,7 +178,7 @@ impl Piece {
         })
     }
 
-    /// Before a record.
+    /// The chain before a record.
     fn before(&self, record: usize) -> Chain {
         match record.checked_sub(1) {
             Some(last) => self.chains[last],
@@ -185,10 +186,10 @@ impl Piece {
         }
     }
 
-    /// Takes away what stands before its first flow and behind its last one: batches that others make of
-    /// the same file begin there, too, and what is behind a flow may be mended.
+    /// Removes the records before the first flow and after the last one, which are not flows. Then other
+    /// commands cut the same batches from this file, and records after the last flow can be corrected later.
     fn trim(&mut self) {
-        let is_flow = |record: &Record| record.flow.is_some();
+        let is_flow = |record: &RecordHashes| record.flow.is_some();
         let end = self
             .records
             .iter()
@@ -206,14 +207,14 @@ impl Piece {
         self.batch.as_ref().map_or(0, Batch::flows)
     }
 
-    /// Some may be left out, and count the next time.
+    /// Whether it has flows to send, or flows that were left out and may count now.
     fn has_flows(&self) -> bool {
-        let is_late = |record: &Record| record.flow.is_some() && !record.is_in_batch;
+        let is_late = |record: &RecordHashes| record.flow.is_some() && !record.is_in_batch;
         self.batch.is_some() || self.records.iter().any(is_late)
     }
 
-    /// Takes the first so many records away, and returns them.
-    fn split_off(&mut self, records: usize) -> Result<Piece, Stop> {
+    /// Splits off the first `records` records and returns them.
+    fn split_off(&mut self, records: usize) -> Result<PendingChunk, FrontierError> {
         let rest = self.records.split_off(records);
         let chains = self.chains.split_off(records);
         let flows = self.records.iter().filter(|r| r.is_in_batch).count();
@@ -222,13 +223,13 @@ impl Piece {
             Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
             _ => Ok(None),
         };
-        let failed = |e: flow::codec::Corrupt| Stop::Failed(e.to_string());
+        let failed = |e: flow::codec::Corrupt| FrontierError::Failed(e.to_string());
         let (head, tail) = (
             part(0..flows).map_err(failed)?,
             part(flows..all).map_err(failed)?,
         );
         let after = chains_end(&self.chains, self.before);
-        Ok(Piece {
+        Ok(PendingChunk {
             before: std::mem::replace(&mut self.before, after),
             text: self.text.clone(),
             may_be_cut: false,
@@ -245,7 +246,7 @@ fn chains_end(chains: &[Chain], before: Chain) -> Chain {
     chains.last().copied().unwrap_or(before)
 }
 
-impl<L: LookUp> Frontier<L> {
+impl<L: ReceiptLookup> Frontier<L> {
     pub fn new(identity: Option<Identity>, receipts: L) -> Frontier<L> {
         let begin = identity.as_ref().map_or(
             Chain {
@@ -253,7 +254,7 @@ impl<L: LookUp> Frontier<L> {
                 content: 0,
                 flows: 0,
             },
-            Identity::begin,
+            Identity::initial_chain,
         );
         Frontier {
             is_new: identity.is_none(),
@@ -263,74 +264,77 @@ impl<L: LookUp> Frontier<L> {
             read: begin,
             counted: begin,
             pending: VecDeque::new(),
-            known: Known::default(),
+            known: AlreadyCounted::default(),
             first: None,
             early: Vec::new(),
             upto: 0,
             presumed: 0,
             mark: None,
             marks: HashMap::new(),
-            compared: Compared::default(),
+            compared: SketchMatch::default(),
             has_gaps: None,
-            again: Taken::default(),
+            refilled: NewFlows::default(),
         }
     }
 
-    /// What was found so far that is not counted again.
-    pub fn known(&self) -> Known {
+    /// The flows found so far that were counted before.
+    pub fn known(&self) -> AlreadyCounted {
         self.known
     }
 
-    /// Whether it was not possible to ask what was counted.
+    /// Whether the service does not support lookups.
     pub fn cannot_ask(&self) -> bool {
         self.cannot_ask
     }
 
-    /// Takes the next part of the file.
-    pub fn take(&mut self, part: Part) -> Result<Taken, Stop> {
+    /// Processes the next chunk of the file.
+    pub fn push(&mut self, chunk: Chunk) -> Result<NewFlows, FrontierError> {
         let before = self.read;
-        let chains = part.records.iter().map(|record| {
-            self.read = self.read.with(record);
+        let chains = chunk.records.iter().map(|record| {
+            self.read = self.read.extended_by(record);
             if self.read.index.is_power_of_two() {
                 self.early.push(self.read);
             }
             self.read
         });
-        let piece = Piece {
+        let pending = PendingChunk {
             chains: chains.collect(),
             before,
-            batch: part.batch,
-            text: part.text,
-            // Where it is not the last record that has no end, that is none.
-            ends_within_a_line: part.ends_within_a_line
-                && part.records.last().is_some_and(|r| r.place == part.last),
-            may_be_cut: part.may_be_cut,
-            late_from: part.late_from,
-            records: part.records,
+            batch: chunk.batch,
+            text: chunk.text,
+            // If the unterminated line is not the last record, it is not a record.
+            ends_within_a_line: chunk.ends_within_a_line
+                && chunk
+                    .records
+                    .last()
+                    .is_some_and(|r| r.location == chunk.last),
+            may_be_cut: chunk.may_be_cut,
+            late_from: chunk.late_from,
+            records: chunk.records,
         };
-        self.pending.push_back(piece);
+        self.pending.push_back(pending);
         if !self.is_new {
             self.search()?;
         }
-        let mut taken = std::mem::take(&mut self.again);
+        let mut taken = std::mem::take(&mut self.refilled);
         if self.is_new {
-            self.hand_out(&mut taken)?;
+            self.make_batches(&mut taken)?;
         }
         if self.pending.is_empty() && self.presumed == 0 {
-            taken.upto = Some(part.last);
+            taken.upto = Some(chunk.last);
         }
         Ok(taken)
     }
 
-    /// The file has ended.
+    /// Must be called at the end of the file.
     ///
     /// # Errors
-    /// Where it cannot be told whether what is left was counted.
-    pub fn finish(&mut self) -> Result<(), Stop> {
+    /// If it is unknown whether the rest was counted.
+    pub fn finish(&mut self) -> Result<(), FrontierError> {
         let since_s = self.known.since_s.unwrap_or(0);
         match self.mark {
-            _ if self.presumed > 0 => Err(Stop::Shorter { since_s }),
-            Some(mark) if self.has_new_flows() => Err(Stop::Shorter {
+            _ if self.presumed > 0 => Err(FrontierError::Shorter { since_s }),
+            Some(mark) if self.has_new_flows() => Err(FrontierError::Shorter {
                 since_s: mark.time_s,
             }),
             _ => Ok(()),
@@ -338,15 +342,15 @@ impl<L: LookUp> Frontier<L> {
     }
 
     fn has_new_flows(&self) -> bool {
-        self.pending.iter().any(Piece::has_flows)
+        self.pending.iter().any(PendingChunk::has_flows)
     }
 
-    /// Looks whether the last of the pending pieces was counted, and decides what that makes of all.
-    fn search(&mut self) -> Result<(), Stop> {
-        let Some(piece) = self.pending.back() else {
+    /// Looks up how many of the pending records were counted, and decides what to do with the rest.
+    fn search(&mut self) -> Result<(), FrontierError> {
+        let Some(chunk) = self.pending.back() else {
             return Ok(());
         };
-        let chains = piece.chains.clone();
+        let chains = chunk.chains.clone();
         let Some(ends) = self.find(&chains)? else {
             self.cannot_ask = true;
             self.is_new = true;
@@ -357,68 +361,75 @@ impl<L: LookUp> Frontier<L> {
             first.next = first.next.or(chains.iter().find(is_next).copied());
         }
         if let Some(&end) = ends.last() {
-            let gaps = self.gaps(&ends)?;
+            let gaps = self.find_gaps(&ends)?;
             self.skip_to(end, gaps)?;
         }
         if !self.has_new_flows() {
-            // Nothing that could count.
+            // No flow is left that could count.
             self.pending.clear();
             self.counted = self.read;
         } else if self.read.index < self.upto && (self.presumed > 0 || self.is_forgotten()?) {
             self.presumed += self.pending.iter().map(|p| p.flows() as u64).sum::<u64>();
             self.pending.clear();
         } else if self.presumed > 0 {
-            self.check_last_line()?;
+            self.detect_shorter_copy()?;
             let since_s = self.known.since_s.unwrap_or(0);
-            return Err(Stop::Forgotten { since_s });
+            return Err(FrontierError::Forgotten { since_s });
         } else if self.mark.is_none_or(|mark| mark.needed <= self.read.index) {
             self.is_new = true;
         }
         Ok(())
     }
 
-    /// Whether the file goes on, behind the first batch that is known, as one that was counted further.
-    fn is_forgotten(&mut self) -> Result<bool, Stop> {
-        let is_last = |first: &&First| first.end.flows == self.counted.flows;
+    /// Whether the record after the first known batch shows that the file is one that was counted further.
+    fn is_forgotten(&mut self) -> Result<bool, FrontierError> {
+        let is_last = |first: &&FirstBatch| first.end.flows == self.counted.flows;
         let first = self.first.as_ref().filter(is_last);
         let key = first.and_then(|first| first.next?.grown_key());
         let Some(key) = key else { return Ok(false) };
-        let kept = self.receipts.look_up(&[key]).map_err(Stop::Failed)?;
+        let kept = self
+            .receipts
+            .look_up(&[key])
+            .map_err(FrontierError::Failed)?;
         Ok(kept.is_some_and(|kept| kept.iter().any(Option::is_some)))
     }
 
-    /// Those of these that everything up to was counted, in order, and notes marks behind them; `None` where
-    /// that cannot be asked. Where there are no gaps, the last one may be all that is looked for.
-    fn find(&mut self, chains: &[Chain]) -> Result<Option<Vec<Chain>>, Stop> {
-        // Mostly, all of a part was counted, or nothing of it.
+    /// Finds those of these points that have a receipt, in order, and collects the marks after them. `None`:
+    /// the service does not support lookups. Without gaps, the last point may be the only one that is looked up.
+    fn find(&mut self, chains: &[Chain]) -> Result<Option<Vec<Chain>>, FrontierError> {
+        // In most cases, either all of a chunk or nothing of it was counted.
         let is_whole = self.first.is_some() && self.has_gaps != Some(true);
         let alone = usize::from(chains.len() > KEYS_FEW && is_whole);
         let (others, last) = chains.split_at(chains.len() - alone);
         let mut found: Vec<Chain> = Vec::new();
         for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
             let keys: Vec<IdempotencyKey> = chains.iter().filter_map(Chain::key).collect();
-            let Some(kept) = self.receipts.look_up(&keys).map_err(Stop::Failed)? else {
+            let Some(kept) = self
+                .receipts
+                .look_up(&keys)
+                .map_err(FrontierError::Failed)?
+            else {
                 return Ok(None);
             };
             for ((chain, key), kept) in chains.iter().zip(keys).zip(kept) {
                 let Some(kept) = kept else { continue };
-                match kept.note.as_deref().and_then(Noted::parse) {
-                    Some(Noted::Mark { offset, count }) => {
+                match kept.note.as_deref().and_then(IdentityNote::parse) {
+                    Some(IdentityNote::Mark { offset, count }) => {
                         self.note_mark(chain, key, kept.time_s, offset, count);
                     }
-                    Some(Noted::End {
+                    Some(IdentityNote::End {
                         flows,
                         since_s,
                         upto,
                     }) if found.last().is_none_or(|end| end.index < chain.index) => {
                         let since_s = since_s.unwrap_or(kept.time_s);
                         if flows != chain.flows {
-                            return Err(Stop::OtherFlows { since_s });
+                            return Err(FrontierError::OtherFlows { since_s });
                         }
                         self.known.since_s = earlier(self.known.since_s, Some(since_s));
                         self.upto = self.upto.max(upto);
                         let end = *chain;
-                        self.first.get_or_insert(First {
+                        self.first.get_or_insert(FirstBatch {
                             end,
                             since_s,
                             next: None,
@@ -453,21 +464,21 @@ impl<L: LookUp> Frontier<L> {
         }
     }
 
-    /// Everything up to `end` was counted, but for the `gaps`.
-    fn skip_to(&mut self, end: Chain, gaps: Vec<Gap>) -> Result<(), Stop> {
+    /// Skips the records up to `end`, which were counted, except the `gaps`.
+    fn skip_to(&mut self, end: Chain, gaps: Vec<Gap>) -> Result<(), FrontierError> {
         let mut gaps: Vec<_> = gaps.into_iter().map(FilledGap::from).collect();
         self.known.flows += std::mem::take(&mut self.presumed);
-        while let Some(mut piece) = self.pending.pop_front() {
-            let done = piece.chains.iter().take_while(|c| c.index <= end.index);
+        while let Some(mut chunk) = self.pending.pop_front() {
+            let done = chunk.chains.iter().take_while(|c| c.index <= end.index);
             let done = done.count();
-            if done < piece.chains.len() {
-                self.pass(&piece.split_off(done)?, &mut gaps)?;
-                self.pending.push_front(piece);
+            if done < chunk.chains.len() {
+                self.skip_chunk(&chunk.split_off(done)?, &mut gaps)?;
+                self.pending.push_front(chunk);
                 break;
             }
-            self.pass(&piece, &mut gaps)?;
+            self.skip_chunk(&chunk, &mut gaps)?;
         }
-        self.hand_out_gaps(gaps);
+        self.make_gap_batches(gaps);
         self.counted = end;
         self.mark = self.mark.filter(|mark| mark.index > end.index);
         Ok(())

@@ -1,33 +1,33 @@
-//! Flows whose hours are too far ahead, left out by the reader or by the service, while the clock changes.
+//! Flows whose hours are too far ahead are left out by the reader or by the service, while the clock changes.
 
 use super::*;
 use flow::Notes;
 
-/// A part whose flows have their numbers as hours; of `limit` and later ones are left out.
-fn part_of(hours: &[u64], limit: u64) -> Part {
+/// A chunk whose flows have their numbers as hours. Flows of `limit` and later hours are left out.
+fn late_chunk(hours: &[u64], limit: u64) -> Chunk {
     let all: Vec<Item> = hours.iter().map(|&hour| Item::Flow(hour)).collect();
-    let mut part = part(&all, false);
+    let mut chunk = chunk(&all, false);
     let mut builder = BatchBuilder::with_capacity(0);
     for &tx in hours.iter().filter(|&&hour| hour < limit) {
         let hour = Hour::new(tx).unwrap();
         builder.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
     }
-    for (record, &hour) in part.records.iter_mut().zip(hours) {
+    for (record, &hour) in chunk.records.iter_mut().zip(hours) {
         record.is_in_batch = hour < limit;
     }
     let batch = builder.finish();
-    part.batch = (batch.flows() > 0).then_some(batch);
-    part.late_from = hours
+    chunk.batch = (batch.flows() > 0).then_some(batch);
+    chunk.late_from = hours
         .iter()
         .copied()
         .filter(|&h| h >= limit)
         .min()
         .map(|h| h as u32);
-    part
+    chunk
 }
 
-/// What the sender does where the service takes only flows before `limit`.
-fn leave_out(batch: &Batch, if_late: &crate::delivery::IfLate, limit: u64) -> Option<Batch> {
+/// The batch that the sender sends to a service that accepts only hours before `limit`.
+fn remove_late(batch: &Batch, if_late: &crate::delivery::IfLate, limit: u64) -> Option<Batch> {
     let mut builder = BatchBuilder::with_capacity(0);
     let mut earliest = None;
     for record in codec::Records::new(batch.bytes()).unwrap() {
@@ -50,8 +50,14 @@ fn leave_out(batch: &Batch, if_late: &crate::delivery::IfLate, limit: u64) -> Op
     Some(builder.finish().with_key(key).with_notes(notes))
 }
 
-/// Gives a file once; how many of its flows are known.
-fn give(random: &mut StdRng, service: &Service, hours: &[u64], limit: u64, by_reader: bool) -> u64 {
+/// Sends a file once. Returns how many of its flows were counted before.
+fn send_once(
+    random: &mut StdRng,
+    service: &Service,
+    hours: &[u64],
+    limit: u64,
+    by_reader: bool,
+) -> u64 {
     let identity = Identity::new(None, Path::new("file"));
     let mut frontier = Frontier::new(Some(identity), service.clone());
     let mut rest = hours;
@@ -59,11 +65,11 @@ fn give(random: &mut StdRng, service: &Service, hours: &[u64], limit: u64, by_re
         let most = rest.len().min([1, 3, 30, 400][random.random_range(0..4)]);
         let (head, tail) = rest.split_at(random.random_range(1..=most));
         rest = tail;
-        let read = part_of(head, if by_reader { limit } else { u64::MAX });
-        let taken = frontier.take(read).unwrap();
+        let read = late_chunk(head, if by_reader { limit } else { u64::MAX });
+        let taken = frontier.push(read).unwrap();
         assert_eq!(taken.batches.len(), taken.if_late.len());
         for (batch, if_late) in taken.batches.iter().zip(&taken.if_late) {
-            let batch = leave_out(batch, if_late.as_ref().unwrap(), limit);
+            let batch = remove_late(batch, if_late.as_ref().unwrap(), limit);
             let Some(batch) = batch else { continue };
             assert!(service.borrow_mut().commit(&batch).is_ok());
         }
@@ -73,7 +79,7 @@ fn give(random: &mut StdRng, service: &Service, hours: &[u64], limit: u64, by_re
 }
 
 #[test]
-fn each_counts_once_and_when_its_hour_is_taken() {
+fn each_flow_counts_once_when_its_hour_is_accepted() {
     for seed in 0..70 {
         let mut random = StdRng::seed_from_u64(seed);
         let service = Service::default();
@@ -90,7 +96,7 @@ fn each_counts_once_and_when_its_hour_is_taken() {
             }
             let limit = random.random_range(1..4_500_000);
             let by_reader = random.random();
-            let known = give(&mut random, &service, &hours, limit, by_reader);
+            let known = send_once(&mut random, &service, &hours, limit, by_reader);
             let before = hours.iter().filter(|hour| counted.contains(*hour));
             let read = before.filter(|hour| !by_reader || **hour < limit).count();
             assert_eq!(

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::inputs::{Line, Part, Place, Record, Skipped};
+use crate::inputs::{Chunk, Line, Location, RecordHashes, Skipped};
 use flow::{Batch, BatchBuilder, Counters, Hour, ReceiptInfo, codec};
 
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ struct Table {
 
 type Service = Rc<RefCell<Table>>;
 
-impl LookUp for Service {
+impl ReceiptLookup for Service {
     fn look_up(
         &mut self,
         keys: &[IdempotencyKey],
@@ -114,25 +114,26 @@ fn flows(items: &[Item]) -> Vec<u64> {
     items.iter().filter_map(flow).collect()
 }
 
-fn part(items: &[Item], ends_within_a_line: bool) -> Part {
+fn chunk(items: &[Item], ends_within_a_line: bool) -> Chunk {
     let mut builder = BatchBuilder::with_capacity(0);
     let hour = Hour::new(1).unwrap();
     for tx in flows(items) {
         builder.push(hour, [b"s", b"d", b"v"], Counters { tx, rx: 0 });
     }
     let batch = builder.finish();
-    let mut hashes = Record::of_flows(&batch, std::iter::repeat(Place::Line(1))).into_iter();
+    let mut hashes =
+        RecordHashes::of_flows(&batch, std::iter::repeat(Location::Line(1))).into_iter();
     let records = items.iter().map(|item| match item {
         Item::Flow(_) => hashes.next().unwrap(),
-        Item::Text(number) => Record {
+        Item::Text(number) => RecordHashes {
             content: xxh3_128(&number.to_le_bytes()),
             flow: None,
             is_in_batch: false,
-            place: Place::Line(1),
+            location: Location::Line(1),
             line: None,
         },
     });
-    Part {
+    Chunk {
         records: records.collect(),
         batch: (batch.flows() > 0).then_some(batch),
         text: "".into(),
@@ -141,21 +142,21 @@ fn part(items: &[Item], ends_within_a_line: bool) -> Part {
         late_from: None,
         refused: Vec::new(),
         skipped: Skipped::default(),
-        last: Place::Line(1),
+        last: Location::Line(1),
     }
 }
 
 /// A file in parts of any sizes.
-fn parts(random: &mut StdRng, items: &[Item]) -> VecDeque<Part> {
+fn chunks(random: &mut StdRng, items: &[Item]) -> VecDeque<Chunk> {
     let most = [1, 3, 20, 300, 1000][random.random_range(0..5)];
-    let mut parts = VecDeque::new();
+    let mut chunks = VecDeque::new();
     let mut rest = items;
     while !rest.is_empty() {
         let (head, tail) = rest.split_at(random.random_range(1..=most).min(rest.len()));
-        parts.push_back(part(head, tail.is_empty() && random.random()));
+        chunks.push_back(chunk(head, tail.is_empty() && random.random()));
         rest = tail;
     }
-    parts
+    chunks
 }
 
 /// A command that sends a file.
@@ -166,7 +167,7 @@ struct Run {
     source: &'static str,
     service: Service,
     frontier: Frontier<Service>,
-    parts: VecDeque<Part>,
+    chunks: VecDeque<Chunk>,
     /// On their way.
     queue: VecDeque<Batch>,
     conflicts: u32,
@@ -177,7 +178,7 @@ impl Run {
         let identity = Identity::new(Some(source), Path::new("file"));
         Run {
             frontier: Frontier::new(Some(identity), service.clone()),
-            parts: parts(random, items),
+            chunks: chunks(random, items),
             items: items.to_vec(),
             text: None,
             source,
@@ -188,8 +189,8 @@ impl Run {
     }
 
     /// Some progress; `None` while there is more to do.
-    fn step(&mut self, random: &mut StdRng) -> Option<Result<(), Stop>> {
-        if self.queue.len() > 4 || self.parts.is_empty() || random.random() {
+    fn step(&mut self, random: &mut StdRng) -> Option<Result<(), FrontierError>> {
+        if self.queue.len() > 4 || self.chunks.is_empty() || random.random() {
             if let Some(batch) = self.queue.pop_front() {
                 if self.service.borrow_mut().commit(&batch).is_err() {
                     let conflicts = self.conflicts + 1;
@@ -202,11 +203,11 @@ impl Run {
                 }
                 return None;
             }
-            if self.parts.is_empty() {
+            if self.chunks.is_empty() {
                 return Some(self.frontier.finish());
             }
         }
-        match self.frontier.take(self.parts.pop_front()?) {
+        match self.frontier.push(self.chunks.pop_front()?) {
             Ok(taken) => {
                 assert!(taken.refused.is_empty());
                 self.queue.extend(taken.batches);
@@ -217,7 +218,11 @@ impl Run {
     }
 
     /// To its end, or until it is killed after so many steps.
-    fn run(mut self, random: &mut StdRng, steps: usize) -> (Option<Result<(), Stop>>, Known) {
+    fn run(
+        mut self,
+        random: &mut StdRng,
+        steps: usize,
+    ) -> (Option<Result<(), FrontierError>>, AlreadyCounted) {
         for _ in 0..steps {
             if let Some(result) = self.step(random) {
                 return (Some(result), self.frontier.known());
@@ -274,7 +279,7 @@ fn a_file_that_grows_counts_once() {
                     assert_eq!(service.borrow().counted, before, "nothing of it is new");
                     assert!(matches!(
                         result,
-                        None | Some(Ok(()) | Err(Stop::Shorter { .. }))
+                        None | Some(Ok(()) | Err(FrontierError::Shorter { .. }))
                     ));
                 }
                 Some(result) => {
@@ -321,7 +326,7 @@ fn commands_that_overlap_count_it_once() {
                 let at = random.random_range(0..runs.len());
                 match runs[at].step(&mut random) {
                     None => {}
-                    Some(Ok(()) | Err(Stop::Shorter { .. })) => {
+                    Some(Ok(()) | Err(FrontierError::Shorter { .. })) => {
                         conflicts += runs.remove(at).conflicts;
                     }
                     Some(Err(stop)) => panic!("{stop:?}"),
@@ -384,7 +389,7 @@ fn files_that_begin_alike_count_each() {
             for source in ["", "host-7"] {
                 // In one part, so that none ends where the shared ones do.
                 let mut run = Run::new(&mut random, &service, source, &file);
-                run.parts = VecDeque::from([part(&file, false)]);
+                run.chunks = VecDeque::from([chunk(&file, false)]);
                 assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
                 for flow in flows(&file) {
                     *expected.entry(flow).or_insert(0) += 1;
@@ -408,12 +413,12 @@ fn records_that_give_other_flows_are_refused() {
     let items: Vec<Item> = (1..50).map(Item::Flow).collect();
     let run = Run::new(&mut random, &service, "", &items);
     assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
-    let mut other = part(&items, false);
+    let mut other = chunk(&items, false);
     other.records[30].flow = Some(1);
     let mut run = Run::new(&mut random, &service, "", &items);
-    run.parts = VecDeque::from([other]);
+    run.chunks = VecDeque::from([other]);
     let (result, _) = run.run(&mut random, usize::MAX);
-    assert_eq!(result, Some(Err(Stop::OtherFlows { since_s: 7 })));
+    assert_eq!(result, Some(Err(FrontierError::OtherFlows { since_s: 7 })));
 }
 
 #[test]
@@ -425,7 +430,7 @@ fn a_changed_copy_is_noticed_by_its_name() {
     let take = |name: &str, items: &[Item]| {
         let identity = Identity::new(None, Path::new(name));
         let mut frontier = Frontier::new(Some(identity), service.clone());
-        let taken = frontier.take(part(items, false)).unwrap();
+        let taken = frontier.push(chunk(items, false)).unwrap();
         for batch in &taken.batches {
             assert!(service.borrow_mut().commit(batch).is_ok());
         }
@@ -438,7 +443,7 @@ fn a_changed_copy_is_noticed_by_its_name() {
         let identity = Identity::new(None, Path::new("file"));
         let mut frontier = Frontier::new(Some(identity), service.clone());
         frontier.is_new = true;
-        let taken = frontier.take(part(&items, false)).unwrap();
+        let taken = frontier.push(chunk(&items, false)).unwrap();
         assert!(service.borrow_mut().commit(&taken.batches[0]).is_ok());
         taken.changed_since_s
     };
@@ -454,33 +459,36 @@ fn a_changed_copy_is_noticed_by_its_name() {
 #[test]
 fn notes_are_read_as_they_are_written() {
     for noted in [
-        Noted::End {
+        IdentityNote::End {
             flows: u128::MAX,
             since_s: Some(u64::from(u32::MAX)),
             upto: 1 << 40,
         },
-        Noted::End {
+        IdentityNote::End {
             flows: 0,
             since_s: None,
             upto: 0,
         },
-        Noted::Mark {
+        IdentityNote::Mark {
             offset: 1 << 19,
             count: 1 << 20,
         },
-        Noted::Sketch,
-        Noted::Grown,
+        IdentityNote::Sketch,
+        IdentityNote::Grown,
     ] {
-        assert_eq!(Noted::parse(noted.note().unwrap().as_str()), Some(noted));
+        assert_eq!(
+            IdentityNote::parse(noted.note().unwrap().as_str()),
+            Some(noted)
+        );
     }
     for text in ["", "e", "e0.0", "m2.2", "m0.1", "m1.1048577", "x", "é"] {
-        assert_eq!(Noted::parse(text), None, "{text}");
+        assert_eq!(IdentityNote::parse(text), None, "{text}");
     }
 }
 
 /// A file of lines `sN,TX`, as it is when so many bytes of it are written, in parts; the last line counts if
 /// its last field has begun.
-fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Part> {
+fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Chunk> {
     let most = [1, 3, 20][random.random_range(0..3)];
     let all: Vec<&str> = bytes.split_inclusive('\n').collect();
     let whole = |line: &&str| {
@@ -489,13 +497,13 @@ fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Part> {
             .is_some_and(|(_, tx)| !tx.is_empty())
     };
     let all: Vec<&str> = all.into_iter().filter(whole).collect();
-    let chunks: Vec<&[&str]> = all.chunks(most).collect();
-    let mut parts = VecDeque::new();
-    for (at, chunk) in chunks.iter().enumerate() {
-        let is_last = at + 1 == chunks.len();
+    let groups: Vec<&[&str]> = all.chunks(most).collect();
+    let mut chunks = VecDeque::new();
+    for (at, group) in groups.iter().enumerate() {
+        let is_last = at + 1 == groups.len();
         let mut builder = BatchBuilder::with_capacity(0);
-        let (mut text, mut places) = (String::new(), Vec::new());
-        for line in *chunk {
+        let (mut text, mut locations) = (String::new(), Vec::new());
+        for line in *group {
             let line = line.trim_end();
             let (src, tx) = line.split_once(',').unwrap();
             let counters = Counters {
@@ -509,20 +517,20 @@ fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Part> {
             );
             let start = text.len() as u32;
             text += line;
-            places.push(Line {
+            locations.push(Line {
                 start,
                 last_field: start + src.len() as u32 + 1,
                 end: text.len() as u32,
             });
         }
         let batch = builder.finish();
-        let mut records = Record::of_flows(&batch, (0..).map(Place::Line));
-        for (record, line) in records.iter_mut().zip(places) {
+        let mut records = RecordHashes::of_flows(&batch, (0..).map(Location::Line));
+        for (record, line) in records.iter_mut().zip(locations) {
             record.line = Some(line);
         }
         let is_cut = is_last && !bytes.ends_with('\n');
-        let last = records.last().unwrap().place;
-        parts.push_back(Part {
+        let last = records.last().unwrap().location;
+        chunks.push_back(Chunk {
             records,
             batch: Some(batch),
             text: text.into(),
@@ -534,14 +542,14 @@ fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Part> {
             last,
         });
     }
-    parts
+    chunks
 }
 
 /// The file that grows, as it is now.
 fn run_of_lines(random: &mut StdRng, service: &Service, source: &'static str, text: &str) -> Run {
     let mut run = Run::new(random, service, source, &[]);
     run.text = Some(text.to_owned());
-    run.parts = lines(random, text);
+    run.chunks = lines(random, text);
     run
 }
 
@@ -573,7 +581,7 @@ fn a_file_that_is_cut_inside_its_last_field_counts_exactly() {
                 match runs[at].step(&mut random) {
                     None if random.random_range(0..40) == 0 => drop(runs.remove(at)),
                     None => {}
-                    Some(Ok(()) | Err(Stop::Shorter { .. })) => drop(runs.remove(at)),
+                    Some(Ok(()) | Err(FrontierError::Shorter { .. })) => drop(runs.remove(at)),
                     Some(Err(stop)) => panic!("{stop:?}"),
                 }
             }
@@ -587,7 +595,7 @@ fn a_file_that_is_cut_inside_its_last_field_counts_exactly() {
             let run = run_of_lines(&mut random, &service, "", &text[..length]);
             let result = run.run(&mut random, usize::MAX).0;
             assert!(
-                matches!(result, Some(Ok(()) | Err(Stop::Shorter { .. }))),
+                matches!(result, Some(Ok(()) | Err(FrontierError::Shorter { .. }))),
                 "{result:?}"
             );
             assert_eq!(service.borrow().sums, sums(&text), "{length} of {text}");
@@ -638,7 +646,7 @@ fn lines_of_other_files_are_no_lines_that_grew() {
     }
     assert!(matches!(
         send("s,125"),
-        (Some(Err(Stop::Shorter { .. })), _)
+        (Some(Err(FrontierError::Shorter { .. })), _)
     ));
 }
 
@@ -655,14 +663,14 @@ fn a_line_that_became_another_flow_is_refused_once() {
             Counters { tx, rx: 0 },
         );
         let batch = builder.finish();
-        let mut records = Record::of_flows(&batch, [Place::Line(7)]);
+        let mut records = RecordHashes::of_flows(&batch, [Location::Line(7)]);
         let text = format!("stem,{last}");
         records[0].line = Some(Line {
             start: 0,
             last_field: 5,
             end: text.len() as u32,
         });
-        Part {
+        Chunk {
             records,
             batch: Some(batch),
             text: text.into(),
@@ -671,13 +679,13 @@ fn a_line_that_became_another_flow_is_refused_once() {
             late_from: None,
             refused: Vec::new(),
             skipped: Skipped::default(),
-            last: Place::Line(7),
+            last: Location::Line(7),
         }
     };
-    let take = |part: Part| {
+    let take = |chunk: Chunk| {
         let identity = Identity::new(None, Path::new("file"));
         let mut frontier = Frontier::new(Some(identity), service.clone());
-        let taken = frontier.take(part).unwrap();
+        let taken = frontier.push(chunk).unwrap();
         for batch in &taken.batches {
             assert!(service.borrow_mut().commit(batch).is_ok());
         }
@@ -687,7 +695,7 @@ fn a_line_that_became_another_flow_is_refused_once() {
     assert_eq!(take(part_of("we", 5, "we", true)), (vec![], true));
     let (refused, _) = take(part_of("web", 5, "web", false));
     assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].place, Place::Line(7));
+    assert_eq!(refused[0].location, Location::Line(7));
     assert!(refused[0].why.contains("bytes_tx 5"), "{refused:?}");
     assert_eq!(take(part_of("web", 5, "web", false)), (vec![], false));
     assert_eq!(
