@@ -103,7 +103,7 @@ pub trait Service: Debug + Send + Sync {
     /// The backup sessions of its store.
     ///
     /// # Errors
-    /// [`ServiceError::NotHere`] in a mode without backups.
+    /// [`ServiceError::Unsupported`] in a mode without backups.
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError>;
 
     /// Commits what has been handed over, refuses batches from then on, and writes all sums to their final files,

@@ -1,5 +1,5 @@
 //! Messages of a partition that were fetched and are not in its sums yet. The queue is bounded: when it is full, its
-//! partition is paused, and the others are still fetched.
+//! partition is paused, while the others continue.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(super) struct FetchedMessage {
     pub(super) payload: Vec<u8>,
 }
 
-/// How a partition was taken away.
+/// How this node's ownership of a partition ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// The next owner waits until this node has closed the store.
@@ -68,8 +68,8 @@ impl FetchQueue {
         self.changed.notify_all();
     }
 
-    /// Waits for the next messages. Returns `None` when the partition is taken away; messages that are left are for
-    /// the next owner, who fetches them again.
+    /// Waits for the next messages. Returns `None` when the partition is revoked or lost; the next owner fetches the
+    /// messages that are left.
     pub(super) fn pop(
         &self,
         control: &Control,
@@ -98,8 +98,8 @@ impl FetchQueue {
         self.stop.cancel();
     }
 
-    /// Cancelled when the partition is taken away.
-    pub(super) fn stop(&self) -> &CancellationToken {
+    /// Cancelled when the partition is revoked or lost.
+    pub(super) fn stop_token(&self) -> &CancellationToken {
         &self.stop
     }
 

@@ -19,9 +19,9 @@ use flow::{Batch, Offset, Partition};
 const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;
 /// A batch has to be visible by then.
 const VISIBLE_TIME_MAX: Duration = Duration::from_secs(10);
-/// Another node that asks whether something is applied gets an answer by then.
+/// A peer that waits for offsets gets a response by then.
 const APPLIED_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two checks: a node may have taken a partition over meanwhile.
+/// Between two checks: another node may have taken over a partition meanwhile.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Writes batches to the journal.
@@ -101,7 +101,7 @@ impl KafkaWriter {
         let queued = self.batcher.send(pending).await;
         queued.map_err(|_| ServiceError::Closed)?;
         let sent = response.await.map_err(|_| ServiceError::Closed)?;
-        sent.map_err(|error| unsure(&error, keyed))
+        sent.map_err(|error| outcome_unknown(&error, keyed))
     }
 
     /// Waits until the owners of these partitions have these offsets in their sums.
@@ -110,8 +110,8 @@ impl KafkaWriter {
         let offsets: Option<BTreeMap<_, _>> = offsets.into_iter().map(known).collect();
         let Some(mut offsets) = offsets else {
             return Err(ServiceError::NotVisible(
-                "the batch is in Kafka, and will count; the broker did not tell its offset, so whether it is \
-                 visible cannot be waited for"
+                "the batch is in Kafka, and will count; the broker did not report its offset, so it is not known \
+                 when it will be visible"
                     .into(),
             ));
         };
@@ -154,7 +154,8 @@ impl KafkaWriter {
         }
     }
 
-    /// Whether answers of this node include it. Sums of a partition that another node may own by now do not count.
+    /// Whether answers of this node include the message at `offset`. A partition that another node may own by now does
+    /// not count.
     fn is_visible(&self, partition: Partition, offset: Offset) -> bool {
         let state = &self.state;
         let progress = state.progress().remove(&partition).unwrap_or_default();
@@ -165,20 +166,20 @@ impl KafkaWriter {
         })
     }
 
-    /// Until something is applied, or [`CHECK_INTERVAL`] has passed.
+    /// Waits until a message is applied, [`CHECK_INTERVAL`] at most.
     async fn pause(&self) {
         let _either = tokio::time::timeout(CHECK_INTERVAL, self.state.applied.notified()).await;
     }
 }
 
-fn unsure(error: &KafkaError, keyed: bool) -> ServiceError {
+fn outcome_unknown(error: &KafkaError, keyed: bool) -> ServiceError {
     if !error.is_temporary() {
         tracing::error!(%error, "batch not written to Kafka");
     }
-    ServiceError::Unsure {
+    ServiceError::OutcomeUnknown {
         why: match error.is_temporary() {
             true => "Kafka is not available".into(),
-            false => "Kafka did not take the batch; the service's log says why".into(),
+            false => "Kafka did not accept the batch; the service's log has the reason".into(),
         },
         keyed,
     }

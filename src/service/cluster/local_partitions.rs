@@ -23,7 +23,7 @@ enum State {
         /// Cancelled when the partition is revoked: then this state is dropped.
         revocation: DropGuard,
     },
-    /// Nothing more is applied, for this reason.
+    /// No more messages are applied, for this reason.
     Failed(String),
 }
 

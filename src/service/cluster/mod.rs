@@ -3,10 +3,10 @@
 //! partition to. Any node answers any question from all of them.
 //!
 //! - `service` is what the API calls.
-//! - `kafka_writer` takes batches, splits them by the codec in `message`, and waits until they are visible where that
-//!   is asked for; `batcher` puts parts of many batches into common messages and sends them.
-//! - `assignment` follows the consumer group. Each assigned partition has a thread, `partition`: it opens the store,
-//!   applies what arrives in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
+//! - `kafka_writer` takes batches, splits them with the codec in `message`, and waits until they are visible if the
+//!   client asks for that; `batcher` puts parts of many batches into common messages and sends them.
+//! - `assignment` follows the consumer group. Each assigned partition has a thread (`partition`): it opens the store,
+//!   applies the messages in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
 //! - `checkpoints` uploads copies of stores, and downloads one where a store is missing.
 //! - `scatter_gather` answers questions from the stores of this node and from its `peer`s.
 //! - `signer` authenticates the announcements by which nodes find each other.
@@ -63,13 +63,13 @@ use signer::TokenSigner;
 
 /// A node that the group has not heard of for this long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// A partition whose leader was not heard of for this long is not read: well before another node may own it.
+/// If the leader of a partition was not heard of for this long, the partition is not read: another node may own it soon.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest wait for room in a store before checking whether its partition was revoked.
 const STALL_MAX: Duration = Duration::from_secs(1);
-/// Between two attempts to join while Kafka does not answer, and between two log lines about it.
+/// Between two attempts to join while Kafka does not respond, and between two log lines about it.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Least memory that a store gets for a purpose, however many share the whole.
@@ -154,7 +154,7 @@ pub struct ClusterNode {
     _lock: File,
 }
 
-/// What all parts of a node share.
+/// The state that all parts of a node share.
 #[derive(Debug)]
 struct NodeState {
     config: NodeConfig,
@@ -171,7 +171,7 @@ struct NodeState {
     peers: PeerClient,
     runtime: Handle,
     checkpoint_store: Option<CheckpointStore>,
-    /// Held by the partition that makes a checkpoint, so that they do so one by one.
+    /// Held by the partition that makes a checkpoint: one at a time.
     checkpointing: Mutex<()>,
     control: OnceLock<Control>,
     /// Notified when messages were applied to a partition's sums.
@@ -180,15 +180,15 @@ struct NodeState {
     assigned: Notify,
     /// The brokers acknowledged what was sent last.
     connected: AtomicBool,
-    /// Kafka's client has failed for good.
-    broken: AtomicBool,
+    /// A client of Kafka has reported a fatal error.
+    has_failed: AtomicBool,
 }
 
 impl ClusterNode {
-    /// Joins the cluster as soon as Kafka answers; `None` if `stopping` is cancelled before that. Blocks.
+    /// Joins the cluster as soon as Kafka responds; `None` if `stopping` is cancelled before that. Blocks.
     ///
     /// # Errors
-    /// Brokers that refuse, and arguments that cannot be used.
+    /// If the brokers refuse, or an argument is invalid.
     pub fn join(
         config: &NodeConfig,
         options: &Options,
@@ -211,11 +211,11 @@ impl ClusterNode {
         Ok(None)
     }
 
-    /// Joins the cluster. The stores share what `options` has. Blocks until the brokers have answered; partitions are
-    /// assigned later.
+    /// Joins the cluster. The stores share the memory in `options`. Blocks until the brokers have responded; partitions
+    /// are assigned later.
     ///
     /// # Errors
-    /// Brokers that are away ([`ClusterError::is_temporary`]) or refuse, and arguments that cannot be used.
+    /// If the brokers are unavailable ([`ClusterError::is_temporary`]) or refuse, or an argument is invalid.
     fn try_join(config: NodeConfig, options: &Options) -> Result<ClusterNode, ClusterError> {
         let runtime = &Handle::current();
         let data_dir = options.data_dir.clone();
@@ -258,7 +258,7 @@ impl ClusterNode {
             applied: Notify::new(),
             assigned: Notify::new(),
             connected: AtomicBool::new(true),
-            broken: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         });
         let consumer = Consumer::join(&settings, assignment::Assignment::new(state.clone()))?;
         let _first = state.control.set(consumer.control().clone());
@@ -321,7 +321,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
     }
 }
 
-/// Reads the files of secrets again, at each notification.
+/// Reloads the files of secrets at each notification.
 async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) {
     while reload.changed().await.is_ok() {
         let state = state.clone();
@@ -331,7 +331,7 @@ async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) 
         })
         .await;
         if let Ok(Err(error)) = reloaded {
-            tracing::error!(%error, "token for other nodes not read again; the previous one stays in use");
+            tracing::error!(%error, "node tokens and certificates not reloaded; the previous ones stay in use");
         }
     }
 }
@@ -350,10 +350,11 @@ async fn announce(state: Arc<NodeState>) {
         for result in sent {
             state.note_result(&result.await);
         }
-        // A node that is not ready gets no flows to send, so it has to look by itself whether the brokers are back.
+        // A node that is not ready gets no flows to send, so it has to find out by itself that the brokers are back.
         if has_nothing && !state.connected.load(Ordering::Relaxed) {
             let asking = state.clone();
-            let answered = tokio::task::spawn_blocking(move || asking.producer.is_answered()).await;
+            let answered =
+                tokio::task::spawn_blocking(move || asking.producer.is_reachable()).await;
             (state.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
         }
         tokio::select! {
@@ -364,18 +365,18 @@ async fn announce(state: Arc<NodeState>) {
 }
 
 impl NodeState {
-    /// Updates the state of the connection by what became of a message.
+    /// Updates the state of the connection by the result of sending a message.
     fn note_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
         match sent {
             Ok(_) => {
                 if !self.connected.swap(true, Ordering::Relaxed) {
-                    tracing::info!("Kafka takes messages again");
+                    tracing::info!("Kafka accepts messages again");
                 }
             }
-            Err(KafkaError::Broken { .. }) => self.broken.store(true, Ordering::Relaxed),
-            Err(error @ KafkaError::Away { .. }) => {
+            Err(KafkaError::Fatal { .. }) => self.has_failed.store(true, Ordering::Relaxed),
+            Err(error @ KafkaError::Unavailable { .. }) => {
                 if self.connected.swap(false, Ordering::Relaxed) {
-                    tracing::warn!(%error, "Kafka does not take messages");
+                    tracing::warn!(%error, "Kafka does not accept messages");
                 }
             }
             Err(_) => {}

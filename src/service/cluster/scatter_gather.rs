@@ -1,5 +1,5 @@
-//! Questions over all partitions: they are sent to the stores on this node and to the peers that own the others, and
-//! the answers are gathered.
+//! Scatter-gather: a query goes to the local stores and to the peers that own the other partitions, and the parts of
+//! their answers are gathered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::query::{Coverage, Hours, QueryError, QuerySources};
 use flow::Partition;
 use flow::query::{HoursQuery, Query};
 
-/// Finds the parts of an answer.
+/// Gets the parts of an answer.
 #[derive(Debug)]
 pub(super) struct ScatterGather(pub(super) Arc<NodeState>);
 
-/// Where the partitions of a question are.
+/// The locations of a query's partitions.
 #[derive(Default)]
 struct Placement {
     local: Vec<(Partition, ReadablePartition)>,
@@ -52,8 +52,8 @@ impl Placement {
 }
 
 impl ScatterGather {
-    /// Finds the partitions of a question: all, or only the given ones, which have to be on this node.
-    fn place(&self, only: Option<&[Partition]>) -> Placement {
+    /// Locates the partitions of a query: all, or only the given ones, which have to be on this node.
+    fn locate(&self, only: Option<&[Partition]>) -> Placement {
         let state = &self.0;
         let progress = state.progress();
         let wanted = only.map_or_else(|| state.partitions.partitions().collect(), <[_]>::to_vec);
@@ -99,7 +99,7 @@ impl ScatterGather {
             match response {
                 Ok(answer) => answers.push(answer),
                 Err(error @ PeerError::Unavailable { .. }) => {
-                    tracing::debug!(url, ?partitions, %error, "no answer from a node");
+                    tracing::debug!(url, ?partitions, %error, "no response from a peer");
                     placement.missing.extend(partitions);
                 }
                 Err(error @ PeerError::Failed { .. }) => {
@@ -120,7 +120,7 @@ impl ScatterGather {
         time_max: Duration,
         cancel: &CancellationToken,
     ) -> Result<QuerySources, QueryError> {
-        let mut placement = self.place(query.partitions.as_deref());
+        let mut placement = self.locate(query.partitions.as_deref());
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
         }
@@ -155,7 +155,7 @@ impl ScatterGather {
         hours: &mut Hours,
         cancel: &CancellationToken,
     ) -> Result<(), QueryError> {
-        let mut placement = self.place(query.partitions.as_deref());
+        let mut placement = self.locate(query.partitions.as_deref());
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::NodeState;
 use super::fetch_queue::{End, FetchQueue};
-use super::kafka::{AHEAD_MAX, Control, Truncation};
+use super::kafka::{Control, TRUNCATION_TIME_MIN, Truncation};
 use crate::store::{INCOMPLETE, Store};
 use agent::durable;
 use flow::{Offset, Partition};
@@ -43,7 +43,7 @@ enum NoCheckpoint {
     /// It is needed, and the cause may pass.
     Retry(String),
     /// A checkpoint includes more than Kafka has. Its broker may have been cut off and not know it yet.
-    Ahead(Truncation),
+    AheadOfKafka(Truncation),
     /// It is needed, and somebody has to act.
     Fatal(String),
 }
@@ -110,8 +110,9 @@ impl<'a> Checkpoints<'a> {
                         return Ok(None);
                     }
                 }
-                NoCheckpoint::Ahead(truncation) => {
-                    if ahead_since.get_or_insert_with(Instant::now).elapsed() >= AHEAD_MAX {
+                NoCheckpoint::AheadOfKafka(truncation) => {
+                    if ahead_since.get_or_insert_with(Instant::now).elapsed() >= TRUNCATION_TIME_MIN
+                    {
                         self.state.owners.report_truncation(truncation);
                         return Err(truncation.to_string());
                     }
@@ -123,7 +124,7 @@ impl<'a> Checkpoints<'a> {
             }
         }
         // A download that failed may have left it.
-        let _rarely_there = fs::remove_dir_all(beside(path, "new"));
+        let _rarely_there = fs::remove_dir_all(sibling(path, "new"));
         self.set_time(SystemTime::now());
         match store {
             None => open(),
@@ -151,20 +152,20 @@ impl<'a> Checkpoints<'a> {
             return Ok(None);
         }
         let missing = |error: CheckpointError| match error {
-            CheckpointError::OfAnother { .. } if is_needed || position.is_none() => {
+            CheckpointError::WrongIdentity { .. } if is_needed || position.is_none() => {
                 NoCheckpoint::Fatal(error.to_string())
             }
             error if is_needed => NoCheckpoint::Retry(error.to_string()),
             error => NoCheckpoint::NotNeeded(error),
         };
-        let stop = queue.stop();
+        let stop = queue.stop_token();
         let listed = self.remote.list(stop).map_err(missing)?;
-        let into = beside(path, "new");
+        let into = sibling(path, "new");
         let mut unusable = None;
         for checkpoint in &listed {
             let at = checkpoint.position;
             if at > end {
-                return Err(NoCheckpoint::Ahead(Truncation {
+                return Err(NoCheckpoint::AheadOfKafka(Truncation {
                     partition,
                     sums_to: at,
                     kafka_to: end,
@@ -219,7 +220,7 @@ impl<'a> Checkpoints<'a> {
                 continue;
             };
             pause = interval;
-            let stop = queue.stop();
+            let stop = queue.stop_token();
             self.upload(store, stop);
             if let Err(error) = self.remote.prune(stop)
                 && !stop.is_cancelled()
@@ -303,14 +304,14 @@ fn position(store: &Store) -> Result<Offset, String> {
 }
 
 /// A name beside `path`, under which no store is opened.
-fn beside(path: &Path, what: &str) -> PathBuf {
+fn sibling(path: &Path, what: &str) -> PathBuf {
     path.with_extension(format!("{what}{INCOMPLETE}"))
 }
 
 /// Replaces `path` by `new`, which is complete. After a kill, `path` is the previous store, the new one, or absent, but
 /// never incomplete.
 fn replace(path: &Path, new: &Path) -> std::io::Result<()> {
-    let old = beside(path, "old");
+    let old = sibling(path, "old");
     let absent = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(e),

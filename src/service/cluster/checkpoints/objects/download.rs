@@ -31,7 +31,7 @@ impl PartitionCheckpoints {
             why,
         };
         let described = self.describe(listed, stop).map_err(|error| match error {
-            CheckpointError::Away(object_store::Error::NotFound { .. }) => {
+            CheckpointError::Unavailable(object_store::Error::NotFound { .. }) => {
                 damaged("it is gone".into())
             }
             other => other,
@@ -57,12 +57,12 @@ impl PartitionCheckpoints {
         remove(into)?;
         let rocks = into.join(ROCKS);
         fs::create_dir_all(&rocks).map_err(at(&rocks))?;
-        self.each(&described.files, stop, |file| {
+        self.for_each(&described.files, stop, |file| {
             match self.fetch(file, into, stop) {
                 Ok(checksum) if checksum == file.checksum => Ok(()),
                 Ok(_) => Err(damaged(format!("its file {} has changed", file.entry.name))),
                 // It was pruned meanwhile.
-                Err(CheckpointError::Away(object_store::Error::NotFound { .. })) => {
+                Err(CheckpointError::Unavailable(object_store::Error::NotFound { .. })) => {
                     Err(damaged(format!("its file {} is gone", file.entry.name)))
                 }
                 Err(error) => Err(error),

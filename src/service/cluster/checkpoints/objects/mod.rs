@@ -63,14 +63,14 @@ pub enum CheckpointError {
     Url(String),
     /// The object store is away, or refuses.
     #[error(transparent)]
-    Away(#[from] object_store::Error),
+    Unavailable(#[from] object_store::Error),
     #[error("the checkpoint {name} is damaged: {why}")]
     Damaged { name: String, why: String },
     #[error(
         "{place} has checkpoints of {found}, not of {wanted}: give each Kafka and topic a --checkpoint-url of \
          its own"
     )]
-    OfAnother {
+    WrongIdentity {
         place: String,
         found: String,
         wanted: String,
@@ -276,7 +276,7 @@ impl PartitionCheckpoints {
             )));
         }
         if read.of != self.identity {
-            return Err(CheckpointError::OfAnother {
+            return Err(CheckpointError::WrongIdentity {
                 place: self.dir.to_string(),
                 found: read.of,
                 wanted: self.identity.clone(),
@@ -296,7 +296,7 @@ impl PartitionCheckpoints {
     }
 
     /// Runs `work` for each of `items`, several at a time, until one fails.
-    fn each<T: Sync, R: Send>(
+    fn for_each<T: Sync, R: Send>(
         &self,
         items: &[T],
         stop: &CancellationToken,

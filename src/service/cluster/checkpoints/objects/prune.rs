@@ -85,7 +85,7 @@ impl PartitionCheckpoints {
         let count = removing.try_fold(0, |count, _| async move { Ok(count + 1) });
         match self.wait(stop, count) {
             // Another node prunes at the same time; the next run removes the rest.
-            Err(CheckpointError::Away(Error::NotFound { .. })) => Ok(0),
+            Err(CheckpointError::Unavailable(Error::NotFound { .. })) => Ok(0),
             other => other,
         }
     }

@@ -234,7 +234,7 @@ fn those_of_another_journal_are_left_alone() {
     let put = other.upload(&test.store, &never());
     for error in [got.unwrap_err(), put.unwrap_err()] {
         assert!(
-            matches!(error, CheckpointError::OfAnother { .. }),
+            matches!(error, CheckpointError::WrongIdentity { .. }),
             "{error}"
         );
         assert!(error.to_string().contains("Kafka x, not of"), "{error}");

@@ -38,12 +38,12 @@ pub struct Upload {
 }
 
 /// The checkpoint on the local disk.
-struct Local<'a> {
+struct LocalCheckpoint<'a> {
     store: &'a Store,
     name: String,
 }
 
-impl Drop for Local<'_> {
+impl Drop for LocalCheckpoint<'_> {
     fn drop(&mut self) {
         // If it fails, the next open removes it.
         let _best_effort = self.store.remove_checkpoint(&self.name);
@@ -94,7 +94,7 @@ impl PartitionCheckpoints {
             }
         }
         let upload = Uuid::now_v7().simple().to_string();
-        let local = Local {
+        let local = LocalCheckpoint {
             store,
             name: upload.clone(),
         };
@@ -103,7 +103,7 @@ impl PartitionCheckpoints {
         let entries = backup::list_files(&made.path)?;
         let sent =
             HashSet::<&BackupFile>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
-        let files = self.each(&entries, stop, |entry| match known.get(entry) {
+        let files = self.for_each(&entries, stop, |entry| match known.get(entry) {
             Some(stored) => Ok(stored.clone()),
             None => self.send(&made.path, entry, &upload, stop),
         })?;
