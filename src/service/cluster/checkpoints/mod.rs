@@ -1,6 +1,6 @@
-//! Checkpoints of a partition: made from time to time, and downloaded by a node that does not have the partition's
-//! store, or whose store lacks more than Kafka still has. Nothing else waits for them: failures are logged and counted,
-//! and the next checkpoint is made when it is due.
+//! Checkpoints of a partition: made at an interval, and downloaded by a node that does not have the partition's store, or
+//! whose store lacks messages that Kafka has deleted. Nothing else waits for them: failures are logged and counted, and
+//! retried when the next checkpoint is due.
 
 mod objects;
 
@@ -20,11 +20,11 @@ use flow::{Offset, Partition};
 use objects::PartitionCheckpoints;
 pub use objects::{CheckpointError, CheckpointStore};
 
-/// A store that lags by less catches up from Kafka: that is about a gigabyte of batches of a thousand flows.
+/// A store that lags by less catches up from Kafka. With batches of a thousand flows, that is about a gigabyte.
 const LAG_MESSAGES_MAX: u64 = 20_000;
 /// The next owner of a revoked partition waits for its last checkpoint, at most for this long.
 const LAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2);
-/// Between attempts to download a checkpoint without which the partition cannot be opened.
+/// Between attempts to download a checkpoint that is needed to open the partition.
 const DOWNLOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Between checks whether another partition's checkpoint is done.
 const TURN_INTERVAL: Duration = Duration::from_millis(200);
@@ -38,13 +38,14 @@ pub(super) struct Checkpoints<'a> {
 
 /// Why no checkpoint was downloaded.
 enum NoCheckpoint {
-    /// It is not needed: Kafka has everything that the store lacks.
+    /// None is needed: Kafka has everything that the store lacks.
     NotNeeded(CheckpointError),
-    /// It is needed, and the cause may pass.
+    /// One is needed, and the cause may be temporary.
     Retry(String),
-    /// A checkpoint includes more than Kafka has. Its broker may have been cut off and not know it yet.
+    /// A checkpoint includes more than Kafka has. The broker that reported this may have been cut off, and not know it
+    /// yet.
     AheadOfKafka(Truncation),
-    /// It is needed, and somebody has to act.
+    /// One is needed, and an operator has to act.
     Fatal(String),
 }
 
@@ -61,8 +62,9 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    /// Opens the store by `open`, or a checkpoint in its place where that is better. Returns `None` if the partition is
-    /// taken away before. Nothing else uses the store that is replaced, since it is published after this.
+    /// Opens the store with `open`; if a checkpoint is needed, or much newer, it replaces the store first. Returns `None`
+    /// if the partition is revoked or lost before that. Nothing else uses the store that is replaced, since it is
+    /// published after this.
     pub(super) fn open_newest(
         &self,
         path: &Path,
@@ -123,7 +125,7 @@ impl<'a> Checkpoints<'a> {
                 NoCheckpoint::Fatal(why) => return Err(why),
             }
         }
-        // A download that failed may have left it.
+        // A download that failed may have left a directory.
         let _rarely_there = fs::remove_dir_all(sibling(path, "new"));
         self.set_time(SystemTime::now());
         match store {
@@ -133,7 +135,7 @@ impl<'a> Checkpoints<'a> {
     }
 
     /// Downloads the newest usable checkpoint, if it is needed or much newer than the store, which is at `position`.
-    /// Returns where it is.
+    /// Returns its directory.
     fn download(
         &self,
         path: &Path,
@@ -143,11 +145,13 @@ impl<'a> Checkpoints<'a> {
     ) -> Result<Option<PathBuf>, NoCheckpoint> {
         let partition = self.partition;
         let Some((first, end)) = control.range(partition) else {
-            return Err(NoCheckpoint::Retry("no broker says what Kafka has".into()));
+            return Err(NoCheckpoint::Retry(
+                "no broker reports the offsets that Kafka has".into(),
+            ));
         };
         let due = position.unwrap_or(Offset::ZERO);
         let is_needed = due < first;
-        // The usual case: no wait for the object store.
+        // The usual case. It does not wait for the object store.
         if position.is_some() && !is_needed && end.since(due) <= LAG_MESSAGES_MAX {
             return Ok(None);
         }
@@ -207,7 +211,7 @@ impl<'a> Checkpoints<'a> {
         Ok(None)
     }
 
-    /// Makes checkpoints whenever they are due, until the partition is taken away.
+    /// Makes checkpoints whenever they are due, until the partition is revoked or lost.
     pub(super) fn run(&self, store: &Store, queue: &FetchQueue) {
         let interval = self.state.config.checkpoint_interval;
         // Spread over the interval, so that not all partitions are due at once.
@@ -232,7 +236,7 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    /// Makes a last checkpoint, if that is quick, and removes the partition's gauges.
+    /// Makes a last checkpoint, if that takes less than [`LAST_CHECKPOINT_TIME_MAX`], and removes the partition's gauges.
     pub(super) fn finish(&self, store: &Store, queue: &FetchQueue) {
         if queue.ended() == Some(End::Revoked) {
             let stop = CancellationToken::new();
@@ -303,7 +307,7 @@ fn position(store: &Store) -> Result<Offset, String> {
     Offset::try_from(position).map_err(|e| e.to_string())
 }
 
-/// A name beside `path`, under which no store is opened.
+/// A path beside `path`, at which no store is opened.
 fn sibling(path: &Path, what: &str) -> PathBuf {
     path.with_extension(format!("{what}{INCOMPLETE}"))
 }

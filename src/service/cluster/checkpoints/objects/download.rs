@@ -1,4 +1,4 @@
-//! Download.
+//! Downloads a checkpoint.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,8 +14,8 @@ use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
 
 impl PartitionCheckpoints {
-    /// Downloads a checkpoint into the directory `into`, which is replaced. All of it is on disk when this returns.
-    /// Returns how many bytes that are.
+    /// Downloads a checkpoint into the directory `into`, which is replaced, and syncs it to disk. Returns its size in
+    /// bytes.
     ///
     /// # Errors
     /// [`CheckpointError::Damaged`] if another checkpoint should be tried. After an error or a kill, `into` is
@@ -41,7 +41,7 @@ impl PartitionCheckpoints {
                 return Err(damaged(format!("it lacks the file {needed}")));
             }
         }
-        // All files are checked before the first is downloaded.
+        // The sizes of all files are checked before the first is downloaded.
         let sizes = self.sizes(stop)?;
         for StoredFile { entry, object, .. } in &described.files {
             match sizes.get(object) {
@@ -61,7 +61,7 @@ impl PartitionCheckpoints {
             match self.fetch(file, into, stop) {
                 Ok(checksum) if checksum == file.checksum => Ok(()),
                 Ok(_) => Err(damaged(format!("its file {} has changed", file.entry.name))),
-                // It was pruned meanwhile.
+                // Another node has pruned it meanwhile.
                 Err(CheckpointError::Unavailable(object_store::Error::NotFound { .. })) => {
                     Err(damaged(format!("its file {} is gone", file.entry.name)))
                 }

@@ -6,15 +6,15 @@
 //! URL/TOPIC/3/files/CHECKSUM-UPLOAD                         a file; never changed, and shared by checkpoints
 //! ```
 //!
-//! A partition's sums follow from the journal up to a position, so it does not matter which node wrote a checkpoint:
-//! of two, the one with the higher position includes more. The list of files is written last, so a kill at any point
-//! leaves either files that nothing refers to, or a complete checkpoint.
+//! A partition's sums are determined by the journal up to a position, so it does not matter which node wrote a
+//! checkpoint: of two, the one with the higher position includes more. The list of files is written last, so a kill at
+//! any point leaves either files that no checkpoint refers to, or a complete checkpoint.
 //!
 //! - `upload` sends the files that the newest checkpoint does not have.
 //! - `download` fetches a checkpoint, and verifies each file.
-//! - `prune` removes what no node needs, and has the argument why it never removes more.
+//! - `prune` removes checkpoints and files that no node needs, and explains why it never removes others.
 //!
-//! All of it blocks, on threads of the caller; the requests run on the runtime.
+//! All functions block the calling thread; the requests run on the runtime.
 
 mod download;
 mod proxy;
@@ -58,20 +58,20 @@ const SUFFIX: &str = ".json";
 /// Why a checkpoint was not uploaded, downloaded or pruned.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// An argument that cannot be used.
+    /// The URL, or a variable of the object store, is invalid.
     #[error("{0}")]
     Url(String),
-    /// The object store is away, or refuses.
+    /// The object store is unavailable, or refuses.
     #[error(transparent)]
     Unavailable(#[from] object_store::Error),
     #[error("the checkpoint {name} is damaged: {why}")]
     Damaged { name: String, why: String },
     #[error(
-        "{place} has checkpoints of {found}, not of {wanted}: give each Kafka and topic a --checkpoint-url of \
-         its own"
+        "{location} has checkpoints of {found}, not of {wanted}: give each Kafka cluster and topic a \
+         --checkpoint-url of its own"
     )]
     WrongIdentity {
-        place: String,
+        location: String,
         found: String,
         wanted: String,
     },
@@ -107,13 +107,13 @@ impl CheckpointStore {
     /// read from the variables that the vendors' own tools read.
     ///
     /// # Errors
-    /// A URL of another kind, or variables that do not fit together.
+    /// If the URL is of another kind, or the variables contradict each other.
     pub fn open(url: &str, runtime: Handle) -> Result<CheckpointStore, CheckpointError> {
         let wrong =
             |why: &dyn fmt::Display| CheckpointError::Url(format!("--checkpoint-url {url}: {why}"));
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
-        // Fails if it is installed already, by another client.
-        let _is_there = rustls::crypto::ring::default_provider().install_default();
+        // Fails if another client has installed it already.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
         let (store, path): (Arc<dyn ObjectStore>, &str) = match scheme {
             "file" if rest.starts_with('/') => {
                 (Arc::new(LocalFileSystem::new().with_fsync(true)), rest)
@@ -242,7 +242,7 @@ impl PartitionCheckpoints {
     /// The checkpoints in the store, the newest first.
     ///
     /// # Errors
-    /// A store that is away.
+    /// If the object store is unavailable.
     pub fn list(&self, stop: &CancellationToken) -> Result<Vec<Checkpoint>, CheckpointError> {
         let found = self.wait(stop, self.objects().list_with_delimiter(Some(&self.dir)))?;
         let mut listed: Vec<_> = found.objects.iter().filter_map(listed).collect();
@@ -277,7 +277,7 @@ impl PartitionCheckpoints {
         }
         if read.of != self.identity {
             return Err(CheckpointError::WrongIdentity {
-                place: self.dir.to_string(),
+                location: self.dir.to_string(),
                 found: read.of,
                 wanted: self.identity.clone(),
             });
@@ -295,7 +295,7 @@ impl PartitionCheckpoints {
         }
     }
 
-    /// Runs `work` for each of `items`, several at a time, until one fails.
+    /// Runs `work` for each of `items`, several at a time, until one of them fails.
     fn for_each<T: Sync, R: Send>(
         &self,
         items: &[T],
@@ -306,7 +306,7 @@ impl PartitionCheckpoints {
         let worker = || {
             let mut done = Vec::new();
             while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // It is never closed.
+                // The semaphore is never closed.
                 let transfer = async {
                     self.store
                         .transfers

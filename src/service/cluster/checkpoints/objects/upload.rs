@@ -1,4 +1,4 @@
-//! Upload.
+//! Uploads a checkpoint.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -21,7 +21,7 @@ use crate::backup::{self, BackupError};
 use crate::store::Store;
 use flow::Offset;
 
-/// An upload that takes longer fails: the files that it shares with an older checkpoint may be pruned then.
+/// An upload that takes longer is given up, because files that it shares with an older checkpoint may be pruned then.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(45 * 60);
 /// Parts of a file that are being sent while the next is read.
 const PARTS_AT_A_TIME: usize = 1;
@@ -51,11 +51,12 @@ impl Drop for LocalCheckpoint<'_> {
 }
 
 impl PartitionCheckpoints {
-    /// Makes a checkpoint of `store`, and uploads the files that the newest one does not have. Returns `None` if that
-    /// one has the same position or a later one. The store can be used meanwhile.
+    /// Makes a checkpoint of `store`, and uploads the files that the newest uploaded one does not have. Returns `None` if
+    /// that one has the same position or a later one. The store can be used meanwhile.
     ///
     /// # Errors
-    /// An object store that is away, a disk that is full, or `stop`. Files that were sent are pruned later.
+    /// If the object store is unavailable, the disk is full, or `stop` is cancelled. Files that were sent are pruned
+    /// later.
     pub fn upload(
         &self,
         store: &Store,
@@ -87,7 +88,7 @@ impl PartitionCheckpoints {
         };
         let mut known: HashMap<BackupFile, StoredFile> = HashMap::new();
         for stored in newest.into_iter().flat_map(|newest| newest.files) {
-            // A file that is missing or cut is sent again.
+            // A file that is missing or incomplete is sent again.
             let is_there = there.get(&stored.object) == Some(&stored.entry.bytes);
             if is_there && stored.entry.tag.is_some() {
                 known.insert(stored.entry.clone(), stored);
@@ -159,7 +160,7 @@ impl PartitionCheckpoints {
     ) -> Result<StoredFile, CheckpointError> {
         let path = dir.join(&entry.name);
         let mut hash = Xxh3::new();
-        // The object's name has the checksum, so a file of several parts is read twice.
+        // The object's name contains the checksum, so a file of several parts is read twice.
         let mut parts = Parts::open(&path)?;
         let first = parts.next()?;
         hash.update(&first);
