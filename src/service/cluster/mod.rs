@@ -43,7 +43,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
+use super::{Open, Options, Service};
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
@@ -100,6 +100,22 @@ pub struct NodeConfig {
     pub checkpoint_interval: Duration,
     /// Tokens of the nodes. The first one is sent to the others.
     pub token_file: Option<PathBuf>,
+}
+
+impl NodeConfig {
+    /// How many stores a node may have open.
+    pub fn stores_max(&self) -> usize {
+        // At least 1: clap.
+        usize::try_from(self.partitions).unwrap_or(1)
+    }
+}
+
+/// Returns the function that joins the cluster.
+pub fn prepare(config: NodeConfig, options: Options) -> Open {
+    Box::new(move |stopping| {
+        let joined = ClusterNode::join(&config, &options, stopping)?;
+        Ok(joined.map(|node| Arc::new(node) as Arc<dyn Service>))
+    })
 }
 
 /// Options may be passwords.
