@@ -5,12 +5,12 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Hosts, Limits};
 use crate::ingest::{Admission, HourGuard};
@@ -148,7 +148,7 @@ pub async fn run(
     ));
 
     // Opens in the background. A failure stops the server, like a signal.
-    let stopping = Arc::new(AtomicBool::new(false));
+    let stopping = CancellationToken::new();
     let opening = tokio::task::spawn_blocking({
         let (ready, api, stopping) = (config.ready.clone(), api.clone(), stopping.clone());
         move || -> Result<_, OpenError> {
@@ -185,7 +185,7 @@ pub async fn run(
                 }
             }
             () = &mut shutdown => {
-                stopping.store(true, Ordering::Relaxed);
+                stopping.cancel();
                 opened = Some(opening.await);
             }
         }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Serve;
-use crate::service::cluster::NodeConfig;
-use agent::client::Server;
+use crate::service::cluster::{NodeConfig, PeerTls};
 use agent::units::seconds;
 
 /// Partitions of a topic that the service creates: the most nodes that can share it.
@@ -128,14 +127,17 @@ impl Cluster {
             checkpoint_url: self.checkpoint_url.clone(),
             checkpoint_interval: self.checkpoint_interval,
             token_file: self.node_token_file.clone(),
-            server: Server {
-                url,
-                token: None,
+            url,
+            tls: PeerTls {
                 ca: self.node_ca.clone(),
                 certificate,
-                is_node: true,
             },
         }))
+    }
+
+    /// The file with the tokens of the nodes.
+    pub(super) fn token_file(&self) -> Option<PathBuf> {
+        self.node_token_file.clone()
     }
 }
 
@@ -190,6 +192,7 @@ fn node_url(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::tests::parse_with;
     use super::*;
 
     #[test]
@@ -211,6 +214,43 @@ mod tests {
         assert_eq!(read(password), expected);
         for wrong in ["", "a.b", ";a.b=1", "=1", "A=1"] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn options_that_may_be_passwords_are_not_shown() {
+        let file =
+            "kafka-brokers = \"a:1\"\nkafka-option = \"sasl.username=u;sasl.password=secret-1\"\n";
+        for arguments in [&[][..], &["--kafka-option", "sasl.password=secret-2"]] {
+            let (_, settings) = parse_with(file, arguments).unwrap();
+            let shown = settings.to_string();
+            assert!(
+                shown.contains("# kafka-option is set, and not shown"),
+                "{shown}"
+            );
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn arguments_of_a_node_need_brokers_from_any_source() {
+        let given = |file, arguments: &[&str]| parse_with(file, arguments).map(|_| ());
+        let brokers = ["--kafka-brokers", "a:1"];
+        let named = ["--node-name", "n"];
+        // As printed by --print-config.
+        assert_eq!(given("kafka-topic = \"flows\"\n", &[]), Ok(()));
+        assert_eq!(given("kafka-brokers = \"a:1\"\n", &named), Ok(()));
+        assert_eq!(given("node-name = \"n\"\n", &brokers), Ok(()));
+        for (file, arguments, source) in [
+            ("", &named[..], "--node-name: "),
+            ("node-name = \"n\"\n", &[], "flowtally.toml: "),
+        ] {
+            let error = given(file, arguments).unwrap_err();
+            assert!(
+                error.contains("node-name is for a node of a cluster"),
+                "{error}"
+            );
+            assert!(error.contains(source), "{error}");
         }
     }
 }

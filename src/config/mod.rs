@@ -3,7 +3,7 @@
 //! variable overrides the file. An empty variable counts as unset. Sizes, durations and times may have [units],
 //! whatever their source.
 
-#[cfg(feature = "kafka")]
+#[cfg_attr(not(feature = "kafka"), path = "no_cluster.rs")]
 mod cluster;
 mod examples;
 mod file;
@@ -13,7 +13,6 @@ mod serve;
 mod tips;
 mod top;
 
-#[cfg(feature = "kafka")]
 pub use cluster::Cluster;
 pub use file::{Settings, parse};
 pub use hours::Hours;

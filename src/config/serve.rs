@@ -204,7 +204,6 @@ pub struct Serve {
     )]
     pub query_time_max: Duration,
 
-    #[cfg(feature = "kafka")]
     #[command(flatten)]
     pub cluster: super::Cluster,
 
@@ -275,19 +274,13 @@ impl Serve {
     /// # Errors
     /// Arguments of a node that contradict each other, as text for the user.
     pub fn mode(&self) -> Result<Mode, String> {
-        #[cfg(feature = "kafka")]
-        if let Some(node) = self.cluster.node(self)? {
-            return Ok(Mode::Cluster(Box::new(node)));
-        }
-        Ok(Mode::Standalone)
+        let node = self.cluster.node(self)?;
+        Ok(node.map_or(Mode::Standalone, |node| Mode::Cluster(Box::new(node))))
     }
 
     /// The file with the tokens of the nodes.
     pub fn node_token_file(&self) -> Option<PathBuf> {
-        #[cfg(feature = "kafka")]
-        return self.cluster.node_token_file.clone();
-        #[cfg(not(feature = "kafka"))]
-        None
+        self.cluster.token_file()
     }
 
     /// Divides the memory.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::long_target::TargetTail;
 use super::origin::Target;
@@ -53,8 +54,8 @@ pub(super) struct Connection {
     activity: Mutex<Activity>,
     /// Notified when the connection is to be closed, unless a request has started.
     evict: Notify,
-    /// Notified when the connection is to be closed even in the middle of a response.
-    abort: Notify,
+    /// Cancelled when the connection is to be closed even in the middle of a response.
+    abort: CancellationToken,
 }
 
 /// A download of a backup's file. It ends with its connection, or when the next request starts: until then, the client
@@ -173,7 +174,7 @@ impl Connections {
                 download: None,
             }),
             evict: Notify::new(),
-            abort: Notify::new(),
+            abort: CancellationToken::new(),
         });
         self.open
             .lock()
@@ -211,7 +212,7 @@ impl Connections {
             activity.is_slow().then_some(activity.fast_until)
         });
         if let Some(connection) = slowest {
-            connection.abort.notify_one();
+            connection.abort.cancel();
         }
     }
 
@@ -219,7 +220,7 @@ impl Connections {
     pub(super) fn abort_downloads(&self) {
         for connection in self.all() {
             if connection.activity.lock().download.is_some() {
-                connection.abort.notify_one();
+                connection.abort.cancel();
             }
         }
     }
@@ -307,7 +308,7 @@ impl Connection {
     pub(super) async fn evicted(&self) {
         loop {
             tokio::select! {
-                () = self.abort.notified() => return,
+                () = self.abort.cancelled() => return,
                 () = self.evict.notified() => {}
             }
             // A request that has started meanwhile is not interrupted.
@@ -362,14 +363,9 @@ impl Drop for RequestGuard {
 }
 
 impl RequestGuard {
-    /// Returns a function that aborts the connection. It does not keep the request in progress.
-    pub(super) fn abort_handle(&self) -> impl FnOnce() + Send + use<> {
-        let connection = Arc::downgrade(&self.0);
-        move || {
-            if let Some(connection) = connection.upgrade() {
-                connection.abort.notify_one();
-            }
-        }
+    /// Cancelling it aborts the connection. It does not keep the request in progress.
+    pub(super) fn abort_token(&self) -> CancellationToken {
+        self.0.abort.clone()
     }
 
     /// Resolves when the client has disconnected.

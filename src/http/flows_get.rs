@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -196,20 +196,20 @@ struct RevocationGuard(AbortHandle);
 
 impl RevocationGuard {
     fn spawn(
-        revocations: Vec<watch::Receiver<()>>,
+        revocations: Vec<CancellationToken>,
         context: &RequestContext,
     ) -> Option<RevocationGuard> {
         if revocations.is_empty() {
             return None;
         }
-        let abort = context.guard.abort_handle();
-        let revoked = |mut revocation: watch::Receiver<()>| async move {
-            revocation.changed().await.is_err()
-        };
-        let mut revoked: FuturesUnordered<_> = revocations.into_iter().map(revoked).collect();
+        let abort = context.guard.abort_token();
+        let revoked = revocations
+            .into_iter()
+            .map(CancellationToken::cancelled_owned);
+        let mut revoked: FuturesUnordered<_> = revoked.collect();
         let waiting = tokio::spawn(async move {
             let _first = revoked.next().await;
-            abort();
+            abort.cancel();
         });
         Some(RevocationGuard(waiting.abort_handle()))
     }
@@ -232,7 +232,7 @@ struct StallWatchdog {
 impl StallWatchdog {
     fn spawn(context: &RequestContext) -> StallWatchdog {
         let chunks = Arc::new(AtomicU64::new(0));
-        let (watched, abort) = (Arc::downgrade(&chunks), context.guard.abort_handle());
+        let (watched, abort) = (Arc::downgrade(&chunks), context.guard.abort_token());
         tokio::spawn(async move {
             let mut seen = u64::MAX;
             loop {
@@ -240,7 +240,7 @@ impl StallWatchdog {
                     return;
                 };
                 if chunks == seen {
-                    return abort();
+                    return abort.cancel();
                 }
                 seen = chunks;
                 tokio::time::sleep(CHUNK_TIME_MAX).await;

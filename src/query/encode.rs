@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, Hours, QueryError, Row, Rows};
 use flow::query::Columns;
@@ -181,7 +181,7 @@ impl EncodedRows {
     }
 
     /// See [`Rows::take_revocations`].
-    pub fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
+    pub fn take_revocations(&mut self) -> Vec<CancellationToken> {
         match &mut self.content {
             Content::Rows(rows, _) => rows.take_revocations(),
             Content::Hours(hours) => std::mem::take(&mut hours.revocations),

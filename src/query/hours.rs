@@ -4,7 +4,6 @@ use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, QueryError, bounds};
@@ -38,8 +37,8 @@ pub struct Hours {
     time_max: Duration,
     cancel: CancellationToken,
     pub coverage: Coverage,
-    /// Each closes when a store that is being read is revoked.
-    pub revocations: Vec<watch::Receiver<()>>,
+    /// Each is cancelled when a store that is being read is revoked.
+    pub revocations: Vec<CancellationToken>,
 }
 
 #[derive(Debug)]

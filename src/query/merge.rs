@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::group::Groups;
@@ -20,8 +19,9 @@ pub struct QuerySources {
     /// Rows of other nodes.
     pub remote: Vec<Box<dyn RowSource>>,
     pub coverage: Coverage,
-    /// Each closes when one of `stores` is revoked. Reading it must then stop, because its next owner waits for that.
-    pub revocations: Vec<watch::Receiver<()>>,
+    /// Each is cancelled when one of `stores` is revoked. Reading it must then stop, because its next owner waits for
+    /// that.
+    pub revocations: Vec<CancellationToken>,
 }
 
 /// Rows that match a query, filtered and grouped, in key order.

@@ -24,7 +24,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use bounds::QueryLimits;
@@ -297,7 +296,7 @@ pub struct Rows {
     stream: Stream,
     next_page: Option<String>,
     coverage: Coverage,
-    revocations: Vec<watch::Receiver<()>>,
+    revocations: Vec<CancellationToken>,
 }
 
 #[derive(Debug)]
@@ -373,8 +372,8 @@ impl Rows {
         &self.coverage
     }
 
-    /// Each closes when a store that is being read is revoked. The response must then be aborted.
-    pub fn take_revocations(&mut self) -> Vec<watch::Receiver<()>> {
+    /// Each is cancelled when a store that is being read is revoked. The response must then be aborted.
+    pub fn take_revocations(&mut self) -> Vec<CancellationToken> {
         std::mem::take(&mut self.revocations)
     }
 

@@ -28,13 +28,13 @@ pub enum ServiceError {
     ReceiptExists,
     /// Parts of the batch may be durable, and others not. `keyed`: the batch has an idempotency key.
     #[error("{why}")]
-    Unsure { why: String, keyed: bool },
+    OutcomeUnknown { why: String, keyed: bool },
     /// The batch is durable, but did not become visible in time.
     #[error("{0}")]
     NotVisible(String),
     /// This mode cannot do it; the text names the alternative.
     #[error("{0}")]
-    NotHere(&'static str),
+    Unsupported(&'static str),
     /// The service is stopping.
     #[error("the service is shutting down")]
     Closed,

@@ -3,10 +3,10 @@
 //! - [`Standalone`]: one process with a store of its own;
 //! - `cluster`, with the feature `kafka`: one node of many, whose journal is a topic of Kafka.
 //!
-//! [`prepare`] chooses between them, by the [`Mode`] that the configuration gives. Nothing outside of this module
-//! and the configuration depends on the feature.
+//! [`prepare`] chooses between them, by the [`Mode`] that the configuration gives. The feature decides only which file is
+//! the module `cluster`, here and in the configuration.
 
-#[cfg(feature = "kafka")]
+#[cfg_attr(not(feature = "kafka"), path = "no_cluster.rs")]
 pub mod cluster;
 mod error;
 mod standalone;
@@ -20,7 +20,6 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -104,7 +103,7 @@ pub trait Service: Debug + Send + Sync {
     /// The backup sessions of its store.
     ///
     /// # Errors
-    /// [`ServiceError::NotHere`] in a mode without backups.
+    /// [`ServiceError::Unsupported`] in a mode without backups.
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError>;
 
     /// Commits what has been handed over, refuses batches from then on, and writes all sums to their final files,
@@ -132,7 +131,6 @@ pub enum PeerRequest<'a> {
 #[derive(Clone, Debug)]
 pub enum Mode {
     Standalone,
-    #[cfg(feature = "kafka")]
     Cluster(Box<cluster::NodeConfig>),
 }
 
@@ -141,8 +139,7 @@ impl Mode {
     pub fn stores_max(&self) -> usize {
         match self {
             Mode::Standalone => 1,
-            #[cfg(feature = "kafka")]
-            Mode::Cluster(config) => config.partitions as usize,
+            Mode::Cluster(config) => config.stores_max(),
         }
     }
 }
@@ -165,20 +162,20 @@ pub enum OpenError {
     Store(#[from] StoreError),
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
-    #[cfg(feature = "kafka")]
     #[error(transparent)]
     Cluster(#[from] cluster::ClusterError),
 }
 
-/// Opens the service, on a thread that may block. Returns `None` if `stopping` was set before it was open.
-pub type Open =
-    Box<dyn FnOnce(&AtomicBool) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static>;
+/// Opens the service, on a thread that may block. Returns `None` if the token was cancelled before it was open.
+pub type Open = Box<
+    dyn FnOnce(&CancellationToken) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static,
+>;
 
-/// Locks a directory at once, so that one that is in use or has another format is reported before anything else
-/// happens. Returns the function that opens the service.
+/// Returns the function that opens the service. The data directory of a standalone service is locked at once, so that one
+/// that is in use or has another format is reported before anything else happens.
 ///
 /// # Errors
-/// The data directory cannot be used.
+/// If the data directory cannot be used.
 pub fn prepare(mode: Mode, options: Options) -> Result<Open, OpenError> {
     match mode {
         Mode::Standalone => {
@@ -188,10 +185,6 @@ pub fn prepare(mode: Mode, options: Options) -> Result<Open, OpenError> {
                 Ok(Some(Arc::new(service)))
             }))
         }
-        #[cfg(feature = "kafka")]
-        Mode::Cluster(config) => Ok(Box::new(move |stopping| {
-            let joined = cluster::ClusterNode::join(&config, &options, stopping)?;
-            Ok(joined.map(|node| Arc::new(node) as Arc<dyn Service>))
-        })),
+        Mode::Cluster(config) => Ok(cluster::prepare(*config, options)),
     }
 }

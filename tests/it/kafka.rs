@@ -588,7 +588,10 @@ fn announcements_are_found_by_a_late_reader() {
     );
     let error = nowhere.unwrap_err();
     assert!(
-        matches!(error, KafkaError::NoTopic { .. } | KafkaError::Away { .. }),
+        matches!(
+            error,
+            KafkaError::NoTopic { .. } | KafkaError::Unavailable { .. }
+        ),
         "{error}"
     );
 }
@@ -795,7 +798,7 @@ fn what_cannot_succeed_is_told_apart_from_what_may() {
     let second = Node::join(&settings, &stores[1]);
     until("the name is taken", || {
         let errors = &stores[0].lock().unwrap().errors;
-        matches!(errors[..], [KafkaError::Broken { .. }])
+        matches!(errors[..], [KafkaError::Fatal { .. }])
     });
     until("it has nothing left", || {
         first.control().progress().is_empty()

@@ -14,7 +14,16 @@ const TABLE: [(&str, &[&str], &[&str]); 12] = [
     (
         "service",
         &["backup", "ingest", "query", "store", "telemetry"],
-        &["object_store", "rdkafka", "ring", "rustls"],
+        &[
+            "hyper",
+            "hyper_rustls",
+            "hyper_util",
+            "object_store",
+            "rdkafka",
+            "ring",
+            "rustls",
+            "webpki_roots",
+        ],
     ),
     (
         "http",

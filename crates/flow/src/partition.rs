@@ -181,6 +181,15 @@ impl PartitionCount {
     }
 }
 
+impl TryFrom<usize> for PartitionCount {
+    type Error = OutOfRange;
+
+    fn try_from(number: usize) -> Result<PartitionCount, OutOfRange> {
+        let invalid = |_| OutOfRange::Count(i64::try_from(number).unwrap_or(i64::MAX));
+        PartitionCount::try_from(i32::try_from(number).map_err(invalid)?)
+    }
+}
+
 impl TryFrom<i32> for PartitionCount {
     type Error = OutOfRange;
 

@@ -275,10 +275,10 @@ fn describe_service(error: &ServiceError) -> Description {
             NOT_STORED,
             format!("the disk refused the write; {SEND_AGAIN}"),
         ),
-        ServiceError::Unsure { why, keyed: true } => {
+        ServiceError::OutcomeUnknown { why, keyed: true } => {
             unavailable(NOT_STORED, format!("{why}; {SEND_AGAIN}"))
         }
-        ServiceError::Unsure { why, keyed: false } => unavailable(
+        ServiceError::OutcomeUnknown { why, keyed: false } => unavailable(
             NOT_STORED,
             format!(
                 "{why}; it is unknown whether the batch counted, and a part of it may have: without an \
@@ -314,7 +314,7 @@ fn describe_service(error: &ServiceError) -> Description {
                  {NOTHING_COUNTED}: look up what was counted, and send the rest"
             ),
         ),
-        ServiceError::NotHere(alternative) => Description::new(
+        ServiceError::Unsupported(alternative) => Description::new(
             StatusCode::NOT_IMPLEMENTED,
             "not-here",
             "Not possible in this mode",

@@ -111,9 +111,9 @@ impl Handler for Assignment {
             KafkaError::OutOfRange { partition, .. } => {
                 self.state.local.set_failed(*partition, error.to_string());
             }
-            KafkaError::Broken { .. } => {
-                tracing::error!(%error, "consumer of Kafka failed for good");
-                self.state.broken.store(true, Ordering::Relaxed);
+            KafkaError::Fatal { .. } => {
+                tracing::error!(%error, "fatal error of the consumer of Kafka");
+                self.state.has_failed.store(true, Ordering::Relaxed);
             }
             _ => tracing::error!(%error, "error of the consumer of Kafka"),
         }

@@ -1,10 +1,11 @@
 //! Messages of a partition that were fetched and are not in its sums yet. The queue is bounded: when it is full, its
-//! partition is paused, and the others are still fetched.
+//! partition is paused, while the others continue.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tokio_util::sync::CancellationToken;
 
 use super::kafka::{Control, Record};
 use flow::{Offset, Partition};
@@ -20,7 +21,7 @@ pub(super) struct FetchedMessage {
     pub(super) payload: Vec<u8>,
 }
 
-/// How a partition was taken away.
+/// How this node's ownership of a partition ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// The next owner waits until this node has closed the store.
@@ -42,6 +43,8 @@ struct State {
 pub(super) struct FetchQueue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Cancelled at the end.
+    stop: CancellationToken,
 }
 
 impl FetchQueue {
@@ -65,8 +68,8 @@ impl FetchQueue {
         self.changed.notify_all();
     }
 
-    /// Waits for the next messages. Returns `None` when the partition is taken away; messages that are left are for
-    /// the next owner, who fetches them again.
+    /// Waits for the next messages. Returns `None` when the partition is revoked or lost; the next owner fetches the
+    /// messages that are left.
     pub(super) fn pop(
         &self,
         control: &Control,
@@ -92,6 +95,12 @@ impl FetchQueue {
     pub(super) fn end(&self, end: End) {
         self.state.lock().end = Some(end);
         self.changed.notify_all();
+        self.stop.cancel();
+    }
+
+    /// Cancelled when the partition is revoked or lost.
+    pub(super) fn stop_token(&self) -> &CancellationToken {
+        &self.stop
     }
 
     pub(super) fn ended(&self) -> Option<End> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::NodeState;
@@ -18,9 +19,9 @@ use flow::{Batch, Offset, Partition};
 const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;
 /// A batch has to be visible by then.
 const VISIBLE_TIME_MAX: Duration = Duration::from_secs(10);
-/// Another node that asks whether something is applied gets an answer by then.
+/// A peer that waits for offsets gets a response by then.
 const APPLIED_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two checks: a node may have taken a partition over meanwhile.
+/// Between two checks: another node may have taken over a partition meanwhile.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Writes batches to the journal.
@@ -100,7 +101,7 @@ impl KafkaWriter {
         let queued = self.batcher.send(pending).await;
         queued.map_err(|_| ServiceError::Closed)?;
         let sent = response.await.map_err(|_| ServiceError::Closed)?;
-        sent.map_err(|error| unsure(&error, keyed))
+        sent.map_err(|error| outcome_unknown(&error, keyed))
     }
 
     /// Waits until the owners of these partitions have these offsets in their sums.
@@ -109,8 +110,8 @@ impl KafkaWriter {
         let offsets: Option<BTreeMap<_, _>> = offsets.into_iter().map(known).collect();
         let Some(mut offsets) = offsets else {
             return Err(ServiceError::NotVisible(
-                "the batch is in Kafka, and will count; the broker did not tell its offset, so whether it is \
-                 visible cannot be waited for"
+                "the batch is in Kafka, and will count; the broker did not report its offset, so it is not known \
+                 when it will be visible"
                     .into(),
             ));
         };
@@ -128,23 +129,17 @@ impl KafkaWriter {
                 None => true,
             });
             // All peers at once, so that one that does not respond does not delay the others.
-            let requests: Vec<_> = (remote.into_iter())
-                .map(|(url, upto)| {
-                    let (state, upto_of_request) = (self.state.clone(), upto.clone());
-                    let request = tokio::task::spawn_blocking(move || {
-                        let response = state.peers.await_applied(&url, &upto_of_request);
-                        response
-                            .inspect_err(|error| tracing::debug!(url, %error, "not visible yet"))
-                    });
-                    (request, upto)
-                })
-                .collect();
-            for (request, upto) in requests {
-                if let Ok(Ok(Ok(()))) = tokio::time::timeout_at(deadline.into(), request).await {
-                    for (partition, _) in upto {
-                        offsets.remove(&partition);
-                    }
-                }
+            let requests = remote.iter().map(async |(url, upto)| {
+                let request = state.peers.await_applied(url, upto);
+                let response = tokio::time::timeout_at(deadline.into(), request)
+                    .await
+                    .ok()?;
+                let response =
+                    response.inspect_err(|error| tracing::debug!(url, %error, "not visible yet"));
+                response.ok().map(|()| upto)
+            });
+            for (partition, _) in join_all(requests).await.into_iter().flatten().flatten() {
+                offsets.remove(partition);
             }
             if offsets.is_empty() {
                 return Ok(());
@@ -159,7 +154,8 @@ impl KafkaWriter {
         }
     }
 
-    /// Whether answers of this node include it. Sums of a partition that another node may own by now do not count.
+    /// Whether answers of this node include the message at `offset`. A partition that another node may own by now does
+    /// not count.
     fn is_visible(&self, partition: Partition, offset: Offset) -> bool {
         let state = &self.state;
         let progress = state.progress().remove(&partition).unwrap_or_default();
@@ -170,20 +166,20 @@ impl KafkaWriter {
         })
     }
 
-    /// Until something is applied, or [`CHECK_INTERVAL`] has passed.
+    /// Waits until a message is applied, [`CHECK_INTERVAL`] at most.
     async fn pause(&self) {
         let _either = tokio::time::timeout(CHECK_INTERVAL, self.state.applied.notified()).await;
     }
 }
 
-fn unsure(error: &KafkaError, keyed: bool) -> ServiceError {
+fn outcome_unknown(error: &KafkaError, keyed: bool) -> ServiceError {
     if !error.is_temporary() {
         tracing::error!(%error, "batch not written to Kafka");
     }
-    ServiceError::Unsure {
+    ServiceError::OutcomeUnknown {
         why: match error.is_temporary() {
             true => "Kafka is not available".into(),
-            false => "Kafka did not take the batch; the service's log says why".into(),
+            false => "Kafka did not accept the batch; the service's log has the reason".into(),
         },
         keyed,
     }

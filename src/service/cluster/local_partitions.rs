@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::SILENCE_MAX;
 use super::kafka::Progress;
@@ -20,10 +20,10 @@ enum State {
         /// The sums have reached the end that the partition had when it was assigned. Before that, they may lack
         /// flows that the previous owner had acknowledged as visible.
         caught_up: bool,
-        /// Dropped when the partition is revoked.
-        revocation: watch::Sender<()>,
+        /// Cancelled when the partition is revoked: then this state is dropped.
+        revocation: DropGuard,
     },
-    /// Nothing more is applied, for this reason.
+    /// No more messages are applied, for this reason.
     Failed(String),
 }
 
@@ -37,9 +37,9 @@ pub(super) struct ReadablePartition {
     pub(super) store: Arc<Store>,
     /// How many messages of the journal are not in the sums yet.
     pub(super) lag: u64,
-    /// Closes when the partition is revoked. Readers then have to release the store, because the next owner waits
+    /// Cancelled when the partition is revoked. Readers then have to release the store, because the next owner waits
     /// for that.
-    pub(super) revocation: watch::Receiver<()>,
+    pub(super) revocation: CancellationToken,
 }
 
 impl LocalPartitions {
@@ -53,7 +53,7 @@ impl LocalPartitions {
             State::Open {
                 store,
                 caught_up: false,
-                revocation: watch::Sender::new(()),
+                revocation: CancellationToken::new().drop_guard(),
             },
         );
     }
@@ -121,7 +121,7 @@ impl LocalPartitions {
                 ..
             } => {
                 *caught_up |= position >= end;
-                caught_up.then(|| revocation.subscribe())?
+                caught_up.then(|| revocation.token().clone())?
             }
             _ => return None,
         };

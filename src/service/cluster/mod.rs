@@ -3,10 +3,10 @@
 //! partition to. Any node answers any question from all of them.
 //!
 //! - `service` is what the API calls.
-//! - `kafka_writer` takes batches, splits them by the codec in `message`, and waits until they are visible where that
-//!   is asked for; `batcher` puts parts of many batches into common messages and sends them.
-//! - `assignment` follows the consumer group. Each assigned partition has a thread, `partition`: it opens the store,
-//!   applies what arrives in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
+//! - `kafka_writer` takes batches, splits them with the codec in `message`, and waits until they are visible if the
+//!   client asks for that; `batcher` puts parts of many batches into common messages and sends them.
+//! - `assignment` follows the consumer group. Each assigned partition has a thread (`partition`): it opens the store,
+//!   applies the messages in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
 //! - `checkpoints` uploads copies of stores, and downloads one where a store is missing.
 //! - `scatter_gather` answers questions from the stores of this node and from its `peer`s.
 //! - `signer` authenticates the announcements by which nodes find each other.
@@ -38,14 +38,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::Options;
+use super::{Open, Options, Service};
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
-use agent::client::{ClientError, Server};
+use agent::client::ClientError;
 use agent::durable;
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
@@ -54,19 +56,20 @@ use kafka::{
 };
 use kafka_writer::KafkaWriter;
 use local_partitions::LocalPartitions;
-use peer::PeerClients;
+use peer::PeerClient;
+pub use peer::PeerTls;
 use scatter_gather::ScatterGather;
 use signer::TokenSigner;
 
 /// A node that the group has not heard of for this long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// A partition whose leader was not heard of for this long is not read: well before another node may own it.
+/// If the leader of a partition was not heard of for this long, the partition is not read: another node may own it soon.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest wait for room in a store before checking whether its partition was revoked.
 const STALL_MAX: Duration = Duration::from_secs(1);
-/// Between two attempts to join while Kafka does not answer, and between two log lines about it.
+/// Between two attempts to join while Kafka does not respond, and between two log lines about it.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Least memory that a store gets for a purpose, however many share the whole.
@@ -87,8 +90,10 @@ pub struct NodeConfig {
     /// Options of librdkafka.
     pub options: Vec<(String, String)>,
     pub name: String,
-    /// How nodes reach each other; `url` is this node's.
-    pub server: Server,
+    /// Where the other nodes reach this one.
+    pub url: String,
+    /// How nodes trust each other.
+    pub tls: PeerTls,
     /// Where checkpoints of partitions are, as [`CheckpointStore::open`] takes it.
     pub checkpoint_url: Option<String>,
     /// Between two checkpoints of a partition.
@@ -97,13 +102,29 @@ pub struct NodeConfig {
     pub token_file: Option<PathBuf>,
 }
 
+impl NodeConfig {
+    /// How many stores a node may have open.
+    pub fn stores_max(&self) -> usize {
+        // At least 1: clap.
+        usize::try_from(self.partitions).unwrap_or(1)
+    }
+}
+
+/// Returns the function that joins the cluster.
+pub fn prepare(config: NodeConfig, options: Options) -> Open {
+    Box::new(move |stopping| {
+        let joined = ClusterNode::join(&config, &options, stopping)?;
+        Ok(joined.map(|node| Arc::new(node) as Arc<dyn Service>))
+    })
+}
+
 /// Options may be passwords.
 impl fmt::Debug for NodeConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeConfig")
             .field("topic", &self.topic)
             .field("name", &self.name)
-            .field("server", &self.server)
+            .field("url", &self.url)
             .finish_non_exhaustive()
     }
 }
@@ -149,7 +170,7 @@ pub struct ClusterNode {
     _lock: File,
 }
 
-/// What all parts of a node share.
+/// The state that all parts of a node share.
 #[derive(Debug)]
 struct NodeState {
     config: NodeConfig,
@@ -163,9 +184,10 @@ struct NodeState {
     producer: Producer,
     owners: Owners,
     signer: Arc<TokenSigner>,
-    peers: PeerClients,
+    peers: PeerClient,
+    runtime: Handle,
     checkpoint_store: Option<CheckpointStore>,
-    /// Held by the partition that makes a checkpoint, so that they do so one by one.
+    /// Held by the partition that makes a checkpoint: one at a time.
     checkpointing: Mutex<()>,
     control: OnceLock<Control>,
     /// Notified when messages were applied to a partition's sums.
@@ -174,29 +196,30 @@ struct NodeState {
     assigned: Notify,
     /// The brokers acknowledged what was sent last.
     connected: AtomicBool,
-    /// Kafka's client has failed for good.
-    broken: AtomicBool,
+    /// A client of Kafka has reported a fatal error.
+    has_failed: AtomicBool,
 }
 
 impl ClusterNode {
-    /// Joins the cluster as soon as Kafka answers; `None` if `stopping` is set before that. Blocks.
+    /// Joins the cluster as soon as Kafka responds; `None` if `stopping` is cancelled before that. Blocks.
     ///
     /// # Errors
-    /// Brokers that refuse, and arguments that cannot be used.
+    /// If the brokers refuse, or an argument is invalid.
     pub fn join(
         config: &NodeConfig,
         options: &Options,
-        stopping: &AtomicBool,
+        stopping: &CancellationToken,
     ) -> Result<Option<ClusterNode>, ClusterError> {
         let mut warned: Option<Instant> = None;
-        while !stopping.load(Ordering::Relaxed) {
+        while !stopping.is_cancelled() {
             match ClusterNode::try_join(config.clone(), options) {
                 Err(error) if error.is_temporary() => {
                     if warned.is_none_or(|at| at.elapsed() >= JOIN_LOG_INTERVAL) {
                         warned = Some(Instant::now());
                         tracing::warn!(%error, "cannot join the cluster yet; trying again");
                     }
-                    std::thread::sleep(JOIN_INTERVAL);
+                    let pause = tokio::time::timeout(JOIN_INTERVAL, stopping.cancelled());
+                    let _either = Handle::current().block_on(pause);
                 }
                 joined => return Ok(Some(joined?)),
             }
@@ -204,13 +227,13 @@ impl ClusterNode {
         Ok(None)
     }
 
-    /// Joins the cluster. The stores share what `options` has. Blocks until the brokers have answered; partitions are
-    /// assigned later.
+    /// Joins the cluster. The stores share the memory in `options`. Blocks until the brokers have responded; partitions
+    /// are assigned later.
     ///
     /// # Errors
-    /// Brokers that are away ([`ClusterError::is_temporary`]) or refuse, and arguments that cannot be used.
+    /// If the brokers are unavailable ([`ClusterError::is_temporary`]) or refuse, or an argument is invalid.
     fn try_join(config: NodeConfig, options: &Options) -> Result<ClusterNode, ClusterError> {
-        let runtime = &tokio::runtime::Handle::current();
+        let runtime = &Handle::current();
         let data_dir = options.data_dir.clone();
         let settings = Settings {
             brokers: config.brokers.clone(),
@@ -224,14 +247,14 @@ impl ClusterNode {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
         let lock = lock(&data_dir)?;
-        let peers = PeerClients::new(config.server.clone(), config.token_file.clone())?;
+        let peers = PeerClient::new(config.tls.clone(), config.token_file.clone())?;
         let open = |url: &String| CheckpointStore::open(url, runtime.clone());
         let checkpoint_store = config.checkpoint_url.as_ref().map(open).transpose()?;
         let partitions = ensure_topics(&settings, config.partitions)?;
         let kafka_cluster = cluster_id(&settings)?;
         let producer = Producer::new(&settings)?;
         let signer = Arc::new(TokenSigner::new(config.token_file.clone())?);
-        let url = &config.server.url;
+        let url = &config.url;
         let owners = Owners::open(&settings, url, &producer, signer.clone(), partitions)?;
         let state = Arc::new(NodeState {
             store: share(options.store.clone(), partitions.get() as usize),
@@ -244,13 +267,14 @@ impl ClusterNode {
             owners,
             signer,
             peers,
+            runtime: runtime.clone(),
             checkpoint_store,
             checkpointing: Mutex::new(()),
             control: OnceLock::new(),
             applied: Notify::new(),
             assigned: Notify::new(),
             connected: AtomicBool::new(true),
-            broken: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         });
         let consumer = Consumer::join(&settings, assignment::Assignment::new(state.clone()))?;
         let _first = state.control.set(consumer.control().clone());
@@ -313,7 +337,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
     }
 }
 
-/// Reads the files of secrets again, at each notification.
+/// Reloads the files of secrets at each notification.
 async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) {
     while reload.changed().await.is_ok() {
         let state = state.clone();
@@ -323,7 +347,7 @@ async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) 
         })
         .await;
         if let Ok(Err(error)) = reloaded {
-            tracing::error!(%error, "token for other nodes not read again; the previous one stays in use");
+            tracing::error!(%error, "node tokens and certificates not reloaded; the previous ones stay in use");
         }
     }
 }
@@ -342,10 +366,11 @@ async fn announce(state: Arc<NodeState>) {
         for result in sent {
             state.note_result(&result.await);
         }
-        // A node that is not ready gets no flows to send, so it has to look by itself whether the brokers are back.
+        // A node that is not ready gets no flows to send, so it has to find out by itself that the brokers are back.
         if has_nothing && !state.connected.load(Ordering::Relaxed) {
             let asking = state.clone();
-            let answered = tokio::task::spawn_blocking(move || asking.producer.is_answered()).await;
+            let answered =
+                tokio::task::spawn_blocking(move || asking.producer.is_reachable()).await;
             (state.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
         }
         tokio::select! {
@@ -356,18 +381,18 @@ async fn announce(state: Arc<NodeState>) {
 }
 
 impl NodeState {
-    /// Updates the state of the connection by what became of a message.
+    /// Updates the state of the connection by the result of sending a message.
     fn note_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
         match sent {
             Ok(_) => {
                 if !self.connected.swap(true, Ordering::Relaxed) {
-                    tracing::info!("Kafka takes messages again");
+                    tracing::info!("Kafka accepts messages again");
                 }
             }
-            Err(KafkaError::Broken { .. }) => self.broken.store(true, Ordering::Relaxed),
-            Err(error @ KafkaError::Away { .. }) => {
+            Err(KafkaError::Fatal { .. }) => self.has_failed.store(true, Ordering::Relaxed),
+            Err(error @ KafkaError::Unavailable { .. }) => {
                 if self.connected.swap(false, Ordering::Relaxed) {
-                    tracing::warn!(%error, "Kafka does not take messages");
+                    tracing::warn!(%error, "Kafka does not accept messages");
                 }
             }
             Err(_) => {}

@@ -21,7 +21,7 @@ const OPEN_INTERVAL: Duration = Duration::from_millis(200);
 /// Below the data directory.
 const PARTITIONS_DIR: &str = "partitions";
 
-/// Runs the partition until it is taken away.
+/// Runs the partition until it is revoked or lost.
 pub(super) fn run(state: &NodeState, partition: Partition, queue: &FetchQueue) {
     let control = state.control.wait();
     let path = (state.data_dir.join(PARTITIONS_DIR)).join(partition.to_string());
@@ -71,7 +71,7 @@ pub(super) fn run(state: &NodeState, partition: Partition, queue: &FetchQueue) {
     tracing::info!(%partition, "closed a partition");
 }
 
-/// Opens the store at `path`. Returns `None` if the partition is taken away before that.
+/// Opens the store at `path`. Returns `None` if the partition is revoked or lost before that.
 fn open(
     state: &NodeState,
     path: &Path,
@@ -96,10 +96,10 @@ fn open(
     Ok(None)
 }
 
-/// Applies messages until the partition is taken away.
+/// Applies messages until the partition is revoked or lost.
 ///
 /// # Errors
-/// Why nothing more can be applied.
+/// Why no more messages can be applied.
 fn apply_all(
     state: &NodeState,
     control: &Control,

@@ -1,22 +1,25 @@
-//! Questions over all partitions: they are sent to the stores on this node and to the peers that own the others, and
-//! the answers are gathered.
+//! Scatter-gather: a query goes to the local stores and to the peers that own the other partitions, and the parts of
+//! their answers are gathered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
 use super::NodeState;
 use super::local_partitions::ReadablePartition;
+use super::peer::PeerError;
 use crate::query::{Coverage, Hours, QueryError, QuerySources};
-use agent::client::ClientError;
 use flow::Partition;
 use flow::query::{HoursQuery, Query};
 
-/// Finds the parts of an answer.
+/// Gets the parts of an answer.
 #[derive(Debug)]
 pub(super) struct ScatterGather(pub(super) Arc<NodeState>);
 
-/// Where the partitions of a question are.
+/// The locations of a query's partitions.
 #[derive(Default)]
 struct Placement {
     local: Vec<(Partition, ReadablePartition)>,
@@ -48,12 +51,9 @@ impl Placement {
     }
 }
 
-/// A peer that responds with it may answer shortly; any other error status is a fault.
-const UNAVAILABLE: u16 = 503;
-
 impl ScatterGather {
-    /// Finds the partitions of a question: all, or only the given ones, which have to be on this node.
-    fn place(&self, only: Option<&[Partition]>) -> Placement {
+    /// Locates the partitions of a query: all, or only the given ones, which have to be on this node.
+    fn locate(&self, only: Option<&[Partition]>) -> Placement {
         let state = &self.0;
         let progress = state.progress();
         let wanted = only.map_or_else(|| state.partitions.partitions().collect(), <[_]>::to_vec);
@@ -78,37 +78,32 @@ impl ScatterGather {
         placement
     }
 
-    /// Asks all peers at once. `ask` gets a peer's URL and its partitions. The partitions of a peer that does not
-    /// answer become missing.
-    fn ask_peers<T: Send>(
+    /// Asks all peers at once, and waits for their responses to begin. `ask` gets a peer's URL and its partitions. The
+    /// partitions of a peer that does not respond become missing.
+    fn ask_peers<T>(
+        &self,
         placement: &mut Placement,
-        ask: impl Fn(&str, &[Partition]) -> Result<T, ClientError> + Sync,
+        cancel: &CancellationToken,
+        ask: impl AsyncFn(&str, &[Partition]) -> Result<T, PeerError>,
     ) -> Result<Vec<T>, QueryError> {
         let remote = std::mem::take(&mut placement.remote);
-        let responses: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = remote
-                .iter()
-                .map(|(url, partitions)| scope.spawn(|| ask(url, partitions)))
-                .collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
-        });
+        let responses = remote.iter().map(|(url, partitions)| ask(url, partitions));
+        let responses = cancel.run_until_cancelled(join_all(responses));
+        let responses = self.0.runtime.block_on(responses);
         let mut answers = Vec::new();
-        for (response, (url, partitions)) in responses.into_iter().zip(remote) {
+        for (response, (url, partitions)) in responses
+            .ok_or(QueryError::Cancelled)?
+            .into_iter()
+            .zip(&remote)
+        {
             match response {
-                Ok(Ok(answer)) => answers.push(answer),
-                Ok(Err(
-                    error @ (ClientError::Unreachable { .. }
-                    | ClientError::Refused {
-                        status: UNAVAILABLE,
-                        ..
-                    }),
-                )) => {
-                    tracing::debug!(url, ?partitions, %error, "no answer from a node");
+                Ok(answer) => answers.push(answer),
+                Err(error @ PeerError::Unavailable { .. }) => {
+                    tracing::debug!(url, ?partitions, %error, "no response from a peer");
                     placement.missing.extend(partitions);
                 }
-                Ok(Err(error)) => return Err(QueryError::Peer(error.to_string())),
-                Err(_panicked) => {
-                    return Err(QueryError::Peer(format!("{url} could not be asked")));
+                Err(error @ PeerError::Failed { .. }) => {
+                    return Err(QueryError::Peer(error.to_string()));
                 }
             }
         }
@@ -123,14 +118,19 @@ impl ScatterGather {
         &self,
         query: &Query,
         time_max: Duration,
+        cancel: &CancellationToken,
     ) -> Result<QuerySources, QueryError> {
-        let mut placement = self.place(query.partitions.as_deref());
+        let mut placement = self.locate(query.partitions.as_deref());
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
         }
         let for_peer = query.for_peer();
-        let answers = Self::ask_peers(&mut placement, |url, partitions| {
-            self.0.peers.rows(url, partitions, &for_peer, time_max)
+        let peers = &self.0.peers;
+        let answers = self.ask_peers(&mut placement, cancel, async |url, partitions| {
+            let cancel = cancel.clone();
+            peers
+                .rows(url, partitions, &for_peer, time_max, cancel)
+                .await
         })?;
         let (mut parts, mut of_peers) = (QuerySources::default(), Vec::new());
         for answer in answers {
@@ -149,13 +149,21 @@ impl ScatterGather {
     ///
     /// # Errors
     /// [`QueryError::Missing`], unless the query is partial.
-    pub(super) fn hours(&self, query: &HoursQuery, hours: &mut Hours) -> Result<(), QueryError> {
-        let mut placement = self.place(query.partitions.as_deref());
+    pub(super) fn hours(
+        &self,
+        query: &HoursQuery,
+        hours: &mut Hours,
+        cancel: &CancellationToken,
+    ) -> Result<(), QueryError> {
+        let mut placement = self.locate(query.partitions.as_deref());
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
         }
-        let answers = Self::ask_peers(&mut placement, |url, partitions| {
-            self.0.peers.hours(url, partitions, &query.hours)
+        let peers = &self.0.peers;
+        let answers = self.ask_peers(&mut placement, cancel, async |url, partitions| {
+            peers
+                .hours(url, partitions, &query.hours, cancel.clone())
+                .await
         })?;
         let mut of_peers = Vec::new();
         for answer in answers {

@@ -1,4 +1,4 @@
-//! What the API sees of a node: [`Service`].
+//! The interface of a node to the API: [`Service`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,43 +34,43 @@ impl Service for ClusterNode {
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
-        let open = || self.scatter_gather.rows(query, time_max);
-        self.engine.ask_sources(query, cancel, open)
+        let open = || self.scatter_gather.rows(query, time_max, &cancel);
+        self.engine.ask_sources(query, cancel.clone(), open)
     }
 
     fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError> {
-        let mut hours = Hours::new(self.engine.time_max(), cancel);
-        self.scatter_gather.hours(query, &mut hours)?;
+        let mut hours = Hours::new(self.engine.time_max(), cancel.clone());
+        self.scatter_gather.hours(query, &mut hours, &cancel)?;
         Ok(hours)
     }
 
-    /// Of the partitions on this node: an hour's flows are spread over all partitions, so theirs are those of all.
+    /// The newest hour of the local partitions: an hour's flows are spread over all partitions, so it is that of all.
     fn newest_hour(&self) -> Option<Hour> {
         self.state.local.newest_hour()
     }
 
     fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError> {
-        let what = "receipts of a service of many nodes are with the partitions of the flows; \
+        let what = "in a cluster, receipts are with the partitions of the flows, and cannot be looked up; \
                     a batch that is sent again under its key counts once all the same";
-        Err(ServiceError::NotHere(what))
+        Err(ServiceError::Unsupported(what))
     }
 
     fn delete_hour(&self, _hour: Hour) -> Result<Option<Totals>, ServiceError> {
-        Err(ServiceError::NotHere(
-            "hours of a cluster go by age: start its nodes with --retain-hours",
+        Err(ServiceError::Unsupported(
+            "in a cluster, hours are dropped by age: start the nodes with --retain-hours",
         ))
     }
 
     fn health(&self) -> Health {
         let state = &self.state;
-        if state.broken.load(Ordering::Relaxed) || self.writer.has_ended() {
+        if state.has_failed.load(Ordering::Relaxed) || self.writer.has_ended() {
             return Health::Failing {
                 ready: "the client of Kafka has given up; the log says why".into(),
                 cause: "the client of Kafka has given up, and the journal could not be used",
             };
         }
         if !state.connected.load(Ordering::Relaxed) {
-            return Health::NotReady("Kafka does not answer".into());
+            return Health::NotReady("Kafka does not respond".into());
         }
         match state.local.check_readable(&state.progress()) {
             Ok(()) => Health::Ready,
@@ -101,14 +101,14 @@ impl Service for ClusterNode {
     }
 
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError> {
-        Err(ServiceError::NotHere(
-            "a node's sums can be made anew from Kafka, as far as that goes back, and from checkpoints before that: \
+        Err(ServiceError::Unsupported(
+            "a node rebuilds its sums from checkpoints and from the messages in Kafka after them: \
              see --checkpoint-url",
         ))
     }
 
-    /// Flushes and closes the stores. The group keeps this node's partitions for `SESSION_TIMEOUT`, and assigns
-    /// them to other nodes then. What was sent is acknowledged or not, so nothing else has to be waited for.
+    /// Flushes and closes the stores. The group keeps this node's partitions for `SESSION_TIMEOUT`, and then assigns
+    /// them to other nodes. Messages that are still being sent are not waited for: their batches are not acknowledged.
     fn close(&self, _time_max: Duration) -> Result<(), StoreError> {
         self.tasks.lock().abort_all();
         let consumer = self.consumer.lock().take();

@@ -24,10 +24,7 @@ impl Client {
         idle_max: Duration,
     ) -> Result<Client, ClientError> {
         let base = base_url(&server.url)?;
-        let proxy = match server.is_node {
-            true => None,
-            false => Proxy::for_url(&base)?,
-        };
+        let proxy = Proxy::for_url(&base)?;
         // A proxy forwards unencrypted requests; encrypted ones go through a tunnel.
         let forward = match &proxy {
             Some(proxy) if base.starts_with("http:") => Some(proxy.address()?),
@@ -64,7 +61,6 @@ impl Client {
             authorization: server.token.as_ref().map(|token| format!("Bearer {token}")),
             proxy,
             proxy_credentials,
-            is_node: server.is_node,
         })
     }
 

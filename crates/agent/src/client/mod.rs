@@ -1,5 +1,6 @@
 //! HTTP client of a running service: address, TLS, proxy and errors.
 
+mod array;
 mod connect;
 mod forward;
 mod proxy;
@@ -8,6 +9,7 @@ mod request;
 mod stream;
 mod tokens;
 
+pub use array::JsonArray;
 pub use proxy::{Proxy, no_proxy_entries};
 pub(crate) use refusal::redirect_target;
 pub(crate) use request::read_text;
@@ -33,12 +35,10 @@ pub struct Server {
     /// For example `http://flowtally:8080`.
     pub url: String,
     pub token: Option<String>,
-    /// PEM file of the certificate authorities to trust instead of the system's.
+    /// PEM file of the certificate authorities to trust instead of those of `webpki-roots`.
     pub ca: Option<PathBuf>,
     /// PEM files of a client certificate and its private key.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// The server is a peer in this node's cluster, which is never reached through a proxy.
-    pub is_node: bool,
 }
 
 impl fmt::Debug for Server {
@@ -91,5 +91,4 @@ pub struct Client {
     proxy: Option<Proxy>,
     /// Credentials for a proxy that forwards the requests.
     proxy_credentials: Option<Credentials>,
-    is_node: bool,
 }

@@ -1,5 +1,5 @@
-//! Chooses the proxy for a request, by the same variables and rules as curl. Requests to this machine or to a
-//! peer never go through a proxy.
+//! Chooses the proxy for a request, by the same variables and rules as curl. Requests to this machine
+//! never go through a proxy.
 //!
 //! | URL | first of these variables that is set and not empty |
 //! |---|---|
@@ -395,34 +395,5 @@ mod tests {
             variable: "ALL_PROXY",
         };
         assert_eq!(proxy.to_string(), "the proxy http://p:3128 of ALL_PROXY");
-    }
-
-    /// Variables belong to the process, so the test runs itself in a child process that has one.
-    #[test]
-    fn nodes_are_reached_without_a_proxy() {
-        const VARIABLE: &str = "http_proxy";
-        const SET: &str = "http://192.0.2.7:3128";
-        if std::env::var(VARIABLE).as_deref() != Ok(SET) {
-            let name = "client::proxy::tests::nodes_are_reached_without_one";
-            let test = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name])
-                .env(VARIABLE, SET)
-                .output()
-                .unwrap();
-            let out = String::from_utf8_lossy(&test.stdout);
-            assert!(test.status.success() && out.contains("1 passed"), "{out}");
-            return;
-        }
-        let client = |is_node| {
-            let server = super::super::Server {
-                url: "http://192.0.2.1:8080".into(),
-                is_node,
-                ..super::super::Server::default()
-            };
-            super::super::Client::new(&server).unwrap()
-        };
-        assert!(client(true).proxy.is_none());
-        assert!(client(true).agent.config().proxy().is_none());
-        assert!(client(false).proxy.is_some());
     }
 }

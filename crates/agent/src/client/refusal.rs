@@ -81,28 +81,24 @@ impl Client {
                 };
                 format!("{status}: it redirects to {to}; redirects are not followed; {remedy}")
             }
-            // Other servers send the same statuses, but only the service's own errors can be solved with
-            // these flags.
-            (StatusCode::UNAUTHORIZED, ..) if !self.is_node => match &self.authorization {
+            (StatusCode::UNAUTHORIZED, ..) => match &self.authorization {
                 None => format!("{status}: the service needs a token: give --token-file FILE"),
                 Some(_) => format!(
                     "{status}: the service does not know the token of --token-file: give another FILE"
                 ),
             },
-            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) if !self.is_node => {
+            (StatusCode::FORBIDDEN, Some("token-lacks-right"), _) => {
                 format!("{text}: give another --token-file FILE")
             }
-            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) if !self.is_node => {
+            (StatusCode::FORBIDDEN, Some("no-client-certificate"), _) => {
                 format!("{text}: give --cert FILE and --key FILE")
             }
-            (StatusCode::FORBIDDEN, None, _) if !self.is_node && !has_title => {
-                match &self.authorization {
-                    None => {
-                        format!("{status}: if a token is missing, give --token-file FILE")
-                    }
-                    Some(_) => format!("{status}: the token of --token-file does not permit this"),
+            (StatusCode::FORBIDDEN, None, _) if !has_title => match &self.authorization {
+                None => {
+                    format!("{status}: if a token is missing, give --token-file FILE")
                 }
-            }
+                Some(_) => format!("{status}: the token of --token-file does not permit this"),
+            },
             _ => text,
         }
     }

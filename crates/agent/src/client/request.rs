@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -13,8 +12,6 @@ use super::{Client, ClientError, RESPONSE_MAX, redirect_target};
 
 /// For a DELETE: it only makes room, so it is not worth a long wait.
 const DELETE_MAX: Duration = Duration::from_secs(10);
-/// If the response has not started by then, probe `/healthz`, which has the same time to respond.
-const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// The largest response that is read as a whole.
 const RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// The part of an error response that is read.
@@ -66,59 +63,6 @@ impl Client {
     pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let response = self.get(path, "application/json")?;
         self.json(path, response)
-    }
-
-    /// Sends a GET request. It fails if the response pauses for longer than `pause_max`.
-    pub fn get_within(
-        &self,
-        path: &str,
-        accept: &str,
-        pause_max: Duration,
-    ) -> Result<Response<Body>, ClientError> {
-        let request = self.authorized(self.agent.get(self.url(path)));
-        let request = request.header("accept", accept).config();
-        let request = request
-            .timeout_recv_response(Some(pause_max))
-            .timeout_per_read(Some(pause_max));
-        self.check_status(path, request.build().call())
-    }
-
-    /// Like [`Client::get_within`], but probes `/healthz` while the response has not started. So a slow query
-    /// is waited for, and a server that hangs is detected early.
-    pub fn get_of_living(
-        &self,
-        path: &str,
-        accept: &'static str,
-        pause_max: Duration,
-    ) -> Result<Response<Body>, ClientError> {
-        self.get_with_probe(path, accept, pause_max, PROBE_AFTER)
-    }
-
-    fn get_with_probe(
-        &self,
-        path: &str,
-        accept: &'static str,
-        pause_max: Duration,
-        probe_after: Duration,
-    ) -> Result<Response<Body>, ClientError> {
-        let (client, target) = (self.clone(), path.to_owned());
-        let (send, response) = mpsc::channel();
-        // The caller may stop waiting for this thread, which ends by its own timeout.
-        let thread = std::thread::Builder::new()
-            .name("client".into())
-            .spawn(move || {
-                let _if_received = send.send(client.get_within(&target, accept, pause_max));
-            });
-        thread.map_err(|e| self.unreachable(path, &e))?;
-        loop {
-            match response.recv_timeout(probe_after) {
-                Ok(response) => return response,
-                Err(RecvTimeoutError::Timeout) => {
-                    drop(self.get_within("/healthz", "*/*", probe_after)?);
-                }
-                Err(error) => return Err(self.unreachable(path, &error)),
-            }
-        }
     }
 
     /// Sends an empty POST request and parses the response as JSON.
@@ -216,60 +160,5 @@ impl Client {
             ),
             None => format!("{why}; is the service running there?"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::client::Server;
-
-    #[test]
-    fn a_hanging_server_is_detected_by_the_probe() {
-        const PROBE_AFTER: Duration = Duration::from_millis(500);
-        // The system accepts connections, but no process responds.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server {
-            url: format!("http://{}", listener.local_addr().unwrap()),
-            ..Server::default()
-        };
-        let client = Client::new(&server).unwrap();
-        let start = std::time::Instant::now();
-        let error = client
-            .get_with_probe("/x", "*/*", 100 * PROBE_AFTER, PROBE_AFTER)
-            .unwrap_err();
-        assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
-        assert!(start.elapsed() < 20 * PROBE_AFTER);
-
-        // If the server responds to the probe, the client keeps waiting.
-        let slow = std::thread::spawn(move || {
-            let answers = |stream: &mut std::net::TcpStream| {
-                let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                stream.write_all(head.as_bytes()).unwrap();
-            };
-            let mut requests = Vec::new();
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut head = [0; 4096];
-                let read = stream.read(&mut head).unwrap_or(0);
-                match head[..read].starts_with(b"GET /healthz") {
-                    true => answers(&mut stream),
-                    // The requests of the first call have timed out.
-                    false => requests.push(stream),
-                }
-                if read > 0 && requests.len() > 1 && head.starts_with(b"GET /healthz") {
-                    answers(requests.last_mut().unwrap());
-                    return;
-                }
-            }
-        });
-        let response = client
-            .get_with_probe("/x", "*/*", 100 * PROBE_AFTER, PROBE_AFTER)
-            .unwrap();
-        assert_eq!(response.into_body().read_to_string().unwrap(), "ok");
-        slow.join().unwrap();
     }
 }

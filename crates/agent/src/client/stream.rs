@@ -1,14 +1,13 @@
 //! Responses that are parsed while they arrive.
 
-use std::io::{BufRead, BufReader};
-use std::marker::PhantomData;
+use std::io::BufReader;
 use std::{fmt, io};
 
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, BodyReader};
 
-use super::{Client, ClientError, IDLE_MAX};
+use super::{Client, ClientError, IDLE_MAX, JsonArray};
 
 /// The read buffer of such a response.
 const ITEMS_BYTES: usize = 64 << 10;
@@ -22,14 +21,15 @@ impl Client {
     }
 
     /// The elements of the array in a response.
-    pub fn items<T>(&self, path: &str, response: Response<Body>) -> Items<T> {
+    fn items<T>(&self, path: &str, response: Response<Body>) -> Items<T> {
         Items {
             client: self.clone(),
             path: path.to_owned(),
             status: response.status().as_u16(),
-            reader: BufReader::with_capacity(ITEMS_BYTES, response.into_body().into_reader()),
-            state: ItemsState::Begin,
-            of: PhantomData,
+            array: JsonArray::new(BufReader::with_capacity(
+                ITEMS_BYTES,
+                response.into_body().into_reader(),
+            )),
         }
     }
 }
@@ -39,85 +39,23 @@ pub struct Items<T> {
     client: Client,
     path: String,
     status: u16,
-    reader: BufReader<BodyReader<'static>>,
-    state: ItemsState,
-    of: PhantomData<fn() -> T>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ItemsState {
-    Begin,
-    Inside,
-    Ended,
-}
-
-impl<T: DeserializeOwned> Items<T> {
-    fn read(&mut self) -> Result<Option<T>, serde_json::Error> {
-        let expected = match self.state {
-            ItemsState::Begin => b'[',
-            ItemsState::Inside => b',',
-            ItemsState::Ended => return Ok(None),
-        };
-        let byte = self.next_byte()?;
-        let ends = match self.state {
-            ItemsState::Begin if byte == expected => self.peek_byte()? == b']',
-            ItemsState::Inside => byte == b']',
-            _ => false,
-        };
-        if ends {
-            self.state = ItemsState::Ended;
-            return Ok(None);
-        }
-        if byte != expected {
-            let why = format!(
-                "there is {:?} where an array has {:?}",
-                byte as char, expected as char
-            );
-            return Err(serde::de::Error::custom(why));
-        }
-        self.state = ItemsState::Inside;
-        let mut json = serde_json::Deserializer::from_reader(&mut self.reader);
-        T::deserialize(&mut json).map(Some)
-    }
-
-    /// Consumes the next byte that is not white space.
-    fn next_byte(&mut self) -> Result<u8, serde_json::Error> {
-        let byte = self.peek_byte()?;
-        self.reader.consume(1);
-        Ok(byte)
-    }
-
-    fn peek_byte(&mut self) -> Result<u8, serde_json::Error> {
-        loop {
-            match self
-                .reader
-                .fill_buf()
-                .map_err(serde_json::Error::io)?
-                .first()
-            {
-                None => return Err(serde_json::Error::io(io::ErrorKind::UnexpectedEof.into())),
-                Some(b' ' | b'\n' | b'\r' | b'\t') => self.reader.consume(1),
-                Some(byte) => return Ok(*byte),
-            }
-        }
-    }
+    array: JsonArray<T, BufReader<BodyReader<'static>>>,
 }
 
 impl<T: DeserializeOwned> Iterator for Items<T> {
     type Item = Result<T, ClientError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let read = self.read().map_err(|error| {
-            self.state = ItemsState::Ended;
-            match error.is_io() || error.is_eof() {
+        let element = self.array.next()?;
+        Some(
+            element.map_err(|error| match error.is_io() || error.is_eof() {
                 true => {
                     let why = describe_read_error(&error.into());
                     self.client.unreachable(&self.path, &why)
                 }
                 false => self.client.not_flowtally(&self.path, self.status, &error),
-            }
-        });
-        read.transpose()
+            }),
+        )
     }
 }
 
@@ -125,7 +63,7 @@ impl<T> fmt::Debug for Items<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Items")
             .field("path", &self.path)
-            .field("state", &self.state)
+            .field("array", &self.array)
             .finish_non_exhaustive()
     }
 }

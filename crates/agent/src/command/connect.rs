@@ -17,7 +17,6 @@ pub(crate) fn server(url: &str, credentials: &Credentials) -> Result<Server, Str
         token: token.transpose().map_err(|e| e.to_string())?,
         ca: credentials.ca.clone(),
         certificate: credentials.cert.clone().zip(credentials.key.clone()),
-        is_node: false,
     })
 }
 

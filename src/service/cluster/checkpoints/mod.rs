@@ -1,6 +1,6 @@
-//! Checkpoints of a partition: made from time to time, and downloaded by a node that does not have the partition's
-//! store, or whose store lacks more than Kafka still has. Nothing else waits for them: failures are logged and counted,
-//! and the next checkpoint is made when it is due.
+//! Checkpoints of a partition: made at an interval, and downloaded by a node that does not have the partition's store, or
+//! whose store lacks messages that Kafka has deleted. Nothing else waits for them: failures are logged and counted, and
+//! retried when the next checkpoint is due.
 
 mod objects;
 
@@ -9,20 +9,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
+
 use super::NodeState;
 use super::fetch_queue::{End, FetchQueue};
-use super::kafka::{AHEAD_MAX, Control, Truncation};
+use super::kafka::{Control, TRUNCATION_TIME_MIN, Truncation};
 use crate::store::{INCOMPLETE, Store};
 use agent::durable;
 use flow::{Offset, Partition};
 use objects::PartitionCheckpoints;
 pub use objects::{CheckpointError, CheckpointStore};
 
-/// A store that lags by less catches up from Kafka: that is about a gigabyte of batches of a thousand flows.
+/// A store that lags by less catches up from Kafka. With batches of a thousand flows, that is about a gigabyte.
 const LAG_MESSAGES_MAX: u64 = 20_000;
 /// The next owner of a revoked partition waits for its last checkpoint, at most for this long.
 const LAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2);
-/// Between attempts to download a checkpoint without which the partition cannot be opened.
+/// Between attempts to download a checkpoint that is needed to open the partition.
 const DOWNLOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Between checks whether another partition's checkpoint is done.
 const TURN_INTERVAL: Duration = Duration::from_millis(200);
@@ -36,13 +38,14 @@ pub(super) struct Checkpoints<'a> {
 
 /// Why no checkpoint was downloaded.
 enum NoCheckpoint {
-    /// It is not needed: Kafka has everything that the store lacks.
+    /// None is needed: Kafka has everything that the store lacks.
     NotNeeded(CheckpointError),
-    /// It is needed, and the cause may pass.
+    /// One is needed, and the cause may be temporary.
     Retry(String),
-    /// A checkpoint includes more than Kafka has. Its broker may have been cut off and not know it yet.
-    Ahead(Truncation),
-    /// It is needed, and somebody has to act.
+    /// A checkpoint includes more than Kafka has. The broker that reported this may have been cut off, and not know it
+    /// yet.
+    AheadOfKafka(Truncation),
+    /// One is needed, and an operator has to act.
     Fatal(String),
 }
 
@@ -59,8 +62,9 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    /// Opens the store by `open`, or a checkpoint in its place where that is better. Returns `None` if the partition is
-    /// taken away before. Nothing else uses the store that is replaced, since it is published after this.
+    /// Opens the store with `open`; if a checkpoint is needed, or much newer, it replaces the store first. Returns `None`
+    /// if the partition is revoked or lost before that. Nothing else uses the store that is replaced, since it is
+    /// published after this.
     pub(super) fn open_newest(
         &self,
         path: &Path,
@@ -108,8 +112,9 @@ impl<'a> Checkpoints<'a> {
                         return Ok(None);
                     }
                 }
-                NoCheckpoint::Ahead(truncation) => {
-                    if ahead_since.get_or_insert_with(Instant::now).elapsed() >= AHEAD_MAX {
+                NoCheckpoint::AheadOfKafka(truncation) => {
+                    if ahead_since.get_or_insert_with(Instant::now).elapsed() >= TRUNCATION_TIME_MIN
+                    {
                         self.state.owners.report_truncation(truncation);
                         return Err(truncation.to_string());
                     }
@@ -120,8 +125,8 @@ impl<'a> Checkpoints<'a> {
                 NoCheckpoint::Fatal(why) => return Err(why),
             }
         }
-        // A download that failed may have left it.
-        let _rarely_there = fs::remove_dir_all(beside(path, "new"));
+        // A download that failed may have left a directory.
+        let _rarely_there = fs::remove_dir_all(sibling(path, "new"));
         self.set_time(SystemTime::now());
         match store {
             None => open(),
@@ -130,7 +135,7 @@ impl<'a> Checkpoints<'a> {
     }
 
     /// Downloads the newest usable checkpoint, if it is needed or much newer than the store, which is at `position`.
-    /// Returns where it is.
+    /// Returns its directory.
     fn download(
         &self,
         path: &Path,
@@ -140,29 +145,31 @@ impl<'a> Checkpoints<'a> {
     ) -> Result<Option<PathBuf>, NoCheckpoint> {
         let partition = self.partition;
         let Some((first, end)) = control.range(partition) else {
-            return Err(NoCheckpoint::Retry("no broker says what Kafka has".into()));
+            return Err(NoCheckpoint::Retry(
+                "no broker reports the offsets that Kafka has".into(),
+            ));
         };
         let due = position.unwrap_or(Offset::ZERO);
         let is_needed = due < first;
-        // The usual case: no wait for the object store.
+        // The usual case. It does not wait for the object store.
         if position.is_some() && !is_needed && end.since(due) <= LAG_MESSAGES_MAX {
             return Ok(None);
         }
         let missing = |error: CheckpointError| match error {
-            CheckpointError::OfAnother { .. } if is_needed || position.is_none() => {
+            CheckpointError::WrongIdentity { .. } if is_needed || position.is_none() => {
                 NoCheckpoint::Fatal(error.to_string())
             }
             error if is_needed => NoCheckpoint::Retry(error.to_string()),
             error => NoCheckpoint::NotNeeded(error),
         };
-        let stop = || queue.ended().is_some();
-        let listed = self.remote.list(&stop).map_err(missing)?;
-        let into = beside(path, "new");
+        let stop = queue.stop_token();
+        let listed = self.remote.list(stop).map_err(missing)?;
+        let into = sibling(path, "new");
         let mut unusable = None;
         for checkpoint in &listed {
             let at = checkpoint.position;
             if at > end {
-                return Err(NoCheckpoint::Ahead(Truncation {
+                return Err(NoCheckpoint::AheadOfKafka(Truncation {
                     partition,
                     sums_to: at,
                     kafka_to: end,
@@ -179,7 +186,7 @@ impl<'a> Checkpoints<'a> {
                 continue;
             }
             let start = Instant::now();
-            match self.remote.download(checkpoint, &into, &stop) {
+            match self.remote.download(checkpoint, &into, stop) {
                 Ok(bytes) => {
                     let ms = start.elapsed().as_millis() as u64;
                     tracing::info!(%partition, position = %at, bytes, ms, "downloaded a checkpoint");
@@ -204,7 +211,7 @@ impl<'a> Checkpoints<'a> {
         Ok(None)
     }
 
-    /// Makes checkpoints whenever they are due, until the partition is taken away.
+    /// Makes checkpoints whenever they are due, until the partition is revoked or lost.
     pub(super) fn run(&self, store: &Store, queue: &FetchQueue) {
         let interval = self.state.config.checkpoint_interval;
         // Spread over the interval, so that not all partitions are due at once.
@@ -217,10 +224,10 @@ impl<'a> Checkpoints<'a> {
                 continue;
             };
             pause = interval;
-            let stop = || queue.ended().is_some();
-            self.upload(store, &stop);
-            if let Err(error) = self.remote.prune(&stop)
-                && !stop()
+            let stop = queue.stop_token();
+            self.upload(store, stop);
+            if let Err(error) = self.remote.prune(stop)
+                && !stop.is_cancelled()
             {
                 self.count_failure();
                 tracing::error!(partition = %self.partition, %error, "checkpoints not pruned");
@@ -229,11 +236,12 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    /// Makes a last checkpoint, if that is quick, and removes the partition's gauges.
+    /// Makes a last checkpoint, if that takes less than [`LAST_CHECKPOINT_TIME_MAX`], and removes the partition's gauges.
     pub(super) fn finish(&self, store: &Store, queue: &FetchQueue) {
         if queue.ended() == Some(End::Revoked) {
-            let deadline = Instant::now() + LAST_CHECKPOINT_TIME_MAX;
-            self.upload(store, &|| Instant::now() >= deadline);
+            let stop = CancellationToken::new();
+            let limited = self.remote.limited(&stop, LAST_CHECKPOINT_TIME_MAX);
+            self.upload(store, limited.token());
         }
         let metrics = self.state.store.metrics.cluster();
         let label = [self.partition.to_string()];
@@ -242,7 +250,7 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
-    fn upload(&self, store: &Store, stop: &(dyn Fn() -> bool + Sync)) {
+    fn upload(&self, store: &Store, stop: &CancellationToken) {
         let partition = self.partition;
         let (start, started) = (Instant::now(), SystemTime::now());
         let before = position(store).ok();
@@ -299,15 +307,15 @@ fn position(store: &Store) -> Result<Offset, String> {
     Offset::try_from(position).map_err(|e| e.to_string())
 }
 
-/// A name beside `path`, under which no store is opened.
-fn beside(path: &Path, what: &str) -> PathBuf {
+/// A path beside `path`, at which no store is opened.
+fn sibling(path: &Path, what: &str) -> PathBuf {
     path.with_extension(format!("{what}{INCOMPLETE}"))
 }
 
 /// Replaces `path` by `new`, which is complete. After a kill, `path` is the previous store, the new one, or absent, but
 /// never incomplete.
 fn replace(path: &Path, new: &Path) -> std::io::Result<()> {
-    let old = beside(path, "old");
+    let old = sibling(path, "old");
     let absent = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(e),

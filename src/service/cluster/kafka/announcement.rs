@@ -10,8 +10,8 @@ use flow::{Offset, Partition, PartitionCount};
 const JOURNAL_KEY: &str = "journal";
 const LOST_KEY: &str = "lost";
 
-/// A partition whose end Kafka has lost, or which was created anew, while sums had more. Messages from `kafka_to` on are
-/// not those that were there before.
+/// Kafka has lost the end of a partition, or the topic was created anew, while the sums included more. Messages from
+/// `kafka_to` on are not those that were counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Truncation {
     pub partition: Partition,
@@ -25,8 +25,8 @@ impl fmt::Display for Truncation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Kafka had only {} messages where {} had been counted: the topic was made anew, or has lost its end. What \
-             came after that would be counted wrongly",
+            "Kafka had only {} messages of the partition, and {} had been counted: the topic was made anew, or has lost \
+             its end. Messages that came later are not those that were counted",
             self.kafka_to, self.sums_to
         )
     }
@@ -40,7 +40,7 @@ pub(super) struct Ownership {
     pub(super) node: String,
     /// `None` at the start of an ownership.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) epoch: Option<u64>,
+    pub(super) epoch: Option<Offset>,
     /// The position of the sums.
     pub(super) offset: Offset,
 }
@@ -88,7 +88,10 @@ impl Announcement {
                 node,
                 epoch,
                 offset,
-            }) => format!("{topic}\nowner\n{partition}\n{url}\n{node}\n{epoch:?}\n{offset}"),
+            }) => {
+                let epoch = epoch.map(Offset::get);
+                format!("{topic}\nowner\n{partition}\n{url}\n{node}\n{epoch:?}\n{offset}")
+            }
             Announcement::Journal { partitions } => format!("{topic}\njournal\n{partitions}"),
             Announcement::Truncation(Truncation {
                 partition,
@@ -113,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_the_topic() {
+    fn messages_have_these_bytes() {
         let json = |announcement, signature: Option<&str>| {
             let signature = signature.map(str::to_owned);
             serde_json::to_string(&Signed {
@@ -147,7 +150,7 @@ mod tests {
         } = read(more);
         assert!(matches!(
             &announcement,
-            Announcement::Owner(Ownership { epoch: Some(9), .. })
+            Announcement::Owner(Ownership { epoch: Some(epoch), .. }) if epoch.get() == 9
         ));
         let text = announcement.signed_text("t");
         assert_eq!(text, "t\nowner\n3\nu\na\nSome(9)\n5");
@@ -172,10 +175,11 @@ mod tests {
         } = read(&json);
         assert!(matches!(announcement, Announcement::Truncation(t) if t == truncation));
         assert!(signature.is_none());
-        // Numbers that cannot be are no announcements.
+        // Invalid numbers are errors.
         for wrong in [
             r#"{"partition":-1,"url":"u","node":"a","offset":5}"#,
             r#"{"partition":3,"url":"u","node":"a","offset":9223372036854775808}"#,
+            r#"{"partition":3,"url":"u","node":"a","epoch":9223372036854775808,"offset":5}"#,
             r#"{"partitions":0}"#,
         ] {
             assert!(serde_json::from_str::<Signed>(wrong).is_err(), "{wrong}");

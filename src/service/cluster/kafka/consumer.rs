@@ -18,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
+use tokio_util::sync::CancellationToken;
 
 use super::error::failed;
 use super::poll_loop::PollLoop;
@@ -35,7 +36,7 @@ const FETCH_WAIT_MS_MAX: u64 = 20;
 const FETCH_BACKOFF_MS: u64 = 50;
 /// By the response to a heartbeat, a member learns that partitions are to move.
 const HEARTBEAT_MS: u64 = 1_000;
-/// Longest wait for a broker that is asked for offsets.
+/// Longest wait for a broker's offsets.
 const OFFSETS_TIME_MAX: Duration = Duration::from_secs(2);
 /// Between two updates of [`Progress`]. The client cannot do it more often than each second.
 const STATISTICS_MS: u64 = 1_000;
@@ -60,8 +61,8 @@ pub trait Handler: Send + 'static {
     /// Partitions were lost: the group had not heard of this node for too long, and other nodes may have them already.
     fn lost(&mut self, partitions: &[Partition]);
 
-    /// An error that the operator should know. After [`KafkaError::OutOfRange`] its partition is not read any more;
-    /// after [`KafkaError::Broken`] all partitions are lost, and the thread ends.
+    /// Reports an error to the operator. After [`KafkaError::OutOfRange`] its partition is not read any more;
+    /// after [`KafkaError::Fatal`] all partitions are lost, and the thread ends.
     fn failed(&mut self, error: KafkaError);
 }
 
@@ -80,7 +81,7 @@ pub struct Record<'a> {
 pub struct Progress {
     /// All messages before it have been handed over. `None` until reading has started.
     pub position: Option<Offset>,
-    /// The end of the partition, as its leader told last. The lag is the difference.
+    /// The end of the partition, as its leader reported last. The lag is the difference.
     pub end: Option<Offset>,
     /// When the partition's leader was heard of last. It responds to fetches many times a second, so if this is much
     /// older, the progress may be stale. After a silence, it is not updated until the group has had time to revoke
@@ -94,7 +95,7 @@ pub(super) struct Assigned {
     pub(super) progress: Progress,
     /// The offset to start from, until reading has started.
     pub(super) start_at: Option<Offset>,
-    /// The leader did not tell the partition's end, and is not asked again before then.
+    /// The leader did not report the partition's end, and is not asked again before then.
     pub(super) not_before: Option<Instant>,
     /// Since when the leader's end is before the offset that is due.
     pub(super) ahead_since: Option<Instant>,
@@ -116,7 +117,9 @@ pub(super) struct ConsumerState {
     assignment: Mutex<Assignment>,
     /// Rebalances that the poll loop has not handled yet.
     rebalances: Mutex<Vec<Rebalance>>,
-    pub(super) stop: AtomicBool,
+    /// Ends the poll loop.
+    pub(super) stop: CancellationToken,
+    /// The poll loop has ended.
     pub(super) closing: AtomicBool,
 }
 
@@ -168,7 +171,7 @@ impl ClientContext for Context {
             };
             let progress = &mut assigned.progress;
             // The statistics may still have the end from an earlier assignment, and sums that reach it may lack flows.
-            // So it counts only after the start, for which the leader has told the current end.
+            // So it counts only after the start, for which the leader has reported the current end.
             if progress.position.is_some() {
                 progress.end = progress.end.max(Offset::try_from(seen.hi_offset).ok());
             }
@@ -180,7 +183,7 @@ impl ClientContext for Context {
             let idle = leader.and_then(|b| u64::try_from(b.rxidle).ok());
             let contact = idle.and_then(|idle| now.checked_sub(Duration::from_micros(idle)));
             let Some(contact) = contact else { continue };
-            // Another node may own the partition by now; the next heartbeat tells.
+            // Another node may own the partition by now; the response to the next heartbeat tells.
             if assigned
                 .last_contact
                 .is_some_and(|before| contact.saturating_duration_since(before) > SILENCE_MAX)
@@ -250,7 +253,7 @@ impl Control {
         }
     }
 
-    /// The offset of a partition's first message, and the one after its last. `None` if no broker tells. Blocks.
+    /// The offset of a partition's first message, and the one after its last. `None` if no broker reports them. Blocks.
     pub fn range(&self, partition: Partition) -> Option<(Offset, Offset)> {
         let client = self.client.upgrade()?;
         let range = client.fetch_watermarks(&self.state.topic, partition.get(), OFFSETS_TIME_MAX);
@@ -280,10 +283,10 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins the group that has the topic's name. If brokers are away, the client waits for them.
+    /// Joins the group that has the topic's name. If the brokers are unavailable, the client waits for them.
     ///
     /// # Errors
-    /// An option that is wrong.
+    /// If an option is invalid.
     pub fn join(settings: &Settings, handler: impl Handler) -> Result<Consumer, KafkaError> {
         let config = settings.client_with_defaults(
             &[
@@ -342,7 +345,7 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.control.state.stop.store(true, Ordering::Relaxed);
+        self.control.state.stop.cancel();
         let _a_panic_is_printed = self.thread.take().map(JoinHandle::join);
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of Kafka, by what has to be done about them.
+//! Errors of Kafka, classified by what the operator can do about them.
 
 use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode as Code};
 
@@ -9,16 +9,16 @@ use flow::{Offset, OutOfRange, Partition, PartitionCount};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
     /// It is unknown whether something was written: try again, under the same idempotency key.
-    #[error("{context}: Kafka is not available; try again: {why}")]
-    Away { context: &'static str, why: String },
+    #[error("{context}: Kafka is unavailable; try again: {why}")]
+    Unavailable { context: &'static str, why: String },
 
     /// The brokers take messages more slowly than they are sent. Nothing was written.
-    #[error("the queue to Kafka is full; try again shortly")]
+    #[error("the queue of messages for Kafka is full; try again shortly")]
     QueueFull,
 
     #[error(
-        "Kafka takes messages of at most {MESSAGE_BYTES_MAX} bytes, or of less where the topic's \
-         max.message.bytes says so"
+        "the message is too large: Kafka accepts at most {MESSAGE_BYTES_MAX} bytes, or the topic's \
+         max.message.bytes if that is less"
     )]
     TooLarge,
 
@@ -28,10 +28,10 @@ pub enum KafkaError {
     #[error("{context}: Kafka refuses access: check user, password, certificates and ACLs: {why}")]
     Denied { context: &'static str, why: String },
 
-    /// Kafka no longer has what the store lacks, or never had what the store has.
+    /// Kafka has deleted messages that the store lacks, or has lost messages that the store includes.
     #[error(
         "partition {partition} holds the offsets from {first} to before {end}, and {offset} is due: restore \
-         a newer backup of it, or, if Kafka has lost its end, start with an empty store"
+         a newer checkpoint of it, or, if Kafka has lost its end, start with an empty store"
     )]
     OutOfRange {
         partition: Partition,
@@ -59,7 +59,7 @@ pub enum KafkaError {
          never change. Use a new topic (--kafka-topic); or, if {topic} was created anew and is empty, delete \
          {topic}-owners, which remembers"
     )]
-    OtherPartitions {
+    PartitionsChanged {
         topic: String,
         was: PartitionCount,
         is: PartitionCount,
@@ -68,19 +68,19 @@ pub enum KafkaError {
     #[error("{context}: an option for Kafka is wrong: {why}")]
     Settings { context: &'static str, why: String },
 
-    /// The client has stopped for good, because it could not keep its guarantees.
+    /// A fatal error of librdkafka: the client has stopped, because it could not keep its guarantees.
     #[error("{context}: the client of Kafka has given up; restart the service: {why}")]
-    Broken { context: &'static str, why: String },
+    Fatal { context: &'static str, why: String },
 }
 
 impl KafkaError {
     /// Whether a retry may succeed shortly.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, KafkaError::Away { .. } | KafkaError::QueueFull)
+        matches!(self, KafkaError::Unavailable { .. } | KafkaError::QueueFull)
     }
 
-    /// Classifies an error by its code. An unknown code is taken for a temporary error.
-    pub(super) fn of(context: &'static str, source: &Source) -> KafkaError {
+    /// Classifies an error by its code. An unknown code counts as temporary.
+    pub(super) fn classify(context: &'static str, source: &Source) -> KafkaError {
         let why = source.to_string();
         let code = match source {
             Source::AdminOp(code) => Some(*code),
@@ -95,13 +95,13 @@ impl KafkaError {
             (Source::ClientCreation(_) | Source::AdminOpCreation(_) | Source::Nul(_), _) => {
                 KafkaError::Settings { context, why }
             }
-            (Source::MessageConsumptionFatal(_), _) => KafkaError::Broken { context, why },
-            (_, Some(code)) => KafkaError::of_code(context, code, why),
-            _ => KafkaError::Away { context, why },
+            (Source::MessageConsumptionFatal(_), _) => KafkaError::Fatal { context, why },
+            (_, Some(code)) => KafkaError::classify_code(context, code, why),
+            _ => KafkaError::Unavailable { context, why },
         }
     }
 
-    pub(super) fn of_code(context: &'static str, code: Code, why: String) -> KafkaError {
+    pub(super) fn classify_code(context: &'static str, code: Code, why: String) -> KafkaError {
         match code {
             Code::QueueFull => KafkaError::QueueFull,
             Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
@@ -130,15 +130,15 @@ impl KafkaError {
             | Code::Fenced
             | Code::FencedInstanceId
             | Code::UnreleasedInstanceId
-            | Code::OutOfOrderSequenceNumber => KafkaError::Broken { context, why },
-            _ => KafkaError::Away { context, why },
+            | Code::OutOfOrderSequenceNumber => KafkaError::Fatal { context, why },
+            _ => KafkaError::Unavailable { context, why },
         }
     }
 }
 
-/// For `map_err`: adds what was being done.
+/// For `map_err`: classifies an error of what `context` describes.
 pub(super) fn failed(context: &'static str) -> impl Fn(Source) -> KafkaError {
-    move |source| KafkaError::of(context, &source)
+    move |source| KafkaError::classify(context, &source)
 }
 
 #[cfg(test)]
@@ -146,8 +146,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_fall_into_what_can_be_done_about_them() {
-        let of = |code| KafkaError::of("testing", &Source::MessageProduction(code));
+    fn errors_are_classified() {
+        let of = |code| KafkaError::classify("testing", &Source::MessageProduction(code));
         for code in [
             Code::MessageTimedOut,
             Code::AllBrokersDown,
@@ -170,7 +170,7 @@ mod tests {
             assert!(!error.is_temporary(), "{code:?}");
             assert!(error.to_string().contains(says), "{error}");
         }
-        let refused = KafkaError::of(
+        let refused = KafkaError::classify(
             "testing",
             &Source::AdminOp(Code::ClusterAuthorizationFailed),
         );

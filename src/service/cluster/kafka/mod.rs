@@ -1,5 +1,5 @@
 //! The client of Kafka, which is the journal of a cluster: the topic is the write-ahead log, and the consumer group
-//! decides which node owns which partition. A second topic has a table of owners. Nothing here knows flows or stores.
+//! decides which node owns which partition. A second topic has the table of owners. Nothing here knows flows or stores.
 //!
 //! - [`ensure_topics`] creates the topics if they are absent.
 //! - [`Producer`] appends messages to partitions, and returns their offsets when all in-sync replicas have them.
@@ -22,7 +22,7 @@ pub use announcement::Truncation;
 pub use consumer::{Consumer, Control, Handler, Progress, Record};
 pub use error::KafkaError;
 pub use owners::{Owner, Owners, Signer};
-pub use poll_loop::AHEAD_MAX;
+pub use poll_loop::TRUNCATION_TIME_MIN;
 pub use producer::{MESSAGE_BYTES_MAX, Producer};
 pub use settings::Settings;
 pub use topics::{cluster_id, ensure_topics};

@@ -1,25 +1,24 @@
-//! The table of which node owns which partition. It is read from a compacted topic of announcements, which also keeps
-//! how many partitions the journal has, which must never change, and which of them Kafka has truncated.
+//! The table of owners: which node owns which partition. It is read from a compacted topic of announcements, which also
+//! keeps the number of the journal's partitions, which must never change, and the partitions that Kafka has truncated.
 //!
-//! The group alone assigns partitions; this only announces it. An owner announces itself when it has opened a partition,
-//! and again every few seconds. **Epochs**: the announcement that starts an ownership has no epoch, and its offset in the
+//! The consumer group alone assigns partitions; announcements tell the other nodes. An owner announces itself when it
+//! has opened a partition, and again every few seconds. **Epochs**: the announcement that starts an ownership has no epoch, and its offset in the
 //! topic becomes the epoch; later announcements of the same ownership carry it. The highest epoch wins, and within an
 //! epoch the latest announcement. So the epoch grows with each change of ownership, whatever the clocks are, and even if
 //! the group is created anew.
 //!
-//! A node that was suspended and missed the revocation of a partition may announce itself after its successor. Within its
-//! old epoch, the announcement is older than the successor's and is ignored. If it starts a new epoch, the successor sees
-//! that it was replaced, and starts another; then the first node learns from the group that the partition is lost, and
-//! stops. Until then, a question may go to the wrong node. That is why a node answers only for partitions that it owns and
-//! whose leaders it has heard of lately.
+//! A node that was suspended and missed the revocation of a partition may announce itself after its successor. If it
+//! announces its old epoch, that is lower than the successor's, and is ignored. If it starts a new epoch, the successor
+//! sees that it was replaced, and starts another; then the first node learns from the group that it has lost the
+//! partition, and stops. Until then, a query may go to the wrong node. That is why a node answers only for partitions
+//! that it owns and whose leaders it has heard of lately.
 //!
 //! A node sends its token to the peers that it queries. So announcements may be signed ([`Signer`]), and those without a
-//! valid signature are rejected. What has to be kept for ever is published again and again by every node: so it outlives
-//! the token that signed it first, and messages that overwrite it.
+//! valid signature are rejected. Every node repeats the announcements that have to be kept for ever, so that they outlive
+//! the token that signed them first, and messages that overwrite them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,7 +27,8 @@ use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError as Source;
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
+use tokio_util::sync::CancellationToken;
 
 use super::announcement::{Announcement, Ownership, Signed, Truncation};
 use super::error::failed;
@@ -44,16 +44,16 @@ const POLL_TIME_MAX: Duration = Duration::from_millis(100);
 const REJECTED_MAX: usize = 100;
 const REJECTED_CHARS_MAX: usize = 200;
 
-const CONTEXT: &str = "reading who owns which partition";
+const CONTEXT: &str = "reading the topic of owners";
 
 /// The node that owns a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub node: String,
-    /// Where it answers peers.
+    /// Where peers reach it.
     pub url: String,
-    /// Grows whenever the partition changes hands.
-    pub epoch: u64,
+    /// Grows with each change of ownership: the offset of the announcement that started this one.
+    pub epoch: Offset,
     /// The position of its sums when it was announced.
     pub offset: Offset,
 }
@@ -63,7 +63,7 @@ pub trait Signer: fmt::Debug + Send + Sync {
     /// The signature of `text`; `None` if announcements are not signed.
     fn sign(&self, text: &str) -> Option<String>;
 
-    /// Whether `signature` is a node's of `text`.
+    /// Whether `signature` of `text` is a node's.
     fn verify(&self, text: &str, signature: Option<&str>) -> bool;
 }
 
@@ -74,7 +74,7 @@ type OwnersByPartition = BTreeMap<Partition, Owner>;
 #[derive(Debug, Default)]
 struct Table {
     owners: OwnersByPartition,
-    /// As the first node announced it.
+    /// The number that the first node announced.
     partitions: Option<PartitionCount>,
     truncations: BTreeMap<Partition, Truncation>,
 }
@@ -98,16 +98,16 @@ pub struct Owners {
     producer: Producer,
     signer: Arc<dyn Signer>,
     table: Arc<Mutex<Table>>,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Owners {
     /// Reads all announcements, and follows the topic from then on. This node announces itself with `url`. Blocks until
-    /// the end of the topic was read.
+    /// the topic was read to its end.
     ///
     /// # Errors
-    /// Brokers that are away, a topic that does not exist, or a journal that had another number of partitions.
+    /// If the brokers are unavailable, the topic does not exist, or the journal had another number of partitions.
     pub fn open(
         settings: &Settings,
         url: &str,
@@ -132,7 +132,7 @@ impl Owners {
         let assigned = from_the_start.and_then(|()| client.assign(&list));
         assigned.map_err(failed(CONTEXT))?;
 
-        let (table, stop) = (Arc::default(), Arc::<AtomicBool>::default());
+        let (table, stop) = (Arc::default(), CancellationToken::new());
         let (read, all_read) = mpsc::channel();
         let mut reader = Reader {
             client,
@@ -168,9 +168,9 @@ impl Owners {
                 owners.check_partition_count(partitions, &settings.topic)?;
                 Ok(owners)
             }
-            Err(_) => Err(KafkaError::Away {
+            Err(_) => Err(KafkaError::Unavailable {
                 context: CONTEXT,
-                why: format!("it takes more than {} s", READ_TIME_MAX.as_secs()),
+                why: format!("not read to its end within {} s", READ_TIME_MAX.as_secs()),
             }),
         }
     }
@@ -183,7 +183,7 @@ impl Owners {
     ) -> Result<(), KafkaError> {
         let was = *self.table.lock().partitions.get_or_insert(partitions);
         if was != partitions {
-            return Err(KafkaError::OtherPartitions {
+            return Err(KafkaError::PartitionsChanged {
                 topic: topic.to_owned(),
                 was,
                 is: partitions,
@@ -227,7 +227,7 @@ impl Owners {
             .send(Partition::FIRST, Some(key.as_bytes()), &json)
     }
 
-    /// Announces to all nodes, for ever, that Kafka has less of a partition than was counted.
+    /// Announces to all nodes, for ever, that Kafka has fewer messages of a partition than were counted.
     pub fn report_truncation(&self, truncation: Truncation) {
         (self.table.lock().truncations).insert(truncation.partition, truncation);
         self.publish_permanent();
@@ -241,7 +241,7 @@ impl Owners {
         }
     }
 
-    /// Whether Kafka was found to have less of `partition` than was counted.
+    /// The truncation of `partition` that a node has found, if any.
     pub fn truncation(&self, partition: Partition) -> Option<Truncation> {
         self.table.lock().truncations.get(&partition).copied()
     }
@@ -259,7 +259,7 @@ impl Owners {
 
 impl Drop for Owners {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.cancel();
         let _a_panic_is_printed = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -274,27 +274,25 @@ struct Reader {
     signer: Arc<dyn Signer>,
     /// Senders of rejected announcements that were logged.
     rejected_senders: BTreeSet<String>,
-    /// Rejected permanent announcements by key, with their offsets, until the end of the topic was read.
-    rejected_permanent: BTreeMap<String, i64>,
-    stop: Arc<AtomicBool>,
+    /// Rejected permanent announcements by key, with their offsets, until the topic was read to its end.
+    rejected_permanent: BTreeMap<String, Offset>,
+    stop: CancellationToken,
     /// Notified when the topic was read to its end, or cannot be read.
     read: Option<mpsc::Sender<Result<(), KafkaError>>>,
 }
 
 impl Reader {
     fn run(&mut self) {
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.stop.is_cancelled() {
             let all_read = match self.client.poll(POLL_TIME_MAX) {
                 None => continue,
                 Some(Ok(message)) => {
-                    let offset = message.offset();
-                    match serde_json::from_slice(message.payload().unwrap_or_default()) {
-                        Ok(signed) => {
-                            drop(message);
-                            self.receive(signed, offset);
-                        }
+                    let announcement = parse(&message);
+                    drop(message);
+                    match announcement {
+                        Ok((signed, offset)) => self.receive(signed, offset),
                         Err(error) => {
-                            tracing::warn!(%error, offset, "message in the topic of owners not understood");
+                            tracing::warn!(error, "message in the topic of owners ignored")
                         }
                     }
                     continue;
@@ -315,7 +313,7 @@ impl Reader {
         }
     }
 
-    fn receive(&mut self, signed: Signed, offset: i64) {
+    fn receive(&mut self, signed: Signed, offset: Offset) {
         let Signed {
             announcement,
             signature,
@@ -335,10 +333,7 @@ impl Reader {
         match announcement {
             Announcement::Owner(ownership) => {
                 self.rejected_senders.remove(&ownership.url);
-                // The client returns no message without an offset.
-                if let Ok(offset) = u64::try_from(offset) {
-                    add(&mut table.owners, ownership, offset);
-                }
+                add(&mut table.owners, ownership, offset);
             }
             // The first one counts for as long as this node runs.
             Announcement::Journal { partitions } => {
@@ -351,7 +346,7 @@ impl Reader {
     }
 
     /// Logs an announcement that no token of the nodes has signed.
-    fn reject_unverified(&mut self, announcement: &Announcement, offset: i64) {
+    fn reject_unverified(&mut self, announcement: &Announcement, offset: Offset) {
         let sender = match announcement {
             Announcement::Owner(Ownership { url, .. }) => {
                 url.chars().take(REJECTED_CHARS_MAX).collect()
@@ -372,7 +367,7 @@ impl Reader {
         {
             tracing::warn!(
                 sender,
-                offset,
+                %offset,
                 "announcement rejected: no token of the nodes has signed it"
             );
         }
@@ -387,20 +382,28 @@ impl Reader {
         for (key, offset) in std::mem::take(&mut self.rejected_permanent) {
             tracing::warn!(
                 key,
-                offset,
+                %offset,
                 "permanent announcement rejected: no token of the nodes has signed it"
             );
         }
     }
 }
 
+/// The announcement in a message, and its offset.
+fn parse(message: &BorrowedMessage<'_>) -> Result<(Signed, Offset), String> {
+    let offset = Offset::try_from(message.offset()).map_err(|e| e.to_string())?;
+    let signed = serde_json::from_slice(message.payload().unwrap_or_default());
+    let signed = signed.map_err(|e| format!("at offset {offset}: {e}"))?;
+    Ok((signed, offset))
+}
+
 /// Adds an ownership that was announced at `offset` of the topic.
-fn add(owners: &mut OwnersByPartition, ownership: Ownership, offset: u64) {
+fn add(owners: &mut OwnersByPartition, ownership: Ownership, offset: Offset) {
     let epoch = ownership.epoch.unwrap_or(offset);
     let known = owners.get(&ownership.partition);
-    // An epoch after its announcement cannot be, and would win for ever.
+    // An epoch cannot be later than its announcement. Such an epoch would win for ever.
     if epoch > offset {
-        // The topic was created anew while that node was running; it starts a new epoch.
+        // The topic was created anew while that node was running, which starts a new epoch then.
         if known.is_some_and(|known| known.epoch == epoch && known.node == ownership.node) {
             owners.remove(&ownership.partition);
         }
@@ -421,13 +424,17 @@ fn add(owners: &mut OwnersByPartition, ownership: Ownership, offset: u64) {
 mod tests {
     use super::*;
 
-    fn ownership(node: &str, epoch: Option<u64>, offset: u64) -> Ownership {
+    fn offset(number: u64) -> Offset {
+        Offset::try_from(number).unwrap()
+    }
+
+    fn ownership(node: &str, epoch: Option<u64>, position: u64) -> Ownership {
         Ownership {
             partition: three(),
             url: format!("http://{node}"),
             node: node.to_owned(),
-            epoch,
-            offset: Offset::try_from(offset).unwrap(),
+            epoch: epoch.map(offset),
+            offset: offset(position),
         }
     }
 
@@ -440,8 +447,9 @@ mod tests {
         let mut table = OwnersByPartition::new();
         let owner = |table: &OwnersByPartition| {
             let owner = &table[&three()];
-            (owner.node.clone(), owner.epoch)
+            (owner.node.clone(), owner.epoch.get())
         };
+        let add = |table: &mut _, ownership, at| add(table, ownership, offset(at));
         add(&mut table, ownership("a", None, 5), 10);
         add(&mut table, ownership("a", Some(10), 7), 11);
         assert_eq!(owner(&table), ("a".into(), 10));
@@ -451,7 +459,11 @@ mod tests {
         assert_eq!(owner(&table), ("b".into(), 12));
         add(&mut table, ownership("a", None, 9), 14);
         assert_eq!(owner(&table), ("a".into(), 14));
-        add(&mut table, ownership("stranger", Some(u64::MAX), 9), 15);
+        add(
+            &mut table,
+            ownership("stranger", Some(u64::MAX >> 1), 9),
+            15,
+        );
         assert_eq!(owner(&table), ("a".into(), 14));
         // The topic is created anew.
         add(&mut table, ownership("b", Some(12), 9), 0);

@@ -23,13 +23,13 @@ const POLL_TIME_MAX: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for the coordinator before a commit is skipped.
 const COMMIT_MAX: Duration = Duration::from_secs(1);
-/// Before a leader that did not tell its offsets is asked again; other partitions are read meanwhile.
+/// Before a leader that did not report its offsets is asked again; other partitions are read meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// A partition that the client has not fetched for this long, although it was started, is started again.
+/// If the client has not fetched a started partition for this long, it is started again.
 const STOPPED_MAX: Duration = Duration::from_secs(2);
-/// A leader whose end is before the offset that is due may have been cut off and replaced, and not know it. After this
-/// time it is believed.
-pub const AHEAD_MAX: Duration = Duration::from_secs(30);
+/// A leader whose end is before the offset that is due may have been cut off and replaced, and not know it. If it
+/// reports the same for this long, the partition counts as truncated.
+pub const TRUNCATION_TIME_MIN: Duration = Duration::from_secs(30);
 
 const CONTEXT: &str = "reading from Kafka";
 
@@ -60,7 +60,7 @@ impl<H: Handler> PollLoop<H> {
         let client = self.client.clone();
         let mut committed = Instant::now();
         let mut broken = false;
-        while !broken && !self.state().stop.load(Ordering::Relaxed) {
+        while !broken && !self.state().stop.is_cancelled() {
             let (messages, error) = fetch(&client);
             for (partition, messages) in messages {
                 self.hand_over(partition, &messages);
@@ -82,7 +82,7 @@ impl<H: Handler> PollLoop<H> {
         // Not under the lock: the handler waits for threads that may be starting a partition.
         let rest = std::mem::take(&mut *self.state().assignment());
         let rest: Vec<_> = rest.into_keys().collect();
-        self.notify_gone(&rest, broken);
+        self.notify_revoked(&rest, broken);
     }
 
     fn state(&self) -> Arc<ConsumerState> {
@@ -99,7 +99,7 @@ impl<H: Handler> PollLoop<H> {
         let mut records = Vec::with_capacity(messages.len());
         for message in messages {
             let Ok(offset) = Offset::try_from(message.offset()) else {
-                // The client does not return messages without an offset.
+                // Not expected: the client returns no messages without an offset.
                 return self.handler.failed(KafkaError::BadOffset {
                     context: CONTEXT,
                     partition,
@@ -129,8 +129,8 @@ impl<H: Handler> PollLoop<H> {
         }
     }
 
-    /// Passes only those partitions to the client whose start is known. To the group, the others are assigned all the
-    /// same.
+    /// Passes only those partitions to the client whose start is known. The others are assigned too, as the group sees
+    /// it.
     fn assigned(&mut self, list: &TopicPartitionList) {
         let mut ready = Vec::new();
         for partition in partitions(list) {
@@ -145,7 +145,7 @@ impl<H: Handler> PollLoop<H> {
     }
 
     /// Starts to read partitions from offsets. A partition whose offset is out of range is not read; if the leader does
-    /// not tell its range, the start is retried later.
+    /// not report its range, the start is retried later.
     fn start(&mut self, mut starts: Vec<(Partition, Offset)>) {
         let state = self.state();
         starts.retain(|(partition, offset)| {
@@ -191,13 +191,13 @@ impl<H: Handler> PollLoop<H> {
                 started.add_partition(&state.topic, partition.get());
             }
         }
-        self.notify_gone(&partitions, lost);
+        self.notify_revoked(&partitions, lost);
         if let Err(error) = self.client.incremental_unassign(&started) {
             self.handler.failed(failed("unassigning partitions")(error));
         }
     }
 
-    fn notify_gone(&mut self, partitions: &[Partition], lost: bool) {
+    fn notify_revoked(&mut self, partitions: &[Partition], lost: bool) {
         match lost {
             true => self.handler.lost(partitions),
             false => self.handler.revoked(partitions),
@@ -223,11 +223,11 @@ impl<H: Handler> PollLoop<H> {
         }
     }
 
-    /// Whether a store can continue from `offset`; `None` to ask again later. It asks the leader, since the end that
-    /// the client remembers may be from an earlier assignment, and sums that reach it may lack flows.
+    /// Whether a store can continue from `offset`; `None` to retry later. It asks the leader, since the end that the
+    /// client remembers may be from an earlier assignment, and sums that reach it may lack flows.
     fn check_range(&mut self, partition: Partition, offset: Offset) -> Option<bool> {
         let Some((first, end)) = self.control.range(partition) else {
-            // A leader is believed only if it keeps telling the same.
+            // A truncation counts only if the leader reports it without interruption.
             if let Some(assigned) = self.state().assignment().get_mut(&partition) {
                 assigned.ahead_since = None;
             }
@@ -238,7 +238,8 @@ impl<H: Handler> PollLoop<H> {
             assigned.progress.end = assigned.progress.end.max(Some(end));
             if offset <= end {
                 assigned.ahead_since = None;
-            } else if (assigned.ahead_since.get_or_insert_with(Instant::now)).elapsed() < AHEAD_MAX
+            } else if (assigned.ahead_since.get_or_insert_with(Instant::now)).elapsed()
+                < TRUNCATION_TIME_MIN
             {
                 tracing::warn!(
                     %partition,
@@ -261,8 +262,8 @@ impl<H: Handler> PollLoop<H> {
         Some(is_in_range)
     }
 
-    /// Restarts partitions that the client has stopped to fetch: their next message was deleted, which the restart
-    /// finds, or their leader was wrong about its range, as one that has just started may be.
+    /// Restarts partitions that the client has stopped fetching: either their next message was deleted, which the restart
+    /// detects, or their leader was wrong about its range, as one that has just started may be.
     fn restart_stopped(&mut self) {
         let state = self.state();
         let mut list = TopicPartitionList::new();
@@ -291,8 +292,8 @@ impl<H: Handler> PollLoop<H> {
             tracing::warn!(%error, "offset not in Kafka");
             return false;
         }
-        let error = KafkaError::of(CONTEXT, error);
-        let broken = matches!(error, KafkaError::Broken { .. });
+        let error = KafkaError::classify(CONTEXT, error);
+        let broken = matches!(error, KafkaError::Fatal { .. });
         // Temporary errors are logged by the client.
         if !error.is_temporary() {
             self.handler.failed(error);
@@ -336,9 +337,10 @@ fn fetch(client: &Client) -> (Fetched<'_>, Option<Source>) {
         match client.poll(wait) {
             Some(Ok(message)) => {
                 bytes += message.payload_len();
-                // The client returns messages of assigned partitions only.
-                if let Ok(partition) = Partition::try_from(message.partition()) {
-                    messages.entry(partition).or_default().push(message);
+                match Partition::try_from(message.partition()) {
+                    Ok(partition) => messages.entry(partition).or_default().push(message),
+                    // Not expected: the client returns messages of assigned partitions only.
+                    Err(error) => tracing::error!(%error, "message from Kafka ignored"),
                 }
             }
             Some(Err(error)) => return (messages, Some(error)),
@@ -352,7 +354,12 @@ fn fetch(client: &Client) -> (Fetched<'_>, Option<Source>) {
 /// The partitions of a rebalance.
 fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = Partition> {
     let elements = list.elements().into_iter();
-    elements.filter_map(|element| Partition::try_from(element.partition()).ok())
+    elements.filter_map(|element| {
+        // Not expected: the group assigns partitions of the topic only.
+        let invalid = |error: &_| tracing::error!(%error, "assignment of a partition ignored");
+        let partition = Partition::try_from(element.partition());
+        partition.inspect_err(invalid).ok()
+    })
 }
 
 fn add(list: &mut TopicPartitionList, state: &ConsumerState, partition: Partition, offset: Offset) {

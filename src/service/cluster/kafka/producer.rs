@@ -10,19 +10,19 @@ use super::settings::{Log, create};
 use super::{KafkaError, Settings};
 use flow::{Offset, Partition};
 
-/// Longest message, key included, that brokers take by default. Larger batches have to be split.
+/// Longest message, key included, that brokers accept by default. Larger batches have to be split.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
 /// Messages that wait for their acknowledgement.
 const QUEUE_KIB_MAX: usize = 64 * 1024;
 const QUEUE_MESSAGES_MAX: usize = 100_000;
 /// A message that is not acknowledged by then counts as failed.
 const DELIVERY_MS_MAX: u64 = 10_000;
-/// For a topic that the metadata does not list: it may be about to be created.
+/// Longest wait for a topic that the metadata does not list: it may be about to be created.
 const UNKNOWN_TOPIC_MS_MAX: u64 = 3_000;
 /// Messages that are sent within this time share a request.
 const LINGER_MS: u64 = 1;
 
-/// Longest wait for a broker that is asked whether it is there.
+/// Longest wait for a broker's metadata.
 const METADATA_TIME_MAX: Duration = Duration::from_secs(2);
 
 const CONTEXT: &str = "writing to Kafka";
@@ -35,10 +35,10 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer for the journal. If brokers are away, sending fails.
+    /// A producer for the journal. If the brokers are unavailable, sending fails later.
     ///
     /// # Errors
-    /// An option that is wrong.
+    /// If an option is invalid.
     pub fn new(settings: &Settings) -> Result<Producer, KafkaError> {
         let config = settings.client_with_defaults(
             &[
@@ -76,11 +76,11 @@ impl Producer {
     }
 
     /// Appends `payload` to a partition. The future resolves to its offset, within about `DELIVERY_MS_MAX`; to `None`
-    /// if the brokers have the message and do not tell its offset, as after a retry that they recognise. Sending starts
-    /// at once, even if the future is never polled. The key is for the readers of the message.
+    /// if the brokers have the message but do not report its offset, as after a retry that they recognise. Sending
+    /// starts at once, even if the future is never polled. The key is for the readers of the message.
     ///
     /// # Errors
-    /// After [`KafkaError::Away`] the message may have been written, or may still be.
+    /// After [`KafkaError::Unavailable`], the message may have been written, or may be written later.
     pub fn send(
         &self,
         partition: Partition,
@@ -95,13 +95,13 @@ impl Producer {
         }
         let queued = self.client.send_result(record);
         let queued = queued.map_err(|(error, _)| self.error(error));
-        // Keeps the client alive, and knows more about an error.
+        // Keeps the client alive, and can tell a fatal error.
         let producer = self.clone();
         async move {
             match queued?.await {
                 Ok(Ok(delivery)) => Ok(Offset::try_from(delivery.offset).ok()),
                 Ok(Err((error, _message))) => Err(producer.error(error)),
-                Err(_canceled) => Err(KafkaError::Away {
+                Err(_canceled) => Err(KafkaError::Unavailable {
                     context: CONTEXT,
                     why: "the producer was closed".into(),
                 }),
@@ -109,8 +109,8 @@ impl Producer {
         }
     }
 
-    /// Whether a broker answers. Blocks.
-    pub fn is_answered(&self) -> bool {
+    /// Whether a broker responds. Blocks.
+    pub fn is_reachable(&self) -> bool {
         let client = self.client.client();
         client
             .fetch_metadata(Some(&self.topic), METADATA_TIME_MAX)
@@ -119,7 +119,7 @@ impl Producer {
 
     fn error(&self, error: rdkafka::error::KafkaError) -> KafkaError {
         match self.client.client().fatal_error() {
-            Some((_, why)) => KafkaError::Broken {
+            Some((_, why)) => KafkaError::Fatal {
                 context: CONTEXT,
                 why,
             },

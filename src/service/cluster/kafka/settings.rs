@@ -1,4 +1,4 @@
-//! Where Kafka is, the name of this node, and the options that all clients share.
+//! The settings that all clients of Kafka share: brokers, topic, name of this node, options.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use super::KafkaError;
 use super::error::failed;
 
-/// A request without a response by then is sent again, on a new connection.
+/// A request without a response by then is sent again on a new connection.
 const REQUEST_MS_MAX: u64 = 10_000;
-/// Longest pause between attempts to connect, so that brokers that are back are found soon.
+/// Longest pause between attempts to connect: brokers that are back are found soon.
 const RECONNECT_MS_MAX: u64 = 1_000;
 
 /// The settings of all clients of Kafka.
@@ -47,7 +47,7 @@ const RESERVED: [&str; 12] = [
 
 impl Settings {
     /// # Errors
-    /// A reserved option.
+    /// If an option is reserved.
     pub fn validate(&self) -> Result<(), KafkaError> {
         let names = self.options.iter().map(|(name, _)| name.as_str());
         match names.into_iter().find(|name| RESERVED.contains(name)) {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_production_needs_is_compiled_in() {
+    fn tls_and_sasl_are_compiled_in() {
         let settings = settings(&[
             ("security.protocol", "sasl_ssl"),
             ("sasl.mechanism", "SCRAM-SHA-512"),

@@ -27,23 +27,23 @@ const STORED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024;
 const REQUEST_SECONDS_MAX: u64 = 10;
 const POLL: Duration = Duration::from_millis(100);
 
-const CONTEXT: &str = "looking for the topics";
+const CONTEXT: &str = "finding the topics";
 
 /// The ID of the cluster, since a topic of the same name in another one is not the same. Blocks.
 ///
 /// # Errors
-/// Brokers that are away.
+/// If no broker responds.
 pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
     let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
     let id = admin.inner().fetch_cluster_id(timeout);
-    id.ok_or_else(|| KafkaError::Away {
-        context: "asking for the cluster's name",
-        why: format!("no broker answers in {REQUEST_SECONDS_MAX} s"),
+    id.ok_or_else(|| KafkaError::Unavailable {
+        context: "asking for the cluster's ID",
+        why: format!("no broker responded within {REQUEST_SECONDS_MAX} s"),
     })
 }
 
-/// Remembers that a broker refused the client. A request for metadata only shows that no broker answers.
+/// Remembers that a broker refused the client: a request for metadata only reports that no broker responded.
 #[derive(Clone, Debug, Default)]
 struct Refusal(Arc<Mutex<Option<KafkaError>>>);
 
@@ -73,7 +73,7 @@ impl ClientContext for Refusal {
 /// journal has: an existing one keeps its number. Blocks.
 ///
 /// # Errors
-/// Brokers that are away, or refuse.
+/// If the brokers are unavailable, or refuse.
 pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCount, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
     // A client reports errors only if it is polled, as the producer is.
@@ -100,14 +100,15 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
         if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
             check_journal(&admin, journal)?;
             check_owners(&admin, owners)?;
-            let count = i32::try_from(count).unwrap_or_default();
-            let context = CONTEXT;
-            return PartitionCount::try_from(count)
-                .map_err(|what| KafkaError::OutOfBounds { context, what });
+            let invalid = |what| KafkaError::OutOfBounds {
+                context: CONTEXT,
+                what,
+            };
+            return PartitionCount::try_from(count).map_err(invalid);
         }
         if Instant::now() >= deadline {
             let why = format!("{journal} and {owners} have partitions without a leader");
-            return Err(KafkaError::Away {
+            return Err(KafkaError::Unavailable {
                 context: CONTEXT,
                 why,
             });
@@ -133,7 +134,7 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
                 None => sleep(POLL),
             }
         };
-        for result in created.map_err(failed("making the topics"))? {
+        for result in created.map_err(failed("creating the topics"))? {
             match result {
                 Ok(topic) => {
                     let partitions = if topic == *owners { 1 } else { partitions };
@@ -142,7 +143,7 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
                     let why = format!("{topic}: {code}");
-                    return Err(KafkaError::of_code("making the topics", code, why));
+                    return Err(KafkaError::classify_code("creating the topics", code, why));
                 }
             }
         }
@@ -150,12 +151,12 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
     }
 }
 
-/// Refuses a journal whose settings would lose batches, or into which batches do not fit.
+/// Refuses a journal that would delete batches, or that is configured for smaller messages.
 fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
     let settings = describe(admin, journal);
     let has = |name: &str| settings.get(name).map_or("", |value| value);
     if has("cleanup.policy").contains("compact") {
-        let why = "it would drop batches; it has to be delete";
+        let why = "it would delete batches; it has to be delete";
         return Err(wrong(journal, "cleanup.policy", &settings, why));
     }
     let longest = has("max.message.bytes").parse::<usize>();
@@ -182,7 +183,7 @@ type Configuration = BTreeMap<String, String>;
 
 fn wrong(topic: &str, name: &str, has: &Configuration, why: &str) -> KafkaError {
     KafkaError::Settings {
-        context: "looking at the topics",
+        context: "checking the topics",
         why: format!(
             "topic {topic} has {name}={}: {why}",
             has.get(name).map_or("", |value| value)

@@ -1,36 +1,130 @@
-//! Clients of the other nodes.
+//! The client of the other nodes: asynchronous, and one for all of them.
 
-use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
+use hyper::{Request as HttpRequest, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Builder};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use super::body::{PeerBody, ReadLimits};
 use super::frames::{FrameReader, MEDIA_TYPE};
+use super::hours::HourReader;
 use super::request::Request;
-use crate::query::{Coverage, HourSource, Hours, QueryError, RowSource};
-use agent::client::{Client, ClientError, Items, Server, read_first_token};
-use flow::query::{HourRow, Query};
-use flow::{Hour, Offset, Partition, Totals};
+use super::tls::{self, PeerTls};
+use crate::query::{Coverage, HourSource, Hours, RowSource};
+use agent::client::{ClientError, Problem, read_first_token};
+use flow::query::Query;
+use flow::{Offset, Partition};
 
-/// Longest wait for an answer that is not rows, and for each part of it.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a connection. Every request has a deadline beside it.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a response that is not rows, and for each part of it.
+const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
+/// If a response with rows has not begun by then, probe `/healthz`, and again after each such interval. A probe has to
+/// succeed within the same time.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Unused connections to a node are kept for this long, and not more than this many: a query needs one.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
+const IDLE_CONNECTIONS_MAX: usize = 8;
+/// Received at once. A connection has a buffer of this size, and a response two chunks at most.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// The body of a response that is an error.
+const PROBLEM_BYTES_MAX: usize = 64 << 10;
+/// Requests to wait for offsets that are in progress, over all nodes. Requests for rows and hours are as many as the
+/// answers that need them, which are bounded.
+const AWAITING_MAX: usize = 512;
 
-/// HTTP clients of the other nodes, by URL. They are kept with their connections; there are as many as nodes.
-#[derive(Debug)]
-pub struct PeerClients {
-    /// How to reach a node, without URL and token.
-    server: Server,
-    token_file: Option<PathBuf>,
-    clients: Mutex<Clients>,
+/// Why a node did not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It does not respond, or not now. Another node may have its partitions shortly.
+    #[error("{url}: {why}")]
+    Unavailable { url: String, why: String },
+    /// It responds with something else than what it was asked for.
+    #[error("{url}: {why}")]
+    Failed { url: String, why: String },
 }
 
+impl PeerError {
+    fn unavailable(url: &str, why: impl Display) -> PeerError {
+        PeerError::Unavailable {
+            url: url.to_owned(),
+            why: why.to_string(),
+        }
+    }
+
+    fn failed(url: &str, why: impl Display) -> PeerError {
+        PeerError::Failed {
+            url: url.to_owned(),
+            why: why.to_string(),
+        }
+    }
+}
+
+/// Asks other nodes.
 #[derive(Debug)]
-struct Clients {
-    /// How to reach a node, without URL.
-    server: Server,
-    by_url: BTreeMap<String, Client>,
+pub struct PeerClient {
+    tls: PeerTls,
+    token_file: Option<PathBuf>,
+    /// Replaced on a reload.
+    http: RwLock<Http>,
+    awaiting: Semaphore,
+    pub(super) probe_interval: Duration,
+}
+
+type Connections = legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// The connections, and the token that is sent over them. Clones share both.
+#[derive(Clone, Debug)]
+struct Http {
+    connections: Connections,
+    /// Debug output does not have it.
+    authorization: Option<HeaderValue>,
+}
+
+impl Http {
+    fn new(tls: &PeerTls, token_file: Option<&Path>) -> Result<Http, ClientError> {
+        let token = token_file.map(read_first_token).transpose()?;
+        let authorization = token.map(|token| {
+            let value = HeaderValue::try_from(format!("Bearer {token}"));
+            let mut value = value.map_err(|e| ClientError::Options(format!("node token: {e}")))?;
+            value.set_sensitive(true);
+            Ok::<_, ClientError>(value)
+        });
+        // It reads no variables, so no proxy is used between nodes.
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIME_MAX));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::load(tls)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let connections = Builder::new(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIME_MAX)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .http1_max_buf_size(READ_BYTES_MAX)
+            .build(connector);
+        Ok(Http {
+            connections,
+            authorization: authorization.transpose()?,
+        })
+    }
 }
 
 /// A peer's part of an answer.
@@ -48,133 +142,195 @@ pub struct PeerHours {
     pub coverage: Coverage,
 }
 
-/// Hours as they arrive. The mutex is never locked: it makes a reader `Sync` that is not.
-#[derive(Debug)]
-struct HourReader(Mutex<Items<HourRow>>);
-
-impl HourSource for HourReader {
-    fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
-        let items = self.0.get_mut();
-        let failed = |error: ClientError| QueryError::Peer(error.to_string());
-        let Some(row) = items.next().transpose().map_err(failed)? else {
-            return Ok(None);
-        };
-        let totals = Totals {
-            flows: row.flows,
-            tx: row.bytes_tx,
-            rx: row.bytes_rx,
-        };
-        let hour = Hour::new(row.hour);
-        let hour =
-            hour.ok_or_else(|| QueryError::Peer(format!("there is no hour {}", row.hour)))?;
-        Ok(Some((hour, totals)))
-    }
-}
-
-impl Clients {
-    fn new(server: &Server, token_file: Option<&Path>) -> Result<Clients, ClientError> {
-        let mut server = server.clone();
-        server.token = token_file.map(read_first_token).transpose()?;
-        // Reports files that cannot be used now, and not at the first question.
-        Client::new(&server)?;
-        Ok(Clients {
-            server,
-            by_url: BTreeMap::new(),
-        })
-    }
-}
-
-impl PeerClients {
+/// The futures are cancelled by dropping them. The rows and hours that they return are read by a thread that may block.
+impl PeerClient {
     /// # Errors
-    /// A file that cannot be read, or a URL that is none.
-    pub fn new(server: Server, token_file: Option<PathBuf>) -> Result<PeerClients, ClientError> {
-        let clients = Mutex::new(Clients::new(&server, token_file.as_deref())?);
-        Ok(PeerClients {
-            server,
+    /// A file that cannot be used.
+    pub fn new(tls: PeerTls, token_file: Option<PathBuf>) -> Result<PeerClient, ClientError> {
+        let http = RwLock::new(Http::new(&tls, token_file.as_deref())?);
+        Ok(PeerClient {
+            tls,
             token_file,
-            clients,
+            http,
+            awaiting: Semaphore::new(AWAITING_MAX),
+            probe_interval: PROBE_INTERVAL,
         })
     }
 
     /// Reads token and certificates again. After an error, those in use stay in use.
     pub fn reload(&self) -> Result<(), ClientError> {
-        let clients = Clients::new(&self.server, self.token_file.as_deref())?;
-        *self.clients.lock() = clients;
+        let http = Http::new(&self.tls, self.token_file.as_deref())?;
+        *self.http.write() = http;
         Ok(())
     }
 
-    fn client(&self, url: &str) -> Result<Client, ClientError> {
-        let clients = &mut *self.clients.lock();
-        if let Some(client) = clients.by_url.get(url) {
-            return Ok(client.clone());
-        }
-        let client = Client::new(&Server {
-            url: url.to_owned(),
-            ..clients.server.clone()
-        })?;
-        clients.by_url.insert(url.to_owned(), client.clone());
-        Ok(client)
-    }
-
-    /// Asks the node at `url` for its rows of `partitions`.
-    pub fn rows(
+    /// Asks the node at `url` for its rows of `partitions`. Its response has `time_max` to begin, and for each chunk; but
+    /// a node that stands still is given up earlier.
+    pub async fn rows(
         &self,
         url: &str,
         partitions: &[Partition],
         query: &Query,
         time_max: Duration,
-    ) -> Result<PeerRows, ClientError> {
+        cancel: CancellationToken,
+    ) -> Result<PeerRows, PeerError> {
         let target = Request::rows(partitions, query);
-        let response = (self.client(url)?).get_of_living(&target, MEDIA_TYPE, time_max)?;
-        let header = |name| response.headers().get(name)?.to_str().ok();
-        Ok(PeerRows {
-            coverage: coverage(url, header)?,
-            rows: Box::new(FrameReader::new(
-                url.to_owned(),
-                response.into_body().into_reader(),
-            )),
-        })
+        let response = tokio::select! {
+            response = self.get(url, &target, MEDIA_TYPE, time_max) => response?,
+            error = self.probe_repeatedly(url) => return Err(error),
+        };
+        let (head, body) = response.into_parts();
+        let coverage = coverage(url, &head.headers)?;
+        let body = body_of(url, body, time_max, cancel);
+        let rows = Box::new(FrameReader::new(body));
+        Ok(PeerRows { rows, coverage })
     }
 
     /// Asks the node at `url` for the ledger of `partitions`.
-    pub fn hours(
+    pub async fn hours(
         &self,
         url: &str,
         partitions: &[Partition],
         hours: &Range<u32>,
-    ) -> Result<PeerHours, ClientError> {
+        cancel: CancellationToken,
+    ) -> Result<PeerHours, PeerError> {
         let target = Request::hours(partitions, hours);
-        let client = self.client(url)?;
-        let response = client.get_within(&target, "application/json", ANSWER_TIME_MAX)?;
-        let header = |name| response.headers().get(name)?.to_str().ok();
+        let response = self.get(url, &target, "application/json", RESPONSE_TIME_MAX);
+        let (head, body) = response.await?.into_parts();
+        let tag = head.headers.get(hyper::header::ETAG);
+        let body = body_of(url, body, RESPONSE_TIME_MAX, cancel);
         Ok(PeerHours {
-            coverage: coverage(url, header)?,
-            tag: header("etag").and_then(Hours::parse_etag),
-            hours: Box::new(HourReader(Mutex::new(client.items(&target, response)))),
+            tag: tag.and_then(|tag| Hours::parse_etag(tag.to_str().ok()?)),
+            coverage: coverage(url, &head.headers)?,
+            hours: Box::new(HourReader::new(body)),
         })
     }
 
     /// Waits until the node's sums include everything up to these offsets.
-    pub fn await_applied(
+    pub async fn await_applied(
         &self,
         url: &str,
         upto: &[(Partition, Offset)],
-    ) -> Result<(), ClientError> {
+    ) -> Result<(), PeerError> {
+        let permit = self.awaiting.acquire().await;
+        let _permit = permit.map_err(|e| PeerError::unavailable(url, e))?;
         let target = Request::applied(upto);
-        let response = (self.client(url)?).get_within(&target, "*/*", ANSWER_TIME_MAX);
-        response.map(drop)
+        let response = self.get(url, &target, "*/*", RESPONSE_TIME_MAX);
+        response.await.map(drop)
+    }
+
+    /// Resolves when the node at `url` does not respond to a probe: it stands still, or is cut off.
+    async fn probe_repeatedly(&self, url: &str) -> PeerError {
+        loop {
+            tokio::time::sleep(self.probe_interval).await;
+            let probe = self.get(url, "/healthz", "*/*", self.probe_interval);
+            if let Err(error) = probe.await {
+                return error;
+            }
+        }
+    }
+
+    /// The response to a GET, if its status is a success.
+    async fn get(
+        &self,
+        url: &str,
+        target: &str,
+        accept: &'static str,
+        time_max: Duration,
+    ) -> Result<Response<Incoming>, PeerError> {
+        let response = tokio::time::timeout(time_max, self.respond(url, target, accept)).await;
+        response.unwrap_or_else(|_| {
+            let why = format!("no response within {} s", time_max.as_secs());
+            Err(PeerError::unavailable(url, why))
+        })
+    }
+
+    async fn respond(
+        &self,
+        url: &str,
+        target: &str,
+        accept: &'static str,
+    ) -> Result<Response<Incoming>, PeerError> {
+        let Http {
+            connections,
+            authorization,
+        } = self.http.read().clone();
+        let mut request = HttpRequest::new(Empty::new());
+        *request.uri_mut() = uri(url, target)?;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        let name = concat!("flowtally/", env!("CARGO_PKG_VERSION"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(name));
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        let response = connections.request(request).await;
+        let response = response.map_err(|e| PeerError::unavailable(url, chain(&e)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = Limited::new(response.into_body(), PROBLEM_BYTES_MAX);
+        let body = body.collect().await.map(|body| body.to_bytes());
+        let problem = body.map(|body| serde_json::from_slice(&body).unwrap_or_default());
+        let Problem { title, detail, .. } = problem.unwrap_or_default();
+        let why = match title.is_empty() {
+            true => status.to_string(),
+            false => format!("{status}: {title}: {detail}"),
+        };
+        Err(match status {
+            StatusCode::SERVICE_UNAVAILABLE => PeerError::unavailable(url, why),
+            _ => PeerError::failed(url, why),
+        })
     }
 }
 
-/// What a node's headers say about the partitions that it was asked for.
-fn coverage<'a>(
-    url: &str,
-    header: impl Fn(&'static str) -> Option<&'a str>,
-) -> Result<Coverage, ClientError> {
-    let unusable = || ClientError::Refused {
-        url: url.to_owned(),
-        status: 200,
-        why: "its answer names partitions that do not exist; it may run another version".into(),
+/// The URI of `target` at the node whose URL is `url`.
+fn uri(url: &str, target: &str) -> Result<Uri, PeerError> {
+    let base = url.trim_end_matches('/');
+    // As in the URL that a client posts to.
+    let base = base.strip_suffix("/flows").unwrap_or(base);
+    let uri = Uri::try_from(format!("{base}{target}"));
+    let uri =
+        uri.map_err(|e| PeerError::failed(url, format!("cannot ask for {target:.200}: {e}")))?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = uri.host().unwrap_or_default();
+    // Otherwise the connector would use the scheme's port.
+    let has_bad_port =
+        authority.len() > host.len() && !authority.ends_with(':') && uri.port().is_none();
+    match matches!(uri.scheme_str(), Some("http" | "https")) && !host.is_empty() && !has_bad_port {
+        true => Ok(uri),
+        false => Err(PeerError::failed(
+            url,
+            "not the URL of a node; give that node a --node-url such as http://node-1:8080",
+        )),
+    }
+}
+
+fn body_of(url: &str, body: Incoming, stall_max: Duration, cancel: CancellationToken) -> PeerBody {
+    let deadline = None;
+    let limits = ReadLimits {
+        stall_max,
+        deadline,
+        cancel,
     };
-    Coverage::from_headers(header).ok_or_else(unusable)
+    PeerBody::new(url, body, limits)
+}
+
+/// What a node's headers say about the partitions that it was asked for.
+fn coverage(url: &str, headers: &hyper::HeaderMap) -> Result<Coverage, PeerError> {
+    let header = |name| headers.get(name)?.to_str().ok();
+    let why = "its answer names partitions that do not exist; it may run another version";
+    Coverage::from_headers(header).ok_or_else(|| PeerError::failed(url, why))
+}
+
+/// An error with its causes, which the errors of HTTP leave out.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }

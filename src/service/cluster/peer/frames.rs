@@ -8,18 +8,20 @@
 //! A key is that of a stored row, without the columns that are left out. An answer without its end is incomplete, and
 //! an error.
 
-use std::fmt;
-use std::io::{BufReader, Read};
+use std::error::Error;
+use std::fmt::Debug;
+use std::io::{self, Read};
+use std::time::Instant;
 
-use parking_lot::Mutex;
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
 
+use super::body::PeerBody;
 use crate::query::{QueryError, Row, RowCodec, RowSource};
 use flow::Counters;
 
 /// No key is that long.
 const END: u16 = u16::MAX;
-/// Read from the connection at once.
-const READ_BYTES: usize = 64 << 10;
 
 /// Writes frames.
 pub const FRAMES: &Frames = &Frames;
@@ -52,62 +54,67 @@ impl RowCodec for Frames {
 pub(super) const MEDIA_TYPE: &str = "application/octet-stream";
 
 /// Reads frames.
-pub struct FrameReader<R> {
-    /// The node that writes them, for errors.
-    from: String,
-    /// Never locked: it makes a reader `Sync` that is not.
-    reader: Mutex<BufReader<R>>,
+#[derive(Debug)]
+pub(super) struct FrameReader<B = Incoming> {
+    body: PeerBody<B>,
     key: Vec<u8>,
     counters: Counters,
     rows: u64,
-    ended: bool,
+    has_ended: bool,
 }
 
-impl<R: Read + Send> FrameReader<R> {
-    pub fn new(from: String, reader: R) -> FrameReader<R> {
+impl<B> FrameReader<B> {
+    pub(super) fn new(body: PeerBody<B>) -> FrameReader<B> {
         FrameReader {
-            from,
-            reader: Mutex::new(BufReader::with_capacity(READ_BYTES, reader)),
+            body,
             key: Vec::new(),
             counters: Counters::default(),
             rows: 0,
-            ended: false,
+            has_ended: false,
         }
     }
+}
 
-    fn read(&mut self) -> std::io::Result<bool> {
-        let reader = self.reader.get_mut();
-        let mut two = [0; 2];
-        reader.read_exact(&mut two)?;
-        let key_bytes = u16::from_le_bytes(two);
+impl<B> FrameReader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// Reads a row; returns `false` at the end.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut key_bytes = [0; 2];
+        self.body.read_exact(&mut key_bytes)?;
+        let key_bytes = u16::from_le_bytes(key_bytes);
         if key_bytes == END {
             return Ok(false);
         }
         let mut sum = || {
-            let mut eight = [0; 8];
-            reader.read_exact(&mut eight)?;
-            Ok::<_, std::io::Error>(u64::from_le_bytes(eight))
+            let mut sum = [0; 8];
+            self.body.read_exact(&mut sum)?;
+            Ok::<_, io::Error>(u64::from_le_bytes(sum))
         };
         self.counters = Counters {
             tx: sum()?,
             rx: sum()?,
         };
         self.key.resize(usize::from(key_bytes), 0);
-        reader.read_exact(&mut self.key)?;
+        self.body.read_exact(&mut self.key)?;
         Ok(true)
     }
 }
 
-impl<R: Read + Send> RowSource for FrameReader<R> {
+impl<B> RowSource for FrameReader<B>
+where
+    B: Body<Data = Bytes> + Debug + Send + Sync + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     fn advance(&mut self) -> Result<bool, QueryError> {
-        if self.ended {
+        if self.has_ended {
             return Ok(false);
         }
-        let read = self.read().map_err(|error| {
-            QueryError::Peer(format!("the answer of {} ended early: {error}", self.from))
-        })?;
+        let read = self.read().map_err(|error| self.body.query_error(error))?;
         self.rows += u64::from(read);
-        self.ended = !read;
+        self.has_ended = !read;
         Ok(read)
     }
 
@@ -115,22 +122,18 @@ impl<R: Read + Send> RowSource for FrameReader<R> {
         (&self.key, self.counters)
     }
 
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.body.set_deadline(deadline);
+    }
+
     fn rows_read(&self) -> u64 {
         self.rows
     }
 }
 
-impl<R> fmt::Debug for FrameReader<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrameReader")
-            .field("from", &self.from)
-            .field("rows", &self.rows)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::body::tests::body_of;
     use super::*;
     use flow::Hour;
 
@@ -159,7 +162,8 @@ mod tests {
         let mut bytes = Vec::new();
         rows.iter().for_each(|row| FRAMES.write(row, &mut bytes));
         FRAMES.end(&mut bytes);
-        let mut frames = FrameReader::new("b".into(), &bytes[..]);
+        let (_runtime, body) = body_of(&bytes);
+        let mut frames = FrameReader::new(body);
         for row in &rows {
             assert!(frames.advance().unwrap());
             let mut key = Vec::new();
@@ -168,7 +172,8 @@ mod tests {
         }
         assert!(!frames.advance().unwrap() && !frames.advance().unwrap());
         for cut in 0..bytes.len() {
-            let mut frames = FrameReader::new("b".into(), &bytes[..cut]);
+            let (_runtime, body) = body_of(&bytes[..cut]);
+            let mut frames = FrameReader::new(body);
             let error = loop {
                 match frames.advance() {
                     Ok(more) => assert!(more, "the cut was not noticed"),

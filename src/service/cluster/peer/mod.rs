@@ -2,16 +2,22 @@
 //! directions of each part of it are side by side:
 //!
 //! - `request` has paths and parameters: what one node writes, and another reads.
-//! - `frames` has rows on their way, written and read.
-//! - `client` sends requests.
+//! - `frames` has rows on their way, written and read; `hours` reads hours.
+//! - `client` sends requests, over connections that `tls` describes, and `body` receives responses.
 //!
 //! Parameters and headers that clients use too are in [`query::text`](flow::query::text) and
 //! [`Coverage`](crate::query::Coverage), and an hour's row is [`HourRow`](flow::query::HourRow).
 
+mod body;
 mod client;
 mod frames;
+mod hours;
 mod request;
+#[cfg(test)]
+mod tests;
+mod tls;
 
-pub(super) use client::PeerClients;
+pub(super) use client::{PeerClient, PeerError};
 pub(super) use frames::FRAMES;
 pub(super) use request::Request;
+pub use tls::PeerTls;

@@ -1,20 +1,21 @@
-//! Download.
+//! Downloads a checkpoint.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path as FilePath;
 
 use object_store::ObjectStoreExt;
+use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, Stop, StoredFile, at};
+use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, StoredFile, at};
 use crate::backup::sync_dir;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
 
 impl PartitionCheckpoints {
-    /// Downloads a checkpoint into the directory `into`, which is replaced. All of it is on disk when this returns.
-    /// Returns how many bytes that are.
+    /// Downloads a checkpoint into the directory `into`, which is replaced, and syncs it to disk. Returns its size in
+    /// bytes.
     ///
     /// # Errors
     /// [`CheckpointError::Damaged`] if another checkpoint should be tried. After an error or a kill, `into` is
@@ -23,14 +24,14 @@ impl PartitionCheckpoints {
         &self,
         listed: &Checkpoint,
         into: &FilePath,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<u64, CheckpointError> {
         let damaged = |why: String| CheckpointError::Damaged {
             name: listed.path.to_string(),
             why,
         };
         let described = self.describe(listed, stop).map_err(|error| match error {
-            CheckpointError::Away(object_store::Error::NotFound { .. }) => {
+            CheckpointError::Unavailable(object_store::Error::NotFound { .. }) => {
                 damaged("it is gone".into())
             }
             other => other,
@@ -40,7 +41,7 @@ impl PartitionCheckpoints {
                 return Err(damaged(format!("it lacks the file {needed}")));
             }
         }
-        // All files are checked before the first is downloaded.
+        // The sizes of all files are checked before the first is downloaded.
         let sizes = self.sizes(stop)?;
         for StoredFile { entry, object, .. } in &described.files {
             match sizes.get(object) {
@@ -56,12 +57,12 @@ impl PartitionCheckpoints {
         remove(into)?;
         let rocks = into.join(ROCKS);
         fs::create_dir_all(&rocks).map_err(at(&rocks))?;
-        self.each(&described.files, stop, |file| {
+        self.for_each(&described.files, stop, |file| {
             match self.fetch(file, into, stop) {
                 Ok(checksum) if checksum == file.checksum => Ok(()),
                 Ok(_) => Err(damaged(format!("its file {} has changed", file.entry.name))),
-                // It was pruned meanwhile.
-                Err(CheckpointError::Away(object_store::Error::NotFound { .. })) => {
+                // Another node has pruned it meanwhile.
+                Err(CheckpointError::Unavailable(object_store::Error::NotFound { .. })) => {
                     Err(damaged(format!("its file {} is gone", file.entry.name)))
                 }
                 Err(error) => Err(error),
@@ -77,7 +78,7 @@ impl PartitionCheckpoints {
         &self,
         StoredFile { entry, object, .. }: &StoredFile,
         into: &FilePath,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<String, CheckpointError> {
         let (from, path) = (self.file(object), into.join(&entry.name));
         let mut file = File::create_new(&path).map_err(at(&path))?;

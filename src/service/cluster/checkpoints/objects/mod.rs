@@ -6,15 +6,15 @@
 //! URL/TOPIC/3/files/CHECKSUM-UPLOAD                         a file; never changed, and shared by checkpoints
 //! ```
 //!
-//! A partition's sums follow from the journal up to a position, so it does not matter which node wrote a checkpoint:
-//! of two, the one with the higher position includes more. The list of files is written last, so a kill at any point
-//! leaves either files that nothing refers to, or a complete checkpoint.
+//! A partition's sums are determined by the journal up to a position, so it does not matter which node wrote a
+//! checkpoint: of two, the one with the higher position includes more. The list of files is written last, so a kill at
+//! any point leaves either files that no checkpoint refers to, or a complete checkpoint.
 //!
 //! - `upload` sends the files that the newest checkpoint does not have.
 //! - `download` fetches a checkpoint, and verifies each file.
-//! - `prune` removes what no node needs, and has the argument why it never removes more.
+//! - `prune` removes checkpoints and files that no node needs, and explains why it never removes others.
 //!
-//! All of it blocks, on threads of the caller; the requests run on the runtime.
+//! All functions block the calling thread; the requests run on the runtime.
 
 mod download;
 mod proxy;
@@ -24,7 +24,6 @@ mod upload;
 use std::fmt;
 use std::future::Future;
 use std::path::Path as FilePath;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,6 +36,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::backup::{self, BackupError, BackupFile};
 use flow::{Offset, OutOfRange, Partition};
@@ -49,8 +49,6 @@ const FILES_AT_A_TIME: usize = 8;
 const PART_BYTES: usize = 5 << 20;
 /// A description has a few hundred bytes for each file.
 const DESCRIPTION_BYTES_MAX: u64 = 256 << 20;
-/// How soon a request is aborted when it is stopped.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Below a partition's directory.
 const FILES: &str = "files";
@@ -60,20 +58,20 @@ const SUFFIX: &str = ".json";
 /// Why a checkpoint was not uploaded, downloaded or pruned.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// An argument that cannot be used.
+    /// The URL, or a variable of the object store, is invalid.
     #[error("{0}")]
     Url(String),
-    /// The object store is away, or refuses.
+    /// The object store is unavailable, or refuses.
     #[error(transparent)]
-    Away(#[from] object_store::Error),
+    Unavailable(#[from] object_store::Error),
     #[error("the checkpoint {name} is damaged: {why}")]
     Damaged { name: String, why: String },
     #[error(
-        "{place} has checkpoints of {found}, not of {wanted}: give each Kafka and topic a --checkpoint-url of \
-         its own"
+        "{location} has checkpoints of {found}, not of {wanted}: give each Kafka cluster and topic a \
+         --checkpoint-url of its own"
     )]
-    OfAnother {
-        place: String,
+    WrongIdentity {
+        location: String,
         found: String,
         wanted: String,
     },
@@ -86,9 +84,6 @@ pub enum CheckpointError {
     #[error("it was stopped")]
     Stopped,
 }
-
-/// Returns true when the caller does not need the result any more.
-pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// The object store with the checkpoints of all partitions.
 #[derive(Clone)]
@@ -112,13 +107,13 @@ impl CheckpointStore {
     /// read from the variables that the vendors' own tools read.
     ///
     /// # Errors
-    /// A URL of another kind, or variables that do not fit together.
+    /// If the URL is of another kind, or the variables contradict each other.
     pub fn open(url: &str, runtime: Handle) -> Result<CheckpointStore, CheckpointError> {
         let wrong =
             |why: &dyn fmt::Display| CheckpointError::Url(format!("--checkpoint-url {url}: {why}"));
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
-        // Fails if it is installed already, by another client.
-        let _is_there = rustls::crypto::ring::default_provider().install_default();
+        // Fails if another client has installed it already.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
         let (store, path): (Arc<dyn ObjectStore>, &str) = match scheme {
             "file" if rest.starts_with('/') => {
                 (Arc::new(LocalFileSystem::new().with_fsync(true)), rest)
@@ -217,28 +212,38 @@ impl PartitionCheckpoints {
         self.dir.clone().join(FILES).join(object)
     }
 
-    /// Waits for the store, which answers within minutes, or until `stop`.
+    /// Waits for the store, which answers within minutes, or until `stop` is cancelled.
     fn wait<T, E: Into<CheckpointError>>(
         &self,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, CheckpointError> {
-        self.store.runtime.block_on(async {
-            let mut future = pin!(future);
-            while !stop() {
-                if let Ok(done) = tokio::time::timeout(LOOK_INTERVAL, future.as_mut()).await {
-                    return done.map_err(Into::into);
-                }
-            }
-            Err(CheckpointError::Stopped)
-        })
+        if stop.is_cancelled() {
+            return Err(CheckpointError::Stopped);
+        }
+        let done = self
+            .store
+            .runtime
+            .block_on(stop.run_until_cancelled(future));
+        done.ok_or(CheckpointError::Stopped)?.map_err(Into::into)
+    }
+
+    /// A token that is cancelled with `stop`, or after `time_max`.
+    pub fn limited(&self, stop: &CancellationToken, time_max: Duration) -> DropGuard {
+        let limited = stop.child_token();
+        let token = limited.clone();
+        self.store.runtime.spawn(async move {
+            let _either = tokio::time::timeout(time_max, token.cancelled()).await;
+            token.cancel();
+        });
+        limited.drop_guard()
     }
 
     /// The checkpoints in the store, the newest first.
     ///
     /// # Errors
-    /// A store that is away.
-    pub fn list(&self, stop: Stop<'_>) -> Result<Vec<Checkpoint>, CheckpointError> {
+    /// If the object store is unavailable.
+    pub fn list(&self, stop: &CancellationToken) -> Result<Vec<Checkpoint>, CheckpointError> {
         let found = self.wait(stop, self.objects().list_with_delimiter(Some(&self.dir)))?;
         let mut listed: Vec<_> = found.objects.iter().filter_map(listed).collect();
         listed.sort_by(|a, b| (b.position, &b.path).cmp(&(a.position, &a.path)));
@@ -249,7 +254,7 @@ impl PartitionCheckpoints {
     fn describe(
         &self,
         listed: &Checkpoint,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<Description, CheckpointError> {
         let damaged = |why: String| CheckpointError::Damaged {
             name: listed.path.to_string(),
@@ -271,8 +276,8 @@ impl PartitionCheckpoints {
             )));
         }
         if read.of != self.identity {
-            return Err(CheckpointError::OfAnother {
-                place: self.dir.to_string(),
+            return Err(CheckpointError::WrongIdentity {
+                location: self.dir.to_string(),
                 found: read.of,
                 wanted: self.identity.clone(),
             });
@@ -290,18 +295,18 @@ impl PartitionCheckpoints {
         }
     }
 
-    /// Runs `work` for each of `items`, several at a time, until one fails.
-    fn each<T: Sync, R: Send>(
+    /// Runs `work` for each of `items`, several at a time, until one of them fails.
+    fn for_each<T: Sync, R: Send>(
         &self,
         items: &[T],
-        stop: Stop<'_>,
+        stop: &CancellationToken,
         work: impl Fn(&T) -> Result<R, CheckpointError> + Sync,
     ) -> Result<Vec<R>, CheckpointError> {
         let next = AtomicUsize::new(0);
         let worker = || {
             let mut done = Vec::new();
             while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // It is never closed.
+                // The semaphore is never closed.
                 let transfer = async {
                     self.store
                         .transfers

@@ -1,4 +1,4 @@
-//! The proxy for an object store, by the rules of all clients of this program (see `client`). The library's own rules
+//! Chooses the proxy for an object store, by the rules of the command line's client ([`Proxy`]). The library's own rules
 //! would use a proxy even for an object store on this machine.
 
 use object_store::ClientConfigKey;
@@ -10,7 +10,7 @@ use agent::client::{ClientError, Proxy, no_proxy_entries};
 /// Default endpoints.
 const S3: &str = "https://s3.amazonaws.com";
 const GCS: &str = "https://storage.googleapis.com";
-/// Reached without a proxy, whatever the bucket is: this machine, and the metadata services of clouds.
+/// Hosts that are always reached without a proxy: this machine, and the metadata services of clouds.
 const DIRECT: [&str; 6] = [
     "localhost",
     "127.0.0.0/8",
@@ -26,7 +26,7 @@ const NONE: &str = "http://127.0.0.1:9";
 
 pub(super) fn s3(bucket: AmazonS3Builder) -> Result<AmazonS3Builder, ClientError> {
     let key = AmazonS3ConfigKey::Client;
-    // Set for this bucket explicitly.
+    // The operator has set one explicitly.
     if bucket
         .get_config_value(&key(ClientConfigKey::ProxyUrl))
         .is_some()

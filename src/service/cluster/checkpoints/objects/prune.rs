@@ -1,38 +1,40 @@
 //! Removes checkpoints and files that no node needs.
 //!
-//! **A node may prune while another uploads**: one that was cut off may not know that the partition is another's.
-//! Why it never removes a file *X* that a checkpoint *C* refers to, written before or after:
+//! **A node may prune while another uploads**, since a node that was cut off may not know that another owns its partition.
+//! Pruning never removes a file *X* that a checkpoint *C* refers to, whether *C* exists already or is still being
+//! uploaded. This follows from three rules:
 //!
-//! 1. An upload takes less than [`UNSAFE_MS`] (`put` gives up before), has names of its own for what it sends, and
-//!    besides refers only to what the checkpoint has that is the newest when it starts.
-//! 2. A checkpoint is removed only when two newer ones are at least [`UNSAFE_MS`] old. So one that was the newest
-//!    when an upload started is there until that upload has ended, well or not.
-//! 3. A file is removed only when it is [`UNSAFE_MS`] old, and no checkpoint that stays refers to it, of those
-//!    that were listed before the files were.
+//! 1. An upload takes less than [`UNSAFE_MS`]: `upload` gives up before. The files that it sends have names of their own;
+//!    otherwise it refers only to files of the checkpoint that was the newest when it started.
+//! 2. A checkpoint is removed only when two newer ones are at least [`UNSAFE_MS`] old. So the checkpoint that was the
+//!    newest when an upload started is kept until that upload has ended, whether it succeeds or not.
+//! 3. A file is removed only when it is at least [`UNSAFE_MS`] old and none of the checkpoints that are kept refers to
+//!    it. Checkpoints are listed before files.
 //!
-//! If *C* is listed, *X* stays by 3. If it is not, its upload has not ended, or ended after the listing. If that
-//! upload sent *X*, it is too young to go, by 1. Otherwise *X* is of the checkpoint that was the newest when the
-//! upload started, which is listed, and stays by 2, and *X* with it; or which is not listed either, and then the
-//! same holds for that one.
+//! If *C* was listed, rule 3 keeps *X*. Otherwise the upload of *C* has not ended, or ended after the listing. If that
+//! upload sent *X*, then *X* is too young to be removed, by rule 1. Otherwise *X* belongs to the checkpoint that was the
+//! newest when the upload started. If that one was listed, rule 2 keeps it, and so *X* too. If it was not listed either,
+//! the same argument applies to it in place of *C*.
 //!
-//! Ages are differences of the store's own times, so no node's clock matters. A process that stood still for an
-//! hour between its last file and its description may write one whose files are gone. It is found damaged when
-//! it is wanted, and the one before is taken; those two newer ones are there.
+//! Ages are differences of the object store's own times, so no node's clock matters. A process that was suspended for an
+//! hour between its last file and its description may write a description whose files are gone. A node that downloads
+//! this checkpoint finds that it is damaged, and uses the one before, which rule 2 has kept.
 
 use std::collections::HashSet;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::Error;
 use object_store::path::Path;
+use tokio_util::sync::CancellationToken;
 
-use super::{Checkpoint, CheckpointError, FILES, PartitionCheckpoints, Stop};
+use super::{Checkpoint, CheckpointError, FILES, PartitionCheckpoints};
 
 /// Checkpoints that are always kept.
 const KEPT: usize = 2;
 /// A younger file may belong to an upload that has not ended.
 const UNSAFE_MS: i64 = 60 * 60 * 1_000;
 
-/// What was removed.
+/// The number of objects that were removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub checkpoints: u64,
@@ -43,15 +45,15 @@ impl PartitionCheckpoints {
     /// Removes checkpoints that newer ones replace, and files that belong to no checkpoint.
     ///
     /// # Errors
-    /// A store that is away. A kept checkpoint that cannot be read: then no file is removed.
-    pub fn prune(&self, stop: Stop<'_>) -> Result<Pruned, CheckpointError> {
+    /// If the object store is unavailable, or a checkpoint that is kept cannot be read: then no file is removed.
+    pub fn prune(&self, stop: &CancellationToken) -> Result<Pruned, CheckpointError> {
         self.prune_older(UNSAFE_MS, stop)
     }
 
     pub(super) fn prune_older(
         &self,
         unsafe_ms: i64,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<Pruned, CheckpointError> {
         let listed = self.list(stop)?;
         let Some(now_ms) = listed.iter().map(|l| l.written_ms).max() else {
@@ -78,13 +80,13 @@ impl PartitionCheckpoints {
         })
     }
 
-    fn remove(&self, paths: Vec<Path>, stop: Stop<'_>) -> Result<u64, CheckpointError> {
+    fn remove(&self, paths: Vec<Path>, stop: &CancellationToken) -> Result<u64, CheckpointError> {
         let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
         let removing = self.objects().delete_stream(paths);
         let count = removing.try_fold(0, |count, _| async move { Ok(count + 1) });
         match self.wait(stop, count) {
             // Another node prunes at the same time; the next run removes the rest.
-            Err(CheckpointError::Away(Error::NotFound { .. })) => Ok(0),
+            Err(CheckpointError::Unavailable(Error::NotFound { .. })) => Ok(0),
             other => other,
         }
     }

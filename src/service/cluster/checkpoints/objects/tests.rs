@@ -32,7 +32,7 @@ impl Test {
         }
     }
 
-    fn place(&self, of: &str, node: &str) -> PartitionCheckpoints {
+    fn checkpoints(&self, of: &str, node: &str) -> PartitionCheckpoints {
         let url = format!("file://{}/objects/", self.temp.path().display());
         let objects = CheckpointStore::open(&url, self.runtime.handle().clone()).unwrap();
         objects.partition(
@@ -44,7 +44,7 @@ impl Test {
     }
 
     fn ours(&self) -> PartitionCheckpoints {
-        self.place(OF, "node/1")
+        self.checkpoints(OF, "node/1")
     }
 
     /// Adds a row in an hour of its own.
@@ -63,13 +63,13 @@ impl Test {
 
     fn put(&mut self) -> Upload {
         self.apply();
-        self.ours().upload(&self.store, &go_on).unwrap().unwrap()
+        self.ours().upload(&self.store, &never()).unwrap().unwrap()
     }
 
     /// Fetches a checkpoint, and returns how many hours it has.
     fn get(&self, listed: &Checkpoint) -> Result<usize, CheckpointError> {
         let into = self.temp.path().join("fetched");
-        self.ours().download(listed, &into, &go_on)?;
+        self.ours().download(listed, &into, &never())?;
         assert!(verify(&into).unwrap().faults.is_empty());
         let dir = DataDir::open_partition(&into, OF).unwrap();
         let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
@@ -91,8 +91,9 @@ impl Test {
     }
 }
 
-fn go_on() -> bool {
-    false
+/// It is not cancelled.
+fn never() -> CancellationToken {
+    CancellationToken::new()
 }
 
 fn is_damaged<T: fmt::Debug>(result: Result<T, CheckpointError>, says: &str) {
@@ -103,37 +104,37 @@ fn is_damaged<T: fmt::Debug>(result: Result<T, CheckpointError>, says: &str) {
 }
 
 #[test]
-fn what_is_fetched_is_what_was_there_and_only_new_files_are_sent() {
+fn a_download_is_what_was_uploaded_and_only_new_files_are_sent() {
     let mut test = Test::new();
-    let place = test.ours();
+    let ours = test.ours();
     assert_eq!(
-        place.upload(&test.store, &go_on).unwrap(),
+        ours.upload(&test.store, &never()).unwrap(),
         None,
         "it is empty"
     );
-    assert!(place.list(&go_on).unwrap().is_empty());
+    assert!(ours.list(&never()).unwrap().is_empty());
     let first = test.put();
     assert_eq!(
         (first.files, first.bytes),
         (first.files_sent, first.bytes_sent)
     );
     assert_eq!(
-        place.upload(&test.store, &go_on).unwrap(),
+        ours.upload(&test.store, &never()).unwrap(),
         None,
         "nothing moved"
     );
     let (before, second) = (test.files().len(), test.put());
     let kept = second.files - second.files_sent;
     assert!(kept > 0 && kept < second.files, "{second:?}");
-    // Two with the same content are one object.
+    // Two files with the same content are one object.
     let new = (test.files().len() - before) as u64;
     assert!((1..=second.files_sent).contains(&new), "{second:?}, {new}");
-    let listed = place.list(&go_on).unwrap();
+    let listed = ours.list(&never()).unwrap();
     let positions: Vec<_> = listed.iter().map(|l| l.position.get()).collect();
     assert_eq!(positions, [20, 10]);
     assert_eq!(test.get(&listed[0]).unwrap(), 2);
     assert_eq!(test.get(&listed[1]).unwrap(), 1, "over the other");
-    // Nothing stays on our own disk.
+    // No checkpoint is left on the local disk.
     assert!(
         std::fs::read_dir(test.temp.path().join("store/checkpoints"))
             .unwrap()
@@ -143,12 +144,12 @@ fn what_is_fetched_is_what_was_there_and_only_new_files_are_sent() {
 }
 
 #[test]
-fn who_goes_on_from_one_sends_only_what_is_new_too() {
+fn a_store_that_was_downloaded_sends_only_new_files_too() {
     let mut test = Test::new();
     for _ in 0..3 {
         test.put();
     }
-    let newest = test.ours().list(&go_on).unwrap().remove(0);
+    let newest = test.ours().list(&never()).unwrap().remove(0);
     test.get(&newest).unwrap();
     let other = test.temp.path().join("other");
     std::fs::rename(test.temp.path().join("fetched"), &other).unwrap();
@@ -156,15 +157,15 @@ fn who_goes_on_from_one_sends_only_what_is_new_too() {
     test.store = Store::open_dir(dir, StoreOptions::default()).unwrap().0;
     let put = test.put();
     assert!(put.files_sent < put.files, "{put:?}");
-    let newest = test.ours().list(&go_on).unwrap().remove(0);
+    let newest = test.ours().list(&never()).unwrap().remove(0);
     assert_eq!(test.get(&newest).unwrap(), 4);
 }
 
 #[test]
-fn damage_is_found_and_what_is_gone_is_sent_again() {
+fn damage_is_detected_and_missing_files_are_sent_again() {
     let mut test = Test::new();
     test.put();
-    let listed = test.ours().list(&go_on).unwrap().remove(0);
+    let listed = test.ours().list(&never()).unwrap().remove(0);
     let largest = |test: &Test| {
         let files = test.files().into_iter();
         files
@@ -186,7 +187,7 @@ fn damage_is_found_and_what_is_gone_is_sent_again() {
     }
     let put = test.put();
     assert_eq!(put.files, put.files_sent);
-    let newest = test.ours().list(&go_on).unwrap().remove(0);
+    let newest = test.ours().list(&never()).unwrap().remove(0);
     assert_eq!(test.get(&newest).unwrap(), 2);
 
     let path = test.description(&newest);
@@ -223,17 +224,17 @@ fn damage_is_found_and_what_is_gone_is_sent_again() {
 }
 
 #[test]
-fn those_of_another_journal_are_left_alone() {
+fn checkpoints_of_another_journal_are_refused() {
     let mut test = Test::new();
     test.put();
     test.apply();
-    let other = test.place("partition 3 of 12 of topic flows in Kafka y", "a");
-    let listed = other.list(&go_on).unwrap().remove(0);
-    let got = other.download(&listed, &test.temp.path().join("fetched"), &go_on);
-    let put = other.upload(&test.store, &go_on);
+    let other = test.checkpoints("partition 3 of 12 of topic flows in Kafka y", "a");
+    let listed = other.list(&never()).unwrap().remove(0);
+    let got = other.download(&listed, &test.temp.path().join("fetched"), &never());
+    let put = other.upload(&test.store, &never());
     for error in [got.unwrap_err(), put.unwrap_err()] {
         assert!(
-            matches!(error, CheckpointError::OfAnother { .. }),
+            matches!(error, CheckpointError::WrongIdentity { .. }),
             "{error}"
         );
         assert!(error.to_string().contains("Kafka x, not of"), "{error}");
@@ -245,73 +246,84 @@ fn those_of_another_journal_are_left_alone() {
 }
 
 #[test]
-fn what_is_not_wanted_any_more_ends_and_leaves_nothing_here() {
+fn a_cancelled_upload_or_download_leaves_nothing_behind() {
     let mut test = Test::new();
     test.apply();
-    let (place, asked) = (test.ours(), AtomicUsize::new(0));
-    // At each of its steps.
-    for step in 0.. {
-        asked.store(0, Ordering::SeqCst);
-        let stop = || asked.fetch_add(1, Ordering::SeqCst) >= step;
-        match place.upload(&test.store, &stop) {
-            Err(CheckpointError::Stopped) => assert!(place.list(&go_on).unwrap().is_empty()),
+    let ours = test.ours();
+    // At any time.
+    for delay_ms in 0.. {
+        let stop = CancellationToken::new();
+        let cancelled = stop.clone();
+        let timer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            cancelled.cancel();
+        });
+        match ours.upload(&test.store, &stop) {
+            Err(CheckpointError::Stopped) => assert!(ours.list(&never()).unwrap().is_empty()),
             Ok(Some(_)) => break,
             other => panic!("{other:?}"),
         }
+        timer.join().unwrap();
         let left = std::fs::read_dir(test.temp.path().join("store/checkpoints"));
         assert!(left.map_or(0, Iterator::count) == 0);
     }
-    assert!(asked.load(Ordering::SeqCst) > 3);
-    let listed = place.list(&go_on).unwrap().remove(0);
+    let stop = never();
+    stop.cancel();
+    test.apply();
+    let put = ours.upload(&test.store, &stop);
+    assert!(matches!(put, Err(CheckpointError::Stopped)));
+    let listed = ours.list(&never()).unwrap().remove(0);
     let into = test.temp.path().join("fetched");
-    let got = place.download(&listed, &into, &|| true);
+    let got = ours.download(&listed, &into, &stop);
     assert!(matches!(got, Err(CheckpointError::Stopped)));
     assert_eq!(test.get(&listed).unwrap(), 1, "over what was left");
+    let limited = ours.limited(&never(), Duration::from_millis(1));
+    test.runtime.block_on(limited.token().cancelled());
 }
 
 #[test]
-fn pruning_leaves_what_is_needed() {
+fn pruning_keeps_what_is_needed() {
     let mut test = Test::new();
-    let place = test.ours();
-    assert_eq!(place.prune(&go_on).unwrap(), Pruned::default());
+    let ours = test.ours();
+    assert_eq!(ours.prune(&never()).unwrap(), Pruned::default());
     for _ in 0..4 {
         test.put();
     }
-    // One that was broken off.
+    // A file of an upload that was aborted.
     let orphan = test.dir().join(FILES).join("0-1");
     std::fs::write(&orphan, "x").unwrap();
     let before = test.files().len();
     assert_eq!(
-        place.prune(&go_on).unwrap(),
+        ours.prune(&never()).unwrap(),
         Pruned::default(),
         "all are young"
     );
     assert_eq!(test.files().len(), before);
 
-    // Where a description that stays cannot be read, no file goes.
-    let newest = test.description(&place.list(&go_on).unwrap()[0]);
+    // If a description that is kept cannot be read, no file is removed.
+    let newest = test.description(&ours.list(&never()).unwrap()[0]);
     let text = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, "{").unwrap();
-    is_damaged(place.prune_older(i64::MIN, &go_on), "EOF");
+    is_damaged(ours.prune_older(i64::MIN, &never()), "EOF");
     assert_eq!(test.files().len(), before);
     std::fs::write(&newest, text).unwrap();
 
-    let pruned = place.prune_older(i64::MIN, &go_on).unwrap();
+    let pruned = ours.prune_older(i64::MIN, &never()).unwrap();
     assert_eq!(pruned.checkpoints, 2);
     assert_eq!(test.files().len(), before - pruned.files as usize);
     assert!(pruned.files > 1 && !orphan.exists());
-    let listed = place.list(&go_on).unwrap();
+    let listed = ours.list(&never()).unwrap();
     assert_eq!(listed.len(), 2);
     assert_eq!(test.get(&listed[0]).unwrap(), 4);
     assert_eq!(test.get(&listed[1]).unwrap(), 3);
     assert_eq!(
-        place.prune_older(i64::MIN, &go_on).unwrap(),
+        ours.prune_older(i64::MIN, &never()).unwrap(),
         Pruned::default()
     );
 }
 
 #[test]
-fn one_that_was_the_newest_within_the_hour_stays() {
+fn a_checkpoint_that_was_the_newest_within_the_hour_is_kept() {
     let hour = 60 * 60 * 1_000;
     let stay = |ages: &[i64]| {
         let now = 10 * hour;
@@ -330,7 +342,7 @@ fn one_that_was_the_newest_within_the_hour_stays() {
     assert_eq!(stay(&[0, hour, hour * 2, hour * 3]), 3);
     // The third is old, and was the newest until a minute ago.
     assert_eq!(stay(&[0, 60_000, hour * 5, hour * 6, hour * 7]), 4);
-    // By a node that was behind, and late.
+    // Uploaded by a node that was behind, and late.
     assert_eq!(stay(&[hour * 2, 0, hour * 5, hour * 6]), 3);
 }
 
@@ -347,15 +359,17 @@ fn a_large_file_goes_in_parts() {
             tag: None,
         };
         std::fs::write(dir.join(&entry.name), &content).unwrap();
-        let stored = test.ours().send(&dir, &entry, "u", &go_on).unwrap();
+        let stored = test.ours().send(&dir, &entry, "u", &never()).unwrap();
         let hash = xxhash_rust::xxh3::xxh3_128(&content);
         assert_eq!(stored.checksum, format!("{hash:032x}"));
         let into = tempfile::tempdir_in(test.temp.path()).unwrap();
         std::fs::create_dir(into.path().join(store::ROCKS)).unwrap();
-        let came = test.ours().fetch(&stored, into.path(), &go_on).unwrap();
+        let came = test.ours().fetch(&stored, into.path(), &never()).unwrap();
         assert_eq!(came, stored.checksum);
         assert!(std::fs::read(into.path().join(&entry.name)).unwrap() == content);
-        let stopped = test.ours().send(&dir, &entry, "v", &|| true);
+        let cancelled = never();
+        cancelled.cancel();
+        let stopped = test.ours().send(&dir, &entry, "v", &cancelled);
         assert!(matches!(stopped, Err(CheckpointError::Stopped)));
     }
 }

@@ -1,26 +1,27 @@
-//! Upload.
+//! Uploads a checkpoint.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path as FilePath;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     BackupFile, CheckpointError, Description, FILES, FORMAT, PART_BYTES, PREFIX,
-    PartitionCheckpoints, SUFFIX, Stop, StoredFile, at,
+    PartitionCheckpoints, SUFFIX, StoredFile, at,
 };
 use crate::backup::{self, BackupError};
 use crate::store::Store;
 use flow::Offset;
 
-/// An upload that takes longer fails: the files that it shares with an older checkpoint may be pruned then.
+/// An upload that takes longer is given up, because files that it shares with an older checkpoint may be pruned then.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(45 * 60);
 /// Parts of a file that are being sent while the next is read.
 const PARTS_AT_A_TIME: usize = 1;
@@ -37,12 +38,12 @@ pub struct Upload {
 }
 
 /// The checkpoint on the local disk.
-struct Local<'a> {
+struct LocalCheckpoint<'a> {
     store: &'a Store,
     name: String,
 }
 
-impl Drop for Local<'_> {
+impl Drop for LocalCheckpoint<'_> {
     fn drop(&mut self) {
         // If it fails, the next open removes it.
         let _best_effort = self.store.remove_checkpoint(&self.name);
@@ -50,23 +51,31 @@ impl Drop for Local<'_> {
 }
 
 impl PartitionCheckpoints {
-    /// Makes a checkpoint of `store`, and uploads the files that the newest one does not have. Returns `None` if that
-    /// one has the same position or a later one. The store can be used meanwhile.
+    /// Makes a checkpoint of `store`, and uploads the files that the newest uploaded one does not have. Returns `None` if
+    /// that one has the same position or a later one. The store can be used meanwhile.
     ///
     /// # Errors
-    /// An object store that is away, a disk that is full, or `stop`. Files that were sent are pruned later.
-    pub fn upload(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Upload>, CheckpointError> {
-        let give_up = Instant::now() + UPLOAD_TIME_MAX;
-        let is_late = || Instant::now() >= give_up;
-        match self.upload_all(store, &|| stop() || is_late()) {
-            Err(CheckpointError::Stopped) if is_late() => {
+    /// If the object store is unavailable, the disk is full, or `stop` is cancelled. Files that were sent are pruned
+    /// later.
+    pub fn upload(
+        &self,
+        store: &Store,
+        stop: &CancellationToken,
+    ) -> Result<Option<Upload>, CheckpointError> {
+        let limited = self.limited(stop, UPLOAD_TIME_MAX);
+        match self.upload_all(store, limited.token()) {
+            Err(CheckpointError::Stopped) if !stop.is_cancelled() => {
                 Err(CheckpointError::TooSlow(UPLOAD_TIME_MAX))
             }
             other => other,
         }
     }
 
-    fn upload_all(&self, store: &Store, stop: Stop<'_>) -> Result<Option<Upload>, CheckpointError> {
+    fn upload_all(
+        &self,
+        store: &Store,
+        stop: &CancellationToken,
+    ) -> Result<Option<Upload>, CheckpointError> {
         let newest = self.newest(stop)?;
         let position = store.position().map_err(BackupError::from)?;
         let position = Offset::try_from(position).map_err(CheckpointError::Position)?;
@@ -79,14 +88,14 @@ impl PartitionCheckpoints {
         };
         let mut known: HashMap<BackupFile, StoredFile> = HashMap::new();
         for stored in newest.into_iter().flat_map(|newest| newest.files) {
-            // A file that is missing or cut is sent again.
+            // A file that is missing or incomplete is sent again.
             let is_there = there.get(&stored.object) == Some(&stored.entry.bytes);
             if is_there && stored.entry.tag.is_some() {
                 known.insert(stored.entry.clone(), stored);
             }
         }
         let upload = Uuid::now_v7().simple().to_string();
-        let local = Local {
+        let local = LocalCheckpoint {
             store,
             name: upload.clone(),
         };
@@ -95,7 +104,7 @@ impl PartitionCheckpoints {
         let entries = backup::list_files(&made.path)?;
         let sent =
             HashSet::<&BackupFile>::from_iter(entries.iter().filter(|e| !known.contains_key(e)));
-        let files = self.each(&entries, stop, |entry| match known.get(entry) {
+        let files = self.for_each(&entries, stop, |entry| match known.get(entry) {
             Some(stored) => Ok(stored.clone()),
             None => self.send(&made.path, entry, &upload, stop),
         })?;
@@ -111,7 +120,7 @@ impl PartitionCheckpoints {
     }
 
     /// The newest checkpoint that can be read.
-    fn newest(&self, stop: Stop<'_>) -> Result<Option<Description>, CheckpointError> {
+    fn newest(&self, stop: &CancellationToken) -> Result<Option<Description>, CheckpointError> {
         for listed in self.list(stop)? {
             match self.describe(&listed, stop) {
                 Ok(description) => return Ok(Some(description)),
@@ -125,7 +134,10 @@ impl PartitionCheckpoints {
     }
 
     /// The sizes of the files in the store.
-    pub(super) fn sizes(&self, stop: Stop<'_>) -> Result<HashMap<String, u64>, CheckpointError> {
+    pub(super) fn sizes(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<HashMap<String, u64>, CheckpointError> {
         let dir = self.dir.clone().join(FILES);
         let list = self.objects().list(Some(&dir)).try_fold(
             HashMap::new(),
@@ -144,11 +156,11 @@ impl PartitionCheckpoints {
         dir: &FilePath,
         entry: &BackupFile,
         upload: &str,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<StoredFile, CheckpointError> {
         let path = dir.join(&entry.name);
         let mut hash = Xxh3::new();
-        // The object's name has the checksum, so a file of several parts is read twice.
+        // The object's name contains the checksum, so a file of several parts is read twice.
         let mut parts = Parts::open(&path)?;
         let first = parts.next()?;
         hash.update(&first);
@@ -180,7 +192,7 @@ impl PartitionCheckpoints {
                 }
             };
             if let Err(error) = send_all() {
-                let _best_effort = self.wait(&|| false, writing.abort());
+                let _best_effort = self.wait(&CancellationToken::new(), writing.abort());
                 return Err(error);
             }
             self.wait(stop, writing.finish())?;
@@ -197,7 +209,7 @@ impl PartitionCheckpoints {
         &self,
         position: Offset,
         files: Vec<StoredFile>,
-        stop: Stop<'_>,
+        stop: &CancellationToken,
     ) -> Result<(), CheckpointError> {
         let name = format!("{PREFIX}{:020}-{}{SUFFIX}", position.get(), self.node);
         let description = Description {

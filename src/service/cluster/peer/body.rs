@@ -1,0 +1,228 @@
+//! The body of a peer's response, for a thread that may block.
+
+use std::error::Error;
+use std::io::{self, BufRead, Read};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::client::chain;
+use crate::query::QueryError;
+
+/// A body that is received as it is read: while nobody reads, at most two chunks are in memory, and the peer has to wait.
+/// Dropping it before its end closes the connection, so that the peer stops too.
+#[derive(Debug)]
+pub(super) struct PeerBody<B = Incoming> {
+    /// The node that sends it, for errors.
+    url: String,
+    body: B,
+    /// Received, and not read yet.
+    chunk: Bytes,
+    runtime: Handle,
+    limits: ReadLimits,
+}
+
+/// How long reading may wait for a peer.
+#[derive(Clone, Debug)]
+pub(super) struct ReadLimits {
+    /// For each chunk.
+    pub(super) stall_max: Duration,
+    /// For the part of the answer that is being made.
+    pub(super) deadline: Option<Instant>,
+    pub(super) cancel: CancellationToken,
+}
+
+impl ReadLimits {
+    /// When the wait that starts now has to end.
+    fn give_up(&self) -> Instant {
+        let now = Instant::now();
+        // A limit that cannot be represented is never reached, but a timer needs one.
+        let stalled = now.checked_add(self.stall_max).unwrap_or(now + A_YEAR);
+        self.deadline.map_or(stalled, |at| at.min(stalled))
+    }
+}
+
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl<B> PeerBody<B> {
+    /// Has to be called on the runtime.
+    pub(super) fn new(url: &str, body: B, limits: ReadLimits) -> PeerBody<B> {
+        PeerBody {
+            url: url.to_owned(),
+            body,
+            chunk: Bytes::new(),
+            runtime: Handle::current(),
+            limits,
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.limits.deadline = deadline;
+    }
+
+    /// Why a read failed.
+    pub(super) fn query_error(&self, error: io::Error) -> QueryError {
+        error.downcast().unwrap_or_else(|error| {
+            QueryError::Peer(format!("the answer of {} ended early: {error}", self.url))
+        })
+    }
+}
+
+impl<B> PeerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// The next chunk, which is not empty; `None` at the end.
+    async fn receive(&mut self) -> io::Result<Option<Bytes>> {
+        let (start, give_up) = (Instant::now(), self.limits.give_up());
+        let body = &mut self.body;
+        let chunk = async {
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| io::Error::other(chain(&*error.into())))?;
+                match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                    _ => {}
+                }
+            }
+            Ok(None)
+        };
+        tokio::select! {
+            biased;
+            () = self.limits.cancel.cancelled() => Err(io::Error::other(QueryError::Cancelled)),
+            chunk = chunk => chunk,
+            () = tokio::time::sleep_until(give_up.into()) => {
+                let why = format!("nothing has arrived for {} s", start.elapsed().as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+        }
+    }
+}
+
+impl<B> BufRead for PeerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.chunk.is_empty() {
+            let runtime = self.runtime.clone();
+            self.chunk = runtime.block_on(self.receive())?.unwrap_or_default();
+        }
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.chunk.advance(bytes);
+    }
+}
+
+impl<B> Read for PeerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?.read(into)?;
+        self.consume(bytes);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body_util::Full;
+    use hyper::body::Frame;
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    }
+
+    fn limits() -> ReadLimits {
+        ReadLimits {
+            stall_max: Duration::MAX,
+            deadline: None,
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// A body of these bytes from the node `b`, and the runtime that it needs.
+    pub(in super::super) fn body_of(bytes: &[u8]) -> (Runtime, PeerBody<Full<Bytes>>) {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let body = {
+            let _on_the_runtime = runtime.enter();
+            PeerBody::new("b", Full::new(Bytes::copy_from_slice(bytes)), limits())
+        };
+        (runtime, body)
+    }
+
+    /// Sends one chunk, and then nothing more.
+    #[derive(Debug)]
+    struct Stalled(Option<Bytes>);
+
+    impl Body for Stalled {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let chunk = self.0.take();
+            chunk.map_or(Poll::Pending, |chunk| {
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            })
+        }
+    }
+
+    /// What reading a stalled body ends with.
+    fn error_of(limits: ReadLimits) -> QueryError {
+        let runtime = runtime();
+        let _on_the_runtime = runtime.enter();
+        let mut body = PeerBody::new("b", Stalled(Some("x".into())), limits);
+        let mut first = [0];
+        body.read_exact(&mut first).unwrap();
+        assert_eq!(first, [b'x']);
+        let error = body.fill_buf().unwrap_err();
+        body.query_error(error)
+    }
+
+    #[test]
+    fn a_peer_that_stalls_is_an_error_of_that_peer() {
+        let short = Duration::from_millis(50);
+        let stalled = ReadLimits {
+            stall_max: short,
+            ..limits()
+        };
+        let late = ReadLimits {
+            deadline: Some(Instant::now() + short),
+            ..limits()
+        };
+        for limits in [stalled, late] {
+            let error = error_of(limits).to_string();
+            assert!(error.contains("answer of b"), "{error}");
+            assert!(error.contains("nothing has arrived"), "{error}");
+        }
+    }
+
+    #[test]
+    fn cancellation_ends_a_wait() {
+        let limits = limits();
+        let cancel = limits.cancel.clone();
+        let waiting = std::thread::spawn(move || error_of(limits));
+        cancel.cancel();
+        assert!(matches!(waiting.join().unwrap(), QueryError::Cancelled));
+    }
+}
