@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
+use crate::wait::{until, until_logged};
 
 fn one() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300)]
@@ -21,14 +22,6 @@ fn one() -> Vec<TestFlow> {
 fn write(path: PathBuf, text: &str) -> String {
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
-}
-
-pub fn wait_for_log(daemon: &Daemon, word: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !daemon.log().contains(word) {
-        assert!(Instant::now() < deadline, "no {word:?}: {}", daemon.log());
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn post(client: &Client, authorization: Option<&str>) -> Answer {
@@ -140,7 +133,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
 
     write(path.clone(), "new\nold\n");
     daemon.signal("HUP");
-    wait_for_log(&daemon, "read again");
+    until_logged(&daemon, "read again");
     assert_eq!(
         (on_kept("old"), on_kept("new")),
         ("200".into(), "200".into())
@@ -149,7 +142,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
     // A file that cannot be used changes nothing, and the log names it.
     write(path.clone(), "\n");
     daemon.signal("HUP");
-    wait_for_log(&daemon, "stay as they were");
+    until_logged(&daemon, "stay as they were");
     assert!(daemon.log().contains("no token in it"), "{}", daemon.log());
     assert_eq!(
         (on_kept("old"), on_kept("new")),
@@ -158,10 +151,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
 
     write(path, "new\n");
     daemon.signal("HUP");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while on_kept("old") != "401" {
-        assert!(Instant::now() < deadline);
-    }
+    until("the old token to be refused", || on_kept("old") == "401");
     assert_eq!(on_kept("new"), "200");
     daemon.stop();
 }
@@ -279,7 +269,7 @@ impl Pki {
             arguments.extend(["--tls-client-ca", &self.ca]);
         }
         let daemon = Daemon::launch(data_dir, &arguments);
-        wait_for_log(&daemon, " ready ");
+        until_logged(&daemon, " ready ");
         daemon
     }
 
@@ -382,7 +372,7 @@ fn tls_and_certificates_that_are_exchanged() {
     std::fs::copy(&other.cert, &pki.cert).unwrap();
     std::fs::copy(&other.key, &pki.key).unwrap();
     daemon.signal("HUP");
-    wait_for_log(&daemon, "read again");
+    until_logged(&daemon, "read again");
     let mut fresh = other.connect(daemon.address, None);
     assert_eq!(ask(&mut fresh, "GET", "/healthz", "").unwrap().0, 200);
     assert_eq!(

@@ -13,6 +13,7 @@ use flowtally::store::verify;
 use rand::RngExt;
 
 use crate::support::{Client, Daemon, JSON, TestFlow, json_body, random};
+use crate::wait::{DEADLINE, at_most, until};
 
 pub(crate) fn flowtally(arguments: &[&str]) -> Output {
     let output = Command::new(Daemon::binary()).args(arguments).output();
@@ -102,8 +103,10 @@ fn under_full_ingest_it_is_a_state_that_existed() {
                 done.fetch_add(1, Ordering::SeqCst);
             }
         });
+        let flushes = || daemon.client.metric("flowtally_flush_seconds_count");
         for round in 0..4 {
-            std::thread::sleep(Duration::from_millis(1100));
+            let flushes_before = flushes();
+            until("a flush", || flushes() > flushes_before);
             let before = done.load(Ordering::SeqCst);
             let said = good(&["backup", "--url", &url, "--to", text(&to)]);
             let after = done.load(Ordering::SeqCst);
@@ -206,6 +209,7 @@ fn one_that_is_killed_is_recognised_and_never_restored() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // Many moments of a backup.
         std::thread::sleep(Duration::from_millis(4 * round));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -386,10 +390,12 @@ fn a_stop_does_not_wait_for_a_download() {
     )
     .unwrap();
     client.read_exact(&mut [0; 2000]).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    until("the socket is full", || {
+        rustix::io::ioctl_fionread(&client).unwrap() >= 32 << 10
+    });
     let start = Instant::now();
     daemon.stop();
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < at_most(5));
     assert_eq!(
         std::fs::read_dir(dir.path().join("checkpoints"))
             .unwrap()
@@ -463,7 +469,7 @@ fn a_signal_lets_go_of_what_the_service_holds() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let next = || requests.recv_timeout(Duration::from_secs(30)).unwrap();
+        let next = || requests.recv_timeout(DEADLINE).unwrap();
         assert!(next().starts_with("POST /backups "));
         assert!(next().starts_with("GET /backups/one/rocks/1.sst "));
         let kill = Command::new("kill")
@@ -473,7 +479,7 @@ fn a_signal_lets_go_of_what_the_service_holds() {
         assert!(next().starts_with("DELETE /backups/one "));
         let start = Instant::now();
         let output = child.wait_with_output().unwrap();
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < at_most(5));
         assert_eq!(output.status.code(), Some(status), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.starts_with("flowtally: stopped; "), "{said}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Daemon, JSON, NDJSON, TestFlow, json_body, raw};
+use crate::wait::{at_most, until, until_some};
 
 struct Service {
     daemon: Daemon,
@@ -600,11 +601,14 @@ fn what_large_senders_hold_back_keeps_small_ones_from_nothing() {
             stream
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(200));
+    until("connections", || {
+        let connections = service.daemon.client.metric("flowtally_http_connections");
+        connections > stuck.len() as f64
+    });
     let start = std::time::Instant::now();
     let flows = vec![TestFlow::new(1, "a", "b", "c", 1, 1); 10_000];
     service.daemon.client.accept(&flows);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < at_most(2));
     drop(stuck);
 }
 
@@ -671,15 +675,10 @@ fn a_service_that_is_not_ready_says_so() {
         }
     }
     assert!(seen > 0, "it was always ready before it could be asked");
-    let mut rows = Vec::new();
-    for _ in 0..500 {
+    let rows = until_some("an answer", || {
         let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
-        if answer.status == 200 {
-            rows = answer.rows();
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        (answer.status == 200).then(|| answer.rows())
+    });
     assert_eq!(rows.len(), 200_000);
     assert!(rows.iter().all(|(_, c)| c.tx == 4));
     daemon.stop();

@@ -27,7 +27,7 @@ fn a_range_of_hours() {
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
     let client = &daemon.client;
     client.accept(&[3, 5, 4_294_967_294].map(flow));
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    crate::wait::until_flushed(client);
     // Some of what is asked for is on disk, and some is not.
     client.accept(&[5, 7, 0].map(flow));
     for (query, expected) in [

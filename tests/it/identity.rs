@@ -237,6 +237,7 @@ fn a_file_that_grows_counts_once() {
         let way = *WAYS.choose(&mut random).unwrap();
         if random.random_range(0..3) == 0 {
             let mut child = world.begin(way, &[&path]);
+            // Any moment will do.
             std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
             child.kill().unwrap();
             child.wait().unwrap();
@@ -437,6 +438,7 @@ fn commands_that_overlap_count_it_once() {
         let new = world.file("new", &begin);
         std::fs::rename(&new, &path).unwrap();
         children.push(world.begin(WAYS[part % 2], &[&path]));
+        // They start at different moments of the others; the sums are the same for all.
         std::thread::sleep(Duration::from_millis(30));
     }
     let outputs = children.into_iter().map(|child| child.wait_with_output());

@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use crate::send::{csv_body, flows, parts, url};
 use crate::support::{Daemon, Key, Model, add_to, hour_of, json_body, ndjson_body};
+use crate::wait::poll_for;
 use flow::Counters;
 
 fn command(arguments: &[&str]) -> Command {
@@ -306,18 +307,6 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
     assert_eq!(bench.hour(394_036), old_rows);
 }
 
-/// A process, until it ends or the time is over.
-fn wait(child: &mut Child, most: Duration) -> Option<std::process::ExitStatus> {
-    let end = Instant::now() + most;
-    loop {
-        match child.try_wait().unwrap() {
-            Some(status) => return Some(status),
-            None if Instant::now() > end => return None,
-            None => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
-}
-
 /// An import is killed at growing ages, by SIGKILL and by SIGTERM in turn, until one has the time to
 /// end: every flow counts once.
 #[test]
@@ -337,7 +326,7 @@ fn an_import_that_is_killed_goes_on() {
             .spawn()
             .unwrap();
         let age = Duration::from_millis(10 + 25 * round);
-        if let Some(status) = wait(&mut child, age) {
+        if let Some(status) = poll_for(age, || child.try_wait().unwrap()) {
             assert!(status.success(), "{:?}", child.wait_with_output());
             break;
         }

@@ -104,11 +104,7 @@ fn a_socket_that_nobody_reads_stops_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let daemon = launch(&temp.path().join("none"), &temp.path().join("db"), &[]);
     let flow = TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300);
-    let ready = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        daemon.log().contains(" ready ")
-    });
-    assert!(ready, "{}", daemon.log());
+    crate::wait::until_logged(&daemon, " ready ");
     assert!(
         daemon.log().contains("cannot be notified"),
         "{}",

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::spool::until_read;
 use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, json_body, ndjson_body};
+use crate::wait::{at_most, until};
 
 pub fn flows(count: u64) -> Vec<TestFlow> {
     (0..count)
@@ -196,7 +198,7 @@ fn a_signal_leaves_what_was_read_in_the_spool() {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(&ndjson_body(&flows(10))).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    until_read(&input);
     let kill = Command::new("kill").arg(child.id().to_string()).status();
     assert!(kill.unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -243,10 +245,7 @@ fn a_file_that_signals_interrupt_counts_once() {
         if status.success() {
             break;
         }
-        assert!(
-            begin.elapsed() < Duration::from_secs(3),
-            "a signal ends it at once"
-        );
+        assert!(begin.elapsed() < at_most(3), "a signal ends it at once");
         assert_eq!(status.code(), Some(128 + 15));
         interrupted += 1;
     }
@@ -266,13 +265,17 @@ fn a_signal_does_not_wait_for_room() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(&ndjson_body(&flows(300))).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let body = ndjson_body(&flows(300));
+    input.write_all(&body).unwrap();
+    // It reads more than its queue takes, and waits for room then.
+    until("reading to begin", || {
+        rustix::io::ioctl_fionread(&input).unwrap() < body.len() as u64
+    });
     let kill = Command::new("kill").arg(child.id().to_string()).status();
     assert!(kill.unwrap().success());
     let begin = Instant::now();
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
-    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert!(begin.elapsed() < at_most(3));
     drop(input);
 }
 

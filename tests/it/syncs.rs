@@ -224,10 +224,9 @@ fn flows() -> Vec<TestFlow> {
 /// A service under strace; `None` where that may not attach.
 fn start(record: &Path, data: &Path) -> Option<Daemon> {
     let daemon = Daemon::launch_by(traced(record)?, data, &[]);
-    let is_ready = || daemon.client.get("/readyz", &[]).unwrap().status == 200;
-    while !is_ready() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    crate::wait::until("the daemon to be ready", || {
+        daemon.client.get("/readyz", &[]).unwrap().status == 200
+    });
     Some(daemon)
 }
 

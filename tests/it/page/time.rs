@@ -3,19 +3,17 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
+use crate::wait::until_some;
 
 /// The hour since the epoch that it is now, and for a while yet.
 fn this_hour() -> u32 {
-    loop {
+    until_some("the last minute of an hour is over", || {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap()
             .as_secs();
-        if now % 3_600 < 3_540 {
-            return u32::try_from(now / 3_600).unwrap();
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
+        (now % 3_600 < 3_540).then(|| u32::try_from(now / 3_600).unwrap())
+    })
 }
 
 /// An hour that is not over looks like a fall: it is marked, and not what one sees first.
