@@ -29,7 +29,7 @@ fn post(headers: &str, body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn bent_requests_are_refused_and_count_nothing() {
+fn malformed_requests_are_refused_and_count_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let body = String::from_utf8(json_body(&flow())).unwrap();
@@ -324,7 +324,7 @@ fn is_alive(daemon: &Daemon) -> bool {
 
 /// Connections that hold all places with heads that they do not end, or with nothing at all.
 #[test]
-fn unfinished_heads_make_room_for_others() {
+fn unfinished_heads_are_evicted_for_others() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::launch_with_files(dir.path(), FILES_FOR_64);
     let mut streams: Vec<TcpStream> = (0..70)

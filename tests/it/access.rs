@@ -102,7 +102,7 @@ fn tokens_guard_writing_and_reading() {
 }
 
 #[test]
-fn a_hangup_exchanges_tokens_and_keeps_connections() {
+fn a_hangup_reloads_tokens_and_keeps_connections() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("writers");
     let writers = write(path.clone(), "old\n");
@@ -175,7 +175,7 @@ fn refuses(dir: &Path, arguments: &[&str], word: &str) {
 }
 
 #[test]
-fn a_start_that_guards_nothing_is_refused_beyond_loopback() {
+fn a_start_without_tokens_is_refused_beyond_loopback() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = write(dir.path().join("tokens"), "t\n");
     let listen = ["--listen", "0.0.0.0:0"];
@@ -338,7 +338,7 @@ fn ask(
 }
 
 #[test]
-fn tls_and_certificates_that_are_exchanged() {
+fn certificates_are_reloaded_for_new_connections() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("first"));
     let daemon = pki.serve(&dir.path().join("db"), false);
@@ -411,7 +411,7 @@ fn client_certificates_guard_all_but_health() {
 
 /// Connections that never finish their handshake take no place from those that do.
 #[test]
-fn a_stalled_handshake_holds_up_nobody() {
+fn a_stalled_tls_handshake_does_not_delay_others() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("pki"));
     let daemon = pki.serve(&dir.path().join("db"), false);

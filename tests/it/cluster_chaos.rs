@@ -440,7 +440,7 @@ impl Chaos<'_> {
 }
 
 #[test]
-fn whatever_fails_every_answer_is_right_or_refused_and_every_byte_counts_once() {
+fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once() {
     let seconds = std::env::var("FLOWTALLY_TEST_CLUSTER_CHAOS_S")
         .ok()
         .and_then(|s| s.parse().ok())

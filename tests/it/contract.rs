@@ -143,7 +143,7 @@ fn empty_answers_and_batches_have_their_form() {
 }
 
 #[test]
-fn flows_in_any_dress_are_taken() {
+fn flows_in_any_valid_json_are_accepted() {
     let service = Service::start();
     let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(FLOW).unwrap());
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
@@ -276,7 +276,7 @@ fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
 }
 
 #[test]
-fn what_is_not_a_batch_is_refused() {
+fn bodies_that_are_not_a_batch_are_refused() {
     let service = Service::start();
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
     let nested = format!(
@@ -588,7 +588,7 @@ fn two_lengths_types_or_codings_are_refused() {
 }
 
 #[test]
-fn what_large_senders_hold_back_keeps_small_ones_from_nothing() {
+fn stalled_large_bodies_do_not_block_small_ones() {
     use std::io::Write;
     let service = Service::start();
     // Announced, hardly begun: 40 times the memory that there is for bodies.

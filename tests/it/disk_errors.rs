@@ -321,7 +321,7 @@ fn commands_name_the_limit_of_file_size() {
 
 /// The top directory of a fresh ext file system is not empty, and nobody can remove what is there.
 #[test]
-fn lost_and_found_is_nothing() {
+fn a_lost_and_found_directory_is_ignored() {
     let temp = tempfile::tempdir().unwrap();
     let volume = |name: &str| {
         let path = temp.path().join(name);

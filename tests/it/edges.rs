@@ -126,7 +126,7 @@ fn no_cache_keeps_an_answer_and_each_ends_with_a_newline() {
 
 /// As OpenAPI allows: 64 of each kind, of 1,024 bytes, each of which is three in the target.
 #[test]
-fn as_many_and_as_long_names_may_be_asked_for_as_is_said() {
+fn the_documented_number_and_length_of_names_can_be_queried() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let name = |n: usize| format!("{}{n:0>4}", "é".repeat(510));

@@ -157,7 +157,7 @@ fn breaks_off() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 #[test]
-fn only_what_counts_once_is_sent_again() {
+fn only_idempotent_requests_are_sent_to_a_second_node() {
     const POSTS: u64 = 30;
     // Of more than one record of TLS.
     const FLOWS: u64 = 300;
@@ -211,7 +211,7 @@ fn only_what_counts_once_is_sent_again() {
 }
 
 #[test]
-fn names_are_passed_on_and_doors_between_nodes_are_closed() {
+fn request_ids_are_passed_on_and_paths_between_nodes_are_closed() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--log", "debug", "--log-format", "json"];
     let daemon = Daemon::start_with(&dir.path().join("db"), &arguments);
@@ -251,7 +251,7 @@ fn names_are_passed_on_and_doors_between_nodes_are_closed() {
 }
 
 #[test]
-fn who_asks_too_much_waits() {
+fn a_client_beyond_its_limit_of_requests_has_to_wait() {
     const LIMIT: u64 = 20;
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
@@ -299,7 +299,7 @@ fn who_asks_too_much_waits() {
 }
 
 #[test]
-fn invented_tokens_do_not_get_an_address_more() {
+fn invented_tokens_do_not_raise_the_limit_of_an_address() {
     const LIMIT: u64 = 20;
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
@@ -359,7 +359,7 @@ impl Sending {
 }
 
 #[test]
-fn a_sender_does_not_see_that_a_node_dies() {
+fn a_sender_does_not_notice_that_a_node_dies() {
     let dir = tempfile::tempdir().unwrap();
     let nodes = ["a", "b", "c"].map(|name| Node::new(&BROKER.addresses, "front", name, dir.path()));
     let daemons = nodes.each_ref().map(Node::start);
@@ -367,7 +367,7 @@ fn a_sender_does_not_see_that_a_node_dies() {
     let client = front.client();
     until_answered(&client, "/flows?hour=1");
 
-    let mut random = random("a_sender_does_not_see_that_a_node_dies");
+    let mut random = random("a_sender_does_not_notice_that_a_node_dies");
     let mut model = Model::new();
     let sending: Vec<_> = (0..3)
         .map(|_| {
@@ -412,7 +412,7 @@ fn a_sender_does_not_see_that_a_node_dies() {
 }
 
 #[test]
-fn what_has_no_node_here_goes_to_another_region_and_no_further() {
+fn requests_without_a_local_node_go_to_one_other_region() {
     const ASKED: usize = 5;
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(&dir.path().join("db"));
@@ -472,7 +472,7 @@ fn is_not_ready() -> SocketAddr {
 }
 
 #[test]
-fn where_no_node_is_ready_those_that_live_are_asked() {
+fn if_no_node_is_ready_the_live_ones_are_asked() {
     let dir = tempfile::tempdir().unwrap();
     let front = Front::start(dir.path(), [is_not_ready(), free(), free()], &[]);
     until_in_log("0 active and 1 backup servers left", || front.log());

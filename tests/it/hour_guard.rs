@@ -195,7 +195,7 @@ fn age_counts_from_the_clock_where_flows_are_ahead_of_it() {
 }
 
 #[test]
-fn what_retention_drops_is_a_warning_that_says_how_much() {
+fn retention_logs_what_it_drops() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &RETAIN);
     assert_eq!(post(&daemon.client, &[1, 1, 5]).status, 200);
@@ -269,7 +269,7 @@ fn an_import_has_the_guard_too() {
 }
 
 #[test]
-fn a_spool_keeps_what_is_too_far_ahead_since_the_clock_may_be_wrong() {
+fn a_spool_keeps_flows_that_are_too_far_ahead() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("flows.ndjson");
     std::fs::write(&file, flow(now() + 100).json().to_string()).unwrap();

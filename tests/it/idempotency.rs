@@ -124,7 +124,7 @@ fn keys_are_visible_ascii_and_one() {
 }
 
 #[test]
-fn of_many_at_once_one_counts_and_the_others_wait_for_it() {
+fn of_concurrent_batches_with_one_key_one_counts() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     for round in 0..20 {

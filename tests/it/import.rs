@@ -73,7 +73,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_format_and_compression() {
+fn every_format_and_compression_is_imported() {
     let bench = Bench::new();
     let flows = flows(25_000);
     let bodies = [
@@ -157,7 +157,7 @@ fn a_file_counts_once_until_it_is_said_otherwise() {
 }
 
 #[test]
-fn what_is_wrong_is_put_aside_and_the_rest_counts() {
+fn invalid_flows_of_an_import_are_rejected_and_the_others_count() {
     let bench = Bench::new();
     let flows = flows(20_000);
     let mut model = Model::new();
@@ -238,7 +238,7 @@ fn what_is_wrong_is_put_aside_and_the_rest_counts() {
 
 /// The published examples of AWS's user guide, with another order of fields, through both ways.
 #[test]
-fn a_vpc_flow_log() {
+fn a_vpc_flow_log_is_imported() {
     let bench = Bench::new();
     let log = "\
 version srcaddr dstaddr srcport dstport protocol start end type packets bytes account-id vpc-id subnet-id instance-id interface-id region az-id sublocation-type sublocation-id action tcp-flags pkt-srcaddr pkt-dstaddr pkt-src-aws-service pkt-dst-aws-service traffic-path flow-direction log-status
@@ -364,7 +364,7 @@ fn an_import_that_is_killed_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_said_and_how_far_it_came() {
+fn a_failed_import_names_the_cause_and_its_progress() {
     let bench = Bench::new();
     let flows = flows(40_000);
     let good = bench.file("good.json", &json_body(&flows));

@@ -292,7 +292,7 @@ fn members_that_come_and_go_read_everything_once() {
 }
 
 #[test]
-fn a_pause_ends_when_the_partition_goes() {
+fn a_pause_ends_when_the_partition_is_revoked() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "paused", node);
     ensure_topics(&of("a"), 2).unwrap();
@@ -404,7 +404,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
 
 /// As one may for a moment that was just killed, and is back.
 #[test]
-fn a_partition_whose_leader_errs_about_its_range_is_read_on() {
+fn reading_continues_after_a_false_offset_out_of_range() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("errs", 2, 1).unwrap();
     let settings = settings(&cluster.bootstrap_servers(), "errs", "a");
@@ -683,7 +683,7 @@ fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn topics_that_would_lose_what_is_in_them_are_refused() {
+fn topics_that_would_lose_messages_are_refused() {
     let broker = &*BROKER;
     let admin = admin();
     for (topic, journal, owners, says) in [
@@ -720,7 +720,7 @@ fn topics_that_would_lose_what_is_in_them_are_refused() {
 }
 
 #[test]
-fn brokers_that_are_away_are_an_error_in_time() {
+fn unreachable_brokers_are_an_error_within_the_timeout() {
     let settings = settings(NOWHERE, "flows", "a");
     let start = Instant::now();
     let producer = Producer::new(&settings).unwrap();
@@ -755,7 +755,7 @@ fn brokers_that_are_away_are_an_error_in_time() {
 }
 
 #[test]
-fn what_cannot_succeed_is_told_apart_from_what_may() {
+fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     let broker = &*BROKER;
     let settings = settings(&broker.addresses, "kinds", "a");
     ensure_topics(&settings, 2).unwrap();

@@ -153,7 +153,7 @@ fn a_kill_replays_and_so_does_a_second_one() {
 }
 
 #[test]
-fn what_is_in_flight_is_finished_and_nothing_else_is_taken() {
+fn a_stop_finishes_requests_in_flight_and_accepts_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let body = json_body(&one());
@@ -195,7 +195,7 @@ fn begin_post(daemon: &Daemon, body_bytes: usize) -> TcpStream {
 }
 
 #[test]
-fn requests_that_do_not_end_are_broken_off_after_the_timeout() {
+fn requests_that_do_not_end_are_aborted_after_the_timeout() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
     daemon.client.accept(&one());
@@ -334,7 +334,7 @@ fn a_copy_of_a_stopped_directory_gives_the_same_answers() {
 }
 
 #[test]
-fn the_environment_sets_what_flags_do_not() {
+fn variables_set_what_flags_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(Daemon::binary())
         .args(["serve", "--data-dir"])
@@ -366,7 +366,7 @@ fn durability_os_survives_a_kill() {
 }
 
 #[test]
-fn a_lost_database_is_not_taken_for_an_empty_one() {
+fn a_lost_database_is_not_mistaken_for_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     Daemon::start(dir.path()).stop();
     std::fs::remove_dir_all(dir.path().join("rocks")).unwrap();

@@ -162,17 +162,17 @@ fn holds(memory_mib: usize) {
 }
 
 #[test]
-fn holds_at_128() {
+fn memory_max_of_128_mib_holds() {
     holds(128);
 }
 
 #[test]
-fn holds_at_512() {
+fn memory_max_of_512_mib_holds() {
     holds(512);
 }
 
 #[test]
-fn holds_at_2048() {
+fn memory_max_of_2048_mib_holds() {
     holds(2048);
 }
 
@@ -296,11 +296,11 @@ fn holds_with_long_new_names(memory_mib: usize) {
 }
 
 #[test]
-fn holds_with_long_new_names_at_128() {
+fn memory_max_of_128_mib_holds_with_long_new_names() {
     holds_with_long_new_names(128);
 }
 
 #[test]
-fn holds_with_long_new_names_at_512() {
+fn memory_max_of_512_mib_holds_with_long_new_names() {
     holds_with_long_new_names(512);
 }

@@ -30,7 +30,7 @@ fn next(socket: &UnixDatagram) -> Vec<String> {
 }
 
 #[test]
-fn it_is_ready_when_flows_are_accepted_and_stops_with_a_word() {
+fn readiness_and_stop_are_notified() {
     let temp = tempfile::tempdir().unwrap();
     let (path, dir) = (temp.path().join("notify"), temp.path().join("db"));
     let socket = bind(&path);
@@ -55,7 +55,7 @@ fn it_is_ready_when_flows_are_accepted_and_stops_with_a_word() {
 }
 
 #[test]
-fn a_reload_begins_and_ends_with_a_word_and_says_what_failed() {
+fn begin_end_and_failure_of_a_reload_are_notified() {
     let temp = tempfile::tempdir().unwrap();
     let (path, tokens) = (temp.path().join("notify"), temp.path().join("tokens"));
     std::fs::write(&tokens, "alpha\n").unwrap();

@@ -398,7 +398,7 @@ fn memory_is_bounded() {
 
 /// Who does not take an answer that holds memory loses it; and small questions do not wait for that.
 #[test]
-fn a_slow_reader_stands_in_nobodys_way() {
+fn a_slow_reader_does_not_block_small_queries() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--query-memory-max", "4"]);
     fill(&daemon.client, 60_000);
@@ -432,7 +432,7 @@ fn rows_read(daemon: &Daemon) -> u64 {
 
 /// A src_app is sought: other rows are not read. Also on disk, and over many hours.
 #[test]
-fn a_src_app_is_sought() {
+fn a_query_by_src_app_reads_no_other_rows() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
     let client = &daemon.client;
@@ -481,7 +481,7 @@ fn slow() -> String {
 
 /// A question ends when its time is over, also while it finds nothing.
 #[test]
-fn a_question_ends_with_its_time() {
+fn a_query_ends_at_its_time_limit() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(
         dir.path(),
@@ -517,7 +517,7 @@ fn many() -> usize {
 
 /// A question ends when nobody waits for its answer any more.
 #[test]
-fn a_question_ends_with_its_client() {
+fn a_query_ends_when_its_client_disconnects() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(
         dir.path(),

@@ -103,7 +103,7 @@ fn read_while_writing(
 }
 
 #[test]
-fn an_answer_shows_a_state_that_existed() {
+fn an_answer_is_a_consistent_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
     let clients: Vec<_> = (0..WRITERS)
@@ -125,7 +125,7 @@ fn an_answer_shows_a_state_that_existed() {
 }
 
 #[test]
-fn an_answer_shows_a_state_that_existed_while_flushes_never_cease() {
+fn an_answer_is_a_consistent_snapshot_during_continuous_flushes() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
         durability: flowtally::store::Durability::Os,
@@ -147,7 +147,7 @@ fn an_answer_shows_a_state_that_existed_while_flushes_never_cease() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_sees_one_moment_and_holds_nobody_up() {
+fn a_slow_client_sees_one_snapshot_and_does_not_delay_others() {
     use std::io::{Read, Write};
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
@@ -185,7 +185,7 @@ fn clients_that_do_not_read_their_answers_hold_a_bounded_amount_of_memory() {
 
 /// Theirs are files that compaction has replaced since.
 #[test]
-fn clients_that_do_not_read_their_answers_hold_up_no_flush() {
+fn clients_that_do_not_read_their_answers_do_not_delay_flushes() {
     clients_that_do_not_read("1");
 }
 
@@ -235,7 +235,7 @@ fn clients_that_do_not_read(flush_interval: &str) {
 /// They are never idle for long, and would take hours for their answers. Others get theirs: short ones at once, and
 /// long ones when a slow reader has had its time.
 #[test]
-fn slow_readers_keep_nobody_from_an_answer() {
+fn slow_readers_do_not_keep_others_from_answers() {
     let dir = tempfile::tempdir().unwrap();
     // Places for 16 answers.
     let arguments = ["--memory-max", "128", "--shutdown-timeout", "2"];

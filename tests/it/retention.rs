@@ -28,7 +28,7 @@ fn post(client: &Client, headers: &[(&str, &str)], flows: &[TestFlow]) -> (Strin
 }
 
 #[test]
-fn what_is_too_old_is_counted_as_expired_and_gone() {
+fn too_old_flows_are_counted_as_expired_and_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--retain-hours", "3", "--flush-interval", "1"];
     let mut daemon = Daemon::start_with(dir.path(), &arguments);
@@ -242,8 +242,8 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
 
 /// Random commits, drops, flushes, compactions and restarts, held against a map.
 #[test]
-fn what_is_gone_stays_gone() {
-    let mut random = random("what_is_gone_stays_gone");
+fn dropped_hours_stay_dropped() {
+    let mut random = random("dropped_hours_stay_dropped");
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
         tally_bytes_max: 16 << 10,

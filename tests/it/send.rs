@@ -55,7 +55,7 @@ pub fn url(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn three_formats_from_a_pipe() {
+fn a_pipe_of_each_format_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let flows = flows(2500);
@@ -101,7 +101,7 @@ fn a_file_counts_once_however_often_it_is_sent() {
 }
 
 #[test]
-fn what_is_refused_is_put_aside_and_the_rest_is_sent() {
+fn refused_flows_go_to_the_rejects_file_and_the_others_are_sent() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let rejects = dir.path().join("rejects.ndjson");
@@ -149,7 +149,7 @@ fn what_is_refused_is_put_aside_and_the_rest_is_sent() {
 }
 
 #[test]
-fn a_spool_keeps_what_a_service_that_is_away_does_not_take() {
+fn a_spool_keeps_flows_while_the_service_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let address = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -318,7 +318,7 @@ const TAKEN: &str =
     "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"accepted\":3}";
 
 #[test]
-fn it_tries_again_under_the_same_key_and_waits_as_it_is_asked_to() {
+fn send_retries_under_the_same_key_after_the_requested_pause() {
     let (url, server) = scripted(&[
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"acc",
@@ -334,7 +334,7 @@ fn it_tries_again_under_the_same_key_and_waits_as_it_is_asked_to() {
 }
 
 #[test]
-fn what_trying_again_does_not_help_ends_it() {
+fn an_error_that_a_retry_cannot_fix_ends_send() {
     for (answer, word) in [
         (
             "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
@@ -395,7 +395,7 @@ fn what_trying_again_does_not_help_ends_it() {
 }
 
 #[test]
-fn it_brings_a_token_and_a_certificate() {
+fn send_presents_a_token_and_trusts_a_given_authority() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "# agents\nw-secret\n").unwrap();

@@ -298,7 +298,7 @@ fn run(command: &str, url: &str) -> std::process::Output {
 }
 
 #[test]
-fn what_is_too_large_or_not_understood_goes_aside_and_the_rest_goes_on() {
+fn batches_refused_as_too_large_or_unprocessable_are_set_aside_and_the_others_sent() {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("it's a spool");
     // The second and the fourth are refused, by a proxy and by a service of another version.
@@ -344,7 +344,7 @@ fn what_is_too_large_or_not_understood_goes_aside_and_the_rest_goes_on() {
 
 /// The real service: a key that was used for other flows, a flow that is none, and a file that is damaged.
 #[test]
-fn what_the_service_refuses_goes_aside() {
+fn batches_that_the_service_refuses_are_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
     let arguments = ["--batch-flows", "10", "--spool", spool.to_str().unwrap()];
@@ -588,7 +588,7 @@ fn a_flow_that_was_read_in_part_is_read_whole_by_the_next() {
 
 /// What was begun is refused, and costs the other pipe nothing.
 #[test]
-fn another_pipe_is_not_taken_for_the_rest() {
+fn another_pipe_is_not_mistaken_for_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = sender(NOWHERE, dir.path(), &[], Stdio::piped());
     let mut input = child.stdin.take().unwrap();

@@ -268,7 +268,7 @@ fn the_page_is_light() {
 
 /// The overview is of all applications, whatever the filters are, and says so; the chart says where nothing matches.
 #[test]
-fn what_is_of_all_applications_and_what_of_none_is_said() {
+fn charts_tell_whether_they_are_filtered_or_empty() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     year(&daemon.client, JUNE + 8_759);

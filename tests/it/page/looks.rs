@@ -4,7 +4,7 @@ use super::*;
 
 /// A keyboard alone gets everywhere, beginning with a way past what comes first.
 #[test]
-fn it_works_by_keyboard_and_on_a_phone() {
+fn the_page_works_by_keyboard_and_on_a_phone() {
     let (_dir, daemon, browser) = sample_day();
     browser.cdp(
         "Emulation.setDeviceMetricsOverride",
@@ -69,7 +69,7 @@ fn it_works_by_keyboard_and_on_a_phone() {
 
 /// All that there is to read fits onto A4, and nothing to press is printed.
 #[test]
-fn it_prints_whole() {
+fn the_page_prints_whole() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/?hour=20&src_app=web");
     complete(&browser);

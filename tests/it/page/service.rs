@@ -35,7 +35,7 @@ fn an_empty_service_says_how_to_begin() {
 
 /// Nothing that the page shows below an hour is of another one.
 #[test]
-fn what_is_not_answered_is_not_shown() {
+fn a_chart_whose_request_failed_is_not_shown() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/?hour=20");
     complete(&browser);
@@ -287,7 +287,7 @@ fn page_and_assets_are_cached_and_guarded() {
 
 /// A page that is left open asks whether there is something new, and is told that there is not.
 #[test]
-fn an_idle_page_costs_next_to_nothing() {
+fn an_idle_page_sends_one_conditional_request() {
     let (_dir, daemon, browser) = sample_day();
     // As of a service that tags its answers, which this one may not do.
     browser.before_each_page(
