@@ -294,6 +294,27 @@ fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
     }
 }
 
+/// Resolvers take these for this machine, but neither the rules for proxies nor the check of `Host` would.
+#[test]
+fn short_forms_of_addresses_are_refused() {
+    let proxy = FakeProxy::start(None);
+    for host in [
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "127.0.0.0x1",
+        "127.1.",
+        "0x7F000001",
+    ] {
+        let url = format!("http://{host}:9");
+        let set = [("http_proxy", proxy.url.as_str())];
+        let (status, _, error) = parts(&flowtally(&set, &["stats", "--url", &url], b""));
+        assert_eq!(status, Some(1), "{host}");
+        assert!(error.contains("four decimal numbers"), "{host}: {error}");
+        assert!(proxy.seen().is_empty(), "{host}");
+    }
+}
+
 #[test]
 fn an_invalid_proxy_variable_is_an_error() {
     for (value, word) in [
