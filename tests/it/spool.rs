@@ -509,7 +509,10 @@ fn without_a_spool_giving_up_ends_it_at_once() {
         error.contains("has accepted nothing for 1 seconds"),
         "{error}"
     );
-    assert!(error.contains("unsent flows are lost; --spool keeps them"), "{error}");
+    assert!(
+        error.contains("unsent flows are lost; --spool keeps them"),
+        "{error}"
+    );
     drop(input);
 }
 
