@@ -403,7 +403,7 @@ mod tests {
         const VARIABLE: &str = "http_proxy";
         const SET: &str = "http://192.0.2.7:3128";
         if std::env::var(VARIABLE).as_deref() != Ok(SET) {
-            let name = "client::proxy::tests::nodes_are_reached_without_one";
+            let name = "client::proxy::tests::nodes_are_reached_without_a_proxy";
             let test = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name])
                 .env(VARIABLE, SET)
