@@ -4,6 +4,7 @@ pub mod connect;
 mod drain;
 pub mod identity;
 mod output;
+pub mod progress;
 pub mod rejects;
 mod resumed;
 pub mod send;

@@ -125,7 +125,7 @@ mod tests {
     const FLOW: &str = r#"{"src_app":"aü\"","dest_app":"b\u0000","vpc_id":"v","bytes_tx":120,"bytes_rx":18446744073709551615,"hour":34}"#;
 
     #[test]
-    fn json_is_what_the_decoder_takes() {
+    fn json_is_accepted_by_the_decoder() {
         let batch = decode(format!("[{FLOW},{FLOW}]").as_bytes(), Format::Json).unwrap();
         let again = decode(&to_json(&batch).unwrap(), Format::Json).unwrap();
         assert_eq!(again.bytes(), batch.bytes());

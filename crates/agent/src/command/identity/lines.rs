@@ -137,12 +137,12 @@ impl LineNote {
     }
 
     /// Whether the noted last field is a proper prefix of `last`.
-    fn is_begin_of(&self, last: &str) -> bool {
-        let begin = last.get(..self.last_bytes());
+    fn is_prefix_of(&self, last: &str) -> bool {
+        let start = last.get(..self.last_bytes());
         self.last_bytes() < last.len()
-            && begin.is_some_and(|begin| match &self.last {
-                Last::Text(text) => text == begin,
-                Last::Hash { hash, .. } => *hash == xxh3_64(begin.as_bytes()),
+            && start.is_some_and(|start| match &self.last {
+                Last::Text(text) => text == start,
+                Last::Hash { hash, .. } => *hash == xxh3_64(start.as_bytes()),
             })
     }
 
@@ -165,8 +165,8 @@ impl LineNote {
 
 /// Finds the one of the `noted` lines that has grown into the line with this `last` field.
 pub(crate) fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
-    let begins = noted.iter().filter(|note| note.is_begin_of(last));
-    let longest = begins.max_by_key(|note| note.last_bytes())?;
+    let starts = noted.iter().filter(|note| note.is_prefix_of(last));
+    let longest = starts.max_by_key(|note| note.last_bytes())?;
     // It may have grown into a line of another file already.
     let is_settled = longest.has_ended || noted.iter().any(|note| longest.may_have_become(note));
     (!is_settled).then(|| longest.clone())

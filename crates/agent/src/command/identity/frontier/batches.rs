@@ -7,7 +7,7 @@ use super::super::{Chain, Identity, IdentityNote};
 use super::grown::{NotedLines, lines_within};
 use super::{FirstBatch, Frontier, FrontierError, NewFlows, PendingChunk, ReceiptLookup, earlier};
 use crate::inputs::{RecordHashes, first_to_json};
-use flow::{BatchBuilder, IdempotencyKey, Notes, codec};
+use flow::{BatchBuilder, IdempotencyKey, Notes};
 
 /// Records per batch that are noted under the file's name.
 const SKETCH: usize = 4;
@@ -29,7 +29,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             if let (true, Some(batch), Some(record)) =
                 (chunk.may_be_cut, &chunk.batch, chunk.records.last())
             {
-                let flow = first_to_json(batch).map_err(failed)?;
+                let flow = first_to_json(batch)?;
                 new_flows.unfinished = Some((record.location, flow));
             }
             self.make_line_batches(chunk, new_flows)?;
@@ -156,10 +156,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         {
             return Ok(());
         }
-        let kept = self
-            .receipts
-            .look_up(sketch)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(sketch)?;
         let compared = &mut self.compared;
         compared.batches += 1;
         compared.keys += sketch.len();
@@ -185,16 +182,9 @@ impl<L: ReceiptLookup> Frontier<L> {
             .filter_map(Chain::key)
             .filter(|key| !self.marks.contains_key(key));
         let keys: Vec<_> = keys.collect();
-        let kept = self
-            .receipts
-            .look_up(&keys)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&keys)?;
         Ok(kept.into_iter().flatten().any(|kept| kept.is_some()))
     }
-}
-
-fn failed(error: codec::Corrupt) -> FrontierError {
-    FrontierError::Failed(error.to_string())
 }
 
 /// Keys for the sketch of a batch: its smallest record hashes, fewer if records repeat.

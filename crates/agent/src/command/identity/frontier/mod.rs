@@ -14,6 +14,7 @@ use gaps::FilledGap;
 
 use crate::delivery::IfLate;
 use crate::inputs::{Chunk, Location, RecordHashes, RejectedFlow};
+use flow::codec::Corrupt;
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// The most keys in one lookup.
@@ -84,6 +85,12 @@ pub enum FrontierError {
         since_s: u64,
     },
     Failed(String),
+}
+
+impl From<Corrupt> for FrontierError {
+    fn from(error: Corrupt) -> FrontierError {
+        FrontierError::Failed(error.to_string())
+    }
 }
 
 /// Follows a file chunk by chunk.
@@ -223,11 +230,7 @@ impl PendingChunk {
             Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
             _ => Ok(None),
         };
-        let failed = |e: flow::codec::Corrupt| FrontierError::Failed(e.to_string());
-        let (head, tail) = (
-            part(0..flows).map_err(failed)?,
-            part(flows..all).map_err(failed)?,
-        );
+        let (head, tail) = (part(0..flows)?, part(flows..all)?);
         let after = chains_end(&self.chains, self.before);
         Ok(PendingChunk {
             before: std::mem::replace(&mut self.before, after),
@@ -381,16 +384,21 @@ impl<L: ReceiptLookup> Frontier<L> {
         Ok(())
     }
 
+    /// See [`ReceiptLookup::look_up`].
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, FrontierError> {
+        self.receipts.look_up(keys).map_err(FrontierError::Failed)
+    }
+
     /// Whether the record after the first known batch shows that the file is one that was counted further.
     fn is_forgotten(&mut self) -> Result<bool, FrontierError> {
         let is_last = |first: &&FirstBatch| first.end.flows == self.counted.flows;
         let first = self.first.as_ref().filter(is_last);
         let key = first.and_then(|first| first.next?.grown_key());
         let Some(key) = key else { return Ok(false) };
-        let kept = self
-            .receipts
-            .look_up(&[key])
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&[key])?;
         Ok(kept.is_some_and(|kept| kept.iter().any(Option::is_some)))
     }
 
@@ -404,11 +412,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         let mut found: Vec<Chain> = Vec::new();
         for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
             let keys: Vec<IdempotencyKey> = chains.iter().filter_map(Chain::key).collect();
-            let Some(kept) = self
-                .receipts
-                .look_up(&keys)
-                .map_err(FrontierError::Failed)?
-            else {
+            let Some(kept) = self.look_up(&keys)? else {
                 return Ok(None);
             };
             for ((chain, key), kept) in chains.iter().zip(keys).zip(kept) {

@@ -177,7 +177,7 @@ fn lines_of_other_files_are_not_grown_lines() {
 fn a_line_that_became_another_flow_is_refused_once() {
     use super::lines::LineNote;
     let service = Service::default();
-    let part_of = |src: &'static str, tx: u64, last: &str, is_cut: bool| {
+    let line_chunk = |src: &'static str, tx: u64, last: &str, is_cut: bool| {
         let mut builder = BatchBuilder::with_capacity(0);
         builder.push(
             Hour::new(1).unwrap(),
@@ -214,12 +214,12 @@ fn a_line_that_became_another_flow_is_refused_once() {
         assert_eq!(frontier.finish(), Ok(()));
         (taken.refused, taken.unfinished.is_some())
     };
-    assert_eq!(take(part_of("we", 5, "we", true)), (vec![], true));
-    let (refused, _) = take(part_of("web", 5, "web", false));
+    assert_eq!(take(line_chunk("we", 5, "we", true)), (vec![], true));
+    let (refused, _) = take(line_chunk("web", 5, "web", false));
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].location, Location::Line(7));
     assert!(refused[0].why.contains("bytes_tx 5"), "{refused:?}");
-    assert_eq!(take(part_of("web", 5, "web", false)), (vec![], false));
+    assert_eq!(take(line_chunk("web", 5, "web", false)), (vec![], false));
     assert_eq!(
         service.borrow().sums,
         BTreeMap::from([("we".to_owned(), 5)])
