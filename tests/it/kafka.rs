@@ -575,7 +575,7 @@ fn announcements_are_found_by_a_late_reader() {
     )
     .unwrap_err();
     assert!(
-        matches!(error, KafkaError::OtherPartitions { was, is, .. } if was == count(2) && is == count(3)),
+        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(2) && is == count(3)),
         "{error}"
     );
 
@@ -650,7 +650,7 @@ fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
     });
     let error = open("b", &only_new, 8).unwrap_err();
     assert!(
-        matches!(error, KafkaError::OtherPartitions { was, is, .. } if was == count(4) && is == count(8)),
+        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(4) && is == count(8)),
         "{error}"
     );
 

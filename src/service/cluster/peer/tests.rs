@@ -271,8 +271,9 @@ fn serve_tls(listener: TcpListener, config: Arc<ServerConfig>) {
         let connection = ServerConnection::new(config.clone()).unwrap();
         let mut stream = StreamOwned::new(connection, stream);
         if head(&mut stream).starts_with("GET ") {
-            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
-            let _ = stream.flush();
+            // Fails if the client does not trust this server.
+            let response = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+            let _sent = response.and_then(|()| stream.flush());
         }
     };
     thread::spawn(move || listener.incoming().flatten().for_each(respond));
