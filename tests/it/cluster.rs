@@ -28,7 +28,7 @@ pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
 
 #[test]
 fn one_node_answers_for_all_partitions() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let node = Node::new(&BROKER.addresses, "one-node", "a", dir.path());
     let daemon = node.start();
@@ -105,7 +105,7 @@ fn one_node_answers_for_all_partitions() {
 
 #[test]
 fn any_node_answers_as_one_service_would() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
     std::fs::write(&tokens, "between-us\n").unwrap();

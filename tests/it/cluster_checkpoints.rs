@@ -131,7 +131,7 @@ fn descriptions(dir: &Path, topic: &str, partition: i32) -> Vec<(PathBuf, serde_
 
 #[test]
 fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let temp = tempfile::tempdir().unwrap();
     let (dir, topic) = (temp.path(), "checkpoints");
     let mut sent = Sent::new("a_new_node_starts_from_checkpoints");
@@ -217,7 +217,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let temp = tempfile::tempdir().unwrap();
     let (dir, topic) = (temp.path(), "damaged-checkpoint");
     let mut sent = Sent::new("a_damaged_checkpoint_is_passed_over");
@@ -289,7 +289,7 @@ fn a_damaged_checkpoint_is_passed_over() {
 /// Kills it at any moment, while it makes checkpoints and while it fetches them.
 #[test]
 fn a_kill_while_checkpoints_are_made_or_fetched_loses_nothing() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let temp = tempfile::tempdir().unwrap();
     let (dir, topic) = (temp.path(), "checkpoints-and-kills");
     let mut sent = Sent::new("a_kill_while_checkpoints_are_made_or_fetched");

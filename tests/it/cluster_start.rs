@@ -45,7 +45,7 @@ fn ends_saying(mut daemon: Daemon, text: &str) {
 
 #[test]
 fn a_node_waits_for_kafka() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     // Nobody listens there, for now.
     let place = free_below_those_of_clients();
@@ -132,7 +132,7 @@ fn a_node_without_partitions_is_ready_again() {
 /// What comes into the new topic is not added to the sums of the old one, however much it is.
 #[test]
 fn a_topic_that_is_made_anew_is_not_taken_for_the_one_before() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let topic = "made-anew";
     let mut node = Node::new(&BROKER.addresses, topic, "a", dir.path());
@@ -250,7 +250,7 @@ fn kafka_may_want_certificates_and_passwords() {
 /// What a node believes gets its token, and its questions.
 #[test]
 fn who_has_no_token_of_nodes_is_not_believed() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens");
     std::fs::write(&file, "secret\n").unwrap();
@@ -307,7 +307,7 @@ fn who_has_no_token_of_nodes_is_not_believed() {
 
 #[test]
 fn tokens_of_nodes_are_exchanged_without_a_restart() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let files = ["a", "b"].map(|name| dir.path().join(format!("tokens-{name}")));
     let write = |file: usize, text: &str| std::fs::write(&files[file], text).unwrap();

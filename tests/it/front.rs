@@ -361,7 +361,7 @@ impl Sending {
 
 #[test]
 fn a_sender_does_not_see_that_a_node_dies() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let nodes = ["a", "b", "c"].map(|name| Node::new(&BROKER.addresses, "front", name, dir.path()));
     let daemons = nodes.each_ref().map(Node::start);

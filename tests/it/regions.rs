@@ -137,7 +137,7 @@ fn repeated(daemons: &[Daemon]) -> u64 {
 
 #[test]
 fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
-    let _up = BROKER.up.read().unwrap();
+    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let broker_a = Broker::start();
     let node = |name: &str, brokers: &str| Node::new(brokers, "flows", name, dir.path());

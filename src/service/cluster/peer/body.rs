@@ -131,6 +131,23 @@ where
         self.consume(bytes);
         Ok(bytes)
     }
+
+    /// For the usual case, in which one chunk has all of it.
+    #[inline]
+    fn read_exact(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        if let Some(bytes) = self.chunk.get(..into.len()) {
+            into.copy_from_slice(bytes);
+            self.chunk.advance(into.len());
+            return Ok(());
+        }
+        while !into.is_empty() {
+            match self.read(into)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => into = &mut into[bytes..],
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
