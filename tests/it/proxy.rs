@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::send::{flows, parts};
 use crate::spool::{answer, answering, batches, set_aside};
@@ -37,7 +39,7 @@ impl FakeProxy {
 
     /// What was asked for, and is forgotten.
     fn seen(&self) -> Vec<String> {
-        std::mem::take(&mut *self.heads.lock().unwrap())
+        std::mem::take(&mut *self.heads.lock())
     }
 }
 
@@ -45,8 +47,8 @@ fn serve(mut stream: TcpStream, to: Option<SocketAddr>, seen: &Mutex<Vec<String>
     let mut lines = BufReader::new(stream.try_clone().unwrap());
     let mut head = String::new();
     while lines.read_line(&mut head).is_ok_and(|n| n > 2) {}
-    seen.lock().unwrap().push(head);
-    let first = seen.lock().unwrap().last().unwrap().clone();
+    seen.lock().push(head);
+    let first = seen.lock().last().unwrap().clone();
     let absolute = first
         .split(' ')
         .nth(1)

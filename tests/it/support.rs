@@ -5,12 +5,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
 use flowtally::store::Store;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -460,7 +461,7 @@ impl Daemon {
         let mut address = None;
         for line in lines.by_ref() {
             let line = line.unwrap() + "\n";
-            log.lock().unwrap().push_str(&line);
+            log.lock().push_str(&line);
             let found = line
                 .split_once("address=")
                 .or(line.split_once("\"address\":\""));
@@ -474,12 +475,12 @@ impl Daemon {
         let drained = log.clone();
         let drain = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                drained.lock().unwrap().push_str(&(line + "\n"));
+                drained.lock().push_str(&(line + "\n"));
             }
         });
         let address = address.unwrap_or_else(|| {
             let status = child.wait();
-            panic!("it ended with {status:?}: {}", log.lock().unwrap())
+            panic!("it ended with {status:?}: {}", log.lock())
         });
         Daemon {
             child,
@@ -496,7 +497,7 @@ impl Daemon {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// Resident memory.

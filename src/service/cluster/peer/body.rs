@@ -131,6 +131,23 @@ where
         self.consume(bytes);
         Ok(bytes)
     }
+
+    /// For the usual case, in which one chunk has all of it.
+    #[inline]
+    fn read_exact(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        if let Some(bytes) = self.chunk.get(..into.len()) {
+            into.copy_from_slice(bytes);
+            self.chunk.advance(into.len());
+            return Ok(());
+        }
+        while !into.is_empty() {
+            match self.read(into)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => into = &mut into[bytes..],
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -187,14 +204,15 @@ pub(super) mod tests {
         }
     }
 
-    /// What reading a stalled body ends with.
-    fn error_of(limits: ReadLimits) -> QueryError {
+    /// The error of a stalled body; `stalled` is called before the wait.
+    fn error_of(limits: ReadLimits, stalled: impl FnOnce()) -> QueryError {
         let runtime = runtime();
         let _on_the_runtime = runtime.enter();
         let mut body = PeerBody::new("b", Stalled(Some("x".into())), limits);
         let mut first = [0];
         body.read_exact(&mut first).unwrap();
         assert_eq!(first, [b'x']);
+        stalled();
         let error = body.fill_buf().unwrap_err();
         body.query_error(error)
     }
@@ -211,7 +229,7 @@ pub(super) mod tests {
             ..limits()
         };
         for limits in [stalled, late] {
-            let error = error_of(limits).to_string();
+            let error = error_of(limits, || ()).to_string();
             assert!(error.contains("answer of b"), "{error}");
             assert!(error.contains("nothing has arrived"), "{error}");
         }
@@ -221,8 +239,12 @@ pub(super) mod tests {
     fn cancellation_ends_a_wait() {
         let limits = limits();
         let cancel = limits.cancel.clone();
-        let waiting = std::thread::spawn(move || error_of(limits));
-        cancel.cancel();
-        assert!(matches!(waiting.join().unwrap(), QueryError::Cancelled));
+        let error = error_of(limits, || {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                cancel.cancel();
+            });
+        });
+        assert!(matches!(error, QueryError::Cancelled), "{error}");
     }
 }
