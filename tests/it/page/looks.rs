@@ -121,8 +121,9 @@ fn the_page_prints_whole() {
     );
     assert_eq!(found["page"], "rgb(255, 255, 255)", "dark is not for paper");
     assert!(found["summary"].as_u64() > Some(100), "{found}");
-    browser.js("dispatchEvent(new Event('afterprint'))");
+    // As a browser does: the event comes when the media is the screen again.
     browser.cdp("Emulation.setEmulatedMedia", json!({"media": ""}));
+    browser.js("dispatchEvent(new Event('afterprint'))");
     browser.until("document.querySelector('#hours-chart svg').viewBox.baseVal.width < 677");
     nothing_to_complain_about(&browser);
     daemon.stop();
