@@ -182,6 +182,7 @@ mod tests {
         let writes = store.inner.flusher.lock_writes().unwrap();
         std::thread::scope(|scope| {
             let made = scope.spawn(|| store.checkpoint("one"));
+            // Time to end, if it did not wait; a busy machine only makes this check weaker.
             std::thread::sleep(Duration::from_millis(300));
             assert!(!made.is_finished());
             drop(writes);

@@ -268,7 +268,7 @@ mod tests {
             let flows = inner.flows().unwrap();
             inner.db.property_int_value_cf(flows, files).unwrap()
         };
-        let give_up = Instant::now() + Duration::from_secs(30);
+        let give_up = Instant::now() + Duration::from_secs(120);
         while piled_up() != Some(0) {
             assert!(Instant::now() < give_up, "{:?} files", piled_up());
             std::thread::sleep(Duration::from_millis(5));

@@ -239,6 +239,7 @@ impl World<'_> {
         loop {
             let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
             while Instant::now() < until && goes_on() {
+                // Between two looks at whether it goes on.
                 std::thread::sleep(Duration::from_millis(50));
             }
             if !goes_on() {

@@ -478,7 +478,7 @@ fn a_changed_copy_counts_and_is_named() {
 }
 
 #[test]
-fn small_files_are_synced() {
+fn files_of_a_few_bytes_count_once() {
     let mut world = World::new();
     for way in WAYS {
         for (at, body) in [

@@ -69,7 +69,7 @@ fn script(arguments: &[&str]) -> String {
 /// One of the project's scripts, run by `command`, which is bash with what a test wants around it, with the target
 /// directory that this test was built into.
 pub fn script_command(mut command: Command, name: &str) -> Command {
-    // target/release/flowtally
+    // target/tests/flowtally
     let target = Path::new(env!("CARGO_BIN_EXE_flowtally"))
         .ancestors()
         .nth(2)

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::wait::until_daemon;
+use crate::wait::{DEADLINE, until_daemon};
 
 /// Hour, src_app, dest_app, vpc_id.
 pub type Key = (u32, String, String, String);
@@ -246,7 +246,7 @@ impl Client {
     pub fn new(address: SocketAddr) -> Client {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(DEADLINE))
             .build()
             .into();
         Client {
@@ -264,7 +264,7 @@ impl Client {
             .build();
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(DEADLINE))
             .tls_config(tls)
             .build()
             .into();
