@@ -9,25 +9,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use warp::http::header::{self, HeaderMap, HeaderValue};
-use warp::http::uri::Authority;
 use warp::http::{Method, Version};
 
 use super::error::Problem;
-use super::long_target::TargetTail;
-use super::routes::Request;
-
-/// The part of a request's head that handlers do not need.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) version: Version,
-    /// From a target in absolute form, as clients send it to a proxy.
-    pub(super) authority: Option<Authority>,
-    /// The tail of a target that is longer than hyper accepts.
-    pub(super) tail: Option<Arc<TargetTail>>,
-}
+use super::request::{Request, Target};
 
 /// The host names that requests may have.
 #[derive(Clone, Debug)]
