@@ -315,7 +315,7 @@ fn batches_refused_as_too_large_or_unprocessable_are_set_aside_and_the_others_se
     assert!(out.starts_with("250 flows sent in 3 batches"), "{out}");
     assert!(out.contains("; 200 refused"), "{out}");
     assert!(error.contains("200 flows were refused"), "{error}");
-    assert!(error.contains("/refused has whole batches"), "{error}");
+    assert!(error.contains("/refused contains whole batches"), "{error}");
     assert!(batches(&spool).is_empty());
     let aside = set_aside(&spool);
     assert_eq!(aside.len(), 2);
