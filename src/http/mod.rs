@@ -36,7 +36,7 @@ mod trace;
 
 pub use access::Access;
 pub use api::{Api, Limits};
-pub use origin::{HostName, Hosts};
+pub use origin::Hosts;
 #[cfg(fuzzing)]
 pub use parameters::check_query;
 pub use secrets::{AccessError, AccessFiles, TlsFiles};

@@ -10,7 +10,8 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::origin::HostName;
+use flow::HostName;
+
 use super::response;
 use crate::backup::BackupError;
 use crate::ingest::Overloaded;
