@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         }
     };
     let mut out = Output {
-        out: BufWriter::new(agent::command::output(match arguments.format {
+        out: BufWriter::new(agent::command::stdout(match arguments.format {
             ExportFormat::Ndjson => Style::Json,
             ExportFormat::Csv => Style::Text,
         })),
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let groups = source.groups(first..end)?;
     match source.write_all(groups, &mut out) {
         Ok(()) => Ok(()),
-        Err(Failed::Output(e)) => agent::command::written(Err(e)),
+        Err(Failed::Output(e)) => agent::command::stdout_result(Err(e)),
         Err(Failed::Source(why)) => Err(format!("{why}; the rows are not complete")),
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn completions(arguments: &Completions) -> Result<(), String> {
         "flowtally",
         &mut script,
     );
-    agent::command::write(&script)
+    agent::command::write_stdout(&script)
 }
 
 pub(super) fn pages(arguments: &Man) -> Result<(), String> {
@@ -22,7 +22,7 @@ pub(super) fn pages(arguments: &Man) -> Result<(), String> {
         let rendered = clap_mangen::Man::new(command).render(&mut page);
         return rendered
             .map_err(|e| e.to_string())
-            .and_then(|()| agent::command::write(&page));
+            .and_then(|()| agent::command::write_stdout(&page));
     };
     std::fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(command, dir))

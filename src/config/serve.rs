@@ -173,7 +173,7 @@ pub struct Serve {
     pub memory_max: u32,
 
     /// Largest body of a request, in MiB, both as sent and after decompression. At most a sixteenth of --memory-max,
-    /// which is also the default.
+    /// and at most 1024; by default as large as that.
     #[arg(
         long,
         env = "FLOWTALLY_BODY_MAX",
@@ -289,7 +289,7 @@ impl Serve {
     /// A `--body-max` or `--query-memory-max` that does not fit, as text for the user.
     pub fn memory_plan(&self) -> Result<MemoryPlan, String> {
         let memory = (self.memory_max.saturating_sub(OWN_MIB) as usize) << 20;
-        let body_max = self.memory_max / 16;
+        let body_max = (self.memory_max / 16).min((flow::BODY_BYTES_MAX >> 20) as u32);
         let body = self.body_max.unwrap_or(body_max);
         if body == 0 || body > body_max {
             return Err(format!(

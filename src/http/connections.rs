@@ -442,7 +442,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_most_idle_connection_is_evicted() {
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());

@@ -243,7 +243,8 @@ mod tests {
     /// A client that reads 400 KB per second, and then stops.
     #[tokio::test]
     async fn a_slow_client_gets_its_answer_and_a_dead_one_times_out() {
-        const IDLE_MAX: Duration = Duration::from_millis(1500);
+        // A busy machine may let the client wait for a second.
+        const IDLE_MAX: Duration = Duration::from_secs(3);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, server) = tokio::join!(client, listener.accept());

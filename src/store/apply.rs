@@ -12,7 +12,8 @@ use super::codec::Receipt;
 use super::commit::hours_bytes;
 use super::dedupe::KeyStatus;
 use super::error::StoreError;
-use super::{Inner, Store, Tallies};
+use super::tallies::Tallies;
+use super::{Inner, Store};
 use flow::Batch;
 
 /// A batch at its position in an external journal. Several batches can share a position.
@@ -41,12 +42,12 @@ pub struct Applied {
 impl Store {
     /// The last position in the sums, in memory or on disk. The journal must be read from the next one.
     pub fn position(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.tallies()?.active.last())
+        Ok(self.inner.tallies()?.active().last())
     }
 
     /// The last position in the sums on disk. A restart reads the journal from the next one.
     pub fn position_on_disk(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.tallies()?.flushed)
+        Ok(self.inner.tallies()?.flushed())
     }
 
     /// Waits until [`Store::apply`] has room for more entries.
@@ -64,40 +65,52 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::WriteStalled`] after waiting [`StoreOptions::stall_max`](super::StoreOptions::stall_max) for a
-    /// flush. No entry was added then.
+    /// flush; or a receipt cannot be read. No entry was added then.
     pub fn apply(&self, entries: Vec<JournalEntry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
+        // Copying a batch takes time, so this comes before the locks.
+        let mut entries: Vec<_> = entries
+            .into_iter()
+            .map(|entry| JournalEntry {
+                batch: self.without_too_old(entry.batch),
+                ..entry
+            })
+            .collect();
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
         let mut retention = self.retention()?;
         let mut tallies = inner.tallies()?;
+        let before = tallies.active().last();
+        entries.retain(|entry| entry.position > before);
+        // Everything that can fail comes first: if only some batches of a position were added, the rest would be
+        // skipped when the position is read again.
+        let stored: Vec<Option<Receipt>> = entries
+            .iter()
+            .map(|entry| inner.stored_receipt_of(&entry.batch))
+            .collect::<Result<_, _>>()?;
         let mut applied = Applied::default();
-        let before = tallies.active.last();
-        for JournalEntry {
-            position,
-            time_s,
-            batch,
-        } in entries
-        {
-            if position <= before {
-                continue;
-            }
-            let status = inner.key_status_at(&tallies, &batch, position, time_s)?;
+        for (entry, stored) in entries.into_iter().zip(stored) {
+            let status = inner.key_status_at(&tallies, &entry, stored);
+            let JournalEntry {
+                position,
+                time_s,
+                batch,
+            } = entry;
             match status {
                 KeyStatus::New => {}
                 KeyStatus::Replayed { .. } => applied.repeated += 1,
                 KeyStatus::Reused => applied.reused += 1,
             }
             if status != KeyStatus::New {
-                tallies.active.skip_to(position);
+                tallies.active_mut().skip_to(position);
                 continue;
             }
-            let batch = retention.remove_too_old(batch)?;
+            let batch = retention.remove_too_old(batch);
             applied.batches += 1;
             applied.flows += batch.flows() as u64;
             applied.too_old += batch.too_old();
-            tallies.active.skip_to(position - 1);
-            let saturated = tallies.active.add(&batch)?;
+            tallies.active_mut().skip_to(position - 1);
+            let saturated = tallies.add(&batch);
             inner.saturated.fetch_add(saturated, Ordering::Relaxed);
             if let Some((key, fingerprint)) = batch.receipt() {
                 let receipt = Receipt {
@@ -106,47 +119,50 @@ impl Store {
                     too_old: batch.too_old(),
                     position,
                 };
-                tallies.active.add_receipt(key.clone(), receipt);
+                tallies.active_mut().add_receipt(key.clone(), receipt);
             }
-            tallies.count_in_ledger(batch.ledger());
         }
-        inner.update_retention_cutoff(&tallies);
-        if inner.is_full(&tallies.active) {
-            inner.flush_due.notify_one();
+        inner.retention.update(tallies.newest());
+        if inner.is_full(tallies.active()) {
+            inner.flusher.wake();
         }
         Ok(applied)
     }
 }
 
 impl Inner {
-    /// [`Store::key_status`] of a batch at `position` of an external journal, which was written at `time_s`.
+    /// The receipt on disk under the key of `batch`.
+    fn stored_receipt_of(&self, batch: &Batch) -> Result<Option<Receipt>, StoreError> {
+        match batch.receipt() {
+            Some((key, _)) => self.stored_receipt(key),
+            None => Ok(None),
+        }
+    }
+
+    /// [`Store::key_status`] of the batch of `entry`, under whose key the receipt `stored` is on disk.
     fn key_status_at(
         &self,
         tallies: &Tallies,
-        batch: &Batch,
-        position: u64,
-        time_s: u64,
-    ) -> Result<KeyStatus, StoreError> {
-        let Some((key, fingerprint)) = batch.receipt() else {
-            return Ok(KeyStatus::New);
+        entry: &JournalEntry,
+        stored: Option<Receipt>,
+    ) -> KeyStatus {
+        let Some((key, fingerprint)) = entry.batch.receipt() else {
+            return KeyStatus::New;
         };
-        let frozen = tallies.frozen.as_deref();
-        let in_memory = frozen.into_iter().chain([&tallies.active]);
-        let mut receipt = in_memory
+        let in_memory = tallies
+            .both()
             .filter_map(|tally| tally.receipts().get(key))
             .copied()
             .last();
-        if receipt.is_none() {
-            // A receipt of this or a later position was written before a crash, but its sums were not. A receipt in
-            // memory can have the same position only if two batches of that position share a key.
-            let stored = self.stored_receipt(key)?;
-            receipt = stored.filter(|receipt| receipt.position < position);
-        }
+        // A receipt of this or a later position was written before a crash, but its sums were not. A receipt in
+        // memory can have the same position only if two batches of that position share a key.
+        let receipt = in_memory.or(stored.filter(|receipt| receipt.position < entry.position));
         // Use the journal's times, not the clock: a second read must produce the same sums.
         let window = self.options.window_of(key.as_bytes());
-        let age = |receipt: &Receipt| Duration::from_secs(time_s.saturating_sub(receipt.time_s));
+        let age =
+            |receipt: &Receipt| Duration::from_secs(entry.time_s.saturating_sub(receipt.time_s));
         let receipt = receipt.filter(|receipt| age(receipt) <= window);
-        Ok(KeyStatus::from_receipt(receipt, fingerprint))
+        KeyStatus::from_receipt(receipt, fingerprint)
     }
 }
 
@@ -357,7 +373,7 @@ mod tests {
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         store.apply(vec![entry(7, 1)]).unwrap();
         let tally = std::mem::replace(
-            &mut store.inner.tallies().unwrap().active,
+            store.inner.tallies().unwrap().active_mut(),
             super::super::Tally::new(0),
         );
         store.inner.write_receipts(&tally).unwrap();
@@ -369,5 +385,38 @@ mod tests {
         assert_eq!((batches, repeated, reused), (1, 2, 1));
         assert_eq!(rows(&store).values().next(), Some(&(1, 0)));
         assert_eq!(store.position().unwrap(), 9);
+    }
+
+    /// Two batches share a position, and the receipt of the second cannot be read. The first must not be counted
+    /// alone: when the position is read again, it would be skipped as a whole.
+    #[test]
+    fn after_an_error_no_batch_of_the_position_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let entry = |name: &[u8], key: Option<&[u8]>| {
+            let mut builder = BatchBuilder::with_capacity(0);
+            let hour = Hour::new(0).unwrap();
+            builder.push(hour, [name, b"d", b"v"], Counters { tx: 1, rx: 0 });
+            let batch = builder.finish();
+            let key = key.and_then(IdempotencyKey::new);
+            JournalEntry {
+                position: 7,
+                time_s: 1_800_000_000,
+                batch: match key {
+                    Some(key) => batch.with_key(key),
+                    None => batch,
+                },
+            }
+        };
+        let entries = || vec![entry(b"a", None), entry(b"b", Some(b"damaged"))];
+        let db = &store.inner.db;
+        let receipts = super::super::receipts::receipts_family(db).unwrap();
+        db.put_cf(receipts, b"damaged", b"?").unwrap();
+        assert!(store.apply(entries()).is_err());
+        assert_eq!(store.position().unwrap(), 0);
+        assert!(rows(&store).is_empty());
+        db.delete_cf(receipts, b"damaged").unwrap();
+        assert_eq!(store.apply(entries()).unwrap().batches, 2);
+        assert_eq!(rows(&store).len(), 2);
     }
 }

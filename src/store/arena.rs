@@ -13,6 +13,24 @@ pub(super) const ENTRY_HEADER_BYTES: usize = 18;
 /// that only touches the next entries saves far more than it costs.
 pub(super) const PREFETCH_ENTRIES: usize = 64;
 
+/// A hash slot has 32 bits for the offset of an entry, plus 1.
+const ARENA_BYTES_MAX: usize = u32::MAX as usize - 1;
+
+/// A tally of this size is full, whatever the options allow.
+pub(super) const TALLY_BYTES_MAX: usize = 1 << 30;
+
+/// One group of batches may exceed it. The smallest record takes 10 bytes of a batch, and its entry takes 21.
+const GROUP_BYTES_MAX: usize = flow::BODY_BYTES_MAX / 10 * 21;
+
+const _: () = assert!(TALLY_BYTES_MAX + GROUP_BYTES_MAX <= ARENA_BYTES_MAX);
+
+/// The offset of the next entry of `arena`, plus 1.
+#[inline]
+pub(super) fn next_offset(arena: &[u8]) -> u32 {
+    u32::try_from(arena.len() + 1)
+        .unwrap_or_else(|_| unreachable!("an hour of a tally exceeds its bound of 4 GiB"))
+}
+
 pub(super) fn push(arena: &mut Vec<u8>, suffix: &[u8], counters: Counters) {
     arena.extend_from_slice(&counters.tx.to_le_bytes());
     arena.extend_from_slice(&counters.rx.to_le_bytes());

@@ -80,7 +80,8 @@ impl CommitGroup<'_> {
 
     /// Adds a batch, without its too old flows, if it counts.
     pub(super) fn add(&mut self, batch: Batch) -> Outcome {
-        let flows = batch.flows() as u64;
+        // Some may have been removed already.
+        let flows = batch.flows() as u64 + batch.too_old();
         match self.key_status(&batch) {
             Ok(KeyStatus::New) => {}
             Ok(KeyStatus::Replayed { too_old }) => {
@@ -97,10 +98,7 @@ impl CommitGroup<'_> {
             Ok(true) => return Outcome::ReceiptExists,
             Err(error) => return Outcome::Unknown(error),
         }
-        let batch = match self.retention.remove_too_old(batch) {
-            Ok(batch) => batch,
-            Err(error) => return Outcome::Unknown(error.into()),
-        };
+        let batch = self.retention.remove_too_old(batch);
         let too_old = batch.too_old();
         if let Some((key, fingerprint)) = batch.receipt() {
             self.keys.insert(key.clone(), (fingerprint, too_old));

@@ -11,15 +11,12 @@ use rocksdb::DB;
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::live_files::LiveFiles;
-use super::{Inner, Store};
+use super::{Inner, Store, rocks_error};
 use agent::durable::OutOfSpace;
 
 /// Interval between checks that the data directory still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Prefix of RocksDB's error text if the subcode is `kNoSpace` (ENOSPC from any call). For other system errors the
-/// text has no class, so we find the cause by writing a file ourselves.
-const ROCKSDB_NO_SPACE: &str = "IO error: No space left on device";
-/// Size of that file.
+/// Size of the file that is written to find out why a write failed.
 const PROBE_BYTES: usize = 1 << 20;
 
 /// Whether a commit can be expected to succeed, judged by the last write to the journal. After a failed write, a
@@ -41,6 +38,9 @@ pub enum WriteHealth {
     /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
     /// what is written now.
     Gone,
+    /// A thread panicked while it changed the sums in memory, so they may shortage durable batches. Nothing is answered
+    /// any more, and a restart recovers the sums from the journal.
+    Closed,
 }
 
 impl WriteHealth {
@@ -53,8 +53,8 @@ impl WriteHealth {
         WriteHealth::FileTooLarge,
     ];
 
-    fn from_lack(lack: Option<OutOfSpace>) -> WriteHealth {
-        match lack {
+    fn from_shortage(shortage: Option<OutOfSpace>) -> WriteHealth {
+        match shortage {
             Some(OutOfSpace::Space) => WriteHealth::NoSpace,
             Some(OutOfSpace::Quota) => WriteHealth::OverQuota,
             Some(OutOfSpace::FileSize) => WriteHealth::FileTooLarge,
@@ -62,7 +62,7 @@ impl WriteHealth {
         }
     }
 
-    /// Why batches are refused for lack of space; this may resolve by itself.
+    /// Why batches are refused for shortage of space; this may resolve by itself.
     pub fn lacks_space(self) -> Option<&'static str> {
         match self {
             WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),
@@ -83,6 +83,10 @@ impl WriteHealth {
                 "the disk quota has room again, but the database accepts writes only after it is reopened; so \
                  the process ends as planned, for its supervisor to start it again (systemd: Restart=on-failure), \
                  after it could not write",
+            ),
+            WriteHealth::Closed => Some(
+                "an internal error closed the store (a restart recovers all sums from the journal), and no batch \
+                 could be taken",
             ),
             _ => None,
         }
@@ -120,6 +124,7 @@ impl Store {
     pub fn write_health(&self) -> WriteHealth {
         let health = &self.inner.health;
         match health.last_write() {
+            _ if self.inner.tallies.is_poisoned() => WriteHealth::Closed,
             _ if health.is_gone.load(Ordering::Relaxed) => WriteHealth::Gone,
             WriteHealth::Good if health.space_is_low.load(Ordering::Relaxed) => {
                 WriteHealth::NoSpace
@@ -160,18 +165,18 @@ impl Inner {
 /// Classifies a failed write. RocksDB repeats some errors for as long as it is open, so a write of our own shows
 /// whether there is space now.
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
-    let text = match error {
-        StoreError::Database { source, .. } => source.as_ref(),
-        StoreError::Io { source, .. } => return WriteHealth::from_lack(OutOfSpace::of(source)),
+    let error = match error {
+        StoreError::Database { source, .. } => source,
+        StoreError::Io { source, .. } => return WriteHealth::from_shortage(OutOfSpace::of(source)),
         _ => return WriteHealth::Failing,
     };
-    if text.starts_with(ROCKSDB_NO_SPACE) {
+    if rocks_error::is_no_space(error) {
         return WriteHealth::NoSpace;
     }
-    match probe(staging) {
-        Err(error) => WriteHealth::from_lack(OutOfSpace::of(&error)),
-        Ok(()) if OutOfSpace::in_text(text) == Some(OutOfSpace::Quota) => WriteHealth::QuotaRaised,
-        Ok(()) => WriteHealth::from_lack(OutOfSpace::in_text(text)),
+    match (probe(staging), rocks_error::shortage(error)) {
+        (Err(error), _) => WriteHealth::from_shortage(OutOfSpace::of(&error)),
+        (Ok(()), Some(OutOfSpace::Quota)) => WriteHealth::QuotaRaised,
+        (Ok(()), shortage) => WriteHealth::from_shortage(shortage),
     }
 }
 
@@ -277,5 +282,42 @@ impl Health {
                 "the disk has space again: batches are accepted"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+    use flow::{BatchBuilder, Counters, Hour};
+
+    /// A panic may have left a durable batch out of the sums, so nothing is acknowledged or answered after it, and the
+    /// service asks for a restart.
+    #[test]
+    fn a_store_whose_sums_may_be_wrong_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let hour = Hour::new(7).unwrap();
+        let commit = |store: &Store| {
+            let mut batch = BatchBuilder::with_capacity(0);
+            batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
+            store.commit(vec![batch.finish()])
+        };
+        commit(&store).unwrap();
+        assert_eq!(store.write_health(), WriteHealth::Good);
+        std::thread::scope(|scope| {
+            let panics = scope.spawn(|| {
+                let _tallies = store.inner.tallies().unwrap();
+                panic!("while the sums change");
+            });
+            assert!(panics.join().is_err());
+        });
+        assert!(store.write_health().fails().is_some());
+        assert!(matches!(commit(&store), Err(StoreError::Closed)));
+        assert!(store.scan(hour).is_err());
+        drop(store);
+        let (store, recovery) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(recovery.flows, 1);
+        commit(&store).unwrap();
     }
 }

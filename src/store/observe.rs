@@ -8,11 +8,11 @@ use rocksdb::statistics::Ticker;
 
 use super::error::{StoreError, database};
 use super::rocks::L0_FILES_MAX;
-use super::{Inner, Recovery, Store, codec, ledger};
+use super::{Inner, Recovery, Store, codec};
 use crate::telemetry::metrics::{self, raise_to};
 
 impl Store {
-    /// Updates the gauges. Reads the whole ledger: some microseconds per hour stored.
+    /// Updates the gauges. Does not read the ledger, which may be large.
     pub fn observe(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         let metrics = inner.options.metrics.store();
@@ -36,8 +36,8 @@ impl Inner {
 
     fn observe_tallies(&self, metrics: &metrics::Store) -> Result<(), StoreError> {
         let tallies = self.tallies()?;
-        let (active, frozen) = (&tallies.active, tallies.frozen.as_deref());
-        let both = || frozen.into_iter().chain([active]);
+        let (active, frozen) = (tallies.active(), tallies.frozen());
+        let both = || tallies.both();
         let since = both().filter_map(|tally| tally.since()).min();
         let age = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         metrics.unflushed_seconds.set(age);
@@ -94,7 +94,7 @@ impl Inner {
     }
 
     fn observe_ledger(self: &Arc<Inner>, metrics: &metrics::Store) -> Result<(), StoreError> {
-        let ledger = ledger::sums(self)?;
+        let ledger = self.ledger_counts()?;
         let all = ledger.totals;
         metrics.ledger_hours.set(ledger.hours as i64);
         metrics.ledger_flows.set(all.flows as i64);
@@ -102,7 +102,7 @@ impl Inner {
             let gauge = metrics.ledger_bytes.with_label_values(&[direction]);
             gauge.set(bytes as f64);
         }
-        let difference = ledger.expected.flows as i64 - all.flows as i64;
+        let difference = self.audit.difference();
         metrics.ledger_difference_flows.set(difference);
         Ok(())
     }

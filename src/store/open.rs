@@ -1,20 +1,23 @@
 //! Opens a data directory, for writing or read-only.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rocksdb::DB;
 
 use super::abort_on_panic;
+use super::audit::Audit;
 use super::compact::CompactionRequests;
+use super::flush::Flusher;
 use super::health::Health;
+use super::journal::JournalMemtable;
+use super::retention::RetentionState;
 use super::rocks::RocksOptions;
-use super::tally::Tally;
+use super::tallies::Tallies;
 use super::views::ViewBudget;
-use super::{DataDir, Inner, MARKER_UNKNOWN, Store, StoreError, StoreOptions, Tallies, wal};
-use flow::Totals;
+use super::visibility::Visibility;
+use super::{DataDir, Inner, Store, StoreError, StoreOptions, wal};
 
 /// The batches that [`Store::open`] replayed from the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +62,7 @@ impl Store {
         let recovery = inner.recover()?;
         inner.record_recovery(&recovery);
         let inner = Arc::new(inner);
-        let start = |name: &str, life: fn(&Inner)| {
+        let start = |name: &str, life: fn(&Arc<Inner>)| {
             let inner = inner.clone();
             std::thread::Builder::new()
                 .name(name.into())
@@ -70,7 +73,7 @@ impl Store {
                 })
         };
         let mut store = Store {
-            flusher: Some(start("flusher", Inner::flush_until_closed)?),
+            flusher: Some(start("flusher", |inner| inner.flush_until_closed())?),
             compactor: None,
             inner: inner.clone(),
         };
@@ -132,31 +135,18 @@ impl Inner {
             database_options: rocks.database,
             flows_options: rocks.flows,
             views: ViewBudget::new(options.view_bytes_max),
-            options,
             commit: Mutex::new(Vec::new()),
-            tallies: Mutex::new(Tallies {
-                active: Tally::new(0),
-                frozen: None,
-                flushed: 0,
-                newest: None,
-                expected: Totals::default(),
-                flush_now: false,
-                flush_error: None,
-                closing: false,
-            }),
-            marker: AtomicU64::new(MARKER_UNKNOWN),
-            writer: Mutex::new(()),
-            drop_seq: AtomicU64::new(0),
-            tag_hasher: std::hash::RandomState::new(),
-            retention_cutoff: AtomicU32::new(0),
-            clock_hour: AtomicU32::new(0),
-            flush_due: Condvar::new(),
-            flush_ended: Condvar::new(),
+            tallies: Mutex::new(Tallies::new()),
+            visibility: Visibility::new(),
+            flusher: Flusher::default(),
+            retention: RetentionState::new(&options),
             compaction_requests: CompactionRequests::default(),
-            expiry: rocks.expiry,
-            journal_memtable_is_grown: AtomicBool::new(false),
+            receipt_expiry: rocks.expiry,
+            journal_memtable: JournalMemtable::new(options.memtable_bytes),
             saturated: rocks.saturated,
+            audit: Audit::default(),
             health: Health::new(),
+            options,
         }
     }
 }

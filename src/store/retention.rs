@@ -5,15 +5,15 @@
 //! trimmed with them, so that no replay brings it back either.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rocksdb::SstFileWriter;
 
-use super::codec::{self, Corrupt, FlowKey, Record, Records};
+use super::codec;
 use super::error::{StoreError, database};
-use super::{Inner, Step, Store};
-use flow::{Batch, BatchBuilder, Hour, HourUnit, Totals};
+use super::{Inner, Step, Store, StoreOptions};
+use flow::{Batch, Hour, HourUnit, Totals};
 
 /// How long deleting an hour waits for the flush that must come first.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
@@ -43,42 +43,95 @@ impl Retention {
     }
 
     /// Takes the hours of `batch` into account and removes its flows that are too old.
-    ///
-    /// # Errors
-    /// None for a batch that a [`BatchBuilder`] made.
-    pub fn remove_too_old(&mut self, batch: Batch) -> Result<Batch, Corrupt> {
+    pub fn remove_too_old(&mut self, batch: Batch) -> Batch {
         if self.hours.is_none() {
-            return Ok(batch);
+            return batch;
         }
         let hours = batch.ledger().map(|(hour, _)| hour);
         self.newest = hours.chain(self.newest).max();
-        let cutoff = self.cutoff();
-        if batch.ledger().all(|(hour, _)| hour >= cutoff) {
-            return Ok(batch);
+        batch.without_hours_before(self.cutoff())
+    }
+}
+
+/// The retention cutoff that readers apply, and the clock.
+#[derive(Debug)]
+pub(super) struct RetentionState {
+    hours: Option<u32>,
+    clock_bounds_age: bool,
+    /// Readers do not see earlier hours.
+    cutoff: AtomicU32,
+    /// The latest hour that the clock has reached.
+    clock_hour: AtomicU32,
+}
+
+impl RetentionState {
+    pub(super) fn new(options: &StoreOptions) -> RetentionState {
+        RetentionState {
+            hours: options.retain_hours,
+            clock_bounds_age: options.clock_bounds_age,
+            cutoff: AtomicU32::new(0),
+            clock_hour: AtomicU32::new(0),
         }
-        let mut kept = BatchBuilder::with_capacity(batch.bytes().len());
-        for record in Records::new(batch.bytes())? {
-            let Record { key, counters, .. } = record?;
-            let key = FlowKey::decode(key)?;
-            if key.hour.get() >= cutoff {
-                let names = [&key.src_app, &key.dest_app, &key.vpc_id];
-                kept.push(key.hour, names.map(|name| name.as_bytes()), counters);
-            }
+    }
+
+    pub(super) fn cutoff(&self) -> u32 {
+        self.cutoff.load(Ordering::SeqCst)
+    }
+
+    /// Moves the cutoff, so that readers no longer see hours that are too old. Call this with the tallies locked.
+    pub(super) fn update(&self, newest: Option<u32>) {
+        let cutoff = self.as_of(newest).cutoff();
+        self.cutoff.store(cutoff, Ordering::SeqCst);
+    }
+
+    /// Which hours are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one that
+    /// it has reached: if the clock is set back, hours that were too old stay too old.
+    pub(super) fn as_of(&self, newest: Option<u32>) -> Retention {
+        let latest = if self.clock_bounds_age {
+            let now = HourUnit::clock_hour();
+            self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now)
+        } else {
+            u32::MAX
+        };
+        Retention {
+            hours: self.hours,
+            newest,
+            latest,
         }
-        Ok(kept.finish().with_receipt_of(batch))
     }
 }
 
 impl Store {
+    /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
+    /// become too old meanwhile. Call this on a thread of the request: copying a large batch takes milliseconds, which
+    /// the only thread that commits should not spend.
+    pub fn without_too_old(&self, batch: Batch) -> Batch {
+        match self.cutoff_within(&batch) {
+            Some(cutoff) => batch.without_hours_before(cutoff),
+            None => batch,
+        }
+    }
+
+    /// The retention cutoff if `batch` has flows before it, counting its own hours. Locks nothing.
+    pub fn cutoff_within(&self, batch: &Batch) -> Option<u32> {
+        let inner = &*self.inner;
+        inner.options.retain_hours?;
+        let newest = batch.ledger().map(|(hour, _)| hour).max();
+        let of_batch = inner.retention.as_of(newest).cutoff();
+        let cutoff = of_batch.max(inner.retention.cutoff());
+        let mut hours = batch.ledger().map(|(hour, _)| hour);
+        hours.any(|hour| hour < cutoff).then_some(cutoff)
+    }
+
     /// Which hours are kept, as of the last commit.
     pub fn retention(&self) -> Result<Retention, StoreError> {
-        let newest = self.inner.tallies()?.newest;
-        Ok(self.inner.retention(newest))
+        let newest = self.inner.tallies()?.newest();
+        Ok(self.inner.retention.as_of(newest))
     }
 
     /// The newest hour that has flows; `None` if there is none, or if the store is closed after an error.
     pub fn newest_hour(&self) -> Option<Hour> {
-        let newest = self.inner.tallies().ok()?.newest?;
+        let newest = self.inner.tallies().ok()?.newest()?;
         Hour::new(u64::from(newest))
     }
 
@@ -102,25 +155,9 @@ impl Store {
 }
 
 impl Inner {
-    /// Uses the clock's hour, or the latest one that it has reached: if the clock is set back, hours that were too
-    /// old stay too old.
-    pub(super) fn retention(&self, newest: Option<u32>) -> Retention {
-        let latest = if self.options.clock_bounds_age {
-            let now = HourUnit::clock_hour();
-            self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now)
-        } else {
-            u32::MAX
-        };
-        Retention {
-            hours: self.options.retain_hours,
-            newest,
-            latest,
-        }
-    }
-
     /// Drops the hours before the cutoff. Called by the flusher after a flush.
     pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
-        let cutoff = self.retention_cutoff.load(Ordering::SeqCst);
+        let cutoff = self.retention.cutoff();
         if cutoff == 0 {
             return Ok(());
         }
@@ -132,28 +169,25 @@ impl Inner {
 
     /// Finds the new newest hour after `hour` was deleted, since age counts from it.
     fn forget_newest(&self, hour: u32) -> Result<(), StoreError> {
-        let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let _write_lock = self.flusher.lock_writes()?;
         let on_disk = self.ledger_on_disk(0, u32::MAX)?.last_hour()?;
         let mut tallies = self.tallies()?;
-        if tallies.newest != Some(hour) {
+        if tallies.newest() != Some(hour) {
             return Ok(());
         }
-        let both = tallies
-            .frozen
-            .as_deref()
-            .into_iter()
-            .chain([&tallies.active]);
-        let in_memory = both.flat_map(|tally| tally.ledger()).map(|(h, _)| h);
-        tallies.newest = in_memory.chain(on_disk).max();
-        self.update_retention_cutoff(&tallies);
+        let in_memory = tallies.both().flat_map(|tally| tally.ledger());
+        let newest = in_memory.map(|(hour, _)| hour).chain(on_disk).max();
+        tallies.set_newest(newest);
+        self.retention.update(newest);
         Ok(())
     }
 
     /// Drops the hours from `first` to `end` (exclusive), and returns their totals on disk.
     fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
-        let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
-        let (dropped, hours) = self.sum_on_disk(first, end)?;
+        let _write_lock = self.flusher.lock_writes()?;
+        let on_disk = self.sum_on_disk(first, end)?;
+        let (dropped, hours) = on_disk;
         if hours == 0 {
             return Ok(dropped);
         }
@@ -171,7 +205,7 @@ impl Inner {
             })
         })?;
         self.step(Step::DropWritten);
-        self.ingest_drop(first, end, dropped, || {
+        self.ingest_drop(first, end, on_disk, || {
             self.ingest(&[&rows, &ledger], DOING)?;
             self.step(Step::Dropped);
             Ok(())
@@ -205,24 +239,23 @@ impl Inner {
     }
 
     /// Runs `ingest`, which drops the hours from `first` to `end` even if it fails after that, and subtracts what is
-    /// gone from the expected total.
+    /// gone from the counters beside the ledger.
     fn ingest_drop(
         &self,
         first: u32,
         end: u32,
-        held: Totals,
+        held: (Totals, u64),
         ingest: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.drop_seq.fetch_add(1, Ordering::SeqCst);
-        let ingested = ingest();
-        let noted = self.sum_on_disk(first, end).and_then(|(left, _)| {
-            let expected = &mut self.tallies()?.expected;
-            expected.sub(held);
-            expected.add(left);
-            Ok(())
-        });
-        self.drop_seq.fetch_add(1, Ordering::SeqCst);
-        ingested.and(noted)
+        self.visibility.during_drop(|| {
+            let ingested = ingest();
+            let left = self.sum_on_disk(first, end);
+            let noted = left.and_then(|left| {
+                self.tallies()?.drop_on_disk(held, left);
+                Ok(())
+            });
+            ingested.and(noted)
+        })
     }
 
     /// Writes a file for ingestion.
@@ -238,5 +271,76 @@ impl Inner {
         fill(&mut file)?;
         file.finish().map_err(database(WRITING))?;
         Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Outcome;
+    use flow::{BatchBuilder, Counters, IdempotencyKey};
+
+    fn batch(hours: &[u64]) -> Batch {
+        let mut builder = BatchBuilder::with_capacity(0);
+        for hour in hours {
+            let hour = Hour::new(*hour).unwrap();
+            builder.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 0 });
+        }
+        builder.finish()
+    }
+
+    /// Requests remove old flows before the commit, which must not change what it returns.
+    #[test]
+    fn a_batch_whose_old_flows_are_gone_already_has_the_same_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            retain_hours: Some(10),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        assert_eq!(store.cutoff_within(&batch(&[100, 50])), Some(90));
+        store.commit(vec![batch(&[100])]).unwrap();
+        assert_eq!(store.cutoff_within(&batch(&[95])), None);
+        assert_eq!(store.cutoff_within(&batch(&[50])), Some(90));
+        let keyed = || {
+            let key = IdempotencyKey::new(b"key").unwrap();
+            batch(&[100, 50, 51, 110, 95]).with_key(key)
+        };
+        let early = store.without_too_old(keyed());
+        assert_eq!((early.flows(), early.too_old()), (2, 3));
+        let outcomes = store.commit(vec![early, keyed()]).unwrap();
+        assert!(
+            matches!(
+                outcomes[0],
+                Outcome::Counted {
+                    flows: 2,
+                    too_old: 3,
+                    ..
+                }
+            ),
+            "{outcomes:?}"
+        );
+        assert!(
+            matches!(
+                outcomes[1],
+                Outcome::Replayed {
+                    flows: 2,
+                    too_old: 3
+                }
+            ),
+            "{outcomes:?}"
+        );
+        let again = store.without_too_old(keyed());
+        let outcomes = store.commit(vec![again]).unwrap();
+        assert!(
+            matches!(
+                outcomes[0],
+                Outcome::Replayed {
+                    flows: 2,
+                    too_old: 3
+                }
+            ),
+            "{outcomes:?}"
+        );
     }
 }

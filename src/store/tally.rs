@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::arena::{self, PREFETCH_ENTRIES};
-use super::codec::{Corrupt, HOUR_BYTES, Receipt, Record, Records};
+use super::codec::{Corrupt, Receipt};
 use super::run::Run;
-use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals};
+use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals, ValidBatch};
 
 /// A tally may have as many hours as flows.
 const SLOTS_MIN: usize = 2;
@@ -99,9 +99,8 @@ impl HourTally {
 
     #[cold]
     fn insert(&mut self, index: usize, hash: u32, suffix: &[u8], counters: Counters) {
-        // A tally is flushed long before an arena reaches 4 GiB.
-        let offset = self.arena.len() as u32;
-        self.slots[index] = u64::from(hash) << 32 | u64::from(offset + 1);
+        let offset = arena::next_offset(&self.arena);
+        self.slots[index] = u64::from(hash) << 32 | u64::from(offset);
         arena::push(&mut self.arena, suffix, counters);
         self.keys += 1;
         if self.keys * 8 > self.slots.len() * 5 {
@@ -200,41 +199,32 @@ impl Tally {
         self.hours.iter().map(|h| h.keys).sum()
     }
 
-    /// Adds the batch at the next position. Returns how many additions saturated.
-    pub fn add(&mut self, batch: &Batch) -> Result<u64, Corrupt> {
-        self.add_records(batch.bytes(), batch.hashes().iter().copied())
+    /// Adds the batch at the next position. Returns how many additions saturated. It cannot fail, since the batch is
+    /// durable by now.
+    pub fn add(&mut self, batch: &Batch) -> u64 {
+        self.add_valid(&batch.valid())
     }
 
     /// Like [`Tally::add`], for a batch from the journal: validates every key and compares the batch's ledger with
     /// its records before anything is added. Returns the number of flows.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let hashes = flow::validate_batch(bytes, &self.hasher)?;
-        let flows = hashes.len();
-        self.add_records(bytes, hashes.into_iter())?;
-        Ok(flows)
+        let batch = ValidBatch::validate(bytes, &self.hasher)?;
+        self.add_valid(&batch);
+        Ok(batch.hashes().len())
     }
 
-    fn add_records(
-        &mut self,
-        bytes: &[u8],
-        hashes: impl Iterator<Item = u32>,
-    ) -> Result<u64, Corrupt> {
+    fn add_valid(&mut self, batch: &ValidBatch<'_>) -> u64 {
         let mut saturated = 0;
         let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
-        let mut records = Records::new(bytes)?.zip(hashes);
+        let mut records = batch.records().zip(batch.hashes());
         let mut some = Vec::with_capacity(PREFETCH_ENTRIES);
         loop {
             some.clear();
-            for (record, hash) in records.by_ref().take(PREFETCH_ENTRIES) {
-                let Record { key, counters, .. } = record?;
-                let (hour, suffix) = key
-                    .split_first_chunk::<HOUR_BYTES>()
-                    .ok_or(Corrupt("a record's key is too short"))?;
-                let hour = u32::from_be_bytes(*hour);
-                if self.hours.get(at).is_none_or(|h| h.hour != hour) {
-                    at = self.hour_at(hour);
+            for (record, &hash) in records.by_ref().take(PREFETCH_ENTRIES) {
+                if self.hours.get(at).is_none_or(|h| h.hour != record.hour) {
+                    at = self.hour_at(record.hour);
                 }
-                some.push((at, hash, suffix, counters));
+                some.push((at, hash, record.suffix, record.counters));
             }
             if some.is_empty() {
                 break;
@@ -254,14 +244,14 @@ impl Tally {
                 saturated += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
             }
         }
-        for (hour, totals) in flow::ledger(bytes) {
+        for (hour, totals) in batch.ledger() {
             let at = self.hour_at(hour);
             self.hours[at].totals.add(totals);
         }
         self.last += 1;
-        self.journal_bytes += bytes.len();
+        self.journal_bytes += batch.bytes().len();
         self.since.get_or_insert_with(Instant::now);
-        Ok(saturated)
+        saturated
     }
 
     fn hour_at(&mut self, hour: u32) -> usize {
@@ -368,6 +358,7 @@ pub fn check_replay(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::{HOUR_BYTES, Records};
     use super::*;
     use flow::BatchBuilder;
     use flow::Hour;
@@ -417,7 +408,7 @@ mod tests {
                     .map(|(h, n, (tx, rx))| (*h, n.clone(), Counters { tx: *tx, rx: *rx }))
                     .collect();
                 let batch = batch(&flows);
-                added.add(&batch).unwrap();
+                added.add(&batch);
                 replayed.replay(batch.bytes()).unwrap();
                 prop_assert!(check_replay(batch.bytes()));
                 // A changed byte is detected, unless it is not part of the totals.
@@ -463,8 +454,8 @@ mod tests {
             .collect();
         let batch = batch(&flows);
         let mut tally = Tally::new(0);
-        tally.add(&batch).unwrap();
-        tally.add(&batch).unwrap();
+        tally.add(&batch);
+        tally.add(&batch);
         assert_eq!(tally.keys(), 50_000);
         let (_, mut run) = tally.runs().next().unwrap();
         let (mut rows, mut tx, mut previous) = (0, 0, Vec::new());

@@ -387,7 +387,7 @@ impl Store {
             ledger_difference_flows: registrar.gauge(
                 "flowtally_ledger_difference_flows",
                 "Flows in the ledger at start, plus those accepted since, minus those dropped, \
-                 minus those in the ledger now. Anything but 0 is a fault.",
+                 minus those in the ledger, compared after flushes. Anything but 0 is a fault.",
             ),
             hours_dropped: registrar.counter(
                 "flowtally_ledger_entries_dropped_total",

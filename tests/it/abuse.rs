@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, JSON, TestFlow, json_body, raw};
+use crate::wait::until;
 
 fn flow() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "a", "b", "c", 1, 1)]
@@ -28,7 +29,7 @@ fn post(headers: &str, body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn bent_requests_are_refused_and_count_nothing() {
+fn malformed_requests_are_refused_and_count_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let body = String::from_utf8(json_body(&flow())).unwrap();
@@ -279,6 +280,7 @@ fn a_thousand_slow_senders_do_not_slow_a_fast_one() {
                 for stream in &mut slow {
                     let _refused = stream.write_all(b" ");
                 }
+                // They are slow.
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
@@ -322,7 +324,7 @@ fn is_alive(daemon: &Daemon) -> bool {
 
 /// Connections that hold all places with heads that they do not end, or with nothing at all.
 #[test]
-fn unfinished_heads_make_room_for_others() {
+fn unfinished_heads_are_evicted_for_others() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::launch_with_files(dir.path(), FILES_FOR_64);
     let mut streams: Vec<TcpStream> = (0..70)
@@ -389,7 +391,10 @@ fn large_bodies_that_stall_make_room_for_one_that_does_not() {
             stream
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    // What a stalled body has sent is in memory.
+    until("the stalled bodies to arrive", || {
+        daemon.client.metric("flowtally_body_bytes") >= (4 * (5 << 20)) as f64
+    });
     let mut body = json_body(&flow());
     body.extend(vec![b' '; 9 << 20]);
     let begin = Instant::now();
@@ -398,12 +403,7 @@ fn large_bodies_that_stall_make_room_for_one_that_does_not() {
         assert!(matches!(answer.status, 200 | 503), "{}", answer.status);
         answer.status == 200
     };
-    while !accepted() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "nobody makes room"
-        );
-    }
+    until("the stalled bodies to make room", accepted);
     println!("a large body beside four that stall: {:?}", begin.elapsed());
     // Those that had to go are told why.
     let told = stalled.into_iter().filter(|mut stream| {

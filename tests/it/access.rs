@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
+use crate::wait::{until, until_logged};
 
 fn one() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300)]
@@ -21,14 +22,6 @@ fn one() -> Vec<TestFlow> {
 fn write(path: PathBuf, text: &str) -> String {
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
-}
-
-pub fn wait_for_log(daemon: &Daemon, word: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !daemon.log().contains(word) {
-        assert!(Instant::now() < deadline, "no {word:?}: {}", daemon.log());
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn post(client: &Client, authorization: Option<&str>) -> Answer {
@@ -109,7 +102,7 @@ fn tokens_guard_writing_and_reading() {
 }
 
 #[test]
-fn a_hangup_exchanges_tokens_and_keeps_connections() {
+fn a_hangup_reloads_tokens_and_keeps_connections() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("writers");
     let writers = write(path.clone(), "old\n");
@@ -140,7 +133,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
 
     write(path.clone(), "new\nold\n");
     daemon.signal("HUP");
-    wait_for_log(&daemon, "read again");
+    until_logged(&daemon, "read again");
     assert_eq!(
         (on_kept("old"), on_kept("new")),
         ("200".into(), "200".into())
@@ -149,7 +142,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
     // A file that cannot be used changes nothing, and the log names it.
     write(path.clone(), "\n");
     daemon.signal("HUP");
-    wait_for_log(&daemon, "stay as they were");
+    until_logged(&daemon, "stay as they were");
     assert!(daemon.log().contains("no token in it"), "{}", daemon.log());
     assert_eq!(
         (on_kept("old"), on_kept("new")),
@@ -158,10 +151,7 @@ fn a_hangup_exchanges_tokens_and_keeps_connections() {
 
     write(path, "new\n");
     daemon.signal("HUP");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while on_kept("old") != "401" {
-        assert!(Instant::now() < deadline);
-    }
+    until("the old token to be refused", || on_kept("old") == "401");
     assert_eq!(on_kept("new"), "200");
     daemon.stop();
 }
@@ -185,7 +175,7 @@ fn refuses(dir: &Path, arguments: &[&str], word: &str) {
 }
 
 #[test]
-fn a_start_that_guards_nothing_is_refused_beyond_loopback() {
+fn a_start_without_tokens_is_refused_beyond_loopback() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = write(dir.path().join("tokens"), "t\n");
     let listen = ["--listen", "0.0.0.0:0"];
@@ -279,7 +269,7 @@ impl Pki {
             arguments.extend(["--tls-client-ca", &self.ca]);
         }
         let daemon = Daemon::launch(data_dir, &arguments);
-        wait_for_log(&daemon, " ready ");
+        until_logged(&daemon, " ready ");
         daemon
     }
 
@@ -348,7 +338,7 @@ fn ask(
 }
 
 #[test]
-fn tls_and_certificates_that_are_exchanged() {
+fn certificates_are_reloaded_for_new_connections() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("first"));
     let daemon = pki.serve(&dir.path().join("db"), false);
@@ -382,7 +372,7 @@ fn tls_and_certificates_that_are_exchanged() {
     std::fs::copy(&other.cert, &pki.cert).unwrap();
     std::fs::copy(&other.key, &pki.key).unwrap();
     daemon.signal("HUP");
-    wait_for_log(&daemon, "read again");
+    until_logged(&daemon, "read again");
     let mut fresh = other.connect(daemon.address, None);
     assert_eq!(ask(&mut fresh, "GET", "/healthz", "").unwrap().0, 200);
     assert_eq!(
@@ -421,7 +411,7 @@ fn client_certificates_guard_all_but_health() {
 
 /// Connections that never finish their handshake take no place from those that do.
 #[test]
-fn a_stalled_handshake_holds_up_nobody() {
+fn a_stalled_tls_handshake_does_not_delay_others() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("pki"));
     let daemon = pki.serve(&dir.path().join("db"), false);

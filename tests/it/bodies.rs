@@ -36,7 +36,7 @@ fn wide(text: &str, bytes: usize, is_little: bool, has_mark: bool) -> Vec<u8> {
 }
 
 #[test]
-fn what_looks_like_flows_is_named() {
+fn a_body_that_looks_like_flows_is_refused_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let array = format!("[{FLOW}]");

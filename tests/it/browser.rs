@@ -3,15 +3,39 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
 use thirtyfour::{ChromiumLikeCapabilities, LoggingPrefsLogLevel};
 
-/// One at a time: a browser takes what a small machine has.
-static TURN: Mutex<()> = Mutex::new(());
+use crate::wait::{DEADLINE, poll_for, until_some};
+
+/// How many run at a time: a browser takes a core.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// The right to run a browser, until it is dropped.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Turn {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = ENDED
+            .wait_while(running, |running| *running >= cores)
+            .unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
+}
 
 pub struct Browser {
     driver: WebDriver,
@@ -20,13 +44,13 @@ pub struct Browser {
     /// Its profile, and below `downloads` what it saved.
     dir: tempfile::TempDir,
     base: String,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Browser {
     /// A browser whose addresses are below `base`.
     pub fn start(base: &str) -> Browser {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait();
         let mut chromedriver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -114,17 +138,10 @@ impl Browser {
 
     /// Waits until `expression` is true of the page.
     pub fn until(&self, expression: &str) {
-        self.until_within(Duration::from_secs(30), expression);
-    }
-
-    pub fn until_within(&self, longest: Duration, expression: &str) {
-        let deadline = Instant::now() + longest;
-        while self.js(&format!("return Boolean({expression})")) != true {
-            if Instant::now() > deadline {
-                let text = self.js("return location.href + '\\n' + document.body.innerText");
-                panic!("never {expression}: {text}\n{:?}", self.problems());
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let is_so = || self.js(&format!("return Boolean({expression})")) == true;
+        if poll_for(DEADLINE, || is_so().then_some(())).is_none() {
+            let text = self.js("return location.href + '\\n' + document.body.innerText");
+            panic!("never {expression}: {text}\n{:?}", self.problems());
         }
     }
 
@@ -198,16 +215,11 @@ impl Browser {
 
     /// The file that a download has become.
     pub fn downloaded(&self) -> PathBuf {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        until_some("a download", || {
             let entries = std::fs::read_dir(self.dir.path().join("downloads")).unwrap();
             let mut files = entries.map(|entry| entry.unwrap().path());
-            if let Some(file) = files.find(|f| f.extension().is_some_and(|e| e == "csv")) {
-                return file;
-            }
-            assert!(Instant::now() < deadline, "nothing was downloaded");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            files.find(|f| f.extension().is_some_and(|e| e == "csv"))
+        })
     }
 
     pub fn screenshot(&self, path: &Path) {

@@ -17,6 +17,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::support::{Daemon, Disk, Model, TestFlow, add_to, hour_of, ndjson_body, random};
+use crate::wait::until_daemon;
 
 const HOURS: std::ops::Range<u32> = 10..14;
 const SENDERS: usize = 3;
@@ -200,6 +201,7 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
         .collect();
     let (mut kills, mut sender_kills, mut fills, mut ends) = (0, 0, 0, 0);
     while Instant::now() < end {
+        // Faults come at any moment, and last for any time.
         std::thread::sleep(Duration::from_millis(random.random_range(50..500)));
         match random.random_range(0..10) {
             0..3 => {
@@ -233,19 +235,13 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
     }
     proxy.calm.store(true, Ordering::Relaxed);
     disk.free();
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !sendings.iter_mut().all(Sending::is_done) {
-        assert!(
-            Instant::now() < deadline,
-            "senders do not end: {}",
-            daemon.log()
-        );
+    until_daemon(&mut daemon, "all senders to end", |daemon| {
         if daemon.has_ended() {
             ends += 1;
-            daemon = Daemon::start_with(&db, &arguments);
+            *daemon = Daemon::start_with(&db, &arguments);
         }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        sendings.iter_mut().all(Sending::is_done)
+    });
     for hour in HOURS {
         assert!(
             daemon.client.hour(hour) == hour_of(&model, hour),

@@ -1,11 +1,10 @@
 //! Many nodes over one journal: any node answers for all of it, as one service would, or says that it cannot.
 //! That this holds while nodes, brokers and lines fail, is for `cluster_chaos`.
 
-use std::time::{Duration, Instant};
-
 use crate::kafka::BROKER;
 use crate::nodes::{Node, rows, until_answered};
 use crate::support::{Client, Daemon, Model, TestFlow, add_to, json_body, odd_flow, random};
+use crate::wait::{until, until_logged};
 
 /// Under its key, until it is in and visible: while partitions move, that may take more than one try.
 pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
@@ -13,22 +12,20 @@ pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
         ("content-type", "application/json"),
         ("idempotency-key", key),
     ];
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    until("a batch to be visible", || {
         let answer = client.post("/flows?wait=visible", &headers, &json_body(flows));
         let answer = answer.unwrap();
-        if answer.status == 200 {
-            assert_eq!(answer.json()["accepted"], flows.len());
-            return;
+        if answer.status != 200 {
+            assert_eq!(answer.status, 503, "{answer:?}");
+            return false;
         }
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(Instant::now() < deadline, "{answer:?}");
-    }
+        assert_eq!(answer.json()["accepted"], flows.len());
+        true
+    });
 }
 
 #[test]
 fn one_node_answers_for_all_partitions() {
-    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let node = Node::new(&BROKER.addresses, "one-node", "a", dir.path());
     let daemon = node.start();
@@ -87,11 +84,7 @@ fn one_node_answers_for_all_partitions() {
     let mut another = Node::new(&BROKER.addresses, "another-topic", "a", dir.path());
     another.dir = node.dir.clone();
     let daemon = another.start();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !daemon.log().contains("not those of partition") {
-        assert!(Instant::now() < deadline, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until_logged(&daemon, "not those of partition");
     assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 503);
     assert_eq!(daemon.client.get("/flows?hour=1", &[]).unwrap().status, 503);
     let partial = daemon
@@ -105,7 +98,6 @@ fn one_node_answers_for_all_partitions() {
 
 #[test]
 fn any_node_answers_as_one_service_would() {
-    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
     std::fs::write(&tokens, "between-us\n").unwrap();

@@ -136,7 +136,7 @@ impl World<'_> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Unless the test has failed meanwhile.
+    /// Lets time pass, unless the test has failed meanwhile. What has to hold does not depend on how much it is.
     fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.has_ended() {
@@ -190,7 +190,7 @@ impl World<'_> {
         let client = self.nodes[number].client();
         while !self.has_ended() {
             self.ask(&self.nodes[number], &client, &mut random);
-            std::thread::sleep(Duration::from_millis(50));
+            self.pause(Duration::from_millis(50));
         }
     }
 
@@ -225,7 +225,7 @@ impl World<'_> {
                     Ok(answer) => assert!([501, 503].contains(&answer.status), "{answer:?}"),
                     Err(_away) => {}
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                self.pause(Duration::from_millis(20));
             }
         }
     }
@@ -239,6 +239,7 @@ impl World<'_> {
         loop {
             let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
             while Instant::now() < until && goes_on() {
+                // Between two looks at whether it goes on.
                 std::thread::sleep(Duration::from_millis(50));
             }
             if !goes_on() {
@@ -383,7 +384,8 @@ impl Chaos<'_> {
                             world.ask(node, &node.client(), &mut random);
                         });
                     }
-                    std::thread::sleep(Duration::from_millis(300));
+                    // The questions reach it while it stands still.
+                    world.pause(Duration::from_millis(300));
                     daemon.signal("CONT");
                 });
             }
@@ -439,7 +441,7 @@ impl Chaos<'_> {
 }
 
 #[test]
-fn whatever_fails_every_answer_is_right_or_refused_and_every_byte_counts_once() {
+fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once() {
     let seconds = std::env::var("FLOWTALLY_TEST_CLUSTER_CHAOS_S")
         .ok()
         .and_then(|s| s.parse().ok())

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::AdminOptions;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -15,14 +15,7 @@ use crate::cluster::post;
 use crate::kafka::{BROKER, Broker, admin, block_on, client, script_by};
 use crate::nodes::{Node, until_answered};
 use crate::support::{Daemon, JSON, TestFlow, json_body};
-
-fn until_logged(daemon: &Daemon, text: &str) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !daemon.log().contains(text) {
-        assert!(Instant::now() < deadline, "no {text}: {}", daemon.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+use crate::wait::{at_most, until, until_logged, until_logged_times};
 
 /// The system gives such a port to nobody who does not name it.
 fn free_below_those_of_clients() -> SocketAddr {
@@ -45,7 +38,6 @@ fn ends_saying(mut daemon: Daemon, text: &str) {
 
 #[test]
 fn a_node_waits_for_kafka() {
-    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     // Nobody listens there, for now.
     let place = free_below_those_of_clients();
@@ -131,8 +123,7 @@ fn a_node_without_partitions_is_ready_again() {
 
 /// What comes into the new topic is not added to the sums of the old one, however much it is.
 #[test]
-fn a_topic_that_is_made_anew_is_not_taken_for_the_one_before() {
-    let _up = BROKER.up.read();
+fn a_recreated_topic_is_not_mistaken_for_the_previous_one() {
     let dir = tempfile::tempdir().unwrap();
     let topic = "made-anew";
     let mut node = Node::new(&BROKER.addresses, topic, "a", dir.path());
@@ -146,15 +137,10 @@ fn a_topic_that_is_made_anew_is_not_taken_for_the_one_before() {
     let deleted = block_on(admin().delete_topics(&[topic], &AdminOptions::new()));
     assert!(deleted.unwrap().iter().all(Result::is_ok));
     // The deletion takes a moment; a node that came too early would go on with the old topic.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let is_there = || {
-        let asked = (admin().inner()).fetch_metadata(None, Duration::from_secs(10));
-        asked.unwrap().topics().iter().any(|t| t.name() == topic)
-    };
-    while is_there() {
-        assert!(Instant::now() < deadline, "the topic is still there");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until("the topic to be deleted", || {
+        let asked = (admin().inner()).fetch_metadata(None, at_most(10));
+        asked.unwrap().topics().iter().all(|t| t.name() != topic)
+    });
 
     let daemon = node.start();
     until_logged(&daemon, "the topic was made anew");
@@ -249,8 +235,7 @@ fn kafka_may_want_certificates_and_passwords() {
 
 /// What a node believes gets its token, and its questions.
 #[test]
-fn who_has_no_token_of_nodes_is_not_believed() {
-    let _up = BROKER.up.read();
+fn announcements_without_a_valid_token_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens");
     std::fs::write(&file, "secret\n").unwrap();
@@ -306,8 +291,7 @@ fn who_has_no_token_of_nodes_is_not_believed() {
 }
 
 #[test]
-fn tokens_of_nodes_are_exchanged_without_a_restart() {
-    let _up = BROKER.up.read();
+fn tokens_of_nodes_are_rotated_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let files = ["a", "b"].map(|name| dir.path().join(format!("tokens-{name}")));
     let write = |file: usize, text: &str| std::fs::write(&files[file], text).unwrap();
@@ -335,11 +319,7 @@ fn tokens_of_nodes_are_exchanged_without_a_restart() {
         }
         reloads += 1;
         for daemon in &daemons {
-            let deadline = Instant::now() + Duration::from_secs(60);
-            while daemon.log().matches("are read again").count() < reloads {
-                assert!(Instant::now() < deadline, "{}", daemon.log());
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            until_logged_times(daemon, "are read again", reloads);
         }
         answer();
     }

@@ -81,7 +81,7 @@ fn rows_of_hours_are_exported() {
 }
 
 #[test]
-fn places_are_needed_and_checked() {
+fn a_missing_or_invalid_place_is_refused() {
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
     for (arguments, status, words) in [
@@ -218,7 +218,7 @@ fn every_command_has_help_a_manual_page_and_completions() {
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 #[test]
-fn a_place_that_is_said_more_plainly_counts() {
+fn a_flag_overrides_a_variable_and_a_variable_the_file() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
     let (dir, file, wrong) = (path("db"), path("flowtally.toml"), path("wrong.toml"));
@@ -262,7 +262,7 @@ fn a_place_that_is_said_more_plainly_counts() {
 }
 
 #[test]
-fn every_command_finds_its_place_by_variables() {
+fn every_command_reads_its_place_from_variables() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
     let (dir, flows_file, to) = (path("db"), path("flows.csv"), path("backups"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Daemon, JSON, NDJSON, TestFlow, json_body, raw};
+use crate::wait::{at_most, until, until_some};
 
 struct Service {
     daemon: Daemon,
@@ -142,7 +143,7 @@ fn empty_answers_and_batches_have_their_form() {
 }
 
 #[test]
-fn flows_in_any_dress_are_taken() {
+fn flows_in_any_valid_json_are_accepted() {
     let service = Service::start();
     let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(FLOW).unwrap());
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
@@ -275,7 +276,7 @@ fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
 }
 
 #[test]
-fn what_is_not_a_batch_is_refused() {
+fn bodies_that_are_not_a_batch_are_refused() {
     let service = Service::start();
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
     let nested = format!(
@@ -587,7 +588,7 @@ fn two_lengths_types_or_codings_are_refused() {
 }
 
 #[test]
-fn what_large_senders_hold_back_keeps_small_ones_from_nothing() {
+fn stalled_large_bodies_do_not_block_small_ones() {
     use std::io::Write;
     let service = Service::start();
     // Announced, hardly begun: 40 times the memory that there is for bodies.
@@ -600,11 +601,14 @@ fn what_large_senders_hold_back_keeps_small_ones_from_nothing() {
             stream
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(200));
+    until("connections", || {
+        let connections = service.daemon.client.metric("flowtally_http_connections");
+        connections > stuck.len() as f64
+    });
     let start = std::time::Instant::now();
     let flows = vec![TestFlow::new(1, "a", "b", "c", 1, 1); 10_000];
     service.daemon.client.accept(&flows);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < at_most(2));
     drop(stuck);
 }
 
@@ -671,15 +675,10 @@ fn a_service_that_is_not_ready_says_so() {
         }
     }
     assert!(seen > 0, "it was always ready before it could be asked");
-    let mut rows = Vec::new();
-    for _ in 0..500 {
+    let rows = until_some("an answer", || {
         let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
-        if answer.status == 200 {
-            rows = answer.rows();
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        (answer.status == 200).then(|| answer.rows())
+    });
     assert_eq!(rows.len(), 200_000);
     assert!(rows.iter().all(|(_, c)| c.tx == 4));
     daemon.stop();

@@ -159,7 +159,7 @@ fn a_changed_byte_never_changes_a_sum_that_is_all_flushed() {
 }
 
 #[test]
-fn what_is_no_data_directory_is_said_to_be_none() {
+fn verify_names_a_path_that_is_not_a_data_directory() {
     let temp = tempfile::tempdir().unwrap();
     for (dir, word) in [
         (temp.path().to_owned(), "not a flowtally"),
@@ -294,7 +294,7 @@ fn a_manifest_cut_short_deletes_nothing() {
 
 /// Who reads nothing of it still gets the status.
 #[test]
-fn a_fault_is_in_the_status_also_where_nothing_can_be_written() {
+fn verify_fails_by_its_status_even_if_output_cannot_be_written() {
     let temp = tempfile::tempdir().unwrap();
     for end in [">/dev/full 2>&1", "2>&1 | true"] {
         let command = format!(

@@ -15,6 +15,7 @@ use flowtally::store::{Step, Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{Client, Daemon, JSON, Key, TestFlow, batch, json_body, random, scan};
+use crate::wait::until;
 use flow::Counters;
 
 const ROWS: usize = 7;
@@ -80,7 +81,7 @@ fn killed_at_random_moments_under_load() {
             let before = &rounds_acknowledged[previous as usize];
             unknown += check(&daemon.client.hour(previous), before) - before.len();
         }
-        // Mostly soon, while the journal is all there is; now and then around a flush.
+        // After some batches: mostly soon, while the journal is all there is; now and then around a flush.
         let wait_ms = match random.random_range(0..4) {
             0 => random.random_range(900..1300),
             _ => random.random_range(1..150),
@@ -106,6 +107,9 @@ fn killed_at_random_moments_under_load() {
                     })
                 })
                 .collect();
+            until("some batches are sent", || {
+                next.load(Ordering::Relaxed) > 20
+            });
             std::thread::sleep(Duration::from_millis(wait_ms));
             daemon.kill();
             let done = writers.into_iter().flat_map(|w| w.join().unwrap());

@@ -22,7 +22,7 @@ fn row(source: &str, destination: &str, tx: u64, rx: u64) -> (Key, Counters) {
 }
 
 #[test]
-fn whose_records_count() {
+fn count_selects_the_end_whose_records_count() {
     let bench = Bench::new();
     let log = bench.file("both.log", format!("{HEADER}{BOTH}").as_bytes());
     for (count, rows, says) in [
@@ -78,7 +78,7 @@ fn whose_records_count() {
 
 /// Once, of however many files and conversations; not where one end is recorded, or counts.
 #[test]
-fn it_is_said_where_both_ends_count() {
+fn counting_both_ends_is_a_warning() {
     let bench = Bench::new();
     let v2 = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end \
               action log-status\n";
@@ -164,7 +164,7 @@ fn it_is_said_where_both_ends_count() {
 
 /// Where the log does not say which end recorded what.
 #[test]
-fn without_a_direction_no_end_can_be_told() {
+fn counting_one_end_of_a_log_without_directions_is_refused() {
     let bench = Bench::new();
     let record = "eni-a 10.0.0.1 10.0.0.2 1000 1774746005 - ACCEPT OK\n";
     let log = bench.file("no-value", format!("{HEADER}{record}{BOTH}").as_bytes());
@@ -206,7 +206,7 @@ fn without_a_direction_no_end_can_be_told() {
 }
 
 #[test]
-fn an_address_has_one_spelling() {
+fn addresses_match_in_any_spelling() {
     let bench = Bench::new();
     let header = "srcaddr dstaddr bytes start\n";
     let records = "::ffff:10.0.0.1 2001:DB8:0:0:1:0:0:1 1 1774746005\n\

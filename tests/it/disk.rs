@@ -9,6 +9,7 @@ use flowtally::store::verify;
 use crate::support::{
     Answer, Client, Daemon, Disk, JSON, Model, TestFlow, add_to, hour_of, json_body,
 };
+use crate::wait::{until, until_daemon, until_some};
 
 /// Flows of which hardly any has a key that another has, so that files grow.
 fn flows(n: u64) -> Vec<TestFlow> {
@@ -20,15 +21,49 @@ fn post(client: &Client, flows: &[TestFlow]) -> Option<Answer> {
     client.post("/flows", &[JSON], &json_body(flows)).ok()
 }
 
-fn within(seconds: u64, mut happens: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while Instant::now() < deadline {
-        if happens() {
-            return true;
+/// Fails system calls of a process, by strace, until it is dropped.
+pub struct Failing(Child);
+
+impl Failing {
+    /// `None` where that cannot be done.
+    pub fn calls(calls: &str, error: &str, daemon: &Daemon) -> Option<Failing> {
+        let strace = Command::new("strace")
+            .args(["-f", "-qq", "-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:error={error}")])
+            .args(["-o", "/dev/null", "-p", &daemon.id().to_string()])
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut strace) = strace else {
+            println!("{error}: NOT TESTED, strace is missing");
+            return None;
+        };
+        let attached = until_some("strace is attached, or has ended", || {
+            let has_ended = strace.try_wait().unwrap().is_some();
+            (has_ended || is_traced(daemon)).then_some(!has_ended)
+        });
+        if !attached {
+            println!("{error}: NOT TESTED, strace may not attach");
         }
-        std::thread::sleep(Duration::from_millis(50));
+        attached.then_some(Failing(strace))
     }
-    false
+}
+
+/// Whether each thread of it is.
+fn is_traced(daemon: &Daemon) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap();
+    threads.flatten().all(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status"));
+        // A thread that has ended is none.
+        status.is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+    })
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        // SIGTERM makes it let go of the process.
+        let _ended = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ended = self.0.wait();
+    }
 }
 
 #[test]
@@ -43,16 +78,16 @@ fn below_the_reserve_batches_are_refused_early() {
     client.accept(&flows(0));
     disk.fill(30);
     let refused = || post(client, &flows(1)).filter(|answer| answer.status == 507);
-    assert!(within(5, || refused().is_some()), "{}", daemon.log());
-    let answer = refused().unwrap();
+    let answer = until_some("a batch is refused", refused);
     assert_eq!(answer.json()["type"], "urn:flowtally:problem:no-space");
     assert!(answer.header("retry-after").is_some());
     assert_eq!(client.get("/readyz", &[]).unwrap().status, 503);
     let rows = client.hour(1).len();
     assert_eq!(rows % 1000, 0, "answers go on, and no batch is half there");
     disk.free();
-    assert!(within(5, || post(client, &flows(2))
-        .is_some_and(|answer| answer.status == 200)));
+    until("a batch is accepted", || {
+        post(client, &flows(2)).is_some_and(|answer| answer.status == 200)
+    });
     assert_eq!(client.hour(1).len(), rows + 1000);
     daemon.stop();
 }
@@ -76,7 +111,7 @@ fn the_journal_makes_room_when_the_disk_is_nearly_full() {
     };
     let batches = (0..1000).take_while(|n| taken(*n)).count() as u64;
     assert!(batches < 1000, "the disk is not nearly full");
-    assert!(within(60, || taken(batches)), "{}", daemon.log());
+    until("a batch is accepted again", || taken(batches));
     let rows = daemon.client.hour(1).len() as u64;
     println!("{batches} batches until the first was refused");
     assert_eq!(rows, (batches + 1) * 1000);
@@ -134,29 +169,29 @@ impl Trial {
         match self.daemon.client.get(path, &[]) {
             Ok(answer) => assert_eq!(answer.status, 200, "{path}: {}", self.daemon.log()),
             Err(error) => {
-                let ends = within(10, || self.daemon.has_ended());
-                assert!(ends, "{path}: {error}: {}", self.daemon.log());
+                let what = format!("it ends after {error} of {path}");
+                until_daemon(&mut self.daemon, &what, Daemon::has_ended);
             }
         }
     }
 
     /// The disk is good again: batches are taken, after a new start where the service has ended.
     fn recovers(&mut self) {
-        let works = within(60, || {
-            if self.daemon.has_ended() {
+        until_daemon(&mut self.daemon, "it is ready", |daemon| {
+            if daemon.has_ended() {
                 // With one clear line; a supervisor starts it again.
-                let log = self.daemon.log();
+                let log = daemon.log();
                 assert_eq!(log.matches("flowtally: ").count(), 1, "{log}");
-                self.daemon = Daemon::start_with(&self.db, self.arguments);
+                *daemon = Daemon::start_with(&self.db, self.arguments);
             }
-            let ready = self.daemon.client.get("/readyz", &[]);
+            let ready = daemon.client.get("/readyz", &[]);
             ready.is_ok_and(|answer| answer.status == 200)
         });
-        assert!(works, "{}", self.daemon.log());
         self.sent += 1;
         let flows = flows(self.sent);
-        let accepted = || post(&self.daemon.client, &flows).is_some_and(|a| a.status == 200);
-        assert!(within(10, accepted), "{}", self.daemon.log());
+        until_daemon(&mut self.daemon, "a batch is accepted", |daemon| {
+            post(&daemon.client, &flows).is_some_and(|answer| answer.status == 200)
+        });
         add_to(&mut self.model, &flows);
     }
 
@@ -208,33 +243,6 @@ fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
     trial.ends_well();
 }
 
-/// Fails system calls of a process with EIO, by strace, until it is dropped.
-struct Failing(Child);
-
-impl Failing {
-    /// `None` where that cannot be done.
-    fn calls(calls: &str, of: u32) -> Option<Failing> {
-        let mut strace = Command::new("strace")
-            .args(["-f", "-qq", "-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:error=EIO")])
-            .args(["-o", "/dev/null", "-p", &of.to_string()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .ok()?;
-        std::thread::sleep(Duration::from_millis(500));
-        let attached = strace.try_wait().unwrap().is_none();
-        attached.then_some(Failing(strace))
-    }
-}
-
-impl Drop for Failing {
-    fn drop(&mut self) {
-        // SIGTERM makes it let go of the process.
-        let _ended = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ended = self.0.wait();
-    }
-}
-
 /// Syncing, and the steps at which files come and go: each fails for a while.
 #[test]
 fn io_errors_lose_nothing_and_the_service_gets_over_them() {
@@ -249,8 +257,7 @@ fn io_errors_lose_nothing_and_the_service_gets_over_them() {
         "unlink,unlinkat",
     ] {
         trial.send_for(Duration::from_millis(500));
-        let Some(failing) = Failing::calls(calls, trial.daemon.id()) else {
-            println!("I/O errors: NOT TESTED, strace is missing or may not attach");
+        let Some(failing) = Failing::calls(calls, "EIO", &trial.daemon) else {
             return;
         };
         let refused = trial.refused;

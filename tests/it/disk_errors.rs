@@ -1,13 +1,15 @@
 //! Errors of the disk by their classes, and a data directory that goes away. Needs strace for some of it.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
 
 use crate::backup::{good, text};
+use crate::disk::Failing;
 use crate::support::{Client, Daemon, JSON, TestFlow, json_body};
+use crate::wait::{at_most, until, until_daemon};
 
 fn flows(n: u32) -> Vec<TestFlow> {
     let flow = |i| TestFlow::new(1, &format!("service-{n}-{i}"), "dest", "vpc", 1, 2);
@@ -25,44 +27,22 @@ fn readiness(client: &Client) -> (u16, String) {
     (answer.status, body)
 }
 
-fn within(time: Duration, mut happens: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + time;
-    while Instant::now() < deadline {
-        if happens() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    false
+/// How it shows that the data directory is gone.
+#[derive(PartialEq)]
+enum Seen {
+    BySending,
+    ByAsking,
 }
 
-/// Fails system calls of a process by strace, until it is dropped.
-struct Failing(Child);
-
-impl Failing {
-    fn calls(calls: &str, error: &str, of: u32) -> Option<Failing> {
-        let mut strace = Command::new("strace")
-            .args(["-f", "-qq", "-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:error={error}")])
-            .args(["-o", "/dev/null", "-p", &of.to_string()])
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        std::thread::sleep(Duration::from_millis(500));
-        let attached = strace.try_wait().unwrap().is_none();
-        if !attached {
-            println!("{error}: NOT TESTED, strace may not attach");
-        }
-        attached.then_some(Failing(strace))
-    }
-}
-
-impl Drop for Failing {
-    fn drop(&mut self) {
-        // SIGTERM makes it let go of the process.
-        let _ended = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ended = self.0.wait();
-    }
+/// Waits until batches are refused, or the readiness is lost. A check is due each second.
+fn until_no_promises(daemon: &Daemon, seen: Seen) {
+    let begun = Instant::now();
+    until("the data directory is known to be gone", || match seen {
+        Seen::BySending => status(&daemon.client, 0) == 503,
+        Seen::ByAsking => readiness(&daemon.client).0 == 503,
+    });
+    let took = begun.elapsed();
+    assert!(took < at_most(3), "{took:?}: {}", daemon.log());
 }
 
 /// Started by strace, which fails these calls from the beginning.
@@ -97,23 +77,19 @@ fn a_data_directory_that_goes_away_ends_all_promises() {
             std::fs::create_dir_all(dir.join("rocks")).unwrap();
             std::fs::copy(away.join("FLOWTALLY"), dir.join("FLOWTALLY")).unwrap();
         }
-        std::thread::sleep(Duration::from_millis(1100));
+        until_no_promises(&daemon, Seen::BySending);
         for n in 1..20 {
             assert_eq!(status(&daemon.client, n), 503, "{what}: {}", daemon.log());
         }
         // A replay promises that its batch is on disk.
         assert_eq!(keyed(), 503, "{what}");
-        // Also seen where nothing is sent.
-        let is_seen = within(Duration::from_secs(3), || {
-            readiness(&daemon.client).0 == 503
-        });
-        assert!(is_seen, "{what}");
+        until_no_promises(&daemon, Seen::ByAsking);
         assert!(
             readiness(&daemon.client)
                 .1
                 .contains("data directory is gone")
         );
-        assert_eq!(daemon.client.hour(1).len(), 100, "answers go on");
+        assert_eq!(daemon.client.hour(1).len(), 100, "questions are answered");
         let log = daemon.log();
         assert_eq!(log.matches("batches are refused").count(), 1, "{log}");
 
@@ -121,8 +97,9 @@ fn a_data_directory_that_goes_away_ends_all_promises() {
             std::fs::remove_dir_all(&dir).unwrap();
         }
         std::fs::rename(&away, &moved).unwrap();
-        let is_back = within(Duration::from_secs(5), || status(&daemon.client, 0) == 200);
-        assert!(is_back, "{what}: {}", daemon.log());
+        until("batches are accepted again", || {
+            status(&daemon.client, 0) == 200
+        });
         daemon.stop();
         assert!(verify(&dir).unwrap().faults.is_empty());
         std::fs::remove_dir_all(&dir).unwrap();
@@ -136,10 +113,7 @@ fn a_removed_data_directory_is_seen_without_a_request() {
     let mut daemon = Daemon::start(&dir);
     assert_eq!(status(&daemon.client, 0), 200);
     std::fs::remove_dir_all(&dir).unwrap();
-    let is_seen = within(Duration::from_secs(3), || {
-        readiness(&daemon.client).0 == 503
-    });
-    assert!(is_seen, "{}", daemon.log());
+    until_no_promises(&daemon, Seen::ByAsking);
     daemon.signal("TERM");
     assert!(!daemon.wait().success());
     let log = daemon.log();
@@ -158,7 +132,7 @@ fn deleted_logs_end_all_promises() {
         for n in 0..5 {
             assert_eq!(status(&daemon.client, n), 200);
         }
-        // It has been looked at once.
+        // Longer than the interval of checks: by then it has looked at its files once.
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(status(&daemon.client, 5), 200, "{}", daemon.log());
         std::fs::create_dir(&away).unwrap();
@@ -172,14 +146,11 @@ fn deleted_logs_end_all_promises() {
             }
         }
         assert!(!moved.is_empty());
-        std::thread::sleep(Duration::from_millis(1100));
+        until_no_promises(&daemon, Seen::BySending);
         for n in 10..20 {
             assert_eq!(status(&daemon.client, n), 503, "{what}: {}", daemon.log());
         }
-        let is_seen = within(Duration::from_secs(3), || {
-            readiness(&daemon.client).0 == 503
-        });
-        assert!(is_seen, "{what}");
+        until_no_promises(&daemon, Seen::ByAsking);
         let log = daemon.log();
         assert_eq!(
             log.matches("was removed while it was in use").count(),
@@ -196,8 +167,9 @@ fn deleted_logs_end_all_promises() {
         for (path, away) in moved {
             std::fs::rename(away, path).unwrap();
         }
-        let is_back = within(Duration::from_secs(5), || status(&daemon.client, 20) == 200);
-        assert!(is_back, "{what}: {}", daemon.log());
+        until("batches are accepted again", || {
+            status(&daemon.client, 20) == 200
+        });
         daemon.stop();
         assert!(verify(&dir).unwrap().faults.is_empty());
     }
@@ -212,16 +184,18 @@ fn a_full_quota_is_a_full_disk() {
     assert_eq!(status(&daemon.client, 0), 200);
     // As over NFS, which learns of it at the sync.
     let calls = "fdatasync,fsync,fallocate";
-    let Some(failing) = Failing::calls(calls, "EDQUOT", daemon.id()) else {
+    let Some(failing) = Failing::calls(calls, "EDQUOT", &daemon) else {
         return;
     };
-    let until = Instant::now() + Duration::from_secs(14);
-    while Instant::now() < until {
+    // Of writes that fail for other reasons, ten seconds end the process.
+    let end = Instant::now() + Duration::from_secs(14);
+    while Instant::now() < end {
         let answer = daemon.client.post("/flows", &[JSON], &json_body(&flows(1)));
         let answer = answer.unwrap();
         assert_eq!(answer.status, 507, "{}", daemon.log());
         let detail = answer.json()["detail"].to_string();
         assert!(detail.contains("quota"), "{detail}");
+        // Some batches a second are enough.
         std::thread::sleep(Duration::from_millis(200));
         assert!(!daemon.has_ended(), "{}", daemon.log());
     }
@@ -238,7 +212,7 @@ fn a_full_quota_is_a_full_disk() {
         }
         status(&daemon.client, 2) == 200
     };
-    assert!(within(Duration::from_secs(40), recovers));
+    until("batches are accepted again", recovers);
     let rows = daemon.client.hour(1).len();
     assert!(rows == 200 || rows == 300, "{rows}");
     daemon.stop();
@@ -252,8 +226,7 @@ fn without_links_files_are_copied() {
     let (dir, to) = (temp.path().join("db"), temp.path().join("backups"));
     for error in ["EPERM", "EOPNOTSUPP"] {
         let daemon = start_failing(&dir, "link,linkat", error);
-        let is_ready = within(Duration::from_secs(20), || status(&daemon.client, 0) == 200);
-        assert!(is_ready, "{error}: {}", daemon.log());
+        until("batches are accepted", || status(&daemon.client, 0) == 200);
         let url = format!("http://{}", daemon.address);
         for n in 1..4 {
             assert_eq!(status(&daemon.client, n), 200);
@@ -263,7 +236,7 @@ fn without_links_files_are_copied() {
         assert!(!log.contains("failed"), "{log}");
         assert_eq!(daemon.client.hour(1).len(), 400);
         let staged = || std::fs::read_dir(dir.join("staging")).unwrap().count();
-        assert!(within(Duration::from_secs(10), || staged() == 0));
+        until("what was staged is removed", || staged() == 0);
         daemon.stop();
         assert!(verify(&dir).unwrap().faults.is_empty());
         let backups = crate::backup::backups(&to);
@@ -285,10 +258,7 @@ fn a_limit_of_file_size_is_a_failed_write() {
     let mut command = Command::new("prlimit");
     command.arg("--fsize=200000").arg(Daemon::binary());
     let mut daemon = Daemon::launch_by(command, &dir, &["--flush-interval", "3600"]);
-    let is_ready = within(Duration::from_secs(20), || {
-        readiness(&daemon.client).0 == 200
-    });
-    assert!(is_ready, "{}", daemon.log());
+    until("it is ready", || readiness(&daemon.client).0 == 200);
     let accepted = (0..200).take_while(|n| status(&daemon.client, *n) == 200);
     let accepted = accepted.count();
     assert!((3..200).contains(&accepted), "{accepted}");
@@ -297,12 +267,11 @@ fn a_limit_of_file_size_is_a_failed_write() {
     // Everything that is said of it names the limit, and nothing the disk, which is well.
     let (ready, why) = readiness(&daemon.client);
     assert!(ready == 503 && why.contains("ulimit -f"), "{why}");
-    let ends = within(Duration::from_secs(30), || {
+    until_daemon(&mut daemon, "it ends", |daemon| {
         status(&daemon.client, 0);
         daemon.has_ended()
     });
     let log = daemon.log();
-    assert!(ends, "{log}");
     let last = log.lines().last().unwrap();
     assert!(last.contains("ulimit -f"), "{last}");
     assert!(log.contains("LimitFSIZE="), "{log}");
@@ -352,7 +321,7 @@ fn commands_name_the_limit_of_file_size() {
 
 /// The top directory of a fresh ext file system is not empty, and nobody can remove what is there.
 #[test]
-fn lost_and_found_is_nothing() {
+fn a_lost_and_found_directory_is_ignored() {
     let temp = tempfile::tempdir().unwrap();
     let volume = |name: &str| {
         let path = temp.path().join(name);
@@ -391,6 +360,14 @@ fn lost_and_found_is_nothing() {
     for path in [&imported, &served, &restored, &backups, &spool] {
         assert!(path.join("lost+found").is_dir());
     }
+    // What is in it is not counted; in a real one, it could not even be read.
+    let bytes = || {
+        let json = good(&["stats", "--json", "--data-dir", text(&imported)]);
+        let stored: serde_json::Value = serde_json::from_str(&json).unwrap();
+        stored["disk_bytes"].as_u64().unwrap()
+    };
+    std::fs::write(imported.join("lost+found/inode"), vec![1; 50 << 20]).unwrap();
+    assert!(bytes() < 50 << 20, "{}", bytes());
     // A file of that name is somebody's.
     let other = temp.path().join("other");
     std::fs::create_dir(&other).unwrap();

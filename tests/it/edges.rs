@@ -3,10 +3,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{Daemon, JSON, NDJSON, TestFlow, json_body, ndjson_body, raw};
+use crate::wait::until;
 
 /// So many bytes are more than all buffers between the service and its client.
 const ROWS: usize = 200_000;
@@ -20,9 +22,10 @@ fn large(daemon: &Daemon) {
     }
 }
 
-fn curl(address: SocketAddr, arguments: &[&str]) -> Child {
+fn curl(address: SocketAddr, output: &Path, arguments: &[&str]) -> Child {
     Command::new("curl")
-        .args(["-s", "--http1.0", "-o", "/dev/null"])
+        .args(["-s", "--http1.0", "-o"])
+        .arg(output)
         .args(arguments)
         .arg(format!("http://{address}/flows?hour=1"))
         .stdout(Stdio::null())
@@ -39,20 +42,25 @@ fn an_http_1_0_answer_that_breaks_off_is_not_taken_for_the_whole() {
         // Only answers that wait for their clients were aborted.
         assert!(daemon.wait().success());
     }];
-    let mut daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
+    let (db, output) = (dir.path().join("db"), dir.path().join("output"));
+    let mut daemon = Daemon::start_with(&db, &["--shutdown-timeout", "1"]);
     large(&daemon);
     // Whole, it ends as it should.
-    assert!(curl(daemon.address, &[]).wait().unwrap().success());
+    let mut all = curl(daemon.address, &output, &[]);
+    assert!(all.wait().unwrap().success());
     let whole = raw(daemon.address, b"GET /flows?hour=1 HTTP/1.0\r\n\r\n");
     assert!(whole.ends_with("]\n") && whole.matches("source-").count() == ROWS);
     for stop in stop {
-        let mut slow = curl(daemon.address, &["--limit-rate", "200k"]);
+        std::fs::remove_file(&output).unwrap();
+        let mut slow = curl(daemon.address, &output, &["--limit-rate", "200k"]);
         let mut client = TcpStream::connect(daemon.address).unwrap();
         client
             .write_all(b"GET /flows?hour=1 HTTP/1.0\r\n\r\n")
             .unwrap();
         client.read_exact(&mut [0; 1000]).unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        until("curl has the beginning", || {
+            output.metadata().is_ok_and(|about| about.len() > 0)
+        });
         assert!(
             slow.try_wait().unwrap().is_none(),
             "it is too fast for this"
@@ -65,7 +73,7 @@ fn an_http_1_0_answer_that_breaks_off_is_not_taken_for_the_whole() {
             Some(56),
             "curl took a part for the whole"
         );
-        daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
+        daemon = Daemon::start_with(&db, &["--shutdown-timeout", "1"]);
     }
     daemon.stop();
 }
@@ -118,7 +126,7 @@ fn no_cache_keeps_an_answer_and_each_ends_with_a_newline() {
 
 /// As OpenAPI allows: 64 of each kind, of 1,024 bytes, each of which is three in the target.
 #[test]
-fn as_many_and_as_long_names_may_be_asked_for_as_is_said() {
+fn the_documented_number_and_length_of_names_can_be_queried() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let name = |n: usize| format!("{}{n:0>4}", "é".repeat(510));
@@ -197,7 +205,9 @@ fn long_targets_that_do_not_end_take_no_memory_from_others() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    std::thread::sleep(Duration::from_millis(500));
+    until("connections", || {
+        daemon.client.metric("flowtally_http_connections") > heads.len() as f64
+    });
     let grown = daemon.memory_mib().saturating_sub(before);
     assert!(grown < 20, "{grown} MiB for 35 MiB of heads");
     let answers: Vec<_> = heads.into_iter().map(end_of).collect();
@@ -256,6 +266,7 @@ fn an_idle_connection_outlives_the_minute_of_load_balancers() {
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
     for pause in [0, 64] {
+        // A load balancer keeps an idle connection for 60 seconds, and takes it for open until then.
         std::thread::sleep(Duration::from_secs(pause));
         stream
             .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")

@@ -181,7 +181,7 @@ fn parse_csv(bytes: &[u8]) -> Vec<(Key, Counters)> {
 }
 
 #[test]
-fn sums_stop_at_the_top_on_every_path_and_are_counted() {
+fn sums_saturate_on_every_path_and_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let huge = [TestFlow::new(1, "a", "b", "c", u64::MAX - 1, 1)];

@@ -125,7 +125,7 @@ fn hours_have_dates() {
 }
 
 #[test]
-fn what_the_service_asks_for_is_named_by_its_flag() {
+fn errors_of_clients_name_the_flag_that_the_service_requires() {
     let dir = tempfile::tempdir().unwrap();
     let token = |name: &str| {
         let path = dir.path().join(name);
@@ -235,7 +235,7 @@ fn redirects_are_named_and_not_followed() {
 }
 
 #[test]
-fn a_terminal_gets_the_page_and_a_word_on_what_is_read() {
+fn on_a_terminal_the_url_of_the_page_and_the_input_are_announced() {
     let dir = tempfile::tempdir().unwrap();
     let binary = Daemon::binary();
     let (binary, db) = (binary.display(), dir.path().display());

@@ -274,7 +274,7 @@ fn headers_marks_columns_and_blanks_do_not_make_another_file() {
 
 /// A last line that is refused may be mended in place; others are to be sent alone.
 #[test]
-fn what_was_refused_may_be_mended() {
+fn a_rejected_last_line_may_be_corrected_in_place() {
     for way in WAYS {
         let mut world = World::new();
         let row = |n: u64| format!("a,b,v,1,{n},1\n");

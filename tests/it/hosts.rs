@@ -92,7 +92,7 @@ fn pages_of_other_sites_are_refused() {
 }
 
 #[test]
-fn what_a_page_can_send_unasked_and_what_java_sends() {
+fn requests_of_foreign_pages_are_refused_and_those_of_java_clients_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = serve(dir.path(), &[]);
     let foreign = include_bytes!("../data/r02-no-content-type-foreign-origin.http");
@@ -106,7 +106,7 @@ fn what_a_page_can_send_unasked_and_what_java_sends() {
 }
 
 #[test]
-fn names_of_others_are_refused_on_loopback() {
+fn foreign_host_names_are_refused_on_loopback() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = serve(dir.path(), &[]);
     let address = daemon.address;
@@ -148,7 +148,7 @@ fn names_of_others_are_refused_on_loopback() {
 }
 
 #[test]
-fn there_is_one_host() {
+fn a_request_must_have_exactly_one_host() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = serve(dir.path(), &[]);
     let address = daemon.address;
@@ -181,7 +181,7 @@ fn there_is_one_host() {
 }
 
 #[test]
-fn who_guards_the_service_may_call_it_anything() {
+fn with_tokens_any_host_name_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
     std::fs::write(&tokens, "secret\n").unwrap();
@@ -211,23 +211,22 @@ fn who_guards_the_service_may_call_it_anything() {
     // What anybody may read, any page could.
     assert_eq!(ask(&write), FOREIGN);
     assert_eq!(ask(&read), FOREIGN);
-    let wrong = std::process::Command::new(Daemon::binary())
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--allow-host",
-            "http://x",
-            "--data-dir",
-        ])
-        .arg(dir.path().join("db"))
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&wrong.stderr);
-    assert!(
-        !wrong.status.success() && error.contains("--allow-host"),
-        "{error}"
-    );
+    for name in ["http://x", "*", "a:80"] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--allow-host", name];
+        let db = dir.path().join("db").to_str().unwrap().to_owned();
+        for last in [vec!["--data-dir", &db], vec!["--print-config"]] {
+            let wrong = std::process::Command::new(Daemon::binary())
+                .args(serve)
+                .args(&last)
+                .output()
+                .unwrap();
+            let error = String::from_utf8_lossy(&wrong.stderr);
+            assert!(
+                !wrong.status.success() && error.contains("--allow-host"),
+                "{name} {last:?}: {error}"
+            );
+        }
+    }
 }
 
 /// A page of another origin, in a real browser, does what such pages can.

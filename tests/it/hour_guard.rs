@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::import::{Bench, import};
 use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
+use crate::wait::{until_flushed, until_logged};
 
 const RETAIN: [&str; 4] = ["--retain-hours", "48", "--flush-interval", "1"];
 
@@ -33,13 +34,6 @@ fn hours(client: &Client) -> Vec<u64> {
     let hours = client.get("/hours", &[]).unwrap().json();
     let hours = hours.as_array().unwrap().iter();
     hours.map(|hour| hour["hour"].as_u64().unwrap()).collect()
-}
-
-fn metric(client: &Client, name: &str) -> String {
-    let text = client.get("/metrics", &[]).unwrap().body;
-    let text = String::from_utf8(text).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap().trim().to_owned()
 }
 
 #[test]
@@ -76,7 +70,7 @@ fn an_hour_that_cannot_be_costs_nobody_anything() {
         detail.contains("milliseconds: divide by 3600000"),
         "{detail}"
     );
-    std::thread::sleep(Duration::from_millis(1500));
+    until_flushed(client);
     assert_eq!(hours(client), [u64::from(now) - 1, u64::from(now)]);
     // Ahead, but not too far.
     assert_eq!(post(client, &[now + 47]).status, 200);
@@ -97,7 +91,7 @@ fn hours_of_a_day_and_services_that_keep_everything_are_not_guarded() {
         let name = arguments.len().to_string();
         let daemon = Daemon::start_with(&dir.path().join(name), arguments);
         assert_eq!(post(&daemon.client, &[4_294_967_294]).status, 200);
-        assert_eq!(metric(&daemon.client, "flowtally_hour_guard_off "), "0");
+        assert_eq!(daemon.client.metric("flowtally_hour_guard_off"), 0.0);
         daemon.stop();
     }
     let daemon = Daemon::start_with(&dir.path().join("0"), &["--hour-ahead-max", "1"]);
@@ -128,20 +122,20 @@ fn a_clock_that_is_behind_what_is_stored_refuses_nothing_and_says_so() {
     // Replayed, and not judged.
     daemon.kill();
     let daemon = Daemon::start_with(dir.path(), &["--hour-ahead-max", "48"]);
-    let (client, off) = (&daemon.client, "flowtally_hour_guard_off ");
+    let (client, off) = (&daemon.client, "flowtally_hour_guard_off");
     let log = daemon.log();
     assert!(
         log.contains("WARN") && log.contains("the clock is behind"),
         "{log}"
     );
-    assert_eq!(metric(client, off), "1");
+    assert_eq!(client.metric(off), 1.0);
     assert_eq!(hours(client), [u64::from(late)]);
     assert_eq!(post(client, &[late + 1]).status, 200);
     for hour in [late, late + 1] {
         let path = format!("/flows?hour={hour}");
         assert_eq!(client.delete(&path).unwrap().status, 200);
     }
-    assert_eq!(metric(client, off), "0");
+    assert_eq!(client.metric(off), 0.0);
     assert_eq!(post(client, &[late]).status, 400);
     assert_eq!(daemon.log().matches("the clock is behind").count(), 1);
     daemon.stop();
@@ -163,7 +157,7 @@ fn a_stored_hour_that_is_wrong_makes_no_other_too_old() {
     let kept = [now - 47, now, seconds() as u32].map(u64::from);
     for _ in 0..2 {
         let mut daemon = Daemon::start_with(&dir, &RETAIN);
-        crate::access::wait_for_log(&daemon, "hours dropped");
+        until_logged(&daemon, "hours dropped");
         assert_eq!(hours(&daemon.client)[..2], kept[..2]);
         assert_eq!(hours(&daemon.client).len(), 3);
         // Nor does a new flow of such an hour, and what is too old by the clock stays too old.
@@ -201,13 +195,13 @@ fn age_counts_from_the_clock_where_flows_are_ahead_of_it() {
 }
 
 #[test]
-fn what_retention_drops_is_a_warning_that_says_how_much() {
+fn retention_logs_what_it_drops() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &RETAIN);
     assert_eq!(post(&daemon.client, &[1, 1, 5]).status, 200);
-    std::thread::sleep(Duration::from_millis(1500));
+    until_flushed(&daemon.client);
     assert_eq!(post(&daemon.client, &[100]).status, 200);
-    crate::access::wait_for_log(&daemon, "hours dropped");
+    until_logged(&daemon, "hours dropped");
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains("hours dropped"));
     let line = line.unwrap();
@@ -275,7 +269,7 @@ fn an_import_has_the_guard_too() {
 }
 
 #[test]
-fn a_spool_keeps_what_is_too_far_ahead_since_the_clock_may_be_wrong() {
+fn a_spool_keeps_flows_that_are_too_far_ahead() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("flows.ndjson");
     std::fs::write(&file, flow(now() + 100).json().to_string()).unwrap();

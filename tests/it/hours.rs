@@ -27,7 +27,7 @@ fn a_range_of_hours() {
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
     let client = &daemon.client;
     client.accept(&[3, 5, 4_294_967_294].map(flow));
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    crate::wait::until_flushed(client);
     // Some of what is asked for is on disk, and some is not.
     client.accept(&[5, 7, 0].map(flow));
     for (query, expected) in [
@@ -66,7 +66,7 @@ fn a_range_of_hours() {
 }
 
 #[test]
-fn hours_are_compressed_where_that_is_asked_for() {
+fn hours_are_compressed_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     // More than a part of an answer.
@@ -97,7 +97,7 @@ fn hours_are_compressed_where_that_is_asked_for() {
 /// A tag is another one whenever the answer is: after flows, after a DELETE, where retention takes an hour, and
 /// for what a restart forgets.
 #[test]
-fn who_has_the_answer_gets_a_304() {
+fn a_client_that_has_the_current_answer_gets_a_304() {
     let dir = tempfile::tempdir().unwrap();
     let start = || Daemon::start_with(dir.path(), &["--retain-hours", "10"]);
     let mut daemon = start();

@@ -1,7 +1,7 @@
 //! A batch under an idempotency key counts once, however often it is sent.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use flow::IdempotencyKey;
 use flowtally::store::{KeyStatus, Store, StoreOptions};
@@ -10,6 +10,7 @@ use rand::RngExt;
 use crate::support::{
     Answer, Client, Daemon, JSON, NDJSON, TestFlow, batch, json_body, ndjson_body, random,
 };
+use crate::wait::{until, until_some};
 
 fn flows(n: u64) -> Vec<TestFlow> {
     vec![
@@ -123,7 +124,7 @@ fn keys_are_visible_ascii_and_one() {
 }
 
 #[test]
-fn of_many_at_once_one_counts_and_the_others_wait_for_it() {
+fn of_concurrent_batches_with_one_key_one_counts() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     for round in 0..20 {
@@ -150,8 +151,12 @@ fn a_key_is_forgotten_after_its_window() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--idempotency-window", "1"]);
     assert_taken(&send(&daemon.client, "k", &flows(1)), false);
-    std::thread::sleep(Duration::from_millis(2200));
-    assert_taken(&send(&daemon.client, "k", &flows(2)), false);
+    // Other flows are refused while the key is known.
+    let taken = until_some("the key to be forgotten", || {
+        let answer = send(&daemon.client, "k", &flows(2));
+        (answer.status != 422).then_some(answer)
+    });
+    assert_taken(&taken, false);
     assert_eq!(daemon.client.hour(1)[0].1.tx, 3);
     daemon.stop();
 }
@@ -172,7 +177,7 @@ fn senders_that_try_again_through_kills_count_once() {
     let over = AtomicBool::new(false);
     let (sent, again) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        for writer in 0..WRITERS {
+        let writers = (0..WRITERS).map(|writer| {
             let (over, sent, again) = (&over, &sent, &again);
             scope.spawn(move || {
                 let mut n = 0;
@@ -190,22 +195,27 @@ fn senders_that_try_again_through_kills_count_once() {
                                 break;
                             }
                             Ok(answer) => assert_eq!(answer.status, 503),
+                            // Tried again in a moment, until there is a new server.
                             Err(_killed) => std::thread::sleep(Duration::from_millis(2)),
                         }
                     }
                     n += 1;
                     sent.fetch_add(1, Ordering::SeqCst);
                 }
-            });
-        }
+            })
+        });
+        let writers: Vec<_> = writers.collect();
         for _ in 0..KILLS {
             let mut daemon = Daemon::start_with(dir.path(), &listen);
+            // Any moment will do.
             std::thread::sleep(Duration::from_millis(random.random_range(20..400)));
             daemon.kill();
         }
         let daemon = Daemon::start_with(dir.path(), &listen);
         over.store(true, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(500));
+        for writer in writers {
+            writer.join().unwrap();
+        }
         let rows = daemon.client.hour(1);
         let sum: u64 = rows.iter().map(|(_, counters)| counters.tx).sum();
         println!("{KILLS} kills, {sent:?} batches, {again:?} of them acknowledged as taken before");
@@ -237,17 +247,18 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
         KeyStatus::Replayed { too_old: 0 }
     );
     // Receipts have the second in which they were written.
-    std::thread::sleep(Duration::from_millis(2100));
+    let written = SystemTime::now();
+    until("two more seconds on the clock", || {
+        written.elapsed().is_ok_and(|age| age.as_secs() >= 2)
+    });
     store.commit(new.clone()).unwrap();
     store.flush().unwrap();
     // Its bound is looked at after a flush.
     store.commit(vec![batch(&flows(1))]).unwrap();
     store.flush().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while store.key_status(&old[0]).unwrap() != KeyStatus::New {
-        assert!(Instant::now() < deadline, "nothing is forgotten");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("an old key to be forgotten", || {
+        store.key_status(&old[0]).unwrap() == KeyStatus::New
+    });
     for batch in &new {
         assert_eq!(
             store.key_status(batch).unwrap(),

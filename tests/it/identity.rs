@@ -168,7 +168,7 @@ fn copies(flows: &[TestFlow]) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn whatever_a_file_is_called_and_wrapped_in_it_is_one() {
+fn a_file_counts_once_under_any_name_and_compression() {
     let mut world = World::new();
     // Several blocks, which every form cuts elsewhere.
     let flows = flows(16_000);
@@ -193,7 +193,7 @@ fn whatever_a_file_is_called_and_wrapped_in_it_is_one() {
 }
 
 #[test]
-fn all_commands_know_what_the_others_counted() {
+fn a_file_counted_by_one_command_is_known_to_the_others() {
     for first in WAYS {
         let mut world = World::new();
         let flows = flows(40);
@@ -237,6 +237,7 @@ fn a_file_that_grows_counts_once() {
         let way = *WAYS.choose(&mut random).unwrap();
         if random.random_range(0..3) == 0 {
             let mut child = world.begin(way, &[&path]);
+            // Any moment will do.
             std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
             child.kill().unwrap();
             child.wait().unwrap();
@@ -347,7 +348,7 @@ fn the_same_records_under_other_names_are_refused() {
 }
 
 #[test]
-fn sources_and_pipes() {
+fn pipes_count_once_per_source() {
     let body = ndjson_body(&flows(100));
     for way in WAYS {
         let mut world = World::new();
@@ -383,7 +384,7 @@ fn sources_and_pipes() {
 }
 
 #[test]
-fn what_breaks_off_counts_the_rest_when_it_is_whole() {
+fn a_truncated_file_counts_the_rest_when_it_is_complete() {
     let flows = flows(16_000);
     let (ndjson, json) = (ndjson_body(&flows), json_body(&flows));
     for (name, whole, cut) in [
@@ -437,6 +438,7 @@ fn commands_that_overlap_count_it_once() {
         let new = world.file("new", &begin);
         std::fs::rename(&new, &path).unwrap();
         children.push(world.begin(WAYS[part % 2], &[&path]));
+        // They start at different moments of the others; the sums are the same for all.
         std::thread::sleep(Duration::from_millis(30));
     }
     let outputs = children.into_iter().map(|child| child.wait_with_output());
@@ -476,7 +478,7 @@ fn a_changed_copy_counts_and_is_named() {
 }
 
 #[test]
-fn small_files() {
+fn files_of_a_few_bytes_count_once() {
     let mut world = World::new();
     for way in WAYS {
         for (at, body) in [

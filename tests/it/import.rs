@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use crate::send::{csv_body, flows, parts, url};
 use crate::support::{Daemon, Key, Model, add_to, hour_of, json_body, ndjson_body};
+use crate::wait::poll_for;
 use flow::Counters;
 
 fn command(arguments: &[&str]) -> Command {
@@ -72,7 +73,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_format_and_compression() {
+fn every_format_and_compression_is_imported() {
     let bench = Bench::new();
     let flows = flows(25_000);
     let bodies = [
@@ -156,7 +157,7 @@ fn a_file_counts_once_until_it_is_said_otherwise() {
 }
 
 #[test]
-fn what_is_wrong_is_put_aside_and_the_rest_counts() {
+fn invalid_flows_of_an_import_are_rejected_and_the_others_count() {
     let bench = Bench::new();
     let flows = flows(20_000);
     let mut model = Model::new();
@@ -237,7 +238,7 @@ fn what_is_wrong_is_put_aside_and_the_rest_counts() {
 
 /// The published examples of AWS's user guide, with another order of fields, through both ways.
 #[test]
-fn a_vpc_flow_log() {
+fn a_vpc_flow_log_is_imported() {
     let bench = Bench::new();
     let log = "\
 version srcaddr dstaddr srcport dstport protocol start end type packets bytes account-id vpc-id subnet-id instance-id interface-id region az-id sublocation-type sublocation-id action tcp-flags pkt-srcaddr pkt-dstaddr pkt-src-aws-service pkt-dst-aws-service traffic-path flow-direction log-status
@@ -306,18 +307,6 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
     assert_eq!(bench.hour(394_036), old_rows);
 }
 
-/// A process, until it ends or the time is over.
-fn wait(child: &mut Child, most: Duration) -> Option<std::process::ExitStatus> {
-    let end = Instant::now() + most;
-    loop {
-        match child.try_wait().unwrap() {
-            Some(status) => return Some(status),
-            None if Instant::now() > end => return None,
-            None => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
-}
-
 /// An import is killed at growing ages, by SIGKILL and by SIGTERM in turn, until one has the time to
 /// end: every flow counts once.
 #[test]
@@ -337,7 +326,7 @@ fn an_import_that_is_killed_goes_on() {
             .spawn()
             .unwrap();
         let age = Duration::from_millis(10 + 25 * round);
-        if let Some(status) = wait(&mut child, age) {
+        if let Some(status) = poll_for(age, || child.try_wait().unwrap()) {
             assert!(status.success(), "{:?}", child.wait_with_output());
             break;
         }
@@ -375,7 +364,7 @@ fn an_import_that_is_killed_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_said_and_how_far_it_came() {
+fn a_failed_import_names_the_cause_and_its_progress() {
     let bench = Bench::new();
     let flows = flows(40_000);
     let good = bench.file("good.json", &json_body(&flows));

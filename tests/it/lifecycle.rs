@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use crate::support::{Client, Daemon, TestFlow, json_body};
+use crate::wait::{at_most, until, until_logged};
 
 fn one() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300)]
@@ -81,12 +82,10 @@ fn free_port() -> SocketAddr {
 /// A client of a daemon whose log cannot be read, once it is ready.
 fn client_of(address: SocketAddr) -> Client {
     let client = Client::new(address);
-    let ready = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    until("the daemon to be ready", || {
         let answer = client.get("/readyz", &[]);
         answer.is_ok_and(|answer| answer.status == 200)
     });
-    assert!(ready);
     client
 }
 
@@ -121,7 +120,8 @@ fn a_stop_in_good_order_flushes_so_that_nothing_is_replayed() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
         // So little memory that the journal has files beside its log.
-        let mut daemon = Daemon::start_with(dir.path(), &["--memory-max", "128"]);
+        let arguments = ["--memory-max", "128", "--flush-interval", "3600"];
+        let mut daemon = Daemon::start_with(dir.path(), &arguments);
         for _ in 0..80 {
             daemon.client.accept(&vec![one()[0].clone(); 10_000]);
         }
@@ -154,24 +154,16 @@ fn a_kill_replays_and_so_does_a_second_one() {
 }
 
 #[test]
-fn what_is_in_flight_is_finished_and_nothing_else_is_taken() {
+fn a_stop_finishes_requests_in_flight_and_accepts_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let body = json_body(&one());
-    let mut slow = TcpStream::connect(daemon.address).unwrap();
-    let head = format!(
-        "POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    slow.write_all(head.as_bytes()).unwrap();
+    let mut slow = begin_post(&daemon, body.len());
     slow.write_all(&body[..10]).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
     daemon.signal("TERM");
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(
-        TcpStream::connect(daemon.address).is_err(),
-        "it still accepts"
-    );
+    until("the port to be closed", || {
+        TcpStream::connect(daemon.address).is_err()
+    });
     slow.write_all(&body[10..]).unwrap();
     let mut answer = String::new();
     slow.read_to_string(&mut answer).unwrap();
@@ -185,16 +177,26 @@ fn what_is_in_flight_is_finished_and_nothing_else_is_taken() {
 
 /// A request whose body never ends.
 fn stuck_request(daemon: &Daemon) -> TcpStream {
-    let mut stuck = TcpStream::connect(daemon.address).unwrap();
-    stuck
-        .write_all(b"POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n[")
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let mut stuck = begin_post(daemon, 100);
+    stuck.write_all(b"[").unwrap();
     stuck
 }
 
+/// Sends the head of a request, and waits until the daemon reads the body.
+fn begin_post(daemon: &Daemon, body_bytes: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    let head = format!(
+        "POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {body_bytes}\r\nexpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 100 "));
+    stream
+}
+
 #[test]
-fn requests_that_do_not_end_are_broken_off_after_the_timeout() {
+fn requests_that_do_not_end_are_aborted_after_the_timeout() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start_with(dir.path(), &["--shutdown-timeout", "1"]);
     daemon.client.accept(&one());
@@ -219,7 +221,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     daemon.client.accept(&one());
     let _stuck = stuck_request(&daemon);
     daemon.signal("TERM");
-    std::thread::sleep(Duration::from_millis(100));
+    until_logged(&daemon, " stopping");
     daemon.signal("INT");
     assert_eq!(daemon.wait().code(), Some(130));
     let daemon = Daemon::start(dir.path());
@@ -333,7 +335,7 @@ fn a_copy_of_a_stopped_directory_gives_the_same_answers() {
 }
 
 #[test]
-fn the_environment_sets_what_flags_do_not() {
+fn variables_set_what_flags_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(Daemon::binary())
         .args(["serve", "--data-dir"])
@@ -365,7 +367,7 @@ fn durability_os_survives_a_kill() {
 }
 
 #[test]
-fn a_lost_database_is_not_taken_for_an_empty_one() {
+fn a_lost_database_is_not_mistaken_for_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     Daemon::start(dir.path()).stop();
     std::fs::remove_dir_all(dir.path().join("rocks")).unwrap();
@@ -385,11 +387,14 @@ fn connections_that_send_no_request_do_not_delay_a_stop() {
         stream.write_all(start.as_bytes()).unwrap();
         idle.push(stream);
     }
-    std::thread::sleep(Duration::from_millis(100));
+    // Of these and of the client that asks.
+    until("connections", || {
+        daemon.client.metric("flowtally_http_connections") >= 4.0
+    });
     let start = std::time::Instant::now();
     daemon.signal("TERM");
     assert!(daemon.wait().success(), "{}", daemon.log());
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < at_most(5));
 }
 
 #[test]
@@ -438,7 +443,6 @@ fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
         .map_while(|_| TcpStream::connect_timeout(&port, patience).ok())
         .collect();
     assert!(idle.len() >= 70);
-    std::thread::sleep(Duration::from_millis(300));
     // Enough for several memtables and files, each of which wants a descriptor.
     let flows: Vec<_> = (0..30_000)
         .map(|i| TestFlow::new(1, &format!("src-{i}"), &"d".repeat(100), "v", 1, 1))

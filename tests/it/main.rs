@@ -68,3 +68,4 @@ mod terminal;
 mod top;
 mod torn;
 mod verify;
+mod wait;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, Daemon, NDJSON};
+use crate::wait::{until, until_some};
 
 /// What a build for tests has of its own in memory beside the released one: code that is larger.
 const DEBUG_MIB: u64 = if cfg!(debug_assertions) { 24 } else { 0 };
@@ -146,6 +147,7 @@ fn holds(memory_mib: usize) {
                 let idle = (0..20).map(|_| TcpStream::connect(daemon.address).unwrap());
                 unread_ones.extend(idle);
             }
+            // They come one after the other.
             std::thread::sleep(Duration::from_millis(100));
         }
     });
@@ -160,17 +162,17 @@ fn holds(memory_mib: usize) {
 }
 
 #[test]
-fn holds_at_128() {
+fn memory_max_of_128_mib_holds() {
     holds(128);
 }
 
 #[test]
-fn holds_at_512() {
+fn memory_max_of_512_mib_holds() {
     holds(512);
 }
 
 #[test]
-fn holds_at_2048() {
+fn memory_max_of_2048_mib_holds() {
     holds(2048);
 }
 
@@ -226,10 +228,15 @@ fn receipts_that_nobody_reads_take_no_more() {
             let mut status = [0; 12];
             let begun = stream.read_exact(&mut status).is_ok();
             *statuses.entry((begun, status[9..].to_vec())).or_insert(0) += 1;
-            unread_ones.push(stream);
+            unread_ones.push((stream, status.ends_with(b" 200")));
         }
     }
-    std::thread::sleep(Duration::from_secs(2));
+    // The service has sent what the sockets take, and waits with the rest.
+    for (stream, _) in unread_ones.iter().filter(|(_, is_long)| *is_long) {
+        until("a socket is full", || {
+            rustix::io::ioctl_fionread(stream).unwrap() >= 32 << 10
+        });
+    }
     let most = daemon.memory_mib_max();
     println!("{most} MiB, {statuses:?}");
     // Three quarters of the sixteen answers at a time may be long ones.
@@ -238,23 +245,15 @@ fn receipts_that_nobody_reads_take_no_more() {
     drop(unread_ones);
     // And it answers, all of it.
     let all = asked(&keys.iter().map(String::as_str).collect::<Vec<_>>());
-    let end = Instant::now() + Duration::from_secs(20);
     let json = [("content-type", "application/json")];
-    loop {
+    let answer = until_some("an answer", || {
         let answer = daemon.client.post("/receipts", &json, all.as_bytes());
         let answer = answer.unwrap();
-        if answer.status == 200 {
-            let receipts = answer.json()["receipts"].as_array().unwrap().len();
-            assert_eq!(receipts, keys.len());
-            break;
-        }
-        assert!(
-            [429, 503].contains(&answer.status) && Instant::now() < end,
-            "{}",
-            answer.status
-        );
-        std::thread::sleep(Duration::from_millis(200));
-    }
+        assert!([200, 429, 503].contains(&answer.status), "{answer:?}");
+        (answer.status == 200).then_some(answer)
+    });
+    let receipts = answer.json()["receipts"].as_array().unwrap().len();
+    assert_eq!(receipts, keys.len());
 }
 
 /// Twelve clients send bodies whose names are all new, and as long as names may be.
@@ -297,11 +296,11 @@ fn holds_with_long_new_names(memory_mib: usize) {
 }
 
 #[test]
-fn holds_with_long_new_names_at_128() {
+fn memory_max_of_128_mib_holds_with_long_new_names() {
     holds_with_long_new_names(128);
 }
 
 #[test]
-fn holds_with_long_new_names_at_512() {
+fn memory_max_of_512_mib_holds_with_long_new_names() {
     holds_with_long_new_names(512);
 }

@@ -4,11 +4,11 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use flow::Counters;
 
 use crate::support::{Answer, Client, Daemon, Key, Model};
+use crate::wait::{DEADLINE, poll_for};
 
 /// A node that can be started again, at the same place.
 #[derive(Clone)]
@@ -93,15 +93,16 @@ impl Node {
 
 /// Waits until it answers `path` with 200.
 pub fn until_answered(client: &Client, path: &str) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    let mut last = None;
+    let answered = poll_for(DEADLINE, || {
         let answer = client.get(path, &[]);
-        match answer {
-            Ok(answer) if answer.status == 200 => return answer,
-            other if Instant::now() > deadline => panic!("{path}: {other:?}"),
-            _ => std::thread::sleep(Duration::from_millis(50)),
+        if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            return answer.ok();
         }
-    }
+        last = Some(answer);
+        None
+    });
+    answered.unwrap_or_else(|| panic!("no answer to {path}: {last:?}"))
 }
 
 /// The rows that hours have to have, as an answer to `GET /flows?from=0` shows them.

@@ -30,7 +30,7 @@ fn next(socket: &UnixDatagram) -> Vec<String> {
 }
 
 #[test]
-fn it_is_ready_when_flows_are_accepted_and_stops_with_a_word() {
+fn readiness_and_stop_are_notified() {
     let temp = tempfile::tempdir().unwrap();
     let (path, dir) = (temp.path().join("notify"), temp.path().join("db"));
     let socket = bind(&path);
@@ -55,7 +55,7 @@ fn it_is_ready_when_flows_are_accepted_and_stops_with_a_word() {
 }
 
 #[test]
-fn a_reload_begins_and_ends_with_a_word_and_says_what_failed() {
+fn begin_end_and_failure_of_a_reload_are_notified() {
     let temp = tempfile::tempdir().unwrap();
     let (path, tokens) = (temp.path().join("notify"), temp.path().join("tokens"));
     std::fs::write(&tokens, "alpha\n").unwrap();
@@ -104,11 +104,7 @@ fn a_socket_that_nobody_reads_stops_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let daemon = launch(&temp.path().join("none"), &temp.path().join("db"), &[]);
     let flow = TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300);
-    let ready = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        daemon.log().contains(" ready ")
-    });
-    assert!(ready, "{}", daemon.log());
+    crate::wait::until_logged(&daemon, " ready ");
     assert!(
         daemon.log().contains("cannot be notified"),
         "{}",

@@ -20,7 +20,7 @@ fn metrics(daemon: &Daemon) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn what_is_accepted_is_what_is_stored() {
+fn metrics_count_what_is_accepted_and_what_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let flows: Vec<_> = (0..30)
@@ -93,7 +93,7 @@ fn what_is_accepted_is_what_is_stored() {
 }
 
 #[test]
-fn a_request_has_one_name_in_the_answer_and_in_the_log() {
+fn a_request_id_is_the_same_in_the_answer_and_in_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--log", "debug", "--log-format", "json"];
     let mut daemon = Daemon::start_with(dir.path(), &arguments);

@@ -106,7 +106,7 @@ fn commands<'a>(url: &'a str, token: &'a str, dir: &'a str) -> Vec<Vec<&'a str>>
 }
 
 #[test]
-fn this_machine_is_reached_without_one() {
+fn loopback_is_reached_without_a_proxy() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "secret-token\n").unwrap();
@@ -151,7 +151,7 @@ fn this_machine_is_reached_without_one() {
 }
 
 #[test]
-fn each_scheme_follows_its_own_variable() {
+fn each_scheme_has_its_own_proxy_variable() {
     let proxy = FakeProxy::start(None);
     let stats = |url: &str, variables: &[(&str, &str)]| {
         let output = flowtally(variables, &["stats", "--url", url], b"");
@@ -219,7 +219,7 @@ fn each_scheme_follows_its_own_variable() {
 
 /// As on port 3128: requests in absolute form for `http://`, and tunnels to port 443 only.
 #[test]
-fn what_goes_through_it_arrives() {
+fn requests_through_a_proxy_arrive() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "secret-token\n").unwrap();
@@ -296,8 +296,29 @@ fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
     }
 }
 
+/// Resolvers take these for this machine, but neither the rules for proxies nor the check of `Host` would.
 #[test]
-fn what_is_no_proxy_is_an_error() {
+fn short_forms_of_addresses_are_refused() {
+    let proxy = FakeProxy::start(None);
+    for host in [
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "127.0.0.0x1",
+        "127.1.",
+        "0x7F000001",
+    ] {
+        let url = format!("http://{host}:9");
+        let set = [("http_proxy", proxy.url.as_str())];
+        let (status, _, error) = parts(&flowtally(&set, &["stats", "--url", &url], b""));
+        assert_eq!(status, Some(1), "{host}");
+        assert!(error.contains("four decimal numbers"), "{host}: {error}");
+        assert!(proxy.seen().is_empty(), "{host}");
+    }
+}
+
+#[test]
+fn an_invalid_proxy_variable_is_an_error() {
     for (value, word) in [
         ("socks5://u:secret@127.0.0.1:9", "SOCKS"),
         ("ftp://u:secret@127.0.0.1:9", "not a URL"),

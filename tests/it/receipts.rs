@@ -144,7 +144,7 @@ fn receipts_are_looked_up() {
 
 /// Those who send need the answers. It is for nobody else.
 #[test]
-fn those_who_may_send_may_look_up() {
+fn receipts_are_for_those_who_may_send() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| {
         let path = dir.path().join(name);

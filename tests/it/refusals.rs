@@ -3,11 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::send::{flows, parts, send};
-use crate::spool::{answer, answering, batches, sender, set_aside, wait_until};
+use crate::spool::{answer, answering, batches, sender, set_aside};
 use crate::support::ndjson_body;
+use crate::wait::until;
 
 const TAKEN: &str = "{\"accepted\":10}";
 
@@ -142,11 +143,15 @@ fn a_refusal_that_is_not_utf_8_sets_its_batch_aside() {
 
 fn keeps_on(wrong: String, has_spool: bool) {
     let mended = Arc::new(AtomicBool::new(false));
-    let is_mended = mended.clone();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let (is_mended, tried) = (mended.clone(), tries.clone());
     let refusal = wrong.clone();
-    let url = answering(move |_| match is_mended.load(Ordering::Relaxed) {
-        true => answer("200 OK", TAKEN),
-        false => refusal.clone(),
+    let url = answering(move |_| {
+        tried.fetch_add(1, Ordering::Relaxed);
+        match is_mended.load(Ordering::Relaxed) {
+            true => answer("200 OK", TAKEN),
+            false => refusal.clone(),
+        }
     });
     let dir = tempfile::tempdir().unwrap();
     // Without a spool, what is left at the end of the pipe has to be taken by then.
@@ -172,13 +177,12 @@ fn keeps_on(wrong: String, has_spool: bool) {
         line.contains(" refuses: ") && line.contains("are kept"),
         "{wrong}: {line}"
     );
-    std::thread::sleep(std::time::Duration::from_millis(600));
-    assert!(child.try_wait().unwrap().is_none(), "{wrong}");
-    // Tried some times meanwhile, told once.
+    // Tried some times, told once.
+    until("more tries", || tries.load(Ordering::Relaxed) > 2);
     mended.store(true, Ordering::Relaxed);
     input.write_all(&ndjson_body(&flows(10))).unwrap();
     if has_spool {
-        wait_until("it is sent", || batches(dir.path()).is_empty());
+        until("the spool to be sent", || batches(dir.path()).is_empty());
     }
     drop(input);
     let output = child.wait_with_output().unwrap();

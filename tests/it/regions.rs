@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::cluster::post;
 use crate::kafka::{BROKER, Broker, script_command};
@@ -14,6 +14,7 @@ use crate::nodes::{Node, rows, until_answered};
 use crate::support::{
     Answer, Client, Daemon, Model, TestFlow, add_to, hour_of, ndjson_body, odd_flow, random,
 };
+use crate::wait::{DEADLINE, poll_for};
 
 const ALL: &str = "/flows?from=0&to=100";
 const SENT_BATCHES: usize = 300;
@@ -91,15 +92,9 @@ fn fill(spool: &Path, flows: &[TestFlow]) {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let mut sender = send(&url, spool, flows);
-    let begun = Instant::now();
-    while spooled(spool) < SENT_BATCHES {
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "{} batches",
-            spooled(spool)
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    crate::wait::until("all batches to be in the spool", || {
+        spooled(spool) >= SENT_BATCHES
+    });
     sender.kill().unwrap();
     sender.wait().unwrap();
 }
@@ -107,19 +102,15 @@ fn fill(spool: &Path, flows: &[TestFlow]) {
 /// Waits until a region answers as `right` says; `log` is of whom it waits for.
 fn until(what: &str, client: &Client, path: &str, log: &Path, right: impl Fn(&Answer) -> bool) {
     let begun = Instant::now();
-    loop {
-        let answer = until_answered(client, path);
-        if right(&answer) {
-            println!("{what}: {:.1} s", begun.elapsed().as_secs_f32());
-            return;
-        }
-        if begun.elapsed() > Duration::from_secs(90) {
-            let log = fs::read_to_string(log).unwrap();
-            let lines: Vec<_> = log.lines().rev().take(30).collect();
-            panic!("not {what}; the mirror's log, from its end: {lines:#?}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    let held = poll_for(DEADLINE, || {
+        right(&until_answered(client, path)).then_some(())
+    });
+    if held.is_none() {
+        let log = fs::read_to_string(log).unwrap();
+        let lines: Vec<_> = log.lines().rev().take(30).collect();
+        panic!("not {what}; the mirror's log, from its end: {lines:#?}");
     }
+    println!("{what}: {:.1} s", begun.elapsed().as_secs_f32());
 }
 
 /// How many messages the nodes have not counted, since they had.
@@ -137,7 +128,6 @@ fn repeated(daemons: &[Daemon]) -> u64 {
 
 #[test]
 fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
-    let _up = BROKER.up.read();
     let dir = tempfile::tempdir().unwrap();
     let broker_a = Broker::start();
     let node = |name: &str, brokers: &str| Node::new(brokers, "flows", name, dir.path());

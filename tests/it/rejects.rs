@@ -55,7 +55,7 @@ fn a_line_that_is_too_long_is_put_aside() {
 }
 
 #[test]
-fn a_quote_that_is_not_closed_is_said_of_its_line() {
+fn an_unclosed_quote_is_reported_with_its_line() {
     let bench = Bench::new();
     let text = "hour,src_app,dest_app,vpc_id,bytes_tx,bytes_rx\n\
                 1,a,b,v,1,2\n3,a,\"b\n1,a,b,v,1,1\n1,a,b,v,1\n";

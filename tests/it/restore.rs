@@ -84,7 +84,7 @@ fn a_restore_overwrites_nothing_and_is_whole() {
 }
 
 #[test]
-fn what_only_has_the_name_of_a_backup_is_not_restored() {
+fn a_directory_with_only_the_name_of_a_backup_is_not_restored() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
     let into = dir.path().join("restored");
@@ -142,7 +142,7 @@ fn a_write_that_was_broken_off_is_cut_off() {
 }
 
 #[test]
-fn nothing_is_written_into_what_is_copied() {
+fn a_backup_into_its_source_or_a_restore_into_its_backup_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
     drop(Store::open(&data, StoreOptions::default()).unwrap());
@@ -158,7 +158,7 @@ fn nothing_is_written_into_what_is_copied() {
 }
 
 #[test]
-fn of_two_restores_into_one_directory_one_goes_on() {
+fn one_of_two_restores_into_one_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
     let daemon = Daemon::start(&data);

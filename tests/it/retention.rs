@@ -13,6 +13,7 @@ use crate::support::{
     Client, Daemon, Disk, JSON, Model, TestFlow, add_to, batch, hour_of, json_body, ledger_of,
     random, scan,
 };
+use crate::wait::until;
 
 fn flow(hour: u32, n: u64) -> TestFlow {
     TestFlow::new(hour, &format!("s{}", n % 50), "d", "v", n, 1)
@@ -27,7 +28,7 @@ fn post(client: &Client, headers: &[(&str, &str)], flows: &[TestFlow]) -> (Strin
 }
 
 #[test]
-fn what_is_too_old_is_counted_as_expired_and_gone() {
+fn too_old_flows_are_counted_as_expired_and_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--retain-hours", "3", "--flush-interval", "1"];
     let mut daemon = Daemon::start_with(dir.path(), &arguments);
@@ -197,16 +198,15 @@ fn killed_at_each_step_of_a_drop() {
 
 /// A copy of what a kill would leave now: RocksDB's own threads may be changing files.
 fn copy_at_rest(from: &std::path::Path, to: &std::path::Path) {
-    for _ in 0..100 {
+    until("a copy of files that nobody changes", || {
         let before = listing(from);
         copy_dir(from, to);
-        if listing(from) == before {
-            return;
+        let is_at_rest = listing(from) == before;
+        if !is_at_rest {
+            std::fs::remove_dir_all(to).unwrap();
         }
-        std::fs::remove_dir_all(to).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("{} does not come to rest", from.display());
+        is_at_rest
+    });
 }
 
 /// Every file below `dir`, with its length and the time of its last change.
@@ -242,8 +242,8 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
 
 /// Random commits, drops, flushes, compactions and restarts, held against a map.
 #[test]
-fn what_is_gone_stays_gone() {
-    let mut random = random("what_is_gone_stays_gone");
+fn dropped_hours_stay_dropped() {
+    let mut random = random("dropped_hours_stay_dropped");
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
         tally_bytes_max: 16 << 10,
@@ -378,11 +378,9 @@ fn a_full_disk_puts_off_what_a_dropped_hour_leaves() {
     std::thread::sleep(Duration::from_secs(2));
     assert!(bytes_of(&rocks) >= before, "{before}, {}", bytes_of(&rocks));
     disk.free();
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while bytes_of(&rocks) > before * 3 / 4 {
-        assert!(Instant::now() < give_up, "{before}, {}", bytes_of(&rocks));
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until("the files of the dropped hour to be rewritten", || {
+        bytes_of(&rocks) <= before * 3 / 4
+    });
     assert_eq!(scan(&store, 2), []);
     assert_eq!(scan(&store, 3).len() as u64, HOUR_ROWS);
 }

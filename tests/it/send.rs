@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::spool::until_read;
 use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, json_body, ndjson_body};
+use crate::wait::{at_most, until};
 
 pub fn flows(count: u64) -> Vec<TestFlow> {
     (0..count)
@@ -53,7 +55,7 @@ pub fn url(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn three_formats_from_a_pipe() {
+fn a_pipe_of_each_format_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let flows = flows(2500);
@@ -99,7 +101,7 @@ fn a_file_counts_once_however_often_it_is_sent() {
 }
 
 #[test]
-fn what_is_refused_is_put_aside_and_the_rest_is_sent() {
+fn refused_flows_go_to_the_rejects_file_and_the_others_are_sent() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let rejects = dir.path().join("rejects.ndjson");
@@ -147,7 +149,7 @@ fn what_is_refused_is_put_aside_and_the_rest_is_sent() {
 }
 
 #[test]
-fn a_spool_keeps_what_a_service_that_is_away_does_not_take() {
+fn a_spool_keeps_flows_while_the_service_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let address = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -196,7 +198,7 @@ fn a_signal_leaves_what_was_read_in_the_spool() {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(&ndjson_body(&flows(10))).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    until_read(&input);
     let kill = Command::new("kill").arg(child.id().to_string()).status();
     assert!(kill.unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -243,10 +245,7 @@ fn a_file_that_signals_interrupt_counts_once() {
         if status.success() {
             break;
         }
-        assert!(
-            begin.elapsed() < Duration::from_secs(3),
-            "a signal ends it at once"
-        );
+        assert!(begin.elapsed() < at_most(3), "a signal ends it at once");
         assert_eq!(status.code(), Some(128 + 15));
         interrupted += 1;
     }
@@ -266,13 +265,17 @@ fn a_signal_does_not_wait_for_room() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(&ndjson_body(&flows(300))).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let body = ndjson_body(&flows(300));
+    input.write_all(&body).unwrap();
+    // It reads more than its queue takes, and waits for room then.
+    until("reading to begin", || {
+        rustix::io::ioctl_fionread(&input).unwrap() < body.len() as u64
+    });
     let kill = Command::new("kill").arg(child.id().to_string()).status();
     assert!(kill.unwrap().success());
     let begin = Instant::now();
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
-    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert!(begin.elapsed() < at_most(3));
     drop(input);
 }
 
@@ -315,7 +318,7 @@ const TAKEN: &str =
     "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"accepted\":3}";
 
 #[test]
-fn it_tries_again_under_the_same_key_and_waits_as_it_is_asked_to() {
+fn send_retries_under_the_same_key_after_the_requested_pause() {
     let (url, server) = scripted(&[
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"acc",
@@ -331,7 +334,7 @@ fn it_tries_again_under_the_same_key_and_waits_as_it_is_asked_to() {
 }
 
 #[test]
-fn what_trying_again_does_not_help_ends_it() {
+fn an_error_that_a_retry_cannot_fix_ends_send() {
     for (answer, word) in [
         (
             "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
@@ -392,7 +395,7 @@ fn what_trying_again_does_not_help_ends_it() {
 }
 
 #[test]
-fn it_brings_a_token_and_a_certificate() {
+fn send_presents_a_token_and_trusts_a_given_authority() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "# agents\nw-secret\n").unwrap();

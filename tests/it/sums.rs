@@ -221,7 +221,7 @@ impl Question {
 }
 
 #[test]
-fn an_answer_that_is_wrong_is_found() {
+fn the_check_detects_wrong_answers() {
     let key = |src: &str| (5, src.to_owned(), "d".to_owned(), "v".to_owned());
     let counters = |tx| Counters { tx, rx: 0 };
     let floor = Model::from([(key("a"), counters(5)), (key("b"), counters(9))]);

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
 use flowtally::store::Store;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::wait::{DEADLINE, until_daemon};
 
 /// Hour, src_app, dest_app, vpc_id.
 pub type Key = (u32, String, String, String);
@@ -244,7 +246,7 @@ impl Client {
     pub fn new(address: SocketAddr) -> Client {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(DEADLINE))
             .build()
             .into();
         Client {
@@ -262,7 +264,7 @@ impl Client {
             .build();
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(DEADLINE))
             .tls_config(tls)
             .build()
             .into();
@@ -305,6 +307,19 @@ impl Client {
         let text = String::from_utf8_lossy(&answer.body);
         assert_eq!(answer.status, 200, "{text}");
         assert_eq!(text, format!("{{\"accepted\":{}}}\n", flows.len()));
+    }
+
+    /// The value of a metric, which is named with its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let value = self.find_metric(name);
+        value.unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
+    /// The same, where labels appear with their first event.
+    pub fn find_metric(&self, name: &str) -> Option<f64> {
+        let text = String::from_utf8(self.get("/metrics", &[]).unwrap().body).unwrap();
+        let of_line = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(of_line)
     }
 
     pub fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {
@@ -408,17 +423,12 @@ impl Daemon {
 
     /// Starts it and waits until it is ready, and has logged that.
     pub fn start_with(data_dir: &Path, arguments: &[&str]) -> Daemon {
-        let daemon = Daemon::launch(data_dir, arguments);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            match daemon.client.get("/readyz", &[]) {
-                Ok(answer) if answer.status == 200 && daemon.log().contains("replay_ms") => {
-                    return daemon;
-                }
-                _ if Instant::now() > deadline => panic!("not ready: {}", daemon.log()),
-                _ => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
+        let mut daemon = Daemon::launch(data_dir, arguments);
+        until_daemon(&mut daemon, "it to be ready", |daemon| {
+            let answer = daemon.client.get("/readyz", &[]);
+            answer.is_ok_and(|a| a.status == 200) && daemon.log().contains("replay_ms")
+        });
+        daemon
     }
 
     /// Starts it and waits until it listens.
@@ -525,17 +535,11 @@ impl Daemon {
 
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                if let Some(drain) = self.drain.take() {
-                    drain.join().unwrap();
-                }
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
+        until_daemon(self, "it to end", Daemon::has_ended);
+        if let Some(drain) = self.drain.take() {
+            drain.join().unwrap();
         }
+        self.child.wait().unwrap()
     }
 
     /// Whether it has ended by itself.

@@ -224,10 +224,9 @@ fn flows() -> Vec<TestFlow> {
 /// A service under strace; `None` where that may not attach.
 fn start(record: &Path, data: &Path) -> Option<Daemon> {
     let daemon = Daemon::launch_by(traced(record)?, data, &[]);
-    let is_ready = || daemon.client.get("/readyz", &[]).unwrap().status == 200;
-    while !is_ready() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    crate::wait::until("the daemon to be ready", || {
+        daemon.client.get("/readyz", &[]).unwrap().status == 200
+    });
     Some(daemon)
 }
 
@@ -242,7 +241,7 @@ fn stop(daemon: &mut Daemon) {
 }
 
 #[test]
-fn a_start_and_a_stop() {
+fn a_start_and_a_stop_sync_what_they_write() {
     let temp = tempfile::tempdir().unwrap();
     let (root, record) = (temp.path().join("some"), temp.path().join("record"));
     let data = root.join("where/db");
@@ -293,7 +292,7 @@ fn a_start_and_a_stop() {
 }
 
 #[test]
-fn an_import() {
+fn an_import_syncs_what_it_writes() {
     let temp = tempfile::tempdir().unwrap();
     let (data, record) = (
         temp.path().join("some/where/db"),
@@ -322,7 +321,7 @@ fn an_import() {
 }
 
 #[test]
-fn a_backup_and_a_restore() {
+fn a_backup_and_a_restore_sync_what_they_write() {
     let temp = tempfile::tempdir().unwrap();
     let record = temp.path().join("record");
     let (data, to) = (temp.path().join("db"), temp.path().join("backups/of/db"));
@@ -369,7 +368,7 @@ fn a_backup_and_a_restore() {
 }
 
 #[test]
-fn a_spool() {
+fn a_spool_syncs_what_it_writes() {
     let temp = tempfile::tempdir().unwrap();
     let (spool, record) = (temp.path().join("a/spool"), temp.path().join("record"));
     let Some(mut command) = traced(&record) else {
@@ -428,7 +427,7 @@ fn a_spool() {
 
 /// The record itself is read right.
 #[test]
-fn what_is_not_synced_is_seen() {
+fn a_missing_sync_is_detected() {
     let temp = tempfile::tempdir().unwrap();
     let (record, dir) = (temp.path().join("record"), text(temp.path()).to_owned());
     let line = |call: &str, result: &str| format!("7 {call} = {result}\n").replace("DIR", &dir);

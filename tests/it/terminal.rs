@@ -110,7 +110,7 @@ fn files_and_their_names_are_harmless() {
 
 /// clap prints in colours, and lets those of an argument through.
 #[test]
-fn colours_of_others_are_escaped() {
+fn colours_in_arguments_are_escaped() {
     const RED: &str = "\u{1b}[31mX";
     let dir = tempfile::tempdir().unwrap();
     let config = |name: &str, text: String| {
@@ -251,7 +251,7 @@ fn names_in_flows_are_harmless() {
 
 /// A server's words: a problem document, a place to go to, a header.
 #[test]
-fn what_a_server_says_is_harmless() {
+fn control_characters_from_a_server_are_escaped() {
     let dir = tempfile::tempdir().unwrap();
     let json = serde_json::json!({
         "type": "urn:flowtally:problem:bad-batch", "title": HOSTILE, "status": 400, "detail": HOSTILE,

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, TestFlow};
+use crate::wait::{DEADLINE, poll_for};
 
 /// Its name tries to clear the screen and to give the window a title.
 const HOSTILE: &str = "evil\u{1b}[2J\u{1b}]2;owned\u{7}\u{9b}2J";
@@ -189,15 +189,8 @@ impl Screen<'_> {
 
     /// Waits until what is shown is so, and returns it.
     fn wait(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let shown = self.shown();
-            if is_so(&shown) {
-                return shown;
-            }
-            assert!(Instant::now() < deadline, "{what} is not shown:\n{shown}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let found = poll_for(DEADLINE, || Some(self.shown()).filter(|shown| is_so(shown)));
+        found.unwrap_or_else(|| panic!("{what} is not shown:\n{}", self.shown()))
     }
 
     /// Runs it in the shell, and waits for the first rows.

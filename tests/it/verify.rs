@@ -34,6 +34,7 @@ fn verify(dir: &Path) -> (String, u64) {
         let of_line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = of_line.and_then(|of| of.trim().strip_suffix(" kB")?.parse().ok());
         most = most.max(kib.unwrap_or(0));
+        // Between two samples.
         std::thread::sleep(Duration::from_millis(2));
     }
     let output = child.wait_with_output().unwrap();

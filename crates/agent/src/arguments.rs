@@ -81,18 +81,18 @@ pub struct Input {
     /// Format of the flows; by default it is detected from the first bytes: [ is json, { is ndjson, a header
     /// with srcaddr is vpc-flow-logs, anything else is csv.
     #[arg(long, value_enum)]
-    pub format: Option<InputFormat>,
+    pub(crate) format: Option<InputFormat>,
 
     /// CSV file with the columns address and app that maps addresses and ranges (10.0.0.0/16) of VPC flow
     /// logs to application names; the longest prefix wins. Addresses that are not in the file stay as they
     /// are.
     #[arg(long, value_name = "FILE")]
-    pub apps: Option<PathBuf>,
+    pub(crate) apps: Option<PathBuf>,
 
     /// Which records of VPC flow logs to count when both ends of a conversation are recorded: the sender's,
     /// the receiver's, or both. sender and receiver require the field flow-direction in the log.
     #[arg(long, value_enum, default_value = "both")]
-    pub count: Count,
+    pub(crate) count: Count,
 
     /// File to append refused flows to, one JSON object per line, with the reason. Reading the same input
     /// again does not append duplicates.
@@ -103,20 +103,20 @@ pub struct Input {
     /// separately; without this option, equal files count once. Standard input is deduplicated by content
     /// only if this is given; otherwise it counts every time.
     #[arg(long, value_name = "NAME", conflicts_with = "again")]
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
 
     /// Count a file again even if it has been counted before.
     #[arg(long)]
-    pub again: bool,
+    pub(crate) again: bool,
 
     /// The file is still being written: leave an incomplete last line for the next run.
     #[arg(long)]
-    pub growing: bool,
+    pub(crate) growing: bool,
 }
 
 /// `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum InputFormat {
+pub(crate) enum InputFormat {
     /// A JSON array of flows.
     Json,
     /// One flow per line.
@@ -140,7 +140,7 @@ impl From<InputFormat> for inputs::InputFormat {
 
 /// `--count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Count {
+pub(crate) enum Count {
     /// Records of bytes that left a network interface.
     Sender,
     /// Records of bytes that arrived at a network interface.
@@ -170,7 +170,7 @@ pub struct Retry {
         default_value = "300",
         value_parser = seconds(0..=31_536_000)
     )]
-    pub retry_for: Duration,
+    pub(crate) retry_for: Duration,
 }
 
 /// Credentials for the service, and the CA that it is verified with.
@@ -178,17 +178,17 @@ pub struct Retry {
 pub struct Credentials {
     /// File with the bearer token for the service.
     #[arg(long, env = "FLOWTALLY_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 
     /// PEM file of the certificate authority to trust for https, instead of the system's.
     #[arg(long, env = "FLOWTALLY_CA", value_name = "FILE")]
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
 
     /// Client certificate (PEM), if the service requires one.
     #[arg(long, env = "FLOWTALLY_CERT", value_name = "FILE", requires = "key")]
-    pub cert: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
 
     /// Private key of the client certificate (PEM).
     #[arg(long, env = "FLOWTALLY_KEY", value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
 }

@@ -46,8 +46,8 @@ impl OutOfSpace {
 
     pub fn of(error: &io::Error) -> Option<OutOfSpace> {
         let errno = Errno::from_raw_os_error(error.raw_os_error()?);
-        let lack = OutOfSpace::ALL.into_iter().find(|(_, of)| *of == errno);
-        lack.map(|(lack, _)| lack)
+        let shortage = OutOfSpace::ALL.into_iter().find(|(_, of)| *of == errno);
+        shortage.map(|(shortage, _)| shortage)
     }
 
     /// Detects it in the text of an error of RocksDB, which keeps only the system's message and not its
@@ -58,8 +58,8 @@ impl OutOfSpace {
             let name = with_number.split(" (os error").next();
             name.is_some_and(|name| text.contains(name))
         };
-        let lack = OutOfSpace::ALL.into_iter().find(|(_, of)| is_in(*of));
-        lack.map(|(lack, _)| lack)
+        let shortage = OutOfSpace::ALL.into_iter().find(|(_, of)| is_in(*of));
+        shortage.map(|(shortage, _)| shortage)
     }
 
     /// What the operator can do about it.
@@ -165,15 +165,15 @@ mod tests {
 
     #[test]
     fn out_of_space_is_detected_by_number_and_by_text() {
-        for (lack, errno) in OutOfSpace::ALL {
+        for (shortage, errno) in OutOfSpace::ALL {
             let error = io::Error::from(errno);
-            assert_eq!(OutOfSpace::of(&error), Some(lack));
+            assert_eq!(OutOfSpace::of(&error), Some(shortage));
             // RocksDB's message, and the standard library's.
             let name = error.to_string();
             let name = name.split(" (os").next().unwrap();
             let text = format!("IO error: While appending to file: rocks/000004.log: {name}");
-            assert_eq!(OutOfSpace::in_text(&text), Some(lack));
-            assert_eq!(OutOfSpace::in_text(&error.to_string()), Some(lack));
+            assert_eq!(OutOfSpace::in_text(&text), Some(shortage));
+            assert_eq!(OutOfSpace::in_text(&error.to_string()), Some(shortage));
         }
         assert_eq!(OutOfSpace::of(&Errno::IO.into()), None);
         assert_eq!(

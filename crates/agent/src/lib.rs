@@ -1,8 +1,8 @@
 //! The sending side: reads network flows from files and pipes and delivers them to a flowtally service, each
-//! counted once. The daemon's commands, the `flowtally-agent` binary and embedding programs use this crate.
+//! counted once. The daemon's commands and the `flowtally-agent` binary use this crate.
 //!
 //! - [`inputs`] reads flows from files and pipes in all supported formats.
-//! - [`delivery`] sends flows in batches with idempotency keys, and spools batches that the service has not
+//! - `delivery` sends flows in batches with idempotency keys, and spools batches that the service has not
 //!   accepted yet.
 //! - [`client`] is the HTTP client of a running service, with proxy and TLS support.
 //! - [`command`] implements `send` and the code that other commands share with it; [`arguments`] and
@@ -12,7 +12,7 @@
 
 pub mod inputs;
 
-pub mod delivery;
+mod delivery;
 
 pub mod client;
 

@@ -84,7 +84,7 @@ impl Style {
 
 /// A writer that escapes its output line by line.
 #[derive(Debug)]
-pub struct Lines<W: Write> {
+pub(crate) struct Lines<W: Write> {
     out: W,
     style: Style,
     /// The current line, without its end.
@@ -92,7 +92,7 @@ pub struct Lines<W: Write> {
 }
 
 impl<W: Write> Lines<W> {
-    pub fn new(out: W, style: Style) -> Lines<W> {
+    pub(crate) fn new(out: W, style: Style) -> Lines<W> {
         Lines {
             out,
             style,

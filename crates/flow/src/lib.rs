@@ -19,6 +19,10 @@ mod notes;
 mod partition;
 mod receipt;
 
+/// Upper bound of a request's body, and so of a batch, whatever a configuration allows: sizes in a batch have 32 bits,
+/// and so have offsets in the sums that it is added to.
+pub const BODY_BYTES_MAX: usize = 1 << 30;
+
 mod batch;
 pub mod decode;
 pub mod gzip;
@@ -34,4 +38,4 @@ pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
 pub use receipt::ReceiptInfo;
 
-pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, codec, ledger, validate_batch};
+pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, ValidBatch, ValidRecord, codec};

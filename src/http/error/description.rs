@@ -96,7 +96,7 @@ impl Problem {
                 "head-too-large",
                 "The head of the request is too large",
                 format!(
-                    "a request may have 100 headers, of {} bytes in all; large cookies may be the cause",
+                    "send 100 headers at most, of {} bytes in all; large cookies may be the cause",
                     HEAD_BYTES_MAX - TARGET_START_BYTES_MAX
                 ),
             ),

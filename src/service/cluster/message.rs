@@ -33,7 +33,7 @@ impl PartitionBatch {
     ) -> Result<Vec<PartitionBatch>, StoreError> {
         let key = batch.receipt().map(|(key, _)| key);
         let mut parts = Vec::new();
-        for (partition, batches) in batch.split(partitions.get(), BATCH_BYTES_MAX)? {
+        for (partition, batches) in batch.split(partitions.get(), BATCH_BYTES_MAX) {
             let partition = Partition::try_from(partition)
                 .map_err(|_| Corrupt("a batch was split into more partitions than there are"))?;
             for (number, batch) in batches.into_iter().enumerate() {

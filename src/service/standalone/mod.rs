@@ -17,6 +17,9 @@ use committer::Committer;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, IdempotencyKey, ReceiptInfo, Totals};
 
+/// Larger batches are copied on a blocking thread.
+const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
+
 /// The service of a single process.
 #[derive(Debug)]
 pub struct Standalone {
@@ -52,6 +55,21 @@ impl Standalone {
     }
 }
 
+impl Standalone {
+    /// Removes what is too old already, since the one thread that commits should not copy batches.
+    async fn remove_too_old(&self, batch: Batch) -> Result<Batch, ServiceError> {
+        match self.store.cutoff_within(&batch) {
+            None => Ok(batch),
+            Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {
+                Ok(batch.without_hours_before(cutoff))
+            }
+            Some(cutoff) => tokio::task::spawn_blocking(move || batch.without_hours_before(cutoff))
+                .await
+                .map_err(|_| ServiceError::Closed),
+        }
+    }
+}
+
 impl Service for Standalone {
     /// A batch is visible when it is durable, so `until_visible` changes nothing.
     fn commit(
@@ -60,7 +78,10 @@ impl Service for Standalone {
         permit: Permit,
         _until_visible: bool,
     ) -> Promise<'_, Result<Committed, ServiceError>> {
-        Box::pin(self.committer.commit(batch, permit))
+        Box::pin(async move {
+            let batch = self.remove_too_old(batch).await?;
+            self.committer.commit(batch, permit).await
+        })
     }
 
     fn lacks_space(&self) -> Option<&'static str> {

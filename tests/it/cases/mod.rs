@@ -17,7 +17,7 @@ const ELSEWHERE: &[&str] = &[
     "gen_many_hours.py",
     "redirect.py",
     "v06-apps.csv",
-    // `what_a_body_may_be`, below, and `one_bad_in_a_thousand`.
+    // `bodies_of_each_format_and_encoding_are_accepted_or_refused`, below, and `one_invalid_line_in_a_thousand_is_rejected`.
     "j25-one-bad-in-a-thousand.ndjson",
     // The edge of HTTP.
     "r01-java-h2c-upgrade.http",
@@ -94,7 +94,7 @@ fn every_file_has_its_case() {
 }
 
 #[test]
-fn imported() {
+fn each_example_file_is_imported_as_documented() {
     for case in CASES {
         let bench = Bench::new();
         let arguments = case.arguments();
@@ -109,7 +109,7 @@ fn imported() {
 }
 
 #[test]
-fn sent() {
+fn each_example_file_is_sent_as_documented() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let url = url(&daemon);
@@ -136,7 +136,7 @@ fn sent() {
 }
 
 #[test]
-fn one_bad_in_a_thousand() {
+fn one_invalid_line_in_a_thousand_is_rejected() {
     let bench = Bench::new();
     let file = path("j25-one-bad-in-a-thousand.ndjson");
     let (status, out, error) = import(&[text(&file), "--data-dir", &bench.db]);
@@ -176,7 +176,7 @@ fn names_come_back_the_same() {
 }
 
 #[test]
-fn what_a_body_may_be() {
+fn bodies_of_each_format_and_encoding_are_accepted_or_refused() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     const ZSTD: (&str, &str) = ("content-encoding", "zstd");
@@ -310,7 +310,7 @@ fn what_a_body_may_be() {
 
 /// The command in a message makes flows of the file.
 #[test]
-fn the_next_step_is_right() {
+fn the_suggested_command_converts_the_file() {
     for (file, step, rows) in [
         (
             "c01-excel-semicolons-bom.csv",

@@ -47,6 +47,13 @@ fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
         assert!(said[1].starts_with("Sent"), "{said:?}");
         assert_eq!(digits(&said[1]), tx(hour).to_string());
     }
+    // Escape hides what the mouse shows, although the chart has no focus.
+    browser.js("document.activeElement.blur()");
+    browser.keys("\u{e00c}");
+    assert_eq!(
+        browser.js("return document.querySelector('#hours-chart .tip').hidden"),
+        json!(true)
+    );
     // By keyboard, and what hears the page is told the same.
     browser.js("document.getElementById('hours-chart').focus()");
     browser.keys("\u{e011}\u{e014}\u{e014}"); // Home, Right, Right
@@ -210,12 +217,15 @@ fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
         "const real = fetch; let count = 0; window.fetch = async (url, options) => { \
            const isFirst = /group_by=hour/.test(url) && (count += 1) === 1; \
            const response = await real(url, { ...options, signal: undefined }); \
-           if (isFirst) await new Promise((done) => setTimeout(done, 1000)); \
+           if (isFirst) { \
+             await new Promise((done) => setTimeout(done, 1000)); \
+             window.isLate = true; \
+           } \
            return response; \
          }; \
          document.getElementById('earlier').click(); document.getElementById('earlier').click()",
     );
-    std::thread::sleep(Duration::from_millis(1_500));
+    browser.until("window.isLate");
     complete(&browser);
     let rows = browser.texts("#hours-table tbody td:nth-child(2)");
     assert!(
@@ -265,7 +275,7 @@ fn the_page_is_light() {
 
 /// The overview is of all applications, whatever the filters are, and says so; the chart says where nothing matches.
 #[test]
-fn what_is_of_all_applications_and_what_of_none_is_said() {
+fn charts_tell_whether_they_are_filtered_or_empty() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     year(&daemon.client, JUNE + 8_759);

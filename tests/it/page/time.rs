@@ -3,24 +3,22 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
+use crate::wait::until_some;
 
 /// The hour since the epoch that it is now, and for a while yet.
 fn this_hour() -> u32 {
-    loop {
+    until_some("the last minute of an hour is over", || {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap()
             .as_secs();
-        if now % 3_600 < 3_540 {
-            return u32::try_from(now / 3_600).unwrap();
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
+        (now % 3_600 < 3_540).then(|| u32::try_from(now / 3_600).unwrap())
+    })
 }
 
 /// An hour that is not over looks like a fall: it is marked, and not what one sees first.
 #[test]
-fn it_begins_with_an_hour_that_is_over() {
+fn the_page_begins_with_an_hour_that_is_over() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let now = this_hour();
@@ -146,7 +144,7 @@ fn times_are_in_utc_and_say_so() {
 
 /// What an address has that is not understood is told, whichever part it is.
 #[test]
-fn what_is_wrong_in_an_address_is_told() {
+fn invalid_parameters_of_the_page_are_named() {
     let (_dir, daemon, browser) = sample_day();
     for wrong in [
         "sort=foo",

@@ -1,6 +1,7 @@
 //! The connection: its address, its proxy, its certificates and its limits in time.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ impl Client {
         idle_max: Duration,
     ) -> Result<Client, ClientError> {
         let base = base_url(&server.url)?;
-        let proxy = Proxy::of(&base)?;
+        let proxy = Proxy::for_url(&base)?;
         // A proxy forwards unencrypted requests; encrypted ones go through a tunnel.
         let forward = match &proxy {
             Some(proxy) if base.starts_with("http:") => Some(proxy.address()?),
@@ -97,6 +98,18 @@ fn base_url(url: &str) -> Result<String, ClientError> {
     if labels.split('.').any(str::is_empty) {
         return Err(bad(
             &"its host is not a name: it has an empty label between two dots",
+        ));
+    }
+    // As in URLs of browsers. Resolvers also accept `127.1`, but the rules for proxies and `Host` would not recognise
+    // this machine in it.
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    let is_decimal = last.bytes().all(|b| b.is_ascii_digit());
+    let is_hex = last
+        .get(..2)
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("0x"));
+    if (is_decimal || is_hex) && labels.parse::<Ipv4Addr>().is_err() {
+        return Err(bad(
+            &"its host looks like an address; an IPv4 address has four decimal numbers",
         ));
     }
     // ureq would replace an invalid port by the scheme's default.

@@ -10,9 +10,9 @@ mod stream;
 mod tokens;
 
 pub use array::JsonArray;
-pub use proxy::{Proxy, excluded as not_by_proxy};
-pub use refusal::redirect_target;
-pub use request::read_text;
+pub use proxy::{Proxy, no_proxy_entries};
+pub(crate) use refusal::redirect_target;
+pub(crate) use request::read_text;
 pub use stream::{Items, describe_read_error};
 pub use tokens::{TokenFileError, read_first_token, read_tokens};
 
@@ -72,13 +72,13 @@ pub enum ClientError {
 /// A problem document (RFC 9457) of the service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Problem {
-    pub r#type: String,
-    pub title: String,
-    pub detail: String,
+pub(crate) struct Problem {
+    pub(crate) r#type: String,
+    pub(crate) title: String,
+    pub(crate) detail: String,
     /// The number of the invalid flow, and the invalid field.
-    pub index: Option<u64>,
-    pub field: Option<String>,
+    pub(crate) index: Option<u64>,
+    pub(crate) field: Option<String>,
 }
 
 /// HTTP client of one service. It keeps its connections open; clones share them.

@@ -44,8 +44,8 @@ impl Proxy {
     ///
     /// # Errors
     /// If a variable names an unusable proxy, or `url` is not a URL.
-    pub fn of(url: &str) -> Result<Option<Proxy>, ClientError> {
-        let wrong = |e| ClientError::Options(format!("{url:?} is no URL: {e}"));
+    pub fn for_url(url: &str) -> Result<Option<Proxy>, ClientError> {
+        let wrong = |e| ClientError::Options(format!("{url:?} is not a URL: {e}"));
         let url = url.parse().map_err(|e: InvalidUri| wrong(e))?;
         Proxy::choose(&url, |name| std::env::var(name).ok())
     }
@@ -147,7 +147,7 @@ fn has_host_and_port(proxy: &ureq::Proxy) -> bool {
 
 /// The hosts and networks of `NO_PROXY`, to configure another library. Entries with a port are omitted, since
 /// the library may not support them.
-pub fn excluded() -> Vec<String> {
+pub fn no_proxy_entries() -> Vec<String> {
     let set = |name| std::env::var(name).ok().filter(|list| !list.is_empty());
     let list = set("no_proxy")
         .or_else(|| set("NO_PROXY"))
@@ -188,7 +188,7 @@ impl Host {
     }
 
     fn is_in(&self, list: &str) -> bool {
-        entries(list).any(|entry| entry.has(self))
+        entries(list).any(|entry| entry.matches(self))
     }
 }
 
@@ -229,7 +229,7 @@ impl Excluded<'_> {
         }
     }
 
-    fn has(&self, host: &Host) -> bool {
+    fn matches(&self, host: &Host) -> bool {
         if self.port.is_some_and(|port| port != host.port) {
             return false;
         }

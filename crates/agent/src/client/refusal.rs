@@ -5,14 +5,14 @@ use ureq::http::{HeaderMap, StatusCode};
 use super::{Client, Problem};
 
 /// The target of a redirect.
-pub fn redirect_target(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn redirect_target(headers: &HeaderMap) -> Option<String> {
     let location = headers.get("location")?.as_bytes();
     Some(String::from_utf8_lossy(location).into_owned())
 }
 
 impl Client {
     /// Why the request for `path` failed, and what to do about it.
-    pub fn why_not(
+    pub(crate) fn why_not(
         &self,
         path: &str,
         status: StatusCode,
@@ -31,7 +31,7 @@ impl Client {
     }
 
     /// Adds to an error that the response may be from the proxy and not from the service.
-    pub fn with_proxy_hint(&self, why: String) -> String {
+    pub(crate) fn with_proxy_hint(&self, why: String) -> String {
         match &self.proxy {
             Some(proxy) => format!(
                 "{why}; the request went through {proxy}, which may have sent this response"
@@ -41,7 +41,7 @@ impl Client {
     }
 
     /// The status of a proxy that refused a tunnel to the service, and an explanation.
-    pub fn refused_by_proxy(
+    pub(crate) fn refused_by_proxy(
         &self,
         path: &str,
         error: &ureq::Error,

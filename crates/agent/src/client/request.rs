@@ -22,7 +22,10 @@ const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 ///
 /// # Errors
 /// If the body is incomplete.
-pub fn read_text(response: &mut Response<Body>, bytes_max: u64) -> io::Result<Option<String>> {
+pub(crate) fn read_text(
+    response: &mut Response<Body>,
+    bytes_max: u64,
+) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     let mut body = response.body_mut().as_reader().take(bytes_max + 1);
     body.read_to_end(&mut bytes)?;
@@ -33,7 +36,7 @@ pub fn read_text(response: &mut Response<Body>, bytes_max: u64) -> io::Result<Op
 impl Client {
     /// A POST request, to which the caller adds headers and a body. It fails if it takes longer than a
     /// minute.
-    pub fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
+    pub(crate) fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
         let request = self.agent.post(self.url(path));
         let request = request.config().timeout_global(Some(RESPONSE_MAX)).build();
         self.authorized(request)
@@ -79,7 +82,7 @@ impl Client {
     ///
     /// # Errors
     /// If the response is not one of flowtally.
-    pub fn json<T: DeserializeOwned>(
+    pub(crate) fn json<T: DeserializeOwned>(
         &self,
         path: &str,
         mut response: Response<Body>,
@@ -150,7 +153,7 @@ impl Client {
     }
 
     /// Why a connection failed, and what to check.
-    pub fn broken(&self, why: &dyn fmt::Display) -> String {
+    pub(crate) fn broken(&self, why: &dyn fmt::Display) -> String {
         match &self.proxy {
             Some(proxy) => format!(
                 "{why}; the request goes through {proxy}; NO_PROXY lists the hosts that are reached directly"

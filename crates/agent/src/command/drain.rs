@@ -22,7 +22,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Coordinates the thread that reads a pipe with the thread that stops it.
 #[derive(Debug, Default)]
-pub struct Drain {
+pub(crate) struct Drain {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -36,16 +36,16 @@ struct State {
 
 impl Drain {
     /// Makes every later read fail.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.state().is_stopped = true;
     }
 
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.state().is_stopped
     }
 
     /// Waits at most `time_max` until the reader has passed on everything that it read.
-    pub fn wait(&self, time_max: Duration) {
+    pub(crate) fn wait(&self, time_max: Duration) {
         let waited = self
             .changed
             .wait_timeout_while(self.state(), time_max, |state| !state.has_ended);
@@ -53,7 +53,7 @@ impl Drain {
     }
 
     /// Marks the reader as ended; it holds no flows.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.state().has_ended = true;
         self.changed.notify_all();
     }
@@ -66,7 +66,7 @@ impl Drain {
 /// A pipe that can be stopped: what was not read by then stays in it. After a second without input, a read fails
 /// once with [`Idle`].
 #[derive(Debug)]
-pub struct Drained {
+pub(crate) struct Drained {
     input: File,
     drain: Arc<Drain>,
     /// Receives the flows. If it has failed, reading stops.
@@ -76,7 +76,7 @@ pub struct Drained {
 }
 
 impl Drained {
-    pub fn new(input: File, drain: Arc<Drain>, sender: Weak<Sender>) -> Drained {
+    pub(crate) fn new(input: File, drain: Arc<Drain>, sender: Weak<Sender>) -> Drained {
         Drained {
             input,
             drain,
@@ -139,6 +139,7 @@ mod tests {
                 read
             });
             let writing = std::thread::spawn(move || writer.write_all(&vec![1; BYTES]).unwrap());
+            // Many moments; what has to hold is the same at each.
             std::thread::sleep(Duration::from_micros(micros));
             drain.stop();
             drain.wait(Duration::from_secs(60));

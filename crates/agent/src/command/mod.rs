@@ -4,10 +4,13 @@ pub mod connect;
 mod drain;
 pub mod identity;
 mod output;
+pub mod progress;
 pub mod rejects;
 mod resumed;
 pub mod send;
 pub mod signals;
 pub mod source;
 
-pub use output::{batches, eprint_line, exit, fail, output, print_result, write, written};
+pub use output::{
+    batches, eprint_line, exit, fail, print_result, stdout, stdout_result, write_stdout,
+};

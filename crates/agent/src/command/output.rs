@@ -52,13 +52,13 @@ pub fn print_result(line: &str) {
 }
 
 /// Writes the output that a command was run for to standard output.
-pub fn write(text: &[u8]) -> Result<(), String> {
-    let mut out = output(Style::Text);
-    written(out.write_all(text).and_then(|()| out.flush()))
+pub fn write_stdout(text: &[u8]) -> Result<(), String> {
+    let mut out = stdout(Style::Text);
+    stdout_result(out.write_all(text).and_then(|()| out.flush()))
 }
 
 /// Standard output: exact, except that text for a terminal is escaped.
-pub fn output(style: Style) -> Box<dyn Write> {
+pub fn stdout(style: Style) -> Box<dyn Write> {
     let out = io::stdout().lock();
     match out.is_terminal() {
         true => Box::new(Lines::new(out, style)),
@@ -67,7 +67,7 @@ pub fn output(style: Style) -> Box<dyn Write> {
 }
 
 /// Converts the result of writing to standard output into the result of the command.
-pub fn written(result: io::Result<()>) -> Result<(), String> {
+pub fn stdout_result(result: io::Result<()>) -> Result<(), String> {
     match result {
         // The reader closed the pipe: it has read enough.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),

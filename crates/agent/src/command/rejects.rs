@@ -18,6 +18,7 @@ const EINVAL: i32 = 22;
 /// Only the first ones are shown on the terminal.
 const SHOWN_MAX: u64 = 10;
 
+/// Where refused flows go.
 #[derive(Debug)]
 pub struct Rejects {
     file: Option<(PathBuf, Mutex<File>)>,
@@ -96,7 +97,7 @@ impl Rejects {
     }
 
     /// Reports a batch of `flows` that was set aside at `path`.
-    pub fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
+    pub(crate) fn set_aside(&self, path: &Path, flows: usize, why: &str) -> Result<(), String> {
         self.count.fetch_add(flows as u64, Ordering::Relaxed);
         let location = path.display();
         self.eprint_line(&format!(
@@ -113,7 +114,7 @@ impl Rejects {
     }
 
     /// Whether refused flows are written to a file.
-    pub fn are_kept(&self) -> bool {
+    pub(crate) fn are_kept(&self) -> bool {
         self.file.is_some()
     }
 

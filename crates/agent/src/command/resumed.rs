@@ -16,7 +16,7 @@ const READ_BYTES: usize = 16 << 10;
 type OnDecided = Box<dyn FnOnce(bool) -> io::Result<()> + Send>;
 
 /// A reader of the kept text, if the pipe continues it, and then of the pipe.
-pub struct Resumed<R> {
+pub(crate) struct Resumed<R> {
     pipe: R,
     /// The text that an earlier command kept.
     kept: Vec<u8>,
@@ -28,7 +28,7 @@ pub struct Resumed<R> {
 }
 
 impl<R: Read> Resumed<R> {
-    pub fn new(
+    pub(crate) fn new(
         pipe: R,
         kept: Vec<u8>,
         on_decided: impl FnOnce(bool) -> io::Result<()> + Send + 'static,
@@ -188,14 +188,14 @@ fn is_at_end(text: &[u8], error: &serde_json::Error) -> bool {
 }
 
 /// Whether the kept text has a part of a flow, and not only a header or an opening bracket.
-pub fn has_flow(kept: &[u8]) -> bool {
+pub(crate) fn has_flow(kept: &[u8]) -> bool {
     let kept = kept.trim_ascii_start();
     let is_header = kept.ends_with(b"\n") && !kept.trim_ascii().contains(&b'\n');
     !matches!(kept.trim_ascii(), b"" | b"[") && !is_header
 }
 
 /// Takes the unfinished text out of an error that stopped reading. Empty if there is nothing to keep.
-pub fn take_unfinished(error: &mut io::Error) -> Vec<u8> {
+pub(crate) fn take_unfinished(error: &mut io::Error) -> Vec<u8> {
     let text = Stopped::of(error).map(|stopped| std::mem::take(&mut stopped.unfinished));
     let text = text.unwrap_or_default();
     match text.trim_ascii_start() {

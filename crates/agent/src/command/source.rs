@@ -1,7 +1,7 @@
 //! Files and pipes as inputs of commands.
 
 use std::fs::{File, Metadata};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Once, Weak};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::drain::{Drain, Drained};
 use super::eprint_line;
@@ -116,7 +116,7 @@ impl FlowSource {
     }
 
     /// Makes `drain` able to stop reading; a failure of `sender` ends it too.
-    pub fn stopped_by(
+    pub(crate) fn stopped_by(
         self,
         drain: Arc<Drain>,
         sender: &Arc<Sender>,
@@ -165,7 +165,7 @@ impl FlowSource {
     }
 
     /// A reader of the input's flows, which advances the progress bar.
-    pub fn reader(
+    pub(crate) fn reader(
         self,
         input: &Input,
         apps: &Arc<Apps>,
@@ -233,27 +233,6 @@ pub fn check_input(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, S
     Ok(data.is_file().then_some(data.len()))
 }
 
-/// A progress bar; without a terminal, nothing is drawn.
-pub fn progress_bar(bytes: Option<u64>) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match bytes {
-        Some(bytes) => (
-            ProgressBar::new(bytes),
-            "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}",
-        ),
-        None => (
-            ProgressBar::no_length(),
-            "{spinner} {bytes} {bytes_per_sec} {wide_msg}",
-        ),
-    };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
 /// Loads the file of `--apps`, if it is given.
 pub fn load_apps(input: &Input) -> Result<Arc<Apps>, String> {
     let Some(path) = &input.apps else {
@@ -296,7 +275,7 @@ pub fn describe_counted(known: AlreadyCounted) -> String {
 }
 
 /// Formats seconds since the epoch as RFC 3339.
-pub fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|time| jiff::Timestamp::from_second(time).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())

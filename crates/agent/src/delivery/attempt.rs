@@ -21,9 +21,9 @@ const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 pub(super) enum AttemptOutcome {
     /// The service has the batch, except `expired` flows that are older than its retention. `replayed`: it
     /// had the batch before.
-    Taken { replayed: bool, expired: usize },
+    Accepted { replayed: bool, expired: usize },
     /// The service will never accept these flows, but accepts others.
-    Rejected { why: String, of: RejectReason },
+    Rejected { why: String, reason: RejectReason },
     /// The service does not accept these flows now, but accepts others.
     Later {
         why: String,
@@ -111,7 +111,7 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
     if status == StatusCode::OK {
         return match serde_json::from_str::<Accepted>(&text) {
             Ok(response) if response.accepted.checked_add(response.expired) == Some(meta.flows) => {
-                AttemptOutcome::Taken {
+                AttemptOutcome::Accepted {
                     replayed,
                     expired: response.expired,
                 }
@@ -129,7 +129,7 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
             index: problem.and_then(|p| usize::try_from(p.index?).ok()),
         },
         ErrorClass::Body => AttemptOutcome::Unreadable { why, after },
-        ErrorClass::Batch(of) => AttemptOutcome::Rejected { why, of },
+        ErrorClass::Batch(reason) => AttemptOutcome::Rejected { why, reason },
         ErrorClass::Conflict => AttemptOutcome::Conflict { why },
         ErrorClass::Endpoint => AttemptOutcome::Refused { why, after },
     }

@@ -6,30 +6,30 @@ use super::{SendError, Sender};
 
 /// A complete batch with its key.
 #[derive(Clone, Debug)]
-pub struct KeyedBatch {
+pub(crate) struct KeyedBatch {
     /// The idempotency key.
-    pub key: String,
+    pub(crate) key: String,
     /// The value of the header `Receipt-Notes`; may be empty.
-    pub notes: String,
+    pub(crate) notes: String,
     /// Set if flows whose hours are too far ahead can be removed from the batch.
-    pub if_late: Option<IfLate>,
-    pub flows: usize,
+    pub(crate) if_late: Option<IfLate>,
+    pub(crate) flows: usize,
     /// A JSON array of flows.
-    pub json: Vec<u8>,
+    pub(crate) json: Vec<u8>,
 }
 
 /// What changes about a batch when flows whose hours are too far ahead are removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IfLate {
+pub(crate) struct IfLate {
     /// The new notes. The earliest hour that was removed is appended.
-    pub notes: String,
+    pub(crate) notes: String,
     /// All flows of the batch were removed from a batch before. If all are removed again, nothing is sent.
-    pub is_again: bool,
+    pub(crate) is_again: bool,
 }
 
 impl Sender {
     /// A unique key.
-    pub fn random_key() -> String {
+    pub(crate) fn random_key() -> String {
         uuid::Uuid::now_v7().simple().to_string()
     }
 
@@ -38,7 +38,7 @@ impl Sender {
     /// # Errors
     /// [`SendError::Conflict`] if an earlier batch was refused because of its notes. Neither that batch nor
     /// any later one was counted.
-    pub fn push_keyed(&self, batch: KeyedBatch) -> Result<(), SendError> {
+    pub(crate) fn push_keyed(&self, batch: KeyedBatch) -> Result<(), SendError> {
         let shared = &*self.shared;
         let body = if shared.options.compress {
             compress(&batch.json)

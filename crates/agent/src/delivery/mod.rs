@@ -1,4 +1,4 @@
-//! Delivery of flows to the service, each counted once. Agents can embed it.
+//! Delivery of flows to the service, each counted once.
 //!
 //! [`Sender`] collects flows into batches. Each batch gets an idempotency key and goes into a queue, which is
 //! in memory or in a [spool](SenderOptions::spool) on disk. A spool survives restarts of the sender and of
@@ -16,9 +16,9 @@ mod spool;
 mod status;
 mod worker;
 
-pub use keyed::{IfLate, KeyedBatch};
-pub use receipts::{Receipt, Receipts};
-pub use worker::shell_word;
+pub(crate) use keyed::{IfLate, KeyedBatch};
+pub(crate) use receipts::{Receipt, Receipts};
+pub(crate) use worker::shell_word;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -35,43 +35,43 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// Options of a [`Sender`].
 #[derive(Clone, Debug)]
-pub struct SenderOptions {
-    pub server: Server,
+pub(crate) struct SenderOptions {
+    pub(crate) server: Server,
     /// The most flows in a batch.
-    pub batch_flows: usize,
+    pub(crate) batch_flows: usize,
     /// The most bytes of JSON in a batch.
-    pub batch_bytes: usize,
+    pub(crate) batch_bytes: usize,
     /// The age at which a batch is sent even if it is not full; `None`: only full batches are sent.
-    pub batch_age: Option<Duration>,
+    pub(crate) batch_age: Option<Duration>,
     /// Compress bodies with zstd.
-    pub compress: bool,
+    pub(crate) compress: bool,
     /// Directory for batches that the service has not accepted yet; `None` keeps a few in memory.
-    pub spool: Option<PathBuf>,
+    pub(crate) spool: Option<PathBuf>,
     /// The spool's size at which [`Sender::push`] blocks. It also blocks while the disk is full.
-    pub spool_bytes_max: u64,
+    pub(crate) spool_bytes_max: u64,
     /// What to do with batches that the service will never accept.
-    pub refused: DeadLetters,
+    pub(crate) refused: DeadLetters,
     /// Give up when nothing could be delivered for this long. With a spool, the time counts from
     /// [`Sender::finish`] on: until then the flows are kept, and sent again.
-    pub retry_for: Duration,
+    pub(crate) retry_for: Duration,
 }
 
 /// What to do with a batch that the service will never accept. Other batches are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeadLetters {
-    /// Hand its flows to the callback, which keeps them.
-    HandOver,
+pub(crate) enum DeadLetters {
+    /// Pass its flows to the callback, which keeps them.
+    PassOn,
     /// Move it to the directory `refused` in the spool, with the reason and this command, to which the name
     /// of the file is appended.
     SetAside(String),
-    /// Nobody keeps it, so the sender fails, unless the service names an invalid flow, which it would refuse
-    /// every time.
+    /// Fail, because the batch cannot be kept. But if the service names an invalid flow, which it would refuse every
+    /// time, pass the flows to the callback.
     NotKept,
 }
 
 /// A batch that the service does not accept, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rejected {
+pub(crate) enum Rejected {
     /// The flows as they were sent, each as JSON text.
     Flows { flows: Vec<String>, why: String },
     /// Flows of a keyed batch, each with its number from 0, whose hours are too far ahead of the service's
@@ -91,23 +91,23 @@ pub enum Rejected {
 
 /// Counts of what was delivered so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// Flows that the service has accepted, now or earlier.
-    pub flows: u64,
+    pub(crate) flows: u64,
     /// Batches, and how many of them the service had accepted earlier.
-    pub batches: u64,
-    pub replayed: u64,
+    pub(crate) batches: u64,
+    pub(crate) replayed: u64,
     /// Flows that do not count, because they are older than the service's retention.
-    pub expired: u64,
+    pub(crate) expired: u64,
     /// Failed attempts that were repeated.
-    pub retries: u64,
+    pub(crate) retries: u64,
     /// Batches in the queue.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
 }
 
 /// Why a sender has stopped. Flows that were pushed and not delivered are in the spool, if it has one.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum SendError {
+pub(crate) enum SendError {
     #[error("{url} has accepted nothing for {} seconds: {why}", .after.as_secs())]
     GaveUp {
         url: String,
@@ -137,7 +137,7 @@ pub enum SendError {
 /// Collects flows and delivers them. Dropping it abandons the flows that are not in the spool; call
 /// [`Sender::finish`] first.
 #[derive(Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -170,7 +170,7 @@ struct State {
     last_error: Option<String>,
     failed: Option<SendError>,
     /// See [`Sender::drain_to_spool`].
-    taking_the_rest: bool,
+    is_draining: bool,
     /// The shortage that the user has been notified of.
     full: Option<QueueFull>,
     /// When the last flow was pushed.
@@ -191,7 +191,7 @@ impl Sender {
     /// Opens the spool and starts delivering what it holds. Batches that the service does not accept are
     /// passed to `on_rejected` and removed from the queue when it returns; an error from it stops the sender.
     /// `on_notice` gets a message for the user when the sender has to wait for room.
-    pub fn start(
+    pub(crate) fn start(
         options: SenderOptions,
         on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
         on_notice: impl Fn(&str) + Send + Sync + 'static,
@@ -214,7 +214,7 @@ impl Sender {
                 report: Report::default(),
                 last_error: None,
                 failed: None,
-                taking_the_rest: false,
+                is_draining: false,
                 full: None,
                 ended_at: None,
                 abandoned: false,
@@ -247,7 +247,7 @@ impl Sender {
     ///
     /// # Errors
     /// Returns `Ok(Err(why))` for a flow that the service would not accept; the flow is skipped.
-    pub fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
+    pub(crate) fn push(&self, flow: &str) -> Result<Result<(), String>, SendError> {
         if let Err(why) = decode::validate_flow(flow) {
             return Ok(Err(why));
         }
@@ -266,11 +266,11 @@ impl Sender {
                 && (open.flows >= options.batch_flows
                     || open.json.len() + bytes > options.batch_bytes)
         };
-        while full(&state.open) && !state.taking_the_rest {
+        while full(&state.open) && !state.is_draining {
             state = shared.close_batch(state)?;
         }
         loop {
-            if state.taking_the_rest {
+            if state.is_draining {
                 if full(&state.open) {
                     // If there is no room, the flows stay in the open batch and are counted at the end.
                     shared.try_to_close(&mut state)?;
@@ -301,17 +301,17 @@ impl Sender {
     }
 
     /// Why the service did not accept the last batch; `None` if it did.
-    pub fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.shared.state().last_error.clone()
     }
 
     /// The error that stopped delivery, which the next [`Sender::push`] would return.
-    pub fn failure(&self) -> Option<SendError> {
+    pub(crate) fn failure(&self) -> Option<SendError> {
         self.shared.state().failed.clone()
     }
 
     /// The text that an earlier sender has [kept](Sender::keep_unfinished) in the spool.
-    pub fn unfinished(&self) -> Result<Vec<u8>, SendError> {
+    pub(crate) fn unfinished(&self) -> Result<Vec<u8>, SendError> {
         match &self.shared.state().queue {
             Queue::Memory(_) => Ok(Vec::new()),
             Queue::Spool(spool) => spool.unfinished_text(),
@@ -320,7 +320,7 @@ impl Sender {
 
     /// Keeps the start of a flow in the spool, in place of an earlier one, until the rest of it is read; an empty
     /// text removes it. False if there is no spool.
-    pub fn keep_unfinished(&self, text: &[u8]) -> Result<bool, SendError> {
+    pub(crate) fn keep_unfinished(&self, text: &[u8]) -> Result<bool, SendError> {
         match &self.shared.state().queue {
             Queue::Memory(_) => Ok(false),
             Queue::Spool(spool) => spool.set_unfinished_text(text).map(|()| true),
@@ -328,7 +328,7 @@ impl Sender {
     }
 
     /// Counts of what was delivered so far.
-    pub fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let state = self.shared.state();
         Report {
             waiting: state.queue.len() as u64 + u64::from(state.open.flows > 0),
@@ -339,19 +339,19 @@ impl Sender {
     /// Prepares for the end of the process when the input cannot be read again: from now on, pushes into the
     /// spool neither wait for room nor for the service. Room for them is already reserved. Returns false if
     /// there is no spool.
-    pub fn drain_to_spool(&self) -> bool {
+    pub(crate) fn drain_to_spool(&self) -> bool {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let takes = state.queue.is_spool();
-        state.taking_the_rest = takes;
+        let has_spool = state.queue.is_spool();
+        state.is_draining = has_spool;
         shared.changed.notify_all();
-        takes
+        has_spool
     }
 
     /// Ends the sender at once: moves the open batch into the queue if that is possible without waiting.
     /// Afterwards, every push and delivery fails with [`SendError::Interrupted`]. Returns the number of flows
     /// that were dropped.
-    pub fn interrupt(&self) -> Result<usize, SendError> {
+    pub(crate) fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
         let kept = !state.queue.is_full() && shared.try_to_close(&mut state)?.is_none();
@@ -359,7 +359,7 @@ impl Sender {
             true => 0,
             false => std::mem::take(&mut state.open).flows,
         };
-        state.taking_the_rest = false;
+        state.is_draining = false;
         state.failed.get_or_insert(SendError::Interrupted);
         shared.changed.notify_all();
         Ok(dropped)
@@ -367,7 +367,7 @@ impl Sender {
 
     /// Closes the last batch and waits until all are delivered. Calls `tick` several times a second while
     /// waiting.
-    pub fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
+    pub(crate) fn finish(&self, mut tick: impl FnMut()) -> Result<(), SendError> {
         let shared = &*self.shared;
         shared.state().ended_at.get_or_insert_with(Instant::now);
         shared.changed.notify_all();
@@ -391,7 +391,7 @@ impl Drop for Sender {
         self.shared.state().abandoned = true;
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            let _ended = thread.join(); // a panic of its has been printed
+            let _ended = thread.join(); // if it panicked, the message was printed
         }
     }
 }

@@ -17,16 +17,16 @@ const RESPONSE_BYTES_MAX: u64 = 16 << 20;
 
 /// The receipt of a batch.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     key: String,
     /// Seconds since the epoch.
-    pub taken_at: u64,
-    pub note: Option<String>,
+    pub(crate) taken_at: u64,
+    pub(crate) note: Option<String>,
 }
 
 /// Looks up receipts in a service.
 #[derive(Debug)]
-pub struct Receipts {
+pub(crate) struct Receipts {
     client: Client,
     /// Give up when the service has not responded for this long.
     retry_for: Duration,
@@ -51,14 +51,14 @@ enum LookupOutcome {
 }
 
 impl Receipts {
-    pub fn new(server: &Server, retry_for: Duration) -> Result<Receipts, SendError> {
+    pub(crate) fn new(server: &Server, retry_for: Duration) -> Result<Receipts, SendError> {
         let client = Client::new(server)?;
         Ok(Receipts { client, retry_for })
     }
 
     /// The receipts of those `keys` that are known; `None` if the service does not support lookups. Calls
     /// `trying_again` with the reason before each pause.
-    pub fn look_up(
+    pub(crate) fn look_up(
         &self,
         keys: &[&str],
         mut trying_again: impl FnMut(&str),

@@ -152,8 +152,8 @@ impl Shared {
     ) -> NextStep {
         let (url, why) = (client.url(attempt::PATH), why.to_owned());
         match (on_timeout, body) {
-            (OnTimeout::SetAside(fault), Ok(body)) => {
-                self.reject_batch(client, meta, body, (&why, fault), on_rejected)
+            (OnTimeout::SetAside(reject_reason), Ok(body)) => {
+                self.reject_batch(client, meta, body, (&why, reject_reason), on_rejected)
             }
             (OnTimeout::KeepForNext, _) => NextStep::Fail(SendError::Refused { url, why }),
             _ => NextStep::Fail(SendError::GaveUp {
@@ -215,7 +215,7 @@ impl Shared {
         on_rejected: &mut OnRejected,
     ) -> NextStep {
         match attempt::deliver(client, meta, body) {
-            AttemptOutcome::Taken { replayed, expired } => {
+            AttemptOutcome::Accepted { replayed, expired } => {
                 let report = &mut self.state().report;
                 report.flows += (meta.flows - expired) as u64;
                 report.expired += expired as u64;
@@ -223,8 +223,8 @@ impl Shared {
                 report.replayed += u64::from(replayed);
                 NextStep::Forget
             }
-            AttemptOutcome::Rejected { why, of } => {
-                self.reject_batch(client, meta, body, (&why, of), on_rejected)
+            AttemptOutcome::Rejected { why, reason } => {
+                self.reject_batch(client, meta, body, (&why, reason), on_rejected)
             }
             AttemptOutcome::Conflict { why } => NextStep::Fail(SendError::Conflict {
                 url: client.url(attempt::PATH),
@@ -286,14 +286,14 @@ impl Shared {
         client: &Client,
         meta: &BatchMeta,
         body: &[u8],
-        (why, of): (&str, RejectReason),
+        (why, reason): (&str, RejectReason),
         on_rejected: &mut OnRejected,
     ) -> NextStep {
         match &self.options.refused {
             DeadLetters::SetAside(command) => {
-                self.set_aside(meta, why, Some((command, of)), on_rejected)
+                self.set_aside(meta, why, Some((command, reason)), on_rejected)
             }
-            DeadLetters::NotKept if of != RejectReason::Flow => {
+            DeadLetters::NotKept if reason != RejectReason::Flow => {
                 NextStep::Fail(SendError::Refused {
                     url: client.url(attempt::PATH),
                     why: format!(
@@ -301,7 +301,7 @@ impl Shared {
                     ),
                 })
             }
-            DeadLetters::HandOver | DeadLetters::NotKept => match flows_of(meta, body) {
+            DeadLetters::PassOn | DeadLetters::NotKept => match flows_of(meta, body) {
                 Ok(flows) => {
                     let why = why.to_owned();
                     match on_rejected(Rejected::Flows { flows, why }) {
@@ -397,14 +397,14 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
 
 /// The text beside a refused batch.
 fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectReason)>) -> String {
-    let Some((command, fault)) = again else {
+    let Some((command, reject_reason)) = again else {
         return format!("{why}\n\nIts {} flows were not sent.\n", meta.flows);
     };
     let path = shell_word(&path.display().to_string());
     // A file is sent with the batch's key as its source, so that it is not mistaken for an equal file that
     // was counted. A pipe is cut into batches of the given size.
     let by_source = format!("--source {} {path}", meta.key);
-    let (first, input) = match fault {
+    let (first, input) = match reject_reason {
         RejectReason::Size if meta.flows > 1 => (
             "To send it again, in smaller batches",
             format!("--batch-flows {} - <{path}", (meta.flows / 8).max(1)),
@@ -435,7 +435,7 @@ fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectR
 }
 
 /// Quotes `text` as one word for a shell.
-pub fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text.to_owned(),

@@ -37,7 +37,7 @@ impl Apps {
     /// # Errors
     /// The invalid line and the reason. An address with two different applications is an error too, so that
     /// no traffic is attributed to the wrong one.
-    pub fn read(input: impl Read) -> Result<Apps, InputError> {
+    pub(crate) fn read(input: impl Read) -> Result<Apps, InputError> {
         let mut window = Window::new(input, ReadMode::AsAvailable);
         window.skip_mark()?;
         let mut records = CsvRecords::new(window, 1);

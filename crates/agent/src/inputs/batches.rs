@@ -8,34 +8,33 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::flows::{Line, RecordHashes, hash_of_text, hashes};
+use super::flows::RecordHashes;
+use super::pending::{FlowDecoder, OwnedRecordText, Pending};
 use super::window::{BLOCK_BYTES, ReadMode};
-use super::{
-    InputEnd, InputError, Location, RawBlock, RawFlow, Reader, RecordText, Sink, Skipped, Unusable,
-};
-use flow::decode::{self, Format};
-use flow::{Batch, Field, HourLimit};
+use super::{InputError, Location, RawBlock, RawFlow, Reader, RecordText, Sink, Skipped};
+use flow::Batch;
+use flow::decode::Format;
 
 /// A section of an input, decoded.
 #[derive(Debug)]
 pub struct Chunk {
     /// Its flows; `None` if it has none.
-    pub batch: Option<Batch>,
+    pub(crate) batch: Option<Batch>,
     /// The records of its flows, in order, including records that other options would turn into flows.
-    pub records: Vec<RecordHashes>,
+    pub(crate) records: Vec<RecordHashes>,
     /// The texts of the records, in formats that need them.
-    pub text: Arc<str>,
+    pub(crate) text: Arc<str>,
     /// The input ends inside a line here, so the last record may be incomplete.
-    pub ends_within_a_line: bool,
+    pub(crate) ends_within_a_line: bool,
     /// As above, and nothing proves that the last record is complete.
-    pub may_be_cut: bool,
+    pub(crate) may_be_cut: bool,
     /// Flows of this hour and later ones are left out: they are too far ahead of the clock.
-    pub late_from: Option<u32>,
+    pub(crate) late_from: Option<u32>,
     /// Text that is not a flow, in order.
     pub refused: Vec<RejectedFlow>,
     pub skipped: Skipped,
     /// The location of the last record.
-    pub last: Location,
+    pub(crate) last: Location,
 }
 
 /// What to do about an hour that is too far ahead.
@@ -57,14 +56,14 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// If the rest cannot be read. Full batches before the error were passed on; flows of an incomplete batch
     /// were not.
-    pub fn read_batches(
+    pub(crate) fn read_batches(
         self,
         mut each: impl FnMut(Chunk) -> ControlFlow<()>,
     ) -> Result<(), InputError> {
         let mut batcher = Batcher {
             each: &mut each,
             stopped: false,
-            hours: Hours(self.hour_limit),
+            decoder: FlowDecoder(self.hour_limit),
             next: None,
             pending: Pending::default(),
         };
@@ -79,84 +78,18 @@ impl<R: Read> Reader<R> {
 struct Batcher<'a> {
     each: &'a mut dyn FnMut(Chunk) -> ControlFlow<()>,
     stopped: bool,
-    hours: Hours,
+    decoder: FlowDecoder,
     /// The text of the record that the next flow is made of.
     next: Option<OwnedRecordText>,
     pending: Pending,
 }
 
-/// An owned [`RecordText`].
-struct OwnedRecordText {
-    text: String,
-    last_field: usize,
-    last_is_whole: bool,
-    is_content: bool,
-}
-
-/// The limit on hours.
-#[derive(Clone, Copy)]
-struct Hours(Option<HourLimit>);
-
-impl Hours {
-    /// Returns `batch` if all its hours are within the limit.
-    fn validate(self, batch: Batch) -> Result<Batch, String> {
-        let checked = self.0.map_or(Ok(()), |limit| limit.validate(&batch));
-        let checked = checked.map_err(|e| format!("{}: {e}{GIVE_AGAIN}", Field::Hour.name()));
-        checked.map(|()| batch)
-    }
-
-    fn decode(self, text: &[u8], format: Format) -> Result<Batch, String> {
-        let batch = decode::decode(text, format).map_err(|e| e.to_string())?;
-        self.validate(batch)
-    }
-}
-
-/// Flows that were collected one by one and are not passed on yet.
-#[derive(Default)]
-struct Pending {
-    /// One flow per line.
-    lines: String,
-    /// For each flow: its location, and the end of its line in `lines`.
-    flows: Vec<(Location, usize)>,
-    records: Vec<PendingRecord>,
-    /// The texts of the records.
-    text: String,
-    /// The last record is a flow whose last field may be incomplete.
-    last_is_open: bool,
-    late_from: Option<u32>,
-    end: InputEnd,
-    refused: Vec<RejectedFlow>,
-    refused_bytes: usize,
-    skipped: Skipped,
-    last: Option<Location>,
-}
-
-/// A pending record.
-enum PendingRecord {
-    /// The next line of `lines`.
-    Flow {
-        /// The hash of the record's text, in formats where the text identifies the record.
-        content: Option<u128>,
-        line: Option<Line>,
-        location: Location,
-    },
-    /// Its flow was left out of the batch.
-    LeftOut(RecordHashes),
-    /// It turned out not to be a record.
-    Nothing,
-}
-
 impl Sink for Batcher<'_> {
     fn text(&mut self, text: RecordText<'_>) {
-        self.next = Some(OwnedRecordText {
-            text: text.text.to_owned(),
-            last_field: text.last_field,
-            last_is_whole: text.last_is_whole,
-            is_content: text.is_content,
-        });
+        self.next = Some(text.into());
     }
 
-    /// A full batch is passed on only when another flow comes, so the last batch is complete at the end of
+    /// A full batch is passed on only when another flow arrives, so the last batch is complete at the end of
     /// the input.
     fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()> {
         if self.pending.bytes() >= BLOCK_BYTES {
@@ -168,7 +101,7 @@ impl Sink for Batcher<'_> {
 
     fn block(&mut self, block: RawBlock<'_>) -> ControlFlow<(), Option<u64>> {
         self.flush()?;
-        let Ok(batch) = self.hours.decode(block.text, block.format) else {
+        let Ok(batch) = self.decoder.decode(block.text, block.format) else {
             return ControlFlow::Continue(None);
         };
         let flows = batch.flows() as u64;
@@ -206,7 +139,7 @@ fn locations(block: &RawBlock<'_>, flows: u64) -> Vec<Location> {
 
 impl Batcher<'_> {
     fn flush(&mut self) -> ControlFlow<()> {
-        match std::mem::take(&mut self.pending).into_chunk(self.hours) {
+        match std::mem::take(&mut self.pending).into_chunk(self.decoder) {
             Some(chunk) => self.emit(chunk),
             None => ControlFlow::Continue(()),
         }
@@ -219,190 +152,10 @@ impl Batcher<'_> {
     }
 }
 
-impl PendingRecord {
-    /// Excludes its flow from the batch.
-    fn exclude(&mut self, flow: Option<u128>) {
-        let PendingRecord::Flow {
-            content,
-            line,
-            location,
-        } = *self
-        else {
-            return;
-        };
-        *self = match content.or(flow) {
-            Some(content) => PendingRecord::LeftOut(RecordHashes {
-                content,
-                flow,
-                is_in_batch: false,
-                location,
-                line,
-            }),
-            None => PendingRecord::Nothing,
-        };
-    }
-}
-
-impl Pending {
-    fn append(&mut self, raw: RawFlow<'_>, text: Option<OwnedRecordText>) {
-        self.last = Some(raw.location);
-        let content = text.as_ref().filter(|text| text.is_content);
-        let content = content.map(|text| hash_of_text(&text.text));
-        self.last_is_open =
-            raw.unusable.is_none() && text.as_ref().is_some_and(|t| !t.last_is_whole);
-        match (&raw.unusable, content) {
-            (None, _) => {
-                let line = text.map(|text| self.push_text(&text));
-                self.records.push(PendingRecord::Flow {
-                    content,
-                    line,
-                    location: raw.location,
-                });
-            }
-            (Some(_), Some(content)) => self.records.push(PendingRecord::LeftOut(RecordHashes {
-                content,
-                flow: None,
-                is_in_batch: false,
-                location: raw.location,
-                line: None,
-            })),
-            (Some(_), None) => {}
-        }
-        match raw.unusable {
-            None => {
-                // An array element may contain line ends between tokens.
-                let lines = raw.text.split('\n');
-                lines.for_each(|line| {
-                    self.lines.push_str(line);
-                    self.lines.push(' ');
-                });
-                self.lines.pop();
-                self.flows.push((raw.location, self.lines.len()));
-                self.lines.push('\n');
-            }
-            Some(Unusable::Invalid(why)) => self.refuse(raw.location, raw.text, why),
-            Some(Unusable::Skipped(why)) => self.skipped.count(why),
-        }
-    }
-
-    fn push_text(&mut self, text: &OwnedRecordText) -> Line {
-        // A chunk has a few mebibytes at most.
-        let at = |offset: usize| (self.text.len() + offset) as u32;
-        let line = Line {
-            start: at(0),
-            last_field: at(text.last_field),
-            end: at(text.text.len()),
-        };
-        self.text.push_str(&text.text);
-        line
-    }
-
-    fn refuse(&mut self, location: Location, text: &str, why: String) {
-        self.refused_bytes += text.len() + why.len();
-        self.refused.push(RejectedFlow {
-            location,
-            text: text.to_owned(),
-            why,
-        });
-    }
-
-    /// Approximate memory use.
-    fn bytes(&self) -> usize {
-        self.lines.len() + self.refused_bytes
-    }
-
-    fn into_chunk(mut self, hours: Hours) -> Option<Chunk> {
-        let last = self.last?;
-        let decode = |lines: &str| hours.decode(lines.as_bytes(), Format::Ndjson);
-        let batch = match decode(&self.lines) {
-            Ok(batch) => Ok(batch),
-            Err(_) => {
-                let right = self.remove_invalid_flows(hours);
-                decode(&right)
-            }
-        };
-        let batch = match batch {
-            Ok(batch) => (batch.flows() > 0).then_some(batch),
-            // Cannot happen, since each line was checked. If it did, refuse the lines instead of losing them.
-            Err(error) => {
-                self.refuse(last, &self.lines.clone(), error);
-                None
-            }
-        };
-        let mut flows = batch.as_ref().map(hashes).unwrap_or_default().into_iter();
-        let records = std::mem::take(&mut self.records).into_iter();
-        let records = records.filter_map(|record| match record {
-            PendingRecord::Nothing => None,
-            PendingRecord::LeftOut(record) => Some(record),
-            PendingRecord::Flow {
-                content,
-                line,
-                location,
-            } => {
-                let flow = flows.next();
-                Some(RecordHashes {
-                    content: content.or(flow).unwrap_or_default(),
-                    flow,
-                    is_in_batch: true,
-                    location,
-                    line,
-                })
-            }
-        });
-        Some(Chunk {
-            batch,
-            records: records.collect(),
-            text: self.text.into(),
-            ends_within_a_line: self.end.is_within_a_line,
-            may_be_cut: self.end.is_within_a_line && !self.end.is_compressed && self.last_is_open,
-            late_from: self.late_from,
-            refused: self.refused,
-            skipped: self.skipped,
-            last,
-        })
-    }
-
-    /// Checks each line on its own, and returns the valid flows.
-    fn remove_invalid_flows(&mut self, hours: Hours) -> String {
-        let lines = std::mem::take(&mut self.lines);
-        let mut records = std::mem::take(&mut self.records);
-        let is_flow = |record: &&mut PendingRecord| matches!(record, PendingRecord::Flow { .. });
-        let mut of_flows = records.iter_mut().filter(is_flow);
-        let mut right = String::with_capacity(lines.len());
-        let mut start = 0;
-        for (location, end) in std::mem::take(&mut self.flows) {
-            let line = &lines[start..end];
-            start = end + 1;
-            let record = of_flows.next();
-            let read = decode::read_flow(line);
-            // Whether the hour is accepted depends on the clock, but the identity of the file must not.
-            let flow = read.as_ref().ok().and_then(|b| hashes(b).first().copied());
-            let hour = read.as_ref().ok().and_then(|b| b.hours().next());
-            match read.and_then(|flow| hours.validate(flow)) {
-                Ok(_) => {
-                    right.push_str(line);
-                    right.push('\n');
-                }
-                Err(why) => {
-                    let late = hour.map(|hour| hour.get());
-                    self.late_from = late.into_iter().chain(self.late_from).min();
-                    if let Some(record) = record {
-                        record.exclude(flow);
-                    }
-                    self.refuse(location, line, why);
-                }
-            }
-        }
-        self.records = records;
-        // Lines that could not be parsed at all come first.
-        self.refused.sort_by_key(|refused| refused.location);
-        right
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flow::decode;
 
     /// Summary of an input: flows in total, sizes of batches, refused locations, the last location.
     #[derive(Debug, Default, PartialEq)]

@@ -13,43 +13,43 @@ const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Whether `begin`, the first bytes of an input, is the start of a compressed one.
-pub fn begins_compressed(begin: &[u8]) -> bool {
-    begin.starts_with(gzip::MAGIC)
-        || begin.starts_with(ZSTD)
-        || matches!(begin.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))
+pub(crate) fn begins_compressed(start: &[u8]) -> bool {
+    start.starts_with(gzip::MAGIC)
+        || start.starts_with(ZSTD)
+        || matches!(start.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))
 }
 
 /// The bytes that were read for detection, followed by the rest.
-type Begun<R> = Chain<Cursor<Vec<u8>>, IdleFilter<R>>;
+type Prefixed<R> = Chain<Cursor<Vec<u8>>, IdleFilter<R>>;
 
 /// The input, decompressed if necessary.
 pub(super) enum Decompressed<R: Read> {
-    Plain(Begun<R>),
-    Gzip(Box<Gzip<BufReader<Begun<R>>>>),
-    Zstd(zstd::Decoder<'static, BufReader<Begun<R>>>),
+    Plain(Prefixed<R>),
+    Gzip(Box<Gzip<BufReader<Prefixed<R>>>>),
+    Zstd(zstd::Decoder<'static, BufReader<Prefixed<R>>>),
 }
 
 impl<R: Read> Decompressed<R> {
     pub(super) fn new(input: R) -> io::Result<Decompressed<R>> {
         let mut input = IdleFilter::new(input);
-        let mut begin = Vec::new();
+        let mut start = Vec::new();
         let read = Read::by_ref(&mut input)
             .take(ZSTD.len() as u64)
-            .read_to_end(&mut begin);
+            .read_to_end(&mut start);
         if let Err(mut error) = read {
             if let Some(stopped) = Stopped::of(&mut error) {
-                stopped.unfinished = begin;
+                stopped.unfinished = start;
             }
             return Err(error);
         }
-        let is_gzip = begin.starts_with(gzip::MAGIC);
-        let is_zstd = begin.starts_with(ZSTD)
-            || matches!(begin.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
+        let is_gzip = start.starts_with(gzip::MAGIC);
+        let is_zstd = start.starts_with(ZSTD)
+            || matches!(start.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
         let input = match is_gzip || is_zstd {
             true => input,
             false => input.passing_idle(),
         };
-        let input = Cursor::new(begin).chain(input);
+        let input = Cursor::new(start).chain(input);
         Ok(if is_gzip {
             Decompressed::Gzip(Box::new(Gzip::new(BufReader::new(input))))
         } else if is_zstd {

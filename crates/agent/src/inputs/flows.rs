@@ -13,29 +13,29 @@ const TEXT_SEED: u64 = 1;
 
 /// A record that a flow is made of. Its hashes depend only on its content, not on how the file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordHashes {
+pub(crate) struct RecordHashes {
     /// Hash of the flow, or of the record's text in formats where options determine the flow.
-    pub content: u128,
+    pub(crate) content: u128,
     /// Hash of the flow; `None` if the options exclude the record.
-    pub flow: Option<u128>,
+    pub(crate) flow: Option<u128>,
     /// Whether the flow is in the batch. It is not if its hour is too far ahead.
-    pub is_in_batch: bool,
-    pub location: Location,
+    pub(crate) is_in_batch: bool,
+    pub(crate) location: Location,
     /// Its text, in formats in which a cut line may still be a valid record.
-    pub line: Option<Line>,
+    pub(crate) line: Option<Line>,
 }
 
-/// The range of a record's text in [`Chunk::text`](super::Part::text).
+/// The range of a record's text in [`Chunk::text`](super::Chunk).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line {
-    pub start: u32,
-    pub last_field: u32,
-    pub end: u32,
+pub(crate) struct Line {
+    pub(crate) start: u32,
+    pub(crate) last_field: u32,
+    pub(crate) end: u32,
 }
 
 impl RecordHashes {
     /// The records of a batch that was decoded from JSON, with the location of each.
-    pub fn of_flows(
+    pub(crate) fn of_flows(
         batch: &Batch,
         locations: impl IntoIterator<Item = Location>,
     ) -> Vec<RecordHashes> {
@@ -77,7 +77,7 @@ pub(super) fn hash_of_text(text: &str) -> u128 {
 ///
 /// # Errors
 /// None for a batch that was built or decoded.
-pub fn to_json(batch: &Batch) -> Result<Vec<u8>, Corrupt> {
+pub(crate) fn to_json(batch: &Batch) -> Result<Vec<u8>, Corrupt> {
     let mut text = String::with_capacity(batch.bytes().len() + 100 * batch.flows());
     text.push('[');
     for record in codec::Records::new(batch.bytes())? {
@@ -112,7 +112,7 @@ fn push_flow(text: &mut String, key: &FlowKey<'_>, counters: Counters) {
 ///
 /// # Errors
 /// None for a batch that was built or decoded.
-pub fn first_to_json(batch: &Batch) -> Result<String, Corrupt> {
+pub(crate) fn first_to_json(batch: &Batch) -> Result<String, Corrupt> {
     let array = String::from_utf8(to_json(&batch.part(0..1)?)?).unwrap_or_default(); // it is UTF-8
     Ok(array.trim_start_matches('[').trim_end_matches(']').into())
 }
@@ -125,7 +125,7 @@ mod tests {
     const FLOW: &str = r#"{"src_app":"aü\"","dest_app":"b\u0000","vpc_id":"v","bytes_tx":120,"bytes_rx":18446744073709551615,"hour":34}"#;
 
     #[test]
-    fn json_is_what_the_decoder_takes() {
+    fn json_is_accepted_by_the_decoder() {
         let batch = decode(format!("[{FLOW},{FLOW}]").as_bytes(), Format::Json).unwrap();
         let again = decode(&to_json(&batch).unwrap(), Format::Json).unwrap();
         assert_eq!(again.bytes(), batch.bytes());

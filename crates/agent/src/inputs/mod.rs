@@ -1,8 +1,8 @@
 //! Reads flows from a file or a pipe: a JSON array, NDJSON, CSV, or AWS VPC Flow Logs, plain or compressed
 //! with gzip or zstd.
 //!
-//! [`Reader::read`] passes on flows one at a time, as soon as they arrive, each as JSON text that has not
-//! been validated. [`Reader::read_batches`] cuts the input into batches of about a mebibyte by content alone,
+//! `Reader::read` passes on flows one at a time, as soon as they arrive, each as JSON text that has not
+//! been validated. `Reader::read_batches` cuts the input into batches of about a mebibyte by content alone,
 //! so the same file always gives the same batches. In every format, the service's decoder decides which flows
 //! are valid.
 
@@ -15,6 +15,7 @@ mod json;
 mod lines;
 mod ndjson;
 mod pause;
+mod pending;
 mod records;
 mod sniff;
 mod vpc_flow_logs;
@@ -23,10 +24,12 @@ mod window;
 pub use apps::Apps;
 pub(crate) use batches::GIVE_AGAIN;
 pub use batches::{Chunk, RejectedFlow};
-pub use compression::begins_compressed;
-pub use flows::{Line, RecordHashes, first_to_json, to_json};
-pub use pause::{Idle, Stopped};
-pub use vpc_flow_logs::Count;
+pub(crate) use compression::begins_compressed;
+#[cfg(test)]
+pub(crate) use flows::Line;
+pub(crate) use flows::{RecordHashes, first_to_json, to_json};
+pub(crate) use pause::{Idle, Stopped};
+pub(crate) use vpc_flow_logs::Count;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -48,7 +51,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// The format of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputFormat {
+pub(crate) enum InputFormat {
     /// A JSON array of flows.
     Json,
     /// One flow per line.
@@ -80,17 +83,17 @@ impl fmt::Display for Location {
 
 /// One flow of an input, not validated yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawFlow<'a> {
-    pub location: Location,
+pub(crate) struct RawFlow<'a> {
+    pub(crate) location: Location,
     /// Its JSON text; with a fault, the original text as far as it is known.
-    pub text: &'a str,
+    pub(crate) text: &'a str,
     /// Why it is not a flow, if that is known already.
-    pub unusable: Option<Unusable>,
+    pub(crate) unusable: Option<Unusable>,
 }
 
 /// Why a record is not a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// It is invalid, for this reason.
     Invalid(String),
     /// It is valid, but represents no traffic to count.
@@ -99,7 +102,7 @@ pub enum Unusable {
 
 /// Why a record is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SkipReason {
+pub(crate) enum SkipReason {
     /// There was no traffic.
     NoData,
     /// AWS skipped recording, for lack of capacity or because of an internal error.
@@ -113,14 +116,14 @@ pub enum SkipReason {
 /// The number of skipped records by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
-    pub no_data: u64,
-    pub skip_data: u64,
-    pub reject: u64,
-    pub other_end: u64,
+    pub(crate) no_data: u64,
+    pub(crate) skip_data: u64,
+    pub(crate) reject: u64,
+    pub(crate) other_end: u64,
 }
 
 impl Skipped {
-    pub fn count(&mut self, why: SkipReason) {
+    pub(crate) fn count(&mut self, why: SkipReason) {
         match why {
             SkipReason::NoData => self.no_data += 1,
             SkipReason::SkipData => self.skip_data += 1,
@@ -137,7 +140,7 @@ impl Skipped {
     }
 
     /// Records without traffic.
-    pub fn without_traffic(&self) -> u64 {
+    pub(crate) fn without_traffic(&self) -> u64 {
         self.no_data + self.skip_data + self.reject
     }
 }
@@ -153,7 +156,7 @@ pub enum InputError {
 
 /// Reads flows from `R`.
 #[derive(Debug)]
-pub struct Reader<R> {
+pub(crate) struct Reader<R> {
     input: R,
     format: Option<InputFormat>,
     flow_logs: FlowLogs,
@@ -217,7 +220,7 @@ struct RawBlock<'a> {
 impl<R: Read> Reader<R> {
     /// Without a `format`, it is detected from the first bytes: `[` is JSON, `{` is NDJSON, a header of a
     /// flow log is a flow log, anything else is CSV.
-    pub fn new(input: R, format: Option<InputFormat>) -> Reader<R> {
+    pub(crate) fn new(input: R, format: Option<InputFormat>) -> Reader<R> {
         Reader {
             input,
             format,
@@ -229,35 +232,35 @@ impl<R: Read> Reader<R> {
     }
 
     /// Replaces addresses in flow logs by the names of these applications.
-    pub fn with_apps(mut self, apps: Arc<Apps>) -> Reader<R> {
+    pub(crate) fn with_apps(mut self, apps: Arc<Apps>) -> Reader<R> {
         self.flow_logs.apps = apps;
         self
     }
 
     /// Counts only the records of flow logs that were made at this end of a conversation.
-    pub fn with_count(mut self, count: Count) -> Reader<R> {
+    pub(crate) fn with_count(mut self, count: Count) -> Reader<R> {
         self.flow_logs.count = count;
         self
     }
 
     /// Calls `warn`, at most once, if the sums may be misleading.
-    pub fn with_warning(mut self, warn: impl Fn(&str) + Send + 'static) -> Reader<R> {
+    pub(crate) fn with_warning(mut self, warn: impl Fn(&str) + Send + 'static) -> Reader<R> {
         self.flow_logs.warn = Some(Box::new(warn));
         self
     }
 
     /// Makes [`Reader::read_batches`] refuse flows of later hours.
-    pub fn with_hour_limit(self, hour_limit: Option<HourLimit>) -> Reader<R> {
+    pub(crate) fn with_hour_limit(self, hour_limit: Option<HourLimit>) -> Reader<R> {
         Reader { hour_limit, ..self }
     }
 
     /// If set, a last line without a line end is not read, since the file may still be growing.
-    pub fn with_growing(self, is_growing: bool) -> Reader<R> {
+    pub(crate) fn with_growing(self, is_growing: bool) -> Reader<R> {
         Reader { is_growing, ..self }
     }
 
     /// Refuses an array on each line, as NDJSON requires, instead of reading one array after the other.
-    pub fn with_line_delimited(self, is_line_delimited: bool) -> Reader<R> {
+    pub(crate) fn with_line_delimited(self, is_line_delimited: bool) -> Reader<R> {
         Reader {
             is_line_delimited,
             ..self
@@ -268,7 +271,10 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// If the rest cannot be read. The flows before the error were passed on.
-    pub fn read(self, each: impl FnMut(RawFlow<'_>) -> ControlFlow<()>) -> Result<(), InputError> {
+    pub(crate) fn read(
+        self,
+        each: impl FnMut(RawFlow<'_>) -> ControlFlow<()>,
+    ) -> Result<(), InputError> {
         struct OneByOne<F>(F);
         impl<F: FnMut(RawFlow<'_>) -> ControlFlow<()>> Sink for OneByOne<F> {
             fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()> {
@@ -295,7 +301,7 @@ impl<R: Read> Reader<R> {
             if format == InputFormat::Json {
                 return Err(InputError::Malformed(ARRAY_GROWS.into()));
             }
-            window.leave_unfinished_line();
+            window.omit_unfinished_line();
             if window.text().is_empty() && window.has_ended() {
                 return Ok(InputEnd::default());
             }

@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 
 /// No input has arrived for a while; more may follow.
 #[derive(Debug)]
-pub struct Idle;
+pub(crate) struct Idle;
 
 /// Reading was stopped before the end of the input.
 #[derive(Debug, Default)]
-pub struct Stopped {
+pub(crate) struct Stopped {
     /// The incomplete flow that was read last. Put before the rest of the input, it makes a valid input.
-    pub unfinished: Vec<u8>,
+    pub(crate) unfinished: Vec<u8>,
 }
 
 impl fmt::Display for Idle {
@@ -33,14 +33,14 @@ impl std::error::Error for Idle {}
 impl std::error::Error for Stopped {}
 
 impl Idle {
-    pub fn is(error: &io::Error) -> bool {
+    pub(crate) fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|error| error.is::<Idle>())
     }
 }
 
 impl Stopped {
     /// Finds it in an I/O error.
-    pub fn of(error: &mut io::Error) -> Option<&mut Stopped> {
+    pub(crate) fn of(error: &mut io::Error) -> Option<&mut Stopped> {
         error.get_mut()?.downcast_mut()
     }
 

@@ -21,7 +21,7 @@ pub(super) struct CsvRecords<R> {
     line: u64,
     /// The last record, and the length of its text.
     fields: Fields,
-    taken: usize,
+    record_bytes: usize,
 }
 
 /// The fields of a record: their concatenated values, and the end of each.
@@ -140,14 +140,14 @@ impl<R: Read> CsvRecords<R> {
             window,
             line,
             fields: Fields::default(),
-            taken: 0,
+            record_bytes: 0,
         }
     }
 
     /// The next record, or the next line that is not a record. Reading can continue in both cases.
     pub(super) fn next(&mut self) -> io::Result<Option<Result<CsvRecord<'_>, RejectedFlow>>> {
-        self.consume(self.taken);
-        self.taken = 0;
+        self.consume(self.record_bytes);
+        self.record_bytes = 0;
         if !self.skip_line_ends()? {
             return Ok(None);
         }
@@ -164,15 +164,15 @@ impl<R: Read> CsvRecords<R> {
                 Err(_) => self.window.fill()?,
             }
         };
-        self.taken = length;
+        self.record_bytes = length;
         let text = &self.window.text()[..length];
         Ok(Some(Ok(self.fields.record(text, self.line))))
     }
 
     /// Rewinds to the second line of the record that was read last, which was invalid.
     pub(super) fn rewind_to_second_line(&mut self) {
-        let text = &self.window.text()[..self.taken];
-        self.taken = memchr(b'\n', text).unwrap_or(self.taken);
+        let text = &self.window.text()[..self.record_bytes];
+        self.record_bytes = memchr(b'\n', text).unwrap_or(self.record_bytes);
     }
 
     /// As above, for input in which every record is valid and on one line. At the end, returns an empty
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_that_is_not_closed_costs_its_line() {
+    fn an_unclosed_quote_affects_only_its_line() {
         let open = "3|a|\"b: the quote is not closed".replace('|', ",");
         for (text, expected) in [
             ("h\n3,a,\"b\n4,a\n5,a\n", &["h", &open, "4|a", "5|a"][..]),

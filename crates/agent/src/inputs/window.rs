@@ -85,7 +85,7 @@ impl<R: Read> Window<R> {
     }
 
     /// Makes the input end at its last line end.
-    pub(super) fn leave_unfinished_line(&mut self) {
+    pub(super) fn omit_unfinished_line(&mut self) {
         self.is_growing = true;
         self.cut_unfinished_line();
     }

@@ -1,8 +1,10 @@
 //! A batch: the flows of one POST in the encoding that the journal stores. It is built once from the request body and
 //! never converted.
 
+mod age;
 pub mod codec;
 mod split;
+mod valid;
 
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
@@ -11,6 +13,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use crate::{Counters, Hour, IdempotencyKey, Notes, Totals};
 use codec::{Corrupt, HOUR_BYTES, Record, Records};
+pub use valid::{ValidBatch, ValidRecord};
 
 /// Hashes the part of a flow key after its hour. Seeded randomly in each process, so that nobody can construct names
 /// that collide.
@@ -68,7 +71,7 @@ impl Batch {
     /// # Errors
     /// If they are not a batch, or its flows do not add up to its ledger.
     pub fn decode(bytes: Vec<u8>) -> Result<Batch, Corrupt> {
-        let hashes = validate_batch(&bytes, &KeyHasher::of_process())?;
+        let hashes = ValidBatch::validate(&bytes, &KeyHasher::of_process())?.into_hashes();
         Ok(Batch {
             bytes,
             hashes,
@@ -111,13 +114,10 @@ impl Batch {
         self.too_old
     }
 
-    /// Takes over key, fingerprint and notes of the batch that this one is the remainder of, and counts the removed
-    /// flows.
-    pub fn with_receipt_of(mut self, original: Batch) -> Batch {
-        self.too_old = (original.flows() - self.flows()) as u64;
-        self.receipt = original.receipt;
-        self.notes = original.notes;
-        self
+    /// Its encoding, which cannot fail to be read.
+    #[inline]
+    pub fn valid(&self) -> ValidBatch<'_> {
+        ValidBatch::of_parts(&self.bytes, &self.hashes)
     }
 
     /// The stored encoding (see [`codec`]).
@@ -151,40 +151,13 @@ impl Batch {
     }
 
     /// Its ledger: totals by hour.
-    pub fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
-        ledger(&self.bytes)
+    pub fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> + use<'_> {
+        self.valid().ledger()
     }
 
     /// Number of different hours.
     pub fn hour_count(&self) -> usize {
         codec::batch_ledger(&self.bytes).map_or(0, |entries| entries.len())
-    }
-}
-
-/// The ledger of a batch that was validated or built by us.
-pub fn ledger(bytes: &[u8]) -> impl Iterator<Item = (u32, Totals)> {
-    let entries = codec::batch_ledger(bytes).into_iter().flatten();
-    entries.filter_map(Result::ok)
-}
-
-/// Validates a batch: every key, and that its records add up to its ledger. Returns the hashes of its keys.
-pub fn validate_batch(bytes: &[u8], hasher: &KeyHasher) -> Result<Vec<u32>, Corrupt> {
-    let mut hashes = Vec::with_capacity(bytes.len() / 32);
-    let mut counted = BatchLedger::default();
-    for record in Records::new(bytes)? {
-        let Record { key, counters, .. } = record?;
-        let hour = codec::validate_key(key)?;
-        counted.count(hour.get(), counters);
-        hashes.push(hasher.hash(&key[HOUR_BYTES..]));
-    }
-    let stored = codec::batch_ledger(bytes)?;
-    let mut agree = stored.len() == counted.hours();
-    for (entry, counted) in stored.zip(counted.entries()) {
-        agree &= entry? == counted;
-    }
-    match agree {
-        true => Ok(hashes),
-        false => Err(Corrupt("a batch's flows do not add up to its ledger")),
     }
 }
 

@@ -5,29 +5,21 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
-use super::{Batch, BatchLedger};
+use super::codec;
+use super::{Batch, BatchLedger, ValidRecord};
 
 impl Batch {
     /// Its flows by partition, encoded as batches of at most `bytes_max` bytes. The result is the same for the same
     /// batch; the number of partitions must never change.
-    ///
-    /// # Errors
-    /// If the batch is corrupt, which is a bug.
-    pub fn split(
-        &self,
-        partitions: u32,
-        bytes_max: usize,
-    ) -> Result<BTreeMap<u32, Vec<Vec<u8>>>, Corrupt> {
+    pub fn split(&self, partitions: u32, bytes_max: usize) -> BTreeMap<u32, Vec<Vec<u8>>> {
         let partitions = partitions.max(1);
         let bytes = self.bytes().len();
         // Names are distributed roughly evenly.
         let room = (bytes / partitions as usize * 3 / 2).min(bytes_max);
         let mut open: Vec<Option<SplitBatch>> = (0..partitions).map(|_| None).collect();
         let mut parts: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
-        for record in Records::new(self.bytes())? {
-            let record = record?;
-            let hash = xxh3_64(&record.key[HOUR_BYTES..]);
+        for record in self.valid().records() {
+            let hash = xxh3_64(record.suffix);
             // Less than `partitions`.
             let partition = (hash % u64::from(partitions)) as u32;
             let part = &mut open[partition as usize];
@@ -42,19 +34,19 @@ impl Batch {
                 parts.entry(partition).or_default().push(part.finish());
             }
         }
-        Ok(parts)
+        parts
     }
 }
 
 /// A batch under construction from records of another batch, which are valid and need no hashes.
-struct SplitBatch {
+pub(super) struct SplitBatch {
     bytes: Vec<u8>,
     flows: u32,
     ledger: BatchLedger,
 }
 
 impl SplitBatch {
-    fn new(room: usize) -> SplitBatch {
+    pub(super) fn new(room: usize) -> SplitBatch {
         let mut bytes = Vec::with_capacity(room);
         codec::begin_batch(&mut bytes);
         SplitBatch {
@@ -65,21 +57,19 @@ impl SplitBatch {
     }
 
     /// Upper bound of the batch's size with one more flow.
-    fn bytes_with(&self, record: &Record<'_>) -> usize {
+    fn bytes_with(&self, record: &ValidRecord<'_>) -> usize {
         let entries = self.ledger.hours() + 1;
         self.bytes.len() + record.stored.len() + entries * codec::BATCH_TOTALS_BYTES
     }
 
     #[inline]
-    fn push(&mut self, record: &Record<'_>) {
-        let hour = record.key.first_chunk::<HOUR_BYTES>();
-        let hour = u32::from_be_bytes(hour.copied().unwrap_or_default()); // a record's key has one
-        self.ledger.count(hour, record.counters);
+    pub(super) fn push(&mut self, record: &ValidRecord<'_>) {
+        self.ledger.count(record.hour, record.counters);
         self.bytes.extend_from_slice(record.stored);
         self.flows += 1;
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         codec::end_batch(&mut self.bytes, self.flows, self.ledger.entries());
         self.bytes
     }
@@ -87,6 +77,7 @@ impl SplitBatch {
 
 #[cfg(test)]
 mod tests {
+    use super::codec::{HOUR_BYTES, Records};
     use super::*;
     use crate::BatchBuilder;
     use crate::{Counters, Hour};
@@ -105,8 +96,8 @@ mod tests {
         }
         let batch = builder.finish();
         let bytes_max = 10_000;
-        let parts = batch.split(12, bytes_max).unwrap();
-        let again = batch.split(12, bytes_max).unwrap();
+        let parts = batch.split(12, bytes_max);
+        let again = batch.split(12, bytes_max);
         let sorted = |batches: &mut dyn Iterator<Item = &[u8]>| {
             let mut records = Vec::new();
             for batch in batches {

@@ -20,14 +20,14 @@ const LAST_CHARS_MAX: usize = 42;
 
 /// The text of a record, split before its last field.
 #[derive(Clone, Copy, Debug)]
-pub struct LineText<'a> {
+pub(crate) struct LineText<'a> {
     /// Everything before the last field.
-    pub stem: &'a str,
-    pub last: &'a str,
+    pub(crate) stem: &'a str,
+    pub(crate) last: &'a str,
 }
 
 /// Keys of the notes about a line after `before` that begins a batch or ends a file.
-pub fn slot_keys(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
+pub(crate) fn slot_keys(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
     let stem = xxh3_128(line.stem.as_bytes());
     let slot = |slot| format!("line\0{:032x}\0{stem:032x}\0{slot}", before.content);
     let keys = (0..SLOTS).filter_map(|n| key(xxh3_128(slot(n).as_bytes())));
@@ -35,7 +35,7 @@ pub fn slot_keys(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
 }
 
 /// Key of the note about a line after `before` in the middle of a batch.
-pub fn within_key(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
+pub(crate) fn within_key(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
     let stem = xxh3_128(line.stem.as_bytes());
     let text = format!("within\0{:032x}\0{stem:032x}", before.content);
     key(xxh3_128(text.as_bytes()))
@@ -43,13 +43,13 @@ pub fn within_key(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> 
 
 /// The note about a line that was counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LineNote {
+pub(crate) struct LineNote {
     /// The line was terminated: a longer line is a different line.
-    pub has_ended: bool,
+    pub(crate) has_ended: bool,
     /// Hash of the flow's hour and names.
-    pub flow: u64,
+    pub(crate) flow: u64,
     /// The bytes that were counted for the line.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     last: Last,
 }
 
@@ -61,7 +61,12 @@ enum Last {
 }
 
 impl LineNote {
-    pub fn new(has_ended: bool, line: LineText<'_>, flow: u64, counters: Counters) -> LineNote {
+    pub(crate) fn new(
+        has_ended: bool,
+        line: LineText<'_>,
+        flow: u64,
+        counters: Counters,
+    ) -> LineNote {
         let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b',' | b'~');
         let last = match line.last.bytes().all(is_plain) && line.last.len() <= LAST_CHARS_MAX {
             true => Last::Text(line.last.into()),
@@ -78,7 +83,7 @@ impl LineNote {
         }
     }
 
-    pub fn note(&self) -> Option<Note> {
+    pub(crate) fn note(&self) -> Option<Note> {
         let last = match &self.last {
             Last::Text(text) => text.clone(),
             Last::Hash { bytes, hash } => format!("~{bytes}~{hash:x}"),
@@ -88,7 +93,7 @@ impl LineNote {
     }
 
     /// `None` for other kinds of notes.
-    pub fn parse(note: &str) -> Option<LineNote> {
+    pub(crate) fn parse(note: &str) -> Option<LineNote> {
         let mut parts = note.strip_prefix('l')?.splitn(5, '.');
         let has_ended = match parts.next()? {
             "0" => false,
@@ -117,7 +122,7 @@ impl LineNote {
     }
 
     /// Whether the noted line has this last field.
-    pub fn is_of(&self, last: &str) -> bool {
+    pub(crate) fn is_of(&self, last: &str) -> bool {
         match &self.last {
             Last::Text(text) => text == last,
             Last::Hash { bytes, hash } => *bytes == last.len() && *hash == xxh3_64(last.as_bytes()),
@@ -132,17 +137,17 @@ impl LineNote {
     }
 
     /// Whether the noted last field is a proper prefix of `last`.
-    fn is_begin_of(&self, last: &str) -> bool {
-        let begin = last.get(..self.last_bytes());
+    fn is_prefix_of(&self, last: &str) -> bool {
+        let start = last.get(..self.last_bytes());
         self.last_bytes() < last.len()
-            && begin.is_some_and(|begin| match &self.last {
-                Last::Text(text) => text == begin,
-                Last::Hash { hash, .. } => *hash == xxh3_64(begin.as_bytes()),
+            && start.is_some_and(|start| match &self.last {
+                Last::Text(text) => text == start,
+                Last::Hash { hash, .. } => *hash == xxh3_64(start.as_bytes()),
             })
     }
 
     /// Whether `last` is (or, if only the hash is known, may be) a proper prefix of the noted last field.
-    pub fn may_begin_with(&self, last: &str) -> bool {
+    pub(crate) fn may_begin_with(&self, last: &str) -> bool {
         match &self.last {
             Last::Text(text) => text.len() > last.len() && text.starts_with(last),
             Last::Hash { bytes, .. } => *bytes > last.len(),
@@ -159,9 +164,9 @@ impl LineNote {
 }
 
 /// Finds the one of the `noted` lines that has grown into the line with this `last` field.
-pub fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
-    let begins = noted.iter().filter(|note| note.is_begin_of(last));
-    let longest = begins.max_by_key(|note| note.last_bytes())?;
+pub(crate) fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
+    let starts = noted.iter().filter(|note| note.is_prefix_of(last));
+    let longest = starts.max_by_key(|note| note.last_bytes())?;
     // It may have grown into a line of another file already.
     let is_settled = longest.has_ended || noted.iter().any(|note| longest.may_have_become(note));
     (!is_settled).then(|| longest.clone())

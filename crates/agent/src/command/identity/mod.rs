@@ -8,11 +8,11 @@
 //! counted.**
 //!
 //! ```text
-//! records       r1   r2   r3   r4   r5   r6 | r7   r8   r9   …     cut into blocks (batches) by content
+//! records       r1   r2   r3   r4   r5   r6 | r7   r8   r9   …     cut into batches by content
 //! chain   c0 -> c1 -> c2 -> c3 -> c4 -> c5 -> c6 | -> c7 -> c8 -> c9 …
 //!         |     |    |         |              |
 //!         |     mark mark      mark           receipt under c6: "r1 to r6 were counted"
-//!         source              ("the first 1, 2, 4 records of a block of 6")
+//!         source              ("the first 1, 2, 4 records of a batch of 6")
 //! ```
 //!
 //! To find how far a file was counted, the chain is computed again and the receipts are looked up under its
@@ -27,7 +27,7 @@
 //! - In each batch: marks after its first 1, 2, 4, 8, … records. A file that ends inside a batch may be an
 //!   earlier, shorter copy of a file that was counted.
 //! - For a batch of which flows were left out, because their hours were too far ahead of the clock: which flows
-//!   these are (see [`late`]).
+//!   these are (see `late`).
 //! - For each batch: a sketch, its four smallest record hashes, under the file's name. If a file of the same
 //!   name has them at other places, it is probably an edited copy.
 
@@ -57,7 +57,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(source: Option<&str>, path: &Path) -> Identity {
+    pub(crate) fn new(source: Option<&str>, path: &Path) -> Identity {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let plain = [".gz", ".zst"]
             .iter()
@@ -207,7 +207,7 @@ impl FrontierError {
                 rfc3339(since_s)
             ),
             FrontierError::Forgotten { since_s } => format!(
-                "it begins like a file that was first counted on {}, and the receipts of what was counted after \
+                "it starts like a file that was first counted on {}, and the receipts of what was counted after \
                  that have expired (--import-window, --import-disk-max); if these are different flows, give \
                  --source NAME, the name of their origin, or --again",
                 rfc3339(since_s)
@@ -237,6 +237,6 @@ pub fn unfinished_line(path: &Path, location: Location, flow: &str) -> String {
 }
 
 /// The warning when the service cannot look up receipts.
-pub const CANNOT_ASK: &str = "the service cannot look up what was counted, since it has several nodes or is \
+pub(crate) const LOOKUP_UNSUPPORTED: &str = "the service cannot look up what was counted, since it has several nodes or is \
     an earlier version: a file that is sent again counts once, but the last part of a file that has grown \
     counts again; send complete files";

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::super::eprint_line;
 use super::super::identity::{self, AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
 use super::super::source::{FlowSource, ReaderEvent};
-use super::{SendSession, error_text, with_remedy};
+use super::interruption::error_text;
+use super::{SendSession, with_remedy};
 use crate::arguments::Send;
 use crate::delivery::{KeyedBatch, Receipts, SendError, Sender};
 use crate::inputs::{Chunk, Location, Skipped, to_json};
@@ -56,12 +57,12 @@ impl InFlight {
     /// Removes these flows from a batch and returns their locations.
     pub(super) fn take_out(&self, key: &str, flows: &[usize]) -> Vec<String> {
         let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(block) = in_flight.iter_mut().rev().find(|block| block.key == key) else {
+        let Some(batch) = in_flight.iter_mut().rev().find(|batch| batch.key == key) else {
             return flows.iter().map(|flow| format!("flow {flow}")).collect();
         };
         let location = |&flow: &usize| {
-            let location = block.locations.get(flow)?;
-            Some(format!("{}: {location}", block.path.display()))
+            let location = batch.locations.get(flow)?;
+            Some(format!("{}: {location}", batch.path.display()))
         };
         let found = flows
             .iter()
@@ -69,7 +70,7 @@ impl InFlight {
             .collect();
         let out: HashSet<_> = flows.iter().collect();
         let mut number = 0..;
-        block
+        batch
             .locations
             .retain(|_| number.next().is_none_or(|n| !out.contains(&n)));
         found
@@ -206,37 +207,37 @@ impl FileTransfer<'_> {
                 }
             };
             read.map_err(|e| self.stopped(&e.to_string()))?;
-            return self.frontier.finish().map_err(|stop| self.explain(stop));
+            return self.frontier.finish().map_err(|error| self.explain(error));
         }
     }
 
     fn send_chunk(&mut self, mut chunk: Chunk) -> Result<(), Failure> {
         self.skipped.add(chunk.skipped);
         let refused = std::mem::take(&mut chunk.refused);
-        let was_asking = !self.frontier.cannot_ask();
-        let taken = self.frontier.push(chunk);
-        let taken = taken.map_err(|stop| self.explain(stop))?;
-        for refused in refused.into_iter().chain(taken.refused) {
+        let was_supported = !self.frontier.lookup_unsupported();
+        let new_flows = self.frontier.push(chunk);
+        let new_flows = new_flows.map_err(|error| self.explain(error))?;
+        for refused in refused.into_iter().chain(new_flows.refused) {
             let location = format!("{}: {}", self.path.display(), refused.location);
             let rejects = &self.session.rejects;
             rejects
                 .write(&location, &[refused.text], &refused.why)
                 .map_err(Failure::Error)?;
         }
-        if was_asking && self.frontier.cannot_ask() {
-            self.session.warn_once(identity::CANNOT_ASK);
+        if was_supported && self.frontier.lookup_unsupported() {
+            self.session.warn_once(identity::LOOKUP_UNSUPPORTED);
         }
-        if let Some(since_s) = taken.changed_since_s {
+        if let Some(since_s) = new_flows.changed_since_s {
             let text = identity::changed_copy(self.path, since_s);
             self.session.bar.suspend(|| eprint_line(&text));
         }
-        if let Some((location, flow)) = taken.unfinished.filter(|_| self.is_file) {
+        if let Some((location, flow)) = new_flows.unfinished.filter(|_| self.is_file) {
             let text = identity::unfinished_line(self.path, location, &flow);
             self.session.bar.suspend(|| eprint_line(&text));
         }
-        let locations = taken.locations.into_iter().zip(taken.if_late);
-        for (batch, (locations, if_late)) in taken.batches.into_iter().zip(locations) {
-            let block = KeyedBatch {
+        let locations = new_flows.locations.into_iter().zip(new_flows.if_late);
+        for (batch, (locations, if_late)) in new_flows.batches.into_iter().zip(locations) {
+            let keyed = KeyedBatch {
                 key: match batch.receipt() {
                     Some((key, _)) => key.as_str().to_owned(),
                     None => Sender::random_key(),
@@ -246,17 +247,17 @@ impl FileTransfer<'_> {
                 flows: batch.flows(),
                 json: to_json(&batch).map_err(|e| Failure::Error(e.to_string()))?,
             };
-            self.session.in_flight.add(&block.key, self.path, locations);
-            self.sender.push_keyed(block).map_err(failure)?;
+            self.session.in_flight.add(&keyed.key, self.path, locations);
+            self.sender.push_keyed(keyed).map_err(failure)?;
         }
-        self.upto = taken.upto.or(self.upto);
+        self.upto = new_flows.upto.or(self.upto);
         Ok(())
     }
 
-    fn explain(&self, stop: FrontierError) -> Failure {
-        match stop {
+    fn explain(&self, error: FrontierError) -> Failure {
+        match error {
             FrontierError::Failed(why) => Failure::Error(why),
-            stop => self.stopped(&stop.explain()),
+            error => self.stopped(&error.explain()),
         }
     }
 

@@ -1,36 +1,32 @@
 //! `flowtally send`: sends a file or a pipe.
 
 mod file;
+mod interruption;
+mod pipe;
 
 use std::io::{self, IsTerminal};
-use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use signal_hook::iterator::Signals;
 
 use self::file::{Failure, InFlight};
+use self::interruption::{ActiveTransfer, TransferHandles, error_text, exit_at_signal};
 use super::drain::Drain;
 use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
-use super::resumed;
 use super::source::{self, FlowSource};
-use super::{batches, connect, eprint_line, print_result, signals};
+use super::{batches, connect, eprint_line, print_result, progress};
 use crate::arguments::Send;
-use crate::delivery::{
-    DeadLetters, Receipts, Rejected, Report, SendError, Sender, SenderOptions, shell_word,
-};
-use crate::inputs::{Apps, InputError, Skipped, Unusable};
+use crate::delivery::{DeadLetters, Receipts, Rejected, Report, Sender, SenderOptions, shell_word};
+use crate::inputs::{Apps, Skipped};
 use crate::terminal::printable;
 
 /// A batch of a pipe is sent at this age, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
 /// Attempts for a file that other commands send at the same time.
 const TRIES: u32 = 10;
-/// After a signal, how long to wait until the flows that were read are in the spool.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 pub fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
@@ -47,7 +43,7 @@ pub fn run(arguments: &Send) -> Result<(), String> {
             "flowtally: reading flows from the terminal until Ctrl-D. To read a file or a pipe, see --help",
         );
     }
-    let bar = source::progress_bar(bytes);
+    let bar = progress::input_bar(bytes);
     // The spool may hold flows of earlier runs.
     let once = bytes.is_some() && arguments.spool.is_none();
     let rejects = Rejects::open(input.rejects.as_deref(), once, None, bar.clone())?;
@@ -118,7 +114,7 @@ impl SendTotals {
 impl SendSession {
     pub fn new(apps: Arc<Apps>, rejects: Rejects, bar: ProgressBar) -> Result<SendSession, String> {
         let active = Arc::new(ActiveTransfer::default());
-        end_at_signal(active.clone()).map_err(|e| format!("cannot start: {e}"))?;
+        exit_at_signal(active.clone()).map_err(|e| format!("cannot start: {e}"))?;
         Ok(SendSession {
             apps,
             rejects: Arc::new(rejects),
@@ -161,7 +157,7 @@ impl SendSession {
     }
 
     fn send_once(&self, arguments: &Send) -> (Option<SendTotals>, Result<(), Failure>) {
-        let begun = FlowSource::open(&arguments.file).and_then(|source| {
+        let opened = FlowSource::open(&arguments.file).and_then(|source| {
             let by_content = source.is_file || arguments.input.source.is_some();
             if by_content && arguments.spool.is_some() {
                 // Deliver the batches that earlier commands left in the spool; the file itself does not use
@@ -171,8 +167,8 @@ impl SendSession {
             let sender = self.start(self.options(arguments, by_content)?)?;
             Ok((source, sender, by_content))
         });
-        let (source, sender, by_content) = match begun {
-            Ok(begun) => begun,
+        let (source, sender, by_content) = match opened {
+            Ok(opened) => opened,
             Err(error) => return (None, Err(Failure::Error(error))),
         };
         let drain = Arc::new(Drain::default());
@@ -198,7 +194,7 @@ impl SendSession {
             }
         } else {
             let source = source.stopped_by(drain.clone(), &sender, self.rejects.clone());
-            let (skipped, result) = self.transfer(arguments, source, &sender, &drain);
+            let (skipped, result) = self.transfer_pipe(arguments, source, &sender, &drain);
             sent.skipped = skipped;
             result.map_err(Failure::Error)
         };
@@ -267,7 +263,7 @@ impl SendSession {
             batch_age: (!by_content).then_some(PIPE_BATCH_AGE),
             compress: !arguments.no_compress,
             refused: match spool {
-                _ if self.rejects.are_kept() => DeadLetters::HandOver,
+                _ if self.rejects.are_kept() => DeadLetters::PassOn,
                 Some(_) => DeadLetters::SetAside(command(arguments)),
                 None => DeadLetters::NotKept,
             },
@@ -275,107 +271,6 @@ impl SendSession {
             spool_bytes_max: u64::from(arguments.spool_max) << 20,
             retry_for: arguments.retry.retry_for,
         })
-    }
-
-    fn transfer(
-        &self,
-        arguments: &Send,
-        source: FlowSource,
-        sender: &Sender,
-        drain: &Drain,
-    ) -> (Skipped, Result<(), String>) {
-        let mut failed = None;
-        let (mut count, mut skipped) = (0_u64, Skipped::default());
-        let reader = source.reader(&arguments.input, &self.apps, &self.bar);
-        let mut read = reader.read(|raw| {
-            let pushed = match raw.unusable {
-                Some(Unusable::Invalid(why)) => Ok(Err(why)),
-                Some(Unusable::Skipped(why)) => {
-                    skipped.count(why);
-                    Ok(Ok(()))
-                }
-                None => sender.push(raw.text).or_else(|error| {
-                    // The spool still keeps what was read, even if nothing more can be sent.
-                    if matches!(error, SendError::Interrupted) || !sender.drain_to_spool() {
-                        return Err(error);
-                    }
-                    drain.stop();
-                    failed.get_or_insert(error.to_string());
-                    sender.push(raw.text)
-                }),
-            };
-            let kept = match pushed {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(why)) => {
-                    let location = format!("{}: {}", arguments.file.display(), raw.location);
-                    self.rejects.write(&location, &[raw.text.to_owned()], &why)
-                }
-                Err(error) => Err(error_text(error)),
-            };
-            count += 1;
-            if count.is_multiple_of(1024) {
-                self.show(sender);
-            }
-            match kept {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed.get_or_insert(error);
-                    ControlFlow::Break(())
-                }
-            }
-        });
-        if let Err(InputError::Io(error)) = &mut read {
-            self.keep_unfinished(sender, &resumed::take_unfinished(error));
-        }
-        drain.end();
-        if failed.is_none() && drain.is_stopped() {
-            // The sender has given up, and everything that was read is passed on.
-            failed = sender.failure().map(error_text);
-        }
-        if failed.is_none() && drain.is_stopped() {
-            // The signal thread does the rest, and exits the process.
-            forever();
-        }
-        // Deliver what was read, even if reading the rest failed.
-        let finished = match failed {
-            Some(error) => Err(error),
-            None => sender.finish(|| self.show(sender)).map_err(error_text),
-        };
-        // Put undelivered flows into the spool, including the batch that was being filled.
-        let finished = finished.map_err(|error| {
-            let dropped = sender.interrupt().unwrap_or_default();
-            let waiting = sender.report().waiting;
-            with_remedy(error, arguments.spool.is_some(), false, waiting, dropped)
-        });
-        let read = read.or_else(|e| match drain.is_stopped() {
-            true => Ok(()),
-            false => Err(e),
-        });
-        let read = read.map_err(|e| {
-            let rest = match count {
-                0 => "nothing was sent",
-                _ => "the flows before that were sent, the rest was not read",
-            };
-            format!("{}: {e}; {rest}", arguments.file.display())
-        });
-        (skipped, finished.and(read))
-    }
-
-    /// Keeps the start of a flow after reading a pipe was stopped; the next command reads it first.
-    fn keep_unfinished(&self, sender: &Sender, text: &[u8]) {
-        let bytes = text.len();
-        let lost = match text {
-            b"" => return,
-            text => match sender.keep_unfinished(text) {
-                Ok(true) => return,
-                Ok(false) if !resumed::has_flow(text) => return,
-                Ok(false) => String::new(),
-                Err(error) => format!("{error}; "),
-            },
-        };
-        self.rejects.eprint_line(&format!(
-            "flowtally: {lost}{bytes} bytes of an unfinished flow are not kept"
-        ));
     }
 
     fn show(&self, sender: &Sender) {
@@ -431,110 +326,4 @@ fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, dropped
         }
         _ => format!("{error}; unsent flows are lost; --spool keeps them"),
     }
-}
-
-/// Converts an error to text. If the sender was interrupted, blocks: [`end_at_signal`] prints the message and
-/// exits the process.
-fn error_text(error: SendError) -> String {
-    if matches!(error, SendError::Interrupted) {
-        forever();
-    }
-    error.to_string()
-}
-
-fn forever() -> ! {
-    loop {
-        std::thread::park();
-    }
-}
-
-/// The transfer in progress, for the signal thread.
-#[derive(Debug, Default)]
-struct ActiveTransfer(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    current: Option<TransferHandles>,
-    /// A signal has arrived, and the process is about to exit.
-    is_stopped: bool,
-}
-
-#[derive(Debug)]
-struct TransferHandles {
-    sender: Arc<Sender>,
-    drain: Arc<Drain>,
-    has_spool: bool,
-    /// The input can be sent again and counts once.
-    once: bool,
-}
-
-impl ActiveTransfer {
-    /// Must be called before the input is read. Does not return after a signal, so that nothing is read then.
-    fn set(&self, current: Option<TransferHandles>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.is_stopped && current.is_some() {
-            drop(state);
-            forever();
-        }
-        state.current = current;
-    }
-
-    /// Stops the transfer. Keeps flows in the spool for the next process if the input cannot be read again.
-    /// Returns the message for the user.
-    fn stop(&self) -> String {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_stopped = true;
-        let current = state.current.take();
-        drop(state);
-        let Some(current) = current else {
-            return "stopped; run it again to send the rest".into();
-        };
-        // Stop reading first, so that no flow is read without reserved room in the spool.
-        if current.has_spool {
-            current.drain.stop();
-        }
-        if current.sender.drain_to_spool() {
-            current.drain.wait(DRAIN_MAX);
-        }
-        let kept = current.sender.interrupt();
-        let waiting = current.sender.report().waiting;
-        let unfinished = match current.sender.unfinished() {
-            Ok(text) if resumed::has_flow(&text) => format!(
-                "; and {} bytes of an unfinished flow, for the next run on this pipe",
-                text.len()
-            ),
-            _ => String::new(),
-        };
-        match kept {
-            Err(error) => error.to_string(),
-            Ok(_) if current.once => "stopped; run it again to send the rest".into(),
-            Ok(0) if current.has_spool => {
-                format!("stopped; in the spool: {}{unfinished}", batches(waiting))
-            }
-            Ok(lost) if current.has_spool => format!(
-                "stopped; in the spool: {}{unfinished}; {lost} flows had no room",
-                batches(waiting)
-            ),
-            Ok(lost) => format!(
-                "stopped; {} and {lost} flows may not have been sent",
-                batches(waiting)
-            ),
-        }
-    }
-}
-
-/// Exits the process when a signal arrives.
-fn end_at_signal(active: Arc<ActiveTransfer>) -> io::Result<()> {
-    let mut signals = Signals::new(signals::ending())?;
-    let wait = move || {
-        let Some(signal) = signals.forever().next() else {
-            return;
-        };
-        eprint_line(&format!("flowtally: {}", active.stop()));
-        std::process::exit(128 + signal);
-    };
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(wait)?;
-    Ok(())
 }

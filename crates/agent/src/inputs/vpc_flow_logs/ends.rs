@@ -15,7 +15,7 @@ const CONVERSATIONS_MAX: usize = 1 << 14;
 
 /// Which records count if both ends of a conversation are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Count {
+pub(crate) enum Count {
     /// The sending interface's.
     Sender,
     /// The receiving interface's.

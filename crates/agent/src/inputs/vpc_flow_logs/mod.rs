@@ -40,7 +40,7 @@ use super::{
 use ends::Ends;
 use header::{Columns, Field, bare, header_in};
 
-pub use ends::Count;
+pub(crate) use ends::Count;
 pub(super) use ends::FlowLogs;
 pub(super) use header::begins_with;
 

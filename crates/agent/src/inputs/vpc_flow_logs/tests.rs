@@ -35,7 +35,7 @@ fn values(flow: &str) -> String {
     )
 }
 
-fn check(text: &str, apps: &str, expected: &[&str]) {
+fn assert_records(text: &str, apps: &str, expected: &[&str]) {
     assert_eq!(
         read(text, apps),
         (expected.iter().map(|&l| l.into()).collect(), None)
@@ -65,18 +65,18 @@ fn the_default_format() {
         "Reject",
         "2001:db8:1234:a100:8d6e:3477:df66:f105 2001:db8:1234:a102:3304:8879:34cf:4071  8855 0 410531",
     ];
-    check(log, NO_APPS, &expected);
-    check(&format!("{DEFAULT}\r\n{log}"), NO_APPS, &expected);
+    assert_records(log, NO_APPS, &expected);
+    assert_records(&format!("{DEFAULT}\r\n{log}"), NO_APPS, &expected);
     // Files that were put one after the other.
     let twice = format!("{DEFAULT}\n{log}{DEFAULT}\n{log}");
-    check(&twice, NO_APPS, &[expected, expected].concat());
+    assert_records(&twice, NO_APPS, &[expected, expected].concat());
     let mut mapped = expected;
     mapped[0] = "bastion web  4249 0 394036";
     mapped[4] = "203.0.113.12 bastion  336 0 398032";
     mapped[6] = "v6 2001:db8:1234:a102:3304:8879:34cf:4071  8855 0 410531";
     let apps =
         "address,app\n172.31.16.0/24,web\n172.31.16.139,bastion\n2001:db8:1234:a100::/64,v6\n";
-    check(log, apps, &mapped);
+    assert_records(log, apps, &mapped);
 }
 
 #[test]
@@ -87,7 +87,7 @@ version vpc-id subnet-id instance-id interface-id account-id type srcaddr dstadd
 3 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-01234567890123456 eni-1235b8ca123456789 123456789010 IPv4 52.213.180.42 10.0.0.62 43416 5001 52.213.180.42 10.0.0.62 6 568 8 1566848875 1566848933 ACCEPT 2 OK
 3 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-01234567890123456 eni-1235b8ca123456789 123456789010 IPv4 10.0.0.62 52.213.180.42 5001 43638  10.0.0.62 52.213.180.42 6 967 14 1566933133 1566933193 ACCEPT 19 OK
 ";
-    check(
+    assert_records(
         log,
         "app,address,note\niperf,10.0.0.62,\n",
         &[
@@ -101,7 +101,7 @@ version interface-id account-id vpc-id subnet-id instance-id srcaddr dstaddr src
 3 eni-11111111111111111 123456789010 vpc-abcdefab012345678 subnet-11111111aaaaaaaaa - 10.40.1.175 10.40.2.236 39812 80 6 3 IPv4 10.20.33.164 10.40.2.236 100 1566846000 ACCEPT OK
 3 eni-22222222222222222 123456789010 vpc-abcdefab012345678 subnet-22222222bbbbbbbbb - 10.40.2.236 10.40.2.31 80 39812 6 19 IPv4 - 10.20.33.164 200 1566849599 ACCEPT OK
 ";
-    check(
+    assert_records(
         log,
         NO_APPS,
         &[
@@ -115,7 +115,7 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
 5 52.95.128.179 10.0.0.71 80 34210 6 1616729292 1616729349 IPv4 14 15044 123456789012 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-0c50d5961bcb2d47b eni-1235b8ca123456789 ap-southeast-2 apse2-az3 - - ACCEPT 19 52.95.128.179 10.0.0.71 S3 - - ingress OK
 5 10.0.0.71 52.95.128.179 34210 80 6 1616729292 1616729349 IPv4 7 471 123456789012 vpc-abcdefab012345678 subnet-aaaaaaaa012345678 i-0c50d5961bcb2d47b eni-1235b8ca123456789 ap-southeast-2 apse2-az3 - - ACCEPT 3 10.0.0.71 52.95.128.179 - S3 8 egress OK
 ";
-    check(
+    assert_records(
         log,
         "address,app\n10.0.0.0/16,batch\n52.95.0.0/16,s3\n",
         &[
@@ -126,7 +126,7 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
 }
 
 #[test]
-fn fields_in_another_order_and_fields_to_come() {
+fn fields_in_another_order_and_unknown_fields() {
     let log = "\
 a-field-of-version-9 start vpc-id bytes dstaddr srcaddr
 x 946684800 - 5 ::2 ::1
@@ -134,7 +134,7 @@ x 946684800 - 5 ::2 ::1
 - 3600 - - - -
 ";
     let expected = ["::1 ::2  5 0 262968", "::1 ::2  5 0 1139567", "NoData"];
-    check(log, NO_APPS, &expected);
+    assert_records(log, NO_APPS, &expected);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn wrong_records_are_named_by_line_and_field() {
 }
 
 #[test]
-fn a_header_without_what_is_needed() {
+fn a_header_needs_the_fields_of_a_flow() {
     // The published format for traffic through a NAT gateway has neither bytes nor start.
     for (log, word) in [
         (
@@ -227,12 +227,12 @@ fn a_header_without_what_is_needed() {
         let error = error.unwrap();
         assert!(lines.is_empty() && error.contains(word), "{error}");
     }
-    check("", NO_APPS, &[]);
+    assert_records("", NO_APPS, &[]);
 }
 
-/// What the hint makes of records in JSON is what they are as text.
+/// The command in the hint converts records in JSON into the same records as text.
 #[test]
-fn records_in_json_come_to_the_same() {
+fn records_in_json_give_the_same_flows() {
     let header = "version interface-id srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
                   pkt-dstaddr";
     let records = [

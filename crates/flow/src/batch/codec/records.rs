@@ -22,7 +22,7 @@ pub fn begin_batch(batch: &mut Vec<u8>) {
 
 /// Ends a batch of `flows` records: fills in the header and appends the ledger, the totals by hour.
 pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: impl IntoIterator<Item = (u32, Totals)>) {
-    let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // a body has less than 4 GiB
+    let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // at most `BODY_BYTES_MAX`
     batch[1..5].copy_from_slice(&flows.to_le_bytes());
     batch[5..BATCH_HEADER_BYTES].copy_from_slice(&records.to_le_bytes());
     for (hour, totals) in ledger {

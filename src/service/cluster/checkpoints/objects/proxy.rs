@@ -5,7 +5,7 @@ use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 
-use agent::client::{ClientError, Proxy, not_by_proxy};
+use agent::client::{ClientError, Proxy, no_proxy_entries};
 
 /// Default endpoints.
 const S3: &str = "https://s3.amazonaws.com";
@@ -60,9 +60,12 @@ pub(super) fn gcs(
 
 /// The proxy, and the hosts that are reached without it.
 fn settings(endpoint: &str) -> Result<(String, String), ClientError> {
-    Ok(match Proxy::of(endpoint)? {
+    Ok(match Proxy::for_url(endpoint)? {
         Some(proxy) => {
-            let direct = DIRECT.map(str::to_owned).into_iter().chain(not_by_proxy());
+            let direct = DIRECT
+                .map(str::to_owned)
+                .into_iter()
+                .chain(no_proxy_entries());
             (proxy.url(), direct.collect::<Vec<_>>().join(","))
         }
         None => (NONE.into(), EVERYTHING.into()),

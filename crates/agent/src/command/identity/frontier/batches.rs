@@ -7,7 +7,7 @@ use super::super::{Chain, Identity, IdentityNote};
 use super::grown::{NotedLines, lines_within};
 use super::{FirstBatch, Frontier, FrontierError, NewFlows, PendingChunk, ReceiptLookup, earlier};
 use crate::inputs::{RecordHashes, first_to_json};
-use flow::{BatchBuilder, IdempotencyKey, Notes, codec};
+use flow::{BatchBuilder, IdempotencyKey, Notes};
 
 /// Records per batch that are noted under the file's name.
 const SKETCH: usize = 4;
@@ -16,7 +16,7 @@ const COMPARED_MAX: u32 = 2;
 
 impl<L: ReceiptLookup> Frontier<L> {
     /// Makes batches of all pending chunks.
-    pub(super) fn make_batches(&mut self, taken: &mut NewFlows) -> Result<(), FrontierError> {
+    pub(super) fn make_batches(&mut self, new_flows: &mut NewFlows) -> Result<(), FrontierError> {
         self.detect_shorter_copy()?;
         while let Some(mut chunk) = self.pending.pop_front() {
             chunk.trim();
@@ -24,15 +24,15 @@ impl<L: ReceiptLookup> Frontier<L> {
             // records before it are still recognised.
             if chunk.ends_within_a_line && chunk.records.len() > 1 {
                 let whole = chunk.split_off(chunk.records.len() - 1)?;
-                self.make_line_batches(whole, taken)?;
+                self.make_line_batches(whole, new_flows)?;
             }
             if let (true, Some(batch), Some(record)) =
                 (chunk.may_be_cut, &chunk.batch, chunk.records.last())
             {
-                let flow = first_to_json(batch).map_err(failed)?;
-                taken.unfinished = Some((record.location, flow));
+                let flow = first_to_json(batch)?;
+                new_flows.unfinished = Some((record.location, flow));
             }
-            self.make_line_batches(chunk, taken)?;
+            self.make_line_batches(chunk, new_flows)?;
         }
         Ok(())
     }
@@ -41,14 +41,14 @@ impl<L: ReceiptLookup> Frontier<L> {
     fn make_line_batches(
         &mut self,
         mut chunk: PendingChunk,
-        taken: &mut NewFlows,
+        new_flows: &mut NewFlows,
     ) -> Result<(), FrontierError> {
         let mut noted = self.noted_lines(&chunk)?;
-        if let Some(grown) = self.split_grown_line(&mut chunk, &noted, taken)? {
-            self.make_batch(grown, noted, true, taken)?;
+        if let Some(grown) = self.split_grown_line(&mut chunk, &noted, new_flows)? {
+            self.make_batch(grown, noted, true, new_flows)?;
             noted = self.noted_lines(&chunk)?;
         }
-        self.make_batch(chunk, noted, false, taken)
+        self.make_batch(chunk, noted, false, new_flows)
     }
 
     fn make_batch(
@@ -56,7 +56,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         mut chunk: PendingChunk,
         noted: NotedLines,
         is_grown: bool,
-        taken: &mut NewFlows,
+        new_flows: &mut NewFlows,
     ) -> Result<(), FrontierError> {
         chunk.trim();
         let Some(end) = chunk.chains.last().filter(|_| chunk.has_flows()) else {
@@ -68,7 +68,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         let mut if_late = None;
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
             let sketch = sketch(&identity, &chunk.records);
-            self.compare(&sketch, &chunk, taken)?;
+            self.compare(&sketch, &chunk, new_flows)?;
             let mut notes = self.notes(&chunk, *end, sketch, noted);
             let gap = Gap::empty(*end, chunk.before);
             notes.others.extend(self.gap_notes(&gap, chunk.late_from));
@@ -77,10 +77,10 @@ impl<L: ReceiptLookup> Frontier<L> {
             batch = batch.with_key(key).with_notes(notes);
         }
         self.counted = *end;
-        taken.if_late.push(if_late);
-        taken.batches.push(batch);
+        new_flows.if_late.push(if_late);
+        new_flows.batches.push(batch);
         let in_batch = chunk.records.iter().filter(|record| record.is_in_batch);
-        taken
+        new_flows
             .locations
             .push(in_batch.map(|record| record.location).collect());
         Ok(())
@@ -150,27 +150,25 @@ impl<L: ReceiptLookup> Frontier<L> {
         &mut self,
         sketch: &[IdempotencyKey],
         chunk: &PendingChunk,
-        taken: &mut NewFlows,
+        new_flows: &mut NewFlows,
     ) -> Result<(), FrontierError> {
-        if self.cannot_ask || self.compared.blocks == COMPARED_MAX || sketch.len() < SKETCH {
+        if self.lookup_unsupported || self.compared.batches == COMPARED_MAX || sketch.len() < SKETCH
+        {
             return Ok(());
         }
-        let kept = self
-            .receipts
-            .look_up(sketch)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(sketch)?;
         let compared = &mut self.compared;
-        compared.blocks += 1;
+        compared.batches += 1;
         compared.keys += sketch.len();
         for kept in kept.unwrap_or_default().into_iter().flatten() {
             compared.found += 1;
             compared.since_s = earlier(compared.since_s, Some(kept.time_s));
         }
         if 2 * compared.found >= compared.keys {
-            compared.blocks = COMPARED_MAX;
+            compared.batches = COMPARED_MAX;
             let since_s = compared.since_s;
             if !self.is_counted_meanwhile(chunk)? {
-                taken.changed_since_s = since_s;
+                new_flows.changed_since_s = since_s;
             }
         }
         Ok(())
@@ -184,16 +182,9 @@ impl<L: ReceiptLookup> Frontier<L> {
             .filter_map(Chain::key)
             .filter(|key| !self.marks.contains_key(key));
         let keys: Vec<_> = keys.collect();
-        let kept = self
-            .receipts
-            .look_up(&keys)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&keys)?;
         Ok(kept.into_iter().flatten().any(|kept| kept.is_some()))
     }
-}
-
-fn failed(error: codec::Corrupt) -> FrontierError {
-    FrontierError::Failed(error.to_string())
 }
 
 /// Keys for the sketch of a batch: its smallest record hashes, fewer if records repeat.

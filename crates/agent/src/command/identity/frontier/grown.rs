@@ -29,14 +29,11 @@ impl<L: ReceiptLookup> Frontier<L> {
     ) -> Result<NotedLines, FrontierError> {
         let mut noted = NotedLines::default();
         let counts = chunk.records.first().is_some_and(|first| first.is_in_batch);
-        let Some(line) = chunk.line(0).filter(|_| counts && self.knows_lines()) else {
+        let Some(line) = chunk.line(0).filter(|_| counts && self.uses_line_notes()) else {
             return Ok(noted);
         };
         let slots = lines::slot_keys(&chunk.before, line);
-        let kept = self
-            .receipts
-            .look_up(&slots)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&slots)?;
         let kept = kept.unwrap_or_default();
         noted.unless = slots
             .iter()
@@ -67,8 +64,8 @@ impl<L: ReceiptLookup> Frontier<L> {
         Ok(noted)
     }
 
-    fn knows_lines(&self) -> bool {
-        self.identity.is_some() && !self.cannot_ask
+    fn uses_line_notes(&self) -> bool {
+        self.identity.is_some() && !self.lookup_unsupported
     }
 
     /// Splits off the first record if a part of it was counted when the file ended inside its line. Only the
@@ -77,7 +74,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         &mut self,
         chunk: &mut PendingChunk,
         noted: &NotedLines,
-        taken: &mut NewFlows,
+        new_flows: &mut NewFlows,
     ) -> Result<Option<PendingChunk>, FrontierError> {
         let Some(line) = chunk.line(0) else {
             return Ok(None);
@@ -102,22 +99,22 @@ impl<L: ReceiptLookup> Frontier<L> {
             .zip(now.rx.checked_sub(counted.counters.rx));
         let more = more.filter(|_| flow == counted.flow);
         grown.batch = Some(match more {
-            Some((0, 0)) => batch.part(0..0).map_err(failed)?,
+            Some((0, 0)) => batch.part(0..0)?,
             Some((tx, rx)) => with_counters(&batch, Counters { tx, rx })?,
             None => {
                 let time_s = noted.lines.iter().find(|(note, _)| *note == counted);
                 let time = source::rfc3339(time_s.map_or(0, |(_, time_s)| *time_s));
                 let Counters { tx, rx } = counted.counters;
-                taken.refused.push(RejectedFlow {
+                new_flows.refused.push(RejectedFlow {
                     location,
-                    text: first_to_json(&batch).map_err(failed)?,
+                    text: first_to_json(&batch)?,
                     why: format!(
-                        "the file ended inside the last field of this line when it was counted on {time}; what \
-                         was there counted as another flow, of bytes_tx {tx} and bytes_rx {rx}, and stays; what \
-                         the line says now does not count"
+                        "the file ended inside the last field of this line when it was counted on {time}; the \
+                         text counted as another flow, with bytes_tx {tx} and bytes_rx {rx}, which is kept; the \
+                         current text of the line does not count"
                     ),
                 });
-                batch.part(0..0).map_err(failed)?
+                batch.part(0..0)?
             }
         });
         Ok(Some(grown))
@@ -127,7 +124,7 @@ impl<L: ReceiptLookup> Frontier<L> {
     /// grown since.
     pub(super) fn detect_shorter_copy(&mut self) -> Result<(), FrontierError> {
         let chunk = self.pending.back();
-        let Some(chunk) = chunk.filter(|p| p.ends_within_a_line && self.knows_lines()) else {
+        let Some(chunk) = chunk.filter(|p| p.ends_within_a_line && self.uses_line_notes()) else {
             return Ok(());
         };
         let last = chunk.records.len().saturating_sub(1);
@@ -138,10 +135,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         let mut keys = lines::slot_keys(&before, line);
         keys.extend(lines::within_key(&before, line));
         let last = line.last.to_owned();
-        let kept = self
-            .receipts
-            .look_up(&keys)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&keys)?;
         for kept in kept.into_iter().flatten().flatten() {
             let noted = kept.note.as_deref().and_then(LineNote::parse);
             if noted.is_some_and(|noted| noted.may_begin_with(&last)) {
@@ -172,8 +166,8 @@ pub(super) fn lines_within(chunk: &PendingChunk) -> Vec<(IdempotencyKey, Note)> 
 
 /// The first flow of a batch: a hash of its hour and names, and its counters.
 fn first_flow(batch: &Batch) -> Result<(u64, Counters), FrontierError> {
-    let first = codec::Records::new(batch.bytes()).map_err(failed)?.next();
-    match first.transpose().map_err(failed)? {
+    let first = codec::Records::new(batch.bytes())?.next();
+    match first.transpose()? {
         Some(record) => Ok((xxh3_64(record.key), record.counters)),
         None => Ok(Default::default()),
     }
@@ -182,14 +176,10 @@ fn first_flow(batch: &Batch) -> Result<(u64, Counters), FrontierError> {
 /// The first flow of a batch with different counters.
 fn with_counters(batch: &Batch, counters: Counters) -> Result<Batch, FrontierError> {
     let mut builder = BatchBuilder::with_capacity(batch.bytes().len());
-    if let Some(record) = codec::Records::new(batch.bytes()).map_err(failed)?.next() {
-        let key = FlowKey::decode(record.map_err(failed)?.key).map_err(failed)?;
+    if let Some(record) = codec::Records::new(batch.bytes())?.next() {
+        let key = FlowKey::decode(record?.key)?;
         let names = [&key.src_app, &key.dest_app, &key.vpc_id];
         builder.push(key.hour, names.map(|name| name.as_bytes()), counters);
     }
     Ok(builder.finish())
-}
-
-fn failed(error: codec::Corrupt) -> FrontierError {
-    FrontierError::Failed(error.to_string())
 }

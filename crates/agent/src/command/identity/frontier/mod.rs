@@ -14,6 +14,7 @@ use gaps::FilledGap;
 
 use crate::delivery::IfLate;
 use crate::inputs::{Chunk, Location, RecordHashes, RejectedFlow};
+use flow::codec::Corrupt;
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// The most keys in one lookup.
@@ -36,9 +37,9 @@ pub struct NewFlows {
     /// New flows. Each batch must be counted after all batches before it.
     pub batches: Vec<Batch>,
     /// The locations of the flows of each batch.
-    pub locations: Vec<Vec<Location>>,
+    pub(crate) locations: Vec<Vec<Location>>,
     /// For each batch: the note to store if flows of it are left out.
-    pub if_late: Vec<Option<IfLate>>,
+    pub(crate) if_late: Vec<Option<IfLate>>,
     /// The end of the records that were counted before or are in `batches`.
     pub upto: Option<Location>,
     /// Flows that cannot be counted, because a prefix of their line was counted as something else.
@@ -86,6 +87,12 @@ pub enum FrontierError {
     Failed(String),
 }
 
+impl From<Corrupt> for FrontierError {
+    fn from(error: Corrupt) -> FrontierError {
+        FrontierError::Failed(error.to_string())
+    }
+}
+
 /// Follows a file chunk by chunk.
 #[derive(Debug)]
 pub struct Frontier<L> {
@@ -93,8 +100,8 @@ pub struct Frontier<L> {
     identity: Option<Identity>,
     receipts: L,
     /// All following records are new.
-    pub is_new: bool,
-    cannot_ask: bool,
+    pub(crate) is_new: bool,
+    lookup_unsupported: bool,
     /// The end of the records that were read.
     read: Chain,
     /// The end of the records that were counted before or passed on as batches.
@@ -141,7 +148,7 @@ struct Mark {
 
 #[derive(Debug, Default)]
 struct SketchMatch {
-    blocks: u32,
+    batches: u32,
     keys: usize,
     found: usize,
     since_s: Option<u64>,
@@ -223,11 +230,7 @@ impl PendingChunk {
             Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
             _ => Ok(None),
         };
-        let failed = |e: flow::codec::Corrupt| FrontierError::Failed(e.to_string());
-        let (head, tail) = (
-            part(0..flows).map_err(failed)?,
-            part(flows..all).map_err(failed)?,
-        );
+        let (head, tail) = (part(0..flows)?, part(flows..all)?);
         let after = chains_end(&self.chains, self.before);
         Ok(PendingChunk {
             before: std::mem::replace(&mut self.before, after),
@@ -260,7 +263,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             is_new: identity.is_none(),
             identity,
             receipts,
-            cannot_ask: false,
+            lookup_unsupported: false,
             read: begin,
             counted: begin,
             pending: VecDeque::new(),
@@ -283,8 +286,8 @@ impl<L: ReceiptLookup> Frontier<L> {
     }
 
     /// Whether the service does not support lookups.
-    pub fn cannot_ask(&self) -> bool {
-        self.cannot_ask
+    pub(crate) fn lookup_unsupported(&self) -> bool {
+        self.lookup_unsupported
     }
 
     /// Processes the next chunk of the file.
@@ -316,14 +319,14 @@ impl<L: ReceiptLookup> Frontier<L> {
         if !self.is_new {
             self.search()?;
         }
-        let mut taken = std::mem::take(&mut self.refilled);
+        let mut new_flows = std::mem::take(&mut self.refilled);
         if self.is_new {
-            self.make_batches(&mut taken)?;
+            self.make_batches(&mut new_flows)?;
         }
         if self.pending.is_empty() && self.presumed == 0 {
-            taken.upto = Some(chunk.last);
+            new_flows.upto = Some(chunk.last);
         }
-        Ok(taken)
+        Ok(new_flows)
     }
 
     /// Must be called at the end of the file.
@@ -352,7 +355,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         };
         let chains = chunk.chains.clone();
         let Some(ends) = self.find(&chains)? else {
-            self.cannot_ask = true;
+            self.lookup_unsupported = true;
             self.is_new = true;
             return Ok(());
         };
@@ -381,16 +384,21 @@ impl<L: ReceiptLookup> Frontier<L> {
         Ok(())
     }
 
+    /// See [`ReceiptLookup::look_up`].
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, FrontierError> {
+        self.receipts.look_up(keys).map_err(FrontierError::Failed)
+    }
+
     /// Whether the record after the first known batch shows that the file is one that was counted further.
     fn is_forgotten(&mut self) -> Result<bool, FrontierError> {
         let is_last = |first: &&FirstBatch| first.end.flows == self.counted.flows;
         let first = self.first.as_ref().filter(is_last);
         let key = first.and_then(|first| first.next?.grown_key());
         let Some(key) = key else { return Ok(false) };
-        let kept = self
-            .receipts
-            .look_up(&[key])
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&[key])?;
         Ok(kept.is_some_and(|kept| kept.iter().any(Option::is_some)))
     }
 
@@ -404,11 +412,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         let mut found: Vec<Chain> = Vec::new();
         for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
             let keys: Vec<IdempotencyKey> = chains.iter().filter_map(Chain::key).collect();
-            let Some(kept) = self
-                .receipts
-                .look_up(&keys)
-                .map_err(FrontierError::Failed)?
-            else {
+            let Some(kept) = self.look_up(&keys)? else {
                 return Ok(None);
             };
             for ((chain, key), kept) in chains.iter().zip(keys).zip(kept) {

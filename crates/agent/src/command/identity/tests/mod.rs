@@ -1,5 +1,6 @@
 //! Files that grow, are cut, killed and read at once, against a service that is a table.
 
+mod cut_lines;
 mod late;
 
 use std::cell::RefCell;
@@ -89,7 +90,7 @@ impl Table {
     }
 }
 
-/// A record: a flow with this number, or something that is none.
+/// A record: a flow with this number, or a record that is not a flow.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Item {
     Flow(u64),
@@ -146,7 +147,7 @@ fn chunk(items: &[Item], ends_within_a_line: bool) -> Chunk {
     }
 }
 
-/// A file in parts of any sizes.
+/// A file in chunks of random sizes.
 fn chunks(random: &mut StdRng, items: &[Item]) -> VecDeque<Chunk> {
     let most = [1, 3, 20, 300, 1000][random.random_range(0..5)];
     let mut chunks = VecDeque::new();
@@ -195,7 +196,9 @@ impl Run {
                 if self.service.borrow_mut().commit(&batch).is_err() {
                     let conflicts = self.conflicts + 1;
                     let again = match &self.text {
-                        Some(text) => run_of_lines(random, &self.service, self.source, text),
+                        Some(text) => {
+                            cut_lines::run_of_lines(random, &self.service, self.source, text)
+                        }
                         None => Run::new(random, &self.service, self.source, &self.items),
                     };
                     *self = Run { conflicts, ..again };
@@ -255,7 +258,8 @@ fn cases() -> impl Iterator<Item = StdRng> {
     })
 }
 
-/// It grows by any steps, is sent in any parts, killed at any moment; and shorter copies of it are sent.
+/// The file grows by random steps and is sent in random chunks, commands are killed at any time, and shorter copies of
+/// the file are sent.
 #[test]
 fn a_file_that_grows_counts_once() {
     for mut random in cases() {
@@ -307,7 +311,7 @@ fn counted_upto(service: &Service, items: &[Item]) -> usize {
     items.iter().rposition(is_counted).map_or(0, |at| at + 1)
 }
 
-/// The same file, as it is at different moments, by several commands at the same time.
+/// Several commands send the same file at the same time, in different states.
 #[test]
 fn commands_that_overlap_count_it_once() {
     let mut conflicts = 0;
@@ -341,7 +345,7 @@ fn commands_that_overlap_count_it_once() {
     );
 }
 
-/// It grows for longer than what is counted of it is remembered.
+/// The file grows for longer than its receipts are kept.
 #[test]
 fn a_file_that_grows_for_long_counts_once() {
     for mut random in cases() {
@@ -372,7 +376,7 @@ fn a_file_that_grows_for_long_counts_once() {
     }
 }
 
-/// Files that begin alike are different ones; another source makes equal ones different.
+/// Files with an equal beginning are different files; with different sources, even equal files are.
 #[test]
 fn files_that_begin_alike_count_each() {
     for mut random in cases() {
@@ -381,20 +385,20 @@ fn files_that_begin_alike_count_each() {
         let shared = items(&mut random, 1, length);
         let mut expected = BTreeMap::new();
         for first in [10_000, 20_000, 30_000] {
-            // So many that there is a mark within them.
+            // Enough records that there is a mark within them.
             let more = length + random.random_range(1..100);
             let other = items(&mut random, first, more);
             let other = [&[Item::Flow(first + 5000)], &other[..]].concat();
             let file = [&shared[..], &other].concat();
             for source in ["", "host-7"] {
-                // In one part, so that none ends where the shared ones do.
+                // In one chunk, so that none ends where the shared records end.
                 let mut run = Run::new(&mut random, &service, source, &file);
                 run.chunks = VecDeque::from([chunk(&file, false)]);
                 assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
                 for flow in flows(&file) {
                     *expected.entry(flow).or_insert(0) += 1;
                 }
-                // Each as often as it likes.
+                // Sending a file again counts nothing.
                 let run = Run::new(&mut random, &service, source, &file);
                 let (result, known) = run.run(&mut random, usize::MAX);
                 assert_eq!(result, Some(Ok(())));
@@ -484,232 +488,4 @@ fn notes_are_read_as_they_are_written() {
     for text in ["", "e", "e0.0", "m2.2", "m0.1", "m1.1048577", "x", "é"] {
         assert_eq!(IdentityNote::parse(text), None, "{text}");
     }
-}
-
-/// A file of lines `sN,TX`, as it is when so many bytes of it are written, in parts; the last line counts if
-/// its last field has begun.
-fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Chunk> {
-    let most = [1, 3, 20][random.random_range(0..3)];
-    let all: Vec<&str> = bytes.split_inclusive('\n').collect();
-    let whole = |line: &&str| {
-        line.trim_end()
-            .split_once(',')
-            .is_some_and(|(_, tx)| !tx.is_empty())
-    };
-    let all: Vec<&str> = all.into_iter().filter(whole).collect();
-    let groups: Vec<&[&str]> = all.chunks(most).collect();
-    let mut chunks = VecDeque::new();
-    for (at, group) in groups.iter().enumerate() {
-        let is_last = at + 1 == groups.len();
-        let mut builder = BatchBuilder::with_capacity(0);
-        let (mut text, mut locations) = (String::new(), Vec::new());
-        for line in *group {
-            let line = line.trim_end();
-            let (src, tx) = line.split_once(',').unwrap();
-            let counters = Counters {
-                tx: tx.parse().unwrap(),
-                rx: 0,
-            };
-            builder.push(
-                Hour::new(1).unwrap(),
-                [src.as_bytes(), b"d", b"v"],
-                counters,
-            );
-            let start = text.len() as u32;
-            text += line;
-            locations.push(Line {
-                start,
-                last_field: start + src.len() as u32 + 1,
-                end: text.len() as u32,
-            });
-        }
-        let batch = builder.finish();
-        let mut records = RecordHashes::of_flows(&batch, (0..).map(Location::Line));
-        for (record, line) in records.iter_mut().zip(locations) {
-            record.line = Some(line);
-        }
-        let is_cut = is_last && !bytes.ends_with('\n');
-        let last = records.last().unwrap().location;
-        chunks.push_back(Chunk {
-            records,
-            batch: Some(batch),
-            text: text.into(),
-            ends_within_a_line: is_cut,
-            may_be_cut: is_cut,
-            late_from: None,
-            refused: Vec::new(),
-            skipped: Skipped::default(),
-            last,
-        });
-    }
-    chunks
-}
-
-/// The file that grows, as it is now.
-fn run_of_lines(random: &mut StdRng, service: &Service, source: &'static str, text: &str) -> Run {
-    let mut run = Run::new(random, service, source, &[]);
-    run.text = Some(text.to_owned());
-    run.chunks = lines(random, text);
-    run
-}
-
-/// It is sent at any byte, several times at once, and killed at any moment. Sums are exact in the end.
-#[test]
-fn a_file_that_is_cut_inside_its_last_field_counts_exactly() {
-    for mut random in cases() {
-        let service = Service::default();
-        let lines = random.random_range(1..40);
-        let line = |n: u64, random: &mut StdRng| {
-            let digits = random.random_range(1..8);
-            format!("s{n},{}\n", random.random_range(1..10_u64.pow(digits)))
-        };
-        let mut text: String = (0..lines).map(|n| line(n, &mut random)).collect();
-        if random.random() {
-            text.pop();
-        }
-        let mut length = 0;
-        while length < text.len() {
-            service.borrow_mut().now_s += 1;
-            let mut runs = Vec::new();
-            for _ in 0..random.random_range(1..=3) {
-                let step = [1, 2, 5, 60][random.random_range(0..4)];
-                length = (length + random.random_range(0..=step)).min(text.len());
-                runs.push(run_of_lines(&mut random, &service, "", &text[..length]));
-            }
-            while !runs.is_empty() {
-                let at = random.random_range(0..runs.len());
-                match runs[at].step(&mut random) {
-                    None if random.random_range(0..40) == 0 => drop(runs.remove(at)),
-                    None => {}
-                    Some(Ok(()) | Err(FrontierError::Shorter { .. })) => drop(runs.remove(at)),
-                    Some(Err(stop)) => panic!("{stop:?}"),
-                }
-            }
-            no_more_than(&service, &text);
-        }
-        let run = run_of_lines(&mut random, &service, "", &text);
-        assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
-        assert_eq!(service.borrow().sums, sums(&text));
-        // Nothing of it is new, and shorter copies are refused.
-        for length in (0..text.len()).filter(|n| n % 3 == 0) {
-            let run = run_of_lines(&mut random, &service, "", &text[..length]);
-            let result = run.run(&mut random, usize::MAX).0;
-            assert!(
-                matches!(result, Some(Ok(()) | Err(FrontierError::Shorter { .. }))),
-                "{result:?}"
-            );
-            assert_eq!(service.borrow().sums, sums(&text), "{length} of {text}");
-        }
-    }
-}
-
-fn sums(text: &str) -> BTreeMap<String, u64> {
-    let lines = text.lines().map(|line| line.split_once(',').unwrap());
-    lines
-        .map(|(src, tx)| (src.into(), tx.parse().unwrap()))
-        .collect()
-}
-
-#[track_caller]
-fn no_more_than(service: &Service, text: &str) {
-    let most = sums(text);
-    for (src, sum) in &service.borrow().sums {
-        assert!(
-            most.get(src).is_some_and(|most| sum <= most),
-            "{src} {sum}: {text}"
-        );
-    }
-}
-
-/// One file has one line, without its end, another begins with a line that is longer or another.
-#[test]
-fn lines_of_other_files_are_no_lines_that_grew() {
-    let mut random = StdRng::seed_from_u64(1);
-    let service = Service::default();
-    let mut send = |text: &str| {
-        let run = run_of_lines(&mut random, &service, "", text);
-        let result = run.run(&mut random, usize::MAX).0;
-        (result, service.borrow().sums["s"])
-    };
-    for (text, sum) in [
-        ("s,12", 12),
-        ("s,3", 15),
-        ("s,3", 15),
-        ("s,4\n", 19),
-        // It is the first one, which has grown; then that is settled.
-        ("s,1234\n", 19 + 1222),
-        ("s,1256\n", 19 + 1222 + 1256),
-        ("s,1256\ns,9\n", 19 + 1222 + 1256 + 9),
-        ("s,49\n", 19 + 1222 + 1256 + 9 + 49),
-    ] {
-        assert_eq!(send(text), (Some(Ok(())), sum), "{text}");
-    }
-    assert!(matches!(
-        send("s,125"),
-        (Some(Err(FrontierError::Shorter { .. })), _)
-    ));
-}
-
-/// What was counted cannot be part of what the line says now.
-#[test]
-fn a_line_that_became_another_flow_is_refused_once() {
-    use super::lines::LineNote;
-    let service = Service::default();
-    let part_of = |src: &'static str, tx: u64, last: &str, is_cut: bool| {
-        let mut builder = BatchBuilder::with_capacity(0);
-        builder.push(
-            Hour::new(1).unwrap(),
-            [src.as_bytes(), b"d", b"v"],
-            Counters { tx, rx: 0 },
-        );
-        let batch = builder.finish();
-        let mut records = RecordHashes::of_flows(&batch, [Location::Line(7)]);
-        let text = format!("stem,{last}");
-        records[0].line = Some(Line {
-            start: 0,
-            last_field: 5,
-            end: text.len() as u32,
-        });
-        Chunk {
-            records,
-            batch: Some(batch),
-            text: text.into(),
-            ends_within_a_line: is_cut,
-            may_be_cut: is_cut,
-            late_from: None,
-            refused: Vec::new(),
-            skipped: Skipped::default(),
-            last: Location::Line(7),
-        }
-    };
-    let take = |chunk: Chunk| {
-        let identity = Identity::new(None, Path::new("file"));
-        let mut frontier = Frontier::new(Some(identity), service.clone());
-        let taken = frontier.push(chunk).unwrap();
-        for batch in &taken.batches {
-            assert!(service.borrow_mut().commit(batch).is_ok());
-        }
-        assert_eq!(frontier.finish(), Ok(()));
-        (taken.refused, taken.unfinished.is_some())
-    };
-    assert_eq!(take(part_of("we", 5, "we", true)), (vec![], true));
-    let (refused, _) = take(part_of("web", 5, "web", false));
-    assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].location, Location::Line(7));
-    assert!(refused[0].why.contains("bytes_tx 5"), "{refused:?}");
-    assert_eq!(take(part_of("web", 5, "web", false)), (vec![], false));
-    assert_eq!(
-        service.borrow().sums,
-        BTreeMap::from([("we".to_owned(), 5)])
-    );
-    let _notes_are_read_as_they_are_written = ["12", "", "a,b", "~x", &"x".repeat(99), "\u{e9}"]
-        .map(|last| {
-            let text = super::lines::LineText { stem: "", last };
-            let counters = Counters {
-                tx: u64::MAX,
-                rx: u64::MAX,
-            };
-            let note = LineNote::new(false, text, u64::MAX, counters);
-            assert_eq!(LineNote::parse(note.note().unwrap().as_str()), Some(note));
-        });
 }

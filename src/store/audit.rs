@@ -1,0 +1,295 @@
+//! Counters beside the ledger, and the audit that compares them with it.
+//!
+//! The ledger may have millions of entries, so a scrape of the metrics does not read it: the totals are counted as
+//! batches are committed and hours are dropped, and the number of hours as tallies are flushed. After a flush, the
+//! compactor thread adds up the whole ledger and compares the sum with the counted totals, if it can afford to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
+
+use super::error::{StoreError, database};
+use super::scan::open_iterator;
+use super::tallies::Tallies;
+use super::{Inner, codec};
+use flow::Totals;
+
+/// The compactor rests from audits this many times as long as the last one took.
+const REST: u32 = 99;
+
+/// The result of audits.
+#[derive(Debug, Default)]
+pub(super) struct Audit {
+    /// Flows that the ledger lacks.
+    difference: AtomicI64,
+}
+
+impl Audit {
+    pub(super) fn difference(&self) -> i64 {
+        self.difference.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, difference: i64) {
+        let before = self.difference.swap(difference, Ordering::Relaxed);
+        if difference != before && difference != 0 {
+            tracing::error!(
+                flows = difference,
+                "the ledger on disk does not have what was accepted: this is a fault; stop the service, run verify, \
+                 and keep the directory"
+            );
+        }
+    }
+}
+
+/// Number of hours in the ledger on disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HoursOnDisk {
+    /// As of this marker.
+    marker: u64,
+    hours: u64,
+    /// The marker of the flush that is running, and the hours that it adds. It may be on disk already.
+    flushing: Option<(u64, u64)>,
+}
+
+impl HoursOnDisk {
+    pub(super) fn new(marker: u64, hours: u64) -> HoursOnDisk {
+        HoursOnDisk {
+            marker,
+            hours,
+            flushing: None,
+        }
+    }
+
+    /// A flush that adds `hours` may move the marker to `marker` from now on.
+    pub(super) fn start_flush(&mut self, marker: u64, hours: u64) {
+        self.flushing = Some((marker, hours));
+    }
+
+    /// The flush to `marker` has succeeded.
+    pub(super) fn end_flush(&mut self, marker: u64) {
+        if let Some((_, hours)) = self.flushing.take_if(|(at, _)| *at == marker) {
+            self.hours += hours;
+        }
+        self.marker = marker;
+    }
+
+    pub(super) fn drop_hours(&mut self, hours: u64) {
+        self.hours = self.hours.saturating_sub(hours);
+    }
+
+    /// The number at `marker`; `None` if that is not one of the two that it knows.
+    fn at(&self, marker: u64) -> Option<u64> {
+        match self.flushing {
+            _ if marker == self.marker => Some(self.hours),
+            Some((at, hours)) if marker == at => Some(self.hours + hours),
+            _ => None,
+        }
+    }
+}
+
+/// Totals of the whole ledger, including hours that are too old but not dropped yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LedgerCounts {
+    pub(super) hours: u64,
+    pub(super) totals: Totals,
+}
+
+/// A part of the ledger that is not on disk yet, by its tally's last position.
+struct Unflushed<T> {
+    last: u64,
+    part: T,
+}
+
+impl Inner {
+    /// The counted totals. Takes time proportional to the number of unflushed hours.
+    pub(super) fn ledger_counts(self: &Arc<Inner>) -> Result<LedgerCounts, StoreError> {
+        loop {
+            let counts = self.visibility.between_drops(|_| {
+                let (tallies, on_disk, totals) = {
+                    let tallies = self.tallies()?;
+                    let hours = unflushed(&tallies, |tally| tally.hours());
+                    (hours, tallies.hours_on_disk(), tallies.expected())
+                };
+                let (lower, upper) = codec::ledger_bounds();
+                let (mut disk, marker) = open_iterator(self, lower, upper, true)?;
+                let Some(mut hours) = on_disk.at(marker) else {
+                    return Ok(None);
+                };
+                let of_tallies = tallies.into_iter().filter(|of| of.last > marker);
+                let mut more: Vec<u32> = of_tallies.flat_map(|of| of.part).collect();
+                more.sort_unstable();
+                more.dedup();
+                for hour in more {
+                    let key = codec::ledger_key(hour);
+                    disk.seek(&key);
+                    let is_there = disk.item().is_some_and(|(found, _)| found == key);
+                    hours += u64::from(!is_there);
+                }
+                disk.status().map_err(database("reading the ledger"))?;
+                Ok(Some(LedgerCounts { hours, totals }))
+            })?;
+            // Otherwise a flush ended in between.
+            if let Some(counts) = counts {
+                return Ok(counts);
+            }
+        }
+    }
+
+    /// Compares the counted totals with those of the ledger, unless the last time was too recent. Returns when it can
+    /// be called again.
+    pub(super) fn audit_ledger(self: &Arc<Inner>, not_before: Instant) -> Instant {
+        let start = Instant::now();
+        if start < not_before {
+            return not_before;
+        }
+        match self.ledger_difference() {
+            Ok(difference) => self.audit.set(difference),
+            Err(error) => tracing::warn!(%error, "ledger not compared with what was accepted"),
+        }
+        Instant::now() + start.elapsed() * REST
+    }
+
+    /// Flows that were counted, minus those in the ledger. Reads all of it, in constant memory.
+    fn ledger_difference(self: &Arc<Inner>) -> Result<i64, StoreError> {
+        self.visibility.between_drops(|_| {
+            let (tallies, expected) = {
+                let tallies = self.tallies()?;
+                let sums = unflushed(&tallies, |tally| {
+                    tally.ledger().map(|(_, totals)| totals.flows).sum::<u64>()
+                });
+                (sums, tallies.expected())
+            };
+            let (lower, upper) = codec::ledger_bounds();
+            let (mut disk, marker) = open_iterator(self, lower, upper, false)?;
+            let of_tallies = tallies.iter().filter(|of| of.last > marker);
+            let mut flows: u64 = of_tallies.map(|of| of.part).sum();
+            while let Some((_, value)) = disk.item() {
+                flows = flows.wrapping_add(codec::decode_totals(value)?.flows);
+                disk.advance();
+            }
+            disk.status().map_err(database("reading the ledger"))?;
+            Ok(expected.flows.wrapping_sub(flows) as i64)
+        })
+    }
+}
+
+fn unflushed<T>(tallies: &Tallies, part: impl Fn(&super::Tally) -> T) -> Vec<Unflushed<T>> {
+    let both = tallies.both().map(|tally| Unflushed {
+        last: tally.last(),
+        part: part(tally),
+    });
+    both.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, StoreOptions};
+    use flow::{BatchBuilder, Counters, Hour};
+    use rocksdb::statistics::Ticker;
+    use std::time::Duration;
+
+    fn commit(store: &Store, hours: impl Iterator<Item = u64>) {
+        let mut batch = BatchBuilder::with_capacity(0);
+        for hour in hours {
+            let hour = Hour::new(hour).unwrap();
+            batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
+        }
+        store.commit(vec![batch.finish()]).unwrap();
+    }
+
+    fn counts(store: &Store) -> (u64, u64) {
+        let counts = store.inner.ledger_counts().unwrap();
+        (counts.hours, counts.totals.flows)
+    }
+
+    /// Entries that iterators have read so far, once the compactor is idle.
+    fn entries_read(store: &Store) -> u64 {
+        let read = || {
+            let options = &store.inner.database_options;
+            options.get_ticker_count(Ticker::NumberDbNext)
+        };
+        loop {
+            let before = read();
+            std::thread::sleep(Duration::from_millis(200));
+            if read() == before {
+                return before;
+            }
+        }
+    }
+
+    #[test]
+    fn neither_a_scrape_nor_a_deletion_reads_the_whole_ledger() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreOptions::default()).unwrap().0;
+        let store = open();
+        commit(&store, 0..2000);
+        assert_eq!(counts(&store), (2000, 2000));
+        store.flush().unwrap();
+        commit(&store, 1990..2010);
+        assert_eq!(counts(&store), (2010, 2020));
+        let before = entries_read(&store);
+        store.observe().unwrap();
+        let metrics = store.inner.options.metrics.store();
+        assert_eq!(metrics.ledger_hours.get(), 2010);
+        assert!(entries_read(&store) - before < 100);
+        store.flush().unwrap();
+        let before = entries_read(&store);
+        let deleted = store.delete_hour(Hour::new(2009).unwrap()).unwrap();
+        assert_eq!(deleted.unwrap().flows, 1);
+        assert!(entries_read(&store) - before < 100);
+        assert_eq!(counts(&store), (2009, 2019));
+        drop(store);
+        assert_eq!(counts(&open()), (2009, 2019));
+    }
+
+    #[test]
+    fn the_number_of_hours_is_exact_at_every_step_of_a_flush() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen: Arc<parking_lot::Mutex<Vec<(u64, u64)>>> = Arc::default();
+        let inner: Arc<std::sync::OnceLock<std::sync::Weak<Inner>>> = Arc::default();
+        let options = StoreOptions {
+            on_step: Some(Arc::new({
+                let (seen, inner) = (seen.clone(), inner.clone());
+                move |_| {
+                    let Some(inner) = inner.get().and_then(std::sync::Weak::upgrade) else {
+                        return;
+                    };
+                    let counts = inner.ledger_counts().unwrap();
+                    seen.lock().push((counts.hours, counts.totals.flows));
+                }
+            })),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        commit(&store, 0..10);
+        store.flush().unwrap();
+        commit(&store, 5..15);
+        inner.set(Arc::downgrade(&store.inner)).unwrap();
+        store.flush().unwrap();
+        assert_eq!(*seen.lock(), [(15, 20); 4]);
+        assert_eq!(counts(&store), (15, 20));
+    }
+
+    #[test]
+    fn the_audit_finds_flows_that_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        commit(&store, 0..10);
+        store.flush().unwrap();
+        let inner = &store.inner;
+        inner.audit_ledger(Instant::now());
+        store.observe().unwrap();
+        let difference = &inner.options.metrics.store().ledger_difference_flows;
+        assert_eq!(difference.get(), 0);
+        let flows = inner.flows().unwrap();
+        inner.db.delete_cf(flows, codec::ledger_key(3)).unwrap();
+        let next = inner.audit_ledger(Instant::now());
+        assert_eq!(
+            inner.audit_ledger(next + Duration::from_secs(1)),
+            next + Duration::from_secs(1)
+        );
+        store.observe().unwrap();
+        assert_eq!(difference.get(), 1);
+    }
+}
