@@ -211,6 +211,10 @@ fn a_full_disk_is_waited_out() {
     let mut line = String::new();
     error.read_line(&mut line).unwrap();
     assert!(line.contains("the disk is full; reading waits"), "{line}");
+    until("the batch that was being filled is on disk", || {
+        let is_whole = |path: &PathBuf| path.to_string_lossy().ends_with("-300.json");
+        batches(&spool).iter().any(|path| !is_whole(path))
+    });
     // By its status, it ends by the signal, and was waiting until then.
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
@@ -238,8 +242,8 @@ fn a_full_disk_is_waited_out() {
     let db = dir.path().join("db");
     let daemon = Daemon::start_with(&db, &["--listen", &address.to_string()]);
     let (status, _, error) = parts(&child.wait_with_output().unwrap());
-    writing.join().unwrap().unwrap();
     assert_eq!(status, Some(0), "{error}");
+    writing.join().unwrap().unwrap();
     let mut model = Model::new();
     add_to(&mut model, &flows);
     assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
