@@ -72,7 +72,7 @@ pub enum ClientError {
 /// A problem document (RFC 9457) of the service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Problem {
+pub struct Problem {
     pub(crate) r#type: String,
     pub(crate) title: String,
     pub(crate) detail: String,
