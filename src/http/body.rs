@@ -12,7 +12,7 @@ use warp::http::header;
 
 use super::Api;
 use super::error::Problem;
-use crate::ingest::Permit;
+use crate::ingest::{Admission, Permit};
 use crate::query::Encoding;
 use flow::decode::lookalikes;
 use flow::gzip::Gzip;
@@ -88,7 +88,7 @@ pub(super) async fn receive(
         Encoding::Identity => body,
         Encoding::Gzip => {
             let gzip = Gzip::new(body.as_slice());
-            let plain = decompress(api, &mut permit, body.len(), gzip).await;
+            let plain = decompress(&api.admission, bytes_max, &mut permit, body.len(), gzip).await;
             plain.map_err(|e| e.into_problem("gzip", &body))?
         }
         Encoding::Zstd => {
@@ -97,7 +97,9 @@ pub(super) async fn receive(
                 Ok(zstd)
             });
             let plain = match zstd {
-                Ok(zstd) => decompress(api, &mut permit, body.len(), zstd).await,
+                Ok(zstd) => {
+                    decompress(&api.admission, bytes_max, &mut permit, body.len(), zstd).await
+                }
                 Err(error) => Err(DecompressError::Corrupt(error)),
             };
             plain.map_err(|e| e.into_problem("zstd", &body))?
@@ -141,19 +143,19 @@ pub(super) async fn drain(
 }
 
 /// Decompresses step by step, so that neither a decompression bomb nor a large body gets more than its share of memory,
-/// or blocks the thread for long.
+/// or blocks the thread for long: other tasks get their turn after each step, which takes less than a millisecond.
 async fn decompress(
-    api: &Api,
+    admission: &Admission,
+    bytes_max: usize,
     permit: &mut Permit,
     compressed_bytes: usize,
     mut decoder: impl Read,
 ) -> Result<Vec<u8>, DecompressError> {
-    let bytes_max = api.limits.body_bytes_max;
     let mut plain = Vec::new();
     loop {
         let before = plain.len();
         let bytes = compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BYTE;
-        let grown = api.admission.grow(permit, bytes).await;
+        let grown = admission.grow(permit, bytes).await;
         grown.map_err(|error| DecompressError::Refused(error.into()))?;
         Read::by_ref(&mut decoder)
             .take(STEP_BYTES as u64)
@@ -164,10 +166,11 @@ async fn decompress(
                 bytes_max,
             }));
         }
-        if plain.len() == before {
+        if plain.len() < before + STEP_BYTES {
             return Ok(plain);
         }
-        tokio::task::consume_budget().await;
+        // The budget of a task (`consume_budget`) would allow 128 steps, 8 MiB.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -192,5 +195,38 @@ impl DecompressError {
             what += &format!("; {hint}");
         }
         Problem::BadBody { what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// While a large body is decompressed, another task on the same thread has its turn after each step.
+    #[tokio::test]
+    async fn decompression_does_not_keep_the_thread() {
+        let body = vec![b'x'; 4 << 20];
+        let compressed = zstd::encode_all(body.as_slice(), 3).unwrap();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let other = tokio::spawn({
+            let turns = turns.clone();
+            async move {
+                loop {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let admission = Admission::new(64 << 20, 16 << 20, Duration::from_secs(1));
+        let mut permit = Permit::default();
+        let zstd = zstd::Decoder::with_buffer(compressed.as_slice()).unwrap();
+        let plain = decompress(&admission, 8 << 20, &mut permit, compressed.len(), zstd).await;
+        assert!(plain.is_ok_and(|plain| plain == body));
+        let steps = body.len() / STEP_BYTES;
+        assert!(turns.load(Ordering::Relaxed) >= steps, "{turns:?}");
+        other.abort();
     }
 }

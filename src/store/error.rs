@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec::{self, Corrupt};
+use super::rocks_error;
 use super::scan::ScanEnd;
 use agent::durable::Lack;
 
@@ -112,13 +113,13 @@ pub enum StoreError {
     #[error("the data directory is open read-only")]
     ReadOnly,
 
-    #[error("{doing} failed: {source}; {}", remedy(source))]
+    #[error("{doing} failed: {source}; {}", remedy(rocks_error::lack(source)))]
     Database {
         doing: &'static str,
         source: rocksdb::Error,
     },
 
-    #[error("{doing} failed: {source}; {}", remedy(source))]
+    #[error("{doing} failed: {source}; {}", remedy(Lack::of(source)))]
     Io {
         doing: &'static str,
         source: io::Error,
@@ -156,17 +157,19 @@ fn directory_remedy(error: &io::Error) -> &'static str {
     )
 }
 
-fn remedy(error: &impl ToString) -> &'static str {
-    Lack::in_text(&error.to_string()).map_or("check the disk", Lack::remedy)
+fn remedy(lack: Option<Lack>) -> &'static str {
+    lack.map_or("check the disk", Lack::remedy)
 }
 
 fn open_remedy(error: &rocksdb::Error) -> &'static str {
+    if let Some(lack) = rocks_error::lack(error) {
+        return lack.remedy();
+    }
     match error.kind() {
         rocksdb::ErrorKind::Corruption => {
             "its files are damaged: keep this directory, because it may have flows that no backup has, and \
              restore a backup into another one"
         }
-        rocksdb::ErrorKind::IOError if Lack::in_text(error.as_ref()).is_some() => remedy(error),
         rocksdb::ErrorKind::IOError => {
             "nothing is lost: check that the disk works and has free space, then start again"
         }

@@ -11,15 +11,12 @@ use rocksdb::DB;
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::live_files::LiveFiles;
-use super::{Inner, Store};
+use super::{Inner, Store, rocks_error};
 use agent::durable::Lack;
 
 /// Interval between checks that the data directory still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Prefix of RocksDB's error text if the subcode is `kNoSpace` (ENOSPC from any call). For other system errors the
-/// text has no class, so we find the cause by writing a file ourselves.
-const ROCKSDB_NO_SPACE: &str = "IO error: No space left on device";
-/// Size of that file.
+/// Size of the file that is written to find out why a write failed.
 const PROBE_BYTES: usize = 1 << 20;
 
 /// Whether a commit can be expected to succeed, judged by the last write to the journal. After a failed write, a
@@ -168,18 +165,18 @@ impl Inner {
 /// Classifies a failed write. RocksDB repeats some errors for as long as it is open, so a write of our own shows
 /// whether there is space now.
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
-    let text = match error {
-        StoreError::Database { source, .. } => source.as_ref(),
+    let error = match error {
+        StoreError::Database { source, .. } => source,
         StoreError::Io { source, .. } => return WriteHealth::from_lack(Lack::of(source)),
         _ => return WriteHealth::Failing,
     };
-    if text.starts_with(ROCKSDB_NO_SPACE) {
+    if rocks_error::is_no_space(error) {
         return WriteHealth::NoSpace;
     }
-    match probe(staging) {
-        Err(error) => WriteHealth::from_lack(Lack::of(&error)),
-        Ok(()) if Lack::in_text(text) == Some(Lack::Quota) => WriteHealth::QuotaRaised,
-        Ok(()) => WriteHealth::from_lack(Lack::in_text(text)),
+    match (probe(staging), rocks_error::lack(error)) {
+        (Err(error), _) => WriteHealth::from_lack(Lack::of(&error)),
+        (Ok(()), Some(Lack::Quota)) => WriteHealth::QuotaRaised,
+        (Ok(()), lack) => WriteHealth::from_lack(lack),
     }
 }
 

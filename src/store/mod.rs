@@ -8,6 +8,7 @@
 
 mod apply;
 mod arena;
+mod audit;
 mod checkpoint;
 pub mod codec;
 mod commit;
@@ -27,6 +28,7 @@ mod options;
 mod receipts;
 mod retention;
 mod rocks;
+mod rocks_error;
 mod run;
 mod scan;
 mod selection;
@@ -38,7 +40,7 @@ mod wal;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -64,6 +66,7 @@ pub use wal::truncate_torn_writes;
 #[cfg(fuzzing)]
 pub use {merge::check_merge, tally::check_replay};
 
+use audit::HoursOnDisk;
 use compact::CompactionRequests;
 use error::database;
 use flow::{Hour, Totals};
@@ -118,6 +121,8 @@ struct Inner {
     journal_memtable_is_grown: AtomicBool,
     /// Number of additions that saturated at `u64::MAX`.
     saturated: Arc<AtomicU64>,
+    /// Result of the last audit: flows that the ledger lacks.
+    ledger_difference: AtomicI64,
     health: Health,
 }
 
@@ -131,8 +136,9 @@ struct Tallies {
     flushed: u64,
     /// The newest hour that has had flows.
     newest: Option<u32>,
-    /// Expected total of the ledger: its total at start, plus everything that was added since.
+    /// Expected total of the ledger: its total at start, plus everything that was added since, minus what was dropped.
     expected: Totals,
+    hours_on_disk: HoursOnDisk,
     /// Flush the active tally now, whatever its size and age.
     flush_now: bool,
     /// Error of the last flush; `None` if it succeeded.
