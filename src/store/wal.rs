@@ -79,8 +79,8 @@ pub(super) fn find_torn_writes(rocks: &Path) -> Result<Option<TornWrites>, Store
     let mut cuts = Vec::new();
     let mut is_over = false;
     for (path, of) in logs(rocks).map_err(failed)? {
-        let log = fs::read(&path).map_err(failed)?;
-        let keep = match find_end(&log, of) {
+        let mut log = File::open(&path).map_err(failed)?;
+        let keep = match find_end(&mut log, of).map_err(failed)? {
             // Without per-record syncs, nothing after a lost record counts.
             _ if is_over => 0,
             Ok(LogEnd::Good) => continue,
@@ -94,11 +94,12 @@ pub(super) fn find_torn_writes(rocks: &Path) -> Result<Option<TornWrites>, Store
                 });
             }
         };
-        if keep < log.len() {
+        let (keep, length) = (keep as u64, log.metadata().map_err(failed)?.len());
+        if keep < length {
             cuts.push(Cut {
                 path,
-                keep: keep as u64,
-                bytes: (log.len() - keep) as u64,
+                keep,
+                bytes: length - keep,
             });
         }
     }

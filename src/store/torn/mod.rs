@@ -17,6 +17,8 @@
 //! numbers. Since the last sector may contain few bytes of the record, each record ends in a mark that is not zeros
 //! ([`codec::SYNCED`]).
 
+use std::io::{self, Read, Seek, SeekFrom};
+
 use super::codec;
 
 pub(super) const BLOCK_BYTES: usize = 32 << 10;
@@ -54,6 +56,8 @@ pub(super) struct Damage {
     pub(super) at: usize,
 }
 
+pub(super) type LogEndResult = Result<LogEnd, Damage>;
+
 /// Type of a fragment: its place in its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FragmentType {
@@ -83,40 +87,83 @@ impl FragmentType {
     }
 }
 
-pub(super) fn find_end(log: &[u8], of: LogKind) -> Result<LogEnd, Damage> {
+/// Finds the end of `log`. Reads it block by block; only if it ends badly, what is after its last whole record is read
+/// as a whole, which is one record if a power cut is the cause.
+pub(super) fn find_end(mut log: impl Read + Seek, of: LogKind) -> io::Result<LogEndResult> {
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    // Where the block begins in the log.
+    let mut block_at = 0;
     let (mut keep, mut at, mut is_inside) = (0, 0, false);
     let mut unsynced = false;
+    read_block(&mut log, &mut block)?;
     loop {
-        let (begin, read) = fragment(log, at);
+        if next_begin(at) >= BLOCK_BYTES {
+            read_block(&mut log, &mut block)?;
+            block_at += BLOCK_BYTES;
+            at = 0;
+        }
+        let (begin, read) = fragment(&block, at);
         match read {
             Parsed::Fragment(part, _) if part.is_first() == is_inside => {
-                return Err(Damage { at: begin });
+                let at = block_at + begin;
+                return Ok(Err(Damage { at }));
             }
             Parsed::Fragment(part, end) => {
                 if part.is_last() {
-                    keep = end;
-                    unsynced |= of == LogKind::Journal && ends_unsynced(&log[..end]);
+                    keep = block_at + end;
+                    unsynced |= of == LogKind::Journal && ends_unsynced(&block[..end]);
                 }
                 is_inside = !part.is_last();
                 at = end;
             }
-            Parsed::End => return Ok(LogEnd::Good),
+            Parsed::End => return Ok(Ok(LogEnd::Good)),
             Parsed::Short | Parsed::Bad => {
-                let remains = TornTail::new(log, keep);
-                let is_torn = match of {
-                    LogKind::Journal if !unsynced => remains.fits_one_record(begin, !is_inside),
-                    LogKind::Journal => remains.lacks_sector_of(begin),
-                    LogKind::Manifest => {
-                        remains.lacks_sector_of(begin)
-                            && records_in(log, begin + 1..log.len()) < MANIFEST_RECORDS_MAX
-                    }
-                };
-                return match read {
+                let begin = block_at + begin;
+                let tail_at = keep - keep % BLOCK_BYTES;
+                let mut tail = Vec::new();
+                log.seek(SeekFrom::Start(tail_at as u64))?;
+                log.read_to_end(&mut tail)?;
+                let is_torn = is_torn(
+                    &tail,
+                    keep - tail_at,
+                    begin - tail_at,
+                    is_inside,
+                    of,
+                    unsynced,
+                );
+                return Ok(match read {
                     _ if !is_torn => Err(Damage { at: begin }),
                     Parsed::Short => Ok(LogEnd::Good),
                     _ => Ok(LogEnd::Torn { keep, unsynced }),
-                };
+                });
             }
+        }
+    }
+}
+
+/// Fills `block` with the next block of the log, which is shorter at the log's end.
+fn read_block(log: &mut impl Read, block: &mut Vec<u8>) -> io::Result<()> {
+    block.clear();
+    log.take(BLOCK_BYTES as u64).read_to_end(block)?;
+    Ok(())
+}
+
+/// Whether the log can be torn. Its last whole record ends at `keep`, and the fragment at `begin` is invalid.
+fn is_torn(
+    log: &[u8],
+    keep: usize,
+    begin: usize,
+    is_inside: bool,
+    of: LogKind,
+    unsynced: bool,
+) -> bool {
+    let remains = TornTail::new(log, keep);
+    match of {
+        LogKind::Journal if !unsynced => remains.fits_one_record(begin, !is_inside),
+        LogKind::Journal => remains.lacks_sector_of(begin),
+        LogKind::Manifest => {
+            remains.lacks_sector_of(begin)
+                && records_in(log, begin + 1..log.len()) < MANIFEST_RECORDS_MAX
         }
     }
 }
@@ -126,6 +173,7 @@ fn ends_unsynced(log: &[u8]) -> bool {
     log.ends_with(codec::UNSYNCED)
 }
 
+#[derive(Clone, Copy)]
 enum Parsed {
     /// A valid fragment, and where it ends.
     Fragment(FragmentType, usize),

@@ -2,6 +2,7 @@
 //! on made-up ones.
 
 use std::collections::BTreeSet;
+use std::io::Cursor;
 use std::path::Path;
 
 use rand::rngs::StdRng;
@@ -10,6 +11,10 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::store::{Durability, Store, StoreOptions};
 use flow::{BatchBuilder, Counters, Hour, IdempotencyKey};
+
+fn find_end(log: &[u8], of: LogKind) -> LogEndResult {
+    super::find_end(Cursor::new(log), of).unwrap()
+}
 
 fn seeded() -> StdRng {
     let seed = rand::random();
@@ -350,4 +355,51 @@ fn where_nothing_is_synced_all_from_the_first_gap_on_is_cut_off() {
     let mut changed = log.clone();
     changed[is_last[4] + 20] ^= 1;
     assert!(find_end(&changed, LogKind::Journal).is_err());
+}
+
+/// A log that counts what is read of it, and that never has more than a block asked for at once.
+struct Counted<'a> {
+    log: Cursor<&'a [u8]>,
+    bytes: usize,
+    seeks: usize,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert!(self.seeks > 0 || buffer.len() <= BLOCK_BYTES);
+        let read = self.log.read(buffer)?;
+        self.bytes += read;
+        Ok(read)
+    }
+}
+
+impl Seek for Counted<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.seeks += 1;
+        self.log.seek(to)
+    }
+}
+
+/// A log may be larger than the memory of the process.
+#[test]
+fn a_log_is_read_block_by_block_and_its_torn_record_once_more() {
+    let (log, is_last) = made_up([90_000; 50].map(payload));
+    let read = |log: &[u8]| {
+        let mut counted = Counted {
+            log: Cursor::new(log),
+            bytes: 0,
+            seeks: 0,
+        };
+        let end = super::find_end(&mut counted, LogKind::Journal).unwrap();
+        (end, counted.bytes, counted.seeks)
+    };
+    assert_eq!(read(&log), (Ok(LogEnd::Good), log.len(), 0));
+    let keep = is_last[is_last.len() - 2];
+    let mut torn = log.clone();
+    let lost = keep.next_multiple_of(SECTOR_BYTES) + SECTOR_BYTES;
+    torn[lost..lost + SECTOR_BYTES].fill(0);
+    let (end, bytes, seeks) = read(&torn);
+    let unsynced = false;
+    assert_eq!(end, Ok(LogEnd::Torn { keep, unsynced }));
+    assert!(bytes < log.len() + 90_000 + 2 * BLOCK_BYTES && seeks == 1);
 }
