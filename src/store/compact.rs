@@ -138,7 +138,7 @@ impl Inner {
                 }
             }
             if due.audit {
-                next_audit = self.audit(next_audit);
+                next_audit = self.audit_ledger(next_audit);
             }
             let Some(added) = due.added else {
                 continue;
