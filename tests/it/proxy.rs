@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use crate::send::{flows, parts};
+use crate::spool::{answer, answering, batches, set_aside};
 use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
 
 /// Never resolves, so only a proxy reaches it.
@@ -253,6 +254,44 @@ fn what_goes_through_it_arrives() {
     let rows = daemon.client.get("/flows?hour=1", &[bearer]);
     assert_eq!(rows.unwrap().rows(), hour_of(&model, 1));
     daemon.stop();
+}
+
+/// A proxy that makes no tunnel is named with its status, whatever that is, and no flow is thrown away.
+#[test]
+fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
+    for (status, tip) in [
+        ("302 Found", ""),
+        ("403 Forbidden", ""),
+        ("407 Proxy Authentication Required", "USER:PASSWORD"),
+        ("413 Payload Too Large", ""),
+        ("422 Unprocessable Content", ""),
+        ("502 Bad Gateway", ""),
+    ] {
+        let url = answering(move |_| answer(status, "<p>no tunnel</p>"));
+        let dir = tempfile::tempdir().unwrap();
+        let spool = dir.path().to_str().unwrap();
+        let arguments = [
+            "send",
+            "--url",
+            SECURE,
+            "--spool",
+            spool,
+            "--retry-for",
+            "0",
+        ];
+        let output = flowtally(
+            &[("https_proxy", &url)],
+            &arguments,
+            &ndjson_body(&flows(3)),
+        );
+        let (end, out, error) = parts(&output);
+        assert_eq!(end, Some(1), "{status}: {out} {error}");
+        assert!(error.contains(&url), "{status}: {error}");
+        assert!(error.contains(&status[..3]), "{status}: {error}");
+        assert!(error.contains(tip), "{status}: {error}");
+        assert_eq!(batches(dir.path()).len(), 1, "{status}: it stays");
+        assert!(set_aside(dir.path()).is_empty(), "{status}");
+    }
 }
 
 #[test]

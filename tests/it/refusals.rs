@@ -53,6 +53,8 @@ fn an_answer_about_a_batch_sets_it_aside() {
             command.contains("--no-compress"),
             ["411", "414", "415", "431"].contains(&&status[..3])
         );
+        // What is mended by hand has to be text first; the spool compresses.
+        assert_eq!(reason.contains("zstd -d"), status.starts_with("400"));
     }
 }
 
@@ -111,6 +113,31 @@ fn a_refusal_that_breaks_off_sets_its_batch_aside() {
         out.starts_with("20 flows sent in 2 batches"),
         "{out} {error}"
     );
+}
+
+/// Proxies answer in Latin-1, and some name no charset: the status is enough.
+#[test]
+fn a_refusal_that_is_not_utf_8_sets_its_batch_aside() {
+    let latin1 = b"HTTP/1.1 413 Charge trop grande\r\nconnection: close\r\n\
+        content-type: text/html\r\ncontent-length: 8\r\n\r\nrefus\xe9\xe9.";
+    let binary = b"HTTP/1.1 422 Unprocessable Content\r\nconnection: close\r\n\
+        content-type: application/problem+json\r\ncontent-length: 4\r\n\r\n\x00\xff\xfe{";
+    for refusal in [&latin1[..], &binary[..]] {
+        let dir = tempfile::tempdir().unwrap();
+        let url = answering(move |number| match number {
+            1 => refusal.to_vec(),
+            _ => answer("200 OK", TAKEN).into_bytes(),
+        });
+        let spool = dir.path().to_str().unwrap();
+        let arguments = ["--batch-flows", "10", "--spool", spool, "--retry-for", "5"];
+        let (end, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
+        assert_eq!(end, Some(1), "{error}");
+        assert!(
+            out.starts_with("20 flows sent in 2 batches"),
+            "{out} {error}"
+        );
+        assert_eq!(set_aside(dir.path()).len(), 1);
+    }
 }
 
 fn keeps_on(wrong: String, has_spool: bool) {

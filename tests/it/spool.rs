@@ -233,8 +233,8 @@ fn a_full_disk_is_waited_out() {
     daemon.stop();
 }
 
-/// Answers what `answer` says to each request, in turn, until it is dropped.
-pub(crate) fn answering(answer: impl Fn(usize) -> String + Send + 'static) -> String {
+/// A server on loopback whose response to the request of each number is that of `answer`. Returns its URL.
+pub(crate) fn answering<T: Into<Vec<u8>>>(answer: impl Fn(usize) -> T + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -250,7 +250,7 @@ pub(crate) fn answering(answer: impl Fn(usize) -> String + Send + 'static) -> St
                 line.clear();
             }
             let _it_may_break = lines.read_exact(&mut vec![0; length]);
-            let _it_may_have_left = stream.write_all(answer(number).as_bytes());
+            let _it_may_have_left = stream.write_all(&answer(number).into());
         }
     });
     url
