@@ -13,10 +13,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
-use crate::http::{AccessFiles, HostName, Hosts, TlsFiles};
+use crate::http::{AccessFiles, Hosts, TlsFiles};
 use crate::query::QueryLimits;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
+use flow::HostName;
 
 /// Exit status after a second signal: what a shell reports for a process that SIGINT killed.
 const EXIT_SECOND_SIGNAL: i32 = 130;

@@ -9,6 +9,8 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
+/// Longest head of a request, without the tail of its target; also the size of a connection's read buffer.
+pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// The start of a target, which is passed to hyper.
 pub(super) const TARGET_START_BYTES_MAX: usize = 8 << 10;
 /// The longest tail that is kept: three times 64 names of 1,024 bytes, percent-encoded, with their parameter names.

@@ -18,15 +18,16 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use warp::http::{Method, Request, Version};
 
-use super::connections::{Connection, Connections, RequestContext};
+use super::api::Api;
+use super::connections::{Connection, Connections};
 use super::error::Problem;
 use super::head::Heads;
-use super::origin::Target;
+use super::long_target::HEAD_BYTES_MAX;
+use super::request::RequestContext;
+use super::request::Target;
+use super::routes;
 use super::socket::Socket;
-use super::{Api, routes};
 
-/// Longest head of a request, which is also the size of a connection's read buffer.
-pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept. The usual cause is too many open files, and a connection has to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the last request, time for its response to be sent and for its client to close the connection.

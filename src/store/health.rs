@@ -85,8 +85,7 @@ impl WriteHealth {
                  after it could not write",
             ),
             WriteHealth::Closed => Some(
-                "an internal error closed the store (a restart recovers all sums from the journal), and no batch \
-                 could be taken",
+                "the store has been closed by an internal error (a restart recovers all sums from the journal)",
             ),
             _ => None,
         }

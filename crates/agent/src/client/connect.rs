@@ -1,13 +1,14 @@
 //! The connection: its address, its proxy, its certificates and its limits in time.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+
+use flow::HostName;
 
 use super::{Client, ClientError, IDLE_MAX, Proxy, RESPONSE_MAX, Server, forward};
 
@@ -94,23 +95,9 @@ fn base_url(url: &str) -> Result<String, ClientError> {
         uri.host().unwrap_or_default(),
         uri.authority().map_or("", |a| a.as_str()),
     );
-    let labels = host.strip_suffix('.').unwrap_or(host);
-    if labels.split('.').any(str::is_empty) {
-        return Err(bad(
-            &"its host is not a name: it has an empty label between two dots",
-        ));
-    }
-    // As in URLs of browsers. Resolvers also accept `127.1`, but the rules for proxies and `Host` would not recognise
-    // this machine in it.
-    let last = labels.rsplit('.').next().unwrap_or_default();
-    let is_decimal = last.bytes().all(|b| b.is_ascii_digit());
-    let is_hex = last
-        .get(..2)
-        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("0x"));
-    if (is_decimal || is_hex) && labels.parse::<Ipv4Addr>().is_err() {
-        return Err(bad(
-            &"its host looks like an address; an IPv4 address has four decimal numbers",
-        ));
+    // Resolvers also accept `127.1`, but the rules for proxies and for `Host` would not recognise this machine in it.
+    if let Err(why) = host.parse::<HostName>() {
+        return Err(bad(&format!("its host is not valid: {why}")));
     }
     // ureq would replace an invalid port by the scheme's default.
     let port = authority

@@ -1,5 +1,6 @@
 //! The agent's commands, and the code that other commands share with them.
 
+mod checked;
 pub mod connect;
 mod drain;
 pub mod identity;

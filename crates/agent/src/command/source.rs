@@ -11,6 +11,7 @@ use std::sync::{Arc, Once, Weak};
 
 use indicatif::ProgressBar;
 
+use super::checked::CheckedFile;
 use super::drain::{Drain, Drained};
 use super::eprint_line;
 use super::identity::{AlreadyCounted, Identity};
@@ -175,6 +176,7 @@ impl FlowSource {
         let warn_bar = bar.clone();
         let bytes: Box<dyn Read + Send> = match self.stop {
             Some(stop) => stop.into_reader(self.input),
+            None if self.is_file => Box::new(CheckedFile::new(self.input, bar.clone())),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)

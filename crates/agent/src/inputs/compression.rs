@@ -1,6 +1,6 @@
 //! gzip and zstd, detected by their magic numbers.
 
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use super::pause::{IdleFilter, Stopped};
 use flow::gzip::{self, Gzip};
@@ -11,6 +11,8 @@ const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
 /// The largest supported window of zstd frames: 128 MiB, as in `zstd -d`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+const CHECK_BUFFER_BYTES: usize = 64 << 10;
 
 /// Whether `begin`, the first bytes of an input, is the start of a compressed one.
 pub(crate) fn begins_compressed(start: &[u8]) -> bool {
@@ -72,6 +74,27 @@ impl<R: Read> Read for Decompressed<R> {
     }
 }
 
+/// Decompresses all of `input`, which is compressed.
+///
+/// # Errors
+/// If it is damaged. If it ends early, that is not an error: what is there can be read.
+pub(crate) fn find_damage(input: impl Read) -> io::Result<()> {
+    let input = BufReader::with_capacity(CHECK_BUFFER_BYTES, input);
+    let mut input = BufReader::with_capacity(CHECK_BUFFER_BYTES, Decompressed::new(input)?);
+    loop {
+        match input.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(bytes) => {
+                let read = bytes.len();
+                input.consume(read);
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Adds an explanation to errors of the data. System errors are passed on unchanged.
 fn explained(what: &str, error: io::Error) -> io::Error {
     match error.kind() {
@@ -90,7 +113,7 @@ fn explained(what: &str, error: io::Error) -> io::Error {
             io::Error::new(io::ErrorKind::InvalidData, why)
         }
         _ => {
-            let why = format!("the {what} data is damaged: {error}");
+            let why = format!("the {what} data is damaged: {error}; get a good copy of it");
             io::Error::new(io::ErrorKind::InvalidData, why)
         }
     }

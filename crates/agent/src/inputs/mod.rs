@@ -24,7 +24,7 @@ mod window;
 pub use apps::Apps;
 pub(crate) use batches::GIVE_AGAIN;
 pub use batches::{Chunk, RejectedFlow};
-pub(crate) use compression::begins_compressed;
+pub(crate) use compression::{begins_compressed, find_damage};
 #[cfg(test)]
 pub(crate) use flows::Line;
 pub(crate) use flows::{RecordHashes, first_to_json, to_json};

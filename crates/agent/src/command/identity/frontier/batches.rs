@@ -137,11 +137,11 @@ impl<L: ReceiptLookup> Frontier<L> {
         }
         notes.others.extend(noted.first);
         notes.others.extend(lines_within(chunk));
-        // If another command counts this file at the same time, its batch begins with the same record. In a
-        // batch of one record, this key is the batch's own key, under which a mark is not a receipt.
+        // If another command counts this file at the same time, its batch begins with the same record, in any
+        // format. In a batch of one record, this key is the batch's own key, under which a mark is not a receipt.
         let first = chunk.chains[0].key();
         let first = first.filter(|key| !self.marks.contains_key(key));
-        notes.excluded_by = noted.unless.or(first);
+        notes.excluded_by = noted.unless.into_iter().chain(first).collect();
         notes
     }
 

@@ -123,7 +123,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             let notes = Notes {
                 own: Note::new("h"),
                 others: self.gap_notes(&gap, filled.late_from),
-                excluded_by: None,
+                excluded_by: Vec::new(),
             };
             self.refilled.if_late.push(Some(self.if_late(&gap, &notes)));
             let batch: Batch = filled.flows.finish();

@@ -4,8 +4,8 @@ use super::*;
 
 /// A file of lines `sN,TX` of which only `bytes` are written, in chunks. The last line counts if its last field has
 /// begun.
-fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Chunk> {
-    let most = [1, 3, 20][random.random_range(0..3)];
+pub(super) fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Chunk> {
+    let most = [1, 3, 20, 100][random.random_range(0..4)];
     let all: Vec<&str> = bytes.split_inclusive('\n').collect();
     let whole = |line: &&str| {
         line.trim_end()

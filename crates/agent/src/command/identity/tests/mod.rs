@@ -2,6 +2,7 @@
 
 mod cut_lines;
 mod late;
+mod writings;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -56,8 +57,7 @@ impl Table {
             None => {}
         }
         let notes = batch.notes().unwrap();
-        let unless = notes.excluded_by.as_ref();
-        if unless.is_some_and(|key| self.kept(key).is_some()) {
+        if notes.excluded_by.iter().any(|key| self.kept(key).is_some()) {
             return Err(Conflict);
         }
         for record in codec::Records::new(batch.bytes()).unwrap() {
