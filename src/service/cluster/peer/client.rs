@@ -27,7 +27,7 @@ use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
 use agent::client::{ClientError, Problem, read_first_token};
 use flow::query::Query;
-use flow::{Offset, Partition};
+use flow::{HostName, Offset, Partition};
 
 /// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -285,6 +285,15 @@ impl PeerClient {
     }
 }
 
+/// Validates the URL at which peers reach this node.
+///
+/// # Errors
+/// If no request can be sent to it.
+pub fn validate_url(url: &str) -> Result<(), ClientError> {
+    let valid = uri(url, "/healthz").map(drop);
+    valid.map_err(|error| ClientError::Options(error.to_string()))
+}
+
 /// The URI of `target` at the node whose URL is `url`.
 fn uri(url: &str, target: &str) -> Result<Uri, PeerError> {
     let base = url.trim_end_matches('/');
@@ -295,10 +304,12 @@ fn uri(url: &str, target: &str) -> Result<Uri, PeerError> {
         uri.map_err(|e| PeerError::failed(url, format!("cannot ask for {target:.200}: {e}")))?;
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = uri.host().unwrap_or_default();
-    // Otherwise the connector would use the scheme's port.
-    let has_bad_port =
-        authority.len() > host.len() && !authority.ends_with(':') && uri.port().is_none();
-    match matches!(uri.scheme_str(), Some("http" | "https")) && !host.is_empty() && !has_bad_port {
+    // The connector would replace an invalid port by the scheme's.
+    let has_port = authority.len() > host.len() && !authority.ends_with(':');
+    let is_valid = matches!(uri.scheme_str(), Some("http" | "https"))
+        && host.parse::<HostName>().is_ok()
+        && (!has_port || matches!(uri.port_u16(), Some(1..)));
+    match is_valid {
         true => Ok(uri),
         false => Err(PeerError::failed(
             url,

@@ -139,9 +139,21 @@ async fn errors_tell_a_node_that_is_unavailable_from_one_that_fails() {
         "http://",
         "http://a:0x",
         "http://a:65536",
+        "http://a:0",
+        "http://a..b:1",
+        "http://u:p@a",
     ] {
+        assert!(validate_url(url).is_err(), "{url}");
         let error = rows(&client(), url).await.unwrap_err();
         assert!(matches!(error, PeerError::Failed { .. }), "{url}: {error}");
+    }
+    for url in [
+        "http://a",
+        "https://a_b.c:65535/",
+        "http://[::1]:1",
+        "http://a:1/flows",
+    ] {
+        validate_url(url).unwrap();
     }
 }
 
