@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::client::chain;
 use crate::query::QueryError;
 
-/// A body that is received as it is read: while nobody reads, at most two chunks are in memory, and the peer has to wait.
-/// Dropping it before its end closes the connection, so that the peer stops too.
+/// A body that is received as it is read: while it is not read, at most two chunks are in memory, and the peer has to wait.
+/// Dropping it before its end closes the connection, so that the peer stops its scan.
 #[derive(Debug)]
 pub(super) struct PeerBody<B = Incoming> {
     /// The node that sends it, for errors.
@@ -29,9 +29,9 @@ pub(super) struct PeerBody<B = Incoming> {
 /// How long reading may wait for a peer.
 #[derive(Clone, Debug)]
 pub(super) struct ReadLimits {
-    /// For each chunk.
+    /// Longest wait for a chunk.
     pub(super) stall_max: Duration,
-    /// For the part of the answer that is being made.
+    /// Deadline of the part of the answer that is being produced.
     pub(super) deadline: Option<Instant>,
     pub(super) cancel: CancellationToken,
 }
@@ -40,7 +40,7 @@ impl ReadLimits {
     /// When the wait that starts now has to end.
     fn give_up(&self) -> Instant {
         let now = Instant::now();
-        // A limit that cannot be represented is never reached, but a timer needs one.
+        // If the limit is too far away to be represented.
         let stalled = now.checked_add(self.stall_max).unwrap_or(now + A_YEAR);
         self.deadline.map_or(stalled, |at| at.min(stalled))
     }

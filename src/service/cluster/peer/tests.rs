@@ -53,7 +53,7 @@ fn head(stream: &mut impl Read) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_stands_still_is_given_up() {
+async fn a_node_that_hangs_is_detected() {
     // The system accepts connections, and no process reads from them.
     let (_listener, url) = listen();
     let mut client = client();
@@ -92,7 +92,7 @@ async fn a_node_that_responds_to_probes_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn errors_tell_what_became_of_the_node() {
+async fn errors_tell_a_node_that_is_unavailable_from_one_that_fails() {
     for (response, is_unavailable, says) in [
         (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
@@ -139,14 +139,26 @@ async fn errors_tell_what_became_of_the_node() {
         "http://",
         "http://a:0x",
         "http://a:65536",
+        "http://a:0",
+        "http://a..b:1",
+        "http://u:p@a",
     ] {
+        assert!(validate_url(url).is_err(), "{url}");
         let error = rows(&client(), url).await.unwrap_err();
         assert!(matches!(error, PeerError::Failed { .. }), "{url}: {error}");
+    }
+    for url in [
+        "http://a",
+        "https://a_b.c:65535/",
+        "http://[::1]:1",
+        "http://a:1/flows",
+    ] {
+        validate_url(url).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_sends_while_rows_are_read_and_stops_when_they_are_not_wanted() {
+async fn a_node_sends_no_faster_than_rows_are_read_and_stops_when_they_are_dropped() {
     let (listener, url) = listen();
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
@@ -182,7 +194,7 @@ async fn a_node_sends_while_rows_are_read_and_stops_when_they_are_not_wanted() {
     has_ended.recv_timeout(Duration::from_secs(20)).unwrap();
 }
 
-/// Variables are the process's, so it runs itself with one.
+/// Variables belong to the process, so the test runs itself in a child process that has them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_proxy_is_used() {
     const NAME: &str = "service::cluster::peer::tests::no_proxy_is_used";
