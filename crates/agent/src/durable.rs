@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lacking_is_told_by_number_and_by_name() {
+    fn errors_of_full_disks_are_classified_by_number_and_by_name() {
         for (lack, errno) in Lack::ALL {
             let error = io::Error::from(errno);
             assert_eq!(Lack::of(&error), Some(lack));

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_said_without_its_password() {
+    fn an_invalid_proxy_is_reported_without_its_password() {
         for value in [
             "socks5://u:secret@p:1",
             "ftp://u:secret@p",

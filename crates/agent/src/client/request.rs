@@ -222,7 +222,7 @@ mod tests {
     use crate::client::Server;
 
     #[test]
-    fn who_stands_still_keeps_nobody_waiting() {
+    fn a_silent_server_is_given_up_on_unless_it_is_alive() {
         const PATIENCE: Duration = Duration::from_millis(500);
         // The system takes connections, and nobody answers.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -427,7 +427,7 @@ mod tests {
 
     /// What is set aside takes room until somebody has looked at it.
     #[test]
-    fn what_is_set_aside_is_out_of_the_way_and_has_a_reason() {
+    fn a_batch_that_is_set_aside_has_a_reason_and_blocks_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
         spool.push(entry("a"), b"one").unwrap();
