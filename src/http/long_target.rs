@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_long_target_stays_as_it_is() {
+    fn requests_without_a_long_target_are_unchanged() {
         let long = "x".repeat(100_000);
         for bytes in [
             format!("PUT /{long} HTTP/1.1\r\n\r\n"),

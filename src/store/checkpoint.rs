@@ -139,7 +139,7 @@ mod tests {
     /// Every batch has the same two flows, so in any state between two commits both have equal sums. None that was
     /// acknowledged before may be missing.
     #[test]
-    fn while_commits_and_flushes_go_on_it_is_a_state_that_existed() {
+    fn a_checkpoint_during_commits_and_flushes_is_consistent() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             journal_bytes_max: 4096,
@@ -176,7 +176,7 @@ mod tests {
 
     /// A flush during a checkpoint would trim batches from the journal that its files lack.
     #[test]
-    fn a_writer_delays_it() {
+    fn a_writer_delays_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let writes = store.inner.flusher.lock_writes().unwrap();

@@ -251,7 +251,7 @@ mod tests {
     use flow::Counters;
 
     #[test]
-    fn an_hour_that_flushes_add_to_is_soon_in_one_place() {
+    fn an_hour_in_many_files_is_compacted() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let hour = Hour::new(7).unwrap();

@@ -38,7 +38,7 @@ pub enum WriteHealth {
     /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
     /// what is written now.
     Gone,
-    /// A thread panicked while it changed the sums in memory, so they may shortage durable batches. Nothing is answered
+    /// A thread panicked while it changed the sums in memory, so they may lack durable batches. Nothing is answered
     /// any more, and a restart recovers the sums from the journal.
     Closed,
 }
