@@ -173,6 +173,7 @@ impl CsvReader<'_> {
                 last_field: record.last_field,
                 last_is_whole: text.ends_with('"'),
                 is_content: false,
+                last_column: self.columns.last().copied(),
             });
         }
         self.sink.flow(RawFlow {

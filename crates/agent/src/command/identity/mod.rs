@@ -34,6 +34,7 @@
 mod frontier;
 mod late;
 mod lines;
+mod stems;
 #[cfg(test)]
 mod tests;
 

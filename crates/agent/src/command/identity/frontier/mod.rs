@@ -3,12 +3,12 @@
 mod batches;
 mod gaps;
 mod grown;
+mod noted;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::late::Gap;
-use super::lines::LineText;
 use super::{Chain, Identity, IdentityNote};
 use gaps::FilledGap;
 
@@ -121,6 +121,8 @@ pub struct Frontier<L> {
     /// For each mark that was found: the number of records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
     compared: SketchMatch,
+    /// Whether batches were made, so that what follows them is not looked up.
+    has_made_batches: bool,
     /// Whether flows were left out of a file with the same first record. `None` until a receipt of it is found.
     has_gaps: Option<bool>,
     /// Batches of flows that were left out of earlier batches.
@@ -174,17 +176,6 @@ struct PendingChunk {
 }
 
 impl PendingChunk {
-    /// The text of a record, in formats where a line may be cut and still parse.
-    fn line(&self, record: usize) -> Option<LineText<'_>> {
-        let line = self.records.get(record)?.line?;
-        let text =
-            |range: std::ops::Range<u32>| self.text.get(range.start as usize..range.end as usize);
-        Some(LineText {
-            stem: text(line.start..line.last_field)?,
-            last: text(line.last_field..line.end)?,
-        })
-    }
-
     /// The chain before a record.
     fn before(&self, record: usize) -> Chain {
         match record.checked_sub(1) {
@@ -275,6 +266,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             mark: None,
             marks: HashMap::new(),
             compared: SketchMatch::default(),
+            has_made_batches: false,
             has_gaps: None,
             refilled: NewFlows::default(),
         }

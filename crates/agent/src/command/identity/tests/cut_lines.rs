@@ -4,7 +4,11 @@ use super::*;
 
 /// A file of lines `sN,TX` of which only `bytes` are written, in chunks. The last line counts if its last field has
 /// begun.
-pub(super) fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Chunk> {
+pub(super) fn lines(
+    random: &mut StdRng,
+    bytes: &str,
+    last_column: Option<Field>,
+) -> VecDeque<Chunk> {
     let most = [1, 3, 20, 100][random.random_range(0..4)];
     let all: Vec<&str> = bytes.split_inclusive('\n').collect();
     let whole = |line: &&str| {
@@ -37,6 +41,7 @@ pub(super) fn lines(random: &mut StdRng, bytes: &str) -> VecDeque<Chunk> {
                 start,
                 last_field: start + src.len() as u32 + 1,
                 end: text.len() as u32,
+                last_column,
             });
         }
         let batch = builder.finish();
@@ -70,7 +75,7 @@ pub(super) fn run_of_lines(
 ) -> Run {
     let mut run = Run::new(random, service, source, &[]);
     run.text = Some(text.to_owned());
-    run.chunks = lines(random, text);
+    run.chunks = lines(random, text, service.borrow().last_column);
     run
 }
 
@@ -80,6 +85,8 @@ pub(super) fn run_of_lines(
 fn a_file_that_is_cut_inside_its_last_field_counts_exactly() {
     for mut random in cases() {
         let service = Service::default();
+        // The text identifies the record in flow logs, and the flow in CSV.
+        service.borrow_mut().last_column = random.random::<bool>().then_some(Field::BytesTx);
         let lines = random.random_range(1..40);
         let line = |n: u64, random: &mut StdRng| {
             let digits = random.random_range(1..8);
@@ -148,6 +155,7 @@ fn no_more_than(service: &Service, text: &str) {
 fn lines_of_other_files_are_not_grown_lines() {
     let mut random = StdRng::seed_from_u64(1);
     let service = Service::default();
+    service.borrow_mut().last_column = Some(Field::BytesTx);
     let mut send = |text: &str| {
         let run = run_of_lines(&mut random, &service, "", text);
         let result = run.run(&mut random, usize::MAX).0;
@@ -191,6 +199,7 @@ fn a_line_that_became_another_flow_is_refused_once() {
             start: 0,
             last_field: 5,
             end: text.len() as u32,
+            last_column: Some(Field::SrcApp),
         });
         Chunk {
             records,
@@ -226,12 +235,11 @@ fn a_line_that_became_another_flow_is_refused_once() {
     );
     let _notes_are_read_as_they_are_written = ["12", "", "a,b", "~x", &"x".repeat(99), "\u{e9}"]
         .map(|last| {
-            let text = super::lines::LineText { stem: "", last };
             let counters = Counters {
                 tx: u64::MAX,
                 rx: u64::MAX,
             };
-            let note = LineNote::new(false, text, u64::MAX, counters);
+            let note = LineNote::new(false, last, u64::MAX, counters);
             assert_eq!(LineNote::parse(note.note().unwrap().as_str()), Some(note));
         });
 }

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::inputs::{Chunk, Line, Location, RecordHashes, Skipped};
-use flow::{Batch, BatchBuilder, Counters, Hour, ReceiptInfo, codec};
+use flow::{Batch, BatchBuilder, Counters, Field, Hour, ReceiptInfo, codec};
 
 #[derive(Debug, Default)]
 struct Table {
@@ -24,8 +24,11 @@ struct Table {
     counted: BTreeMap<u64, u32>,
     /// Sums of bytes_tx by src_app.
     sums: BTreeMap<String, u64>,
+    sum_rx: u64,
     now_s: u64,
     window_s: u64,
+    /// The last column of lines; without it, their texts identify them.
+    last_column: Option<Field>,
 }
 
 type Service = Rc<RefCell<Table>>;
@@ -67,6 +70,7 @@ impl Table {
                 .src_app
                 .into_owned();
             *self.sums.entry(src_app).or_default() += record.counters.tx;
+            self.sum_rx += record.counters.rx;
             *self.counted.entry(record.counters.tx).or_default() += 1;
         }
         let kept = |note: &Note| ReceiptInfo {
