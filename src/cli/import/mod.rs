@@ -15,15 +15,15 @@ const BATCH_FLOWS: u32 = 10_000;
 
 pub(super) fn run(arguments: &Import) -> Result<(), String> {
     // Before anything is imported, so that a wrong name does not leave an import half done.
-    let rejects = arguments.input.rejects.as_deref();
     let lengths: Vec<Option<u64>> = arguments
         .files
         .iter()
-        .map(|path| source::check_input(path, rejects))
+        .map(|path| source::check_input(path, &arguments.input))
         .collect::<Result<_, _>>()?;
     let apps = source::load_apps(&arguments.input)?;
     let are_files = lengths.iter().all(Option::is_some);
     let bar = source::progress_bar(lengths.into_iter().sum());
+    let rejects = arguments.input.rejects.as_deref();
     let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
     match &arguments.location {
         Location::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),

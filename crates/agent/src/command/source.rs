@@ -23,6 +23,10 @@ use crate::inputs::{Apps, Chunk, HourLimit, InputError, Reader, Skipped};
 /// Decoded chunks that wait in the channel.
 const QUEUE_CHUNKS_MAX: usize = 4;
 
+const PIPE_GROWS: &str = "--growing leaves an incomplete last line for the next run, which reads a file again; what is \
+     read from a pipe is read only once, so leave --growing out (or give --source NAME as well, if the next run \
+     reads the same flows from their beginning)";
+
 /// Whether this process has already warned that the sums may be misleading.
 static WARNED: Once = Once::new();
 
@@ -213,16 +217,27 @@ fn reject_directory(path: &Path, data: &Metadata) -> Result<(), String> {
 /// length of a regular file.
 ///
 /// # Errors
-/// If the file cannot be read, or is the file of `--rejects`.
-pub fn check_input(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, String> {
+/// If the file cannot be read, is the file of `--rejects`, or is a pipe with `--growing`.
+pub fn check_input(path: &Path, input: &Input) -> Result<Option<u64>, String> {
+    // With a source, the next run gets the same input from its beginning, and with it the line that was left.
+    let is_read_once = |is_file: bool| !is_file && input.growing && input.source.is_none();
     if path.as_os_str() == "-" {
-        return Ok(None);
+        return match is_read_once(false) {
+            true => Err(PIPE_GROWS.into()),
+            false => Ok(None),
+        };
     }
     let data = path
         .metadata()
         .map_err(|e| format!("{}: {e}", path.display()))?;
     reject_directory(path, &data)?;
-    let of_rejects = rejects.and_then(|path| path.metadata().ok());
+    if is_read_once(data.is_file()) {
+        return Err(format!("{}: {PIPE_GROWS}", path.display()));
+    }
+    let of_rejects = input
+        .rejects
+        .as_deref()
+        .and_then(|path| path.metadata().ok());
     let is_same = |other: Metadata| (other.dev(), other.ino()) == (data.dev(), data.ino());
     if data.is_file() && of_rejects.is_some_and(is_same) {
         return Err(format!(
