@@ -235,7 +235,7 @@ fn a_full_disk_is_waited_out() {
     let mut error = BufReader::new(child.stderr.take().unwrap());
     line.clear();
     error.read_line(&mut line).unwrap();
-    assert!(line.contains("the disk is full; reading waits"), "{line}");
+    assert!(line.contains("the disk is full; reading pauses"), "{line}");
     let db = dir.path().join("db");
     let daemon = Daemon::start_with(&db, &["--listen", &address.to_string()]);
     error.read_to_string(&mut line).unwrap();
@@ -246,6 +246,78 @@ fn a_full_disk_is_waited_out() {
     add_to(&mut model, &flows);
     assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
     daemon.stop();
+}
+
+/// Whatever room there is, and wherever a read ends: what a full disk and a signal leave in the spool and in the pipe
+/// is everything, and the next command counts it.
+#[test]
+fn a_full_disk_and_a_signal_lose_nothing() {
+    let flows = flows(20_000);
+    let array = json_body(&flows);
+    let csv = crate::send::csv_body(&flows);
+    for (body, ballast) in [
+        (&csv, 1024),
+        (&csv, 1010),
+        (&csv, 850),
+        (&csv, 700),
+        (&ndjson_body(&flows), 1020),
+        (&ndjson_body(&flows), 800),
+        (&array, 990),
+        (&array, 800),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path().join("disk"), 1);
+        if !disk.mounted {
+            println!("a spool on a full disk, and a signal: NOT RUN");
+            return;
+        }
+        let (file, spool) = (disk.path.join("ballast"), disk.path.join("spool"));
+        std::fs::write(&file, vec![b'x'; ballast << 10]).unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let input = || Stdio::from(reader.try_clone().unwrap());
+        let mut child = sender(NOWHERE, &spool, &["--no-compress"], input());
+        let text = body.clone();
+        let writing = std::thread::spawn(move || writer.write_all(&text).unwrap());
+        let mut line = String::new();
+        let mut error = errors(&mut child);
+        error.read_line(&mut line).unwrap();
+        assert!(line.contains("the disk is full; reading pauses"), "{line}");
+        // Batches are closed by their age meanwhile, at whatever moment.
+        std::thread::sleep(Duration::from_millis(u64::from(ballast as u32 % 7) * 200));
+        signal(&child, "TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+        error.read_to_string(&mut line).unwrap();
+        assert!(
+            !line.contains("had no room") && !line.contains("not kept"),
+            "{line}"
+        );
+        let left = std::fs::read_dir(&spool).unwrap();
+        let names: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
+        assert!(
+            names
+                .iter()
+                .all(|name| !name.to_str().unwrap().ends_with("tmp")),
+            "{names:?}"
+        );
+        if ballast == 1024 {
+            assert_eq!(names, ["lock"], "nothing was read");
+        }
+        std::fs::remove_file(&file).unwrap();
+        let daemon = Daemon::start(&dir.path().join("db"));
+        let child = sender(&url(&daemon), &spool, &["--no-compress"], input());
+        drop(reader);
+        let (status, _, error) = parts(&child.wait_with_output().unwrap());
+        writing.join().unwrap();
+        assert_eq!(status, Some(0), "{ballast}: {line}; {error}");
+        let mut model = Model::new();
+        add_to(&mut model, &flows);
+        assert_eq!(
+            daemon.client.hour(1),
+            hour_of(&model, 1),
+            "{ballast}: {line}"
+        );
+        daemon.stop();
+    }
 }
 
 /// A server on loopback whose response to the request of each number is that of `answer`. Returns its URL.
@@ -315,7 +387,7 @@ fn batches_refused_as_too_large_or_unprocessable_are_set_aside_and_the_others_se
     assert!(out.starts_with("250 flows sent in 3 batches"), "{out}");
     assert!(out.contains("; 200 refused"), "{out}");
     assert!(error.contains("200 flows were refused"), "{error}");
-    assert!(error.contains("/refused has whole batches"), "{error}");
+    assert!(error.contains("/refused contains whole batches"), "{error}");
     assert!(batches(&spool).is_empty());
     let aside = set_aside(&spool);
     assert_eq!(aside.len(), 2);
@@ -424,6 +496,86 @@ fn a_batch_that_is_too_early_waits_behind_the_others() {
     assert_eq!(flows_in(dir.path()), 10);
 }
 
+/// A flow whose hour is in seconds waits for no clock: it goes aside, and the rest of its batch counts. An hour that a
+/// wrong clock may explain stays.
+#[test]
+fn an_hour_in_another_unit_does_not_hold_up_its_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(&dir.path().join("db"), &["--hour-ahead-max", "48"]);
+    let there = url(&daemon);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = now.unwrap().as_secs();
+    let flow = |tx: u64, hour: u64| {
+        format!(
+            "{{\"src_app\":\"a\",\"dest_app\":\"b\",\"vpc_id\":\"\",\"bytes_tx\":{tx},\"bytes_rx\":0,\"hour\":{hour}}}\n"
+        )
+    };
+    let tx = || -> u64 {
+        daemon
+            .client
+            .hour(1)
+            .iter()
+            .map(|(_, counters)| counters.tx)
+            .sum()
+    };
+    let body = [
+        flow(1, 1),
+        flow(2, seconds),
+        flow(4, 1),
+        flow(8, seconds / 60),
+    ]
+    .concat();
+    let spool = dir.path().join("spool");
+    let arguments = ["--spool", spool.to_str().unwrap()];
+    let (status, out, error) = parts(&send(&there, &arguments, body.as_bytes()));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("2 flows sent in 1 batch"), "{out}: {error}");
+    assert_eq!(tx(), 5);
+    assert!(batches(&spool).is_empty());
+    let aside = set_aside(&spool);
+    assert_eq!(aside.len(), 1);
+    let (reason, command) = &aside[0];
+    assert!(
+        reason.contains("it looks like seconds: divide by 3600"),
+        "{reason}"
+    );
+    assert!(reason.contains("None of its 2 flows counted"), "{reason}");
+    // As it is printed, it reaches the service, which refuses them again.
+    let (status, out, error) = parts(&run(command, &there));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(
+        out.starts_with("0 flows sent") && out.contains("2 refused"),
+        "{out}"
+    );
+
+    let rejects = dir.path().join("rejects");
+    let kept = ["--rejects", rejects.to_str().unwrap()];
+    let with_rejects = [&arguments[..], &kept].concat();
+    let (status, out, error) = parts(&send(&there, &with_rejects, body.as_bytes()));
+    assert_eq!(status, Some(1), "{error}");
+    assert!(out.starts_with("2 flows sent in 1 batch"), "{out}: {error}");
+    assert_eq!(tx(), 10);
+    assert_eq!(
+        std::fs::read_to_string(&rejects).unwrap().lines().count(),
+        2
+    );
+    assert!(
+        error.contains(&format!("| flowtally send --url {there}")),
+        "{error}"
+    );
+
+    // A month ahead may be a clock's fault.
+    let ahead = [flow(1, 1), flow(2, seconds / 3600 + 700)].concat();
+    let arguments = [&arguments[..], &["--retry-for", "1"]].concat();
+    let (status, _, error) = parts(&send(&there, &arguments, ahead.as_bytes()));
+    assert_eq!(status, Some(1), "{error}");
+    assert_eq!(
+        (flows_in(&spool), set_aside(&spool).len(), tx()),
+        (2, 1, 10)
+    );
+    daemon.stop();
+}
+
 /// With `--rejects`, that is where they go, flow by flow; with neither, nothing is thrown away.
 #[test]
 fn rejects_take_whole_batches_and_without_them_sending_ends() {
@@ -459,7 +611,9 @@ fn rejects_take_whole_batches_and_without_them_sending_ends() {
     assert_eq!(status, Some(1));
     assert!(out.starts_with("0 flows sent"), "{out}");
     assert!(
-        error.contains("413") && error.contains("--rejects FILE or --spool DIR"),
+        error.contains("413")
+            && error.contains("give --batch-flows 12")
+            && error.contains("--rejects FILE or --spool DIR"),
         "{error}"
     );
 }
@@ -626,8 +780,11 @@ fn a_whole_flow_does_not_wait_for_what_is_behind_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut child = sender(NOWHERE, dir.path(), &[], Stdio::piped());
         let mut input = child.stdin.take().unwrap();
+        let begun = Instant::now();
         input.write_all(text.as_bytes()).unwrap();
         until("the flow to be on disk", || flows_in(dir.path()) == 1);
+        // A second, and what a busy machine needs.
+        assert!(begun.elapsed() < Duration::from_millis(1800), "{text}");
         child.kill().unwrap();
         child.wait().unwrap();
         drop(input);

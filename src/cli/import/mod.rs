@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::{Import, Location};
 use agent::arguments::{Send, ServiceUrl};
 use agent::command::rejects::Rejects;
-use agent::command::send::{SendSession, SendTotals};
+use agent::command::send::{self, SendSession, SendTotals};
 use agent::command::{print_result, source};
 
 /// Flows in a batch that is sent to a service.
@@ -43,7 +43,8 @@ fn send_all(arguments: &Import, url: &str, session: &SendSession) -> Result<(), 
     print_result(&all.to_string(session.rejects.count()));
     session.rejects.sync()?;
     result?;
-    session.rejects.verdict(all.has_counted())
+    let again = send::command(&as_send(arguments, url, Path::new("-")));
+    session.rejects.verdict(all.has_counted(), &again)
 }
 
 fn as_send(arguments: &Import, url: &str, file: &Path) -> Send {

@@ -59,7 +59,6 @@ impl PipeStop {
             rejects,
         } = self;
         let kept = sender.upgrade().map(|sender| sender.unfinished());
-        let pipe = Drained::new(input, drain, sender.clone());
         let kept = match kept {
             Some(Ok(kept)) => kept,
             Some(Err(error)) => {
@@ -68,6 +67,7 @@ impl PipeStop {
             }
             None => Vec::new(),
         };
+        let pipe = Drained::new(input, drain, sender.clone(), kept.len());
         let has_flow = resumed::has_flow(&kept);
         let text = String::from_utf8_lossy(&kept).into_owned();
         Box::new(Resumed::new(pipe, kept, move |continues| {
