@@ -322,13 +322,21 @@ fn a_full_disk_and_a_signal_lose_nothing() {
 
 /// A server on loopback whose response to the request of each number is that of `answer`. Returns its URL.
 pub(crate) fn answering<T: Into<Vec<u8>>>(answer: impl Fn(usize) -> T + Send + 'static) -> String {
+    answering_to(move |number, _| answer(number))
+}
+
+/// As above; `answer` also gets the request line.
+pub(crate) fn answering_to<T: Into<Vec<u8>>>(
+    answer: impl Fn(usize, &str) -> T + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for (number, stream) in listener.incoming().enumerate() {
             let mut stream = stream.unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap());
-            let (mut line, mut length) = (String::new(), 0);
+            let (mut request, mut line, mut length) = (String::new(), String::new(), 0);
+            let _it_may_be_closed = lines.read_line(&mut request);
             while lines.read_line(&mut line).is_ok_and(|n| n > 2) {
                 let lower = line.to_lowercase();
                 if let Some(value) = lower.strip_prefix("content-length: ") {
@@ -337,7 +345,7 @@ pub(crate) fn answering<T: Into<Vec<u8>>>(answer: impl Fn(usize) -> T + Send + '
                 line.clear();
             }
             let _it_may_break = lines.read_exact(&mut vec![0; length]);
-            let _it_may_have_left = stream.write_all(&answer(number).into());
+            let _it_may_have_left = stream.write_all(&answer(number, &request).into());
         }
     });
     url
@@ -612,8 +620,8 @@ fn rejects_take_whole_batches_and_without_them_sending_ends() {
     assert!(out.starts_with("0 flows sent"), "{out}");
     assert!(
         error.contains("413")
-            && error.contains("give --batch-flows 12")
-            && error.contains("--rejects FILE or --spool DIR"),
+            && error.contains("flowtally send --batch-flows 12")
+            && error.contains("--rejects FILE, or flowtally send --spool DIR"),
         "{error}"
     );
 }
@@ -678,7 +686,7 @@ fn without_a_spool_giving_up_ends_it_at_once() {
         "{error}"
     );
     assert!(
-        error.contains("unsent flows are lost; --spool keeps them"),
+        error.contains("unsent flows are lost; flowtally send --spool DIR keeps them"),
         "{error}"
     );
     drop(input);

@@ -22,8 +22,9 @@ const LOOK_INTERVAL: Timespec = Timespec {
 /// flow is in the spool a second after it was read.
 const IDLE_AFTER: Duration = Duration::from_millis(700);
 
-/// The most bytes of a read.
+/// The most bytes of a read, and of one when the disk of the spool is nearly full.
 const READ_BYTES: usize = 16 << 10;
+const READ_BYTES_MIN: usize = 512;
 /// The most bytes that are read and not passed on: a line, record or array element is not longer.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -87,8 +88,9 @@ pub(crate) struct Drained {
     sender: Weak<Sender>,
     /// [`Idle`] was reported, and no input has arrived since.
     is_idle: bool,
-    /// At most this many bytes are read and not passed on.
+    /// At most this many bytes are read and not passed on; and those of the last read.
     held: usize,
+    last_read: usize,
     /// Flows that were passed on before the last read.
     passed: u64,
 }
@@ -107,30 +109,32 @@ impl Drained {
             sender,
             is_idle: false,
             held,
+            last_read: held,
             passed: 0,
         }
     }
 
-    /// Waits for room for what the next read may bring.
-    fn wait_for_room(&mut self) -> io::Result<()> {
+    /// Waits for room for what the next read may bring. Returns the most bytes that it may have.
+    fn wait_for_room(&mut self) -> io::Result<usize> {
         let passed = self.drain.passed.load(Ordering::Relaxed);
         if passed != self.passed {
             self.passed = passed;
             // Only the end of the last read may be left.
-            self.held = self.held.min(READ_BYTES);
+            self.held = self.last_read.min(READ_BYTES);
         }
+        let held = self.held.min(HELD_BYTES_MAX);
         match self.sender.upgrade() {
             Some(sender) => sender
-                .wait_for_read(self.held.min(HELD_BYTES_MAX) + READ_BYTES)
+                .wait_for_read(held, [READ_BYTES, READ_BYTES_MIN])
                 .map_err(io::Error::other),
-            None => Ok(()),
+            None => Ok(READ_BYTES),
         }
     }
 }
 
 impl Read for Drained {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.wait_for_room()?;
+        let most = self.wait_for_room()?;
         let since = Instant::now();
         loop {
             let sender = self.sender.upgrade();
@@ -152,9 +156,14 @@ impl Read for Drained {
             }
         }
         self.is_idle = false;
-        let most = bytes.len().min(READ_BYTES);
+        let most = bytes.len().min(most);
         let read = self.input.read(&mut bytes[..most])?;
         self.held += read;
+        // What is read first is collected until it is known whether it continues an earlier flow.
+        self.last_read = match self.passed {
+            0 => self.last_read + read,
+            _ => read,
+        };
         if let Some(sender) = self.sender.upgrade() {
             sender.note_read();
         }

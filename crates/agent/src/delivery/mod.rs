@@ -34,6 +34,8 @@ use queue::{Queue, QueueFull};
 /// The most bytes of JSON that a byte of a pipe becomes: a row of CSV with empty names and digits, or a control
 /// character.
 const JSON_PER_BYTE_MAX: usize = 9;
+/// Most flows have fewer bytes.
+const FLOW_BYTES: usize = 2 << 10;
 /// The brackets of an array.
 const BRACKETS: usize = 2;
 /// The longest header that is kept with a part of a flow.
@@ -319,21 +321,35 @@ impl Sender {
         Ok(Ok(()))
     }
 
-    /// Waits until what a read of a pipe may bring can be stored: `bytes` are the most that it may bring, together with
-    /// those that were read and not pushed yet. Returns at once without a spool, and when the sender ends.
-    pub(crate) fn wait_for_read(&self, bytes: usize) -> Result<(), SendError> {
+    /// Waits until what a read of a pipe may bring can be stored, and returns how many bytes it may bring: one of
+    /// `sizes`, of which the larger comes first. `held` bytes were read before and not pushed yet. Does not wait without
+    /// a spool, nor when the sender ends.
+    pub(crate) fn wait_for_read(&self, held: usize, sizes: [usize; 2]) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
         loop {
-            if state.is_draining || state.failed.is_some() {
-                return Ok(());
+            // Room for a flow of the next batch comes first, without which nothing could be sent.
+            let batch = closing::body_bytes_max(state.open.json.len() + FLOW_BYTES);
+            let mut full = match state.is_draining || state.failed.is_some() {
+                true => None,
+                false => state.queue.reserve(batch)?,
+            };
+            if full.is_none() {
+                for size in sizes {
+                    if state.is_draining || state.failed.is_some() {
+                        return Ok(size);
+                    }
+                    state.ahead_bytes = (held + size) * JSON_PER_BYTE_MAX;
+                    let body = closing::body_bytes_max(state.ahead_bytes + BRACKETS);
+                    let text = (held + size + HEADER_BYTES_MAX) as u64;
+                    full = state.queue.reserve_ahead(body, text)?;
+                    if full.is_none() {
+                        return Ok(size);
+                    }
+                }
             }
-            state.ahead_bytes = bytes * JSON_PER_BYTE_MAX;
-            let body = closing::body_bytes_max(state.ahead_bytes + BRACKETS);
-            let text = (bytes + HEADER_BYTES_MAX) as u64;
-            match state.queue.reserve_ahead(body, text)? {
-                None => return Ok(()),
-                Some(full) => state = shared.wait_for_room(state, full),
+            if let Some(full) = full {
+                state = shared.wait_for_room(state, full);
             }
         }
     }

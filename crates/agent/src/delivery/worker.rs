@@ -430,13 +430,16 @@ fn not_kept(meta: &BatchMeta, reason: RejectReason) -> String {
                 .into()
         }
         (true, _) => "give --rejects FILE to keep the flows of such a batch and send the rest".into(),
-        (false, RejectReason::Size) if meta.flows > 1 => format!(
-            "give --batch-flows {} to send smaller batches, or --rejects FILE or --spool DIR to keep such a batch and \
-             send the rest",
-            smaller(meta)
-        ),
         (false, _) => {
-            "give --rejects FILE or --spool DIR to keep such a batch and send the rest".into()
+            // `import` reads pipes, too, and has no spool.
+            let keep = "give --rejects FILE, or flowtally send --spool DIR, to keep such a batch and send the rest";
+            match reason {
+                RejectReason::Size if meta.flows > 1 => format!(
+                    "flowtally send --batch-flows {} sends smaller batches; {keep}",
+                    smaller(meta)
+                ),
+                _ => keep.into(),
+            }
         }
     }
 }

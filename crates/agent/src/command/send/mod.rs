@@ -334,6 +334,6 @@ fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, dropped
         _ if once => {
             format!("{error}; run it again to send the rest: flows that were sent count once")
         }
-        _ => format!("{error}; unsent flows are lost; --spool keeps them"),
+        _ => format!("{error}; unsent flows are lost; flowtally send --spool DIR keeps them"),
     }
 }
