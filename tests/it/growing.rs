@@ -185,6 +185,38 @@ fn growing_leaves_the_last_line() {
     }
 }
 
+/// What is left in a pipe has no next time.
+#[test]
+fn growing_is_not_for_pipes() {
+    let mut world = World::new();
+    let spool = world.dir.path().join("spool");
+    let spool = spool.to_str().unwrap().to_owned();
+    let fifo = world.dir.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let fifo = fifo.to_str().unwrap().to_owned();
+    let body = [crate::identity::ndjson(10), crate::identity::ndjson(20)].concat();
+    for (way, arguments) in [
+        (Way::Send, &["-", "--growing", "--spool", &spool][..]),
+        (Way::Send, &["-", "--growing"]),
+        (Way::ImportUrl, &["-", "--growing"]),
+        (Way::ImportDir, &["-", "--growing"]),
+        (Way::Send, &[&fifo, "--growing"]),
+    ] {
+        let said = world.give(way, arguments);
+        assert_eq!(said.status, Some(1), "{said:?}");
+        assert!(said.error.contains("what is read from a pipe"), "{said:?}");
+    }
+    assert!(!std::path::Path::new(&spool).exists());
+    // With a source, the same flows come again from their beginning.
+    for (part, counted) in [(&body[..body.len() - 1], 10), (&body, 30)] {
+        let arguments = ["-", "--growing", "--source", "a"];
+        let said = world.pipe(Way::Send, &arguments, part.as_bytes());
+        assert_eq!(said.status, Some(0), "{said:?}");
+        assert_eq!(world.tx(), counted);
+    }
+}
+
 #[test]
 fn headers_marks_columns_and_blanks_do_not_make_another_file() {
     let header = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end \

@@ -72,6 +72,88 @@ fn an_unclosed_quote_is_reported_with_its_line() {
     assert_eq!(bench.hour(1)[0].1, Counters { tx: 2, rx: 3 });
 }
 
+/// The command in the message sends them to the same service, as it is printed.
+#[test]
+fn the_printed_command_sends_what_was_refused() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench.dir.path().join("served"));
+    let flow = |name: &str, tx: &str| {
+        format!(
+            "{{\"src_app\":\"{name}\",\"dest_app\":\"b\",\"vpc_id\":\"\",\"bytes_tx\":{tx},\"bytes_rx\":0,\"hour\":1}}\n"
+        )
+    };
+    let body = [flow("good", "1"), flow("bad", "\"x\"")].concat();
+    let file = bench.file("flows.ndjson", body.as_bytes());
+    let url = url(&daemon);
+    for (arguments, name) in [
+        (["send", "--url", &url], "it's one"),
+        (["import", "--url", &url], "two"),
+        (["import", "--data-dir", &bench.db], "three"),
+    ] {
+        let rejects = bench.dir.path().join(name);
+        let output = std::process::Command::new(Daemon::binary())
+            .args(arguments)
+            .arg(&file)
+            .arg("--rejects")
+            .arg(&rejects)
+            .output()
+            .unwrap();
+        let (status, _, error) = crate::send::parts(&output);
+        assert_eq!(status, Some(1), "{error}");
+        let line = error
+            .lines()
+            .find(|line| line.contains("jq -r .flow"))
+            .unwrap();
+        let command = &line[line.find("jq -r .flow").unwrap()..];
+        // What a user corrects.
+        let kept = std::fs::read_to_string(&rejects).unwrap();
+        std::fs::write(&rejects, kept.replace("\\\"x\\\"", "5")).unwrap();
+        let binary = Daemon::binary().display().to_string();
+        let line = command.replacen("| flowtally ", &format!("| {binary} "), 1);
+        let mut sh = std::process::Command::new("sh");
+        let output = sh.args(["-c", &line]).env_remove("FLOWTALLY_URL").output();
+        let (status, _, error) = crate::send::parts(&output.unwrap());
+        assert_eq!(status, Some(0), "{line}: {error}");
+    }
+    let sum = |rows: Vec<(_, Counters)>| -> u64 { rows.iter().map(|(_, c)| c.tx).sum() };
+    assert_eq!(sum(daemon.client.hour(1)), 1 + 5 + 5);
+    daemon.stop();
+    assert_eq!(sum(bench.hour(1)), 1 + 5);
+}
+
+/// A batch of a file that is too large: neither a spool nor `--batch-flows` would help, and none of them is named.
+#[test]
+fn a_file_that_is_too_large_for_a_proxy() {
+    let bench = Bench::new();
+    let body = ndjson_body(&flows(100));
+    let file = bench.file("flows.ndjson", &body);
+    let answer = |_: usize, request: &str| match request.contains("/receipts") {
+        true => crate::spool::answer("200 OK", "{\"receipts\":[]}"),
+        false => crate::spool::answer("413 Payload Too Large", ""),
+    };
+    for command in ["send", "import"] {
+        let run = |more: &[&str]| {
+            let output = std::process::Command::new(Daemon::binary())
+                .args([command, "--url", &crate::spool::answering_to(answer), &file])
+                .args(more)
+                .output()
+                .unwrap();
+            crate::send::parts(&output)
+        };
+        let (status, _, error) = run(&[]);
+        assert_eq!(status, Some(1), "{error}");
+        assert!(
+            error.contains("413") && error.contains("give --rejects FILE"),
+            "{error}"
+        );
+        assert!(!error.contains("--spool"), "{error}");
+        let rejects = bench.dir.path().join(command);
+        let (status, _, error) = run(&["--rejects", rejects.to_str().unwrap()]);
+        assert_eq!(status, Some(1), "{error}");
+        assert!(error.contains(" --batch-flows 12"), "{error}");
+    }
+}
+
 /// The disk was full when the last line was written: the next one begins on its own line.
 #[test]
 fn a_torn_line_spoils_no_other() {

@@ -109,7 +109,8 @@ pub struct Input {
     #[arg(long)]
     pub(crate) again: bool,
 
-    /// The file is still being written: leave an incomplete last line for the next run.
+    /// The file is still being written: leave an incomplete last line for the next run. Not for a pipe, unless
+    /// --source is given.
     #[arg(long)]
     pub(crate) growing: bool,
 }

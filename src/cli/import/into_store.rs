@@ -20,7 +20,7 @@ use crate::store::{Outcome, Store, StoreError, StoreOptions};
 use agent::command::identity::{AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
 use agent::command::rejects::Rejects;
 use agent::command::source::{FlowSource, ReaderEvent};
-use agent::command::{batches, eprint_line, identity, print_result, signals, source};
+use agent::command::{batches, eprint_line, identity, print_result, shell_word, signals, source};
 use agent::inputs::{Apps, Chunk, HourLimit, Location, RejectedFlow, Skipped};
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
@@ -82,7 +82,9 @@ pub(super) fn run(
         Ok(()) => Ok(()),
     };
     end.and(flushed)?;
-    rejects.verdict(done.flows > 0 || done.known.flows > 0)
+    let dir = shell_word(&dir.display().to_string());
+    let again = format!("flowtally import --data-dir {dir} -");
+    rejects.verdict(done.flows > 0 || done.known.flows > 0, &again)
 }
 
 fn open(dir: &Path) -> Result<Store, String> {

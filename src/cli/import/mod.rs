@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::{Import, Location};
 use agent::arguments::{Send, ServiceUrl};
 use agent::command::rejects::Rejects;
-use agent::command::send::{SendSession, SendTotals};
+use agent::command::send::{self, SendSession, SendTotals};
 use agent::command::{print_result, progress, source};
 
 /// Flows in a batch that is sent to a service.
@@ -15,15 +15,15 @@ const BATCH_FLOWS: u32 = 10_000;
 
 pub(super) fn run(arguments: &Import) -> Result<(), String> {
     // Before anything is imported, so that a wrong name does not leave an import half done.
-    let rejects = arguments.input.rejects.as_deref();
     let lengths: Vec<Option<u64>> = arguments
         .files
         .iter()
-        .map(|path| source::check_input(path, rejects))
+        .map(|path| source::check_input(path, &arguments.input))
         .collect::<Result<_, _>>()?;
     let apps = source::load_apps(&arguments.input)?;
     let are_files = lengths.iter().all(Option::is_some);
     let bar = progress::input_bar(lengths.into_iter().sum());
+    let rejects = arguments.input.rejects.as_deref();
     let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
     match &arguments.location {
         Location::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
@@ -43,7 +43,8 @@ fn send_all(arguments: &Import, url: &str, session: &SendSession) -> Result<(), 
     print_result(&all.to_string(session.rejects.count()));
     session.rejects.sync()?;
     result?;
-    session.rejects.verdict(all.has_counted())
+    let again = send::command(&as_send(arguments, url, Path::new("-")));
+    session.rejects.verdict(all.has_counted(), &again)
 }
 
 fn as_send(arguments: &Import, url: &str, file: &Path) -> Send {

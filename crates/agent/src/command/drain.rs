@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,14 +18,23 @@ const LOOK_INTERVAL: Timespec = Timespec {
     tv_nsec: 100_000_000,
 };
 
-/// After so long without input, the reader processes what it has as if no more came.
-const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// After so long without input, the reader processes what it has as if no more came. Less than a second, so that a
+/// flow is in the spool a second after it was read.
+const IDLE_AFTER: Duration = Duration::from_millis(700);
+
+/// The most bytes of a read, and of one when the disk of the spool is nearly full.
+const READ_BYTES: usize = 16 << 10;
+const READ_BYTES_MIN: usize = 512;
+/// The most bytes that are read and not passed on: a line, record or array element is not longer.
+const HELD_BYTES_MAX: usize = 1 << 20;
 
 /// Coordinates the thread that reads a pipe with the thread that stops it.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     state: Mutex<State>,
     changed: Condvar,
+    /// Counts the flows that were passed on.
+    passed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +62,11 @@ impl Drain {
         let _in_any_case = waited.unwrap_or_else(PoisonError::into_inner);
     }
 
+    /// Counts a flow that the reader has passed on.
+    pub(crate) fn pass(&self) {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Marks the reader as ended; it holds no flows.
     pub(crate) fn end(&self) {
         self.state().has_ended = true;
@@ -73,21 +88,53 @@ pub(crate) struct Drained {
     sender: Weak<Sender>,
     /// [`Idle`] was reported, and no input has arrived since.
     is_idle: bool,
+    /// At most this many bytes are read and not passed on; and those of the last read.
+    held: usize,
+    last_read: usize,
+    /// Flows that were passed on before the last read.
+    passed: u64,
 }
 
 impl Drained {
-    pub(crate) fn new(input: File, drain: Arc<Drain>, sender: Weak<Sender>) -> Drained {
+    /// `held`: the bytes that come before this input.
+    pub(crate) fn new(
+        input: File,
+        drain: Arc<Drain>,
+        sender: Weak<Sender>,
+        held: usize,
+    ) -> Drained {
         Drained {
             input,
             drain,
             sender,
             is_idle: false,
+            held,
+            last_read: held,
+            passed: 0,
+        }
+    }
+
+    /// Waits for room for what the next read may bring. Returns the most bytes that it may have.
+    fn wait_for_room(&mut self) -> io::Result<usize> {
+        let passed = self.drain.passed.load(Ordering::Relaxed);
+        if passed != self.passed {
+            self.passed = passed;
+            // Only the end of the last read may be left.
+            self.held = self.last_read.min(READ_BYTES);
+        }
+        let held = self.held.min(HELD_BYTES_MAX);
+        match self.sender.upgrade() {
+            Some(sender) => sender
+                .wait_for_read(held, [READ_BYTES, READ_BYTES_MIN])
+                .map_err(io::Error::other),
+            None => Ok(READ_BYTES),
         }
     }
 }
 
 impl Read for Drained {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let most = self.wait_for_room()?;
         let since = Instant::now();
         loop {
             let sender = self.sender.upgrade();
@@ -109,7 +156,18 @@ impl Read for Drained {
             }
         }
         self.is_idle = false;
-        self.input.read(bytes)
+        let most = bytes.len().min(most);
+        let read = self.input.read(&mut bytes[..most])?;
+        self.held += read;
+        // What is read first is collected until it is known whether it continues an earlier flow.
+        self.last_read = match self.passed {
+            0 => self.last_read + read,
+            _ => read,
+        };
+        if let Some(sender) = self.sender.upgrade() {
+            sender.note_read();
+        }
+        Ok(read)
     }
 }
 
@@ -128,7 +186,8 @@ mod tests {
             let drain = Arc::new(Drain::default());
             let (reader, mut writer) = io::pipe().unwrap();
             let mut rest = reader.try_clone().unwrap();
-            let mut input = Drained::new(OwnedFd::from(reader).into(), drain.clone(), Weak::new());
+            let mut input =
+                Drained::new(OwnedFd::from(reader).into(), drain.clone(), Weak::new(), 0);
             let ends = drain.clone();
             let reading = std::thread::spawn(move || {
                 let (mut bytes, mut read) = ([0; 4096], 0);

@@ -12,6 +12,7 @@ pub mod send;
 pub mod signals;
 pub mod source;
 
+pub use crate::delivery::shell_word;
 pub use output::{
     batches, eprint_line, exit, fail, print_result, stdout, stdout_result, write_stdout,
 };

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use indicatif::ProgressBar;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::eprint_line;
+use crate::delivery::shell_word;
 use crate::durable;
 
 /// The error of `fdatasync` on something that cannot be synced.
@@ -27,6 +28,10 @@ pub struct Rejects {
     /// The command fails if more flows than this are refused.
     most: Option<u64>,
     count: AtomicU64,
+    /// Of flows in batches that were too large: the flows of a smaller batch. 0: there were none.
+    smaller_batch: AtomicU64,
+    /// There was a refused row or record, which can be read only below its header.
+    has_rows: AtomicBool,
     /// The directory of the batches that were set aside, if there are any.
     aside: Mutex<Option<PathBuf>>,
     bar: ProgressBar,
@@ -63,6 +68,8 @@ impl Rejects {
             known: known.unwrap_or_default(),
             most,
             count: AtomicU64::new(0),
+            smaller_batch: AtomicU64::new(0),
+            has_rows: AtomicBool::new(false),
             aside: Mutex::new(None),
             bar,
         })
@@ -78,6 +85,9 @@ impl Rejects {
         if let Some((_, file)) = &self.file {
             let mut lines = String::new();
             for flow in flows {
+                if !flow.trim_start().starts_with(['{', '[']) {
+                    self.has_rows.store(true, Ordering::Relaxed);
+                }
                 let line = serde_json::json!({ "flow": flow, "place": location, "why": why });
                 let line = line.to_string();
                 if !self.known.contains(&xxh3_128(line.as_bytes())) {
@@ -94,6 +104,11 @@ impl Rejects {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Notes that flows were refused because their batch was too large; `flows` fit into a smaller one.
+    pub(crate) fn note_smaller_batch(&self, flows: usize) {
+        self.smaller_batch.store(flows as u64, Ordering::Relaxed);
     }
 
     /// Reports a batch of `flows` that was set aside at `path`.
@@ -135,8 +150,8 @@ impl Rejects {
     }
 
     /// The result of a command that has finished: an error if any flows were refused. `others_counted`: the
-    /// input had other flows, which are counted.
-    pub fn verdict(&self, others_counted: bool) -> Result<(), String> {
+    /// input had other flows, which are counted. `again` is the command that reads flows from a pipe.
+    pub fn verdict(&self, others_counted: bool, again: &str) -> Result<(), String> {
         let n = self.count();
         if n == 0 {
             return Ok(());
@@ -145,12 +160,22 @@ impl Rejects {
         let aside = self.aside.lock().map_err(|_| "a thread panicked")?;
         let locations = [
             self.file.as_ref().map(|(path, _)| {
-                let path = path.display();
+                let (path, word) = (path.display(), shell_word(&path.display().to_string()));
                 let alone = match others_counted {
                     true => "correct and send only these, since the rest is counted",
                     false => "the input had no other flows; correct these and send them",
                 };
-                format!("they are in {path}; {alone}: jq -r .flow {path} | flowtally send")
+                let smaller = match self.smaller_batch.load(Ordering::Relaxed) {
+                    0 => String::new(),
+                    flows => format!(" --batch-flows {flows}"),
+                };
+                let header = match self.has_rows.load(Ordering::Relaxed) {
+                    true => " (below the header of their file, if they are rows)",
+                    false => "",
+                };
+                format!(
+                    "they are in {path}; {alone}{header}: jq -r .flow {word} | {again}{smaller}"
+                )
             }),
             aside.as_ref().map(|dir| {
                 let dir = dir.display();

@@ -24,6 +24,10 @@ use crate::inputs::{Apps, Chunk, HourLimit, InputError, Reader, Skipped};
 /// Decoded chunks that wait in the channel.
 const QUEUE_CHUNKS_MAX: usize = 4;
 
+const PIPE_GROWS: &str = "--growing leaves an incomplete last line for the next run, which reads a file again; what is \
+     read from a pipe is read only once, so leave --growing out (or give --source NAME as well, if the next run \
+     reads the same flows from their beginning)";
+
 /// Whether this process has already warned that the sums may be misleading.
 static WARNED: Once = Once::new();
 
@@ -56,7 +60,6 @@ impl PipeStop {
             rejects,
         } = self;
         let kept = sender.upgrade().map(|sender| sender.unfinished());
-        let pipe = Drained::new(input, drain, sender.clone());
         let kept = match kept {
             Some(Ok(kept)) => kept,
             Some(Err(error)) => {
@@ -65,6 +68,7 @@ impl PipeStop {
             }
             None => Vec::new(),
         };
+        let pipe = Drained::new(input, drain, sender.clone(), kept.len());
         let has_flow = resumed::has_flow(&kept);
         let text = String::from_utf8_lossy(&kept).into_owned();
         Box::new(Resumed::new(pipe, kept, move |continues| {
@@ -215,16 +219,27 @@ fn reject_directory(path: &Path, data: &Metadata) -> Result<(), String> {
 /// length of a regular file.
 ///
 /// # Errors
-/// If the file cannot be read, or is the file of `--rejects`.
-pub fn check_input(path: &Path, rejects: Option<&Path>) -> Result<Option<u64>, String> {
+/// If the file cannot be read, is the file of `--rejects`, or is a pipe with `--growing`.
+pub fn check_input(path: &Path, input: &Input) -> Result<Option<u64>, String> {
+    // With a source, the next run gets the same input from its beginning, and with it the line that was left.
+    let is_read_once = |is_file: bool| !is_file && input.growing && input.source.is_none();
     if path.as_os_str() == "-" {
-        return Ok(None);
+        return match is_read_once(false) {
+            true => Err(PIPE_GROWS.into()),
+            false => Ok(None),
+        };
     }
     let data = path
         .metadata()
         .map_err(|e| format!("{}: {e}", path.display()))?;
     reject_directory(path, &data)?;
-    let of_rejects = rejects.and_then(|path| path.metadata().ok());
+    if is_read_once(data.is_file()) {
+        return Err(format!("{}: {PIPE_GROWS}", path.display()));
+    }
+    let of_rejects = input
+        .rejects
+        .as_deref()
+        .and_then(|path| path.metadata().ok());
     let is_same = |other: Metadata| (other.dev(), other.ino()) == (data.dev(), data.ino());
     if data.is_file() && of_rejects.is_some_and(is_same) {
         return Err(format!(

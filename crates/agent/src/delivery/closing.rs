@@ -110,7 +110,9 @@ impl Shared {
                 Some(SendError::Interrupted | SendError::Spool { .. })
             )
         {
-            let may_close = state.queue.is_spool() || state.queue.is_empty();
+            // While draining, the room is reserved for one batch of all flows that were read.
+            let may_close =
+                !state.is_draining && (state.queue.is_spool() || state.queue.is_empty());
             let left = match state.open.since {
                 Some(since) if may_close => age.saturating_sub(since.elapsed()),
                 _ => Duration::from_secs(60),

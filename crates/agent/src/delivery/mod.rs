@@ -12,13 +12,14 @@ mod hours;
 mod keyed;
 mod queue;
 mod receipts;
+mod reserved;
 mod spool;
 mod status;
 mod worker;
 
 pub(crate) use keyed::{IfLate, KeyedBatch};
 pub(crate) use receipts::{Receipt, Receipts};
-pub(crate) use worker::shell_word;
+pub use worker::shell_word;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,8 +31,15 @@ use crate::client::{Client, ClientError, Server};
 use flow::decode;
 use queue::{Queue, QueueFull};
 
-/// Room reserved in addition to a flow, for flows that were read in the same chunk.
-const READ_AHEAD_BYTES: usize = 16 << 10;
+/// The most bytes of JSON that a byte of a pipe becomes: a row of CSV with empty names and digits, or a control
+/// character.
+const JSON_PER_BYTE_MAX: usize = 9;
+/// Most flows have fewer bytes.
+const FLOW_BYTES: usize = 2 << 10;
+/// The brackets of an array.
+const BRACKETS: usize = 2;
+/// The longest header that is kept with a part of a flow.
+const HEADER_BYTES_MAX: usize = 2 << 10;
 
 /// Options of a [`Sender`].
 #[derive(Clone, Debug)]
@@ -73,7 +81,12 @@ pub(crate) enum DeadLetters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
     /// The flows as they were sent, each as JSON text.
-    Flows { flows: Vec<String>, why: String },
+    Flows {
+        flows: Vec<String>,
+        why: String,
+        /// If the batch was too large: the flows of a smaller one.
+        smaller_batch: Option<usize>,
+    },
     /// Flows of a keyed batch, each with its number from 0, whose hours are too far ahead of the service's
     /// clock. The batch is sent without them.
     FromKeyedBatch {
@@ -173,6 +186,10 @@ struct State {
     is_draining: bool,
     /// The shortage that the user has been notified of.
     full: Option<QueueFull>,
+    /// JSON of the flows that were read and not pushed yet has at most this many bytes.
+    ahead_bytes: usize,
+    /// When the input was read last.
+    read_at: Option<Instant>,
     /// When the last flow was pushed.
     ended_at: Option<Instant>,
     /// The sender was dropped: stop delivering.
@@ -216,6 +233,8 @@ impl Sender {
                 failed: None,
                 is_draining: false,
                 full: None,
+                ahead_bytes: 0,
+                read_at: None,
                 ended_at: None,
                 abandoned: false,
             }),
@@ -271,7 +290,8 @@ impl Sender {
         }
         loop {
             if state.is_draining {
-                if full(&state.open) {
+                // The room is reserved for one batch, which may have more flows than others.
+                if state.open.json.len() + bytes > options.batch_bytes {
                     // If there is no room, the flows stay in the open batch and are counted at the end.
                     shared.try_to_close(&mut state)?;
                 }
@@ -280,7 +300,7 @@ impl Sender {
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
-            let most = closing::body_bytes_max(state.open.json.len() + bytes + READ_AHEAD_BYTES);
+            let most = closing::body_bytes_max(state.open.json.len() + bytes);
             match state.queue.reserve(most)? {
                 None => {
                     state.full = None;
@@ -289,15 +309,54 @@ impl Sender {
                 Some(full) => state = shared.wait_for_room(state, full),
             }
         }
+        let read_at = state.read_at;
         let open = &mut state.open;
         open.json.push(if open.flows == 0 { b'[' } else { b',' });
         open.json.extend_from_slice(flow.as_bytes());
         open.flows += 1;
         if open.since.is_none() {
-            open.since = Some(Instant::now());
+            open.since = Some(read_at.unwrap_or_else(Instant::now));
             shared.changed.notify_all();
         }
         Ok(Ok(()))
+    }
+
+    /// Waits until what a read of a pipe may bring can be stored, and returns how many bytes it may bring: one of
+    /// `sizes`, of which the larger comes first. `held` bytes were read before and not pushed yet. Does not wait without
+    /// a spool, nor when the sender ends.
+    pub(crate) fn wait_for_read(&self, held: usize, sizes: [usize; 2]) -> Result<usize, SendError> {
+        let shared = &*self.shared;
+        let mut state = shared.state();
+        loop {
+            // Room for a flow of the next batch comes first, without which nothing could be sent.
+            let batch = closing::body_bytes_max(state.open.json.len() + FLOW_BYTES);
+            let mut full = match state.is_draining || state.failed.is_some() {
+                true => None,
+                false => state.queue.reserve(batch)?,
+            };
+            if full.is_none() {
+                for size in sizes {
+                    if state.is_draining || state.failed.is_some() {
+                        return Ok(size);
+                    }
+                    state.ahead_bytes = (held + size) * JSON_PER_BYTE_MAX;
+                    let body = closing::body_bytes_max(state.ahead_bytes + BRACKETS);
+                    let text = (held + size + HEADER_BYTES_MAX) as u64;
+                    full = state.queue.reserve_ahead(body, text)?;
+                    if full.is_none() {
+                        return Ok(size);
+                    }
+                }
+            }
+            if let Some(full) = full {
+                state = shared.wait_for_room(state, full);
+            }
+        }
+    }
+
+    /// Notes that input was read; a batch's age counts from then.
+    pub(crate) fn note_read(&self) {
+        self.shared.state().read_at = Some(Instant::now());
     }
 
     /// Why the service did not accept the last batch; `None` if it did.
@@ -321,7 +380,7 @@ impl Sender {
     /// Keeps the start of a flow in the spool, in place of an earlier one, until the rest of it is read; an empty
     /// text removes it. False if there is no spool.
     pub(crate) fn keep_unfinished(&self, text: &[u8]) -> Result<bool, SendError> {
-        match &self.shared.state().queue {
+        match &mut self.shared.state().queue {
             Queue::Memory(_) => Ok(false),
             Queue::Spool(spool) => spool.set_unfinished_text(text).map(|()| true),
         }
@@ -342,10 +401,17 @@ impl Sender {
     pub(crate) fn drain_to_spool(&self) -> bool {
         let shared = &*self.shared;
         let mut state = shared.state();
-        let has_spool = state.queue.is_spool();
-        state.is_draining = has_spool;
+        let most = closing::body_bytes_max(state.open.json.len() + state.ahead_bytes + BRACKETS);
+        let State { queue, failed, .. } = &mut *state;
+        let Queue::Spool(spool) = queue else {
+            return false;
+        };
+        if let Err(error) = spool.use_ahead(most) {
+            failed.get_or_insert(error);
+        }
+        state.is_draining = true;
         shared.changed.notify_all();
-        has_spool
+        true
     }
 
     /// Ends the sender at once: moves the open batch into the queue if that is possible without waiting.
@@ -360,6 +426,9 @@ impl Sender {
             false => std::mem::take(&mut state.open).flows,
         };
         state.is_draining = false;
+        if let Queue::Spool(spool) = &mut state.queue {
+            spool.release();
+        }
         state.failed.get_or_insert(SendError::Interrupted);
         shared.changed.notify_all();
         Ok(dropped)
@@ -372,6 +441,9 @@ impl Sender {
         shared.state().ended_at.get_or_insert_with(Instant::now);
         shared.changed.notify_all();
         let mut state = shared.close_batch(shared.state())?;
+        if let Queue::Spool(spool) = &mut state.queue {
+            spool.release();
+        }
         loop {
             if let Some(error) = &state.failed {
                 return Err(error.clone());

@@ -82,6 +82,19 @@ impl Queue {
         }
     }
 
+    /// Reserves room for what the next read of a pipe may bring: flows with a body of `body_bytes`, and a part of a
+    /// flow with `text_bytes`. Returns the shortage if there is not enough.
+    pub(super) fn reserve_ahead(
+        &mut self,
+        body_bytes: u64,
+        text_bytes: u64,
+    ) -> Result<Option<QueueFull>, SendError> {
+        match self {
+            Queue::Memory(_) => Ok(None),
+            Queue::Spool(spool) => spool.reserve_ahead(body_bytes, text_bytes),
+        }
+    }
+
     /// Appends a batch if there is room.
     pub(super) fn push(
         &mut self,
@@ -121,12 +134,20 @@ impl Queue {
         }
     }
 
-    /// Replaces the oldest batch in memory.
-    pub(super) fn replace_first(&mut self, meta: BatchMeta, body: Vec<u8>) {
-        if let Queue::Memory(batches) = self
-            && let Some(first) = batches.front_mut()
-        {
-            *first = (meta, body);
+    /// Replaces the oldest batch by a part of it. Returns the shortage if there is no room for that now.
+    pub(super) fn replace_first(
+        &mut self,
+        meta: BatchMeta,
+        body: Vec<u8>,
+    ) -> Result<Option<QueueFull>, SendError> {
+        match self {
+            Queue::Memory(batches) => {
+                if let Some(first) = batches.front_mut() {
+                    *first = (meta, body);
+                }
+                Ok(None)
+            }
+            Queue::Spool(spool) => spool.replace_first(meta, &body),
         }
     }
 
@@ -147,6 +168,20 @@ impl Queue {
         match self {
             Queue::Memory(_) => Ok(None),
             Queue::Spool(spool) => spool.set_aside(why),
+        }
+    }
+
+    /// Adds a part of the oldest batch of a spool to the refused ones, and writes `why` beside it. Returns its path, or
+    /// `None` if the disk has no room for that now.
+    pub(super) fn add_refused(
+        &mut self,
+        meta: &BatchMeta,
+        body: &[u8],
+        why: impl FnOnce(&Path) -> String,
+    ) -> Result<Option<PathBuf>, SendError> {
+        match self {
+            Queue::Memory(_) => Ok(None),
+            Queue::Spool(spool) => spool.add_refused(meta, body, why),
         }
     }
 }

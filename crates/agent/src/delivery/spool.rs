@@ -5,31 +5,32 @@
 //! DIR/lock                            held by the process that uses the spool
 //! DIR/unfinished                      the start of a flow whose rest is still in the pipe
 //! DIR/tmp                             the batch that is being filled: reserved room, later its body
+//! DIR/ahead.tmp                       reserved room for the flows that are read next
+//! DIR/unfinished.tmp                  reserved room for the start of a flow, later that start
 //! DIR/NUMBER-KEY-FLOWS.json.zst       a batch that waits (.json where it is not compressed)
 //! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never take
 //! DIR/refused/NUMBER-KEY-FLOWS.txt    why, and the command that sends it again
 //! ```
 //!
-//! The disk may become full at any time, also because of other programs. So room for a batch is allocated
-//! while it is being filled, and a flow that was accepted can always be stored.
+//! The disk may become full at any time, also because of other programs. So room is allocated before a pipe is
+//! read: for the batch that is being filled, for the flows that the next read may bring, and for a flow that it may
+//! bring a part of. What was read can always be stored.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
-
 use super::SendError;
 use super::queue::{BatchMeta, QueueFull};
+use super::reserved::{self, Reserved};
 use crate::durable;
 
 const LOCK_FILE: &str = "lock";
-/// The name of a batch that is still being written.
-const UNFINISHED: &str = "tmp";
 /// The file for the start of a flow that was read from a pipe.
 const UNFINISHED_TEXT: &str = "unfinished";
+/// The name of a part of a batch while it is being written.
+const PART: &str = "part.tmp";
 /// The directory of refused batches in the spool.
 const REFUSED: &str = "refused";
 /// On most file systems, files occupy whole blocks of this size.
@@ -46,8 +47,7 @@ pub(super) struct Spool {
     /// The waiting batches in order: number, metadata and length.
     files: VecDeque<(u64, BatchMeta, u64)>,
     next: u64,
-    /// Bytes allocated for the batch that is being filled.
-    reserved: u64,
+    room: Reserved,
     _lock: File,
 }
 
@@ -78,7 +78,7 @@ impl Spool {
             if let Some((number, meta)) = parse_name(&file_name) {
                 let bytes = found.metadata().map_err(|e| error(path, e))?.len();
                 files.push((number, meta, bytes));
-            } else if file_name.ends_with(UNFINISHED) {
+            } else if file_name.ends_with(reserved::TMP) {
                 // A crash interrupted the write. The caller was never told that the batch is stored.
                 fs::remove_file(found.path()).map_err(|e| error(path, e))?;
             } else if file_name != LOCK_FILE
@@ -101,7 +101,7 @@ impl Spool {
             refused_bytes,
             next: files.last().map_or(0, |(number, ..)| number + 1),
             files: files.into(),
-            reserved: 0,
+            room: Reserved::new(path),
             _lock: lock,
         })
     }
@@ -120,55 +120,43 @@ impl Spool {
                 return Ok(Some(QueueFull::Bytes));
             }
         }
-        if bytes <= self.reserved {
-            return Ok(None);
-        }
-        // Doubles the allocation each time, to avoid one system call per flow. Allocates less when the disk
-        // is nearly full.
-        let (ample, exact) = (on_disk(bytes.next_power_of_two()), on_disk(bytes));
-        let allocated = self.allocate(ample).map(|()| ample);
-        match allocated.or_else(|_| self.allocate(exact).map(|()| exact)) {
-            Ok(bytes) => {
-                self.reserved = bytes;
-                Ok(None)
-            }
-            // The file system cannot preallocate: a full disk is detected when the batch is written.
-            Err(e) if e.kind() == ErrorKind::Unsupported => {
-                self.reserved = u64::MAX;
-                Ok(None)
-            }
-            Err(e) => self.disk_full(e).map(Some),
-        }
+        let is_reserved = self.room.reserve_batch(bytes);
+        self.shortage(is_reserved)
     }
 
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let file = self.unfinished()?;
-        loop {
-            match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-                Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                    return Err(ErrorKind::Unsupported.into());
-                }
-                result => return Ok(result?),
-            }
-        }
+    /// See [`Queue::reserve_ahead`](super::queue::Queue::reserve_ahead).
+    pub(super) fn reserve_ahead(
+        &mut self,
+        body_bytes: u64,
+        text_bytes: u64,
+    ) -> Result<Option<QueueFull>, SendError> {
+        let is_reserved = self.room.reserve_ahead(body_bytes, text_bytes);
+        self.shortage(is_reserved)
     }
 
-    /// The file of the batch that is being filled, including its allocation.
-    fn unfinished(&self) -> io::Result<File> {
-        let path = self.path.join(UNFINISHED);
-        File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
+    /// See [`Reserved::use_ahead`].
+    pub(super) fn use_ahead(&mut self, bytes: u64) -> Result<(), SendError> {
+        self.room.use_ahead(bytes).map_err(|e| error(&self.path, e))
+    }
+
+    /// Frees the room that is reserved.
+    pub(super) fn release(&mut self) {
+        self.room.release();
+    }
+
+    fn shortage(&self, is_reserved: io::Result<bool>) -> Result<Option<QueueFull>, SendError> {
+        match is_reserved {
+            Ok(true) => Ok(None),
+            Ok(false) => Ok(Some(QueueFull::Disk)),
+            Err(e) => Err(error(&self.path, e)),
+        }
     }
 
     /// Returns the shortage if `error` is a full disk, otherwise fails.
     fn disk_full(&self, error: io::Error) -> Result<QueueFull, SendError> {
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Ok(QueueFull::Disk),
-            _ => Err(self::error(&self.path, error)),
+        match reserved::is_full(&error) {
+            true => Ok(QueueFull::Disk),
+            false => Err(self::error(&self.path, error)),
         }
     }
 
@@ -178,11 +166,11 @@ impl Spool {
         body: &[u8],
     ) -> Result<Option<QueueFull>, SendError> {
         let number = self.next;
-        if let Err(error) = self.write(number, &meta, body) {
+        let path = self.path.join(name(number, &meta));
+        if let Err(error) = self.room.write_batch(&path, body) {
             return self.disk_full(error).map(Some);
         }
         let bytes = body.len() as u64;
-        self.reserved = 0;
         self.next += 1;
         self.bytes += on_disk(bytes);
         self.files.push_back((number, meta, bytes));
@@ -199,31 +187,17 @@ impl Spool {
     }
 
     /// Replaces the unfinished text; an empty one removes it. Durable on return.
-    pub(super) fn set_unfinished_text(&self, text: &[u8]) -> Result<(), SendError> {
+    pub(super) fn set_unfinished_text(&mut self, text: &[u8]) -> Result<(), SendError> {
         let path = self.path.join(UNFINISHED_TEXT);
-        let set = || {
-            if text.is_empty() {
-                match fs::remove_file(&path) {
-                    Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-                    removed => removed?,
-                }
-                return durable::sync_dir(&self.path);
-            }
+        let set = match text.is_empty() {
+            true => match fs::remove_file(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed.and_then(|()| durable::sync_dir(&self.path)),
+            },
             // After a crash, `open` removes this file, as it removes the batch that was being filled.
-            let unfinished = self.path.join(format!("{UNFINISHED_TEXT}.{UNFINISHED}"));
-            durable::write(&path, &unfinished, text)
+            false => self.room.write_text(&path, text),
         };
-        set().map_err(|e: io::Error| error(&path, e))
-    }
-
-    /// The file and its name are durable on return.
-    fn write(&self, number: u64, meta: &BatchMeta, body: &[u8]) -> io::Result<()> {
-        let path = self.path.join(name(number, meta));
-        let mut file = self.unfinished()?;
-        file.write_all(body)?;
-        file.set_len(body.len() as u64)?;
-        file.sync_all()?;
-        durable::rename(&self.path.join(UNFINISHED), &path)
+        set.map_err(|e| error(&path, e))
     }
 
     pub(super) fn first(&mut self) -> Result<Option<OldestBatch>, SendError> {
@@ -289,10 +263,7 @@ impl Spool {
         let why = why(&to);
         let moved = || {
             durable::create_dir_all(&dir)?;
-            let reason = dir.join(stem(*number, meta) + ".txt");
-            let mut file = File::create(reason)?;
-            file.write_all(why.as_bytes())?;
-            file.sync_all()?;
+            write_reason(&dir, *number, meta, &why)?;
             durable::rename(&self.path.join(&name), &to)?;
             durable::sync_dir(&self.path)
         };
@@ -301,6 +272,59 @@ impl Spool {
         }
         self.refused_bytes += on_disk(*bytes) + on_disk(why.len() as u64);
         self.forget();
+        Ok(Some(to))
+    }
+
+    /// See [`Queue::replace_first`](super::queue::Queue::replace_first). If a crash leaves both batches, the service
+    /// refuses the whole one as before, and the part has its key.
+    pub(super) fn replace_first(
+        &mut self,
+        meta: BatchMeta,
+        body: &[u8],
+    ) -> Result<Option<QueueFull>, SendError> {
+        let Some((number, whole, bytes)) = self.files.front() else {
+            return Ok(None);
+        };
+        let (number, bytes) = (*number, *bytes);
+        let from = self.path.join(name(number, whole));
+        let to = self.path.join(name(number, &meta));
+        if let Err(error) = durable::write(&to, &self.path.join(PART), body) {
+            let _best_effort = fs::remove_file(self.path.join(PART));
+            return self.disk_full(error).map(Some);
+        }
+        if from != to
+            && let Err(e) = fs::remove_file(&from)
+            && e.kind() != ErrorKind::NotFound
+        {
+            return Err(error(&from, e));
+        }
+        self.bytes = self.bytes + on_disk(body.len() as u64) - on_disk(bytes);
+        self.files[0] = (number, meta, body.len() as u64);
+        Ok(None)
+    }
+
+    /// See [`Queue::add_refused`](super::queue::Queue::add_refused).
+    pub(super) fn add_refused(
+        &mut self,
+        meta: &BatchMeta,
+        body: &[u8],
+        why: impl FnOnce(&Path) -> String,
+    ) -> Result<Option<PathBuf>, SendError> {
+        let Some((number, ..)) = self.files.front() else {
+            return Ok(None);
+        };
+        let dir = self.path.join(REFUSED);
+        let to = dir.join(name(*number, meta));
+        let why = why(&to);
+        let written = durable::create_dir_all(&dir).and_then(|()| {
+            write_reason(&dir, *number, meta, &why)?;
+            durable::write(&to, &self.path.join(PART), body)
+        });
+        if let Err(error) = written {
+            let _best_effort = fs::remove_file(self.path.join(PART));
+            return self.disk_full(error).map(|_| None);
+        }
+        self.refused_bytes += on_disk(body.len() as u64) + on_disk(why.len() as u64);
         Ok(Some(to))
     }
 }
@@ -312,7 +336,7 @@ fn error(path: &Path, error: impl std::fmt::Display) -> SendError {
     }
 }
 
-fn on_disk(bytes: u64) -> u64 {
+pub(super) fn on_disk(bytes: u64) -> u64 {
     bytes.max(1).next_multiple_of(BLOCK_BYTES)
 }
 
@@ -323,6 +347,13 @@ fn bytes_below(dir: &Path) -> io::Result<u64> {
         found => found?,
     };
     found.map(|file| Ok(on_disk(file?.metadata()?.len()))).sum()
+}
+
+/// Writes the reason for which a batch is refused.
+fn write_reason(dir: &Path, number: u64, meta: &BatchMeta, why: &str) -> io::Result<()> {
+    let mut file = File::create(dir.join(stem(number, meta) + ".txt"))?;
+    file.write_all(why.as_bytes())?;
+    file.sync_all()
 }
 
 fn stem(number: u64, meta: &BatchMeta) -> String {
@@ -402,13 +433,13 @@ mod tests {
     #[test]
     fn an_unfinished_flow_survives_its_process() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         assert_eq!(spool.unfinished_text().unwrap(), b"");
         spool.set_unfinished_text(b"half").unwrap();
         spool.set_unfinished_text(b"{\"src_").unwrap();
         drop(spool);
         fs::write(dir.path().join("unfinished.tmp"), "of a crash").unwrap();
-        let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         assert_eq!(
             (spool.len(), spool.unfinished_text().unwrap()),
             (0, b"{\"src_".to_vec())
@@ -418,6 +449,46 @@ mod tests {
         }
         assert_eq!(spool.unfinished_text().unwrap(), b"");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the lock");
+    }
+
+    /// What is read is stored in room that was there before it was read.
+    #[test]
+    fn room_is_reserved_for_what_is_read_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        let length = |name: &str| fs::metadata(dir.path().join(name)).map_or(0, |data| data.len());
+        assert_eq!(spool.reserve_ahead(10_000, 5_000).unwrap(), None);
+        assert!(length("ahead.tmp") >= 10_000 && length("unfinished.tmp") >= 5_000);
+        spool.push(meta("a"), b"one").unwrap();
+        assert!(length("ahead.tmp") >= 10_000, "a batch does not use it");
+        spool.use_ahead(12_000).unwrap();
+        assert!(length("ahead.tmp") == 0 && length("tmp") >= 12_000);
+        spool.set_unfinished_text(b"part").unwrap();
+        assert_eq!((length("unfinished"), length("unfinished.tmp")), (4, 0));
+        spool.reserve_ahead(1, 1).unwrap();
+        spool.release();
+        for name in ["tmp", "ahead.tmp", "unfinished.tmp"] {
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_taken_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        spool.push(meta("a"), b"[1,2,3]").unwrap();
+        spool.push(meta("bb"), b"two").unwrap();
+        let part = |flows| BatchMeta { flows, ..meta("a") };
+        let why = |path: &Path| format!("because of {}", path.display());
+        let aside = spool.add_refused(&part(1), b"[2]", why).unwrap().unwrap();
+        assert_eq!(fs::read(&aside).unwrap(), b"[2]");
+        assert!(aside.with_extension("txt").exists());
+        assert_eq!(spool.replace_first(part(2), b"[1,3]").unwrap(), None);
+        assert_eq!(first(&mut spool), Some((part(2), b"[1,3]".to_vec())));
+        drop(spool);
+        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(spool.len(), 2);
+        assert_eq!(first(&mut spool), Some((part(2), b"[1,3]".to_vec())));
     }
 
     /// Refused batches use room until somebody has dealt with them.

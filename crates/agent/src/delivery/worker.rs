@@ -11,7 +11,7 @@ use super::attempt::{self, AttemptOutcome};
 use super::queue::BatchMeta;
 use super::spool::OldestBatch;
 use super::status::RejectReason;
-use super::{DeadLetters, Rejected, SendError, Shared, State};
+use super::{DeadLetters, Rejected, SendError, Shared, State, hours};
 use crate::client::Client;
 
 /// The shortest and the longest pause between two attempts, before jitter.
@@ -265,12 +265,28 @@ impl Shared {
                     }),
                 }
             }
-            AttemptOutcome::Later { why, .. } => NextStep::TryAgain {
-                why,
-                after: None,
-                on_timeout: OnTimeout::GiveUp,
-                others_first: true,
-            },
+            AttemptOutcome::Later { why, index } => {
+                match hours::in_another_unit(meta, body, index, &why) {
+                    None => NextStep::TryAgain {
+                        why,
+                        after: None,
+                        on_timeout: OnTimeout::GiveUp,
+                        others_first: true,
+                    },
+                    Some(split) if split.rest.is_empty() => self.reject_batch(
+                        client,
+                        meta,
+                        body,
+                        (&why, RejectReason::Flow),
+                        on_rejected,
+                    ),
+                    Some(split) => match self.reject_flows(meta, split, &why, on_rejected) {
+                        Ok(true) => NextStep::Gone,
+                        Ok(false) => no_room(&why),
+                        Err(error) => NextStep::Fail(error),
+                    },
+                }
+            }
             AttemptOutcome::TryAgain { why, after } => NextStep::TryAgain {
                 why,
                 after,
@@ -296,15 +312,17 @@ impl Shared {
             DeadLetters::NotKept if reason != RejectReason::Flow => {
                 NextStep::Fail(SendError::Refused {
                     url: client.url(attempt::PATH),
-                    why: format!(
-                        "{why}; give --rejects FILE or --spool DIR to keep such a batch and send the rest"
-                    ),
+                    why: format!("{why}; {}", not_kept(meta, reason)),
                 })
             }
             DeadLetters::PassOn | DeadLetters::NotKept => match flows_of(meta, body) {
                 Ok(flows) => {
-                    let why = why.to_owned();
-                    match on_rejected(Rejected::Flows { flows, why }) {
+                    let rejected = Rejected::Flows {
+                        flows,
+                        why: why.to_owned(),
+                        smaller_batch: (reason == RejectReason::Size).then(|| smaller(meta)),
+                    };
+                    match on_rejected(rejected) {
                         Ok(()) => NextStep::Forget,
                         Err(why) => NextStep::Fail(SendError::NotKept(why)),
                     }
@@ -329,14 +347,7 @@ impl Shared {
             .set_aside(|path| reason(path, meta, why, again));
         let path = match moved {
             Ok(Some(path)) => path,
-            Ok(None) => {
-                return NextStep::TryAgain {
-                    why: format!("{why}; the disk has no room to set the batch aside"),
-                    after: None,
-                    on_timeout: OnTimeout::GiveUp,
-                    others_first: false,
-                };
-            }
+            Ok(None) => return no_room(why),
             Err(error) => return NextStep::Fail(error),
         };
         let (flows, why) = (meta.flows, why.to_owned());
@@ -395,8 +406,51 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
+/// What to do if the disk is too full to set a batch aside.
+fn no_room(why: &str) -> NextStep {
+    NextStep::TryAgain {
+        why: format!("{why}; the disk has no room to set the batch aside"),
+        after: None,
+        on_timeout: OnTimeout::GiveUp,
+        others_first: false,
+    }
+}
+
+/// How many flows a batch may have that is smaller than one that was too large.
+fn smaller(meta: &BatchMeta) -> usize {
+    (meta.flows / 8).max(1)
+}
+
+/// What to do about a batch that nothing keeps. A file has no spool, and is cut into batches by its content.
+fn not_kept(meta: &BatchMeta, reason: RejectReason) -> String {
+    match (meta.is_keyed, reason) {
+        (true, RejectReason::Size) => {
+            "if the limit of the service or of a proxy cannot be raised, give --rejects FILE: it keeps the flows of \
+             such a batch, the rest is sent, and the message at the end has the command for smaller batches"
+                .into()
+        }
+        (true, _) => "give --rejects FILE to keep the flows of such a batch and send the rest".into(),
+        (false, _) => {
+            // `import` reads pipes, too, and has no spool.
+            let keep = "give --rejects FILE, or flowtally send --spool DIR, to keep such a batch and send the rest";
+            match reason {
+                RejectReason::Size if meta.flows > 1 => format!(
+                    "flowtally send --batch-flows {} sends smaller batches; {keep}",
+                    smaller(meta)
+                ),
+                _ => keep.into(),
+            }
+        }
+    }
+}
+
 /// The text beside a refused batch.
-fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectReason)>) -> String {
+pub(super) fn reason(
+    path: &Path,
+    meta: &BatchMeta,
+    why: &str,
+    again: Option<(&str, RejectReason)>,
+) -> String {
     let Some((command, reject_reason)) = again else {
         return format!("{why}\n\nIts {} flows were not sent.\n", meta.flows);
     };
@@ -407,7 +461,7 @@ fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectR
     let (first, input) = match reject_reason {
         RejectReason::Size if meta.flows > 1 => (
             "To send it again, in smaller batches",
-            format!("--batch-flows {} - <{path}", (meta.flows / 8).max(1)),
+            format!("--batch-flows {} - <{path}", smaller(meta)),
         ),
         RejectReason::Form if meta.compressed => (
             "The compression or a proxy may be the cause. To send it again",
@@ -435,7 +489,7 @@ fn reason(path: &Path, meta: &BatchMeta, why: &str, again: Option<(&str, RejectR
 }
 
 /// Quotes `text` as one word for a shell.
-pub(crate) fn shell_word(text: &str) -> String {
+pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text.to_owned(),

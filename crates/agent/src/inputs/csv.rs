@@ -40,11 +40,7 @@ pub(super) fn read(
     let first_line = window.text().split(|&byte| byte == b'\n').next();
     let first_line = String::from_utf8_lossy(first_line.unwrap_or_default()).into_owned();
     let mut records = CsvRecords::new(window, line);
-    let header = records.next_of_good().and_then(|header| {
-        columns(&header).map_err(|why| {
-            InputError::Malformed(format!("read as CSV, its header has {why}; {HEADER}"))
-        })
-    });
+    let header = first_columns(&mut records);
     let is_cut = !has_line_end && may_be_cut(&first_line);
     let columns = header.map_err(|error| match lookalikes::of_csv(&first_line) {
         _ if is_cut => InputError::Malformed(format!("read as CSV, {MAY_BE_CUT}; {HEADER}")),
@@ -88,6 +84,34 @@ pub(super) fn read(
         }
     }
     Ok(())
+}
+
+/// The columns of the first line. Files with only a header and no line break may come before it on its line.
+fn first_columns(records: &mut CsvRecords<impl Read>) -> Result<Columns, InputError> {
+    let (text, why) = match records.next()? {
+        None => (Vec::new(), header_error(&CsvRecord::default())),
+        Some(Err(refused)) => {
+            let why = format!("{}: {}", refused.location, refused.why);
+            (refused.text.into_bytes(), why)
+        }
+        Some(Ok(record)) if record.text.contains(&b'\n') => {
+            let why = format!("{}: {UNCLOSED}", Location::Line(record.line));
+            (Vec::new(), why)
+        }
+        Some(Ok(record)) => match columns(&record) {
+            Ok(columns) => return Ok(columns),
+            Err(_) => (record.text.to_vec(), header_error(&record)),
+        },
+    };
+    match header_in(&text) {
+        Some(Ok((begin, columns))) if without_headers(&text[..begin]).is_empty() => Ok(columns),
+        _ => Err(InputError::Malformed(why)),
+    }
+}
+
+fn header_error(header: &CsvRecord<'_>) -> String {
+    let why = columns(header).err().unwrap_or_default();
+    format!("read as CSV, its header has {why}; {HEADER}")
 }
 
 struct CsvReader<'a> {
@@ -145,7 +169,7 @@ impl CsvReader<'_> {
                  concatenated; it {why}; {HEADER}"
             ))
         })?;
-        let before = without_marks(&text[..start]);
+        let before = without_headers(&text[..start]);
         let mut step = ControlFlow::Continue(());
         if !before.is_empty() {
             step = match Fields::default().read_line(before, line) {
@@ -206,24 +230,63 @@ impl CsvReader<'_> {
         record.text.contains(&b'\n') && lines.any(|line| header_in(line).is_some())
     }
 
-    /// Whether a quoted field contains a record, that is, whether any line but the last would be a record
-    /// without the quotes.
+    /// Whether a quoted field contains a record: a line that would be a record without the quotes, with a number
+    /// that is inside them. If a quote is missing in one line and a later line has one too many, each numeric
+    /// column is inside the quotes on the first or on the last of these lines.
     fn holds_a_row(&self, record: &CsvRecord<'_>) -> bool {
-        let is_digits = |value: &[u8]| {
-            let value = value.trim_ascii();
-            !value.is_empty() && value.iter().all(u8::is_ascii_digit)
+        let is_row = |values: &[LineValue]| {
+            let numbers = || {
+                let columns = values.iter().zip(&self.columns);
+                columns.filter(|(_, field)| is_number(**field))
+            };
+            values.len() == self.columns.len()
+                && numbers().all(|(value, _)| is_digits(value.text.trim_ascii()))
+                && numbers().any(|(value, _)| value.is_quoted)
         };
-        let is_row = |line: &[u8]| {
-            let line: Vec<u8> = line.iter().copied().filter(|&byte| byte != b'"').collect();
-            let values = line.split(|&byte| byte == b',');
-            values.clone().count() == self.columns.len()
-                && values
-                    .zip(&self.columns)
-                    .all(|(value, &field)| !is_number(field) || is_digits(value))
-        };
-        let mut lines = record.text.split(|&byte| byte == b'\n').rev().skip(1);
-        lines.any(is_row)
+        lines_without_quotes(record.text).any(|values| is_row(&values))
     }
+}
+
+/// What is between two commas of a line, without its quotes.
+#[derive(Default)]
+struct LineValue {
+    text: Vec<u8>,
+    /// Some of it is inside quotes.
+    is_quoted: bool,
+}
+
+/// The values on each line of a record, as if it had no quotes.
+fn lines_without_quotes(text: &[u8]) -> impl Iterator<Item = Vec<LineValue>> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum At {
+        FieldStart,
+        Unquoted,
+        Quoted,
+        /// After a quote inside quotes, which closes the field unless another one follows.
+        AfterQuote,
+    }
+    let mut at = At::FieldStart;
+    text.split(|&byte| byte == b'\n').map(move |line| {
+        let mut values = vec![LineValue::default()];
+        for &byte in line {
+            at = match (at, byte) {
+                (At::Quoted, b'"') => At::AfterQuote,
+                (At::FieldStart | At::AfterQuote, b'"') | (At::Quoted, _) => At::Quoted,
+                (_, b',') => At::FieldStart,
+                _ => At::Unquoted,
+            };
+            match (byte, values.last_mut()) {
+                (b'"', _) => {}
+                (b',', _) => values.push(LineValue::default()),
+                (_, Some(value)) => {
+                    value.text.push(byte);
+                    value.is_quoted |= at == At::Quoted;
+                }
+                (_, None) => {}
+            }
+        }
+        values
+    })
 }
 
 /// Whether a line is the beginning of a header; the last name may be incomplete.
@@ -320,6 +383,19 @@ fn columns(header: &CsvRecord<'_>) -> Result<Columns, String> {
         }
     }
     Ok(columns)
+}
+
+/// Strips headers from the end, which come from files without rows and without a line break.
+fn without_headers(text: &[u8]) -> &[u8] {
+    let mut text = without_marks(text);
+    loop {
+        // A header is not longer.
+        let tail = text.len().saturating_sub(HEADER_BYTES_MAX);
+        let Some(Ok((begin, _))) = header_in(&text[tail..]) else {
+            return text;
+        };
+        text = without_marks(&text[..tail + begin]);
+    }
 }
 
 /// Strips byte order marks at both ends.

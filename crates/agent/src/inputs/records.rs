@@ -153,13 +153,17 @@ impl<R: Read> CsvRecords<R> {
         }
         let length = loop {
             let text = self.window.text();
+            // It was an incomplete last line, which a growing file leaves for the next time.
+            if text.is_empty() && self.window.has_ended() {
+                return Ok(None);
+            }
             match self.fields.parse(text, self.window.has_ended()) {
                 Ok(length) => break length,
                 Err(NoRecord::Loose(at)) if !text[..at].contains(&b'\n') => {
-                    return self.refuse(LOOSE).map(|refused| Some(Err(refused)));
+                    return self.refuse(LOOSE).map(|refused| refused.map(Err));
                 }
                 Err(why) if self.is_final(why) => {
-                    return self.refuse(UNCLOSED).map(|refused| Some(Err(refused)));
+                    return self.refuse(UNCLOSED).map(|refused| refused.map(Err));
                 }
                 Err(_) => self.window.fill()?,
             }
@@ -216,14 +220,15 @@ impl<R: Read> CsvRecords<R> {
     }
 
     /// Skips the line, since no record starts on it. The next line may be a record: it is unknown where an
-    /// unclosed quote should have been closed.
-    fn refuse(&mut self, why: &str) -> io::Result<RejectedFlow> {
+    /// unclosed quote should have been closed. `None` if the line is the incomplete last one of a growing file.
+    fn refuse(&mut self, why: &str) -> io::Result<Option<RejectedFlow>> {
         let end = loop {
             let text = self.window.text();
             match memchr(b'\n', text) {
                 Some(end) => break end,
+                None if self.window.has_ended() && text.is_empty() => return Ok(None),
                 None if self.window.has_ended() => break text.len(),
-                None if self.window.is_full() => return self.window.skip_line(self.line),
+                None if self.window.is_full() => return self.window.skip_line(self.line).map(Some),
                 None => self.window.fill()?,
             }
         };
@@ -234,9 +239,10 @@ impl<R: Read> CsvRecords<R> {
             why: why.into(),
         };
         self.window.consume(end);
-        Ok(refused)
+        Ok(Some(refused))
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::super::window::{BLOCK_BYTES, ReadMode};

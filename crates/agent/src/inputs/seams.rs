@@ -66,6 +66,30 @@ fn csv_after_csv() {
     }
 }
 
+/// A file may have only a header, without a line end.
+#[test]
+fn csv_after_a_header_without_rows() {
+    let headers = [CSV, TURNED, QUOTED].map(|csv| csv.split(['\r', '\n']).next().unwrap());
+    for other in [CSV, TURNED, QUOTED] {
+        for mark in ["", "\u{FEFF}"] {
+            for header in headers {
+                let glued = format!("{header}{mark}{other}");
+                assert_flows(&glued, &["line 2: a|b|v 1 2 3"]);
+                let thrice = format!("{header}{mark}{header}{mark}{glued}\n");
+                assert_flows(&thrice, &["line 2: a|b|v 1 2 3"]);
+                let expected = ["line 2: a|b|v 1 2 3", "line 4: a|b|v 1 2 3"];
+                assert_flows(&format!("{CSV}\n{glued}"), &expected);
+                let expected = ["line 2: a|b|v 1 2 3", "line 3: a|b|v 1 2 3"];
+                assert_flows(&format!("{TURNED}{mark}{glued}"), &expected);
+            }
+        }
+    }
+    // A line of a mebibyte is read in linear time.
+    let headers = headers[0].repeat(20_000);
+    assert_flows(&format!("{headers}{TURNED}"), &["line 2: a|b|v 1 2 3"]);
+    assert_eq!(read(&format!("x{}{CSV}", &headers[..100])).len(), 1);
+}
+
 /// An unusable header ends the reading.
 #[test]
 fn csv_after_a_header_that_cannot_be_used() {
@@ -113,6 +137,61 @@ fn csv_after_half_a_row() {
                 format!("line {}: e|b|v 1 2 3", line + 1),
             ];
             assert_eq!(rest, expected, "{half}{seam}");
+        }
+    }
+}
+
+/// What is in front of an opening quote and behind a closing one is not a part of a record inside them.
+#[test]
+fn a_comma_before_a_line_break_inside_quotes() {
+    let first = "hour,bytes_tx,bytes_rx,vpc_id,src_app,dest_app\n";
+    let last = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
+    for (text, expected) in [
+        (
+            format!("{first}7,1,2,v,\"web, eu\nproxy\",db\n7,1,2,v,web,db"),
+            &["line 2: web, eu\nproxy|db|v 1 2 7", "line 4: web|db|v"][..],
+        ),
+        (
+            format!("{last}a,\"web\nproxy, eu\",v,1,2,3\n"),
+            &["line 2: a|web\nproxy, eu|v 1 2 3"],
+        ),
+        (
+            format!("{last}\"web\nproxy, eu\",v,1,2,3\n"),
+            &["line 2: \"web: part of", "line 3: proxy, eu\",v"],
+        ),
+        // A quote is missing, and another is one too many.
+        (
+            format!("{first}7,1,2,v,\"web,db\n8,1,2,v,web\",db\n"),
+            &["line 2: 7,1,2,v,\"web,db: part of", "line 3: 8,1"],
+        ),
+        (
+            format!("{last}a,b,\"v,1,2,3\nc,d,v\",1,2,3\n"),
+            &["line 2: a,b,\"v,1,2,3: part of", "line 3: c,d"],
+        ),
+        (
+            format!("{first}7,1,2,\"v,\"\"a\"\",b\n8,1,2,v\",a,b\n"),
+            &["line 2: 7,1,2,\"v,\"\"a\"\",b: part of", "line 3: 8,1"],
+        ),
+    ] {
+        assert_flows(&text, expected);
+    }
+    // In every order of the columns, and with the quotes at every column.
+    let values = ["a", "b", "v", "1", "2", "3"];
+    let names: Vec<&str> = last.trim().split(',').collect();
+    for turn in 0..6 {
+        let turned = |values: &[&str]| -> Vec<String> {
+            let order = (0..6).map(|at| values[(at * 5 + turn) % 6].to_owned());
+            order.collect()
+        };
+        let header = turned(&names).join(",");
+        for quote in 0..6 {
+            let (mut one, mut other) = (turned(&values), turned(&values));
+            one[quote] = format!("\"{}", one[quote]);
+            other[quote] = format!("{}\"", other[quote]);
+            let text = format!("{header}\n{}\n{}\n", one.join(","), other.join(","));
+            let lines = read(&text);
+            assert_eq!(lines.len(), 2, "{text}: {lines:?}");
+            assert!(lines[0].contains("part of a record"), "{text}: {lines:?}");
         }
     }
 }
@@ -243,6 +322,33 @@ fn a_log_after_a_log() {
     let timed = format!("2026-03-29T01:00:05.000Z {DEFAULT}");
     let expected = [format!("line 1: {flow}"), format!("line 2: {flow}")];
     assert_eq!(read(&format!("{timed}{LOG_TURNED}")), expected);
+}
+
+/// A file may have only a header, without a line end.
+#[test]
+fn a_log_after_a_header_without_records() {
+    let flow = "10.0.0.1|10.0.0.2| 1000 0 492985";
+    let headers = [LOG, LOG_TURNED].map(|log| log.split('\n').next().unwrap());
+    for other in [LOG, LOG_TURNED] {
+        for mark in ["", "\u{FEFF}"] {
+            for header in headers {
+                let glued = format!("{header}{mark}{other}");
+                assert_eq!(read(&glued), [format!("line 2: {flow}")], "{glued}");
+                let thrice = format!("{header}{mark}{header}{mark}{glued}\n");
+                assert_eq!(read(&thrice), [format!("line 2: {flow}")], "{thrice}");
+                for (seam, line) in [("\n", 4), ("", 3)] {
+                    let expected = [format!("line 2: {flow}"), format!("line {line}: {flow}")];
+                    let after = format!("{LOG}{seam}{glued}");
+                    assert_eq!(read(&after), expected, "{after}");
+                }
+            }
+        }
+    }
+    // With a blank between them, the place is not always known.
+    let same = format!("{} {LOG}", headers[0]);
+    assert_eq!(read(&same), [format!("line 2: {flow}")]);
+    let unknown = "version srcaddr dstaddr bytes start type srcaddr dstaddr bytes start\n";
+    assert!(read(unknown)[0].contains("twice"), "{:?}", read(unknown));
 }
 
 #[test]

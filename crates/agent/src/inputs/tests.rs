@@ -102,6 +102,37 @@ fn unreadable_inputs_are_errors() {
 }
 
 /// The error names it, and the rest of the input is read.
+/// A growing file gives only whole lines, wherever a read ends.
+#[test]
+fn what_a_growing_file_leaves_is_not_refused() {
+    struct Steps<'a>(&'a [u8], usize);
+    impl Read for Steps<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let step = self.1.min(self.0.len());
+            let read = (&self.0[..step]).read(buffer)?;
+            self.0 = &self.0[read..];
+            Ok(read)
+        }
+    }
+    let header = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
+    for row in ["c,b,v,1,2,3", "c,\"b", "c,\"b\"x,v"] {
+        let text = format!("{header}a,b,v,1,2,3\n{row}");
+        for end in header.len()..=text.len() {
+            for step in 1..=end {
+                let mut lines = Vec::new();
+                let reader = Reader::new(Steps(&text.as_bytes()[..end], step), None);
+                let read = reader.with_growing(true).read(|raw| {
+                    lines.push((raw.text.to_owned(), raw.unusable.clone()));
+                    ControlFlow::Continue(())
+                });
+                let expected = usize::from(end >= header.len() + 12);
+                assert_eq!(lines.len(), expected, "{row} {end} {step}: {lines:?}");
+                assert!(read.is_ok());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_line_over_the_limit_does_not_affect_others() {
     let log = "srcaddr dstaddr bytes start";

@@ -30,7 +30,7 @@ const TRIES: u32 = 10;
 
 pub fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
-    let bytes = source::check_input(&arguments.file, input.rejects.as_deref())?;
+    let bytes = source::check_input(&arguments.file, input)?;
     if arguments.file.as_os_str() == "-" && input.source.is_some() && arguments.spool.is_some() {
         return Err(
             "--spool stores a pipe as it is read, but --source expects the same input again from its \
@@ -57,7 +57,7 @@ pub fn run(arguments: &Send) -> Result<(), String> {
     }
     session.rejects.sync()?;
     result?;
-    session.rejects.verdict(others_counted)
+    session.rejects.verdict(others_counted, &command(arguments))
 }
 
 /// State that the inputs of one command share.
@@ -207,7 +207,14 @@ impl SendSession {
         let (rejects, notices) = (self.rejects.clone(), self.rejects.clone());
         let in_flight = self.in_flight.clone();
         let on_rejected = move |rejected| match rejected {
-            Rejected::Flows { flows, why } => {
+            Rejected::Flows {
+                flows,
+                why,
+                smaller_batch,
+            } => {
+                if let Some(flows) = smaller_batch {
+                    rejects.note_smaller_batch(flows);
+                }
                 rejects.write("the service", &flows, &why)?;
                 rejects.sync()
             }
@@ -286,8 +293,8 @@ impl SendSession {
     }
 }
 
-/// The command that sends a file to the same service.
-fn command(arguments: &Send) -> String {
+/// The command that sends a file, or a pipe, to the same service.
+pub fn command(arguments: &Send) -> String {
     let credentials = &arguments.credentials;
     let files = [
         ("--token-file", &credentials.token_file),
@@ -303,6 +310,9 @@ fn command(arguments: &Send) -> String {
         if let Some(file) = file {
             command += &format!(" {flag} {}", shell_word(&file.display().to_string()));
         }
+    }
+    if arguments.no_compress {
+        command += " --no-compress";
     }
     command
 }
@@ -324,6 +334,6 @@ fn with_remedy(error: String, has_spool: bool, once: bool, waiting: u64, dropped
         _ if once => {
             format!("{error}; run it again to send the rest: flows that were sent count once")
         }
-        _ => format!("{error}; unsent flows are lost; --spool keeps them"),
+        _ => format!("{error}; unsent flows are lost; flowtally send --spool DIR keeps them"),
     }
 }

@@ -49,6 +49,7 @@ impl SendSession {
                 Err(error) => Err(error_text(error)),
             };
             count += 1;
+            drain.pass();
             if count.is_multiple_of(1024) {
                 self.show(sender);
             }

@@ -196,6 +196,60 @@ pub(super) fn header_in(line: &str) -> Option<usize> {
     Some(glued.map_or(begin, |length| begin_of(before) + before.len() - length))
 }
 
+/// The position of the last header in a text that begins with one. Files with only a header and no line break may
+/// come before it.
+pub(super) fn last_header(text: &str) -> usize {
+    let begin_of = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
+    let mut begin = 0;
+    for word in text.split_whitespace() {
+        let Some(seam) = seam_in(word) else {
+            continue;
+        };
+        let end = begin_of(word) + seam;
+        if !is_one_header(&text[begin..end]) {
+            return begin;
+        }
+        begin = end;
+    }
+    let rest = &text[begin..];
+    let mut words = rest.split_whitespace();
+    if words.clone().count() > 2 * NAMES.len() || is_one_header(rest) {
+        return begin;
+    }
+    // With a blank between them. If there are several places, it is unknown which one it is.
+    let is_seam =
+        |at: &usize| is_one_header(&text[begin..*at]) && is_one_header(text[*at..].trim_end());
+    let mut seams = words.by_ref().map(begin_of).filter(is_seam);
+    match (seams.next(), seams.next()) {
+        (Some(seam), None) => seam,
+        _ => begin,
+    }
+}
+
+/// Where the second name begins in a word that is two names.
+fn seam_in(word: &str) -> Option<usize> {
+    let is_name = |text: &str| NAMES.contains(&text);
+    if is_name(word) {
+        return None;
+    }
+    let firsts = NAMES.iter().filter_map(|name| {
+        // A byte order mark may be between them.
+        let rest = word.strip_prefix(name)?.trim_start_matches('\u{FEFF}');
+        is_name(rest).then_some(word.len() - rest.len())
+    });
+    firsts.max()
+}
+
+/// Whether it is a usable header of known names, each once.
+fn is_one_header(text: &str) -> bool {
+    let text = text.trim_end_matches('\u{FEFF}');
+    let names: Vec<&str> = text.split_whitespace().collect();
+    names.len() <= NAMES.len()
+        && names.iter().all(|name| NAMES.contains(name))
+        && (1..names.len()).all(|at| !names[..at].contains(&names[at]))
+        && Columns::read(text).is_ok()
+}
+
 /// Distinguishes names from addresses, numbers and AWS's status words, which are in upper case.
 fn looks_like_a_name(word: &str) -> bool {
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -38,7 +38,7 @@ use super::{
     push_json_string,
 };
 use ends::Ends;
-use header::{Columns, Field, bare, header_in};
+use header::{Columns, Field, bare, header_in, last_header};
 
 pub(crate) use ends::Count;
 pub(super) use ends::FlowLogs;
@@ -217,7 +217,8 @@ impl Log<'_> {
                 self.read_line(before, line, sink)?
             }
         };
-        self.set_columns(Columns::read(&text[begin..]), line)?;
+        let header = &text[begin..];
+        self.set_columns(Columns::read(&header[last_header(header)..]), line)?;
         Ok(step)
     }
 
