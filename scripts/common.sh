@@ -38,8 +38,9 @@ need_build() {
   fi
   need g++ libc6-dev libclang-dev libssl-dev make pkg-config python3
   # Without it, cargo compiles RocksDB itself, which takes four times as long.
-  ROCKSDB_LIB_DIR=$(./scripts/rocksdb)
-  export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+  local library
+  library=$(./scripts/rocksdb)
+  [ -z "$library" ] || export ROCKSDB_LIB_DIR=$library ROCKSDB_STATIC=1
 }
 
 # need_jars POM DIR: fetches the dependencies of POM from Maven Central into DIR; again when a POM has changed.

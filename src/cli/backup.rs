@@ -9,7 +9,7 @@ use signal_hook::iterator::Signals;
 use super::serve;
 use crate::backup::{self, BackupSource, RemoteSession};
 use crate::config::{Backup, Location};
-use agent::command::{connect, eprint_line, signals};
+use agent::command::{connect, eprint_line, progress, signals};
 
 /// Longest wait for a service that does not respond, after a signal.
 const LET_GO_MAX: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     let keep = arguments.keep.map(|n| n as usize);
     let session = Arc::new(RemoteSession::default());
     end_at_signal(session.clone()).map_err(|e| format!("cannot start: {e}"))?;
-    let bar = connect::byte_bar();
+    let bar = progress::byte_bar();
     let taken = backup::create(source, &arguments.to, keep, &session, |done, all| {
         bar.set_length(all);
         bar.set_position(done);

@@ -3,10 +3,10 @@
 use super::verify;
 use crate::backup;
 use crate::config::Restore;
-use agent::command::{connect, eprint_line};
+use agent::command::{eprint_line, progress};
 
 pub(super) fn run(arguments: &Restore) -> Result<(), String> {
-    let bar = connect::byte_bar();
+    let bar = progress::byte_bar();
     let restored = backup::restore(&arguments.from, &arguments.data_dir, |done, all| {
         bar.set_length(all);
         bar.set_position(done);

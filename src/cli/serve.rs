@@ -13,10 +13,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
-use crate::http::{AccessFiles, HostName, Hosts, TlsFiles};
+use crate::http::{AccessFiles, Hosts, TlsFiles};
 use crate::query::QueryLimits;
 use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
+use flow::HostName;
 
 /// Exit status after a second signal: what a shell reports for a process that SIGINT killed.
 const EXIT_SECOND_SIGNAL: i32 = 130;
@@ -31,6 +32,7 @@ const CONNECTIONS_PER_MIB: usize = 8;
 const FILES_OF_OUR_OWN: usize = 640;
 
 pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
+    let allowed = host_names(&arguments.allow_host)?;
     if arguments.print_config {
         return agent::command::write_stdout(settings.to_string().as_bytes());
     }
@@ -45,14 +47,14 @@ pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(serve(arguments, memory));
+    let result = runtime.block_on(serve(arguments, memory, allowed));
     // Scans for aborted responses may still be producing their next chunk. The database has to be closed before the
     // process exits.
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     result
 }
 
-async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
+async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> Result<(), String> {
     let listen = &arguments.listen;
     let listener = bind(listen).await.map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => format!(
@@ -76,7 +78,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan) -> Result<(), String> {
     }
     let guarded = arguments.allow_anonymous || nothing_guards(&access).is_none();
     let hosts = match address.ip().to_canonical().is_loopback() && !guarded {
-        true => Hosts::of_this_machine(host_names(&arguments.allow_host)?),
+        true => Hosts::of_this_machine(allowed),
         false => Hosts::any(),
     };
     let ready = Arc::new(Notify::new());

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::{Location, Stats};
 use crate::store::Store;
 use agent::command::connect;
+use agent::durable::is_lost_and_found;
 use agent::units::hour_name;
 
 /// What is stored.
@@ -87,11 +88,14 @@ fn table(stored: &Stored) -> String {
     lines.into_iter().map(line).collect()
 }
 
-/// The size of all files below `dir`.
+/// The size of all files below `dir`. A file system's `lost+found` is not ours, and may not be readable.
 fn bytes_of(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for found in std::fs::read_dir(dir)? {
         let found = found?;
+        if is_lost_and_found(&found) {
+            continue;
+        }
         let data = found.metadata()?;
         bytes += match data.is_dir() {
             true => bytes_of(&found.path())?,

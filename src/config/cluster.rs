@@ -110,7 +110,7 @@ impl Cluster {
         };
         if serve.read_token_file.is_some() && self.node_token_file.is_none() {
             return Err(
-                "with --read-token-file, anybody could still read what nodes ask each other: give --node-token-file"
+                "with --read-token-file, give --node-token-file too: otherwise anyone can read rows by the requests of nodes"
                     .into(),
             );
         }

@@ -335,3 +335,29 @@ impl From<Durability> for store::Durability {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    /// However much memory there is, a batch stays within the bounds of its encoding and of a tally.
+    #[test]
+    fn a_body_has_an_upper_bound() {
+        let plan = |arguments: &[&str]| {
+            let arguments = [&["x", "--data-dir", "d", "--memory-max"], arguments].concat();
+            let command = Command::try_parse_from(arguments).unwrap();
+            command.serve.memory_plan().map(|plan| plan.body_bytes_max)
+        };
+        assert_eq!(plan(&["1024"]), Ok(64 << 20));
+        assert_eq!(plan(&["1048576"]), Ok(flow::BODY_BYTES_MAX));
+        assert_eq!(plan(&["1048576", "--body-max", "1024"]), Ok(1 << 30));
+        assert!(plan(&["1048576", "--body-max", "1025"]).is_err());
+    }
+}

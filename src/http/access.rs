@@ -12,8 +12,8 @@ use subtle::{Choice, ConstantTimeEq};
 use warp::http::HeaderMap;
 use warp::http::header;
 
-use super::connections::RequestContext;
 use super::error::Problem;
+use super::request::RequestContext;
 use super::secrets::{AccessError, AccessFiles};
 use super::tls;
 use agent::client::read_tokens;

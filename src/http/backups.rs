@@ -3,6 +3,7 @@
 //! `POST /backups` makes one and lists its files, `GET /backups/ID/FILE` sends a file, and `DELETE
 //! /backups/ID` removes it. The right to read all flows includes the right to back them up.
 
+use super::response;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -12,11 +13,11 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
-use super::Api;
 use super::access::Permission;
+use super::api::Api;
 use super::connections::Download;
 use super::error::Problem;
-use super::routes::Request;
+use super::request::Request;
 use crate::backup::Sessions;
 
 /// Read from a file at once. When the lease ends, this much may still be on its way to the client; over a slow line,
@@ -39,7 +40,7 @@ pub(super) async fn start(api: &Api, request: &Request<'_>) -> Result<Response, 
     // Strings and integers always serialise.
     let mut json = serde_json::to_vec(&manifest).unwrap_or_default();
     json.push(b'\n');
-    let mut response = super::response(super::JSON, json);
+    let mut response = response::with_body(response::JSON, json);
     *response.status_mut() = StatusCode::CREATED;
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::from_str(&format!("/backups/{}", manifest.id)) {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use warp::http::HeaderMap;
 use warp::http::header;
 
-use super::Api;
+use super::api::Api;
 use super::error::Problem;
 use crate::ingest::{Admission, Permit};
 use crate::query::Encoding;

@@ -15,7 +15,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::long_target::TargetTail;
-use super::origin::Target;
 use super::socket::Socket;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
@@ -113,15 +112,6 @@ impl Activity {
 /// Marks a request as in progress until it is dropped: after the last write of its streamed response.
 #[derive(Debug)]
 pub(super) struct RequestGuard(Arc<Connection>);
-
-/// What is known of a request's connection. It is an extension of the request.
-#[derive(Clone, Debug)]
-pub(super) struct RequestContext {
-    /// The client has a certificate that the client CA issued.
-    pub(super) certified: bool,
-    pub(super) target: Target,
-    pub(super) guard: Arc<RequestGuard>,
-}
 
 impl Connections {
     /// `admission` learns when a connection waits for a slot.
@@ -442,7 +432,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_most_idle_connection_is_evicted() {
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());

@@ -1,12 +1,13 @@
 //! `DELETE /flows?hour=N`: deletes an hour as a whole.
 
+use super::response;
 use warp::reply::Response;
 
-use super::Api;
 use super::access::Permission;
+use super::api::Api;
 use super::error::Problem;
 use super::parameters;
-use super::routes::Request;
+use super::request::Request;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     api.access
@@ -18,5 +19,5 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         return Err(Problem::NoSuchHour { hour });
     };
     let json = format!("{{\"deleted\":{}}}\n", totals.flows);
-    Ok(super::response(super::JSON, json))
+    Ok(response::with_body(response::JSON, json))
 }

@@ -13,11 +13,11 @@ use tracing::Span;
 use warp::http::header::{self, HeaderMap, HeaderValue};
 use warp::reply::{Reply, Response};
 
-use super::Api;
 use super::access::Permission;
-use super::connections::RequestContext;
+use super::api::Api;
 use super::error::Problem;
-use super::routes::Request;
+use super::request::Request;
+use super::request::RequestContext;
 use super::{negotiate, parameters};
 use crate::query::{Coverage, EncodedRows, QueryError, RowFormat};
 use crate::service::Service;

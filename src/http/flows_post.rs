@@ -9,9 +9,10 @@ use warp::http::header::HeaderValue;
 use warp::reply::Response;
 
 use super::access::Permission;
+use super::api::Api;
 use super::error::Problem;
-use super::routes::Request;
-use super::{Api, body, negotiate, parameters};
+use super::request::Request;
+use super::{body, negotiate, parameters, response};
 use crate::service::{Committed, ServiceError};
 use flow::decode::decode;
 use flow::{IdempotencyKey, Notes};
@@ -30,7 +31,7 @@ pub(super) async fn handle(
         0 => format!("{{\"accepted\":{accepted}}}\n"),
         _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
     };
-    let mut response = super::response(super::JSON, json);
+    let mut response = response::with_body(response::JSON, json);
     if committed.replayed {
         response
             .headers_mut()

@@ -8,9 +8,10 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::access::Permission;
+use super::api::Api;
 use super::error::Problem;
-use super::routes::Request;
-use super::{Api, flows_get, negotiate};
+use super::request::Request;
+use super::{flows_get, negotiate, response};
 use crate::query::EncodedRows;
 use crate::service::Service;
 use flow::query::{HoursQuery, text};
@@ -49,7 +50,7 @@ pub(super) async fn respond(
         let make = move || EncodedRows::of_hours(hours, encoding).map_err(|_| Problem::Internal);
         let mut response = flows_get::stream(api, request, permit, cancel_stream, make).await?;
         let headers = response.headers_mut();
-        let media_type = HeaderValue::from_static(super::JSON);
+        let media_type = HeaderValue::from_static(response::JSON);
         headers.insert(header::CONTENT_TYPE, media_type);
         if let Some(encoding) = encoding.name() {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));

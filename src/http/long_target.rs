@@ -9,6 +9,8 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
+/// Longest head of a request, without the tail of its target; also the size of a connection's read buffer.
+pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// The start of a target, which is passed to hyper.
 pub(super) const TARGET_START_BYTES_MAX: usize = 8 << 10;
 /// The longest tail that is kept: three times 64 names of 1,024 bytes, percent-encoded, with their parameter names.
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_long_target_stays_as_it_is() {
+    fn requests_without_a_long_target_are_unchanged() {
         let long = "x".repeat(100_000);
         for bytes in [
             format!("PUT /{long} HTTP/1.1\r\n\r\n"),

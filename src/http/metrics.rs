@@ -1,13 +1,14 @@
 //! `GET /metrics`: counters and gauges in Prometheus's text format.
 
+use super::response;
 use std::sync::Arc;
 
 use warp::reply::Response;
 
-use super::Api;
 use super::access::Permission;
+use super::api::Api;
 use super::error::Problem;
-use super::routes::Request;
+use super::request::Request;
 use crate::ingest::HourGuard;
 use crate::service::Service;
 
@@ -34,7 +35,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         tracing::error!(%error, "metrics cannot be written");
         Problem::Internal
     })?;
-    Ok(super::response(MEDIA_TYPE, text))
+    Ok(response::with_body(MEDIA_TYPE, text))
 }
 
 fn observe(service: &dyn Service, guard: &HourGuard) {

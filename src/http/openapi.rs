@@ -1,12 +1,13 @@
 //! `GET /openapi.json`: the description of the API. It is written by hand, and tests compare it with the service.
 
+use super::response;
 use warp::reply::Response;
 
 /// OpenAPI 3.1.
 const DOCUMENT: &str = include_str!("openapi.json");
 
 pub(super) fn document() -> Response {
-    super::response(super::JSON, DOCUMENT)
+    response::with_body(response::JSON, DOCUMENT)
 }
 
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::http::routes::PATHS;
+    use crate::http::paths::PATHS;
 
     /// Methods that OpenAPI documents usually omit.
     const EVERYWHERE: [&str; 2] = ["head", "options"];

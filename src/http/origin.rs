@@ -6,28 +6,13 @@
 //! (`Host`). Both are checked before anything else. Programs other than browsers send neither `Origin` nor
 //! `Sec-Fetch-Site`.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
-use std::str::FromStr;
-use std::sync::Arc;
-
 use warp::http::header::{self, HeaderMap, HeaderValue};
-use warp::http::uri::Authority;
 use warp::http::{Method, Version};
 
-use super::error::Problem;
-use super::long_target::TargetTail;
-use super::routes::Request;
+use flow::HostName;
 
-/// The part of a request's head that handlers do not need.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) version: Version,
-    /// From a target in absolute form, as clients send it to a proxy.
-    pub(super) authority: Option<Authority>,
-    /// The tail of a target that is longer than hyper accepts.
-    pub(super) tail: Option<Arc<TargetTail>>,
-}
+use super::error::Problem;
+use super::request::{Request, Target};
 
 /// The host names that requests may have.
 #[derive(Clone, Debug)]
@@ -71,70 +56,6 @@ impl Hosts {
             return Err(Problem::ForeignOrigin { header });
         }
         Ok(())
-    }
-}
-
-/// A name or an address without a port, as in `Host`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostName(Name);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Name {
-    Address(IpAddr),
-    /// In lower case, without the optional dot at the end.
-    Dns(String),
-}
-
-impl HostName {
-    fn is_loopback(&self) -> bool {
-        match &self.0 {
-            Name::Address(address) => address.is_loopback(),
-            Name::Dns(name) => name == "localhost" || name.ends_with(".localhost"),
-        }
-    }
-}
-
-impl FromStr for HostName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<HostName, String> {
-        let wrong = || "it has to be a name or an address, without a scheme or a port".to_owned();
-        let in_brackets = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-        if let Ok(address) = in_brackets.unwrap_or(text).parse::<Ipv6Addr>() {
-            return Ok(HostName(Name::Address(address.to_canonical())));
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        if let Ok(address) = name.parse::<IpAddr>() {
-            return Ok(HostName(Name::Address(address)));
-        }
-        match is_dns(name) {
-            true => Ok(HostName(Name::Dns(name.to_ascii_lowercase()))),
-            false => Err(wrong()),
-        }
-    }
-}
-
-/// Whether this is a DNS name: labels of letters, digits, hyphens and underscores. Browsers and resolvers take a name
-/// that ends in a number for an address (`127.1`, `0x7f.1`, `2130706433`); here it is not a valid name, since an
-/// address has one spelling only.
-fn is_dns(name: &str) -> bool {
-    let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let is_label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(is_part);
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
-    let is_number = match hex {
-        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
-        None => last.bytes().all(|b| b.is_ascii_digit()),
-    };
-    name.len() <= 253 && name.split('.').all(is_label) && !is_number
-}
-
-impl fmt::Display for HostName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Name::Address(address) => address.fmt(f),
-            Name::Dns(name) => f.write_str(name),
-        }
     }
 }
 

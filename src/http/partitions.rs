@@ -5,9 +5,10 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::access::Permission;
+use super::api::Api;
 use super::error::Problem;
-use super::routes::Request;
-use super::{Api, flows_get, hours};
+use super::request::Request;
+use super::{flows_get, hours};
 use crate::service::PeerRequest;
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {

@@ -16,9 +16,10 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::access::Permission;
+use super::api::Api;
 use super::error::Problem;
-use super::routes::Request;
-use super::{Api, body, flows_get, negotiate};
+use super::request::Request;
+use super::{body, flows_get, negotiate, response};
 use crate::query::{EncodedRows, JsonItems, QueryError};
 use crate::service::{ReceiptInfo, Service, ServiceError};
 use flow::IdempotencyKey;
@@ -66,7 +67,7 @@ pub(super) async fn handle(
     };
     let mut response =
         flows_get::stream(api, request, permit, CancellationToken::default(), make).await?;
-    let media_type = HeaderValue::from_static(super::JSON);
+    let media_type = HeaderValue::from_static(response::JSON);
     (response.headers_mut()).insert(header::CONTENT_TYPE, media_type);
     Ok(response)
 }

@@ -13,13 +13,15 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::connections::RequestContext;
+use super::api::Api;
 use super::error::Problem;
 use super::long_target::{Dropped, TargetTail};
+use super::paths::{self, backup_path, path_label};
+use super::request::{Request, RequestContext};
 use super::trace::Trace;
 use super::{
-    Api, backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
-    partitions, receipts_post,
+    backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
+    partitions, receipts_post, response,
 };
 
 /// The whole API, as one filter.
@@ -86,7 +88,7 @@ async fn handle(
     .await;
     let time = start.elapsed();
     trace.mark(response.headers_mut());
-    forbid_caching(response.headers_mut());
+    response::forbid_caching(response.headers_mut());
     let status = response.status();
     let (method, label) = (method_label(&method), path_label(path.as_str()));
     let metrics = api.metrics.http();
@@ -118,91 +120,10 @@ fn whole_query(query: String, context: &RequestContext) -> (String, Option<Probl
     }
 }
 
-/// Forbids caching unless the handler allows it, because the next flows change the answer.
-pub(super) fn forbid_caching(headers: &mut HeaderMap) {
-    let control = headers.entry(header::CACHE_CONTROL);
-    control.or_insert(HeaderValue::from_static("no-store"));
-}
-
-/// A request without its body.
-pub(super) struct Request<'a> {
-    pub(super) method: &'a Method,
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) context: &'a RequestContext,
-}
-
-impl Request<'_> {
-    /// # Errors
-    /// The request has a query parameter.
-    pub(super) fn reject_parameters(&self) -> Result<(), Problem> {
-        match form_urlencoded::parse(self.query.as_bytes()).next() {
-            None => Ok(()),
-            Some((name, _)) => Err(Problem::BadQuery {
-                what: format!(
-                    "{} {} takes no query parameter, but has {name:?}",
-                    self.method, self.path
-                ),
-            }),
-        }
-    }
-}
-
-/// All paths, and their methods.
-pub(super) const PATHS: [(&str, &str); 9] = [
-    ("/", "GET, HEAD, OPTIONS"),
-    ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
-    ("/hours", "GET, HEAD, OPTIONS"),
-    ("/metrics", "GET, HEAD, OPTIONS"),
-    ("/openapi.json", "GET, HEAD, OPTIONS"),
-    ("/healthz", "GET, HEAD, OPTIONS"),
-    ("/readyz", "GET, HEAD, OPTIONS"),
-    ("/backups", "POST, OPTIONS"),
-    ("/receipts", "POST, OPTIONS"),
-];
-/// Methods of `/backups/ID` and of `/backups/ID/FILE`.
-const ONE_BACKUP: &str = "DELETE, OPTIONS";
-const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
-/// Requests from other nodes are below this path.
-const PARTITIONS_PATH: &str = "/partitions/";
-const PARTITIONS: &str = "GET, HEAD, OPTIONS";
-/// Methods of the page's assets.
-const ASSET: &str = "GET, HEAD, OPTIONS";
-
-/// The known path that differs from `path` only by slashes at the end.
-pub(super) fn path_like(path: &str) -> Option<&'static str> {
-    let plain = path.trim_end_matches('/');
-    let (known, _) = PATHS.iter().find(|(known, _)| *known == plain)?;
-    Some(known)
-}
-
-/// The label of a path in metrics. All unknown paths share one, so that clients cannot create labels.
-fn path_label(path: &str) -> &'static str {
-    let known = PATHS.iter().find(|(known, _)| *known == path);
-    match known {
-        Some((known, _)) => known,
-        None if path.starts_with("/backups/") => "/backups",
-        None if path.starts_with("/assets/") => "/assets",
-        None if path.starts_with(PARTITIONS_PATH) => "/partitions",
-        None => "other",
-    }
-}
-
 fn method_label(method: &Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"];
     let label = known.into_iter().find(|known| method.as_str() == *known);
     label.unwrap_or("other")
-}
-
-/// `/backups/ID` and `/backups/ID/FILE`.
-fn backup_path(path: &str) -> Option<(&str, Option<&str>)> {
-    let rest = path.strip_prefix("/backups/")?;
-    let (id, file) = match rest.split_once('/') {
-        Some((id, file)) => (id, Some(file)),
-        None => (rest, None),
-    };
-    (!id.is_empty()).then_some((id, file))
 }
 
 async fn route(
@@ -213,13 +134,13 @@ async fn route(
     let (path, method) = (request.path, request.method);
     let backup = backup_path(path);
     let asset = page::asset(path);
-    let known = PATHS.iter().find(|(known, _)| *known == path);
+    let known = paths::PATHS.iter().find(|(known, _)| *known == path);
     let allow = match (known, backup, asset) {
         (Some((_, allow)), ..) => allow,
-        (_, Some((_, None)), _) => ONE_BACKUP,
-        (_, Some((_, Some(_))), _) => BACKUP_FILE,
-        (_, _, Some(_)) => ASSET,
-        _ if path.starts_with(PARTITIONS_PATH) => PARTITIONS,
+        (_, Some((_, None)), _) => paths::ONE_BACKUP,
+        (_, Some((_, Some(_))), _) => paths::BACKUP_FILE,
+        (_, _, Some(_)) => paths::ASSET,
+        _ if path.starts_with(paths::PARTITIONS_PATH) => paths::PARTITIONS,
         (None, None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
@@ -244,7 +165,9 @@ async fn route(
             backups::end(api, request, id).await
         }
         (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
-        _ if is_get && path.starts_with(PARTITIONS_PATH) => partitions::handle(api, request).await,
+        _ if is_get && path.starts_with(paths::PARTITIONS_PATH) => {
+            partitions::handle(api, request).await
+        }
         (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),

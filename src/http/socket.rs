@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_breaks_off_ends_by_a_reset() {
+    async fn an_aborted_response_ends_with_a_reset() {
         assert_eq!(end_of(true).await, Ok(6));
         assert_eq!(end_of(false).await, Err(io::ErrorKind::ConnectionReset));
     }

@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_slow_request_is_evicted_while_others_wait() {
         let admission = Admission::new(4 << 20, 1 << 20, Duration::from_secs(60));
         let (mut fast, mut stalls) = (Permit::default(), Permit::default());
@@ -328,7 +328,7 @@ mod tests {
         assert!(lanes[0].fast_until <= Instant::now());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn slow_requests_do_not_hold_the_common_pool() {
         let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(2));
         let mut permits = Vec::new();

@@ -12,7 +12,8 @@ use super::codec::Receipt;
 use super::commit::hours_bytes;
 use super::dedupe::KeyStatus;
 use super::error::StoreError;
-use super::{Inner, Store, Tallies};
+use super::tallies::Tallies;
+use super::{Inner, Store};
 use flow::Batch;
 
 /// A batch at its position in an external journal. Several batches can share a position.
@@ -41,12 +42,12 @@ pub struct Applied {
 impl Store {
     /// The last position in the sums, in memory or on disk. The journal must be read from the next one.
     pub fn position(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.tallies()?.active.last())
+        Ok(self.inner.tallies()?.active().last())
     }
 
     /// The last position in the sums on disk. A restart reads the journal from the next one.
     pub fn position_on_disk(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.tallies()?.flushed)
+        Ok(self.inner.tallies()?.flushed())
     }
 
     /// Waits until [`Store::apply`] has room for more entries.
@@ -79,7 +80,7 @@ impl Store {
         self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
         let mut retention = self.retention()?;
         let mut tallies = inner.tallies()?;
-        let before = tallies.active.last();
+        let before = tallies.active().last();
         entries.retain(|entry| entry.position > before);
         // Everything that can fail comes first: if only some batches of a position were added, the rest would be
         // skipped when the position is read again.
@@ -101,15 +102,15 @@ impl Store {
                 KeyStatus::Reused => applied.reused += 1,
             }
             if status != KeyStatus::New {
-                tallies.active.skip_to(position);
+                tallies.active_mut().skip_to(position);
                 continue;
             }
             let batch = retention.remove_too_old(batch);
             applied.batches += 1;
             applied.flows += batch.flows() as u64;
             applied.too_old += batch.too_old();
-            tallies.active.skip_to(position - 1);
-            let saturated = tallies.active.add(&batch);
+            tallies.active_mut().skip_to(position - 1);
+            let saturated = tallies.add(&batch);
             inner.saturated.fetch_add(saturated, Ordering::Relaxed);
             if let Some((key, fingerprint)) = batch.receipt() {
                 let receipt = Receipt {
@@ -118,13 +119,12 @@ impl Store {
                     too_old: batch.too_old(),
                     position,
                 };
-                tallies.active.add_receipt(key.clone(), receipt);
+                tallies.active_mut().add_receipt(key.clone(), receipt);
             }
-            tallies.count_in_ledger(batch.ledger());
         }
-        inner.update_retention_cutoff(&tallies);
-        if inner.is_full(&tallies.active) {
-            inner.flush_due.notify_one();
+        inner.retention.update(tallies.newest());
+        if inner.is_full(tallies.active()) {
+            inner.flusher.wake();
         }
         Ok(applied)
     }
@@ -149,9 +149,8 @@ impl Inner {
         let Some((key, fingerprint)) = entry.batch.receipt() else {
             return KeyStatus::New;
         };
-        let frozen = tallies.frozen.as_deref();
-        let in_memory = frozen.into_iter().chain([&tallies.active]);
-        let in_memory = in_memory
+        let in_memory = tallies
+            .both()
             .filter_map(|tally| tally.receipts().get(key))
             .copied()
             .last();
@@ -374,7 +373,7 @@ mod tests {
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         store.apply(vec![entry(7, 1)]).unwrap();
         let tally = std::mem::replace(
-            &mut store.inner.tallies().unwrap().active,
+            store.inner.tallies().unwrap().active_mut(),
             super::super::Tally::new(0),
         );
         store.inner.write_receipts(&tally).unwrap();

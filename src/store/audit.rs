@@ -5,17 +5,41 @@
 //! compactor thread adds up the whole ledger and compares the sum with the counted totals, if it can afford to.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use super::error::{StoreError, database};
-use super::ledger::between_drops;
 use super::scan::open_iterator;
-use super::{Inner, Tallies, codec};
+use super::tallies::Tallies;
+use super::{Inner, codec};
 use flow::Totals;
 
 /// The compactor rests from audits this many times as long as the last one took.
 const REST: u32 = 99;
+
+/// The result of audits.
+#[derive(Debug, Default)]
+pub(super) struct Audit {
+    /// Flows that the ledger lacks.
+    difference: AtomicI64,
+}
+
+impl Audit {
+    pub(super) fn difference(&self) -> i64 {
+        self.difference.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, difference: i64) {
+        let before = self.difference.swap(difference, Ordering::Relaxed);
+        if difference != before && difference != 0 {
+            tracing::error!(
+                flows = difference,
+                "the ledger on disk does not have what was accepted: this is a fault; stop the service, run verify, \
+                 and keep the directory"
+            );
+        }
+    }
+}
 
 /// Number of hours in the ledger on disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,11 +104,11 @@ impl Inner {
     /// The counted totals. Takes time proportional to the number of unflushed hours.
     pub(super) fn ledger_counts(self: &Arc<Inner>) -> Result<LedgerCounts, StoreError> {
         loop {
-            let counts = between_drops(self, |_| {
+            let counts = self.visibility.between_drops(|_| {
                 let (tallies, on_disk, totals) = {
                     let tallies = self.tallies()?;
                     let hours = unflushed(&tallies, |tally| tally.hours());
-                    (hours, tallies.hours_on_disk, tallies.expected)
+                    (hours, tallies.hours_on_disk(), tallies.expected())
                 };
                 let (lower, upper) = codec::ledger_bounds();
                 let (mut disk, marker) = open_iterator(self, lower, upper, true)?;
@@ -113,22 +137,13 @@ impl Inner {
 
     /// Compares the counted totals with those of the ledger, unless the last time was too recent. Returns when it can
     /// be called again.
-    pub(super) fn audit(self: &Arc<Inner>, not_before: Instant) -> Instant {
+    pub(super) fn audit_ledger(self: &Arc<Inner>, not_before: Instant) -> Instant {
         let start = Instant::now();
         if start < not_before {
             return not_before;
         }
         match self.ledger_difference() {
-            Ok(difference) => {
-                let before = self.ledger_difference.swap(difference, Ordering::Relaxed);
-                if difference != before && difference != 0 {
-                    tracing::error!(
-                        flows = difference,
-                        "the ledger on disk does not have what was accepted: this is a fault; stop the service, \
-                         run verify, and keep the directory"
-                    );
-                }
-            }
+            Ok(difference) => self.audit.set(difference),
             Err(error) => tracing::warn!(%error, "ledger not compared with what was accepted"),
         }
         Instant::now() + start.elapsed() * REST
@@ -136,13 +151,13 @@ impl Inner {
 
     /// Flows that were counted, minus those in the ledger. Reads all of it, in constant memory.
     fn ledger_difference(self: &Arc<Inner>) -> Result<i64, StoreError> {
-        between_drops(self, |_| {
+        self.visibility.between_drops(|_| {
             let (tallies, expected) = {
                 let tallies = self.tallies()?;
                 let sums = unflushed(&tallies, |tally| {
                     tally.ledger().map(|(_, totals)| totals.flows).sum::<u64>()
                 });
-                (sums, tallies.expected)
+                (sums, tallies.expected())
             };
             let (lower, upper) = codec::ledger_bounds();
             let (mut disk, marker) = open_iterator(self, lower, upper, false)?;
@@ -159,13 +174,11 @@ impl Inner {
 }
 
 fn unflushed<T>(tallies: &Tallies, part: impl Fn(&super::Tally) -> T) -> Vec<Unflushed<T>> {
-    let frozen = tallies.frozen.as_deref().into_iter();
-    let both = frozen.chain([&tallies.active]);
-    both.map(|tally| Unflushed {
+    let both = tallies.both().map(|tally| Unflushed {
         last: tally.last(),
         part: part(tally),
-    })
-    .collect()
+    });
+    both.collect()
 }
 
 #[cfg(test)]
@@ -265,15 +278,15 @@ mod tests {
         commit(&store, 0..10);
         store.flush().unwrap();
         let inner = &store.inner;
-        inner.audit(Instant::now());
+        inner.audit_ledger(Instant::now());
         store.observe().unwrap();
         let difference = &inner.options.metrics.store().ledger_difference_flows;
         assert_eq!(difference.get(), 0);
         let flows = inner.flows().unwrap();
         inner.db.delete_cf(flows, codec::ledger_key(3)).unwrap();
-        let next = inner.audit(Instant::now());
+        let next = inner.audit_ledger(Instant::now());
         assert_eq!(
-            inner.audit(next + Duration::from_secs(1)),
+            inner.audit_ledger(next + Duration::from_secs(1)),
             next + Duration::from_secs(1)
         );
         store.observe().unwrap();

@@ -13,7 +13,7 @@ use rocksdb::checkpoint::Checkpoint;
 
 use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
 use super::error::{StoreError, database};
-use super::{Inner, Store};
+use super::{Inner, Store, marker_in};
 use agent::durable;
 
 /// How long to wait for the flush that comes first.
@@ -55,7 +55,7 @@ impl Store {
         let position = {
             // RocksDB lists the files before it copies the log. A flush in between would trim the journal in the log,
             // while its file would be missing from the list.
-            let _write_lock = self.inner.writer.lock().map_err(|_| StoreError::Closed)?;
+            let _write_lock = self.inner.flusher.lock_writes()?;
             if self.inner.dir.has_links() {
                 Checkpoint::new(&self.inner.db)
                     .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
@@ -63,7 +63,7 @@ impl Store {
             } else {
                 self.inner.copy_database(&path.join(ROCKS))?;
             }
-            self.inner.marker_on_disk()?
+            marker_in(&self.inner.db)?
         };
         let of = self.inner.dir.path().join(PARTITION_FILE);
         if of.exists() {
@@ -139,7 +139,7 @@ mod tests {
     /// Every batch has the same two flows, so in any state between two commits both have equal sums. None that was
     /// acknowledged before may be missing.
     #[test]
-    fn while_commits_and_flushes_go_on_it_is_a_state_that_existed() {
+    fn a_checkpoint_during_commits_and_flushes_is_consistent() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             journal_bytes_max: 4096,
@@ -176,12 +176,13 @@ mod tests {
 
     /// A flush during a checkpoint would trim batches from the journal that its files lack.
     #[test]
-    fn a_writer_delays_it() {
+    fn a_writer_delays_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let writes = store.inner.writer.lock().unwrap();
+        let writes = store.inner.flusher.lock_writes().unwrap();
         std::thread::scope(|scope| {
             let made = scope.spawn(|| store.checkpoint("one"));
+            // Time to end, if it did not wait; a busy machine only makes this check weaker.
             std::thread::sleep(Duration::from_millis(300));
             assert!(!made.is_finished());
             drop(writes);

@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::dedupe::{CommitGroup, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
+use super::tallies::Tallies;
 use super::tally::HOUR_MEMORY_BYTES;
-use super::{Inner, Step, Store, Tallies, Tally};
+use super::{Inner, Step, Store};
 use flow::Batch;
 
 impl Store {
@@ -36,7 +37,7 @@ impl Store {
             growth += group_bytes;
         }
         let first = self.make_room(growth)?;
-        inner.grow_journal_memtable(group_bytes);
+        inner.journal_memtable.grow(&inner.db, group_bytes);
         let durability = inner.options.durability;
         let start = Instant::now();
         let written = Journal::new(&inner.db)?.append(first, &group, &orphaned, durability);
@@ -55,18 +56,17 @@ impl Store {
         written?;
         inner.step(Step::Journaled);
         let mut tallies = inner.tallies()?;
-        debug_assert_eq!(tallies.active.last() + 1, first);
+        debug_assert_eq!(tallies.active().last() + 1, first);
         let mut saturated = 0;
         for batch in &group {
-            saturated += tallies.active.add(batch);
-            tallies.count_in_ledger(batch.ledger());
+            saturated += tallies.add(batch);
         }
-        inner.update_retention_cutoff(&tallies);
+        inner.retention.update(tallies.newest());
         if saturated > 0 {
             inner.saturated.fetch_add(saturated, Ordering::Relaxed);
         }
-        if inner.is_full(&tallies.active) {
-            inner.flush_due.notify_one();
+        if inner.is_full(tallies.active()) {
+            inner.flusher.wake();
         }
         Ok(outcomes)
     }
@@ -81,9 +81,9 @@ impl Store {
         let mut tallies = inner.tallies()?;
         let mut waited = false;
         while !inner.has_room(&tallies, growth_bytes) {
-            if tallies.frozen.is_none() {
+            if tallies.frozen().is_none() {
                 tallies.freeze();
-                inner.flush_due.notify_one();
+                inner.flusher.wake();
                 continue;
             }
             waited = true;
@@ -92,15 +92,12 @@ impl Store {
                 inner.record_stall(start);
                 return Err(StoreError::WriteStalled);
             }
-            (tallies, _) = inner
-                .flush_ended
-                .wait_timeout(tallies, left)
-                .map_err(|_| StoreError::Closed)?;
+            tallies = inner.flusher.wait_until_ended(tallies, left)?;
         }
         if waited {
             inner.record_stall(start);
         }
-        Ok(tallies.active.last() + 1)
+        Ok(tallies.active().last() + 1)
     }
 }
 
@@ -114,13 +111,12 @@ pub(super) fn hours_bytes<'a>(group: impl Iterator<Item = &'a Batch>) -> usize {
 impl Inner {
     fn has_room(&self, tallies: &Tallies, growth_bytes: usize) -> bool {
         let max = self.tally_bytes_max();
-        let active_bytes = tallies.active.memory_bytes();
-        let frozen_bytes = tallies.frozen.as_deref().map_or(0, Tally::memory_bytes);
+        let active_bytes = tallies.active().memory_bytes();
+        let frozen_bytes = tallies.frozen().map_or(0, |tally| tally.memory_bytes());
         // Groups of the usual size do not trigger a flush by themselves.
         let is_small = growth_bytes <= max / 8;
         let fits = active_bytes + growth_bytes <= max && frozen_bytes <= max;
-        let is_alone = tallies.active.since().is_none() && tallies.frozen.is_none();
-        is_alone || !self.is_full(&tallies.active) && (is_small || fits)
+        tallies.are_empty() || !self.is_full(tallies.active()) && (is_small || fits)
     }
 
     fn record_stall(&self, since: Instant) {

@@ -130,15 +130,19 @@ impl CommitGroup<'_> {
         }
     }
 
-    /// Whether there is a receipt or a note under the key that excludes `batch`.
+    /// Whether there is a receipt or a note under a key that excludes `batch`.
     fn is_excluded(&self, batch: &Batch) -> Result<bool, StoreError> {
-        let Some(key) = batch.notes().and_then(|notes| notes.excluded_by.as_ref()) else {
-            return Ok(false);
+        let keys = match batch.notes() {
+            Some(notes) if !notes.excluded_by.is_empty() => &notes.excluded_by,
+            _ => return Ok(false),
         };
-        if self.keys.contains_key(key) || self.noted.contains(key) {
+        if keys
+            .iter()
+            .any(|key| self.keys.contains_key(key) || self.noted.contains(key))
+        {
             return Ok(true);
         }
-        let stored = self.store.receipts(std::slice::from_ref(key))?;
+        let stored = self.store.receipts(keys)?;
         Ok(stored.iter().any(Option::is_some))
     }
 }

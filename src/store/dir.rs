@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fresh_directory_becomes_ours_and_is_held() {
+    fn a_fresh_directory_is_initialised_and_locked() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("a/b");
         let held = DataDir::open(&path).unwrap();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_not_taken_for_that_of_another_journal() {
+    fn a_directory_of_another_journal_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         let refused = |opened: Result<DataDir, StoreError>| {
             assert!(
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_while_making_it_leaves_an_empty_directory() {
+    fn a_crash_during_creation_leaves_an_empty_directory() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join(UNFINISHED), "flowt").unwrap();
         fs::create_dir(temp.path().join(ROCKS)).unwrap();
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_start_at_once_one_gets_it() {
+    fn of_many_processes_that_start_at_once_one_gets_the_directory() {
         for _ in 0..50 {
             let temp = tempfile::tempdir().unwrap();
             let path = temp.path().join("db");
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_database_is_not_taken_for_an_empty_one() {
+    fn a_lost_database_is_not_mistaken_for_an_empty_one() {
         let temp = tempfile::tempdir().unwrap();
         drop(DataDir::open(temp.path()).unwrap());
         fs::remove_dir(temp.path().join(ROCKS)).unwrap();

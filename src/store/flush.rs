@@ -1,17 +1,17 @@
 //! Flush moves sums from the tally to disk; recovery replays the journal into the tally.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
-use super::audit::HoursOnDisk;
 use super::codec::{self, HOUR_BYTES};
 use super::compact::FlushOverlap;
 use super::error::{StoreError, database};
 use super::journal::Journal;
 use super::rocks::L0_FILES_MAX;
+use super::tallies::Tallies;
 use super::tally::Tally;
 use super::{Durability, Inner, Recovery, Step, WriteHealth};
 use flow::Hour;
@@ -25,6 +25,63 @@ const RELEASE_PAUSE: Duration = Duration::from_secs(10);
 /// Interval between checks whether compaction has caught up.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
 
+/// The flusher's locks and signals.
+#[derive(Debug, Default)]
+pub(super) struct Flusher {
+    writes: Mutex<()>,
+    /// Signalled when a flush may be due.
+    due: Condvar,
+    /// Signalled when a flush succeeded or failed.
+    ended: Condvar,
+}
+
+/// What is asked of the flusher, and how its last flush ended. Protected by the lock of the tallies.
+#[derive(Debug, Default)]
+pub(super) struct FlushState {
+    /// Flush the active tally now, whatever its size and age.
+    pub(super) is_requested: bool,
+    /// Error of the last flush; `None` if it succeeded.
+    pub(super) error: Option<String>,
+    pub(super) is_closing: bool,
+}
+
+type TalliesGuard<'a> = MutexGuard<'a, Tallies>;
+
+impl Flusher {
+    /// Locks `flows`: for writers to it, and for readers that need it and the start of the journal not to change.
+    pub(super) fn lock_writes(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        self.writes.lock().map_err(|_| StoreError::Closed)
+    }
+
+    /// Call this after changing the tallies, if a flush may be due.
+    pub(super) fn wake(&self) {
+        self.due.notify_all();
+    }
+
+    fn wait_until_due<'a>(
+        &self,
+        tallies: TalliesGuard<'a>,
+        time_max: Duration,
+    ) -> Result<TalliesGuard<'a>, StoreError> {
+        let waited = self.due.wait_timeout(tallies, time_max);
+        waited
+            .map(|(tallies, _)| tallies)
+            .map_err(|_| StoreError::Closed)
+    }
+
+    /// Waits until a flush has ended, at most `time_max`.
+    pub(super) fn wait_until_ended<'a>(
+        &self,
+        tallies: TalliesGuard<'a>,
+        time_max: Duration,
+    ) -> Result<TalliesGuard<'a>, StoreError> {
+        let waited = self.ended.wait_timeout(tallies, time_max);
+        waited
+            .map(|(tallies, _)| tallies)
+            .map_err(|_| StoreError::Closed)
+    }
+}
+
 impl Inner {
     /// Body of the flusher thread: freezes tallies that are due and flushes frozen ones.
     pub(super) fn flush_until_closed(&self) {
@@ -34,16 +91,13 @@ impl Inner {
                 self.options.metrics.store().flush_failures.inc();
                 tracing::error!(%error, "flush failed; the flows stay in the journal");
             }
-            let Ok(mut tallies) = self.tallies.lock() else {
+            let Ok(mut tallies) = self.tallies() else {
                 return;
             };
             match result {
                 Ok(()) => {
-                    tallies.frozen = None;
-                    tallies.flushed = tally.last();
-                    tallies.hours_on_disk.end_flush(tally.last());
-                    tallies.flush_error = None;
-                    self.flush_ended.notify_all();
+                    tallies.end_flush(tally.last());
+                    self.flusher.ended.notify_all();
                     drop(tallies);
                     self.compaction_requests.request_audit();
                     if let Err(error) = self.drop_old_hours() {
@@ -51,12 +105,12 @@ impl Inner {
                     }
                 }
                 Err(error) => {
-                    tallies.flush_error = Some(error.to_string());
-                    self.flush_ended.notify_all();
-                    if tallies.closing {
+                    tallies.flush.error = Some(error.to_string());
+                    self.flusher.ended.notify_all();
+                    if tallies.flush.is_closing {
                         return;
                     }
-                    let _woken = self.flush_due.wait_timeout(tallies, RETRY_PAUSE);
+                    let _woken = self.flusher.wait_until_due(tallies, RETRY_PAUSE);
                 }
             }
         }
@@ -68,7 +122,7 @@ impl Inner {
         let mut looked_at_disk: Option<Instant> = None;
         let mut released: Option<Instant> = None;
         loop {
-            if tallies.closing {
+            if tallies.flush.is_closing {
                 return Ok(None);
             }
             if looked_at_disk.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL) {
@@ -80,7 +134,7 @@ impl Inner {
                     .update_free_space(self.dir.path(), reserve, needed);
                 let _reported_by_health = self.require_dir();
                 tallies = self.tallies()?;
-                let is_idle = tallies.frozen.is_none() && tallies.active.since().is_none();
+                let is_idle = tallies.are_empty();
                 if is_idle && released.is_none_or(|at| at.elapsed() >= RELEASE_PAUSE) {
                     drop(tallies);
                     if self.health.space_is_low() {
@@ -95,24 +149,24 @@ impl Inner {
                 self.probe();
                 tallies = self.tallies()?;
             }
-            if let Some(frozen) = &tallies.frozen {
+            if let Some(frozen) = tallies.frozen() {
                 return Ok(Some(frozen.clone()));
             }
-            let wait = match tallies.active.since() {
+            let wait = match tallies.active().since() {
                 None => PROBE_INTERVAL,
                 Some(since) => {
                     let left = self.options.flush_interval.saturating_sub(since.elapsed());
-                    if left.is_zero() || tallies.flush_now || self.is_full(&tallies.active) {
+                    if left.is_zero()
+                        || tallies.flush.is_requested
+                        || self.is_full(tallies.active())
+                    {
                         tallies.freeze();
                         continue;
                     }
                     left.min(PROBE_INTERVAL)
                 }
             };
-            (tallies, _) = self
-                .flush_due
-                .wait_timeout(tallies, wait)
-                .map_err(|_| StoreError::Closed)?;
+            tallies = self.flusher.wait_until_due(tallies, wait)?;
         }
     }
 
@@ -133,7 +187,7 @@ impl Inner {
     /// Probes whether the journal can be written: repeats the last trim with a sync, which changes nothing.
     fn probe(&self) {
         let probe = || {
-            let flushed = self.tallies()?.flushed;
+            let flushed = self.tallies()?.flushed();
             Journal::new(&self.db)?.trim(flushed, Durability::Fsync)
         };
         let written = probe();
@@ -152,25 +206,24 @@ impl Inner {
         if is_due {
             self.wait_for_compaction()?;
         }
-        let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let _write_lock = self.flusher.lock_writes()?;
         if is_due {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
             self.remove_staged(&path)?;
             self.write_receipts(tally)?;
             let (added, new_hours) = self.write_file(&path, tally)?;
             self.step(Step::Written);
-            self.tallies()?
-                .hours_on_disk
-                .start_flush(tally.last(), new_hours);
-            self.update_marker(|| self.ingest(&[&path], "ingesting a flushed file"))?;
+            self.tallies()?.start_flush(tally.last(), new_hours);
+            let ingest = || self.ingest(&[&path], "ingesting a flushed file");
+            self.visibility.update_marker(&self.db, ingest)?;
             self.step(Step::Ingested);
-            self.expiry.advance_journal_time(tally);
+            self.receipt_expiry.advance_journal_time(tally);
             if let Some(added) = added {
                 self.compaction_requests.request_hour(added);
             }
         }
         Journal::new(&self.db)?.trim(tally.last(), self.options.durability)?;
-        self.shrink_journal_memtable()?;
+        self.journal_memtable.shrink(&self.db)?;
         if self.receipts_exceed_bound()? {
             self.compaction_requests.request_receipts();
         }
@@ -285,7 +338,7 @@ impl Inner {
     /// and commits stall: the back-pressure reaches the senders.
     fn wait_for_compaction(&self) -> Result<(), StoreError> {
         let flows = self.flows()?;
-        while !self.tallies()?.closing {
+        while !self.tallies()?.flush.is_closing {
             let files = self
                 .db
                 .property_int_value_cf(flows, rocksdb::properties::num_files_at_level(0))
@@ -302,7 +355,7 @@ impl Inner {
     /// Replays the journal beyond the marker into a new tally. Runs before the flusher starts.
     pub(super) fn recover(&self) -> Result<Recovery, StoreError> {
         // Loads the cached marker.
-        self.update_marker(|| Ok(()))?;
+        self.visibility.update_marker(&self.db, || Ok(()))?;
         let marker = self.marker()?;
         let journal = Journal::new(&self.db)?;
         let mut recovery = Recovery::default();
@@ -320,16 +373,8 @@ impl Inner {
         })?;
         recovery.time = start.elapsed();
         let mut tallies = self.tallies()?;
-        tallies.flushed = self.marker()?;
-        let mut hours = 0;
-        for entry in self.ledger_on_disk(0, u32::MAX)? {
-            tallies.count_in_ledger([entry?]);
-            hours += 1;
-        }
-        tallies.hours_on_disk = HoursOnDisk::new(tallies.flushed, hours);
-        tallies.count_in_ledger(tally.ledger());
-        self.update_retention_cutoff(&tallies);
-        tallies.active = tally;
+        tallies.recover(tally, self.marker()?, self.ledger_on_disk(0, u32::MAX)?)?;
+        self.retention.update(tallies.newest());
         drop(tallies);
         // An earlier process may have been killed before it dropped hours that had become too old.
         self.drop_old_hours()?;

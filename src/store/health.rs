@@ -38,7 +38,7 @@ pub enum WriteHealth {
     /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
     /// what is written now.
     Gone,
-    /// A thread panicked while it changed the sums in memory, so they may shortage durable batches. Nothing is answered
+    /// A thread panicked while it changed the sums in memory, so they may lack durable batches. Nothing is answered
     /// any more, and a restart recovers the sums from the journal.
     Closed,
 }
@@ -85,8 +85,7 @@ impl WriteHealth {
                  after it could not write",
             ),
             WriteHealth::Closed => Some(
-                "an internal error closed the store (a restart recovers all sums from the journal), and no batch \
-                 could be taken",
+                "the store has been closed by an internal error (a restart recovers all sums from the journal)",
             ),
             _ => None,
         }

@@ -4,11 +4,10 @@
 //! Another journal (a Kafka partition) must provide three operations: append assigns positions, replay reads from a
 //! position, trim discards up to a position.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
-use super::Inner;
 use super::codec::{self, Receipt};
 use super::error::{StoreError, database};
 use super::options::Durability;
@@ -130,43 +129,55 @@ impl<'a> Journal<'a> {
     }
 }
 
-impl Inner {
+/// Size of the journal's memtable.
+#[derive(Debug)]
+pub(super) struct JournalMemtable {
+    usual_bytes: usize,
+    is_grown: AtomicBool,
+}
+
+impl JournalMemtable {
+    pub(super) fn new(usual_bytes: usize) -> JournalMemtable {
+        JournalMemtable {
+            usual_bytes,
+            is_grown: AtomicBool::new(false),
+        }
+    }
+
     /// Enlarges the journal's memtable for a group that exceeds it. Otherwise RocksDB would flush it at the next
     /// write, before it is trimmed: as one block, of which it makes two more copies, and which compaction reads
     /// again.
     ///
     /// Such a group is alone in the tallies, so the flush of its tally shrinks the memtable again.
-    pub(super) fn grow_journal_memtable(&self, group_bytes: usize) {
-        let memtable_bytes = self.options.memtable_bytes;
-        if group_bytes > memtable_bytes {
-            self.journal_memtable_is_grown.store(true, Ordering::SeqCst);
-            self.set_memtable_bytes(memtable_bytes + group_bytes + MEMTABLE_SLACK_BYTES);
+    pub(super) fn grow(&self, db: &DB, group_bytes: usize) {
+        if group_bytes > self.usual_bytes {
+            self.is_grown.store(true, Ordering::SeqCst);
+            set_memtable_bytes(db, self.usual_bytes + group_bytes + MEMTABLE_SLACK_BYTES);
         }
     }
 
     /// Frees the memory of a large group after it was trimmed.
-    pub(super) fn shrink_journal_memtable(&self) -> Result<(), StoreError> {
-        if self.journal_memtable_is_grown.load(Ordering::SeqCst) {
-            let journal = Journal::new(&self.db)?;
-            let flushed = self.db.flush_cf(journal.family);
+    pub(super) fn shrink(&self, db: &DB) -> Result<(), StoreError> {
+        if self.is_grown.load(Ordering::SeqCst) {
+            let journal = Journal::new(db)?;
+            let flushed = db.flush_cf(journal.family);
             flushed.map_err(database("writing out the journal"))?;
-            self.set_memtable_bytes(self.options.memtable_bytes);
-            self.journal_memtable_is_grown
-                .store(false, Ordering::SeqCst);
+            set_memtable_bytes(db, self.usual_bytes);
+            self.is_grown.store(false, Ordering::SeqCst);
         }
         Ok(())
     }
+}
 
-    fn set_memtable_bytes(&self, bytes: usize) {
-        let set = Journal::new(&self.db).and_then(|journal| {
-            let options = [("write_buffer_size", &*bytes.to_string())];
-            let set = self.db.set_options_cf(journal.family, &options);
-            set.map_err(database("changing a setting of the journal"))
-        });
-        if let Err(error) = set {
-            // This costs some memory for a moment.
-            tracing::debug!(%error, "the journal's memtable stays as large as it was");
-        }
+fn set_memtable_bytes(db: &DB, bytes: usize) {
+    let set = Journal::new(db).and_then(|journal| {
+        let options = [("write_buffer_size", &*bytes.to_string())];
+        let set = db.set_options_cf(journal.family, &options);
+        set.map_err(database("changing a setting of the journal"))
+    });
+    if let Err(error) = set {
+        // This costs some memory for a moment.
+        tracing::debug!(%error, "the journal's memtable stays as large as it was");
     }
 }
 

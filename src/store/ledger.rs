@@ -8,8 +8,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
@@ -20,9 +19,6 @@ use super::tally::Tally;
 use super::views::ViewGrant;
 use super::{Inner, Store, codec};
 use flow::{Hour, Totals};
-
-/// Pause while hours are being dropped, which takes milliseconds.
-const DROP_PAUSE: Duration = Duration::from_millis(1);
 
 /// The entries of a range of hours in ascending order, as of one moment between two commits.
 ///
@@ -54,7 +50,7 @@ impl Store {
 
 impl Ledger {
     fn open(inner: &Arc<Inner>, hours: Range<u32>) -> Result<Ledger, StoreError> {
-        between_drops(inner, |drop_seq| {
+        inner.visibility.between_drops(|drop_seq| {
             // Copy the tallies first, then open the iterator; the marker tells what is in both, as in a scan.
             let copies = copy_tallies(inner, &hours)?;
             let first = hours.start.max(copies.cutoff);
@@ -81,7 +77,7 @@ impl Ledger {
             Ok(Ledger {
                 disk,
                 unflushed: unflushed.into_iter().peekable(),
-                tag: inner.tag(copies.last, drop_seq),
+                tag: inner.visibility.tag(copies.last, drop_seq),
                 limits: ScanLimits::default(),
                 _grant: copies.grant,
             })
@@ -149,23 +145,6 @@ fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
     Hour::new(u64::from(hour)).ok_or(codec::Corrupt("an hour is out of range"))
 }
 
-/// Runs `read` with the current sequence number of hour drops, and repeats it if a drop happened meanwhile.
-pub(super) fn between_drops<T>(
-    inner: &Inner,
-    mut read: impl FnMut(u64) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    loop {
-        let drop_seq = inner.drop_seq.load(Ordering::SeqCst);
-        if drop_seq.is_multiple_of(2) {
-            let value = read(drop_seq)?;
-            if drop_seq == inner.drop_seq.load(Ordering::SeqCst) {
-                return Ok(value);
-            }
-        }
-        std::thread::sleep(DROP_PAUSE);
-    }
-}
-
 /// The entries of both tallies, as of one moment between two commits.
 struct Copies {
     entries: Vec<UnflushedEntry>,
@@ -190,9 +169,9 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
         // Reserve without the lock, since this may block.
         let grant = ViewGrant::reserve(inner, bytes)?;
         let tallies = inner.tallies()?;
-        let frozen = tallies.frozen.clone();
+        let frozen = tallies.frozen().cloned();
         let of_frozen = frozen.as_deref().map_or(0, |tally| tally.hours_in(hours));
-        let entries = tallies.active.hours_in(hours) + of_frozen;
+        let entries = tallies.active().hours_in(hours) + of_frozen;
         let needed = entries * size_of::<UnflushedEntry>();
         if !grant.covers(needed, &inner.views) {
             // Reserve more than needed, since the tallies grow meanwhile.
@@ -200,9 +179,9 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
             continue;
         }
         let mut copies = Vec::with_capacity(entries);
-        copy(&tallies.active, false, &mut copies);
-        let last = tallies.active.last();
-        let cutoff = inner.retention_cutoff.load(Ordering::SeqCst);
+        copy(tallies.active(), false, &mut copies);
+        let last = tallies.active().last();
+        let cutoff = inner.retention.cutoff();
         drop(tallies);
         let frozen_last = frozen.as_deref().map_or(0, Tally::last);
         frozen

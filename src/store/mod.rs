@@ -5,6 +5,34 @@
 //! that they contain) into one file, which RocksDB ingests atomically ([`flush`]). Sums and marker therefore always
 //! agree: after a crash, the journal is replayed from the marker. Readers ([`scan`]) apply the same rule, so that
 //! they see every acknowledged batch exactly once during a flush.
+//!
+//! # Parts
+//!
+//! Threads and scans share one [`Inner`]. Each of its parts keeps its state to itself, in its own file:
+//!
+//! | part | state | file |
+//! |---|---|---|
+//! | tallies | active and frozen tally, counters beside the ledger | [`tallies`] |
+//! | visibility | cached marker, sequence number of drops | [`visibility`] |
+//! | flusher | write lock of `flows`, signals | [`flush`] |
+//! | compactor | its requests; the result of the last audit | [`compact`], [`audit`] |
+//! | retention | cutoff, clock | [`retention`] |
+//! | receipts | which ones compaction drops | [`receipts`] |
+//! | views | memory for copies of unflushed rows | [`views`] |
+//! | journal memtable | its size | [`journal`] |
+//! | health | last write, free space, files that must be there | [`health`] |
+//!
+//! # Order of locks
+//!
+//! A thread that holds a lock takes only locks after it:
+//!
+//! 1. `commit`: one commit at a time. It waits for flushes, so no flush takes it.
+//! 2. the flusher's lock of writes ([`flush::Flusher::lock_writes`]): flushes, drops, checkpoints.
+//! 3. `tallies`.
+//! 4. leaves, under which no other lock is taken: compaction requests, memory of views, live files.
+//!
+//! Nothing blocks on the disk with the tallies locked, except [`Store::apply`], which reads receipts, and what comes
+//! before the threads start.
 
 mod apply;
 mod arena;
@@ -32,16 +60,17 @@ mod rocks_error;
 mod run;
 mod scan;
 mod selection;
+mod tallies;
 mod tally;
 mod torn;
 mod verify;
 mod views;
+mod visibility;
 mod wal;
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -66,14 +95,18 @@ pub use wal::truncate_torn_writes;
 #[cfg(fuzzing)]
 pub use {merge::check_merge, tally::check_replay};
 
-use audit::HoursOnDisk;
+use audit::Audit;
 use compact::CompactionRequests;
 use error::database;
-use flow::{Hour, Totals};
+use flow::Hour;
+use flush::Flusher;
 use health::Health;
-use journal::Journal;
+use journal::{Journal, JournalMemtable};
 use receipts::ReceiptExpiry;
+use retention::RetentionState;
+use tallies::Tallies;
 use views::ViewBudget;
+use visibility::Visibility;
 
 /// An open data directory. Dropping it stops its threads. No data is lost: batches that are not flushed are in the
 /// journal. Call [`Store::flush`] first to make the next open fast.
@@ -98,79 +131,20 @@ struct Inner {
     /// nevertheless; a later write reuses its positions but not its receipts, so the next commit deletes those.
     commit: Mutex<Vec<Vec<u8>>>,
     tallies: Mutex<Tallies>,
-    /// See [`Inner::marker`].
-    marker: AtomicU64,
-    /// Held by writers to `flows`, and by readers that need `flows` and the start of the journal not to change.
-    writer: Mutex<()>,
-    /// Sequence number of hour drops: incremented when one starts and when it ends, so it is odd during a drop.
-    drop_seq: AtomicU64,
-    /// Seeds the tags of this open store, so that no other store returns the same tag.
-    tag_hasher: RandomState,
-    /// The retention cutoff. Readers do not see earlier hours.
-    retention_cutoff: AtomicU32,
-    /// The latest hour that the clock has reached: see [`Inner::retention`].
-    clock_hour: AtomicU32,
+    visibility: Visibility,
+    flusher: Flusher,
+    retention: RetentionState,
     views: ViewBudget,
-    /// Signalled when a flush may be due.
-    flush_due: Condvar,
-    /// Signalled when a flush succeeded or failed.
-    flush_ended: Condvar,
     compaction_requests: CompactionRequests,
-    expiry: Arc<ReceiptExpiry>,
-    /// See [`Inner::grow_journal_memtable`].
-    journal_memtable_is_grown: AtomicBool,
+    receipt_expiry: Arc<ReceiptExpiry>,
+    journal_memtable: JournalMemtable,
     /// Number of additions that saturated at `u64::MAX`.
     saturated: Arc<AtomicU64>,
-    /// Result of the last audit: flows that the ledger lacks.
-    ledger_difference: AtomicI64,
+    audit: Audit,
     health: Health,
 }
 
-/// Value of the cached marker while a flush may be changing it. No journal reaches this position.
-const MARKER_UNKNOWN: u64 = u64::MAX;
-
-struct Tallies {
-    active: Tally,
-    frozen: Option<Arc<Tally>>,
-    /// Journal position up to which the sums on disk are complete: the marker.
-    flushed: u64,
-    /// The newest hour that has had flows.
-    newest: Option<u32>,
-    /// Expected total of the ledger: its total at start, plus everything that was added since, minus what was dropped.
-    expected: Totals,
-    hours_on_disk: HoursOnDisk,
-    /// Flush the active tally now, whatever its size and age.
-    flush_now: bool,
-    /// Error of the last flush; `None` if it succeeded.
-    flush_error: Option<String>,
-    closing: bool,
-}
-
-impl Tallies {
-    fn freeze(&mut self) {
-        debug_assert!(self.frozen.is_none());
-        let fresh = Tally::new(self.active.last());
-        self.frozen = Some(Arc::new(std::mem::replace(&mut self.active, fresh)));
-        self.flush_now = false;
-    }
-
-    /// Adds a batch's ledger to the expected total.
-    fn count_in_ledger(&mut self, ledger: impl IntoIterator<Item = (u32, Totals)>) {
-        for (hour, totals) in ledger {
-            self.expected.add(totals);
-            self.newest = self.newest.max(Some(hour));
-        }
-    }
-}
-
 impl Inner {
-    /// Advances the retention cutoff, so that readers no longer see hours that are too old.
-    fn update_retention_cutoff(&self, tallies: &Tallies) {
-        let retention = self.retention(tallies.newest);
-        self.retention_cutoff
-            .store(retention.cutoff(), Ordering::SeqCst);
-    }
-
     fn tallies(&self) -> Result<MutexGuard<'_, Tallies>, StoreError> {
         // Poisoned: a thread panicked while it changed the sums, so they may be wrong.
         self.tallies.lock().map_err(|_| StoreError::Closed)
@@ -187,28 +161,9 @@ impl Inner {
         Ok(sizes.iter().sum())
     }
 
-    /// Reads the marker, the last journal position that the sums on disk contain; 0 before the first flush.
-    fn marker_on_disk(&self) -> Result<u64, StoreError> {
-        marker_in(&self.db)
-    }
-
-    /// The cached marker. Reads the database only while a flush may be changing it.
+    /// The marker, the last journal position that the sums on disk contain.
     fn marker(&self) -> Result<u64, StoreError> {
-        match self.marker.load(Ordering::SeqCst) {
-            MARKER_UNKNOWN => self.marker_on_disk(),
-            marker => Ok(marker),
-        }
-    }
-
-    /// Runs `ingest`, which may change the marker even if it fails, and then reloads the cached marker.
-    fn update_marker(
-        &self,
-        ingest: impl FnOnce() -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.marker.store(MARKER_UNKNOWN, Ordering::SeqCst);
-        let ingested = ingest();
-        self.marker.store(self.marker_on_disk()?, Ordering::SeqCst);
-        ingested
+        self.visibility.marker(&self.db)
     }
 
     /// A read-only store cannot flush, so its tally is never full.
@@ -222,12 +177,6 @@ impl Inner {
     fn is_full(&self, tally: &Tally) -> bool {
         tally.memory_bytes() >= self.tally_bytes_max()
             || tally.journal_bytes() >= self.options.journal_bytes_max
-    }
-
-    /// Identifies the store's content by its last position and the number of hour drops. Every change to the content
-    /// changes one of them.
-    fn tag(&self, last: u64, drop_seq: u64) -> u64 {
-        self.tag_hasher.hash_one((last, drop_seq))
     }
 
     fn step(&self, step: Step) {
@@ -276,10 +225,10 @@ impl Store {
         let give_up = Instant::now() + time_max;
         let inner = &*self.inner;
         let mut tallies = inner.tallies()?;
-        let target = tallies.active.last();
-        tallies.flush_error = None;
-        while tallies.flushed < target {
-            if let Some(error) = &tallies.flush_error {
+        let target = tallies.active().last();
+        tallies.flush.error = None;
+        while tallies.flushed() < target {
+            if let Some(error) = &tallies.flush.error {
                 return Err(StoreError::FlushFailed { why: error.clone() });
             }
             let left = give_up.saturating_duration_since(Instant::now());
@@ -289,12 +238,9 @@ impl Store {
                 });
             }
             // Flush the active tally only if it contains flows that were committed before the call.
-            tallies.flush_now = tallies.active.since().is_some();
-            inner.flush_due.notify_one();
-            (tallies, _) = inner
-                .flush_ended
-                .wait_timeout(tallies, left)
-                .map_err(|_| StoreError::Closed)?;
+            tallies.flush.is_requested = tallies.active().since().is_some();
+            inner.flusher.wake();
+            tallies = inner.flusher.wait_until_ended(tallies, left)?;
         }
         Ok(())
     }
@@ -340,9 +286,9 @@ pub fn abort_on_panic(body: impl FnOnce()) {
 impl Drop for Store {
     fn drop(&mut self) {
         if let Ok(mut tallies) = self.inner.tallies.lock() {
-            tallies.closing = true;
+            tallies.flush.is_closing = true;
         }
-        self.inner.flush_due.notify_all();
+        self.inner.flusher.wake();
         self.inner.compaction_requests.close();
         let join = |thread: Option<JoinHandle<()>>| {
             // The threads log their own errors, and a panic has been printed.

@@ -36,8 +36,8 @@ impl Inner {
 
     fn observe_tallies(&self, metrics: &metrics::Store) -> Result<(), StoreError> {
         let tallies = self.tallies()?;
-        let (active, frozen) = (&tallies.active, tallies.frozen.as_deref());
-        let both = || frozen.into_iter().chain([active]);
+        let (active, frozen) = (tallies.active(), tallies.frozen());
+        let both = || tallies.both();
         let since = both().filter_map(|tally| tally.since()).min();
         let age = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         metrics.unflushed_seconds.set(age);
@@ -102,7 +102,7 @@ impl Inner {
             let gauge = metrics.ledger_bytes.with_label_values(&[direction]);
             gauge.set(bytes as f64);
         }
-        let difference = self.ledger_difference.load(Ordering::Relaxed);
+        let difference = self.audit.difference();
         metrics.ledger_difference_flows.set(difference);
         Ok(())
     }

@@ -1,21 +1,23 @@
 //! Opens a data directory, for writing or read-only.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rocksdb::DB;
 
 use super::abort_on_panic;
-use super::audit::HoursOnDisk;
+use super::audit::Audit;
 use super::compact::CompactionRequests;
+use super::flush::Flusher;
 use super::health::Health;
+use super::journal::JournalMemtable;
+use super::retention::RetentionState;
 use super::rocks::RocksOptions;
-use super::tally::Tally;
+use super::tallies::Tallies;
 use super::views::ViewBudget;
-use super::{DataDir, Inner, MARKER_UNKNOWN, Store, StoreError, StoreOptions, Tallies, wal};
-use flow::Totals;
+use super::visibility::Visibility;
+use super::{DataDir, Inner, Store, StoreError, StoreOptions, wal};
 
 /// The batches that [`Store::open`] replayed from the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,33 +135,18 @@ impl Inner {
             database_options: rocks.database,
             flows_options: rocks.flows,
             views: ViewBudget::new(options.view_bytes_max),
-            options,
             commit: Mutex::new(Vec::new()),
-            tallies: Mutex::new(Tallies {
-                active: Tally::new(0),
-                frozen: None,
-                flushed: 0,
-                newest: None,
-                expected: Totals::default(),
-                hours_on_disk: HoursOnDisk::default(),
-                flush_now: false,
-                flush_error: None,
-                closing: false,
-            }),
-            marker: AtomicU64::new(MARKER_UNKNOWN),
-            writer: Mutex::new(()),
-            drop_seq: AtomicU64::new(0),
-            tag_hasher: std::hash::RandomState::new(),
-            retention_cutoff: AtomicU32::new(0),
-            clock_hour: AtomicU32::new(0),
-            flush_due: Condvar::new(),
-            flush_ended: Condvar::new(),
+            tallies: Mutex::new(Tallies::new()),
+            visibility: Visibility::new(),
+            flusher: Flusher::default(),
+            retention: RetentionState::new(&options),
             compaction_requests: CompactionRequests::default(),
-            expiry: rocks.expiry,
-            journal_memtable_is_grown: AtomicBool::new(false),
+            receipt_expiry: rocks.expiry,
+            journal_memtable: JournalMemtable::new(options.memtable_bytes),
             saturated: rocks.saturated,
-            ledger_difference: AtomicI64::new(0),
+            audit: Audit::default(),
             health: Health::new(),
+            options,
         }
     }
 }

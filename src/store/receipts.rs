@@ -221,7 +221,11 @@ impl ReceiptExpiry {
 impl Inner {
     /// Whether a class of receipts exceeds its size bound.
     pub(super) fn receipts_exceed_bound(&self) -> Result<bool, StoreError> {
-        let mut classes = self.expiry.classes.iter().zip(self.receipts_bytes()?);
+        let mut classes = self
+            .receipt_expiry
+            .classes
+            .iter()
+            .zip(self.receipts_bytes()?);
         Ok(classes.any(|(class, bytes)| bytes > class.bytes_max))
     }
 
@@ -249,7 +253,7 @@ impl Inner {
     pub(super) fn drop_old_receipts(&self) -> Result<(), StoreError> {
         let bytes = self.receipts_bytes()?;
         let mut passed = Vec::new();
-        for (class, bytes) in self.expiry.classes.iter().zip(bytes) {
+        for (class, bytes) in self.receipt_expiry.classes.iter().zip(bytes) {
             if bytes > class.bytes_max {
                 let part = class.bytes_max as f64 * 0.75 / bytes as f64;
                 let oldest = self.time_of_newest_receipts(class, part)?;
@@ -285,7 +289,7 @@ impl Inner {
         let (mut by_time, mut all) = (BTreeMap::<u64, u64>::new(), 0);
         receipts.seek_to_first();
         while let Some((key, value)) = receipts.item() {
-            if std::ptr::eq(self.expiry.class_of(key), class) {
+            if std::ptr::eq(self.receipt_expiry.class_of(key), class) {
                 *by_time
                     .entry(codec::decode_receipt(value)?.time_s)
                     .or_default() += 1;

@@ -5,14 +5,14 @@
 //! trimmed with them, so that no replay brings it back either.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rocksdb::SstFileWriter;
 
 use super::codec;
 use super::error::{StoreError, database};
-use super::{Inner, Step, Store};
+use super::{Inner, Step, Store, StoreOptions};
 use flow::{Batch, Hour, HourUnit, Totals};
 
 /// How long deleting an hour waits for the flush that must come first.
@@ -53,6 +53,54 @@ impl Retention {
     }
 }
 
+/// The retention cutoff that readers apply, and the clock.
+#[derive(Debug)]
+pub(super) struct RetentionState {
+    hours: Option<u32>,
+    clock_bounds_age: bool,
+    /// Readers do not see earlier hours.
+    cutoff: AtomicU32,
+    /// The latest hour that the clock has reached.
+    clock_hour: AtomicU32,
+}
+
+impl RetentionState {
+    pub(super) fn new(options: &StoreOptions) -> RetentionState {
+        RetentionState {
+            hours: options.retain_hours,
+            clock_bounds_age: options.clock_bounds_age,
+            cutoff: AtomicU32::new(0),
+            clock_hour: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn cutoff(&self) -> u32 {
+        self.cutoff.load(Ordering::SeqCst)
+    }
+
+    /// Moves the cutoff, so that readers no longer see hours that are too old. Call this with the tallies locked.
+    pub(super) fn update(&self, newest: Option<u32>) {
+        let cutoff = self.as_of(newest).cutoff();
+        self.cutoff.store(cutoff, Ordering::SeqCst);
+    }
+
+    /// Which hours are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one that
+    /// it has reached: if the clock is set back, hours that were too old stay too old.
+    pub(super) fn as_of(&self, newest: Option<u32>) -> Retention {
+        let latest = if self.clock_bounds_age {
+            let now = HourUnit::clock_hour();
+            self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now)
+        } else {
+            u32::MAX
+        };
+        Retention {
+            hours: self.hours,
+            newest,
+            latest,
+        }
+    }
+}
+
 impl Store {
     /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
     /// become too old meanwhile. Call this on a thread of the request: copying a large batch takes milliseconds, which
@@ -69,21 +117,21 @@ impl Store {
         let inner = &*self.inner;
         inner.options.retain_hours?;
         let newest = batch.ledger().map(|(hour, _)| hour).max();
-        let of_batch = inner.retention(newest).cutoff();
-        let cutoff = of_batch.max(inner.retention_cutoff.load(Ordering::SeqCst));
+        let of_batch = inner.retention.as_of(newest).cutoff();
+        let cutoff = of_batch.max(inner.retention.cutoff());
         let mut hours = batch.ledger().map(|(hour, _)| hour);
         hours.any(|hour| hour < cutoff).then_some(cutoff)
     }
 
     /// Which hours are kept, as of the last commit.
     pub fn retention(&self) -> Result<Retention, StoreError> {
-        let newest = self.inner.tallies()?.newest;
-        Ok(self.inner.retention(newest))
+        let newest = self.inner.tallies()?.newest();
+        Ok(self.inner.retention.as_of(newest))
     }
 
     /// The newest hour that has flows; `None` if there is none, or if the store is closed after an error.
     pub fn newest_hour(&self) -> Option<Hour> {
-        let newest = self.inner.tallies().ok()?.newest?;
+        let newest = self.inner.tallies().ok()?.newest()?;
         Hour::new(u64::from(newest))
     }
 
@@ -107,25 +155,9 @@ impl Store {
 }
 
 impl Inner {
-    /// Uses the clock's hour, or the latest one that it has reached: if the clock is set back, hours that were too
-    /// old stay too old.
-    pub(super) fn retention(&self, newest: Option<u32>) -> Retention {
-        let latest = if self.options.clock_bounds_age {
-            let now = HourUnit::clock_hour();
-            self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now)
-        } else {
-            u32::MAX
-        };
-        Retention {
-            hours: self.options.retain_hours,
-            newest,
-            latest,
-        }
-    }
-
     /// Drops the hours before the cutoff. Called by the flusher after a flush.
     pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
-        let cutoff = self.retention_cutoff.load(Ordering::SeqCst);
+        let cutoff = self.retention.cutoff();
         if cutoff == 0 {
             return Ok(());
         }
@@ -137,27 +169,23 @@ impl Inner {
 
     /// Finds the new newest hour after `hour` was deleted, since age counts from it.
     fn forget_newest(&self, hour: u32) -> Result<(), StoreError> {
-        let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let _write_lock = self.flusher.lock_writes()?;
         let on_disk = self.ledger_on_disk(0, u32::MAX)?.last_hour()?;
         let mut tallies = self.tallies()?;
-        if tallies.newest != Some(hour) {
+        if tallies.newest() != Some(hour) {
             return Ok(());
         }
-        let both = tallies
-            .frozen
-            .as_deref()
-            .into_iter()
-            .chain([&tallies.active]);
-        let in_memory = both.flat_map(|tally| tally.ledger()).map(|(h, _)| h);
-        tallies.newest = in_memory.chain(on_disk).max();
-        self.update_retention_cutoff(&tallies);
+        let in_memory = tallies.both().flat_map(|tally| tally.ledger());
+        let newest = in_memory.map(|(hour, _)| hour).chain(on_disk).max();
+        tallies.set_newest(newest);
+        self.retention.update(newest);
         Ok(())
     }
 
     /// Drops the hours from `first` to `end` (exclusive), and returns their totals on disk.
     fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
-        let _write_lock = self.writer.lock().map_err(|_| StoreError::Closed)?;
+        let _write_lock = self.flusher.lock_writes()?;
         let on_disk = self.sum_on_disk(first, end)?;
         let (dropped, hours) = on_disk;
         if hours == 0 {
@@ -216,20 +244,18 @@ impl Inner {
         &self,
         first: u32,
         end: u32,
-        (held, held_hours): (Totals, u64),
+        held: (Totals, u64),
         ingest: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.drop_seq.fetch_add(1, Ordering::SeqCst);
-        let ingested = ingest();
-        let noted = self.sum_on_disk(first, end).and_then(|(left, left_hours)| {
-            let mut tallies = self.tallies()?;
-            tallies.expected.sub(held);
-            tallies.expected.add(left);
-            tallies.hours_on_disk.drop_hours(held_hours - left_hours);
-            Ok(())
-        });
-        self.drop_seq.fetch_add(1, Ordering::SeqCst);
-        ingested.and(noted)
+        self.visibility.during_drop(|| {
+            let ingested = ingest();
+            let left = self.sum_on_disk(first, end);
+            let noted = left.and_then(|left| {
+                self.tallies()?.drop_on_disk(held, left);
+                Ok(())
+            });
+            ingested.and(noted)
+        })
     }
 
     /// Writes a file for ingestion.
@@ -251,7 +277,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Outcome, StoreOptions};
+    use crate::store::Outcome;
     use flow::{BatchBuilder, Counters, IdempotencyKey};
 
     fn batch(hours: &[u64]) -> Batch {

@@ -28,6 +28,7 @@ pub(super) fn shortage(error: &rocksdb::Error) -> Option<OutOfSpace> {
 mod tests {
     use super::*;
     use rocksdb::{Options, SstFileWriter};
+    use std::path::Path;
 
     /// Code of ours that depends on more of RocksDB than its interface was checked with these versions.
     const CHECKED: &[&str] = &["0.19.0+11.8.1"];
@@ -48,8 +49,8 @@ mod tests {
         );
     }
 
-    /// Writes to `path` as a flush does, and returns the error.
-    fn write_to(path: &str) -> rocksdb::Error {
+    /// Writes to `path` as a flush does, and returns the error. RocksDB then deletes `path`, so it must not be a device.
+    fn write_to(path: &Path) -> rocksdb::Error {
         let options = Options::default();
         let mut file = SstFileWriter::create(&options);
         let written = file
@@ -61,14 +62,18 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_recognized() {
-        let error = write_to("/dev/full");
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("full");
+        std::os::unix::fs::symlink("/dev/full", &link).unwrap();
+        let error = write_to(&link);
         assert!(is_no_space(&error), "{error}");
         assert_eq!(shortage(&error), Some(OutOfSpace::Space), "{error}");
     }
 
     #[test]
     fn other_errors_do_not_lack_space() {
-        let error = write_to("/proc/none/No space left on device.sst");
+        let dir = tempfile::tempdir().unwrap();
+        let error = write_to(&dir.path().join("none/No space left on device/file"));
         assert_eq!(error.kind(), ErrorKind::IOError, "{error}");
         assert!(!is_no_space(&error), "{error}");
     }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
@@ -190,11 +189,11 @@ impl Scan {
             // marker tells them apart. In the opposite order, it could be in neither.
             let (mut copies, grant) = copy_tallies(inner, &selection)?;
             // Earlier hours are about to be dropped.
-            let cutoff = inner.retention_cutoff.load(Ordering::SeqCst);
+            let cutoff = inner.retention.cutoff();
             copies.retain(|copied| copied.hour >= cutoff);
             let (lower, upper) = selection.bounds(cutoff);
             let (disk, marker) = open_iterator(inner, &lower, &upper, selection.has_names())?;
-            let newer = selection.bounds(inner.retention_cutoff.load(Ordering::SeqCst));
+            let newer = selection.bounds(inner.retention.cutoff());
             if newer.0 != lower {
                 // The cutoff has advanced: an hour may be partly dropped in what the iterator sees. Retry.
                 continue;
@@ -378,9 +377,9 @@ fn copy_tallies(
     loop {
         let bytes = {
             let tallies = inner.tallies()?;
-            let frozen = tallies.frozen.clone();
-            let all = frozen.as_deref().into_iter().chain([&tallies.active]);
-            let bytes: usize = all
+            let frozen = tallies.frozen().cloned();
+            let bytes: usize = tallies
+                .both()
                 .flat_map(|tally| tally.hour_arenas(hours.clone()))
                 .map(|(_, entries, rows)| {
                     HOUR_COPY_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
@@ -388,7 +387,7 @@ fn copy_tallies(
                 .sum();
             let enough = |grant: &mut ViewGrant| grant.covers(bytes, &inner.views);
             if let Some(mut grant) = grant.take_if(enough) {
-                let mut copies: Vec<HourCopy> = copies(&tallies.active, selection).collect();
+                let mut copies: Vec<HourCopy> = copies(tallies.active(), selection).collect();
                 // The frozen tally does not change, so it is copied without the lock.
                 drop(tallies);
                 copies.extend(

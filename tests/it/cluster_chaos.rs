@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -129,7 +129,7 @@ impl Drop for StopAll<'_> {
 
 impl World<'_> {
     fn sums(&self) -> MutexGuard<'_, Sums> {
-        self.sums.lock().unwrap()
+        self.sums.lock()
     }
 
     fn has_ended(&self) -> bool {
@@ -239,6 +239,7 @@ impl World<'_> {
         loop {
             let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
             while Instant::now() < until && goes_on() {
+                // Between two looks at whether it goes on.
                 std::thread::sleep(Duration::from_millis(50));
             }
             if !goes_on() {

@@ -360,6 +360,14 @@ fn a_lost_and_found_directory_is_ignored() {
     for path in [&imported, &served, &restored, &backups, &spool] {
         assert!(path.join("lost+found").is_dir());
     }
+    // What is in it is not counted; in a real one, it could not even be read.
+    let bytes = || {
+        let json = good(&["stats", "--json", "--data-dir", text(&imported)]);
+        let stored: serde_json::Value = serde_json::from_str(&json).unwrap();
+        stored["disk_bytes"].as_u64().unwrap()
+    };
+    std::fs::write(imported.join("lost+found/inode"), vec![1; 50 << 20]).unwrap();
+    assert!(bytes() < 50 << 20, "{}", bytes());
     // A file of that name is somebody's.
     let other = temp.path().join("other");
     std::fs::create_dir(&other).unwrap();

@@ -211,23 +211,22 @@ fn with_tokens_any_host_name_is_accepted() {
     // What anybody may read, any page could.
     assert_eq!(ask(&write), FOREIGN);
     assert_eq!(ask(&read), FOREIGN);
-    let wrong = std::process::Command::new(Daemon::binary())
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--allow-host",
-            "http://x",
-            "--data-dir",
-        ])
-        .arg(dir.path().join("db"))
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&wrong.stderr);
-    assert!(
-        !wrong.status.success() && error.contains("--allow-host"),
-        "{error}"
-    );
+    for name in ["http://x", "*", "a:80"] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--allow-host", name];
+        let db = dir.path().join("db").to_str().unwrap().to_owned();
+        for last in [vec!["--data-dir", &db], vec!["--print-config"]] {
+            let wrong = std::process::Command::new(Daemon::binary())
+                .args(serve)
+                .args(&last)
+                .output()
+                .unwrap();
+            let error = String::from_utf8_lossy(&wrong.stderr);
+            assert!(
+                !wrong.status.success() && error.contains("--allow-host"),
+                "{name} {last:?}: {error}"
+            );
+        }
+    }
 }
 
 /// A page of another origin, in a real browser, does what such pages can.

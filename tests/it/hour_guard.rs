@@ -145,8 +145,10 @@ fn a_clock_that_is_behind_what_is_stored_refuses_nothing_and_says_so() {
 #[test]
 fn a_stored_hour_that_is_wrong_makes_no_other_too_old() {
     let (bench, now) = (Bench::new(), now());
+    // Seconds instead of hours.
+    let wrong = seconds() as u32;
     let dir = bench.dir.path().join("db");
-    let lines: Vec<_> = [now, now - 47, now - 100, seconds() as u32]
+    let lines: Vec<_> = [now, now - 47, now - 100, wrong]
         .iter()
         .map(|hour| flow(*hour).json().to_string())
         .collect();
@@ -154,14 +156,14 @@ fn a_stored_hour_that_is_wrong_makes_no_other_too_old() {
     let (status, out, error) = import(&["--data-dir", dir.to_str().unwrap(), &file]);
     assert_eq!(status, Some(0), "{error}");
     assert!(out.starts_with("4 flows imported"), "{out}");
-    let kept = [now - 47, now, seconds() as u32].map(u64::from);
+    let kept = [now - 47, now, wrong].map(u64::from);
     for _ in 0..2 {
         let mut daemon = Daemon::start_with(&dir, &RETAIN);
         until_logged(&daemon, "hours dropped");
         assert_eq!(hours(&daemon.client)[..2], kept[..2]);
         assert_eq!(hours(&daemon.client).len(), 3);
         // Nor does a new flow of such an hour, and what is too old by the clock stays too old.
-        let answer = post(&daemon.client, &[now - 46, seconds() as u32, now - 100]);
+        let answer = post(&daemon.client, &[now - 46, wrong, now - 100]);
         let text = answer.json().to_string();
         assert_eq!(text, r#"{"accepted":2,"expired":1}"#);
         let delete = |hour: u32| daemon.client.delete(&format!("/flows?hour={hour}"));

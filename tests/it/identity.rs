@@ -424,6 +424,69 @@ fn a_truncated_file_counts_the_rest_when_it_is_complete() {
     assert_eq!(world.counted(), 0);
 }
 
+/// Checksums are at the end of a compressed file, but are known before the first flow counts.
+#[test]
+fn nothing_of_a_damaged_file_counts() {
+    let flows = flows(20_000);
+    let ndjson = ndjson_body(&flows);
+    let stored = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gzip.write_all(bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    let checked = |bytes: &[u8]| {
+        let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        zstd.include_checksum(true).unwrap();
+        zstd.write_all(bytes).unwrap();
+        zstd.finish().unwrap()
+    };
+    // Of an early flow, bytes_tx is another number.
+    let mut wrong = stored(&ndjson);
+    let at = memchr::memmem::find(&wrong, b"\"bytes_tx\":100,").unwrap();
+    wrong[at + 11] = b'9';
+    let changed = |mut bytes: Vec<u8>, at: usize| {
+        bytes[at] ^= 1;
+        bytes
+    };
+    let gz = gzip(&ndjson);
+    let half = ndjson.len() / 2;
+    let (first, second) = ndjson.split_at(half);
+    for (name, damaged, good) in [
+        ("wrong.gz", wrong, stored(&ndjson)),
+        ("x.gz", changed(gz.clone(), gz.len() - 5), gz),
+        (
+            "two.gz",
+            [gzip(first), changed(gzip(second), 3000)].concat(),
+            [gzip(first), gzip(second)].concat(),
+        ),
+        (
+            "garbage.gz",
+            [gzip(&ndjson), b"x".to_vec()].concat(),
+            gzip(&ndjson),
+        ),
+        (
+            "x.zst",
+            changed(checked(&ndjson), checked(&ndjson).len() - 2),
+            checked(&ndjson),
+        ),
+    ] {
+        let mut world = World::new();
+        for (way, next) in WAYS.iter().zip(WAYS.iter().cycle().skip(1)) {
+            let source = format!("{way:?}");
+            let file = world.file(name, &damaged);
+            let said = world.give(*way, &[&file, "--source", &source]);
+            said.assert_refused("nothing of it");
+            assert!(said.error.contains("is damaged"), "{said:?}");
+            assert!(said.error.contains("get a good copy of it"), "{said:?}");
+            let file = world.file(name, &good);
+            world
+                .give(*next, &[&file, "--source", &source])
+                .assert(20_000, 0);
+        }
+        assert_eq!(world.tx(), 3 * (0..20_000).sum::<u64>(), "{name}");
+    }
+}
+
 /// A service takes a while for each; all are at the file at the same time.
 #[test]
 fn commands_that_overlap_count_it_once() {
@@ -478,7 +541,7 @@ fn a_changed_copy_counts_and_is_named() {
 }
 
 #[test]
-fn small_files_are_synced() {
+fn files_of_a_few_bytes_count_once() {
     let mut world = World::new();
     for way in WAYS {
         for (at, body) in [

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -68,7 +69,7 @@ fn script(arguments: &[&str]) -> String {
 /// One of the project's scripts, run by `command`, which is bash with what a test wants around it, with the target
 /// directory that this test was built into.
 pub fn script_command(mut command: Command, name: &str) -> Command {
-    // target/release/flowtally
+    // target/tests/flowtally
     let target = Path::new(env!("CARGO_BIN_EXE_flowtally"))
         .ancestors()
         .nth(2)
@@ -174,7 +175,7 @@ impl Node {
 impl Handler for Node {
     fn assigned(&mut self, partition: Partition) -> Option<Offset> {
         let partition = partition.get();
-        let mut stores = self.stores.lock().unwrap();
+        let mut stores = self.stores.lock();
         let before = stores.owners.insert(partition, self.name.clone());
         assert_eq!(before, None, "two own partition {partition}");
         let last = stores
@@ -190,7 +191,7 @@ impl Handler for Node {
 
     fn records(&mut self, _: &Control, partition: Partition, records: &[Record<'_>]) {
         let partition = partition.get();
-        let mut stores = self.stores.lock().unwrap();
+        let mut stores = self.stores.lock();
         assert_eq!(stores.owners.get(&partition), Some(&self.name));
         let messages = stores.messages.entry(partition).or_default();
         for record in records {
@@ -202,7 +203,7 @@ impl Handler for Node {
     }
 
     fn revoked(&mut self, partitions: &[Partition]) {
-        let mut stores = self.stores.lock().unwrap();
+        let mut stores = self.stores.lock();
         for partition in partitions {
             let owner = stores.owners.remove(&partition.get());
             assert_eq!(owner.as_ref(), Some(&self.name));
@@ -214,7 +215,7 @@ impl Handler for Node {
     }
 
     fn failed(&mut self, error: KafkaError) {
-        self.stores.lock().unwrap().errors.push(error);
+        self.stores.lock().errors.push(error);
     }
 }
 
@@ -243,16 +244,16 @@ fn members_that_come_and_go_read_everything_once() {
         sent.len()
     };
     let stores = Arc::new(Mutex::new(Stores::default()));
-    let all_read = |sent: usize| until("all is read", || stores.lock().unwrap().count() == sent);
+    let all_read = |sent: usize| until("all is read", || stores.lock().count() == sent);
 
     let first = Node::join(&of("a"), &stores);
     all_read(produce(500));
     let second = Node::join(&of("b"), &stores);
-    while stores.lock().unwrap().owned_by("b") < 2 {
+    while stores.lock().owned_by("b") < 2 {
         produce(50);
     }
     all_read(produce(500));
-    assert_eq!(stores.lock().unwrap().owned_by("a"), 2);
+    assert_eq!(stores.lock().owned_by("a"), 2);
     let progress = second.control().progress();
     assert_eq!(progress.len(), 2);
     until("progress is known", || {
@@ -265,21 +266,19 @@ fn members_that_come_and_go_read_everything_once() {
 
     // A member that is back within its session has its partitions at once.
     drop(first);
-    assert_eq!(stores.lock().unwrap().owned_by("a"), 0);
+    assert_eq!(stores.lock().owned_by("a"), 0);
     let first = Node::join(&of("a"), &stores);
-    until("it is back", || stores.lock().unwrap().owned_by("a") == 2);
-    assert_eq!(stores.lock().unwrap().owned_by("b"), 2);
+    until("it is back", || stores.lock().owned_by("a") == 2);
+    assert_eq!(stores.lock().owned_by("b"), 2);
 
     // One that stays away loses them.
     drop(first);
     let total = produce(500);
-    until("the other has all", || {
-        stores.lock().unwrap().owned_by("b") == 4
-    });
+    until("the other has all", || stores.lock().owned_by("b") == 4);
     all_read(total);
     drop(second);
 
-    let stores = stores.lock().unwrap();
+    let stores = stores.lock();
     assert_eq!(stores.errors, []);
     let mut read = BTreeMap::new();
     for (partition, messages) in &stores.messages {
@@ -298,7 +297,7 @@ fn a_pause_ends_when_the_partition_is_revoked() {
     ensure_topics(&of("a"), 2).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
     let stores = Arc::new(Mutex::new(Stores::default()));
-    let owned_by = |node: &str| stores.lock().unwrap().owned_by(node);
+    let owned_by = |node: &str| stores.lock().owned_by(node);
     let first = Node::join(&of("a"), &stores);
     // The client ignores a pause of a partition that it was not passed yet.
     until("it reads all", || {
@@ -308,7 +307,7 @@ fn a_pause_ends_when_the_partition_is_revoked() {
     (0..2).for_each(|partition| first.control().pause(p(partition)));
     let second = Node::join(&of("b"), &stores);
     until("one goes", || owned_by("b") == 1);
-    let went = stores.lock().unwrap().owners.clone();
+    let went = stores.lock().owners.clone();
     let went = *went.iter().find(|(_, node)| *node == "b").unwrap().0;
     drop(second);
     until("it comes back", || owned_by("a") == 2);
@@ -316,7 +315,7 @@ fn a_pause_ends_when_the_partition_is_revoked() {
         block_on(producer.send(p(partition), None, b"message")).unwrap();
     }
     let messages = |partition| {
-        let stores = stores.lock().unwrap();
+        let stores = stores.lock();
         stores.messages.get(&partition).map_or(0, BTreeMap::len)
     };
     until("what came back is read", || messages(went) == 1);
@@ -334,7 +333,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     let stores = Arc::new(Mutex::new(Stores::default()));
     let consumer = Node::join(&settings, &stores);
     until("partitions are assigned", || {
-        stores.lock().unwrap().owned_by("a") == 2
+        stores.lock().owned_by("a") == 2
     });
 
     let mut pending = Vec::new();
@@ -380,11 +379,11 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
         acknowledged.insert((partition, offset), payload);
     }
     until("the last are read", || {
-        let stores = stores.lock().unwrap();
+        let stores = stores.lock();
         let last = |p: i32| stores.messages.get(&p).and_then(|m| m.values().next_back());
         (0..2).all(|p| last(p).is_some_and(|payload| payload.starts_with(b"last")))
     });
-    let stores = stores.lock().unwrap();
+    let stores = stores.lock();
     for ((partition, offset), payload) in &acknowledged {
         assert_eq!(stores.messages[partition].get(&offset.get()), Some(payload));
     }
@@ -416,13 +415,11 @@ fn reading_continues_after_a_false_offset_out_of_range() {
             let payload = format!("{partition} {round}");
             block_on(producer.send(p(partition), None, payload.as_bytes())).unwrap();
         }
-        until("all is read", || {
-            stores.lock().unwrap().count() == 2 * round
-        });
+        until("all is read", || stores.lock().count() == 2 * round);
         let out_of_range = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
         cluster.request_errors(RDKafkaApiKey::Fetch, &[out_of_range]);
     }
-    assert_eq!(stores.lock().unwrap().errors, []);
+    assert_eq!(stores.lock().errors, []);
     drop(consumer);
 }
 
@@ -448,23 +445,21 @@ fn each_partition_starts_where_its_store_ends() {
     }));
     let consumer = Node::join(&settings, &stores);
     let offsets = |partition: i32| -> Vec<u64> {
-        let stores = stores.lock().unwrap();
+        let stores = stores.lock();
         let messages = stores.messages.get(&partition);
         messages
             .map(|m| m.keys().copied().collect())
             .unwrap_or_default()
     };
     until("partition 0 is read", || offsets(0) == [7, 8, 9]);
-    until("what is wrong is said", || {
-        !stores.lock().unwrap().errors.is_empty()
-    });
+    until("what is wrong is said", || !stores.lock().errors.is_empty());
     let out_of_range = KafkaError::OutOfRange {
         partition: p(2),
         offset: o(11),
         first: o(0),
         end: o(10),
     };
-    assert_eq!(stores.lock().unwrap().errors, [out_of_range]);
+    assert_eq!(stores.lock().errors, [out_of_range]);
     (0..4).for_each(|partition| produce(partition, 10));
     until("partition 1 is read", || offsets(1) == [10]);
     assert_eq!(consumer.control().progress()[&p(3)].position, None);
@@ -564,7 +559,7 @@ fn announcements_are_found_by_a_late_reader() {
     )
     .unwrap_err();
     assert!(
-        matches!(error, KafkaError::OtherPartitions { was, is, .. } if was == count(2) && is == count(3)),
+        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(2) && is == count(3)),
         "{error}"
     );
 
@@ -591,11 +586,11 @@ struct Named(Mutex<Vec<&'static str>>);
 
 impl Signer for Named {
     fn sign(&self, _: &str) -> Option<String> {
-        self.0.lock().unwrap().first().map(ToString::to_string)
+        self.0.lock().first().map(ToString::to_string)
     }
 
     fn verify(&self, _: &str, signature: Option<&str>) -> bool {
-        signature.is_some_and(|token| self.0.lock().unwrap().contains(&token))
+        signature.is_some_and(|token| self.0.lock().contains(&token))
     }
 }
 
@@ -631,14 +626,14 @@ fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
     assert_eq!(other.truncation(p(3)), None);
     drop(other);
 
-    *first.0.lock().unwrap() = vec!["new", "old"];
+    *first.0.lock() = vec!["new", "old"];
     running.publish_permanent();
     until("it is known under the new token", || {
         open("b", &only_new, 4).unwrap().truncation(p(3)) == Some(truncation)
     });
     let error = open("b", &only_new, 8).unwrap_err();
     assert!(
-        matches!(error, KafkaError::OtherPartitions { was, is, .. } if was == count(4) && is == count(8)),
+        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(4) && is == count(8)),
         "{error}"
     );
 
@@ -777,16 +772,16 @@ fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     // Of two nodes with one name, the first has to end.
     let stores = [(); 2].map(|()| Arc::new(Mutex::new(Stores::default())));
     let first = Node::join(&settings, &stores[0]);
-    until("it reads", || stores[0].lock().unwrap().count() == 1);
+    until("it reads", || stores[0].lock().count() == 1);
     let second = Node::join(&settings, &stores[1]);
     until("the name is taken", || {
-        let errors = &stores[0].lock().unwrap().errors;
+        let errors = &stores[0].lock().errors;
         matches!(errors[..], [KafkaError::Fatal { .. }])
     });
     until("it has nothing left", || {
         first.control().progress().is_empty()
     });
-    until("the other reads", || stores[1].lock().unwrap().count() == 1);
+    until("the other reads", || stores[1].lock().count() == 1);
     drop((first, second));
 
     let absent = Settings {
@@ -801,7 +796,7 @@ fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     let stores = Arc::new(Mutex::new(Stores::default()));
     let _consumer = Node::join(&absent, &stores);
     until("the absence is said", || {
-        let stores = stores.lock().unwrap();
+        let stores = stores.lock();
         stores
             .errors
             .iter()

@@ -120,7 +120,8 @@ fn a_stop_in_good_order_flushes_so_that_nothing_is_replayed() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
         // So little memory that the journal has files beside its log.
-        let mut daemon = Daemon::start_with(dir.path(), &["--memory-max", "128"]);
+        let arguments = ["--memory-max", "128", "--flush-interval", "3600"];
+        let mut daemon = Daemon::start_with(dir.path(), &arguments);
         for _ in 0..80 {
             daemon.client.accept(&vec![one()[0].clone(); 10_000]);
         }

@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::send::{flows, parts};
 use crate::spool::{answer, answering, batches, set_aside};
@@ -37,7 +39,7 @@ impl FakeProxy {
 
     /// What was asked for, and is forgotten.
     fn seen(&self) -> Vec<String> {
-        std::mem::take(&mut *self.heads.lock().unwrap())
+        std::mem::take(&mut *self.heads.lock())
     }
 }
 
@@ -45,8 +47,8 @@ fn serve(mut stream: TcpStream, to: Option<SocketAddr>, seen: &Mutex<Vec<String>
     let mut lines = BufReader::new(stream.try_clone().unwrap());
     let mut head = String::new();
     while lines.read_line(&mut head).is_ok_and(|n| n > 2) {}
-    seen.lock().unwrap().push(head);
-    let first = seen.lock().unwrap().last().unwrap().clone();
+    seen.lock().push(head);
+    let first = seen.lock().last().unwrap().clone();
     let absolute = first
         .split(' ')
         .nth(1)
@@ -291,6 +293,27 @@ fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
         assert!(error.contains(tip), "{status}: {error}");
         assert_eq!(batches(dir.path()).len(), 1, "{status}: it stays");
         assert!(set_aside(dir.path()).is_empty(), "{status}");
+    }
+}
+
+/// Resolvers take these for this machine, but neither the rules for proxies nor the check of `Host` would.
+#[test]
+fn short_forms_of_addresses_are_refused() {
+    let proxy = FakeProxy::start(None);
+    for host in [
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "127.0.0.0x1",
+        "127.1.",
+        "0x7F000001",
+    ] {
+        let url = format!("http://{host}:9");
+        let set = [("http_proxy", proxy.url.as_str())];
+        let (status, _, error) = parts(&flowtally(&set, &["stats", "--url", &url], b""));
+        assert_eq!(status, Some(1), "{host}");
+        assert!(error.contains("four decimal numbers"), "{host}: {error}");
+        assert!(proxy.seen().is_empty(), "{host}");
     }
 }
 

@@ -5,16 +5,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
 use flowtally::store::Store;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::wait::until_daemon;
+use crate::wait::{DEADLINE, until_daemon};
 
 /// Hour, src_app, dest_app, vpc_id.
 pub type Key = (u32, String, String, String);
@@ -245,7 +246,7 @@ impl Client {
     pub fn new(address: SocketAddr) -> Client {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(DEADLINE))
             .build()
             .into();
         Client {
@@ -263,7 +264,7 @@ impl Client {
             .build();
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(DEADLINE))
             .tls_config(tls)
             .build()
             .into();
@@ -460,7 +461,7 @@ impl Daemon {
         let mut address = None;
         for line in lines.by_ref() {
             let line = line.unwrap() + "\n";
-            log.lock().unwrap().push_str(&line);
+            log.lock().push_str(&line);
             let found = line
                 .split_once("address=")
                 .or(line.split_once("\"address\":\""));
@@ -474,12 +475,12 @@ impl Daemon {
         let drained = log.clone();
         let drain = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                drained.lock().unwrap().push_str(&(line + "\n"));
+                drained.lock().push_str(&(line + "\n"));
             }
         });
         let address = address.unwrap_or_else(|| {
             let status = child.wait();
-            panic!("it ended with {status:?}: {}", log.lock().unwrap())
+            panic!("it ended with {status:?}: {}", log.lock())
         });
         Daemon {
             child,
@@ -496,7 +497,7 @@ impl Daemon {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// Resident memory.

@@ -146,7 +146,8 @@ impl Screen<'_> {
             return None;
         }
         let screen = Screen { socket };
-        let shell = "env -u NO_COLOR PS1='ready> ' sh";
+        // Signals that are ignored where the tests run would be ignored by what the shell starts.
+        let shell = "env --default-signal=HUP,INT -u NO_COLOR PS1='ready> ' sh";
         screen.tmux(&[
             "-f",
             "/dev/null",

@@ -2,9 +2,10 @@
 //! of a log's bytes is tested in `src/store/torn/tests.rs`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use flowtally::store::{Durability, Step, StepHook, Store, StoreOptions, verify};
+use parking_lot::Mutex;
 use rand::RngExt;
 
 use crate::corruption::{copy, files};
@@ -71,7 +72,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
         let due = Arc::new(Mutex::new((false, Vec::new())));
         let hook: StepHook = {
             let (dir, before, due) = (dir.clone(), before.clone(), due.clone());
-            Arc::new(move |step| match (step, &mut *due.lock().unwrap()) {
+            Arc::new(move |step| match (step, &mut *due.lock()) {
                 (Step::Written, (true, _)) => copy(&dir, &before),
                 (Step::Ingested, (true, after)) => *after = std::fs::read(manifest(&dir)).unwrap(),
                 _ => {}
@@ -88,11 +89,11 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
                 store.flush().unwrap();
             }
         }
-        due.lock().unwrap().0 = true;
+        due.lock().0 = true;
         store.flush().unwrap();
         let rows = rows_of(&store);
         let synced = std::fs::read(manifest(&before)).unwrap();
-        let after = std::mem::take(&mut due.lock().unwrap().1);
+        let after = std::mem::take(&mut due.lock().1);
         assert!(after.len() > synced.len() + 100);
         // Its files of sums are there before the MANIFEST has them.
         for file in with_extension(&dir, "sst") {

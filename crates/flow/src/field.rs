@@ -36,6 +36,11 @@ impl Field {
         }
     }
 
+    /// Whether its value is a name; otherwise, it is a number.
+    pub const fn is_name(self) -> bool {
+        matches!(self, Field::SrcApp | Field::DestApp | Field::VpcId)
+    }
+
     /// The field called `name`, exactly as spelled.
     pub fn from_name(name: &[u8]) -> Option<Field> {
         Field::ALL.into_iter().find(|f| f.name().as_bytes() == name)

@@ -4,12 +4,14 @@
 //! - [`Hour`], [`Counters`], [`Totals`], [`Field`]: what a flow is, in the terms of the API. [`HourLimit`] and
 //!   [`HourUnit`] validate hours against the clock.
 //! - [`IdempotencyKey`] identifies a batch, so that it counts once; [`Notes`] are stored with its receipt.
+//! - [`HostName`]: what `Host` and the service's URL may have.
 //! - [`Batch`]: validated flows in the encoding that the journal stores, which [`codec`] owns.
 //! - [`query`]: queries, and their encoding in a URL.
 //! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.
 
 mod counters;
 mod field;
+mod host_name;
 mod hour;
 mod hour_limit;
 mod hour_unit;
@@ -30,6 +32,7 @@ pub mod query;
 
 pub use counters::{Counters, Totals};
 pub use field::{Field, NAME_BYTES_MAX};
+pub use host_name::HostName;
 pub use hour::Hour;
 pub use hour_limit::{HourLimit, TooFarAhead};
 pub use hour_unit::HourUnit;

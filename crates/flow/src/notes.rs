@@ -18,8 +18,8 @@ pub struct Notes {
     pub own: Option<Note>,
     /// Stored under other keys.
     pub others: Vec<(IdempotencyKey, Note)>,
-    /// The batch is refused if there is a receipt or a note under this key.
-    pub excluded_by: Option<IdempotencyKey>,
+    /// The batch is refused if there is a receipt or a note under any of these keys.
+    pub excluded_by: Vec<IdempotencyKey>,
 }
 
 /// 1 to 96 visible ASCII characters without a comma.
@@ -45,16 +45,15 @@ impl Note {
 impl Notes {
     /// Maximum number of notes of a batch.
     pub const COUNT_MAX: usize = 64;
+    /// Maximum number of keys that exclude a batch.
+    pub const EXCLUDED_BY_MAX: usize = 8;
 
     /// Parses what [`Notes::to_string`](ToString::to_string) wrote; `None` if it cannot have written it.
     pub fn parse(text: &str) -> Option<Notes> {
         let mut notes = Notes::default();
         for item in text.split(',').map(str::trim) {
             if let Some(key) = item.strip_prefix('!') {
-                let key = IdempotencyKey::new(key.as_bytes())?;
-                if notes.excluded_by.replace(key).is_some() {
-                    return None;
-                }
+                notes.excluded_by.push(IdempotencyKey::new(key.as_bytes())?);
                 continue;
             }
             let (key, note) = item.split_once('=')?;
@@ -69,11 +68,13 @@ impl Notes {
                     .push((IdempotencyKey::new(key.as_bytes())?, note));
             }
         }
-        (notes.others.len() <= Notes::COUNT_MAX).then_some(notes)
+        let fits = notes.others.len() <= Notes::COUNT_MAX
+            && notes.excluded_by.len() <= Notes::EXCLUDED_BY_MAX;
+        fits.then_some(notes)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.own.is_none() && self.others.is_empty() && self.excluded_by.is_none()
+        self.own.is_none() && self.others.is_empty() && self.excluded_by.is_empty()
     }
 }
 
@@ -97,15 +98,23 @@ mod tests {
 
     #[test]
     fn notes_are_read_as_they_are_written() {
-        for text in ["!k,=own,a=1,b=x=y", "=own", "a=1", "!k", "a=1,a=2"] {
+        for text in [
+            "!k,=own,a=1,b=x=y",
+            "=own",
+            "a=1",
+            "!k",
+            "!a,!b,=1",
+            "a=1,a=2",
+        ] {
             assert_eq!(Notes::parse(text).unwrap().to_string(), text);
         }
         let parsed = Notes::parse(" a=1 , =2").unwrap();
         assert_eq!(parsed.to_string(), "=2,a=1");
         let long = format!("a={}", "x".repeat(Note::CHARS_MAX + 1));
+        let excluded = ["!a"; Notes::EXCLUDED_BY_MAX + 1].join(",");
         let many = vec!["a=1"; Notes::COUNT_MAX + 1].join(",");
         for text in [
-            "", "a", "a=", "=", "!", "!a,!b", "=1,=2", "a=\u{e9}", "a=x y", "a=1,", &long, &many,
+            "", "a", "a=", "=", "!", &excluded, "=1,=2", "a=\u{e9}", "a=x y", "a=1,", &long, &many,
         ] {
             assert_eq!(Notes::parse(text), None, "{text}");
         }

@@ -352,8 +352,8 @@ impl FileLoad<'_> {
         match (self.imported, self.once) {
             (None, _) => "nothing of it was imported".into(),
             (Some(location), true) => format!(
-                "it is imported up to {location}; when it is imported again, mended or complete, only what comes \
-                 after that counts"
+                "it is imported up to {location}; when the corrected or complete file is imported again, only what \
+                 comes after that counts"
             ),
             (Some(location), false) => format!("it is imported up to {location}, and not beyond"),
         }

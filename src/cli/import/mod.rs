@@ -8,7 +8,7 @@ use crate::config::{Import, Location};
 use agent::arguments::{Send, ServiceUrl};
 use agent::command::rejects::Rejects;
 use agent::command::send::{self, SendSession, SendTotals};
-use agent::command::{print_result, source};
+use agent::command::{print_result, progress, source};
 
 /// Flows in a batch that is sent to a service.
 const BATCH_FLOWS: u32 = 10_000;
@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
         .collect::<Result<_, _>>()?;
     let apps = source::load_apps(&arguments.input)?;
     let are_files = lengths.iter().all(Option::is_some);
-    let bar = source::progress_bar(lengths.into_iter().sum());
+    let bar = progress::input_bar(lengths.into_iter().sum());
     let rejects = arguments.input.rejects.as_deref();
     let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
     match &arguments.location {

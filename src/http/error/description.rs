@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use warp::http::StatusCode;
 
-use super::super::long_target::{TAIL_BYTES_MAX, TARGET_START_BYTES_MAX};
-use super::super::routes;
-use super::super::server::HEAD_BYTES_MAX;
+use super::super::long_target::{HEAD_BYTES_MAX, TAIL_BYTES_MAX, TARGET_START_BYTES_MAX};
+use super::super::paths;
 use super::Problem;
 use crate::backup::BackupError;
 use crate::query::QueryError;
@@ -50,7 +49,7 @@ impl Problem {
             Problem::Query(error) => describe_query(error),
             Problem::Backup(error) => describe_backup(error),
             Problem::NoSuchPath { path } => {
-                let hint = routes::path_like(path)
+                let hint = paths::path_like(path)
                     .map(|known| format!("; there is {known}, without the slash at its end"))
                     .unwrap_or_default();
                 Description::new(
@@ -96,7 +95,7 @@ impl Problem {
                 "head-too-large",
                 "The head of the request is too large",
                 format!(
-                    "a request may have 100 headers, of {} bytes in all; large cookies may be the cause",
+                    "send 100 headers at most, of {} bytes in all; large cookies may be the cause",
                     HEAD_BYTES_MAX - TARGET_START_BYTES_MAX
                 ),
             ),

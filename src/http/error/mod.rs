@@ -10,7 +10,9 @@ use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::{HostName, routes};
+use flow::HostName;
+
+use super::response;
 use crate::backup::BackupError;
 use crate::ingest::Overloaded;
 use crate::query::QueryError;
@@ -199,7 +201,7 @@ impl Problem {
         let mut response = Response::new(self.document(&description).into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        routes::forbid_caching(headers);
+        response::forbid_caching(headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         match self {
             Problem::MethodNotAllowed { allow, .. } => {

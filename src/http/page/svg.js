@@ -144,10 +144,11 @@ function listen(element, model, isRange) {
       choose();
       anchor = null;
       hasChosen = true;
-    } else if (event.key === 'Escape') hide();
-    else return;
+    } else return;
     event.preventDefault();
   });
+  // Also what the mouse shows, wherever the focus is (WCAG 2, 1.4.13).
+  document.addEventListener('keydown', (event) => event.key === 'Escape' && !tip.hidden && hide());
 
   /** To be called after each drawing. `index` is the item to start at: after a choice, what was chosen. */
   return (index) => {

@@ -90,7 +90,7 @@ function cell(field, row, names, { sort, exact }) {
     const text = exact ? format.digits(value) : format.bytes(value);
     return dom.make('td', { class: sumClass(field, sort), title: format.exactBytes(value) }, ...dom.breakable(text));
   }
-  if (field === 'hour') return dom.make('td', { text: format.hour(row.hour) });
+  if (field === 'hour') return dom.make('td', { class: 'hour', text: format.hour(row.hour) });
   const name = format.name(row[field]);
   const button = dom.make('button', {
     type: 'button',

@@ -247,6 +247,7 @@ impl ClusterNode {
             return Err(ClusterError::NotOfACluster(data_dir));
         }
         let lock = lock(&data_dir)?;
+        peer::validate_url(&config.url)?;
         let peers = PeerClient::new(config.tls.clone(), config.token_file.clone())?;
         let open = |url: &String| CheckpointStore::open(url, runtime.clone());
         let checkpoint_store = config.checkpoint_url.as_ref().map(open).transpose()?;

@@ -189,7 +189,7 @@ fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
 }
 
 #[test]
-fn whatever_a_cut_leaves_of_the_last_record_is_cut_off() {
+fn the_last_record_is_dropped_in_whatever_state_a_power_cut_leaves_it() {
     let mut random = seeded();
     let (log, is_last) = real(Durability::Fsync);
     let bytes = log.len();
@@ -260,7 +260,7 @@ fn whole_and_truncated_logs_are_good() {
 
 /// A changed bit anywhere, a sector that is lost before the last record, and one that is another's.
 #[test]
-fn what_no_cut_leaves_is_damage() {
+fn a_log_that_no_power_cut_leaves_is_damaged() {
     let (log, is_last) = real(Durability::Fsync);
     let is_padding = |at: usize| at % BLOCK_BYTES > BLOCK_BYTES - HEADER_BYTES;
     let last = is_last[is_last.len() - 2];
@@ -339,7 +339,7 @@ fn in_the_manifest_some_records_may_follow() {
 
 /// With `--durability os` nothing waits for a sync: any sectors of the log may be missing.
 #[test]
-fn where_nothing_is_synced_all_from_the_first_gap_on_is_cut_off() {
+fn unsynced_records_after_the_first_gap_are_dropped() {
     let mut random = seeded();
     let (log, is_last) = real(Durability::Os);
     for _ in 0..200 {

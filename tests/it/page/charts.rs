@@ -47,6 +47,13 @@ fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
         assert!(said[1].starts_with("Sent"), "{said:?}");
         assert_eq!(digits(&said[1]), tx(hour).to_string());
     }
+    // Escape hides what the mouse shows, although the chart has no focus.
+    browser.js("document.activeElement.blur()");
+    browser.keys("\u{e00c}");
+    assert_eq!(
+        browser.js("return document.querySelector('#hours-chart .tip').hidden"),
+        json!(true)
+    );
     // By keyboard, and what hears the page is told the same.
     browser.js("document.getElementById('hours-chart').focus()");
     browser.keys("\u{e011}\u{e014}\u{e014}"); // Home, Right, Right

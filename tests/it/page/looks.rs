@@ -121,8 +121,9 @@ fn the_page_prints_whole() {
     );
     assert_eq!(found["page"], "rgb(255, 255, 255)", "dark is not for paper");
     assert!(found["summary"].as_u64() > Some(100), "{found}");
-    browser.js("dispatchEvent(new Event('afterprint'))");
+    // The event comes when the page has the styles of the screen again.
     browser.cdp("Emulation.setEmulatedMedia", json!({"media": ""}));
+    browser.js("dispatchEvent(new Event('afterprint'))");
     browser.until("document.querySelector('#hours-chart svg').viewBox.baseVal.width < 677");
     nothing_to_complain_about(&browser);
     daemon.stop();
@@ -229,7 +230,8 @@ fn targets_are_large_enough() {
             "return [...document.querySelectorAll('button, select, input, summary, footer a, [role=slider]')] \
                .filter((e) => e.checkVisibility()) \
                .map((e) => [e.closest('label.check') ?? e, e]) \
-               .filter(([e]) => e.getBoundingClientRect().height < {least} - 0.5 || e.getBoundingClientRect().width < 24) \
+               .map(([e, inner]) => [e.getBoundingClientRect(), inner]) \
+               .filter(([box]) => box.height < {least} - 0.5 || box.width < {least} - 0.5) \
                .map(([, e]) => e.outerHTML)"
         ));
         assert_eq!(small, json!([]), "at {width}");

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
+use flow::HostName;
+
 use super::{Client, ClientError, IDLE_MAX, Proxy, RESPONSE_MAX, Server, forward};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -93,11 +95,9 @@ fn base_url(url: &str) -> Result<String, ClientError> {
         uri.host().unwrap_or_default(),
         uri.authority().map_or("", |a| a.as_str()),
     );
-    let labels = host.strip_suffix('.').unwrap_or(host);
-    if labels.split('.').any(str::is_empty) {
-        return Err(bad(
-            &"its host is not a name: it has an empty label between two dots",
-        ));
+    // Resolvers also accept `127.1`, but the rules for proxies and for `Host` would not recognise this machine in it.
+    if let Err(why) = host.parse::<HostName>() {
+        return Err(bad(&format!("its host is not valid: {why}")));
     }
     // ureq would replace an invalid port by the scheme's default.
     let port = authority

@@ -72,13 +72,13 @@ pub enum ClientError {
 /// A problem document (RFC 9457) of the service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Problem {
-    pub(crate) r#type: String,
-    pub(crate) title: String,
-    pub(crate) detail: String,
+pub struct Problem {
+    pub r#type: String,
+    pub title: String,
+    pub detail: String,
     /// The number of the invalid flow, and the invalid field.
-    pub(crate) index: Option<u64>,
-    pub(crate) field: Option<String>,
+    pub index: Option<u64>,
+    pub field: Option<String>,
 }
 
 /// HTTP client of one service. It keeps its connections open; clones share them.

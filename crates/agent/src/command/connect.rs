@@ -1,9 +1,6 @@
 //! The client of a service, built from the command line.
 
-use std::io::{self, IsTerminal};
 use std::ops::Range;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::arguments::Credentials;
 use crate::client::{Client, Server, read_first_token};
@@ -33,16 +30,4 @@ pub fn hours(
     let path = format!("/hours?from={}&to={}", hours.start, hours.end);
     let items = client.get_items(&path).map_err(|e| e.to_string())?;
     Ok(items.map(|item| item.map_err(|e| e.to_string())))
-}
-
-/// A progress bar for bytes; without a terminal, nothing is drawn.
-pub fn byte_bar() -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    match ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }

@@ -198,6 +198,7 @@ mod tests {
                 read
             });
             let writing = std::thread::spawn(move || writer.write_all(&vec![1; BYTES]).unwrap());
+            // Many moments; what has to hold is the same at each.
             std::thread::sleep(Duration::from_micros(micros));
             drain.stop();
             drain.wait(Duration::from_secs(60));

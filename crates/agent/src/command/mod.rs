@@ -1,9 +1,11 @@
 //! The agent's commands, and the code that other commands share with them.
 
+mod checked;
 pub mod connect;
 mod drain;
 pub mod identity;
 mod output;
+pub mod progress;
 pub mod rejects;
 mod resumed;
 pub mod send;

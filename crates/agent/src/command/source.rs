@@ -1,7 +1,7 @@
 //! Files and pipes as inputs of commands.
 
 use std::fs::{File, Metadata};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Once, Weak};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
+use super::checked::CheckedFile;
 use super::drain::{Drain, Drained};
 use super::eprint_line;
 use super::identity::{AlreadyCounted, Identity};
@@ -179,6 +180,7 @@ impl FlowSource {
         let warn_bar = bar.clone();
         let bytes: Box<dyn Read + Send> = match self.stop {
             Some(stop) => stop.into_reader(self.input),
+            None if self.is_file => Box::new(CheckedFile::new(self.input, bar.clone())),
             None => Box::new(self.input),
         };
         Reader::new(bar.wrap_read(bytes), format)
@@ -246,27 +248,6 @@ pub fn check_input(path: &Path, input: &Input) -> Result<Option<u64>, String> {
         ));
     }
     Ok(data.is_file().then_some(data.len()))
-}
-
-/// A progress bar; without a terminal, nothing is drawn.
-pub fn progress_bar(bytes: Option<u64>) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match bytes {
-        Some(bytes) => (
-            ProgressBar::new(bytes),
-            "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}",
-        ),
-        None => (
-            ProgressBar::no_length(),
-            "{spinner} {bytes} {bytes_per_sec} {wide_msg}",
-        ),
-    };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 /// Loads the file of `--apps`, if it is given.

@@ -152,8 +152,8 @@ impl Shared {
     ) -> NextStep {
         let (url, why) = (client.url(attempt::PATH), why.to_owned());
         match (on_timeout, body) {
-            (OnTimeout::SetAside(fault), Ok(body)) => {
-                self.reject_batch(client, meta, body, (&why, fault), on_rejected)
+            (OnTimeout::SetAside(reject_reason), Ok(body)) => {
+                self.reject_batch(client, meta, body, (&why, reject_reason), on_rejected)
             }
             (OnTimeout::KeepForNext, _) => NextStep::Fail(SendError::Refused { url, why }),
             _ => NextStep::Fail(SendError::GaveUp {
@@ -451,14 +451,14 @@ pub(super) fn reason(
     why: &str,
     again: Option<(&str, RejectReason)>,
 ) -> String {
-    let Some((command, fault)) = again else {
+    let Some((command, reject_reason)) = again else {
         return format!("{why}\n\nIts {} flows were not sent.\n", meta.flows);
     };
     let path = shell_word(&path.display().to_string());
     // A file is sent with the batch's key as its source, so that it is not mistaken for an equal file that
     // was counted. A pipe is cut into batches of the given size.
     let by_source = format!("--source {} {path}", meta.key);
-    let (first, input) = match fault {
+    let (first, input) = match reject_reason {
         RejectReason::Size if meta.flows > 1 => (
             "To send it again, in smaller batches",
             format!("--batch-flows {} - <{path}", smaller(meta)),

@@ -1,6 +1,6 @@
 //! gzip and zstd, detected by their magic numbers.
 
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use super::pause::{IdleFilter, Stopped};
 use flow::gzip::{self, Gzip};
@@ -12,11 +12,13 @@ const ZSTD_SKIPPABLE: &[u8] = b"\x2A\x4D\x18";
 /// The largest supported window of zstd frames: 128 MiB, as in `zstd -d`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+const CHECK_BUFFER_BYTES: usize = 64 << 10;
+
 /// Whether `begin`, the first bytes of an input, is the start of a compressed one.
-pub(crate) fn begins_compressed(begin: &[u8]) -> bool {
-    begin.starts_with(gzip::MAGIC)
-        || begin.starts_with(ZSTD)
-        || matches!(begin.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))
+pub(crate) fn begins_compressed(start: &[u8]) -> bool {
+    start.starts_with(gzip::MAGIC)
+        || start.starts_with(ZSTD)
+        || matches!(start.split_first(), Some((0x50..=0x5F, rest)) if rest.starts_with(ZSTD_SKIPPABLE))
 }
 
 /// The bytes that were read for detection, followed by the rest.
@@ -32,24 +34,24 @@ pub(super) enum Decompressed<R: Read> {
 impl<R: Read> Decompressed<R> {
     pub(super) fn new(input: R) -> io::Result<Decompressed<R>> {
         let mut input = IdleFilter::new(input);
-        let mut begin = Vec::new();
+        let mut start = Vec::new();
         let read = Read::by_ref(&mut input)
             .take(ZSTD.len() as u64)
-            .read_to_end(&mut begin);
+            .read_to_end(&mut start);
         if let Err(mut error) = read {
             if let Some(stopped) = Stopped::of(&mut error) {
-                stopped.unfinished = begin;
+                stopped.unfinished = start;
             }
             return Err(error);
         }
-        let is_gzip = begin.starts_with(gzip::MAGIC);
-        let is_zstd = begin.starts_with(ZSTD)
-            || matches!(begin.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
+        let is_gzip = start.starts_with(gzip::MAGIC);
+        let is_zstd = start.starts_with(ZSTD)
+            || matches!(start.split_first(), Some((0x50..=0x5F, ZSTD_SKIPPABLE)));
         let input = match is_gzip || is_zstd {
             true => input,
             false => input.passing_idle(),
         };
-        let input = Cursor::new(begin).chain(input);
+        let input = Cursor::new(start).chain(input);
         Ok(if is_gzip {
             Decompressed::Gzip(Box::new(Gzip::new(BufReader::new(input))))
         } else if is_zstd {
@@ -72,6 +74,27 @@ impl<R: Read> Read for Decompressed<R> {
     }
 }
 
+/// Decompresses all of `input`, which is compressed.
+///
+/// # Errors
+/// If it is damaged. If it ends early, that is not an error: what is there can be read.
+pub(crate) fn find_damage(input: impl Read) -> io::Result<()> {
+    let input = BufReader::with_capacity(CHECK_BUFFER_BYTES, input);
+    let mut input = BufReader::with_capacity(CHECK_BUFFER_BYTES, Decompressed::new(input)?);
+    loop {
+        match input.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(bytes) => {
+                let read = bytes.len();
+                input.consume(read);
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Adds an explanation to errors of the data. System errors are passed on unchanged.
 fn explained(what: &str, error: io::Error) -> io::Error {
     match error.kind() {
@@ -90,7 +113,7 @@ fn explained(what: &str, error: io::Error) -> io::Error {
             io::Error::new(io::ErrorKind::InvalidData, why)
         }
         _ => {
-            let why = format!("the {what} data is damaged: {error}");
+            let why = format!("the {what} data is damaged: {error}; get a good copy of it");
             io::Error::new(io::ErrorKind::InvalidData, why)
         }
     }

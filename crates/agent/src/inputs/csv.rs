@@ -163,13 +163,13 @@ impl CsvReader<'_> {
         line: u64,
         header: Result<(usize, Columns), String>,
     ) -> Result<ControlFlow<()>, InputError> {
-        let (begin, columns) = header.map_err(|why| {
+        let (start, columns) = header.map_err(|why| {
             InputError::Malformed(format!(
                 "line {line}: there is a second header in it, as in files that were \
                  concatenated; it {why}; {HEADER}"
             ))
         })?;
-        let before = without_headers(&text[..begin]);
+        let before = without_headers(&text[..start]);
         let mut step = ControlFlow::Continue(());
         if !before.is_empty() {
             step = match Fields::default().read_line(before, line) {
@@ -197,6 +197,7 @@ impl CsvReader<'_> {
                 last_field: record.last_field,
                 last_is_whole: text.ends_with('"'),
                 is_content: false,
+                last_column: self.columns.last().copied(),
             });
         }
         self.sink.flow(RawFlow {
@@ -214,7 +215,7 @@ impl CsvReader<'_> {
                 location: Location::Line(line),
                 text: String::from_utf8_lossy(text.trim_ascii_end()).into_owned(),
                 why: format!(
-                    "part of a record that begins on line {} with a quote and goes over several lines; it \
+                    "part of a record that starts on line {} with a quote and spans several lines; it \
                      has {has} columns, but the header has {columns}, or lines of it look like records",
                     record.line
                 ),
@@ -341,18 +342,18 @@ fn header_in(line: &[u8]) -> Option<Result<(usize, Columns), String>> {
         return None;
     }
     let earliest = line.len().saturating_sub(HEADER_BYTES_MAX);
-    let mut begins: Vec<usize> = Field::ALL.iter().flat_map(|&f| locations(f)).collect();
-    begins.retain(|&begin| begin >= earliest);
-    begins.sort_unstable();
+    let mut starts: Vec<usize> = Field::ALL.iter().flat_map(|&f| locations(f)).collect();
+    starts.retain(|&start| start >= earliest);
+    starts.sort_unstable();
     let mut why = format!("has more than {HEADER_BYTES_MAX} bytes");
-    for name in begins.into_iter().rev() {
+    for name in starts.into_iter().rev() {
         // A quote before it may belong to the header, or close the last value of the record.
         let quote = name.checked_sub(1).filter(|&at| line[at] == b'"');
-        for begin in std::iter::once(name).chain(quote) {
-            match Fields::default().read_line(&line[begin..], 0) {
+        for start in std::iter::once(name).chain(quote) {
+            match Fields::default().read_line(&line[start..], 0) {
                 None => why = "has a quote that is not closed".into(),
                 Some(header) => match columns(&header) {
-                    Ok(columns) => return Some(Ok((begin, columns))),
+                    Ok(columns) => return Some(Ok((start, columns))),
                     Err(what) => why = format!("has {what}"),
                 },
             }
@@ -365,11 +366,11 @@ fn columns(header: &CsvRecord<'_>) -> Result<Columns, String> {
     let column = |name| {
         Field::from_name(name).ok_or_else(|| {
             let name = String::from_utf8_lossy(name);
-            let begin: String = name.chars().take(SHOWN_CHARS_MAX).collect();
-            let meant = begin.trim().to_ascii_lowercase().replace([' ', '-'], "_");
+            let start: String = name.chars().take(SHOWN_CHARS_MAX).collect();
+            let meant = start.trim().to_ascii_lowercase().replace([' ', '-'], "_");
             match Field::from_name(meant.as_bytes()) {
-                Some(field) => format!("{begin:?}, which must be written {}", field.name()),
-                None => format!("{begin:?}, which is not a field of a flow"),
+                Some(field) => format!("{start:?}, which must be written {}", field.name()),
+                None => format!("{start:?}, which is not a field of a flow"),
             }
         })
     };

@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::{Location, push_json_string};
 use flow::codec::{Corrupt, FlowKey};
-use flow::{Batch, Counters, codec};
+use flow::{Batch, Counters, Field, codec};
 
 /// Separates hashes of texts from hashes of flows.
 const TEXT_SEED: u64 = 1;
@@ -31,6 +31,8 @@ pub(crate) struct Line {
     pub(crate) start: u32,
     pub(crate) last_field: u32,
     pub(crate) end: u32,
+    /// The field of the flow that is last in the text; `None` if the text identifies the record.
+    pub(crate) last_column: Option<Field>,
 }
 
 impl RecordHashes {
@@ -125,7 +127,7 @@ mod tests {
     const FLOW: &str = r#"{"src_app":"aü\"","dest_app":"b\u0000","vpc_id":"v","bytes_tx":120,"bytes_rx":18446744073709551615,"hour":34}"#;
 
     #[test]
-    fn json_is_what_the_decoder_takes() {
+    fn json_is_accepted_by_the_decoder() {
         let batch = decode(format!("[{FLOW},{FLOW}]").as_bytes(), Format::Json).unwrap();
         let again = decode(&to_json(&batch).unwrap(), Format::Json).unwrap();
         assert_eq!(again.bytes(), batch.bytes());

@@ -130,9 +130,9 @@ impl<R: Read> Arrays<R> {
     ) -> Result<Step, InputError> {
         let bytes = self.window.text();
         // The bracket or comma before the next element.
-        let mut begin = 0;
+        let mut start = 0;
         loop {
-            let at = skip_space(bytes, begin + 1);
+            let at = skip_space(bytes, start + 1);
             let end = if bytes.get(at) == Some(&b']') {
                 if in_array > 0 {
                     return Err(self.malformed(at, 1, "trailing comma"));
@@ -167,7 +167,7 @@ impl<R: Read> Arrays<R> {
                 }
             };
             if bytes[end] == b',' {
-                begin = end;
+                start = end;
                 continue;
             }
             let next = skip_between(bytes, end + 1);
@@ -176,10 +176,10 @@ impl<R: Read> Arrays<R> {
                 self.at = At::Between;
                 return Ok(Step::Continue);
             }
-            (begin, in_array) = (next, 0);
+            (start, in_array) = (next, 0);
         }
-        if begin > 0 {
-            self.consume_to_comma(begin);
+        if start > 0 {
+            self.consume_to_comma(start);
         } else if self.window.is_full() {
             let what = format!("flow {} has more than {BLOCK_BYTES} bytes", self.flows);
             return Err(InputError::Malformed(what));

@@ -24,8 +24,7 @@ mod window;
 pub use apps::Apps;
 pub(crate) use batches::GIVE_AGAIN;
 pub use batches::{Chunk, RejectedFlow};
-pub(crate) use compression::begins_compressed;
-#[cfg(test)]
+pub(crate) use compression::{begins_compressed, find_damage};
 pub(crate) use flows::Line;
 pub(crate) use flows::{RecordHashes, first_to_json, to_json};
 pub(crate) use pause::{Idle, Stopped};
@@ -37,6 +36,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use compression::Decompressed;
+use flow::Field;
 pub use flow::HourLimit;
 use flow::decode::Format;
 use vpc_flow_logs::FlowLogs;
@@ -199,6 +199,8 @@ struct RecordText<'a> {
     last_is_whole: bool,
     /// The text identifies the record, rather than the flow that is made of it.
     is_content: bool,
+    /// The field of the flow that the last field of the text is, unless the text identifies the record.
+    last_column: Option<Field>,
 }
 
 /// How an input ends.

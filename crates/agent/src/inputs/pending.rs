@@ -12,6 +12,7 @@ pub(super) struct OwnedRecordText {
     last_field: usize,
     last_is_whole: bool,
     is_content: bool,
+    last_column: Option<Field>,
 }
 
 impl From<RecordText<'_>> for OwnedRecordText {
@@ -21,6 +22,7 @@ impl From<RecordText<'_>> for OwnedRecordText {
             last_field: text.last_field,
             last_is_whole: text.last_is_whole,
             is_content: text.is_content,
+            last_column: text.last_column,
         }
     }
 }
@@ -151,6 +153,7 @@ impl Pending {
             start: at(0),
             last_field: at(text.last_field),
             end: at(text.text.len()),
+            last_column: text.last_column,
         };
         self.text.push_str(&text.text);
         line

@@ -6,13 +6,13 @@ use std::io::Write;
 type Outcome = (Vec<(String, String, bool)>, Option<String>);
 
 fn read_as(text: &[u8], format: Option<InputFormat>) -> Outcome {
-    let mut units = Vec::new();
+    let mut flows = Vec::new();
     let result = Reader::new(text, format).read(|raw| {
         let location = raw.location.to_string();
-        units.push((location, raw.text.to_owned(), raw.unusable.is_some()));
+        flows.push((location, raw.text.to_owned(), raw.unusable.is_some()));
         ControlFlow::Continue(())
     });
-    (units, result.err().map(|e| e.to_string()))
+    (flows, result.err().map(|e| e.to_string()))
 }
 
 fn read(text: &[u8]) -> Outcome {
@@ -31,25 +31,25 @@ fn the_three_formats() {
         (format!("{one}\r\n\n{one}"), ["line 1", "line 3"]),
         (format!("\u{FEFF}\n\n{one}\n{one}"), ["line 3", "line 4"]),
     ] {
-        let (units, error) = read(text.as_bytes());
+        let (flows, error) = read(text.as_bytes());
         assert_eq!(error, None);
-        assert_eq!(units, locations.map(|location| good(location, one)));
+        assert_eq!(flows, locations.map(|location| good(location, one)));
     }
-    let (units, error) =
+    let (flows, error) =
         read(b"hour,src_app,dest_app,vpc_id,bytes_rx,bytes_tx\n01,\"a,b\",\"c\"\"d\",,2,x\n1,2\n");
     assert_eq!(error, None);
     let flow =
         r#"{"hour":1,"src_app":"a,b","dest_app":"c\"d","vpc_id":"","bytes_rx":2,"bytes_tx":"x"}"#;
     assert_eq!(
-        units,
+        flows,
         [good("line 2", flow), ("line 3".into(), "1,2".into(), true)]
     );
     assert_eq!(read(b""), (Vec::new(), None));
 }
 
 #[test]
-fn what_cannot_be_read_is_said() {
-    for (text, units, word) in [
+fn unreadable_inputs_are_errors() {
+    for (text, flows, word) in [
         (&b"[{\"a\":1},{\"a\""[..], 1, "EOF"),
         (b"[{\"a\":1},{\"a\"", 1, "the file is incomplete"),
         (b"[{\"a\":1}", 1, "the file is incomplete"),
@@ -90,7 +90,7 @@ fn what_cannot_be_read_is_said() {
         (b"\xFF\xFEs\0", 0, "UTF-16"),
     ] {
         let (read, error) = read(text);
-        assert_eq!(read.len(), units, "{text:?}");
+        assert_eq!(read.len(), flows, "{text:?}");
         let error = error.unwrap();
         assert!(error.contains(word), "{error}");
     }
@@ -144,13 +144,13 @@ fn a_line_over_the_limit_does_not_affect_others() {
     ] {
         let long = "y".repeat(3 << 20);
         let text = format!("{header}\n{line}\n{long}\r\n{line}\n{long}\n{long}");
-        let (units, error) = read(text.as_bytes());
+        let (flows, error) = read(text.as_bytes());
         assert_eq!(error, None);
-        let refused: Vec<_> = units.iter().filter(|raw| raw.2).collect();
+        let refused: Vec<_> = flows.iter().filter(|raw| raw.2).collect();
         let locations: Vec<_> = refused.iter().map(|raw| raw.0.as_str()).collect();
         assert_eq!(locations, ["line 3", "line 5", "line 6"], "{header}");
         assert!(refused.iter().all(|raw| raw.1 == long[..1000]));
-        let good = units.iter().filter(|raw| !raw.2);
+        let good = flows.iter().filter(|raw| !raw.2);
         let good: Vec<_> = good.map(|raw| raw.0.as_str()).collect();
         assert!(good.ends_with(&["line 2", "line 4"]), "{good:?}");
     }
@@ -177,8 +177,8 @@ fn flow_logs_are_detected_by_their_header() {
         "start bytes dstaddr srcaddr",
         "\u{FEFF}\n account-id a-field-to-come pkt-srcaddr pkt-dstaddr bytes start\r",
     ] {
-        let (units, error) = read(header.as_bytes());
-        assert_eq!((units.len(), error), (0, None), "{header}");
+        let (flows, error) = read(header.as_bytes());
+        assert_eq!((flows.len(), error), (0, None), "{header}");
     }
     // Recognised although a field is missing.
     let error = read(b"srcaddr dstaddr bytes\n1.1.1.1 2.2.2.2 5\n")
@@ -220,8 +220,8 @@ fn compressed_inputs() {
     let zstd = zstd.finish().unwrap();
     for (name, bytes) in [("gzip", gzip), ("zstd", zstd)] {
         // Files with either line end may be concatenated.
-        let (units, error) = read(&[&bytes[..], &bytes].concat());
-        assert_eq!((units.len(), error), (2000, None));
+        let (flows, error) = read(&[&bytes[..], &bytes].concat());
+        assert_eq!((flows.len(), error), (2000, None));
         let error = read(&bytes[..bytes.len() - 3]).1.unwrap();
         let expected = format!("the {name} data ends early");
         assert!(error.starts_with(&expected), "{error}");
@@ -242,8 +242,8 @@ fn what_follows_a_gzip_stream() {
     let gzip = gzip.finish().unwrap();
     for (zeros, members) in [(1, 1), (10_240, 1), (512, 2)] {
         let padded = [&gzip[..], &vec![0; zeros]].concat().repeat(members);
-        let (units, error) = read(&padded);
-        assert_eq!((units.len(), error), (1000 * members, None));
+        let (flows, error) = read(&padded);
+        assert_eq!((flows.len(), error), (1000 * members, None));
     }
     for garbage in [&b"x"[..], b"\0\0\0x", b"<html>", b"PK\x03\x04"] {
         let error = read(&[&gzip[..], garbage].concat()).1.unwrap();
@@ -309,9 +309,9 @@ fn lookalikes_are_named() {
         ),
         (cut_off.into_bytes(), "an Azure flow log"),
     ] {
-        let (units, error) = read(&bytes);
+        let (flows, error) = read(&bytes);
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
-        assert_eq!(units, [], "{shown}");
+        assert_eq!(flows, [], "{shown}");
         let error = error.unwrap_or_default();
         assert!(error.contains(word), "{shown}: {error}");
     }

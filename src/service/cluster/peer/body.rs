@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::client::chain;
 use crate::query::QueryError;
 
-/// A body that is received as it is read: while nobody reads, at most two chunks are in memory, and the peer has to wait.
-/// Dropping it before its end closes the connection, so that the peer stops too.
+/// A body that is received as it is read: while it is not read, at most two chunks are in memory, and the peer has to wait.
+/// Dropping it before its end closes the connection, so that the peer stops its scan.
 #[derive(Debug)]
 pub(super) struct PeerBody<B = Incoming> {
     /// The node that sends it, for errors.
@@ -29,9 +29,9 @@ pub(super) struct PeerBody<B = Incoming> {
 /// How long reading may wait for a peer.
 #[derive(Clone, Debug)]
 pub(super) struct ReadLimits {
-    /// For each chunk.
+    /// Longest wait for a chunk.
     pub(super) stall_max: Duration,
-    /// For the part of the answer that is being made.
+    /// Deadline of the part of the answer that is being produced.
     pub(super) deadline: Option<Instant>,
     pub(super) cancel: CancellationToken,
 }
@@ -40,7 +40,7 @@ impl ReadLimits {
     /// When the wait that starts now has to end.
     fn give_up(&self) -> Instant {
         let now = Instant::now();
-        // A limit that cannot be represented is never reached, but a timer needs one.
+        // If the limit is too far away to be represented.
         let stalled = now.checked_add(self.stall_max).unwrap_or(now + A_YEAR);
         self.deadline.map_or(stalled, |at| at.min(stalled))
     }
@@ -131,6 +131,23 @@ where
         self.consume(bytes);
         Ok(bytes)
     }
+
+    /// For the usual case, in which one chunk has all of it.
+    #[inline]
+    fn read_exact(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        if let Some(bytes) = self.chunk.get(..into.len()) {
+            into.copy_from_slice(bytes);
+            self.chunk.advance(into.len());
+            return Ok(());
+        }
+        while !into.is_empty() {
+            match self.read(into)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => into = &mut into[bytes..],
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -187,14 +204,15 @@ pub(super) mod tests {
         }
     }
 
-    /// What reading a stalled body ends with.
-    fn error_of(limits: ReadLimits) -> QueryError {
+    /// The error of a stalled body; `stalled` is called before the wait.
+    fn error_of(limits: ReadLimits, stalled: impl FnOnce()) -> QueryError {
         let runtime = runtime();
         let _on_the_runtime = runtime.enter();
         let mut body = PeerBody::new("b", Stalled(Some("x".into())), limits);
         let mut first = [0];
         body.read_exact(&mut first).unwrap();
         assert_eq!(first, [b'x']);
+        stalled();
         let error = body.fill_buf().unwrap_err();
         body.query_error(error)
     }
@@ -211,7 +229,7 @@ pub(super) mod tests {
             ..limits()
         };
         for limits in [stalled, late] {
-            let error = error_of(limits).to_string();
+            let error = error_of(limits, || ()).to_string();
             assert!(error.contains("answer of b"), "{error}");
             assert!(error.contains("nothing has arrived"), "{error}");
         }
@@ -221,8 +239,12 @@ pub(super) mod tests {
     fn cancellation_ends_a_wait() {
         let limits = limits();
         let cancel = limits.cancel.clone();
-        let waiting = std::thread::spawn(move || error_of(limits));
-        cancel.cancel();
-        assert!(matches!(waiting.join().unwrap(), QueryError::Cancelled));
+        let error = error_of(limits, || {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                cancel.cancel();
+            });
+        });
+        assert!(matches!(error, QueryError::Cancelled), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The client of the other nodes: asynchronous, and one for all of them.
+//! The asynchronous client that queries all peers.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -27,9 +27,9 @@ use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
 use agent::client::{ClientError, Problem, read_first_token};
 use flow::query::Query;
-use flow::{Offset, Partition};
+use flow::{HostName, Offset, Partition};
 
-/// Longest wait for a connection. Every request has a deadline beside it.
+/// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a response that is not rows, and for each part of it.
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -39,21 +39,21 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Unused connections to a node are kept for this long, and not more than this many: a query needs one.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
 const IDLE_CONNECTIONS_MAX: usize = 8;
-/// Received at once. A connection has a buffer of this size, and a response two chunks at most.
+/// Size of a connection's buffer, and so of the chunks of a response. At most two chunks wait for their reader.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// The body of a response that is an error.
+/// Longest body of an error that is read.
 const PROBLEM_BYTES_MAX: usize = 64 << 10;
-/// Requests to wait for offsets that are in progress, over all nodes. Requests for rows and hours are as many as the
-/// answers that need them, which are bounded.
+/// Most requests to wait for offsets at a time, over all peers. Requests for rows and hours are bounded by the number of
+/// answers.
 const AWAITING_MAX: usize = 512;
 
-/// Why a node did not answer.
+/// Why a peer did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
-    /// It does not respond, or not now. Another node may have its partitions shortly.
+    /// It does not respond, or responds with 503. Another node may own its partitions shortly.
     #[error("{url}: {why}")]
     Unavailable { url: String, why: String },
-    /// It responds with something else than what it was asked for.
+    /// It responds with another error, or not with what was requested.
     #[error("{url}: {why}")]
     Failed { url: String, why: String },
 }
@@ -74,7 +74,7 @@ impl PeerError {
     }
 }
 
-/// Asks other nodes.
+/// Sends requests to peers.
 #[derive(Debug)]
 pub struct PeerClient {
     tls: PeerTls,
@@ -91,7 +91,7 @@ type Connections = legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 #[derive(Clone, Debug)]
 struct Http {
     connections: Connections,
-    /// Debug output does not have it.
+    /// Marked as sensitive, so that debug output does not show it.
     authorization: Option<HeaderValue>,
 }
 
@@ -104,7 +104,7 @@ impl Http {
             value.set_sensitive(true);
             Ok::<_, ClientError>(value)
         });
-        // It reads no variables, so no proxy is used between nodes.
+        // This connector reads no proxy variables, so nodes reach each other directly.
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -142,10 +142,10 @@ pub struct PeerHours {
     pub coverage: Coverage,
 }
 
-/// The futures are cancelled by dropping them. The rows and hours that they return are read by a thread that may block.
+/// Dropping a future cancels its request. The rows and hours are read by a thread that may block.
 impl PeerClient {
     /// # Errors
-    /// A file that cannot be used.
+    /// If a file cannot be used.
     pub fn new(tls: PeerTls, token_file: Option<PathBuf>) -> Result<PeerClient, ClientError> {
         let http = RwLock::new(Http::new(&tls, token_file.as_deref())?);
         Ok(PeerClient {
@@ -164,8 +164,8 @@ impl PeerClient {
         Ok(())
     }
 
-    /// Asks the node at `url` for its rows of `partitions`. Its response has `time_max` to begin, and for each chunk; but
-    /// a node that stands still is given up earlier.
+    /// Requests the rows of `partitions` from the node at `url`. Its response has `time_max` to begin, and for each
+    /// chunk; probes detect earlier that the node hangs.
     pub async fn rows(
         &self,
         url: &str,
@@ -186,7 +186,7 @@ impl PeerClient {
         Ok(PeerRows { rows, coverage })
     }
 
-    /// Asks the node at `url` for the ledger of `partitions`.
+    /// Requests the ledger of `partitions` from the node at `url`.
     pub async fn hours(
         &self,
         url: &str,
@@ -219,7 +219,7 @@ impl PeerClient {
         response.await.map(drop)
     }
 
-    /// Resolves when the node at `url` does not respond to a probe: it stands still, or is cut off.
+    /// Probes the node at `url` until it does not respond: then it hangs, or is cut off.
     async fn probe_repeatedly(&self, url: &str) -> PeerError {
         loop {
             tokio::time::sleep(self.probe_interval).await;
@@ -285,20 +285,31 @@ impl PeerClient {
     }
 }
 
+/// Validates the URL at which peers reach this node.
+///
+/// # Errors
+/// If no request can be sent to it.
+pub fn validate_url(url: &str) -> Result<(), ClientError> {
+    let valid = uri(url, "/healthz").map(drop);
+    valid.map_err(|error| ClientError::Options(error.to_string()))
+}
+
 /// The URI of `target` at the node whose URL is `url`.
 fn uri(url: &str, target: &str) -> Result<Uri, PeerError> {
     let base = url.trim_end_matches('/');
-    // As in the URL that a client posts to.
+    // An operator may have given the URL that clients post to.
     let base = base.strip_suffix("/flows").unwrap_or(base);
     let uri = Uri::try_from(format!("{base}{target}"));
     let uri =
         uri.map_err(|e| PeerError::failed(url, format!("cannot ask for {target:.200}: {e}")))?;
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = uri.host().unwrap_or_default();
-    // Otherwise the connector would use the scheme's port.
-    let has_bad_port =
-        authority.len() > host.len() && !authority.ends_with(':') && uri.port().is_none();
-    match matches!(uri.scheme_str(), Some("http" | "https")) && !host.is_empty() && !has_bad_port {
+    // The connector would replace an invalid port by the scheme's.
+    let has_port = authority.len() > host.len() && !authority.ends_with(':');
+    let is_valid = matches!(uri.scheme_str(), Some("http" | "https"))
+        && host.parse::<HostName>().is_ok()
+        && (!has_port || matches!(uri.port_u16(), Some(1..)));
+    match is_valid {
         true => Ok(uri),
         false => Err(PeerError::failed(
             url,
@@ -317,14 +328,14 @@ fn body_of(url: &str, body: Incoming, stall_max: Duration, cancel: CancellationT
     PeerBody::new(url, body, limits)
 }
 
-/// What a node's headers say about the partitions that it was asked for.
+/// The coverage in a response's headers.
 fn coverage(url: &str, headers: &hyper::HeaderMap) -> Result<Coverage, PeerError> {
     let header = |name| headers.get(name)?.to_str().ok();
     let why = "its answer names partitions that do not exist; it may run another version";
     Coverage::from_headers(header).ok_or_else(|| PeerError::failed(url, why))
 }
 
-/// An error with its causes, which the errors of HTTP leave out.
+/// An error with its causes: hyper's errors print only themselves.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

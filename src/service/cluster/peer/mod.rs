@@ -17,7 +17,7 @@ mod request;
 mod tests;
 mod tls;
 
-pub(super) use client::{PeerClient, PeerError};
+pub(super) use client::{PeerClient, PeerError, validate_url};
 pub(super) use frames::FRAMES;
 pub(super) use request::Request;
 pub use tls::PeerTls;

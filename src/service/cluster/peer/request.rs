@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_request_is_refused() {
+    fn invalid_queries_of_peers_are_refused() {
         assert_eq!(Request::parse("/partitions/other", ""), None);
         for wrong in [
             "/partitions/rows?hour=1",

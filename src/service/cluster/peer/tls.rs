@@ -20,8 +20,10 @@ pub struct PeerTls {
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
+/// The TLS configuration of a client with these files.
+///
 /// # Errors
-/// A file that cannot be used.
+/// If a file cannot be used.
 pub(super) fn load(files: &PeerTls) -> Result<ClientConfig, ClientError> {
     let roots = match &files.ca {
         None => RootCertStore {

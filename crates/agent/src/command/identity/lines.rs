@@ -3,41 +3,34 @@
 //! A file that is still being written may end inside the last field of a line, and that text may still parse
 //! as a flow. Nothing distinguishes it from a complete line without a line end, so it is counted. When the
 //! file has grown, the line has a different text. Two lines are the same line if the same records precede
-//! them, their text up to the last field is the same, and the last field of one is a prefix of the other's.
-//! So the last line of a file and the first line of each batch are noted: the key of the note is made of the
-//! records before the line and the text up to its last field, and the value has the bytes that were counted.
-//! Different files with the same beginning may each have such a line, so there are several keys per line.
+//! them, they are the same but for one field (the [`Stem`] is the rest), and that field of one is a prefix of
+//! the other's. So the last line of a file and the first record of each batch are noted: the key of the note
+//! is made of the records before the line and of the stem, and the value has the bytes that were counted.
+//! The complete line may be in a file with other columns, or in JSON, so it is noted once for each of its
+//! fields. Different files with the same beginning may each have such a line, so there are several keys per
+//! stem.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use super::stems::{Stem, is_cut_of};
 use super::{Chain, key};
 use flow::{Counters, IdempotencyKey, Note};
 
-/// Notes per line: lines with the same text before their last field, after the same records.
+/// Notes per stem.
 const SLOTS: u32 = 8;
 /// Longer last fields are stored as a hash.
 const LAST_CHARS_MAX: usize = 42;
 
-/// The text of a record, split before its last field.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LineText<'a> {
-    /// Everything before the last field.
-    pub(crate) stem: &'a str,
-    pub(crate) last: &'a str,
-}
-
 /// Keys of the notes about a line after `before` that begins a batch or ends a file.
-pub(crate) fn slot_keys(before: &Chain, line: LineText<'_>) -> Vec<IdempotencyKey> {
-    let stem = xxh3_128(line.stem.as_bytes());
-    let slot = |slot| format!("line\0{:032x}\0{stem:032x}\0{slot}", before.content);
+pub(crate) fn slot_keys(before: &Chain, stem: &Stem) -> Vec<IdempotencyKey> {
+    let slot = |slot| format!("line\0{:032x}\0{:032x}\0{slot}", before.content, stem.rest);
     let keys = (0..SLOTS).filter_map(|n| key(xxh3_128(slot(n).as_bytes())));
     keys.collect()
 }
 
 /// Key of the note about a line after `before` in the middle of a batch.
-pub(crate) fn within_key(before: &Chain, line: LineText<'_>) -> Option<IdempotencyKey> {
-    let stem = xxh3_128(line.stem.as_bytes());
-    let text = format!("within\0{:032x}\0{stem:032x}", before.content);
+pub(crate) fn within_key(before: &Chain, rest: u128) -> Option<IdempotencyKey> {
+    let text = format!("within\0{:032x}\0{rest:032x}", before.content);
     key(xxh3_128(text.as_bytes()))
 }
 
@@ -61,18 +54,13 @@ enum Last {
 }
 
 impl LineNote {
-    pub(crate) fn new(
-        has_ended: bool,
-        line: LineText<'_>,
-        flow: u64,
-        counters: Counters,
-    ) -> LineNote {
+    pub(crate) fn new(has_ended: bool, field: &str, flow: u64, counters: Counters) -> LineNote {
         let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b',' | b'~');
-        let last = match line.last.bytes().all(is_plain) && line.last.len() <= LAST_CHARS_MAX {
-            true => Last::Text(line.last.into()),
+        let last = match field.bytes().all(is_plain) && field.len() <= LAST_CHARS_MAX {
+            true => Last::Text(field.into()),
             false => Last::Hash {
-                bytes: line.last.len(),
-                hash: xxh3_64(line.last.as_bytes()),
+                bytes: field.len(),
+                hash: xxh3_64(field.as_bytes()),
             },
         };
         LineNote {
@@ -121,14 +109,6 @@ impl LineNote {
         })
     }
 
-    /// Whether the noted line has this last field.
-    pub(crate) fn is_of(&self, last: &str) -> bool {
-        match &self.last {
-            Last::Text(text) => text == last,
-            Last::Hash { bytes, hash } => *bytes == last.len() && *hash == xxh3_64(last.as_bytes()),
-        }
-    }
-
     fn last_bytes(&self) -> usize {
         match &self.last {
             Last::Text(text) => text.len(),
@@ -136,38 +116,41 @@ impl LineNote {
         }
     }
 
-    /// Whether the noted last field is a proper prefix of `last`.
-    fn is_begin_of(&self, last: &str) -> bool {
-        let begin = last.get(..self.last_bytes());
-        self.last_bytes() < last.len()
-            && begin.is_some_and(|begin| match &self.last {
-                Last::Text(text) => text == begin,
-                Last::Hash { hash, .. } => *hash == xxh3_64(begin.as_bytes()),
-            })
+    /// Whether the noted field is a proper prefix of the stem's.
+    fn is_begin_of(&self, stem: &Stem) -> bool {
+        match &self.last {
+            Last::Text(text) => is_cut_of(text, &stem.field, stem.is_number),
+            Last::Hash { bytes, hash } => {
+                let begin = stem.field.get(..*bytes);
+                *bytes < stem.field.len()
+                    && begin.is_some_and(|begin| *hash == xxh3_64(begin.as_bytes()))
+            }
+        }
     }
 
-    /// Whether `last` is (or, if only the hash is known, may be) a proper prefix of the noted last field.
-    pub(crate) fn may_begin_with(&self, last: &str) -> bool {
+    /// Whether `field` is (or, if only the hash is known, may be) a proper prefix of the noted field.
+    pub(crate) fn may_begin_with(&self, field: &str, is_number: bool) -> bool {
         match &self.last {
-            Last::Text(text) => text.len() > last.len() && text.starts_with(last),
-            Last::Hash { bytes, .. } => *bytes > last.len(),
+            Last::Text(text) => is_cut_of(field, text, is_number),
+            Last::Hash { bytes, .. } => *bytes > field.len(),
         }
     }
 
     /// Whether the line of `other` is (or may be) a longer version of this line.
-    fn may_have_become(&self, other: &LineNote) -> bool {
+    fn may_have_become(&self, other: &LineNote, is_number: bool) -> bool {
         match &self.last {
-            Last::Text(text) => other.may_begin_with(text),
+            Last::Text(text) => other.may_begin_with(text, is_number),
             Last::Hash { .. } => false,
         }
     }
 }
 
-/// Finds the one of the `noted` lines that has grown into the line with this `last` field.
-pub(crate) fn grown(noted: &[LineNote], last: &str) -> Option<LineNote> {
-    let begins = noted.iter().filter(|note| note.is_begin_of(last));
-    let longest = begins.max_by_key(|note| note.last_bytes())?;
+/// Finds the one of the `noted` lines that has grown into the line with this stem.
+pub(crate) fn grown(noted: &[(LineNote, u64)], stem: &Stem) -> Option<(LineNote, u64)> {
+    let begins = noted.iter().filter(|(note, _)| note.is_begin_of(stem));
+    let longest = begins.max_by_key(|(note, _)| note.last_bytes())?;
     // It may have grown into a line of another file already.
-    let is_settled = longest.has_ended || noted.iter().any(|note| longest.may_have_become(note));
+    let has_become = |(note, _): &(LineNote, u64)| longest.0.may_have_become(note, stem.is_number);
+    let is_settled = longest.0.has_ended || noted.iter().any(has_become);
     (!is_settled).then(|| longest.clone())
 }

@@ -34,6 +34,7 @@
 mod frontier;
 mod late;
 mod lines;
+mod stems;
 #[cfg(test)]
 mod tests;
 
@@ -207,7 +208,7 @@ impl FrontierError {
                 rfc3339(since_s)
             ),
             FrontierError::Forgotten { since_s } => format!(
-                "it begins like a file that was first counted on {}, and the receipts of what was counted after \
+                "it starts like a file that was first counted on {}, and the receipts of what was counted after \
                  that have expired (--import-window, --import-disk-max); if these are different flows, give \
                  --source NAME, the name of their origin, or --again",
                 rfc3339(since_s)

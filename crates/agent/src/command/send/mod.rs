@@ -17,7 +17,7 @@ use super::drain::Drain;
 use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
 use super::source::{self, FlowSource};
-use super::{batches, connect, eprint_line, print_result};
+use super::{batches, connect, eprint_line, print_result, progress};
 use crate::arguments::Send;
 use crate::delivery::{DeadLetters, Receipts, Rejected, Report, Sender, SenderOptions, shell_word};
 use crate::inputs::{Apps, Skipped};
@@ -43,7 +43,7 @@ pub fn run(arguments: &Send) -> Result<(), String> {
             "flowtally: reading flows from the terminal until Ctrl-D. To read a file or a pipe, see --help",
         );
     }
-    let bar = source::progress_bar(bytes);
+    let bar = progress::input_bar(bytes);
     // The spool may hold flows of earlier runs.
     let once = bytes.is_some() && arguments.spool.is_none();
     let rejects = Rejects::open(input.rejects.as_deref(), once, None, bar.clone())?;

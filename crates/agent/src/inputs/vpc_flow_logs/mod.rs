@@ -173,6 +173,7 @@ impl Log<'_> {
                 last_field: text.rfind(' ').map_or(0, |at| at + 1),
                 last_is_whole: words.last().is_some_and(|word| FIXED_WORDS.contains(word)),
                 is_content: true,
+                last_column: None,
             });
         }
         Ok(sink.flow(raw))

@@ -259,9 +259,10 @@ fn a_cancelled_upload_or_download_leaves_nothing_behind() {
             cancelled.cancel();
         });
         match ours.upload(&test.store, &stop) {
-            Err(CheckpointError::Stopped) => assert!(ours.list(&never()).unwrap().is_empty()),
-            Ok(Some(_)) => break,
-            other => panic!("{other:?}"),
+            Err(CheckpointError::Stopped) => {}
+            // The request that completed the checkpoint may have been the one that was cancelled.
+            Ok(_) => break,
+            Err(error) => panic!("{error}"),
         }
         timer.join().unwrap();
         let left = std::fs::read_dir(test.temp.path().join("store/checkpoints"));

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use super::super::late::Gap;
 use super::super::{Chain, Identity, IdentityNote};
-use super::grown::{NotedLines, lines_within};
+use super::noted::{NotedLines, lines_within};
 use super::{FirstBatch, Frontier, FrontierError, NewFlows, PendingChunk, ReceiptLookup, earlier};
 use crate::inputs::{RecordHashes, first_to_json};
-use flow::{BatchBuilder, IdempotencyKey, Notes, codec};
+use flow::{BatchBuilder, IdempotencyKey, Notes};
 
 /// Records per batch that are noted under the file's name.
 const SKETCH: usize = 4;
+/// Notes of a batch about flows that are left out of it.
+const GAP_NOTES_MAX: usize = 4;
 /// New batches that are compared with the sketches under the file's name.
 const COMPARED_MAX: u32 = 2;
 
@@ -29,7 +31,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             if let (true, Some(batch), Some(record)) =
                 (chunk.may_be_cut, &chunk.batch, chunk.records.last())
             {
-                let flow = first_to_json(batch).map_err(failed)?;
+                let flow = first_to_json(batch)?;
                 new_flows.unfinished = Some((record.location, flow));
             }
             self.make_line_batches(chunk, new_flows)?;
@@ -69,7 +71,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         if let (Some(identity), Some(key)) = (self.identity.clone(), end.key()) {
             let sketch = sketch(&identity, &chunk.records);
             self.compare(&sketch, &chunk, new_flows)?;
-            let mut notes = self.notes(&chunk, *end, sketch, noted);
+            let mut notes = self.notes(&chunk, *end, sketch, noted)?;
             let gap = Gap::empty(*end, chunk.before);
             notes.others.extend(self.gap_notes(&gap, chunk.late_from));
             // The batch of a grown line has only the difference to what was counted, so it is not split again.
@@ -77,6 +79,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             batch = batch.with_key(key).with_notes(notes);
         }
         self.counted = *end;
+        self.has_made_batches = true;
         new_flows.if_late.push(if_late);
         new_flows.batches.push(batch);
         let in_batch = chunk.records.iter().filter(|record| record.is_in_batch);
@@ -92,7 +95,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         end: Chain,
         sketch: Vec<IdempotencyKey>,
         noted: NotedLines,
-    ) -> Notes {
+    ) -> Result<Notes, FrontierError> {
         let count = chunk.chains.len() as u64;
         let mut notes = Notes {
             own: IdentityNote::End {
@@ -136,13 +139,14 @@ impl<L: ReceiptLookup> Frontier<L> {
             add(Some(key), IdentityNote::Sketch);
         }
         notes.others.extend(noted.first);
-        notes.others.extend(lines_within(chunk));
-        // If another command counts this file at the same time, its batch begins with the same record. In a
-        // batch of one record, this key is the batch's own key, under which a mark is not a receipt.
+        notes.others.extend(lines_within(chunk)?);
+        notes.others.truncate(Notes::COUNT_MAX - GAP_NOTES_MAX);
+        // If another command counts this file at the same time, its batch begins with the same record, in any
+        // format. In a batch of one record, this key is the batch's own key, under which a mark is not a receipt.
         let first = chunk.chains[0].key();
         let first = first.filter(|key| !self.marks.contains_key(key));
-        notes.excluded_by = noted.unless.or(first);
-        notes
+        notes.excluded_by = noted.unless.into_iter().chain(first).collect();
+        Ok(notes)
     }
 
     /// Compares the first new batches with the sketches under the file's name.
@@ -156,10 +160,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         {
             return Ok(());
         }
-        let kept = self
-            .receipts
-            .look_up(sketch)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(sketch)?;
         let compared = &mut self.compared;
         compared.batches += 1;
         compared.keys += sketch.len();
@@ -185,16 +186,9 @@ impl<L: ReceiptLookup> Frontier<L> {
             .filter_map(Chain::key)
             .filter(|key| !self.marks.contains_key(key));
         let keys: Vec<_> = keys.collect();
-        let kept = self
-            .receipts
-            .look_up(&keys)
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&keys)?;
         Ok(kept.into_iter().flatten().any(|kept| kept.is_some()))
     }
-}
-
-fn failed(error: codec::Corrupt) -> FrontierError {
-    FrontierError::Failed(error.to_string())
 }
 
 /// Keys for the sketch of a batch: its smallest record hashes, fewer if records repeat.

@@ -67,7 +67,7 @@ impl<L: ReceiptLookup> Frontier<L> {
     ) -> Result<Vec<Option<Option<Box<str>>>>, FrontierError> {
         let mut notes = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_MAX) {
-            let kept = self.receipts.look_up(keys).map_err(FrontierError::Failed)?;
+            let kept = self.look_up(keys)?;
             let kept = kept.unwrap_or_else(|| vec![None; keys.len()]);
             notes.extend(kept.into_iter().map(|kept| kept.map(|kept| kept.note)));
         }
@@ -80,7 +80,6 @@ impl<L: ReceiptLookup> Frontier<L> {
         chunk: &PendingChunk,
         gaps: &mut [FilledGap],
     ) -> Result<(), FrontierError> {
-        let failed = |e: codec::Corrupt| FrontierError::Failed(e.to_string());
         let start = chunk.before.index;
         let end = start + chunk.chains.len() as u64;
         let overlaps = |gap: &&mut FilledGap| {
@@ -94,13 +93,13 @@ impl<L: ReceiptLookup> Frontier<L> {
         if let (Some(batch), false) = (&chunk.batch, gaps.is_empty()) {
             let records = chunk.records.iter().zip(&chunk.chains);
             let records = records.filter(|(record, _)| record.is_in_batch);
-            let flows = codec::Records::new(batch.bytes()).map_err(failed)?;
+            let flows = codec::Records::new(batch.bytes())?;
             for ((record, chain), flow) in records.zip(flows) {
                 let Some(gap) = gaps.iter_mut().find(|gap| gap.gap.contains(chain.index)) else {
                     continue;
                 };
-                let flow = flow.map_err(failed)?;
-                let key = FlowKey::decode(flow.key).map_err(failed)?;
+                let flow = flow?;
+                let key = FlowKey::decode(flow.key)?;
                 if key.hour.get() >= gap.gap.hour {
                     let names = [&key.src_app, &key.dest_app, &key.vpc_id];
                     let names = names.map(|name| name.as_bytes());
@@ -124,7 +123,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             let notes = Notes {
                 own: Note::new("h"),
                 others: self.gap_notes(&gap, filled.late_from),
-                excluded_by: None,
+                excluded_by: Vec::new(),
             };
             self.refilled.if_late.push(Some(self.if_late(&gap, &notes)));
             let batch: Batch = filled.flows.finish();

@@ -3,17 +3,18 @@
 mod batches;
 mod gaps;
 mod grown;
+mod noted;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::late::Gap;
-use super::lines::LineText;
 use super::{Chain, Identity, IdentityNote};
 use gaps::FilledGap;
 
 use crate::delivery::IfLate;
 use crate::inputs::{Chunk, Location, RecordHashes, RejectedFlow};
+use flow::codec::Corrupt;
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
 /// The most keys in one lookup.
@@ -86,6 +87,12 @@ pub enum FrontierError {
     Failed(String),
 }
 
+impl From<Corrupt> for FrontierError {
+    fn from(error: Corrupt) -> FrontierError {
+        FrontierError::Failed(error.to_string())
+    }
+}
+
 /// Follows a file chunk by chunk.
 #[derive(Debug)]
 pub struct Frontier<L> {
@@ -114,6 +121,8 @@ pub struct Frontier<L> {
     /// For each mark that was found: the number of records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
     compared: SketchMatch,
+    /// Whether batches were made, so that what follows them is not looked up.
+    has_made_batches: bool,
     /// Whether flows were left out of a file with the same first record. `None` until a receipt of it is found.
     has_gaps: Option<bool>,
     /// Batches of flows that were left out of earlier batches.
@@ -167,17 +176,6 @@ struct PendingChunk {
 }
 
 impl PendingChunk {
-    /// The text of a record, in formats where a line may be cut and still parse.
-    fn line(&self, record: usize) -> Option<LineText<'_>> {
-        let line = self.records.get(record)?.line?;
-        let text =
-            |range: std::ops::Range<u32>| self.text.get(range.start as usize..range.end as usize);
-        Some(LineText {
-            stem: text(line.start..line.last_field)?,
-            last: text(line.last_field..line.end)?,
-        })
-    }
-
     /// The chain before a record.
     fn before(&self, record: usize) -> Chain {
         match record.checked_sub(1) {
@@ -223,11 +221,7 @@ impl PendingChunk {
             Some(batch) if !std::ops::Range::is_empty(&range) => batch.part(range).map(Some),
             _ => Ok(None),
         };
-        let failed = |e: flow::codec::Corrupt| FrontierError::Failed(e.to_string());
-        let (head, tail) = (
-            part(0..flows).map_err(failed)?,
-            part(flows..all).map_err(failed)?,
-        );
+        let (head, tail) = (part(0..flows)?, part(flows..all)?);
         let after = chains_end(&self.chains, self.before);
         Ok(PendingChunk {
             before: std::mem::replace(&mut self.before, after),
@@ -272,6 +266,7 @@ impl<L: ReceiptLookup> Frontier<L> {
             mark: None,
             marks: HashMap::new(),
             compared: SketchMatch::default(),
+            has_made_batches: false,
             has_gaps: None,
             refilled: NewFlows::default(),
         }
@@ -381,16 +376,21 @@ impl<L: ReceiptLookup> Frontier<L> {
         Ok(())
     }
 
+    /// See [`ReceiptLookup::look_up`].
+    fn look_up(
+        &mut self,
+        keys: &[IdempotencyKey],
+    ) -> Result<Option<Vec<Option<ReceiptInfo>>>, FrontierError> {
+        self.receipts.look_up(keys).map_err(FrontierError::Failed)
+    }
+
     /// Whether the record after the first known batch shows that the file is one that was counted further.
     fn is_forgotten(&mut self) -> Result<bool, FrontierError> {
         let is_last = |first: &&FirstBatch| first.end.flows == self.counted.flows;
         let first = self.first.as_ref().filter(is_last);
         let key = first.and_then(|first| first.next?.grown_key());
         let Some(key) = key else { return Ok(false) };
-        let kept = self
-            .receipts
-            .look_up(&[key])
-            .map_err(FrontierError::Failed)?;
+        let kept = self.look_up(&[key])?;
         Ok(kept.is_some_and(|kept| kept.iter().any(Option::is_some)))
     }
 
@@ -404,11 +404,7 @@ impl<L: ReceiptLookup> Frontier<L> {
         let mut found: Vec<Chain> = Vec::new();
         for chains in last.chunks(1).chain(others.chunks(KEYS_MAX)) {
             let keys: Vec<IdempotencyKey> = chains.iter().filter_map(Chain::key).collect();
-            let Some(kept) = self
-                .receipts
-                .look_up(&keys)
-                .map_err(FrontierError::Failed)?
-            else {
+            let Some(kept) = self.look_up(&keys)? else {
                 return Ok(None);
             };
             for ((chain, key), kept) in chains.iter().zip(keys).zip(kept) {

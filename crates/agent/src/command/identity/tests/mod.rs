@@ -2,6 +2,7 @@
 
 mod cut_lines;
 mod late;
+mod writings;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -12,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::inputs::{Chunk, Line, Location, RecordHashes, Skipped};
-use flow::{Batch, BatchBuilder, Counters, Hour, ReceiptInfo, codec};
+use flow::{Batch, BatchBuilder, Counters, Field, Hour, ReceiptInfo, codec};
 
 #[derive(Debug, Default)]
 struct Table {
@@ -23,8 +24,11 @@ struct Table {
     counted: BTreeMap<u64, u32>,
     /// Sums of bytes_tx by src_app.
     sums: BTreeMap<String, u64>,
+    sum_rx: u64,
     now_s: u64,
     window_s: u64,
+    /// The last column of lines; without it, their texts identify them.
+    last_column: Option<Field>,
 }
 
 type Service = Rc<RefCell<Table>>;
@@ -56,8 +60,7 @@ impl Table {
             None => {}
         }
         let notes = batch.notes().unwrap();
-        let unless = notes.excluded_by.as_ref();
-        if unless.is_some_and(|key| self.kept(key).is_some()) {
+        if notes.excluded_by.iter().any(|key| self.kept(key).is_some()) {
             return Err(Conflict);
         }
         for record in codec::Records::new(batch.bytes()).unwrap() {
@@ -67,6 +70,7 @@ impl Table {
                 .src_app
                 .into_owned();
             *self.sums.entry(src_app).or_default() += record.counters.tx;
+            self.sum_rx += record.counters.rx;
             *self.counted.entry(record.counters.tx).or_default() += 1;
         }
         let kept = |note: &Note| ReceiptInfo {

@@ -1,0 +1,144 @@
+//! The tallies of an open store, and the counters beside them. One lock holds them together, so that whoever has it
+//! sees a moment between two commits.
+
+use std::sync::Arc;
+
+use super::audit::HoursOnDisk;
+use super::flush::FlushState;
+use super::tally::Tally;
+use flow::{Batch, Totals};
+
+#[derive(Debug)]
+pub(super) struct Tallies {
+    active: Tally,
+    /// The tally that is being flushed.
+    frozen: Option<Arc<Tally>>,
+    /// Journal position up to which the sums on disk are complete: the marker.
+    flushed: u64,
+    /// The newest hour that has had flows.
+    newest: Option<u32>,
+    /// Expected total of the ledger: its total at start, plus everything that was added since, minus what was dropped.
+    expected: Totals,
+    hours_on_disk: HoursOnDisk,
+    pub(super) flush: FlushState,
+}
+
+impl Tallies {
+    pub(super) fn new() -> Tallies {
+        Tallies {
+            active: Tally::new(0),
+            frozen: None,
+            flushed: 0,
+            newest: None,
+            expected: Totals::default(),
+            hours_on_disk: HoursOnDisk::default(),
+            flush: FlushState::default(),
+        }
+    }
+
+    pub(super) fn active(&self) -> &Tally {
+        &self.active
+    }
+
+    /// To add batches from an external journal; see [`Tallies::add`].
+    pub(super) fn active_mut(&mut self) -> &mut Tally {
+        &mut self.active
+    }
+
+    pub(super) fn frozen(&self) -> Option<&Arc<Tally>> {
+        self.frozen.as_ref()
+    }
+
+    /// The frozen tally, if there is one, and the active one.
+    pub(super) fn both(&self) -> impl Iterator<Item = &Tally> {
+        self.frozen.as_deref().into_iter().chain([&self.active])
+    }
+
+    pub(super) fn are_empty(&self) -> bool {
+        self.frozen.is_none() && self.active.since().is_none()
+    }
+
+    /// See [`Tallies`].
+    pub(super) fn flushed(&self) -> u64 {
+        self.flushed
+    }
+
+    /// The newest hour that has had flows.
+    pub(super) fn newest(&self) -> Option<u32> {
+        self.newest
+    }
+
+    /// Changes it after the hour was deleted.
+    pub(super) fn set_newest(&mut self, newest: Option<u32>) {
+        self.newest = newest;
+    }
+
+    /// Expected total of the ledger.
+    pub(super) fn expected(&self) -> Totals {
+        self.expected
+    }
+
+    pub(super) fn hours_on_disk(&self) -> HoursOnDisk {
+        self.hours_on_disk
+    }
+
+    /// Adds a durable batch to the active tally and the counters. Returns how many additions saturated.
+    pub(super) fn add(&mut self, batch: &Batch) -> u64 {
+        let saturated = self.active.add(batch);
+        self.count(batch.ledger());
+        saturated
+    }
+
+    fn count(&mut self, ledger: impl IntoIterator<Item = (u32, Totals)>) {
+        for (hour, totals) in ledger {
+            self.expected.add(totals);
+            self.newest = self.newest.max(Some(hour));
+        }
+    }
+
+    /// The state after recovery: `active` was replayed after `marker`, and `on_disk` is the ledger there.
+    pub(super) fn recover<E>(
+        &mut self,
+        active: Tally,
+        marker: u64,
+        on_disk: impl Iterator<Item = Result<(u32, Totals), E>>,
+    ) -> Result<(), E> {
+        let mut hours = 0;
+        for entry in on_disk {
+            self.count([entry?]);
+            hours += 1;
+        }
+        self.count(active.ledger());
+        self.hours_on_disk = HoursOnDisk::new(marker, hours);
+        (self.active, self.flushed) = (active, marker);
+        Ok(())
+    }
+
+    /// Freezes the active tally, so that the flusher takes it. There must be no frozen one.
+    pub(super) fn freeze(&mut self) {
+        debug_assert!(self.frozen.is_none());
+        let fresh = Tally::new(self.active.last());
+        self.frozen = Some(Arc::new(std::mem::replace(&mut self.active, fresh)));
+        self.flush.is_requested = false;
+    }
+
+    /// The flush to `marker` adds so many hours to the ledger on disk, and is visible there at some time from now on.
+    pub(super) fn start_flush(&mut self, marker: u64, new_hours: u64) {
+        self.hours_on_disk.start_flush(marker, new_hours);
+    }
+
+    /// The frozen tally is on disk, which has everything up to `marker`.
+    pub(super) fn end_flush(&mut self, marker: u64) {
+        self.frozen = None;
+        self.flushed = marker;
+        self.hours_on_disk.end_flush(marker);
+        self.flush.error = None;
+    }
+
+    /// Subtracts what was dropped on disk: `held` before it, and `left` after it, with the numbers of hours.
+    pub(super) fn drop_on_disk(&mut self, held: (Totals, u64), left: (Totals, u64)) {
+        self.expected.sub(held.0);
+        self.expected.add(left.0);
+        self.hours_on_disk.drop_hours(held.1.saturating_sub(left.1));
+    }
+}
