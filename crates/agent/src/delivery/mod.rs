@@ -302,10 +302,7 @@ impl Sender {
             }
             let most = closing::body_bytes_max(state.open.json.len() + bytes);
             match state.queue.reserve(most)? {
-                None => {
-                    state.full = None;
-                    break;
-                }
+                None => break,
                 Some(full) => state = shared.wait_for_room(state, full),
             }
         }
@@ -344,6 +341,9 @@ impl Sender {
                     let text = (held + size + HEADER_BYTES_MAX) as u64;
                     full = state.queue.reserve_ahead(body, text)?;
                     if full.is_none() {
+                        if size == sizes[0] {
+                            state.full = None;
+                        }
                         return Ok(size);
                     }
                 }
