@@ -111,7 +111,7 @@ mod tests {
         let parsed = Notes::parse(" a=1 , =2").unwrap();
         assert_eq!(parsed.to_string(), "=2,a=1");
         let long = format!("a={}", "x".repeat(Note::CHARS_MAX + 1));
-        let excluded = vec!["!a"; Notes::EXCLUDED_BY_MAX + 1].join(",");
+        let excluded = ["!a"; Notes::EXCLUDED_BY_MAX + 1].join(",");
         let many = vec!["a=1"; Notes::COUNT_MAX + 1].join(",");
         for text in [
             "", "a", "a=", "=", "!", &excluded, "=1,=2", "a=\u{e9}", "a=x y", "a=1,", &long, &many,
