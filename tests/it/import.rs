@@ -325,7 +325,7 @@ fn an_import_that_is_killed_goes_on() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let age = Duration::from_millis(10 + 25 * round);
+        let age = Duration::from_millis(10 + 25 * round + 3 * round * round);
         if let Some(status) = poll_for(age, || child.try_wait().unwrap()) {
             assert!(status.success(), "{:?}", child.wait_with_output());
             break;
