@@ -4,7 +4,7 @@
 //! against the `use` lines.
 //!
 //! Two other packages are below: `flow` has what agents and the service agree on (hours, counters that add up
-//! and never wrap, batches and their bytes, the decoders of bodies, questions), and `agent` is the other end of
+//! and never wrap, batches and their bytes, the decoders of bodies, queries), and `agent` is the other end of
 //! the line (client, delivery, inputs).
 //!
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB underneath. It
@@ -13,7 +13,7 @@
 //!
 //! [`backup`] hands out checkpoints of a running service, and restores backups.
 //!
-//! [`ingest`] bounds what is in memory before a commit. [`query`] turns a question into rows.
+//! [`ingest`] bounds what is in memory before a commit. [`query`] executes queries.
 //!
 //! [`service`] is what the API serves: one process with a store of its own, or one node of a cluster over Kafka.
 //!
@@ -21,7 +21,8 @@
 //!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and the
 //! metrics, [`notify`] tells systemd how far the service is, [`daemon`] connects all of it and owns the order of
-//! start and stop, and [`cli`] has one file for each subcommand.
+//! start and stop, and [`cli`] has one file or directory for each
+//! subcommand.
 
 pub mod store;
 

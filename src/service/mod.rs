@@ -61,7 +61,7 @@ pub enum Health {
 
 /// Commits batches, answers queries, and manages the store.
 pub trait Service: Debug + Send + Sync {
-    /// Resolves once every flow of `batch` is durable; with `until_visible`, once the next question to any node
+    /// Resolves once every flow of `batch` is durable; with `until_visible`, once every node's next response
     /// includes it, too.
     ///
     /// If the caller drops the future, the batch may still be committed, as if its answer had been lost.

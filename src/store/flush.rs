@@ -101,7 +101,7 @@ impl Inner {
                     drop(tallies);
                     self.compaction_requests.request_audit();
                     if let Err(error) = self.drop_old_hours() {
-                        tracing::error!(%error, "expired hours not dropped; the next flush retries");
+                        tracing::error!(%error, "too-old hours not dropped; the next flush retries");
                     }
                 }
                 Err(error) => {

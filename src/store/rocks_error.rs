@@ -15,7 +15,7 @@ pub(super) fn is_no_space(error: &rocksdb::Error) -> bool {
     error.as_ref().starts_with(NO_SPACE)
 }
 
-/// What a write lacked, by the system's text for the error number.
+/// The resource that a write ran out of, from the system's message.
 pub(super) fn shortage(error: &rocksdb::Error) -> Option<OutOfSpace> {
     match error.kind() {
         ErrorKind::IOError if is_no_space(error) => Some(OutOfSpace::Space),

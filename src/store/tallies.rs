@@ -1,5 +1,5 @@
-//! The tallies of an open store, and the counters beside them. One lock holds them together, so that whoever has it
-//! sees a moment between two commits.
+//! The tallies of an open store, and the counters beside them. They share one lock, so a thread that holds it
+//! sees a state between two commits.
 
 use std::sync::Arc;
 

@@ -539,7 +539,7 @@ fn a_new_backup_is_named_after_all_others() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("a name of the future") && said.contains("check the clock"),
+        said.contains("name is in the future") && said.contains("check the clock"),
         "{said}"
     );
     let names: Vec<_> = backups(&to)

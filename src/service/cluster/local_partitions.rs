@@ -70,7 +70,7 @@ impl LocalPartitions {
         }
     }
 
-    /// From now on, no question is answered from the partition, and answers that read it are aborted.
+    /// Stops queries of the partition and aborts responses that read it.
     pub(super) fn revoke(&self, partition: Partition) {
         self.0.lock().remove(&partition);
     }

@@ -1,6 +1,6 @@
 //! One node of a cluster whose journal is a topic of Kafka. A batch is split by its flows' names into the partitions
 //! of the topic. Each partition's sums are in a store of their own, on the node that the consumer group assigns the
-//! partition to. Any node answers any question from all of them.
+//! partition to. Every node can answer every query.
 //!
 //! - `service` is what the API calls.
 //! - `kafka_writer` takes batches, splits them with the codec in `message`, and waits until they are visible if the
@@ -8,7 +8,7 @@
 //! - `assignment` follows the consumer group. Each assigned partition has a thread (`partition`): it opens the store,
 //!   applies the messages in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
 //! - `checkpoints` uploads copies of stores, and downloads one where a store is missing.
-//! - `scatter_gather` answers questions from the stores of this node and from its `peer`s.
+//! - `scatter_gather` answers queries from the stores of this node and from its `peer`s.
 //! - `signer` authenticates the announcements by which nodes find each other.
 //! - [`kafka`] is the client of Kafka.
 //!
