@@ -41,7 +41,7 @@ pub(super) struct PollLoop<H> {
 }
 
 impl<H> Drop for PollLoop<H> {
-    /// Even after a panic of the handler; otherwise the client would wait for the loop for ever.
+    /// Even after a panic of the handler; otherwise the client would wait for the loop forever.
     fn drop(&mut self) {
         self.control.state.closing.store(true, Ordering::Relaxed);
     }
