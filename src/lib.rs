@@ -1,11 +1,11 @@
 //! The flowtally service: it takes network flows from a fleet of agents over HTTP and answers, per hour, how
 //! many bytes went between which applications. This is the map of its modules, in the order in which a flow
-//! passes through them. Arrows run downwards only: a test holds the table in `docs/internals/modules.md`
+//! passes through them. Arrows run downwards only: a test checks the table in `docs/internals/modules.md`
 //! against the `use` lines.
 //!
 //! Two other packages are below: `flow` has what agents and the service agree on (hours, counters that add up
 //! and never wrap, batches and their bytes, the decoders of bodies, queries), and `agent` is the other end of
-//! the line (client, delivery, inputs).
+//! the connection (client, delivery, inputs).
 //!
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB underneath. It
 //! owns all other stored bytes, decides which batches count, and holds the argument why nothing is lost or

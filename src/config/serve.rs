@@ -249,7 +249,7 @@ const OWN_MIB: u32 = 60;
 ///
 /// | share | for |
 /// |---|---|
-/// | 1/4 | bodies under way, and the batches made of them |
+/// | 1/4 | bodies in progress, and the batches made of them |
 /// | 2 × 1/16 | the active and the frozen tally |
 /// | 1/8 | answers: copies of rows that are not flushed yet |
 /// | 1/16 | queries: groups, sorted rows and pages |
