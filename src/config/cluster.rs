@@ -35,7 +35,8 @@ pub struct Cluster {
     )]
     pub kafka_topic: String,
 
-    /// Partitions of a topic that the service creates: the most nodes that can share it. The number can never be changed.
+    /// Partitions of a topic that the service creates: the most nodes that can share it. The number can never be
+    /// changed.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_PARTITIONS",

@@ -49,7 +49,8 @@ mod tests {
         );
     }
 
-    /// Writes to `path` as a flush does, and returns the error. RocksDB then deletes `path`, so it must not be a device.
+    /// Writes to `path` as a flush does, and returns the error. RocksDB then deletes `path`, so it must not be a
+    /// device.
     fn write_to(path: &Path) -> rocksdb::Error {
         let options = Options::default();
         let mut file = SstFileWriter::create(&options);

@@ -105,7 +105,7 @@ impl LocalPartitions {
     }
 
     /// The partition, if its sums may be shown: they have reached the end that the journal had when the partition
-    /// was assigned, and its leader was heard of so lately that no other node can own the partition.
+    /// was assigned, and its leader was heard from so recently that no other node can own the partition.
     pub(super) fn readable(
         &self,
         partition: Partition,
@@ -138,7 +138,7 @@ impl LocalPartitions {
     /// Whether all partitions can be read.
     ///
     /// # Errors
-    /// Why the first one that cannot be read cannot.
+    /// Why a partition cannot be read, for the first such partition.
     pub(super) fn check_readable(
         &self,
         progress: &BTreeMap<Partition, Progress>,

@@ -63,7 +63,8 @@ use signer::TokenSigner;
 
 /// A node that the group has not heard of for this long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// If the leader of a partition was not heard of for this long, the partition is not read: another node may own it soon.
+/// If the leader of a partition was not heard from for this long, the partition is not read: another node may own it
+/// soon.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
