@@ -61,7 +61,7 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Listen on addresses other than loopback although nothing guards sending or reading.
+    /// Listen on addresses other than loopback although sending or reading needs no token or certificate.
     #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 

@@ -53,7 +53,7 @@ pub struct Committed {
 pub enum Health {
     /// Commits and queries are expected to succeed.
     Ready,
-    /// They would fail for now, for this reason. It passes by itself, or the log tells what to do.
+    /// They would fail for now, for this reason. It passes by itself, or the log has what to do.
     NotReady(String),
     /// Batches are refused, and a restart may help. `ready` is for `/readyz`, `cause` completes "… for 10 seconds".
     Failing { ready: String, cause: &'static str },

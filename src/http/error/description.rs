@@ -110,7 +110,7 @@ impl Problem {
                 "foreign-host",
                 "The Host header names another host",
                 format!(
-                    "\"{name}\" is not a name of this machine, and nothing guards this service, so a page of any \
+                    "\"{name}\" is not a name of this machine, and this service has no tokens, so a page of any \
                      site could reach it by such a name; if the name is right, start the service with --allow-host \
                      {name}, or with tokens"
                 ),
@@ -429,6 +429,6 @@ fn internal() -> Description {
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal",
         "Internal error",
-        "the request failed inside the service; its log says why",
+        "the request failed inside the service; see its log",
     )
 }

@@ -126,7 +126,7 @@ impl Service for Standalone {
         match health {
             WriteHealth::Good => return Health::Ready,
             WriteHealth::Gone => {
-                let why = "the data directory is gone; the log says what was found";
+                let why = "the data directory is gone; see the log";
                 return Health::NotReady(why.into());
             }
             _ => {}
