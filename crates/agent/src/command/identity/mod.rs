@@ -30,8 +30,8 @@
 //!   are (see `late`).
 //! - For each batch: a *sketch*, its four smallest record hashes, under the file's name. If a file of the same
 //!   name has them at other places, it is probably an edited copy.
-//! - For the first and the last record of a batch: its *stem*, the record without the field inside which its line may
-//!   have been cut. If the next run reads the complete line, only the difference is sent.
+//! - For the first and the last record of a batch, and those at its marks: the *stem*, which is the record without
+//!   the field inside which its line may have been cut. If the next run reads the complete line, only the difference is sent.
 
 mod frontier;
 mod late;
