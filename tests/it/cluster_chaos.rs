@@ -1,6 +1,6 @@
 //! A cluster during failures: nodes are killed, frozen, cut off, added, removed and restarted in turn, brokers and
-//! senders are killed. Each response of each node is a 503 or right, and at the end each node has, to the byte, what was
-//! acknowledged to senders.
+//! senders are killed. Each response of each node is a 503 or right, and at the end each node has, to the byte, what
+//! was acknowledged to senders.
 //!
 //! The short form does each of these once. `scripts/chaos cluster` continues until it is stopped, or for
 //! `FLOWTALLY_TEST_CLUSTER_CHAOS_S` seconds.
@@ -321,7 +321,8 @@ impl Chaos<'_> {
             }
             for number in 0..NODES {
                 if self.daemons[number].as_mut().is_some_and(Daemon::has_ended) {
-                    // Kafka may take a node that was suspended for another one of its name; then it has to be restarted.
+                    // Kafka may take a node that was suspended for another one of its name; then it has to be
+                    // restarted.
                     let mut daemon = self.daemons[number].take().unwrap();
                     let (status, said) = (daemon.wait(), daemon.log());
                     let gave_up = status.code() == Some(1) && said.contains(GAVE_UP);

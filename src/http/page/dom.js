@@ -32,7 +32,7 @@ export function table(table, titles, numbers, rows) {
   replace(table, make('thead', {}, make('tr', {}, ...heads)), make('tbody', {}, ...rows));
 }
 
-/** Enables or disables buttons, as pairs of button and whether; the focus moves from a disabled one to an enabled one. */
+/** Enables or disables buttons, as pairs of button and whether; a disabled one passes the focus to an enabled one. */
 export function enable(...pairs) {
   const focused = document.activeElement;
   for (const [button, isOn] of pairs) button.disabled = !isOn;

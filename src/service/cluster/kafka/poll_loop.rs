@@ -262,8 +262,8 @@ impl<H: Handler> PollLoop<H> {
         Some(is_in_range)
     }
 
-    /// Restarts partitions that the client has stopped fetching: either their next message was deleted, which the restart
-    /// detects, or their leader was wrong about its range, as one that has just started may be.
+    /// Restarts partitions that the client has stopped fetching: either their next message was deleted, which the
+    /// restart detects, or their leader was wrong about its range, as one that has just started may be.
     fn restart_stopped(&mut self) {
         let state = self.state();
         let mut list = TopicPartitionList::new();
