@@ -1,5 +1,5 @@
-//! Makes of the page's files what the binary carries: one script and one stylesheet, since each request takes
-//! a phone a while, compressed as they are sent.
+//! Bundles and compresses the page's files: one script and one stylesheet, since each request is slow on a phone. They
+//! are sent as they are compressed here.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let mut modules = BTreeMap::new();
     let mut script = String::new();
     join(MAIN, &mut modules, &mut script)?;
-    // So that tests, and people at the browser's console, can call them.
+    // So that tests, and the browser's console, can call them.
     let names = modules.keys().map(|name| format!("${name} as {name}"));
     script += &format!("export {{ {} }};\n", names.collect::<Vec<_>>().join(", "));
     compress("page.js", &script)

@@ -229,9 +229,9 @@ async fn reload(api: Arc<Api>, mut reload: watch::Receiver<()>) {
         let api = api.clone();
         let mut failure = None;
         match tokio::task::spawn_blocking(move || api.access().reload()).await {
-            Ok(Ok(())) => tracing::info!("tokens and certificates are read again"),
+            Ok(Ok(())) => tracing::info!("tokens and certificates reloaded"),
             Ok(Err(error)) => {
-                tracing::error!(%error, "tokens and certificates stay as they were");
+                tracing::error!(%error, "reload failed; previous tokens and certificates stay in use");
                 failure = Some(error.to_string());
             }
             Err(_panicked) => {}

@@ -1,11 +1,11 @@
 //! The flowtally service: it takes network flows from a fleet of agents over HTTP and answers, per hour, how
 //! many bytes went between which applications. This is the map of its modules, in the order in which a flow
-//! passes through them. Arrows run downwards only: a test holds the table in `docs/internals/modules.md`
+//! passes through them. Arrows run downwards only: a test checks the table in `docs/internals/modules.md`
 //! against the `use` lines.
 //!
 //! Two other packages are below: `flow` has what agents and the service agree on (hours, counters that add up
-//! and never wrap, batches and their bytes, the decoders of bodies, questions), and `agent` is the other end of
-//! the line (client, delivery, inputs).
+//! and never wrap, batches and their bytes, the decoders of bodies, queries), and `agent` is the other end of
+//! the connection (client, delivery, inputs).
 //!
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB underneath. It
 //! owns all other stored bytes, decides which batches count, and holds the argument why nothing is lost or
@@ -13,7 +13,7 @@
 //!
 //! [`backup`] hands out checkpoints of a running service, and restores backups.
 //!
-//! [`ingest`] bounds what is in memory before a commit. [`query`] turns a question into rows.
+//! [`ingest`] bounds what is in memory before a commit. [`query`] executes queries.
 //!
 //! [`service`] is what the API serves: one process with a store of its own, or one node of a cluster over Kafka.
 //!
@@ -21,7 +21,8 @@
 //!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and the
 //! metrics, [`notify`] tells systemd how far the service is, [`daemon`] connects all of it and owns the order of
-//! start and stop, and [`cli`] has one file for each subcommand.
+//! start and stop, and [`cli`] has one file or directory for each
+//! subcommand.
 
 pub mod store;
 

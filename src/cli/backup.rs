@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     };
     if taken.of_the_future {
         eprint_line(
-            "flowtally: the backup before has a name of the future, so this one has too; check the clock",
+            "flowtally: the previous backup's name is in the future, so this one's is too; check the clock",
         );
     }
     agent::command::print_result(&format!(

@@ -1,4 +1,4 @@
-//! The subcommands, one file each.
+//! The subcommands: one file or directory for each.
 
 mod backup;
 mod compact;

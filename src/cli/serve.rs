@@ -193,7 +193,7 @@ fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     })
 }
 
-/// On an address other than loopback, everybody who can reach the port has the permissions that nothing guards.
+/// On an address other than loopback, every client that reaches the port has the permissions that need no token.
 fn refuse_anonymous(access: &AccessFiles, listen: &str) -> Result<(), String> {
     let Some(open) = nothing_guards(access) else {
         return Ok(());
@@ -211,7 +211,7 @@ fn host_names(given: &[String]) -> Result<Vec<HostName>, String> {
     given.iter().map(name).collect()
 }
 
-/// What everybody who reaches the port can do, and the flags that prevent it.
+/// What every client that reaches the port can do, and the flags that prevent it.
 fn nothing_guards(access: &AccessFiles) -> Option<&'static str> {
     let asks_for_certificates = |tls: &TlsFiles| tls.client_ca.is_some();
     if access.tls.as_ref().is_some_and(asks_for_certificates) {

@@ -15,7 +15,7 @@ const PARTITIONS_DEFAULT: &str = "12";
 /// The arguments of `flowtally serve` for a node of a cluster.
 #[derive(Clone, Debug, Args)]
 pub struct Cluster {
-    /// Brokers of Kafka, as in host:9092,host:9092. With it, this is one node of a cluster: Kafka is the journal, and
+    /// Kafka brokers, as in host:9092,host:9092. Makes this process a node of a cluster: Kafka is the journal, and
     /// each node has the sums of some of its partitions.
     #[arg(
         long,
@@ -35,7 +35,8 @@ pub struct Cluster {
     )]
     pub kafka_topic: String,
 
-    /// Partitions of a topic that the service creates: the most nodes that can share it. The number can never be changed.
+    /// Partitions of a topic that the service creates: the most nodes that can share it. The number can never be
+    /// changed.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_PARTITIONS",

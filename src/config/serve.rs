@@ -61,7 +61,7 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Listen on addresses other than loopback although nothing guards sending or reading.
+    /// Listen on addresses other than loopback although sending or reading needs no token or certificate.
     #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 
@@ -249,7 +249,7 @@ const OWN_MIB: u32 = 60;
 ///
 /// | share | for |
 /// |---|---|
-/// | 1/4 | bodies under way, and the batches made of them |
+/// | 1/4 | bodies in progress, and the batches made of them |
 /// | 2 × 1/16 | the active and the frozen tally |
 /// | 1/8 | answers: copies of rows that are not flushed yet |
 /// | 1/16 | queries: groups, sorted rows and pages |

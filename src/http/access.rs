@@ -1,7 +1,8 @@
 //! Access control: bearer tokens from files, and client certificates.
 //!
-//! Everybody has a permission that nothing guards. Unless told otherwise, the service refuses to start like that on an
-//! address other than loopback. Tokens are compared in constant time and appear neither in logs nor in `Debug` output.
+//! Every client has a permission for which neither tokens nor client certificates are required. Then the service
+//! refuses to start on an address other than loopback, except with `--allow-anonymous`. Tokens are compared in constant
+//! time and appear neither in logs nor in `Debug` output.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

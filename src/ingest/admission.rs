@@ -181,7 +181,7 @@ impl Admission {
             .await
             .ok()
             .and_then(Result::ok)
-            .ok_or_else(|| Overloaded("too many bytes are under way".into()))
+            .ok_or_else(|| Overloaded("too many request bytes are in flight".into()))
     }
 }
 

@@ -1,10 +1,10 @@
-//! The service behind the API. [`Service`] is all that handlers know of it; there are two implementations:
+//! The service behind the API. Handlers only use the trait [`Service`]; there are two implementations:
 //!
 //! - [`Standalone`]: one process with a store of its own;
 //! - `cluster`, with the feature `kafka`: one node of many, whose journal is a topic of Kafka.
 //!
-//! [`prepare`] chooses between them, by the [`Mode`] that the configuration gives. The feature decides only which file is
-//! the module `cluster`, here and in the configuration.
+//! [`prepare`] chooses between them, by the [`Mode`] that the configuration gives. The feature decides only which file
+//! is the module `cluster`, here and in the configuration.
 
 #[cfg_attr(not(feature = "kafka"), path = "no_cluster.rs")]
 pub mod cluster;
@@ -34,7 +34,7 @@ use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, IdempotencyKey, Totals};
 
-/// A future of the service. It is boxed once a batch, since [`Service`] is used as a trait object.
+/// A future of the service. It is boxed once per batch, since [`Service`] is used as a trait object.
 pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The result of committing a batch.
@@ -53,7 +53,7 @@ pub struct Committed {
 pub enum Health {
     /// Commits and queries are expected to succeed.
     Ready,
-    /// They would fail for now, for this reason. It passes by itself, or the log tells what to do.
+    /// They would fail for now, for this reason. It passes by itself, or the log has what to do.
     NotReady(String),
     /// Batches are refused, and a restart may help. `ready` is for `/readyz`, `cause` completes "… for 10 seconds".
     Failing { ready: String, cause: &'static str },
@@ -61,10 +61,10 @@ pub enum Health {
 
 /// Commits batches, answers queries, and manages the store.
 pub trait Service: Debug + Send + Sync {
-    /// Resolves once every flow of `batch` is durable; with `until_visible`, once the next question to any node
+    /// Resolves once every flow of `batch` is durable; with `until_visible`, once every node's next response
     /// includes it, too.
     ///
-    /// If the caller drops the future, the batch may still be committed, as if its answer had been lost.
+    /// If the caller drops the future, the batch may still be committed, as if the response had been lost.
     fn commit(
         &self,
         batch: Batch,
@@ -171,8 +171,8 @@ pub type Open = Box<
     dyn FnOnce(&CancellationToken) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static,
 >;
 
-/// Returns the function that opens the service. The data directory of a standalone service is locked at once, so that one
-/// that is in use or has another format is reported before anything else happens.
+/// Returns the function that opens the service. The data directory of a standalone service is locked at once, so that
+/// one that is in use or has another format is reported before anything else happens.
 ///
 /// # Errors
 /// If the data directory cannot be used.

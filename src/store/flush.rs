@@ -35,7 +35,7 @@ pub(super) struct Flusher {
     ended: Condvar,
 }
 
-/// What is asked of the flusher, and how its last flush ended. Protected by the lock of the tallies.
+/// The requests to the flusher, and the result of its last flush. Protected by the lock of the tallies.
 #[derive(Debug, Default)]
 pub(super) struct FlushState {
     /// Flush the active tally now, whatever its size and age.
@@ -101,7 +101,7 @@ impl Inner {
                     drop(tallies);
                     self.compaction_requests.request_audit();
                     if let Err(error) = self.drop_old_hours() {
-                        tracing::error!(%error, "expired hours not dropped; the next flush retries");
+                        tracing::error!(%error, "too-old hours not dropped; the next flush retries");
                     }
                 }
                 Err(error) => {

@@ -62,7 +62,7 @@ impl WriteHealth {
         }
     }
 
-    /// Why batches are refused for shortage of space; this may resolve by itself.
+    /// Why batches are refused for lack of space; this may resolve by itself.
     pub fn lacks_space(self) -> Option<&'static str> {
         match self {
             WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),

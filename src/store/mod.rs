@@ -29,7 +29,7 @@
 //! 1. `commit`: one commit at a time. It waits for flushes, so no flush takes it.
 //! 2. the flusher's lock of writes ([`flush::Flusher::lock_writes`]): flushes, drops, checkpoints.
 //! 3. `tallies`.
-//! 4. leaves, under which no other lock is taken: compaction requests, memory of views, live files.
+//! 4. leaf locks: compaction requests, memory of views, live files.
 //!
 //! Nothing blocks on the disk with the tallies locked, except [`Store::apply`], which reads receipts, and what comes
 //! before the threads start.

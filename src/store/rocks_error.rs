@@ -15,7 +15,7 @@ pub(super) fn is_no_space(error: &rocksdb::Error) -> bool {
     error.as_ref().starts_with(NO_SPACE)
 }
 
-/// What a write lacked, by the system's text for the error number.
+/// The resource that a write ran out of, from the system's message.
 pub(super) fn shortage(error: &rocksdb::Error) -> Option<OutOfSpace> {
     match error.kind() {
         ErrorKind::IOError if is_no_space(error) => Some(OutOfSpace::Space),
@@ -49,7 +49,8 @@ mod tests {
         );
     }
 
-    /// Writes to `path` as a flush does, and returns the error. RocksDB then deletes `path`, so it must not be a device.
+    /// Writes to `path` as a flush does, and returns the error. RocksDB then deletes `path`, so it must not be a
+    /// device.
     fn write_to(path: &Path) -> rocksdb::Error {
         let options = Options::default();
         let mut file = SstFileWriter::create(&options);

@@ -1,5 +1,5 @@
-//! The tallies of an open store, and the counters beside them. One lock holds them together, so that whoever has it
-//! sees a moment between two commits.
+//! The tallies of an open store, and the counters beside them. They share one lock, so a thread that holds it
+//! sees a state between two commits.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl Tallies {
         self.newest
     }
 
-    /// Changes it after the hour was deleted.
+    /// Replaces it after the hour was deleted.
     pub(super) fn set_newest(&mut self, newest: Option<u32>) {
         self.newest = newest;
     }
@@ -122,12 +122,12 @@ impl Tallies {
         self.flush.is_requested = false;
     }
 
-    /// The flush to `marker` adds so many hours to the ledger on disk, and is visible there at some time from now on.
+    /// The flush to `marker` adds this many hours to the ledger on disk, and becomes visible there at some later time.
     pub(super) fn start_flush(&mut self, marker: u64, new_hours: u64) {
         self.hours_on_disk.start_flush(marker, new_hours);
     }
 
-    /// The frozen tally is on disk, which has everything up to `marker`.
+    /// Removes the frozen tally: the disk has everything up to `marker`.
     pub(super) fn end_flush(&mut self, marker: u64) {
         self.frozen = None;
         self.flushed = marker;
@@ -135,7 +135,7 @@ impl Tallies {
         self.flush.error = None;
     }
 
-    /// Subtracts what was dropped on disk: `held` before it, and `left` after it, with the numbers of hours.
+    /// Subtracts what was dropped on disk: `held` before the drop, `left` after it, with the numbers of hours.
     pub(super) fn drop_on_disk(&mut self, held: (Totals, u64), left: (Totals, u64)) {
         self.expected.sub(held.0);
         self.expected.add(left.0);

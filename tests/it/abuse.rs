@@ -343,7 +343,7 @@ fn unfinished_heads_are_evicted_for_others() {
     }
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
-    // Those that have a request under way keep their places as long as their bodies arrive.
+    // Those with a request in progress keep their places as long as their bodies arrive.
     let mut posting: Vec<TcpStream> = (0..63)
         .map(|_| TcpStream::connect(daemon.address).unwrap())
         .collect();

@@ -172,7 +172,7 @@ fn a_second_backup_fetches_only_new_files() {
     assert!(said.contains("older backups removed: 1"), "{said}");
     let kept = backups(&to);
     assert_eq!(kept.len(), 2);
-    // Each stands for itself: the other can be removed, and the service goes on.
+    // Each is independent: the other can be removed, and the service continues.
     std::fs::remove_dir_all(&kept[0]).unwrap();
     let verified = verify(&kept[1]).unwrap();
     assert!(verified.faults.is_empty(), "{:?}", verified.faults);
@@ -420,7 +420,7 @@ fn a_stop_does_not_wait_for_a_download() {
     );
 }
 
-/// How [`half_a_service`] goes on after the first bytes of a file.
+/// How [`half_a_service`] continues after the first bytes of a file.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     Closes,
@@ -539,7 +539,7 @@ fn a_new_backup_is_named_after_all_others() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("a name of the future") && said.contains("check the clock"),
+        said.contains("name is in the future") && said.contains("check the clock"),
         "{said}"
     );
     let names: Vec<_> = backups(&to)

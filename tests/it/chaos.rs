@@ -1,8 +1,7 @@
-//! Everything at once: senders, the service killed, senders killed, connections cut in the middle of
-//! a body, the disk full. At the end the rows, the ledger and what the senders were given agree to
-//! the byte.
+//! Everything at once: senders, the service killed, senders killed, connections cut in the middle of a body, the disk
+//! full. At the end the rows, the ledger and the senders' flows agree to the byte.
 //!
-//! `scripts/chaos` runs it for as long as one likes: `FLOWTALLY_TEST_CHAOS_S`.
+//! `scripts/chaos` runs it until it is stopped, or for `FLOWTALLY_TEST_CHAOS_S` seconds.
 
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,9 +1,9 @@
-//! A cluster while everything fails: nodes are killed, frozen, cut off, added, taken away and restarted in turn,
-//! brokers and senders are killed. Each answer of each node is 503 or right, and at the end each node has, to the
-//! byte, what senders were acknowledged.
+//! A cluster during failures: nodes are killed, frozen, cut off, added, removed and restarted in turn, brokers and
+//! senders are killed. Each response of each node is a 503 or right, and at the end each node has, to the byte, what
+//! was acknowledged to senders.
 //!
-//! The short form does each of it once. `scripts/chaos cluster` goes on for as long as one likes:
-//! `FLOWTALLY_TEST_CLUSTER_CHAOS_S`.
+//! The short form does each of these once. `scripts/chaos cluster` continues until it is stopped, or for
+//! `FLOWTALLY_TEST_CLUSTER_CHAOS_S` seconds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,18 +24,18 @@ use crate::sums::{Question, Sums};
 use crate::support::{Client, Daemon, TestFlow, json_body, ndjson_body, random};
 
 const NODES: usize = 4;
-/// The last one comes and goes.
+/// The last node, which joins and leaves.
 const FOURTH: usize = 3;
 const PARTITIONS: u32 = 12;
 const SENDERS: usize = 3;
 const POSTERS: usize = 2;
-/// The group takes partitions away from who is silent for so long.
+/// The group revokes the partitions of a node that is silent for this long.
 const SESSION: Duration = Duration::from_secs(10);
-/// Whatever has failed is over by then.
+/// All failures have ended by then.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
-/// A question is answered by then, whichever nodes stand still; the machine may be slow, too.
+/// A query is answered by then, whichever nodes hang; the machine may be slow, too.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// What a node says at its end when only a new start helps.
+/// What a node logs at its end if only a restart helps.
 const GAVE_UP: &str = "the client of Kafka has given up, and the journal could not be used for";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ enum Fault {
     Kill,
     Freeze,
     CutOff,
-    /// The fourth node comes, or goes.
+    /// The fourth node joins or leaves.
     Fourth,
     RestartAll,
     KillSender,
@@ -239,7 +239,7 @@ impl World<'_> {
         loop {
             let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
             while Instant::now() < until && goes_on() {
-                // Between two looks at whether it goes on.
+                // Between two checks whether it continues.
                 std::thread::sleep(Duration::from_millis(50));
             }
             if !goes_on() {
@@ -321,7 +321,8 @@ impl Chaos<'_> {
             }
             for number in 0..NODES {
                 if self.daemons[number].as_mut().is_some_and(Daemon::has_ended) {
-                    // Kafka may take a node that stood still for another one of its name; it is told to start again.
+                    // Kafka may take a node that was suspended for another one of its name; then it has to be
+                    // restarted.
                     let mut daemon = self.daemons[number].take().unwrap();
                     let (status, said) = (daemon.wait(), daemon.log());
                     let gave_up = status.code() == Some(1) && said.contains(GAVE_UP);
@@ -332,7 +333,7 @@ impl Chaos<'_> {
                         .map(|fault| self.counts.get(&fault).copied().unwrap_or(0));
                     assert!(
                         self.gave_up <= stood_still.iter().sum(),
-                        "nodes give up that never stood still: {said}"
+                        "nodes give up that were never suspended: {said}"
                     );
                     self.start(number);
                 }
@@ -384,7 +385,7 @@ impl Chaos<'_> {
                             world.ask(node, &node.client(), &mut random);
                         });
                     }
-                    // The questions reach it while it stands still.
+                    // The queries reach it while it is suspended.
                     world.pause(Duration::from_millis(300));
                     daemon.signal("CONT");
                 });

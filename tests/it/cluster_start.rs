@@ -319,7 +319,7 @@ fn tokens_of_nodes_are_rotated_without_a_restart() {
         }
         reloads += 1;
         for daemon in &daemons {
-            until_logged_times(daemon, "are read again", reloads);
+            until_logged_times(daemon, "tokens and certificates reloaded", reloads);
         }
         answer();
     }

@@ -335,7 +335,7 @@ fn variables_can_be_yes_or_no_and_empty_ones_are_unset() {
     assert!(error.contains("is the service running there?"), "{error}");
 }
 
-/// Whoever closes the pipe has seen enough; a full disk is an error where rows, figures or a page are lost.
+/// A closed pipe is success; a full disk is an error if rows, figures or a page are lost.
 #[test]
 fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
     let temp = tempfile::tempdir().unwrap();

@@ -176,7 +176,7 @@ fn verify_names_a_path_that_is_not_a_data_directory() {
     }
 }
 
-/// A power cut leaves the write that was under way without some of its sectors.
+/// A power cut leaves the write that was in progress without some of its sectors.
 #[test]
 fn a_log_that_a_power_cut_broke_off_opens() {
     let temp = tempfile::tempdir().unwrap();
@@ -241,7 +241,7 @@ fn a_log_that_a_power_cut_broke_off_opens() {
         match (Store::open(&broken, StoreOptions::default()), parts) {
             (Ok((store, _)), Some(parts)) => {
                 assert_eq!(scan(&store, 1).len(), 100 * parts);
-                // And goes on.
+                // And continues.
                 store.commit(vec![batch(&flows(7))]).unwrap();
                 drop(store);
                 let (store, _) = Store::open(&broken, StoreOptions::default()).unwrap();

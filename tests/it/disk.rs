@@ -144,7 +144,7 @@ impl Trial {
         }
     }
 
-    /// Sends for a while: refused or accepted, and everything else goes on.
+    /// Sends for a while: refused or accepted, and everything else continues.
     fn send_for(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until && !self.daemon.has_ended() {

@@ -121,7 +121,7 @@ fn a_removed_data_directory_is_seen_without_a_request() {
     assert!(!log.contains("acknowledged flows are safe"), "{log}");
 }
 
-/// The process goes on writing to a log that was deleted, so everything looks well, and no start finds what is in
+/// The process continues to write to a log that was deleted, so everything looks well, and no start finds what is in
 /// it.
 #[test]
 fn deleted_logs_end_all_promises() {
@@ -202,7 +202,7 @@ fn a_full_quota_is_a_full_disk() {
     let (ready, why) = readiness(&daemon.client);
     assert!(ready == 503 && why.contains("quota"), "{why}");
     drop(failing);
-    // RocksDB has to be opened again: the process ends, once, and the next one goes on.
+    // RocksDB has to be opened again: the process ends, once, and the next one continues.
     let recovers = || {
         if daemon.has_ended() {
             let log = daemon.log();

@@ -1,5 +1,5 @@
-//! Random batches with odd names, held against a sorted map, across everything that moves sums
-//! around: flushes, compactions, restarts, kills.
+//! Random batches with odd names, compared with a sorted map, across everything that moves sums: flushes, compactions,
+//! restarts, kills.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn the_store_is_a_sorted_map() {
     let mut random = random("the_store_is_a_sorted_map");
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
-        // So small that the flusher is always busy, behind the back of everything below.
+        // So small that the flusher is always busy, in parallel to all steps below.
         tally_bytes_max: 16 << 10,
         flush_interval: Duration::from_millis(50),
         ..StoreOptions::default()

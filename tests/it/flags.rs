@@ -168,7 +168,7 @@ fn errors_of_clients_name_the_flag_that_the_service_requires() {
             "{command:?}: {error}"
         );
     }
-    // The live view does not ask for ever with a token that is wrong.
+    // The live view does not retry forever with a wrong token.
     let top = format!(
         "{} top --url {url} --token-file {other}",
         Daemon::binary().display()

@@ -1,4 +1,4 @@
-//! Kafka as a journal, against a real broker: what is acknowledged is read, once, whoever comes and goes.
+//! Kafka as a journal, against a real broker: acknowledged batches are read once, while nodes join and leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -371,7 +371,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
             Err(error) => assert!(error.is_temporary(), "{error}"),
         }
     }
-    // The same client goes on.
+    // The same client continues.
     for partition in 0..2 {
         let payload = format!("last {partition}").into_bytes();
         let offset = block_on(producer.send(p(partition), None, &payload));
@@ -469,7 +469,7 @@ fn each_partition_starts_where_its_store_ends() {
         offsets(3) == [4, 5, 6, 7, 8, 9, 10]
     });
     assert_eq!(consumer.control().progress()[&p(3)].position, Some(o(11)));
-    assert!(offsets(2).is_empty(), "it stands still");
+    assert!(offsets(2).is_empty(), "it is stopped");
 
     // One that has more than it can take does not hold up the others.
     until("partition 0 is read to its end", || {

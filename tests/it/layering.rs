@@ -1,4 +1,5 @@
-//! Which module of the service may import which; Cargo holds the arrows between packages. This is the table of `docs/internals/modules.md`, held against the sources.
+//! Checks the table of `docs/internals/modules.md` against the sources: which module of the service may import which.
+//! Cargo checks this between packages.
 
 use std::collections::BTreeMap;
 use std::path::Path;

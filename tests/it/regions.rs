@@ -164,12 +164,12 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     assert_eq!(answer.rows(), rows(&model));
     until("mirrored", &to_b, ALL, &log, |b| b.body == answer.body);
 
-    // An answer that was lost on its way, and a client that goes on in B.
+    // A lost response, and a client that continues in B.
     assert_eq!(repeated(&b), 0);
     post(&to_b, "load-7", &loads[7]);
     assert!(repeated(&b) > 0);
 
-    // A sender is under way. Nothing is mirrored any more, from a moment on; and then all of A is gone.
+    // A sender is running. From a moment on, nothing is mirrored any more; then all of A is gone.
     let flow = |n| TestFlow::new(2, &format!("s-{}", n % 977), "d", "v", n as u64, 1);
     let sent: Vec<_> = (0..SENT_BATCHES * SENT_BATCH_FLOWS).map(flow).collect();
     add_to(&mut model, &sent);
@@ -200,7 +200,7 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     println!("{waiting} of {SENT_BATCHES} batches were not sent");
     assert!(waiting > 0 && waiting < SENT_BATCHES);
 
-    // B has what was mirrored, and goes on.
+    // B has what was mirrored, and continues.
     let answer = until_answered(&to_b, "/flows?hour=1");
     assert_eq!(answer.rows(), hour_of(&model, 1));
     let mut sender = send(&nodes_b[0].url, &spool, &[]);

@@ -74,7 +74,7 @@ fn a_restore_overwrites_nothing_and_is_whole() {
         text(&dir.path().join("y")),
     ]);
     assert!(said.contains("interrupted"), "{said}");
-    // Whoever is given it.
+    // Every command that could open it.
     for command in ["stats", "verify", "export", "compact"] {
         let said = bad(&[command, "--data-dir", text(&unfinished)]);
         assert!(said.contains("a backup that was interrupted"), "{said}");

@@ -472,8 +472,7 @@ fn batches_that_the_service_refuses_are_set_aside() {
     daemon.stop();
 }
 
-/// One clock is wrong, the service's or that of whoever made the flows: such a batch waits, and the others do not
-/// wait for it.
+/// One clock is wrong, the service's or the producer's: such a batch waits, and the others do not wait for it.
 #[test]
 fn a_batch_that_is_too_early_waits_behind_the_others() {
     let dir = tempfile::tempdir().unwrap();

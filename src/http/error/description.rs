@@ -57,7 +57,7 @@ impl Problem {
                     "not-found",
                     "No such path",
                     format!(
-                        "there is nothing at {path:?}{hint}; see /flows, /hours and, for all there is, \
+                        "no such path: {path:?}{hint}; see /flows, /hours and, for all there is, \
                          /openapi.json"
                     ),
                 )
@@ -108,9 +108,9 @@ impl Problem {
             Problem::ForeignHost { name } => Description::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "foreign-host",
-                "The service is not asked by its name",
+                "The Host header names another host",
                 format!(
-                    "\"{name}\" is not a name of this machine, and nothing guards this service, so a page of any \
+                    "\"{name}\" is not a name of this machine, and this service has no tokens, so a page of any \
                      site could reach it by such a name; if the name is right, start the service with --allow-host \
                      {name}, or with tokens"
                 ),
@@ -190,7 +190,7 @@ impl Problem {
             Problem::TokenLacksRight => Description::new(
                 StatusCode::FORBIDDEN,
                 "token-lacks-right",
-                "The token is not for this",
+                "The token does not permit this request",
                 "a token for sending flows does not read, and one for reading does not send",
             ),
             Problem::NoClientCertificate => Description::new(
@@ -235,10 +235,10 @@ impl Problem {
             Problem::NotAcceptable { what } => Description::new(
                 StatusCode::NOT_ACCEPTABLE,
                 "not-acceptable",
-                "No acceptable form of answer",
+                "Not acceptable",
                 format!("supported are {what}"),
             ),
-            Problem::TooManyQueries => overloaded("too many answers are being read at the moment"),
+            Problem::TooManyQueries => overloaded("too many responses are in progress"),
             Problem::Recovering => Description::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "recovering",
@@ -401,7 +401,7 @@ fn bad_query(detail: String) -> Description {
     Description::new(
         StatusCode::BAD_REQUEST,
         "bad-query",
-        "The query is not understood",
+        "The query is invalid",
         detail,
     )
 }
@@ -429,6 +429,6 @@ fn internal() -> Description {
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal",
         "Internal error",
-        "the request failed inside the service; its log says why",
+        "the request failed inside the service; see its log",
     )
 }

@@ -1,21 +1,21 @@
-// Questions to the service.
+// Requests to the service.
 
-/** Longest wait for an answer. */
+/** Longest wait for a response. */
 const ANSWER_MS_MAX = 60_000;
 
-/** The last answer to GET /hours: its tag, if it has one, its text and its rows. */
+/** The last response to GET /hours: its tag, if it has one, its text and its rows. */
 let last = { tag: null, text: '', rows: [] };
 /** Milliseconds that the service's clock is ahead of this one. */
 let ahead = 0;
 
 let token = '';
 
-/** Takes the token that goes with every request from now on. It is nowhere else. */
+/** Sets the token that all further requests carry. Only kept in memory. */
 export function useToken(value) {
   token = value;
 }
 
-/** Why there is no answer. `status` is 0 where there was nobody to give one. */
+/** Why a request failed. `status` is 0 if no response arrived. */
 export class Problem extends Error {
   constructor(status, title, detail, type = '') {
     super(`${title}: ${detail}`);
@@ -27,7 +27,7 @@ export class Problem extends Error {
     return /:(no-token|wrong-token|token-lacks-right)$/.test(this.type);
   }
 
-  /** The same request may be answered later. */
+  /** The same request may succeed later. */
   get passes() {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
@@ -44,14 +44,14 @@ export function now() {
 }
 
 /**
- * The answer to GET `path`; a failure is a Problem, an abort stays what it is. With the `tag` of an
- * earlier answer, the answer may be a 304.
+ * The response to GET `path`; throws a Problem, or the abort as it is. With the `tag` of an earlier response, it may
+ * be a 304.
  */
 export async function get(path, { params, accept = 'application/json', signal, tag, timeout = ANSWER_MS_MAX } = {}) {
   const query = params?.toString();
   const headers = { Accept: accept };
   if (token !== '') headers.Authorization = `Bearer ${token}`;
-  // The browser does not do it for answers with `Cache-Control: no-store`.
+  // The browser does not do this for responses with `Cache-Control: no-store`.
   if (tag) headers['If-None-Match'] = tag;
   // Browsers of 2023 have no AbortSignal.any.
   const end = new AbortController();
@@ -80,7 +80,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
 
 /** Strings, which are left as they are, and numbers. */
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
-/** From so many digits on, JSON.parse may round. */
+/** From this number of digits on, JSON.parse may round. */
 const LONG = /\d{16}/;
 
 /**
@@ -97,7 +97,7 @@ function parse(text) {
   return rows;
 }
 
-/** What `read` makes of the text of `response`. */
+/** The text of `response`, converted by `read`. */
 async function whole(response, read) {
   try {
     return read(await response.text());
@@ -107,7 +107,7 @@ async function whole(response, read) {
   }
 }
 
-/** The rows that `params` ask for, and the cursor of those that follow, if there are any. */
+/** The rows for `params`, and the cursor of the next page, if there is one. */
 export async function flows(params, signal) {
   const response = await get('flows', { params, signal });
   const next = /<([^>]*)>;\s*rel="?next"?/.exec(response.headers.get('Link') ?? '');
@@ -115,7 +115,7 @@ export async function flows(params, signal) {
   return { rows: await whole(response, parse), cursor };
 }
 
-/** Every hour that holds flows, and its sums: the same array as long as they are the same. */
+/** Every hour that holds flows, and its sums: the same array as long as nothing changes. */
 export async function hours(signal) {
   const response = await get('hours', { signal, tag: last.tag });
   if (response.status === 304) return last.rows;

@@ -134,7 +134,7 @@ function roomOf(node, scale) {
   return Math.max(Number(node.bytes) * scale, NODE_PX_MIN);
 }
 
-/** Pixels per byte so that `nodes` fill `height`, where small ones get NODE_PX_MIN. */
+/** Pixels per byte so that `nodes` fill `height`; small ones get NODE_PX_MIN. */
 function scaleOf(nodes, height) {
   let free = height - NODE_GAP * nodes.length;
   let bytes = nodes.reduce((sum, node) => sum + Number(node.bytes), 0);

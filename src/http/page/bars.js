@@ -10,15 +10,15 @@ const LEFT = 58;
 const RIGHT = 4;
 const TOP = 8;
 const BOTTOM = 42;
-/** The narrowest bar that can still be hit. */
+/** The narrowest bar that a pointer can still hit. */
 const BAR_PX_MIN = 5;
-/** The widest, so that a few hours look like bars too. */
+/** The widest bar, so that a few hours look like bars too. */
 const BAR_PX_MAX = 72;
 /** The width of a label that is a date, and of one that is a short number. */
 const DATE_PX = 84;
 const NUMBER_PX = 40;
 
-/** How many bars there is room for. */
+/** The number of bars that fit. */
 export function room(element) {
   return Math.floor((svg.widthOf(element) - LEFT - RIGHT) / BAR_PX_MIN);
 }
@@ -41,7 +41,7 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
   const back = svg.make('rect', { class: 'highlight', y: TOP, height: floor - TOP, width: 0 });
   const bars = slots.flatMap((slot, index) => {
     const kind = `${isChosen(slot) ? 'chosen' : 'other-hour'}${slot.to > incomplete ? ' incomplete' : ''}`;
-    // Within the outline, which is one pixel wide. What there is has at least that height.
+    // Within the outline, which is one pixel wide. A sum above zero has at least that height.
     const part = (name, top, bottom) => svg.make('rect', {
       class: `bar ${name} ${kind}`,
       x: middle(index) - bar / 2 + 0.5,
@@ -50,7 +50,7 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
       height: Math.max(bottom - top - 1, 0.01),
     });
     const sent = slot.bytes_tx > 0n ? [part('sent', y(slot.bytes_tx), floor)] : [];
-    // One pixel between the two tells them apart.
+    // One pixel separates the two.
     const bottom = sent.length > 0 ? Math.min(y(slot.bytes_tx), floor - 1) - 1 : floor;
     return slot.bytes_rx > 0n ? [...sent, part('received', y(slot.bytes_tx + slot.bytes_rx), bottom)] : sent;
   });
@@ -109,7 +109,7 @@ export function overview(element, { slots, frame }, choose) {
   const shape = svg.make('path', { class: 'all-hours', d: `M0 ${floor}${steps.join('')}L${width} ${floor}Z` });
   const x = Math.max(1, a * each);
   const place = { x, y: 1.5, width: Math.max(4, Math.min((b - a + 1) * each, width - x - 1)), height: OVERVIEW_HEIGHT - 3, rx: 3 };
-  // The frame has a rim, which tells it from the shape.
+  // The frame has a rim, to separate it from the shape.
   const frames = ['rim', 'frame'].map((name) => svg.make('rect', { class: name, ...place }));
   svg.show(element, svg.picture(width, OVERVIEW_HEIGHT, back, shape, ...frames));
   const model = {
@@ -126,7 +126,7 @@ export function overview(element, { slots, frame }, choose) {
   svg.explore(element, model, a, true);
 }
 
-/** How many slots the overview has room for. */
+/** The number of slots that fit into the overview. */
 export function overviewRoom(element) {
   return Math.floor(svg.widthOf(element) / 2);
 }

@@ -1,14 +1,14 @@
-// CSV for spreadsheets, which evaluate what begins like a formula.
+// CSV for spreadsheets, which evaluate cells that begin like a formula.
 
 /** Excel reads a file as UTF-8 only if it begins with this. */
 export const BYTE_ORDER_MARK = '\ufeff';
 
 /**
- * What can end a cell. Excel splits at `;` where a comma is the decimal mark, and other programs at tabs or bars, as
- * their reader chose. A quote after a comma is then no quote, so these count within quotes too.
+ * Characters that can end a cell. Excel splits at `;` where a comma is the decimal mark, and other programs at tabs or
+ * bars, as their user chose. A quote after a comma is then no quote, so these count within quotes too.
  */
 const END = ',;|\\t\\r\\n';
-/** What a spreadsheet may drop from the beginning of a cell: quotes, blanks, and characters that are not seen. */
+/** Characters that a spreadsheet may drop from the beginning of a cell: quotes, blanks, and invisible ones. */
 const DROPPED = `(?![${END}])["\\s\\u2800\\p{C}\\p{Default_Ignorable_Code_Point}]`;
 const BEGINNING = `[${END}](?:${DROPPED})*`;
 const BEFORE_FORMULA = new RegExp(`${BEGINNING}(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])`, 'gu');

@@ -1,4 +1,4 @@
-// Making elements. Names of applications are only ever set as text: they are what anybody sends.
+// Makes elements. Names of applications are only ever set as text: senders choose them.
 
 /** An element with these attributes; `text`, `title` and handlers (`onclick`) are set as properties. */
 export function make(tag, attributes = {}, ...children) {
@@ -17,7 +17,7 @@ export function breakable(digits) {
   return digits.split(/(?<=,)/).flatMap((group, i) => (i === 0 ? [group] : [make('wbr'), group]));
 }
 
-/** Exchanges the children of `parent`; what had the focus has it again, by its `data-key`. */
+/** Replaces the children of `parent`; the focus stays on the element with the same `data-key`. */
 export function replace(parent, ...children) {
   const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   parent.replaceChildren(...children);
@@ -32,7 +32,7 @@ export function table(table, titles, numbers, rows) {
   replace(table, make('thead', {}, make('tr', {}, ...heads)), make('tbody', {}, ...rows));
 }
 
-/** Turns buttons on or off, as pairs of button and whether; the focus goes from one that is off to one that is on. */
+/** Enables or disables buttons, as pairs of button and whether; a disabled one passes the focus to an enabled one. */
 export function enable(...pairs) {
   const focused = document.activeElement;
   for (const [button, isOn] of pairs) button.disabled = !isOn;
@@ -40,7 +40,7 @@ export function enable(...pairs) {
   if (isLost) pairs.find(([, isOn]) => isOn)?.[0].focus({ preventScroll: true });
 }
 
-/** The options of a `select`, as pairs of value and text; touches it only where there are others. */
+/** Sets the options of a `select`, as pairs of value and text, if they differ. */
 export function options(select, pairs, chosen) {
   const same =
     select.options.length === pairs.length &&

@@ -5,10 +5,10 @@ import * as csv from './csv.js';
 import * as format from './format.js';
 
 const BYTES_MAX = 256e6;
-/** Longest wait for the whole of it. */
+/** Longest wait for the whole file. */
 const ANSWER_MS_MAX = 600_000;
 
-/** A click on `button` downloads what `question` says then; another one stops it. `state` says how it goes. */
+/** A click on `button` downloads the rows for `question()`; another click stops it. `state` shows the progress. */
 export function start(button, state, question) {
   const title = button.textContent;
   let under;

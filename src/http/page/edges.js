@@ -4,21 +4,21 @@ import * as bands from './bands.js';
 import * as dom from './dom.js';
 import * as format from './format.js';
 
-/** A pair more takes so much height, between these. */
+/** Height of the drawing: this much for each pair, within these bounds. */
 const PAIR_PX = 26;
 const HEIGHT_MIN = 90;
 const HEIGHT_MAX = 440;
-/** On a phone there are fewer. */
+/** Pairs on a phone. */
 const PAIRS_NARROW = 10;
 
 const at = (id) => document.getElementById(id);
 const narrow = matchMedia('(max-width: 640px)');
 
 let narrowTo;
-/** What is drawn, so that it can be drawn again where there is more room. */
+/** The data that is drawn, so that it can be drawn again at another width. */
 let drawn = { edges: [], rest: 0n };
 
-/** `change` is told the applications that are clicked, as filters. */
+/** `change` is called with the applications that are clicked, as filters. */
 export function start(change) {
   narrowTo = (ends) => {
     const known = ends.filter(({ name }) => name !== null);
@@ -39,7 +39,7 @@ export function show(rows, totals) {
   table(edges, rest);
 }
 
-/** Draws what is shown, as wide as there is room. */
+/** Draws the shown data at the available width. */
 export function draw() {
   const { edges, rest } = drawn;
   const chart = at('edges-chart');

@@ -1,4 +1,4 @@
-// What to do if there are no flows yet.
+// Instructions, shown while there are no flows.
 
 import * as api from './api.js';
 

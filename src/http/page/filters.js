@@ -1,17 +1,17 @@
-// Search, and the filters that are on as chips.
+// The search field, and the active filters as chips.
 
 import * as dom from './dom.js';
 import * as format from './format.js';
 import { FILTERS } from './view.js';
 
-/** Pause in typing after which is searched. */
+/** Pause in typing after which the search starts. */
 const TYPING_MS = 250;
 
 const at = (id) => document.getElementById(id);
 
 let go;
 
-/** `change` goes to the view that has these differences. */
+/** `change` changes the view. */
 export function start(change, view) {
   go = change;
   const search = dom.calm(TYPING_MS, () => {
@@ -20,7 +20,7 @@ export function start(change, view) {
   at('search').oninput = search;
 }
 
-/** Shows what `view` is narrowed to. */
+/** Shows the search and the filters of `view`. */
 export function show(view) {
   const input = at('search');
   const focus = [...at('filters').querySelectorAll('button')].indexOf(document.activeElement);
@@ -44,7 +44,7 @@ export function show(view) {
   }
   dom.replace(at('filters'), ...chips);
   if (focus < 0 || at('filters').contains(document.activeElement)) return;
-  // Who removes one by keyboard is at the next.
+  // After a removal by keyboard, focus the next filter.
   const left = [...at('filters').querySelectorAll('li:not(.clear) button')];
   (left[Math.min(focus, left.length - 1)] ?? input).focus();
 }

@@ -1,8 +1,8 @@
-// How numbers, hours and names look.
+// The text of numbers, hours and names.
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB', 'ZB', 'YB'];
 
-/** `value` in the largest unit that leaves it above one, and which that is. */
+/** `value` in the largest unit in which it is at least one, and the index of that unit. */
 function scaled(value) {
   let number = Number(value);
   let unit = 0;
@@ -20,7 +20,7 @@ export function bytes(value) {
   return `${number.toFixed(digits)}\u00a0${UNITS[unit]}`;
 }
 
-/** Marks for an axis, `step` apart: all in the unit of the last, and with digits alike. */
+/** Marks for an axis, `step` apart: all in the unit of the last, with the same number of decimals. */
 export function bytesAlike(values, step) {
   const { unit } = scaled(values.at(-1));
   const digits = step < 1000 ** unit ? 1 : 0;
@@ -44,7 +44,7 @@ export function percent(part, whole) {
 
 /** From here on (the year 1981), an hour is shown as a date; below, as a plain number. */
 const EPOCH_HOURS_MIN = 100_000;
-/** The last hour of the year 9999. A larger number is no hour since the epoch, but perhaps a second. */
+/** The last hour of the year 9999. A larger number is not an hour since the epoch, but perhaps a second. */
 const EPOCH_HOURS_MAX = Date.UTC(10_000, 0) / 3.6e6 - 1;
 
 /** Whether this hour is shown as a date. */
@@ -58,14 +58,14 @@ export function hour(number) {
   return new Date(number * 3.6e6).toISOString().slice(0, 16).replace('T', ' ');
 }
 
-/** The hours from `from` to before `to`, in words. Dates are in UTC and say so. */
+/** The hours from `from` to before `to`, in words. Dates are labelled UTC. */
 export function hours({ from, to }) {
   const last = to - 1;
   const zone = isDated(last) ? ' UTC' : '';
   const [begin, end] = [from, last].map(hour);
   if (from === last) return `${zone === '' ? 'hour ' : ''}${begin}${zone}`;
   const unit = isDated(from) ? '' : zone === '' ? 'hours ' : 'hour ';
-  // A date that both have is said once.
+  // If both have the same date, it is shown once.
   const isSameDay = isDated(from) && zone !== '' && begin.slice(0, 10) === end.slice(0, 10);
   return `${unit}${begin} to ${isSameDay ? end.slice(11) : end}${zone}`;
 }
@@ -76,14 +76,14 @@ export function duration(hours) {
   return count === 1 ? unit : `${count} ${unit}s`;
 }
 
-/** The time of day of `ms`, in UTC, which it says. */
+/** The time of day of `ms`, labelled UTC. */
 export function clock(ms) {
   return `${new Date(ms).toISOString().slice(11, 19)} UTC`;
 }
 
 /**
- * `hour` for an axis with a label every `step` hours, in lines: the date only where it is another than that
- * of the label before it, `before`.
+ * `hour` for an axis with a label every `step` hours, in lines: the date only if it differs from that of the
+ * previous label, `before`.
  */
 export function hourLabel(number, step, before) {
   if (!isDated(number)) return [String(number)];
@@ -93,25 +93,25 @@ export function hourLabel(number, step, before) {
   return before !== undefined && hour(before).startsWith(date) ? [time] : [time, date];
 }
 
-/** For JSON.stringify, which knows no BigInt. */
+/** For JSON.stringify, which does not support BigInt. */
 export function withBigInt(_key, value) {
   return typeof value === 'bigint' ? String(value) : value;
 }
 
 /**
- * What of a name is not seen, moves the cursor or turns the line around, and a backslash that would look like
- * one of our marks. Pictographs (the first group) may have such within.
+ * Characters of a name that are invisible, move the cursor or change the direction of text, and a backslash that would
+ * look like one of our marks. Pictographs (the first group) may contain such characters.
  */
 const UNSEEN =
   /(\p{Extended_Pictographic}[\ufe0f\p{Emoji_Modifier}]?(?:\u200d\p{Extended_Pictographic}[\ufe0f\p{Emoji_Modifier}]?)*)|[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|\\(?=u\{)/gu;
-/** Blanks at an end, side by side, or other than they look. */
+/** Blanks at an end, next to each other, or other than the plain space. */
 const BLANKS = /^ | $|(?<= ) |(?! )\p{Zs}/gu;
 
-/** What is shown for the empty name, and for all that is not listed. */
+/** The text for the empty name, and for all applications that are not listed. */
 const EMPTY = '(empty)';
 export const OTHERS = 'all others';
 
-/** A name as text that can be seen; no two names have the same, and none has that of `OTHERS`. */
+/** A name as visible text. It is different for each name, and never that of `OTHERS`. */
 export function name(text) {
   if (text === '') return EMPTY;
   const mark = (unseen) => `\\u{${unseen.codePointAt(0).toString(16)}}`;

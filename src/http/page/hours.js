@@ -1,4 +1,4 @@
-// Traffic by hour: the chart of a part of the time, the overview of all of it, and the same as a table.
+// Traffic by hour: the chart of a part of the timeline, the overview of all of it, and a table.
 
 import * as bars from './bars.js';
 import * as dom from './dom.js';
@@ -14,15 +14,15 @@ const at = (id) => document.getElementById(id);
 let all = [];
 let places = [];
 let range = { from: 0, to: 1 };
-/** The first hour that has not ended. */
+/** The first incomplete hour. */
 let incomplete = Infinity;
-/** Whether the bars are of the flows that match the filters, not of all. */
+/** Whether the bars have only the flows that match the filters. */
 let isFiltered = false;
 /** The part of the timeline that the chart shows, as from and to; null: the default for the chosen hours. */
 let frame = null;
 /** The sums that are drawn, by hour. */
 let sums = new Map();
-/** What the overview was drawn from. */
+/** The state that the overview was drawn from. */
 let overviewDrawn = [];
 
 let choose;
@@ -36,7 +36,7 @@ export function start(change, fetch) {
   at('later').onclick = () => shift(1);
 }
 
-/** Takes `hours`, all that hold flows, and the `chosen` ones (from, to); those from `first` on have not ended. */
+/** Takes `hours`, all that hold flows, and the `chosen` ones (from, to); those from `first` on are incomplete. */
 export function show(hours, chosen, first, filtered) {
   if (hours !== all) {
     const seen = frame && placesIn(frame);
@@ -86,7 +86,7 @@ export function draw(given) {
   table(slots);
 }
 
-/** Draws again at a new width: as many hours as it has room for, or the same ones (`isFixed`). */
+/** Draws again at a new width: as many hours as fit, or the same ones (`isFixed`). */
 export function resize(isFixed) {
   overview();
   if (isFixed) {
@@ -101,7 +101,7 @@ function room() {
   return bars.room(at('hours-chart'));
 }
 
-/** Which places are from `from` on and before `to`. */
+/** The places from `from` (inclusive) to `to` (exclusive). */
 function placesIn({ from, to }) {
   return { start: timeline.indexOf(places, from), stop: timeline.indexOf(places, to) };
 }
@@ -111,7 +111,7 @@ function between(start, stop) {
   return { from: places[start], to: places[stop - 1] + 1 };
 }
 
-/** `count` places around those from `start` to before `stop`, centred as far as the ends allow. */
+/** `count` places around those from `start` to before `stop`, centred as far as possible. */
 function around(start, stop, count) {
   const first = Math.max(0, Math.min(Math.round((start + stop - count) / 2), places.length - count));
   return between(first, Math.min(first + count, places.length));
@@ -151,7 +151,7 @@ function overview() {
   const { slots } = timeline.slots(places, totals, bars.overviewRoom(chart));
   bars.overview(chart, { slots, frame: part() }, (picked) => {
     const { start, stop } = placesIn(picked);
-    // A click shows the hours around it, one bar each; a drag shows what was dragged over.
+    // A click shows the hours around it, one bar each; a drag shows the hours that it covers.
     move(stop - start > Math.max(room() / 2, slots[0].to - slots[0].from) ? between(start, stop) : around(start, stop, room()));
   });
 }

@@ -1,4 +1,4 @@
-// The page: what is looked at, when it is fetched, and who shows it.
+// Decides what to fetch and when, and which module shows it.
 
 import * as api from './api.js';
 import * as dom from './dom.js';
@@ -14,43 +14,43 @@ import * as format from './format.js';
 import * as svg from './svg.js';
 import * as views from './view.js';
 
-/** Pause between two looks at what is new; longer where a look takes long, by this factor of its time. */
+/** Pause between two refreshes; after a slow refresh, its duration times this factor. */
 const REFRESH_MS = 10_000;
 const REFRESH_PAUSE = 10;
-/** Pauses before trying again, while the service does not answer; the last is kept. */
+/** Pauses before each retry while the service does not respond; the last one repeats. */
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
 const TALKERS = 8;
 const EDGES = 20;
-/** Pause in which a window has its new size. */
+/** Pause after which a window counts as resized. */
 const RESIZE_MS = 150;
 
 const at = (id) => document.getElementById(id);
 const card = (id) => at(id).closest('.card, .figures');
 
 let view = current();
-/** What ends the fetches under way when another view is asked for. */
+/** Aborts the current fetches when the view changes. */
 let turn = new AbortController();
 let timer = 0;
 let failures = 0;
-/** What the page shows: the view and the sums of its hours. The same again is not fetched again. */
+/** The view and the sums of its hours that the page shows. The same is not fetched again. */
 let shown = '';
-/** What there is to say of all that is shown. */
-let said = '';
-/** The hours that there were at the last look, as rows of /hours, and which of them the view means. */
+/** The banner's text about all that is shown. */
+let bannerText = '';
+/** The stored hours at the last refresh, as rows of /hours, and the ones that the view covers. */
 let known = [];
 let range = { from: 0, to: 1 };
-/** What each card answers, by the id of its part; with another question, that is of the past. */
+/** The query that each card shows, by the id of its part; if the current query differs, the card is outdated. */
 const answered = new Map();
 const PARTS = ['total', 'hours-chart', 'sources', 'destinations', 'edges-chart', 'table'];
 
-/** The view that the address says, and the cursors of the pages before this one, which it does not. */
+/** The view of the address, and the cursors of the previous pages, which the address does not have. */
 function current() {
   return { ...views.parse(location.search), pages: history.state?.pages ?? [] };
 }
 
 /**
- * Goes to the view that has these differences, on its first page unless told otherwise: as an entry of
- * the history or, for what is typed, in place of the last.
+ * Changes the view, to its first page by default. Adds an entry to the history or, while the user types,
+ * replaces the last one.
  */
 function go(change, { replace = false } = {}) {
   view = { ...view, cursor: '', pages: [], misread: '', ...change };
@@ -62,12 +62,12 @@ function go(change, { replace = false } = {}) {
 
 addEventListener('popstate', () => {
   view = current();
-  // Also while it is typed in: what was typed belongs to where one comes from.
+  // Also while the user types: that text belongs to the previous entry.
   at('search').value = view.search;
   refresh();
 });
 
-/** Fetches what `view` shows, if it is not shown already, and sees to it that this is done again. */
+/** Fetches what `view` shows, unless it is shown already, and schedules the next refresh. */
 async function refresh() {
   turn.abort();
   turn = new AbortController();
@@ -89,7 +89,7 @@ async function refresh() {
   }
 }
 
-/** The question of each part but the chart of hours. */
+/** The current query of each part except the chart of hours. */
 function asked() {
   const question = String(views.question(view, range));
   return {
@@ -101,7 +101,7 @@ function asked() {
   };
 }
 
-/** Dims the parts whose answer is to another question than now. */
+/** Dims the parts that show another query. */
 function dimOthers() {
   for (const [id, question] of Object.entries(asked())) dim(id, question);
 }
@@ -122,7 +122,7 @@ document.addEventListener('visibilitychange', () => {
   else if (view.live || failures > 0) refresh();
 });
 
-/** Resolves to what there is to say of all of it, if anything. */
+/** Resolves to the banner's text, or an empty one. */
 async function load(signal) {
   known = await api.hours(signal);
   if (!at('token').hidden) {
@@ -150,7 +150,7 @@ async function load(signal) {
   if (fresh === shown) {
     report([await chart], false);
     signal.throwIfAborted();
-    return said || view.misread;
+    return bannerText || view.misread;
   }
   shown = '';
 
@@ -181,17 +181,17 @@ async function load(signal) {
   if (thrown) throw thrown.reason;
   signal.throwIfAborted();
   const unanswered = results.map(({ value }) => value).filter((value) => value);
-  // What was too much for the moment is asked for again, at the usual pace.
+  // Retry overload errors at the normal interval.
   shown = unanswered.some(({ error }) => error.passes) ? '' : fresh;
-  // The sums of whole hours are known as it is: they do not fail.
+  // Sums of whole hours come from /hours, so they cannot fail.
   const all = views.isFiltered(view) ? results.length : results.length - 2;
   const areAlike = unanswered.length === all && new Set(unanswered.map(({ error }) => error.message)).size === 1;
-  said = areAlike ? `${unanswered[0].error.message}.` : '';
+  bannerText = areAlike ? `${unanswered[0].error.message}.` : '';
   report(unanswered, areAlike);
-  return said || view.misread;
+  return bannerText || view.misread;
 }
 
-/** Shows one answer where it belongs, or resolves to why there is none; throws where that concerns all. */
+/** Shows one response in its card, or resolves to its error; throws an error that concerns all cards. */
 async function part(id, question, signal, answer, show) {
   card(id).setAttribute('aria-busy', 'true');
   try {
@@ -209,17 +209,17 @@ async function part(id, question, signal, answer, show) {
   }
 }
 
-/** Shows in each card why it has no answer, unless the banner says it for all (`isSaid`). */
-function report(unanswered, isSaid) {
+/** Shows in each card its error, unless the banner shows one for all (`isInBanner`). */
+function report(unanswered, isInBanner) {
   for (const { id, error } of unanswered.filter((one) => one)) {
-    note(card(id), isSaid ? '' : error.message);
+    note(card(id), isInBanner ? '' : error.message);
     card(id).removeAttribute('aria-busy');
   }
 }
 
-/** What the chart of hours was drawn from. */
+/** The state that the chart of hours was drawn from. */
 let drawn = [];
-/** Ends the fetch under way when the chart is to show other hours. */
+/** Aborts the current fetch when the chart shows other hours. */
 let chartTurn = new AbortController();
 
 /** Draws the chart of hours, of all flows or of those that match the filters. */
@@ -243,7 +243,7 @@ function drawHours(signal) {
   });
 }
 
-/** Draws it again for another part of the timeline or another width. */
+/** Draws the chart again for another part of the timeline or another width. */
 async function redrawHours() {
   drawn = [];
   try {
@@ -258,16 +258,16 @@ function incompleteFrom() {
   return known.findLast(({ hour }) => format.isDated(hour)) ? Math.floor(api.now() / 3.6e6) : Infinity;
 }
 
-/** The hours that `view` means: from, and before which. */
+/** The hours that `view` covers: from (inclusive) and to (exclusive). */
 function rangeOf({ from, to }, hours) {
   const [first, newest] = [hours[0].hour, hours.at(-1).hour];
   if (from === null && to === null) {
-    // An hour that has not ended has only a part of its bytes, and would look like a drop in traffic.
+    // An incomplete hour would look like a drop in traffic.
     const complete = hours.findLast(({ hour }) => hour < incompleteFrom())?.hour ?? newest;
     return { from: complete, to: complete + 1 };
   }
   if (to === null) return { from: Math.max(from, first), to: Math.max(newest, from) + 1 };
-  // All hours before `to`: from the first stored one on, if that is one of them.
+  // All hours before `to`, from the first stored one if that is before `to`.
   return { from: from ?? (first < to ? first : 0), to };
 }
 
@@ -278,7 +278,7 @@ function sum(rows) {
   };
 }
 
-/** A line below the head of a card that says why it does not show what it should. */
+/** Shows an error below the head of a card; with an empty `text`, removes it. */
 function note(card, text) {
   let line = card.querySelector('.problem');
   if (text === '') {
@@ -306,7 +306,7 @@ function showTotals({ bytes_tx, bytes_rx }, inRange) {
   at('span-exact').textContent = isIncomplete ? 'incomplete: the last has not ended' : '';
   const what = views.isFiltered(view) ? ', filtered' : '';
   const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total${isIncomplete ? ', incomplete' : ''}`;
-  // It is read out when it changes.
+  // Screen readers announce each change.
   if (at('summary').textContent !== summary) at('summary').textContent = summary;
 }
 
@@ -322,7 +322,7 @@ function failed(error) {
   document.body.classList.add('stale');
   showControls();
   clearTimeout(timer);
-  // Also when updates are paused: what was asked for has not come.
+  // Also while updates are paused: the requested data has not arrived.
   if (!document.hidden) timer = setTimeout(refresh, pause);
 }
 
@@ -333,7 +333,7 @@ function recovered(text) {
   showControls();
 }
 
-/** Says above everything what concerns all of it; nothing, if there is nothing to say. */
+/** Shows `text` in the banner; hides the banner if it is empty. */
 function say(text) {
   const banner = at('banner');
   banner.hidden = text === '';
@@ -374,7 +374,7 @@ at('live').addEventListener('click', () => {
   go({ live: !view.live, cursor: view.cursor, pages: view.pages }, { replace: true });
 });
 
-/** Adds what `change` names to the filters. */
+/** Adds the names in `change` to the filters. */
 function narrowTo(change) {
   const merged = Object.entries(change).map(([field, value]) => [field, [...new Set([...view[field], value])]]);
   go(Object.fromEntries(merged));
@@ -400,11 +400,11 @@ const resize = (isPrint) => {
   edges.draw();
 };
 addEventListener('resize', dom.calm(RESIZE_MS, () => {
-  // On a phone, the browser's bars change the height as one scrolls.
+  // On a phone, scrolling changes the height of the browser's bars.
   if (innerWidth !== width) resize(false);
   width = innerWidth;
 }));
-// Charts have the width of the paper before the browser counts its pages; there is no time to fetch.
+// Draw the charts at the width of the paper before the browser counts the pages; there is no time to fetch.
 const print = (isPaper) => {
   svg.usePaper(isPaper);
   resize(true);

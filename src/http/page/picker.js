@@ -32,7 +32,7 @@ export function start(change) {
       if (hourIn(id) === null) complain(id);
     };
     at(id).onblur = () => {
-      // Text that is no hour is replaced; what was wrong with it is still said.
+      // Text that is not an hour is replaced; its error stays.
       if (hourIn(id) !== null) return;
       complain(id);
       fill(id);
@@ -55,7 +55,7 @@ export function show(hours, chosen, view) {
   dom.enable([at('previous-hour'), range.from > all[0]], [at('next-hour'), range.to <= all.at(-1)]);
   at('zone').hidden = !format.isDated(range.to - 1);
   if (isOther) complain();
-  // Typing is not disturbed, unless other hours have been chosen.
+  // Do not interrupt typing, unless other hours have been chosen.
   for (const id of FIELDS) if (isOther || document.activeElement !== at(id)) fill(id);
 }
 
@@ -65,7 +65,7 @@ function fill(id) {
   const hour = id === 'from-hour' ? range.from : range.to - 1;
   const isDated = format.isDated(hour);
   const text = (number) => (isDated ? format.hour(number).replace(' ', 'T') : String(number));
-  // A date has no bound that is a plain number, and the other way round.
+  // A date cannot be bounded by a plain number, nor a number by a date.
   const bound = (end, of) => (format.isDated(end) === isDated ? text(of(end, hour)) : '');
   field.type = isDated ? 'datetime-local' : 'number';
   field.step = isDated ? '3600' : '1';
@@ -81,7 +81,7 @@ function hourIn(id) {
   return field.type === 'number' ? Number(field.value) : Date.parse(`${field.value}Z`) / 3.6e6;
 }
 
-/** Says beside the fields why what is in one of them is not shown; without an `id`, that nothing is wrong. */
+/** Shows beside the fields the error of one of them; without an `id`, removes it. */
 function complain(id) {
   for (const field of FIELDS) at(field).setAttribute('aria-invalid', String(field === id));
   at('range-problem').textContent = id ? `${TITLES[id]} ${at(id).value.replace('T', ' ')}: ${reason(at(id))}`.replace(' :', ':') : '';
@@ -96,7 +96,7 @@ function reason({ validity, type }) {
 
 function take(id) {
   const [from, last] = FIELDS.map(hourIn);
-  // A date that is not complete yet has no value.
+  // An incomplete date has no value.
   const wrong = FIELDS.find((field) => at(field).value !== '' && !at(field).checkValidity());
   if (wrong) complain(wrong);
   if (from === null || last === null || (from === range.from && last === range.to - 1)) return;

@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import * as views from './view.js';
 
-/** The filters that `known` is for; by hour, the sums, and the state of the hour when they were fetched. */
+/** The filters that `known` belongs to; by hour, the sums, and the state of the hour when they were fetched. */
 let filters = '';
 const known = new Map();
 

@@ -1,4 +1,4 @@
-// What the charts share: making SVG elements, measuring text, and interaction by pointer, finger and keyboard.
+// Common code of the charts: makes SVG elements, measures text, and handles pointer, finger and keyboard.
 // Names are set as text only.
 
 import * as dom from './dom.js';
@@ -18,7 +18,7 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A drawing of this size that shrinks with what it is in, as on paper. */
+/** A drawing of this size that shrinks with its container, as on paper. */
 export function picture(width, height, ...children) {
   return make('svg', { viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' }, ...children);
 }
@@ -30,23 +30,23 @@ export function show(element, picture) {
   else element.replaceChildren(picture);
 }
 
-/** How wide drawings are on A4 within the margins. */
+/** The width of drawings on A4 within the margins. */
 const PAPER_PX = 677;
 let isPaper = false;
 
-/** From now on, drawings are for paper, or for the screen. */
+/** Switches drawings to paper, or to the screen. */
 export function usePaper(is) {
   isPaper = is;
 }
 
-/** How wide a drawing in `element` is to be. */
+/** The width of a drawing in `element`. */
 export function widthOf(element) {
   return isPaper ? PAPER_PX : Math.max(240, Math.round(element.clientWidth));
 }
 
 const pen = document.createElement('canvas').getContext('2d');
 
-/** How wide the longest of `texts` is, in the font of `element`, at `px`. */
+/** The width of the longest of `texts` in the font of `element`, at `px`. */
 export function textWidth(element, texts, px) {
   pen.font = `${px}px ${getComputedStyle(element).fontFamily}`;
   return Math.max(0, ...texts.map((text) => pen.measureText(text).width));
@@ -56,7 +56,7 @@ export function textWidth(element, texts, px) {
  * Makes the chart in `element` usable by pointer, finger and keyboard: it shows a tooltip for the item under the
  * pointer, or for the one that the arrow keys have reached. `model` describes what is drawn: the `count` of
  * items, `at(event)`, the index of the item under the pointer or -1, `text(index)`, a heading and lines for the
- * tooltip, `place(index)`, where that is shown, `highlight(first, last)`, which marks these items (none without
+ * tooltip, `place(index)`, its position, `highlight(first, last)`, which marks these items (none without
  * arguments), and `choose(first, last)`. The keyboard starts at the item `index`. With `isRange`, several neighbours
  * can be chosen. To be called after each drawing.
  */
@@ -68,7 +68,7 @@ export function explore(element, model, index, isRange) {
   chart.update(index);
 }
 
-/** What is drawn in each element, and the function to call after each drawing. */
+/** The model of each element, and the function to call after each drawing. */
 const charts = new WeakMap();
 
 function listen(element, model, isRange) {
@@ -108,7 +108,7 @@ function listen(element, model, isRange) {
   element.tabIndex = 0;
   element.addEventListener('pointermove', (event) => {
     const index = model().at(event);
-    // A mouse selects a range by dragging. A finger covers what it is on: it slides to the item instead.
+    // A mouse selects a range by dragging. A finger hides the item below it, so it slides to the item instead.
     const isDrag = press !== null && event.pointerType === 'mouse' && isRange;
     if (isDrag && anchor === null && Math.abs(event.clientX - press.x) > CLICK_PX) anchor = press.index;
     if (index >= 0) show(index);
@@ -119,7 +119,7 @@ function listen(element, model, isRange) {
     if (event.button !== 0 || index < 0) return;
     anchor = null;
     press = { x: event.clientX, index };
-    // So that a drag that leaves the chart also ends here.
+    // So that a drag that leaves the chart still ends here.
     element.setPointerCapture(event.pointerId);
     show(index);
   });
@@ -147,7 +147,7 @@ function listen(element, model, isRange) {
     } else return;
     event.preventDefault();
   });
-  // Also what the mouse shows, wherever the focus is (WCAG 2, 1.4.13).
+  // Also closes the tooltip of the mouse, wherever the focus is (WCAG 2, 1.4.13).
   document.addEventListener('keydown', (event) => event.key === 'Escape' && !tip.hidden && hide());
 
   /** To be called after each drawing. `index` is the item to start at: after a choice, what was chosen. */

@@ -10,18 +10,18 @@ export const ROWS = 25;
 
 const at = (id) => document.getElementById(id);
 const TITLES = { src_app: 'Source', dest_app: 'Destination', vpc_id: 'VPC', hour: 'Hour' };
-/** Of longer names, a part is left out. */
+/** Longer names are shortened. */
 const NAME_CHARS_MAX = 80;
 const SUMS = { bytes: 'Total', bytes_tx: 'Sent', bytes_rx: 'Received' };
 
 let page;
-/** What is shown, and the cursor of the rows that follow. */
+/** The shown page, and the cursor of the next one. */
 let answer = { rows: [], cursor: null };
 let next = null;
 
 /**
- * `go` goes to the view that has these differences, `narrowTo` adds a filter; `view` is the one that is
- * shown, `range` its hours, `question` its rows as parameters of the API.
+ * `go` changes the view, `narrowTo` adds a filter; `view` is the current view, `range` its hours, `question` the
+ * parameters of the API for its rows.
  */
 export function start(given) {
   page = given;
@@ -31,9 +31,9 @@ export function start(given) {
     go({ exact: event.target.checked, cursor: view().cursor, pages: view().pages }, { replace: true });
     show(answer, view());
   };
-  // From the second page on, the hours are those of the first, also when newer ones come.
+  // From the second page on, keep the hours of the first page, even if newer ones arrive.
   at('next-page').onclick = () => {
-    // What follows a page that is still to come is not known.
+    // The page after one that has not arrived is not known.
     if (at('rows').getAttribute('aria-busy') === 'true') return;
     go({ ...page.range(), cursor: next, pages: [...view().pages, view().cursor] });
     at('rows').scrollIntoView({ block: 'start' });
@@ -52,7 +52,7 @@ export function show(given, view) {
   at('exact').checked = view.exact;
   const fields = columns(view).filter((field) => field !== 'vpc_id' && field !== 'hour');
   const more = columns(view).filter((field) => field === 'vpc_id' || field === 'hour');
-  // Names, sums, the rest: on a phone, what matters is seen without scrolling sideways.
+  // Names, sums, the rest: on a phone, the important columns are visible without scrolling sideways.
   const order = [...fields, ...(fields.length === 0 ? more : []), ...Object.keys(SUMS), ...(fields.length === 0 ? [] : more)];
   const named = Object.keys(FILTERS).filter((field) => order.includes(field));
   const labels = named.map((field) => [field, format.labels(rows.map((row) => row[field]), NAME_CHARS_MAX)]);
@@ -79,7 +79,7 @@ export function show(given, view) {
   at('page-number').textContent = known && (number > 1 || next !== null) ? `Page ${number}` : '';
 }
 
-/** The class of a column of sums. On a phone, not all of them have room: the total, and what is sorted by. */
+/** The class of a column of sums. On a phone, only the total and the sorted column fit. */
 function sumClass(field, sort) {
   return field === 'bytes' || sort.endsWith(field) ? 'number' : 'number part';
 }
@@ -102,7 +102,7 @@ function cell(field, row, names, { sort, exact }) {
   return dom.make('td', {}, button);
 }
 
-/** A column's head. Sums sort downwards, then upwards; names only in the order of the rows themselves. */
+/** A column's head. Sums sort descending, then ascending; names only in key order. */
 function head(field, sort, rows) {
   const isSum = field in SUMS;
   const sortedBy = sort.replace('-', '');

@@ -4,17 +4,17 @@ import * as dom from './dom.js';
 import * as format from './format.js';
 import { FILTERS } from './view.js';
 
-/** Of longer names, a part is left out. */
+/** Longer names are shortened. */
 const NAME_CHARS_MAX = 80;
 
 let narrowTo;
 
-/** `choose` is told the application that is clicked, as a filter. */
+/** `choose` is called with the application that is clicked, as a filter. */
 export function start(choose) {
   narrowTo = choose;
 }
 
-/** Shows `rows` (`field` and bytes, largest first) in `list`, and how much of `totals` each is. */
+/** Shows `rows` (`field` and bytes, largest first) in `list`, and the share of each in `totals`. */
 export function show(list, field, rows, totals) {
   const whole = totals.bytes_tx + totals.bytes_rx;
   let others = whole;
@@ -40,7 +40,7 @@ export function show(list, field, rows, totals) {
   dom.replace(list, ...items);
 }
 
-/** What a line says, and a bar: of all bytes, so much. */
+/** The content of a line: text, and a bar for its share of all bytes. */
 function line(name, bytes, whole) {
   const bar = dom.make('span', { class: 'share', 'aria-hidden': 'true' });
   bar.style.width = `${(100 * Number(bytes)) / Number(whole || 1n)}%`;

@@ -1,6 +1,6 @@
-// The timeline: which hours have a place, which bar they belong to, and where the labels are.
+// The timeline: the hours that have a place, the bar of each, and the positions of labels.
 
-/** The longest gap that is drawn as empty hours, and up to how many hours gaps are drawn at all. */
+/** The longest gap that is drawn as empty hours, and the number of hours up to which gaps are drawn at all. */
 const GAP_HOURS = 48;
 const GAPS_HOURS_MAX = 20_000;
 /** Hours per bar. */
@@ -23,7 +23,7 @@ export function places(hours) {
   return all;
 }
 
-/** The index of the first place not before `hour`; the length where there is none. */
+/** The index of the first place not before `hour`; the length if there is none. */
 export function indexOf(places, hour) {
   let [low, high] = [0, places.length];
   while (low < high) {

@@ -1,5 +1,5 @@
-// What is looked at, and the address that says so. The parameters are those of the API where there
-// are such, so that an address can be read.
+// The view, and its encoding as an address. Parameters that the API has too are named as there, so that an address is
+// readable.
 
 import { name as visible } from './format.js';
 
@@ -18,7 +18,7 @@ export const GROUPINGS = {
 export const GROUPING = 'src_app,dest_app,vpc_id';
 
 const SORTS = ['bytes', 'bytes_tx', 'bytes_rx'].flatMap((sort) => [sort, `-${sort}`]);
-/** By name, which is the order of the rows themselves. */
+/** By name, which is key order. */
 export const UNSORTED = 'name';
 
 /** The largest hour of the API. */
@@ -27,13 +27,12 @@ const HOUR_MAX = 2 ** 32 - 2;
 const SINGLE = ['hour', 'from', 'to', 'search', 'sort', 'group_by', 'cursor', 'exact', 'live'];
 
 /**
- * The view that the query string of an address describes. `from` and `to` are hours, the second not
- * included. Both null: the newest complete hour, whichever it is. `misread` says what was not understood and
- * left out.
+ * The view that the query string of an address describes. `from` (inclusive) and `to` (exclusive) are hours. Both null:
+ * the newest complete hour. `misread` names the invalid parameters, which are ignored.
  */
 export function parse(search) {
   const wrong = [];
-  // What is not UTF-8 would be read as another name.
+  // A value that is not UTF-8 would be read as another name.
   const parts = search.replace(/^\?/, '').split('&');
   wrong.push(...parts.filter((part) => !isUtf8(part)).map(visible));
   const params = new URLSearchParams(parts.filter(isUtf8).join('&'));
@@ -91,7 +90,7 @@ function isUtf8(part) {
   }
 }
 
-/** The query string for `view`; empty for what is shown at first. */
+/** The query string for `view`; empty for the initial view. */
 export function format(view) {
   const params = narrow(time(view), view);
   if (view.sort !== 'bytes') params.set('sort', view.sort);
@@ -123,7 +122,7 @@ export function question(view, range) {
 export function tableQuestion(view, range) {
   const params = question(view, range);
   const fields = columns(view);
-  // The rows of an hour are apart as they are; grouping them would only cost.
+  // The rows of one hour are already distinct, so grouping them would only cost time.
   const apart = fields.length === 3 && params.has('hour');
   if (!apart && fields.length < 4) params.set('group_by', fields.join(','));
   if (view.sort !== UNSORTED) params.set('sort', view.sort);

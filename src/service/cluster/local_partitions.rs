@@ -70,7 +70,7 @@ impl LocalPartitions {
         }
     }
 
-    /// From now on, no question is answered from the partition, and answers that read it are aborted.
+    /// Stops queries of the partition and aborts responses that read it.
     pub(super) fn revoke(&self, partition: Partition) {
         self.0.lock().remove(&partition);
     }
@@ -105,7 +105,7 @@ impl LocalPartitions {
     }
 
     /// The partition, if its sums may be shown: they have reached the end that the journal had when the partition
-    /// was assigned, and its leader was heard of so lately that no other node can own the partition.
+    /// was assigned, and its leader was heard from so recently that no other node can own the partition.
     pub(super) fn readable(
         &self,
         partition: Partition,
@@ -138,7 +138,7 @@ impl LocalPartitions {
     /// Whether all partitions can be read.
     ///
     /// # Errors
-    /// Why the first one that cannot be read cannot.
+    /// Why a partition cannot be read, for the first such partition.
     pub(super) fn check_readable(
         &self,
         progress: &BTreeMap<Partition, Progress>,

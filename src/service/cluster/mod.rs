@@ -1,6 +1,6 @@
 //! One node of a cluster whose journal is a topic of Kafka. A batch is split by its flows' names into the partitions
 //! of the topic. Each partition's sums are in a store of their own, on the node that the consumer group assigns the
-//! partition to. Any node answers any question from all of them.
+//! partition to. Every node can answer every query.
 //!
 //! - `service` is what the API calls.
 //! - `kafka_writer` takes batches, splits them with the codec in `message`, and waits until they are visible if the
@@ -8,7 +8,7 @@
 //! - `assignment` follows the consumer group. Each assigned partition has a thread (`partition`): it opens the store,
 //!   applies the messages in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
 //! - `checkpoints` uploads copies of stores, and downloads one where a store is missing.
-//! - `scatter_gather` answers questions from the stores of this node and from its `peer`s.
+//! - `scatter_gather` answers queries from the stores of this node and from its `peer`s.
 //! - `signer` authenticates the announcements by which nodes find each other.
 //! - [`kafka`] is the client of Kafka.
 //!
@@ -63,7 +63,8 @@ use signer::TokenSigner;
 
 /// A node that the group has not heard of for this long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// If the leader of a partition was not heard of for this long, the partition is not read: another node may own it soon.
+/// If the leader of a partition was not heard from for this long, the partition is not read: another node may own it
+/// soon.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);

@@ -1,5 +1,5 @@
-//! Scatter-gather: a query goes to the local stores and to the peers that own the other partitions, and the parts of
-//! their answers are gathered.
+//! Scatter-gather: sends a query to the local stores and to the peers that own the other partitions, and collects their
+//! parts of the response.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::query::{Coverage, Hours, QueryError, QuerySources};
 use flow::Partition;
 use flow::query::{HoursQuery, Query};
 
-/// Gets the parts of an answer.
+/// Scatters queries to the owners of all partitions, and gathers their parts of the response.
 #[derive(Debug)]
 pub(super) struct ScatterGather(pub(super) Arc<NodeState>);
 
@@ -29,7 +29,7 @@ struct Placement {
 }
 
 impl Placement {
-    /// The coverage of an answer from local partitions and these peers.
+    /// The coverage of a response from local partitions and these peers.
     fn coverage(&mut self, of_peers: Vec<Coverage>, partial: bool) -> Result<Coverage, QueryError> {
         let local = self.local.iter();
         let mut coverage = Coverage {
@@ -110,7 +110,7 @@ impl ScatterGather {
         Ok(answers)
     }
 
-    /// The parts that answer `query`. Peers get `time_max` for each part of their answer.
+    /// The parts that answer `query`. Peers get `time_max` for each part of their response.
     ///
     /// # Errors
     /// [`QueryError::Missing`], unless the query is partial.

@@ -65,7 +65,7 @@ impl Service for ClusterNode {
         let state = &self.state;
         if state.has_failed.load(Ordering::Relaxed) || self.writer.has_ended() {
             return Health::Failing {
-                ready: "the client of Kafka has given up; the log says why".into(),
+                ready: "the client of Kafka has given up; see the log".into(),
                 cause: "the client of Kafka has given up, and the journal could not be used",
             };
         }

@@ -126,14 +126,14 @@ impl Service for Standalone {
         match health {
             WriteHealth::Good => return Health::Ready,
             WriteHealth::Gone => {
-                let why = "the data directory is gone; the log says what was found";
+                let why = "the data directory is gone; see the log";
                 return Health::NotReady(why.into());
             }
             _ => {}
         }
         let ready = match health.lacks_space().or(health.fails()) {
-            Some(why) => format!("no batch is taken: {why}; the log says more"),
-            None => "no batch is taken; the log says why".into(),
+            Some(why) => format!("batches are refused: {why}; see the log"),
+            None => "batches are refused; see the log".into(),
         };
         match health.fails() {
             Some(cause) => Health::Failing { ready, cause },

@@ -1,8 +1,8 @@
-//! The charts: what they say, to whom, and of what.
+//! The charts: their content, and how they are announced.
 
 use super::*;
 
-/// A year of hours since the epoch, the last of them `end`: bytes are told by the hour.
+/// A year of hours since the epoch, the last of them `end`. The hour determines the bytes.
 pub(super) fn year(client: &Client, end: u32) {
     let mut body = Vec::new();
     for hour in end - 8_759..=end {

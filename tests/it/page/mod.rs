@@ -176,7 +176,7 @@ fn a_day_is_explored_and_the_view_shared() {
         .js("const chip = document.querySelector('#filters button'); chip.focus(); chip.click()");
     browser.until("!location.search.includes('src_app')");
     complete(&browser);
-    // Who removed it by keyboard goes on from there; what is typed is gone with its view.
+    // After a removal by keyboard, the next filter has the focus; the typed text is gone with its view.
     assert_eq!(browser.js("return document.activeElement.id"), "search");
     browser.keys("Z");
     browser.until("/search=(ZCART|CARTZ)/.test(location.search)");

@@ -272,7 +272,7 @@ fn lookalikes_are_named() {
         "{\"flowTuples\":\n1},\n".repeat(10_000)
     );
     for (bytes, word) in [
-        (utf_16("[{}]"), "UTF-16; make it UTF-8"),
+        (utf_16("[{}]"), "UTF-16; convert it to UTF-8"),
         (utf_16_be("{\"a\":1}"), "UTF-16"),
         (utf_16(header), "UTF-16"),
         (b"\xFF\xFE\0\0[\0\0\0".to_vec(), "UTF-32"),

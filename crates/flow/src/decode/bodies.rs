@@ -1,5 +1,5 @@
-//! What a body looks like that is refused, as part of the error: the body can be read once more for that, since
-//! nothing of it counts.
+//! Explains a refused body: recognises what the sender probably sent. Reads the body again, which costs valid bodies
+//! nothing.
 
 use serde_json::value::RawValue;
 
@@ -11,9 +11,9 @@ use crate::gzip;
 
 /// UTF-8's byte order mark.
 const MARK: &[u8] = BYTE_ORDER_MARK.as_bytes();
-/// Of a first line, enough to tell what it is.
+/// Bytes of the first line that are examined.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// Names of which a VPC flow log's header has some.
+/// Field names that occur in headers of VPC flow logs.
 const OF_FLOW_LOGS: [&str; 6] = [
     "srcaddr",
     "dstaddr",
@@ -23,7 +23,7 @@ const OF_FLOW_LOGS: [&str; 6] = [
     "log-status",
 ];
 
-/// Adds to `error`, which a decoder made of `body`, what the body looks like.
+/// Adds to `error` what `body` looks like.
 pub(super) fn explain(error: DecodeError, body: &[u8], format: Format) -> DecodeError {
     let mut begin = body.trim_ascii_start();
     while let Some(rest) = begin.strip_prefix(MARK) {
@@ -67,18 +67,18 @@ pub(super) fn explain(error: DecodeError, body: &[u8], format: Format) -> Decode
     }
 }
 
-/// Whose request is refused can send, and may be nowhere near the data directory.
+/// The sender of a POST has no access to the data directory, so suggest `send`.
 fn to_send(what: &str) -> String {
     what.replace("flowtally import", "flowtally send")
 }
 
-/// Of an array: what its flow at `index` is instead.
+/// What the element at `index` of an array is.
 fn of_element(array: &[u8], index: Option<usize>) -> Option<String> {
     let array = std::str::from_utf8(array).ok()?;
     of_json(hints::element(array, index?)?)
 }
 
-/// Of arrays where lines are due.
+/// The hint for an array in a body of NDJSON.
 fn of_arrays(arrays: &[u8]) -> String {
     let mut values = serde_json::Deserializer::from_slice(arrays).into_iter::<&RawValue>();
     match values.nth(1).is_none() {
@@ -89,7 +89,7 @@ fn of_arrays(arrays: &[u8]) -> String {
     }
 }
 
-/// Of a body that begins with an object: what its line at `index` is, or its first value.
+/// What the object at `index` is.
 fn of_object(begin: &[u8], index: Option<usize>, format: Format) -> Option<String> {
     let text = std::str::from_utf8(begin).ok()?;
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
@@ -98,7 +98,7 @@ fn of_object(begin: &[u8], index: Option<usize>, format: Format) -> Option<Strin
         return Some(of_pretty(first));
     }
     match index {
-        // As a value of JSON, it is answered already what to do about several.
+        // The JSON decoder has already explained several objects.
         None if format == Format::Json => of_json(first?),
         _ => {
             let mut lines = text.split('\n').filter(|line| !is_blank(line));
@@ -108,7 +108,7 @@ fn of_object(begin: &[u8], index: Option<usize>, format: Format) -> Option<Strin
     }
 }
 
-/// Of what is no JSON.
+/// The hint for a body that is not JSON.
 fn of_text(begin: &[u8]) -> Option<String> {
     let end = memchr::memchr2(b'\n', b'\r', begin).unwrap_or(begin.len());
     let line = String::from_utf8_lossy(&begin[..end.min(LINE_BYTES_MAX)]);
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Only what can hold flows is a field to look into.
+    /// A hint names a field only if it can hold flows.
     #[test]
     fn a_field_that_holds_no_flows_is_not_named() {
         for (body, named) in [

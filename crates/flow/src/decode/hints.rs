@@ -90,7 +90,7 @@ fn flow(text: &str, format: Format, index: usize) -> Option<Names<'_>> {
     serde_json::from_str(flow).ok()
 }
 
-/// The element at `index` of an array, if it can be read so far: what is wrong may be behind it.
+/// The element at `index` of an array, if it parses; the error may come after it.
 pub(super) fn element(array: &str, index: usize) -> Option<&str> {
     let mut found = None;
     let mut json = serde_json::Deserializer::from_str(array);

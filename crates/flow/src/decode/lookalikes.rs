@@ -29,7 +29,7 @@ enum Looks {
 
 use Looks::{Csv, Json, Magic};
 
-/// How zstd begins.
+/// The first bytes of a zstd file.
 pub(super) const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 
 /// Every flow contains this.
@@ -47,8 +47,9 @@ const fn known(what: &'static str, looks: Looks, next: &'static str) -> LookAlik
 
 const TWICE: &str =
     "decompress it once: gzip -dc FILE | flowtally import - (of zstd: zstd -dc FILE)";
-const TO_UTF_8: &str = "make it UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
-const TO_TEXT: &str = "make CSV or NDJSON of it; AWS can deliver flow logs to S3 as text instead";
+const TO_UTF_8: &str = "convert it to UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
+const TO_TEXT: &str =
+    "convert it to CSV or NDJSON; AWS can deliver flow logs to S3 as text instead";
 const TAR: &str = "read the files in it: tar -xOf FILE | flowtally import -";
 const MESSAGES: &str = "take the records out: jq -r '.. | objects | (.message, .[\"@message\"], select(.field == \
                         \"@message\").value) | strings' FILE | flowtally import --format vpc-flow-logs -";
@@ -59,19 +60,19 @@ const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_a
 
 const MESSAGES_AS_CSV: &str = "the CloudWatch console's CSV, or that of Logs Insights";
 
-/// The first one that fits counts.
+/// The first match wins.
 const KNOWN: &[LookAlike] = &[
     known("compressed twice", Magic(0, b"\x1F\x8B"), TWICE),
     known("compressed twice", Magic(0, b"\x28\xB5\x2F\xFD"), TWICE),
     known(
         "UTF-32",
         Magic(0, b"\xFF\xFE\0\0"),
-        "make it UTF-8 first: iconv -f UTF-32 -t UTF-8 FILE",
+        "convert it to UTF-8 first: iconv -f UTF-32 -t UTF-8 FILE",
     ),
     known(
         "UTF-32",
         Magic(0, b"\0\0\xFE\xFF"),
-        "make it UTF-8 first: iconv -f UTF-32 -t UTF-8 FILE",
+        "convert it to UTF-8 first: iconv -f UTF-32 -t UTF-8 FILE",
     ),
     known("UTF-16", Magic(0, b"\xFF\xFE"), TO_UTF_8),
     known("UTF-16", Magic(0, b"\xFE\xFF"), TO_UTF_8),
@@ -123,7 +124,7 @@ const KNOWN: &[LookAlike] = &[
     known(
         "a JSON text sequence (RFC 7464)",
         Magic(0, b"\x1E"),
-        "leave its separators out: tr -d '\\036' <FILE | flowtally import -",
+        "remove its separators: tr -d '\\036' <FILE | flowtally import -",
     ),
     known("an Azure flow log", Json(&["\"flowTuples\""]), NO_NAMES),
     known(
@@ -185,13 +186,13 @@ const KNOWN: &[LookAlike] = &[
     known(
         "a Transit Gateway flow log as JSON, which records what passes at both attachments",
         Json(&["\"srcaddr\"", "\"tgw"]),
-        "it is not read: give the flow logs of the VPCs",
+        "it is not supported: use the flow logs of the VPCs",
     ),
     known(
         "a VPC flow log as JSON",
         Json(&["\"srcaddr\"", "\"dstaddr\"", "\"bytes\"", "\"start\""]),
         // Without action, log-status and flow-direction, what was refused would count, and each end the same.
-        "make text of it: (echo srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
+        "convert it to text: (echo srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
          pkt-dstaddr interface-id; jq -r '.. | objects | select(has(\"start\")) | with_entries(.key |= \
          gsub(\"_\"; \"-\")) | [.srcaddr, .dstaddr, .bytes, .start, .action, .[\"log-status\"], \
          .[\"flow-direction\"], .[\"vpc-id\"], .[\"pkt-srcaddr\"], .[\"pkt-dstaddr\"], .[\"interface-id\"]] | \
@@ -201,7 +202,7 @@ const KNOWN: &[LookAlike] = &[
     known(
         "Telegraf's JSON",
         Json(&["\"tags\"", "\"fields\"", "\"src_app\""]),
-        "make flows of it: jq -c '(.metrics // [.])[] | .tags + .fields' FILE | flowtally import -",
+        "convert it to flows: jq -c '(.metrics // [.])[] | .tags + .fields' FILE | flowtally import -",
     ),
     known(
         "an object with flows in it",
@@ -211,22 +212,22 @@ const KNOWN: &[LookAlike] = &[
     known(
         "CSV for Excel, with a sep= line first",
         Csv(|line| line.starts_with("sep=")),
-        "leave that line out: tail -n +2 FILE | flowtally import -",
+        "remove that line: tail -n +2 FILE | flowtally import -",
     ),
     known(
         "CSV with semicolons instead of commas, as spreadsheets write it in many countries",
         Csv(|line| has_columns(line, ';')),
-        "make commas of them: tr ';' ',' <FILE | flowtally import - (if no name has either in it)",
+        "replace them with commas: tr ';' ',' <FILE | flowtally import - (if no name has either in it)",
     ),
     known(
         "CSV with tabs instead of commas",
         Csv(|line| has_columns(line, '\t')),
-        "make commas of them: tr '\\t' ',' <FILE | flowtally import - (if no name has either in it)",
+        "replace them with commas: tr '\\t' ',' <FILE | flowtally import - (if no name has either in it)",
     ),
     known(
         "CSV with | instead of commas",
         Csv(|line| has_columns(line, '|')),
-        "make commas of them: tr '|' ',' <FILE | flowtally import - (if no name has either in it)",
+        "replace them with commas: tr '|' ',' <FILE | flowtally import - (if no name has either in it)",
     ),
     known(
         "CSV in which a column has no name, as spreadsheets write an empty one",
@@ -270,12 +271,12 @@ const KNOWN: &[LookAlike] = &[
     known(
         "a VPC flow log as CSV, as Athena writes it",
         Csv(|line| line.contains("srcaddr") && line.contains("dstaddr") && line.contains(',')),
-        "make text of it: sed 's/\"\"/-/g; s/\"//g; 1s/_/-/g; y/,/ /' FILE | flowtally import -",
+        "convert it to text: sed 's/\"\"/-/g; s/\"//g; 1s/_/-/g; y/,/ /' FILE | flowtally import -",
     ),
     known(
         "a VPC flow log with its format, ${…}, instead of a header",
         Csv(|line| line.contains("${srcaddr}") || line.contains("${pkt-srcaddr}")),
-        "make a header of it: sed '1s/[${}]//g' FILE | flowtally import -",
+        "convert that to a header: sed '1s/[${}]//g' FILE | flowtally import -",
     ),
     known(
         "a log with a time before each line",
@@ -302,7 +303,7 @@ const KNOWN: &[LookAlike] = &[
                 c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace()
             })
         }),
-        "of compressed files, gzip and zstd can be read",
+        "only gzip and zstd files can be read",
     ),
 ];
 
@@ -351,7 +352,7 @@ pub fn of_line(line: &str) -> Option<String> {
     }
     if line.ends_with(',') {
         return Some(
-            "a comma follows the flow, as in an array that has lost its brackets: take it away, or put all \
+            "a comma follows the flow, as in an array that has lost its brackets: remove it, or put all \
              in [ ]"
                 .into(),
         );
@@ -403,7 +404,7 @@ fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
     KNOWN.iter().find(|known| is(&known.looks))
 }
 
-/// Whether a header has the names of flows in columns that are separated so.
+/// Whether a header has the names of flows in columns separated by `separator`.
 pub(super) fn has_columns(line: &str, separator: char) -> bool {
     let names = line.split(separator).map(str::trim);
     names
@@ -430,8 +431,8 @@ fn has_own_name(value: &str) -> bool {
     })
 }
 
-/// Whether a header has the column of messages at such a place, counted from 0, beside a time or as Logs Insights
-/// calls it.
+/// Whether a header has the column of messages at an index for which `is` holds, counted from 0, beside a time or as
+/// Logs Insights calls it.
 fn has_message(line: &str, is: fn(usize) -> bool) -> bool {
     let mut names = line.split(',').map(str::trim);
     let at = names.position(|name| {
@@ -441,12 +442,12 @@ fn has_message(line: &str, is: fn(usize) -> bool) -> bool {
     at.is_some_and(is)
 }
 
-/// Whether it begins as in 2026-03-29T01:00:05.000Z.
+/// Whether the text begins as in 2026-03-29T01:00:05.000Z.
 pub fn has_time(text: &str) -> bool {
     has_form(text, b"dddd-dd-ddTdd:dd:dd")
 }
 
-/// Whether it begins so, and more follows; each d is a digit.
+/// Whether the text matches `form`, in which d is a digit, and is longer.
 fn has_form(text: &str, form: &[u8]) -> bool {
     text.len() > form.len()
         && text.bytes().zip(form).all(|(byte, form)| match form {

@@ -2,10 +2,10 @@
 //! keeps the number of the journal's partitions, which must never change, and the partitions that Kafka has truncated.
 //!
 //! The consumer group alone assigns partitions; announcements tell the other nodes. An owner announces itself when it
-//! has opened a partition, and again every few seconds. **Epochs**: the announcement that starts an ownership has no epoch, and its offset in the
-//! topic becomes the epoch; later announcements of the same ownership carry it. The highest epoch wins, and within an
-//! epoch the latest announcement. So the epoch grows with each change of ownership, whatever the clocks are, and even if
-//! the group is created anew.
+//! has opened a partition, and again every few seconds. **Epochs**: the announcement that starts an ownership has no
+//! epoch, and its offset in the topic becomes the epoch; later announcements of the same ownership carry it. The
+//! highest epoch wins, and within an epoch the latest announcement. So the epoch grows with each change of ownership,
+//! whatever the clocks are, and even if the group is created anew.
 //!
 //! A node that was suspended and missed the revocation of a partition may announce itself after its successor. If it
 //! announces its old epoch, that is lower than the successor's, and is ignored. If it starts a new epoch, the successor
@@ -13,9 +13,9 @@
 //! partition, and stops. Until then, a query may go to the wrong node. That is why a node answers only for partitions
 //! that it owns and whose leaders it has heard of lately.
 //!
-//! A node sends its token to the peers that it queries. So announcements may be signed ([`Signer`]), and those without a
-//! valid signature are rejected. Every node repeats the announcements that have to be kept for ever, so that they outlive
-//! the token that signed them first, and messages that overwrite them.
+//! A node sends its token to the peers that it queries. So announcements may be signed ([`Signer`]), and those without
+//! a valid signature are rejected. Every node repeats the announcements that have to be kept permanently, so that they
+//! outlive the token that signed them first, and messages that overwrite them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -80,7 +80,7 @@ struct Table {
 }
 
 impl Table {
-    /// The announcements that have to be kept for ever.
+    /// The announcements that have to be kept permanently.
     fn permanent(&self) -> Vec<Announcement> {
         let journal = (self.partitions).map(|partitions| Announcement::Journal { partitions });
         let truncations = self.truncations.values().copied();
@@ -227,7 +227,7 @@ impl Owners {
             .send(Partition::FIRST, Some(key.as_bytes()), &json)
     }
 
-    /// Announces to all nodes, for ever, that Kafka has fewer messages of a partition than were counted.
+    /// Announces to all nodes, permanently, that Kafka has fewer messages of a partition than were counted.
     pub fn report_truncation(&self, truncation: Truncation) {
         (self.table.lock().truncations).insert(truncation.partition, truncation);
         self.publish_permanent();
@@ -401,7 +401,7 @@ fn parse(message: &BorrowedMessage<'_>) -> Result<(Signed, Offset), String> {
 fn add(owners: &mut OwnersByPartition, ownership: Ownership, offset: Offset) {
     let epoch = ownership.epoch.unwrap_or(offset);
     let known = owners.get(&ownership.partition);
-    // An epoch cannot be later than its announcement. Such an epoch would win for ever.
+    // An epoch cannot be later than its announcement. Such an epoch would win permanently.
     if epoch > offset {
         // The topic was created anew while that node was running, which starts a new epoch then.
         if known.is_some_and(|known| known.epoch == epoch && known.node == ownership.node) {

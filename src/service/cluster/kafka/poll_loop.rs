@@ -41,7 +41,7 @@ pub(super) struct PollLoop<H> {
 }
 
 impl<H> Drop for PollLoop<H> {
-    /// Even after a panic of the handler; otherwise the client would wait for the loop for ever.
+    /// Even after a panic of the handler; otherwise the client would wait for the loop forever.
     fn drop(&mut self) {
         self.control.state.closing.store(true, Ordering::Relaxed);
     }
@@ -262,8 +262,8 @@ impl<H: Handler> PollLoop<H> {
         Some(is_in_range)
     }
 
-    /// Restarts partitions that the client has stopped fetching: either their next message was deleted, which the restart
-    /// detects, or their leader was wrong about its range, as one that has just started may be.
+    /// Restarts partitions that the client has stopped fetching: either their next message was deleted, which the
+    /// restart detects, or their leader was wrong about its range, as one that has just started may be.
     fn restart_stopped(&mut self) {
         let state = self.state();
         let mut list = TopicPartitionList::new();

@@ -43,11 +43,11 @@ const IDLE_CONNECTIONS_MAX: usize = 8;
 const READ_BYTES_MAX: usize = 64 << 10;
 /// Longest body of an error that is read.
 const PROBLEM_BYTES_MAX: usize = 64 << 10;
-/// Most requests to wait for offsets at a time, over all peers. Requests for rows and hours are bounded by the number of
-/// answers.
+/// Maximum number of requests that wait for offsets at a time, over all peers. The number of responses bounds requests
+/// for rows and hours.
 const AWAITING_MAX: usize = 512;
 
-/// Why a peer did not answer.
+/// Why a peer did not respond.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
     /// It does not respond, or responds with 503. Another node may own its partitions shortly.
@@ -127,7 +127,7 @@ impl Http {
     }
 }
 
-/// A peer's part of an answer.
+/// A peer's part of a response.
 #[derive(Debug)]
 pub struct PeerRows {
     pub rows: Box<dyn RowSource>,

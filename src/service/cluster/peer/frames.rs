@@ -1,11 +1,11 @@
-//! Rows on their way from one node to another.
+//! The encoding of rows between nodes.
 //!
 //! ```text
 //! row     key bytes u16 LE | bytes_tx u64 LE | bytes_rx u64 LE | key
 //! end     FF FF
 //! ```
 //!
-//! A key is that of a stored row, without the columns that are left out. An answer without its end is incomplete, and
+//! A key is that of a stored row, without the columns that are left out. A response without its end is incomplete, and
 //! an error.
 
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! Hours on their way from one node to another: JSON, as of `GET /hours`, parsed hour by hour as it arrives.
+//! The encoding of hours between nodes: JSON, as of `GET /hours`, parsed hour by hour as it arrives.
 
 use std::error::Error;
 use std::fmt::Debug;

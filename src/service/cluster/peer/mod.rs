@@ -2,7 +2,7 @@
 //! directions of each part of it are side by side:
 //!
 //! - `request` has paths and parameters: what one node writes, and another reads.
-//! - `frames` has rows on their way, written and read; `hours` reads hours.
+//! - `frames` encodes and decodes rows; `hours` decodes hours.
 //! - `client` sends requests, over connections that `tls` describes, and `body` receives responses.
 //!
 //! Parameters and headers that clients use too are in [`query::text`](flow::query::text) and

@@ -1,10 +1,10 @@
 //! Recognises files by their content, so that each flow counts once, even if a file is sent twice, renamed,
 //! recompressed, or has grown since.
 //!
-//! A file is a sequence of records. The *chain* is a running hash over the records; it starts with the name
-//! from `--source`. Its value after a record identifies the file's content up to that record. The chain's
-//! value after the last record of a batch is the idempotency key of the batch, and batches are sent in order.
-//! So **if the service has a receipt for the value after a record, everything up to that record was
+//! A *run* is one execution of `send` or `import`. A file is a sequence of records. The *chain* is a running hash over
+//! the records; it starts with the name from `--source`. Its value after a record identifies the file's content up to
+//! that record. The chain's value after the last record of a batch is the idempotency key of the batch, and batches are
+//! sent in order. So **if the service has a receipt for the value after a record, everything up to that record was
 //! counted.**
 //!
 //! ```text
@@ -24,12 +24,15 @@
 //!
 //! - At the end of each batch: a second chain over the flows only. If the records are equal but the flows
 //!   differ, the file was counted with other options.
-//! - In each batch: marks after its first 1, 2, 4, 8, … records. A file that ends inside a batch may be an
+//! - In each batch: *marks* after its first 1, 2, 4, 8, … records. A file that ends inside a batch may be an
 //!   earlier, shorter copy of a file that was counted.
-//! - For a batch of which flows were left out, because their hours were too far ahead of the clock: which flows
-//!   these are (see `late`).
-//! - For each batch: a sketch, its four smallest record hashes, under the file's name. If a file of the same
+//! - For a batch without some of its flows, because their hours were too far ahead of the clock: which flows these
+//!   are (see `late`).
+//! - For each batch: a *sketch*, its four smallest record hashes, under the file's name. If a file of the same
 //!   name has them at other places, it is probably an edited copy.
+//! - For the first and the last record of a batch, and those at its marks: the *stem*, which is the record without the
+//!   field inside which its line may have been cut. If the next run reads the complete line, only the difference is
+//!   sent.
 
 mod frontier;
 mod late;
