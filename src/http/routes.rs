@@ -23,6 +23,7 @@ use super::{
     backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
     partitions, receipts_post, response,
 };
+use crate::service::PEER_PATH_PREFIX;
 
 /// The whole API, as one filter.
 ///
@@ -140,7 +141,7 @@ async fn route(
         (_, Some((_, None)), _) => paths::ONE_BACKUP,
         (_, Some((_, Some(_))), _) => paths::BACKUP_FILE,
         (_, _, Some(_)) => paths::ASSET,
-        _ if path.starts_with(paths::PARTITIONS_PATH) => paths::PARTITIONS,
+        _ if path.starts_with(PEER_PATH_PREFIX) => paths::PARTITIONS,
         (None, None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
@@ -165,9 +166,7 @@ async fn route(
             backups::end(api, request, id).await
         }
         (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
-        _ if is_get && path.starts_with(paths::PARTITIONS_PATH) => {
-            partitions::handle(api, request).await
-        }
+        _ if is_get && path.starts_with(PEER_PATH_PREFIX) => partitions::handle(api, request).await,
         (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),

@@ -116,6 +116,9 @@ pub trait Service: Debug + Send + Sync {
     }
 }
 
+/// Paths of the requests between nodes start with this.
+pub const PEER_PATH_PREFIX: &str = "/partitions/";
+
 /// What another node of the cluster asks for.
 #[allow(missing_debug_implementations)] // it has a future
 pub enum PeerRequest<'a> {

@@ -1,5 +1,6 @@
 //! Looks up which batches a service has accepted.
 
+use flow::ProblemDocument;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use ureq::http::StatusCode;
 use super::SendError;
 use super::status::{self, ErrorClass};
 use super::worker::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server, read_text, redirect_target};
+use crate::client::{Client, Server, read_text, redirect_target};
 
 const PATH: &str = "/receipts";
 /// Enough for a response about the maximum number of keys with the longest notes.
@@ -117,7 +118,7 @@ impl Receipts {
                 return LookupOutcome::TryAgain(format!("the response is incomplete: {error}"));
             }
         };
-        let problem = serde_json::from_str::<Problem>(&text).ok();
+        let problem = serde_json::from_str::<ProblemDocument>(&text).ok();
         let location = redirect_target(response.headers());
         let client = &self.client;
         let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());

@@ -25,9 +25,9 @@ use super::hours::HourReader;
 use super::request::Request;
 use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
-use agent::client::{ClientError, Problem, read_first_token};
+use agent::client::{ClientError, read_first_token};
 use flow::query::Query;
-use flow::{HostName, Offset, Partition};
+use flow::{HostName, Offset, Partition, ProblemDocument};
 
 /// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -273,7 +273,7 @@ impl PeerClient {
         let body = Limited::new(response.into_body(), PROBLEM_BYTES_MAX);
         let body = body.collect().await.map(|body| body.to_bytes());
         let problem = body.map(|body| serde_json::from_slice(&body).unwrap_or_default());
-        let Problem { title, detail, .. } = problem.unwrap_or_default();
+        let ProblemDocument { title, detail, .. } = problem.unwrap_or_default();
         let why = match title.is_empty() {
             true => status.to_string(),
             false => format!("{status}: {title}: {detail}"),
