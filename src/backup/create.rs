@@ -9,7 +9,7 @@ use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 use parking_lot::Mutex;
 
-use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, sync_dir, tag};
+use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, tag};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 use agent::client::{Client, describe_read_error};
 use agent::durable;
@@ -191,8 +191,8 @@ pub fn create(
         created.bytes += entry.bytes;
         progress(created.bytes, all);
     }
-    sync_dir(&unfinished.join(ROCKS))?;
-    sync_dir(&unfinished)?;
+    durable::sync_dir(&unfinished.join(ROCKS)).map_err(at(&unfinished.join(ROCKS)))?;
+    durable::sync_dir(&unfinished).map_err(at(&unfinished))?;
     durable::rename(&unfinished, &created.path).map_err(at(&unfinished))?;
     if let Some(keep) = keep {
         created.removed = remove_old(to, keep)?;

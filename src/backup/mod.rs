@@ -27,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS, StoreError};
 use agent::client::ClientError;
-use agent::durable;
 
 /// Bytes at the end of a file that identify it: RocksDB writes the identity of the file and of its database there.
 const TAG_BYTES: u64 = 64 << 10;
@@ -136,11 +135,6 @@ fn require_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Syncs `dir`, so that its entries survive a power cut.
-pub fn sync_dir(dir: &Path) -> Result<(), BackupError> {
-    durable::sync_dir(dir).map_err(at(dir))
 }
 
 #[cfg(test)]

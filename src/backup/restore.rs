@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::create::{complete, copy, incomplete};
-use super::{BackupError, at, list_files, require_outside, sync_dir};
+use super::{BackupError, at, list_files, require_outside};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
     DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, truncate_torn_writes, verify,
@@ -55,18 +55,18 @@ pub fn restore(
         progress(bytes, all);
     }
     drop(source);
-    sync_dir(&data_dir.join(ROCKS))?;
+    durable::sync_dir(&data_dir.join(ROCKS)).map_err(at(&data_dir.join(ROCKS)))?;
     let torn = truncate_torn_writes(&data_dir.join(ROCKS))?;
     // Sync all names first: without the marker, the directory counts as complete.
-    sync_dir(data_dir)?;
+    durable::sync_dir(data_dir).map_err(at(data_dir))?;
     let marker = data_dir.join(RESTORING_FILE);
     fs::remove_file(&marker).map_err(at(&marker))?;
-    sync_dir(data_dir)?;
+    durable::sync_dir(data_dir).map_err(at(data_dir))?;
     let verified = verify(data_dir);
     if !verified.as_ref().is_ok_and(|v| v.faults.is_empty()) {
         // With the marker, no service starts from it, and repeating the restore starts over.
         File::create(&marker).map_err(at(&marker))?;
-        sync_dir(data_dir)?;
+        durable::sync_dir(data_dir).map_err(at(data_dir))?;
     }
     let verified = verified?;
     Ok(Restored {
@@ -150,7 +150,7 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
         File::create_new(&marker).map_err(at(&marker))?;
     }
     // Also if the marker existed: a killed restore may not have synced it.
-    sync_dir(data_dir)?;
+    durable::sync_dir(data_dir).map_err(at(data_dir))?;
     let rocks = data_dir.join(ROCKS);
     fs::create_dir(&rocks).map_err(at(&rocks))
 }

@@ -1,10 +1,10 @@
 //! The state that all requests share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
 use super::error::Problem;
@@ -50,7 +50,7 @@ pub struct Api {
     /// The permits of [`Api::queries`] that long responses may take.
     long_answers: Arc<tokio::sync::Semaphore>,
     pub(super) service: OnceLock<Arc<dyn Service>>,
-    stopping: AtomicBool,
+    stopping: CancellationToken,
 }
 
 impl Api {
@@ -74,7 +74,7 @@ impl Api {
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
             long_answers: Arc::new(tokio::sync::Semaphore::new(long_answers_max)),
             service: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -91,7 +91,7 @@ impl Api {
 
     /// Makes `/readyz` fail, so that load balancers send no more requests.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.cancel();
     }
 
     /// The service, once [`Api::open`] was called.
@@ -100,7 +100,7 @@ impl Api {
     }
 
     pub(super) fn not_stopping(&self) -> Result<(), Problem> {
-        match self.stopping.load(Ordering::Relaxed) {
+        match self.stopping.is_cancelled() {
             true => Err(Problem::Stopping),
             false => Ok(()),
         }

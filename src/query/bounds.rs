@@ -28,7 +28,7 @@ impl QueryLimits {
 }
 
 /// The deadline after `time_max`; `None` if it is too far away to be represented.
-pub(super) fn from_now(time_max: Duration) -> Option<Instant> {
+pub fn deadline_after(time_max: Duration) -> Option<Instant> {
     Instant::now().checked_add(time_max)
 }
 

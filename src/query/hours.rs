@@ -101,7 +101,7 @@ impl Hours {
         &mut self,
         mut each: impl FnMut(Hour, Totals) -> ControlFlow<()>,
     ) -> Result<bool, QueryError> {
-        let deadline = bounds::from_now(self.time_max);
+        let deadline = bounds::deadline_after(self.time_max);
         for source in &mut self.sources {
             source.hours.set_deadline(deadline);
             if !self.started {

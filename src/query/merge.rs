@@ -147,7 +147,7 @@ impl MergedRows {
 
     /// Resets the deadline for the next part of the response.
     pub(super) fn reset_deadline(&mut self) {
-        self.deadline = bounds::from_now(self.time_max);
+        self.deadline = bounds::deadline_after(self.time_max);
         for source in &mut self.sources {
             source.set_deadline(self.deadline);
         }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use bounds::QueryLimits;
+pub use bounds::{QueryLimits, deadline_after};
 pub use coverage::Coverage;
 pub use encode::{EncodedRows, Encoding, JsonItems, RowCodec, RowFormat};
 pub use hours::{HourSource, Hours};
@@ -270,7 +270,8 @@ struct FilteredScan {
 impl FilteredScan {
     /// Resets the deadline for the next part of the response.
     fn reset_deadline(&mut self) {
-        self.scan.set_deadline(bounds::from_now(self.time_max));
+        self.scan
+            .set_deadline(bounds::deadline_after(self.time_max));
     }
 
     /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.

@@ -46,7 +46,8 @@ impl Store {
     }
 
     /// The last position in the sums on disk. A restart reads the journal from the next one.
-    pub fn position_on_disk(&self) -> Result<u64, StoreError> {
+    #[cfg(test)]
+    fn position_on_disk(&self) -> Result<u64, StoreError> {
         Ok(self.inner.tallies()?.flushed())
     }
 

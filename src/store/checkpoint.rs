@@ -55,7 +55,7 @@ impl Store {
         let position = {
             // RocksDB lists the files before it copies the log. A flush in between would trim the journal in the log,
             // while its file would be missing from the list.
-            let _write_lock = self.inner.flusher.lock_writes()?;
+            let _write_lock = self.inner.flusher.lock_writes();
             if self.inner.dir.has_links() {
                 Checkpoint::new(&self.inner.db)
                     .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
@@ -132,6 +132,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::store::Selection;
     use crate::store::{StoreOptions, verify};
     use flow::BatchBuilder;
     use flow::{Counters, Hour};
@@ -179,7 +180,7 @@ mod tests {
     fn a_writer_delays_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let writes = store.inner.flusher.lock_writes().unwrap();
+        let writes = store.inner.flusher.lock_writes();
         std::thread::scope(|scope| {
             let made = scope.spawn(|| store.checkpoint("one"));
             // Time to end, if it did not wait; a busy machine only makes this check weaker.
@@ -191,7 +192,7 @@ mod tests {
     }
 
     fn rows(store: &Store, hour: Hour) -> Vec<Counters> {
-        let mut scan = store.scan(hour).unwrap();
+        let mut scan = store.select(Selection::hour(hour)).unwrap();
         let mut rows = Vec::new();
         while let Some((_, counters)) = scan.next().unwrap() {
             rows.push(counters);

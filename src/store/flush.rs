@@ -1,7 +1,7 @@
 //! Flush moves sums from the tally to disk; recovery replays the journal into the tally.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
@@ -28,7 +28,7 @@ const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
 /// The flusher's locks and signals.
 #[derive(Debug, Default)]
 pub(super) struct Flusher {
-    writes: Mutex<()>,
+    writes: parking_lot::Mutex<()>,
     /// Signalled when a flush may be due.
     due: Condvar,
     /// Signalled when a flush succeeded or failed.
@@ -49,8 +49,8 @@ type TalliesGuard<'a> = MutexGuard<'a, Tallies>;
 
 impl Flusher {
     /// Locks `flows`: for writers to it, and for readers that need it and the start of the journal not to change.
-    pub(super) fn lock_writes(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
-        self.writes.lock().map_err(|_| StoreError::Closed)
+    pub(super) fn lock_writes(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.writes.lock()
     }
 
     /// Call this after changing the tallies, if a flush may be due.
@@ -206,7 +206,7 @@ impl Inner {
         if is_due {
             self.wait_for_compaction()?;
         }
-        let _write_lock = self.flusher.lock_writes()?;
+        let _write_lock = self.flusher.lock_writes();
         if is_due {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
             self.remove_staged(&path)?;

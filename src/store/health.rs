@@ -287,6 +287,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Selection;
     use crate::store::StoreOptions;
     use flow::{BatchBuilder, Counters, Hour};
 
@@ -313,7 +314,7 @@ mod tests {
         });
         assert!(store.write_health().fails().is_some());
         assert!(matches!(commit(&store), Err(StoreError::Closed)));
-        assert!(store.scan(hour).is_err());
+        assert!(store.select(Selection::hour(hour)).is_err());
         drop(store);
         let (store, recovery) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         assert_eq!(recovery.flows, 1);

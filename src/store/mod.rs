@@ -98,7 +98,7 @@ pub use {merge::check_merge, tally::check_replay};
 use audit::Audit;
 use compact::CompactionRequests;
 use error::database;
-use flow::Hour;
+
 use flush::Flusher;
 use health::Health;
 use journal::{Journal, JournalMemtable};
@@ -129,7 +129,9 @@ struct Inner {
     options: StoreOptions,
     /// Held during a commit. Contains the receipt keys of batches whose write failed. Such a write may be in the log
     /// nevertheless; a later write reuses its positions but not its receipts, so the next commit deletes those.
+    /// Poisoned, it refuses commits: a thread panicked during one, and its receipts may be stored without its flows.
     commit: Mutex<Vec<Vec<u8>>>,
+    /// `std`'s lock, as `commit`'s is, because poison is meant: see [`Inner::tallies`].
     tallies: Mutex<Tallies>,
     visibility: Visibility,
     flusher: Flusher,
@@ -199,11 +201,6 @@ fn marker_in(db: &DB) -> Result<u64, StoreError> {
 }
 
 impl Store {
-    /// The current rows of `hour` in key order.
-    pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
-        Scan::open(&self.inner, Selection::hour(hour))
-    }
-
     /// The current rows of `selection` in key order.
     pub fn select(&self, selection: Selection) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, selection)

@@ -98,6 +98,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::store::Selection;
     use crate::store::{Step, Store, StoreOptions};
     use flow::{BatchBuilder, Counters, Hour};
 
@@ -166,7 +167,7 @@ mod tests {
                 if is_locked {
                     gate.change(|(_, writer)| !writer, |(readers, _)| *readers += 1);
                 }
-                let scan = store.scan(hour(times.len()));
+                let scan = store.select(Selection::hour(hour(times.len())));
                 if is_locked {
                     gate.change(|_| true, |(readers, _)| *readers -= 1);
                 }

@@ -36,6 +36,7 @@ pub const FLOWS: &str = "flows";
 pub const RECEIPTS: &str = "receipts";
 
 /// Keys in `flows` that are not flow keys start with an hour that no flow has, so they sort after all flows.
+#[cfg(test)]
 const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
 
 /// Start of the ledger's keys in `flows`; the hour follows.
@@ -63,11 +64,6 @@ pub fn decode_identity(text: &str) -> Option<u32> {
 pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
     // `Hour::MAX` is `u32::MAX - 1`, so the end bound exists: at most the meta prefix.
     (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
-}
-
-/// Whether `key` in `flows` is not a flow key.
-pub fn is_meta_key(key: &[u8]) -> bool {
-    key.starts_with(&META_PREFIX)
 }
 
 /// Key of an hour's entry in the ledger. Sorts by hour, after all flows.
@@ -173,7 +169,8 @@ mod tests {
             b"",
             b"",
         );
-        assert!(!is_meta_key(&key) && is_meta_key(&MARKER_KEY) && is_meta_key(&ledger_key(0)));
+        assert!(!key.starts_with(&META_PREFIX));
+        assert!(MARKER_KEY.starts_with(&META_PREFIX) && ledger_key(0).starts_with(&META_PREFIX));
     }
 
     #[test]

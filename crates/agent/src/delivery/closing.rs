@@ -1,8 +1,8 @@
 //! Closes batches when they are full, old enough, or the last ones. A closed batch gets its key and goes into
 //! the queue.
 
+use parking_lot::MutexGuard;
 use std::io::Write;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::queue::{BatchMeta, QueueFull};

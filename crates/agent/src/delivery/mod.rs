@@ -21,9 +21,10 @@ pub(crate) use keyed::{IfLate, KeyedBatch};
 pub(crate) use receipts::{Receipt, Receipts};
 pub use worker::shell_word;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -470,13 +471,12 @@ impl Drop for Sender {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before the lock is released, so a poisoned lock is usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
-        let waited = self.changed.wait_timeout(state, most);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        let _in_any_case = self.changed.wait_for(&mut state, most);
+        state
     }
 }
 

@@ -1,7 +1,7 @@
 //! The thread that takes the oldest batch from the queue and sends it until the service has responded.
 
+use parking_lot::MutexGuard;
 use std::path::Path;
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};

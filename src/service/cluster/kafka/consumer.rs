@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -120,7 +119,7 @@ pub(super) struct ConsumerState {
     /// Ends the poll loop.
     pub(super) stop: CancellationToken,
     /// The poll loop has ended.
-    pub(super) closing: AtomicBool,
+    pub(super) closing: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -203,7 +202,7 @@ impl ConsumerContext for Context {
     /// messages that it has.
     fn rebalance(&self, client: &Client, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assigned = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.0.closing.load(Ordering::Relaxed) {
+        if self.0.closing.is_cancelled() {
             // The poll loop has ended, and the handler has been told.
             let _closing = match assigned {
                 true => client.incremental_assign(list),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -43,7 +42,7 @@ pub(super) struct PollLoop<H> {
 impl<H> Drop for PollLoop<H> {
     /// Even after a panic of the handler; otherwise the client would wait for the loop for ever.
     fn drop(&mut self) {
-        self.control.state.closing.store(true, Ordering::Relaxed);
+        self.control.state.closing.cancel();
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sends a file in batches that are cut by its content, so that each flow counts once.
 
+use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::eprint_line;
@@ -43,7 +43,7 @@ impl InFlight {
     const COUNT_MAX: usize = 16;
 
     fn add(&self, key: &str, path: &Path, locations: Vec<Location>) {
-        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self.0.lock();
         if in_flight.len() == InFlight::COUNT_MAX {
             in_flight.pop_front();
         }
@@ -56,7 +56,7 @@ impl InFlight {
 
     /// Removes these flows from a batch and returns their locations.
     pub(super) fn take_out(&self, key: &str, flows: &[usize]) -> Vec<String> {
-        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self.0.lock();
         let Some(batch) = in_flight.iter_mut().rev().find(|batch| batch.key == key) else {
             return flows.iter().map(|flow| format!("flow {flow}")).collect();
         };

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, StoredFile, at};
-use crate::backup::sync_dir;
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
+use agent::durable;
 
 impl PartitionCheckpoints {
     /// Downloads a checkpoint into the directory `into`, which is replaced, and syncs it to disk. Returns its size in
@@ -68,8 +68,8 @@ impl PartitionCheckpoints {
                 Err(error) => Err(error),
             }
         })?;
-        sync_dir(&rocks)?;
-        sync_dir(into)?;
+        durable::sync_dir(&rocks).map_err(at(&rocks))?;
+        durable::sync_dir(into).map_err(at(into))?;
         Ok(described.files.iter().map(|file| file.entry.bytes).sum())
     }
 
