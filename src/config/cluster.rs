@@ -54,7 +54,7 @@ pub struct Cluster {
         value_parser = options,
         hide_env_values = true
     )]
-    pub kafka_option: Vec<Options>,
+    pub kafka_option: Vec<LibrdkafkaOptions>,
 
     /// Name of this node. It has to stay the same, and no other node may have it.
     #[arg(
@@ -142,10 +142,10 @@ impl Cluster {
 }
 
 /// Names and values of options.
-pub type Options = std::sync::Arc<[(String, String)]>;
+pub type LibrdkafkaOptions = std::sync::Arc<[(String, String)]>;
 
 /// A password may contain a semicolon, and clap prints the text of an error.
-fn options(text: &str) -> Result<Options, String> {
+fn options(text: &str) -> Result<LibrdkafkaOptions, String> {
     let is_name = |name: &str| {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
         !name.is_empty() && name.bytes().all(fits)

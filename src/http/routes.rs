@@ -67,14 +67,14 @@ async fn handle(
     };
     let mut response = async {
         let mut body = pin!(body);
-        let answer = async {
+        let response = async {
             api.hosts.validate(&request)?;
             match too_long {
                 None => route(api, &request, body.as_mut()).await,
                 Some(problem) => Err(problem),
             }
         };
-        match answer.await {
+        match response.await {
             Ok(response) => response,
             Err(problem) => {
                 body::drain(&headers, body).await;

@@ -119,9 +119,9 @@ mod tests {
         let id_for = |given: &'static [u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(given).unwrap());
-            let mut answer = HeaderMap::new();
-            Trace::of(&headers).mark(&mut answer);
-            answer[REQUEST_ID].as_bytes().to_vec()
+            let mut response = HeaderMap::new();
+            Trace::of(&headers).mark(&mut response);
+            response[REQUEST_ID].as_bytes().to_vec()
         };
         assert_eq!(id_for(b"req-7/a"), b"req-7/a");
         for odd in [&b""[..], b"a b", b"\xff", &[b'x'; 129]] {

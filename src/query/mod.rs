@@ -135,14 +135,14 @@ impl Engine {
         let after = cursor::position(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-        let answer = Rows {
+        let rows = Rows {
             columns: query.columns,
             stream: Stream::Store(matching, groups),
             next_page: None,
             coverage: Coverage::default(),
             revocations: Vec::new(),
         };
-        ranked(query, after, answer, memory)
+        ranked(query, after, rows, memory)
     }
 
     /// Executes `query` on the sources that `open` returns. `open` is not called for a query that is refused anyway.
@@ -160,14 +160,14 @@ impl Engine {
             let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
             sources.push(Box::new(LocalRows::new(matching, groups)));
         }
-        let answer = Rows {
+        let rows = Rows {
             columns: query.columns,
             stream: Stream::Merged(MergedRows::new(sources, self.time_max, cancel)),
             next_page: None,
             coverage: parts.coverage,
             revocations: parts.revocations,
         };
-        ranked(query, after, answer, memory)
+        ranked(query, after, rows, memory)
     }
 
     /// The matching rows of one store in key order, and the groups to add them up.
@@ -203,28 +203,28 @@ impl Engine {
 fn ranked(
     query: &Query,
     after: Option<SortKey>,
-    mut answer: Rows,
+    mut rows: Rows,
     memory: MemoryReservation,
 ) -> Result<Rows, QueryError> {
     if query.sort.is_none() && query.limit.is_none() && after.is_none() {
-        return Ok(answer);
+        return Ok(rows);
     }
     let ranking = Ranking::new(query.sort, query.limit, after, memory);
-    let mut page = answer.stream.rank(ranking)?;
+    let mut page = rows.stream.rank(ranking)?;
     let last = page.rows.last().filter(|_| page.more);
-    answer.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
+    rows.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
     if query.partitions.is_some() && query.sort.is_some() {
         let key = |row: &RankedRow| row.sort_key.key.clone();
         page.rows.sort_by_cached_key(key);
     }
-    answer.stream = Stream::Page {
-        rows_read: answer.stream.rows_read(),
+    rows.stream = Stream::Page {
+        rows_read: rows.stream.rows_read(),
         rows: page.rows.into_iter(),
         _memory: page.memory,
     };
     // The page no longer reads a store.
-    answer.revocations.clear();
-    Ok(answer)
+    rows.revocations.clear();
+    Ok(rows)
 }
 
 /// Ranks all rows or groups.

@@ -19,7 +19,7 @@ const RECEIPT_WRITE_BYTES: usize = 192;
 /// Room in a memtable beyond the group that it is sized for.
 const MEMTABLE_SLACK_BYTES: usize = 2 << 20;
 
-/// A view of the journal in an open database.
+/// The journal of an open database.
 pub(super) struct Journal<'a> {
     db: &'a DB,
     family: &'a ColumnFamily,

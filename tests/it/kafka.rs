@@ -19,8 +19,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use flow::{Offset, Partition, PartitionCount};
 use flowtally::service::cluster::kafka::{
-    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Settings,
-    Signer, Truncation, ensure_topics,
+    ConsumedMessage, Consumer, Control, Handler, KafkaError, KafkaSettings, MESSAGE_BYTES_MAX,
+    Owners, Producer, Signer, Truncation, ensure_topics,
 };
 
 use crate::wait::{at_most, until};
@@ -106,8 +106,8 @@ pub fn script_by(command: Command, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn settings(brokers: &str, topic: &str, node: &str) -> Settings {
-    Settings {
+fn settings(brokers: &str, topic: &str, node: &str) -> KafkaSettings {
+    KafkaSettings {
         brokers: brokers.to_owned(),
         topic: topic.to_owned(),
         node: node.to_owned(),
@@ -163,7 +163,7 @@ struct Node {
 }
 
 impl Node {
-    fn join(settings: &Settings, stores: &Arc<Mutex<Stores>>) -> Consumer {
+    fn join(settings: &KafkaSettings, stores: &Arc<Mutex<Stores>>) -> Consumer {
         let node = Node {
             name: settings.node.clone(),
             stores: stores.clone(),
@@ -189,12 +189,12 @@ impl Handler for Node {
         start.map(o)
     }
 
-    fn records(&mut self, _: &Control, partition: Partition, records: &[Record<'_>]) {
+    fn messages(&mut self, _: &Control, partition: Partition, batch: &[ConsumedMessage<'_>]) {
         let partition = partition.get();
         let mut stores = self.stores.lock();
         assert_eq!(stores.owners.get(&partition), Some(&self.name));
         let messages = stores.messages.entry(partition).or_default();
-        for record in records {
+        for record in batch {
             let last = messages.keys().next_back();
             let offset = record.offset.get();
             assert!(last.is_none_or(|last| *last < offset), "{record:?}");
@@ -784,7 +784,7 @@ fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     until("the other reads", || stores[1].lock().count() == 1);
     drop((first, second));
 
-    let absent = Settings {
+    let absent = KafkaSettings {
         topic: "absent".into(),
         ..settings
     };

@@ -227,15 +227,15 @@ impl Problem {
     pub(super) fn into_bytes(self) -> Vec<u8> {
         let description = self.describe();
         let (status, body) = (description.status, self.document(&description));
-        let mut answer = format!(
+        let mut response = format!(
             "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\n\
              cache-control: no-store\r\ncontent-length: {}\r\ndate: {}\r\n\r\n",
             body.len(),
             httpdate::fmt_http_date(SystemTime::now())
         )
         .into_bytes();
-        answer.extend_from_slice(&body);
-        answer
+        response.extend_from_slice(&body);
+        response
     }
 
     /// The problem document.

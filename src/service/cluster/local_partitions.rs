@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::SILENCE_MAX;
+use super::LEADER_CONTACT_AGE_MAX;
 use super::kafka::Progress;
 use crate::store::Store;
 use flow::{Hour, Offset, Partition};
@@ -127,7 +127,7 @@ impl LocalPartitions {
         };
         let is_fresh = progress
             .contact
-            .is_some_and(|at| at.elapsed() < SILENCE_MAX);
+            .is_some_and(|at| at.elapsed() < LEADER_CONTACT_AGE_MAX);
         is_fresh.then(|| ReadablePartition {
             store,
             lag: end.since(position),

@@ -43,7 +43,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Open, Options, Service};
+use super::{Open, Service, ServiceOptions};
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
@@ -52,7 +52,8 @@ use agent::durable;
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
 use kafka::{
-    Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
+    Consumer, Control, KafkaError, KafkaSettings, Owners, Producer, Progress, cluster_id,
+    ensure_topics,
 };
 use kafka_writer::KafkaWriter;
 use local_partitions::LocalPartitions;
@@ -64,7 +65,7 @@ use signer::TokenSigner;
 /// A node that the group has not heard of for this long loses its partitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// If the leader of a partition was not heard of for this long, the partition is not read: another node may own it soon.
-const SILENCE_MAX: Duration = Duration::from_secs(6);
+const LEADER_CONTACT_AGE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest wait for room in a store before checking whether its partition was revoked.
@@ -111,7 +112,7 @@ impl NodeConfig {
 }
 
 /// Returns the function that joins the cluster.
-pub fn prepare(config: NodeConfig, options: Options) -> Open {
+pub fn prepare(config: NodeConfig, options: ServiceOptions) -> Open {
     Box::new(move |stopping| {
         let joined = ClusterNode::join(&config, &options, stopping)?;
         Ok(joined.map(|node| Arc::new(node) as Arc<dyn Service>))
@@ -207,7 +208,7 @@ impl ClusterNode {
     /// If the brokers refuse, or an argument is invalid.
     pub fn join(
         config: &NodeConfig,
-        options: &Options,
+        options: &ServiceOptions,
         stopping: &CancellationToken,
     ) -> Result<Option<ClusterNode>, ClusterError> {
         let mut warned: Option<Instant> = None;
@@ -232,10 +233,10 @@ impl ClusterNode {
     ///
     /// # Errors
     /// If the brokers are unavailable ([`ClusterError::is_temporary`]) or refuse, or an argument is invalid.
-    fn try_join(config: NodeConfig, options: &Options) -> Result<ClusterNode, ClusterError> {
+    fn try_join(config: NodeConfig, options: &ServiceOptions) -> Result<ClusterNode, ClusterError> {
         let runtime = &Handle::current();
         let data_dir = options.data_dir.clone();
-        let settings = Settings {
+        let settings = KafkaSettings {
             brokers: config.brokers.clone(),
             topic: config.topic.clone(),
             node: config.name.clone(),
@@ -277,7 +278,7 @@ impl ClusterNode {
             connected: AtomicBool::new(true),
             has_failed: AtomicBool::new(false),
         });
-        let consumer = Consumer::join(&settings, assignment::Assignment::new(state.clone()))?;
+        let consumer = Consumer::join(&settings, assignment::PartitionThreads::new(state.clone()))?;
         let _first = state.control.set(consumer.control().clone());
         tracing::info!(
             node = settings.node,
@@ -365,7 +366,7 @@ async fn announce(state: Arc<NodeState>) {
             .collect();
         let has_nothing = sent.is_empty();
         for result in sent {
-            state.note_result(&result.await);
+            state.record_result(&result.await);
         }
         // A node that is not ready gets no flows to send, so it has to find out by itself that the brokers are back.
         if has_nothing && !state.connected.load(Ordering::Relaxed) {
@@ -383,7 +384,7 @@ async fn announce(state: Arc<NodeState>) {
 
 impl NodeState {
     /// Updates the state of the connection by the result of sending a message.
-    fn note_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
+    fn record_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
         match sent {
             Ok(_) => {
                 if !self.connected.swap(true, Ordering::Relaxed) {

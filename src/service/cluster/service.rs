@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterNode;
@@ -11,7 +12,7 @@ use super::peer::{FRAMES, Request};
 use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, RowFormat, Rows};
-use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceError};
+use crate::service::{Committed, Health, PeerRequest, Service, ServiceError};
 use crate::store::StoreError;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
@@ -23,7 +24,7 @@ impl Service for ClusterNode {
         batch: Batch,
         permit: Permit,
         until_visible: bool,
-    ) -> Promise<'_, Result<Committed, ServiceError>> {
+    ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
         Box::pin(self.writer.commit(batch, permit, until_visible))
     }
 

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{Committed, Health, OpenError, Options, Promise, Service, ServiceError};
+use super::{Committed, Health, OpenError, Service, ServiceError, ServiceOptions};
 use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Engine, Hours, QueryError, Rows};
@@ -38,7 +39,7 @@ impl Standalone {
     ///
     /// # Errors
     /// A store that does not open, or a thread that does not start.
-    pub fn open(dir: DataDir, options: &Options) -> Result<Standalone, OpenError> {
+    pub fn open(dir: DataDir, options: &ServiceOptions) -> Result<Standalone, OpenError> {
         let start = Instant::now();
         let (store, recovery) = Store::open_dir(dir, options.store.clone())?;
         let store = Arc::new(store);
@@ -77,7 +78,7 @@ impl Service for Standalone {
         batch: Batch,
         permit: Permit,
         _until_visible: bool,
-    ) -> Promise<'_, Result<Committed, ServiceError>> {
+    ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
         Box::pin(async move {
             let batch = self.remove_too_old(batch).await?;
             self.committer.commit(batch, permit).await

@@ -126,7 +126,7 @@ pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
 /// Checks an invariant for arbitrary bytes: no decoder panics, and encoding what a decoder accepts returns the same
 /// bytes. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_decoders(bytes: &[u8]) {
+pub fn assert_store_codec_round_trips(bytes: &[u8]) {
     if let Ok(position) = decode_marker(bytes) {
         assert_eq!(encode_marker(position), bytes);
     }
@@ -155,7 +155,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check_decoders(&bytes);
+            assert_store_codec_round_trips(&bytes);
         }
     }
 

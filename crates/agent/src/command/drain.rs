@@ -162,7 +162,7 @@ impl Read for Drained {
             _ => read,
         };
         if let Some(sender) = self.sender.upgrade() {
-            sender.note_read();
+            sender.record_read();
         }
         Ok(read)
     }

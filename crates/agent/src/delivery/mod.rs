@@ -152,13 +152,13 @@ pub(crate) enum SendError {
 /// [`Sender::finish`] first.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    shared: Arc<Shared>,
+    shared: Arc<SenderState>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// State shared by the sender and its threads.
 #[derive(Debug)]
-struct Shared {
+struct SenderState {
     options: SenderOptions,
     state: Mutex<State>,
     /// Notified on every change that another thread may wait for.
@@ -224,7 +224,7 @@ impl Sender {
             None => Queue::in_memory(),
         };
         let batch_age = options.batch_age;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SenderState {
             options,
             state: Mutex::new(State {
                 open: OpenBatch::default(),
@@ -356,7 +356,7 @@ impl Sender {
     }
 
     /// Notes that input was read; a batch's age counts from then.
-    pub(crate) fn note_read(&self) {
+    pub(crate) fn record_read(&self) {
         self.shared.state().read_at = Some(Instant::now());
     }
 
@@ -469,7 +469,7 @@ impl Drop for Sender {
     }
 }
 
-impl Shared {
+impl SenderState {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }

@@ -9,7 +9,7 @@ use ureq::http::StatusCode;
 
 use super::SendError;
 use super::status::{self, ErrorClass};
-use super::worker::{PAUSE_MAX, pauses};
+use super::worker::{RETRY_PAUSE_MAX, pauses};
 use crate::client::{Client, Server, read_text, redirect_target};
 
 const PATH: &str = "/receipts";
@@ -85,7 +85,7 @@ impl Receipts {
                         });
                     }
                     trying_again(&why);
-                    std::thread::sleep(pauses.next().unwrap_or(PAUSE_MAX).min(left));
+                    std::thread::sleep(pauses.next().unwrap_or(RETRY_PAUSE_MAX).min(left));
                 }
             }
         }

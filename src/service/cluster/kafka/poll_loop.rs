@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use super::KafkaError;
-use super::consumer::{Assigned, Client, ConsumerState, Control, Handler, Rebalance, Record};
+use super::consumer::{
+    Assigned, Client, ConsumedMessage, ConsumerState, Control, Handler, Rebalance,
+};
 use super::error::failed;
 use flow::{Offset, Partition};
 
@@ -88,15 +90,15 @@ impl<H: Handler> PollLoop<H> {
         self.control.state.clone()
     }
 
-    fn hand_over(&mut self, partition: Partition, messages: &[BorrowedMessage<'_>]) {
+    fn hand_over(&mut self, partition: Partition, fetched: &[BorrowedMessage<'_>]) {
         let position = self
             .state()
             .assignment()
             .get(&partition)
             .and_then(|o| o.progress.position);
         let Some(position) = position else { return };
-        let mut records = Vec::with_capacity(messages.len());
-        for message in messages {
+        let mut messages = Vec::with_capacity(fetched.len());
+        for message in fetched {
             let Ok(offset) = Offset::try_from(message.offset()) else {
                 // Not expected: the client returns no messages without an offset.
                 return self.handler.failed(KafkaError::BadOffset {
@@ -106,7 +108,7 @@ impl<H: Handler> PollLoop<H> {
                 });
             };
             if offset >= position {
-                records.push(Record {
+                messages.push(ConsumedMessage {
                     offset,
                     time_s: message.timestamp().to_millis().map_or(0, seconds),
                     key: message.key(),
@@ -114,7 +116,7 @@ impl<H: Handler> PollLoop<H> {
                 });
             }
         }
-        let Some(last) = records.last() else { return };
+        let Some(last) = messages.last() else { return };
         let Ok(next) = last.offset.next() else {
             return self.handler.failed(KafkaError::BadOffset {
                 context: CONTEXT,
@@ -122,7 +124,7 @@ impl<H: Handler> PollLoop<H> {
                 offset: last.offset.as_i64(),
             });
         };
-        self.handler.records(&self.control, partition, &records);
+        self.handler.messages(&self.control, partition, &messages);
         if let Some(assigned) = self.state().assignment().get_mut(&partition) {
             assigned.progress.position = Some(next);
         }
@@ -285,7 +287,7 @@ impl<H: Handler> PollLoop<H> {
     }
 
     /// Reports an error to the handler. Returns whether the loop has to end.
-    fn report(&mut self, error: &Source) -> bool {
+    fn report(&mut self, error: &RdKafkaError) -> bool {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             // It does not name its partition, whose fetching stops: see `restart_stopped`.
             tracing::warn!(%error, "offset not in Kafka");
@@ -328,7 +330,7 @@ fn seconds(millis: i64) -> u64 {
 type Fetched<'a> = BTreeMap<Partition, Vec<BorrowedMessage<'a>>>;
 
 /// Fetches messages, waiting for the first. Returns early if there is an error.
-fn fetch(client: &Client) -> (Fetched<'_>, Option<Source>) {
+fn fetch(client: &Client) -> (Fetched<'_>, Option<RdKafkaError>) {
     let mut messages = Fetched::new();
     let mut bytes = 0;
     let mut wait = POLL_TIME_MAX;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::eprint_line;
 use super::super::identity::{self, AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
-use super::super::source::{FlowSource, ReaderEvent};
+use super::super::source::{FlowInput, ReaderEvent};
 use super::interruption::error_text;
 use super::{SendSession, with_remedy};
 use crate::arguments::Send;
@@ -125,7 +125,7 @@ impl SendSession {
     pub(super) fn transfer_file(
         &self,
         arguments: &Send,
-        source: FlowSource,
+        source: FlowInput,
         sender: &Sender,
         receipts: Receipts,
     ) -> (Transferred, Result<(), Failure>) {
@@ -182,7 +182,7 @@ struct FileTransfer<'a> {
 }
 
 impl FileTransfer<'_> {
-    fn run(&mut self, arguments: &Send, source: FlowSource) -> Result<(), Failure> {
+    fn run(&mut self, arguments: &Send, source: FlowInput) -> Result<(), Failure> {
         let events = source
             // The service applies its own clock.
             .read_in_chunks(
