@@ -72,7 +72,7 @@ pub(super) async fn file(
     let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
     // In this order: either a shutdown finds the download, or this finds the shutdown.
     let end = move |last_used| lease.end(last_used);
-    request.context.guard.hold(Download::new(end));
+    request.context.guard.set_download(Download::new(end));
     api.not_stopping()?;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),

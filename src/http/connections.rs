@@ -251,7 +251,7 @@ impl Connection {
     }
 
     /// How many requests have started, if none is in progress.
-    pub(super) fn started_before_next(&self) -> Option<u64> {
+    pub(super) fn requests_started_if_idle(&self) -> Option<u64> {
         let activity = self.activity.lock();
         (activity.requests == 0).then_some(activity.started)
     }
@@ -309,7 +309,7 @@ impl Connection {
     }
 
     /// Wraps `stream` to track whether the client reads what is written to it.
-    pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
+    pub(super) fn wrap_stream<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,
             connection: self.clone(),
@@ -368,7 +368,7 @@ impl RequestGuard {
     }
 
     /// Records that the response is a backup's file.
-    pub(super) fn hold(&self, download: Download) {
+    pub(super) fn set_download(&self, download: Download) {
         self.0.activity.lock().download = Some(download);
     }
 
@@ -378,7 +378,7 @@ impl RequestGuard {
     }
 }
 
-/// See [`Connection::watch`].
+/// See [`Connection::wrap_stream`].
 #[derive(Debug)]
 pub(super) struct WatchedStream<S> {
     stream: S,
@@ -469,7 +469,7 @@ mod tests {
         let all = Connections::new(3, admission, Metrics::default());
         let connection = all.open(None);
         let (mut client, server) = tokio::io::duplex(100);
-        let mut server = connection.watch(server);
+        let mut server = connection.wrap_stream(server);
         let writing = tokio::spawn(async move { server.write_all(&[0; 150]).await });
         while all.requests_in_progress() == 0 {
             tokio::task::yield_now().await;

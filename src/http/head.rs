@@ -54,7 +54,7 @@ impl<S> Heads<S> {
     /// The cutter, if a head is arriving: when no request is in progress, the next bytes are a head.
     fn reads_head(&mut self) -> Option<&mut Cutter> {
         if self.cutter.is_none() {
-            let started = self.connection.started_before_next();
+            let started = self.connection.requests_started_if_idle();
             if started.is_some() && started != self.started {
                 self.started = started;
                 self.cutter = Some(Cutter::default());
@@ -138,7 +138,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
 
 impl Refusal {
     /// The problem to send instead of `response`, if hyper generated that: then it has no body.
-    fn instead_of(response: &[u8]) -> Option<Problem> {
+    fn problem_for_hyper_response(response: &[u8]) -> Option<Problem> {
         let status = response.strip_prefix(b"HTTP/1.")?.get(2..5)?;
         let problem = match status {
             b"400" => Problem::BadHead,
@@ -160,7 +160,7 @@ impl<S: AsyncWrite + Unpin> Heads<S> {
         bytes: &[u8],
     ) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() {
-            let problem = Refusal::instead_of(bytes)?;
+            let problem = Refusal::problem_for_hyper_response(bytes)?;
             self.connection.count_refused(problem.name());
             self.refusal = Some(Refusal {
                 response: problem.into_bytes(),

@@ -56,7 +56,7 @@ async fn handle(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Response {
     let start = Instant::now();
-    let trace = Trace::of(&headers);
+    let trace = Trace::from_headers(&headers);
     let (query, too_long) = whole_query(query, &context);
     let request = Request {
         method: &method,
@@ -88,7 +88,7 @@ async fn handle(
     .instrument(trace.span())
     .await;
     let time = start.elapsed();
-    trace.mark(response.headers_mut());
+    trace.set_response_header(response.headers_mut());
     response::forbid_caching(response.headers_mut());
     let status = response.status();
     let (method, label) = (method_label(&method), path_label(path.as_str()));

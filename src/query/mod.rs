@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use bounds::{QueryLimits, deadline_after};
 pub use coverage::Coverage;
-pub use encode::{EncodedRows, Encoding, JsonItems, RowCodec, RowFormat};
+pub use encode::{EncodedRows, Encoding, JsonItems, RowEncoder, RowFormat};
 pub use hours::{HourSource, Hours};
 pub use merge::{QuerySources, RowSource};
 pub use row::Row;
@@ -154,9 +154,9 @@ impl Engine {
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
         let memory = MemoryReservation::new(&self.pool);
-        let parts = open()?;
-        let mut sources = parts.remote;
-        for store in &parts.stores {
+        let opened = open()?;
+        let mut sources = opened.remote;
+        for store in &opened.stores {
             let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
             sources.push(Box::new(LocalRows::new(matching, groups)));
         }
@@ -164,8 +164,8 @@ impl Engine {
             columns: query.columns,
             stream: Stream::Merged(MergedRows::new(sources, self.time_max, cancel)),
             next_page: None,
-            coverage: parts.coverage,
-            revocations: parts.revocations,
+            coverage: opened.coverage,
+            revocations: opened.revocations,
         };
         ranked(query, after, rows, memory)
     }
@@ -236,20 +236,20 @@ fn rank_all(
     matching.reset_deadline();
     let Some(groups) = groups else {
         let mut key = Vec::new();
-        matching.each(|row| {
+        matching.for_each_row(|row| {
             key.clear();
             key.extend_from_slice(&row.hour.get().to_be_bytes());
             key.extend_from_slice(row.suffix);
-            ranking.offer(&key, row.counters)?;
+            ranking.push(&key, row.counters)?;
             Ok(break_if(ranking.is_complete()))
         })?;
         return Ok(ranking.finish());
     };
     loop {
-        let ended = matching.each(|row| groups.add(row))?;
+        let ended = matching.for_each_row(|row| groups.add(row))?;
         groups.finish(ended);
         while let Some((key, counters)) = groups.next_group() {
-            ranking.offer(key, counters)?;
+            ranking.push(key, counters)?;
         }
         if groups.has_ended() || ranking.is_complete() {
             return Ok(ranking.finish());
@@ -276,7 +276,7 @@ impl FilteredScan {
 
     /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
     #[inline]
-    fn each(
+    fn for_each_row(
         &mut self,
         mut each: impl FnMut(&StoredRow<'_>) -> Result<ControlFlow<()>, QueryError>,
     ) -> Result<bool, QueryError> {
@@ -323,7 +323,7 @@ impl Stream {
             Stream::Merged(merged) => {
                 merged.reset_deadline();
                 while let Some((key, counters)) = merged.next()? {
-                    ranking.offer(key, counters)?;
+                    ranking.push(key, counters)?;
                     if ranking.is_complete() {
                         break;
                     }
@@ -406,7 +406,7 @@ impl Rows {
             Stream::Store(matching, groups) => {
                 matching.reset_deadline();
                 match groups {
-                    None => matching.each(|stored| {
+                    None => matching.for_each_row(|stored| {
                         let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
                         Ok(each(&Row::whole(&key, stored.counters)))
                     }),
@@ -434,7 +434,7 @@ fn stream(
             return Ok(true);
         }
         groups.start_next()?;
-        let ended = matching.each(|row| groups.add(row))?;
+        let ended = matching.for_each_row(|row| groups.add(row))?;
         groups.finish(ended);
     }
 }

@@ -73,7 +73,7 @@ impl Store {
         let mut entries: Vec<_> = entries
             .into_iter()
             .map(|entry| JournalEntry {
-                batch: self.without_too_old(entry.batch),
+                batch: self.remove_too_old(entry.batch),
                 ..entry
             })
             .collect();
@@ -106,7 +106,8 @@ impl Store {
                 tallies.active_mut().skip_to(position);
                 continue;
             }
-            let batch = retention.remove_too_old(batch);
+            let cutoff = retention.advance(&batch);
+            let batch = batch.without_hours_before(cutoff);
             applied.batches += 1;
             applied.flows += batch.flows() as u64;
             applied.too_old += batch.too_old();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::scan::open_iterator;
 use super::tallies::Tallies;
 use super::{Inner, codec};
@@ -125,7 +125,7 @@ impl Inner {
                     let is_there = disk.item().is_some_and(|(found, _)| found == key);
                     hours += u64::from(!is_there);
                 }
-                disk.status().map_err(database("reading the ledger"))?;
+                disk.status().map_err(with_context("reading the ledger"))?;
                 Ok(Some(LedgerCounts { hours, totals }))
             })?;
             // Otherwise a flush ended in between.
@@ -167,7 +167,7 @@ impl Inner {
                 flows = flows.wrapping_add(codec::decode_totals(value)?.flows);
                 disk.advance();
             }
-            disk.status().map_err(database("reading the ledger"))?;
+            disk.status().map_err(with_context("reading the ledger"))?;
             Ok(expected.flows.wrapping_sub(flows) as i64)
         })
     }

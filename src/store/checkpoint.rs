@@ -12,12 +12,12 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 
 use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::{Inner, Store, marker_in};
 use agent::durable;
 
 /// How long to wait for the flush that comes first.
-const FLUSH_MAX: Duration = Duration::from_secs(60);
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A checkpoint, on the same disk as the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Store {
         };
         // Flush first, so that the checkpoint has sums instead of a journal to replay. Later commits are in its
         // journal.
-        self.flush_tallies(FLUSH_MAX)?;
+        self.flush_tallies(FLUSH_TIME_MAX)?;
         fs::create_dir_all(path).map_err(failed)?;
         let position = {
             // RocksDB lists the files before it copies the log. A flush in between would trim the journal in the log,
@@ -59,7 +59,7 @@ impl Store {
             if self.inner.dir.has_links() {
                 Checkpoint::new(&self.inner.db)
                     .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
-                    .map_err(database("making a checkpoint"))?;
+                    .map_err(with_context("making a checkpoint"))?;
             } else {
                 self.inner.copy_database(&path.join(ROCKS))?;
             }
@@ -92,12 +92,14 @@ impl Inner {
     /// Copies the database if the file system has no hard links: RocksDB's checkpoint would fail there.
     fn copy_database(&self, to: &Path) -> Result<(), StoreError> {
         const DOING: &str = "copying the database for a checkpoint";
-        self.db.disable_file_deletions().map_err(database(DOING))?;
+        self.db
+            .disable_file_deletions()
+            .map_err(with_context(DOING))?;
         let copied = copy_files(&self.dir.rocks(), to).map_err(|source| StoreError::Io {
             doing: DOING,
             source,
         });
-        let enabled = self.db.enable_file_deletions().map_err(database(DOING));
+        let enabled = self.db.enable_file_deletions().map_err(with_context(DOING));
         copied.and(enabled)
     }
 }

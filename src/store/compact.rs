@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
 use super::codec;
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::{Inner, Store};
 use flow::Hour;
 
@@ -204,7 +204,7 @@ impl Inner {
             let files = self
                 .db
                 .live_files()
-                .map_err(database("listing the files"))?;
+                .map_err(with_context("listing the files"))?;
             Ok::<_, StoreError>(files.into_iter().filter(move |file| {
                 let is_from = |upper: &[u8]| file.start_key.as_ref().is_some_and(|k| **k <= *upper);
                 let is_until = |lower: &[u8]| file.end_key.as_ref().is_some_and(|k| **k >= *lower);

@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_left_alone() {
+    fn foreign_files_are_left_alone() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("letter.txt"), "dear").unwrap();
         assert!(matches!(

@@ -166,14 +166,16 @@ impl Inner {
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let error = match error {
         StoreError::Database { source, .. } => source,
-        StoreError::Io { source, .. } => return WriteHealth::from_shortage(OutOfSpace::of(source)),
+        StoreError::Io { source, .. } => {
+            return WriteHealth::from_shortage(OutOfSpace::from_error(source));
+        }
         _ => return WriteHealth::Failing,
     };
     if rocks_error::is_no_space(error) {
         return WriteHealth::NoSpace;
     }
     match (probe(staging), rocks_error::shortage(error)) {
-        (Err(error), _) => WriteHealth::from_shortage(OutOfSpace::of(&error)),
+        (Err(error), _) => WriteHealth::from_shortage(OutOfSpace::from_error(&error)),
         (Ok(()), Some(OutOfSpace::Quota)) => WriteHealth::QuotaRaised,
         (Ok(()), shortage) => WriteHealth::from_shortage(shortage),
     }

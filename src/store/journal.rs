@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use super::codec::{self, Receipt};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::options::Durability;
 use super::receipts::{self, receipts_family};
 use flow::Batch;
@@ -76,7 +76,7 @@ impl<'a> Journal<'a> {
                 }
             }
         }
-        write_log(self.db, write, durability).map_err(database("writing the journal"))
+        write_log(self.db, write, durability).map_err(with_context("writing the journal"))
     }
 
     /// Calls `each` with every batch after `position`, in order.
@@ -94,7 +94,7 @@ impl<'a> Journal<'a> {
             .db
             .iterator_cf_opt(self.family, options, IteratorMode::Start);
         for (expected, entry) in (position + 1..).zip(entries) {
-            let (key, batch) = entry.map_err(database("reading the journal"))?;
+            let (key, batch) = entry.map_err(with_context("reading the journal"))?;
             let found = codec::decode_journal_key(&key)?;
             if found != expected {
                 return Err(StoreError::Corrupt {
@@ -112,7 +112,7 @@ impl<'a> Journal<'a> {
         for family in [self.family, receipts_family(self.db)?] {
             self.db
                 .flush_cf(family)
-                .map_err(database("writing out the journal"))?;
+                .map_err(with_context("writing out the journal"))?;
         }
         let (from, to) = (None::<&[u8]>, None::<&[u8]>);
         self.db.compact_range_cf(self.family, from, to);
@@ -125,7 +125,7 @@ impl<'a> Journal<'a> {
         let mut write = WriteBatch::default();
         let (from, to) = (codec::journal_key(0), codec::journal_key(position + 1));
         write.delete_range_cf(self.family, from, to);
-        write_log(self.db, write, durability).map_err(database("trimming the journal"))
+        write_log(self.db, write, durability).map_err(with_context("trimming the journal"))
     }
 }
 
@@ -161,7 +161,7 @@ impl JournalMemtable {
         if self.is_grown.load(Ordering::SeqCst) {
             let journal = Journal::new(db)?;
             let flushed = db.flush_cf(journal.family);
-            flushed.map_err(database("writing out the journal"))?;
+            flushed.map_err(with_context("writing out the journal"))?;
             set_memtable_bytes(db, self.usual_bytes);
             self.is_grown.store(false, Ordering::SeqCst);
         }
@@ -173,7 +173,7 @@ fn set_memtable_bytes(db: &DB, bytes: usize) {
     let set = Journal::new(db).and_then(|journal| {
         let options = [("write_buffer_size", &*bytes.to_string())];
         let set = db.set_options_cf(journal.family, &options);
-        set.map_err(database("changing a setting of the journal"))
+        set.map_err(with_context("changing a setting of the journal"))
     });
     if let Err(error) = set {
         // This costs some memory for a moment.

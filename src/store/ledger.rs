@@ -13,7 +13,7 @@ use std::time::Instant;
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::scan::{OwnedIterator, ScanLimits, open_iterator};
 use super::tally::Tally;
 use super::views::ViewGrant;
@@ -106,7 +106,9 @@ impl Ledger {
                 Some((codec::decode_ledger_key(key)?, codec::decode_totals(value)?))
             }
             None => {
-                self.disk.status().map_err(database("reading the ledger"))?;
+                self.disk
+                    .status()
+                    .map_err(with_context("reading the ledger"))?;
                 None
             }
         };
@@ -248,7 +250,7 @@ impl Iterator for DiskLedger<'_> {
                     .0
                     .status()
                     .err()
-                    .map(database("reading the ledger"))?));
+                    .map(with_context("reading the ledger"))?));
             }
         };
         self.0.next();

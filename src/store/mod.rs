@@ -97,7 +97,7 @@ pub use {merge::check_merge, tally::check_replay};
 
 use audit::Audit;
 use compact::CompactionRequests;
-use error::database;
+use error::with_context;
 
 use flush::Flusher;
 use health::Health;
@@ -196,7 +196,7 @@ fn flows_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 fn marker_in(db: &DB) -> Result<u64, StoreError> {
     let value = db
         .get_pinned_cf(flows_family(db)?, codec::MARKER_KEY)
-        .map_err(database("reading the marker"))?;
+        .map_err(with_context("reading the marker"))?;
     Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
 }
 

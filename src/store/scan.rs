@@ -9,7 +9,7 @@ use self_cell::self_cell;
 use tokio_util::sync::CancellationToken;
 
 use super::codec::{self, FlowKey, HOUR_BYTES};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::run::Run;
 use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
@@ -348,7 +348,7 @@ impl Scan {
             self.disk.key_parts().map(|(hour, _)| hour)
         };
         if on_disk.is_none() {
-            self.disk.status().map_err(database("reading"))?;
+            self.disk.status().map_err(with_context("reading"))?;
         }
         let copied = self.later.front().map(|copied| copied.hour);
         let Some(hour) = on_disk.into_iter().chain(copied).min() else {

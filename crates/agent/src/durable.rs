@@ -44,7 +44,7 @@ impl OutOfSpace {
         (OutOfSpace::FileSize, Errno::FBIG),
     ];
 
-    pub fn of(error: &io::Error) -> Option<OutOfSpace> {
+    pub fn from_error(error: &io::Error) -> Option<OutOfSpace> {
         let errno = Errno::from_raw_os_error(error.raw_os_error()?);
         let shortage = OutOfSpace::ALL.into_iter().find(|(_, of)| *of == errno);
         shortage.map(|(shortage, _)| shortage)
@@ -167,7 +167,7 @@ mod tests {
     fn out_of_space_is_detected_by_number_and_by_text() {
         for (shortage, errno) in OutOfSpace::ALL {
             let error = io::Error::from(errno);
-            assert_eq!(OutOfSpace::of(&error), Some(shortage));
+            assert_eq!(OutOfSpace::from_error(&error), Some(shortage));
             // RocksDB's message, and the standard library's.
             let name = error.to_string();
             let name = name.split(" (os").next().unwrap();
@@ -175,7 +175,7 @@ mod tests {
             assert_eq!(OutOfSpace::in_text(&text), Some(shortage));
             assert_eq!(OutOfSpace::in_text(&error.to_string()), Some(shortage));
         }
-        assert_eq!(OutOfSpace::of(&Errno::IO.into()), None);
+        assert_eq!(OutOfSpace::from_error(&Errno::IO.into()), None);
         assert_eq!(
             OutOfSpace::in_text(&io::Error::from(Errno::IO).to_string()),
             None

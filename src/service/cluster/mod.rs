@@ -69,7 +69,7 @@ const LEADER_CONTACT_AGE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest wait for room in a store before checking whether its partition was revoked.
-const STALL_MAX: Duration = Duration::from_secs(1);
+const STALL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between two attempts to join while Kafka does not respond, and between two log lines about it.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -333,7 +333,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         journal_bytes_max: part(whole.journal_bytes_max),
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
         import_receipts_bytes_max: part(whole.import_receipts_bytes_max as usize) as u64,
-        stall_max: STALL_MAX,
+        stall_max: STALL_TIME_MAX,
         external_journal: true,
         ..whole
     }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterNode;
-use super::peer::{FRAMES, Request};
+use super::peer::{FrameEncoder, Request};
 use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, RowFormat, Rows};
@@ -120,7 +120,7 @@ impl Service for ClusterNode {
     fn peer_request(&self, path: &str, query: &str) -> Option<Result<PeerRequest<'_>, BadQuery>> {
         let request = Request::parse(path, query)?;
         Some(request.map(|request| match request {
-            Request::Rows(query) => PeerRequest::Rows(query, RowFormat::Other(FRAMES)),
+            Request::Rows(query) => PeerRequest::Rows(query, RowFormat::Other(&FrameEncoder)),
             Request::Hours(query) => PeerRequest::Hours(query),
             Request::Applied(upto) => PeerRequest::Applied(Box::pin(self.writer.has_applied(upto))),
         }))

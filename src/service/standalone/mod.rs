@@ -56,21 +56,6 @@ impl Standalone {
     }
 }
 
-impl Standalone {
-    /// Removes what is too old already, since the one thread that commits should not copy batches.
-    async fn remove_too_old(&self, batch: Batch) -> Result<Batch, ServiceError> {
-        match self.store.cutoff_within(&batch) {
-            None => Ok(batch),
-            Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {
-                Ok(batch.without_hours_before(cutoff))
-            }
-            Some(cutoff) => tokio::task::spawn_blocking(move || batch.without_hours_before(cutoff))
-                .await
-                .map_err(|_| ServiceError::Closed),
-        }
-    }
-}
-
 impl Service for Standalone {
     /// A batch is visible when it is durable, so `until_visible` changes nothing.
     fn commit(
@@ -80,7 +65,18 @@ impl Service for Standalone {
         _until_visible: bool,
     ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
         Box::pin(async move {
-            let batch = self.remove_too_old(batch).await?;
+            // Removes what is too old already, since the one thread that commits should not copy batches.
+            let batch = match self.store.cutoff_within(&batch) {
+                None => batch,
+                Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {
+                    batch.without_hours_before(cutoff)
+                }
+                Some(cutoff) => {
+                    let copied =
+                        tokio::task::spawn_blocking(move || batch.without_hours_before(cutoff));
+                    copied.await.map_err(|_| ServiceError::Closed)?
+                }
+            };
             self.committer.commit(batch, permit).await
         })
     }

@@ -24,9 +24,9 @@ use forward::Credentials;
 
 /// The longest wait for the response headers. The service holds a batch for less than this while it waits for
 /// memory or disk, and then responds with 503.
-const RESPONSE_MAX: Duration = Duration::from_secs(60);
+const RESPONSE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest wait for the next bytes of a response body.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The address of the service, and the credentials for it.
 #[derive(Clone, Default)]

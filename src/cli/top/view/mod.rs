@@ -88,7 +88,7 @@ struct Heights {
 }
 
 impl Heights {
-    fn of(height: u16) -> Heights {
+    fn from_screen(height: u16) -> Heights {
         Heights {
             totals: u16::from(height >= 5),
             mode: u16::from(height >= 7),
@@ -109,12 +109,14 @@ impl Heights {
 
 /// How many rows fit.
 pub(super) fn rows_on_screen(height: u16) -> usize {
-    height.saturating_sub(Heights::of(height).others()).into()
+    height
+        .saturating_sub(Heights::from_screen(height).others())
+        .into()
 }
 
 pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Instant) {
     let area = frame.area();
-    let heights = Heights::of(area.height);
+    let heights = Heights::from_screen(area.height);
     let mut canvas = Canvas {
         buffer: frame.buffer_mut(),
         rest: area,

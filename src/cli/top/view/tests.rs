@@ -141,7 +141,7 @@ fn a_terminal_of_any_size() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_goes_away() {
+fn errors_are_shown_until_they_are_over() {
     let (mut state, now) = state();
     let query = state.next_query(now + Duration::from_secs(4)).unwrap();
     let gone = |why: String| ClientError::Unreachable {

@@ -19,7 +19,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use tokio_util::sync::CancellationToken;
 
-use super::error::failed;
+use super::error::with_context;
 use super::poll_loop::PollLoop;
 use super::settings::{create, log_error};
 use super::{KafkaError, KafkaSettings};
@@ -323,7 +323,7 @@ impl Consumer {
         });
         let client: Client = create(&config, Context(state.clone()))?;
         let joined = client.subscribe(&[&settings.topic]);
-        joined.map_err(failed("joining the group"))?;
+        joined.map_err(with_context("joining the group"))?;
         let client = Arc::new(client);
         let control = Control {
             client: Arc::downgrade(&client),

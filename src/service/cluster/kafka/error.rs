@@ -140,7 +140,7 @@ impl KafkaError {
 }
 
 /// For `map_err`: classifies an error of what `context` describes.
-pub(super) fn failed(context: &'static str) -> impl Fn(RdKafkaError) -> KafkaError {
+pub(super) fn with_context(context: &'static str) -> impl Fn(RdKafkaError) -> KafkaError {
     move |source| KafkaError::classify(context, &source)
 }
 

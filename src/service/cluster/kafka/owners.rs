@@ -31,7 +31,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::announcement::{Announcement, Ownership, Signed, Truncation};
-use super::error::failed;
+use super::error::with_context;
 use super::settings::{Log, create};
 use super::{KafkaError, KafkaSettings, Producer};
 use flow::{Offset, Partition, PartitionCount};
@@ -130,7 +130,7 @@ impl Owners {
         let mut list = TopicPartitionList::new();
         let from_the_start = list.add_partition_offset(&topic, 0, rdkafka::Offset::Beginning);
         let assigned = from_the_start.and_then(|()| client.assign(&list));
-        assigned.map_err(failed(CONTEXT))?;
+        assigned.map_err(with_context(CONTEXT))?;
 
         let (table, stop) = (Arc::default(), CancellationToken::new());
         let (read, all_read) = mpsc::channel();
@@ -298,7 +298,7 @@ impl Reader {
                     continue;
                 }
                 Some(Err(RdKafkaError::PartitionEOF(_))) => Ok(()),
-                Some(Err(error)) => match failed(CONTEXT)(error) {
+                Some(Err(error)) => match with_context(CONTEXT)(error) {
                     error if error.is_temporary() => continue,
                     error => {
                         tracing::error!(%error, "topic of owners cannot be read");

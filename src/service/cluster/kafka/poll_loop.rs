@@ -13,7 +13,7 @@ use super::KafkaError;
 use super::consumer::{
     Assigned, Client, ConsumedMessage, ConsumerState, Control, Handler, Rebalance,
 };
-use super::error::failed;
+use super::error::with_context;
 use flow::{Offset, Partition};
 
 /// Messages that are handed over at once: a store commits them together.
@@ -23,11 +23,11 @@ const POLL_TIME_MAX: Duration = Duration::from_millis(100);
 /// Between commits of offsets. They are for tools that show the group's lag; the service does not read them.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for the coordinator before a commit is skipped.
-const COMMIT_MAX: Duration = Duration::from_secs(1);
+const COMMIT_TIME_MAX: Duration = Duration::from_secs(1);
 /// Before a leader that did not report its offsets is asked again; other partitions are read meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// If the client has not fetched a started partition for this long, it is started again.
-const STOPPED_MAX: Duration = Duration::from_secs(2);
+const STOPPED_TIME_MAX: Duration = Duration::from_secs(2);
 /// A leader whose end is before the offset that is due may have been cut off and replaced, and not know it. If it
 /// reports the same for this long, the partition counts as truncated.
 pub const TRUNCATION_TIME_MIN: Duration = Duration::from_secs(30);
@@ -161,7 +161,8 @@ impl<H: Handler> PollLoop<H> {
             add(&mut list, &state, *partition, *offset);
         }
         if let Err(error) = self.client.incremental_assign(&list) {
-            self.handler.failed(failed("assigning partitions")(error));
+            self.handler
+                .failed(with_context("assigning partitions")(error));
             for (partition, offset) in starts {
                 self.start_later(partition, offset);
             }
@@ -194,7 +195,8 @@ impl<H: Handler> PollLoop<H> {
         }
         self.notify_revoked(&partitions, lost);
         if let Err(error) = self.client.incremental_unassign(&started) {
-            self.handler.failed(failed("unassigning partitions")(error));
+            self.handler
+                .failed(with_context("unassigning partitions")(error));
         }
     }
 
@@ -269,7 +271,8 @@ impl<H: Handler> PollLoop<H> {
         let state = self.state();
         let mut list = TopicPartitionList::new();
         for (partition, assigned) in state.assignment().iter_mut() {
-            let is_stopped = (assigned.stopped_since).is_some_and(|at| at.elapsed() >= STOPPED_MAX);
+            let is_stopped =
+                (assigned.stopped_since).is_some_and(|at| at.elapsed() >= STOPPED_TIME_MAX);
             if is_stopped && let Some(position) = assigned.progress.position.take() {
                 tracing::warn!(%partition, %position, "fetching stopped; starting again");
                 assigned.stopped_since = None;
@@ -282,7 +285,8 @@ impl<H: Handler> PollLoop<H> {
         if list.count() > 0
             && let Err(error) = self.client.incremental_unassign(&list)
         {
-            self.handler.failed(failed("stopping partitions")(error));
+            self.handler
+                .failed(with_context("stopping partitions")(error));
         }
     }
 
@@ -315,7 +319,7 @@ impl<H: Handler> PollLoop<H> {
         if list.count() > 0
             && self
                 .client
-                .committed_offsets(list.clone(), COMMIT_MAX)
+                .committed_offsets(list.clone(), COMMIT_TIME_MAX)
                 .is_ok()
         {
             let _only_for_display = self.client.commit(&list, CommitMode::Async);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
-use super::error::failed;
+use super::error::with_context;
 use super::settings::{Log, create};
 use super::{KafkaError, KafkaSettings};
 use flow::{Offset, Partition};
@@ -123,7 +123,7 @@ impl Producer {
                 context: CONTEXT,
                 why,
             },
-            None => failed(CONTEXT)(error),
+            None => with_context(CONTEXT)(error),
         }
     }
 }

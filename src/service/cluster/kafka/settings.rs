@@ -7,7 +7,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 
 use super::KafkaError;
-use super::error::failed;
+use super::error::with_context;
 
 /// A request without a response by then is sent again on a new connection.
 const REQUEST_MS_MAX: u64 = 10_000;
@@ -116,7 +116,7 @@ pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(
 ) -> Result<T, KafkaError> {
     config
         .create_with_context(context)
-        .map_err(failed("setting up a client of Kafka"))
+        .map_err(with_context("setting up a client of Kafka"))
 }
 
 /// Logs the errors of a client.

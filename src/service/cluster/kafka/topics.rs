@@ -13,7 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
 
-use super::error::failed;
+use super::error::with_context;
 use super::settings::{Log, create, log_error};
 use super::{KafkaError, KafkaSettings, MESSAGE_BYTES_MAX};
 use flow::PartitionCount;
@@ -91,7 +91,7 @@ pub fn ensure_topics(
                 .0
                 .lock()
                 .take()
-                .unwrap_or_else(|| failed(CONTEXT)(e))
+                .unwrap_or_else(|| with_context(CONTEXT)(e))
         })?;
         // `None` while the topic is absent or a partition has no leader.
         let partitions_of = |name: &str| {
@@ -137,7 +137,7 @@ pub fn ensure_topics(
                 None => sleep(POLL),
             }
         };
-        for result in created.map_err(failed("creating the topics"))? {
+        for result in created.map_err(with_context("creating the topics"))? {
             match result {
                 Ok(topic) => {
                     let partitions = if topic == *owners { 1 } else { partitions };

@@ -12,7 +12,7 @@ use super::super::{batches, eprint_line, resumed, signals};
 use crate::delivery::{SendError, Sender};
 
 /// After a signal, how long to wait until the flows that were read are in the spool.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The transfer in progress, for the signal thread.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl ActiveTransfer {
             current.drain.stop();
         }
         if current.sender.drain_to_spool() {
-            current.drain.wait(DRAIN_MAX);
+            current.drain.wait(DRAIN_TIME_MAX);
         }
         let kept = current.sender.interrupt();
         let waiting = current.sender.report().waiting;
