@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::{BackupError, BackupFile, Manifest, list_files, require_outside, tag, with_context};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 use agent::client::{Client, describe_read_error};
-use agent::durable;
+use agent::durable::{self, DirLock};
 
 /// Locked by the process that creates a backup in a directory.
 const LOCK_FILE: &str = ".lock";
@@ -200,9 +200,9 @@ pub fn create(
     Ok(created)
 }
 
-fn lock(to: &Path) -> Result<File, BackupError> {
+fn lock(to: &Path) -> Result<DirLock, BackupError> {
     let path = to.join(LOCK_FILE);
-    durable::lock_file(&path).map_err(|error| match error {
+    DirLock::create(&path).map_err(|error| match error {
         TryLockError::WouldBlock => BackupError::Busy,
         TryLockError::Error(e) => with_context(&path)(e),
     })

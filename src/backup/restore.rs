@@ -9,7 +9,7 @@ use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
     DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, truncate_torn_writes, verify,
 };
-use agent::durable;
+use agent::durable::{self, DirLock};
 
 /// Result of a restore.
 #[derive(Debug)]
@@ -111,15 +111,16 @@ fn choose(from: &Path) -> Result<PathBuf, BackupError> {
 }
 
 /// Keeps other restores out of `data_dir`. The directory itself is locked, since its content changes.
-fn lock(data_dir: &Path) -> Result<File, BackupError> {
+fn lock(data_dir: &Path) -> Result<Option<DirLock>, BackupError> {
     let dir = File::open(data_dir).map_err(with_context(data_dir))?;
-    match dir.try_lock() {
+    match DirLock::exclusive(dir) {
         Err(TryLockError::WouldBlock) => Err(BackupError::Refused(format!(
             "another restore into {} is in progress",
             data_dir.display()
         ))),
         // Network file systems cannot lock directories; continue without a lock there.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(dir),
+        Err(TryLockError::Error(_)) => Ok(None),
+        Ok(lock) => Ok(Some(lock)),
     }
 }
 

@@ -125,14 +125,48 @@ pub fn write(path: &Path, unfinished: &Path, content: &[u8]) -> io::Result<()> {
     rename(unfinished, path)
 }
 
-/// Creates the file if it is missing, and locks it for this process until the returned file is dropped. Used to lock a
-/// directory, by a file in it.
-///
-/// # Errors
-/// [`TryLockError::WouldBlock`] if another process holds the lock.
-pub fn lock_file(path: &Path) -> Result<File, TryLockError> {
-    let file = File::create(path).map_err(TryLockError::Error)?;
-    file.try_lock().map(|()| file)
+/// The lock of a directory, by a file in it or by the directory itself. The operating system releases it when the
+/// process ends for any reason.
+#[derive(Debug)]
+pub struct DirLock(File);
+
+impl DirLock {
+    /// Creates the file if it is missing, and locks it for this process.
+    ///
+    /// # Errors
+    /// [`TryLockError::WouldBlock`] if another process holds the lock.
+    pub fn create(path: &Path) -> Result<DirLock, TryLockError> {
+        DirLock::exclusive(File::create(path).map_err(TryLockError::Error)?)
+    }
+
+    /// Locks `file` for this process.
+    ///
+    /// # Errors
+    /// As [`DirLock::create`].
+    pub fn exclusive(file: File) -> Result<DirLock, TryLockError> {
+        file.try_lock().map(|()| DirLock(file))
+    }
+
+    /// Locks `file`, shared with others that do so.
+    ///
+    /// # Errors
+    /// As [`DirLock::create`].
+    pub fn shared(file: File) -> Result<DirLock, TryLockError> {
+        file.try_lock_shared().map(|()| DirLock(file))
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for DirLock {
+    /// Unlocks explicitly: closing the file would leave the lock to a child process that is being started and has a
+    /// copy of the descriptor until it executes its program.
+    fn drop(&mut self) {
+        let _best_effort = self.0.unlock();
+    }
 }
 
 /// Renames a file or directory that is already synced; the new name is durable on return.

@@ -30,7 +30,7 @@ mod signer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +48,7 @@ use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
 use agent::client::ClientError;
-use agent::durable;
+use agent::durable::{self, DirLock};
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
 use kafka::{
@@ -168,7 +168,7 @@ pub struct ClusterNode {
     consumer: Mutex<Option<Consumer>>,
     tasks: Mutex<JoinSet<()>>,
     /// Released after the stores.
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// The state that all parts of a node share.
@@ -309,14 +309,14 @@ impl ClusterNode {
 }
 
 /// Locks the directory for this process.
-fn lock(data_dir: &Path) -> Result<File, ClusterError> {
+fn lock(data_dir: &Path) -> Result<DirLock, ClusterError> {
     let path = data_dir.join(LOCK_FILE);
     let failed = |source| ClusterError::Directory {
         path: path.clone(),
         source,
     };
     durable::create_dir_all(data_dir).map_err(failed)?;
-    durable::lock_file(&path).map_err(|error| match error {
+    DirLock::create(&path).map_err(|error| match error {
         TryLockError::WouldBlock => ClusterError::InUse(data_dir.to_owned()),
         TryLockError::Error(source) => failed(source),
     })
