@@ -8,6 +8,7 @@ use clap::Args;
 use super::Serve;
 use crate::service::cluster::{NodeConfig, PeerTls};
 use agent::units::seconds;
+use flow::OutOfRange;
 
 /// Partitions of a topic that the service creates: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
@@ -121,7 +122,10 @@ impl Cluster {
         Ok(Some(NodeConfig {
             brokers,
             topic: self.kafka_topic.clone(),
-            partitions: self.kafka_partitions,
+            partitions: self
+                .kafka_partitions
+                .try_into()
+                .map_err(|e: OutOfRange| e.to_string())?,
             options: options.collect(),
             name,
             checkpoint_url: self.checkpoint_url.clone(),

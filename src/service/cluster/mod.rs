@@ -87,7 +87,7 @@ pub struct NodeConfig {
     /// The topic that is the journal.
     pub topic: String,
     /// Partitions of the topic, if it does not exist yet.
-    pub partitions: i32,
+    pub partitions: PartitionCount,
     /// Options of librdkafka.
     pub options: Vec<(String, String)>,
     pub name: String,
@@ -106,8 +106,7 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// How many stores a node may have open.
     pub fn stores_max(&self) -> usize {
-        // At least 1: clap.
-        usize::try_from(self.partitions).unwrap_or(1)
+        self.partitions.get() as usize
     }
 }
 

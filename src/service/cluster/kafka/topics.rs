@@ -76,7 +76,7 @@ impl ClientContext for Refusal {
 /// If the brokers are unavailable, or refuse.
 pub fn ensure_topics(
     settings: &KafkaSettings,
-    partitions: i32,
+    partitions: PartitionCount,
 ) -> Result<PartitionCount, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
     // A client reports errors only if it is polled, as the producer is.
@@ -121,7 +121,7 @@ pub fn ensure_topics(
         let in_sync = if replicas == REPLICAS_MAX { "2" } else { "1" };
         let replicas = || TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
         let topics = [
-            NewTopic::new(journal, partitions, replicas())
+            NewTopic::new(journal, partitions.into(), replicas())
                 .set("cleanup.policy", "delete")
                 // A node that is assigned a partition for the first time reads it from the start.
                 .set("retention.ms", "-1"),
@@ -140,7 +140,11 @@ pub fn ensure_topics(
         for result in created.map_err(with_context("creating the topics"))? {
             match result {
                 Ok(topic) => {
-                    let partitions = if topic == *owners { 1 } else { partitions };
+                    let partitions = if topic == *owners {
+                        1
+                    } else {
+                        partitions.get()
+                    };
                     tracing::info!(topic, partitions, "created a topic");
                 }
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
