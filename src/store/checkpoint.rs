@@ -13,6 +13,7 @@ use rocksdb::checkpoint::Checkpoint;
 
 use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
 use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::{Inner, Store, marker_in};
 use agent::durable;
 
@@ -25,7 +26,7 @@ pub struct StoreCheckpoint {
     /// Its data directory.
     pub path: PathBuf,
     /// The last position of an external journal that its sums contain.
-    pub position: u64,
+    pub position: Position,
 }
 
 impl Store {
@@ -43,7 +44,7 @@ impl Store {
         made.map(|position| StoreCheckpoint { path, position })
     }
 
-    fn make_checkpoint(&self, path: &Path) -> Result<u64, StoreError> {
+    fn make_checkpoint(&self, path: &Path) -> Result<Position, StoreError> {
         let failed = |source| StoreError::Io {
             doing: "making a checkpoint",
             source,

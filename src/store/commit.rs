@@ -6,6 +6,8 @@ use std::time::Instant;
 use super::dedupe::{CommitGroup, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
+use super::position::Position;
+
 use super::tallies::Tallies;
 use super::tally::HOUR_MEMORY_BYTES;
 use super::{Inner, Step, Store};
@@ -56,7 +58,7 @@ impl Store {
         written?;
         inner.step(Step::Journaled);
         let mut tallies = inner.tallies()?;
-        debug_assert_eq!(tallies.active().last() + 1, first);
+        debug_assert_eq!(tallies.active().last().next(), first);
         let mut saturated = 0;
         for batch in &group {
             saturated += tallies.add(batch);
@@ -74,7 +76,7 @@ impl Store {
     /// Waits until the active tally has room for `growth_bytes`, the worst case if all hours and keys of a group are
     /// new. A group that exceeds the bound of a tally waits until both tallies are empty. Returns the next journal
     /// position.
-    pub(super) fn make_room(&self, growth_bytes: usize) -> Result<u64, StoreError> {
+    pub(super) fn make_room(&self, growth_bytes: usize) -> Result<Position, StoreError> {
         let inner = &*self.inner;
         let start = Instant::now();
         let give_up = start + inner.options.stall_max;
@@ -97,7 +99,7 @@ impl Store {
         if waited {
             inner.record_stall(start);
         }
-        Ok(tallies.active().last() + 1)
+        Ok(tallies.active().last().next())
     }
 }
 

@@ -11,6 +11,7 @@ use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOpti
 use super::codec::{self, Receipt};
 use super::error::{StoreError, with_context};
 use super::options::Durability;
+use super::position::Position;
 use super::receipts::{self, receipts_family};
 use flow::Batch;
 
@@ -37,7 +38,7 @@ impl<'a> Journal<'a> {
     /// After an error, the same positions can be reused: the next write overwrites what the failed one may have left.
     pub(super) fn append(
         &self,
-        first: u64,
+        first: Position,
         batches: &[Batch],
         orphaned: &[Vec<u8>],
         durability: Durability,
@@ -49,15 +50,19 @@ impl<'a> Journal<'a> {
         for key in orphaned {
             write.delete_cf(receipts_family(self.db)?, key);
         }
-        for (position, batch) in (first..).zip(batches) {
-            write.put_cf(self.family, codec::journal_key(position), batch.bytes());
+        for (number, batch) in (first.get()..).zip(batches) {
+            write.put_cf(
+                self.family,
+                codec::journal_key(Position::new(number)),
+                batch.bytes(),
+            );
             if let Some((key, fingerprint)) = batch.receipt() {
                 let time_s = receipts::now().as_secs();
                 let receipt = Receipt {
                     fingerprint,
                     time_s,
                     too_old: batch.too_old(),
-                    position: 0,
+                    position: Position::ZERO,
                 };
                 let (family, notes) = (receipts_family(self.db)?, batch.notes());
                 let value = match notes.and_then(|notes| notes.own.as_ref()) {
@@ -85,18 +90,18 @@ impl<'a> Journal<'a> {
     /// A gap between positions: acknowledged batches are missing.
     pub(super) fn replay(
         &self,
-        position: u64,
+        position: Position,
         mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(codec::journal_key(position + 1));
+        options.set_iterate_lower_bound(codec::journal_key(position.next()));
         let entries = self
             .db
             .iterator_cf_opt(self.family, options, IteratorMode::Start);
-        for (expected, entry) in (position + 1..).zip(entries) {
+        for (expected, entry) in (position.next().get()..).zip(entries) {
             let (key, batch) = entry.map_err(with_context("reading the journal"))?;
             let found = codec::decode_journal_key(&key)?;
-            if found != expected {
+            if found.get() != expected {
                 return Err(StoreError::Corrupt {
                     what: format!("the journal has position {found} where {expected} is expected"),
                 });
@@ -121,9 +126,16 @@ impl<'a> Journal<'a> {
 
     /// Deletes everything up to and including `position`. A crash may undo it; the marker then makes replay skip
     /// these batches. It is synced like a batch, because only the last record of a log may be torn after a power cut.
-    pub(super) fn trim(&self, position: u64, durability: Durability) -> Result<(), StoreError> {
+    pub(super) fn trim(
+        &self,
+        position: Position,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
         let mut write = WriteBatch::default();
-        let (from, to) = (codec::journal_key(0), codec::journal_key(position + 1));
+        let (from, to) = (
+            codec::journal_key(Position::ZERO),
+            codec::journal_key(position.next()),
+        );
         write.delete_range_cf(self.family, from, to);
         write_log(self.db, write, durability).map_err(with_context("trimming the journal"))
     }

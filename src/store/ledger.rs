@@ -14,6 +14,7 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::scan::{OwnedIterator, ScanLimits, open_iterator};
 use super::tally::Tally;
 use super::views::ViewGrant;
@@ -151,8 +152,8 @@ fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
 struct Copies {
     entries: Vec<UnflushedEntry>,
     /// Last positions of the active and the frozen tally.
-    last: u64,
-    frozen_last: u64,
+    last: Position,
+    frozen_last: Position,
     cutoff: u32,
     grant: ViewGrant,
 }
@@ -185,7 +186,7 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
         let last = tallies.active().last();
         let cutoff = inner.retention.cutoff();
         drop(tallies);
-        let frozen_last = frozen.as_deref().map_or(0, Tally::last);
+        let frozen_last = frozen.as_deref().map_or(Position::ZERO, Tally::last);
         frozen
             .iter()
             .for_each(|tally| copy(tally, true, &mut copies));

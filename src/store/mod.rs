@@ -53,6 +53,7 @@ mod merge;
 mod observe;
 mod open;
 mod options;
+mod position;
 mod receipts;
 mod retention;
 mod rocks;
@@ -85,6 +86,7 @@ pub use health::WriteHealth;
 pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
+pub use position::Position;
 pub use retention::Retention;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
@@ -164,7 +166,7 @@ impl Inner {
     }
 
     /// The marker, the last journal position that the sums on disk contain.
-    fn marker(&self) -> Result<u64, StoreError> {
+    fn marker(&self) -> Result<Position, StoreError> {
         self.visibility.marker(&self.db)
     }
 
@@ -193,11 +195,11 @@ fn flows_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 }
 
 /// The last journal position that the sums on disk contain; 0 before the first flush.
-fn marker_in(db: &DB) -> Result<u64, StoreError> {
+fn marker_in(db: &DB) -> Result<Position, StoreError> {
     let value = db
         .get_pinned_cf(flows_family(db)?, codec::MARKER_KEY)
         .map_err(with_context("reading the marker"))?;
-    Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
+    Ok(value.map_or(Ok(Position::ZERO), |value| codec::decode_marker(&value))?)
 }
 
 impl Store {

@@ -331,6 +331,7 @@ pub(super) fn receipts_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Position;
 
     /// An offline command does not know the windows of the service whose directory it writes to.
     #[test]
@@ -353,7 +354,7 @@ mod tests {
             fingerprint: 1,
             time_s: now().as_secs() - 2 * 24 * 3600,
             too_old: 0,
-            position: 0,
+            position: Position::ZERO,
         };
         let family = receipts_family(&store.inner.db).unwrap();
         let receipt = codec::encode_receipt(two_days_ago);
@@ -369,7 +370,7 @@ mod tests {
             fingerprint: 1,
             time_s: (now() - age).as_secs(),
             too_old: 0,
-            position: 0,
+            position: Position::ZERO,
         };
         let value = codec::encode_noted_receipt(receipt, &"x".repeat(60));
         let db = &store.inner.db;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::codec::{self, FlowKey, HOUR_BYTES};
 use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::run::Run;
 use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
@@ -69,7 +70,7 @@ impl OwnedIterator {
 struct HourCopy {
     hour: u32,
     /// The tally's last position.
-    last: u64,
+    last: Position,
     entries: Vec<u8>,
     rows: usize,
 }
@@ -438,7 +439,7 @@ pub(super) fn open_iterator(
     lower: &[u8],
     upper: &[u8],
     seeks: bool,
-) -> Result<(OwnedIterator, u64), StoreError> {
+) -> Result<(OwnedIterator, Position), StoreError> {
     let is_small = seeks
         || inner.bytes_on_disk(lower, upper)?
             <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;

@@ -6,6 +6,7 @@
 
 mod receipt;
 
+use crate::store::Position;
 use flow::Hour;
 pub use flow::codec::{
     BATCH_TOTALS_BYTES, COUNTERS_BYTES, Corrupt, FlowKey, HOUR_BYTES, KEY_BYTES_MAX, Record,
@@ -91,16 +92,16 @@ pub fn ledger_bounds() -> (&'static [u8], &'static [u8]) {
 }
 
 /// Key of the journal entry at `position`.
-pub fn journal_key(position: u64) -> [u8; 8] {
-    position.to_be_bytes()
+pub fn journal_key(position: Position) -> [u8; 8] {
+    position.get().to_be_bytes()
 }
 
 /// Reads what [`journal_key`] wrote.
-pub fn decode_journal_key(key: &[u8]) -> Result<u64, Corrupt> {
+pub fn decode_journal_key(key: &[u8]) -> Result<Position, Corrupt> {
     let key = key
         .try_into()
         .map_err(|_| Corrupt("a journal key is not eight bytes"))?;
-    Ok(u64::from_be_bytes(key))
+    Ok(Position::new(u64::from_be_bytes(key)))
 }
 
 /// Mark at the end of each log record (log data in RocksDB's terms, which it skips): everything before the record was
@@ -111,16 +112,16 @@ pub const SYNCED: &[u8] = b"synced";
 pub const UNSYNCED: &[u8] = b"unsynced";
 
 /// Value of the marker.
-pub fn encode_marker(position: u64) -> [u8; 8] {
-    position.to_le_bytes()
+pub fn encode_marker(position: Position) -> [u8; 8] {
+    position.get().to_le_bytes()
 }
 
 /// Reads what [`encode_marker`] wrote.
-pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
+pub fn decode_marker(value: &[u8]) -> Result<Position, Corrupt> {
     let value = value
         .try_into()
         .map_err(|_| Corrupt("the marker is not eight bytes"))?;
-    Ok(u64::from_le_bytes(value))
+    Ok(Position::new(u64::from_le_bytes(value)))
 }
 
 /// Checks an invariant for arbitrary bytes: no decoder panics, and encoding what a decoder accepts returns the same
@@ -181,7 +182,7 @@ mod tests {
             fingerprint: 0x0102,
             time_s: 3,
             too_old: 4,
-            position: 0,
+            position: Position::ZERO,
         };
         let stored = encode_receipt(receipt);
         assert_eq!(
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(decode_receipt(&stored[..24]), Ok(none_too_old));
         assert!(decode_receipt(&stored[..30]).is_err());
         let elsewhere = Receipt {
-            position: 5,
+            position: Position::new(5),
             ..none_too_old
         };
         let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
@@ -215,8 +216,8 @@ mod tests {
         let of_format_4 = [&[0; 16], &stored[16..]].concat();
         assert_eq!(decode_batch_receipt(&of_format_4), Ok(None));
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());
-        assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
-        assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
+        assert_eq!(journal_key(Position::new(1)), *b"\0\0\0\0\0\0\0\x01");
+        assert_eq!(encode_marker(Position::new(1)), *b"\x01\0\0\0\0\0\0\0");
         assert_eq!(encode_identity(), "flowtally data directory, format 5\n");
         assert_eq!(decode_identity(&encode_identity()), Some(5));
         assert_eq!(decode_identity("something else"), None);
