@@ -144,8 +144,8 @@ impl RowsFrom {
                     ExportFormat::Ndjson => "application/x-ndjson",
                     ExportFormat::Csv => "text/csv",
                 };
-                let answer = client.get(&format!("/flows?from={from}&to={to}"), accept);
-                let mut body = answer.map_err(|e| failed(&e))?.into_body().into_reader();
+                let response = client.get(&format!("/flows?from={from}&to={to}"), accept);
+                let mut body = response.map_err(|e| failed(&e))?.into_body().into_reader();
                 let mut part = vec![0; 128 << 10];
                 loop {
                     match body
@@ -165,9 +165,9 @@ impl RowsFrom {
                 let query = Query::all_of(hours.clone());
                 let rows = engine.ask(store, &query, CancellationToken::default());
                 let rows = rows.map_err(|e| failed(&e))?;
-                let answer = EncodedRows::new(rows, format, Encoding::Identity);
-                let mut answer = answer.map_err(Failed::Output)?;
-                while let Some(chunk) = answer.next_chunk().map_err(|e| failed(&e))? {
+                let encoded = EncodedRows::new(rows, format, Encoding::Identity);
+                let mut encoded = encoded.map_err(Failed::Output)?;
+                while let Some(chunk) = encoded.next_chunk().map_err(|e| failed(&e))? {
                     out.write(&chunk)?;
                 }
                 Ok(())

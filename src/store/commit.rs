@@ -126,3 +126,35 @@ impl Inner {
         self.options.metrics.store().stall_seconds.inc_by(seconds);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::statistics::Ticker;
+
+    use super::*;
+    use crate::store::{Durability, StoreOptions};
+    use flow::{BatchBuilder, Counters, Hour};
+
+    /// A kill of the process never loses what the system has; only a count of syncs tells the two apart.
+    #[test]
+    fn each_commit_is_synced_unless_told_otherwise() {
+        for (durability, syncs) in [(Durability::Fsync, 10), (Durability::Os, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = StoreOptions {
+                durability,
+                ..StoreOptions::default()
+            };
+            let (store, _) = Store::open(dir.path(), options).unwrap();
+            let database = &store.inner.database_options;
+            let log_syncs = || database.get_ticker_count(Ticker::WalFileSynced);
+            let before = log_syncs();
+            for _ in 0..10 {
+                let mut batch = BatchBuilder::with_capacity(0);
+                let hour = Hour::new(1).unwrap();
+                batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 1 });
+                store.commit(vec![batch.finish()]).unwrap();
+            }
+            assert_eq!(log_syncs() - before, syncs);
+        }
+    }
+}

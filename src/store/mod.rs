@@ -254,12 +254,6 @@ impl Store {
         self.inner.tally_bytes_max()
     }
 
-    /// Number of fsyncs of the journal's log since open.
-    pub fn log_syncs(&self) -> u64 {
-        let options = &self.inner.database_options;
-        options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
-    }
-
     /// Number of additions since open that saturated at `u64::MAX`: in the tally, and each time that a read or a
     /// compaction adds up stored operands.
     pub fn sums_saturated(&self) -> u64 {

@@ -370,9 +370,12 @@ async fn announce(state: Arc<NodeState>) {
         // A node that is not ready gets no flows to send, so it has to find out by itself that the brokers are back.
         if has_nothing && !state.connected.load(Ordering::Relaxed) {
             let asking = state.clone();
-            let answered =
+            let reachable =
                 tokio::task::spawn_blocking(move || asking.producer.is_reachable()).await;
-            (state.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
+            (state.connected).store(
+                reachable.is_ok_and(|is_reachable| is_reachable),
+                Ordering::Relaxed,
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(ANNOUNCE_INTERVAL) => {}
