@@ -172,7 +172,7 @@ fn counting_one_end_of_a_log_without_directions_is_refused() {
     assert_eq!(status, Some(1), "{error}");
     assert!(out.starts_with("2 flows imported"), "{out}");
     assert!(
-        error.contains("line 2: flow-direction: missing, and --count receiver"),
+        error.contains("line 2: flow-direction: missing, and required for --count receiver"),
         "{error}"
     );
 
