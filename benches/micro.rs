@@ -18,7 +18,7 @@ use flow::query::Query;
 use flow::{Batch, BatchBuilder, Counters, Hour};
 use flowtally::query::{EncodedRows, Encoding, Engine, QueryLimits, Row, RowFormat};
 use flowtally::store::codec::FlowKey;
-use flowtally::store::{Durability, Store, StoreOptions, Tally};
+use flowtally::store::{Durability, Position, Selection, Store, StoreOptions, Tally};
 
 /// Whether to measure, or just to run.
 fn measures() -> bool {
@@ -132,7 +132,7 @@ fn bench_tally(c: &mut Criterion) {
             .chunks(1_000)
             .map(|chunk| batch(chunk.iter().copied()))
             .collect();
-        let mut tally = Tally::new(0);
+        let mut tally = Tally::new(Position::ZERO);
         for batch in &batches {
             tally.add(batch);
         }
@@ -191,7 +191,7 @@ fn bench_store(c: &mut Criterion) {
     });
     let scan = || {
         let hour = Hour::new(12).expect("a small hour");
-        let mut scan = store.scan(hour).expect("an open store");
+        let mut scan = store.select(Selection::hour(hour)).expect("an open store");
         let mut count = 0;
         while let Some(row) = scan.next().expect("a sound file") {
             black_box(row);

@@ -28,7 +28,7 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// Also how long a connection may be idle. It is longer than the minute after which load balancers close one, because
 /// the server must not close a connection on which the client is about to send a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
-const ANSWER_IDLE_MAX: Duration = Duration::from_secs(60);
+const RESPONSE_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Time between two checks for idle backup sessions.
 const BACKUP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the journal may refuse writes, for a reason other than a full disk, before the process exits so that a
@@ -111,7 +111,7 @@ pub async fn run(
     let access = Access::load(config.access.clone())?;
     let open = service::prepare(
         config.mode.clone(),
-        service::Options {
+        service::ServiceOptions {
             data_dir: config.data_dir.clone(),
             store: config.store.clone(),
             query: config.query,
@@ -127,7 +127,7 @@ pub async fn run(
         body_idle_max: BODY_IDLE_MAX,
         body_time_max: BODY_TIME_MAX,
         head_time_max: HEAD_TIME_MAX,
-        answer_idle_max: ANSWER_IDLE_MAX,
+        response_idle_max: RESPONSE_IDLE_MAX,
         queries_max: config.queries_max,
         connections_max: config.connections_max,
     };

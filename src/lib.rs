@@ -20,9 +20,8 @@
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and the
-//! metrics, [`notify`] tells systemd how far the service is, [`daemon`] connects all of it and owns the order of
-//! start and stop, and [`cli`] has one file or directory for each
-//! subcommand.
+//! metrics, [`notify`] tells systemd how far the service is, `pem` reads certificates, [`daemon`] connects all of
+//! it and owns the order of start and stop, and [`cli`] has one file or directory for each subcommand.
 
 pub mod store;
 
@@ -37,6 +36,7 @@ pub mod http;
 
 pub mod config;
 pub mod notify;
+mod pem;
 pub mod telemetry;
 
 pub mod daemon;

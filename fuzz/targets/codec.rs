@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| flowtally::store::codec::check_decoders(bytes));
+fuzz_target!(|bytes: &[u8]| flowtally::store::codec::assert_store_codec_round_trips(bytes));

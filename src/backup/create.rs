@@ -9,10 +9,10 @@ use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 use parking_lot::Mutex;
 
-use super::{BackupError, BackupFile, Manifest, at, list_files, require_outside, sync_dir, tag};
+use super::{BackupError, BackupFile, Manifest, list_files, require_outside, tag, with_context};
 use crate::store::{DataDir, INCOMPLETE, ROCKS};
 use agent::client::{Client, describe_read_error};
-use agent::durable;
+use agent::durable::{self, DirLock};
 
 /// Locked by the process that creates a backup in a directory.
 const LOCK_FILE: &str = ".lock";
@@ -113,8 +113,8 @@ impl OpenSource<'_> {
             }
             OpenSource::Directory(dir, _) => {
                 let path = dir.path().join(&entry.name);
-                let mut file = File::open(&path).map_err(at(&path))?;
-                copy(&mut file, at(&path), into, entry, progress)
+                let mut file = File::open(&path).map_err(with_context(&path))?;
+                copy(&mut file, with_context(&path), into, entry, progress)
             }
         }
     }
@@ -145,10 +145,10 @@ pub fn create(
     {
         require_outside(to, dir)?;
     }
-    durable::create_dir_all(to).map_err(at(to))?;
+    durable::create_dir_all(to).map_err(with_context(to))?;
     let _lock = lock(to)?;
     for leftover in incomplete(to)? {
-        fs::remove_dir_all(&leftover).map_err(at(&leftover))?;
+        fs::remove_dir_all(&leftover).map_err(with_context(&leftover))?;
     }
     let before = complete(to)?.pop();
     let now = Offset::UTC.to_datetime(Timestamp::now());
@@ -166,7 +166,7 @@ pub fn create(
     }
     let unfinished = to.join(name.clone() + INCOMPLETE);
     let open = OpenSource::start(source, session)?;
-    fs::create_dir_all(unfinished.join(ROCKS)).map_err(at(&unfinished))?;
+    fs::create_dir_all(unfinished.join(ROCKS)).map_err(with_context(&unfinished))?;
     let mut created = Created {
         path: to.join(name),
         of_the_future: newest.is_some_and(|newest| newest > now.saturating_add(1.minute())),
@@ -191,20 +191,20 @@ pub fn create(
         created.bytes += entry.bytes;
         progress(created.bytes, all);
     }
-    sync_dir(&unfinished.join(ROCKS))?;
-    sync_dir(&unfinished)?;
-    durable::rename(&unfinished, &created.path).map_err(at(&unfinished))?;
+    durable::sync_dir(&unfinished.join(ROCKS)).map_err(with_context(&unfinished.join(ROCKS)))?;
+    durable::sync_dir(&unfinished).map_err(with_context(&unfinished))?;
+    durable::rename(&unfinished, &created.path).map_err(with_context(&unfinished))?;
     if let Some(keep) = keep {
         created.removed = remove_old(to, keep)?;
     }
     Ok(created)
 }
 
-fn lock(to: &Path) -> Result<File, BackupError> {
+fn lock(to: &Path) -> Result<DirLock, BackupError> {
     let path = to.join(LOCK_FILE);
-    durable::lock_file(&path).map_err(|error| match error {
+    DirLock::create(&path).map_err(|error| match error {
         TryLockError::WouldBlock => BackupError::Busy,
-        TryLockError::Error(e) => at(&path)(e),
+        TryLockError::Error(e) => with_context(&path)(e),
     })
 }
 
@@ -220,7 +220,7 @@ fn link_if_unchanged(
     let old = before.join(&entry.name);
     let same = match fs::metadata(&old) {
         Ok(data) if data.len() == entry.bytes => {
-            tag(&old, entry.bytes).map_err(at(&old))? == *expected
+            tag(&old, entry.bytes).map_err(with_context(&old))? == *expected
         }
         _ => false,
     };
@@ -236,7 +236,7 @@ pub(super) fn copy(
     entry: &BackupFile,
     mut progress: impl FnMut(u64),
 ) -> Result<(), BackupError> {
-    let mut file = File::create_new(into).map_err(at(into))?;
+    let mut file = File::create_new(into).map_err(with_context(into))?;
     let mut part = vec![0; COPY_BYTES];
     let mut copied = 0;
     loop {
@@ -248,7 +248,7 @@ pub(super) fn copy(
         if read == 0 {
             break;
         }
-        file.write_all(&part[..read]).map_err(at(into))?;
+        file.write_all(&part[..read]).map_err(with_context(into))?;
         copied += read as u64;
         progress(copied);
     }
@@ -259,7 +259,7 @@ pub(super) fn copy(
             "{name} has {copied} bytes instead of {bytes}; take the backup again"
         )));
     }
-    file.sync_all().map_err(at(into))
+    file.sync_all().map_err(with_context(into))
 }
 
 /// When a backup was created, by its name; `None` if that is not the name of a backup.
@@ -275,8 +275,8 @@ fn is_backup_name(name: &str) -> bool {
 
 fn named(to: &Path, fits: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, BackupError> {
     let mut paths = Vec::new();
-    for found in fs::read_dir(to).map_err(at(to))? {
-        let found = found.map_err(at(to))?;
+    for found in fs::read_dir(to).map_err(with_context(to))? {
+        let found = found.map_err(with_context(to))?;
         if fits(&found.file_name().to_string_lossy()) {
             paths.push(found.path());
         }
@@ -305,8 +305,8 @@ fn remove_old(to: &Path, keep: usize) -> Result<u64, BackupError> {
     for old in &all[..all.len().saturating_sub(keep)] {
         let mut doomed = old.clone().into_os_string();
         doomed.push(INCOMPLETE);
-        durable::rename(old, Path::new(&doomed)).map_err(at(old))?;
-        fs::remove_dir_all(&doomed).map_err(at(old))?;
+        durable::rename(old, Path::new(&doomed)).map_err(with_context(old))?;
+        fs::remove_dir_all(&doomed).map_err(with_context(old))?;
         removed += 1;
     }
     Ok(removed)

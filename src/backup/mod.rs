@@ -27,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS, StoreError};
 use agent::client::ClientError;
-use agent::durable;
 
 /// Bytes at the end of a file that identify it: RocksDB writes the identity of the file and of its database there.
 const TAG_BYTES: u64 = 64 << 10;
@@ -71,7 +70,7 @@ pub enum BackupError {
 }
 
 /// For `map_err`: adds the path.
-pub fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+pub fn with_context(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::Io { path, source }
 }
@@ -99,10 +98,10 @@ fn tag(path: &Path, bytes: u64) -> io::Result<String> {
 pub fn list_files(path: &Path) -> Result<Vec<BackupFile>, BackupError> {
     let mut entries = Vec::new();
     for (dir, prefix) in [(path.to_owned(), ""), (path.join(ROCKS), "rocks/")] {
-        for found in std::fs::read_dir(&dir).map_err(at(&dir))? {
-            let found = found.map_err(at(&dir))?;
+        for found in std::fs::read_dir(&dir).map_err(with_context(&dir))? {
+            let found = found.map_err(with_context(&dir))?;
             let name = format!("{prefix}{}", found.file_name().to_string_lossy());
-            let data = found.metadata().map_err(at(&found.path()))?;
+            let data = found.metadata().map_err(with_context(&found.path()))?;
             // Skip RocksDB's lock and its info logs.
             let is_kept = data.is_file() && !name.ends_with("/LOCK") && !name.contains("/LOG");
             if !is_kept || !is_file_name(&name) {
@@ -110,7 +109,7 @@ pub fn list_files(path: &Path) -> Result<Vec<BackupFile>, BackupError> {
             }
             let bytes = data.len();
             let tag = match name.ends_with(".sst") {
-                true => Some(tag(&found.path(), bytes).map_err(at(&found.path()))?),
+                true => Some(tag(&found.path(), bytes).map_err(with_context(&found.path()))?),
                 false => None,
             };
             entries.push(BackupFile { name, bytes, tag });
@@ -122,12 +121,12 @@ pub fn list_files(path: &Path) -> Result<Vec<BackupFile>, BackupError> {
 
 /// Refuses a target that is `source` or inside it: it would be copied too, or be in the way.
 fn require_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
-    let absolute = std::path::absolute(target).map_err(at(target))?;
+    let absolute = std::path::absolute(target).map_err(with_context(target))?;
     // A path that does not exist yet is resolved by its nearest existing ancestor.
     let real = absolute
         .ancestors()
         .find_map(|path| path.canonicalize().ok());
-    let source = source.canonicalize().map_err(at(source))?;
+    let source = source.canonicalize().map_err(with_context(source))?;
     match real {
         Some(real) if real.starts_with(&source) => Err(BackupError::Refused(format!(
             "{} is inside {}; give a directory outside of it",
@@ -136,11 +135,6 @@ fn require_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Syncs `dir`, so that its entries survive a power cut.
-pub fn sync_dir(dir: &Path) -> Result<(), BackupError> {
-    durable::sync_dir(dir).map_err(at(dir))
 }
 
 #[cfg(test)]

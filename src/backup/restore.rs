@@ -4,12 +4,12 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::create::{complete, copy, incomplete};
-use super::{BackupError, at, list_files, require_outside, sync_dir};
+use super::{BackupError, list_files, require_outside, with_context};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{
     DataDir, INCOMPLETE, RESTORING_FILE, ROCKS, StoreError, Verified, truncate_torn_writes, verify,
 };
-use agent::durable;
+use agent::durable::{self, DirLock};
 
 /// Result of a restore.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub fn restore(
     // Lock the source, so that no process writes to it meanwhile, whether it is a backup or the directory of a
     // stopped service.
     let source = DataDir::open_read_only(&from)?;
-    durable::create_dir_all(data_dir).map_err(at(data_dir))?;
+    durable::create_dir_all(data_dir).map_err(with_context(data_dir))?;
     let _lock = lock(data_dir)?;
     prepare(data_dir)?;
     let files = list_files(&from)?;
@@ -46,27 +46,27 @@ pub fn restore(
     let mut bytes = 0;
     for entry in &files {
         let path = from.join(&entry.name);
-        let mut file = File::open(&path).map_err(at(&path))?;
+        let mut file = File::open(&path).map_err(with_context(&path))?;
         let into = data_dir.join(&entry.name);
-        copy(&mut file, at(&path), &into, entry, |n| {
+        copy(&mut file, with_context(&path), &into, entry, |n| {
             progress(bytes + n, all)
         })?;
         bytes += entry.bytes;
         progress(bytes, all);
     }
     drop(source);
-    sync_dir(&data_dir.join(ROCKS))?;
+    durable::sync_dir(&data_dir.join(ROCKS)).map_err(with_context(&data_dir.join(ROCKS)))?;
     let torn = truncate_torn_writes(&data_dir.join(ROCKS))?;
     // Sync all names first: without the marker, the directory counts as complete.
-    sync_dir(data_dir)?;
+    durable::sync_dir(data_dir).map_err(with_context(data_dir))?;
     let marker = data_dir.join(RESTORING_FILE);
-    fs::remove_file(&marker).map_err(at(&marker))?;
-    sync_dir(data_dir)?;
+    fs::remove_file(&marker).map_err(with_context(&marker))?;
+    durable::sync_dir(data_dir).map_err(with_context(data_dir))?;
     let verified = verify(data_dir);
     if !verified.as_ref().is_ok_and(|v| v.faults.is_empty()) {
         // With the marker, no service starts from it, and repeating the restore starts over.
-        File::create(&marker).map_err(at(&marker))?;
-        sync_dir(data_dir)?;
+        File::create(&marker).map_err(with_context(&marker))?;
+        durable::sync_dir(data_dir).map_err(with_context(data_dir))?;
     }
     let verified = verified?;
     Ok(Restored {
@@ -81,7 +81,7 @@ pub fn restore(
 fn choose(from: &Path) -> Result<PathBuf, BackupError> {
     let refused = |what: &str| Err(BackupError::Refused(format!("{}: {what}", from.display())));
     // Resolve the path: it may be spelled in other ways.
-    let from = &from.canonicalize().map_err(at(from))?;
+    let from = &from.canonicalize().map_err(with_context(from))?;
     if from.to_string_lossy().ends_with(INCOMPLETE) {
         return Err(StoreError::BackupInterrupted { path: from.into() }.into());
     }
@@ -111,15 +111,16 @@ fn choose(from: &Path) -> Result<PathBuf, BackupError> {
 }
 
 /// Keeps other restores out of `data_dir`. The directory itself is locked, since its content changes.
-fn lock(data_dir: &Path) -> Result<File, BackupError> {
-    let dir = File::open(data_dir).map_err(at(data_dir))?;
-    match dir.try_lock() {
+fn lock(data_dir: &Path) -> Result<Option<DirLock>, BackupError> {
+    let dir = File::open(data_dir).map_err(with_context(data_dir))?;
+    match DirLock::exclusive(dir) {
         Err(TryLockError::WouldBlock) => Err(BackupError::Refused(format!(
             "another restore into {} is in progress",
             data_dir.display()
         ))),
         // Network file systems cannot lock directories; continue without a lock there.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(dir),
+        Err(TryLockError::Error(_)) => Ok(None),
+        Ok(lock) => Ok(Some(lock)),
     }
 }
 
@@ -127,18 +128,18 @@ fn lock(data_dir: &Path) -> Result<File, BackupError> {
 fn prepare(data_dir: &Path) -> Result<(), BackupError> {
     let marker = data_dir.join(RESTORING_FILE);
     if marker.exists() {
-        for found in fs::read_dir(data_dir).map_err(at(data_dir))? {
-            let found = found.map_err(at(data_dir))?;
+        for found in fs::read_dir(data_dir).map_err(with_context(data_dir))? {
+            let found = found.map_err(with_context(data_dir))?;
             let path = found.path();
             match path.is_dir() {
                 _ if path == marker || durable::is_lost_and_found(&found) => Ok(()),
                 true => fs::remove_dir_all(&path),
                 false => fs::remove_file(&path),
             }
-            .map_err(at(&path))?;
+            .map_err(with_context(&path))?;
         }
     } else {
-        let mut found = fs::read_dir(data_dir).map_err(at(data_dir))?;
+        let mut found = fs::read_dir(data_dir).map_err(with_context(data_dir))?;
         let is_ours = |found: &fs::DirEntry| !durable::is_lost_and_found(found);
         if found.any(|found| found.as_ref().map_or(true, is_ours)) {
             return Err(BackupError::Refused(format!(
@@ -147,10 +148,10 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
                 data_dir.display()
             )));
         }
-        File::create_new(&marker).map_err(at(&marker))?;
+        File::create_new(&marker).map_err(with_context(&marker))?;
     }
     // Also if the marker existed: a killed restore may not have synced it.
-    sync_dir(data_dir)?;
+    durable::sync_dir(data_dir).map_err(with_context(data_dir))?;
     let rocks = data_dir.join(ROCKS);
-    fs::create_dir(&rocks).map_err(at(&rocks))
+    fs::create_dir(&rocks).map_err(with_context(&rocks))
 }

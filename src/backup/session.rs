@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{BackupError, Manifest, at, list_files};
+use super::{BackupError, Manifest, list_files, with_context};
 use crate::store::Store;
 
 /// A session ends when nothing has been downloaded from it for this long: its checkpoint keeps files on disk that the
 /// service no longer needs.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The backup sessions of a store.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ struct Session {
 }
 
 impl Session {
-    /// Whether nothing was read from it for [`IDLE_MAX`].
+    /// Whether nothing was read from it for [`IDLE_TIME_MAX`].
     fn is_idle(&self) -> bool {
         let is_leased = Arc::strong_count(&self.last_used) > 1;
-        !is_leased && self.last_used.lock().elapsed() >= IDLE_MAX
+        !is_leased && self.last_used.lock().elapsed() >= IDLE_TIME_MAX
     }
 
     fn lease(&self) -> Lease {
@@ -45,7 +45,7 @@ impl Session {
 pub struct Lease(Arc<Mutex<Instant>>);
 
 impl Lease {
-    /// Ends the lease. The session becomes idle when nothing uses it for [`IDLE_MAX`] from `last_used` on.
+    /// Ends the lease. The session becomes idle when nothing uses it for [`IDLE_TIME_MAX`] from `last_used` on.
     pub fn end(self, last_used: Instant) {
         *self.0.lock() = last_used;
     }
@@ -104,9 +104,9 @@ impl Sessions {
         let path = self.store.checkpoint_path(id).join(name);
         let file = File::open(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => BackupError::Gone,
-            _ => at(&path)(e),
+            _ => with_context(&path)(e),
         })?;
-        let bytes = file.metadata().map_err(at(&path))?.len();
+        let bytes = file.metadata().map_err(with_context(&path))?.len();
         Ok((file, bytes, lease))
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let is_there = |id: &str| sessions.store.checkpoint_path(id).exists();
         let time_passes = || {
             let current = sessions.current.lock();
-            *current.as_ref().unwrap().last_used.lock() -= IDLE_MAX;
+            *current.as_ref().unwrap().last_used.lock() -= IDLE_TIME_MAX;
         };
         let id = sessions.start().unwrap().id;
         let read = sessions.open_file(&id, "FLOWTALLY").unwrap();
@@ -172,7 +172,7 @@ mod tests {
         // or earlier, if the reader had stalled.
         let id = sessions.start().unwrap().id;
         let (_, _, stalled) = sessions.open_file(&id, "FLOWTALLY").unwrap();
-        stalled.end(Instant::now() - IDLE_MAX);
+        stalled.end(Instant::now() - IDLE_TIME_MAX);
         sessions.end_idle();
         assert!(!is_there(&id));
         let idle = sessions.start().unwrap().id;

@@ -12,7 +12,7 @@ use crate::config::{Backup, Location};
 use agent::command::{connect, eprint_line, progress, signals};
 
 /// Longest wait for a service that does not respond, after a signal.
-const LET_GO_MAX: Duration = Duration::from_secs(2);
+const SESSION_END_TIME_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     let source = match &arguments.location {
@@ -62,7 +62,7 @@ fn end_at_signal(session: Arc<RemoteSession>) -> io::Result<()> {
                 std::process::exit(128 + signal);
             };
             let end_anyhow = move || {
-                std::thread::sleep(LET_GO_MAX);
+                std::thread::sleep(SESSION_END_TIME_MAX);
                 end();
             };
             let _best_effort = std::thread::Builder::new().spawn(end_anyhow);

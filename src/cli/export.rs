@@ -25,10 +25,10 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         ));
     }
     let source = match &arguments.location {
-        Location::Service(url) => Source::Service(connect::client(url, &arguments.credentials)?),
+        Location::Service(url) => RowsFrom::Service(connect::client(url, &arguments.credentials)?),
         Location::Stopped(dir) => {
             let store = Store::open_read_only(dir).map_err(|e| e.to_string())?;
-            Source::Stopped(store, Engine::new(QueryLimits::NONE))
+            RowsFrom::Stopped(store, Engine::new(QueryLimits::NONE))
         }
     };
     let mut out = Output {
@@ -53,7 +53,7 @@ enum Failed {
     Output(io::Error),
 }
 
-enum Source {
+enum RowsFrom {
     Service(Client),
     Stopped(Store, Engine),
 }
@@ -82,12 +82,12 @@ impl Groups {
     }
 }
 
-impl Source {
+impl RowsFrom {
     /// The hours that hold flows, in groups, so that millions of hours do not take a request each.
     fn groups(&self, hours: Range<u32>) -> Result<Vec<Range<u32>>, String> {
         let mut groups = Groups::default();
         match self {
-            Source::Service(client) => {
+            RowsFrom::Service(client) => {
                 for of in connect::hours(client, hours)? {
                     let of = of?;
                     if let Some(hour) = Hour::new(of.hour) {
@@ -95,7 +95,7 @@ impl Source {
                     }
                 }
             }
-            Source::Stopped(store, engine) => {
+            RowsFrom::Stopped(store, engine) => {
                 let query = HoursQuery {
                     hours,
                     ..HoursQuery::ALL
@@ -139,13 +139,13 @@ impl Source {
         };
         out.begin_group();
         match self {
-            Source::Service(client) => {
+            RowsFrom::Service(client) => {
                 let accept = match out.format {
                     ExportFormat::Ndjson => "application/x-ndjson",
                     ExportFormat::Csv => "text/csv",
                 };
-                let answer = client.get(&format!("/flows?from={from}&to={to}"), accept);
-                let mut body = answer.map_err(|e| failed(&e))?.into_body().into_reader();
+                let response = client.get(&format!("/flows?from={from}&to={to}"), accept);
+                let mut body = response.map_err(|e| failed(&e))?.into_body().into_reader();
                 let mut part = vec![0; 128 << 10];
                 loop {
                     match body
@@ -157,17 +157,17 @@ impl Source {
                     }
                 }
             }
-            Source::Stopped(store, engine) => {
+            RowsFrom::Stopped(store, engine) => {
                 let format = match out.format {
                     ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
                 };
-                let question = Query::all_of(hours.clone());
-                let rows = engine.ask(store, &question, CancellationToken::default());
+                let query = Query::all_of(hours.clone());
+                let rows = engine.ask(store, &query, CancellationToken::default());
                 let rows = rows.map_err(|e| failed(&e))?;
-                let answer = EncodedRows::new(rows, format, Encoding::Identity);
-                let mut answer = answer.map_err(Failed::Output)?;
-                while let Some(chunk) = answer.next_chunk().map_err(|e| failed(&e))? {
+                let encoded = EncodedRows::new(rows, format, Encoding::Identity);
+                let mut encoded = encoded.map_err(Failed::Output)?;
+                while let Some(chunk) = encoded.next_chunk().map_err(|e| failed(&e))? {
                     out.write(&chunk)?;
                 }
                 Ok(())

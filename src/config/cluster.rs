@@ -8,6 +8,7 @@ use clap::Args;
 use super::Serve;
 use crate::service::cluster::{NodeConfig, PeerTls};
 use agent::units::seconds;
+use flow::OutOfRange;
 
 /// Partitions of a topic that the service creates: the most nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
@@ -55,7 +56,7 @@ pub struct Cluster {
         value_parser = options,
         hide_env_values = true
     )]
-    pub kafka_option: Vec<Options>,
+    pub kafka_option: Vec<LibrdkafkaOptions>,
 
     /// Name of this node. It has to stay the same, and no other node may have it.
     #[arg(
@@ -122,7 +123,10 @@ impl Cluster {
         Ok(Some(NodeConfig {
             brokers,
             topic: self.kafka_topic.clone(),
-            partitions: self.kafka_partitions,
+            partitions: self
+                .kafka_partitions
+                .try_into()
+                .map_err(|e: OutOfRange| e.to_string())?,
             options: options.collect(),
             name,
             checkpoint_url: self.checkpoint_url.clone(),
@@ -143,10 +147,10 @@ impl Cluster {
 }
 
 /// Names and values of options.
-pub type Options = std::sync::Arc<[(String, String)]>;
+pub type LibrdkafkaOptions = std::sync::Arc<[(String, String)]>;
 
 /// A password may contain a semicolon, and clap prints the text of an error.
-fn options(text: &str) -> Result<Options, String> {
+fn options(text: &str) -> Result<LibrdkafkaOptions, String> {
     let is_name = |name: &str| {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
         !name.is_empty() && name.bytes().all(fits)

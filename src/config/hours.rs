@@ -12,7 +12,7 @@ const AHEAD_MAX: u32 = 48;
 
 /// Arguments of every command that accepts flows.
 #[derive(Clone, Debug, Args)]
-pub struct Hours {
+pub struct HourArgs {
     /// Hours that the service keeps before the newest one that has flows, as a number or as in 30d. It deletes older
     /// hours, and counts flows for them as expired. Without it, all hours are kept.
     #[arg(
@@ -30,7 +30,7 @@ pub struct Hours {
     hour_ahead_max: Option<AheadMax>,
 }
 
-impl Hours {
+impl HourArgs {
     /// How many hours ahead of the clock are accepted; `None` means all.
     pub fn ahead_max(&self) -> Option<u32> {
         match self.hour_ahead_max {
@@ -66,7 +66,7 @@ mod tests {
     #[derive(Parser)]
     struct Command {
         #[command(flatten)]
-        hours: Hours,
+        hours: HourArgs,
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod top;
 
 pub use cluster::Cluster;
 pub use file::{Settings, parse};
-pub use hours::Hours;
+pub use hours::HourArgs;
 pub use location::Location;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
@@ -125,7 +125,7 @@ pub enum Command {
 
 /// The data directory, for every command that uses one.
 #[derive(Clone, Debug, Args)]
-pub struct DataDir {
+pub struct DataDirArgs {
     /// Directory that holds everything the service stores.
     #[arg(
         long = "data-dir",
@@ -244,7 +244,7 @@ pub struct Man {
 #[derive(Clone, Debug, Args)]
 pub struct Compact {
     #[command(flatten)]
-    pub data_dir: DataDir,
+    pub data_dir: DataDirArgs,
 }
 
 /// Arguments of `flowtally import`.
@@ -262,7 +262,7 @@ pub struct Import {
 
     /// The hour limits of the service that the data directory belongs to. A running service uses its own.
     #[command(flatten)]
-    pub hours: Hours,
+    pub hours: HourArgs,
 
     /// Stop when more flows than this are refused; without it, everything readable is imported.
     #[arg(long, value_name = "N")]
@@ -279,7 +279,7 @@ pub struct Import {
 #[derive(Clone, Debug, Args)]
 pub struct Verify {
     #[command(flatten)]
-    pub data_dir: DataDir,
+    pub data_dir: DataDirArgs,
 }
 
 #[cfg(test)]

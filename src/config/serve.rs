@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{DataDir, Hours};
+use super::{DataDirArgs, HourArgs};
 use crate::service::Mode;
 use crate::store;
 use agent::units::{days, listen, mib, seconds};
@@ -21,7 +21,7 @@ const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Duration
 #[command(after_help = UNITS)]
 pub struct Serve {
     #[command(flatten)]
-    pub data_dir: DataDir,
+    pub data_dir: DataDirArgs,
 
     /// Print all settings and the source of each, and exit.
     #[arg(long)]
@@ -149,7 +149,7 @@ pub struct Serve {
     pub import_disk_max: u32,
 
     #[command(flatten)]
-    pub hours: Hours,
+    pub hours: HourArgs,
 
     /// Free disk space, in MiB, below which batches are refused (507) while everything else continues. The default is a
     /// twentieth of the disk, at most 1024, and at least what a flush may need (80, by default), if that is no more

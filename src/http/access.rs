@@ -4,9 +4,10 @@
 //! refuses to start on an address other than loopback, except with `--allow-anonymous`. Tokens are compared in constant
 //! time and appear neither in logs nor in `Debug` output.
 
+use parking_lot::RwLock;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustls::ServerConfig;
 use subtle::{Choice, ConstantTimeEq};
@@ -53,15 +54,12 @@ impl Access {
     /// Reads the files again. After an error, the previous secrets stay in use.
     pub fn reload(&self) -> Result<(), AccessError> {
         let fresh = Arc::new(Secrets::load(&self.files)?);
-        *self.secrets.write().unwrap_or_else(|e| e.into_inner()) = fresh;
+        *self.secrets.write() = fresh;
         Ok(())
     }
 
     fn secrets(&self) -> Arc<Secrets> {
-        self.secrets
-            .read()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone()
+        self.secrets.read().clone()
     }
 
     /// The TLS configuration for new connections.

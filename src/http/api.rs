@@ -1,10 +1,10 @@
 //! The state that all requests share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
 use super::error::Problem;
@@ -24,7 +24,7 @@ pub struct Limits {
     /// Longest time for a whole body.
     pub body_time_max: Duration,
     /// Longest time for which a client may read nothing in the middle of a response.
-    pub answer_idle_max: Duration,
+    pub response_idle_max: Duration,
     /// Open connections. When there are as many, a new one evicts a connection that has no request, or waits.
     pub connections_max: usize,
     /// Longest time for a client to start a request, to send its head, and to complete a TLS handshake.
@@ -35,7 +35,7 @@ pub struct Limits {
 
 /// One permit in this many is reserved for short responses, which release it at once. Clients that read long responses
 /// slowly cannot block those.
-const SHORT_ANSWERS_PART: usize = 4;
+const SHORT_RESPONSES_PART: usize = 4;
 
 /// State shared by all requests.
 #[derive(Debug)]
@@ -48,9 +48,9 @@ pub struct Api {
     pub(super) metrics: Metrics,
     queries: Arc<tokio::sync::Semaphore>,
     /// The permits of [`Api::queries`] that long responses may take.
-    long_answers: Arc<tokio::sync::Semaphore>,
+    long_responses: Arc<tokio::sync::Semaphore>,
     pub(super) service: OnceLock<Arc<dyn Service>>,
-    stopping: AtomicBool,
+    stopping: CancellationToken,
 }
 
 impl Api {
@@ -63,7 +63,7 @@ impl Api {
         hour_guard: HourGuard,
         metrics: Metrics,
     ) -> Api {
-        let long_answers_max = limits.queries_max - limits.queries_max / SHORT_ANSWERS_PART;
+        let long_responses_max = limits.queries_max - limits.queries_max / SHORT_RESPONSES_PART;
         Api {
             limits,
             access,
@@ -72,9 +72,9 @@ impl Api {
             hour_guard,
             metrics,
             queries: Arc::new(tokio::sync::Semaphore::new(limits.queries_max)),
-            long_answers: Arc::new(tokio::sync::Semaphore::new(long_answers_max)),
+            long_responses: Arc::new(tokio::sync::Semaphore::new(long_responses_max)),
             service: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -91,7 +91,7 @@ impl Api {
 
     /// Makes `/readyz` fail, so that load balancers send no more requests.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.cancel();
     }
 
     /// The service, once [`Api::open`] was called.
@@ -100,7 +100,7 @@ impl Api {
     }
 
     pub(super) fn not_stopping(&self) -> Result<(), Problem> {
-        match self.stopping.load(Ordering::Relaxed) {
+        match self.stopping.is_cancelled() {
             true => Err(Problem::Stopping),
             false => Ok(()),
         }
@@ -118,7 +118,7 @@ impl Api {
 
     /// Acquires a permit for a response, or `weight` permits for one that needs the memory of several. If there are not
     /// enough, aborts the slowest response.
-    pub(super) fn acquire_answer_permit(
+    pub(super) fn acquire_response_permit(
         &self,
         context: &RequestContext,
         weight: u32,
@@ -131,11 +131,11 @@ impl Api {
     }
 
     /// Acquires the second permit that a response of several chunks needs.
-    pub(super) fn acquire_long_answer_permit(
+    pub(super) fn acquire_long_response_permit(
         &self,
         context: &RequestContext,
     ) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = self.long_answers.clone().try_acquire_owned();
+        let permit = self.long_responses.clone().try_acquire_owned();
         permit.map_err(|_| {
             context.guard.connections().abort_slowest();
             Problem::TooManyQueries

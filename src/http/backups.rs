@@ -65,14 +65,14 @@ pub(super) async fn file(
     name: &str,
 ) -> Result<Response, Problem> {
     let sessions = sessions(api, request)?;
-    let permit = api.acquire_answer_permit(request.context, 1)?;
-    let long = api.acquire_long_answer_permit(request.context)?;
+    let permit = api.acquire_response_permit(request.context, 1)?;
+    let long = api.acquire_long_response_permit(request.context)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
     let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
     // In this order: either a shutdown finds the download, or this finds the shutdown.
     let end = move |last_used| lease.end(last_used);
-    request.context.guard.hold(Download::new(end));
+    request.context.guard.set_download(Download::new(end));
     api.not_stopping()?;
     let mut response = match *request.method {
         Method::HEAD => Response::new(Vec::new().into()),

@@ -191,7 +191,7 @@ impl DecompressError {
         if what.contains("too much memory") {
             what +=
                 "; windows of up to 8 MiB are possible, as all levels but --ultra and --long use";
-        } else if let Some(hint) = lookalikes::of_encoded(body, name) {
+        } else if let Some(hint) = lookalikes::recognize_encoded(body, name) {
             what += &format!("; {hint}");
         }
         Problem::BadBody { what }

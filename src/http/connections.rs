@@ -24,7 +24,7 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 /// While others wait for a response, a client has to read its own at this rate.
 const BYTES_PER_S_MIN: usize = 64 << 10;
 /// Longest pause of a client in reading. Reading faster than required earns at most this much credit, too.
-const PAUSE_MAX: Duration = Duration::from_secs(20);
+const READ_STALL_MAX: Duration = Duration::from_secs(20);
 /// Memory for [long targets](super::long_target) of all connections.
 const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
 /// Between two attempts to evict a connection.
@@ -160,7 +160,7 @@ impl Connections {
                 target_tail: None,
                 idle_since: Instant::now(),
                 stalled_since: None,
-                fast_until: Instant::now() + PAUSE_MAX,
+                fast_until: Instant::now() + READ_STALL_MAX,
                 download: None,
             }),
             evict: Notify::new(),
@@ -178,7 +178,7 @@ impl Connections {
     }
 
     /// How many of the requests in progress are responses that wait for their clients.
-    pub(super) fn waiting_answers(&self) -> usize {
+    pub(super) fn waiting_responses(&self) -> usize {
         self.count(|activity| activity.stalled_since.is_some())
     }
 
@@ -245,13 +245,13 @@ impl Connection {
         let mut activity = self.activity.lock();
         activity.requests += 1;
         activity.started += 1;
-        activity.fast_until = Instant::now() + PAUSE_MAX;
+        activity.fast_until = Instant::now() + READ_STALL_MAX;
         activity.end_download();
         RequestGuard(self.clone())
     }
 
     /// How many requests have started, if none is in progress.
-    pub(super) fn started_before_next(&self) -> Option<u64> {
+    pub(super) fn requests_started_if_idle(&self) -> Option<u64> {
         let activity = self.activity.lock();
         (activity.requests == 0).then_some(activity.started)
     }
@@ -309,14 +309,14 @@ impl Connection {
     }
 
     /// Wraps `stream` to track whether the client reads what is written to it.
-    pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
+    pub(super) fn wrap_stream<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,
             connection: self.clone(),
         }
     }
 
-    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+    fn record_write(&self, written: &Poll<io::Result<usize>>) {
         let now = Instant::now();
         let mut activity = self.activity.lock();
         match written {
@@ -325,7 +325,8 @@ impl Connection {
             }
             Poll::Ready(Ok(bytes)) => {
                 let time = Duration::from_secs_f64(*bytes as f64 / BYTES_PER_S_MIN as f64);
-                activity.fast_until = (activity.fast_until.max(now) + time).min(now + PAUSE_MAX);
+                activity.fast_until =
+                    (activity.fast_until.max(now) + time).min(now + READ_STALL_MAX);
                 if activity.stalled_since.take().is_some() {
                     activity.idle_since = now;
                 }
@@ -367,7 +368,7 @@ impl RequestGuard {
     }
 
     /// Records that the response is a backup's file.
-    pub(super) fn hold(&self, download: Download) {
+    pub(super) fn set_download(&self, download: Download) {
         self.0.activity.lock().download = Some(download);
     }
 
@@ -377,7 +378,7 @@ impl RequestGuard {
     }
 }
 
-/// See [`Connection::watch`].
+/// See [`Connection::wrap_stream`].
 #[derive(Debug)]
 pub(super) struct WatchedStream<S> {
     stream: S,
@@ -401,7 +402,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.connection.note_write(&written);
+        self.connection.record_write(&written);
         written
     }
 
@@ -411,7 +412,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.connection.note_write(&written);
+        self.connection.record_write(&written);
         written
     }
 
@@ -462,13 +463,13 @@ mod tests {
 
     /// A response that the client has not read yet is in progress, although its request has ended.
     #[tokio::test]
-    async fn an_answer_that_is_not_read_is_in_progress() {
+    async fn a_response_that_is_not_read_is_in_progress() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());
         let connection = all.open(None);
         let (mut client, server) = tokio::io::duplex(100);
-        let mut server = connection.watch(server);
+        let mut server = connection.wrap_stream(server);
         let writing = tokio::spawn(async move { server.write_all(&[0; 150]).await });
         while all.requests_in_progress() == 0 {
             tokio::task::yield_now().await;

@@ -29,25 +29,25 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     api.access
         .authorize(Permission::Read, headers, request.context)?;
     let service = api.opened()?.clone();
-    let question = text::parse_flows(request.query)?;
+    let query = text::parse_flows(request.query)?;
     let format = negotiate::row_format(headers)?;
-    respond(api, request, service, question, format).await
+    respond(api, request, service, query, format).await
 }
 
-/// Responds to `question` in `format`.
+/// Responds to `query` in `format`.
 pub(super) async fn respond(
     api: &Api,
     request: &Request<'_>,
     service: Arc<dyn Service>,
-    question: Query,
+    query: Query,
     format: RowFormat,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
-    let permit = api.acquire_answer_permit(request.context, 1)?;
+    let permit = api.acquire_response_permit(request.context, 1)?;
     let cancel = CancellationToken::default();
     let cancel_stream = cancel.clone();
     let make = move || {
-        let rows = service.ask(&question, cancel)?;
+        let rows = service.ask(&query, cancel)?;
         EncodedRows::new(rows, format, encoding).map_err(|_| Problem::Internal)
     };
     let mut response = stream(api, request, permit, cancel_stream, make).await?;
@@ -78,39 +78,34 @@ pub(super) async fn stream(
     let context = request.context;
     let metrics = api.metrics.clone();
     let first = tokio::task::spawn_blocking(move || {
-        let mut answer = make()?;
-        let chunk = answer.next_chunk()?.unwrap_or_default();
-        metrics.http().query_rows_read.inc_by(answer.rows_read());
-        Ok::<_, Problem>((chunk, answer, permit))
+        let mut rows = make()?;
+        let chunk = rows.next_chunk()?.unwrap_or_default();
+        metrics.http().query_rows_read.inc_by(rows.rows_read());
+        Ok::<_, Problem>((chunk, rows, permit))
     });
     let first = cancel_on_disconnect(context, cancel.clone(), first).await;
-    let (chunk, mut answer, permit) = first.map_err(|_| Problem::Internal)??;
-    let long = match answer.has_ended() {
+    let (chunk, mut rows, permit) = first.map_err(|_| Problem::Internal)??;
+    let long = match rows.has_ended() {
         true => None,
-        false => Some(api.acquire_long_answer_permit(context)?),
+        false => Some(api.acquire_long_response_permit(context)?),
     };
-    let next_page = answer.next_page();
+    let next_page = rows.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
-    let coverage = answer.coverage();
-    let mut response = if answer.has_ended() {
+    let coverage = rows.coverage();
+    let mut response = if rows.has_ended() {
         // A short answer is sent as a whole, with its length.
         Response::new(chunk.into())
     } else {
         let guards = Guards {
-            stall: answer.holds_memory().then(|| StallWatchdog::spawn(context)),
-            _revocation: RevocationGuard::spawn(answer.take_revocations(), context),
+            stall: rows.holds_memory().then(|| StallWatchdog::spawn(context)),
+            _revocation: RevocationGuard::spawn(rows.take_revocations(), context),
         };
         let log = LogContext {
             metrics: api.metrics.clone(),
             query: request.query.to_owned(),
             span: Span::current(),
         };
-        let rest = remaining_chunks(
-            answer,
-            log,
-            ((permit, long), context.clone(), guards),
-            cancel,
-        );
+        let rest = remaining_chunks(rows, log, ((permit, long), context.clone(), guards), cancel);
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
@@ -150,28 +145,28 @@ struct LogContext {
 /// The remaining chunks of `answer`. Each is produced when the client has read the one before, so a slow client holds a
 /// scan, but no thread.
 fn remaining_chunks(
-    answer: EncodedRows,
+    rows: EncodedRows,
     log: LogContext,
     holds: (Permits, RequestContext, Guards),
     cancel: CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send + Sync {
-    let state = (answer, holds, cancel);
+    let state = (rows, holds, cancel);
     stream::try_unfold(
         state,
-        move |(mut answer, (permit, context, guards), cancel)| {
+        move |(mut rows, (permit, context, guards), cancel)| {
             let log = log.clone();
             async move {
-                guards.stall.iter().for_each(StallWatchdog::note_chunk);
+                guards.stall.iter().for_each(StallWatchdog::record_chunk);
                 let metrics = log.metrics.clone();
                 let made = tokio::task::spawn_blocking(move || {
-                    let before = answer.rows_read();
-                    let chunk = answer.next_chunk();
+                    let before = rows.rows_read();
+                    let chunk = rows.next_chunk();
                     let rows_read = &metrics.http().query_rows_read;
-                    rows_read.inc_by(answer.rows_read() - before);
-                    (chunk, answer, permit)
+                    rows_read.inc_by(rows.rows_read() - before);
+                    (chunk, rows, permit)
                 });
                 let made = cancel_on_disconnect(&context, cancel.clone(), made).await;
-                let (chunk, answer, permit) = made.map_err(|_| ABORTED)?;
+                let (chunk, rows, permit) = made.map_err(|_| ABORTED)?;
                 let chunk = chunk.map_err(|error| {
                     if !matches!(error, QueryError::Cancelled) {
                         let query = &log.query;
@@ -179,7 +174,7 @@ fn remaining_chunks(
                     }
                     ABORTED
                 })?;
-                Ok(chunk.map(|chunk| (chunk, (answer, (permit, context, guards), cancel))))
+                Ok(chunk.map(|chunk| (chunk, (rows, (permit, context, guards), cancel))))
             }
         },
     )
@@ -249,7 +244,7 @@ impl StallWatchdog {
         StallWatchdog { chunks }
     }
 
-    fn note_chunk(&self) {
+    fn record_chunk(&self) {
         self.chunks.fetch_add(1, Ordering::Relaxed);
     }
 }

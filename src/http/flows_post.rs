@@ -15,7 +15,7 @@ use super::request::Request;
 use super::{body, negotiate, parameters, response};
 use crate::service::{Committed, ServiceError};
 use flow::decode::decode;
-use flow::{IdempotencyKey, Notes};
+use flow::{IdempotencyKey, Notes, headers};
 
 /// Larger bodies are decoded on a blocking thread. For smaller ones, the hand-over would cost more than it saves.
 const DECODE_INLINE_BYTES_MAX: usize = 512 << 10;
@@ -33,9 +33,10 @@ pub(super) async fn handle(
     };
     let mut response = response::with_body(response::JSON, json);
     if committed.replayed {
-        response
-            .headers_mut()
-            .insert("idempotent-replayed", HeaderValue::from_static("true"));
+        response.headers_mut().insert(
+            headers::IDEMPOTENT_REPLAYED,
+            HeaderValue::from_static("true"),
+        );
     }
     Ok(response)
 }
@@ -89,8 +90,8 @@ async fn receive_batch(
     })
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let mut values = headers.get_all("idempotency-key").iter();
+fn idempotency_key(header_map: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = header_map.get_all(headers::IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -101,8 +102,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
 }
 
 /// The notes to store with the batch, which has `key`.
-fn notes(headers: &HeaderMap, key: Option<&IdempotencyKey>) -> Result<Notes, Problem> {
-    let mut values = headers.get_all("receipt-notes").iter();
+fn notes(header_map: &HeaderMap, key: Option<&IdempotencyKey>) -> Result<Notes, Problem> {
+    let mut values = header_map.get_all(headers::RECEIPT_NOTES).iter();
     let Some(value) = values.next() else {
         return Ok(Notes::default());
     };

@@ -33,7 +33,7 @@ pub(super) struct Heads<S> {
 /// A response that is being written.
 #[derive(Debug)]
 struct Refusal {
-    answer: Vec<u8>,
+    response: Vec<u8>,
     written: usize,
     /// Length of hyper's response, which it replaces.
     replaced_bytes: usize,
@@ -54,7 +54,7 @@ impl<S> Heads<S> {
     /// The cutter, if a head is arriving: when no request is in progress, the next bytes are a head.
     fn reads_head(&mut self) -> Option<&mut Cutter> {
         if self.cutter.is_none() {
-            let started = self.connection.started_before_next();
+            let started = self.connection.requests_started_if_idle();
             if started.is_some() && started != self.started {
                 self.started = started;
                 self.cutter = Some(Cutter::default());
@@ -137,16 +137,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
 }
 
 impl Refusal {
-    /// The problem to send instead of `answer`, if hyper generated that: then it has no body.
-    fn instead_of(answer: &[u8]) -> Option<Problem> {
-        let status = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+    /// The problem to send instead of `response`, if hyper generated that: then it has no body.
+    fn problem_for_hyper_response(response: &[u8]) -> Option<Problem> {
+        let status = response.strip_prefix(b"HTTP/1.")?.get(2..5)?;
         let problem = match status {
             b"400" => Problem::BadHead,
             b"414" => Problem::TargetTooLong,
             b"431" => Problem::HeadTooLarge,
             _ => return None,
         };
-        let text = std::str::from_utf8(answer).ok()?;
+        let text = std::str::from_utf8(response).ok()?;
         let is_empty = text.contains("\r\ncontent-length: 0\r\n");
         is_empty.then_some(problem)
     }
@@ -160,17 +160,17 @@ impl<S: AsyncWrite + Unpin> Heads<S> {
         bytes: &[u8],
     ) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() {
-            let problem = Refusal::instead_of(bytes)?;
+            let problem = Refusal::problem_for_hyper_response(bytes)?;
             self.connection.count_refused(problem.name());
             self.refusal = Some(Refusal {
-                answer: problem.into_bytes(),
+                response: problem.into_bytes(),
                 written: 0,
                 replaced_bytes: bytes.len(),
             });
         }
         let refusal = self.refusal.as_mut()?;
-        while refusal.written < refusal.answer.len() {
-            let rest = &refusal.answer[refusal.written..];
+        while refusal.written < refusal.response.len() {
+            let rest = &refusal.response[refusal.written..];
             match Pin::new(&mut self.stream).poll_write(context, rest) {
                 Poll::Ready(Ok(0)) => {
                     return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into())));

@@ -32,7 +32,7 @@ pub(super) async fn respond(
     query: HoursQuery,
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
-    let permit = api.acquire_answer_permit(request.context, 1)?;
+    let permit = api.acquire_response_permit(request.context, 1)?;
     let cancel = CancellationToken::default();
     let cancel_stream = cancel.clone();
     let opened = tokio::task::spawn_blocking(move || service.hours(&query, cancel));

@@ -1,5 +1,7 @@
 //! The paths of the API, and the methods of each.
 
+use crate::service::PEER_PATH_PREFIX;
+
 /// All paths, and their methods.
 pub(super) const PATHS: [(&str, &str); 9] = [
     ("/", "GET, HEAD, OPTIONS"),
@@ -15,8 +17,7 @@ pub(super) const PATHS: [(&str, &str); 9] = [
 /// Methods of `/backups/ID` and of `/backups/ID/FILE`.
 pub(super) const ONE_BACKUP: &str = "DELETE, OPTIONS";
 pub(super) const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
-/// Requests from other nodes are below this path.
-pub(super) const PARTITIONS_PATH: &str = "/partitions/";
+/// Methods below [`PEER_PATH_PREFIX`].
 pub(super) const PARTITIONS: &str = "GET, HEAD, OPTIONS";
 /// Methods of the page's assets.
 pub(super) const ASSET: &str = "GET, HEAD, OPTIONS";
@@ -35,7 +36,7 @@ pub(super) fn path_label(path: &str) -> &'static str {
         Some((known, _)) => known,
         None if path.starts_with("/backups/") => "/backups",
         None if path.starts_with("/assets/") => "/assets",
-        None if path.starts_with(PARTITIONS_PATH) => "/partitions",
+        None if path.starts_with(PEER_PATH_PREFIX) => "/partitions",
         None => "other",
     }
 }

@@ -58,11 +58,11 @@ pub(super) async fn handle(
         return Err(Problem::BodyTooLarge { bytes_max });
     }
     let (body, body_permit) = body::receive(api, headers, encoding, stream).await?;
-    let permit = api.acquire_answer_permit(request.context, 1)?;
+    let permit = api.acquire_response_permit(request.context, 1)?;
     let make = move || {
         let keys = Keys::read(&body)?;
         drop((body, body_permit));
-        let lookup = Lookup::begin(service, keys)?;
+        let lookup = Lookup::start(service, keys)?;
         EncodedRows::of_items(Box::new(lookup)).map_err(|_| Problem::Internal)
     };
     let mut response =
@@ -175,7 +175,7 @@ struct Known<'a> {
 
 impl Lookup {
     /// Reads the first receipts.
-    fn begin(service: Arc<dyn Service>, keys: Keys) -> Result<Lookup, ServiceError> {
+    fn start(service: Arc<dyn Service>, keys: Keys) -> Result<Lookup, ServiceError> {
         let mut lookup = Lookup {
             service,
             keys,

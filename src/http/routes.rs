@@ -23,6 +23,7 @@ use super::{
     backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
     partitions, receipts_post, response,
 };
+use crate::service::PEER_PATH_PREFIX;
 
 /// The whole API, as one filter.
 ///
@@ -55,7 +56,7 @@ async fn handle(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Response {
     let start = Instant::now();
-    let trace = Trace::of(&headers);
+    let trace = Trace::from_headers(&headers);
     let (query, too_long) = whole_query(query, &context);
     let request = Request {
         method: &method,
@@ -66,14 +67,14 @@ async fn handle(
     };
     let mut response = async {
         let mut body = pin!(body);
-        let answer = async {
+        let response = async {
             api.hosts.validate(&request)?;
             match too_long {
                 None => route(api, &request, body.as_mut()).await,
                 Some(problem) => Err(problem),
             }
         };
-        match answer.await {
+        match response.await {
             Ok(response) => response,
             Err(problem) => {
                 body::drain(&headers, body).await;
@@ -87,7 +88,7 @@ async fn handle(
     .instrument(trace.span())
     .await;
     let time = start.elapsed();
-    trace.mark(response.headers_mut());
+    trace.set_response_header(response.headers_mut());
     response::forbid_caching(response.headers_mut());
     let status = response.status();
     let (method, label) = (method_label(&method), path_label(path.as_str()));
@@ -140,7 +141,7 @@ async fn route(
         (_, Some((_, None)), _) => paths::ONE_BACKUP,
         (_, Some((_, Some(_))), _) => paths::BACKUP_FILE,
         (_, _, Some(_)) => paths::ASSET,
-        _ if path.starts_with(paths::PARTITIONS_PATH) => paths::PARTITIONS,
+        _ if path.starts_with(PEER_PATH_PREFIX) => paths::PARTITIONS,
         (None, None, None) => {
             return Err(Problem::NoSuchPath { path: path.into() });
         }
@@ -165,9 +166,7 @@ async fn route(
             backups::end(api, request, id).await
         }
         (_, Some((id, Some(file))), _) if is_get => backups::file(api, request, id, file).await,
-        _ if is_get && path.starts_with(paths::PARTITIONS_PATH) => {
-            partitions::handle(api, request).await
-        }
+        _ if is_get && path.starts_with(PEER_PATH_PREFIX) => partitions::handle(api, request).await,
         (_, _, Some(asset)) if is_get => page::file(request.headers, asset),
         _ => Err(Problem::MethodNotAllowed {
             method: method.clone(),

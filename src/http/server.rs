@@ -79,9 +79,9 @@ pub async fn serve(
         while tasks.try_join_next().is_some() {}
         let socket = Socket::new(stream);
         let connection = connections.open(Some(socket.clone()));
-        let stream = connection.watch(Box::pin(with_write_timeout(
+        let stream = connection.wrap_stream(Box::pin(with_write_timeout(
             socket,
-            api.limits.answer_idle_max,
+            api.limits.response_idle_max,
         )));
         let (server, watcher) = (server.clone(), graceful.watcher());
         let (filter, tls) = (filter.clone(), api.access.tls());
@@ -125,7 +125,7 @@ pub async fn serve(
         () = no_request_left => 0,
         () = tokio::time::sleep(grace) => {
             // Their clients see that the responses are incomplete, and can repeat the requests.
-            let waiting = connections.waiting_answers();
+            let waiting = connections.waiting_responses();
             if waiting > 0 {
                 let answers = waiting;
                 tracing::warn!(answers, "answers aborted because their clients did not read them");
@@ -243,14 +243,14 @@ mod tests {
 
     /// A client that reads 400 KB per second, and then stops.
     #[tokio::test]
-    async fn a_slow_client_gets_its_answer_and_a_dead_one_times_out() {
+    async fn a_slow_client_gets_its_response_and_a_dead_one_times_out() {
         // A busy machine may let the client wait for a second.
-        const IDLE_MAX: Duration = Duration::from_secs(3);
+        const IDLE_TIME_MAX: Duration = Duration::from_secs(3);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, server) = tokio::join!(client, listener.accept());
         let (mut client, server) = (client.unwrap(), server.unwrap().0);
-        let mut server = std::pin::pin!(with_write_timeout(Socket::new(server), IDLE_MAX));
+        let mut server = std::pin::pin!(with_write_timeout(Socket::new(server), IDLE_TIME_MAX));
         let mut part = vec![0; 40_000];
         let mut write = std::pin::pin!(async {
             loop {
@@ -269,7 +269,7 @@ mod tests {
             error = &mut write => panic!("cut off: {error}"),
             () = read => {}
         }
-        let write = tokio::time::timeout(IDLE_MAX * 4, write).await;
+        let write = tokio::time::timeout(IDLE_TIME_MAX * 4, write).await;
         assert_eq!(write.unwrap(), ErrorKind::TimedOut);
     }
 }

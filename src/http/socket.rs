@@ -154,7 +154,7 @@ mod tests {
         (client.unwrap(), Socket::new(server.unwrap().0))
     }
 
-    async fn leaves_within(socket: &Socket, time: Duration) -> bool {
+    async fn disconnects_within(socket: &Socket, time: Duration) -> bool {
         tokio::time::timeout(time, socket.disconnected())
             .await
             .is_ok()
@@ -174,19 +174,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_aborted_response_ends_with_a_reset() {
+    async fn a_truncated_response_ends_with_a_reset() {
         assert_eq!(end_of(true).await, Ok(6));
         assert_eq!(end_of(false).await, Err(io::ErrorKind::ConnectionReset));
     }
 
     #[tokio::test]
-    async fn a_client_that_leaves_is_seen() {
+    async fn a_disconnect_is_detected() {
         let (mut client, socket) = pair().await;
         // Also behind a request that nobody has read yet.
         client.write_all(b"GET").await.unwrap();
-        assert!(!leaves_within(&socket, POLL_INTERVAL * 3).await);
+        assert!(!disconnects_within(&socket, POLL_INTERVAL * 3).await);
         drop(client);
-        assert!(!leaves_within(&socket, DISCONNECTED_AFTER / 2).await);
-        assert!(leaves_within(&socket, DISCONNECTED_AFTER * 4).await);
+        assert!(!disconnects_within(&socket, DISCONNECTED_AFTER / 2).await);
+        assert!(disconnects_within(&socket, DISCONNECTED_AFTER * 4).await);
     }
 }

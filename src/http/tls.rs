@@ -10,6 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::secrets::{AccessError, TlsFiles};
+use crate::pem::{self, PemError};
 
 pub(super) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
     let provider = Arc::new(crypto::ring::default_provider());
@@ -41,12 +42,10 @@ pub(super) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AccessError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|e| pem_error(path, e))?;
-    if certificates.is_empty() {
-        return Err(AccessError::new(path, "there is no PEM certificate in it"));
-    }
-    Ok(certificates)
+    pem::certificates(path).map_err(|error| match error {
+        PemError::Pem(error) => pem_error(path, error),
+        PemError::NoCertificate => AccessError::new(path, error),
+    })
 }
 
 fn pem_error(path: &Path, error: rustls::pki_types::pem::Error) -> AccessError {

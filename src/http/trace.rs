@@ -19,7 +19,7 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    pub(super) fn of(headers: &HeaderMap) -> Trace {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Trace {
         let is_usable = |id: &&HeaderValue| {
             let id = id.as_bytes();
             (1..=ID_CHARS_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
@@ -54,7 +54,7 @@ impl Trace {
     }
 
     /// Adds the request ID to the response, so that the client can find the request in the log.
-    pub(super) fn mark(&self, headers: &mut HeaderMap) {
+    pub(super) fn set_response_header(&self, headers: &mut HeaderMap) {
         headers.insert(REQUEST_ID, self.id.clone());
     }
 }
@@ -119,9 +119,9 @@ mod tests {
         let id_for = |given: &'static [u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(given).unwrap());
-            let mut answer = HeaderMap::new();
-            Trace::of(&headers).mark(&mut answer);
-            answer[REQUEST_ID].as_bytes().to_vec()
+            let mut response = HeaderMap::new();
+            Trace::from_headers(&headers).set_response_header(&mut response);
+            response[REQUEST_ID].as_bytes().to_vec()
         };
         assert_eq!(id_for(b"req-7/a"), b"req-7/a");
         for odd in [&b""[..], b"a b", b"\xff", &[b'x'; 129]] {

@@ -25,7 +25,7 @@ const COMMON_SHARES: usize = 16;
 /// While others wait, bytes must be granted at this rate, which is twice that of the body.
 const BYTES_PER_S_MIN: usize = 1 << 20;
 /// Longest pause in which no bytes need to arrive.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const ARRIVAL_GAP_MAX: Duration = Duration::from_secs(1);
 /// Interval between checks whether others wait.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -66,7 +66,7 @@ impl Default for Permit {
             common: None,
             lane: None,
             bytes: 0,
-            fast_until: Instant::now() + PAUSE_MAX,
+            fast_until: Instant::now() + ARRIVAL_GAP_MAX,
         }
     }
 }
@@ -78,7 +78,7 @@ impl Permit {
         self.bytes += more;
         let now = Instant::now();
         let time = Duration::from_secs_f64(more as f64 / BYTES_PER_S_MIN as f64);
-        self.fast_until = (self.fast_until.max(now) + time).min(now + PAUSE_MAX);
+        self.fast_until = (self.fast_until.max(now) + time).min(now + ARRIVAL_GAP_MAX);
     }
 
     fn units(&self) -> usize {
@@ -140,7 +140,7 @@ impl Admission {
                 permit.lane = Some(self.acquire_lane(bytes <= self.share_bytes).await?);
                 permit.common = None;
                 // No bytes were read while it waited.
-                permit.fast_until = Instant::now() + PAUSE_MAX;
+                permit.fast_until = Instant::now() + ARRIVAL_GAP_MAX;
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ impl QueryLimits {
 }
 
 /// The deadline after `time_max`; `None` if it is too far away to be represented.
-pub(super) fn from_now(time_max: Duration) -> Option<Instant> {
+pub fn deadline_after(time_max: Duration) -> Option<Instant> {
     Instant::now().checked_add(time_max)
 }
 
@@ -38,7 +38,7 @@ const STEP_BYTES: usize = 64 << 10;
 /// succeed even if the pool is exhausted.
 const UNPOOLED_PART: usize = 256;
 /// How long a query waits for memory that others hold.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+const WAIT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The memory that all queries share.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl MemoryReservation {
         let more = bytes.next_multiple_of(STEP_BYTES).min(most) - self.bytes;
         let mut taken = self.pool.bytes_reserved.lock();
         let is_full = |taken: &mut usize| more > bytes_max - *taken;
-        let _timed_out = (self.pool.released).wait_while_for(&mut taken, is_full, WAIT_MAX);
+        let _timed_out = (self.pool.released).wait_while_for(&mut taken, is_full, WAIT_TIME_MAX);
         if is_full(&mut taken) {
             return Err(QueryError::Overloaded(
                 "other queries hold the memory that this one needs; try again shortly".into(),
@@ -167,7 +167,7 @@ mod tests {
         let start = Instant::now();
         let refused = second.grow_to(500 << 10);
         assert!(matches!(refused, Err(QueryError::TooLarge { .. })));
-        assert!(start.elapsed() < WAIT_MAX / 5);
+        assert!(start.elapsed() < WAIT_TIME_MAX / 5);
         drop(first);
         second.grow_to(500 << 10).unwrap();
         drop(second);

@@ -1,6 +1,7 @@
 //! Which partitions of the sums a response covers, as sent between nodes and to clients in headers.
 
 use flow::Partition;
+use flow::headers::{FLOWTALLY_LAG, FLOWTALLY_MISSING};
 
 /// Which partitions a response covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,19 +13,12 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// As in `3,7`.
-    pub const MISSING_HEADER: &str = "flowtally-missing";
-    /// As in `0=12,1=0`.
-    pub const LAG_HEADER: &str = "flowtally-lag";
-
     /// Names and values of the headers.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
         let missing = self.missing.iter().map(Partition::to_string).collect();
         let lag = self.lag.iter().map(|(of, lag)| format!("{of}={lag}"));
-        let values: [(_, Vec<String>); 2] = [
-            (Self::MISSING_HEADER, missing),
-            (Self::LAG_HEADER, lag.collect()),
-        ];
+        let values: [(_, Vec<String>); 2] =
+            [(FLOWTALLY_MISSING, missing), (FLOWTALLY_LAG, lag.collect())];
         (values.into_iter())
             .filter(|(_, values)| !values.is_empty())
             .map(|(name, values)| (name, values.join(",")))
@@ -33,8 +27,8 @@ impl Coverage {
     /// Parses the headers of a response; `None` if they are not as [`Coverage::headers`] writes them.
     pub fn from_headers<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Option<Coverage> {
         let items = |name| header(name).into_iter().flat_map(|value| value.split(','));
-        let missing = items(Self::MISSING_HEADER).map(|number| number.parse().ok());
-        let lag = items(Self::LAG_HEADER).map(|pair| {
+        let missing = items(FLOWTALLY_MISSING).map(|number| number.parse().ok());
+        let lag = items(FLOWTALLY_LAG).map(|pair| {
             let (partition, lag) = pair.split_once('=')?;
             Some((partition.parse().ok()?, lag.parse().ok()?))
         });
@@ -70,10 +64,10 @@ mod tests {
         assert_eq!(Coverage::default().headers().count(), 0);
         assert_eq!(read(&[]), Some(Coverage::default()));
         for wrong in ["", "x", "1,", "-1"] {
-            assert_eq!(read(&[(Coverage::MISSING_HEADER, wrong.into())]), None);
+            assert_eq!(read(&[(FLOWTALLY_MISSING, wrong.into())]), None);
         }
         for wrong in ["", "1", "1=", "-1=0", "1=-1"] {
-            assert_eq!(read(&[(Coverage::LAG_HEADER, wrong.into())]), None);
+            assert_eq!(read(&[(FLOWTALLY_LAG, wrong.into())]), None);
         }
     }
 }

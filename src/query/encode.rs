@@ -38,7 +38,7 @@ pub enum RowFormat {
     Ndjson,
     Csv,
     /// An internal format that clients cannot request.
-    Other(&'static dyn RowCodec),
+    Other(&'static dyn RowEncoder),
 }
 
 impl RowFormat {
@@ -54,7 +54,7 @@ impl RowFormat {
 }
 
 /// A row format that is not part of the API.
-pub trait RowCodec: Debug + Sync {
+pub trait RowEncoder: Debug + Sync {
     fn media_type(&self) -> &'static str;
 
     /// Appends a row.
@@ -119,20 +119,20 @@ enum Encoder {
 
 impl EncodedRows {
     pub fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<EncodedRows> {
-        EncodedRows::of(Content::Rows(rows, format), encoding)
+        EncodedRows::from_content(Content::Rows(rows, format), encoding)
     }
 
     /// The response of `GET /hours`.
     pub fn of_hours(hours: Hours, encoding: Encoding) -> io::Result<EncodedRows> {
-        EncodedRows::of(Content::Hours(hours), encoding)
+        EncodedRows::from_content(Content::Hours(hours), encoding)
     }
 
     /// Other items, as JSON without compression.
     pub fn of_items(items: Box<dyn JsonItems>) -> io::Result<EncodedRows> {
-        EncodedRows::of(Content::Items(items), Encoding::Identity)
+        EncodedRows::from_content(Content::Items(items), Encoding::Identity)
     }
 
-    fn of(content: Content, encoding: Encoding) -> io::Result<EncodedRows> {
+    fn from_content(content: Content, encoding: Encoding) -> io::Result<EncodedRows> {
         let encoder = match encoding {
             Encoding::Identity => Encoder::Identity,
             Encoding::Gzip => Encoder::Gzip(GzEncoder::new(

@@ -31,7 +31,7 @@ impl HourSource for Ledger {
 /// Every hour that has flows, ascending, with its totals.
 #[derive(Debug)]
 pub struct Hours {
-    sources: Vec<Source>,
+    sources: Vec<MergeInput>,
     started: bool,
     tag: Option<u64>,
     time_max: Duration,
@@ -42,7 +42,7 @@ pub struct Hours {
 }
 
 #[derive(Debug)]
-struct Source {
+struct MergeInput {
     hours: Box<dyn HourSource>,
     next: Option<(Hour, Totals)>,
 }
@@ -64,7 +64,7 @@ impl Hours {
     /// Adds a source of hours, with its [`Hours::tag`].
     pub fn add(&mut self, hours: Box<dyn HourSource>, tag: Option<u64>) {
         let next = None;
-        self.sources.push(Source { hours, next });
+        self.sources.push(MergeInput { hours, next });
         // XOR, because the tag must not depend on the order of the sources: all nodes return the same tag for the
         // same content.
         self.tag = self.tag.zip(tag).map(|(all, tag)| all ^ tag);
@@ -101,7 +101,7 @@ impl Hours {
         &mut self,
         mut each: impl FnMut(Hour, Totals) -> ControlFlow<()>,
     ) -> Result<bool, QueryError> {
-        let deadline = bounds::from_now(self.time_max);
+        let deadline = bounds::deadline_after(self.time_max);
         for source in &mut self.sources {
             source.hours.set_deadline(deadline);
             if !self.started {

@@ -69,7 +69,7 @@ impl RowSource for LocalRows {
         let (key, counters) = (&mut self.key, &mut self.counters);
         key.clear();
         let Some(groups) = &mut self.groups else {
-            let ended = self.matching.each(|row| {
+            let ended = self.matching.for_each_row(|row| {
                 key.extend_from_slice(&row.hour.get().to_be_bytes());
                 key.extend_from_slice(row.suffix);
                 *counters = row.counters;
@@ -87,7 +87,7 @@ impl RowSource for LocalRows {
                 return Ok(false);
             }
             groups.start_next()?;
-            let ended = self.matching.each(|row| groups.add(row))?;
+            let ended = self.matching.for_each_row(|row| groups.add(row))?;
             groups.finish(ended);
         }
     }
@@ -147,7 +147,7 @@ impl MergedRows {
 
     /// Resets the deadline for the next part of the response.
     pub(super) fn reset_deadline(&mut self) {
-        self.deadline = bounds::from_now(self.time_max);
+        self.deadline = bounds::deadline_after(self.time_max);
         for source in &mut self.sources {
             source.set_deadline(self.deadline);
         }

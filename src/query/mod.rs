@@ -26,9 +26,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use bounds::QueryLimits;
+pub use bounds::{QueryLimits, deadline_after};
 pub use coverage::Coverage;
-pub use encode::{EncodedRows, Encoding, JsonItems, RowCodec, RowFormat};
+pub use encode::{EncodedRows, Encoding, JsonItems, RowEncoder, RowFormat};
 pub use hours::{HourSource, Hours};
 pub use merge::{QuerySources, RowSource};
 pub use row::Row;
@@ -135,14 +135,14 @@ impl Engine {
         let after = cursor::position(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-        let answer = Rows {
+        let rows = Rows {
             columns: query.columns,
             stream: Stream::Store(matching, groups),
             next_page: None,
             coverage: Coverage::default(),
             revocations: Vec::new(),
         };
-        ranked(query, after, answer, memory)
+        ranked(query, after, rows, memory)
     }
 
     /// Executes `query` on the sources that `open` returns. `open` is not called for a query that is refused anyway.
@@ -154,20 +154,20 @@ impl Engine {
     ) -> Result<Rows, QueryError> {
         let after = cursor::position(query)?;
         let memory = MemoryReservation::new(&self.pool);
-        let parts = open()?;
-        let mut sources = parts.remote;
-        for store in &parts.stores {
+        let opened = open()?;
+        let mut sources = opened.remote;
+        for store in &opened.stores {
             let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
             sources.push(Box::new(LocalRows::new(matching, groups)));
         }
-        let answer = Rows {
+        let rows = Rows {
             columns: query.columns,
             stream: Stream::Merged(MergedRows::new(sources, self.time_max, cancel)),
             next_page: None,
-            coverage: parts.coverage,
-            revocations: parts.revocations,
+            coverage: opened.coverage,
+            revocations: opened.revocations,
         };
-        ranked(query, after, answer, memory)
+        ranked(query, after, rows, memory)
     }
 
     /// The matching rows of one store in key order, and the groups to add them up.
@@ -203,28 +203,28 @@ impl Engine {
 fn ranked(
     query: &Query,
     after: Option<SortKey>,
-    mut answer: Rows,
+    mut rows: Rows,
     memory: MemoryReservation,
 ) -> Result<Rows, QueryError> {
     if query.sort.is_none() && query.limit.is_none() && after.is_none() {
-        return Ok(answer);
+        return Ok(rows);
     }
     let ranking = Ranking::new(query.sort, query.limit, after, memory);
-    let mut page = answer.stream.rank(ranking)?;
+    let mut page = rows.stream.rank(ranking)?;
     let last = page.rows.last().filter(|_| page.more);
-    answer.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
+    rows.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
     if query.partitions.is_some() && query.sort.is_some() {
         let key = |row: &RankedRow| row.sort_key.key.clone();
         page.rows.sort_by_cached_key(key);
     }
-    answer.stream = Stream::Page {
-        rows_read: answer.stream.rows_read(),
+    rows.stream = Stream::Page {
+        rows_read: rows.stream.rows_read(),
         rows: page.rows.into_iter(),
         _memory: page.memory,
     };
     // The page no longer reads a store.
-    answer.revocations.clear();
-    Ok(answer)
+    rows.revocations.clear();
+    Ok(rows)
 }
 
 /// Ranks all rows or groups.
@@ -236,20 +236,20 @@ fn rank_all(
     matching.reset_deadline();
     let Some(groups) = groups else {
         let mut key = Vec::new();
-        matching.each(|row| {
+        matching.for_each_row(|row| {
             key.clear();
             key.extend_from_slice(&row.hour.get().to_be_bytes());
             key.extend_from_slice(row.suffix);
-            ranking.offer(&key, row.counters)?;
+            ranking.push(&key, row.counters)?;
             Ok(break_if(ranking.is_complete()))
         })?;
         return Ok(ranking.finish());
     };
     loop {
-        let ended = matching.each(|row| groups.add(row))?;
+        let ended = matching.for_each_row(|row| groups.add(row))?;
         groups.finish(ended);
         while let Some((key, counters)) = groups.next_group() {
-            ranking.offer(key, counters)?;
+            ranking.push(key, counters)?;
         }
         if groups.has_ended() || ranking.is_complete() {
             return Ok(ranking.finish());
@@ -270,12 +270,13 @@ struct FilteredScan {
 impl FilteredScan {
     /// Resets the deadline for the next part of the response.
     fn reset_deadline(&mut self) {
-        self.scan.set_deadline(bounds::from_now(self.time_max));
+        self.scan
+            .set_deadline(bounds::deadline_after(self.time_max));
     }
 
     /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
     #[inline]
-    fn each(
+    fn for_each_row(
         &mut self,
         mut each: impl FnMut(&StoredRow<'_>) -> Result<ControlFlow<()>, QueryError>,
     ) -> Result<bool, QueryError> {
@@ -322,7 +323,7 @@ impl Stream {
             Stream::Merged(merged) => {
                 merged.reset_deadline();
                 while let Some((key, counters)) = merged.next()? {
-                    ranking.offer(key, counters)?;
+                    ranking.push(key, counters)?;
                     if ranking.is_complete() {
                         break;
                     }
@@ -405,7 +406,7 @@ impl Rows {
             Stream::Store(matching, groups) => {
                 matching.reset_deadline();
                 match groups {
-                    None => matching.each(|stored| {
+                    None => matching.for_each_row(|stored| {
                         let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
                         Ok(each(&Row::whole(&key, stored.counters)))
                     }),
@@ -433,7 +434,7 @@ fn stream(
             return Ok(true);
         }
         groups.start_next()?;
-        let ended = matching.each(|row| groups.add(row))?;
+        let ended = matching.for_each_row(|row| groups.add(row))?;
         groups.finish(ended);
     }
 }

@@ -91,7 +91,7 @@ impl Ranking {
     }
 
     #[inline]
-    pub(super) fn offer(&mut self, key: &[u8], counters: Counters) -> Result<(), QueryError> {
+    pub(super) fn push(&mut self, key: &[u8], counters: Counters) -> Result<(), QueryError> {
         let rank = self.sort.map_or(0, |sort| sort.rank(counters));
         let candidate = (rank, key);
         let of = |key: &SortKey| key.rank;

@@ -18,10 +18,10 @@ pub use standalone::Standalone;
 use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +33,6 @@ use crate::telemetry::Metrics;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, IdempotencyKey, Totals};
-
-/// A future of the service. It is boxed once per batch, since [`Service`] is used as a trait object.
-pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The result of committing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +67,7 @@ pub trait Service: Debug + Send + Sync {
         batch: Batch,
         permit: Permit,
         until_visible: bool,
-    ) -> Promise<'_, Result<Committed, ServiceError>>;
+    ) -> BoxFuture<'_, Result<Committed, ServiceError>>;
 
     /// Why batches are refused, if the disk lacks space. Cheap, since it is called for each batch.
     fn lacks_space(&self) -> Option<&'static str>;
@@ -116,6 +113,9 @@ pub trait Service: Debug + Send + Sync {
     }
 }
 
+/// Paths of the requests between nodes start with this.
+pub const PEER_PATH_PREFIX: &str = "/partitions/";
+
 /// What another node of the cluster asks for.
 #[allow(missing_debug_implementations)] // it has a future
 pub enum PeerRequest<'a> {
@@ -124,7 +124,7 @@ pub enum PeerRequest<'a> {
     /// The answer of [`Service::hours`].
     Hours(HoursQuery),
     /// Resolves to true when the sums include what the request waits for; to false if that takes too long.
-    Applied(Promise<'a, bool>),
+    Applied(BoxFuture<'a, bool>),
 }
 
 /// How the service runs.
@@ -146,7 +146,7 @@ impl Mode {
 
 /// What an implementation needs.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ServiceOptions {
     pub data_dir: PathBuf,
     pub store: StoreOptions,
     pub query: QueryLimits,
@@ -176,7 +176,7 @@ pub type Open = Box<
 ///
 /// # Errors
 /// If the data directory cannot be used.
-pub fn prepare(mode: Mode, options: Options) -> Result<Open, OpenError> {
+pub fn prepare(mode: Mode, options: ServiceOptions) -> Result<Open, OpenError> {
     match mode {
         Mode::Standalone => {
             let dir = DataDir::open(&options.data_dir)?;

@@ -1,6 +1,6 @@
 //! Stands for `cluster` in a service without the feature `kafka`. Its types have no values.
 
-use super::{Open, Options};
+use super::{Open, ServiceOptions};
 
 #[derive(Clone, Debug)]
 pub enum NodeConfig {}
@@ -14,6 +14,6 @@ impl NodeConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {}
 
-pub fn prepare(config: NodeConfig, _: Options) -> Open {
+pub fn prepare(config: NodeConfig, _: ServiceOptions) -> Open {
     match config {}
 }

@@ -12,6 +12,7 @@ use super::codec::Receipt;
 use super::commit::hours_bytes;
 use super::dedupe::KeyStatus;
 use super::error::StoreError;
+use super::position::Position;
 use super::tallies::Tallies;
 use super::{Inner, Store};
 use flow::Batch;
@@ -19,7 +20,7 @@ use flow::Batch;
 /// A batch at its position in an external journal. Several batches can share a position.
 #[derive(Clone, Debug)]
 pub struct JournalEntry {
-    pub position: u64,
+    pub position: Position,
     /// When it was written to the journal, in seconds since the epoch. Every read returns the same time.
     pub time_s: u64,
     pub batch: Batch,
@@ -41,12 +42,13 @@ pub struct Applied {
 
 impl Store {
     /// The last position in the sums, in memory or on disk. The journal must be read from the next one.
-    pub fn position(&self) -> Result<u64, StoreError> {
+    pub fn position(&self) -> Result<Position, StoreError> {
         Ok(self.inner.tallies()?.active().last())
     }
 
     /// The last position in the sums on disk. A restart reads the journal from the next one.
-    pub fn position_on_disk(&self) -> Result<u64, StoreError> {
+    #[cfg(test)]
+    fn position_on_disk(&self) -> Result<Position, StoreError> {
         Ok(self.inner.tallies()?.flushed())
     }
 
@@ -72,7 +74,7 @@ impl Store {
         let mut entries: Vec<_> = entries
             .into_iter()
             .map(|entry| JournalEntry {
-                batch: self.without_too_old(entry.batch),
+                batch: self.remove_too_old(entry.batch),
                 ..entry
             })
             .collect();
@@ -105,11 +107,12 @@ impl Store {
                 tallies.active_mut().skip_to(position);
                 continue;
             }
-            let batch = retention.remove_too_old(batch);
+            let cutoff = retention.advance(&batch);
+            let batch = batch.without_hours_before(cutoff);
             applied.batches += 1;
             applied.flows += batch.flows() as u64;
             applied.too_old += batch.too_old();
-            tallies.active_mut().skip_to(position - 1);
+            tallies.active_mut().skip_to(position.previous());
             let saturated = tallies.add(&batch);
             inner.saturated.fetch_add(saturated, Ordering::Relaxed);
             if let Some((key, fingerprint)) = batch.receipt() {
@@ -197,7 +200,7 @@ mod tests {
             _ => batch.with_key(IdempotencyKey::new(format!("k{number}").as_bytes()).unwrap()),
         };
         JournalEntry {
-            position,
+            position: Position::new(position),
             time_s: 1_800_000_000 + position,
             batch,
         }
@@ -274,8 +277,9 @@ mod tests {
             let from = store
                 .position()
                 .unwrap()
+                .get()
                 .saturating_sub(random.random_range(0..5));
-            let rest = journal.iter().filter(|entry| entry.position > from);
+            let rest = journal.iter().filter(|entry| entry.position.get() > from);
             store.apply(rest.cloned().collect()).unwrap();
             assert_eq!(rows(&store), model(&journal));
         }
@@ -299,14 +303,14 @@ mod tests {
         let batch = builder.finish().with_key(key);
         for position in [1, 5] {
             let entry = JournalEntry {
-                position,
+                position: Position::new(position),
                 time_s: 1_800_000_000,
                 batch: batch.clone(),
             };
             let applied = store.apply(vec![entry]).unwrap();
             assert_eq!(applied.repeated, u64::from(position == 5));
             store.flush_within(Duration::from_secs(5)).unwrap();
-            assert_eq!(store.position_on_disk().unwrap(), position);
+            assert_eq!(store.position_on_disk().unwrap().get(), position);
         }
     }
 
@@ -328,7 +332,7 @@ mod tests {
             let batch = builder.finish();
             let batch = batch.with_key(IdempotencyKey::new(key).unwrap());
             let entry = JournalEntry {
-                position,
+                position: Position::new(position),
                 time_s,
                 batch,
             };
@@ -366,7 +370,7 @@ mod tests {
             builder.finish().with_key(key())
         };
         let entry = |position, tx| JournalEntry {
-            position,
+            position: Position::new(position),
             time_s: 1_800_000_000,
             batch: batch(tx),
         };
@@ -374,7 +378,7 @@ mod tests {
         store.apply(vec![entry(7, 1)]).unwrap();
         let tally = std::mem::replace(
             store.inner.tallies().unwrap().active_mut(),
-            super::super::Tally::new(0),
+            super::super::Tally::new(Position::ZERO),
         );
         store.inner.write_receipts(&tally).unwrap();
         drop(store);
@@ -384,7 +388,7 @@ mod tests {
         let (batches, repeated, reused) = (applied.batches, applied.repeated, applied.reused);
         assert_eq!((batches, repeated, reused), (1, 2, 1));
         assert_eq!(rows(&store).values().next(), Some(&(1, 0)));
-        assert_eq!(store.position().unwrap(), 9);
+        assert_eq!(store.position().unwrap().get(), 9);
     }
 
     /// Two batches share a position, and the receipt of the second cannot be read. The first must not be counted
@@ -400,7 +404,7 @@ mod tests {
             let batch = builder.finish();
             let key = key.and_then(IdempotencyKey::new);
             JournalEntry {
-                position: 7,
+                position: Position::new(7),
                 time_s: 1_800_000_000,
                 batch: match key {
                     Some(key) => batch.with_key(key),
@@ -413,7 +417,7 @@ mod tests {
         let receipts = super::super::receipts::receipts_family(db).unwrap();
         db.put_cf(receipts, b"damaged", b"?").unwrap();
         assert!(store.apply(entries()).is_err());
-        assert_eq!(store.position().unwrap(), 0);
+        assert_eq!(store.position().unwrap().get(), 0);
         assert!(rows(&store).is_empty());
         db.delete_cf(receipts, b"damaged").unwrap();
         assert_eq!(store.apply(entries()).unwrap().batches, 2);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::scan::open_iterator;
 use super::tallies::Tallies;
 use super::{Inner, codec};
@@ -45,14 +46,14 @@ impl Audit {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HoursOnDisk {
     /// As of this marker.
-    marker: u64,
+    marker: Position,
     hours: u64,
     /// The marker of the flush that is running, and the hours that it adds. It may be on disk already.
-    flushing: Option<(u64, u64)>,
+    flushing: Option<(Position, u64)>,
 }
 
 impl HoursOnDisk {
-    pub(super) fn new(marker: u64, hours: u64) -> HoursOnDisk {
+    pub(super) fn new(marker: Position, hours: u64) -> HoursOnDisk {
         HoursOnDisk {
             marker,
             hours,
@@ -61,12 +62,12 @@ impl HoursOnDisk {
     }
 
     /// A flush that adds `hours` may move the marker to `marker` from now on.
-    pub(super) fn start_flush(&mut self, marker: u64, hours: u64) {
+    pub(super) fn start_flush(&mut self, marker: Position, hours: u64) {
         self.flushing = Some((marker, hours));
     }
 
     /// The flush to `marker` has succeeded.
-    pub(super) fn end_flush(&mut self, marker: u64) {
+    pub(super) fn end_flush(&mut self, marker: Position) {
         if let Some((_, hours)) = self.flushing.take_if(|(at, _)| *at == marker) {
             self.hours += hours;
         }
@@ -78,7 +79,7 @@ impl HoursOnDisk {
     }
 
     /// The number at `marker`; `None` if that is not one of the two that it knows.
-    fn at(&self, marker: u64) -> Option<u64> {
+    fn at(&self, marker: Position) -> Option<u64> {
         match self.flushing {
             _ if marker == self.marker => Some(self.hours),
             Some((at, hours)) if marker == at => Some(self.hours + hours),
@@ -96,7 +97,7 @@ pub(super) struct LedgerCounts {
 
 /// A part of the ledger that is not on disk yet, by its tally's last position.
 struct Unflushed<T> {
-    last: u64,
+    last: Position,
     part: T,
 }
 
@@ -125,7 +126,7 @@ impl Inner {
                     let is_there = disk.item().is_some_and(|(found, _)| found == key);
                     hours += u64::from(!is_there);
                 }
-                disk.status().map_err(database("reading the ledger"))?;
+                disk.status().map_err(with_context("reading the ledger"))?;
                 Ok(Some(LedgerCounts { hours, totals }))
             })?;
             // Otherwise a flush ended in between.
@@ -167,7 +168,7 @@ impl Inner {
                 flows = flows.wrapping_add(codec::decode_totals(value)?.flows);
                 disk.advance();
             }
-            disk.status().map_err(database("reading the ledger"))?;
+            disk.status().map_err(with_context("reading the ledger"))?;
             Ok(expected.flows.wrapping_sub(flows) as i64)
         })
     }

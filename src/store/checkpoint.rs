@@ -12,12 +12,13 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 
 use super::dir::{PARTITION_FILE, ROCKS, remove_all, write_identity};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::{Inner, Store, marker_in};
 use agent::durable;
 
 /// How long to wait for the flush that comes first.
-const FLUSH_MAX: Duration = Duration::from_secs(60);
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A checkpoint, on the same disk as the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct StoreCheckpoint {
     /// Its data directory.
     pub path: PathBuf,
     /// The last position of an external journal that its sums contain.
-    pub position: u64,
+    pub position: Position,
 }
 
 impl Store {
@@ -43,23 +44,23 @@ impl Store {
         made.map(|position| StoreCheckpoint { path, position })
     }
 
-    fn make_checkpoint(&self, path: &Path) -> Result<u64, StoreError> {
+    fn make_checkpoint(&self, path: &Path) -> Result<Position, StoreError> {
         let failed = |source| StoreError::Io {
             doing: "making a checkpoint",
             source,
         };
         // Flush first, so that the checkpoint has sums instead of a journal to replay. Later commits are in its
         // journal.
-        self.flush_tallies(FLUSH_MAX)?;
+        self.flush_tallies(FLUSH_TIME_MAX)?;
         fs::create_dir_all(path).map_err(failed)?;
         let position = {
             // RocksDB lists the files before it copies the log. A flush in between would trim the journal in the log,
             // while its file would be missing from the list.
-            let _write_lock = self.inner.flusher.lock_writes()?;
+            let _write_lock = self.inner.flusher.lock_writes();
             if self.inner.dir.has_links() {
                 Checkpoint::new(&self.inner.db)
                     .and_then(|checkpoint| checkpoint.create_checkpoint(path.join(ROCKS)))
-                    .map_err(database("making a checkpoint"))?;
+                    .map_err(with_context("making a checkpoint"))?;
             } else {
                 self.inner.copy_database(&path.join(ROCKS))?;
             }
@@ -92,12 +93,14 @@ impl Inner {
     /// Copies the database if the file system has no hard links: RocksDB's checkpoint would fail there.
     fn copy_database(&self, to: &Path) -> Result<(), StoreError> {
         const DOING: &str = "copying the database for a checkpoint";
-        self.db.disable_file_deletions().map_err(database(DOING))?;
+        self.db
+            .disable_file_deletions()
+            .map_err(with_context(DOING))?;
         let copied = copy_files(&self.dir.rocks(), to).map_err(|source| StoreError::Io {
             doing: DOING,
             source,
         });
-        let enabled = self.db.enable_file_deletions().map_err(database(DOING));
+        let enabled = self.db.enable_file_deletions().map_err(with_context(DOING));
         copied.and(enabled)
     }
 }
@@ -132,6 +135,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::store::Selection;
     use crate::store::{StoreOptions, verify};
     use flow::BatchBuilder;
     use flow::{Counters, Hour};
@@ -179,7 +183,7 @@ mod tests {
     fn a_writer_delays_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let writes = store.inner.flusher.lock_writes().unwrap();
+        let writes = store.inner.flusher.lock_writes();
         std::thread::scope(|scope| {
             let made = scope.spawn(|| store.checkpoint("one"));
             // Time to end, if it did not wait; a busy machine only makes this check weaker.
@@ -191,7 +195,7 @@ mod tests {
     }
 
     fn rows(store: &Store, hour: Hour) -> Vec<Counters> {
-        let mut scan = store.scan(hour).unwrap();
+        let mut scan = store.select(Selection::hour(hour)).unwrap();
         let mut rows = Vec::new();
         while let Some((_, counters)) = scan.next().unwrap() {
             rows.push(counters);

@@ -6,6 +6,8 @@ use std::time::Instant;
 use super::dedupe::{CommitGroup, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
+use super::position::Position;
+
 use super::tallies::Tallies;
 use super::tally::HOUR_MEMORY_BYTES;
 use super::{Inner, Step, Store};
@@ -56,7 +58,7 @@ impl Store {
         written?;
         inner.step(Step::Journaled);
         let mut tallies = inner.tallies()?;
-        debug_assert_eq!(tallies.active().last() + 1, first);
+        debug_assert_eq!(tallies.active().last().next(), first);
         let mut saturated = 0;
         for batch in &group {
             saturated += tallies.add(batch);
@@ -74,7 +76,7 @@ impl Store {
     /// Waits until the active tally has room for `growth_bytes`, the worst case if all hours and keys of a group are
     /// new. A group that exceeds the bound of a tally waits until both tallies are empty. Returns the next journal
     /// position.
-    pub(super) fn make_room(&self, growth_bytes: usize) -> Result<u64, StoreError> {
+    pub(super) fn make_room(&self, growth_bytes: usize) -> Result<Position, StoreError> {
         let inner = &*self.inner;
         let start = Instant::now();
         let give_up = start + inner.options.stall_max;
@@ -97,7 +99,7 @@ impl Store {
         if waited {
             inner.record_stall(start);
         }
-        Ok(tallies.active().last() + 1)
+        Ok(tallies.active().last().next())
     }
 }
 
@@ -122,5 +124,37 @@ impl Inner {
     fn record_stall(&self, since: Instant) {
         let seconds = since.elapsed().as_secs_f64();
         self.options.metrics.store().stall_seconds.inc_by(seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::statistics::Ticker;
+
+    use super::*;
+    use crate::store::{Durability, StoreOptions};
+    use flow::{BatchBuilder, Counters, Hour};
+
+    /// A kill of the process never loses what the system has; only a count of syncs tells the two apart.
+    #[test]
+    fn each_commit_is_synced_unless_told_otherwise() {
+        for (durability, syncs) in [(Durability::Fsync, 10), (Durability::Os, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = StoreOptions {
+                durability,
+                ..StoreOptions::default()
+            };
+            let (store, _) = Store::open(dir.path(), options).unwrap();
+            let database = &store.inner.database_options;
+            let log_syncs = || database.get_ticker_count(Ticker::WalFileSynced);
+            let before = log_syncs();
+            for _ in 0..10 {
+                let mut batch = BatchBuilder::with_capacity(0);
+                let hour = Hour::new(1).unwrap();
+                batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 1 });
+                store.commit(vec![batch.finish()]).unwrap();
+            }
+            assert_eq!(log_syncs() - before, syncs);
+        }
     }
 }

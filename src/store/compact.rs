@@ -6,14 +6,15 @@
 //! flush touched a good part of the rows to be rewritten, and they are few. It uses at most a twentieth of its time.
 //! RocksDB does all other compaction.
 
+use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
 use super::codec;
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::{Inner, Store};
 use flow::Hour;
 
@@ -94,26 +95,20 @@ impl CompactionRequests {
     }
 
     fn change(&self, change: impl FnOnce(&mut Requests)) {
-        if let Ok(mut due) = self.due.lock() {
-            change(&mut due);
-        }
+        change(&mut self.due.lock());
         self.changed.notify_all();
     }
 
     /// Waits for requests, after a rest; `None` when the store is closing.
     fn next(&self, rest: Duration) -> Option<Requests> {
-        let due = self.due.lock().ok()?;
-        let (due, _) = self
+        let mut due = self.due.lock();
+        let _rested = self
             .changed
-            .wait_timeout_while(due, rest, |due| !due.closing)
-            .ok()?;
-        let mut due = self
-            .changed
-            .wait_while(due, |due| {
-                let is_idle = due.added.is_none() && due.dropped.is_empty();
-                !due.closing && is_idle && !due.receipts && !due.audit
-            })
-            .ok()?;
+            .wait_while_for(&mut due, |due| !due.closing, rest);
+        self.changed.wait_while(&mut due, |due| {
+            let is_idle = due.added.is_none() && due.dropped.is_empty();
+            !due.closing && is_idle && !due.receipts && !due.audit
+        });
         (!due.closing).then(|| std::mem::take(&mut *due))
     }
 }
@@ -209,7 +204,7 @@ impl Inner {
             let files = self
                 .db
                 .live_files()
-                .map_err(database("listing the files"))?;
+                .map_err(with_context("listing the files"))?;
             Ok::<_, StoreError>(files.into_iter().filter(move |file| {
                 let is_from = |upper: &[u8]| file.start_key.as_ref().is_some_and(|k| **k <= *upper);
                 let is_until = |lower: &[u8]| file.end_key.as_ref().is_some_and(|k| **k >= *lower);
@@ -246,6 +241,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Selection;
     use crate::store::StoreOptions;
     use flow::BatchBuilder;
     use flow::Counters;
@@ -273,7 +269,7 @@ mod tests {
             assert!(Instant::now() < give_up, "{:?} files", piled_up());
             std::thread::sleep(Duration::from_millis(5));
         }
-        let mut scan = store.scan(hour).unwrap();
+        let mut scan = store.select(Selection::hour(hour)).unwrap();
         let (_, counters) = scan.next().unwrap().unwrap();
         assert_eq!(counters, Counters { tx: 3, rx: 6 });
     }

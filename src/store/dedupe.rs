@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::codec::{self, Receipt};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::receipts::{is_expired, receipts_family};
 use super::{Inner, Retention, Store};
 use flow::{Batch, IdempotencyKey};
@@ -98,7 +98,8 @@ impl CommitGroup<'_> {
             Ok(true) => return Outcome::ReceiptExists,
             Err(error) => return Outcome::Unknown(error),
         }
-        let batch = self.retention.remove_too_old(batch);
+        let cutoff = self.retention.advance(&batch);
+        let batch = batch.without_hours_before(cutoff);
         let too_old = batch.too_old();
         if let Some((key, fingerprint)) = batch.receipt() {
             self.keys.insert(key.clone(), (fingerprint, too_old));
@@ -173,7 +174,7 @@ impl Inner {
         let value = self
             .db
             .get_pinned_cf(receipts_family(&self.db)?, key.as_bytes())
-            .map_err(database("reading a receipt"))?;
+            .map_err(with_context("reading a receipt"))?;
         match value {
             Some(value) => Ok(codec::decode_batch_receipt(&value)?),
             None => Ok(None),

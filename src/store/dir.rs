@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 
 use super::codec;
 use super::error::StoreError;
-use agent::durable;
+use agent::durable::{self, DirLock};
 
 /// A data directory, locked by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Holds the lock. The operating system releases it when the process ends for any reason.
-    identity: File,
+    /// Of the identity file.
+    lock: DirLock,
     /// Identity of the database directory when this was opened.
     rocks_id: Option<(u64, u64)>,
     has_links: bool,
@@ -66,7 +66,7 @@ impl DataDir {
                 .open(&identity_path)
         };
         refuse_interrupted(path)?;
-        let mut identity = match open_identity() {
+        let identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if has_files(path).map_err(failed)? {
                     return Err(StoreError::NotOurs { path: path.into() });
@@ -77,11 +77,11 @@ impl DataDir {
             opened => opened,
         }
         .map_err(failed)?;
-        lock_error(identity.try_lock(), path)?;
-        let format = read_format(&mut identity, path)?;
+        let lock = DirLock::exclusive(identity).map_err(lock_error(path))?;
+        let format = read_format(lock.file(), path)?;
         let mut dir = DataDir {
             path: path.into(),
-            identity,
+            lock,
             rocks_id: None,
             has_links: true,
         };
@@ -110,7 +110,7 @@ impl DataDir {
     /// As [`DataDir::open`], and if there is no data directory.
     pub fn open_read_only(path: &Path) -> Result<DataDir, StoreError> {
         refuse_interrupted(path)?;
-        let mut identity =
+        let identity =
             File::open(path.join(codec::IDENTITY_FILE)).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound if path.is_dir() => {
                     StoreError::NotOurs { path: path.into() }
@@ -121,11 +121,11 @@ impl DataDir {
                     source,
                 },
             })?;
-        lock_error(identity.try_lock_shared(), path)?;
-        read_format(&mut identity, path)?;
+        let lock = DirLock::shared(identity).map_err(lock_error(path))?;
+        read_format(lock.file(), path)?;
         let dir = DataDir {
             path: path.into(),
-            identity,
+            lock,
             rocks_id: None,
             has_links: true,
         };
@@ -185,9 +185,9 @@ impl DataDir {
     /// refuses the directory. The text has the same length and is overwritten in place, since the file holds the
     /// lock.
     fn upgrade(&self) -> io::Result<()> {
-        self.identity
-            .write_all_at(codec::encode_identity().as_bytes(), 0)?;
-        self.identity.sync_all()?;
+        let identity = self.lock.file();
+        identity.write_all_at(codec::encode_identity().as_bytes(), 0)?;
+        identity.sync_all()?;
         tracing::info!(format = codec::FORMAT, "data directory upgraded");
         Ok(())
     }
@@ -200,7 +200,7 @@ impl DataDir {
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
         let identity = fs::metadata(self.path.join(codec::IDENTITY_FILE))?;
         let rocks = fs::metadata(self.rocks())?;
-        Ok(file_id(&identity) == file_id(&self.identity.metadata()?)
+        Ok(file_id(&identity) == file_id(&self.lock.file().metadata()?)
             && self.rocks_id.is_none_or(|at| at == file_id(&rocks)))
     }
 
@@ -280,17 +280,16 @@ pub(super) fn write_identity(path: &Path) -> io::Result<()> {
     )
 }
 
-fn lock_error(lock: Result<(), TryLockError>, path: &Path) -> Result<(), StoreError> {
-    lock.map_err(|error| match error {
-        TryLockError::WouldBlock => StoreError::InUse { path: path.into() },
-        TryLockError::Error(source) => StoreError::Directory {
-            path: path.to_owned(),
-            source,
-        },
-    })
+/// For `map_err`.
+fn lock_error(path: &Path) -> impl FnOnce(TryLockError) -> StoreError {
+    let path = path.to_owned();
+    |error| match error {
+        TryLockError::WouldBlock => StoreError::InUse { path },
+        TryLockError::Error(source) => StoreError::Directory { path, source },
+    }
 }
 
-fn read_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
+fn read_format(identity: &File, path: &Path) -> Result<u32, StoreError> {
     let mut text = Vec::new();
     identity
         .take(1024)
@@ -308,14 +307,6 @@ fn read_format(identity: &mut File, path: &Path) -> Result<u32, StoreError> {
         Some(found) if found > codec::FORMAT => Err(StoreError::NewerFormat { path, found }),
         Some(found) if found < codec::FORMAT_MIN => Err(StoreError::OlderFormat { path, found }),
         Some(found) => Ok(found),
-    }
-}
-
-impl Drop for DataDir {
-    /// Unlocks explicitly: closing the file would leave the lock to a child process that is being started and has a
-    /// copy of the descriptor until it executes its program.
-    fn drop(&mut self) {
-        let _best_effort = self.identity.unlock();
     }
 }
 
@@ -466,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_left_alone() {
+    fn foreign_files_are_left_alone() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("letter.txt"), "dear").unwrap();
         assert!(matches!(

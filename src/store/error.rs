@@ -119,7 +119,7 @@ pub enum StoreError {
         source: rocksdb::Error,
     },
 
-    #[error("{doing} failed: {source}; {}", remedy(OutOfSpace::of(source)))]
+    #[error("{doing} failed: {source}; {}", remedy(OutOfSpace::from_error(source)))]
     Io {
         doing: &'static str,
         source: io::Error,
@@ -151,7 +151,7 @@ pub enum StoreError {
 }
 
 fn directory_remedy(error: &io::Error) -> &'static str {
-    OutOfSpace::of(error).map_or(
+    OutOfSpace::from_error(error).map_or(
         "check that it is a directory that this user may write, on a disk with free space",
         OutOfSpace::remedy,
     )
@@ -186,6 +186,6 @@ impl From<Corrupt> for StoreError {
 }
 
 /// For `map_err`: adds the operation during which RocksDB failed.
-pub(super) fn database(doing: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+pub(super) fn with_context(doing: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
     move |source| StoreError::Database { doing, source }
 }

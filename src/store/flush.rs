@@ -1,14 +1,14 @@
 //! Flush moves sums from the tally to disk; recovery replays the journal into the tally.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::codec::{self, HOUR_BYTES};
 use super::compact::FlushOverlap;
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::journal::Journal;
 use super::rocks::L0_FILES_MAX;
 use super::tallies::Tallies;
@@ -28,7 +28,7 @@ const COMPACTION_PAUSE: Duration = Duration::from_millis(20);
 /// The flusher's locks and signals.
 #[derive(Debug, Default)]
 pub(super) struct Flusher {
-    writes: Mutex<()>,
+    writes: parking_lot::Mutex<()>,
     /// Signalled when a flush may be due.
     due: Condvar,
     /// Signalled when a flush succeeded or failed.
@@ -49,8 +49,8 @@ type TalliesGuard<'a> = MutexGuard<'a, Tallies>;
 
 impl Flusher {
     /// Locks `flows`: for writers to it, and for readers that need it and the start of the journal not to change.
-    pub(super) fn lock_writes(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
-        self.writes.lock().map_err(|_| StoreError::Closed)
+    pub(super) fn lock_writes(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.writes.lock()
     }
 
     /// Call this after changing the tallies, if a flush may be due.
@@ -206,7 +206,7 @@ impl Inner {
         if is_due {
             self.wait_for_compaction()?;
         }
-        let _write_lock = self.flusher.lock_writes()?;
+        let _write_lock = self.flusher.lock_writes();
         if is_due {
             let path = self.dir.staging().join(format!("{}.sst", tally.last()));
             self.remove_staged(&path)?;
@@ -246,7 +246,7 @@ impl Inner {
         options.set_move_files(self.dir.has_links());
         self.db
             .ingest_external_file_cf_opts(self.flows()?, &options, files.to_vec())
-            .map_err(database(doing))?;
+            .map_err(with_context(doing))?;
         if !self.dir.has_links() {
             // The originals only take space; the next open removes them in any case.
             let _best_effort = files.iter().try_for_each(|file| self.remove_staged(file));
@@ -280,7 +280,7 @@ impl Inner {
     ) -> Result<(Option<FlushOverlap>, u64), StoreError> {
         const DOING: &str = "writing a file to ingest";
         let mut file = SstFileWriter::create(&self.flows_options);
-        file.open(path).map_err(database(DOING))?;
+        file.open(path).map_err(with_context(DOING))?;
         let mut on_disk = self.db.raw_iterator_cf(self.flows()?);
         on_disk.seek_to_first();
         let mut key = Vec::new();
@@ -293,7 +293,7 @@ impl Inner {
             if on_disk.key().is_some_and(|next| next < key.as_slice()) {
                 on_disk.seek(&key);
             }
-            on_disk.status().map_err(database(DOING))?;
+            on_disk.status().map_err(with_context(DOING))?;
             let is_new = on_disk.key().is_none_or(|next| !next.starts_with(&key));
             new_hours += u64::from(is_new);
             first.get_or_insert(hour);
@@ -310,18 +310,18 @@ impl Inner {
                 } else {
                     file.merge(&key, value)
                 }
-                .map_err(database(DOING))?;
+                .map_err(with_context(DOING))?;
                 run.advance();
             }
         }
         for hour in tally.hours() {
             let totals = codec::encode_totals(tally.totals(hour));
             file.merge(codec::ledger_key(hour), totals)
-                .map_err(database(DOING))?;
+                .map_err(with_context(DOING))?;
         }
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
-            .map_err(database(DOING))?;
-        file.finish().map_err(database(DOING))?;
+            .map_err(with_context(DOING))?;
+        file.finish().map_err(with_context(DOING))?;
         let hour = |hour: u32| Hour::new(u64::from(hour));
         let overlap = busiest.and_then(|(busiest, rows)| {
             Some(FlushOverlap {
@@ -342,7 +342,7 @@ impl Inner {
             let files = self
                 .db
                 .property_int_value_cf(flows, rocksdb::properties::num_files_at_level(0))
-                .map_err(database("reading a property"))?;
+                .map_err(with_context("reading a property"))?;
             if files.unwrap_or(0) < L0_FILES_MAX {
                 break;
             }

@@ -166,14 +166,16 @@ impl Inner {
 fn classify_failure(error: &StoreError, staging: &Path) -> WriteHealth {
     let error = match error {
         StoreError::Database { source, .. } => source,
-        StoreError::Io { source, .. } => return WriteHealth::from_shortage(OutOfSpace::of(source)),
+        StoreError::Io { source, .. } => {
+            return WriteHealth::from_shortage(OutOfSpace::from_error(source));
+        }
         _ => return WriteHealth::Failing,
     };
     if rocks_error::is_no_space(error) {
         return WriteHealth::NoSpace;
     }
     match (probe(staging), rocks_error::shortage(error)) {
-        (Err(error), _) => WriteHealth::from_shortage(OutOfSpace::of(&error)),
+        (Err(error), _) => WriteHealth::from_shortage(OutOfSpace::from_error(&error)),
         (Ok(()), Some(OutOfSpace::Quota)) => WriteHealth::QuotaRaised,
         (Ok(()), shortage) => WriteHealth::from_shortage(shortage),
     }
@@ -287,6 +289,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Selection;
     use crate::store::StoreOptions;
     use flow::{BatchBuilder, Counters, Hour};
 
@@ -313,7 +316,7 @@ mod tests {
         });
         assert!(store.write_health().fails().is_some());
         assert!(matches!(commit(&store), Err(StoreError::Closed)));
-        assert!(store.scan(hour).is_err());
+        assert!(store.select(Selection::hour(hour)).is_err());
         drop(store);
         let (store, recovery) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         assert_eq!(recovery.flows, 1);

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use super::codec::{self, Receipt};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::options::Durability;
+use super::position::Position;
 use super::receipts::{self, receipts_family};
 use flow::Batch;
 
@@ -19,7 +20,7 @@ const RECEIPT_WRITE_BYTES: usize = 192;
 /// Room in a memtable beyond the group that it is sized for.
 const MEMTABLE_SLACK_BYTES: usize = 2 << 20;
 
-/// A view of the journal in an open database.
+/// The journal of an open database.
 pub(super) struct Journal<'a> {
     db: &'a DB,
     family: &'a ColumnFamily,
@@ -37,7 +38,7 @@ impl<'a> Journal<'a> {
     /// After an error, the same positions can be reused: the next write overwrites what the failed one may have left.
     pub(super) fn append(
         &self,
-        first: u64,
+        first: Position,
         batches: &[Batch],
         orphaned: &[Vec<u8>],
         durability: Durability,
@@ -49,15 +50,19 @@ impl<'a> Journal<'a> {
         for key in orphaned {
             write.delete_cf(receipts_family(self.db)?, key);
         }
-        for (position, batch) in (first..).zip(batches) {
-            write.put_cf(self.family, codec::journal_key(position), batch.bytes());
+        for (number, batch) in (first.get()..).zip(batches) {
+            write.put_cf(
+                self.family,
+                codec::journal_key(Position::new(number)),
+                batch.bytes(),
+            );
             if let Some((key, fingerprint)) = batch.receipt() {
                 let time_s = receipts::now().as_secs();
                 let receipt = Receipt {
                     fingerprint,
                     time_s,
                     too_old: batch.too_old(),
-                    position: 0,
+                    position: Position::ZERO,
                 };
                 let (family, notes) = (receipts_family(self.db)?, batch.notes());
                 let value = match notes.and_then(|notes| notes.own.as_ref()) {
@@ -76,7 +81,7 @@ impl<'a> Journal<'a> {
                 }
             }
         }
-        write_log(self.db, write, durability).map_err(database("writing the journal"))
+        write_log(self.db, write, durability).map_err(with_context("writing the journal"))
     }
 
     /// Calls `each` with every batch after `position`, in order.
@@ -85,18 +90,18 @@ impl<'a> Journal<'a> {
     /// A gap between positions: acknowledged batches are missing.
     pub(super) fn replay(
         &self,
-        position: u64,
+        position: Position,
         mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(codec::journal_key(position + 1));
+        options.set_iterate_lower_bound(codec::journal_key(position.next()));
         let entries = self
             .db
             .iterator_cf_opt(self.family, options, IteratorMode::Start);
-        for (expected, entry) in (position + 1..).zip(entries) {
-            let (key, batch) = entry.map_err(database("reading the journal"))?;
+        for (expected, entry) in (position.next().get()..).zip(entries) {
+            let (key, batch) = entry.map_err(with_context("reading the journal"))?;
             let found = codec::decode_journal_key(&key)?;
-            if found != expected {
+            if found.get() != expected {
                 return Err(StoreError::Corrupt {
                     what: format!("the journal has position {found} where {expected} is expected"),
                 });
@@ -112,7 +117,7 @@ impl<'a> Journal<'a> {
         for family in [self.family, receipts_family(self.db)?] {
             self.db
                 .flush_cf(family)
-                .map_err(database("writing out the journal"))?;
+                .map_err(with_context("writing out the journal"))?;
         }
         let (from, to) = (None::<&[u8]>, None::<&[u8]>);
         self.db.compact_range_cf(self.family, from, to);
@@ -121,11 +126,18 @@ impl<'a> Journal<'a> {
 
     /// Deletes everything up to and including `position`. A crash may undo it; the marker then makes replay skip
     /// these batches. It is synced like a batch, because only the last record of a log may be torn after a power cut.
-    pub(super) fn trim(&self, position: u64, durability: Durability) -> Result<(), StoreError> {
+    pub(super) fn trim(
+        &self,
+        position: Position,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
         let mut write = WriteBatch::default();
-        let (from, to) = (codec::journal_key(0), codec::journal_key(position + 1));
+        let (from, to) = (
+            codec::journal_key(Position::ZERO),
+            codec::journal_key(position.next()),
+        );
         write.delete_range_cf(self.family, from, to);
-        write_log(self.db, write, durability).map_err(database("trimming the journal"))
+        write_log(self.db, write, durability).map_err(with_context("trimming the journal"))
     }
 }
 
@@ -161,7 +173,7 @@ impl JournalMemtable {
         if self.is_grown.load(Ordering::SeqCst) {
             let journal = Journal::new(db)?;
             let flushed = db.flush_cf(journal.family);
-            flushed.map_err(database("writing out the journal"))?;
+            flushed.map_err(with_context("writing out the journal"))?;
             set_memtable_bytes(db, self.usual_bytes);
             self.is_grown.store(false, Ordering::SeqCst);
         }
@@ -173,7 +185,7 @@ fn set_memtable_bytes(db: &DB, bytes: usize) {
     let set = Journal::new(db).and_then(|journal| {
         let options = [("write_buffer_size", &*bytes.to_string())];
         let set = db.set_options_cf(journal.family, &options);
-        set.map_err(database("changing a setting of the journal"))
+        set.map_err(with_context("changing a setting of the journal"))
     });
     if let Err(error) = set {
         // This costs some memory for a moment.

@@ -13,7 +13,8 @@ use std::time::Instant;
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::scan::{OwnedIterator, ScanLimits, open_iterator};
 use super::tally::Tally;
 use super::views::ViewGrant;
@@ -106,7 +107,9 @@ impl Ledger {
                 Some((codec::decode_ledger_key(key)?, codec::decode_totals(value)?))
             }
             None => {
-                self.disk.status().map_err(database("reading the ledger"))?;
+                self.disk
+                    .status()
+                    .map_err(with_context("reading the ledger"))?;
                 None
             }
         };
@@ -149,8 +152,8 @@ fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
 struct Copies {
     entries: Vec<UnflushedEntry>,
     /// Last positions of the active and the frozen tally.
-    last: u64,
-    frozen_last: u64,
+    last: Position,
+    frozen_last: Position,
     cutoff: u32,
     grant: ViewGrant,
 }
@@ -183,7 +186,7 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
         let last = tallies.active().last();
         let cutoff = inner.retention.cutoff();
         drop(tallies);
-        let frozen_last = frozen.as_deref().map_or(0, Tally::last);
+        let frozen_last = frozen.as_deref().map_or(Position::ZERO, Tally::last);
         frozen
             .iter()
             .for_each(|tally| copy(tally, true, &mut copies));
@@ -248,7 +251,7 @@ impl Iterator for DiskLedger<'_> {
                     .0
                     .status()
                     .err()
-                    .map(database("reading the ledger"))?));
+                    .map(with_context("reading the ledger"))?));
             }
         };
         self.0.next();

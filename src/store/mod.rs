@@ -53,6 +53,7 @@ mod merge;
 mod observe;
 mod open;
 mod options;
+mod position;
 mod receipts;
 mod retention;
 mod rocks;
@@ -85,6 +86,7 @@ pub use health::WriteHealth;
 pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
+pub use position::Position;
 pub use retention::Retention;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
@@ -97,8 +99,8 @@ pub use {merge::check_merge, tally::check_replay};
 
 use audit::Audit;
 use compact::CompactionRequests;
-use error::database;
-use flow::Hour;
+use error::with_context;
+
 use flush::Flusher;
 use health::Health;
 use journal::{Journal, JournalMemtable};
@@ -129,7 +131,9 @@ struct Inner {
     options: StoreOptions,
     /// Held during a commit. Contains the receipt keys of batches whose write failed. Such a write may be in the log
     /// nevertheless; a later write reuses its positions but not its receipts, so the next commit deletes those.
+    /// Poisoned, it refuses commits: a thread panicked during one, and its receipts may be stored without its flows.
     commit: Mutex<Vec<Vec<u8>>>,
+    /// `std`'s lock, as `commit`'s is, because poison is meant: see [`Inner::tallies`].
     tallies: Mutex<Tallies>,
     visibility: Visibility,
     flusher: Flusher,
@@ -162,7 +166,7 @@ impl Inner {
     }
 
     /// The marker, the last journal position that the sums on disk contain.
-    fn marker(&self) -> Result<u64, StoreError> {
+    fn marker(&self) -> Result<Position, StoreError> {
         self.visibility.marker(&self.db)
     }
 
@@ -191,19 +195,14 @@ fn flows_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 }
 
 /// The last journal position that the sums on disk contain; 0 before the first flush.
-fn marker_in(db: &DB) -> Result<u64, StoreError> {
+fn marker_in(db: &DB) -> Result<Position, StoreError> {
     let value = db
         .get_pinned_cf(flows_family(db)?, codec::MARKER_KEY)
-        .map_err(database("reading the marker"))?;
-    Ok(value.map_or(Ok(0), |value| codec::decode_marker(&value))?)
+        .map_err(with_context("reading the marker"))?;
+    Ok(value.map_or(Ok(Position::ZERO), |value| codec::decode_marker(&value))?)
 }
 
 impl Store {
-    /// The current rows of `hour` in key order.
-    pub fn scan(&self, hour: Hour) -> Result<Scan, StoreError> {
-        Scan::open(&self.inner, Selection::hour(hour))
-    }
-
     /// The current rows of `selection` in key order.
     pub fn select(&self, selection: Selection) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, selection)
@@ -253,12 +252,6 @@ impl Store {
     /// See [`StoreOptions::tally_bytes_max`].
     pub fn tally_bytes_max(&self) -> usize {
         self.inner.tally_bytes_max()
-    }
-
-    /// Number of fsyncs of the journal's log since open.
-    pub fn log_syncs(&self) -> u64 {
-        let options = &self.inner.database_options;
-        options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
     }
 
     /// Number of additions since open that saturated at `u64::MAX`: in the tally, and each time that a read or a

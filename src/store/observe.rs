@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use rocksdb::properties;
 use rocksdb::statistics::Ticker;
 
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::rocks::L0_FILES_MAX;
 use super::{Inner, Recovery, Store, codec};
 use crate::telemetry::metrics::{self, raise_to};
@@ -59,7 +59,7 @@ impl Inner {
         let family = |name| self.db.cf_handle(name).ok_or(StoreError::Closed);
         let of = |name, property: &properties::PropName| {
             let value = self.db.property_int_value_cf(family(name)?, property);
-            Ok::<_, StoreError>(value.map_err(database(DOING))?.unwrap_or(0) as i64)
+            Ok::<_, StoreError>(value.map_err(with_context(DOING))?.unwrap_or(0) as i64)
         };
         for name in [codec::FLOWS, codec::JOURNAL, codec::RECEIPTS] {
             let bytes = of(name, properties::LIVE_SST_FILES_SIZE)?;

@@ -154,6 +154,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Selection;
     use flow::BatchBuilder;
     use flow::{Counters, Hour};
 
@@ -176,7 +177,9 @@ mod tests {
         drop(store);
         let readers = [0, 1].map(|_| Store::open_read_only(dir.path()).unwrap());
         for reader in &readers {
-            let mut scan = reader.scan(Hour::new(7).unwrap()).unwrap();
+            let mut scan = reader
+                .select(Selection::hour(Hour::new(7).unwrap()))
+                .unwrap();
             assert_eq!(scan.next().unwrap().unwrap().1, Counters { tx: 3, rx: 0 });
             let mut ledger = reader.ledger(0..u32::MAX).unwrap();
             assert_eq!(ledger.next().unwrap().unwrap().1.flows, 2);

@@ -16,7 +16,7 @@ use rocksdb::{
 };
 
 use super::codec::{self, Receipt};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::journal::write_log;
 use super::tally::Tally;
 use super::{Durability, Inner, Store, StoreOptions};
@@ -50,7 +50,7 @@ impl Store {
     fn look_up(&self, key: &[u8]) -> Result<Option<(ReceiptInfo, bool)>, StoreError> {
         let inner = &*self.inner;
         let value = inner.db.get_pinned_cf(receipts_family(&inner.db)?, key);
-        let Some(value) = value.map_err(database("reading a receipt"))? else {
+        let Some(value) = value.map_err(with_context("reading a receipt"))? else {
             return Ok(None);
         };
         let (receipt, note) = codec::decode_noted_receipt(&value)?;
@@ -69,7 +69,7 @@ impl Store {
 impl StoreOptions {
     /// How long the receipt or note under `key` is kept.
     pub(super) fn window_of(&self, key: &[u8]) -> Duration {
-        match ReceiptKind::of(key) {
+        match ReceiptKind::from_key(key) {
             ReceiptKind::Batch => self.idempotency_window,
             ReceiptKind::Import | ReceiptKind::Note => self.import_window,
         }
@@ -89,7 +89,7 @@ enum ReceiptKind {
 impl ReceiptKind {
     const ALL: [ReceiptKind; 3] = [ReceiptKind::Batch, ReceiptKind::Import, ReceiptKind::Note];
 
-    fn of(stored_key: &[u8]) -> ReceiptKind {
+    fn from_key(stored_key: &[u8]) -> ReceiptKind {
         if stored_key.starts_with(codec::NOTE_PREFIX) {
             ReceiptKind::Note
         } else if stored_key.starts_with(IdempotencyKey::IMPORT_PREFIX.as_bytes()) {
@@ -112,7 +112,7 @@ impl Inner {
         for (key, receipt) in tally.receipts() {
             write.put_cf(family, key.as_bytes(), codec::encode_receipt(*receipt));
         }
-        write_log(&self.db, write, Durability::Fsync).map_err(database("writing receipts"))
+        write_log(&self.db, write, Durability::Fsync).map_err(with_context("writing receipts"))
     }
 }
 
@@ -176,7 +176,7 @@ impl ReceiptExpiry {
     }
 
     fn class_of(&self, key: &[u8]) -> &ReceiptClass {
-        &self.classes[ReceiptKind::of(key) as usize]
+        &self.classes[ReceiptKind::from_key(key) as usize]
     }
 
     /// Receipts of `class` before this time (seconds since the epoch) are dropped.
@@ -235,7 +235,7 @@ impl Inner {
         let all = self
             .db
             .property_int_value_cf(family, properties::LIVE_SST_FILES_SIZE)
-            .map_err(database("reading a property"))?;
+            .map_err(with_context("reading a property"))?;
         let of_range = |range| {
             let bytes = self.db.get_approximate_sizes_cf(family, &[range]);
             bytes.iter().sum::<u64>()
@@ -297,7 +297,9 @@ impl Inner {
             }
             receipts.next();
         }
-        receipts.status().map_err(database("reading receipts"))?;
+        receipts
+            .status()
+            .map_err(with_context("reading receipts"))?;
         let mut left = (all as f64 * part) as u64;
         for (time_s, count) in by_time.into_iter().rev() {
             if count > left {
@@ -329,6 +331,7 @@ pub(super) fn receipts_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Position;
 
     /// An offline command does not know the windows of the service whose directory it writes to.
     #[test]
@@ -351,7 +354,7 @@ mod tests {
             fingerprint: 1,
             time_s: now().as_secs() - 2 * 24 * 3600,
             too_old: 0,
-            position: 0,
+            position: Position::ZERO,
         };
         let family = receipts_family(&store.inner.db).unwrap();
         let receipt = codec::encode_receipt(two_days_ago);
@@ -367,7 +370,7 @@ mod tests {
             fingerprint: 1,
             time_s: (now() - age).as_secs(),
             too_old: 0,
-            position: 0,
+            position: Position::ZERO,
         };
         let value = codec::encode_noted_receipt(receipt, &"x".repeat(60));
         let db = &store.inner.db;

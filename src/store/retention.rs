@@ -11,12 +11,12 @@ use std::time::Duration;
 use rocksdb::SstFileWriter;
 
 use super::codec;
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
 use super::{Inner, Step, Store, StoreOptions};
 use flow::{Batch, Hour, HourUnit, Totals};
 
 /// How long deleting an hour waits for the flush that must come first.
-const FLUSH_MAX: Duration = Duration::from_secs(60);
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
 const WRITING: &str = "writing a file to ingest";
 
 /// Which hours are kept, as of one moment.
@@ -42,14 +42,13 @@ impl Retention {
         }
     }
 
-    /// Takes the hours of `batch` into account and removes its flows that are too old.
-    pub fn remove_too_old(&mut self, batch: Batch) -> Batch {
-        if self.hours.is_none() {
-            return batch;
+    /// Takes the hours of `batch` into account, and returns the cutoff for its flows.
+    pub fn advance(&mut self, batch: &Batch) -> u32 {
+        if self.hours.is_some() {
+            let hours = batch.ledger().map(|(hour, _)| hour);
+            self.newest = hours.chain(self.newest).max();
         }
-        let hours = batch.ledger().map(|(hour, _)| hour);
-        self.newest = hours.chain(self.newest).max();
-        batch.without_hours_before(self.cutoff())
+        self.cutoff()
     }
 }
 
@@ -105,7 +104,7 @@ impl Store {
     /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
     /// become too old meanwhile. Call this on a thread of the request: copying a large batch takes milliseconds, which
     /// the only thread that commits should not spend.
-    pub fn without_too_old(&self, batch: Batch) -> Batch {
+    pub fn remove_too_old(&self, batch: Batch) -> Batch {
         match self.cutoff_within(&batch) {
             Some(cutoff) => batch.without_hours_before(cutoff),
             None => batch,
@@ -145,7 +144,7 @@ impl Store {
         if self.ledger(only)?.next().transpose()?.is_none() {
             return Ok(None);
         }
-        self.flush_tallies(FLUSH_MAX)?;
+        self.flush_tallies(FLUSH_TIME_MAX)?;
         // Drop old hours first: without this hour, a restart might not know that they are too old.
         self.inner.drop_old_hours()?;
         let dropped = self.inner.drop_hours(hour.get(), hour.get() + 1)?;
@@ -169,7 +168,7 @@ impl Inner {
 
     /// Finds the new newest hour after `hour` was deleted, since age counts from it.
     fn forget_newest(&self, hour: u32) -> Result<(), StoreError> {
-        let _write_lock = self.flusher.lock_writes()?;
+        let _write_lock = self.flusher.lock_writes();
         let on_disk = self.ledger_on_disk(0, u32::MAX)?.last_hour()?;
         let mut tallies = self.tallies()?;
         if tallies.newest() != Some(hour) {
@@ -185,7 +184,7 @@ impl Inner {
     /// Drops the hours from `first` to `end` (exclusive), and returns their totals on disk.
     fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
-        let _write_lock = self.flusher.lock_writes()?;
+        let _write_lock = self.flusher.lock_writes();
         let on_disk = self.sum_on_disk(first, end)?;
         let (dropped, hours) = on_disk;
         if hours == 0 {
@@ -195,13 +194,13 @@ impl Inner {
         // hours, and compaction would have to rewrite them with it.
         let (from, to) = (first.to_be_bytes(), end.to_be_bytes());
         let rows = self.staged("dropped-rows", |file| {
-            file.delete_range(from, to).map_err(database(WRITING))
+            file.delete_range(from, to).map_err(with_context(WRITING))
         })?;
         let ledger = self.staged("dropped-ledger", |file| {
             let mut entries = self.ledger_on_disk(first, end)?;
             entries.try_for_each(|entry| {
                 let key = codec::ledger_key(entry?.0);
-                file.delete(key).map_err(database(WRITING))
+                file.delete(key).map_err(with_context(WRITING))
             })
         })?;
         self.step(Step::DropWritten);
@@ -267,9 +266,9 @@ impl Inner {
         let path = self.dir.staging().join(format!("{name}.sst"));
         self.remove_staged(&path)?;
         let mut file = SstFileWriter::create(&self.flows_options);
-        file.open(&path).map_err(database(WRITING))?;
+        file.open(&path).map_err(with_context(WRITING))?;
         fill(&mut file)?;
-        file.finish().map_err(database(WRITING))?;
+        file.finish().map_err(with_context(WRITING))?;
         Ok(path)
     }
 }
@@ -306,7 +305,7 @@ mod tests {
             let key = IdempotencyKey::new(b"key").unwrap();
             batch(&[100, 50, 51, 110, 95]).with_key(key)
         };
-        let early = store.without_too_old(keyed());
+        let early = store.remove_too_old(keyed());
         assert_eq!((early.flows(), early.too_old()), (2, 3));
         let outcomes = store.commit(vec![early, keyed()]).unwrap();
         assert!(
@@ -330,7 +329,7 @@ mod tests {
             ),
             "{outcomes:?}"
         );
-        let again = store.without_too_old(keyed());
+        let again = store.remove_too_old(keyed());
         let outcomes = store.commit(vec![again]).unwrap();
         assert!(
             matches!(

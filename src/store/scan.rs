@@ -9,7 +9,8 @@ use self_cell::self_cell;
 use tokio_util::sync::CancellationToken;
 
 use super::codec::{self, FlowKey, HOUR_BYTES};
-use super::error::{StoreError, database};
+use super::error::{StoreError, with_context};
+use super::position::Position;
 use super::run::Run;
 use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
@@ -69,7 +70,7 @@ impl OwnedIterator {
 struct HourCopy {
     hour: u32,
     /// The tally's last position.
-    last: u64,
+    last: Position,
     entries: Vec<u8>,
     rows: usize,
 }
@@ -164,11 +165,11 @@ impl ScanLimits {
         if self.steps_until_check > 0 {
             return Ok(());
         }
-        self.check()
+        self.check_limits()
     }
 
     #[cold]
-    fn check(&mut self) -> Result<(), StoreError> {
+    fn check_limits(&mut self) -> Result<(), StoreError> {
         self.steps_until_check = STEPS_PER_CHECK;
         if self.cancel.is_cancelled() {
             return Err(StoreError::ScanEnded(ScanEnd::Cancelled));
@@ -348,7 +349,7 @@ impl Scan {
             self.disk.key_parts().map(|(hour, _)| hour)
         };
         if on_disk.is_none() {
-            self.disk.status().map_err(database("reading"))?;
+            self.disk.status().map_err(with_context("reading"))?;
         }
         let copied = self.later.front().map(|copied| copied.hour);
         let Some(hour) = on_disk.into_iter().chain(copied).min() else {
@@ -438,7 +439,7 @@ pub(super) fn open_iterator(
     lower: &[u8],
     upper: &[u8],
     seeks: bool,
-) -> Result<(OwnedIterator, u64), StoreError> {
+) -> Result<(OwnedIterator, Position), StoreError> {
     let is_small = seeks
         || inner.bytes_on_disk(lower, upper)?
             <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;

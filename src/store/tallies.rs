@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::audit::HoursOnDisk;
 use super::flush::FlushState;
+use super::position::Position;
 use super::tally::Tally;
 use flow::{Batch, Totals};
 
@@ -14,7 +15,7 @@ pub(super) struct Tallies {
     /// The tally that is being flushed.
     frozen: Option<Arc<Tally>>,
     /// Journal position up to which the sums on disk are complete: the marker.
-    flushed: u64,
+    flushed: Position,
     /// The newest hour that has had flows.
     newest: Option<u32>,
     /// Expected total of the ledger: its total at start, plus everything that was added since, minus what was dropped.
@@ -26,9 +27,9 @@ pub(super) struct Tallies {
 impl Tallies {
     pub(super) fn new() -> Tallies {
         Tallies {
-            active: Tally::new(0),
+            active: Tally::new(Position::ZERO),
             frozen: None,
-            flushed: 0,
+            flushed: Position::ZERO,
             newest: None,
             expected: Totals::default(),
             hours_on_disk: HoursOnDisk::default(),
@@ -59,7 +60,7 @@ impl Tallies {
     }
 
     /// See [`Tallies`].
-    pub(super) fn flushed(&self) -> u64 {
+    pub(super) fn flushed(&self) -> Position {
         self.flushed
     }
 
@@ -100,7 +101,7 @@ impl Tallies {
     pub(super) fn recover<E>(
         &mut self,
         active: Tally,
-        marker: u64,
+        marker: Position,
         on_disk: impl Iterator<Item = Result<(u32, Totals), E>>,
     ) -> Result<(), E> {
         let mut hours = 0;
@@ -123,12 +124,12 @@ impl Tallies {
     }
 
     /// The flush to `marker` adds this many hours to the ledger on disk, and becomes visible there at some later time.
-    pub(super) fn start_flush(&mut self, marker: u64, new_hours: u64) {
+    pub(super) fn start_flush(&mut self, marker: Position, new_hours: u64) {
         self.hours_on_disk.start_flush(marker, new_hours);
     }
 
     /// Removes the frozen tally: the disk has everything up to `marker`.
-    pub(super) fn end_flush(&mut self, marker: u64) {
+    pub(super) fn end_flush(&mut self, marker: Position) {
         self.frozen = None;
         self.flushed = marker;
         self.hours_on_disk.end_flush(marker);

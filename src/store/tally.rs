@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::arena::{self, PREFETCH_ENTRIES};
 use super::codec::{Corrupt, Receipt};
+use super::position::Position;
 use super::run::Run;
 use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals, ValidBatch};
 
@@ -129,7 +130,7 @@ pub struct Tally {
     by_hour: HashMap<u32, usize, foldhash::fast::RandomState>,
     hasher: KeyHasher,
     /// Its last journal position, or the position before its first batch while it is empty.
-    last: u64,
+    last: Position,
     /// When its oldest flow arrived.
     since: Option<Instant>,
     /// Bytes of its batches: what a restart would replay.
@@ -146,7 +147,7 @@ const RECEIPT_BYTES: usize = 2 * size_of::<(IdempotencyKey, Receipt)>();
 
 impl Tally {
     /// An empty tally whose first batch will be the one after `last`.
-    pub fn new(last: u64) -> Tally {
+    pub fn new(last: Position) -> Tally {
         Tally {
             hours: Vec::new(),
             by_hour: HashMap::default(),
@@ -160,7 +161,7 @@ impl Tally {
     }
 
     /// Sets the last position: an external journal may skip positions, or contain batches that do not count.
-    pub(super) fn skip_to(&mut self, last: u64) {
+    pub(super) fn skip_to(&mut self, last: Position) {
         self.last = last;
         // Without a start time, no flush would become due, and callers would wait for one forever.
         self.since.get_or_insert_with(Instant::now);
@@ -176,7 +177,7 @@ impl Tally {
         self.receipts.insert(key, receipt);
     }
 
-    pub(super) fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> Position {
         self.last
     }
 
@@ -248,7 +249,7 @@ impl Tally {
             let at = self.hour_at(hour);
             self.hours[at].totals.add(totals);
         }
-        self.last += 1;
+        self.last = self.last.next();
         self.journal_bytes += batch.bytes().len();
         self.since.get_or_insert_with(Instant::now);
         saturated
@@ -326,7 +327,7 @@ impl Tally {
 /// whether they were accepted. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
 pub fn check_replay(bytes: &[u8]) -> bool {
-    let mut tally = Tally::new(0);
+    let mut tally = Tally::new(Position::ZERO);
     let Ok(flows) = tally.replay(bytes) else {
         return false;
     };
@@ -401,7 +402,7 @@ mod tests {
             )
         ) {
             let mut model: BTreeMap<(u32, Vec<u8>), Counters> = BTreeMap::new();
-            let (mut added, mut replayed) = (Tally::new(7), Tally::new(7));
+            let (mut added, mut replayed) = (Tally::new(Position::new(7)), Tally::new(Position::new(7)));
             for flows in &batches {
                 let flows: Vec<_> = flows
                     .iter()
@@ -436,7 +437,7 @@ mod tests {
                 prop_assert_eq!(tally.keys(), expected.len());
                 let memory: usize = tally.hours.iter().map(HourTally::memory_bytes).sum();
                 prop_assert_eq!(tally.memory_bytes(), memory);
-                prop_assert_eq!(tally.last(), 7 + batches.len() as u64);
+                prop_assert_eq!(tally.last().get(), 7 + batches.len() as u64);
             }
         }
     }
@@ -453,7 +454,7 @@ mod tests {
             })
             .collect();
         let batch = batch(&flows);
-        let mut tally = Tally::new(0);
+        let mut tally = Tally::new(Position::ZERO);
         tally.add(&batch);
         tally.add(&batch);
         assert_eq!(tally.keys(), 50_000);

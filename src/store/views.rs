@@ -1,6 +1,8 @@
 //! Memory for the copies that scans make of unflushed rows.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::Inner;
 use super::error::StoreError;
@@ -34,12 +36,13 @@ impl ViewGrant {
     pub(super) fn reserve(inner: &Arc<Inner>, bytes: usize) -> Result<ViewGrant, StoreError> {
         let budget = &inner.views;
         let bytes = bytes.min(budget.bytes_max);
-        let free = budget.bytes_free.lock().map_err(|_| StoreError::Closed)?;
-        let (mut free, timeout) = budget
-            .released
-            .wait_timeout_while(free, inner.options.stall_max, |free| *free < bytes)
-            .map_err(|_| StoreError::Closed)?;
-        if timeout.timed_out() {
+        let mut free = budget.bytes_free.lock();
+        let waited = budget.released.wait_while_for(
+            &mut free,
+            |free| *free < bytes,
+            inner.options.stall_max,
+        );
+        if waited.timed_out() && *free < bytes {
             return Err(StoreError::ViewMemoryFull);
         }
         *free -= bytes;
@@ -63,10 +66,8 @@ impl ViewGrant {
     pub(super) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        if let Ok(mut free) = self.inner.views.bytes_free.lock()
-            && bytes > 0
-        {
-            *free += bytes;
+        if bytes > 0 {
+            *self.inner.views.bytes_free.lock() += bytes;
             self.inner.views.released.notify_all();
         }
     }

@@ -13,6 +13,7 @@ use rocksdb::DB;
 
 use super::error::StoreError;
 use super::marker_in;
+use super::position::Position;
 
 /// Value of the cached marker while a flush may be changing it. No journal reaches this position.
 const MARKER_UNKNOWN: u64 = u64::MAX;
@@ -40,10 +41,10 @@ impl Visibility {
 
     /// The marker: the last journal position that the sums on disk contain; 0 before the first flush. Reads the
     /// database only while a flush may be changing it.
-    pub(super) fn marker(&self, db: &DB) -> Result<u64, StoreError> {
+    pub(super) fn marker(&self, db: &DB) -> Result<Position, StoreError> {
         match self.marker.load(Ordering::SeqCst) {
             MARKER_UNKNOWN => marker_in(db),
-            marker => Ok(marker),
+            marker => Ok(Position::new(marker)),
         }
     }
 
@@ -55,7 +56,7 @@ impl Visibility {
     ) -> Result<(), StoreError> {
         self.marker.store(MARKER_UNKNOWN, Ordering::SeqCst);
         let ingested = ingest();
-        self.marker.store(marker_in(db)?, Ordering::SeqCst);
+        self.marker.store(marker_in(db)?.get(), Ordering::SeqCst);
         ingested
     }
 
@@ -86,7 +87,7 @@ impl Visibility {
 
     /// Identifies the store's content by its last position and the number of hour drops. Every change to the content
     /// changes one of them.
-    pub(super) fn tag(&self, last: u64, drop_seq: u64) -> u64 {
+    pub(super) fn tag(&self, last: Position, drop_seq: u64) -> u64 {
         self.tag_hasher.hash_one((last, drop_seq))
     }
 }
@@ -98,6 +99,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::store::Selection;
     use crate::store::{Step, Store, StoreOptions};
     use flow::{BatchBuilder, Counters, Hour};
 
@@ -166,7 +168,7 @@ mod tests {
                 if is_locked {
                     gate.change(|(_, writer)| !writer, |(readers, _)| *readers += 1);
                 }
-                let scan = store.scan(hour(times.len()));
+                let scan = store.select(Selection::hour(hour(times.len())));
                 if is_locked {
                     gate.change(|_| true, |(readers, _)| *readers -= 1);
                 }

@@ -68,14 +68,14 @@ pub(crate) fn sum(client: &Client, hour: u32) -> u64 {
 /// Starts from a restored backup, and returns how many batches are in it.
 fn batches_in(from: &Path, scratch: &Path) -> u64 {
     let restored = scratch.join("restored");
-    let said = good(&[
+    let output = good(&[
         "restore",
         "--from",
         text(from),
         "--data-dir",
         text(&restored),
     ]);
-    assert!(said.contains("all as the ledger has it"), "{said}");
+    assert!(output.contains("all as the ledger has it"), "{output}");
     let daemon = Daemon::start(&restored);
     let sums = (sum(&daemon.client, 1), sum(&daemon.client, 2));
     daemon.stop();
@@ -108,9 +108,9 @@ fn a_backup_during_ingest_is_a_consistent_state() {
             let flushes_before = flushes();
             until("a flush", || flushes() > flushes_before);
             let before = done.load(Ordering::SeqCst);
-            let said = good(&["backup", "--url", &url, "--to", text(&to)]);
+            let output = good(&["backup", "--url", &url, "--to", text(&to)]);
             let after = done.load(Ordering::SeqCst);
-            println!("{round}: {said}");
+            println!("{round}: {output}");
             let inside = batches_in(&to, dir.path());
             assert!(
                 (before..=after + 1).contains(&inside),
@@ -158,8 +158,8 @@ fn a_second_backup_fetches_only_new_files() {
         "--keep",
         "2",
     ];
-    let new = |said: &str| -> u64 {
-        let (_, rest) = said.split_once("of which ").unwrap();
+    let new = |output: &str| -> u64 {
+        let (_, rest) = output.split_once("of which ").unwrap();
         rest.split(' ').next().unwrap().parse().unwrap()
     };
     let first = new(&good(&backup));
@@ -168,8 +168,8 @@ fn a_second_backup_fetches_only_new_files() {
         .accept(&[TestFlow::new(2, "a", "b", "c", 1, 1)]);
     let second = new(&good(&backup));
     assert!(first > 100_000 && second < first / 2, "{first}, {second}");
-    let said = good(&backup);
-    assert!(said.contains("older backups removed: 1"), "{said}");
+    let output = good(&backup);
+    assert!(output.contains("older backups removed: 1"), "{output}");
     let kept = backups(&to);
     assert_eq!(kept.len(), 2);
     // Each is independent: the other can be removed, and the service continues.
@@ -230,14 +230,14 @@ fn a_killed_backup_is_recognised_and_never_restored() {
             if is_incomplete(&path) {
                 interrupted += 1;
                 let target = dir.path().join("x");
-                let said = bad(&[
+                let error = bad(&[
                     "restore",
                     "--from",
                     text(&path),
                     "--data-dir",
                     text(&target),
                 ]);
-                assert!(said.contains("interrupted"), "{said}");
+                assert!(error.contains("interrupted"), "{error}");
                 assert!(!target.exists());
             } else {
                 assert!(verify(&path).unwrap().faults.is_empty());
@@ -497,9 +497,9 @@ fn a_signal_to_a_backup_ends_its_session_on_the_service() {
         let output = child.wait_with_output().unwrap();
         assert!(start.elapsed() < at_most(5));
         assert_eq!(output.status.code(), Some(status), "{output:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.starts_with("flowtally: stopped; "), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.starts_with("flowtally: stopped; "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
 }
 
@@ -507,10 +507,10 @@ fn a_signal_to_a_backup_ends_its_session_on_the_service() {
 fn a_broken_connection_is_an_error_that_names_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let (url, _requests) = half_a_service(Then::Closes);
-    let said = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
+    let error = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
     let expected = format!("{url}/backups/one/rocks/1.sst: the response is incomplete: ");
-    assert!(said.contains(&expected), "{said}");
-    assert!(!said.contains(text(dir.path())), "{said}");
+    assert!(error.contains(&expected), "{error}");
+    assert!(!error.contains(text(dir.path())), "{error}");
 }
 
 /// By a clock that was wrong, or two within a second.
@@ -537,10 +537,10 @@ fn a_new_backup_is_named_after_all_others() {
     std::fs::rename(&newest, to.join("2099-12-31T23-59-59Z")).unwrap();
     let output = flowtally(&backup);
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("name is in the future") && said.contains("check the clock"),
-        "{said}"
+        error.contains("name is in the future") && error.contains("check the clock"),
+        "{error}"
     );
     let names: Vec<_> = backups(&to)
         .into_iter()
@@ -551,10 +551,10 @@ fn a_new_backup_is_named_after_all_others() {
     assert_eq!(batches_in(&to, dir.path()), 1);
     let last = to.join("9999-12-31T23-59-59Z");
     std::fs::rename(backups(&to).pop().unwrap(), &last).unwrap();
-    let said = bad(&backup);
+    let error = bad(&backup);
     assert!(
-        said.contains(text(&last)) && said.contains("check the clock"),
-        "{said}"
+        error.contains(text(&last)) && error.contains("check the clock"),
+        "{error}"
     );
     assert_eq!(backups(&to).len(), 3);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flow::{Batch, IdempotencyKey};
-use flowtally::store::{KeyStatus, Store, StoreOptions, verify};
+use flowtally::store::{KeyStatus, Selection, Store, StoreOptions, verify};
 use rand::RngExt;
 
 use crate::support::{
@@ -73,7 +73,9 @@ fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flow::Counters)>>, String>
     for hour in HOURS {
         let at = flow::Hour::new(hour.into()).unwrap();
         // An error in the middle of an answer breaks the connection off.
-        let mut rows = store.scan(at).map_err(|e| e.to_string())?;
+        let mut rows = store
+            .select(Selection::hour(at))
+            .map_err(|e| e.to_string())?;
         while rows.next().map_err(|e| e.to_string())?.is_some() {}
         hours.insert(hour, scan(&store, hour));
     }

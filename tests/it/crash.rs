@@ -31,7 +31,10 @@ fn flows_of(hour: u32, writer: usize, n: usize) -> Vec<TestFlow> {
 }
 
 /// Checks the rows of an hour against what was acknowledged and returns how many batches there are.
-fn check(rows: &[(Key, Counters)], acknowledged: &BTreeSet<(usize, usize)>) -> usize {
+fn assert_batches_are_whole(
+    rows: &[(Key, Counters)],
+    acknowledged: &BTreeSet<(usize, usize)>,
+) -> usize {
     let mut batches: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut all = 0;
     for ((_, src, dest, _), counters) in rows {
@@ -79,7 +82,8 @@ fn killed_at_random_moments_under_load() {
         let mut daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
         if let Some(previous) = hour.checked_sub(1) {
             let before = &rounds_acknowledged[previous as usize];
-            unknown += check(&daemon.client.hour(previous), before) - before.len();
+            unknown +=
+                assert_batches_are_whole(&daemon.client.hour(previous), before) - before.len();
         }
         // After some batches: mostly soon, while the journal is all there is; now and then around a flush.
         let wait_ms = match random.random_range(0..4) {
@@ -120,7 +124,7 @@ fn killed_at_random_moments_under_load() {
     }
     let daemon = Daemon::start(dir.path());
     for (hour, acknowledged) in (0..).zip(&rounds_acknowledged) {
-        check(&daemon.client.hour(hour), acknowledged);
+        assert_batches_are_whole(&daemon.client.hour(hour), acknowledged);
     }
     println!(
         "{} kills, {acknowledged} batches acknowledged, {unknown} stored without an answer",
@@ -221,7 +225,7 @@ fn crash_at(dir: &Path, step: Step, count: u32) -> bool {
         .collect();
     let (store, _) = Store::open(&dir.join("db"), options(None)).unwrap();
     let rows = scan(&store, 1);
-    let stored = check(&rows, &acknowledged);
+    let stored = assert_batches_are_whole(&rows, &acknowledged);
     assert!(stored.is_multiple_of(2), "a group is there in part");
     drop(store);
     // Opened again, now that the first open may have moved things: the same.
@@ -272,7 +276,10 @@ fn a_replay_larger_than_the_tally_flushes_as_it_goes() {
     drop(store); // not flushed
     let (store, recovery) = Store::open(dir.path(), roomy()).unwrap();
     assert_eq!(recovery.batches, 50);
-    assert_eq!(check(&scan(&store, 1), &acknowledged), 50);
+    assert_eq!(
+        assert_batches_are_whole(&scan(&store, 1), &acknowledged),
+        50
+    );
     drop(store);
     let flushes = Arc::new(AtomicU32::new(0));
     let counted = flushes.clone();
@@ -282,9 +289,15 @@ fn a_replay_larger_than_the_tally_flushes_as_it_goes() {
     let (store, recovery) = Store::open(dir.path(), options(Some(hook))).unwrap();
     assert_eq!(recovery.batches, 50);
     assert_eq!(flushes.load(Ordering::SeqCst), 50);
-    assert_eq!(check(&scan(&store, 1), &acknowledged), 50);
+    assert_eq!(
+        assert_batches_are_whole(&scan(&store, 1), &acknowledged),
+        50
+    );
     drop(store);
     let (store, recovery) = Store::open(dir.path(), roomy()).unwrap();
     assert_eq!(recovery.batches, 0);
-    assert_eq!(check(&scan(&store, 1), &acknowledged), 50);
+    assert_eq!(
+        assert_batches_are_whole(&scan(&store, 1), &acknowledged),
+        50
+    );
 }

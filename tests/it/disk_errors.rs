@@ -57,7 +57,7 @@ fn start_failing(data_dir: &Path, calls: &str, error: &str) -> Daemon {
 }
 
 #[test]
-fn a_data_directory_that_goes_away_ends_all_promises() {
+fn commits_fail_while_the_data_directory_is_missing() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, away) = (temp.path().join("db"), temp.path().join("away"));
     for what in ["db", "db/rocks", "db/FLOWTALLY"] {

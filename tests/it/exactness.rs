@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flow::{Counters, Hour, Totals};
-use flowtally::store::{Durability, Store, StoreOptions};
+use flowtally::store::{Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{
@@ -211,24 +211,4 @@ fn sums_saturate_on_every_path_and_are_counted() {
     store.flush().unwrap();
     store.compact().unwrap();
     expect(u64::MAX, 4);
-}
-
-/// A kill of the process never loses what the system has; only a count of syncs tells the two apart.
-#[test]
-fn each_commit_is_synced_unless_told_otherwise() {
-    for (durability, syncs) in [(Durability::Fsync, 10), (Durability::Os, 0)] {
-        let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            durability,
-            ..StoreOptions::default()
-        };
-        let (store, _) = Store::open(dir.path(), options).unwrap();
-        let before = store.log_syncs();
-        for _ in 0..10 {
-            store
-                .commit(vec![batch(&[TestFlow::new(1, "a", "b", "c", 1, 1)])])
-                .unwrap();
-        }
-        assert_eq!(store.log_syncs() - before, syncs);
-    }
 }

@@ -130,7 +130,7 @@ fn until_in_log(word: &str, log: impl Fn() -> String) {
 
 /// What says that it is ready, reads a request, and breaks off; counts those that were no look at its health.
 /// It reads all of it: what arrives in parts has to be sent again as a whole.
-fn breaks_off() -> (SocketAddr, Arc<AtomicU64>) {
+fn aborts_responses() -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let broken = Arc::new(AtomicU64::new(0));
@@ -163,7 +163,7 @@ fn only_idempotent_requests_are_sent_to_a_second_node() {
     const FLOWS: u64 = 300;
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
-    let (broken, count) = breaks_off();
+    let (broken, count) = aborts_responses();
     let nodes = [daemon.address, broken, daemon.address];
     let front = Front::start(dir.path(), nodes, &[]);
     let client = front.client();

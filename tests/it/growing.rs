@@ -13,39 +13,39 @@ fn a_line_that_was_cut_inside_a_number_counts_exactly() {
         let whole = format!("{HEADER}a,b,v,1,10,1\na,b,v,1,20,1234\na,b,v,1,40,1\n");
         let mut rest = whole.find("234\n").unwrap();
         let file = world.file("a.csv", &whole.as_bytes()[..rest]);
-        let said = world.give(way, &[&file]);
-        said.assert(2, 0);
+        let output = world.run(way, &[&file]);
+        output.assert(2, 0);
         let warning = r#"a.csv: line 3 has no line end; it counts as {"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":20,"bytes_rx":1,"hour":1}. If the file is still being written, give --growing"#;
         assert!(
-            said.error.starts_with("warning: ") && said.error.contains(warning),
-            "{said:?}"
+            output.error.starts_with("warning: ") && output.error.contains(warning),
+            "{output:?}"
         );
-        assert_eq!(said.error.matches("warning").count(), 1, "{said:?}");
+        assert_eq!(output.error.matches("warning").count(), 1, "{output:?}");
         assert_eq!(world.counted(), 2);
         // Unchanged, it is not said again.
-        let said = world.give(way, &[&file]);
-        said.assert(0, 2);
-        assert_eq!(said.error, "");
+        let output = world.run(way, &[&file]);
+        output.assert(0, 2);
+        assert_eq!(output.error, "");
         rest += 1;
         let file = world.file("a.csv", &whole.as_bytes()[..rest]);
-        assert_eq!(world.give(way, &[&file]).status, Some(0));
+        assert_eq!(world.run(way, &[&file]).status, Some(0));
         assert_eq!((world.counted(), world.tx()), (1 + 12, 30));
         let file = world.file("a.csv", whole.as_bytes());
-        assert_eq!(world.give(way, &[&file]).status, Some(0));
+        assert_eq!(world.run(way, &[&file]).status, Some(0));
         assert_eq!((world.counted(), world.tx()), (1 + 1234 + 1, 70));
         for other in WAYS {
-            world.give(other, &[&file]).assert(0, 3);
+            world.run(other, &[&file]).assert(0, 3);
         }
         // Without the end of a line, and with it: the same.
         let file = world.file("b.csv", &whole.as_bytes()[..whole.len() - 1]);
-        let said = world.give(way, &[&file]);
-        said.assert(0, 3);
-        assert_eq!(said.error, "");
+        let output = world.run(way, &[&file]);
+        output.assert(0, 3);
+        assert_eq!(output.error, "");
         // Shorter copies are not counted beside it.
         for cut in HEADER.len() + 12..whole.len() {
             let file = world.file("c.csv", &whole.as_bytes()[..cut]);
-            let said = world.give(Way::ImportUrl, &[&file]);
-            assert!(said.out.starts_with("0 flows"), "{cut}: {said:?}");
+            let output = world.run(Way::ImportUrl, &[&file]);
+            assert!(output.out.starts_with("0 flows"), "{cut}: {output:?}");
         }
         assert_eq!((world.counted(), world.tx()), (1 + 1234 + 1, 70));
     }
@@ -60,14 +60,17 @@ fn a_line_that_has_become_another_flow_is_refused_once() {
         let whole = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\na,b,v,1,1,1\na,b,v,2,1,123\na,b,v,4,1,1\n";
         let cut = whole.find("23\n").unwrap();
         let file = world.file("a.csv", &whole.as_bytes()[..cut]);
-        world.give(way, &[&file]).assert(2, 0);
+        world.run(way, &[&file]).assert(2, 0);
         for (length, flows) in [(whole.len() - 12, 0), (whole.len(), 1)] {
             let file = world.file("a.csv", &whole.as_bytes()[..length]);
             let rejects = world.dir.path().join("rejects");
             let rejects = rejects.to_str().unwrap();
-            let said = world.give(way, &[&file, "--rejects", rejects]);
-            assert!(said.out.starts_with(&format!("{flows} flows")), "{said:?}");
-            assert_eq!(said.status, Some(i32::from(flows == 0)), "{said:?}");
+            let output = world.run(way, &[&file, "--rejects", rejects]);
+            assert!(
+                output.out.starts_with(&format!("{flows} flows")),
+                "{output:?}"
+            );
+            assert_eq!(output.status, Some(i32::from(flows == 0)), "{output:?}");
             let kept = std::fs::read_to_string(rejects).unwrap();
             assert!(
                 kept.contains("a.csv: line 3") && kept.contains("bytes_tx 2"),
@@ -75,14 +78,15 @@ fn a_line_that_has_become_another_flow_is_refused_once() {
             );
             assert_eq!(kept.lines().count(), 1, "{kept}");
             assert_eq!(
-                said.error
+                output
+                    .error
                     .contains("line 3: the file ended inside the last field"),
                 flows == 0,
-                "{said:?}"
+                "{output:?}"
             );
-            let said = world.give(way, &[&file]);
-            said.assert(0, if flows == 0 { 2 } else { 3 });
-            assert_eq!(said.error, "");
+            let output = world.run(way, &[&file]);
+            output.assert(0, if flows == 0 { 2 } else { 3 });
+            assert_eq!(output.error, "");
         }
         assert_eq!((world.counted(), world.tx()), (3, 7));
     }
@@ -112,30 +116,30 @@ fn a_flow_log_that_was_cut_counts_once() {
             let way = WAYS[cut % 2];
             let give = |world: &mut World, text: &str| {
                 let file = world.file("flow.log", text.as_bytes());
-                world.give(way, &[&file, "--source", &source])
+                world.run(way, &[&file, "--source", &source])
             };
-            let said = give(&mut world, &whole[..cut]);
+            let output = give(&mut world, &whole[..cut]);
             let is_sure =
-                matches!(field, "action" | "log-status") || !said.out.starts_with("2 flows");
+                matches!(field, "action" | "log-status") || !output.out.starts_with("2 flows");
             assert_eq!(
                 !is_sure,
-                said.error.contains("line 3 has no line end"),
-                "{said:?}"
+                output.error.contains("line 3 has no line end"),
+                "{output:?}"
             );
-            let counted: u64 = said.out.split(' ').next().unwrap().parse().unwrap();
-            let said = give(&mut world, &whole);
+            let counted: u64 = output.out.split(' ').next().unwrap().parse().unwrap();
+            let output = give(&mut world, &whole);
             let is_another =
                 counted == 2 && cut + 1 < whole.len() && !matches!(field, "bytes" | "end");
             assert_eq!(
-                said.status,
+                output.status,
                 Some(i32::from(is_another)),
-                "{field} {cut}: {said:?}"
+                "{field} {cut}: {output:?}"
             );
-            let said = give(&mut world, &whole);
+            let output = give(&mut world, &whole);
             assert_eq!(
-                (said.status, said.error.as_str()),
+                (output.status, output.error.as_str()),
                 (Some(0), ""),
-                "{said:?}"
+                "{output:?}"
             );
         }
         let rows = world.daemon().client.hour(1_000_000);
@@ -162,11 +166,11 @@ fn growing_leaves_the_last_line() {
             let headers = lines.len() - 2;
             for cut in (0..=text.len()).step_by(3).chain([text.len()]) {
                 let file = world.file("file", &text.as_bytes()[..cut]);
-                let said = world.give(way, &[&file, "--growing"]);
+                let output = world.run(way, &[&file, "--growing"]);
                 assert_eq!(
-                    (said.status, said.error.contains("warning")),
+                    (output.status, output.error.contains("warning")),
                     (Some(0), false),
-                    "{said:?}"
+                    "{output:?}"
                 );
                 let whole = lines.iter().filter(|&&end| end <= cut).count();
                 let expected = [0, 10, 30][whole.saturating_sub(headers)];
@@ -180,8 +184,11 @@ fn growing_leaves_the_last_line() {
         }
         let mut world = World::new();
         let file = world.file("array", b"[]");
-        let said = world.give(way, &[&file, "--growing"]);
-        assert!(said.error.contains("--growing is for NDJSON"), "{said:?}");
+        let output = world.run(way, &[&file, "--growing"]);
+        assert!(
+            output.error.contains("--growing is for NDJSON"),
+            "{output:?}"
+        );
     }
 }
 
@@ -203,16 +210,19 @@ fn growing_is_not_for_pipes() {
         (Way::ImportDir, &["-", "--growing"]),
         (Way::Send, &[&fifo, "--growing"]),
     ] {
-        let said = world.give(way, arguments);
-        assert_eq!(said.status, Some(1), "{said:?}");
-        assert!(said.error.contains("what is read from a pipe"), "{said:?}");
+        let output = world.run(way, arguments);
+        assert_eq!(output.status, Some(1), "{output:?}");
+        assert!(
+            output.error.contains("what is read from a pipe"),
+            "{output:?}"
+        );
     }
     assert!(!std::path::Path::new(&spool).exists());
     // With a source, the same flows come again from their beginning.
     for (part, counted) in [(&body[..body.len() - 1], 10), (&body, 30)] {
         let arguments = ["-", "--growing", "--source", "a"];
-        let said = world.pipe(Way::Send, &arguments, part.as_bytes());
-        assert_eq!(said.status, Some(0), "{said:?}");
+        let output = world.pipe(Way::Send, &arguments, part.as_bytes());
+        assert_eq!(output.status, Some(0), "{output:?}");
         assert_eq!(world.tx(), counted);
     }
 }
@@ -286,18 +296,21 @@ fn headers_marks_columns_and_blanks_do_not_make_another_file() {
             let mut world = World::new();
             let format = if flows == 14 { "vpc-flow-logs" } else { "csv" };
             let file = world.file("first", first.as_bytes());
-            let said = world.give(Way::Send, &[&file, "--format", format]);
-            assert!(said.out.starts_with(&format!("{flows} flows")), "{said:?}");
+            let output = world.run(Way::Send, &[&file, "--format", format]);
+            assert!(
+                output.out.starts_with(&format!("{flows} flows")),
+                "{output:?}"
+            );
             for (at, other) in texts.iter().enumerate() {
                 let file = world.file("other", other.as_bytes());
-                let said = world.give(WAYS[at % 2], &[&file, "--format", format]);
+                let output = world.run(WAYS[at % 2], &[&file, "--format", format]);
                 let skipped = match flows {
                     1 => "; 1 flow skipped".to_owned(),
                     n => format!("; {n} flows skipped"),
                 };
                 assert!(
-                    said.out.starts_with("0 flows") && said.out.contains(&skipped),
-                    "{at}: {said:?}"
+                    output.out.starts_with("0 flows") && output.out.contains(&skipped),
+                    "{at}: {output:?}"
                 );
             }
         }
@@ -312,17 +325,17 @@ fn a_rejected_last_line_may_be_corrected_in_place() {
         let row = |n: u64| format!("a,b,v,1,{n},1\n");
         let text = format!("{HEADER}{}{}a,b,v,1,x,1\n", row(1), row(2));
         let file = world.file("a.csv", text.as_bytes());
-        let said = world.give(way, &[&file]);
+        let output = world.run(way, &[&file]);
         assert!(
-            said.error.contains("line 4") && said.out.starts_with("2 flows"),
-            "{said:?}"
+            output.error.contains("line 4") && output.out.starts_with("2 flows"),
+            "{output:?}"
         );
         assert!(
-            said.error.contains("correct and send only these"),
-            "{said:?}"
+            output.error.contains("correct and send only these"),
+            "{output:?}"
         );
         let file = world.file("a.csv", text.replace(",x,", ",4,").as_bytes());
-        world.give(way, &[&file]).assert(1, 2);
+        world.run(way, &[&file]).assert(1, 2);
         assert_eq!(world.tx(), 7);
     }
 }
@@ -429,9 +442,9 @@ fn a_pipe_that_is_read_again_has_no_spool() {
     let mut world = World::new();
     let spool = world.dir.path().join("spool");
     let spool = spool.to_str().unwrap().to_owned();
-    let said = world.pipe(Way::Send, &["-", "--source", "a", "--spool", &spool], b"");
-    assert_eq!(said.status, Some(1), "{said:?}");
-    assert!(said.error.contains("give one of them"), "{said:?}");
+    let output = world.pipe(Way::Send, &["-", "--source", "a", "--spool", &spool], b"");
+    assert_eq!(output.status, Some(1), "{output:?}");
+    assert!(output.error.contains("give one of them"), "{output:?}");
     assert!(!std::path::Path::new(&spool).exists());
 }
 
@@ -467,10 +480,10 @@ fn a_header_in_another_spelling_ends_the_reading() {
         let mut world = World::new();
         let file = world.file("file", format!("{begin}{header}\n{row}\n").as_bytes());
         for way in WAYS {
-            let said = world.give(way, &[&file]);
-            assert_eq!(said.status, Some(1), "{at}: {said:?}");
-            assert!(said.error.contains("line 3"), "{at}: {said:?}");
-            assert!(said.out.starts_with("0 flows"), "{at}: {said:?}");
+            let output = world.run(way, &[&file]);
+            assert_eq!(output.status, Some(1), "{at}: {output:?}");
+            assert!(output.error.contains("line 3"), "{at}: {output:?}");
+            assert!(output.out.starts_with("0 flows"), "{at}: {output:?}");
         }
     }
 }

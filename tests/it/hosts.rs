@@ -13,7 +13,7 @@ fn body() -> String {
 }
 
 /// The status of an answer, and the end of its problem's type.
-fn said(answer: &str) -> String {
+fn status_and_title(answer: &str) -> String {
     let status = answer.split(' ').nth(1).unwrap_or("closed");
     let kind = answer.split_once("urn:flowtally:problem:");
     let kind = kind.map_or("", |(_, rest)| rest.split('"').next().unwrap());
@@ -26,12 +26,12 @@ fn post(address: SocketAddr, head: &str) -> String {
     let request = format!(
         "POST /flows HTTP/1.1\r\n{head}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     );
-    said(&raw(address, request.as_bytes()))
+    status_and_title(&raw(address, request.as_bytes()))
 }
 
 fn get(address: SocketAddr, line: &str, head: &str) -> String {
     let head = head.replace('\n', "\r\n");
-    said(&raw(address, format!("{line}\r\n{head}\r\n").as_bytes()))
+    status_and_title(&raw(address, format!("{line}\r\n{head}\r\n").as_bytes()))
 }
 
 fn serve(dir: &Path, arguments: &[&str]) -> Daemon {
@@ -96,7 +96,10 @@ fn requests_of_foreign_pages_are_refused_and_those_of_java_clients_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = serve(dir.path(), &[]);
     let foreign = include_bytes!("../data/r02-no-content-type-foreign-origin.http");
-    assert_eq!(said(&raw(daemon.address, foreign)), "403 foreign-origin");
+    assert_eq!(
+        status_and_title(&raw(daemon.address, foreign)),
+        "403 foreign-origin"
+    );
     assert!(daemon.client.hour(492_985).is_empty());
     let java = include_bytes!("../data/r01-java-h2c-upgrade.http");
     let answer = raw(daemon.address, java);
@@ -125,7 +128,7 @@ fn foreign_host_names_are_refused_on_loopback() {
             address,
             format!("GET /hours HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes(),
         );
-        assert_eq!(said(&answer), FOREIGN, "{host}");
+        assert_eq!(status_and_title(&answer), FOREIGN, "{host}");
         assert!(answer.contains("--allow-host"), "{answer}");
         // The name of a target in absolute form comes first.
         let line = format!("GET http://{host}/hours HTTP/1.1");

@@ -37,7 +37,7 @@ fn hours(client: &Client) -> Vec<u64> {
 }
 
 #[test]
-fn an_hour_that_cannot_be_costs_nobody_anything() {
+fn a_far_future_hour_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &RETAIN);
     let client = &daemon.client;

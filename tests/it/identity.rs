@@ -29,7 +29,7 @@ pub(crate) struct World {
 
 /// What a command said.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandOutput {
     pub(crate) status: Option<i32>,
     pub(crate) out: String,
     pub(crate) error: String,
@@ -75,17 +75,17 @@ impl World {
         command
     }
 
-    pub(crate) fn give(&mut self, way: Way, arguments: &[&str]) -> Said {
-        said(&self.command(way, arguments).output().unwrap())
+    pub(crate) fn run(&mut self, way: Way, arguments: &[&str]) -> CommandOutput {
+        output_of(&self.command(way, arguments).output().unwrap())
     }
 
-    pub(crate) fn pipe(&mut self, way: Way, arguments: &[&str], input: &[u8]) -> Said {
-        let mut child = self.begin(way, arguments);
+    pub(crate) fn pipe(&mut self, way: Way, arguments: &[&str], input: &[u8]) -> CommandOutput {
+        let mut child = self.spawn(way, arguments);
         child.stdin.take().unwrap().write_all(input).unwrap();
-        said(&child.wait_with_output().unwrap())
+        output_of(&child.wait_with_output().unwrap())
     }
 
-    fn begin(&mut self, way: Way, arguments: &[&str]) -> Child {
+    fn spawn(&mut self, way: Way, arguments: &[&str]) -> Child {
         self.command(way, arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -107,12 +107,12 @@ impl World {
     }
 }
 
-fn said(output: &std::process::Output) -> Said {
+fn output_of(output: &std::process::Output) -> CommandOutput {
     let (status, out, error) = parts(output);
-    Said { status, out, error }
+    CommandOutput { status, out, error }
 }
 
-impl Said {
+impl CommandOutput {
     /// So many flows counted, and so many were skipped.
     #[track_caller]
     pub(crate) fn assert(&self, counted: u64, skipped: u64) {
@@ -173,21 +173,21 @@ fn a_file_counts_once_under_any_name_and_compression() {
     // Several blocks, which every form cuts elsewhere.
     let flows = flows(16_000);
     let file = world.file("flows.ndjson", &ndjson_body(&flows));
-    world.give(Way::Send, &[&file]).assert(16_000, 0);
+    world.run(Way::Send, &[&file]).assert(16_000, 0);
     for (at, (name, bytes)) in copies(&flows).into_iter().enumerate() {
         let copy = world.file(&format!("copies/{name}"), &bytes);
         let way = WAYS[at % 2];
-        world.give(way, &[&copy]).assert(0, 16_000);
+        world.run(way, &[&copy]).assert(0, 16_000);
     }
     // By the same and the other commands, with other times, and batched otherwise.
     for way in WAYS {
         let touched = std::fs::File::options().append(true).open(&file).unwrap();
         let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
         touched.set_modified(an_hour_ago).unwrap();
-        world.give(way, &[&file]).assert(0, 16_000);
+        world.run(way, &[&file]).assert(0, 16_000);
     }
     world
-        .give(Way::Send, &[&file, "--batch-flows", "7", "--no-compress"])
+        .run(Way::Send, &[&file, "--batch-flows", "7", "--no-compress"])
         .assert(0, 16_000);
     assert_eq!(world.counted(), 16_000);
 }
@@ -198,16 +198,16 @@ fn a_file_counted_by_one_command_is_known_to_the_others() {
         let mut world = World::new();
         let flows = flows(40);
         let file = world.file("flows.csv", &csv_body(&flows));
-        world.give(first, &[&file]).assert(40, 0);
+        world.run(first, &[&file]).assert(40, 0);
         let copy = world.file("copy.json.gz", &gzip(&json_body(&flows)));
         let more = [&flows[..], &self::flows(3)].concat();
         let mut length = 40;
         for second in WAYS {
-            world.give(second, &[&copy]).assert(0, length);
+            world.run(second, &[&copy]).assert(0, length);
             let grown = [&more[..], &self::flows(length - 40)].concat();
             let grown = world.file("grown", &ndjson_body(&grown));
             let new = std::fs::read_to_string(&grown).unwrap().lines().count() as u64 - length;
-            world.give(second, &[&grown]).assert(new, length);
+            world.run(second, &[&grown]).assert(new, length);
             std::fs::write(&copy, std::fs::read(&grown).unwrap()).unwrap();
             length += new;
         }
@@ -236,7 +236,7 @@ fn a_file_that_grows_counts_once() {
         std::fs::write(&path, bytes).unwrap();
         let way = *WAYS.choose(&mut random).unwrap();
         if random.random_range(0..3) == 0 {
-            let mut child = world.begin(way, &[&path]);
+            let mut child = world.spawn(way, &[&path]);
             // Any moment will do.
             std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
             child.kill().unwrap();
@@ -244,19 +244,19 @@ fn a_file_that_grows_counts_once() {
             killed += 1;
             continue;
         }
-        let said = world.give(way, &[&path]);
+        let output = world.run(way, &[&path]);
         // The last line may be the beginning of a flow, or a flow without the end of its line.
         let lines: Vec<_> = whole[..length].split(|&byte| byte == b'\n').collect();
         let last = lines.last().unwrap();
         let is_whole = last.ends_with(b"}");
         let is_part = !last.is_empty() && !is_whole;
-        assert_eq!(said.status, Some(i32::from(is_part)), "{said:?}");
+        assert_eq!(output.status, Some(i32::from(is_part)), "{output:?}");
         let expected = lines.len() as u64 - 1 + u64::from(is_whole);
-        assert_eq!(world.counted(), expected, "{way:?}, {length}: {said:?}");
+        assert_eq!(world.counted(), expected, "{way:?}, {length}: {output:?}");
     }
     println!("killed {killed} times");
-    world.give(Way::Send, &[&path]);
-    world.give(Way::ImportUrl, &[&path]).assert(0, 45_000);
+    world.run(Way::Send, &[&path]);
+    world.run(Way::ImportUrl, &[&path]).assert(0, 45_000);
     let sum: u64 = flows.iter().map(|flow| flow.tx).sum();
     assert_eq!((world.counted(), world.tx()), (45_000, sum));
 }
@@ -268,29 +268,29 @@ fn the_beginning_of_a_file_that_was_counted_is_refused() {
     let whole = ndjson_body(&flows(30_000));
     let text = String::from_utf8(whole.clone()).unwrap();
     let file = world.file("flows", &whole);
-    world.give(Way::ImportDir, &[&file]).assert(30_000, 0);
+    world.run(Way::ImportDir, &[&file]).assert(30_000, 0);
     for (at, lines) in [1, 2, 3, 100, 8191, 8193, 15_000, 29_999]
         .into_iter()
         .enumerate()
     {
         let begin: String = text.split_inclusive('\n').take(lines).collect();
         let begin = world.file("begin", begin.as_bytes());
-        let said = world.give(WAYS[at % 3], &[&begin]);
-        said.assert_refused("may be the beginning of a file that was counted on 20");
-        assert!(said.error.contains("give --source NAME"), "{said:?}");
+        let output = world.run(WAYS[at % 3], &[&begin]);
+        output.assert_refused("may be the beginning of a file that was counted on 20");
+        assert!(output.error.contains("give --source NAME"), "{output:?}");
     }
     assert_eq!(world.counted(), 30_000);
     let begin: String = text.split_inclusive('\n').take(5).collect();
     let begin = world.file("begin", begin.as_bytes());
-    let said = world.give(Way::Send, &[&begin, "--source", "host-7"]);
-    said.assert(5, 0);
-    let said = world.give(Way::ImportUrl, &[&begin, "--again"]);
-    said.assert(5, 0);
+    let output = world.run(Way::Send, &[&begin, "--source", "host-7"]);
+    output.assert(5, 0);
+    let output = world.run(Way::ImportUrl, &[&begin, "--again"]);
+    output.assert(5, 0);
     // What differs, as far as that can be told, is another file.
     let other: String = text.split_inclusive('\n').take(100).collect();
     let other = other + &*ndjson_lines(60);
     let other = world.file("other", other.as_bytes());
-    world.give(Way::Send, &[&other]).assert(160, 0);
+    world.run(Way::Send, &[&other]).assert(160, 0);
     assert_eq!(world.counted(), 30_170);
 }
 
@@ -316,34 +316,34 @@ fn the_same_records_under_other_names_are_refused() {
         let log = world.file("flow.log", LOG.as_bytes());
         let apps_1 = world.file("1.csv", apps("10.0.0.1,web").as_bytes());
         let apps_2 = world.file("2.csv", apps("10.0.0.1,db").as_bytes());
-        world.give(first, &[&log, "--apps", &apps_1]).assert(2, 0);
+        world.run(first, &[&log, "--apps", &apps_1]).assert(2, 0);
         let grown = LOG.to_owned() + "2 10.0.0.9 10.0.0.8 7 3600000000 ACCEPT OK\n";
         let grown = world.file("grown.log", grown.as_bytes());
         for second in WAYS {
             for arguments in [&[&log[..], "--apps", &apps_2][..], &[&grown]] {
-                let said = world.give(second, arguments);
-                said.assert_refused(
+                let output = world.run(second, arguments);
+                output.assert_refused(
                     "gave different flows then, with another --apps, --count or --format",
                 );
             }
-            let said = world.give(second, &[&log, "--format", "ndjson"]);
-            said.assert_refused("line 1");
-            world.give(second, &[&log, "--apps", &apps_1]).assert(0, 2);
+            let output = world.run(second, &[&log, "--format", "ndjson"]);
+            output.assert_refused("line 1");
+            world.run(second, &[&log, "--apps", &apps_1]).assert(0, 2);
         }
-        world.give(first, &[&grown, "--apps", &apps_1]).assert(1, 2);
+        world.run(first, &[&grown, "--apps", &apps_1]).assert(1, 2);
         let rows = world.daemon().client.hour(1_000_000);
         let sum: u64 = rows.iter().map(|(_, counters)| counters.tx).sum();
         assert_eq!(sum, 157);
         // A log that has the same header, and nothing else in common.
         let other = LOG.replace("10.0.0.", "10.0.1.");
         let other = world.file("other.log", other.as_bytes());
-        world.give(first, &[&other]).assert(2, 0);
+        world.run(first, &[&other]).assert(2, 0);
         // A header alone is nothing.
         let header = world.file(
             "header.log",
             LOG.split_inclusive('\n').next().unwrap().as_bytes(),
         );
-        world.give(first, &[&header]).assert(0, 0);
+        world.run(first, &[&header]).assert(0, 0);
     }
 }
 
@@ -360,8 +360,8 @@ fn pipes_count_once_per_source() {
             (&["--source", "b"], 100),
         ] {
             let arguments = [&[&file[..]], source].concat();
-            world.give(way, &arguments).assert(new, 0);
-            world.give(way, &arguments).assert(0, 100);
+            world.run(way, &arguments).assert(new, 0);
+            world.run(way, &arguments).assert(0, 100);
             expected += new;
         }
         // A pipe with a source is what a file is; one without counts each time.
@@ -371,15 +371,15 @@ fn pipes_count_once_per_source() {
         world
             .pipe(way, &["-", "--source", "c"], &body)
             .assert(100, 0);
-        world.give(way, &[&file, "--source", "c"]).assert(0, 100);
+        world.run(way, &[&file, "--source", "c"]).assert(0, 100);
         for _ in 0..2 {
             world.pipe(way, &["-"], &body).assert(100, 0);
-            world.give(way, &[&file, "--again"]).assert(100, 0);
+            world.run(way, &[&file, "--again"]).assert(100, 0);
         }
         expected += 500;
         assert_eq!(world.counted(), expected);
-        let said = world.give(way, &[&file, "--again", "--source", "a"]);
-        assert_eq!(said.status, Some(2), "{said:?}");
+        let output = world.run(way, &[&file, "--again", "--source", "a"]);
+        assert_eq!(output.status, Some(2), "{output:?}");
     }
 }
 
@@ -398,17 +398,17 @@ fn a_truncated_file_counts_the_rest_when_it_is_complete() {
         for (way, next) in WAYS.iter().zip(WAYS.iter().cycle().skip(1)) {
             let source = format!("{way:?}");
             let file = world.file(name, &whole[..whole.len() - cut]);
-            let said = world.give(*way, &[&file, "--source", &source]);
-            assert_eq!(said.status, Some(1), "{said:?}");
+            let output = world.run(*way, &[&file, "--source", &source]);
+            assert_eq!(output.status, Some(1), "{output:?}");
             assert!(
-                said.error.contains("only what comes after that counts"),
-                "{said:?}"
+                output.error.contains("only what comes after that counts"),
+                "{output:?}"
             );
-            let counted: u64 = said.out.split(' ').next().unwrap().parse().unwrap();
-            assert!((1..16_000).contains(&counted), "{said:?}");
+            let counted: u64 = output.out.split(' ').next().unwrap().parse().unwrap();
+            assert!((1..16_000).contains(&counted), "{output:?}");
             let file = world.file(name, &whole);
-            let said = world.give(*next, &[&file, "--source", &source]);
-            said.assert(16_000 - counted, counted);
+            let output = world.run(*next, &[&file, "--source", &source]);
+            output.assert(16_000 - counted, counted);
         }
         assert_eq!(world.counted(), 48_000, "{name}");
     }
@@ -418,7 +418,7 @@ fn a_truncated_file_counts_the_rest_when_it_is_complete() {
     for (name, bytes) in [("gz", &gz[..gz.len() - 1]), ("json", json)] {
         let file = world.file(name, bytes);
         for way in WAYS {
-            world.give(way, &[&file]).assert_refused("nothing of it");
+            world.run(way, &[&file]).assert_refused("nothing of it");
         }
     }
     assert_eq!(world.counted(), 0);
@@ -474,13 +474,13 @@ fn nothing_of_a_damaged_file_counts() {
         for (way, next) in WAYS.iter().zip(WAYS.iter().cycle().skip(1)) {
             let source = format!("{way:?}");
             let file = world.file(name, &damaged);
-            let said = world.give(*way, &[&file, "--source", &source]);
-            said.assert_refused("nothing of it");
-            assert!(said.error.contains("is damaged"), "{said:?}");
-            assert!(said.error.contains("get a good copy of it"), "{said:?}");
+            let output = world.run(*way, &[&file, "--source", &source]);
+            output.assert_refused("nothing of it");
+            assert!(output.error.contains("is damaged"), "{output:?}");
+            assert!(output.error.contains("get a good copy of it"), "{output:?}");
             let file = world.file(name, &good);
             world
-                .give(*next, &[&file, "--source", &source])
+                .run(*next, &[&file, "--source", &source])
                 .assert(20_000, 0);
         }
         assert_eq!(world.tx(), 3 * (0..20_000).sum::<u64>(), "{name}");
@@ -500,14 +500,14 @@ fn commands_that_overlap_count_it_once() {
         // A new file, as a job that writes it anew does.
         let new = world.file("new", &begin);
         std::fs::rename(&new, &path).unwrap();
-        children.push(world.begin(WAYS[part % 2], &[&path]));
+        children.push(world.spawn(WAYS[part % 2], &[&path]));
         // They start at different moments of the others; the sums are the same for all.
         std::thread::sleep(Duration::from_millis(30));
     }
     let outputs = children.into_iter().map(|child| child.wait_with_output());
-    let all: Vec<Said> = outputs.map(|output| said(&output.unwrap())).collect();
+    let all: Vec<CommandOutput> = outputs.map(|output| output_of(&output.unwrap())).collect();
     // A command that read less, and comes later, finds the beginning of what was counted.
-    let too_late = |said: &Said| said.error.contains("may be the beginning");
+    let too_late = |output: &CommandOutput| output.error.contains("may be the beginning");
     assert!(
         all.iter().all(|s| s.status == Some(0) || too_late(s)),
         "{all:?}"
@@ -522,21 +522,22 @@ fn a_changed_copy_counts_and_is_named() {
         let mut world = World::new();
         let text = String::from_utf8(ndjson_body(&flows(500))).unwrap();
         let file = world.file("flows.ndjson", text.as_bytes());
-        world.give(way, &[&file]).assert(500, 0);
+        world.run(way, &[&file]).assert(500, 0);
         let changed = ndjson(1_000_000) + text.as_str();
         let changed = world.file("mended/flows.ndjson.gz", &gzip(changed.as_bytes()));
-        let said = world.give(way, &[&changed]);
-        said.assert(501, 0);
+        let output = world.run(way, &[&changed]);
+        output.assert(501, 0);
         assert!(
-            said.error
+            output
+                .error
                 .contains("a file of this name with many of the same flows was counted on 20"),
-            "{said:?}"
+            "{output:?}"
         );
         let other = ndjson(2_000_000) + text.as_str();
         let other = world.file("other.ndjson", other.as_bytes());
-        let said = world.give(way, &[&other]);
-        said.assert(501, 0);
-        assert_eq!(said.error, "");
+        let output = world.run(way, &[&other]);
+        output.assert(501, 0);
+        assert_eq!(output.error, "");
     }
 }
 
@@ -554,13 +555,13 @@ fn files_of_a_few_bytes_count_once() {
         .enumerate()
         {
             let file = world.file(&format!("empty-{at}"), body.as_bytes());
-            world.give(way, &[&file]).assert(0, 0);
+            world.run(way, &[&file]).assert(0, 0);
         }
     }
     for (at, tx) in (0..9).enumerate() {
         let file = world.file(&format!("{tx}"), ndjson(tx).as_bytes());
-        world.give(WAYS[at % 3], &[&file]).assert(1, 0);
-        world.give(WAYS[(at + 1) % 3], &[&file]).assert(0, 1);
+        world.run(WAYS[at % 3], &[&file]).assert(1, 0);
+        world.run(WAYS[(at + 1) % 3], &[&file]).assert(0, 1);
     }
     assert_eq!(world.counted(), 9);
     // Many at once, one of them twice.
@@ -571,7 +572,7 @@ fn files_of_a_few_bytes_count_once() {
     for way in [Way::ImportDir, Way::ImportUrl] {
         let source = ["--source", if way == Way::ImportDir { "a" } else { "b" }];
         world
-            .give(way, &[&names[..], &source].concat())
+            .run(way, &[&names[..], &source].concat())
             .assert(19, 1);
     }
 }

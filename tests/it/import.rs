@@ -123,7 +123,7 @@ fn every_format_and_compression_is_imported() {
 }
 
 #[test]
-fn a_file_counts_once_until_it_is_said_otherwise() {
+fn a_file_counts_once_unless_again_is_given() {
     let bench = Bench::new();
     let flows = flows(30_000);
     let file = bench.file("flows.ndjson", &ndjson_body(&flows));
@@ -310,7 +310,7 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
 /// An import is killed at growing ages, by SIGKILL and by SIGTERM in turn, until one has the time to
 /// end: every flow counts once.
 #[test]
-fn an_import_that_is_killed_goes_on() {
+fn an_interrupted_import_resumes() {
     let bench = Bench::new();
     let flows = flows(600_000);
     let mut model = Model::new();

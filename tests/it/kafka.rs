@@ -19,8 +19,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use flow::{Offset, Partition, PartitionCount};
 use flowtally::service::cluster::kafka::{
-    Consumer, Control, Handler, KafkaError, MESSAGE_BYTES_MAX, Owners, Producer, Record, Settings,
-    Signer, Truncation, ensure_topics,
+    ConsumedMessage, Consumer, Control, Handler, KafkaError, KafkaSettings, MESSAGE_BYTES_MAX,
+    Owners, Producer, Signer, Truncation, ensure_topics,
 };
 
 use crate::wait::{at_most, until};
@@ -106,8 +106,8 @@ pub fn script_by(command: Command, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn settings(brokers: &str, topic: &str, node: &str) -> Settings {
-    Settings {
+fn settings(brokers: &str, topic: &str, node: &str) -> KafkaSettings {
+    KafkaSettings {
         brokers: brokers.to_owned(),
         topic: topic.to_owned(),
         node: node.to_owned(),
@@ -163,7 +163,7 @@ struct Node {
 }
 
 impl Node {
-    fn join(settings: &Settings, stores: &Arc<Mutex<Stores>>) -> Consumer {
+    fn join(settings: &KafkaSettings, stores: &Arc<Mutex<Stores>>) -> Consumer {
         let node = Node {
             name: settings.node.clone(),
             stores: stores.clone(),
@@ -189,12 +189,12 @@ impl Handler for Node {
         start.map(o)
     }
 
-    fn records(&mut self, _: &Control, partition: Partition, records: &[Record<'_>]) {
+    fn messages(&mut self, _: &Control, partition: Partition, batch: &[ConsumedMessage<'_>]) {
         let partition = partition.get();
         let mut stores = self.stores.lock();
         assert_eq!(stores.owners.get(&partition), Some(&self.name));
         let messages = stores.messages.entry(partition).or_default();
-        for record in records {
+        for record in batch {
             let last = messages.keys().next_back();
             let offset = record.offset.get();
             assert!(last.is_none_or(|last| *last < offset), "{record:?}");
@@ -223,8 +223,8 @@ impl Handler for Node {
 fn members_that_come_and_go_read_everything_once() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "members", node);
-    assert_eq!(ensure_topics(&of("a"), 4).unwrap(), count(4));
-    let existing = ensure_topics(&of("a"), 9).unwrap();
+    assert_eq!(ensure_topics(&of("a"), count(4)).unwrap(), count(4));
+    let existing = ensure_topics(&of("a"), count(9)).unwrap();
     assert_eq!(existing, count(4), "they were there");
     let producer = Producer::new(&of("a")).unwrap();
     let mut sent = BTreeMap::new();
@@ -294,7 +294,7 @@ fn members_that_come_and_go_read_everything_once() {
 fn a_pause_ends_when_the_partition_is_revoked() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "paused", node);
-    ensure_topics(&of("a"), 2).unwrap();
+    ensure_topics(&of("a"), count(2)).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
     let stores = Arc::new(Mutex::new(Stores::default()));
     let owned_by = |node: &str| stores.lock().owned_by(node);
@@ -328,7 +328,7 @@ fn a_pause_ends_when_the_partition_is_revoked() {
 fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     let broker = Broker::start();
     let settings = settings(&broker.addresses, "killed", "a");
-    ensure_topics(&settings, 2).unwrap();
+    ensure_topics(&settings, count(2)).unwrap();
     let producer = Producer::new(&settings).unwrap();
     let stores = Arc::new(Mutex::new(Stores::default()));
     let consumer = Node::join(&settings, &stores);
@@ -427,7 +427,7 @@ fn reading_continues_after_a_false_offset_out_of_range() {
 fn each_partition_starts_where_its_store_ends() {
     let broker = &*BROKER;
     let settings = settings(&broker.addresses, "offsets", "a");
-    ensure_topics(&settings, 4).unwrap();
+    ensure_topics(&settings, count(4)).unwrap();
     let producer = Producer::new(&settings).unwrap();
     let produce = |partition: i32, n: u64| {
         let payload = n.to_string();
@@ -502,7 +502,7 @@ impl Signer for Unsigned {
 fn announcements_are_found_by_a_late_reader() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "announced", node);
-    ensure_topics(&of("a"), 2).unwrap();
+    ensure_topics(&of("a"), count(2)).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
     let first = Owners::open(
         &of("a"),
@@ -598,7 +598,7 @@ impl Signer for Named {
 fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "remembered", node);
-    ensure_topics(&of("a"), 4).unwrap();
+    ensure_topics(&of("a"), count(4)).unwrap();
     let producer = Producer::new(&of("a")).unwrap();
     let open = |node: &str, tokens: &Arc<Named>, partitions| {
         let url = format!("http://{node}");
@@ -712,7 +712,7 @@ fn topics_that_would_lose_messages_are_refused() {
         for made in block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
             made.unwrap();
         }
-        let error = ensure_topics(&settings(&broker.addresses, topic, "a"), 2).unwrap_err();
+        let error = ensure_topics(&settings(&broker.addresses, topic, "a"), count(2)).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
 }
@@ -736,7 +736,7 @@ fn unreachable_brokers_are_an_error_within_the_timeout() {
     assert!(block_on(sent).unwrap_err().is_temporary());
     let took = start.elapsed();
     assert!(took < at_most(14), "{took:?}");
-    let error = ensure_topics(&settings, 2).unwrap_err();
+    let error = ensure_topics(&settings, count(2)).unwrap_err();
     assert!(error.is_temporary(), "{error}");
 
     let large = vec![0; MESSAGE_BYTES_MAX - 1000];
@@ -756,7 +756,7 @@ fn unreachable_brokers_are_an_error_within_the_timeout() {
 fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     let broker = &*BROKER;
     let settings = settings(&broker.addresses, "kinds", "a");
-    ensure_topics(&settings, 2).unwrap();
+    ensure_topics(&settings, count(2)).unwrap();
     let producer = Producer::new(&settings).unwrap();
     let longest = vec![7; MESSAGE_BYTES_MAX - 1000];
     assert_eq!(
@@ -784,7 +784,7 @@ fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     until("the other reads", || stores[1].lock().count() == 1);
     drop((first, second));
 
-    let absent = Settings {
+    let absent = KafkaSettings {
         topic: "absent".into(),
         ..settings
     };

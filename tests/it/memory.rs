@@ -179,7 +179,7 @@ fn memory_max_of_2048_mib_holds() {
 /// Clients that look up as many keys as they may, and do not read the answers: a long key over and over, and keys
 /// that are all known.
 #[test]
-fn receipts_that_nobody_reads_take_no_more() {
+fn unread_receipts_take_bounded_memory() {
     const CLIENTS: usize = 100;
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--memory-max", "128"]);

@@ -100,7 +100,7 @@ fn a_start_that_fails_is_never_ready() {
 }
 
 #[test]
-fn a_socket_that_nobody_reads_stops_nothing() {
+fn an_unread_notify_socket_does_not_block() {
     let temp = tempfile::tempdir().unwrap();
     let daemon = launch(&temp.path().join("none"), &temp.path().join("db"), &[]);
     let flow = TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300);

@@ -26,7 +26,12 @@ fn flows_of(writer: usize) -> Vec<TestFlow> {
 
 /// Checks one answer: `acknowledged` batches were when it was asked for, `sent` when it was there,
 /// `seen` in the answer before. Updates `seen`.
-fn check(rows: &[(Key, Counters)], acknowledged: &[u64], sent: &[u64], seen: &mut [u64]) {
+fn assert_is_snapshot(
+    rows: &[(Key, Counters)],
+    acknowledged: &[u64],
+    sent: &[u64],
+    seen: &mut [u64],
+) {
     let mut by_writer: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for ((_, src, ..), counters) in rows {
         assert_eq!(counters.rx, 2 * counters.tx);
@@ -87,7 +92,7 @@ fn read_while_writing(
                     break;
                 }
                 let rows = read();
-                check(&rows, &before, &load_all(&sent), &mut seen);
+                assert_is_snapshot(&rows, &before, &load_all(&sent), &mut seen);
                 answers += 1;
             }
         }));
@@ -98,7 +103,7 @@ fn read_while_writing(
     });
     let total = load_all(&acknowledged);
     let rows = read();
-    check(&rows, &total, &total, &mut [0; WRITERS]);
+    assert_is_snapshot(&rows, &total, &total, &mut [0; WRITERS]);
     (answers, total.iter().sum())
 }
 

@@ -32,16 +32,16 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     std::fs::create_dir_all(half.join("rocks")).unwrap();
     std::fs::write(half.join("RESTORING"), "").unwrap();
     std::fs::write(half.join("rocks/000009.sst"), "half").unwrap();
-    let said = bad(&["verify", "--data-dir", text(&half)]);
-    assert!(said.contains("interrupted"), "{said}");
-    let said = bad(&[
+    let error = bad(&["verify", "--data-dir", text(&half)]);
+    assert!(error.contains("interrupted"), "{error}");
+    let error = bad(&[
         "serve",
         "--listen",
         "127.0.0.1:0",
         "--data-dir",
         text(&half),
     ]);
-    assert!(said.contains("interrupted"), "{said}");
+    assert!(error.contains("interrupted"), "{error}");
     assert!(restore(&to, &half).status.success());
     // Damage in a backup is found.
     let backup = backups(&to).remove(0);
@@ -61,26 +61,26 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     let damaged = restore(&to, &target);
     assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
     let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
-    let said = bad(&[&listen[..], &[text(&target)]].concat());
-    assert!(said.contains("interrupted"), "{said}");
+    let error = bad(&[&listen[..], &[text(&target)]].concat());
+    assert!(error.contains("interrupted"), "{error}");
     // However an incomplete one is called.
     let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
     std::fs::rename(&backup, &unfinished).unwrap();
-    let said = bad(&[
+    let error = bad(&[
         "restore",
         "--from",
         &format!("{}/.", text(&unfinished)),
         "--data-dir",
         text(&dir.path().join("y")),
     ]);
-    assert!(said.contains("interrupted"), "{said}");
+    assert!(error.contains("interrupted"), "{error}");
     // Every command that could open it.
     for command in ["stats", "verify", "export", "compact"] {
-        let said = bad(&[command, "--data-dir", text(&unfinished)]);
-        assert!(said.contains("a backup that was interrupted"), "{said}");
+        let error = bad(&[command, "--data-dir", text(&unfinished)]);
+        assert!(error.contains("a backup that was interrupted"), "{error}");
     }
-    let said = bad(&[&listen[..], &[text(&unfinished)]].concat());
-    assert!(said.contains("a backup that was interrupted"), "{said}");
+    let error = bad(&[&listen[..], &[text(&unfinished)]].concat());
+    assert!(error.contains("a backup that was interrupted"), "{error}");
 }
 
 #[test]
@@ -91,24 +91,24 @@ fn a_directory_with_only_the_name_of_a_backup_is_not_restored() {
     let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
     let empty = to.join("2090-01-01T00-00-00Z");
     std::fs::create_dir_all(&empty).unwrap();
-    let said = bad(&restore);
+    let error = bad(&restore);
     assert!(
-        said.contains(text(&empty)) && said.contains("no other"),
-        "{said}"
+        error.contains(text(&empty)) && error.contains("no other"),
+        "{error}"
     );
     std::fs::remove_dir(&empty).unwrap();
     drop(Store::open(&data, StoreOptions::default()).unwrap());
     good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     let whole = backups(&to).remove(0);
     std::fs::create_dir(&empty).unwrap();
-    let said = bad(&restore);
+    let error = bad(&restore);
     assert!(
-        said.contains(text(&empty)) && said.contains(text(&whole)),
-        "{said}"
+        error.contains(text(&empty)) && error.contains(text(&whole)),
+        "{error}"
     );
     assert!(!into.exists());
-    let said = bad(&["stats", "--data-dir", text(&empty)]);
-    assert!(said.contains("it has no valid FLOWTALLY file"), "{said}");
+    let error = bad(&["stats", "--data-dir", text(&empty)]);
+    assert!(error.contains("it has no valid FLOWTALLY file"), "{error}");
 }
 
 /// As a power cut leaves it: longer than what was written.
@@ -130,12 +130,12 @@ fn a_write_that_was_broken_off_is_cut_off() {
     let into = dir.path().join("restored");
     let output = flowtally(&["restore", "--from", text(&to), "--data-dir", text(&into)]);
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("nothing of it was acknowledged, and it is cut off"),
-        "{said}"
+        error.contains("nothing of it was acknowledged, and it is cut off"),
+        "{error}"
     );
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(error.lines().count(), 1, "{error}");
     let daemon = Daemon::start(&into);
     assert_eq!(sum(&daemon.client, 1), 5);
     daemon.stop();
@@ -147,14 +147,14 @@ fn a_backup_into_its_source_or_a_restore_into_its_backup_is_refused() {
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
     drop(Store::open(&data, StoreOptions::default()).unwrap());
     for target in [data.clone(), data.join("rocks"), data.join("a/b")] {
-        let said = bad(&["backup", "--data-dir", text(&data), "--to", text(&target)]);
-        assert!(said.contains("is inside"), "{said}");
+        let error = bad(&["backup", "--data-dir", text(&data), "--to", text(&target)]);
+        assert!(error.contains("is inside"), "{error}");
     }
     assert!(!data.join("a").exists() && !data.join("rocks/.lock").exists());
     good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     let inside = backups(&to).remove(0).join("rocks/../inner");
-    let said = bad(&["restore", "--from", text(&to), "--data-dir", text(&inside)]);
-    assert!(said.contains("is inside") && !inside.exists(), "{said}");
+    let error = bad(&["restore", "--from", text(&to), "--data-dir", text(&inside)]);
+    assert!(error.contains("is inside") && !inside.exists(), "{error}");
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn one_of_two_restores_into_one_directory_is_refused() {
     std::fs::write(into.join("RESTORING"), "").unwrap();
     let held = std::fs::File::open(&into).unwrap();
     held.lock().unwrap();
-    let said = bad(&restore);
-    assert!(said.contains("another restore into"), "{said}");
+    let error = bad(&restore);
+    assert!(error.contains("another restore into"), "{error}");
     drop(held);
     for _ in 0..5 {
         let start = || {

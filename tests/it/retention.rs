@@ -353,7 +353,7 @@ fn a_thousand_hours_take_the_space_of_those_that_are_kept() {
 /// The files that a dropped hour shares with others are rewritten, which takes space, again when there
 /// is some.
 #[test]
-fn a_full_disk_puts_off_what_a_dropped_hour_leaves() {
+fn a_full_disk_delays_compaction_of_dropped_hours() {
     const HOUR_ROWS: u64 = 80_000;
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::new(dir.path().join("disk"), 64);
@@ -362,7 +362,7 @@ fn a_full_disk_puts_off_what_a_dropped_hour_leaves() {
     }
     let rocks = disk.path.join("db/rocks");
     let (store, _) = Store::open(&disk.path.join("db"), StoreOptions::default()).unwrap();
-    let mut random = random("a_full_disk_puts_off_what_a_dropped_hour_leaves");
+    let mut random = random("a_full_disk_delays_compaction_of_dropped_hours");
     for hour in 1..=3 {
         let flows: Vec<_> = (0..HOUR_ROWS)
             .map(|_| TestFlow::new(hour, &random.random::<u128>().to_string(), "d", "v", 1, 1))

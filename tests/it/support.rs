@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
-use flowtally::store::Store;
+use flowtally::store::{Selection, Store};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -94,7 +94,9 @@ pub fn ledger_of(store: &Store) -> impl Iterator<Item = (Hour, Totals)> {
 }
 
 pub fn scan(store: &Store, hour: u32) -> Vec<(Key, Counters)> {
-    let mut scan = store.scan(Hour::new(u64::from(hour)).unwrap()).unwrap();
+    let mut scan = store
+        .select(Selection::hour(Hour::new(u64::from(hour)).unwrap()))
+        .unwrap();
     let mut rows = Vec::new();
     while let Some((key, counters)) = scan.next().unwrap() {
         rows.push((

@@ -50,11 +50,14 @@ fn many_hours_take_no_memory() {
     let (few, many) = (dir.path().join("few"), dir.path().join("many"));
     store_hours(&few, 10);
     store_hours(&many, HOURS);
-    let (said, few_kib) = verify(&few);
-    assert!(said.starts_with("10 hours, 10 flows in 10 rows"), "{said}");
-    let (said, many_kib) = verify(&many);
+    let (output, few_kib) = verify(&few);
+    assert!(
+        output.starts_with("10 hours, 10 flows in 10 rows"),
+        "{output}"
+    );
+    let (output, many_kib) = verify(&many);
     let expected = format!("{HOURS} hours, {HOURS} flows in {HOURS} rows");
-    assert!(said.starts_with(&expected), "{said}");
+    assert!(output.starts_with(&expected), "{output}");
     println!("{few_kib} KiB with few hours, {many_kib} with many");
     assert!(few_kib > 1000);
     // A tree of the ledger's entries alone had 20 MiB and more.

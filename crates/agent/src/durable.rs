@@ -44,7 +44,7 @@ impl OutOfSpace {
         (OutOfSpace::FileSize, Errno::FBIG),
     ];
 
-    pub fn of(error: &io::Error) -> Option<OutOfSpace> {
+    pub fn from_error(error: &io::Error) -> Option<OutOfSpace> {
         let errno = Errno::from_raw_os_error(error.raw_os_error()?);
         let shortage = OutOfSpace::ALL.into_iter().find(|(_, of)| *of == errno);
         shortage.map(|(shortage, _)| shortage)
@@ -125,14 +125,48 @@ pub fn write(path: &Path, unfinished: &Path, content: &[u8]) -> io::Result<()> {
     rename(unfinished, path)
 }
 
-/// Creates the file if it is missing, and locks it for this process until the returned file is dropped. Used to lock a
-/// directory, by a file in it.
-///
-/// # Errors
-/// [`TryLockError::WouldBlock`] if another process holds the lock.
-pub fn lock_file(path: &Path) -> Result<File, TryLockError> {
-    let file = File::create(path).map_err(TryLockError::Error)?;
-    file.try_lock().map(|()| file)
+/// The lock of a directory, by a file in it or by the directory itself. The operating system releases it when the
+/// process ends for any reason.
+#[derive(Debug)]
+pub struct DirLock(File);
+
+impl DirLock {
+    /// Creates the file if it is missing, and locks it for this process.
+    ///
+    /// # Errors
+    /// [`TryLockError::WouldBlock`] if another process holds the lock.
+    pub fn create(path: &Path) -> Result<DirLock, TryLockError> {
+        DirLock::exclusive(File::create(path).map_err(TryLockError::Error)?)
+    }
+
+    /// Locks `file` for this process.
+    ///
+    /// # Errors
+    /// As [`DirLock::create`].
+    pub fn exclusive(file: File) -> Result<DirLock, TryLockError> {
+        file.try_lock().map(|()| DirLock(file))
+    }
+
+    /// Locks `file`, shared with others that do so.
+    ///
+    /// # Errors
+    /// As [`DirLock::create`].
+    pub fn shared(file: File) -> Result<DirLock, TryLockError> {
+        file.try_lock_shared().map(|()| DirLock(file))
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for DirLock {
+    /// Unlocks explicitly: closing the file would leave the lock to a child process that is being started and has a
+    /// copy of the descriptor until it executes its program.
+    fn drop(&mut self) {
+        let _best_effort = self.0.unlock();
+    }
 }
 
 /// Renames a file or directory that is already synced; the new name is durable on return.
@@ -167,7 +201,7 @@ mod tests {
     fn out_of_space_is_detected_by_number_and_by_text() {
         for (shortage, errno) in OutOfSpace::ALL {
             let error = io::Error::from(errno);
-            assert_eq!(OutOfSpace::of(&error), Some(shortage));
+            assert_eq!(OutOfSpace::from_error(&error), Some(shortage));
             // RocksDB's message, and the standard library's.
             let name = error.to_string();
             let name = name.split(" (os").next().unwrap();
@@ -175,7 +209,7 @@ mod tests {
             assert_eq!(OutOfSpace::in_text(&text), Some(shortage));
             assert_eq!(OutOfSpace::in_text(&error.to_string()), Some(shortage));
         }
-        assert_eq!(OutOfSpace::of(&Errno::IO.into()), None);
+        assert_eq!(OutOfSpace::from_error(&Errno::IO.into()), None);
         assert_eq!(
             OutOfSpace::in_text(&io::Error::from(Errno::IO).to_string()),
             None

@@ -51,7 +51,7 @@ impl HourUnit {
     /// A hint for the end of an error message: the unit that `value`, which was given as an hour, probably has if the
     /// clock is in hour `now`; empty if unknown.
     pub fn hint(value: u128, now: u32) -> String {
-        if let Some(date) = Date::of(value) {
+        if let Some(date) = Date::from_number(value) {
             return format!(
                 "; it looks like {}, a date: give hours since the epoch, or 0 to 23",
                 date.0
@@ -83,7 +83,7 @@ struct Date(&'static str);
 
 impl Date {
     /// Recognizes dates of this century.
-    fn of(value: u128) -> Option<Date> {
+    fn from_number(value: u128) -> Option<Date> {
         let is_date = |day: u128| {
             let (month, day) = (day / 100 % 100, day % 100);
             (1..=12).contains(&month) && (1..=31).contains(&day)

@@ -6,7 +6,7 @@
 //! - [`IdempotencyKey`] identifies a batch, so that it counts once; [`Notes`] are stored with its receipt.
 //! - [`HostName`]: what `Host` and the service's URL may have.
 //! - [`Batch`]: validated flows in the encoding that the journal stores, which [`codec`] owns.
-//! - [`query`]: queries, and their encoding in a URL.
+//! - [`query`]: queries, and their encoding in a URL. [`headers`]: names of headers. [`ProblemDocument`]: errors.
 //! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.
 
 mod counters;
@@ -19,6 +19,7 @@ mod idempotency_key;
 mod misspelling;
 mod notes;
 mod partition;
+mod problem;
 mod receipt;
 
 /// Upper bound of a request's body, and so of a batch, whatever a configuration allows: sizes in a batch have 32 bits,
@@ -28,6 +29,7 @@ pub const BODY_BYTES_MAX: usize = 1 << 30;
 mod batch;
 pub mod decode;
 pub mod gzip;
+pub mod headers;
 pub mod query;
 
 pub use counters::{Counters, Totals};
@@ -39,6 +41,7 @@ pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
+pub use problem::{PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument};
 pub use receipt::ReceiptInfo;
 
 pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, ValidBatch, ValidRecord, codec};

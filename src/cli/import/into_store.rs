@@ -19,7 +19,7 @@ use crate::config::Import;
 use crate::store::{Outcome, Store, StoreError, StoreOptions};
 use agent::command::identity::{AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
 use agent::command::rejects::Rejects;
-use agent::command::source::{FlowSource, ReaderEvent};
+use agent::command::source::{FlowInput, ReaderEvent};
 use agent::command::{batches, eprint_line, identity, print_result, shell_word, signals, source};
 use agent::inputs::{Apps, Chunk, HourLimit, Location, RejectedFlow, Skipped};
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
@@ -40,7 +40,7 @@ pub(super) fn run(
     rejects: &Rejects,
     bar: &ProgressBar,
 ) -> Result<(), String> {
-    let signal = note_signals().map_err(|e| format!("cannot start: {e}"))?;
+    let signal = register_signals().map_err(|e| format!("cannot start: {e}"))?;
     let mut load = Load {
         arguments,
         apps,
@@ -106,7 +106,7 @@ fn open(dir: &Path) -> Result<Store, String> {
 
 /// Set to the number of the first signal. The second one ends the process at once, which loses nothing that was
 /// committed.
-fn note_signals() -> io::Result<Arc<AtomicUsize>> {
+fn register_signals() -> io::Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
     serve::end_at_second_signal()?;
     for number in signals::ending() {
@@ -197,7 +197,7 @@ impl Load<'_> {
 
     fn file(&mut self, path: &Path) -> Result<(), End> {
         let input = &self.arguments.input;
-        let source = FlowSource::open(path)?;
+        let source = FlowInput::open(path)?;
         let identity = source.identity(input, path);
         let mut file = FileLoad {
             path,
@@ -209,7 +209,7 @@ impl Load<'_> {
         };
         let hour_limit = self.hour_limit();
         let events = source.read_in_chunks(input, &self.apps, self.bar, hour_limit)?;
-        let taken = self.take(&events, &mut file);
+        let taken = self.receive_events(&events, &mut file);
         self.done.known.add(file.frontier.known());
         let path = path.display();
         taken.map_err(|end| match end {
@@ -220,7 +220,11 @@ impl Load<'_> {
 
     /// Commits what the reading thread produces from a file. If this ends early, so does that thread, unless it waits
     /// for a pipe: then it ends with the process.
-    fn take(&mut self, events: &Receiver<ReaderEvent>, file: &mut FileLoad<'_>) -> Result<(), End> {
+    fn receive_events(
+        &mut self,
+        events: &Receiver<ReaderEvent>,
+        file: &mut FileLoad<'_>,
+    ) -> Result<(), End> {
         loop {
             if let signal @ 1.. = self.signal.load(Ordering::SeqCst) {
                 self.commit(file)?;

@@ -2,7 +2,7 @@
 
 mod live;
 mod once;
-mod question;
+mod query;
 mod state;
 mod text;
 mod view;
@@ -10,7 +10,7 @@ mod view;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-use self::question::Question;
+use self::query::TopQuery;
 use self::state::State;
 use crate::config::Top;
 use agent::command::connect;
@@ -20,7 +20,7 @@ const ROWS_ONCE: u32 = 20;
 
 pub(super) fn run(arguments: &Top) -> Result<(), String> {
     let client = connect::client(&arguments.service.url, &arguments.credentials)?;
-    let mut question = Question {
+    let mut query = TopQuery {
         hour: arguments.hour,
         group_by: arguments.group_by,
         sort: arguments.sort,
@@ -28,17 +28,17 @@ pub(super) fn run(arguments: &Top) -> Result<(), String> {
         limit: arguments.limit.unwrap_or(ROWS_ONCE) as usize,
     };
     if arguments.once {
-        return once::run(&question, &client, arguments);
+        return once::run(&query, &client, arguments);
     }
     if !io::stdout().is_terminal() {
         return Err(
             "standard output is not a terminal; use --once to print the rows and exit".into(),
         );
     }
-    question.limit = 0; // until the size of the terminal is known
+    query.limit = 0; // until the size of the terminal is known
     let limit = arguments.limit.map(|limit| limit as usize);
     let url = client.url("");
-    let mut state = State::new(url, question, limit, arguments.interval, Instant::now());
+    let mut state = State::new(url, query, limit, arguments.interval, Instant::now());
     match live::run(&mut state, client)? {
         None => Ok(()),
         Some(signal) => std::process::exit(128 + signal),

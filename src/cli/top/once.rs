@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
-use super::question::{Question, Row, Window, fields};
+use super::query::{Row, TopQuery, Window, fields};
 use super::text::{cut, fit, fit_right, visible, width};
 use crate::config::{SortBy, Top, TopFormat};
 use agent::client::Client;
@@ -11,29 +11,29 @@ use agent::terminal::printable_json;
 /// Columns of a name in the table; the other formats have it in full.
 const NAME_COLUMNS_MAX: usize = 60;
 
-pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Result<(), String> {
+pub(super) fn run(query: &TopQuery, client: &Client, arguments: &Top) -> Result<(), String> {
     let mut window = Window::default();
-    let mut ask = || question.ask(client, &mut window).map_err(|e| e.to_string());
-    let mut answer = ask()?;
-    if question.sort == SortBy::Rate {
+    let mut ask = || query.ask(client, &mut window).map_err(|e| e.to_string());
+    let mut snapshot = ask()?;
+    if query.sort == SortBy::Rate {
         std::thread::sleep(arguments.interval);
-        let before = answer;
-        answer = ask()?;
-        answer.compare(&before);
+        let before = snapshot;
+        snapshot = ask()?;
+        snapshot.compare(&before);
     }
-    answer.rows.truncate(question.limit);
+    snapshot.rows.truncate(query.limit);
     let out = io::stdout().lock();
     // Formats for programs have exact values.
     let shown = out.is_terminal();
     let mut out = BufWriter::new(out);
     let written = match arguments.format {
-        TopFormat::Table => table(&mut out, question, &answer.rows),
-        TopFormat::Csv => csv(&mut out, question, &answer.rows, shown),
+        TopFormat::Table => table(&mut out, query, &snapshot.rows),
+        TopFormat::Csv => csv(&mut out, query, &snapshot.rows, shown),
         TopFormat::Json => {
-            let rows: Vec<_> = answer.rows.iter().map(json).collect();
+            let rows: Vec<_> = snapshot.rows.iter().map(json).collect();
             writeln!(out, "[{}]", rows.join(",\n"))
         }
-        TopFormat::Ndjson => answer
+        TopFormat::Ndjson => snapshot
             .rows
             .iter()
             .try_for_each(|row| writeln!(out, "{}", json(row))),
@@ -48,10 +48,10 @@ pub(super) fn run(question: &Question, client: &Client, arguments: &Top) -> Resu
 }
 
 /// The names of the columns.
-fn header(question: &Question) -> Vec<String> {
-    let rate = (question.sort == SortBy::Rate).then_some("bytes_per_s");
+fn header(query: &TopQuery) -> Vec<String> {
+    let rate = (query.sort == SortBy::Rate).then_some("bytes_per_s");
     let sums = ["bytes_tx", "bytes_rx"].into_iter().chain(rate);
-    let names = fields(question.group_by).iter().copied();
+    let names = fields(query.group_by).iter().copied();
     names
         .chain(sums)
         .chain(["hour"])
@@ -60,10 +60,10 @@ fn header(question: &Question) -> Vec<String> {
 }
 
 /// A row's columns, with `name` applied to the names.
-fn cells(question: &Question, row: &Row, name: impl Fn(&str) -> String) -> Vec<String> {
+fn cells(query: &TopQuery, row: &Row, name: impl Fn(&str) -> String) -> Vec<String> {
     let mut cells: Vec<String> = row.names().map(name).collect();
     cells.extend([row.bytes_tx.to_string(), row.bytes_rx.to_string()]);
-    if question.sort == SortBy::Rate {
+    if query.sort == SortBy::Rate {
         cells.push(row.bytes_per_s.map(|n| n.to_string()).unwrap_or_default());
     }
     cells.push(row.hour.to_string());
@@ -71,11 +71,11 @@ fn cells(question: &Question, row: &Row, name: impl Fn(&str) -> String) -> Vec<S
 }
 
 /// Names are aligned to the left, numbers to the right.
-fn table(out: &mut impl Write, question: &Question, rows: &[Row]) -> io::Result<()> {
+fn table(out: &mut impl Write, query: &TopQuery, rows: &[Row]) -> io::Result<()> {
     let shown = |name: &str| cut(&visible(name), NAME_COLUMNS_MAX);
-    let rows = rows.iter().map(|row| cells(question, row, shown));
-    let lines: Vec<Vec<String>> = std::iter::once(header(question)).chain(rows).collect();
-    let names = fields(question.group_by).len();
+    let rows = rows.iter().map(|row| cells(query, row, shown));
+    let lines: Vec<Vec<String>> = std::iter::once(header(query)).chain(rows).collect();
+    let names = fields(query.group_by).len();
     let columns = 0..lines[0].len();
     let widths: Vec<usize> = columns
         .map(|n| lines.iter().map(|line| width(&line[n])).max().unwrap_or(0))
@@ -91,11 +91,11 @@ fn table(out: &mut impl Write, question: &Question, rows: &[Row]) -> io::Result<
     Ok(())
 }
 
-fn csv(out: &mut impl Write, question: &Question, rows: &[Row], shown: bool) -> io::Result<()> {
+fn csv(out: &mut impl Write, query: &TopQuery, rows: &[Row], shown: bool) -> io::Result<()> {
     let mut out = csv::Writer::from_writer(out);
-    out.write_record(header(question))?;
+    out.write_record(header(query))?;
     for row in rows {
-        out.write_record(cells(question, row, |name| match shown {
+        out.write_record(cells(query, row, |name| match shown {
             true => visible(name),
             false => name.to_owned(),
         }))?;

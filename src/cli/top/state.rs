@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::question::{Answer, Question};
+use super::query::{Snapshot, TopQuery};
 use crate::config::{GroupBy, HourChoice, SortBy};
 use agent::client::ClientError;
 
-/// After a slow answer, the next query waits for this many times as long.
+/// After a slow snapshot, the next query waits for this many times as long.
 const REST_FACTOR: u32 = 4;
-/// Longest such wait, so that one slow answer does not stop the view.
+/// Longest such wait, so that one slow snapshot does not stop the view.
 const REST_MAX: Duration = Duration::from_secs(30);
 /// Longest search text, as typed.
 const SEARCH_BYTES_MAX: usize = 256;
@@ -18,21 +18,21 @@ const SEARCH_BYTES_MAX: usize = 256;
 pub(super) struct State {
     /// As in `http://flowtally:8080`.
     pub(super) url: String,
-    /// The current question; its answer may be on its way.
-    pub(super) question: Question,
-    /// The last answer.
-    pub(super) answer: Option<Answer>,
-    /// The previous answer, for rates.
-    base: Option<Answer>,
-    /// Why the last question failed.
+    /// The current query; its snapshot may be on its way.
+    pub(super) query: TopQuery,
+    /// The last snapshot.
+    pub(super) snapshot: Option<Snapshot>,
+    /// The previous snapshot, for rates.
+    base: Option<Snapshot>,
+    /// Why the last query failed.
     pub(super) trouble: Option<String>,
-    /// Why every question will fail.
+    /// Why every query will fail.
     pub(super) hopeless: Option<String>,
     pub(super) paused: bool,
     pub(super) mode: Mode,
-    /// When the question was sent that has no answer yet.
+    /// When the query was sent that has no snapshot yet.
     pub(super) asked_at: Option<Instant>,
-    /// When to send the next question.
+    /// When to send the next query.
     due_at: Instant,
     interval: Duration,
     /// The `--limit` of the command line.
@@ -51,15 +51,15 @@ pub(super) enum Mode {
 impl State {
     pub(super) fn new(
         url: String,
-        question: Question,
+        query: TopQuery,
         limit: Option<usize>,
         interval: Duration,
         now: Instant,
     ) -> State {
         State {
             url,
-            question,
-            answer: None,
+            query,
+            snapshot: None,
             base: None,
             trouble: None,
             hopeless: None,
@@ -72,8 +72,8 @@ impl State {
         }
     }
 
-    /// The question to send now, if it is time; its answer goes to [`State::receive`].
-    pub(super) fn next_question(&mut self, now: Instant) -> Option<Question> {
+    /// The query to send now, if it is time; its snapshot goes to [`State::receive`].
+    pub(super) fn next_query(&mut self, now: Instant) -> Option<TopQuery> {
         let waits = self.asked_at.is_some() || now < self.due_at;
         // A pause does not apply if something else is to be shown.
         let enough = self.paused && self.shows_what_is_wanted();
@@ -81,32 +81,32 @@ impl State {
             return None;
         }
         self.asked_at = Some(now);
-        Some(self.question.clone())
+        Some(self.query.clone())
     }
 
     fn shows_what_is_wanted(&self) -> bool {
-        let shown = self.answer.as_ref().map(|answer| &answer.question);
-        shown == Some(&self.question)
+        let shown = self.snapshot.as_ref().map(|snapshot| &snapshot.query);
+        shown == Some(&self.query)
     }
 
-    /// Receives the answer to `question`.
+    /// Receives the snapshot for `query`.
     pub(super) fn receive(
         &mut self,
-        question: &Question,
-        answer: Result<Answer, ClientError>,
+        query: &TopQuery,
+        snapshot: Result<Snapshot, ClientError>,
         now: Instant,
     ) {
         let took = self.asked_at.take().map_or(Duration::ZERO, |at| now - at);
-        if *question != self.question {
-            // The question has changed meanwhile.
+        if *query != self.query {
+            // The query has changed meanwhile.
             self.due_at = now;
             return;
         }
         self.due_at = now + self.interval.max((took * REST_FACTOR).min(REST_MAX));
-        match answer {
-            Ok(answer) => self.show(answer),
+        match snapshot {
+            Ok(snapshot) => self.show(snapshot),
             Err(error) => {
-                if is_hopeless(&error, self.answer.is_some()) {
+                if is_hopeless(&error, self.snapshot.is_some()) {
                     self.hopeless = Some(error.to_string());
                 }
                 self.trouble = Some(match error {
@@ -118,24 +118,24 @@ impl State {
         }
     }
 
-    fn show(&mut self, mut answer: Answer) {
-        // An answer that follows at once, after a key, would make rates over moments.
-        let settled = |shown: &mut Answer| answer.at - shown.at >= self.interval / 2;
-        if let Some(shown) = self.answer.take_if(settled) {
+    fn show(&mut self, mut snapshot: Snapshot) {
+        // An snapshot that follows at once, after a key, would make rates over moments.
+        let settled = |shown: &mut Snapshot| snapshot.at - shown.at >= self.interval / 2;
+        if let Some(shown) = self.snapshot.take_if(settled) {
             self.base = Some(shown);
         }
         if let Some(base) = &self.base {
-            answer.compare(base);
+            snapshot.compare(base);
         }
-        self.answer = Some(answer);
+        self.snapshot = Some(snapshot);
         self.trouble = None;
     }
 
     /// Requests as many rows as fit on the screen.
     pub(super) fn fit(&mut self, rows: usize, now: Instant) {
         let rows = self.limit.map_or(rows, |limit| limit.min(rows)).max(1);
-        let more = rows > self.question.limit;
-        self.question.limit = rows;
+        let more = rows > self.query.limit;
+        self.query.limit = rows;
         if more {
             self.due_at = now;
         }
@@ -153,7 +153,7 @@ impl State {
                 KeyCode::Char(c) if text.len() < SEARCH_BYTES_MAX => text.push(c),
                 KeyCode::Backspace => drop(text.pop()),
                 KeyCode::Enter => {
-                    self.question.filters.search = std::mem::take(text);
+                    self.query.filters.search = std::mem::take(text);
                     self.mode = Mode::Rows;
                     self.due_at = now;
                 }
@@ -165,11 +165,11 @@ impl State {
     }
 
     fn press_in_rows(&mut self, key: KeyCode, now: Instant) -> bool {
-        let before = self.question.clone();
+        let before = self.query.clone();
         match key {
             KeyCode::Char('q') | KeyCode::Esc => return false,
             KeyCode::Char('s') => {
-                self.question.sort = match self.question.sort {
+                self.query.sort = match self.query.sort {
                     SortBy::Bytes => SortBy::Tx,
                     SortBy::Tx => SortBy::Rx,
                     SortBy::Rx => SortBy::Rate,
@@ -177,48 +177,54 @@ impl State {
                 }
             }
             KeyCode::Char('g') => {
-                self.question.group_by = match self.question.group_by {
+                self.query.group_by = match self.query.group_by {
                     GroupBy::Edge => GroupBy::SrcApp,
                     GroupBy::SrcApp => GroupBy::DestApp,
                     GroupBy::DestApp => GroupBy::VpcId,
                     GroupBy::VpcId => GroupBy::Edge,
                 }
             }
-            KeyCode::Left => self.question.hour = self.earlier(),
-            KeyCode::Right => self.question.hour = self.later(),
-            KeyCode::Char('l') | KeyCode::End => self.question.hour = HourChoice::Latest,
+            KeyCode::Left => self.query.hour = self.earlier(),
+            KeyCode::Right => self.query.hour = self.later(),
+            KeyCode::Char('l') | KeyCode::End => self.query.hour = HourChoice::Latest,
             KeyCode::Char('/') => {
-                self.mode = Mode::Search(self.question.filters.search.clone());
+                self.mode = Mode::Search(self.query.filters.search.clone());
             }
             KeyCode::Char(' ') => self.paused = !self.paused,
             KeyCode::Char('?' | 'h') => self.mode = Mode::Help,
             _ => (),
         }
-        if self.question != before {
+        if self.query != before {
             self.due_at = now;
         }
         true
     }
 
-    /// The number of the selected hour; `None` before the first answer.
+    /// The number of the selected hour; `None` before the first snapshot.
     pub(super) fn wanted_hour(&self) -> Option<u64> {
-        match self.question.hour {
+        match self.query.hour {
             HourChoice::At(hour) => Some(hour),
-            HourChoice::Latest => self.answer.as_ref()?.hours.last().map(|of| of.hour),
+            HourChoice::Latest => self.snapshot.as_ref()?.hours.last().map(|of| of.hour),
         }
     }
 
     /// The hour with flows before the selected one, if there is one.
     fn earlier(&self) -> HourChoice {
-        let hours = self.answer.as_ref().map_or(&[][..], |answer| &answer.hours);
+        let hours = self
+            .snapshot
+            .as_ref()
+            .map_or(&[][..], |snapshot| &snapshot.hours);
         let wanted = self.wanted_hour();
         let found = hours.iter().rev().find(|of| Some(of.hour) < wanted);
-        found.map_or(self.question.hour, |of| HourChoice::At(of.hour))
+        found.map_or(self.query.hour, |of| HourChoice::At(of.hour))
     }
 
     /// The hour after it; after the newest hour, `latest`.
     fn later(&self) -> HourChoice {
-        let hours = self.answer.as_ref().map_or(&[][..], |answer| &answer.hours);
+        let hours = self
+            .snapshot
+            .as_ref()
+            .map_or(&[][..], |snapshot| &snapshot.hours);
         let wanted = self.wanted_hour();
         let found = hours.iter().find(|of| Some(of.hour) > wanted);
         found.map_or(HourChoice::Latest, |of| HourChoice::At(of.hour))
@@ -230,7 +236,7 @@ fn is_hopeless(error: &ClientError, has_answered: bool) -> bool {
     match error {
         ClientError::Refused { status, .. } => match status {
             401 | 403 => true,
-            // Other status codes may be caused by the question.
+            // Other status codes may be caused by the query.
             200 | 300..=399 | 404 | 405 | 421 => !has_answered,
             _ => false,
         },
@@ -249,24 +255,24 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(2);
 
     fn state(now: Instant) -> State {
-        let question = Question {
+        let query = TopQuery {
             hour: HourChoice::Latest,
             group_by: GroupBy::Edge,
             sort: SortBy::Bytes,
             filters: Filters::default(),
             limit: 0,
         };
-        let mut state = State::new("http://s".into(), question, None, INTERVAL, now);
+        let mut state = State::new("http://s".into(), query, None, INTERVAL, now);
         state.fit(3, now);
         state
     }
 
-    fn answer(question: &Question, hour: u64, hours: &[u64], rows: Value, at: Instant) -> Answer {
+    fn snapshot(query: &TopQuery, hour: u64, hours: &[u64], rows: Value, at: Instant) -> Snapshot {
         let hours = hours
             .iter()
             .map(|hour| json!({"hour": hour, "flows": 1, "bytes_tx": 1, "bytes_rx": 1}));
-        Answer {
-            question: question.clone(),
+        Snapshot {
+            query: query.clone(),
             hour: Some(hour),
             hours: serde_json::from_value(hours.collect()).unwrap(),
             rows: serde_json::from_value(rows).unwrap(),
@@ -280,15 +286,15 @@ mod tests {
         sums.iter().map(row).collect()
     }
 
-    /// Asks, and answers `rows` of hour 3.
+    /// Asks, and snapshots `rows` of hour 3.
     fn refresh(state: &mut State, rows: Value, now: Instant) {
-        let question = state.next_question(now).unwrap();
-        state.receive(&question, Ok(answer(&question, 3, &[1, 3], rows, now)), now);
+        let query = state.next_query(now).unwrap();
+        state.receive(&query, Ok(snapshot(&query, 3, &[1, 3], rows, now)), now);
     }
 
     fn rates(state: &State) -> Vec<(String, Option<u128>)> {
-        let rows = &state.answer.as_ref().unwrap().rows;
-        let name = |row: &super::super::question::Row| row.names().next().unwrap().to_owned();
+        let rows = &state.snapshot.as_ref().unwrap().rows;
+        let name = |row: &super::super::query::Row| row.names().next().unwrap().to_owned();
         rows.iter()
             .map(|row| (name(row), row.bytes_per_s))
             .collect()
@@ -321,7 +327,7 @@ mod tests {
             ("b".into(), None),
         ];
         assert_eq!(rates(&state), expected);
-        // An answer right after a key compares with what is two seconds old.
+        // An snapshot right after a key compares with what is two seconds old.
         press(&mut state, KeyCode::Char('s'), then);
         let at = then + Duration::from_millis(20);
         refresh(&mut state, rows(&[("a", 3020)]), at);
@@ -342,7 +348,7 @@ mod tests {
     fn the_fastest_come_first() {
         let start = Instant::now();
         let mut state = state(start);
-        state.question.sort = SortBy::Rate;
+        state.query.sort = SortBy::Rate;
         refresh(
             &mut state,
             rows(&[("a", 1000), ("b", 500), ("c", 5)]),
@@ -367,7 +373,7 @@ mod tests {
         let now = Instant::now();
         let mut state = state(now);
         press(&mut state, KeyCode::Left, now);
-        assert_eq!(state.question.hour, HourChoice::Latest, "none is known yet");
+        assert_eq!(state.query.hour, HourChoice::Latest, "none is known yet");
         refresh(&mut state, rows(&[]), now);
         assert_eq!(state.wanted_hour(), Some(3));
         for (key, expected) in [
@@ -379,48 +385,40 @@ mod tests {
             (KeyCode::Char('l'), HourChoice::Latest),
         ] {
             press(&mut state, key, now);
-            assert_eq!(state.question.hour, expected);
+            assert_eq!(state.query.hour, expected);
         }
-        state.question.hour = HourChoice::At(2);
+        state.query.hour = HourChoice::At(2);
         press(&mut state, KeyCode::Right, now);
-        assert_eq!(state.question.hour, HourChoice::At(3));
+        assert_eq!(state.query.hour, HourChoice::At(3));
     }
 
     #[test]
     fn it_asks_when_it_is_time_and_for_what_is_wanted() {
         let start = Instant::now();
         let mut state = state(start);
-        let question = state.next_question(start).unwrap();
+        let query = state.next_query(start).unwrap();
         assert_eq!(
-            state.next_question(start + 9 * INTERVAL),
+            state.next_query(start + 9 * INTERVAL),
             None,
             "one at a time"
         );
         // A key while the service takes a second.
         press(&mut state, KeyCode::Char('g'), start);
         let now = start + Duration::from_secs(1);
-        state.receive(
-            &question,
-            Ok(answer(&question, 3, &[3], rows(&[]), now)),
-            now,
-        );
-        assert!(state.answer.is_none(), "nobody wants it any more");
-        let question = state.next_question(now).unwrap();
-        assert_eq!(question.group_by, GroupBy::SrcApp);
+        state.receive(&query, Ok(snapshot(&query, 3, &[3], rows(&[]), now)), now);
+        assert!(state.snapshot.is_none(), "nobody wants it any more");
+        let query = state.next_query(now).unwrap();
+        assert_eq!(query.group_by, GroupBy::SrcApp);
         let now = start + Duration::from_secs(2);
-        state.receive(
-            &question,
-            Ok(answer(&question, 3, &[3], rows(&[]), now)),
-            now,
-        );
-        assert!(state.answer.is_some());
+        state.receive(&query, Ok(snapshot(&query, 3, &[3], rows(&[]), now)), now);
+        assert!(state.snapshot.is_some());
         let rested = now + Duration::from_secs(1) * REST_FACTOR;
-        assert_eq!(state.next_question(rested - Duration::from_millis(1)), None);
+        assert_eq!(state.next_query(rested - Duration::from_millis(1)), None);
         // Paused, it asks only for what it does not show.
         press(&mut state, KeyCode::Char(' '), now);
-        assert_eq!(state.next_question(rested), None);
+        assert_eq!(state.next_query(rested), None);
         press(&mut state, KeyCode::Char('s'), now);
-        assert!(state.next_question(now).is_some());
+        assert!(state.next_query(now).is_some());
     }
 
     #[test]
@@ -448,8 +446,8 @@ mod tests {
         let mut state = state(now);
         refresh(&mut state, rows(&[]), now);
         state.fit(3, now);
-        assert_eq!(state.next_question(now), None);
+        assert_eq!(state.next_query(now), None);
         state.fit(9, now);
-        assert_eq!(state.next_question(now).unwrap().limit, 9);
+        assert_eq!(state.next_query(now).unwrap().limit, 9);
     }
 }

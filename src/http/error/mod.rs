@@ -5,7 +5,6 @@ mod description;
 
 use std::time::SystemTime;
 
-use serde::Serialize;
 use warp::http::header::{self, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
@@ -20,9 +19,8 @@ use crate::service::ServiceError;
 use description::Description;
 use flow::decode::DecodeError;
 use flow::query::text::BadQuery;
-use flow::{Field, Hour, TooFarAhead};
+use flow::{Field, Hour, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument, TooFarAhead};
 
-const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which a client should retry a request that was refused for the moment.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -150,19 +148,6 @@ impl From<QueryError> for Problem {
     }
 }
 
-/// A problem document (RFC 9457).
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: &'a str,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<&'a str>,
-}
-
 impl Problem {
     /// Its label in metrics, and the last part of its type.
     pub(super) fn name(&self) -> &'static str {
@@ -202,7 +187,10 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         response::forbid_caching(headers);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(PROBLEM_MEDIA_TYPE),
+        );
         match self {
             Problem::MethodNotAllowed { allow, .. } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -239,27 +227,27 @@ impl Problem {
     pub(super) fn into_bytes(self) -> Vec<u8> {
         let description = self.describe();
         let (status, body) = (description.status, self.document(&description));
-        let mut answer = format!(
-            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {MEDIA_TYPE}\r\n\
+        let mut response = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\n\
              cache-control: no-store\r\ncontent-length: {}\r\ndate: {}\r\n\r\n",
             body.len(),
             httpdate::fmt_http_date(SystemTime::now())
         )
         .into_bytes();
-        answer.extend_from_slice(&body);
-        answer
+        response.extend_from_slice(&body);
+        response
     }
 
     /// The problem document.
     fn document(&self, description: &Description) -> Vec<u8> {
         let (index, field) = self.fault();
-        let body = Body {
-            r#type: &format!("urn:flowtally:problem:{}", description.name),
-            title: description.title,
+        let body = ProblemDocument {
+            r#type: format!("{PROBLEM_TYPE_PREFIX}{}", description.name),
+            title: description.title.into(),
             status: description.status.as_u16(),
-            detail: &description.detail,
-            index,
-            field: field.map(Field::name),
+            detail: description.detail.clone(),
+            index: index.map(|index| index as u64),
+            field: field.map(|field| field.name().into()),
         };
         // Strings and integers always serialise.
         let mut json = serde_json::to_vec(&body).unwrap_or_default();

@@ -7,20 +7,20 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use super::fetch_queue::{End, FetchQueue};
-use super::kafka::{Control, Handler, KafkaError, Record, Truncation};
+use super::kafka::{ConsumedMessage, Control, Handler, KafkaError, Truncation};
 use super::{NodeState, partition};
 use crate::store::abort_on_panic;
 use flow::{Offset, Partition};
 
 /// The threads of the partitions that are assigned to this node.
-pub(super) struct Assignment {
+pub(super) struct PartitionThreads {
     state: Arc<NodeState>,
     threads: BTreeMap<Partition, (Arc<FetchQueue>, JoinHandle<()>)>,
 }
 
-impl Assignment {
-    pub(super) fn new(state: Arc<NodeState>) -> Assignment {
-        Assignment {
+impl PartitionThreads {
+    pub(super) fn new(state: Arc<NodeState>) -> PartitionThreads {
+        PartitionThreads {
             state,
             threads: BTreeMap::new(),
         }
@@ -43,7 +43,7 @@ impl Assignment {
     }
 }
 
-impl Handler for Assignment {
+impl Handler for PartitionThreads {
     /// The position is always given later: opening may take long, and other partitions are read meanwhile.
     fn assigned(&mut self, partition: Partition) -> Option<Offset> {
         if !self.state.partitions.contains(partition) {
@@ -70,9 +70,14 @@ impl Handler for Assignment {
         None
     }
 
-    fn records(&mut self, control: &Control, partition: Partition, records: &[Record<'_>]) {
+    fn messages(
+        &mut self,
+        control: &Control,
+        partition: Partition,
+        messages: &[ConsumedMessage<'_>],
+    ) {
         if let Some((queue, _)) = self.threads.get(&partition) {
-            queue.push(control, partition, records);
+            queue.push(control, partition, messages);
         }
     }
 

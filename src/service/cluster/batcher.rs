@@ -90,7 +90,7 @@ async fn send_group(state: Arc<NodeState>, mut group: Vec<PendingBatch>) {
     // The last one first: when it is acknowledged, most others are, and awaiting them costs no wake-up.
     for (partition, numbers, sending) in sent.into_iter().rev() {
         let result = sending.await;
-        state.note_result(&result);
+        state.record_result(&result);
         for number in numbers {
             match (&result, &mut results[number]) {
                 (Ok(offset), Ok(offsets)) => {

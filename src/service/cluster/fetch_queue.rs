@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio_util::sync::CancellationToken;
 
-use super::kafka::{Control, Record};
+use super::kafka::{ConsumedMessage, Control};
 use flow::{Offset, Partition};
 
 /// The partition is paused beyond this. What Kafka's client hands over at once comes on top of it.
@@ -48,13 +48,18 @@ pub(super) struct FetchQueue {
 }
 
 impl FetchQueue {
-    pub(super) fn push(&self, control: &Control, partition: Partition, records: &[Record<'_>]) {
-        let group: Vec<_> = records
+    pub(super) fn push(
+        &self,
+        control: &Control,
+        partition: Partition,
+        messages: &[ConsumedMessage<'_>],
+    ) {
+        let group: Vec<_> = messages
             .iter()
-            .map(|record| FetchedMessage {
-                offset: record.offset,
-                time_s: record.time_s,
-                payload: record.payload.to_vec(),
+            .map(|message| FetchedMessage {
+                offset: message.offset,
+                time_s: message.time_s,
+                payload: message.payload.to_vec(),
             })
             .collect();
         let mut state = self.state.lock();

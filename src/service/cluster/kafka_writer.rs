@@ -162,7 +162,7 @@ impl KafkaWriter {
         let readable = state.local.readable(partition, &progress);
         readable.is_some_and(|readable| {
             let position = readable.store.position();
-            position.is_ok_and(|position| position > offset.get())
+            position.is_ok_and(|position| position.get() > offset.get())
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::SILENCE_MAX;
+use super::LEADER_CONTACT_AGE_MAX;
 use super::kafka::Progress;
 use crate::store::Store;
 use flow::{Hour, Offset, Partition};
@@ -89,7 +89,7 @@ impl LocalPartitions {
     /// The position of an open partition: the offset that is due next.
     pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
         let position = self.store(partition)?.position().ok()?;
-        Offset::try_from(position).ok()
+        Offset::try_from(position.get()).ok()
     }
 
     /// The positions of all open partitions.
@@ -112,7 +112,7 @@ impl LocalPartitions {
         progress: &Progress,
     ) -> Option<ReadablePartition> {
         let store = self.store(partition)?;
-        let position = Offset::try_from(store.position().ok()?).ok()?;
+        let position = Offset::try_from(store.position().ok()?.get()).ok()?;
         let end = progress.end?;
         let revocation = match self.0.lock().get_mut(&partition)? {
             State::Open {
@@ -127,7 +127,7 @@ impl LocalPartitions {
         };
         let is_fresh = progress
             .contact
-            .is_some_and(|at| at.elapsed() < SILENCE_MAX);
+            .is_some_and(|at| at.elapsed() < LEADER_CONTACT_AGE_MAX);
         is_fresh.then(|| ReadablePartition {
             store,
             lag: end.since(position),

@@ -30,7 +30,7 @@ mod signer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,16 +43,17 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Open, Options, Service};
+use super::{Open, Service, ServiceOptions};
 use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
 use agent::client::ClientError;
-use agent::durable;
+use agent::durable::{self, DirLock};
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
 use kafka::{
-    Consumer, Control, KafkaError, Owners, Producer, Progress, Settings, cluster_id, ensure_topics,
+    Consumer, Control, KafkaError, KafkaSettings, Owners, Producer, Progress, cluster_id,
+    ensure_topics,
 };
 use kafka_writer::KafkaWriter;
 use local_partitions::LocalPartitions;
@@ -65,11 +66,11 @@ use signer::TokenSigner;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// If the leader of a partition was not heard from for this long, the partition is not read: another node may own it
 /// soon.
-const SILENCE_MAX: Duration = Duration::from_secs(6);
+const LEADER_CONTACT_AGE_MAX: Duration = Duration::from_secs(6);
 /// Between two announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest wait for room in a store before checking whether its partition was revoked.
-const STALL_MAX: Duration = Duration::from_secs(1);
+const STALL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between two attempts to join while Kafka does not respond, and between two log lines about it.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -87,7 +88,7 @@ pub struct NodeConfig {
     /// The topic that is the journal.
     pub topic: String,
     /// Partitions of the topic, if it does not exist yet.
-    pub partitions: i32,
+    pub partitions: PartitionCount,
     /// Options of librdkafka.
     pub options: Vec<(String, String)>,
     pub name: String,
@@ -106,13 +107,12 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// How many stores a node may have open.
     pub fn stores_max(&self) -> usize {
-        // At least 1: clap.
-        usize::try_from(self.partitions).unwrap_or(1)
+        self.partitions.get() as usize
     }
 }
 
 /// Returns the function that joins the cluster.
-pub fn prepare(config: NodeConfig, options: Options) -> Open {
+pub fn prepare(config: NodeConfig, options: ServiceOptions) -> Open {
     Box::new(move |stopping| {
         let joined = ClusterNode::join(&config, &options, stopping)?;
         Ok(joined.map(|node| Arc::new(node) as Arc<dyn Service>))
@@ -168,7 +168,7 @@ pub struct ClusterNode {
     consumer: Mutex<Option<Consumer>>,
     tasks: Mutex<JoinSet<()>>,
     /// Released after the stores.
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// The state that all parts of a node share.
@@ -208,7 +208,7 @@ impl ClusterNode {
     /// If the brokers refuse, or an argument is invalid.
     pub fn join(
         config: &NodeConfig,
-        options: &Options,
+        options: &ServiceOptions,
         stopping: &CancellationToken,
     ) -> Result<Option<ClusterNode>, ClusterError> {
         let mut warned: Option<Instant> = None;
@@ -233,10 +233,10 @@ impl ClusterNode {
     ///
     /// # Errors
     /// If the brokers are unavailable ([`ClusterError::is_temporary`]) or refuse, or an argument is invalid.
-    fn try_join(config: NodeConfig, options: &Options) -> Result<ClusterNode, ClusterError> {
+    fn try_join(config: NodeConfig, options: &ServiceOptions) -> Result<ClusterNode, ClusterError> {
         let runtime = &Handle::current();
         let data_dir = options.data_dir.clone();
-        let settings = Settings {
+        let settings = KafkaSettings {
             brokers: config.brokers.clone(),
             topic: config.topic.clone(),
             node: config.name.clone(),
@@ -278,7 +278,7 @@ impl ClusterNode {
             connected: AtomicBool::new(true),
             has_failed: AtomicBool::new(false),
         });
-        let consumer = Consumer::join(&settings, assignment::Assignment::new(state.clone()))?;
+        let consumer = Consumer::join(&settings, assignment::PartitionThreads::new(state.clone()))?;
         let _first = state.control.set(consumer.control().clone());
         tracing::info!(
             node = settings.node,
@@ -309,14 +309,14 @@ impl ClusterNode {
 }
 
 /// Locks the directory for this process.
-fn lock(data_dir: &Path) -> Result<File, ClusterError> {
+fn lock(data_dir: &Path) -> Result<DirLock, ClusterError> {
     let path = data_dir.join(LOCK_FILE);
     let failed = |source| ClusterError::Directory {
         path: path.clone(),
         source,
     };
     durable::create_dir_all(data_dir).map_err(failed)?;
-    durable::lock_file(&path).map_err(|error| match error {
+    DirLock::create(&path).map_err(|error| match error {
         TryLockError::WouldBlock => ClusterError::InUse(data_dir.to_owned()),
         TryLockError::Error(source) => failed(source),
     })
@@ -333,7 +333,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         journal_bytes_max: part(whole.journal_bytes_max),
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,
         import_receipts_bytes_max: part(whole.import_receipts_bytes_max as usize) as u64,
-        stall_max: STALL_MAX,
+        stall_max: STALL_TIME_MAX,
         external_journal: true,
         ..whole
     }
@@ -366,14 +366,17 @@ async fn announce(state: Arc<NodeState>) {
             .collect();
         let has_nothing = sent.is_empty();
         for result in sent {
-            state.note_result(&result.await);
+            state.record_result(&result.await);
         }
         // A node that is not ready gets no flows to send, so it has to find out by itself that the brokers are back.
         if has_nothing && !state.connected.load(Ordering::Relaxed) {
             let asking = state.clone();
-            let answered =
+            let reachable =
                 tokio::task::spawn_blocking(move || asking.producer.is_reachable()).await;
-            (state.connected).store(answered.is_ok_and(|answered| answered), Ordering::Relaxed);
+            (state.connected).store(
+                reachable.is_ok_and(|is_reachable| is_reachable),
+                Ordering::Relaxed,
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(ANNOUNCE_INTERVAL) => {}
@@ -384,7 +387,7 @@ async fn announce(state: Arc<NodeState>) {
 
 impl NodeState {
     /// Updates the state of the connection by the result of sending a message.
-    fn note_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
+    fn record_result(&self, sent: &Result<Option<Offset>, KafkaError>) {
         match sent {
             Ok(_) => {
                 if !self.connected.swap(true, Ordering::Relaxed) {

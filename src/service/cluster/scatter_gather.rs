@@ -90,14 +90,14 @@ impl ScatterGather {
         let responses = remote.iter().map(|(url, partitions)| ask(url, partitions));
         let responses = cancel.run_until_cancelled(join_all(responses));
         let responses = self.0.runtime.block_on(responses);
-        let mut answers = Vec::new();
+        let mut received = Vec::new();
         for (response, (url, partitions)) in responses
             .ok_or(QueryError::Cancelled)?
             .into_iter()
             .zip(&remote)
         {
             match response {
-                Ok(answer) => answers.push(answer),
+                Ok(response) => received.push(response),
                 Err(error @ PeerError::Unavailable { .. }) => {
                     tracing::debug!(url, ?partitions, %error, "no response from a peer");
                     placement.missing.extend(partitions);
@@ -107,7 +107,7 @@ impl ScatterGather {
                 }
             }
         }
-        Ok(answers)
+        Ok(received)
     }
 
     /// The parts that answer `query`. Peers get `time_max` for each part of their response.
@@ -126,23 +126,23 @@ impl ScatterGather {
         }
         let for_peer = query.for_peer();
         let peers = &self.0.peers;
-        let answers = self.ask_peers(&mut placement, cancel, async |url, partitions| {
+        let responses = self.ask_peers(&mut placement, cancel, async |url, partitions| {
             let cancel = cancel.clone();
             peers
                 .rows(url, partitions, &for_peer, time_max, cancel)
                 .await
         })?;
-        let (mut parts, mut of_peers) = (QuerySources::default(), Vec::new());
-        for answer in answers {
-            of_peers.push(answer.coverage);
-            parts.remote.push(answer.rows);
+        let (mut sources, mut of_peers) = (QuerySources::default(), Vec::new());
+        for response in responses {
+            of_peers.push(response.coverage);
+            sources.remote.push(response.rows);
         }
-        parts.coverage = placement.coverage(of_peers, query.partial)?;
+        sources.coverage = placement.coverage(of_peers, query.partial)?;
         for (_, readable) in placement.local {
-            parts.stores.push(readable.store);
-            parts.revocations.push(readable.revocation);
+            sources.stores.push(readable.store);
+            sources.revocations.push(readable.revocation);
         }
-        Ok(parts)
+        Ok(sources)
     }
 
     /// Adds the sources that answer `query` to `hours`.
@@ -160,15 +160,15 @@ impl ScatterGather {
             return Err(QueryError::Missing(placement.missing));
         }
         let peers = &self.0.peers;
-        let answers = self.ask_peers(&mut placement, cancel, async |url, partitions| {
+        let responses = self.ask_peers(&mut placement, cancel, async |url, partitions| {
             peers
                 .hours(url, partitions, &query.hours, cancel.clone())
                 .await
         })?;
         let mut of_peers = Vec::new();
-        for answer in answers {
-            hours.add(answer.hours, answer.tag);
-            of_peers.push(answer.coverage);
+        for response in responses {
+            hours.add(response.hours, response.tag);
+            of_peers.push(response.coverage);
         }
         hours.coverage = placement.coverage(of_peers, query.partial)?;
         for (_, readable) in placement.local {

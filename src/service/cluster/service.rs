@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterNode;
-use super::peer::{FRAMES, Request};
+use super::peer::{FrameEncoder, Request};
 use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, RowFormat, Rows};
-use crate::service::{Committed, Health, PeerRequest, Promise, Service, ServiceError};
+use crate::service::{Committed, Health, PeerRequest, Service, ServiceError};
 use crate::store::StoreError;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
@@ -23,7 +24,7 @@ impl Service for ClusterNode {
         batch: Batch,
         permit: Permit,
         until_visible: bool,
-    ) -> Promise<'_, Result<Committed, ServiceError>> {
+    ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
         Box::pin(self.writer.commit(batch, permit, until_visible))
     }
 
@@ -119,7 +120,7 @@ impl Service for ClusterNode {
     fn peer_request(&self, path: &str, query: &str) -> Option<Result<PeerRequest<'_>, BadQuery>> {
         let request = Request::parse(path, query)?;
         Some(request.map(|request| match request {
-            Request::Rows(query) => PeerRequest::Rows(query, RowFormat::Other(FRAMES)),
+            Request::Rows(query) => PeerRequest::Rows(query, RowFormat::Other(&FrameEncoder)),
             Request::Hours(query) => PeerRequest::Hours(query),
             Request::Applied(upto) => PeerRequest::Applied(Box::pin(self.writer.has_applied(upto))),
         }))

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{Committed, Health, OpenError, Options, Promise, Service, ServiceError};
+use super::{Committed, Health, OpenError, Service, ServiceError, ServiceOptions};
 use crate::backup;
 use crate::ingest::Permit;
 use crate::query::{Engine, Hours, QueryError, Rows};
@@ -38,7 +39,7 @@ impl Standalone {
     ///
     /// # Errors
     /// A store that does not open, or a thread that does not start.
-    pub fn open(dir: DataDir, options: &Options) -> Result<Standalone, OpenError> {
+    pub fn open(dir: DataDir, options: &ServiceOptions) -> Result<Standalone, OpenError> {
         let start = Instant::now();
         let (store, recovery) = Store::open_dir(dir, options.store.clone())?;
         let store = Arc::new(store);
@@ -55,21 +56,6 @@ impl Standalone {
     }
 }
 
-impl Standalone {
-    /// Removes what is too old already, since the one thread that commits should not copy batches.
-    async fn remove_too_old(&self, batch: Batch) -> Result<Batch, ServiceError> {
-        match self.store.cutoff_within(&batch) {
-            None => Ok(batch),
-            Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {
-                Ok(batch.without_hours_before(cutoff))
-            }
-            Some(cutoff) => tokio::task::spawn_blocking(move || batch.without_hours_before(cutoff))
-                .await
-                .map_err(|_| ServiceError::Closed),
-        }
-    }
-}
-
 impl Service for Standalone {
     /// A batch is visible when it is durable, so `until_visible` changes nothing.
     fn commit(
@@ -77,9 +63,20 @@ impl Service for Standalone {
         batch: Batch,
         permit: Permit,
         _until_visible: bool,
-    ) -> Promise<'_, Result<Committed, ServiceError>> {
+    ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
         Box::pin(async move {
-            let batch = self.remove_too_old(batch).await?;
+            // Removes what is too old already, since the one thread that commits should not copy batches.
+            let batch = match self.store.cutoff_within(&batch) {
+                None => batch,
+                Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {
+                    batch.without_hours_before(cutoff)
+                }
+                Some(cutoff) => {
+                    let copied =
+                        tokio::task::spawn_blocking(move || batch.without_hours_before(cutoff));
+                    copied.await.map_err(|_| ServiceError::Closed)?
+                }
+            };
             self.committer.commit(batch, permit).await
         })
     }

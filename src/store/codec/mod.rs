@@ -6,6 +6,7 @@
 
 mod receipt;
 
+use crate::store::Position;
 use flow::Hour;
 pub use flow::codec::{
     BATCH_TOTALS_BYTES, COUNTERS_BYTES, Corrupt, FlowKey, HOUR_BYTES, KEY_BYTES_MAX, Record,
@@ -36,6 +37,7 @@ pub const FLOWS: &str = "flows";
 pub const RECEIPTS: &str = "receipts";
 
 /// Keys in `flows` that are not flow keys start with an hour that no flow has, so they sort after all flows.
+#[cfg(test)]
 const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
 
 /// Start of the ledger's keys in `flows`; the hour follows.
@@ -65,11 +67,6 @@ pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
     (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
 }
 
-/// Whether `key` in `flows` is not a flow key.
-pub fn is_meta_key(key: &[u8]) -> bool {
-    key.starts_with(&META_PREFIX)
-}
-
 /// Key of an hour's entry in the ledger. Sorts by hour, after all flows.
 pub fn ledger_key(hour: u32) -> [u8; LEDGER_KEY_BYTES] {
     let mut key = [0; LEDGER_KEY_BYTES];
@@ -95,16 +92,16 @@ pub fn ledger_bounds() -> (&'static [u8], &'static [u8]) {
 }
 
 /// Key of the journal entry at `position`.
-pub fn journal_key(position: u64) -> [u8; 8] {
-    position.to_be_bytes()
+pub fn journal_key(position: Position) -> [u8; 8] {
+    position.get().to_be_bytes()
 }
 
 /// Reads what [`journal_key`] wrote.
-pub fn decode_journal_key(key: &[u8]) -> Result<u64, Corrupt> {
+pub fn decode_journal_key(key: &[u8]) -> Result<Position, Corrupt> {
     let key = key
         .try_into()
         .map_err(|_| Corrupt("a journal key is not eight bytes"))?;
-    Ok(u64::from_be_bytes(key))
+    Ok(Position::new(u64::from_be_bytes(key)))
 }
 
 /// Mark at the end of each log record (log data in RocksDB's terms, which it skips): everything before the record was
@@ -115,22 +112,22 @@ pub const SYNCED: &[u8] = b"synced";
 pub const UNSYNCED: &[u8] = b"unsynced";
 
 /// Value of the marker.
-pub fn encode_marker(position: u64) -> [u8; 8] {
-    position.to_le_bytes()
+pub fn encode_marker(position: Position) -> [u8; 8] {
+    position.get().to_le_bytes()
 }
 
 /// Reads what [`encode_marker`] wrote.
-pub fn decode_marker(value: &[u8]) -> Result<u64, Corrupt> {
+pub fn decode_marker(value: &[u8]) -> Result<Position, Corrupt> {
     let value = value
         .try_into()
         .map_err(|_| Corrupt("the marker is not eight bytes"))?;
-    Ok(u64::from_le_bytes(value))
+    Ok(Position::new(u64::from_le_bytes(value)))
 }
 
 /// Checks an invariant for arbitrary bytes: no decoder panics, and encoding what a decoder accepts returns the same
 /// bytes. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_decoders(bytes: &[u8]) {
+pub fn assert_store_codec_round_trips(bytes: &[u8]) {
     if let Ok(position) = decode_marker(bytes) {
         assert_eq!(encode_marker(position), bytes);
     }
@@ -159,7 +156,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check_decoders(&bytes);
+            assert_store_codec_round_trips(&bytes);
         }
     }
 
@@ -173,7 +170,8 @@ mod tests {
             b"",
             b"",
         );
-        assert!(!is_meta_key(&key) && is_meta_key(&MARKER_KEY) && is_meta_key(&ledger_key(0)));
+        assert!(!key.starts_with(&META_PREFIX));
+        assert!(MARKER_KEY.starts_with(&META_PREFIX) && ledger_key(0).starts_with(&META_PREFIX));
     }
 
     #[test]
@@ -184,7 +182,7 @@ mod tests {
             fingerprint: 0x0102,
             time_s: 3,
             too_old: 4,
-            position: 0,
+            position: Position::ZERO,
         };
         let stored = encode_receipt(receipt);
         assert_eq!(
@@ -200,7 +198,7 @@ mod tests {
         assert_eq!(decode_receipt(&stored[..24]), Ok(none_too_old));
         assert!(decode_receipt(&stored[..30]).is_err());
         let elsewhere = Receipt {
-            position: 5,
+            position: Position::new(5),
             ..none_too_old
         };
         let stored = [&stored[..24], &[0; 8], b"\x05\0\0\0\0\0\0\0"].concat();
@@ -218,8 +216,8 @@ mod tests {
         let of_format_4 = [&[0; 16], &stored[16..]].concat();
         assert_eq!(decode_batch_receipt(&of_format_4), Ok(None));
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());
-        assert_eq!(journal_key(1), *b"\0\0\0\0\0\0\0\x01");
-        assert_eq!(encode_marker(1), *b"\x01\0\0\0\0\0\0\0");
+        assert_eq!(journal_key(Position::new(1)), *b"\0\0\0\0\0\0\0\x01");
+        assert_eq!(encode_marker(Position::new(1)), *b"\x01\0\0\0\0\0\0\0");
         assert_eq!(encode_identity(), "flowtally data directory, format 5\n");
         assert_eq!(decode_identity(&encode_identity()), Some(5));
         assert_eq!(decode_identity("something else"), None);

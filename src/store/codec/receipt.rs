@@ -1,6 +1,7 @@
 //! Receipts and notes: keys and values of the `receipts` column family.
 
 use super::Corrupt;
+use crate::store::Position;
 
 /// Proof that a batch was counted under an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Receipt {
     pub too_old: u64,
     /// Position of the batch in an external journal; 0 if the journal is in the same database. A batch that is read
     /// again recognizes its own receipt by it, and is not taken for a duplicate.
-    pub position: u64,
+    pub position: Position,
 }
 
 /// Key under which the note for `key` is stored. It starts with NUL, as no idempotency key does, so a note never
@@ -32,7 +33,7 @@ const WHOLE: usize = 40;
 /// Fixed width, little-endian: 24 bytes, 32 if flows were too old, 40 with a position.
 pub fn encode_receipt(receipt: Receipt) -> Vec<u8> {
     let mut value = encode_whole(receipt);
-    if receipt.position == 0 {
+    if receipt.position == Position::ZERO {
         value.truncate(if receipt.too_old > 0 { 32 } else { 24 });
     }
     value
@@ -49,7 +50,7 @@ fn encode_whole(receipt: Receipt) -> Vec<u8> {
     let mut value = receipt.fingerprint.to_le_bytes().to_vec();
     value.extend_from_slice(&receipt.time_s.to_le_bytes());
     value.extend_from_slice(&receipt.too_old.to_le_bytes());
-    value.extend_from_slice(&receipt.position.to_le_bytes());
+    value.extend_from_slice(&receipt.position.get().to_le_bytes());
     value
 }
 
@@ -89,7 +90,7 @@ pub fn decode_noted_receipt(value: &[u8]) -> Result<(Receipt, Option<&str>), Cor
             fingerprint: u128::from_le_bytes(*fingerprint),
             time_s: u64::from_le_bytes(*time_s),
             too_old,
-            position,
+            position: Position::new(position),
         };
         Some((receipt, note))
     };

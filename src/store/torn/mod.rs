@@ -68,7 +68,7 @@ enum FragmentType {
 }
 
 impl FragmentType {
-    fn of(kind: u8) -> Option<FragmentType> {
+    fn from_byte(kind: u8) -> Option<FragmentType> {
         match kind {
             1 | 9 | 10 | 130 => Some(FragmentType::Full), // data, and metadata records, which are never split
             2 => Some(FragmentType::First),
@@ -202,7 +202,7 @@ fn fragment(log: &[u8], at: usize) -> (usize, Parsed) {
         let [c0, c1, c2, c3, l0, l1, kind] = *header;
         let length = usize::from(u16::from_le_bytes([l0, l1]));
         let end = begin + HEADER_BYTES + length;
-        let Some(part) = FragmentType::of(kind).filter(|_| end <= block_end(begin)) else {
+        let Some(part) = FragmentType::from_byte(kind).filter(|_| end <= block_end(begin)) else {
             return Some(Parsed::Bad);
         };
         let Some(payload) = rest.get(..length) else {
@@ -357,7 +357,7 @@ impl<'a> TornTail<'a> {
 
     /// The fragment type at `at`; the outer `None` if the byte may be lost, the inner one if it is invalid.
     fn kind(&self, at: usize) -> Option<Option<FragmentType>> {
-        self.byte(at + 6).map(FragmentType::of)
+        self.byte(at + 6).map(FragmentType::from_byte)
     }
 
     /// Whether the known bytes of checksum and payload agree for a payload of this length.

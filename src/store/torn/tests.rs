@@ -125,7 +125,7 @@ fn after_a_cut(
 }
 
 /// Cuts off no more than what came after `synced`, and leaves nothing that is not whole.
-fn check(left: &[u8], synced: usize, whole: &[u8], what: &str) {
+fn assert_cut_keeps_synced(left: &[u8], synced: usize, whole: &[u8], what: &str) {
     match find_end(left, LogKind::Journal) {
         Ok(LogEnd::Torn { keep, unsynced }) => {
             assert!(keep >= synced && !unsynced, "{what}: {keep} of {synced}");
@@ -177,11 +177,11 @@ fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
             }
             let mut left = after_a_cut(log, synced, sector_bytes, |n| bits[n]);
             let what = format!("{synced}..{}, {sector_bytes}: {subset:b}", log.len());
-            check(&left, synced, log, &what);
+            assert_cut_keeps_synced(&left, synced, log, &what);
             left.extend(vec![0; random.random_range(0..9000)]);
-            check(&left, synced, log, &format!("{what}, longer"));
+            assert_cut_keeps_synced(&left, synced, log, &format!("{what}, longer"));
             left.truncate(random.random_range(synced..=log.len()));
-            check(&left, synced, log, &format!("{what}, {} bytes", left.len()));
+            assert_cut_keeps_synced(&left, synced, log, &format!("{what}, {} bytes", left.len()));
             cuts += 3;
         }
     }
@@ -221,7 +221,7 @@ fn the_last_record_is_dropped_in_whatever_state_a_power_cut_leaves_it() {
         let mut random = StdRng::seed_from_u64(seed);
         let there: Vec<bool> = (0..=log.len() / 512).map(|_| random.random()).collect();
         let left = after_a_cut(&log, is_last[0], 512, |n| there[n]);
-        check(&left, is_last[0], &log, "a large one");
+        assert_cut_keeps_synced(&left, is_last[0], &log, "a large one");
     }
     assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
     println!("{cuts} states");

@@ -10,15 +10,15 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 
 use flow::HostName;
 
-use super::{Client, ClientError, IDLE_MAX, Proxy, RESPONSE_MAX, Server, forward};
+use super::{Client, ClientError, IDLE_TIME_MAX, Proxy, RESPONSE_TIME_MAX, Server, forward};
 
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Client {
     /// # Errors
     /// [`ClientError::Options`]
     pub fn new(server: &Server) -> Result<Client, ClientError> {
-        Client::with_idle_max(server, IDLE_MAX)
+        Client::with_idle_max(server, IDLE_TIME_MAX)
     }
 
     pub(super) fn with_idle_max(
@@ -37,8 +37,8 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_MAX))
-            .timeout_recv_response(Some(RESPONSE_MAX))
+            .timeout_connect(Some(CONNECT_TIME_MAX))
+            .timeout_recv_response(Some(RESPONSE_TIME_MAX))
             .timeout_per_read(Some(idle_max))
             .timeout_per_write(Some(idle_max))
             .user_agent(concat!("flowtally/", env!("CARGO_PKG_VERSION")))

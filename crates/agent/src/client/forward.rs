@@ -22,7 +22,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    pub(super) fn of(proxy: &ureq::Proxy) -> Option<Credentials> {
+    pub(super) fn from_proxy(proxy: &ureq::Proxy) -> Option<Credentials> {
         let (user, password) = (proxy.username(), proxy.password());
         if user.is_none() && password.is_none() {
             return None;

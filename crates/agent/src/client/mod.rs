@@ -21,13 +21,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use forward::Credentials;
-use serde::Deserialize;
 
 /// The longest wait for the response headers. The service holds a batch for less than this while it waits for
 /// memory or disk, and then responds with 503.
-const RESPONSE_MAX: Duration = Duration::from_secs(60);
+const RESPONSE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest wait for the next bytes of a response body.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The address of the service, and the credentials for it.
 #[derive(Clone, Default)]
@@ -67,18 +66,6 @@ pub enum ClientError {
         status: u16,
         why: String,
     },
-}
-
-/// A problem document (RFC 9457) of the service.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Problem {
-    pub r#type: String,
-    pub title: String,
-    pub detail: String,
-    /// The number of the invalid flow, and the invalid field.
-    pub index: Option<u64>,
-    pub field: Option<String>,
 }
 
 /// HTTP client of one service. It keeps its connections open; clones share them.

@@ -64,7 +64,7 @@ impl Proxy {
         let named = own
             .or_else(|| set("all_proxy"))
             .or_else(|| set("ALL_PROXY"));
-        let (Some((variable, proxy)), Some(host)) = (named, Host::of(url)) else {
+        let (Some((variable, proxy)), Some(host)) = (named, Host::from_url(url)) else {
             return Ok(None);
         };
         let excluded = set("no_proxy").or_else(|| set("NO_PROXY"));
@@ -100,7 +100,7 @@ impl Proxy {
         let address = address
             .parse()
             .map_err(|_| self.unusable("it is not a URL"))?;
-        Ok((address, Credentials::of(&proxy)))
+        Ok((address, Credentials::from_proxy(&proxy)))
     }
 
     pub(super) fn for_ureq(&self) -> Result<ureq::Proxy, ureq::Error> {
@@ -165,7 +165,7 @@ struct Host {
 }
 
 impl Host {
-    fn of(url: &Uri) -> Option<Host> {
+    fn from_url(url: &Uri) -> Option<Host> {
         let name = url.host()?.trim_start_matches('[').trim_end_matches(']');
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let default = match url.scheme_str() {

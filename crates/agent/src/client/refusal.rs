@@ -2,7 +2,9 @@
 
 use ureq::http::{HeaderMap, StatusCode};
 
-use super::{Client, Problem};
+use flow::{PROBLEM_TYPE_PREFIX, ProblemDocument};
+
+use super::Client;
 
 /// The target of a redirect.
 pub(crate) fn redirect_target(headers: &HeaderMap) -> Option<String> {
@@ -16,11 +18,11 @@ impl Client {
         &self,
         path: &str,
         status: StatusCode,
-        problem: Option<&Problem>,
+        problem: Option<&ProblemDocument>,
         location: Option<&str>,
     ) -> String {
         let why = self.remedy(path, status, problem, location);
-        let is_ours = problem.is_some_and(|p| p.r#type.starts_with("urn:flowtally:"));
+        let is_ours = problem.is_some_and(|p| p.r#type.starts_with(PROBLEM_TYPE_PREFIX));
         match &self.proxy {
             Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(
                 "{why}; {proxy} requires a user name and a password, as in http://USER:PASSWORD@HOST:PORT"
@@ -58,7 +60,7 @@ impl Client {
         &self,
         path: &str,
         status: StatusCode,
-        problem: Option<&Problem>,
+        problem: Option<&ProblemDocument>,
         location: Option<&str>,
     ) -> String {
         let has_title = problem.is_some_and(|problem| !problem.title.is_empty());
@@ -68,7 +70,7 @@ impl Client {
             }
             _ => status.to_string(),
         };
-        let kind = problem.and_then(|p| p.r#type.strip_prefix("urn:flowtally:problem:"));
+        let kind = problem.and_then(|p| p.r#type.strip_prefix(PROBLEM_TYPE_PREFIX));
         match (status, kind, location) {
             (status, _, Some(to)) if status.is_redirection() => {
                 let path = path.split('?').next().unwrap_or_default();

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
 
-use super::{Client, ClientError, RESPONSE_MAX, redirect_target};
+use super::{Client, ClientError, RESPONSE_TIME_MAX, redirect_target};
 
 /// For a DELETE: it only makes room, so it is not worth a long wait.
-const DELETE_MAX: Duration = Duration::from_secs(10);
+const DELETE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The largest response that is read as a whole.
 const RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// The part of an error response that is read.
@@ -38,7 +38,10 @@ impl Client {
     /// minute.
     pub(crate) fn to_post(&self, path: &str) -> RequestBuilder<ureq::typestate::WithBody> {
         let request = self.agent.post(self.url(path));
-        let request = request.config().timeout_global(Some(RESPONSE_MAX)).build();
+        let request = request
+            .config()
+            .timeout_global(Some(RESPONSE_TIME_MAX))
+            .build();
         self.authorized(request)
     }
 
@@ -73,7 +76,10 @@ impl Client {
 
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
         let request = self.agent.delete(self.url(path));
-        let request = request.config().timeout_global(Some(DELETE_MAX)).build();
+        let request = request
+            .config()
+            .timeout_global(Some(DELETE_TIME_MAX))
+            .build();
         self.check_status(path, self.authorized(request).call())
             .map(drop)
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, BodyReader};
 
-use super::{Client, ClientError, IDLE_MAX, JsonArray};
+use super::{Client, ClientError, IDLE_TIME_MAX, JsonArray};
 
 /// The read buffer of such a response.
 const ITEMS_BYTES: usize = 64 << 10;
@@ -75,7 +75,7 @@ pub fn describe_read_error(error: &io::Error) -> String {
         Some(ureq::Error::Timeout(_)) => {
             format!(
                 "no more data has arrived for {} seconds",
-                IDLE_MAX.as_secs()
+                IDLE_TIME_MAX.as_secs()
             )
         }
         _ => format!("the response is incomplete: {error}"),
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_response_may_be_slow_but_not_idle() {
         // Together, the pauses are longer than this; each is much shorter, as a busy machine stretches it.
-        const IDLE_MAX: Duration = Duration::from_secs(2);
+        const IDLE_TIME_MAX: Duration = Duration::from_secs(2);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             url: format!("http://{}", listener.local_addr().unwrap()),
@@ -108,12 +108,12 @@ mod tests {
             let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
             stream.write_all(head.as_bytes()).unwrap();
             for _ in 0..10 {
-                std::thread::sleep(IDLE_MAX / 8);
+                std::thread::sleep(IDLE_TIME_MAX / 8);
                 stream.write_all(b"x").unwrap();
             }
             stream
         });
-        let client = Client::with_idle_max(&server, IDLE_MAX).unwrap();
+        let client = Client::with_idle_max(&server, IDLE_TIME_MAX).unwrap();
         let mut body = client.get("/x", "*/*").unwrap().into_body().into_reader();
         let mut read = Vec::new();
         let error = body.read_to_end(&mut read).unwrap_err();

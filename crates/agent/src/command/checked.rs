@@ -32,7 +32,7 @@ impl CheckedFile {
     }
 
     /// Returns the number of bytes that were checked, so that no bytes are read that were appended meanwhile.
-    fn check(&mut self) -> io::Result<u64> {
+    fn verify_checksums(&mut self) -> io::Result<u64> {
         let mut begin = Vec::new();
         (&self.file).take(BEGIN_BYTES).read_to_end(&mut begin)?;
         self.file.rewind()?;
@@ -51,7 +51,7 @@ impl Read for CheckedFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let rest = match self.rest {
             Some(rest) => rest,
-            None => self.check()?,
+            None => self.verify_checksums()?,
         };
         let read = (&self.file).take(rest).read(buffer)?;
         self.rest = Some(rest - read as u64);

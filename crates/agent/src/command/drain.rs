@@ -1,9 +1,10 @@
 //! Stops reading a pipe before its end, and waits until the flows that were read already are in the queue.
 
+use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -47,19 +48,19 @@ struct State {
 impl Drain {
     /// Makes every later read fail.
     pub(crate) fn stop(&self) {
-        self.state().is_stopped = true;
+        self.state.lock().is_stopped = true;
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.state().is_stopped
+        self.state.lock().is_stopped
     }
 
     /// Waits at most `time_max` until the reader has passed on everything that it read.
     pub(crate) fn wait(&self, time_max: Duration) {
-        let waited = self
-            .changed
-            .wait_timeout_while(self.state(), time_max, |state| !state.has_ended);
-        let _in_any_case = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        let _in_any_case =
+            self.changed
+                .wait_while_for(&mut state, |state| !state.has_ended, time_max);
     }
 
     /// Counts a flow that the reader has passed on.
@@ -69,12 +70,8 @@ impl Drain {
 
     /// Marks the reader as ended; it holds no flows.
     pub(crate) fn end(&self) {
-        self.state().has_ended = true;
+        self.state.lock().has_ended = true;
         self.changed.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +162,7 @@ impl Read for Drained {
             _ => read,
         };
         if let Some(sender) = self.sender.upgrade() {
-            sender.note_read();
+            sender.record_read();
         }
         Ok(read)
     }

@@ -1,10 +1,10 @@
 //! Flows that are refused: appended to a file, and shown on the terminal.
 
+use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use indicatif::ProgressBar;
@@ -95,7 +95,7 @@ impl Rejects {
                     lines.push('\n');
                 }
             }
-            let mut file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
+            let mut file = file.lock();
             file.write_all(lines.as_bytes()).map_err(not_written)?;
         }
         match self.most {
@@ -118,7 +118,7 @@ impl Rejects {
         self.eprint_line(&format!(
             "refused: {flows} flows, which are in {location}: {why}"
         ));
-        let mut aside = self.aside.lock().map_err(|_| "a thread panicked")?;
+        let mut aside = self.aside.lock();
         *aside = path.parent().map(Path::to_owned);
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Rejects {
         let Some((_, file)) = &self.file else {
             return Ok(());
         };
-        let file = file.lock().map_err(|_| "a thread panicked".to_owned())?;
+        let file = file.lock();
         match file.sync_data() {
             // Not a regular file.
             Err(error) if error.raw_os_error() == Some(EINVAL) => Ok(()),
@@ -157,7 +157,7 @@ impl Rejects {
             return Ok(());
         }
         let were = if n == 1 { "flow was" } else { "flows were" };
-        let aside = self.aside.lock().map_err(|_| "a thread panicked")?;
+        let aside = self.aside.lock();
         let locations = [
             self.file.as_ref().map(|(path, _)| {
                 let (path, word) = (path.display(), shell_word(&path.display().to_string()));

@@ -196,7 +196,7 @@ pub(crate) fn has_flow(kept: &[u8]) -> bool {
 
 /// Takes the unfinished text out of an error that stopped reading. Empty if there is nothing to keep.
 pub(crate) fn take_unfinished(error: &mut io::Error) -> Vec<u8> {
-    let text = Stopped::of(error).map(|stopped| std::mem::take(&mut stopped.unfinished));
+    let text = Stopped::from_error(error).map(|stopped| std::mem::take(&mut stopped.unfinished));
     let text = text.unwrap_or_default();
     match text.trim_ascii_start() {
         b"" => Vec::new(),
@@ -298,7 +298,7 @@ mod tests {
                 match input.read(&mut buffer) {
                     Ok(length) => text.extend_from_slice(&buffer[..length]),
                     Err(error) if Idle::is(&error) => {}
-                    Err(mut error) => break Stopped::of(&mut error).is_some(),
+                    Err(mut error) => break Stopped::from_error(&mut error).is_some(),
                 }
             };
             assert!(error);

@@ -33,7 +33,7 @@ static WARNED: Once = Once::new();
 
 /// An open file or pipe.
 #[derive(Debug)]
-pub struct FlowSource {
+pub struct FlowInput {
     input: File,
     /// Set for a pipe whose reading can be stopped.
     stop: Option<PipeStop>,
@@ -97,12 +97,12 @@ pub enum ReaderEvent {
     Ended(Result<(), InputError>),
 }
 
-impl FlowSource {
-    pub fn open(path: &Path) -> Result<FlowSource, String> {
+impl FlowInput {
+    pub fn open(path: &Path) -> Result<FlowInput, String> {
         let cannot = |e: io::Error| format!("{}: {e}", path.display());
         if path.as_os_str() == "-" {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
-            return Ok(FlowSource {
+            return Ok(FlowInput {
                 input: input.into(),
                 stop: None,
                 is_file: false,
@@ -112,7 +112,7 @@ impl FlowSource {
         let file = File::open(path).map_err(cannot)?;
         let data = file.metadata().map_err(cannot)?;
         reject_directory(path, &data)?;
-        Ok(FlowSource {
+        Ok(FlowInput {
             input: file,
             stop: None,
             is_file: data.is_file(),
@@ -126,8 +126,8 @@ impl FlowSource {
         drain: Arc<Drain>,
         sender: &Arc<Sender>,
         rejects: Arc<Rejects>,
-    ) -> FlowSource {
-        FlowSource {
+    ) -> FlowInput {
+        FlowInput {
             stop: Some(PipeStop {
                 drain,
                 sender: Arc::downgrade(sender),

@@ -1,5 +1,6 @@
 //! One attempt to send a batch: the request, and the outcome.
 
+use flow::{ProblemDocument, headers};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -7,7 +8,7 @@ use ureq::http::{HeaderMap, StatusCode};
 
 use super::queue::BatchMeta;
 use super::status::{self, ErrorClass, RejectReason};
-use crate::client::{Client, Problem, read_text, redirect_target};
+use crate::client::{Client, read_text, redirect_target};
 
 /// The endpoint.
 pub(super) const PATH: &str = "/flows";
@@ -64,12 +65,12 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
     let mut request = client
         .to_post(PATH)
         .header("content-type", "application/json")
-        .header("idempotency-key", &meta.key);
+        .header(headers::IDEMPOTENCY_KEY, &meta.key);
     if meta.compressed {
         request = request.header("content-encoding", "zstd");
     }
     if !meta.notes.is_empty() {
-        request = request.header("receipt-notes", &meta.notes);
+        request = request.header(headers::RECEIPT_NOTES, &meta.notes);
     }
     let mut response = match request.send(body) {
         Ok(response) => response,
@@ -94,7 +95,9 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
     let status = response.status();
     let after = retry_after(response.headers());
     let location = redirect_target(response.headers());
-    let replayed = response.headers().contains_key("idempotent-replayed");
+    let replayed = response
+        .headers()
+        .contains_key(headers::IDEMPOTENT_REPLAYED);
     // A body that says more than the status has to be complete: a proxy may abort in the middle of one.
     let text = match read_text(&mut response, RESPONSE_BYTES_MAX) {
         Ok(text) => text.unwrap_or_default(),
@@ -106,7 +109,7 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
             };
         }
     };
-    let problem = serde_json::from_str::<Problem>(&text).ok();
+    let problem = serde_json::from_str::<ProblemDocument>(&text).ok();
     let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());
     if status == StatusCode::OK {
         return match serde_json::from_str::<Accepted>(&text) {

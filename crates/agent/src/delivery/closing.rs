@@ -1,18 +1,18 @@
 //! Closes batches when they are full, old enough, or the last ones. A closed batch gets its key and goes into
 //! the queue.
 
+use parking_lot::MutexGuard;
 use std::io::Write;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::queue::{BatchMeta, QueueFull};
-use super::{OpenBatch, SendError, Sender, Shared, State};
+use super::{OpenBatch, SendError, Sender, SenderState, State};
 
 const ZSTD_LEVEL: i32 = 1;
 /// How often to check whether room has been made.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Shared {
+impl SenderState {
     /// Notifies the user once about what is full, and waits for a moment.
     pub(super) fn wait_for_room<'a>(
         &'a self,

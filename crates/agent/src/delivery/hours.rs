@@ -10,7 +10,7 @@ use super::closing::compress;
 use super::queue::BatchMeta;
 use super::status::RejectReason;
 use super::worker::{OnRejected, flows_of, reason};
-use super::{DeadLetters, Rejected, SendError, Shared};
+use super::{DeadLetters, Rejected, SendError, SenderState};
 use crate::inputs::GIVE_AGAIN;
 use flow::HourUnit;
 
@@ -70,7 +70,7 @@ pub(super) fn in_another_unit(
     })
 }
 
-impl Shared {
+impl SenderState {
     /// Removes from the first batch the flow with this number and all flows with equal or later hours. The notes of
     /// the batch record the removed flows, so that the next command tries them again. Returns whether such a flow
     /// exists.

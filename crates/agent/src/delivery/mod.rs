@@ -21,9 +21,10 @@ pub(crate) use keyed::{IfLate, KeyedBatch};
 pub(crate) use receipts::{Receipt, Receipts};
 pub use worker::shell_word;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -151,13 +152,13 @@ pub(crate) enum SendError {
 /// [`Sender::finish`] first.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    shared: Arc<Shared>,
+    shared: Arc<SenderState>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// State shared by the sender and its threads.
 #[derive(Debug)]
-struct Shared {
+struct SenderState {
     options: SenderOptions,
     state: Mutex<State>,
     /// Notified on every change that another thread may wait for.
@@ -223,7 +224,7 @@ impl Sender {
             None => Queue::in_memory(),
         };
         let batch_age = options.batch_age;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SenderState {
             options,
             state: Mutex::new(State {
                 open: OpenBatch::default(),
@@ -355,7 +356,7 @@ impl Sender {
     }
 
     /// Notes that input was read; a batch's age counts from then.
-    pub(crate) fn note_read(&self) {
+    pub(crate) fn record_read(&self) {
         self.shared.state().read_at = Some(Instant::now());
     }
 
@@ -468,15 +469,14 @@ impl Drop for Sender {
     }
 }
 
-impl Shared {
+impl SenderState {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before the lock is released, so a poisoned lock is usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
-        let waited = self.changed.wait_timeout(state, most);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        let _in_any_case = self.changed.wait_for(&mut state, most);
+        state
     }
 }
 

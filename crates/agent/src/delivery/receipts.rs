@@ -1,5 +1,6 @@
 //! Looks up which batches a service has accepted.
 
+use flow::ProblemDocument;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use ureq::http::StatusCode;
 
 use super::SendError;
 use super::status::{self, ErrorClass};
-use super::worker::{PAUSE_MAX, pauses};
-use crate::client::{Client, Problem, Server, read_text, redirect_target};
+use super::worker::{RETRY_PAUSE_MAX, pauses};
+use crate::client::{Client, Server, read_text, redirect_target};
 
 const PATH: &str = "/receipts";
 /// Enough for a response about the maximum number of keys with the longest notes.
@@ -84,7 +85,7 @@ impl Receipts {
                         });
                     }
                     trying_again(&why);
-                    std::thread::sleep(pauses.next().unwrap_or(PAUSE_MAX).min(left));
+                    std::thread::sleep(pauses.next().unwrap_or(RETRY_PAUSE_MAX).min(left));
                 }
             }
         }
@@ -117,7 +118,7 @@ impl Receipts {
                 return LookupOutcome::TryAgain(format!("the response is incomplete: {error}"));
             }
         };
-        let problem = serde_json::from_str::<Problem>(&text).ok();
+        let problem = serde_json::from_str::<ProblemDocument>(&text).ok();
         let location = redirect_target(response.headers());
         let client = &self.client;
         let why = client.why_not(PATH, status, problem.as_ref(), location.as_deref());

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use super::SendError;
 use super::queue::{BatchMeta, QueueFull};
 use super::reserved::{self, Reserved};
-use crate::durable;
+use crate::durable::{self, DirLock};
 
 const LOCK_FILE: &str = "lock";
 /// The file for the start of a flow that was read from a pipe.
@@ -48,7 +48,7 @@ pub(super) struct Spool {
     files: VecDeque<(u64, BatchMeta, u64)>,
     next: u64,
     room: Reserved,
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// The oldest batch. Its body may be unreadable.
@@ -61,7 +61,7 @@ pub(super) struct OldestBatch {
 impl Spool {
     pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Spool, SendError> {
         durable::create_dir_all(path).map_err(|e| error(path, e))?;
-        let lock = durable::lock_file(&path.join(LOCK_FILE)).map_err(|e| match e {
+        let lock = DirLock::create(&path.join(LOCK_FILE)).map_err(|e| match e {
             TryLockError::WouldBlock => {
                 let why = "another process is using this spool; give each process its own";
                 error(path, why)

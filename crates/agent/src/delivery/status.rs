@@ -14,7 +14,7 @@
 
 use ureq::http::StatusCode;
 
-use crate::client::Problem;
+use flow::{PROBLEM_TYPE_PREFIX, ProblemDocument};
 
 /// The subject of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +51,10 @@ pub(super) enum RejectReason {
 /// Classifies a response other than 200. `problem` is its body, if it is a problem document.
 pub(super) fn classify(
     status: StatusCode,
-    problem: Option<&Problem>,
+    problem: Option<&ProblemDocument>,
     has_notes: bool,
 ) -> ErrorClass {
-    let kind = problem.and_then(|p| p.r#type.strip_prefix("urn:flowtally:problem:"));
+    let kind = problem.and_then(|p| p.r#type.strip_prefix(PROBLEM_TYPE_PREFIX));
     let names_a_flow = problem.is_some_and(|p| p.index.is_some() || p.field.is_some());
     match (status.as_u16(), kind) {
         (409 | 422, _) if has_notes => ErrorClass::Conflict,

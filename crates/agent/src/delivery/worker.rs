@@ -1,7 +1,7 @@
 //! The thread that takes the oldest batch from the queue and sends it until the service has responded.
 
+use parking_lot::MutexGuard;
 use std::path::Path;
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -11,12 +11,12 @@ use super::attempt::{self, AttemptOutcome};
 use super::queue::BatchMeta;
 use super::spool::OldestBatch;
 use super::status::RejectReason;
-use super::{DeadLetters, Rejected, SendError, Shared, State, hours};
+use super::{DeadLetters, Rejected, SendError, SenderState, State, hours};
 use crate::client::Client;
 
 /// The shortest and the longest pause between two attempts, before jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 pub(super) type OnRejected = dyn FnMut(Rejected) -> Result<(), String>;
 
@@ -49,7 +49,7 @@ enum OnTimeout {
     KeepForNext,
 }
 
-impl Shared {
+impl SenderState {
     /// Body of the delivery thread.
     pub(super) fn deliver_until_abandoned(
         &self,
@@ -96,7 +96,7 @@ impl Shared {
                         self.notify_unreachable(client, why);
                     }
                     left = match self.state().ended_at {
-                        None => PAUSE_MAX,
+                        None => RETRY_PAUSE_MAX,
                         Some(ended_at) => {
                             let failing = since.max(ended_at).elapsed();
                             self.options.retry_for.saturating_sub(failing)
@@ -119,7 +119,7 @@ impl Shared {
                 NextStep::TryAgain { why, after, .. } => {
                     state.report.retries += 1;
                     state.last_error = Some(why);
-                    let pause = pauses.next().unwrap_or(PAUSE_MAX);
+                    let pause = pauses.next().unwrap_or(RETRY_PAUSE_MAX);
                     let pause = pause.max(after.unwrap_or_default());
                     state = self.pause(state, pause.min(left));
                 }
@@ -400,7 +400,7 @@ impl Shared {
 pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
-        .with_max_delay(PAUSE_MAX)
+        .with_max_delay(RETRY_PAUSE_MAX)
         .without_max_times()
         .with_jitter()
         .build()

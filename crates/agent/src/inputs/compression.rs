@@ -39,7 +39,7 @@ impl<R: Read> Decompressed<R> {
             .take(ZSTD.len() as u64)
             .read_to_end(&mut start);
         if let Err(mut error) = read {
-            if let Some(stopped) = Stopped::of(&mut error) {
+            if let Some(stopped) = Stopped::from_error(&mut error) {
                 stopped.unfinished = start;
             }
             return Err(error);

@@ -42,7 +42,7 @@ pub(super) fn read(
     let mut records = CsvRecords::new(window, line);
     let header = first_columns(&mut records);
     let is_cut = !has_line_end && may_be_cut(&first_line);
-    let columns = header.map_err(|error| match lookalikes::of_csv(&first_line) {
+    let columns = header.map_err(|error| match lookalikes::recognize_csv(&first_line) {
         _ if is_cut => InputError::Malformed(format!("read as CSV, {MAY_BE_CUT}; {HEADER}")),
         Some(lookalike) => InputError::Malformed(lookalike.to_string()),
         None => error,

@@ -145,7 +145,7 @@ impl<R: Read> Arrays<R> {
                 let raw = RawFlow {
                     location: Location::Flow(self.flows),
                     text: element,
-                    unusable: lookalikes::of_json(element).map(Unusable::Invalid),
+                    unusable: lookalikes::recognize_json(element).map(Unusable::Invalid),
                 };
                 if sink.flow(raw).is_break() {
                     return Ok(Step::Ended);

@@ -29,7 +29,7 @@ pub(super) fn read(
             Some(last) => last + 1,
             None if window.is_full() => {
                 let mut refused = window.skip_line(line)?;
-                if let Some(known) = lookalikes::of_json(&refused.text) {
+                if let Some(known) = lookalikes::recognize_json(&refused.text) {
                     refused.why = format!("{known} ({})", refused.why);
                 }
                 if sink.refused(refused).is_break() {

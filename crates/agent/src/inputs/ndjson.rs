@@ -41,7 +41,7 @@ fn one_by_one(text: &[u8], line: u64, sink: &mut dyn Sink) -> ControlFlow<()> {
             Ok(text) => sink.flow(RawFlow {
                 location,
                 text,
-                unusable: lookalikes::of_line(text).map(Unusable::Invalid),
+                unusable: lookalikes::recognize_line(text).map(Unusable::Invalid),
             })?,
             Err(error) => {
                 let why = format!("not UTF-8 at byte {}", error.valid_up_to());

@@ -40,13 +40,13 @@ impl Idle {
 
 impl Stopped {
     /// Finds it in an I/O error.
-    pub(crate) fn of(error: &mut io::Error) -> Option<&mut Stopped> {
+    pub(crate) fn from_error(error: &mut io::Error) -> Option<&mut Stopped> {
         error.get_mut()?.downcast_mut()
     }
 
     /// Puts `header` before the unfinished text, in formats that need one.
     pub(super) fn prepend_header(error: &mut io::Error, header: &str) {
-        if let Some(stopped) = Stopped::of(error) {
+        if let Some(stopped) = Stopped::from_error(error) {
             let rest = std::mem::take(&mut stopped.unfinished);
             stopped.unfinished = [header.as_bytes(), b"\n", &rest].concat();
         }

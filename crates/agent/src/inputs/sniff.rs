@@ -37,7 +37,7 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
         if some.len() < 4 && !is_all {
             continue;
         }
-        let lookalike = match lookalikes::of_bytes(some) {
+        let lookalike = match lookalikes::recognize_bytes(some) {
             Some(lookalike) => Some(lookalike.to_string()),
             None => match some.first() {
                 None => return Ok((InputFormat::Ndjson, line)), // nothing
@@ -108,5 +108,5 @@ fn pretty_printed(some: &[u8], is_all: bool, is_cut: bool) -> Pretty {
     if !text.contains(&b'\n') {
         return Pretty::No;
     }
-    Pretty::Yes(lookalikes::of_pretty(&String::from_utf8_lossy(text)))
+    Pretty::Yes(lookalikes::recognize_pretty(&String::from_utf8_lossy(text)))
 }

@@ -160,7 +160,7 @@ impl<R: Read> Window<R> {
             return Ok(());
         }
         if let Some(mut error) = self.error.take() {
-            if let Some(stopped) = Stopped::of(&mut error) {
+            if let Some(stopped) = Stopped::from_error(&mut error) {
                 stopped.unfinished = self.bytes.clone();
             }
             return Err(error);
@@ -174,7 +174,7 @@ impl<R: Read> Window<R> {
                     false
                 }
                 Err(mut error) => {
-                    self.is_idle = Stopped::of(&mut error).is_some();
+                    self.is_idle = Stopped::from_error(&mut error).is_some();
                     self.error = Some(error);
                     false
                 }

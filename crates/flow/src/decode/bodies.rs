@@ -4,7 +4,8 @@
 use serde_json::value::RawValue;
 
 use super::lookalikes::{
-    LookAlike, ZSTD, has_columns, of_bytes, of_csv, of_json, of_line, of_pretty,
+    ForeignFormat, ZSTD, has_columns, recognize_bytes, recognize_csv, recognize_json,
+    recognize_line, recognize_pretty,
 };
 use super::{BYTE_ORDER_MARK, DecodeError, Format, hints, is_blank, without_mark};
 use crate::gzip;
@@ -32,7 +33,7 @@ pub(super) fn explain(error: DecodeError, body: &[u8], format: Format) -> Decode
     let of_all = |what: &str| DecodeError {
         index: None,
         field: None,
-        what: to_send(what),
+        what: suggest_send(what),
         at: None,
     };
     if begin.starts_with(gzip::MAGIC) || begin.starts_with(ZSTD) {
@@ -45,22 +46,22 @@ pub(super) fn explain(error: DecodeError, body: &[u8], format: Format) -> Decode
             "this is {is}: compress it once, and send Content-Encoding: {is} with it"
         ));
     }
-    if let Some(known) = of_bytes(begin) {
+    if let Some(known) = recognize_bytes(begin) {
         return of_all(&known.to_string());
     }
     let known = match begin.first() {
         None => None,
-        Some(b'[') if format == Format::Json => of_element(begin, error.index),
-        Some(b'[') => Some(of_arrays(begin)),
-        Some(b'{') => of_object(begin, error.index, format),
-        Some(_) => match of_text(begin) {
+        Some(b'[') if format == Format::Json => describe_element(begin, error.index),
+        Some(b'[') => Some(describe_arrays(begin)),
+        Some(b'{') => describe_object(begin, error.index, format),
+        Some(_) => match describe_text(begin) {
             Some(what) => return of_all(&what),
             None => None,
         },
     };
     match known {
         Some(known) => DecodeError {
-            what: format!("{}; {}", error.what, to_send(&known)),
+            what: format!("{}; {}", error.what, suggest_send(&known)),
             ..error
         },
         None => error,
@@ -68,18 +69,18 @@ pub(super) fn explain(error: DecodeError, body: &[u8], format: Format) -> Decode
 }
 
 /// The sender of a POST has no access to the data directory, so suggest `send`.
-fn to_send(what: &str) -> String {
+fn suggest_send(what: &str) -> String {
     what.replace("flowtally import", "flowtally send")
 }
 
 /// What the element at `index` of an array is.
-fn of_element(array: &[u8], index: Option<usize>) -> Option<String> {
+fn describe_element(array: &[u8], index: Option<usize>) -> Option<String> {
     let array = std::str::from_utf8(array).ok()?;
-    of_json(hints::element(array, index?)?)
+    recognize_json(hints::element(array, index?)?)
 }
 
 /// The hint for an array in a body of NDJSON.
-fn of_arrays(arrays: &[u8]) -> String {
+fn describe_arrays(arrays: &[u8]) -> String {
     let mut values = serde_json::Deserializer::from_slice(arrays).into_iter::<&RawValue>();
     match values.nth(1).is_none() {
         true => "the body is an array: send it as Content-Type: application/json".into(),
@@ -90,29 +91,29 @@ fn of_arrays(arrays: &[u8]) -> String {
 }
 
 /// What the object at `index` is.
-fn of_object(begin: &[u8], index: Option<usize>, format: Format) -> Option<String> {
+fn describe_object(begin: &[u8], index: Option<usize>, format: Format) -> Option<String> {
     let text = std::str::from_utf8(begin).ok()?;
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let first = values.next()?.ok().map(RawValue::get);
     if let Some(first) = first.filter(|first| first.contains('\n')) {
-        return Some(of_pretty(first));
+        return Some(recognize_pretty(first));
     }
     match index {
         // The JSON decoder has already explained several objects.
-        None if format == Format::Json => of_json(first?),
+        None if format == Format::Json => recognize_json(first?),
         _ => {
             let mut lines = text.split('\n').filter(|line| !is_blank(line));
             let line = without_mark(lines.nth(index.unwrap_or(0))?).trim();
-            line.starts_with('{').then(|| of_line(line))?
+            line.starts_with('{').then(|| recognize_line(line))?
         }
     }
 }
 
 /// The hint for a body that is not JSON.
-fn of_text(begin: &[u8]) -> Option<String> {
+fn describe_text(begin: &[u8]) -> Option<String> {
     let end = memchr::memchr2(b'\n', b'\r', begin).unwrap_or(begin.len());
     let line = String::from_utf8_lossy(&begin[..end.min(LINE_BYTES_MAX)]);
-    if let Some(known) = of_csv(line.trim_end()).map(LookAlike::to_string) {
+    if let Some(known) = recognize_csv(line.trim_end()).map(ForeignFormat::to_string) {
         return Some(known);
     }
     let names = |line: &str| {

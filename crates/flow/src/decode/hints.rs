@@ -53,7 +53,7 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
         (Ok(names), Some(error)) if has_flow(&names) => error,
         (Ok(names), None) if has_flow(&names) => of_all(format!("{ONE_OBJECT}: wrap it in [ ]")),
         (Ok(names), _) if names.is_empty() => of_all(format!("{ONE_OBJECT}; an empty batch is []")),
-        (Ok(names), _) => match holder(&names) {
+        (Ok(names), _) => match field_with_flows(&names) {
             Some(name) => of_all(format!(
                 "{ONE_OBJECT}; if the flows are in its field {name:?}, send that field's value"
             )),
@@ -68,7 +68,7 @@ pub(super) fn object(text: &str, as_lines: Option<DecodeError>) -> DecodeError {
 }
 
 /// The field that may have flows in it: an array of objects, or else an object.
-fn holder<'a>(names: &'a Names<'_>) -> Option<&'a String> {
+fn field_with_flows<'a>(names: &'a Names<'_>) -> Option<&'a String> {
     let is_array = |value: &str| {
         let first = value.strip_prefix('[').map(str::trim_ascii_start);
         first.is_some_and(|first| first.starts_with(['{', ']']))

@@ -10,15 +10,15 @@ use crate::gzip;
 
 /// A known format that cannot be read as it is.
 #[derive(Debug)]
-pub struct LookAlike {
+pub struct ForeignFormat {
     what: &'static str,
     next: &'static str,
-    looks: Looks,
+    signature: Signature,
 }
 
 /// How a format is recognized.
 #[derive(Debug)]
-enum Looks {
+enum Signature {
     /// By these bytes at this offset.
     Magic(usize, &'static [u8]),
     /// By a JSON value that contains all these texts.
@@ -27,7 +27,7 @@ enum Looks {
     Csv(fn(&str) -> bool),
 }
 
-use Looks::{Csv, Json, Magic};
+use Signature::{Csv, Json, Magic};
 
 /// The first bytes of a zstd file.
 pub(super) const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
@@ -35,14 +35,18 @@ pub(super) const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 /// Every flow contains this.
 const NAME: &str = "\"src_app\"";
 
-impl fmt::Display for LookAlike {
+impl fmt::Display for ForeignFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this is {}; {}", self.what, self.next)
     }
 }
 
-const fn known(what: &'static str, looks: Looks, next: &'static str) -> LookAlike {
-    LookAlike { what, next, looks }
+const fn known(what: &'static str, signature: Signature, next: &'static str) -> ForeignFormat {
+    ForeignFormat {
+        what,
+        next,
+        signature,
+    }
 }
 
 const TWICE: &str =
@@ -61,7 +65,7 @@ const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_a
 const MESSAGES_AS_CSV: &str = "the CloudWatch console's CSV, or that of Logs Insights";
 
 /// The first match wins.
-const KNOWN: &[LookAlike] = &[
+const KNOWN: &[ForeignFormat] = &[
     known("compressed twice", Magic(0, b"\x1F\x8B"), TWICE),
     known("compressed twice", Magic(0, b"\x28\xB5\x2F\xFD"), TWICE),
     known(
@@ -308,8 +312,8 @@ const KNOWN: &[LookAlike] = &[
 ];
 
 /// The format of input that starts with these bytes.
-pub fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
-    let known = find(|looks| match looks {
+pub fn recognize_bytes(begin: &[u8]) -> Option<&'static ForeignFormat> {
+    let known = find(|signature| match signature {
         Magic(at, magic) => begin.get(*at..).is_some_and(|rest| rest.starts_with(magic)),
         _ => false,
     });
@@ -319,29 +323,29 @@ pub fn of_bytes(begin: &[u8]) -> Option<&'static LookAlike> {
         [0, other, ..] | [other, 0, ..] if *other > 0 => b"\xFF\xFE",
         _ => return known,
     };
-    known.or_else(|| find(|looks| matches!(looks, Magic(0, magic) if *magic == mark)))
+    known.or_else(|| find(|signature| matches!(signature, Magic(0, magic) if *magic == mark)))
 }
 
 /// The format of CSV with this first line.
-pub fn of_csv(line: &str) -> Option<&'static LookAlike> {
+pub fn recognize_csv(line: &str) -> Option<&'static ForeignFormat> {
     let line = line.to_ascii_lowercase().replace('"', "");
-    find(|looks| matches!(looks, Csv(is) if is(&line)))
+    find(|signature| matches!(signature, Csv(is) if is(&line)))
 }
 
 /// Why a JSON value, or the start of one, is not a flow; `None` if it is not recognized.
-pub fn of_json(value: &str) -> Option<String> {
+pub fn recognize_json(value: &str) -> Option<String> {
     if !value.starts_with(['{', '[']) || value.contains(NAME) && has_own_name(value) {
         return None;
     }
     let has_all = |has: &[&str]| has.iter().all(|&has| value.contains(has));
-    let found = find(|looks| matches!(looks, Json(has) if has_all(has)));
+    let found = find(|signature| matches!(signature, Json(has) if has_all(has)));
     // Field names can be written with escapes.
     let is_flow = || validate_flow(value).is_ok();
-    found.filter(|_| !is_flow()).map(LookAlike::to_string)
+    found.filter(|_| !is_flow()).map(ForeignFormat::to_string)
 }
 
 /// Why a line is not a flow; `None` if it is not recognized, or may be one.
-pub fn of_line(line: &str) -> Option<String> {
+pub fn recognize_line(line: &str) -> Option<String> {
     if line.starts_with('[') {
         return Some(
             "an array, and not a flow; --format json reads arrays one after the other".into(),
@@ -366,7 +370,7 @@ pub fn of_line(line: &str) -> Option<String> {
     let first = values.next()?.ok()?;
     let rest = line[values.byte_offset()..].trim_start();
     let ends_with_cr = line[values.byte_offset()..].starts_with('\r');
-    match of_json(first.get()) {
+    match recognize_json(first.get()) {
         known if !rest.starts_with('{') => known,
         None if ends_with_cr => Some(
             "its lines end with CR alone, as of old Macs: tr '\\r' '\\n' <FILE | flowtally import -".into(),
@@ -379,8 +383,8 @@ pub fn of_line(line: &str) -> Option<String> {
 }
 
 /// What to do about an object that spans several lines.
-pub fn of_pretty(object: &str) -> String {
-    of_json(object).unwrap_or_else(|| {
+pub fn recognize_pretty(object: &str) -> String {
+    recognize_json(object).unwrap_or_else(|| {
         "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
          flowtally import -"
             .into()
@@ -388,20 +392,20 @@ pub fn of_pretty(object: &str) -> String {
 }
 
 /// Why a body is not compressed with its declared `encoding`, gzip or zstd, and what to do about it.
-pub fn of_encoded(body: &[u8], encoding: &str) -> Option<String> {
+pub fn recognize_encoded(body: &[u8], encoding: &str) -> Option<String> {
     let is = match body {
         _ if body.starts_with(gzip::MAGIC) => "gzip",
         _ if body.starts_with(ZSTD) => "zstd",
         [b'[' | b'{' | b' ' | b'\r' | b'\n' | b'\t', ..] => {
             return Some("it is not compressed: leave Content-Encoding out".into());
         }
-        _ => return of_bytes(body).map(LookAlike::to_string),
+        _ => return recognize_bytes(body).map(ForeignFormat::to_string),
     };
     (is != encoding).then(|| format!("it is {is}: send Content-Encoding: {is}"))
 }
 
-fn find(is: impl Fn(&Looks) -> bool) -> Option<&'static LookAlike> {
-    KNOWN.iter().find(|known| is(&known.looks))
+fn find(is: impl Fn(&Signature) -> bool) -> Option<&'static ForeignFormat> {
+    KNOWN.iter().find(|known| is(&known.signature))
 }
 
 /// Whether a header has the names of flows in columns separated by `separator`.

@@ -122,9 +122,9 @@ pub fn read_flow(flow: &str) -> Result<Batch, String> {
 /// Checks an invariant for any body: if the fast decoder accepts it, the other one decodes the same batch. Returns
 /// whether the fast decoder accepted it. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_decoders(body: &[u8], format: Format) -> bool {
+pub fn assert_decoders_agree(body: &[u8], format: Format) -> bool {
     let Some(fast) = fast::decode(body, format) else {
-        let _any_answer = json::decode(body, format);
+        let _any_result = json::decode(body, format);
         return false;
     };
     let json = json::decode(body, format);
@@ -230,7 +230,7 @@ mod tests {
 
         #[test]
         fn what_the_fast_decoder_takes_the_other_takes_alike((body, format) in bodies()) {
-            check_decoders(&body, format);
+            assert_decoders_agree(&body, format);
         }
     }
 
@@ -304,7 +304,7 @@ mod tests {
                     body.push(b' ');
                 }
             }
-            taken += u64::from(check_decoders(&body, *format));
+            taken += u64::from(assert_decoders_agree(&body, *format));
         }
         println!("{taken} of {cases} were taken by the fast decoder");
         assert!(

@@ -10,7 +10,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
 
-use super::question::{Answer, Row, fields};
+use super::query::{Row, Snapshot, fields};
 use super::state::{Mode, State};
 use super::text::{bar, bytes, fit, fit_right, rate, visible, width};
 use crate::config::{HourChoice, SortBy};
@@ -88,7 +88,7 @@ struct Heights {
 }
 
 impl Heights {
-    fn of(height: u16) -> Heights {
+    fn from_screen(height: u16) -> Heights {
         Heights {
             totals: u16::from(height >= 5),
             mode: u16::from(height >= 7),
@@ -109,12 +109,14 @@ impl Heights {
 
 /// How many rows fit.
 pub(super) fn rows_on_screen(height: u16) -> usize {
-    height.saturating_sub(Heights::of(height).others()).into()
+    height
+        .saturating_sub(Heights::from_screen(height).others())
+        .into()
 }
 
 pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Instant) {
     let area = frame.area();
-    let heights = Heights::of(area.height);
+    let heights = Heights::from_screen(area.height);
     let mut canvas = Canvas {
         buffer: frame.buffer_mut(),
         rest: area,
@@ -131,7 +133,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
     };
     let footer_area = canvas.take_last(lines);
     let rows = canvas.rest;
-    match (&state.mode, &state.answer) {
+    match (&state.mode, &state.snapshot) {
         (Mode::Help, _) => {
             for line in HELP {
                 canvas.line(1, || Line::raw(line));
@@ -144,7 +146,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
             };
             Line::styled(text, palette.dim)
         }),
-        (_, Some(answer)) => draw_rows(&mut canvas, answer, palette, rows.width.into()),
+        (_, Some(snapshot)) => draw_rows(&mut canvas, snapshot, palette, rows.width.into()),
     }
     if let Mode::Search(_) = state.mode {
         let end = footer_area.x.saturating_add(footer.width() as u16);
@@ -192,12 +194,12 @@ impl Canvas<'_> {
     }
 }
 
-/// The URL, and the age of the answer.
+/// The URL, and the age of the snapshot.
 fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<'static> {
     let waits = state.asked_at.map_or(0, |at| (now - at).as_secs());
-    let age = match &state.answer {
+    let age = match &state.snapshot {
         _ if waits > 2 => format!("no answer for {waits} s"),
-        Some(answer) => format!("{} s ago", (now - answer.at).as_secs()),
+        Some(snapshot) => format!("{} s ago", (now - snapshot.at).as_secs()),
         None => String::new(),
     };
     let age = match state.paused {
@@ -222,22 +224,23 @@ fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<
 
 /// The hour and its totals.
 fn totals(state: &State, columns: usize) -> Line<'static> {
-    let latest = state.question.hour == HourChoice::Latest;
+    let latest = state.query.hour == HourChoice::Latest;
     let hour = match state.wanted_hour() {
         Some(hour) if latest => format!("hour {} (latest)", hour_name(hour)),
         Some(hour) => format!("hour {}", hour_name(hour)),
         None => "no hour yet".into(),
     };
     let mut text = hour;
-    let answer = state
-        .answer
+    let snapshot = state
+        .snapshot
         .as_ref()
-        .filter(|answer| answer.hour == state.wanted_hour());
-    if let Some((answer, of)) = answer.and_then(|answer| Some((answer, answer.totals()?))) {
+        .filter(|snapshot| snapshot.hour == state.wanted_hour());
+    if let Some((snapshot, of)) = snapshot.and_then(|snapshot| Some((snapshot, snapshot.totals()?)))
+    {
         let parts = [
             format!("tx {}", bytes(of.bytes_tx)),
             format!("rx {}", bytes(of.bytes_rx)),
-            rate(answer.bytes_per_s),
+            rate(snapshot.bytes_per_s),
             format!("{} flows", of.flows),
         ];
         for part in parts {
@@ -251,13 +254,13 @@ fn totals(state: &State, columns: usize) -> Line<'static> {
 
 /// The grouping, the sort order and the filters.
 fn mode(state: &State, palette: Palette) -> Line<'static> {
-    let question = &state.question;
+    let query = &state.query;
     let mut text = format!(
         "{} by {}",
-        fields(question.group_by).join(" → "),
-        sort_name(question.sort)
+        fields(query.group_by).join(" → "),
+        sort_name(query.sort)
     );
-    let filters = &question.filters;
+    let filters = &query.filters;
     if !filters.search.is_empty() {
         text += &format!("  /{}", visible(&filters.search));
     }
@@ -275,7 +278,7 @@ fn mode(state: &State, palette: Palette) -> Line<'static> {
 
 /// Bars of the hours: the newest on the right, or as far back as needed to show the selected one.
 fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) {
-    let Some(answer) = state.answer.as_ref().filter(|_| area.height > 0) else {
+    let Some(snapshot) = state.snapshot.as_ref().filter(|_| area.height > 0) else {
         return;
     };
     let label_columns = LABEL_COLUMNS.min(area.width / 2);
@@ -285,7 +288,7 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) 
         ..area
     };
     let wanted = state.wanted_hour();
-    let hours = &answer.hours;
+    let hours = &snapshot.hours;
     let shown = hours.iter().position(|of| Some(of.hour) == wanted);
     let room = usize::from(bars.width);
     let first = hours
@@ -412,15 +415,15 @@ impl Column {
     }
 }
 
-fn draw_rows(canvas: &mut Canvas, answer: &Answer, palette: Palette, columns: usize) {
-    let question = &answer.question;
-    let names = fields(question.group_by);
-    let (chosen, name_columns) = Column::choose(question.sort, names.len(), columns);
+fn draw_rows(canvas: &mut Canvas, snapshot: &Snapshot, palette: Palette, columns: usize) {
+    let query = &snapshot.query;
+    let names = fields(query.group_by);
+    let (chosen, name_columns) = Column::choose(query.sort, names.len(), columns);
     let header: Vec<String> = names
         .iter()
         .map(|name| fit(name, name_columns))
         .chain(chosen.iter().map(|(column, columns)| {
-            let mark = match *column == Column::Sum(question.sort) {
+            let mark = match *column == Column::Sum(query.sort) {
                 true => "▼",
                 false => "",
             };
@@ -431,17 +434,23 @@ fn draw_rows(canvas: &mut Canvas, answer: &Answer, palette: Palette, columns: us
     canvas.line(1, || {
         Line::styled(fit(&header.join(" "), columns), reversed)
     });
-    if answer.rows.is_empty() {
-        let why = match (answer.hour, answer.totals()) {
+    if snapshot.rows.is_empty() {
+        let why = match (snapshot.hour, snapshot.totals()) {
             (None, _) => "no flows yet",
             (_, None) => "the hour has no flows",
             _ => "no name matches",
         };
         canvas.line(1, || Line::styled(why, palette.dim));
     }
-    let all = answer.totals().map_or(0, |of| of.bytes()).max(1) as f64;
-    let most = answer.rows.iter().map(Row::bytes).max().unwrap_or(0).max(1) as f64;
-    for row in &answer.rows {
+    let all = snapshot.totals().map_or(0, |of| of.bytes()).max(1) as f64;
+    let most = snapshot
+        .rows
+        .iter()
+        .map(Row::bytes)
+        .max()
+        .unwrap_or(0)
+        .max(1) as f64;
+    for row in &snapshot.rows {
         let names: Vec<String> = row
             .names()
             .map(|name| fit(&visible(name), name_columns))

@@ -5,13 +5,13 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::json;
 
-use super::super::question::Question;
+use super::super::query::TopQuery;
 use super::*;
 use crate::config::{Filters, GroupBy};
 use agent::client::ClientError;
 
-fn question() -> Question {
-    Question {
+fn query() -> TopQuery {
+    TopQuery {
         hour: HourChoice::Latest,
         group_by: GroupBy::Edge,
         sort: SortBy::Bytes,
@@ -20,13 +20,13 @@ fn question() -> Question {
     }
 }
 
-fn answer(at: Instant, rows: serde_json::Value) -> Answer {
+fn snapshot(at: Instant, rows: serde_json::Value) -> Snapshot {
     let hours = (0..24_u64).map(|hour| {
         let bytes = [50, 20, 10, 10, 15, 30, 60, 80, 100, 95, 90, 99][hour as usize % 12];
         json!({"hour": hour, "flows": 115, "bytes_tx": bytes * 1_000_000, "bytes_rx": bytes * 9_000_000})
     });
-    Answer {
-        question: question(),
+    Snapshot {
+        query: query(),
         hour: Some(23),
         hours: serde_json::from_value(hours.collect()).unwrap(),
         rows: serde_json::from_value(rows).unwrap(),
@@ -39,7 +39,7 @@ fn row(src: &str, dest: &str, tx: u64, rx: u64) -> serde_json::Value {
     json!({"src_app": src, "dest_app": dest, "bytes_tx": tx, "bytes_rx": rx, "hour": 23})
 }
 
-/// Two answers, two seconds apart, seen a second later.
+/// Two snapshots, two seconds apart, seen a second later.
 fn state() -> (State, Instant) {
     let start = Instant::now();
     let rows = |more: u64| {
@@ -61,11 +61,11 @@ fn state() -> (State, Instant) {
         ])
     };
     let url = "http://127.0.0.1:8080".to_owned();
-    let mut state = State::new(url, question(), None, Duration::from_secs(2), start);
+    let mut state = State::new(url, query(), None, Duration::from_secs(2), start);
     for (n, more) in [(0, 0), (2, 3_000_000)] {
         let now = start + Duration::from_secs(n);
-        let question = state.next_question(now).unwrap();
-        state.receive(&question, Ok(answer(now, rows(more))), now);
+        let query = state.next_query(now).unwrap();
+        state.receive(&query, Ok(snapshot(now, rows(more))), now);
     }
     (state, start + Duration::from_secs(3))
 }
@@ -141,14 +141,14 @@ fn a_terminal_of_any_size() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_goes_away() {
+fn errors_are_shown_until_they_are_over() {
     let (mut state, now) = state();
-    let question = state.next_question(now + Duration::from_secs(4)).unwrap();
+    let query = state.next_query(now + Duration::from_secs(4)).unwrap();
     let gone = |why: String| ClientError::Unreachable {
         url: "u".into(),
         why,
     };
-    state.receive(&question, Err(gone("io: refused \u{1b}[2J".into())), now);
+    state.receive(&query, Err(gone("io: refused \u{1b}[2J".into())), now);
     let shown = screen(&state, 80, 24, now);
     assert!(
         shown.ends_with("\ntrying again: no answer: io: refused \\u{1b}[2J\n"),
@@ -156,9 +156,9 @@ fn what_is_wrong_is_said_and_goes_away() {
     );
     assert!(shown.contains("web "), "the last answer stays: {shown}");
     let later = now + Duration::from_secs(9);
-    let question = state.next_question(later).unwrap();
+    let query = state.next_query(later).unwrap();
     assert!(screen(&state, 80, 24, later + Duration::from_secs(5)).contains("no answer for 5 s"));
-    state.receive(&question, Ok(answer(later, json!([]))), later);
+    state.receive(&query, Ok(snapshot(later, json!([]))), later);
     let shown = screen(&state, 80, 24, later);
     assert!(
         !shown.contains("trying") && shown.contains("no name matches"),

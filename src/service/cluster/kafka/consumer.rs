@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,15 +14,15 @@ use parking_lot::{Mutex, MutexGuard};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError as Source;
+use rdkafka::error::KafkaError as RdKafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use tokio_util::sync::CancellationToken;
 
-use super::error::failed;
+use super::error::with_context;
 use super::poll_loop::PollLoop;
 use super::settings::{create, log_error};
-use super::{KafkaError, Settings};
+use super::{KafkaError, KafkaSettings};
 use flow::{Offset, Partition};
 
 /// Messages that were fetched and not handed over yet, over all partitions.
@@ -42,7 +41,7 @@ const OFFSETS_TIME_MAX: Duration = Duration::from_secs(2);
 const STATISTICS_MS: u64 = 1_000;
 
 /// After a longer silence, of a leader or of this process, the partition may have been assigned to another node.
-const SILENCE_MAX: Duration = Duration::from_secs(4);
+const GROUP_RECHECK_AFTER: Duration = Duration::from_secs(4);
 /// Within this time after a silence, this node has learned from the group whether it is still a member.
 const HEARTBEAT_TIME_MAX: Duration = Duration::from_secs(3);
 
@@ -53,7 +52,12 @@ pub trait Handler: Send + 'static {
     fn assigned(&mut self, partition: Partition) -> Option<Offset>;
 
     /// The next messages of a partition, in order, about 4 MiB at most. Offsets grow; they may have gaps.
-    fn records(&mut self, control: &Control, partition: Partition, records: &[Record<'_>]);
+    fn messages(
+        &mut self,
+        control: &Control,
+        partition: Partition,
+        messages: &[ConsumedMessage<'_>],
+    );
 
     /// Partitions are revoked. Other nodes are assigned them when this returns.
     fn revoked(&mut self, partitions: &[Partition]);
@@ -68,7 +72,7 @@ pub trait Handler: Send + 'static {
 
 /// A message, as a producer sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct ConsumedMessage<'a> {
     pub offset: Offset,
     /// When it was sent, by the sender's clock: seconds since the epoch.
     pub time_s: u64,
@@ -108,19 +112,19 @@ pub(super) struct Assigned {
     suspect_until: Option<Instant>,
 }
 
-pub(super) type Assignment = BTreeMap<Partition, Assigned>;
+pub(super) type AssignedPartitions = BTreeMap<Partition, Assigned>;
 
 /// State shared by the client's callbacks, the poll loop and the controls.
 #[derive(Debug, Default)]
 pub(super) struct ConsumerState {
     pub(super) topic: String,
-    assignment: Mutex<Assignment>,
+    assignment: Mutex<AssignedPartitions>,
     /// Rebalances that the poll loop has not handled yet.
     rebalances: Mutex<Vec<Rebalance>>,
     /// Ends the poll loop.
     pub(super) stop: CancellationToken,
     /// The poll loop has ended.
-    pub(super) closing: AtomicBool,
+    pub(super) closing: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -130,7 +134,7 @@ pub(super) enum Rebalance {
 }
 
 impl ConsumerState {
-    pub(super) fn assignment(&self) -> MutexGuard<'_, Assignment> {
+    pub(super) fn assignment(&self) -> MutexGuard<'_, AssignedPartitions> {
         self.assignment.lock()
     }
 
@@ -151,7 +155,7 @@ pub(super) struct Context(Arc<ConsumerState>);
 pub(super) type Client = BaseConsumer<Context>;
 
 impl ClientContext for Context {
-    fn error(&self, error: Source, reason: &str) {
+    fn error(&self, error: RdKafkaError, reason: &str) {
         log_error(&error, reason);
     }
 
@@ -184,10 +188,9 @@ impl ClientContext for Context {
             let contact = idle.and_then(|idle| now.checked_sub(Duration::from_micros(idle)));
             let Some(contact) = contact else { continue };
             // Another node may own the partition by now; the response to the next heartbeat tells.
-            if assigned
-                .last_contact
-                .is_some_and(|before| contact.saturating_duration_since(before) > SILENCE_MAX)
-            {
+            if assigned.last_contact.is_some_and(|before| {
+                contact.saturating_duration_since(before) > GROUP_RECHECK_AFTER
+            }) {
                 assigned.suspect_until = Some(now + HEARTBEAT_TIME_MAX);
             }
             assigned.last_contact = assigned.last_contact.max(Some(contact));
@@ -203,7 +206,7 @@ impl ConsumerContext for Context {
     /// messages that it has.
     fn rebalance(&self, client: &Client, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assigned = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.0.closing.load(Ordering::Relaxed) {
+        if self.0.closing.is_cancelled() {
             // The poll loop has ended, and the handler has been told.
             let _closing = match assigned {
                 true => client.incremental_assign(list),
@@ -217,7 +220,7 @@ impl ConsumerContext for Context {
         });
     }
 
-    fn commit_callback(&self, result: Result<(), Source>, _: &TopicPartitionList) {
+    fn commit_callback(&self, result: Result<(), RdKafkaError>, _: &TopicPartitionList) {
         if let Err(error) = result {
             tracing::debug!(%error, "offsets not committed; tools show an older lag of the group");
         }
@@ -275,7 +278,7 @@ impl fmt::Debug for Control {
 }
 
 /// A member of the group. Dropping it revokes its partitions and ends its thread, but the group keeps them for it until
-/// its session ends: [`Settings::session_timeout`].
+/// its session ends: [`KafkaSettings::session_timeout`].
 #[derive(Debug)]
 pub struct Consumer {
     control: Control,
@@ -287,7 +290,7 @@ impl Consumer {
     ///
     /// # Errors
     /// If an option is invalid.
-    pub fn join(settings: &Settings, handler: impl Handler) -> Result<Consumer, KafkaError> {
+    pub fn join(settings: &KafkaSettings, handler: impl Handler) -> Result<Consumer, KafkaError> {
         let config = settings.client_with_defaults(
             &[
                 ("fetch.min.bytes", &FETCH_BYTES_MIN.to_string()),
@@ -320,7 +323,7 @@ impl Consumer {
         });
         let client: Client = create(&config, Context(state.clone()))?;
         let joined = client.subscribe(&[&settings.topic]);
-        joined.map_err(failed("joining the group"))?;
+        joined.map_err(with_context("joining the group"))?;
         let client = Arc::new(client);
         let control = Control {
             client: Arc::downgrade(&client),

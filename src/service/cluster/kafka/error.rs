@@ -1,6 +1,6 @@
 //! Errors of Kafka, classified by what the operator can do about them.
 
-use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 
 use super::MESSAGE_BYTES_MAX;
 use flow::{Offset, OutOfRange, Partition, PartitionCount};
@@ -80,22 +80,25 @@ impl KafkaError {
     }
 
     /// Classifies an error by its code. An unknown code counts as temporary.
-    pub(super) fn classify(context: &'static str, source: &Source) -> KafkaError {
+    pub(super) fn classify(context: &'static str, source: &RdKafkaError) -> KafkaError {
         let why = source.to_string();
         let code = match source {
-            Source::AdminOp(code) => Some(*code),
+            RdKafkaError::AdminOp(code) => Some(*code),
             other => other.rdkafka_error_code(),
         };
         match (source, code) {
             // The value is left out, since it may be a password.
-            (Source::ClientConfig(_, what, name, _), _) => KafkaError::Settings {
+            (RdKafkaError::ClientConfig(_, what, name, _), _) => KafkaError::Settings {
                 context,
                 why: format!("{name}: {what}"),
             },
-            (Source::ClientCreation(_) | Source::AdminOpCreation(_) | Source::Nul(_), _) => {
-                KafkaError::Settings { context, why }
-            }
-            (Source::MessageConsumptionFatal(_), _) => KafkaError::Fatal { context, why },
+            (
+                RdKafkaError::ClientCreation(_)
+                | RdKafkaError::AdminOpCreation(_)
+                | RdKafkaError::Nul(_),
+                _,
+            ) => KafkaError::Settings { context, why },
+            (RdKafkaError::MessageConsumptionFatal(_), _) => KafkaError::Fatal { context, why },
             (_, Some(code)) => KafkaError::classify_code(context, code, why),
             _ => KafkaError::Unavailable { context, why },
         }
@@ -137,7 +140,7 @@ impl KafkaError {
 }
 
 /// For `map_err`: classifies an error of what `context` describes.
-pub(super) fn failed(context: &'static str) -> impl Fn(Source) -> KafkaError {
+pub(super) fn with_context(context: &'static str) -> impl Fn(RdKafkaError) -> KafkaError {
     move |source| KafkaError::classify(context, &source)
 }
 
@@ -147,7 +150,7 @@ mod tests {
 
     #[test]
     fn errors_are_classified() {
-        let of = |code| KafkaError::classify("testing", &Source::MessageProduction(code));
+        let of = |code| KafkaError::classify("testing", &RdKafkaError::MessageProduction(code));
         for code in [
             Code::MessageTimedOut,
             Code::AllBrokersDown,
@@ -172,7 +175,7 @@ mod tests {
         }
         let refused = KafkaError::classify(
             "testing",
-            &Source::AdminOp(Code::ClusterAuthorizationFailed),
+            &RdKafkaError::AdminOp(Code::ClusterAuthorizationFailed),
         );
         assert!(matches!(refused, KafkaError::Denied { .. }), "{refused}");
     }

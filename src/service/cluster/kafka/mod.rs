@@ -19,10 +19,10 @@ mod settings;
 mod topics;
 
 pub use announcement::Truncation;
-pub use consumer::{Consumer, Control, Handler, Progress, Record};
+pub use consumer::{ConsumedMessage, Consumer, Control, Handler, Progress};
 pub use error::KafkaError;
 pub use owners::{Owner, Owners, Signer};
 pub use poll_loop::TRUNCATION_TIME_MIN;
 pub use producer::{MESSAGE_BYTES_MAX, Producer};
-pub use settings::Settings;
+pub use settings::KafkaSettings;
 pub use topics::{cluster_id, ensure_topics};

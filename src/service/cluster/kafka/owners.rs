@@ -26,14 +26,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError as Source;
+use rdkafka::error::KafkaError as RdKafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::announcement::{Announcement, Ownership, Signed, Truncation};
-use super::error::failed;
+use super::error::with_context;
 use super::settings::{Log, create};
-use super::{KafkaError, Producer, Settings};
+use super::{KafkaError, KafkaSettings, Producer};
 use flow::{Offset, Partition, PartitionCount};
 
 /// All announcements have to be read by then.
@@ -109,7 +109,7 @@ impl Owners {
     /// # Errors
     /// If the brokers are unavailable, the topic does not exist, or the journal had another number of partitions.
     pub fn open(
-        settings: &Settings,
+        settings: &KafkaSettings,
         url: &str,
         producer: &Producer,
         signer: Arc<dyn Signer>,
@@ -130,7 +130,7 @@ impl Owners {
         let mut list = TopicPartitionList::new();
         let from_the_start = list.add_partition_offset(&topic, 0, rdkafka::Offset::Beginning);
         let assigned = from_the_start.and_then(|()| client.assign(&list));
-        assigned.map_err(failed(CONTEXT))?;
+        assigned.map_err(with_context(CONTEXT))?;
 
         let (table, stop) = (Arc::default(), CancellationToken::new());
         let (read, all_read) = mpsc::channel();
@@ -297,8 +297,8 @@ impl Reader {
                     }
                     continue;
                 }
-                Some(Err(Source::PartitionEOF(_))) => Ok(()),
-                Some(Err(error)) => match failed(CONTEXT)(error) {
+                Some(Err(RdKafkaError::PartitionEOF(_))) => Ok(()),
+                Some(Err(error)) => match with_context(CONTEXT)(error) {
                     error if error.is_temporary() => continue,
                     error => {
                         tracing::error!(%error, "topic of owners cannot be read");

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use super::KafkaError;
-use super::consumer::{Assigned, Client, ConsumerState, Control, Handler, Rebalance, Record};
-use super::error::failed;
+use super::consumer::{
+    Assigned, Client, ConsumedMessage, ConsumerState, Control, Handler, Rebalance,
+};
+use super::error::with_context;
 use flow::{Offset, Partition};
 
 /// Messages that are handed over at once: a store commits them together.
@@ -22,11 +23,11 @@ const POLL_TIME_MAX: Duration = Duration::from_millis(100);
 /// Between commits of offsets. They are for tools that show the group's lag; the service does not read them.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for the coordinator before a commit is skipped.
-const COMMIT_MAX: Duration = Duration::from_secs(1);
+const COMMIT_TIME_MAX: Duration = Duration::from_secs(1);
 /// Before a leader that did not report its offsets is asked again; other partitions are read meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// If the client has not fetched a started partition for this long, it is started again.
-const STOPPED_MAX: Duration = Duration::from_secs(2);
+const STOPPED_TIME_MAX: Duration = Duration::from_secs(2);
 /// A leader whose end is before the offset that is due may have been cut off and replaced, and not know it. If it
 /// reports the same for this long, the partition counts as truncated.
 pub const TRUNCATION_TIME_MIN: Duration = Duration::from_secs(30);
@@ -43,7 +44,7 @@ pub(super) struct PollLoop<H> {
 impl<H> Drop for PollLoop<H> {
     /// Even after a panic of the handler; otherwise the client would wait for the loop forever.
     fn drop(&mut self) {
-        self.control.state.closing.store(true, Ordering::Relaxed);
+        self.control.state.closing.cancel();
     }
 }
 
@@ -89,15 +90,15 @@ impl<H: Handler> PollLoop<H> {
         self.control.state.clone()
     }
 
-    fn hand_over(&mut self, partition: Partition, messages: &[BorrowedMessage<'_>]) {
+    fn hand_over(&mut self, partition: Partition, fetched: &[BorrowedMessage<'_>]) {
         let position = self
             .state()
             .assignment()
             .get(&partition)
             .and_then(|o| o.progress.position);
         let Some(position) = position else { return };
-        let mut records = Vec::with_capacity(messages.len());
-        for message in messages {
+        let mut messages = Vec::with_capacity(fetched.len());
+        for message in fetched {
             let Ok(offset) = Offset::try_from(message.offset()) else {
                 // Not expected: the client returns no messages without an offset.
                 return self.handler.failed(KafkaError::BadOffset {
@@ -107,7 +108,7 @@ impl<H: Handler> PollLoop<H> {
                 });
             };
             if offset >= position {
-                records.push(Record {
+                messages.push(ConsumedMessage {
                     offset,
                     time_s: message.timestamp().to_millis().map_or(0, seconds),
                     key: message.key(),
@@ -115,7 +116,7 @@ impl<H: Handler> PollLoop<H> {
                 });
             }
         }
-        let Some(last) = records.last() else { return };
+        let Some(last) = messages.last() else { return };
         let Ok(next) = last.offset.next() else {
             return self.handler.failed(KafkaError::BadOffset {
                 context: CONTEXT,
@@ -123,7 +124,7 @@ impl<H: Handler> PollLoop<H> {
                 offset: last.offset.as_i64(),
             });
         };
-        self.handler.records(&self.control, partition, &records);
+        self.handler.messages(&self.control, partition, &messages);
         if let Some(assigned) = self.state().assignment().get_mut(&partition) {
             assigned.progress.position = Some(next);
         }
@@ -160,7 +161,8 @@ impl<H: Handler> PollLoop<H> {
             add(&mut list, &state, *partition, *offset);
         }
         if let Err(error) = self.client.incremental_assign(&list) {
-            self.handler.failed(failed("assigning partitions")(error));
+            self.handler
+                .failed(with_context("assigning partitions")(error));
             for (partition, offset) in starts {
                 self.start_later(partition, offset);
             }
@@ -193,7 +195,8 @@ impl<H: Handler> PollLoop<H> {
         }
         self.notify_revoked(&partitions, lost);
         if let Err(error) = self.client.incremental_unassign(&started) {
-            self.handler.failed(failed("unassigning partitions")(error));
+            self.handler
+                .failed(with_context("unassigning partitions")(error));
         }
     }
 
@@ -268,7 +271,8 @@ impl<H: Handler> PollLoop<H> {
         let state = self.state();
         let mut list = TopicPartitionList::new();
         for (partition, assigned) in state.assignment().iter_mut() {
-            let is_stopped = (assigned.stopped_since).is_some_and(|at| at.elapsed() >= STOPPED_MAX);
+            let is_stopped =
+                (assigned.stopped_since).is_some_and(|at| at.elapsed() >= STOPPED_TIME_MAX);
             if is_stopped && let Some(position) = assigned.progress.position.take() {
                 tracing::warn!(%partition, %position, "fetching stopped; starting again");
                 assigned.stopped_since = None;
@@ -281,12 +285,13 @@ impl<H: Handler> PollLoop<H> {
         if list.count() > 0
             && let Err(error) = self.client.incremental_unassign(&list)
         {
-            self.handler.failed(failed("stopping partitions")(error));
+            self.handler
+                .failed(with_context("stopping partitions")(error));
         }
     }
 
     /// Reports an error to the handler. Returns whether the loop has to end.
-    fn report(&mut self, error: &Source) -> bool {
+    fn report(&mut self, error: &RdKafkaError) -> bool {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             // It does not name its partition, whose fetching stops: see `restart_stopped`.
             tracing::warn!(%error, "offset not in Kafka");
@@ -314,7 +319,7 @@ impl<H: Handler> PollLoop<H> {
         if list.count() > 0
             && self
                 .client
-                .committed_offsets(list.clone(), COMMIT_MAX)
+                .committed_offsets(list.clone(), COMMIT_TIME_MAX)
                 .is_ok()
         {
             let _only_for_display = self.client.commit(&list, CommitMode::Async);
@@ -329,7 +334,7 @@ fn seconds(millis: i64) -> u64 {
 type Fetched<'a> = BTreeMap<Partition, Vec<BorrowedMessage<'a>>>;
 
 /// Fetches messages, waiting for the first. Returns early if there is an error.
-fn fetch(client: &Client) -> (Fetched<'_>, Option<Source>) {
+fn fetch(client: &Client) -> (Fetched<'_>, Option<RdKafkaError>) {
     let mut messages = Fetched::new();
     let mut bytes = 0;
     let mut wait = POLL_TIME_MAX;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
-use super::error::failed;
+use super::error::with_context;
 use super::settings::{Log, create};
-use super::{KafkaError, Settings};
+use super::{KafkaError, KafkaSettings};
 use flow::{Offset, Partition};
 
 /// Longest message, key included, that brokers accept by default. Larger batches have to be split.
@@ -39,7 +39,7 @@ impl Producer {
     ///
     /// # Errors
     /// If an option is invalid.
-    pub fn new(settings: &Settings) -> Result<Producer, KafkaError> {
+    pub fn new(settings: &KafkaSettings) -> Result<Producer, KafkaError> {
         let config = settings.client_with_defaults(
             &[
                 // Saves half of the bytes, for a seventh of a node's CPU.
@@ -123,7 +123,7 @@ impl Producer {
                 context: CONTEXT,
                 why,
             },
-            None => failed(CONTEXT)(error),
+            None => with_context(CONTEXT)(error),
         }
     }
 }

@@ -7,7 +7,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 
 use super::KafkaError;
-use super::error::failed;
+use super::error::with_context;
 
 /// A request without a response by then is sent again on a new connection.
 const REQUEST_MS_MAX: u64 = 10_000;
@@ -16,7 +16,7 @@ const RECONNECT_MS_MAX: u64 = 1_000;
 
 /// The settings of all clients of Kafka.
 #[derive(Clone)]
-pub struct Settings {
+pub struct KafkaSettings {
     /// Some of the brokers, as `host:port,host:port`.
     pub brokers: String,
     /// The topic that is the journal.
@@ -45,7 +45,7 @@ const RESERVED: [&str; 12] = [
     "session.timeout.ms",
 ];
 
-impl Settings {
+impl KafkaSettings {
     /// # Errors
     /// If an option is reserved.
     pub fn validate(&self) -> Result<(), KafkaError> {
@@ -96,10 +96,10 @@ impl Settings {
 }
 
 /// Values of options may be passwords.
-impl fmt::Debug for Settings {
+impl fmt::Debug for KafkaSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options: Vec<_> = self.options.iter().map(|(name, _)| name).collect();
-        f.debug_struct("Settings")
+        f.debug_struct("KafkaSettings")
             .field("brokers", &self.brokers)
             .field("topic", &self.topic)
             .field("node", &self.node)
@@ -116,7 +116,7 @@ pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(
 ) -> Result<T, KafkaError> {
     config
         .create_with_context(context)
-        .map_err(failed("setting up a client of Kafka"))
+        .map_err(with_context("setting up a client of Kafka"))
 }
 
 /// Logs the errors of a client.
@@ -138,8 +138,8 @@ pub(super) fn log_error(error: &rdkafka::error::KafkaError, reason: &str) {
 mod tests {
     use super::*;
 
-    fn settings(options: &[(&str, &str)]) -> Settings {
-        Settings {
+    fn settings(options: &[(&str, &str)]) -> KafkaSettings {
+        KafkaSettings {
             brokers: "127.0.0.1:9".into(),
             topic: "flows".into(),
             node: "a".into(),

@@ -10,12 +10,12 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::error::{KafkaError as Source, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
 
-use super::error::failed;
+use super::error::with_context;
 use super::settings::{Log, create, log_error};
-use super::{KafkaError, MESSAGE_BYTES_MAX, Settings};
+use super::{KafkaError, KafkaSettings, MESSAGE_BYTES_MAX};
 use flow::PartitionCount;
 
 /// Replicas of each partition, if there are that many brokers.
@@ -33,7 +33,7 @@ const CONTEXT: &str = "finding the topics";
 ///
 /// # Errors
 /// If no broker responds.
-pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
+pub fn cluster_id(settings: &KafkaSettings) -> Result<String, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
     let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
     let id = admin.inner().fetch_cluster_id(timeout);
@@ -48,7 +48,7 @@ pub fn cluster_id(settings: &Settings) -> Result<String, KafkaError> {
 struct Refusal(Arc<Mutex<Option<KafkaError>>>);
 
 impl ClientContext for Refusal {
-    fn error(&self, error: Source, reason: &str) {
+    fn error(&self, error: RdKafkaError, reason: &str) {
         log_error(&error, reason);
         let refusals = [
             RDKafkaErrorCode::Authentication,
@@ -74,7 +74,10 @@ impl ClientContext for Refusal {
 ///
 /// # Errors
 /// If the brokers are unavailable, or refuse.
-pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCount, KafkaError> {
+pub fn ensure_topics(
+    settings: &KafkaSettings,
+    partitions: PartitionCount,
+) -> Result<PartitionCount, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
     // A client reports errors only if it is polled, as the producer is.
     let refusal = Refusal::default();
@@ -88,7 +91,7 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
                 .0
                 .lock()
                 .take()
-                .unwrap_or_else(|| failed(CONTEXT)(e))
+                .unwrap_or_else(|| with_context(CONTEXT)(e))
         })?;
         // `None` while the topic is absent or a partition has no leader.
         let partitions_of = |name: &str| {
@@ -118,7 +121,7 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
         let in_sync = if replicas == REPLICAS_MAX { "2" } else { "1" };
         let replicas = || TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
         let topics = [
-            NewTopic::new(journal, partitions, replicas())
+            NewTopic::new(journal, partitions.into(), replicas())
                 .set("cleanup.policy", "delete")
                 // A node that is assigned a partition for the first time reads it from the start.
                 .set("retention.ms", "-1"),
@@ -134,10 +137,14 @@ pub fn ensure_topics(settings: &Settings, partitions: i32) -> Result<PartitionCo
                 None => sleep(POLL),
             }
         };
-        for result in created.map_err(failed("creating the topics"))? {
+        for result in created.map_err(with_context("creating the topics"))? {
             match result {
                 Ok(topic) => {
-                    let partitions = if topic == *owners { 1 } else { partitions };
+                    let partitions = if topic == *owners {
+                        1
+                    } else {
+                        partitions.get()
+                    };
                     tracing::info!(topic, partitions, "created a topic");
                 }
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

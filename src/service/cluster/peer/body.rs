@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::client::chain;
-use crate::query::QueryError;
+use crate::query::{QueryError, deadline_after};
 
 /// A body that is received as it is read: while it is not read, at most two chunks are in memory, and the peer has to wait.
 /// Dropping it before its end closes the connection, so that the peer stops its scan.
@@ -38,15 +38,11 @@ pub(super) struct ReadLimits {
 
 impl ReadLimits {
     /// When the wait that starts now has to end.
-    fn give_up(&self) -> Instant {
-        let now = Instant::now();
-        // If the limit is too far away to be represented.
-        let stalled = now.checked_add(self.stall_max).unwrap_or(now + A_YEAR);
-        self.deadline.map_or(stalled, |at| at.min(stalled))
+    fn give_up(&self) -> Option<Instant> {
+        let stalled = deadline_after(self.stall_max);
+        [stalled, self.deadline].into_iter().flatten().min()
     }
 }
-
-const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl<B> PeerBody<B> {
     /// Has to be called on the runtime.
@@ -81,6 +77,12 @@ where
     async fn receive(&mut self) -> io::Result<Option<Bytes>> {
         let (start, give_up) = (Instant::now(), self.limits.give_up());
         let body = &mut self.body;
+        let timeout = async {
+            match give_up {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         let chunk = async {
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| io::Error::other(chain(&*error.into())))?;
@@ -95,7 +97,7 @@ where
             biased;
             () = self.limits.cancel.cancelled() => Err(io::Error::other(QueryError::Cancelled)),
             chunk = chunk => chunk,
-            () = tokio::time::sleep_until(give_up.into()) => {
+            () = timeout => {
                 let why = format!("nothing has arrived for {} s", start.elapsed().as_secs());
                 Err(io::Error::new(io::ErrorKind::TimedOut, why))
             }

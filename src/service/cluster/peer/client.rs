@@ -25,9 +25,9 @@ use super::hours::HourReader;
 use super::request::Request;
 use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
-use agent::client::{ClientError, Problem, read_first_token};
+use agent::client::{ClientError, read_first_token};
 use flow::query::Query;
-use flow::{HostName, Offset, Partition};
+use flow::{HostName, Offset, Partition, ProblemDocument};
 
 /// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ pub struct PeerClient {
     tls: PeerTls,
     token_file: Option<PathBuf>,
     /// Replaced on a reload.
-    http: RwLock<Http>,
+    http: RwLock<PeerConnections>,
     awaiting: Semaphore,
     pub(super) probe_interval: Duration,
 }
@@ -89,14 +89,14 @@ type Connections = legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 /// The connections, and the token that is sent over them. Clones share both.
 #[derive(Clone, Debug)]
-struct Http {
+struct PeerConnections {
     connections: Connections,
     /// Marked as sensitive, so that debug output does not show it.
     authorization: Option<HeaderValue>,
 }
 
-impl Http {
-    fn new(tls: &PeerTls, token_file: Option<&Path>) -> Result<Http, ClientError> {
+impl PeerConnections {
+    fn new(tls: &PeerTls, token_file: Option<&Path>) -> Result<PeerConnections, ClientError> {
         let token = token_file.map(read_first_token).transpose()?;
         let authorization = token.map(|token| {
             let value = HeaderValue::try_from(format!("Bearer {token}"));
@@ -120,7 +120,7 @@ impl Http {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .http1_max_buf_size(READ_BYTES_MAX)
             .build(connector);
-        Ok(Http {
+        Ok(PeerConnections {
             connections,
             authorization: authorization.transpose()?,
         })
@@ -147,7 +147,7 @@ impl PeerClient {
     /// # Errors
     /// If a file cannot be used.
     pub fn new(tls: PeerTls, token_file: Option<PathBuf>) -> Result<PeerClient, ClientError> {
-        let http = RwLock::new(Http::new(&tls, token_file.as_deref())?);
+        let http = RwLock::new(PeerConnections::new(&tls, token_file.as_deref())?);
         Ok(PeerClient {
             tls,
             token_file,
@@ -159,7 +159,7 @@ impl PeerClient {
 
     /// Reads token and certificates again. After an error, those in use stay in use.
     pub fn reload(&self) -> Result<(), ClientError> {
-        let http = Http::new(&self.tls, self.token_file.as_deref())?;
+        let http = PeerConnections::new(&self.tls, self.token_file.as_deref())?;
         *self.http.write() = http;
         Ok(())
     }
@@ -251,7 +251,7 @@ impl PeerClient {
         target: &str,
         accept: &'static str,
     ) -> Result<Response<Incoming>, PeerError> {
-        let Http {
+        let PeerConnections {
             connections,
             authorization,
         } = self.http.read().clone();
@@ -273,7 +273,7 @@ impl PeerClient {
         let body = Limited::new(response.into_body(), PROBLEM_BYTES_MAX);
         let body = body.collect().await.map(|body| body.to_bytes());
         let problem = body.map(|body| serde_json::from_slice(&body).unwrap_or_default());
-        let Problem { title, detail, .. } = problem.unwrap_or_default();
+        let ProblemDocument { title, detail, .. } = problem.unwrap_or_default();
         let why = match title.is_empty() {
             true => status.to_string(),
             false => format!("{status}: {title}: {detail}"),

@@ -17,19 +17,17 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 
 use super::body::PeerBody;
-use crate::query::{QueryError, Row, RowCodec, RowSource};
+use crate::query::{QueryError, Row, RowEncoder, RowSource};
 use flow::Counters;
 
 /// No key is that long.
 const END: u16 = u16::MAX;
 
 /// Writes frames.
-pub const FRAMES: &Frames = &Frames;
-
 #[derive(Debug)]
-pub struct Frames;
+pub struct FrameEncoder;
 
-impl RowCodec for Frames {
+impl RowEncoder for FrameEncoder {
     fn media_type(&self) -> &'static str {
         MEDIA_TYPE
     }
@@ -160,8 +158,9 @@ mod tests {
             },
         ];
         let mut bytes = Vec::new();
-        rows.iter().for_each(|row| FRAMES.write(row, &mut bytes));
-        FRAMES.end(&mut bytes);
+        rows.iter()
+            .for_each(|row| FrameEncoder.write(row, &mut bytes));
+        FrameEncoder.end(&mut bytes);
         let (_runtime, body) = body_of(&bytes);
         let mut frames = FrameReader::new(body);
         for row in &rows {

@@ -18,6 +18,6 @@ mod tests;
 mod tls;
 
 pub(super) use client::{PeerClient, PeerError, validate_url};
-pub(super) use frames::FRAMES;
+pub(super) use frames::FrameEncoder;
 pub(super) use request::Request;
 pub use tls::PeerTls;

@@ -8,13 +8,14 @@
 
 use std::ops::Range;
 
+use crate::service::PEER_PATH_PREFIX;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query, text};
 use flow::{Offset, Partition};
 
-const ROWS: &str = "/partitions/rows";
-const HOURS: &str = "/partitions/hours";
-const APPLIED: &str = "/partitions/applied";
+const ROWS: &str = "rows";
+const HOURS: &str = "hours";
+const APPLIED: &str = "applied";
 
 const PARTITIONS: &str = "p";
 const UPTO: &str = "upto";
@@ -31,12 +32,15 @@ impl Request {
     /// The target of a request for rows.
     pub fn rows(partitions: &[Partition], query: &Query) -> String {
         let (partitions, query) = (list(partitions), text::write_flows(query));
-        format!("{ROWS}?{PARTITIONS}={partitions}&{query}")
+        format!("{PEER_PATH_PREFIX}{ROWS}?{PARTITIONS}={partitions}&{query}")
     }
 
     /// The target of a request for hours.
     pub fn hours(partitions: &[Partition], hours: &Range<u32>) -> String {
-        let target = format!("{HOURS}?{PARTITIONS}={}", list(partitions));
+        let target = format!(
+            "{PEER_PATH_PREFIX}{HOURS}?{PARTITIONS}={}",
+            list(partitions)
+        );
         match text::write_hours(hours) {
             hours if hours.is_empty() => target,
             hours => format!("{target}&{hours}"),
@@ -47,12 +51,12 @@ impl Request {
     pub fn applied(upto: &[(Partition, Offset)]) -> String {
         let pair = |(partition, offset): &(Partition, Offset)| format!("{partition}:{offset}");
         let pairs: Vec<_> = upto.iter().map(pair).collect();
-        format!("{APPLIED}?{UPTO}={}", pairs.join(","))
+        format!("{PEER_PATH_PREFIX}{APPLIED}?{UPTO}={}", pairs.join(","))
     }
 
     /// Reads a request; `None` if there is no such path.
     pub fn parse(path: &str, query: &str) -> Option<Result<Request, BadQuery>> {
-        Some(match path {
+        Some(match path.strip_prefix(PEER_PATH_PREFIX)? {
             ROWS => parse_rows(query),
             HOURS => parse_hours(query),
             APPLIED => parse_applied(query),

@@ -85,8 +85,8 @@ async fn a_node_that_responds_to_probes_is_waited_for() {
     });
     let mut client = client();
     client.probe_interval = Duration::from_millis(200);
-    let mut answer = rows(&client, &url).await.unwrap();
-    let read = tokio::task::spawn_blocking(move || answer.rows.advance());
+    let mut response = rows(&client, &url).await.unwrap();
+    let read = tokio::task::spawn_blocking(move || response.rows.advance());
     assert!(!read.await.unwrap().unwrap());
     node.join().unwrap();
 }
@@ -174,7 +174,7 @@ async fn a_node_sends_no_faster_than_rows_are_read_and_stops_when_they_are_dropp
         }
         ended.send(()).unwrap();
     });
-    let mut answer = rows(&client(), &url).await.unwrap();
+    let mut response = rows(&client(), &url).await.unwrap();
     let mut stalled_at = usize::MAX;
     while stalled_at != sent.load(Ordering::SeqCst) {
         stalled_at = sent.load(Ordering::SeqCst);
@@ -184,13 +184,13 @@ async fn a_node_sends_no_faster_than_rows_are_read_and_stops_when_they_are_dropp
     assert!(stalled_at < 32 << 20, "{stalled_at}");
     let read = tokio::task::spawn_blocking(move || {
         for _ in 0..2 * stalled_at / 18 {
-            assert!(answer.rows.advance().unwrap());
+            assert!(response.rows.advance().unwrap());
         }
-        answer
+        response
     });
-    let answer = read.await.unwrap();
+    let response = read.await.unwrap();
     assert!(sent.load(Ordering::SeqCst) > stalled_at);
-    drop(answer);
+    drop(response);
     has_ended.recv_timeout(Duration::from_secs(20)).unwrap();
 }
 

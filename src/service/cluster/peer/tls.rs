@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::pem;
 use agent::client::ClientError;
 
 /// PEM files. They are read again on a reload.
@@ -52,12 +53,7 @@ pub(super) fn load(files: &PeerTls) -> Result<ClientConfig, ClientError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|e| unusable(path, &e))?;
-    if certificates.is_empty() {
-        return Err(unusable(path, &"there is no PEM certificate in it"));
-    }
-    Ok(certificates)
+    pem::certificates(path).map_err(|e| unusable(path, &e))
 }
 
 fn unusable(path: &Path, why: &dyn fmt::Display) -> ClientError {

@@ -1,14 +1,14 @@
 //! Sends a file in batches that are cut by its content, so that each flow counts once.
 
+use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::eprint_line;
 use super::super::identity::{self, AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
-use super::super::source::{FlowSource, ReaderEvent};
+use super::super::source::{FlowInput, ReaderEvent};
 use super::interruption::error_text;
 use super::{SendSession, with_remedy};
 use crate::arguments::Send;
@@ -43,7 +43,7 @@ impl InFlight {
     const COUNT_MAX: usize = 16;
 
     fn add(&self, key: &str, path: &Path, locations: Vec<Location>) {
-        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self.0.lock();
         if in_flight.len() == InFlight::COUNT_MAX {
             in_flight.pop_front();
         }
@@ -56,7 +56,7 @@ impl InFlight {
 
     /// Removes these flows from a batch and returns their locations.
     pub(super) fn take_out(&self, key: &str, flows: &[usize]) -> Vec<String> {
-        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self.0.lock();
         let Some(batch) = in_flight.iter_mut().rev().find(|batch| batch.key == key) else {
             return flows.iter().map(|flow| format!("flow {flow}")).collect();
         };
@@ -125,7 +125,7 @@ impl SendSession {
     pub(super) fn transfer_file(
         &self,
         arguments: &Send,
-        source: FlowSource,
+        source: FlowInput,
         sender: &Sender,
         receipts: Receipts,
     ) -> (Transferred, Result<(), Failure>) {
@@ -182,7 +182,7 @@ struct FileTransfer<'a> {
 }
 
 impl FileTransfer<'_> {
-    fn run(&mut self, arguments: &Send, source: FlowSource) -> Result<(), Failure> {
+    fn run(&mut self, arguments: &Send, source: FlowInput) -> Result<(), Failure> {
         let events = source
             // The service applies its own clock.
             .read_in_chunks(

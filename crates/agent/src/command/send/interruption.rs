@@ -1,7 +1,8 @@
 //! Stops the transfer when a signal arrives, and exits the process.
 
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use signal_hook::iterator::Signals;
@@ -11,7 +12,7 @@ use super::super::{batches, eprint_line, resumed, signals};
 use crate::delivery::{SendError, Sender};
 
 /// After a signal, how long to wait until the flows that were read are in the spool.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The transfer in progress, for the signal thread.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ pub(super) struct TransferHandles {
 impl ActiveTransfer {
     /// Must be called before the input is read. Does not return after a signal, so that nothing is read then.
     pub(super) fn set(&self, current: Option<TransferHandles>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.is_stopped && current.is_some() {
             drop(state);
             block_forever();
@@ -47,7 +48,7 @@ impl ActiveTransfer {
     /// Stops the transfer. Keeps flows in the spool for the next process if the input cannot be read again.
     /// Returns the message for the user.
     fn stop(&self) -> String {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.is_stopped = true;
         let current = state.current.take();
         drop(state);
@@ -59,7 +60,7 @@ impl ActiveTransfer {
             current.drain.stop();
         }
         if current.sender.drain_to_spool() {
-            current.drain.wait(DRAIN_MAX);
+            current.drain.wait(DRAIN_TIME_MAX);
         }
         let kept = current.sender.interrupt();
         let waiting = current.sender.report().waiting;

@@ -16,7 +16,7 @@ use self::interruption::{ActiveTransfer, TransferHandles, error_text, exit_at_si
 use super::drain::Drain;
 use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
-use super::source::{self, FlowSource};
+use super::source::{self, FlowInput};
 use super::{batches, connect, eprint_line, print_result, progress};
 use crate::arguments::Send;
 use crate::delivery::{DeadLetters, Receipts, Rejected, Report, Sender, SenderOptions, shell_word};
@@ -157,7 +157,7 @@ impl SendSession {
     }
 
     fn send_once(&self, arguments: &Send) -> (Option<SendTotals>, Result<(), Failure>) {
-        let opened = FlowSource::open(&arguments.file).and_then(|source| {
+        let opened = FlowInput::open(&arguments.file).and_then(|source| {
             let by_content = source.is_file || arguments.input.source.is_some();
             if by_content && arguments.spool.is_some() {
                 // Deliver the batches that earlier commands left in the spool; the file itself does not use

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::super::drain::Drain;
 use super::super::resumed;
-use super::super::source::FlowSource;
+use super::super::source::FlowInput;
 use super::interruption::{block_forever, error_text};
 use super::{SendSession, with_remedy};
 use crate::arguments::Send;
@@ -16,7 +16,7 @@ impl SendSession {
     pub(super) fn transfer_pipe(
         &self,
         arguments: &Send,
-        source: FlowSource,
+        source: FlowInput,
         sender: &Sender,
         drain: &Drain,
     ) -> (Skipped, Result<(), String>) {

@@ -124,7 +124,7 @@ impl Log<'_> {
         };
         let mut words = Vec::with_capacity(columns.names.len());
         words.extend(text.split_ascii_whitespace());
-        let record = Record {
+        let record = LogRecord {
             columns,
             words: &words,
         };
@@ -237,7 +237,7 @@ impl Log<'_> {
 }
 
 /// One record, which may have too few or too many fields.
-struct Record<'a> {
+struct LogRecord<'a> {
     columns: &'a Columns,
     words: &'a [&'a str],
 }
@@ -261,7 +261,7 @@ enum Direction {
     Egress,
 }
 
-impl<'a> Record<'a> {
+impl<'a> LogRecord<'a> {
     fn flow(&self, options: &'a FlowLogs) -> Result<Flow<'a>, Unusable> {
         self.validate_fields().map_err(Unusable::Invalid)?;
         self.validate_traffic()?;

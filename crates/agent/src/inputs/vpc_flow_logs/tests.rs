@@ -276,7 +276,7 @@ fn records_in_json_give_the_same_flows() {
             true => format!("[{}]", objects.join(",")),
             false => objects.join("\n"),
         };
-        let hint = flow::decode::lookalikes::of_json(&objects[0]).unwrap();
+        let hint = flow::decode::lookalikes::recognize_json(&objects[0]).unwrap();
         let command = hint.split_once("convert it to text: ").unwrap().1;
         let command = command.strip_suffix(" | flowtally import -").unwrap();
         let command = command.replace("FILE", "/dev/stdin");

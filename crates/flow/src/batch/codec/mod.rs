@@ -238,7 +238,7 @@ pub fn decode_totals(value: &[u8]) -> Result<Totals, Corrupt> {
 /// Checks an invariant for arbitrary bytes: no decoder panics, and encoding what a decoder accepts returns the same
 /// bytes. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_decoders(bytes: &[u8]) {
+pub fn assert_codec_round_trips(bytes: &[u8]) {
     if let Ok(counters) = decode_counters(bytes) {
         assert_eq!(encode_counters(counters), bytes);
     }
@@ -253,7 +253,7 @@ pub fn check_decoders(bytes: &[u8]) {
         push_key(&mut again, key.hour, src, dest, key.vpc_id.as_bytes());
         assert_eq!(again, bytes);
     }
-    let _any_answer = batch_ledger(bytes).map(|entries| entries.count());
+    let _any_result = batch_ledger(bytes).map(|entries| entries.count());
     if let Ok(records) = Records::new(bytes) {
         let errors = records.filter(Result::is_err).count();
         assert!(errors <= 1, "it goes on after an error");
@@ -301,7 +301,7 @@ mod tests {
             prop_assert_eq!(&decoded.src_app, &names.0);
             prop_assert_eq!(&decoded.dest_app, &names.1);
             prop_assert_eq!(&decoded.vpc_id, &names.2);
-            check_decoders(&key);
+            assert_codec_round_trips(&key);
         }
 
         #[test]
@@ -321,7 +321,7 @@ mod tests {
 
         #[test]
         fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            check_decoders(&bytes);
+            assert_codec_round_trips(&bytes);
         }
     }
 

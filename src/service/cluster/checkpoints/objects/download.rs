@@ -8,10 +8,12 @@ use object_store::ObjectStoreExt;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, StoredFile, at};
-use crate::backup::sync_dir;
+use super::{
+    Checkpoint, CheckpointError, PART_BYTES, PartitionCheckpoints, StoredFile, with_context,
+};
 use crate::store::codec::IDENTITY_FILE;
 use crate::store::{PARTITION_FILE, ROCKS};
+use agent::durable;
 
 impl PartitionCheckpoints {
     /// Downloads a checkpoint into the directory `into`, which is replaced, and syncs it to disk. Returns its size in
@@ -56,7 +58,7 @@ impl PartitionCheckpoints {
         }
         remove(into)?;
         let rocks = into.join(ROCKS);
-        fs::create_dir_all(&rocks).map_err(at(&rocks))?;
+        fs::create_dir_all(&rocks).map_err(with_context(&rocks))?;
         self.for_each(&described.files, stop, |file| {
             match self.fetch(file, into, stop) {
                 Ok(checksum) if checksum == file.checksum => Ok(()),
@@ -68,8 +70,8 @@ impl PartitionCheckpoints {
                 Err(error) => Err(error),
             }
         })?;
-        sync_dir(&rocks)?;
-        sync_dir(into)?;
+        durable::sync_dir(&rocks).map_err(with_context(&rocks))?;
+        durable::sync_dir(into).map_err(with_context(into))?;
         Ok(described.files.iter().map(|file| file.entry.bytes).sum())
     }
 
@@ -81,7 +83,7 @@ impl PartitionCheckpoints {
         stop: &CancellationToken,
     ) -> Result<String, CheckpointError> {
         let (from, path) = (self.file(object), into.join(&entry.name));
-        let mut file = File::create_new(&path).map_err(at(&path))?;
+        let mut file = File::create_new(&path).map_err(with_context(&path))?;
         let mut hash = Xxh3::new();
         let mut done = 0;
         while done < entry.bytes {
@@ -91,10 +93,10 @@ impl PartitionCheckpoints {
                 break;
             }
             hash.update(&part);
-            file.write_all(&part).map_err(at(&path))?;
+            file.write_all(&part).map_err(with_context(&path))?;
             done += part.len() as u64;
         }
-        file.sync_all().map_err(at(&path))?;
+        file.sync_all().map_err(with_context(&path))?;
         Ok(format!("{:032x}", hash.digest128()))
     }
 }
@@ -102,7 +104,7 @@ impl PartitionCheckpoints {
 /// Removes a directory, if it is there.
 fn remove(dir: &FilePath) -> Result<(), CheckpointError> {
     match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(at(dir)(e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(with_context(dir)(e)),
         _ => Ok(()),
     }
 }

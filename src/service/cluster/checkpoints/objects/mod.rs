@@ -351,8 +351,8 @@ fn listed(object: &ObjectMeta) -> Option<Checkpoint> {
 }
 
 /// For `map_err`.
-fn at(path: &FilePath) -> impl FnOnce(std::io::Error) -> CheckpointError {
-    let at = backup::at(path);
+fn with_context(path: &FilePath) -> impl FnOnce(std::io::Error) -> CheckpointError {
+    let at = backup::with_context(path);
     move |source| at(source).into()
 }
 

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::prune::Pruned;
 use super::upload::Upload;
 use super::*;
-use crate::store::{self, DataDir, PARTITION_FILE, Store, StoreOptions, verify};
+use crate::store::{self, DataDir, PARTITION_FILE, Position, Store, StoreOptions, verify};
 use flow::{BatchBuilder, Counters, Hour};
 
 const OF: &str = "partition 3 of 12 of topic flows in Kafka x";
@@ -54,7 +54,7 @@ impl Test {
         let hour = Hour::new(self.position).unwrap();
         batch.push(hour, [b"s", b"d", b"v"], Counters { tx: 1, rx: 2 });
         let entry = store::JournalEntry {
-            position: self.position,
+            position: Position::new(self.position),
             time_s: 1,
             batch: batch.finish(),
         };
@@ -73,7 +73,7 @@ impl Test {
         assert!(verify(&into).unwrap().faults.is_empty());
         let dir = DataDir::open_partition(&into, OF).unwrap();
         let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
-        assert_eq!(store.position().unwrap(), listed.position.get());
+        assert_eq!(store.position().unwrap().get(), listed.position.get());
         Ok(store.ledger(0..u32::MAX).unwrap().count())
     }
 

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     BackupFile, CheckpointError, Description, FILES, FORMAT, PART_BYTES, PREFIX,
-    PartitionCheckpoints, SUFFIX, StoredFile, at,
+    PartitionCheckpoints, SUFFIX, StoredFile, with_context,
 };
 use crate::backup::{self, BackupError};
 use crate::store::Store;
@@ -78,7 +78,7 @@ impl PartitionCheckpoints {
     ) -> Result<Option<Upload>, CheckpointError> {
         let newest = self.newest(stop)?;
         let position = store.position().map_err(BackupError::from)?;
-        let position = Offset::try_from(position).map_err(CheckpointError::Position)?;
+        let position = Offset::try_from(position.get()).map_err(CheckpointError::Position)?;
         if position == Offset::ZERO || newest.as_ref().is_some_and(|n| n.position >= position) {
             return Ok(None);
         }
@@ -109,7 +109,7 @@ impl PartitionCheckpoints {
             None => self.send(&made.path, entry, &upload, stop),
         })?;
         let uploaded = Upload {
-            position: Offset::try_from(made.position).map_err(CheckpointError::Position)?,
+            position: Offset::try_from(made.position.get()).map_err(CheckpointError::Position)?,
             files: files.len() as u64,
             bytes: entries.iter().map(|e| e.bytes).sum(),
             files_sent: sent.len() as u64,
@@ -161,7 +161,7 @@ impl PartitionCheckpoints {
         let path = dir.join(&entry.name);
         let mut hash = Xxh3::new();
         // The object's name contains the checksum, so a file of several parts is read twice.
-        let mut parts = Parts::open(&path)?;
+        let mut parts = PartReader::open(&path)?;
         let first = parts.next()?;
         hash.update(&first);
         let mut more = parts.next()?;
@@ -179,7 +179,7 @@ impl PartitionCheckpoints {
             let writing = self.wait(stop, self.objects().put_multipart(&to))?;
             let mut writing = WriteMultipart::new_with_chunk_size(writing, PART_BYTES);
             let mut send_all = || {
-                let mut parts = Parts::open(&path)?;
+                let mut parts = PartReader::open(&path)?;
                 loop {
                     let part = parts.next()?;
                     if part.is_empty() {
@@ -231,22 +231,24 @@ impl PartitionCheckpoints {
 }
 
 /// The parts of a file.
-struct Parts<'a> {
+struct PartReader<'a> {
     path: &'a FilePath,
     file: File,
 }
 
-impl Parts<'_> {
-    fn open(path: &FilePath) -> Result<Parts<'_>, CheckpointError> {
-        let file = File::open(path).map_err(at(path))?;
-        Ok(Parts { path, file })
+impl PartReader<'_> {
+    fn open(path: &FilePath) -> Result<PartReader<'_>, CheckpointError> {
+        let file = File::open(path).map_err(with_context(path))?;
+        Ok(PartReader { path, file })
     }
 
     /// The next part; empty at the end.
     fn next(&mut self) -> Result<Bytes, CheckpointError> {
         let mut part = Vec::new();
         let limited = (&mut self.file).take(PART_BYTES as u64);
-        { limited }.read_to_end(&mut part).map_err(at(self.path))?;
+        { limited }
+            .read_to_end(&mut part)
+            .map_err(with_context(self.path))?;
         Ok(part.into())
     }
 }

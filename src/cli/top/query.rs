@@ -1,4 +1,4 @@
-//! A query to the service, and its answer.
+//! A query to the service, and its snapshot.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,7 +15,7 @@ const RATED_ROWS_MAX: usize = 1000;
 
 /// Determines which rows are shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct TopQuery {
     pub(super) hour: HourChoice,
     pub(super) group_by: GroupBy,
     pub(super) sort: SortBy,
@@ -35,7 +35,7 @@ pub(super) struct Row {
     vpc_id: Option<String>,
     pub(super) bytes_tx: u128,
     pub(super) bytes_rx: u128,
-    /// The rate between the previous answer and this one.
+    /// The rate between the previous snapshot and this one.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub(super) bytes_per_s: Option<u128>,
     pub(super) hour: u64,
@@ -43,14 +43,14 @@ pub(super) struct Row {
 
 /// The rows of an hour at one moment.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) question: Question,
+pub(super) struct Snapshot {
+    pub(super) query: TopQuery,
     /// The hour of the rows; `None` if no hour has flows yet.
     pub(super) hour: Option<u64>,
     /// The hours that have flows around that one, ascending.
     pub(super) hours: Vec<HourRow>,
     pub(super) rows: Vec<Row>,
-    /// Bytes per second of the whole hour, since the previous answer.
+    /// Bytes per second of the whole hour, since the previous snapshot.
     pub(super) bytes_per_s: Option<u128>,
     pub(super) at: Instant,
 }
@@ -116,9 +116,13 @@ fn around<E>(
     Ok((kept.into(), before))
 }
 
-impl Question {
+impl TopQuery {
     /// Queries the service.
-    pub(super) fn ask(&self, client: &Client, window: &mut Window) -> Result<Answer, ClientError> {
+    pub(super) fn ask(
+        &self,
+        client: &Client,
+        window: &mut Window,
+    ) -> Result<Snapshot, ClientError> {
         let at = Instant::now();
         let hours = window.read(client, self.hour)?;
         let hour = match self.hour {
@@ -129,8 +133,8 @@ impl Question {
             Some(hour) => client.get_json(&self.path(hour))?,
             None => Vec::new(),
         };
-        Ok(Answer {
-            question: self.clone(),
+        Ok(Snapshot {
+            query: self.clone(),
             hour,
             hours,
             rows,
@@ -176,8 +180,8 @@ impl Question {
         }
     }
 
-    /// Whether both questions ask for the same sums.
-    fn compares_with(&self, other: &Question) -> bool {
+    /// Whether both queries ask for the same sums.
+    fn compares_with(&self, other: &TopQuery) -> bool {
         self.group_by == other.group_by && self.filters == other.filters
     }
 }
@@ -194,9 +198,9 @@ impl Row {
     }
 }
 
-impl Answer {
-    /// Adds the rates since `before`, and sorts by them if the question asks for that.
-    pub(super) fn compare(&mut self, before: &Answer) {
+impl Snapshot {
+    /// Adds the rates since `before`, and sorts by them if the query asks for that.
+    pub(super) fn compare(&mut self, before: &Snapshot) {
         let seconds = (self.at - before.at).as_secs_f64();
         let rate = |before: u128, after: u128| {
             // The sum has decreased: the hour was deleted in between.
@@ -209,9 +213,9 @@ impl Answer {
                 .zip(then)
                 .and_then(|(now, then)| rate(then.bytes(), now.bytes()));
         }
-        if self.hour == before.hour && self.question.compares_with(&before.question) {
-            // If the previous answer had all rows, a new row started from zero.
-            let had_all = before.rows.len() < before.question.rows_max();
+        if self.hour == before.hour && self.query.compares_with(&before.query) {
+            // If the previous snapshot had all rows, a new row started from zero.
+            let had_all = before.rows.len() < before.query.rows_max();
             let sums: std::collections::HashMap<Vec<&str>, u128> = before
                 .rows
                 .iter()
@@ -223,7 +227,7 @@ impl Answer {
                 row.bytes_per_s = then.and_then(|then| rate(then, row.bytes()));
             }
         }
-        if self.question.sort == SortBy::Rate {
+        if self.query.sort == SortBy::Rate {
             self.rows
                 .sort_by_key(|row| std::cmp::Reverse(row.bytes_per_s));
         }

@@ -1,0 +1,12 @@
+//! Names of the HTTP headers of flowtally's own, and of those that no library has a name for.
+
+/// Identifies a batch, so that it counts once.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// In a response: the batch had counted before.
+pub const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+/// [`Notes`](crate::Notes) to store with the batch's receipt.
+pub const RECEIPT_NOTES: &str = "receipt-notes";
+/// In a response: the lag of each partition behind the journal, as in `0=12,1=0`.
+pub const FLOWTALLY_LAG: &str = "flowtally-lag";
+/// In a response: the partitions that no node serves, as in `3,7`.
+pub const FLOWTALLY_MISSING: &str = "flowtally-missing";
