@@ -68,10 +68,14 @@ impl DataDir {
         refuse_interrupted(path)?;
         let identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if has_files(path).map_err(failed)? {
+                // Another process may have created the directory since, and opened it already.
+                let is_foreign = has_files(path).map_err(failed)?;
+                if is_foreign && !identity_path.exists() {
                     return Err(StoreError::NotOurs { path: path.into() });
                 }
-                create(path, &identity_path).map_err(failed)?;
+                if !is_foreign {
+                    create(path, &identity_path).map_err(failed)?;
+                }
                 open_identity()
             }
             opened => opened,
@@ -428,7 +432,7 @@ mod tests {
 
     #[test]
     fn of_many_processes_that_start_at_once_one_gets_the_directory() {
-        for _ in 0..50 {
+        for _ in 0..200 {
             let temp = tempfile::tempdir().unwrap();
             let path = temp.path().join("db");
             let results: Vec<_> = std::thread::scope(|scope| {
