@@ -239,7 +239,9 @@ mod tests {
         assert!(of_scrape < 100, "{of_scrape}");
         store.flush().unwrap();
         let of_deletion = fewest_entries_read(&store, |call| {
-            let deleted = store.delete_hour(Hour::new(2009 - call).unwrap()).unwrap();
+            let deleted = store
+                .delete_hour(Hour::new(2009 - u64::from(call)).unwrap())
+                .unwrap();
             assert_eq!(deleted.unwrap().flows, 1);
         });
         assert!(of_deletion < 100, "{of_deletion}");
