@@ -133,7 +133,7 @@ fn a_hangup_reloads_tokens_and_keeps_connections() {
 
     write(path.clone(), "new\nold\n");
     daemon.signal("HUP");
-    until_logged(&daemon, "read again");
+    until_logged(&daemon, "tokens and certificates reloaded");
     assert_eq!(
         (on_kept("old"), on_kept("new")),
         ("200".into(), "200".into())
@@ -372,7 +372,7 @@ fn certificates_are_reloaded_for_new_connections() {
     std::fs::copy(&other.cert, &pki.cert).unwrap();
     std::fs::copy(&other.key, &pki.key).unwrap();
     daemon.signal("HUP");
-    until_logged(&daemon, "read again");
+    until_logged(&daemon, "tokens and certificates reloaded");
     let mut fresh = other.connect(daemon.address, None);
     assert_eq!(ask(&mut fresh, "GET", "/healthz", "").unwrap().0, 200);
     assert_eq!(
