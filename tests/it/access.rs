@@ -142,7 +142,7 @@ fn a_hangup_reloads_tokens_and_keeps_connections() {
     // A file that cannot be used changes nothing, and the log names it.
     write(path.clone(), "\n");
     daemon.signal("HUP");
-    until_logged(&daemon, "stay as they were");
+    until_logged(&daemon, "stay in use");
     assert!(daemon.log().contains("no token in it"), "{}", daemon.log());
     assert_eq!(
         (on_kept("old"), on_kept("new")),
