@@ -7,7 +7,6 @@ use super::dedupe::{CommitGroup, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
 use super::position::Position;
-
 use super::tallies::Tallies;
 use super::tally::HOUR_MEMORY_BYTES;
 use super::{Inner, Step, Store};

@@ -64,18 +64,15 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    /// A file with `bytes`, open for appending and for reading.
     fn file(bytes: &[u8]) -> (File, CheckedFile) {
-        let path = std::env::temp_dir().join(format!("flowtally-{:x}", rand::random::<u64>()));
-        std::fs::write(&path, bytes).unwrap();
-        let open = || {
-            std::fs::OpenOptions::new()
-                .read(true)
-                .append(true)
-                .open(&path)
-        };
-        let (written, read) = (open().unwrap(), open().unwrap());
-        std::fs::remove_file(&path).unwrap();
-        (written, CheckedFile::new(read, ProgressBar::hidden()))
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        let read = file.reopen().unwrap();
+        (
+            file.into_file(),
+            CheckedFile::new(read, ProgressBar::hidden()),
+        )
     }
 
     /// Wrong bits are found before the first byte is read, in any stream of the file. A file that is cut off is read.
@@ -114,7 +111,7 @@ mod tests {
         assert_eq!(io::read_to_string(&mut file(b"\x1F").1).unwrap(), "\x1F");
     }
 
-    /// What is appended after the check is not read.
+    /// Bytes that are appended after the check are not read.
     #[test]
     fn only_what_was_checked_is_read() {
         let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -156,7 +156,7 @@ impl Read for Drained {
         let most = bytes.len().min(most);
         let read = self.input.read(&mut bytes[..most])?;
         self.held += read;
-        // What is read first is collected until it is known whether it continues an earlier flow.
+        // The first reads add up until it is known whether they continue an earlier flow.
         self.last_read = match self.passed {
             0 => self.last_read + read,
             _ => read,

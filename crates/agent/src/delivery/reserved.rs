@@ -14,7 +14,7 @@ use crate::durable;
 pub(super) const TMP: &str = "tmp";
 /// The batch that is being filled.
 const BATCH: &str = "tmp";
-/// The flows that are read next.
+/// The flows of the next read.
 const AHEAD: &str = "ahead.tmp";
 /// A part of a flow.
 const TEXT: &str = "unfinished.tmp";
@@ -45,7 +45,8 @@ impl Reserved {
         Ok(reserved.is_some())
     }
 
-    /// Reserves room for what is read next, as a batch and as a part of a flow. Returns false if the disk is full.
+    /// Reserves room for the next read: `body_bytes` for its flows, as a batch, and `text_bytes` for a flow that it ends
+    /// within. Returns false if the disk is full.
     pub(super) fn reserve_ahead(&mut self, body_bytes: u64, text_bytes: u64) -> io::Result<bool> {
         let ahead = self.allocate_more(AHEAD, self.ahead, body_bytes)?;
         self.ahead = ahead.unwrap_or(self.ahead);
@@ -54,7 +55,7 @@ impl Reserved {
         Ok(ahead.is_some() && text.is_some())
     }
 
-    /// Uses the room for what is read next for the batch that is being filled, which may then have `bytes`. If another
+    /// Gives the room for the next read to the batch that is being filled, which may then have `bytes`. If another
     /// program takes the room at this moment, the batch may not fit.
     pub(super) fn use_ahead(&mut self, bytes: u64) -> io::Result<()> {
         if self.ahead > 0 {

@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the lock");
     }
 
-    /// What is read is stored in room that was there before it was read.
+    /// Each read is stored in room that was reserved before it.
     #[test]
     fn room_is_reserved_for_what_is_read_next() {
         let dir = tempfile::tempdir().unwrap();

@@ -331,8 +331,8 @@ fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// The position of a header in a line and its columns, or what is wrong with it. `None` if there is no
-/// header.
+/// Finds a header in a line. Returns its offset in bytes and its columns, or an error that says what is wrong with the
+/// header; `None` if the line has no header.
 fn header_in(line: &[u8]) -> Option<Result<(usize, Columns), String>> {
     let line = line.trim_ascii_end();
     let lower = line.to_ascii_lowercase();

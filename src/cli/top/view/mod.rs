@@ -1,5 +1,7 @@
 //! Draws the screen, in a terminal of any size.
 
+mod columns;
+
 use std::iter::repeat_n;
 use std::time::Instant;
 
@@ -10,20 +12,13 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
 
+use self::columns::{Column, sort_name};
 use super::query::{Row, Snapshot, fields};
 use super::state::{Mode, State};
-use super::text::{bar, bytes, fit, fit_right, rate, visible, width};
-use crate::config::{HourChoice, SortBy};
+use super::text::{bytes, fit, fit_right, rate, visible, width};
+use crate::config::HourChoice;
 use agent::units::hour_name;
 
-/// A name gets at least this many columns before another column is shown beside it.
-const NAME_COLUMNS: usize = 10;
-/// Least columns of a name beside the column that the rows are sorted by.
-const NAME_COLUMNS_MIN: usize = 3;
-/// Most columns of a name.
-const NAME_COLUMNS_MAX: usize = 40;
-/// Least columns of a bar. It also gets what the names leave.
-const BAR_COLUMNS: usize = 8;
 /// Columns for the text beside the bars of hours.
 const LABEL_COLUMNS: u16 = 16;
 /// Most columns of one hour's bar.
@@ -327,94 +322,6 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) 
         .render(bars, buffer);
 }
 
-/// The columns that can be shown beside the names.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Column {
-    Sum(SortBy),
-    Share,
-    Bar,
-}
-
-impl Column {
-    /// In screen order.
-    const ALL: [Column; 6] = [
-        Column::Sum(SortBy::Bytes),
-        Column::Sum(SortBy::Tx),
-        Column::Sum(SortBy::Rx),
-        Column::Sum(SortBy::Rate),
-        Column::Share,
-        Column::Bar,
-    ];
-    /// Columns by importance: the last one is hidden first. The column that the rows are sorted by comes before all of
-    /// them.
-    const BY_IMPORTANCE: [Column; 6] = [
-        Column::Sum(SortBy::Bytes),
-        Column::Sum(SortBy::Rate),
-        Column::Share,
-        Column::Sum(SortBy::Tx),
-        Column::Sum(SortBy::Rx),
-        Column::Bar,
-    ];
-
-    fn columns(self) -> usize {
-        match self {
-            Column::Sum(SortBy::Rate) => 9,
-            Column::Sum(_) => 7,
-            Column::Share => 6,
-            Column::Bar => BAR_COLUMNS,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Column::Sum(sum) => sort_name(sum),
-            Column::Share => "share",
-            Column::Bar => "",
-        }
-    }
-
-    /// The columns that fit beside this many names, each with its width, and the width of a name.
-    fn choose(sort: SortBy, names: usize, columns: usize) -> (Vec<(Column, usize)>, usize) {
-        let mut chosen = Vec::new();
-        let mut taken = 0;
-        for column in [Column::Sum(sort)].into_iter().chain(Column::BY_IMPORTANCE) {
-            let name = match chosen.is_empty() {
-                true => NAME_COLUMNS_MIN,
-                false => NAME_COLUMNS,
-            };
-            let with_it = taken + column.columns() + 1;
-            if !chosen.contains(&column) && with_it + names * (name + 1) <= columns {
-                taken = with_it;
-                chosen.push(column);
-            }
-        }
-        let room = columns.saturating_sub(taken) + 1;
-        let name_columns = (room / names.max(1)).saturating_sub(1);
-        let name_columns = name_columns.min(NAME_COLUMNS_MAX);
-        let left = room.saturating_sub(names * (name_columns + 1));
-        let shown = Column::ALL
-            .into_iter()
-            .filter(|column| chosen.contains(column))
-            .map(|column| match (column, name_columns) {
-                (Column::Bar, NAME_COLUMNS_MAX) => (column, column.columns() + left),
-                _ => (column, column.columns()),
-            });
-        (shown.collect(), name_columns)
-    }
-
-    fn cell(self, row: &Row, all: f64, most: f64, columns: usize) -> String {
-        let text = match self {
-            Column::Sum(SortBy::Bytes) => bytes(row.bytes()),
-            Column::Sum(SortBy::Tx) => bytes(row.bytes_tx),
-            Column::Sum(SortBy::Rx) => bytes(row.bytes_rx),
-            Column::Sum(SortBy::Rate) => rate(row.bytes_per_s),
-            Column::Share => format!("{:.1} %", row.bytes() as f64 / all * 100.0),
-            Column::Bar => return bar(row.bytes() as f64 / most, columns),
-        };
-        fit_right(&text, columns)
-    }
-}
-
 fn draw_rows(canvas: &mut Canvas, snapshot: &Snapshot, palette: Palette, columns: usize) {
     let query = &snapshot.query;
     let names = fields(query.group_by);
@@ -486,15 +393,6 @@ fn visible_or_empty(text: &str) -> String {
     match text {
         "" => String::new(),
         _ => visible(text),
-    }
-}
-
-fn sort_name(sort: SortBy) -> &'static str {
-    match sort {
-        SortBy::Bytes => "bytes",
-        SortBy::Tx => "tx",
-        SortBy::Rx => "rx",
-        SortBy::Rate => "rate",
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::query::TopQuery;
 use super::*;
-use crate::config::{Filters, GroupBy};
+use crate::config::{Filters, GroupBy, SortBy};
 use agent::client::ClientError;
 
 fn query() -> TopQuery {
@@ -117,7 +117,7 @@ fn a_wide_terminal_has_longer_bars_and_a_narrow_one_keeps_the_bytes() {
     let shown = screen(&state, 200, 24, now);
     println!("{shown}");
     let row = shown.lines().find(|line| line.starts_with("web ")).unwrap();
-    assert_eq!(row.find("images"), Some(NAME_COLUMNS_MAX + 1));
+    assert_eq!(row.find("images"), Some(columns::NAME_COLUMNS_MAX + 1));
     let bar = row.matches('█').count();
     assert!(bar > 40 && width(row) == 200, "{row}");
 

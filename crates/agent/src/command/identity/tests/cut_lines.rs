@@ -50,18 +50,7 @@ pub(super) fn lines(
             record.line = Some(line);
         }
         let is_cut = is_last && !bytes.ends_with('\n');
-        let last = records.last().unwrap().location;
-        chunks.push_back(Chunk {
-            records,
-            batch: Some(batch),
-            text: text.into(),
-            ends_within_a_line: is_cut,
-            may_be_cut: is_cut,
-            late_from: None,
-            refused: Vec::new(),
-            skipped: Skipped::default(),
-            last,
-        });
+        chunks.push_back(chunk_of_lines(batch, records, &text, is_cut));
     }
     chunks
 }
@@ -201,17 +190,7 @@ fn a_line_that_became_another_flow_is_refused_once() {
             end: text.len() as u32,
             last_column: Some(Field::SrcApp),
         });
-        Chunk {
-            records,
-            batch: Some(batch),
-            text: text.into(),
-            ends_within_a_line: is_cut,
-            may_be_cut: is_cut,
-            late_from: None,
-            refused: Vec::new(),
-            skipped: Skipped::default(),
-            last: Location::Line(7),
-        }
+        chunk_of_lines(batch, records, &text, is_cut)
     };
     let take = |chunk: Chunk| {
         let identity = Identity::new(None, Path::new("file"));

@@ -151,6 +151,22 @@ fn chunk(items: &[Item], ends_within_a_line: bool) -> Chunk {
     }
 }
 
+/// A chunk of lines, which ends within the last one if `is_cut`.
+fn chunk_of_lines(batch: Batch, records: Vec<RecordHashes>, text: &str, is_cut: bool) -> Chunk {
+    let last = records.last().unwrap().location;
+    Chunk {
+        records,
+        batch: Some(batch),
+        text: text.into(),
+        ends_within_a_line: is_cut,
+        may_be_cut: is_cut,
+        late_from: None,
+        refused: Vec::new(),
+        skipped: Skipped::default(),
+        last,
+    }
+}
+
 /// A file in chunks of random sizes.
 fn chunks(random: &mut StdRng, items: &[Item]) -> VecDeque<Chunk> {
     let most = [1, 3, 20, 300, 1000][random.random_range(0..5)];

@@ -115,18 +115,7 @@ fn written(writing: Writing, count: u64, is_cut: bool) -> Chunk {
     for (record, line) in records.iter_mut().zip(lines) {
         record.line = line;
     }
-    let last = Location::Line(count);
-    Chunk {
-        records,
-        batch: Some(batch),
-        text: text.into(),
-        ends_within_a_line: is_cut,
-        may_be_cut: is_cut,
-        late_from: None,
-        refused: Vec::new(),
-        skipped: Skipped::default(),
-        last,
-    }
+    chunk_of_lines(batch, records, &text, is_cut)
 }
 
 /// Sends a file; returns the number of flows that were refused, or the error.
