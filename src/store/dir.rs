@@ -68,14 +68,7 @@ impl DataDir {
         refuse_interrupted(path)?;
         let identity = match open_identity() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // Another process may have created the directory since, and opened it already.
-                let is_foreign = has_files(path).map_err(failed)?;
-                if is_foreign && !identity_path.exists() {
-                    return Err(StoreError::NotOurs { path: path.into() });
-                }
-                if !is_foreign {
-                    create(path, &identity_path).map_err(failed)?;
-                }
+                create_if_new(path, &identity_path)?;
                 open_identity()
             }
             opened => opened,
@@ -346,6 +339,21 @@ fn has_files(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Creates a data directory where none was found. Another process may have created it since, and opened it already.
+fn create_if_new(path: &Path, identity_path: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Directory {
+        path: path.to_owned(),
+        source,
+    };
+    if !has_files(path).map_err(failed)? {
+        return create(path, identity_path).map_err(failed);
+    }
+    match identity_path.exists() {
+        true => Ok(()),
+        false => Err(StoreError::NotOurs { path: path.into() }),
+    }
+}
+
 /// Creates a data directory, unless another process is doing so. The identity file is created last, complete, and
 /// never replaces an existing one. So a crash leaves an empty directory or a data directory, and if several processes
 /// start at once, they all lock the same file.
@@ -432,7 +440,7 @@ mod tests {
 
     #[test]
     fn of_many_processes_that_start_at_once_one_gets_the_directory() {
-        for _ in 0..200 {
+        for _ in 0..50 {
             let temp = tempfile::tempdir().unwrap();
             let path = temp.path().join("db");
             let results: Vec<_> = std::thread::scope(|scope| {
@@ -449,6 +457,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The process that is late has found no identity, and finds files then.
+    #[test]
+    fn a_directory_that_another_process_has_made_meanwhile_is_not_foreign() {
+        let temp = tempfile::tempdir().unwrap();
+        let identity = temp.path().join(codec::IDENTITY_FILE);
+        let _first = DataDir::open(temp.path()).unwrap();
+        assert!(has_files(temp.path()).unwrap());
+        create_if_new(temp.path(), &identity).unwrap();
+        assert!(matches!(
+            DataDir::open(temp.path()),
+            Err(StoreError::InUse { .. })
+        ));
+        fs::remove_file(&identity).unwrap();
+        assert!(matches!(
+            create_if_new(temp.path(), &identity),
+            Err(StoreError::NotOurs { .. })
+        ));
     }
 
     #[test]
