@@ -6,7 +6,7 @@ use std::ops::Range;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::{Columns, HoursQuery, Query, Sort, SortBy};
-use crate::{Field, Hour};
+use crate::{Field, Hour, NAME_BYTES_MAX};
 
 /// Maximum number of rows of a page.
 const LIMIT_MAX: usize = 100_000;
@@ -133,6 +133,12 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
             let names = list.len();
             return Err(bad(format!(
                 "there are {names} values of {name}; at most {NAMES_MAX} are allowed"
+            )));
+        }
+        if let Some(long) = list.iter().find(|value| value.len() > NAME_BYTES_MAX) {
+            let bytes = long.len();
+            return Err(bad(format!(
+                "a {name} has {bytes} bytes; names of flows have at most {NAME_BYTES_MAX}"
             )));
         }
         list.sort_unstable();
@@ -320,6 +326,19 @@ mod tests {
         for text in ["", "from=3", "to=9", "from=3&to=9"] {
             let hours = parse_hours(text).unwrap().hours;
             assert_eq!(parse_hours(&write_hours(&hours)).unwrap().hours, hours);
+        }
+    }
+
+    #[test]
+    fn names_longer_than_any_flow_has_are_refused() {
+        for name in ["src_app", "dest_app", "vpc_id"] {
+            let query = |bytes| format!("hour=1&{name}=a&{name}={}", "a".repeat(bytes));
+            assert!(parse_flows(&query(1024)).is_ok());
+            let BadQuery(refusal) = parse_flows(&query(1025)).unwrap_err();
+            assert_eq!(
+                refusal,
+                format!("a {name} has 1025 bytes; names of flows have at most 1024")
+            );
         }
     }
 }
