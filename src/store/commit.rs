@@ -18,7 +18,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::WriteStalled`] after waiting [`StoreOptions::stall_max`] for a flush; [`StoreError::Gone`] if
-    /// the data directory was removed. After any error, none of the batches counts.
+    /// the data directory was removed. After any error, none of the batches is visible. If writing the journal failed,
+    /// they may be in the log nevertheless, and count after a restart.
     pub fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let inner = &*self.inner;
         let mut orphaned = inner.commit.lock().map_err(|_| StoreError::Closed)?;

@@ -8,7 +8,7 @@
 //!
 //! # Parts
 //!
-//! Threads and scans share one [`Inner`]. Each of its parts keeps its state to itself, in its own file:
+//! Threads and scans share one [`Inner`]. Each of its parts is in its own file:
 //!
 //! | part | state | file |
 //! |---|---|---|

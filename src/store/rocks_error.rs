@@ -43,9 +43,10 @@ mod tests {
             "librocksdb-sys {version} is new. Before you add it here, compare its sources with those of the last one: \
              the format of logs and the MANIFEST (`db/log_format.h`, `db/log_writer.cc`, for src/store/wal.rs and \
              src/store/torn), the texts of errors (`util/status.cc`, `env/io_posix.cc`, for this file), what a manual \
-             compaction does with files (`DBImpl::CompactRangeInternal`, for src/store/compact.rs), and which logs \
-             are needed (`MinLogNumberToKeep`, for src/store/live_files.rs). Run the tests crash, torn and \
-             disk_errors."
+             compaction does with files (`DBImpl::CompactRangeInternal`, for src/store/compact.rs), which logs are \
+             needed (`MinLogNumberToKeep`, for src/store/live_files.rs), and the flags and files of the build \
+             (`build.rs` and `rocksdb_lib_sources.txt` of the crate, for FLAGS and the joined units in \
+             scripts/rocksdb). Run the tests crash, torn and disk_errors."
         );
     }
 
