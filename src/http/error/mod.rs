@@ -2,6 +2,8 @@
 //! each.
 
 mod description;
+#[cfg(test)]
+mod tests;
 
 use std::time::SystemTime;
 
