@@ -146,8 +146,11 @@ mod tests {
         let mut third = MemoryReservation::new(&pool);
         third.grow_to(own).unwrap();
         let waits = std::thread::spawn(move || third.grow_to(own + MIB).map(|()| third));
-        // Time to end, if it did not wait; a busy machine only makes this check weaker.
-        std::thread::sleep(Duration::from_millis(100));
+        // There is someone to notify: it waits. Woken up, it finds no more memory than before, and waits again.
+        while !pool.released.notify_one() {
+            assert!(!waits.is_finished());
+            std::thread::yield_now();
+        }
         assert!(!waits.is_finished());
         drop(second);
         let third = waits.join().unwrap().unwrap();

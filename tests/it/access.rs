@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -13,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
-use crate::wait::{until, until_logged};
+use crate::wait::{DEADLINE, until, until_logged};
 
 fn one() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300)]
@@ -108,8 +107,7 @@ fn a_hangup_reloads_tokens_and_keeps_connections() {
     let writers = write(path.clone(), "old\n");
     let daemon = Daemon::start_with(&dir.path().join("db"), &["--write-token-file", &writers]);
     let mut kept = TcpStream::connect(daemon.address).unwrap();
-    kept.set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    kept.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut on_kept = |token: &str| {
         let body = String::from_utf8(json_body(&one())).unwrap();
         let length = body.len();
@@ -299,7 +297,7 @@ impl Pki {
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
         let tcp = TcpStream::connect(address).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        tcp.set_read_timeout(Some(DEADLINE)).unwrap();
         StreamOwned::new(connection, tcp)
     }
 }
@@ -354,9 +352,7 @@ fn certificates_are_reloaded_for_new_connections() {
     );
     // Not without encryption.
     let mut plain = TcpStream::connect(daemon.address).unwrap();
-    plain
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    plain.set_read_timeout(Some(DEADLINE)).unwrap();
     assert!(ask(&mut plain, "GET", "/healthz", "").is_err());
 
     let other = Pki::new(&dir.path().join("second"));

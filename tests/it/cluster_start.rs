@@ -5,7 +5,6 @@ use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use rdkafka::admin::AdminOptions;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -15,7 +14,7 @@ use crate::cluster::post;
 use crate::kafka::{BROKER, Broker, admin, block_on, client, script_by};
 use crate::nodes::{Node, until_answered};
 use crate::support::{Daemon, JSON, TestFlow, json_body};
-use crate::wait::{at_most, until, until_logged, until_logged_times};
+use crate::wait::{DEADLINE, at_most, until, until_logged, until_logged_times};
 
 /// The system gives such a port to nobody who does not name it.
 fn free_below_those_of_clients() -> SocketAddr {
@@ -269,7 +268,7 @@ fn announcements_without_a_valid_token_are_rejected() {
         say(&format!("lost/{partition}"), &lost);
     }
     say("journal", r#"{"partitions":7}"#);
-    producer.flush(Duration::from_secs(30)).unwrap();
+    producer.flush(DEADLINE).unwrap();
 
     for daemon in &daemons {
         until_logged(daemon, "announcement rejected");

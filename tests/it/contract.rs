@@ -1,11 +1,9 @@
 //! The API as its users see it: each answer and each kind of error, by its body.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Daemon, JSON, NDJSON, TestFlow, json_body, raw};
-use crate::wait::{at_most, until, until_some};
+use crate::wait::{DEADLINE, at_most, until, until_some};
 
 struct Service {
     daemon: Daemon,
@@ -525,9 +523,7 @@ fn bodies_that_break_off_count_nothing() {
     stream.write_all(head(body.len() + 50).as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut answer = String::new();
     let _reset = stream.read_to_string(&mut answer);
     assert!(!answer.contains("200 OK"), "{answer}");

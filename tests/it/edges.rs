@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{Daemon, JSON, NDJSON, TestFlow, json_body, ndjson_body, raw};
-use crate::wait::until;
+use crate::wait::{DEADLINE, until};
 
 /// So many bytes are more than all buffers between the service and its client.
 const ROWS: usize = 200_000;
@@ -262,9 +262,7 @@ fn an_idle_connection_outlives_the_minute_of_load_balancers() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let mut stream = TcpStream::connect(daemon.address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     for pause in [0, 64] {
         // A load balancer keeps an idle connection for 60 seconds, and takes it for open until then.
         std::thread::sleep(Duration::from_secs(pause));

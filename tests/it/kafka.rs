@@ -23,7 +23,7 @@ use flowtally::service::cluster::kafka::{
     Owners, Producer, Signer, Truncation, ensure_topics,
 };
 
-use crate::wait::{at_most, until};
+use crate::wait::{DEADLINE, at_most, until};
 
 /// Nobody listens there.
 const NOWHERE: &str = "127.0.0.1:9";
@@ -646,7 +646,7 @@ fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
         let record = BaseRecord::to("remembered-owners").partition(0);
         over.send(record.key(key).payload(said)).unwrap();
     }
-    over.flush(Duration::from_secs(30)).unwrap();
+    over.flush(DEADLINE).unwrap();
     running.publish_permanent();
     until("both are written again", || {
         let written = last_of_keys(&of("a").brokers, "remembered-owners");
@@ -660,16 +660,15 @@ fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
     let mut config = client(brokers);
     config.set("group.id", "last-of-keys");
     let reader: BaseConsumer = config.create().unwrap();
-    let timeout = Duration::from_secs(30);
     let mut left = BTreeMap::new();
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, rdkafka::Offset::Beginning)
         .unwrap();
     reader.assign(&list).unwrap();
     let mut next = 0;
-    let (_, end) = reader.fetch_watermarks(topic, 0, timeout).unwrap();
+    let (_, end) = reader.fetch_watermarks(topic, 0, DEADLINE).unwrap();
     while next < end {
-        let message = reader.poll(timeout).unwrap().unwrap();
+        let message = reader.poll(DEADLINE).unwrap().unwrap();
         next = message.offset() + 1;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         left.insert(

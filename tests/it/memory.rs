@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, Daemon, NDJSON};
-use crate::wait::{until, until_some};
+use crate::wait::{DEADLINE, until, until_some};
 
 /// What a build for tests has of its own in memory beside the released one: code that is larger.
 const DEBUG_MIB: u64 = if cfg!(debug_assertions) { 24 } else { 0 };
@@ -214,8 +214,7 @@ fn unread_receipts_take_bounded_memory() {
     for body in [repeated, all] {
         for _ in 0..CLIENTS {
             let mut stream = TcpStream::connect(daemon.address).unwrap();
-            let timeout = Some(Duration::from_secs(20));
-            stream.set_read_timeout(timeout).unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
             let length = body.len();
             let head = format!(
                 "POST /receipts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\

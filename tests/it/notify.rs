@@ -3,9 +3,9 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::{Daemon, TestFlow};
+use crate::wait::{DEADLINE, until_logged};
 
 /// A daemon with `arguments` that tells `socket`.
 fn launch(socket: &Path, data_dir: &Path, arguments: &[&str]) -> Daemon {
@@ -16,8 +16,7 @@ fn launch(socket: &Path, data_dir: &Path, arguments: &[&str]) -> Daemon {
 
 fn bind(path: &Path) -> UnixDatagram {
     let socket = UnixDatagram::bind(path).unwrap();
-    let patience = Some(Duration::from_secs(30));
-    socket.set_read_timeout(patience).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket
 }
 
@@ -104,7 +103,7 @@ fn an_unread_notify_socket_does_not_block() {
     let temp = tempfile::tempdir().unwrap();
     let daemon = launch(&temp.path().join("none"), &temp.path().join("db"), &[]);
     let flow = TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300);
-    crate::wait::until_logged(&daemon, " ready ");
+    until_logged(&daemon, " ready ");
     assert!(
         daemon.log().contains("cannot be notified"),
         "{}",

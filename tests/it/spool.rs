@@ -791,9 +791,10 @@ fn a_whole_flow_does_not_wait_for_what_is_behind_it() {
         let mut input = child.stdin.take().unwrap();
         let begun = Instant::now();
         input.write_all(text.as_bytes()).unwrap();
+        // The pipe stays open.
         until("the flow to be on disk", || flows_in(dir.path()) == 1);
-        // A second, and what a busy machine needs.
-        assert!(begun.elapsed() < Duration::from_millis(1800), "{text}");
+        // That its second counts from when it was read is tested in `delivery`, without a clock.
+        assert!(begun.elapsed() < at_most(1), "{text}");
         child.kill().unwrap();
         child.wait().unwrap();
         drop(input);

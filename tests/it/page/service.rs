@@ -107,11 +107,37 @@ fn the_service_may_go_and_come_back() {
     daemon.stop();
 }
 
+/// Watches what the page does from now on. `pending` is the number of its requests in progress. `fireTimers()` runs what
+/// it has scheduled as if the time had come, and returns how many requests that makes.
+const WATCH: &str = "
+    const [schedule, clear, send] = [window.setTimeout, window.clearTimeout, window.fetch];
+    const scheduled = new Map();
+    let requests = 0;
+    window.pending = 0;
+    window.setTimeout = (act, pause, ...more) => {
+        const id = schedule(() => { scheduled.delete(id); act(...more); }, pause);
+        // Those of a minute end requests.
+        if (pause < 60_000) scheduled.set(id, () => act(...more));
+        return id;
+    };
+    window.clearTimeout = (id) => { scheduled.delete(id); clear(id); };
+    window.fetch = (...request) => {
+        requests += 1;
+        window.pending += 1;
+        return send(...request).finally(() => { window.pending -= 1; });
+    };
+    window.fireTimers = () => {
+        const before = requests;
+        for (const [id, act] of [...scheduled]) { window.clearTimeout(id); act(); }
+        return requests - before;
+    };";
+
 #[test]
 fn updates_come_by_themselves_unless_paused() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/");
     complete(&browser);
+    browser.js(WATCH);
     // The newest hour is looked at, so a newer one takes its place.
     daemon
         .client
@@ -119,15 +145,18 @@ fn updates_come_by_themselves_unless_paused() {
     browser.until("document.title.startsWith('hour 24')");
     complete(&browser);
     assert_eq!(total(&browser), 11);
+    // The next one is scheduled.
+    browser.until("fireTimers() > 0");
+    complete(&browser);
 
     browser.click("#live");
-    browser.until("location.search === '?live=off'");
+    browser.until("location.search === '?live=off' && pending === 0");
     complete(&browser);
     daemon
         .client
         .accept(&[TestFlow::new(25, "day", "shift", "vpc-0", 5, 6)]);
-    // Longer than the interval of updates, of which there is none.
-    std::thread::sleep(Duration::from_secs(11));
+    // None is.
+    assert_eq!(browser.js("return fireTimers()"), 0);
     assert_eq!(total(&browser), 11);
     assert!(browser.text("#updated").starts_with("Updated"));
     browser.click("#live");

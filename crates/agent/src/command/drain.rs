@@ -21,7 +21,7 @@ const LOOK_INTERVAL: Timespec = Timespec {
 
 /// After so long without input, the reader processes what it has as if no more came. Less than a second, so that a
 /// flow is in the spool a second after it was read.
-const IDLE_AFTER: Duration = Duration::from_millis(700);
+pub(super) const IDLE_AFTER: Duration = Duration::from_millis(700);
 
 /// The most bytes of a read, and of one when the disk of the spool is nearly full.
 const READ_BYTES: usize = 16 << 10;

@@ -484,11 +484,11 @@ impl SenderState {
 mod tests {
     use super::*;
 
-    /// A reader that continued during shutdown would fill a batch that starts in the middle of another one
-    /// and has a key of its own, so its flows would count twice.
-    #[test]
-    fn push_fails_after_an_interrupt() {
-        let dir = tempfile::tempdir().unwrap();
+    const FLOW: &str =
+        r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
+
+    /// A sender with a spool in `dir`, whose service cannot be reached.
+    fn sender(dir: &std::path::Path, batch_age: Option<Duration>) -> Sender {
         let options = SenderOptions {
             server: Server {
                 url: "http://127.0.0.1:9".into(),
@@ -496,20 +496,42 @@ mod tests {
             },
             batch_flows: 2,
             batch_bytes: 1 << 20,
-            batch_age: None,
+            batch_age,
             compress: false,
-            spool: Some(dir.path().to_owned()),
+            spool: Some(dir.to_owned()),
             spool_bytes_max: 1 << 20,
             refused: DeadLetters::NotKept,
             retry_for: Duration::from_secs(60),
         };
-        let sender = Sender::start(options, |_| Ok(()), |_| ()).unwrap();
-        let flow =
-            r#"{"src_app":"a","dest_app":"b","vpc_id":"v","bytes_tx":1,"bytes_rx":2,"hour":3}"#;
-        assert!(matches!(sender.push(flow), Ok(Ok(()))));
+        Sender::start(options, |_| Ok(()), |_| ()).unwrap()
+    }
+
+    /// A flow without its line end is pushed late: when nothing has followed it for a while.
+    #[test]
+    fn the_age_of_a_batch_counts_from_when_it_was_read() {
+        const AGE: Duration = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let sender = sender(dir.path(), Some(AGE));
+        sender.shared.state().read_at = Instant::now().checked_sub(AGE);
+        assert!(matches!(sender.push(FLOW), Ok(Ok(()))));
+        // It is due at once, and not in an hour.
+        let mut state = sender.shared.state();
+        while state.queue.is_empty() {
+            let closed = sender.shared.changed.wait_for(&mut state, AGE / 60);
+            assert!(!closed.timed_out(), "the batch is still open");
+        }
+    }
+
+    /// A reader that continued during shutdown would fill a batch that starts in the middle of another one
+    /// and has a key of its own, so its flows would count twice.
+    #[test]
+    fn push_fails_after_an_interrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let sender = sender(dir.path(), None);
+        assert!(matches!(sender.push(FLOW), Ok(Ok(()))));
         assert_eq!(sender.interrupt().unwrap(), 0);
         for _ in 0..3 {
-            assert!(matches!(sender.push(flow), Err(SendError::Interrupted)));
+            assert!(matches!(sender.push(FLOW), Err(SendError::Interrupted)));
         }
         assert!(matches!(sender.finish(|| {}), Err(SendError::Interrupted)));
         assert_eq!(sender.report().waiting, 1);

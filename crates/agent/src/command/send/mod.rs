@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 
 use self::file::{Failure, InFlight};
 use self::interruption::{ActiveTransfer, TransferHandles, error_text, exit_at_signal};
-use super::drain::Drain;
+use super::drain::{Drain, IDLE_AFTER};
 use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
 use super::source::{self, FlowInput};
@@ -25,6 +25,8 @@ use crate::terminal::printable;
 
 /// A batch of a pipe is sent at this age, full or not.
 const PIPE_BATCH_AGE: Duration = Duration::from_secs(1);
+/// So a flow without its line end is in a batch when that is due.
+const _: () = assert!(IDLE_AFTER.as_millis() < PIPE_BATCH_AGE.as_millis());
 /// Attempts for a file that other commands send at the same time.
 const TRIES: u32 = 10;
 
