@@ -48,7 +48,7 @@ impl DataDir {
     /// partition, or of a service with its own journal, is refused.
     ///
     /// # Errors
-    /// As [`DataDir::open`], and if the directory belongs to something else.
+    /// As [`DataDir::open`], and if the directory belongs to another partition or service.
     pub fn open_partition(path: &Path, of: &str) -> Result<DataDir, StoreError> {
         DataDir::open_for(path, Some(of))
     }
@@ -89,8 +89,7 @@ impl DataDir {
         }
         // An unnamed file proves that the directory is writable, and leaves nothing behind.
         tempfile::tempfile_in(path).map_err(failed)?;
-        // An earlier start may have been killed before it did this; so may another program that created the
-        // directory.
+        // An earlier start, or another program that created the directory, may have been killed before this sync.
         dir.sync_names().map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         remove_all(&dir.checkpoints()).map_err(failed)?;
@@ -193,7 +192,7 @@ impl DataDir {
         &self.path
     }
 
-    /// Whether the paths still lead to the files that were opened.
+    /// Whether the paths still refer to the files that were opened.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
         let identity = fs::metadata(self.path.join(codec::IDENTITY_FILE))?;
         let rocks = fs::metadata(self.rocks())?;
@@ -230,7 +229,7 @@ impl DataDir {
         self.path.join(ROCKS)
     }
 
-    /// For [`Store::checkpoint`](super::Store::checkpoint). Checkpoints are removed at the next open.
+    /// The directory of [checkpoints](super::Store::checkpoint), which the next open removes.
     pub(super) fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
@@ -268,7 +267,7 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the identity file into `path`, which contains a whole database in `rocks`.
+/// Writes the identity file into `path`, which contains a complete database in `rocks`.
 pub(super) fn write_identity(path: &Path) -> io::Result<()> {
     durable::write(
         &path.join(codec::IDENTITY_FILE),
@@ -354,9 +353,9 @@ fn create_if_new(path: &Path, identity_path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Creates a data directory, unless another process is doing so. The identity file is created last, complete, and
-/// never replaces an existing one. So a crash leaves an empty directory or a data directory, and if several processes
-/// start at once, they all lock the same file.
+/// Creates a data directory, unless another process is doing so. The identity file is created last, complete, and never
+/// replaces an existing one. So a crash leaves an empty directory or a data directory, and if several processes start
+/// at the same time, they all lock the same file.
 fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
     durable::create_dir_all(path)?;
     durable::create_dir_all(&path.join(ROCKS))?;
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_while_the_database_is_made_leaves_a_fresh_one() {
+    fn a_crash_during_database_creation_leaves_a_fresh_directory() {
         let temp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(temp.path()).unwrap();
         let make = |name: &str| fs::write(dir.rocks().join(name), "").unwrap();
@@ -439,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_processes_that_start_at_once_one_gets_the_directory() {
+    fn one_of_many_concurrent_starts_gets_the_directory() {
         for _ in 0..50 {
             let temp = tempfile::tempdir().unwrap();
             let path = temp.path().join("db");
@@ -459,9 +458,9 @@ mod tests {
         }
     }
 
-    /// The process that is late has found no identity, and finds files then.
+    /// The later process found no identity file at first, and then finds files.
     #[test]
-    fn a_directory_that_another_process_has_made_meanwhile_is_not_foreign() {
+    fn a_directory_created_by_a_concurrent_start_is_not_foreign() {
         let temp = tempfile::tempdir().unwrap();
         let identity = temp.path().join(codec::IDENTITY_FILE);
         let _first = DataDir::open(temp.path()).unwrap();
@@ -488,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_files_are_left_alone() {
+    fn foreign_files_are_not_touched() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("letter.txt"), "dear").unwrap();
         assert!(matches!(

@@ -1,4 +1,4 @@
-//! Backups: of a running service and of a stopped one, whole or not at all.
+//! Backups of a running and of a stopped service: complete, or not restorable.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -80,7 +80,7 @@ fn batches_in(from: &Path, scratch: &Path) -> u64 {
     let sums = (sum(&daemon.client, 1), sum(&daemon.client, 2));
     daemon.stop();
     std::fs::remove_dir_all(&restored).unwrap();
-    assert_eq!(sums.0, sums.1, "a batch is there in part");
+    assert_eq!(sums.0, sums.1, "a batch is stored in part");
     sums.0
 }
 
@@ -97,8 +97,8 @@ fn a_backup_during_ingest_is_a_consistent_state() {
             while !stop.load(Ordering::SeqCst) {
                 let n = done.load(Ordering::SeqCst);
                 let start = Instant::now();
-                let answer = client.post("/flows", &[JSON], &json_body(&batch_of(n)));
-                assert_eq!(answer.unwrap().status, 200);
+                let response = client.post("/flows", &[JSON], &json_body(&batch_of(n)));
+                assert_eq!(response.unwrap().status, 200);
                 longest_us.fetch_max(start.elapsed().as_micros() as u64, Ordering::SeqCst);
                 done.fetch_add(1, Ordering::SeqCst);
             }
@@ -172,7 +172,7 @@ fn a_second_backup_fetches_only_new_files() {
     assert!(output.contains("older backups removed: 1"), "{output}");
     let kept = backups(&to);
     assert_eq!(kept.len(), 2);
-    // Each is independent: the other can be removed, and the service continues.
+    // Each is independent: the other one can be removed, and the service continues.
     std::fs::remove_dir_all(&kept[0]).unwrap();
     let verified = verify(&kept[1]).unwrap();
     assert!(verified.faults.is_empty(), "{:?}", verified.faults);
@@ -210,13 +210,13 @@ fn a_killed_backup_is_recognised_and_never_restored() {
             .spawn()
             .unwrap();
         if round % 2 == 0 {
-            // Many moments of a backup.
+            // Kills the backup at many moments.
             std::thread::sleep(Duration::from_millis(4 * round));
         } else {
             let has_begun = || to.exists() && backups(&to).iter().any(|path| is_incomplete(path));
             let deadline = Instant::now() + at_most(5);
             while !has_begun() && Instant::now() < deadline && child.try_wait().unwrap().is_none() {
-                // It may be over within milliseconds.
+                // It may end within milliseconds.
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
@@ -247,7 +247,7 @@ fn a_killed_backup_is_recognised_and_never_restored() {
     }
     println!("{interrupted} were interrupted in the middle");
     assert!(interrupted > 0);
-    // The service may still begin the session of the last that was killed.
+    // The service may still start the session of the backup that was killed last.
     until("a backup after those that were killed", || {
         end_session(&daemon, &data);
         flowtally(&["backup", "--url", &url, "--to", text(&to)])
@@ -280,7 +280,7 @@ fn a_stopped_service_is_backed_up_by_command_or_by_copy() {
     }
     let in_use = bad(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     assert!(in_use.contains("in use"), "{in_use}");
-    // A journal, too.
+    // With a journal.
     daemon.kill();
     good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     assert_eq!(batches_in(&to, dir.path()), 50);
@@ -315,12 +315,12 @@ fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
     );
     for file in manifest["files"].as_array().unwrap() {
         let name = file["name"].as_str().unwrap();
-        let answer = daemon
+        let response = daemon
             .client
             .get(&format!("/backups/{id}/{name}"), &[])
             .unwrap();
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.body.len() as u64, file["bytes"].as_u64().unwrap());
+        assert_eq!(response.status, 200);
+        assert_eq!(response.body.len() as u64, file["bytes"].as_u64().unwrap());
     }
     for name in [
         "rocks/../../FLOWTALLY",
@@ -330,11 +330,11 @@ fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
         "x",
         "rocks/none.sst",
     ] {
-        let answer = daemon
+        let response = daemon
             .client
             .get(&format!("/backups/{id}/{name}"), &[])
             .unwrap();
-        assert_eq!(answer.status, 404, "{name}");
+        assert_eq!(response.status, 404, "{name}");
     }
     assert_eq!(
         daemon
@@ -372,11 +372,11 @@ fn a_stop_removes_the_checkpoint_of_a_backup_in_progress() {
     assert_eq!(checkpoints().count(), 0);
 }
 
-/// Of more bytes than the system holds for a client that takes none.
+/// The file has more bytes than the kernel buffers for a client that reads nothing.
 #[test]
 fn a_stop_does_not_wait_for_a_download() {
     let dir = tempfile::tempdir().unwrap();
-    // All of it in one file, however long it takes to send.
+    // All of it is in one file, so that it takes long to send.
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "3600"]);
     let mut random = random("a_stop_does_not_wait_for_a_download");
     for _ in 0..4 {
@@ -425,12 +425,12 @@ fn a_stop_does_not_wait_for_a_download() {
 enum Then {
     Closes,
     Waits,
-    /// And answers nothing any more.
+    /// Sends nothing more.
     IsSilent,
 }
 
-/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them. Sends the first
-/// line of each request.
+/// Offers a backup of one file of 1000 bytes, and responds with the first ten of them. The receiver gets the first line
+/// of each request.
 fn half_a_service(then: Then) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -442,7 +442,7 @@ fn half_a_service(then: Then) -> (String, Receiver<String>) {
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
             let request = lines.next().unwrap().unwrap();
             while !lines.next().unwrap().unwrap().is_empty() {}
-            let answer = match request.split_once(' ').unwrap().0 {
+            let response = match request.split_once(' ').unwrap().0 {
                 "POST" => {
                     let manifest =
                         r#"{"id":"one","files":[{"name":"rocks/1.sst","bytes":1000,"tag":"x"}]}"#;
@@ -452,13 +452,13 @@ fn half_a_service(then: Then) -> (String, Receiver<String>) {
                 "GET" => "200 OK\r\ncontent-length: 1000\r\n\r\n0123456789".into(),
                 _ => "204 No Content\r\n\r\n".into(),
             };
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.1 {}",
-                answer.replacen("\r\n", "\r\nconnection: close\r\n", 1)
+                response.replacen("\r\n", "\r\nconnection: close\r\n", 1)
             );
             let is_last = request.starts_with("DELETE");
             if !is_last || then != Then::IsSilent {
-                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(response.as_bytes()).unwrap();
             }
             if !request.starts_with("POST") && then != Then::Closes {
                 held.push(stream);
@@ -513,7 +513,7 @@ fn a_broken_connection_is_an_error_that_names_the_file() {
     assert!(!error.contains(text(dir.path())), "{error}");
 }
 
-/// By a clock that was wrong, or two within a second.
+/// The clock was wrong, or two backups are made within a second.
 #[test]
 fn a_new_backup_is_named_after_all_others() {
     let dir = tempfile::tempdir().unwrap();

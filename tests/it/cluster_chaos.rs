@@ -1,6 +1,6 @@
 //! A cluster during failures: nodes are killed, frozen, cut off, added, removed and restarted in turn, brokers and
-//! senders are killed. Each response of each node is a 503 or right, and at the end each node has, to the byte, what
-//! was acknowledged to senders.
+//! senders are killed. Each response of each node is a 503 or correct, and at the end each node has exactly the
+//! acknowledged bytes.
 //!
 //! The short form does each of these once. `scripts/chaos cluster` continues until it is stopped, or for
 //! `FLOWTALLY_TEST_CLUSTER_CHAOS_S` seconds.
@@ -20,7 +20,7 @@ use rand::{RngExt, SeedableRng};
 use crate::chaos::Sending;
 use crate::kafka::script_by;
 use crate::nodes::{Network, Node, rows, until_answered};
-use crate::sums::{Question, Sums};
+use crate::sums::{Sums, TestQuery};
 use crate::support::{Client, Daemon, TestFlow, json_body, ndjson_body, random};
 
 const NODES: usize = 4;
@@ -33,10 +33,11 @@ const POSTERS: usize = 2;
 const SESSION: Duration = Duration::from_secs(10);
 /// All failures have ended by then.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
-/// A query is answered by then, whichever nodes hang; the machine may be slow, too.
+/// Maximum time of a query, whichever nodes hang; the machine may be slow, too.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// What a node logs at its end if only a restart helps.
-const GAVE_UP: &str = "the client of Kafka has given up, and the journal could not be used for";
+/// The last log line of a node that needs a restart.
+const GAVE_UP: &str =
+    "the Kafka client has stopped after a fatal error, so the journal could not be used for";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -103,7 +104,7 @@ impl Drop for Brokers {
     }
 }
 
-/// What all threads know.
+/// The state that all threads share.
 struct World<'a> {
     nodes: &'a [Node],
     sums: Mutex<Sums>,
@@ -116,7 +117,7 @@ struct World<'a> {
     steps: AtomicU64,
 }
 
-/// Where a thread fails, all have to end.
+/// If a thread fails, all have to end.
 struct StopAll<'a>(&'a AtomicBool);
 
 impl Drop for StopAll<'_> {
@@ -136,7 +137,7 @@ impl World<'_> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Lets time pass, unless the test has failed meanwhile. What has to hold does not depend on how much it is.
+    /// Waits, unless the test has failed meanwhile. The assertions do not depend on the time.
     fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.has_ended() {
@@ -144,36 +145,36 @@ impl World<'_> {
         }
     }
 
-    /// Asks one node one question: the answer is a 503, or right.
+    /// Sends one query to one node: the response is a 503, or correct.
     fn ask(&self, node: &Node, client: &Client, random: &mut StdRng) {
-        let question = Question::any(random);
+        let query = TestQuery::any(random);
         let floor = self.sums().floor();
         let start = Instant::now();
-        let answer = client.get(&question.path(), &[]);
+        let response = client.get(&query.path(), &[]);
         let took = start.elapsed();
-        let Ok(answer) = answer else {
+        let Ok(response) = response else {
             self.away.fetch_add(1, Ordering::Relaxed);
             return;
         };
         self.slowest_ms
             .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
-        let of = || format!("{} was asked {}", node.name, question.path());
+        let of = || format!("{} was asked {}", node.name, query.path());
         assert!(took < ANSWER_MAX, "{}: it took {took:?}", of());
-        if answer.status == 503 {
-            assert!(answer.header("retry-after").is_some(), "{}", of());
+        if response.status == 503 {
+            assert!(response.header("retry-after").is_some(), "{}", of());
             self.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        assert_eq!(answer.status, 200, "{}: {answer:?}", of());
-        let is_partial = answer.header("flowtally-missing").is_some();
-        assert!(!is_partial || question.partial, "{}", of());
-        let checked = question.check(&answer.json(), is_partial, &floor, &self.sums().ceiling);
+        assert_eq!(response.status, 200, "{}: {response:?}", of());
+        let is_partial = response.header("flowtally-missing").is_some();
+        assert!(!is_partial || query.partial, "{}", of());
+        let checked = query.check(&response.json(), is_partial, &floor, &self.sums().ceiling);
         if let Err(why) = checked {
             let asked = format!("asked {:?} ago, answered {:?}", start.elapsed(), took);
             panic!("{}: {why}; {asked}", of());
         }
-        if question.shows_rows() && !is_partial {
-            self.sums().saw(&answer.rows());
+        if query.shows_rows() && !is_partial {
+            self.sums().saw(&response.rows());
         }
         let counter = if is_partial {
             &self.partial
@@ -183,7 +184,7 @@ impl World<'_> {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Asks one node one question after the other.
+    /// Sends queries to one node, one at a time.
     fn check(&self, number: usize, seed: u64) {
         let _stop = StopAll(&self.stop);
         let mut random = StdRng::seed_from_u64(seed);
@@ -194,7 +195,7 @@ impl World<'_> {
         }
     }
 
-    /// Posts one batch after the other, under its key, by one node or another, until it is in and visible.
+    /// Posts batches one at a time, each under its key through any node, until it is visible.
     fn post(&self, poster: usize, seed: u64, posting: &AtomicBool) {
         let _stop = StopAll(&self.stop);
         let mut random = StdRng::seed_from_u64(seed);
@@ -215,14 +216,14 @@ impl World<'_> {
             self.sums().sends(&flows);
             while !self.has_ended() {
                 let node = &self.nodes[random.random_range(0..self.nodes.len())];
-                let answer = node.client().post("/flows?wait=visible", &headers, &body);
-                match answer {
-                    Ok(answer) if answer.status == 200 => {
+                let response = node.client().post("/flows?wait=visible", &headers, &body);
+                match response {
+                    Ok(response) if response.status == 200 => {
                         self.sums().sees(&flows);
                         self.steps.fetch_add(1, Ordering::Relaxed);
                         break;
                     }
-                    Ok(answer) => assert!([501, 503].contains(&answer.status), "{answer:?}"),
+                    Ok(response) => assert!([501, 503].contains(&response.status), "{response:?}"),
                     Err(_away) => {}
                 }
                 self.pause(Duration::from_millis(20));
@@ -230,7 +231,7 @@ impl World<'_> {
         }
     }
 
-    /// Kills one broker after the other, each for a while; returns how many.
+    /// Kills brokers one at a time, each for a while; returns the number of kills.
     fn kill_brokers(&self, brokers: &Brokers, seed: u64, failing: &AtomicBool) -> u64 {
         let _stop = StopAll(&self.stop);
         let mut random = StdRng::seed_from_u64(seed);
@@ -239,7 +240,7 @@ impl World<'_> {
         loop {
             let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
             while Instant::now() < until && goes_on() {
-                // Between two checks whether it continues.
+                // Interval between checks whether it continues.
                 std::thread::sleep(Duration::from_millis(50));
             }
             if !goes_on() {
@@ -256,7 +257,7 @@ impl World<'_> {
     }
 }
 
-/// Says what happens when, in the form of the nodes' logs.
+/// Logs an event with its time, in the format of the nodes' logs.
 fn log(what: &str) {
     let now = std::time::SystemTime::now();
     let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -265,7 +266,7 @@ fn log(what: &str) {
     println!("{h:02}:{m:02}:{s:02}.{:03} {what}", since.subsec_millis());
 }
 
-/// The processes, and what is done to them.
+/// The processes, and the faults that are injected.
 struct Chaos<'a> {
     world: &'a World<'a>,
     network: Option<&'a Network>,
@@ -279,7 +280,7 @@ struct Chaos<'a> {
 }
 
 impl Drop for Chaos<'_> {
-    /// What a failure is about is in the logs of the nodes.
+    /// Prints the logs of the nodes if the test has failed.
     fn drop(&mut self) {
         if std::thread::panicking() {
             for (node, daemon) in self.world.nodes.iter().zip(&self.daemons) {
@@ -310,7 +311,7 @@ impl Chaos<'_> {
         Sending::start(file, spool, self.world.nodes[sender].base())
     }
 
-    /// Lets time go by, as a supervisor and a source of flows.
+    /// Waits, and acts as supervisor and source of flows meanwhile.
     fn pause(&mut self, time: Duration, more_flows: bool) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.world.has_ended() {
@@ -321,8 +322,7 @@ impl Chaos<'_> {
             }
             for number in 0..NODES {
                 if self.daemons[number].as_mut().is_some_and(Daemon::has_ended) {
-                    // Kafka may take a node that was suspended for another one of its name; then it has to be
-                    // restarted.
+                    // Kafka may fence a node that was suspended; then it has to be restarted.
                     let mut daemon = self.daemons[number].take().unwrap();
                     let (status, said) = (daemon.wait(), daemon.log());
                     let gave_up = status.code() == Some(1) && said.contains(GAVE_UP);
@@ -333,7 +333,7 @@ impl Chaos<'_> {
                         .map(|fault| self.counts.get(&fault).copied().unwrap_or(0));
                     assert!(
                         self.gave_up <= stood_still.iter().sum(),
-                        "nodes give up that were never suspended: {said}"
+                        "a node that was never suspended has given up: {said}"
                     );
                     self.start(number);
                 }
@@ -373,7 +373,7 @@ impl Chaos<'_> {
                 daemon.signal("STOP");
                 let pause = SESSION + self.millis(3_000..7_000);
                 self.pause(pause, true);
-                // Its first answers are to questions of now, when others have its partitions.
+                // Its first responses are to current queries, although others own its partitions now.
                 let (world, seed) = (self.world, self.random.random::<u64>());
                 let daemon = self.daemons[number].as_ref().unwrap();
                 std::thread::scope(|scope| {
@@ -419,7 +419,7 @@ impl Chaos<'_> {
         self.recover(true);
     }
 
-    /// Waits until all nodes answer for all partitions again.
+    /// Waits until all nodes answer queries of all partitions again.
     fn recover(&mut self, more_flows: bool) {
         let start = Instant::now();
         for number in 0..NODES {
@@ -427,22 +427,25 @@ impl Chaos<'_> {
                 continue;
             };
             loop {
-                let answer = client.get("/hours", &[]);
-                if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                let response = client.get("/hours", &[]);
+                if response
+                    .as_ref()
+                    .is_ok_and(|response| response.status == 200)
+                {
                     break;
                 }
                 let name = &self.world.nodes[number].name;
                 let late = start.elapsed() > RECOVERY_MAX;
-                assert!(!late, "{name} does not answer: {answer:?}");
+                assert!(!late, "{name} does not respond: {response:?}");
                 self.pause(Duration::from_millis(100), more_flows);
             }
         }
-        log(&format!("all answer, after {:?}", start.elapsed()));
+        log(&format!("all respond, after {:?}", start.elapsed()));
     }
 }
 
 #[test]
-fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once() {
+fn during_failures_every_response_is_correct_or_a_503_and_every_byte_counts_once() {
     let seconds = std::env::var("FLOWTALLY_TEST_CLUSTER_CHAOS_S")
         .ok()
         .and_then(|s| s.parse().ok())
@@ -532,7 +535,7 @@ fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once()
             assert!(Instant::now() < deadline, "senders do not end");
             chaos.pause(Duration::from_millis(50), false);
         }
-        // What was sent without waiting is in Kafka; soon it is in the sums.
+        // Batches that were sent without waiting are in Kafka; they will be in the sums soon.
         let expected = rows(&world.sums().ceiling);
         for (number, node) in nodes.iter().enumerate() {
             if chaos.daemons[number].is_none() {
@@ -546,7 +549,7 @@ fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once()
         }
         world.stop.store(true, Ordering::SeqCst);
     });
-    // Stores of earlier owners are old, and right.
+    // Stores of earlier owners are older, and consistent.
     chaos.daemons.drain(..).flatten().for_each(Daemon::stop);
     let mut stores = 0;
     for node in &nodes {
@@ -561,7 +564,7 @@ fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once()
     }
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{:?}, brokers killed {broker_kills}, nodes that gave up {}; {} files, {} steps; answers: {} right, {} \
+        "{:?}, brokers killed {broker_kills}, nodes that gave up {}; {} files, {} steps; responses: {} right, {} \
          partial, {} refused, {} none, the slowest after {} ms; {stores} stores verified",
         chaos.counts,
         chaos.gave_up,

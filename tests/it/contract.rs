@@ -1,10 +1,10 @@
-//! The API as its users see it: each answer and each kind of error, by its body.
+//! The API as clients see it: each response and each type of problem, by its body.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Daemon, JSON, NDJSON, TestFlow, json_body, raw};
+use crate::support::{Daemon, JSON, NDJSON, Response, TestFlow, json_body, raw};
 use crate::wait::{at_most, until, until_some};
 
 struct Service {
@@ -25,15 +25,15 @@ impl Service {
         }
     }
 
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str) -> Response {
         self.daemon.client.get(path, &[]).unwrap()
     }
 
-    fn post(&self, body: impl AsRef<[u8]>) -> Answer {
+    fn post(&self, body: impl AsRef<[u8]>) -> Response {
         self.post_as(&[JSON], body)
     }
 
-    fn post_as(&self, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+    fn post_as(&self, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
         let client = &self.daemon.client;
         client.post("/flows", headers, body.as_ref()).unwrap()
     }
@@ -47,14 +47,14 @@ impl Service {
 
 /// Asserts a problem document of `status` whose detail has all `words`; returns it.
 #[track_caller]
-fn problem(answer: &Answer, status: u16, words: &[&str]) -> Value {
-    let text = String::from_utf8_lossy(&answer.body);
-    assert_eq!(answer.status, status, "{text}");
+fn problem(response: &Response, status: u16, words: &[&str]) -> Value {
+    let text = String::from_utf8_lossy(&response.body);
+    assert_eq!(response.status, status, "{text}");
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/problem+json")
     );
-    let problem = answer.json();
+    let problem = response.json();
     assert_eq!(problem["status"], status);
     assert!(
         problem["type"]
@@ -89,7 +89,7 @@ fn with(field: &str, member: &str) -> String {
 }
 
 #[test]
-fn sums_come_back_in_order() {
+fn sums_are_returned_in_order() {
     let service = Service::start();
     let flows = [
         TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300),
@@ -98,14 +98,14 @@ fn sums_come_back_in_order() {
         TestFlow::new(1, "baz", "qux", "vpc-0", 100, 500),
         TestFlow::new(2, "baz", "qux", "vpc-0", 100, 400),
     ];
-    let answer = service.post(json_body(&flows));
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(answer.json(), json!({"accepted": 5}));
-    let answer = service.get("/flows?hour=1");
-    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let response = service.post(json_body(&flows));
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert_eq!(response.json(), json!({"accepted": 5}));
+    let response = service.get("/flows?hour=1");
+    assert_eq!(response.header("content-type"), Some("application/json"));
     assert_eq!(
-        answer.json(),
+        response.json(),
         json!([
             {"src_app": "baz", "dest_app": "qux", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 500, "hour": 1},
             {"src_app": "foo", "dest_app": "bar", "vpc_id": "vpc-0", "bytes_tx": 300, "bytes_rx": 900, "hour": 1},
@@ -118,7 +118,7 @@ fn sums_come_back_in_order() {
 }
 
 #[test]
-fn empty_answers_and_batches_have_their_form() {
+fn empty_responses_and_batches_are_valid() {
     let service = Service::start();
     let accept = |accept: &str| {
         let client = &service.daemon.client;
@@ -151,7 +151,7 @@ fn flows_in_any_valid_json_are_accepted() {
         format!("[{FLOW}]"),
         format!("\r\n\t [ {FLOW} ] \n"),
         format!("[{}]", pretty.unwrap()),
-        // Fields that are not ours are ignored, whatever is in them, and other spellings are not ours.
+        // Unknown fields are ignored, whatever their values, and other spellings are unknown.
         format!(
             "[{}]",
             with(
@@ -174,8 +174,8 @@ fn flows_in_any_valid_json_are_accepted() {
         "Application/JSON",
         "application/json;x=y",
     ] {
-        let answer = service.post_as(&[("content-type", kind)], format!("[{FLOW}]"));
-        assert_eq!(answer.status, 200, "{kind}");
+        let response = service.post_as(&[("content-type", kind)], format!("[{FLOW}]"));
+        assert_eq!(response.status, 200, "{kind}");
     }
     let lines = format!("{FLOW}\n\n  {FLOW}\r\n{FLOW}");
     assert_eq!(
@@ -188,7 +188,7 @@ fn flows_in_any_valid_json_are_accepted() {
 }
 
 #[test]
-fn the_extremes_of_each_field_are_taken() {
+fn the_extremes_of_each_field_are_accepted() {
     let service = Service::start();
     let long = "x".repeat(1024);
     let flows = [
@@ -208,7 +208,7 @@ fn the_extremes_of_each_field_are_taken() {
 }
 
 #[test]
-fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
+fn an_invalid_flow_is_named_by_index_and_field_and_refuses_the_batch() {
     let service = Service::start();
     let fields = [
         "src_app", "dest_app", "vpc_id", "bytes_tx", "bytes_rx", "hour",
@@ -262,13 +262,13 @@ fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
         for (member, words) in wrong {
             let bad = with(field, &member);
             let words = [&[field, "flow 2"], words.as_slice()].concat();
-            let answer = service.post(format!("[{FLOW}, {FLOW}, {bad}, {FLOW}]"));
-            let json = problem(&answer, 400, &words);
+            let response = service.post(format!("[{FLOW}, {FLOW}, {bad}, {FLOW}]"));
+            let json = problem(&response, 400, &words);
             assert_eq!(json["index"], 2, "{bad}");
             assert_eq!(json["field"], field, "{bad}");
-            let answer = service.post_as(&[NDJSON], format!("{FLOW}\n\n{FLOW}\n{bad}\n{FLOW}"));
+            let response = service.post_as(&[NDJSON], format!("{FLOW}\n\n{FLOW}\n{bad}\n{FLOW}"));
             let words = [words.as_slice(), &["line 4"]].concat();
-            let json = problem(&answer, 400, &words);
+            let json = problem(&response, 400, &words);
             assert_eq!((&json["index"], &json["field"]), (&json!(2), &json!(field)));
         }
     }
@@ -332,8 +332,8 @@ fn bodies_that_are_not_a_batch_are_refused() {
         (deep("[", "]").as_bytes(), Some(0), vec!["flow object"]),
         (nested.as_bytes(), Some(0), vec!["hour", "sequence"]),
     ] {
-        let answer = service.post(body);
-        let json = problem(&answer, 400, &words);
+        let response = service.post(body);
+        let json = problem(&response, 400, &words);
         assert_eq!(json.get("index").and_then(Value::as_u64), index, "{json}");
     }
     for body in [
@@ -347,7 +347,7 @@ fn bodies_that_are_not_a_batch_are_refused() {
 }
 
 #[test]
-fn media_types_and_encodings_that_are_not_ours_are_refused() {
+fn unsupported_media_types_and_encodings_are_refused() {
     let service = Service::start();
     let body = format!("[{FLOW}]");
     let form = ("content-type", "application/x-www-form-urlencoded");
@@ -357,38 +357,42 @@ fn media_types_and_encodings_that_are_not_ours_are_refused() {
         &["curl -d", "-H 'Content-Type: application/json'"],
     );
     for kind in ["text/plain", "text/csv", "application/xml", ""] {
-        let answer = service.post_as(&[("content-type", kind)], &body);
-        problem(&answer, 415, &["application/json", "application/x-ndjson"]);
+        let response = service.post_as(&[("content-type", kind)], &body);
+        problem(
+            &response,
+            415,
+            &["application/json", "application/x-ndjson"],
+        );
     }
-    let answer = service.post_as(
+    let response = service.post_as(
         &[("content-type", "application/json; charset=utf-16")],
         &body,
     );
-    problem(&answer, 415, &["utf-16"]);
+    problem(&response, 415, &["utf-16"]);
     for encoding in ["br", "deflate", "gzip, zstd"] {
-        let answer = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
-        problem(&answer, 415, &[]);
-        assert_eq!(answer.header("accept-encoding"), Some("gzip, zstd"));
+        let response = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
+        problem(&response, 415, &[]);
+        assert_eq!(response.header("accept-encoding"), Some("gzip, zstd"));
     }
     for encoding in ["gzip", "zstd"] {
-        let answer = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
-        problem(&answer, 400, &["not valid", encoding]);
+        let response = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
+        problem(&response, 400, &["not valid", encoding]);
     }
     let cut = zstd::encode_all(body.as_bytes(), 1).unwrap();
-    let answer = service.post_as(&[JSON, ("content-encoding", "zstd")], &cut[..cut.len() - 3]);
-    problem(&answer, 400, &["not valid zstd"]);
+    let response = service.post_as(&[JSON, ("content-encoding", "zstd")], &cut[..cut.len() - 3]);
+    problem(&response, 400, &["not valid zstd"]);
     let client = &service.daemon.client;
-    let answer = client
+    let response = client
         .get("/flows?hour=1", &[("accept", "text/html")])
         .unwrap();
-    problem(&answer, 406, &["application/json", "text/csv"]);
+    problem(&response, 406, &["application/json", "text/csv"]);
     let none = [("accept-encoding", "identity;q=0")];
     problem(&client.get("/flows?hour=1", &none).unwrap(), 406, &["gzip"]);
     service.is_empty();
 }
 
 #[test]
-fn queries_are_read_strictly() {
+fn queries_are_parsed_strictly() {
     let service = Service::start();
     for (query, words) in [
         ("", vec!["hour", "from", "to"]),
@@ -410,12 +414,12 @@ fn queries_are_read_strictly() {
     assert_eq!(service.get("/flows?hour=0001").status, 200);
     assert_eq!(service.get("/flows?ho%75r=%31").status, 200);
     let client = &service.daemon.client;
-    let answer = client.post("/flows?dry_run=1", &[JSON], b"[]").unwrap();
-    problem(&answer, 400, &["dry_run"]);
+    let response = client.post("/flows?dry_run=1", &[JSON], b"[]").unwrap();
+    problem(&response, 400, &["dry_run"]);
 }
 
 #[test]
-fn paths_and_methods_are_answered() {
+fn paths_and_methods_are_routed() {
     let service = Service::start();
     for path in [
         "/index.html",
@@ -439,35 +443,41 @@ fn paths_and_methods_are_answered() {
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
         ("PUT", "/readyz", "GET, HEAD, OPTIONS"),
     ] {
-        let answer = raw(
+        let response = raw(
             address,
             format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
         );
-        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
-        assert!(answer.contains(&format!("allow: {allow}\r\n")), "{answer}");
-        assert!(answer.contains("application/problem+json"), "{answer}");
-        assert!(answer.contains(method), "{answer}");
+        assert!(response.starts_with("HTTP/1.1 405"), "{response}");
+        assert!(
+            response.contains(&format!("allow: {allow}\r\n")),
+            "{response}"
+        );
+        assert!(response.contains("application/problem+json"), "{response}");
+        assert!(response.contains(method), "{response}");
     }
-    let answer = raw(
+    let response = raw(
         address,
         b"CONNECT flows:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
     );
-    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(response.starts_with("HTTP/1.1 405"), "{response}");
     let request = "OPTIONS /flows HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let answer = raw(address, request.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    let response = raw(address, request.as_bytes());
+    assert!(response.starts_with("HTTP/1.1 204"), "{response}");
     assert!(
-        answer.contains("allow: GET, HEAD, POST, DELETE, OPTIONS"),
-        "{answer}"
+        response.contains("allow: GET, HEAD, POST, DELETE, OPTIONS"),
+        "{response}"
     );
     let request = "HEAD /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let answer = raw(address, request.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.ends_with("\r\n\r\n"), "a HEAD has no body: {answer}");
+    let response = raw(address, request.as_bytes());
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(
+        response.ends_with("\r\n\r\n"),
+        "a HEAD has no body: {response}"
+    );
     for (path, body) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
-        let answer = service.get(path);
+        let response = service.get(path);
         assert_eq!(
-            (answer.status, answer.body.as_slice()),
+            (response.status, response.body.as_slice()),
             (200, body.as_bytes())
         );
     }
@@ -486,40 +496,40 @@ fn bodies_have_bounds() {
         413,
         &["1048576 bytes", "several batches"],
     );
-    // A bomb: small as sent, large when unpacked.
+    // A decompression bomb.
     let bomb = zstd::encode_all(over.as_bytes(), 1).unwrap();
     assert!(bomb.len() < 10_000);
-    let answer = service.post_as(&[JSON, ("content-encoding", "zstd")], &bomb);
-    problem(&answer, 413, &["after decompression"]);
+    let response = service.post_as(&[JSON, ("content-encoding", "zstd")], &bomb);
+    problem(&response, 413, &["after decompression"]);
     let address = service.daemon.address;
-    // Said to be too large: refused before it is sent. Chunked: refused on the way.
+    // With Content-Length, it is refused before it is sent; chunked, while it arrives.
     let head = "POST /flows HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
-    let answer = raw(
+    let response = raw(
         address,
         format!("{head}content-length: 1048577\r\n\r\n").as_bytes(),
     );
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     let chunk = format!("{:x}\r\n{over}\r\n", over.len());
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}");
-    let answer = raw(address, chunked.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    // No body at all, and a chunked one that is fine.
-    let answer = raw(address, format!("{head}\r\n").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 411"), "{answer}");
+    let response = raw(address, chunked.as_bytes());
+    assert!(response.starts_with("HTTP/1.1 413"), "{response}");
+    // No body, and a valid chunked one.
+    let response = raw(address, format!("{head}\r\n").as_bytes());
+    assert!(response.starts_with("HTTP/1.1 411"), "{response}");
     let empty = "transfer-encoding: chunked\r\n\r\n3\r\n [ \r\n1\r\n]\r\n0\r\n\r\n";
-    let answer = raw(address, format!("{head}{empty}").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let response = raw(address, format!("{head}{empty}").as_bytes());
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
 }
 
 #[test]
-fn bodies_that_break_off_count_nothing() {
+fn truncated_bodies_count_nothing() {
     let service = Service::start();
     let address = service.daemon.address;
     let body = format!("[{FLOW}]");
     let head = |length: usize| {
         format!("POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n")
     };
-    // Cut off mid-way by a client that half-closes: an answer, or just an end, but no count.
+    // Truncated by a client that closes its side: a response or a closed connection, but no count.
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.write_all(head(body.len() + 50).as_bytes()).unwrap();
@@ -528,27 +538,27 @@ fn bodies_that_break_off_count_nothing() {
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    let mut answer = String::new();
-    let _reset = stream.read_to_string(&mut answer);
-    assert!(!answer.contains("200 OK"), "{answer}");
+    let mut response = String::new();
+    let _reset = stream.read_to_string(&mut response);
+    assert!(!response.contains("200 OK"), "{response}");
     // A length that is too short: the body ends inside a flow.
-    let answer = raw(
+    let response = raw(
         address,
         format!("{}{body}", head(body.len() - 5)).as_bytes(),
     );
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    assert!(answer.contains("ends too early"), "{answer}");
+    assert!(response.starts_with("HTTP/1.1 400"), "{response}");
+    assert!(response.contains("ends too early"), "{response}");
     // A broken chunk.
     let chunked =
         "POST /flows HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n[]";
-    let answer = raw(address, chunked.as_bytes());
-    assert!(!answer.contains("200 OK"), "{answer}");
+    let response = raw(address, chunked.as_bytes());
+    assert!(!response.contains("200 OK"), "{response}");
     service.is_empty();
     assert_eq!(service.post(&body).status, 200);
 }
 
 #[test]
-fn a_client_that_closes_its_side_gets_its_answer() {
+fn a_client_that_closes_its_side_gets_its_response() {
     use std::io::{Read, Write};
     let service = Service::start();
     let body = format!("[{FLOW}]");
@@ -561,9 +571,9 @@ fn a_client_that_closes_its_side_gets_its_answer() {
         let mut stream = std::net::TcpStream::connect(service.daemon.address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.ends_with(end), "{answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.ends_with(end), "{response}");
     }
 }
 
@@ -582,8 +592,8 @@ fn two_lengths_types_or_codings_are_refused() {
     let types = "content-type: application/json\r\ncontent-type: text/csv";
     assert!(send(&format!("{length}\r\n{types}")).starts_with("HTTP/1.1 415"));
     assert!(send("content-length: 2\r\ncontent-length: 3").starts_with("HTTP/1.1 400"));
-    let answer = send("transfer-encoding: gzip, chunked");
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let response = send("transfer-encoding: gzip, chunked");
+    assert!(response.starts_with("HTTP/1.1 4"), "{response}");
     service.is_empty();
 }
 
@@ -591,7 +601,7 @@ fn two_lengths_types_or_codings_are_refused() {
 fn stalled_large_bodies_do_not_block_small_ones() {
     use std::io::Write;
     let service = Service::start();
-    // Announced, hardly begun: 40 times the memory that there is for bodies.
+    // Announced, barely begun: 40 times the memory for bodies.
     let stuck: Vec<_> = (0..160)
         .map(|_| {
             let mut stream = std::net::TcpStream::connect(service.daemon.address).unwrap();
@@ -633,7 +643,7 @@ fn a_huge_batch_is_one_batch() {
         .map(|hour| service.daemon.client.hour(hour).len())
         .sum();
     assert_eq!(rows, 200_000);
-    // One bad flow at its end, and nothing of it counts.
+    // With one invalid flow at its end, nothing counts.
     let end = body.len() - 2;
     body.truncate(end);
     body.extend_from_slice(b", \"hour\": 1}]");
@@ -643,9 +653,8 @@ fn a_huge_batch_is_one_batch() {
 }
 
 #[test]
-fn a_service_that_is_not_ready_says_so() {
-    // A second daemon cannot be ready while the first has the directory; it ends, but listens first.
-    // So this looks at one that replays a large journal, as soon as it listens.
+fn a_service_that_is_not_ready_responds_with_503() {
+    // A service is observably not ready while it replays a large journal: it listens before.
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let flows: Vec<_> = (0..200_000u32)
@@ -654,7 +663,7 @@ fn a_service_that_is_not_ready_says_so() {
     for _ in 0..4 {
         daemon.client.accept(&flows);
     }
-    // Some tries: on a busy machine the replay may be over before the first question is asked.
+    // Several attempts: on a busy machine, the replay may end before the first request.
     let mut seen = 0;
     for _ in 0..10 {
         daemon.kill();
@@ -665,19 +674,19 @@ fn a_service_that_is_not_ready_says_so() {
             daemon.client.post("/flows", &[JSON], b"[]").unwrap(),
         ];
         assert_eq!(daemon.client.get("/healthz", &[]).unwrap().status, 200);
-        for answer in early.iter().filter(|answer| answer.status != 200) {
-            problem(answer, 503, &["replayed"]);
-            assert_eq!(answer.header("retry-after"), Some("1"));
+        for response in early.iter().filter(|response| response.status != 200) {
+            problem(response, 503, &["replayed"]);
+            assert_eq!(response.header("retry-after"), Some("1"));
             seen += 1;
         }
         if seen > 0 {
             break;
         }
     }
-    assert!(seen > 0, "it was always ready before it could be asked");
-    let rows = until_some("an answer", || {
-        let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
-        (answer.status == 200).then(|| answer.rows())
+    assert!(seen > 0, "it was always ready before the first request");
+    let rows = until_some("a response", || {
+        let response = daemon.client.get("/flows?hour=1", &[]).unwrap();
+        (response.status == 200).then(|| response.rows())
     });
     assert_eq!(rows.len(), 200_000);
     assert!(rows.iter().all(|(_, c)| c.tx == 4));

@@ -1,4 +1,4 @@
-//! Kafka as a journal, against a real broker: acknowledged batches are read once, while nodes join and leave.
+//! Kafka as a journal, with a real broker: acknowledged batches are read once, while nodes join and leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,16 +25,16 @@ use flowtally::service::cluster::kafka::{
 
 use crate::wait::{at_most, until};
 
-/// Nobody listens there.
+/// No process listens there.
 const NOWHERE: &str = "127.0.0.1:9";
 
-/// It ends with this process, however that ends.
+/// A broker that ends with this process, however that ends.
 pub struct Broker {
     dir: PathBuf,
     pub addresses: String,
 }
 
-/// One for all tests that leave it alone.
+/// A broker that tests share if they do not disturb it.
 pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
 
 impl Broker {
@@ -52,7 +52,7 @@ impl Broker {
         script(&["kill", self.dir.to_str().unwrap(), "1"]);
     }
 
-    /// Again, on its data.
+    /// Restarts the broker with its data.
     pub fn restart(&self) {
         script(&["restart", self.dir.to_str().unwrap(), "1"]);
     }
@@ -80,7 +80,7 @@ pub fn script_command(mut command: Command, name: &str) -> Command {
     command
 }
 
-/// For what an operator does to topics.
+/// A client for an operator's changes to topics.
 pub fn admin() -> AdminClient<DefaultClientContext> {
     client(&BROKER.addresses).create().unwrap()
 }
@@ -101,7 +101,7 @@ pub fn script_by(command: Command, arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "Kafka cannot be had; it takes bash, the Debian package maven, and Maven Central: {error}"
+        "Kafka is not available; it needs bash, the Debian package maven, and Maven Central: {error}"
     );
     String::from_utf8(output.stdout).unwrap()
 }
@@ -136,13 +136,13 @@ fn count(partitions: i32) -> PartitionCount {
     PartitionCount::try_from(partitions).unwrap()
 }
 
-/// What all nodes have stored, as if each partition's store moved with the partition: messages by offset.
+/// The stores of all nodes, as if each partition's store moved with the partition: messages by offset.
 #[derive(Debug, Default)]
 struct Stores {
     messages: BTreeMap<i32, BTreeMap<u64, Vec<u8>>>,
     owners: BTreeMap<i32, String>,
     errors: Vec<KafkaError>,
-    /// Where partitions without messages start; `None` is for later.
+    /// The start of partitions without messages; `None` means that it is given later.
     start: BTreeMap<i32, Option<u64>>,
 }
 
@@ -220,12 +220,12 @@ impl Handler for Node {
 }
 
 #[test]
-fn members_that_come_and_go_read_everything_once() {
+fn members_that_join_and_leave_read_everything_once() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "members", node);
     assert_eq!(ensure_topics(&of("a"), count(4)).unwrap(), count(4));
     let existing = ensure_topics(&of("a"), count(9)).unwrap();
-    assert_eq!(existing, count(4), "they were there");
+    assert_eq!(existing, count(4), "they existed");
     let producer = Producer::new(&of("a")).unwrap();
     let mut sent = BTreeMap::new();
     let mut produce = |messages: usize| {
@@ -264,14 +264,14 @@ fn members_that_come_and_go_read_everything_once() {
         })
     });
 
-    // A member that is back within its session has its partitions at once.
+    // A member that returns within its session keeps its partitions.
     drop(first);
     assert_eq!(stores.lock().owned_by("a"), 0);
     let first = Node::join(&of("a"), &stores);
     until("it is back", || stores.lock().owned_by("a") == 2);
     assert_eq!(stores.lock().owned_by("b"), 2);
 
-    // One that stays away loses them.
+    // A member that does not return loses them.
     drop(first);
     let total = produce(500);
     until("the other has all", || stores.lock().owned_by("b") == 4);
@@ -299,18 +299,18 @@ fn a_pause_ends_when_the_partition_is_revoked() {
     let stores = Arc::new(Mutex::new(Stores::default()));
     let owned_by = |node: &str| stores.lock().owned_by(node);
     let first = Node::join(&of("a"), &stores);
-    // The client ignores a pause of a partition that it was not passed yet.
+    // The client ignores a pause of a partition that was not passed to it yet.
     until("it reads all", || {
         let progress = first.control().progress();
         progress.len() == 2 && progress.values().all(|p| p.position.is_some())
     });
     (0..2).for_each(|partition| first.control().pause(p(partition)));
     let second = Node::join(&of("b"), &stores);
-    until("one goes", || owned_by("b") == 1);
+    until("one partition moves", || owned_by("b") == 1);
     let went = stores.lock().owners.clone();
     let went = *went.iter().find(|(_, node)| *node == "b").unwrap().0;
     drop(second);
-    until("it comes back", || owned_by("a") == 2);
+    until("it moves back", || owned_by("a") == 2);
     for partition in 0..2 {
         block_on(producer.send(p(partition), None, b"message")).unwrap();
     }
@@ -318,10 +318,10 @@ fn a_pause_ends_when_the_partition_is_revoked() {
         let stores = stores.lock();
         stores.messages.get(&partition).map_or(0, BTreeMap::len)
     };
-    until("what came back is read", || messages(went) == 1);
-    assert_eq!(messages(1 - went), 0, "what stayed is still paused");
+    until("the returned partition is read", || messages(went) == 1);
+    assert_eq!(messages(1 - went), 0, "the other partition is still paused");
     first.control().resume(p(1 - went));
-    until("and so is the other", || messages(1 - went) == 1);
+    until("the other is read, too", || messages(1 - went) == 1);
 }
 
 #[test]
@@ -348,10 +348,10 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
             pending.push((partition, payload, acknowledgement));
         }
         match n {
-            // Some are in flight then.
+            // Some messages are in flight then.
             200 => broker.kill(),
             300 => {
-                until("the silence is seen", || {
+                until("the silence is detected", || {
                     let progress = consumer.control().progress();
                     let silent = |contact: Option<Instant>| {
                         contact.is_none_or(|c| c.elapsed() > Duration::from_secs(3))
@@ -366,7 +366,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     for (partition, payload, acknowledgement) in pending {
         match block_on(acknowledgement) {
             Ok(Some(offset)) => drop(acknowledged.insert((partition, offset), payload)),
-            // A retry that the broker recognised: it has the message.
+            // The broker recognised a retry, and has the message.
             Ok(None) => {}
             Err(error) => assert!(error.is_temporary(), "{error}"),
         }
@@ -401,9 +401,9 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     );
 }
 
-/// As one may for a moment that was just killed, and is back.
+/// A broker that was killed and restarted may report such an offset for a moment.
 #[test]
-fn reading_continues_after_a_false_offset_out_of_range() {
+fn reading_continues_after_a_false_out_of_range_error() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("errs", 2, 1).unwrap();
     let settings = settings(&cluster.bootstrap_servers(), "errs", "a");
@@ -439,7 +439,7 @@ fn each_partition_starts_where_its_store_ends() {
     (0..4).for_each(|partition| (0..10).for_each(|n| produce(partition, n)));
 
     let stores = Arc::new(Mutex::new(Stores {
-        // The end; what is not there yet; and one whose store is being restored.
+        // The end; an offset beyond the end; and a partition whose store is being restored.
         start: [(0, Some(7)), (1, Some(10)), (2, Some(11)), (3, None)].into(),
         ..Stores::default()
     }));
@@ -452,7 +452,7 @@ fn each_partition_starts_where_its_store_ends() {
             .unwrap_or_default()
     };
     until("partition 0 is read", || offsets(0) == [7, 8, 9]);
-    until("what is wrong is said", || !stores.lock().errors.is_empty());
+    until("the error is reported", || !stores.lock().errors.is_empty());
     let out_of_range = KafkaError::OutOfRange {
         partition: p(2),
         offset: o(11),
@@ -471,17 +471,17 @@ fn each_partition_starts_where_its_store_ends() {
     assert_eq!(consumer.control().progress()[&p(3)].position, Some(o(11)));
     assert!(offsets(2).is_empty(), "it is stopped");
 
-    // One that has more than it can take does not hold up the others.
+    // A paused partition does not delay the others.
     until("partition 0 is read to its end", || {
         offsets(0) == [7, 8, 9, 10]
     });
     let before = offsets(0);
     consumer.control().pause(p(0));
     (0..4).for_each(|partition| produce(partition, 11));
-    until("the other goes on", || offsets(1).last() == Some(&11));
+    until("the other continues", || offsets(1).last() == Some(&11));
     assert_eq!(offsets(0), before);
     consumer.control().resume(p(0));
-    until("it goes on", || offsets(0) == [7, 8, 9, 10, 11]);
+    until("it continues", || offsets(0) == [7, 8, 9, 10, 11]);
 }
 
 /// Signs nothing, and accepts everything.
@@ -536,12 +536,12 @@ fn announcements_are_found_by_a_late_reader() {
     );
     assert_eq!(second.owner(p(1)).unwrap().offset, o(6));
     block_on(second.publish_ownership(p(0), o(9))).unwrap();
-    until("a change is seen", || {
+    until("a change is received", || {
         first.owner(p(0)).unwrap().node == "b"
     });
     assert!(first.owner(p(0)).unwrap().epoch > epoch);
 
-    // It has no such partition.
+    // The journal has no such partition.
     block_on(first.publish_ownership(p(2), o(9))).unwrap();
     block_on(first.publish_ownership(p(0), o(10))).unwrap();
     until("the last is read", || {
@@ -549,7 +549,7 @@ fn announcements_are_found_by_a_late_reader() {
     });
     assert_eq!(second.owner(p(2)), None);
 
-    // The journal has been given more partitions meanwhile.
+    // The journal got more partitions meanwhile.
     let error = Owners::open(
         &of("c"),
         "http://c",
@@ -595,7 +595,7 @@ impl Signer for Named {
 }
 
 #[test]
-fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
+fn permanent_announcements_outlive_their_token_and_overwrites() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "remembered", node);
     ensure_topics(&of("a"), count(4)).unwrap();
@@ -620,7 +620,7 @@ fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
     };
     running.report_truncation(truncation);
 
-    // Under a token that nobody has had yet, nothing is known.
+    // Under an unknown token, no announcement is valid.
     let stranger = tokens(&["guess"]);
     let other = open("x", &stranger, 4).unwrap();
     assert_eq!(other.truncation(p(3)), None);
@@ -637,7 +637,7 @@ fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
         "{error}"
     );
 
-    // Compaction keeps only this of the two.
+    // Compaction keeps only this one.
     let over: BaseProducer = client(&broker.addresses).create().unwrap();
     for (key, said) in [
         ("lost/3", r#"{"partition":3,"sums_to":1,"kafka_to":1}"#),
@@ -655,7 +655,7 @@ fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
     });
 }
 
-/// What compaction leaves of a topic of one partition.
+/// The messages that compaction would keep in a topic of one partition.
 fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
     let mut config = client(brokers);
     config.set("group.id", "last-of-keys");
@@ -769,7 +769,7 @@ fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     let error = block_on(producer.send(p(2), None, b"x")).unwrap_err();
     assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
 
-    // Of two nodes with one name, the first has to end.
+    // If two nodes have one name, the first one has to exit.
     let stores = [(); 2].map(|()| Arc::new(Mutex::new(Stores::default())));
     let first = Node::join(&settings, &stores[0]);
     until("it reads", || stores[0].lock().count() == 1);
@@ -795,7 +795,7 @@ fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
     assert!(took < at_most(9), "{took:?}");
     let stores = Arc::new(Mutex::new(Stores::default()));
     let _consumer = Node::join(&absent, &stores);
-    until("the absence is said", || {
+    until("the missing topic is reported", || {
         let stores = stores.lock();
         stores
             .errors

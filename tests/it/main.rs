@@ -1,6 +1,6 @@
-//! Everything that is tested from outside: the real binary over HTTP, and the store as a library.
+//! Tests from outside: the real binary over HTTP, and the store as a library.
 
-// A test that cannot go on says so by panicking; the lints are about the service.
+// A test that cannot continue panics; the lints are meant for the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod abuse;

@@ -1,5 +1,5 @@
-//! `flowtally send --spool`: what was read is on disk within a second, nothing of it is lost when the disk is
-//! full or the process is told to end, and no batch holds up the others for good.
+//! `flowtally send --spool`: flows are on disk within a second of reading them, none is lost if the disk is full or the
+//! process gets a signal, and no batch blocks the others permanently.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use crate::support::{Daemon, Disk, Model, add_to, hour_of, json_body, ndjson_bod
 use crate::wait::{at_most, until};
 use rand::RngExt;
 
-/// Nobody listens there.
+/// No process listens there.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 pub(crate) fn sender(url: &str, spool: &Path, arguments: &[&str], input: Stdio) -> Child {
@@ -67,15 +67,15 @@ fn flows_in(spool: &Path) -> usize {
     batches(spool).iter().map(of).sum()
 }
 
-/// Waits until all that was written into a pipe is read.
+/// Waits until everything that was written into a pipe has been read.
 pub(crate) fn until_read(pipe: &impl AsFd) {
     until("the pipe to be read", || {
         rustix::io::ioctl_fionread(pipe).unwrap() == 0
     });
 }
 
-/// A collector writes a line now and then, and the service is away. Once, ten of twelve flows were in memory only
-/// after seven seconds.
+/// A collector writes a line occasionally, and the service is unavailable. Regression test: ten of twelve flows were
+/// only in memory after seven seconds.
 #[test]
 fn a_slow_pipe_is_on_disk_within_a_second() {
     for (name, lost_max) in [("KILL", 1), ("HUP", 0)] {
@@ -119,7 +119,7 @@ fn nohup_is_respected() {
     let mut input = child.stdin.take().unwrap();
     for (number, flow) in flows(3).into_iter().enumerate() {
         input.write_all(&ndjson_body(&[flow])).unwrap();
-        // After a hangup, it reads on.
+        // After a hangup, it continues to read.
         until("the flow to be on disk", || flows_in(dir.path()) > number);
         signal(&child, "HUP");
     }
@@ -127,21 +127,21 @@ fn nohup_is_respected() {
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }
 
-/// Flows in a pipe that nobody reads any more. The line that was begun counts: it was not read whole.
+/// Flows in a pipe that is no longer read. A partly read line counts.
 fn left_in(pipe: PipeReader) -> usize {
     let lines = BufReader::new(pipe).lines();
     lines.map_while(Result::ok).count()
 }
 
-/// Writes flows into a pipe until nobody reads it, and returns how many.
+/// Writes flows into a pipe until it is no longer read, and returns their number.
 fn write_all(mut pipe: std::io::PipeWriter) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
-        // The test itself holds the other end, so this waits rather than fails.
+        // The test itself holds the other end, so this blocks and does not fail.
         let _nobody_reads_on = pipe.write_all(&ndjson_body(&flows(20_000)));
     })
 }
 
-/// Whatever it is doing when a signal comes: each flow is in the spool, or still in the pipe.
+/// At any moment of a signal, each flow is in the spool or still in the pipe.
 #[test]
 fn a_signal_loses_nothing_that_was_read() {
     let mut random = random("a_signal_loses_nothing_that_was_read");
@@ -149,7 +149,7 @@ fn a_signal_loses_nothing_that_was_read() {
     for (round, arguments) in [
         &["--batch-flows", "100"][..],
         &["--batch-flows", "100000", "--no-compress"],
-        // It is full soon, and waits.
+        // The spool is full soon, and the sender waits.
         &["--spool-max", "1", "--no-compress", "--batch-flows", "300"],
         &["--spool-max", "1", "--no-compress"],
         &["--retry-for", "0", "--batch-flows", "700"],
@@ -165,9 +165,9 @@ fn a_signal_loses_nothing_that_was_read() {
         until("the spool to be locked", || {
             dir.path().join("lock").exists()
         });
-        // Any moment will do.
+        // The moment does not matter.
         std::thread::sleep(Duration::from_millis(random.random_range(50..1200)));
-        // The last round has given up by itself.
+        // In the last round, the sender has given up by itself.
         if round < 4 {
             signal(&child, ["TERM", "INT", "HUP", "TERM"][round]);
         }
@@ -199,7 +199,7 @@ fn a_full_disk_is_waited_out() {
     let arguments = ["--no-compress", "--batch-flows", "300"];
     let flows = flows(30_000);
 
-    // It fills the disk, waits, and ends by a signal: nothing is lost.
+    // It fills the disk, waits, and is ended by a signal: nothing is lost.
     let (reader, mut writer) = std::io::pipe().unwrap();
     let input = Stdio::from(reader.try_clone().unwrap());
     let mut child = sender(&url, &spool, &arguments, input);
@@ -215,13 +215,13 @@ fn a_full_disk_is_waited_out() {
         let is_whole = |path: &PathBuf| path.to_string_lossy().ends_with("-300.json");
         batches(&spool).iter().any(|path| !is_whole(path))
     });
-    // By its status, it ends by the signal, and was waiting until then.
+    // The status shows that the signal ended it, so it was waiting.
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     error.read_line(&mut line).unwrap();
     assert!(!line.contains("had no room"), "{line}");
     let kept = flows_in(&spool);
-    // What it had not read is read by the next one, which has the beginning of the first line in the spool.
+    // The next one reads the rest of the pipe, and has the beginning of the first line in the spool.
     let mut rest = BufReader::new(reader);
     let mut begun = String::new();
     rest.read_line(&mut begun).unwrap();
@@ -230,7 +230,7 @@ fn a_full_disk_is_waited_out() {
     writing.join().unwrap();
     assert_eq!(kept + 1 + left.split(|b| *b == b'\n').count() - 1, 30_000);
 
-    // The next one waits too, until the service is there and takes what is in the way.
+    // The next one waits too, until the service is up and accepts the waiting batches.
     let mut child = sender(&url, &spool, &arguments, Stdio::piped());
     let mut input = child.stdin.take().unwrap();
     let mut again = begun.into_bytes();
@@ -250,8 +250,8 @@ fn a_full_disk_is_waited_out() {
     daemon.stop();
 }
 
-/// Whatever room there is, and wherever a read ends: what a full disk and a signal leave in the spool and in the pipe
-/// is everything, and the next command counts it.
+/// For any free space and any end of a read, a full disk and a signal leave all flows in the spool and in the pipe, and
+/// the next command counts them.
 #[test]
 fn a_full_disk_and_a_signal_lose_nothing() {
     let flows = flows(20_000);
@@ -284,7 +284,7 @@ fn a_full_disk_and_a_signal_lose_nothing() {
         let mut error = errors(&mut child);
         error.read_line(&mut line).unwrap();
         assert!(line.contains("the disk is full; reading pauses"), "{line}");
-        // Batches are closed by their age meanwhile, at whatever moment.
+        // Batches are closed by their age meanwhile, at any moment.
         std::thread::sleep(Duration::from_millis(u64::from(ballast as u32 % 7) * 200));
         signal(&child, "TERM");
         assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
@@ -322,14 +322,16 @@ fn a_full_disk_and_a_signal_lose_nothing() {
     }
 }
 
-/// A server on loopback whose response to the request of each number is that of `answer`. Returns its URL.
-pub(crate) fn answering<T: Into<Vec<u8>>>(answer: impl Fn(usize) -> T + Send + 'static) -> String {
-    answering_to(move |number, _| answer(number))
+/// A server on loopback that responds to the request with each number with `respond(number)`. Returns its URL.
+pub(crate) fn answering<T: Into<Vec<u8>>>(
+    response: impl Fn(usize) -> T + Send + 'static,
+) -> String {
+    answering_to(move |number, _| response(number))
 }
 
-/// As above; `answer` also gets the request line.
+/// Like [`answering`]; `respond` also gets the request line.
 pub(crate) fn answering_to<T: Into<Vec<u8>>>(
-    answer: impl Fn(usize, &str) -> T + Send + 'static,
+    response: impl Fn(usize, &str) -> T + Send + 'static,
 ) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -347,13 +349,13 @@ pub(crate) fn answering_to<T: Into<Vec<u8>>>(
                 line.clear();
             }
             let _it_may_break = lines.read_exact(&mut vec![0; length]);
-            let _it_may_have_left = stream.write_all(&answer(number, &request).into());
+            let _it_may_have_left = stream.write_all(&response(number, &request).into());
         }
     });
     url
 }
 
-pub(crate) fn answer(status: &str, body: &str) -> String {
+pub(crate) fn response(status: &str, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
 }
@@ -370,7 +372,7 @@ pub(crate) fn set_aside(spool: &Path) -> Vec<(String, String)> {
     batches(&refused).iter().map(reason).collect()
 }
 
-/// Runs what the reason says, as a user would.
+/// Runs the command in the reason, as a user would.
 fn run(command: &str, url: &str) -> std::process::Output {
     let rest = command.strip_prefix("flowtally send --url ").unwrap();
     let (_, rest) = rest.split_once(' ').unwrap();
@@ -385,10 +387,10 @@ fn batches_refused_as_too_large_or_unprocessable_are_set_aside_and_the_others_se
     let spool = dir.path().join("it's a spool");
     // The second and the fourth are refused, by a proxy and by a service of another version.
     let url = answering(|number| match number {
-        1 => answer("413 Payload Too Large", "<html>nginx</html>"),
-        3 => answer("422 Unprocessable Entity", ""),
-        4 => answer("200 OK", "{\"accepted\":50,\"shard\":7,\"note\":\"new\"}"),
-        _ => answer("200 OK", "{\"accepted\":100}"),
+        1 => response("413 Payload Too Large", "<html>nginx</html>"),
+        3 => response("422 Unprocessable Entity", ""),
+        4 => response("200 OK", "{\"accepted\":50,\"shard\":7,\"note\":\"new\"}"),
+        _ => response("200 OK", "{\"accepted\":100}"),
     });
     let arguments = ["--batch-flows", "100", "--spool", spool.to_str().unwrap()];
     let flows = flows(450);
@@ -404,7 +406,7 @@ fn batches_refused_as_too_large_or_unprocessable_are_set_aside_and_the_others_se
     assert!(aside[0].0.starts_with("413 "), "{}", aside[0].0);
     assert!(aside[0].1.contains("--batch-flows 12"), "{}", aside[0].1);
     assert!(aside[1].0.starts_with("422 "), "{}", aside[1].0);
-    // The next one is not bothered by them, and the commands do what they say.
+    // The next one ignores them, and the commands work.
     let daemon = Daemon::start(&dir.path().join("db"));
     let there = crate::send::url(&daemon);
     let (status, out, error) = parts(&send(&there, &arguments, b""));
@@ -424,7 +426,7 @@ fn batches_refused_as_too_large_or_unprocessable_are_set_aside_and_the_others_se
     daemon.stop();
 }
 
-/// The real service: a key that was used for other flows, a flow that is none, and a file that is damaged.
+/// The real service refuses a key that was used for other flows, an invalid flow, and a damaged file.
 #[test]
 fn batches_that_the_service_refuses_are_set_aside() {
     let dir = tempfile::tempdir().unwrap();
@@ -483,10 +485,10 @@ fn a_batch_that_is_too_early_waits_behind_the_others() {
     .to_string();
     let refusing = too_early.clone();
     let url = answering(move |number| match number {
-        1 => answer("400 Bad Request", &refusing),
-        2 | 3 => answer("200 OK", "{\"accepted\":10}"),
-        4 | 5 => answer("400 Bad Request", &refusing),
-        _ => answer("200 OK", "{\"accepted\":10}"),
+        1 => response("400 Bad Request", &refusing),
+        2 | 3 => response("200 OK", "{\"accepted\":10}"),
+        4 | 5 => response("400 Bad Request", &refusing),
+        _ => response("200 OK", "{\"accepted\":10}"),
     });
     let arguments = ["--batch-flows", "10", "--spool", spool];
     let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(40))));
@@ -494,8 +496,8 @@ fn a_batch_that_is_too_early_waits_behind_the_others() {
     assert!(out.starts_with("40 flows sent in 4 batches"), "{out}");
 
     let url = answering(move |number| match number {
-        0 | 3.. => answer("400 Bad Request", &too_early),
-        _ => answer("200 OK", "{\"accepted\":10}"),
+        0 | 3.. => response("400 Bad Request", &too_early),
+        _ => response("200 OK", "{\"accepted\":10}"),
     });
     let arguments = ["--batch-flows", "10", "--retry-for", "2", "--spool", spool];
     let (status, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
@@ -505,10 +507,10 @@ fn a_batch_that_is_too_early_waits_behind_the_others() {
     assert_eq!(flows_in(dir.path()), 10);
 }
 
-/// A flow whose hour is in seconds waits for no clock: it goes aside, and the rest of its batch counts. An hour that a
-/// wrong clock may explain stays.
+/// A flow whose hour is in seconds is set aside, and the rest of its batch counts. A flow with an hour that a wrong
+/// clock may explain waits.
 #[test]
-fn an_hour_in_another_unit_does_not_hold_up_its_batch() {
+fn an_hour_in_another_unit_does_not_block_its_batch() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(&dir.path().join("db"), &["--hour-ahead-max", "48"]);
     let there = url(&daemon);
@@ -549,7 +551,7 @@ fn an_hour_in_another_unit_does_not_hold_up_its_batch() {
         "{reason}"
     );
     assert!(reason.contains("None of its 2 flows counted"), "{reason}");
-    // As it is printed, it reaches the service, which refuses them again.
+    // The printed command reaches the service, which refuses them again.
     let (status, out, error) = parts(&run(command, &there));
     assert_eq!(status, Some(1), "{error}");
     assert!(
@@ -573,7 +575,7 @@ fn an_hour_in_another_unit_does_not_hold_up_its_batch() {
         "{error}"
     );
 
-    // A month ahead may be a clock's fault.
+    // An hour a month ahead may be due to a wrong clock.
     let ahead = [flow(1, 1), flow(2, seconds / 3600 + 700)].concat();
     let arguments = [&arguments[..], &["--retry-for", "1"]].concat();
     let (status, _, error) = parts(&send(&there, &arguments, ahead.as_bytes()));
@@ -585,14 +587,14 @@ fn an_hour_in_another_unit_does_not_hold_up_its_batch() {
     daemon.stop();
 }
 
-/// With `--rejects`, that is where they go, flow by flow; with neither, nothing is thrown away.
+/// With `--rejects`, the flows are written there; with neither, no flow is lost.
 #[test]
 fn rejects_take_whole_batches_and_without_them_sending_ends() {
     let dir = tempfile::tempdir().unwrap();
     let rejects = dir.path().join("rejects.ndjson");
     let too_large = |number| match number {
-        0 => answer("413 Payload Too Large", ""),
-        _ => answer("200 OK", "{\"accepted\":100}"),
+        0 => response("413 Payload Too Large", ""),
+        _ => response("200 OK", "{\"accepted\":100}"),
     };
     let spool = dir.path().join("spool");
     for spool in [None, Some(spool.to_str().unwrap())] {
@@ -632,7 +634,7 @@ fn errors(child: &mut Child) -> BufReader<std::process::ChildStderr> {
     BufReader::new(child.stderr.take().unwrap())
 }
 
-/// It ended its sending there, and said nothing until the next line came.
+/// Regression test: delivery ended there, without an error until the next line arrived.
 #[test]
 fn an_open_pipe_with_a_spool_outlasts_retry_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -669,7 +671,7 @@ fn an_open_pipe_with_a_spool_outlasts_retry_for() {
 }
 
 #[test]
-fn without_a_spool_giving_up_ends_it_at_once() {
+fn without_a_spool_giving_up_ends_the_command() {
     let mut child = Command::new(Daemon::binary())
         .args(["send", "--url", NOWHERE, "--retry-for", "1"])
         .stdin(Stdio::piped())
@@ -693,7 +695,7 @@ fn without_a_spool_giving_up_ends_it_at_once() {
     drop(input);
 }
 
-/// It was met before it knew what it would have to keep: 18 of 249.
+/// Regression test: 18 of 249 signals arrived before the command knew what to keep.
 #[test]
 fn a_signal_at_the_start_loses_nothing_that_was_read() {
     for round in 0..60 {
@@ -702,7 +704,7 @@ fn a_signal_at_the_start_loses_nothing_that_was_read() {
         writer.write_all(&ndjson_body(&flows(10))).unwrap();
         let input = Stdio::from(reader.try_clone().unwrap());
         let child = sender(NOWHERE, dir.path(), &[], input);
-        // Many moments of a start; what has to hold is the same at each.
+        // Many moments of a start; the assertions are the same for each.
         std::thread::sleep(Duration::from_micros(700 * round));
         signal(&child, "TERM");
         let output = child.wait_with_output().unwrap();
@@ -712,10 +714,9 @@ fn a_signal_at_the_start_loses_nothing_that_was_read() {
     }
 }
 
-/// The first of two processes reads a part of a flow, at whatever place the pipe is cut; the second reads the
-/// rest.
+/// The first of two processes reads a part of a flow, for any cut of the pipe; the second reads the rest.
 #[test]
-fn a_flow_that_was_read_in_part_is_read_whole_by_the_next() {
+fn a_partly_read_flow_is_completed_by_the_next_run() {
     let flows = flows(4);
     let csv = String::from_utf8(crate::send::csv_body(&flows)).unwrap();
     let lines = String::from_utf8(ndjson_body(&flows)).unwrap();
@@ -752,7 +753,7 @@ fn a_flow_that_was_read_in_part_is_read_whole_by_the_next() {
     daemon.stop();
 }
 
-/// What was begun is refused, and costs the other pipe nothing.
+/// The unfinished flow is refused, and does not affect the other pipe.
 #[test]
 fn another_pipe_is_not_mistaken_for_the_rest() {
     let dir = tempfile::tempdir().unwrap();
@@ -768,7 +769,7 @@ fn another_pipe_is_not_mistaken_for_the_rest() {
     std::fs::create_dir(&spool).unwrap();
     std::fs::rename(dir.path().join("unfinished"), spool.join("unfinished")).unwrap();
     let arguments = ["--spool", spool.to_str().unwrap()];
-    // A pipe that gives nothing is neither.
+    // An empty pipe decides nothing.
     assert_eq!(parts(&send(&url(&daemon), &arguments, b"")).0, Some(0));
     let flows = flows(3);
     let (status, out, error) = parts(&send(&url(&daemon), &arguments, &ndjson_body(&flows)));
@@ -783,7 +784,7 @@ fn another_pipe_is_not_mistaken_for_the_rest() {
 
 /// A program that writes a flow and waits before it ends the line, or the array.
 #[test]
-fn a_whole_flow_does_not_wait_for_what_is_behind_it() {
+fn a_complete_flow_does_not_wait_for_the_next() {
     let flow = String::from_utf8(ndjson_body(&flows(1))).unwrap();
     for text in [flow.trim_end().to_owned(), format!("[{}", flow.trim_end())] {
         let dir = tempfile::tempdir().unwrap();
@@ -792,7 +793,7 @@ fn a_whole_flow_does_not_wait_for_what_is_behind_it() {
         let begun = Instant::now();
         input.write_all(text.as_bytes()).unwrap();
         until("the flow to be on disk", || flows_in(dir.path()) == 1);
-        // A second, and what a busy machine needs.
+        // A second, and the delay of a busy machine.
         assert!(begun.elapsed() < Duration::from_millis(1800), "{text}");
         child.kill().unwrap();
         child.wait().unwrap();

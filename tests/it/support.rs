@@ -1,4 +1,4 @@
-//! A daemon to test, clients for it, and the model that it is held against.
+//! Daemons for tests, clients for them, and the model for comparison.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,10 +20,10 @@ use crate::wait::{DEADLINE, until_daemon};
 /// Hour, src_app, dest_app, vpc_id.
 pub type Key = (u32, String, String, String);
 
-/// What the service has to answer: sums that stop at the top.
+/// The expected rows: sums that saturate.
 pub type Model = BTreeMap<Key, Counters>;
 
-/// One flow, as a test makes it.
+/// A flow of a test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestFlow {
     pub key: Key,
@@ -88,7 +88,7 @@ pub fn batch(flows: &[TestFlow]) -> Batch {
     builder.finish()
 }
 
-/// The rows of an hour, straight from a store.
+/// The ledger, read directly from a store.
 pub fn ledger_of(store: &Store) -> impl Iterator<Item = (Hour, Totals)> {
     store.ledger(0..u32::MAX).unwrap().map(Result::unwrap)
 }
@@ -112,7 +112,7 @@ pub fn scan(store: &Store, hour: u32) -> Vec<(Key, Counters)> {
     rows
 }
 
-/// A generator whose seed is printed, so that a failure can be run again: `FLOWTALLY_TEST_SEED=…`.
+/// A generator whose seed is printed, so that a failure can be reproduced: `FLOWTALLY_TEST_SEED=…`.
 pub fn random(test: &str) -> StdRng {
     let seed = std::env::var("FLOWTALLY_TEST_SEED")
         .ok()
@@ -188,15 +188,15 @@ pub fn odd_flow(random: &mut StdRng, hours: &[u32]) -> TestFlow {
     }
 }
 
-/// An answer with its body read.
+/// A response with its body.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|v| v.to_str().unwrap())
     }
@@ -206,7 +206,7 @@ impl Answer {
             .unwrap_or_else(|e| panic!("{e} in {:?}", String::from_utf8_lossy(&self.body)))
     }
 
-    /// Rows of a JSON answer to `GET /flows`.
+    /// Rows of a JSON response to `GET /flows`.
     pub fn rows(&self) -> Vec<(Key, Counters)> {
         assert_eq!(
             self.status,
@@ -257,7 +257,7 @@ impl Client {
         }
     }
 
-    /// For `https`, with a certificate or authority that counts.
+    /// For `https`, with the certificate or authority to trust.
     #[cfg(feature = "kafka")]
     pub fn tls(url: &str, authority: &[u8]) -> Client {
         let authority = ureq::tls::Certificate::from_pem(authority).unwrap();
@@ -276,7 +276,7 @@ impl Client {
         }
     }
 
-    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response, ureq::Error> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -289,7 +289,7 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Result<Answer, ureq::Error> {
+    ) -> Result<Response, ureq::Error> {
         let mut request = self.agent.post(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -297,27 +297,27 @@ impl Client {
         read(request.send(body)?)
     }
 
-    pub fn delete(&self, path: &str) -> Result<Answer, ureq::Error> {
+    pub fn delete(&self, path: &str) -> Result<Response, ureq::Error> {
         read(self.agent.delete(format!("{}{path}", self.base)).call()?)
     }
 
     /// POSTs a JSON batch that has to be accepted.
     pub fn accept(&self, flows: &[TestFlow]) {
-        let answer = self
+        let response = self
             .post("/flows", &[JSON], &json_body(flows))
             .unwrap_or_else(|e| panic!("{e}"));
-        let text = String::from_utf8_lossy(&answer.body);
-        assert_eq!(answer.status, 200, "{text}");
+        let text = String::from_utf8_lossy(&response.body);
+        assert_eq!(response.status, 200, "{text}");
         assert_eq!(text, format!("{{\"accepted\":{}}}\n", flows.len()));
     }
 
-    /// The value of a metric, which is named with its labels.
+    /// The value of a metric; `name` includes its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let value = self.find_metric(name);
         value.unwrap_or_else(|| panic!("no metric {name}"))
     }
 
-    /// The same, where labels appear with their first event.
+    /// Like [`Client::metric`]; `None` before the first event with these labels.
     pub fn find_metric(&self, name: &str) -> Option<f64> {
         let text = String::from_utf8(self.get("/metrics", &[]).unwrap().body).unwrap();
         let of_line = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
@@ -325,41 +325,41 @@ impl Client {
     }
 
     pub fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {
-        let answer = self.get(&format!("/flows?hour={hour}"), &[]);
-        answer.unwrap_or_else(|e| panic!("{e}")).rows()
+        let response = self.get(&format!("/flows?hour={hour}"), &[]);
+        response.unwrap_or_else(|e| panic!("{e}")).rows()
     }
 }
 
 pub const JSON: (&str, &str) = ("content-type", "application/json");
 pub const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
-fn read(response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
+fn read(response: ureq::http::Response<ureq::Body>) -> Result<Response, ureq::Error> {
     let (parts, mut body) = response.into_parts();
     let body = body.with_config().limit(1 << 30).read_to_vec()?;
-    Ok(Answer {
+    Ok(Response {
         status: parts.status.as_u16(),
         headers: parts.headers,
         body,
     })
 }
 
-/// Sends `request` as it is and reads until the server closes or is silent for a while.
+/// Sends the bytes of `request`, and reads until the server closes the connection or is silent for a while.
 pub fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_millis(500)))
         .unwrap();
-    // The server may have answered and closed before all of it is sent.
+    // The server may respond and close the connection before everything is sent.
     let _sent = stream.write_all(request);
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut part = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut part) {
-        answer.extend_from_slice(&part[..n]);
+        response.extend_from_slice(&part[..n]);
     }
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
-/// A small disk of its own, where there is the right to mount one.
+/// A small disk, if the user may mount one.
 #[derive(Debug)]
 pub struct Disk {
     pub path: PathBuf,
@@ -381,7 +381,7 @@ impl Disk {
         Disk { path, mounted }
     }
 
-    /// Takes all space but `leave_mib`.
+    /// Fills all space except `leave_mib`.
     pub fn fill(&self, leave_mib: u64) {
         let mut file = std::fs::File::create(self.path.join("filler")).unwrap();
         while file.write_all(&[1; 64 << 10]).is_ok() {}
@@ -410,7 +410,7 @@ pub struct Daemon {
     pub address: SocketAddr,
     pub client: Client,
     log: Arc<Mutex<String>>,
-    /// Ends when the daemon has, and all that it logged is in `log`.
+    /// Ends when the daemon has ended and its whole log is in `log`.
     drain: Option<JoinHandle<()>>,
 }
 
@@ -427,8 +427,8 @@ impl Daemon {
     pub fn start_with(data_dir: &Path, arguments: &[&str]) -> Daemon {
         let mut daemon = Daemon::launch(data_dir, arguments);
         until_daemon(&mut daemon, "it to be ready", |daemon| {
-            let answer = daemon.client.get("/readyz", &[]);
-            answer.is_ok_and(|a| a.status == 200) && daemon.log().contains("replay_ms")
+            let response = daemon.client.get("/readyz", &[]);
+            response.is_ok_and(|a| a.status == 200) && daemon.log().contains("replay_ms")
         });
         daemon
     }
@@ -438,7 +438,7 @@ impl Daemon {
         Daemon::launch_by(Command::new(Daemon::binary()), data_dir, arguments)
     }
 
-    /// The same, with room for this many open files.
+    /// The same, with this limit of open files.
     pub fn launch_with_files(data_dir: &Path, files: usize) -> Daemon {
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={files}:{files}"));
@@ -446,7 +446,7 @@ impl Daemon {
         Daemon::launch_by(command, data_dir, &[])
     }
 
-    /// The same, by `command`, which is the binary with what a test wants around it.
+    /// The same with `command`, which runs the binary in the environment of a test.
     pub fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
         command.args(["serve", "--data-dir"]).arg(data_dir);
         command.env("FLOWTALLY_LOG_FORMAT", "text");
@@ -493,7 +493,7 @@ impl Daemon {
         }
     }
 
-    /// Of its process.
+    /// The ID of its process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -507,7 +507,7 @@ impl Daemon {
         self.status_mib("VmRSS")
     }
 
-    /// The most that there was.
+    /// The peak of the resident memory.
     pub fn memory_mib_max(&self) -> u64 {
         self.status_mib("VmHWM")
     }
@@ -529,7 +529,7 @@ impl Daemon {
         assert!(status.success());
     }
 
-    /// SIGKILL, and wait.
+    /// Sends SIGKILL, and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -549,7 +549,7 @@ impl Daemon {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// SIGTERM, and an end in good order.
+    /// Sends SIGTERM, and asserts a graceful shutdown.
     pub fn stop(mut self) {
         self.signal("TERM");
         let status = self.wait();

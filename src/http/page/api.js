@@ -57,7 +57,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
   const end = new AbortController();
   signal?.addEventListener('abort', () => end.abort(), { once: true });
   if (signal?.aborted) end.abort();
-  setTimeout(() => end.abort(new DOMException('no answer in time', 'TimeoutError')), timeout);
+  setTimeout(() => end.abort(new DOMException('no response in time', 'TimeoutError')), timeout);
   let response;
   try {
     response = await fetch(query ? `${path}?${query}` : path, {
@@ -68,7 +68,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Problem(0, 'The service does not answer', 'it is stopped, or cannot be reached from here');
+    throw new Problem(0, 'The service does not respond', 'it is stopped, or cannot be reached from here');
   }
   const date = Date.parse(response.headers.get('Date') ?? '');
   if (!Number.isNaN(date)) ahead = date - Date.now();
@@ -103,7 +103,7 @@ async function whole(response, read) {
     return read(await response.text());
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new Problem(0, 'The answer broke off', 'the service may be stopping');
+    throw new Problem(0, 'The response was truncated', 'the service may be stopping');
   }
 }
 

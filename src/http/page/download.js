@@ -32,7 +32,7 @@ export function start(button, state, question) {
         ? 'Stopped'
         : error instanceof api.Problem
           ? error.message
-          : 'The download broke off; try again';
+          : 'The download was truncated; try again';
     }
     button.textContent = title;
     under = undefined;

@@ -32,23 +32,23 @@ use crate::client::{Client, ClientError, Server};
 use flow::decode;
 use queue::{Queue, QueueFull};
 
-/// The most bytes of JSON that a byte of a pipe becomes: a row of CSV with empty names and digits, or a control
-/// character.
+/// Maximum bytes of JSON for one byte of a pipe: reached by a row of CSV with empty names and single digits, or by a
+/// control character.
 const JSON_PER_BYTE_MAX: usize = 9;
-/// Most flows have fewer bytes.
+/// Few flows have more bytes.
 const FLOW_BYTES: usize = 2 << 10;
 /// The brackets of an array.
 const BRACKETS: usize = 2;
-/// The longest header that is kept with a part of a flow.
+/// Maximum size of a header that is kept with a part of a flow.
 const HEADER_BYTES_MAX: usize = 2 << 10;
 
 /// Options of a [`Sender`].
 #[derive(Clone, Debug)]
 pub(crate) struct SenderOptions {
     pub(crate) server: Server,
-    /// The most flows in a batch.
+    /// Maximum number of flows in a batch.
     pub(crate) batch_flows: usize,
-    /// The most bytes of JSON in a batch.
+    /// Maximum bytes of JSON in a batch.
     pub(crate) batch_bytes: usize,
     /// The age at which a batch is sent even if it is not full; `None`: only full batches are sent.
     pub(crate) batch_age: Option<Duration>,
@@ -119,7 +119,7 @@ pub(crate) struct Report {
     pub(crate) waiting: u64,
 }
 
-/// Why a sender has stopped. Flows that were pushed and not delivered are in the spool, if it has one.
+/// The reason why a sender has stopped. Flows that were pushed and not delivered are in the spool, if it has one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum SendError {
     #[error("{url} has accepted nothing for {} seconds: {why}", .after.as_secs())]
@@ -187,7 +187,7 @@ struct State {
     is_draining: bool,
     /// The shortage that the user has been notified of.
     full: Option<QueueFull>,
-    /// JSON of the flows that were read and not pushed yet has at most this many bytes.
+    /// Maximum bytes of JSON of the flows that were read and not pushed yet.
     ahead_bytes: usize,
     /// When the input was read last.
     read_at: Option<Instant>,
@@ -206,9 +206,9 @@ struct OpenBatch {
 }
 
 impl Sender {
-    /// Opens the spool and starts delivering what it holds. Batches that the service does not accept are
-    /// passed to `on_rejected` and removed from the queue when it returns; an error from it stops the sender.
-    /// `on_notice` gets a message for the user when the sender has to wait for room.
+    /// Opens the spool and starts delivering its batches. Batches that the service does not accept are passed to
+    /// `on_rejected` and removed from the queue when it returns; an error from it stops the sender. `on_notice` gets a
+    /// message for the user when the sender has to wait for room.
     pub(crate) fn start(
         options: SenderOptions,
         on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
@@ -319,14 +319,14 @@ impl Sender {
         Ok(Ok(()))
     }
 
-    /// Waits until what a read of a pipe may bring can be stored, and returns how many bytes it may bring: one of
-    /// `sizes`, of which the larger comes first. `held` bytes were read before and not pushed yet. Does not wait without
-    /// a spool, nor when the sender ends.
+    /// Waits until the result of a read can be stored, and returns the maximum size of that read: one of `sizes`, the
+    /// larger of which comes first. `held` bytes were read before and not pushed yet. Does not wait without a spool,
+    /// nor when the sender ends.
     pub(crate) fn wait_for_read(&self, held: usize, sizes: [usize; 2]) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
         loop {
-            // Room for a flow of the next batch comes first, without which nothing could be sent.
+            // First the room for a flow of the next batch: without it, nothing could be sent.
             let batch = closing::body_bytes_max(state.open.json.len() + FLOW_BYTES);
             let mut full = match state.is_draining || state.failed.is_some() {
                 true => None,
@@ -355,12 +355,12 @@ impl Sender {
         }
     }
 
-    /// Notes that input was read; a batch's age counts from then.
+    /// Records that input was read; a batch's age counts from then.
     pub(crate) fn record_read(&self) {
         self.shared.state().read_at = Some(Instant::now());
     }
 
-    /// Why the service did not accept the last batch; `None` if it did.
+    /// The reason why the service did not accept the last batch; `None` if it did.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.shared.state().last_error.clone()
     }
@@ -415,9 +415,8 @@ impl Sender {
         true
     }
 
-    /// Ends the sender at once: moves the open batch into the queue if that is possible without waiting.
-    /// Afterwards, every push and delivery fails with [`SendError::Interrupted`]. Returns the number of flows
-    /// that were dropped.
+    /// Ends the sender without waiting: moves the open batch into the queue if there is room. Afterwards, every push
+    /// and delivery fails with [`SendError::Interrupted`]. Returns the number of flows that were dropped.
     pub(crate) fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();

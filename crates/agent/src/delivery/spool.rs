@@ -8,13 +8,13 @@
 //! DIR/ahead.tmp                       reserved room for the flows that are read next
 //! DIR/unfinished.tmp                  reserved room for the start of a flow, later that start
 //! DIR/NUMBER-KEY-FLOWS.json.zst       a batch that waits (.json where it is not compressed)
-//! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never take
-//! DIR/refused/NUMBER-KEY-FLOWS.txt    why, and the command that sends it again
+//! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never accept
+//! DIR/refused/NUMBER-KEY-FLOWS.txt    the reason, and the command that sends it again
 //! ```
 //!
-//! The disk may become full at any time, also because of other programs. So room is allocated before a pipe is
-//! read: for the batch that is being filled, for the flows that the next read may bring, and for a flow that it may
-//! bring a part of. What was read can always be stored.
+//! The disk may become full at any time, also because of other programs. So room is allocated before a pipe is read:
+//! for the batch that is being filled, for the flows of the next read, and for a flow that this read may cut. All input
+//! that was read can be stored.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
@@ -113,7 +113,7 @@ impl Spool {
     /// See [`Queue::reserve`](super::queue::Queue::reserve).
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<Option<QueueFull>, SendError> {
         if self.bytes + self.refused_bytes >= self.bytes_max {
-            // Somebody may have deleted refused batches.
+            // The operator may have deleted refused batches.
             let refused = self.path.join(REFUSED);
             self.refused_bytes = bytes_below(&refused).map_err(|e| error(&refused, e))?;
             if self.bytes + self.refused_bytes >= self.bytes_max {
@@ -203,7 +203,7 @@ impl Spool {
     pub(super) fn first(&mut self) -> Result<Option<OldestBatch>, SendError> {
         while let Some((number, meta, _)) = self.files.front() {
             let body = match fs::read(self.path.join(name(*number, meta))) {
-                // Somebody has deleted it.
+                // The operator has deleted it.
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     self.forget();
                     continue;
@@ -349,7 +349,7 @@ fn bytes_below(dir: &Path) -> io::Result<u64> {
     found.map(|file| Ok(on_disk(file?.metadata()?.len()))).sum()
 }
 
-/// Writes the reason for which a batch is refused.
+/// Writes the reason why a batch is refused.
 fn write_reason(dir: &Path, number: u64, meta: &BatchMeta, why: &str) -> io::Result<()> {
     let mut file = File::create(dir.join(stem(number, meta) + ".txt"))?;
     file.write_all(why.as_bytes())?;
@@ -453,7 +453,7 @@ mod tests {
 
     /// Each read is stored in room that was reserved before it.
     #[test]
-    fn room_is_reserved_for_what_is_read_next() {
+    fn room_is_reserved_for_the_next_read() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         let length = |name: &str| fs::metadata(dir.path().join(name)).map_or(0, |data| data.len());
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_taken_apart() {
+    fn a_batch_is_split() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
         spool.push(meta("a"), b"[1,2,3]").unwrap();
@@ -491,7 +491,7 @@ mod tests {
         assert_eq!(first(&mut spool), Some((part(2), b"[1,3]".to_vec())));
     }
 
-    /// Refused batches use room until somebody has dealt with them.
+    /// Refused batches use room until the operator has removed them.
     #[test]
     fn a_refused_batch_is_moved_aside_with_its_reason() {
         let dir = tempfile::tempdir().unwrap();

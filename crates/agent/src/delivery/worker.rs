@@ -40,7 +40,7 @@ enum NextStep {
 /// What to do with a batch that was retried for `--retry-for`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OnTimeout {
-    /// Leave it in the queue for the next sender. With a spool and while flows come, this sender tries it again.
+    /// Leave it in the queue for the next sender. With a spool and while flows arrive, this sender tries it again.
     GiveUp,
     /// Move it to the refused batches.
     SetAside(RejectReason),
@@ -58,7 +58,7 @@ impl SenderState {
     ) {
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
-        // The user has been told that nothing is delivered.
+        // The user has been notified that nothing is delivered.
         let mut has_notified = false;
         // Consecutive batches that were moved to the end of the queue.
         let mut postponed = 0;
@@ -173,7 +173,7 @@ impl SenderState {
         }
     }
 
-    /// Whether a batch is kept and tried for as long as flows come, and for `--retry-for` after that.
+    /// Whether a batch is kept and retried for as long as flows arrive, and for `--retry-for` after that.
     fn outlasts(&self, on_timeout: OnTimeout) -> bool {
         match on_timeout {
             OnTimeout::GiveUp => self.options.spool.is_some(),
@@ -182,7 +182,7 @@ impl SenderState {
         }
     }
 
-    /// Tells the user why nothing is delivered, while the spool keeps the flows.
+    /// Notifies the user why nothing is delivered, while the spool keeps the flows.
     fn notify_unreachable(&self, client: &Client, why: &str) {
         let error = SendError::GaveUp {
             url: client.url(attempt::PATH),
@@ -296,7 +296,7 @@ impl SenderState {
         }
     }
 
-    /// Moves a batch that the service will never accept out of the way of the others.
+    /// Moves a batch that the service will never accept aside, so that it does not block the others.
     fn reject_batch(
         &self,
         client: &Client,
@@ -396,7 +396,7 @@ impl SenderState {
     }
 }
 
-/// Exponential backoff with jitter, so that a fleet does not return all at once.
+/// Exponential backoff with jitter, so that a fleet does not reconnect simultaneously.
 pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
@@ -416,12 +416,12 @@ fn no_room(why: &str) -> NextStep {
     }
 }
 
-/// How many flows a batch may have that is smaller than one that was too large.
+/// Number of flows for a batch in place of one that was too large.
 fn smaller(meta: &BatchMeta) -> usize {
     (meta.flows / 8).max(1)
 }
 
-/// What to do about a batch that nothing keeps. A file has no spool, and is cut into batches by its content.
+/// The remedy for a batch that is not stored anywhere. A file has no spool, and is cut into batches by its content.
 fn not_kept(meta: &BatchMeta, reason: RejectReason) -> String {
     match (meta.is_keyed, reason) {
         (true, RejectReason::Size) => {
