@@ -8,10 +8,14 @@
 //! the connection (client, delivery, inputs).
 //!
 //! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB underneath. It owns all
-//! other stored bytes, decides which batches count, and ensures that nothing is lost or counted twice. [`backup`]
-//! provides checkpoints of a running service, and restores backups. [`ingest`] bounds memory before a commit. [`query`]
-//! executes queries. [`service`] is the interface below the API, with two implementations: one process with a store of
-//! its own, or one node of a cluster over Kafka.
+//! other stored bytes, decides which batches count, and ensures that nothing is lost or counted twice.
+//!
+//! [`backup`] provides checkpoints of a running service, and restores backups.
+//!
+//! [`ingest`] bounds memory before a commit. [`query`] executes queries.
+//!
+//! [`service`] is the interface below the API, with two implementations: one process with a store of its own, or one
+//! node of a cluster over Kafka.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!

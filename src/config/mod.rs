@@ -70,8 +70,10 @@ pub enum Command {
     /// number after a signal.
     #[command(after_help = examples::IMPORT)]
     Import(Import),
-    /// Rewrite the sums of a stopped service, so that each is stored once. A service does this gradually by itself; a
-    /// complete rewrite makes a backup smaller. Exit status: 0 when it is done, 1 with a line that explains why not.
+    /// Rewrite the sums of a stopped service, so that each is stored once.
+    ///
+    /// A service does this gradually by itself; a complete rewrite makes a backup smaller. Exit status: 0 when it is
+    /// done, 1 with a line that explains why not.
     Compact(Compact),
     /// Check that everything in a stopped service's data directory, or in a backup, is undamaged.
     ///

@@ -23,8 +23,10 @@ pub struct Top {
     #[arg(long, value_enum, default_value_t = GroupBy::Edge)]
     pub group_by: GroupBy,
 
-    /// Sort order: the most of this first. A rate needs two responses with the same row, so rate shows the fastest of
-    /// the 1,000 rows with the most bytes. With --once, it queries the service twice, --interval-s apart.
+    /// Sort order: largest first.
+    ///
+    /// A rate needs two responses with the same row, so rate shows the fastest of the 1,000 rows with the most bytes.
+    /// With --once, it queries the service twice, --interval-s apart.
     #[arg(long, value_enum, default_value_t = SortBy::Bytes)]
     pub sort: SortBy,
 

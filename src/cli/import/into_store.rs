@@ -1,6 +1,7 @@
-//! Imports directly into a stopped service's data directory. One thread reads and decodes; this one commits the new
-//! flows in groups, each with one fsync. The receipts in the directory, including those of a service, determine which
-//! flows are new.
+//! Imports directly into a stopped service's data directory.
+//!
+//! One thread reads and decodes; this one commits the new flows in groups, each with one fsync. The receipts in the
+//! directory, including those of a service, determine which flows are new.
 
 use std::cell::OnceCell;
 use std::io;

@@ -15,7 +15,7 @@ export function useToken(value) {
   token = value;
 }
 
-/** Why a request failed. `status` is 0 if no response arrived. */
+/** The reason why a request failed. `status` is 0 if no response arrived. */
 export class Problem extends Error {
   constructor(status, title, detail, type = '') {
     super(`${title}: ${detail}`);
@@ -44,8 +44,8 @@ export function now() {
 }
 
 /**
- * The response to GET `path`; throws a Problem, or the abort as it is. With the `tag` of an earlier response, it may
- * be a 304.
+ * The response to GET `path`; throws a Problem, or the abort itself. With the `tag` of an earlier response, it may be a
+ * 304.
  */
 export async function get(path, { params, accept = 'application/json', signal, tag, timeout = ANSWER_MS_MAX } = {}) {
   const query = params?.toString();
@@ -78,7 +78,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
   throw new Problem(response.status, title, detail, type);
 }
 
-/** Strings, which are left as they are, and numbers. */
+/** Strings, which are not changed, and numbers. */
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
 /** From this number of digits on, JSON.parse may round. */
 const LONG = /\d{16}/;

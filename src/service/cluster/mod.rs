@@ -1,6 +1,7 @@
 //! One node of a cluster whose journal is a topic of Kafka. A batch is split by its flows' names into the partitions
 //! of the topic. Each partition's sums are in a store of their own, on the node that the consumer group assigns the
 //! partition to. Every node can answer every query.
+//!
 //! - `service` implements the interface that the API calls.
 //! - `kafka_writer` receives batches, splits them with the codec in `message`, and waits until they are visible if the
 //!   client asks for that; `batcher` puts parts of many batches into common messages and sends them.

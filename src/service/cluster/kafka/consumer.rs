@@ -1,6 +1,8 @@
 //! A member of the consumer group: passes the messages of its assigned partitions to a handler, in order, from the
-//! offsets that the partitions' stores request. It runs on one thread, so calls of the handler never overlap. Fetched
-//! messages are handed over before their partition is revoked.
+//! offsets that the partitions' stores request.
+//!
+//! It runs on one thread, so calls of the handler never overlap. Fetched messages are handed over before their
+//! partition is revoked.
 
 use std::collections::BTreeMap;
 use std::fmt;

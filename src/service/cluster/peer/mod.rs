@@ -1,5 +1,6 @@
 //! The protocol between the nodes of a cluster: HTTP, on the port that clients use, with a token of its own. Both
 //! directions of each encoding are side by side:
+//!
 //! - `request` writes and reads paths and parameters.
 //! - `frames` encodes and decodes rows; `hours` decodes hours.
 //! - `client` sends requests, over connections that `tls` describes, and `body` receives responses.

@@ -1,4 +1,5 @@
 //! The requests between nodes, as paths and parameters.
+//!
 //! | path | parameters | response |
 //! |---|---|---|
 //! | `/partitions/rows` | `p=0,3` and those of `GET /flows` | [rows in frames](super::frames) of these partitions, for a response of `GET /flows` |
