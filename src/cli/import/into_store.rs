@@ -185,8 +185,8 @@ impl Load<'_> {
             None => Some(limit),
             Some(newest) => {
                 let what = format!(
-                    "flowtally: the clock is behind the newest stored hour, {newest}, so every hour is accepted; set the \
-                     clock, or delete that hour if its flows are wrong"
+                    "flowtally: the clock is behind the newest stored hour, {newest}, so every hour is accepted; set \
+                     the clock, or delete that hour if its flows are wrong"
                 );
                 self.bar.suspend(|| eprint_line(&what));
                 None

@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use super::closing::compress;
 use super::queue::BatchMeta;
+use super::reason::reason;
 use super::status::RejectReason;
-use super::worker::{OnRejected, flows_of, reason};
+use super::worker::{OnRejected, flows_of};
 use super::{DeadLetters, Rejected, SendError, SenderState};
 use crate::inputs::GIVE_AGAIN;
 use flow::HourUnit;

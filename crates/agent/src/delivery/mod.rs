@@ -10,7 +10,10 @@ mod attempt;
 mod closing;
 mod hours;
 mod keyed;
+mod options;
+mod outcome;
 mod queue;
+mod reason;
 mod receipts;
 mod reserved;
 mod spool;
@@ -18,17 +21,18 @@ mod status;
 mod worker;
 
 pub(crate) use keyed::{IfLate, KeyedBatch};
+pub(crate) use options::{DeadLetters, SenderOptions};
+pub(crate) use outcome::{Rejected, Report, SendError};
+pub use reason::shell_word;
 pub(crate) use receipts::{Receipt, Receipts};
-pub use worker::shell_word;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, ClientError, Server};
+use crate::client::Client;
 use flow::decode;
 use queue::{Queue, QueueFull};
 
@@ -41,112 +45,6 @@ const FLOW_BYTES: usize = 2 << 10;
 const BRACKETS: usize = 2;
 /// Maximum size of a header that is kept with a part of a flow.
 const HEADER_BYTES_MAX: usize = 2 << 10;
-
-/// Options of a [`Sender`].
-#[derive(Clone, Debug)]
-pub(crate) struct SenderOptions {
-    pub(crate) server: Server,
-    /// Maximum number of flows in a batch.
-    pub(crate) batch_flows: usize,
-    /// Maximum bytes of JSON in a batch.
-    pub(crate) batch_bytes: usize,
-    /// The age at which a batch is sent even if it is not full; `None`: only full batches are sent.
-    pub(crate) batch_age: Option<Duration>,
-    /// Compress bodies with zstd.
-    pub(crate) compress: bool,
-    /// Directory for batches that the service has not accepted yet; `None` keeps a few in memory.
-    pub(crate) spool: Option<PathBuf>,
-    /// The spool's size at which [`Sender::push`] blocks. It also blocks while the disk is full.
-    pub(crate) spool_bytes_max: u64,
-    /// What to do with batches that the service will never accept.
-    pub(crate) refused: DeadLetters,
-    /// Give up when nothing could be delivered for this long. With a spool, the time counts from
-    /// [`Sender::finish`] on: until then the flows are kept, and sent again.
-    pub(crate) retry_for: Duration,
-}
-
-/// What to do with a batch that the service will never accept. Other batches are sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DeadLetters {
-    /// Pass its flows to the callback, which keeps them.
-    PassOn,
-    /// Move it to the directory `refused` in the spool, with the reason and this command, to which the name
-    /// of the file is appended.
-    SetAside(String),
-    /// Fail, because the batch cannot be kept. But if the service names an invalid flow, which it would refuse every
-    /// time, pass the flows to the callback.
-    NotKept,
-}
-
-/// A batch that the service does not accept, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// The flows as they were sent, each as JSON text.
-    Flows {
-        flows: Vec<String>,
-        why: String,
-        /// If the batch was too large: the flows of a smaller one.
-        smaller_batch: Option<usize>,
-    },
-    /// Flows of a keyed batch, each with its number from 0, whose hours are too far ahead of the service's
-    /// clock. The batch is sent without them.
-    FromKeyedBatch {
-        key: String,
-        flows: Vec<(usize, String)>,
-        why: String,
-    },
-    /// The batch was moved to this file.
-    File {
-        path: PathBuf,
-        flows: usize,
-        why: String,
-    },
-}
-
-/// Counts of what was delivered so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    /// Flows that the service has accepted, now or earlier.
-    pub(crate) flows: u64,
-    /// Batches, and how many of them the service had accepted earlier.
-    pub(crate) batches: u64,
-    pub(crate) replayed: u64,
-    /// Flows that do not count, because they are older than the service's retention.
-    pub(crate) expired: u64,
-    /// Failed attempts that were repeated.
-    pub(crate) retries: u64,
-    /// Batches in the queue.
-    pub(crate) waiting: u64,
-}
-
-/// The reason why a sender has stopped. Flows that were pushed and not delivered are in the spool, if it has one.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum SendError {
-    #[error("{url} has accepted nothing for {} seconds: {why}", .after.as_secs())]
-    GaveUp {
-        url: String,
-        after: Duration,
-        why: String,
-    },
-    /// The service accepts nothing until something is changed: a wrong token or a wrong URL.
-    #[error("{url} refuses: {why}")]
-    Refused { url: String, why: String },
-    #[error("{}: {why}", path.display())]
-    Spool { path: PathBuf, why: String },
-    #[error("{0}")]
-    Options(String),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Another client that sends the same file has counted a part of this batch.
-    #[error("{url} refuses: {why}")]
-    Conflict { url: String, why: String },
-    /// Rejected flows could not be stored.
-    #[error("{0}")]
-    NotKept(String),
-    /// [`Sender::interrupt`] was called.
-    #[error("interrupted")]
-    Interrupted,
-}
 
 /// Collects flows and delivers them. Dropping it abandons the flows that are not in the spool; call
 /// [`Sender::finish`] first.
@@ -482,6 +380,7 @@ impl SenderState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Server;
 
     /// A reader that continued during shutdown would fill a batch that starts in the middle of another one
     /// and has a key of its own, so its flows would count twice.
