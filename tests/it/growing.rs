@@ -1,7 +1,7 @@
 //! Files that end inside a line, because they are still being written, and lines that are not flows.
 
-use crate::identity::{WAYS, Way, World};
 use crate::support::Daemon;
+use crate::world::{WAYS, Way, World};
 
 const HEADER: &str = "src_app,dest_app,vpc_id,hour,bytes_tx,bytes_rx\n";
 

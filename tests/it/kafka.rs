@@ -7,26 +7,21 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use flow::{Offset, Partition, PartitionCount};
 use flowtally::service::cluster::kafka::{
-    ConsumedMessage, Consumer, Control, Handler, KafkaError, KafkaSettings, MESSAGE_BYTES_MAX,
-    Owners, Producer, Signer, Truncation, ensure_topics,
+    ConsumedMessage, Consumer, Control, Handler, KafkaError, KafkaSettings, Producer, ensure_topics,
 };
 
-use crate::wait::{at_most, until};
+use crate::wait::until;
 
 /// No process listens there.
-const NOWHERE: &str = "127.0.0.1:9";
+pub(crate) const NOWHERE: &str = "127.0.0.1:9";
 
 /// A broker that ends with this process, however that ends.
 pub struct Broker {
@@ -106,7 +101,7 @@ pub fn script_by(command: Command, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn settings(brokers: &str, topic: &str, node: &str) -> KafkaSettings {
+pub(crate) fn settings(brokers: &str, topic: &str, node: &str) -> KafkaSettings {
     KafkaSettings {
         brokers: brokers.to_owned(),
         topic: topic.to_owned(),
@@ -124,46 +119,46 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(future)
 }
 
-fn p(number: i32) -> Partition {
+pub(crate) fn p(number: i32) -> Partition {
     Partition::try_from(number).unwrap()
 }
 
-fn o(number: u64) -> Offset {
+pub(crate) fn o(number: u64) -> Offset {
     Offset::try_from(number).unwrap()
 }
 
-fn count(partitions: i32) -> PartitionCount {
+pub(crate) fn count(partitions: i32) -> PartitionCount {
     PartitionCount::try_from(partitions).unwrap()
 }
 
 /// The stores of all nodes, as if each partition's store moved with the partition: messages by offset.
 #[derive(Debug, Default)]
-struct Stores {
-    messages: BTreeMap<i32, BTreeMap<u64, Vec<u8>>>,
-    owners: BTreeMap<i32, String>,
-    errors: Vec<KafkaError>,
+pub(crate) struct Stores {
+    pub(crate) messages: BTreeMap<i32, BTreeMap<u64, Vec<u8>>>,
+    pub(crate) owners: BTreeMap<i32, String>,
+    pub(crate) errors: Vec<KafkaError>,
     /// The start of partitions without messages; `None` means that it is given later.
-    start: BTreeMap<i32, Option<u64>>,
+    pub(crate) start: BTreeMap<i32, Option<u64>>,
 }
 
 impl Stores {
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.messages.values().map(BTreeMap::len).sum()
     }
 
-    fn owned_by(&self, node: &str) -> usize {
+    pub(crate) fn owned_by(&self, node: &str) -> usize {
         self.owners.values().filter(|owner| *owner == node).count()
     }
 }
 
 #[derive(Clone)]
-struct Node {
-    name: String,
-    stores: Arc<Mutex<Stores>>,
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) stores: Arc<Mutex<Stores>>,
 }
 
 impl Node {
-    fn join(settings: &KafkaSettings, stores: &Arc<Mutex<Stores>>) -> Consumer {
+    pub(crate) fn join(settings: &KafkaSettings, stores: &Arc<Mutex<Stores>>) -> Consumer {
         let node = Node {
             name: settings.node.clone(),
             stores: stores.clone(),
@@ -482,324 +477,4 @@ fn each_partition_starts_where_its_store_ends() {
     assert_eq!(offsets(0), before);
     consumer.control().resume(p(0));
     until("it continues", || offsets(0) == [7, 8, 9, 10, 11]);
-}
-
-/// Signs nothing, and accepts everything.
-#[derive(Debug)]
-struct Unsigned;
-
-impl Signer for Unsigned {
-    fn sign(&self, _: &str) -> Option<String> {
-        None
-    }
-
-    fn verify(&self, _: &str, _: Option<&str>) -> bool {
-        true
-    }
-}
-
-#[test]
-fn announcements_are_found_by_a_late_reader() {
-    let broker = &*BROKER;
-    let of = |node: &str| settings(&broker.addresses, "announced", node);
-    ensure_topics(&of("a"), count(2)).unwrap();
-    let producer = Producer::new(&of("a")).unwrap();
-    let first = Owners::open(
-        &of("a"),
-        "http://a",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    )
-    .unwrap();
-    assert!(first.table().is_empty());
-    block_on(first.publish_ownership(p(0), o(5))).unwrap();
-    block_on(first.publish_ownership(p(1), o(6))).unwrap();
-    until("it reads its own", || first.table().len() == 2);
-    let epoch = first.owner(p(0)).unwrap().epoch;
-    block_on(first.publish_ownership(p(0), o(9))).unwrap();
-
-    let second = Owners::open(
-        &of("b"),
-        "http://b",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    )
-    .unwrap();
-    let owner = second.owner(p(0)).unwrap();
-    assert_eq!((owner.node.as_str(), owner.url.as_str()), ("a", "http://a"));
-    assert_eq!(
-        (owner.epoch, owner.offset),
-        (epoch, o(9)),
-        "it is the same ownership"
-    );
-    assert_eq!(second.owner(p(1)).unwrap().offset, o(6));
-    block_on(second.publish_ownership(p(0), o(9))).unwrap();
-    until("a change is received", || {
-        first.owner(p(0)).unwrap().node == "b"
-    });
-    assert!(first.owner(p(0)).unwrap().epoch > epoch);
-
-    // The journal has no such partition.
-    block_on(first.publish_ownership(p(2), o(9))).unwrap();
-    block_on(first.publish_ownership(p(0), o(10))).unwrap();
-    until("the last is read", || {
-        second.owner(p(0)).unwrap().offset == o(10)
-    });
-    assert_eq!(second.owner(p(2)), None);
-
-    // The journal got more partitions meanwhile.
-    let error = Owners::open(
-        &of("c"),
-        "http://c",
-        &producer,
-        Arc::new(Unsigned),
-        count(3),
-    )
-    .unwrap_err();
-    assert!(
-        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(2) && is == count(3)),
-        "{error}"
-    );
-
-    let nowhere = Owners::open(
-        &settings(&broker.addresses, "no-such", "a"),
-        "http://a",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    );
-    let error = nowhere.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            KafkaError::NoTopic { .. } | KafkaError::Unavailable { .. }
-        ),
-        "{error}"
-    );
-}
-
-/// A signature is the token itself.
-#[derive(Debug)]
-struct Named(Mutex<Vec<&'static str>>);
-
-impl Signer for Named {
-    fn sign(&self, _: &str) -> Option<String> {
-        self.0.lock().first().map(ToString::to_string)
-    }
-
-    fn verify(&self, _: &str, signature: Option<&str>) -> bool {
-        signature.is_some_and(|token| self.0.lock().contains(&token))
-    }
-}
-
-#[test]
-fn permanent_announcements_outlive_their_token_and_overwrites() {
-    let broker = &*BROKER;
-    let of = |node: &str| settings(&broker.addresses, "remembered", node);
-    ensure_topics(&of("a"), count(4)).unwrap();
-    let producer = Producer::new(&of("a")).unwrap();
-    let open = |node: &str, tokens: &Arc<Named>, partitions| {
-        let url = format!("http://{node}");
-        Owners::open(
-            &of(node),
-            &url,
-            &producer,
-            tokens.clone(),
-            count(partitions),
-        )
-    };
-    let tokens = |of: &[&'static str]| Arc::new(Named(Mutex::new(of.to_vec())));
-    let (first, only_new) = (tokens(&["old"]), tokens(&["new"]));
-    let running = open("a", &first, 4).unwrap();
-    let truncation = Truncation {
-        partition: p(3),
-        sums_to: o(29),
-        kafka_to: o(16),
-    };
-    running.report_truncation(truncation);
-
-    // Under an unknown token, no announcement is valid.
-    let stranger = tokens(&["guess"]);
-    let other = open("x", &stranger, 4).unwrap();
-    assert_eq!(other.truncation(p(3)), None);
-    drop(other);
-
-    *first.0.lock() = vec!["new", "old"];
-    running.publish_permanent();
-    until("it is known under the new token", || {
-        open("b", &only_new, 4).unwrap().truncation(p(3)) == Some(truncation)
-    });
-    let error = open("b", &only_new, 8).unwrap_err();
-    assert!(
-        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(4) && is == count(8)),
-        "{error}"
-    );
-
-    // Compaction keeps only this one.
-    let over: BaseProducer = client(&broker.addresses).create().unwrap();
-    for (key, said) in [
-        ("lost/3", r#"{"partition":3,"sums_to":1,"kafka_to":1}"#),
-        ("journal", r#"{"partitions":8,"seal":"no"}"#),
-    ] {
-        let record = BaseRecord::to("remembered-owners").partition(0);
-        over.send(record.key(key).payload(said)).unwrap();
-    }
-    over.flush(Duration::from_secs(30)).unwrap();
-    running.publish_permanent();
-    until("both are written again", || {
-        let written = last_of_keys(&of("a").brokers, "remembered-owners");
-        written["lost/3"] == r#"{"partition":3,"sums_to":29,"kafka_to":16,"seal":"new"}"#
-            && written["journal"] == r#"{"partitions":4,"seal":"new"}"#
-    });
-}
-
-/// The messages that compaction would keep in a topic of one partition.
-fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
-    let mut config = client(brokers);
-    config.set("group.id", "last-of-keys");
-    let reader: BaseConsumer = config.create().unwrap();
-    let timeout = Duration::from_secs(30);
-    let mut left = BTreeMap::new();
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, rdkafka::Offset::Beginning)
-        .unwrap();
-    reader.assign(&list).unwrap();
-    let mut next = 0;
-    let (_, end) = reader.fetch_watermarks(topic, 0, timeout).unwrap();
-    while next < end {
-        let message = reader.poll(timeout).unwrap().unwrap();
-        next = message.offset() + 1;
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        left.insert(
-            text(message.key().unwrap()),
-            text(message.payload().unwrap()),
-        );
-    }
-    left
-}
-
-#[test]
-fn topics_that_would_lose_messages_are_refused() {
-    let broker = &*BROKER;
-    let admin = admin();
-    for (topic, journal, owners, says) in [
-        (
-            "wrong-journal",
-            ("cleanup.policy", "compact"),
-            "compact",
-            "topic wrong-journal has cleanup.policy=compact",
-        ),
-        (
-            "wrong-owners",
-            ("cleanup.policy", "delete"),
-            "delete",
-            "topic wrong-owners-owners has cleanup.policy=delete",
-        ),
-        (
-            "short",
-            ("max.message.bytes", "1000000"),
-            "compact",
-            "topic short has max.message.bytes=1000000",
-        ),
-    ] {
-        let of_owners = format!("{topic}-owners");
-        let topics = [
-            NewTopic::new(topic, 2, TopicReplication::Fixed(1)).set(journal.0, journal.1),
-            NewTopic::new(&of_owners, 1, TopicReplication::Fixed(1)).set("cleanup.policy", owners),
-        ];
-        for made in block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
-            made.unwrap();
-        }
-        let error = ensure_topics(&settings(&broker.addresses, topic, "a"), count(2)).unwrap_err();
-        assert!(error.to_string().contains(says), "{error}");
-    }
-}
-
-#[test]
-fn unreachable_brokers_are_an_error_within_the_timeout() {
-    let settings = settings(NOWHERE, "flows", "a");
-    let start = Instant::now();
-    let producer = Producer::new(&settings).unwrap();
-    let sent = producer.send(p(0), None, b"x");
-    let stores = Arc::new(Mutex::new(Stores::default()));
-    let consumer = Node::join(&settings, &stores);
-    let owners = Owners::open(
-        &settings,
-        "http://a",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    );
-    assert!(owners.unwrap_err().is_temporary());
-    assert!(block_on(sent).unwrap_err().is_temporary());
-    let took = start.elapsed();
-    assert!(took < at_most(14), "{took:?}");
-    let error = ensure_topics(&settings, count(2)).unwrap_err();
-    assert!(error.is_temporary(), "{error}");
-
-    let large = vec![0; MESSAGE_BYTES_MAX - 1000];
-    let mut sends: Vec<_> = (0..80).map(|_| producer.send(p(0), None, &large)).collect();
-    let start = Instant::now();
-    assert_eq!(block_on(sends.pop().unwrap()), Err(KafkaError::QueueFull));
-    let took = start.elapsed();
-    assert!(took < at_most(1), "{took:?}");
-
-    let start = Instant::now();
-    drop((consumer, sends, producer));
-    let took = start.elapsed();
-    assert!(took < at_most(5), "{took:?}");
-}
-
-#[test]
-fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
-    let broker = &*BROKER;
-    let settings = settings(&broker.addresses, "kinds", "a");
-    ensure_topics(&settings, count(2)).unwrap();
-    let producer = Producer::new(&settings).unwrap();
-    let longest = vec![7; MESSAGE_BYTES_MAX - 1000];
-    assert_eq!(
-        block_on(producer.send(p(0), None, &longest)),
-        Ok(Some(o(0)))
-    );
-    let too_long = vec![7; MESSAGE_BYTES_MAX + 1];
-    let sent = block_on(producer.send(p(0), None, &too_long));
-    assert_eq!(sent, Err(KafkaError::TooLarge));
-    let error = block_on(producer.send(p(2), None, b"x")).unwrap_err();
-    assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
-
-    // If two nodes have one name, the first one has to exit.
-    let stores = [(); 2].map(|()| Arc::new(Mutex::new(Stores::default())));
-    let first = Node::join(&settings, &stores[0]);
-    until("it reads", || stores[0].lock().count() == 1);
-    let second = Node::join(&settings, &stores[1]);
-    until("the name is taken", || {
-        let errors = &stores[0].lock().errors;
-        matches!(errors[..], [KafkaError::Fatal { .. }])
-    });
-    until("it has nothing left", || {
-        first.control().progress().is_empty()
-    });
-    until("the other reads", || stores[1].lock().count() == 1);
-    drop((first, second));
-
-    let absent = KafkaSettings {
-        topic: "absent".into(),
-        ..settings
-    };
-    let start = Instant::now();
-    let error = block_on(Producer::new(&absent).unwrap().send(p(0), None, b"x")).unwrap_err();
-    assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
-    let took = start.elapsed();
-    assert!(took < at_most(9), "{took:?}");
-    let stores = Arc::new(Mutex::new(Stores::default()));
-    let _consumer = Node::join(&absent, &stores);
-    until("the missing topic is reported", || {
-        let stores = stores.lock();
-        stores
-            .errors
-            .iter()
-            .any(|e| matches!(e, KafkaError::NoTopic { .. }))
-    });
 }

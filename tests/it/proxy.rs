@@ -8,7 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::send::{flows, parts};
-use crate::spool::{answering, batches, response, set_aside};
+use crate::spool::batches;
+use crate::spool_refused::{answering, response, set_aside};
 use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
 
 /// Never resolves, so only a proxy reaches it.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::send::{flows, parts, send};
-use crate::spool::{answering, batches, response, sender, set_aside};
+use crate::spool::{batches, sender};
+use crate::spool_refused::{answering, response, set_aside};
 use crate::support::ndjson_body;
 use crate::wait::until;
 

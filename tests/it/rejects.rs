@@ -128,8 +128,8 @@ fn a_file_that_is_too_large_for_a_proxy() {
     let body = ndjson_body(&flows(100));
     let file = bench.file("flows.ndjson", &body);
     let response = |_: usize, request: &str| match request.contains("/receipts") {
-        true => crate::spool::response("200 OK", "{\"receipts\":[]}"),
-        false => crate::spool::response("413 Payload Too Large", ""),
+        true => crate::spool_refused::response("200 OK", "{\"receipts\":[]}"),
+        false => crate::spool_refused::response("413 Payload Too Large", ""),
     };
     for command in ["send", "import"] {
         let run = |more: &[&str]| {
@@ -137,7 +137,7 @@ fn a_file_that_is_too_large_for_a_proxy() {
                 .args([
                     command,
                     "--url",
-                    &crate::spool::answering_to(response),
+                    &crate::spool_refused::answering_to(response),
                     &file,
                 ])
                 .args(more)
