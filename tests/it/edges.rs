@@ -189,7 +189,7 @@ fn long_targets_that_do_not_end_take_no_memory_from_others() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let before = daemon.memory_mib();
-    let long = format!("GET /flows?hour=1&src_app={}", "x".repeat(600 << 10));
+    let long = format!("GET /flows?hour=1&search={}", "x".repeat(600 << 10));
     let heads: Vec<_> = (0..60)
         .map(|_| {
             let mut stream = TcpStream::connect(daemon.address).unwrap();
