@@ -308,7 +308,7 @@ impl Connection {
         }
     }
 
-    /// Wraps `stream` to track whether the client reads what is written to it.
+    /// Wraps `stream` to track whether the client reads the bytes that are written to it.
     pub(super) fn wrap_stream<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,

@@ -33,9 +33,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the last request, time for its response to be sent and for its client to close the connection.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// Serves `api` on `listener` until `shutdown` resolves. Then it accepts no more connections, gives requests that are in
-/// progress `grace` to end, and aborts the rest. Returns how many were aborted. Downloads of backups are aborted at once,
-/// since they can be repeated.
+/// Serves `api` on `listener` until `shutdown` resolves. Then it accepts no more connections, gives requests that are
+/// in progress `grace` to end, and aborts the rest. Returns how many were aborted. Downloads of backups are aborted
+/// immediately, since they can be repeated.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,

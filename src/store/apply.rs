@@ -240,8 +240,8 @@ mod tests {
         rows
     }
 
-    /// Dropping a store without a flush loses only what is in memory, like a crash: the journal is read again from
-    /// the marker.
+    /// Dropping a store without a flush loses only sums in memory, like a crash: the journal is read again from the
+    /// marker.
     #[test]
     fn each_batch_of_an_external_journal_counts_once() {
         let seed = rand::random();

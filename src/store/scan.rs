@@ -85,7 +85,7 @@ impl HourCopy {
     }
 }
 
-/// A row as it is stored.
+/// A stored row.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     pub hour: Hour,

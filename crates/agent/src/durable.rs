@@ -94,8 +94,8 @@ pub fn sync_name(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a directory and its missing parents. Each directory is created only after its parent's name has
-/// been synced, so if a call is killed at any point, the next call syncs what is missing.
+/// Creates a directory and its missing parents. Each directory is created only after its parent's name has been synced,
+/// so if a call is killed at any point, the next call does the missing syncs.
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     let mut there = std::path::absolute(path)?;

@@ -13,7 +13,7 @@ const ZSTD_LEVEL: i32 = 1;
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SenderState {
-    /// Notifies the user once of what is full, and waits for [`ROOM_INTERVAL`].
+    /// Notifies the user once of the shortage, and waits for [`ROOM_INTERVAL`].
     pub(super) fn wait_for_room<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,

@@ -15,7 +15,7 @@ use crate::{Counters, Hour, IdempotencyKey, Notes, Totals};
 use codec::{Corrupt, HOUR_BYTES, Record, Records};
 pub use valid::{ValidBatch, ValidRecord};
 
-/// Hashes the part of a flow key after its hour. Seeded randomly in each process, so that nobody can construct names
+/// Hashes the part of a flow key after its hour. Seeded randomly in each process, so that no sender can construct names
 /// that collide.
 #[derive(Clone, Debug)]
 pub struct KeyHasher(SeedableRandomState);

@@ -1,8 +1,8 @@
 //! Decodes request bodies into validated [`Batch`]es, with two decoders that agree.
 //!
 //! [`fast`] decodes the form that agents usually send, and gives up at the first deviation without side effects.
-//! [`json`] decodes everything else, and alone decides what is an error. A test verifies that they agree on bodies
-//! that both accept.
+//! [`json`] decodes everything else, and alone defines what is an error. A test verifies that they agree on bodies that
+//! both accept.
 
 mod bodies;
 mod fast;

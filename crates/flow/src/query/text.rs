@@ -19,7 +19,7 @@ const PARAMETERS: [&str; 12] = [
     "cursor", "partial",
 ];
 
-/// Invalid parameters; the text says what is wrong.
+/// Invalid parameters; the text has the error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadQuery(pub String);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::chain;
 use crate::query::{QueryError, deadline_after};
 
-/// A body that is received as it is read: while it is not read, at most two chunks are in memory, and the peer has to wait.
+/// A body that is received on demand: while it is not read, at most two chunks are in memory, and the peer has to wait.
 /// Dropping it before its end closes the connection, so that the peer stops its scan.
 #[derive(Debug)]
 pub(super) struct PeerBody<B = Incoming> {

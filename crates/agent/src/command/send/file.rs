@@ -79,7 +79,7 @@ impl InFlight {
 
 /// The reason why the rest of a file was not sent.
 pub(super) enum Failure {
-    /// Another command sends the same file; another lookup of the receipts finds what is left.
+    /// Another command sends the same file; another lookup of the receipts finds the rest.
     Conflict(String),
     Error(String),
 }
