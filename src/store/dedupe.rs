@@ -43,7 +43,7 @@ pub enum KeyStatus {
 }
 
 impl KeyStatus {
-    /// From the unexpired receipt under a batch's key, if there is one.
+    /// Derives it from the unexpired receipt under a batch's key, if there is one.
     pub(super) fn from_receipt(receipt: Option<Receipt>, fingerprint: u128) -> KeyStatus {
         match receipt {
             None => KeyStatus::New,

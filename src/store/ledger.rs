@@ -52,7 +52,7 @@ impl Store {
 impl Ledger {
     fn open(inner: &Arc<Inner>, hours: Range<u32>) -> Result<Ledger, StoreError> {
         inner.visibility.between_drops(|drop_seq| {
-            // Copy the tallies first, then open the iterator; the marker tells what is in both, as in a scan.
+            // Copy the tallies first, then open the iterator; the marker shows which entries are in both, as in a scan.
             let copies = copy_tallies(inner, &hours)?;
             let first = hours.start.max(copies.cutoff);
             let end = hours.end.max(first);

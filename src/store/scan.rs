@@ -85,7 +85,7 @@ impl HourCopy {
     }
 }
 
-/// A row as it is stored.
+/// A stored row.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     pub hour: Hour,
@@ -118,7 +118,7 @@ pub struct Scan {
     grant: ViewGrant,
 }
 
-/// Why a scan ended before its last row.
+/// The reason why a scan ended before its last row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScanEnd {
     /// The time set by [`Scan::set_deadline`] has passed.
@@ -187,7 +187,7 @@ impl Scan {
     pub(super) fn open(inner: &Arc<Inner>, selection: Selection) -> Result<Scan, StoreError> {
         loop {
             // Copy the tallies before opening the iterator: a batch that is flushed in between is in both, and the
-            // marker tells them apart. In the opposite order, it could be in neither.
+            // marker shows this. In the opposite order, it could be in neither.
             let (mut copies, grant) = copy_tallies(inner, &selection)?;
             // Earlier hours are about to be dropped.
             let cutoff = inner.retention.cutoff();
@@ -428,7 +428,7 @@ fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = HourCopy
 }
 
 /// Blocks of hours whose size on disk is at most this fraction of the block cache are cached when they are read, for
-/// dashboards that ask repeatedly. (On disk they are compressed to a quarter or less.) A scan of millions of rows
+/// dashboards that repeat their queries. (On disk they are compressed to a quarter or less.) A scan of millions of rows
 /// would evict everything else; the page cache serves it well enough.
 const CACHED_PART_MAX: usize = 8;
 

@@ -1,10 +1,10 @@
-//! Checks the table of `docs/internals/modules.md` against the sources: which module of the service may import which.
-//! Cargo checks this between packages.
+//! Checks the table of `docs/internals/modules.md`, which lists the allowed imports between modules, against the
+//! sources. Cargo checks this between packages.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Module, modules of this package that it may name, outside crates that nobody else may name.
+/// Module, modules of this package that it may import, external crates that no other module may import.
 const TABLE: [(&str, &[&str], &[&str]); 13] = [
     ("telemetry", &[], &["prometheus", "tracing_subscriber"]),
     ("notify", &[], &["sd_notify"]),
@@ -135,7 +135,7 @@ fn arrows_between_modules_run_one_way() {
 }
 
 #[test]
-fn each_outside_crate_has_one_home() {
+fn each_external_crate_is_used_by_one_module() {
     let sources = sources();
     for (_, _, crates) in TABLE {
         for outside in crates {
@@ -146,7 +146,7 @@ fn each_outside_crate_has_one_home() {
                 .collect();
             for (module, code) in &sources {
                 let names = code.match_indices(&format!("{outside}::")).any(|(i, _)| {
-                    // The beginning of a path, and not a part of it.
+                    // Only at the beginning of a path.
                     !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                 });
                 assert!(

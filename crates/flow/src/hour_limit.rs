@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(limit.validate(&batch(&[])), Ok(()));
         let too_far = limit.validate(&batch(&[0, now, now + 50, now + 60, 1]));
         assert_eq!(too_far.unwrap_err().index, 2);
-        // The last hours that there are.
+        // The last possible hours.
         assert!(HourLimit::now(u32::MAX).allows(Hour::new(u64::from(Hour::MAX)).unwrap()));
     }
 }

@@ -65,7 +65,7 @@ impl Service for Standalone {
         _until_visible: bool,
     ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
         Box::pin(async move {
-            // Removes what is too old already, since the one thread that commits should not copy batches.
+            // Removes flows that are too old already, since the only committing thread should not copy batches.
             let batch = match self.store.cutoff_within(&batch) {
                 None => batch,
                 Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {

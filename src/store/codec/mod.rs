@@ -155,13 +155,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn decoders_accept_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             assert_store_codec_round_trips(&bytes);
         }
     }
 
     #[test]
-    fn no_flow_has_the_key_of_something_else() {
+    fn no_flow_has_a_meta_key() {
         let mut key = Vec::new();
         flow::codec::push_key(
             &mut key,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_bytes_are_these() {
+    fn the_stored_bytes_are_pinned() {
         // The format on disk. A change here needs a new `FORMAT` and a way to read the old one.
         assert_eq!(ledger_key(258), *b"\xFF\xFF\xFF\xFFl\x00\x00\x01\x02");
         let receipt = Receipt {

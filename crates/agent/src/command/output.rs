@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use crate::durable::OutOfSpace;
 use crate::terminal::{Lines, Style, printable, printable_lines};
 
-/// Prints the error that a command failed with.
+/// Prints the error of a failed command.
 pub fn fail(error: &str) {
     let remedy = OutOfSpace::in_text(error).map(OutOfSpace::remedy);
     match remedy.filter(|remedy| !error.contains(remedy)) {

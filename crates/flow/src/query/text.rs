@@ -19,7 +19,7 @@ const PARAMETERS: [&str; 12] = [
     "cursor", "partial",
 ];
 
-/// Invalid parameters; the text says what is wrong.
+/// Invalid parameters; the text has the error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadQuery(pub String);
@@ -76,7 +76,7 @@ pub fn parse_flows(query: &str) -> Result<Query, BadQuery> {
     parse_flows_upto(query, LIMIT_MAX)
 }
 
-/// Reads the parameters of a query from a peer, which may ask for one row more to see whether there is one.
+/// Reads the parameters of a query from a peer, which may request one row more to learn whether there is one.
 pub fn parse_flows_of_peer(query: &str) -> Result<Query, BadQuery> {
     parse_flows_upto(query, LIMIT_MAX + 1)
 }
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn names_longer_than_any_flow_has_are_refused() {
+    fn names_longer_than_any_flows_are_refused() {
         for name in ["src_app", "dest_app", "vpc_id"] {
             let query = |bytes| format!("hour=1&{name}=a&{name}={}", "a".repeat(bytes));
             assert!(parse_flows(&query(1024)).is_ok());

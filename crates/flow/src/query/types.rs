@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{Counters, Field, Partition};
 
-/// A query: which rows, grouped by which columns, in which order, and how many of them.
+/// A query: a selection of rows, the columns to group by, the order, and the maximum number of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// The hours; `end` is exclusive and may be one more than the last possible hour.
