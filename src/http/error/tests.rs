@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
-use crate::store::StoreError;
 use agent::client::ClientError;
+use flow::codec::Corrupt;
 use flow::{BatchBuilder, Counters, HourLimit};
 
 const API: &str = include_str!("../../../docs/api.md");
@@ -65,9 +65,9 @@ one_of_each! {
     Problem::NoSpace { .. } => Problem::NoSpace { why: "the disk is full" },
     Problem::Internal => Problem::Internal,
     Problem::Service(ServiceError::Overloaded(_)) => ServiceError::Overloaded(text()).into(),
-    Problem::Service(ServiceError::Store(_)) => ServiceError::Store(Arc::new(store_error())).into(),
-    Problem::Service(ServiceError::Receipt(_)) => ServiceError::Receipt(Arc::new(store_error())).into(),
-    Problem::Service(ServiceError::NotDeleted(_)) => ServiceError::NotDeleted(Arc::new(store_error())).into(),
+    Problem::Service(ServiceError::Store(_)) => ServiceError::Store(Arc::new(CORRUPT.into())).into(),
+    Problem::Service(ServiceError::Receipt(_)) => ServiceError::Receipt(Arc::new(CORRUPT.into())).into(),
+    Problem::Service(ServiceError::NotDeleted(_)) => ServiceError::NotDeleted(Arc::new(CORRUPT.into())).into(),
     Problem::Service(ServiceError::KeyReused) => ServiceError::KeyReused.into(),
     Problem::Service(ServiceError::ReceiptExists) => ServiceError::ReceiptExists.into(),
     Problem::Service(ServiceError::OutcomeUnknown { keyed: true, .. }) =>
@@ -84,8 +84,8 @@ one_of_each! {
     Problem::Query(QueryError::BadCursor) => QueryError::BadCursor.into(),
     Problem::Query(QueryError::Missing(_)) => QueryError::Missing(Vec::new()).into(),
     Problem::Query(QueryError::Peer(_)) => QueryError::Peer(text()).into(),
-    Problem::Query(QueryError::Store(_)) => QueryError::Store(store_error()).into(),
-    Problem::Backup(BackupError::Store(_)) => BackupError::Store(store_error()).into(),
+    Problem::Query(QueryError::Store(_)) => QueryError::Store(CORRUPT.into()).into(),
+    Problem::Backup(BackupError::Store(_)) => BackupError::Store(CORRUPT.into()).into(),
     Problem::Backup(BackupError::Client(_)) => BackupError::Client(ClientError::Options(text())).into(),
     Problem::Backup(BackupError::Io { .. }) =>
         BackupError::Io { path: "db".into(), source: std::io::ErrorKind::Other.into() }.into(),
@@ -102,9 +102,8 @@ fn hour(hour: u64) -> Hour {
     Hour::new(hour).unwrap()
 }
 
-fn store_error() -> StoreError {
-    StoreError::CompactionFailed
-}
+/// Becomes an error of the store, which this module must not name.
+const CORRUPT: Corrupt = Corrupt("an example");
 
 fn too_far_ahead() -> TooFarAhead {
     let mut batch = BatchBuilder::with_capacity(0);
