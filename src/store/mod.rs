@@ -31,8 +31,7 @@
 //! 3. `tallies`.
 //! 4. leaf locks: compaction requests, memory of views, live files.
 //!
-//! Nothing blocks on the disk with the tallies locked, except [`Store::apply`], which reads receipts, and what comes
-//! before the threads start.
+//! Nothing blocks on the disk with the tallies locked, except what comes before the threads start.
 
 mod apply;
 mod arena;
@@ -79,7 +78,7 @@ use rocksdb::{ColumnFamily, DB, Options};
 
 pub use apply::{Applied, JournalEntry};
 pub use checkpoint::StoreCheckpoint;
-pub use dedupe::{KeyStatus, Outcome};
+pub use dedupe::Outcome;
 pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
@@ -87,7 +86,6 @@ pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use position::Position;
-pub use retention::Retention;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
 #[doc(hidden)] // for benches

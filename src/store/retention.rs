@@ -21,13 +21,13 @@ const WRITING: &str = "writing a file to ingest";
 
 /// Which hours are kept, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
+pub(super) struct Retention {
     /// Number of hours kept before the newest; `None` keeps all.
-    pub(super) hours: Option<u32>,
+    hours: Option<u32>,
     /// The newest hour that has flows.
-    pub(super) newest: Option<u32>,
+    newest: Option<u32>,
     /// The hour that age is counted from if the newest hour is later: the clock's, if hours count from the epoch.
-    pub(super) latest: u32,
+    latest: u32,
 }
 
 impl Retention {
@@ -35,7 +35,7 @@ impl Retention {
     ///
     /// A single wrong hour (seconds instead of hours, or a sender's clock) does not make other hours too old: if the
     /// newest hour is later than the clock's, age counts from the clock's.
-    pub fn cutoff(&self) -> u32 {
+    fn cutoff(&self) -> u32 {
         match (self.hours, self.newest) {
             (Some(hours), Some(newest)) => newest.min(self.latest).saturating_sub(hours),
             _ => 0,
@@ -43,7 +43,7 @@ impl Retention {
     }
 
     /// Takes the hours of `batch` into account, and returns the cutoff for its flows.
-    pub fn advance(&mut self, batch: &Batch) -> u32 {
+    pub(super) fn advance(&mut self, batch: &Batch) -> u32 {
         if self.hours.is_some() {
             let hours = batch.ledger().map(|(hour, _)| hour);
             self.newest = hours.chain(self.newest).max();
@@ -102,8 +102,8 @@ impl RetentionState {
 
 impl Store {
     /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
-    /// become too old meanwhile. Call this on a thread of the request: copying a large batch takes milliseconds, which
-    /// the only thread that commits should not spend.
+    /// become too old meanwhile. Call this on a thread of the request, or on a blocking thread for a large batch:
+    /// copying it takes milliseconds, which the only thread that commits should not spend. Locks nothing.
     pub fn remove_too_old(&self, batch: Batch) -> Batch {
         match self.cutoff_within(&batch) {
             Some(cutoff) => batch.without_hours_before(cutoff),
@@ -111,8 +111,13 @@ impl Store {
         }
     }
 
-    /// The retention cutoff if `batch` has flows before it, counting its own hours. Locks nothing.
-    pub fn cutoff_within(&self, batch: &Batch) -> Option<u32> {
+    /// Whether [`Store::remove_too_old`] would copy `batch`.
+    pub fn has_too_old(&self, batch: &Batch) -> bool {
+        self.cutoff_within(batch).is_some()
+    }
+
+    /// The retention cutoff if `batch` has flows before it, counting its own hours.
+    fn cutoff_within(&self, batch: &Batch) -> Option<u32> {
         let inner = &*self.inner;
         inner.options.retain_hours?;
         let newest = batch.ledger().map(|(hour, _)| hour).max();
@@ -120,12 +125,6 @@ impl Store {
         let cutoff = of_batch.max(inner.retention.cutoff());
         let mut hours = batch.ledger().map(|(hour, _)| hour);
         hours.any(|hour| hour < cutoff).then_some(cutoff)
-    }
-
-    /// Which hours are kept, as of the last commit.
-    pub fn retention(&self) -> Result<Retention, StoreError> {
-        let newest = self.inner.tallies()?.newest();
-        Ok(self.inner.retention.as_of(newest))
     }
 
     /// The newest hour that has flows; `None` if there is none, or if the store is closed after an error.

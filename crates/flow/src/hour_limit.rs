@@ -28,6 +28,16 @@ pub struct TooFarAhead {
     limit: HourLimit,
 }
 
+/// The newest stored hour is itself too far ahead, so the clock cannot be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the clock is behind the newest stored hour, {newest}, so every hour is taken; set the clock, or delete that hour \
+     if its flows are wrong"
+)]
+pub struct ClockBehind {
+    pub newest: Hour,
+}
+
 impl HourLimit {
     /// The limit by the current clock.
     pub fn now(ahead_max: u32) -> HourLimit {
@@ -40,6 +50,15 @@ impl HourLimit {
     /// Whether `hour` is accepted.
     pub fn allows(&self, hour: Hour) -> bool {
         hour.get() <= self.now.saturating_add(self.ahead_max)
+    }
+
+    /// # Errors
+    /// If the clock is implausible: every hour is accepted then, or flows of now would be refused.
+    pub fn validate_clock(&self, newest_stored: Option<Hour>) -> Result<(), ClockBehind> {
+        match newest_stored.filter(|newest| !self.allows(*newest)) {
+            Some(newest) => Err(ClockBehind { newest }),
+            None => Ok(()),
+        }
     }
 
     /// # Errors

@@ -36,7 +36,7 @@ pub use counters::{Counters, Totals};
 pub use field::{Field, NAME_BYTES_MAX};
 pub use host_name::HostName;
 pub use hour::Hour;
-pub use hour_limit::{HourLimit, TooFarAhead};
+pub use hour_limit::{ClockBehind, HourLimit, TooFarAhead};
 pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};

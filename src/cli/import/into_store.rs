@@ -182,13 +182,10 @@ impl Load<'_> {
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
         let newest = self.store.get().and_then(Store::newest_hour);
-        match newest.filter(|newest| !limit.allows(*newest)) {
-            None => Some(limit),
-            Some(newest) => {
-                let what = format!(
-                    "flowtally: the clock is behind the newest stored hour, {newest}, so every hour is taken; set the \
-                     clock, or delete that hour if its flows are wrong"
-                );
+        match limit.validate_clock(newest) {
+            Ok(()) => Some(limit),
+            Err(behind) => {
+                let what = format!("flowtally: {behind}");
                 self.bar.suspend(|| eprint_line(&what));
                 None
             }

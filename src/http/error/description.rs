@@ -252,12 +252,6 @@ impl Problem {
                 "The service is not ready",
                 why.clone(),
             ),
-            Problem::NoSpace { why } => Description::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "no-space",
-                "There is no space on the disk",
-                format!("{why}; batches are accepted again when there is room; {SEND_AGAIN}"),
-            ),
             Problem::Internal => internal(),
         }
     }
@@ -270,6 +264,12 @@ fn describe_service(error: &ServiceError) -> Description {
     };
     match error {
         ServiceError::Overloaded(why) => overloaded(format!("{why}; {SEND_AGAIN}")),
+        ServiceError::NoSpace { why } => Description::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "no-space",
+            "There is no space on the disk",
+            format!("{why}; batches are accepted again when there is room; {SEND_AGAIN}"),
+        ),
         ServiceError::Store(_) => unavailable(
             NOT_STORED,
             format!("the disk refused the write; {SEND_AGAIN}"),

@@ -101,10 +101,6 @@ pub(super) enum Problem {
     NotReady {
         why: String,
     },
-    /// The disk is full, or nearly full.
-    NoSpace {
-        why: &'static str,
-    },
     Service(ServiceError),
     Query(QueryError),
     Backup(BackupError),

@@ -28,11 +28,6 @@ impl Service for ClusterNode {
         Box::pin(self.writer.commit(batch, permit, until_visible))
     }
 
-    /// Batches go to Kafka, and stores that lack space pause their partitions.
-    fn lacks_space(&self) -> Option<&'static str> {
-        None
-    }
-
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max, &cancel);
