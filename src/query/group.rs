@@ -11,9 +11,10 @@ use hashbrown::HashTable;
 
 use super::QueryError;
 use super::bounds::MemoryReservation;
-use crate::store::{StoredRow, codec};
-use flow::Counters;
+use crate::store::StoredRow;
+use flow::codec;
 use flow::query::Columns;
+use flow::{Counters, Hour};
 
 /// Aggregation state: a table is filled with adjacent rows, then read, then filled with the next ones.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(super) struct Groups {
     /// Index of the next group to read.
     next: usize,
     /// The row that did not fit into the table and starts the next one: hour, suffix, sums.
-    pending: Option<(u32, Vec<u8>, Counters)>,
+    pending: Option<(Hour, Vec<u8>, Counters)>,
     key: Vec<u8>,
     /// Whether there are no more rows.
     ended: bool,
@@ -58,9 +59,9 @@ impl Groups {
     #[inline]
     pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
         if self.table.is_empty() {
-            self.set_prefix(row.hour.get(), row.suffix)?;
+            self.set_prefix(row.hour, row.suffix)?;
         } else if !self.belongs(row) {
-            self.pending = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
+            self.pending = Some((row.hour, row.suffix.to_vec(), row.counters));
             return Ok(ControlFlow::Break(()));
         }
         self.add_suffix(row.suffix, row.counters)?;
@@ -113,19 +114,16 @@ impl Groups {
 
     #[inline]
     fn belongs(&self, row: &StoredRow<'_>) -> bool {
-        let Some((hour, names)) = self.prefix.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
-            return true;
-        };
-        u32::from_be_bytes(*hour) == row.hour.get()
-            && row.suffix.starts_with(names)
-            // An escaped NUL: the name is longer.
-            && (names.is_empty() || row.suffix.get(names.len()) != Some(&0xFF))
+        match codec::split_hour(&self.prefix) {
+            Ok((hour, names)) => hour == row.hour && codec::starts_with_names(row.suffix, names),
+            Err(_) => true, // no leading columns
+        }
     }
 
-    fn set_prefix(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
+    fn set_prefix(&mut self, hour: Hour, suffix: &[u8]) -> Result<(), QueryError> {
         self.prefix.clear();
         if let Some(names) = self.leading.checked_sub(1) {
-            self.prefix.extend_from_slice(&hour.to_be_bytes());
+            codec::push_hour(&mut self.prefix, hour);
             let mut rest = suffix;
             for _ in 0..names {
                 let (name, behind) = codec::split_name(rest)?;

@@ -70,8 +70,7 @@ impl RowSource for LocalRows {
         key.clear();
         let Some(groups) = &mut self.groups else {
             let ended = self.matching.for_each_row(|row| {
-                key.extend_from_slice(&row.hour.get().to_be_bytes());
-                key.extend_from_slice(row.suffix);
+                row.push_key(key);
                 *counters = row.counters;
                 Ok(break_if(true))
             })?;

@@ -33,10 +33,10 @@ pub use hours::{HourSource, Hours};
 pub use merge::{QuerySources, RowSource};
 pub use row::Row;
 
-use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{MemoryPool, MemoryReservation};
 use flow::Partition;
+use flow::codec::{Corrupt, FlowKey};
 use flow::query::{Columns, HoursQuery, Query};
 use group::Groups;
 use matcher::Matcher;
@@ -120,7 +120,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<Hours, QueryError> {
         let mut hours = Hours::new(self.time_max, cancel);
-        hours.add_store(store, query.hours.clone())?;
+        hours.add_store(store, query.hours)?;
         Ok(hours)
     }
 
@@ -132,7 +132,7 @@ impl Engine {
         query: &Query,
         cancel: CancellationToken,
     ) -> Result<Rows, QueryError> {
-        let after = cursor::position(query)?;
+        let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
         let rows = Rows {
@@ -152,7 +152,7 @@ impl Engine {
         cancel: CancellationToken,
         open: impl FnOnce() -> Result<QuerySources, QueryError>,
     ) -> Result<Rows, QueryError> {
-        let after = cursor::position(query)?;
+        let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let opened = open()?;
         let mut sources = opened.remote;
@@ -179,10 +179,10 @@ impl Engine {
         cancel: &CancellationToken,
         memory: &MemoryReservation,
     ) -> Result<(FilteredScan, Option<Groups>), QueryError> {
-        let is_one_hour = query.hours.len() == 1;
+        let is_one_hour = query.hours.only().is_some();
         let leading = group::leading(query.columns, is_one_hour);
-        let mut selection = Selection::hours(query.hours.clone())
-            .between(&query.filter.src_apps, &query.filter.dest_apps);
+        let mut selection =
+            Selection::hours(query.hours).between(&query.filter.src_apps, &query.filter.dest_apps);
         if let (Some(after), None) = (after, query.sort) {
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
         }
@@ -238,8 +238,7 @@ fn rank_all(
         let mut key = Vec::new();
         matching.for_each_row(|row| {
             key.clear();
-            key.extend_from_slice(&row.hour.get().to_be_bytes());
-            key.extend_from_slice(row.suffix);
+            row.push_key(&mut key);
             ranking.push(&key, row.counters)?;
             Ok(break_if(ranking.is_complete()))
         })?;

@@ -1,8 +1,7 @@
 //! Applies batches from an external journal (a Kafka partition). They are already durable there, so they are only
 //! added to the sums, and the marker records the position.
 //!
-//! A position is the Kafka offset plus 1, so 0 means "before the first message". Positions increase, possibly with
-//! gaps. After a crash, everything beyond the marker is read again, and each batch still counts once: sums and marker
+//! Positions increase, possibly with gaps. After a crash, everything beyond the marker is read again, and each batch still counts once: sums and marker
 //! are in the same file, and each receipt records the position of its batch.
 
 use std::sync::atomic::Ordering;
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
     use crate::store::StoreOptions;
     use flow::BatchBuilder;
-    use flow::{Counters, Hour, IdempotencyKey};
+    use flow::{Counters, Hour, HourRange, IdempotencyKey};
 
     fn entry(random: &mut StdRng, position: u64) -> JournalEntry {
         let mut builder = BatchBuilder::with_capacity(0);
@@ -171,7 +170,7 @@ mod tests {
         }
     }
 
-    type Rows = BTreeMap<(u32, Vec<u8>), (u64, u64)>;
+    type Rows = BTreeMap<(Hour, Vec<u8>), (u64, u64)>;
 
     /// Counts each batch once; of batches with the same key, only the first.
     fn model(journal: &[JournalEntry]) -> Rows {
@@ -183,10 +182,10 @@ mod tests {
             {
                 continue;
             }
-            for record in super::super::codec::Records::new(entry.batch.bytes()).unwrap() {
+            for record in flow::codec::Records::new(entry.batch.bytes()).unwrap() {
                 let record = record.unwrap();
-                let (hour, suffix) = record.key.split_first_chunk().unwrap();
-                let key = (u32::from_be_bytes(*hour), suffix.to_vec());
+                let (hour, suffix) = super::super::codec::split_hour(record.key).unwrap();
+                let key = (hour, suffix.to_vec());
                 let sums = rows.entry(key).or_default();
                 sums.0 += record.counters.tx;
                 sums.1 += record.counters.rx;
@@ -197,10 +196,12 @@ mod tests {
 
     fn rows(store: &Store) -> Rows {
         let mut rows = Rows::new();
-        let mut scan = store.select(crate::store::Selection::hours(0..9)).unwrap();
+        let mut scan = store
+            .select(crate::store::Selection::hours(HourRange::ALL))
+            .unwrap();
         while let Some(row) = scan.next_row().unwrap() {
             let sums = (row.counters.tx, row.counters.rx);
-            rows.insert((row.hour.get(), row.suffix.to_vec()), sums);
+            rows.insert((row.hour, row.suffix.to_vec()), sums);
         }
         rows
     }
@@ -248,7 +249,7 @@ mod tests {
             store.apply(rest.cloned().collect()).unwrap();
             assert_eq!(rows(&store), model(&journal));
         }
-        let ledger = store.ledger(0..u32::MAX).unwrap();
+        let ledger = store.ledger(HourRange::ALL).unwrap();
         let flows: u64 = ledger.map(|entry| entry.unwrap().1.flows).sum();
         drop(store);
         let verified = crate::store::verify(dir.path()).unwrap();

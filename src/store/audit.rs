@@ -13,7 +13,7 @@ use super::position::Position;
 use super::scan::open_iterator;
 use super::tallies::Tallies;
 use super::{Inner, codec};
-use flow::Totals;
+use flow::{Hour, Totals};
 
 /// The compactor rests from audits this many times as long as the last one took.
 const REST: u32 = 99;
@@ -117,7 +117,7 @@ impl Inner {
                     return Ok(None);
                 };
                 let of_tallies = tallies.into_iter().filter(|of| of.last > marker);
-                let mut more: Vec<u32> = of_tallies.flat_map(|of| of.part).collect();
+                let mut more: Vec<Hour> = of_tallies.flat_map(|of| of.part).collect();
                 more.sort_unstable();
                 more.dedup();
                 for hour in more {
@@ -186,7 +186,7 @@ fn unflushed<T>(tallies: &Tallies, part: impl Fn(&super::Tally) -> T) -> Vec<Unf
 mod tests {
     use super::*;
     use crate::store::{Store, StoreOptions};
-    use flow::{BatchBuilder, Counters, Hour};
+    use flow::{BatchBuilder, Counters};
     use rocksdb::statistics::Ticker;
     use std::time::Duration;
 
@@ -290,7 +290,10 @@ mod tests {
         let difference = &inner.options.metrics.store().ledger_difference_flows;
         assert_eq!(difference.get(), 0);
         let flows = inner.flows().unwrap();
-        inner.db.delete_cf(flows, codec::ledger_key(3)).unwrap();
+        inner
+            .db
+            .delete_cf(flows, codec::ledger_key(Hour::new(3).unwrap()))
+            .unwrap();
         let next = inner.audit_ledger(Instant::now());
         assert_eq!(
             inner.audit_ledger(next + Duration::from_secs(1)),

@@ -6,7 +6,6 @@
 //!
 //! It has one entry per hour, possibly millions, so it is read entry by entry.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +18,7 @@ use super::scan::{OwnedIterator, ScanLimits, open_iterator};
 use super::tally::Tally;
 use super::views::ViewGrant;
 use super::{Inner, Store, codec};
-use flow::{Hour, Totals};
+use flow::{Hour, HourRange, Totals};
 
 /// The entries of a range of hours in ascending order, as of one moment between two commits.
 ///
@@ -37,26 +36,25 @@ pub struct Ledger {
 /// An entry of a tally.
 #[derive(Clone, Copy)]
 struct UnflushedEntry {
-    hour: u32,
+    hour: Hour,
     of_frozen: bool,
     totals: Totals,
 }
 
 impl Store {
     /// The entries of those `hours` that have flows and are not too old.
-    pub fn ledger(&self, hours: Range<u32>) -> Result<Ledger, StoreError> {
+    pub fn ledger(&self, hours: HourRange) -> Result<Ledger, StoreError> {
         Ledger::open(&self.inner, hours)
     }
 }
 
 impl Ledger {
-    fn open(inner: &Arc<Inner>, hours: Range<u32>) -> Result<Ledger, StoreError> {
+    fn open(inner: &Arc<Inner>, hours: HourRange) -> Result<Ledger, StoreError> {
         inner.visibility.between_drops(|drop_seq| {
             // Copy the tallies first, then open the iterator; the marker tells what is in both, as in a scan.
-            let copies = copy_tallies(inner, &hours)?;
-            let first = hours.start.max(copies.cutoff);
-            let end = hours.end.max(first);
-            let (lower, upper) = (codec::ledger_key(first), codec::ledger_key(end));
+            let copies = copy_tallies(inner, hours)?;
+            let kept = hours.since(copies.cutoff);
+            let (lower, upper) = codec::ledger_range_bounds(kept);
             let (disk, marker) = open_iterator(inner, &lower, &upper, false)?;
             let mut unflushed = copies.entries;
             unflushed.retain(|of| {
@@ -65,7 +63,7 @@ impl Ledger {
                 } else {
                     copies.last
                 };
-                last > marker && of.hour >= first
+                last > marker && kept.contains(of.hour)
             });
             unflushed.sort_unstable_by_key(|of| of.hour);
             unflushed.dedup_by(|later, kept| {
@@ -113,15 +111,17 @@ impl Ledger {
                 None
             }
         };
-        let at = next.map_or(u32::MAX, |(hour, _)| hour.get());
-        let unflushed = self.unflushed.next_if(|of| of.hour <= at);
-        if next.is_some() && unflushed.is_none_or(|of| of.hour == at) {
+        let on_disk = next.map(|(hour, _)| hour);
+        let is_due = |of: &UnflushedEntry| on_disk.is_none_or(|on_disk| of.hour <= on_disk);
+        let unflushed = self.unflushed.next_if(is_due);
+        let is_on_disk = |of: &UnflushedEntry| on_disk == Some(of.hour);
+        if on_disk.is_some() && unflushed.as_ref().is_none_or(is_on_disk) {
             self.disk.advance();
         }
         if let Some(of) = unflushed {
             match &mut next {
-                Some((_, totals)) if of.hour == at => totals.add(of.totals),
-                _ => next = Some((hour(of.hour)?, of.totals)),
+                Some((_, totals)) if is_on_disk(&of) => totals.add(of.totals),
+                _ => next = Some((of.hour, of.totals)),
             }
         }
         Ok(next)
@@ -144,23 +144,19 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
-    Hour::new(u64::from(hour)).ok_or(codec::Corrupt("an hour is out of range"))
-}
-
 /// The entries of both tallies, as of one moment between two commits.
 struct Copies {
     entries: Vec<UnflushedEntry>,
     /// Last positions of the active and the frozen tally.
     last: Position,
     frozen_last: Position,
-    cutoff: u32,
+    cutoff: Hour,
     grant: ViewGrant,
 }
 
-fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreError> {
+fn copy_tallies(inner: &Arc<Inner>, hours: HourRange) -> Result<Copies, StoreError> {
     let copy = |tally: &Tally, of_frozen, to: &mut Vec<UnflushedEntry>| {
-        let of_range = tally.ledger().filter(|(hour, _)| hours.contains(hour));
+        let of_range = tally.ledger().filter(|(hour, _)| hours.contains(*hour));
         to.extend(of_range.map(|(hour, totals)| UnflushedEntry {
             hour,
             of_frozen,
@@ -204,15 +200,12 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
 pub(super) struct DiskLedger<'a>(DBRawIteratorWithThreadMode<'a, DB>);
 
 impl Inner {
-    /// The entries on disk from `first` to `end` (exclusive).
-    pub(super) fn ledger_on_disk(
-        &self,
-        first: u32,
-        end: u32,
-    ) -> Result<DiskLedger<'_>, StoreError> {
+    /// The entries of these hours on disk.
+    pub(super) fn ledger_on_disk(&self, hours: HourRange) -> Result<DiskLedger<'_>, StoreError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(codec::ledger_key(first));
-        options.set_iterate_upper_bound(codec::ledger_key(end));
+        let (lower, upper) = codec::ledger_range_bounds(hours);
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
         options.fill_cache(false);
         let mut disk = self.db.raw_iterator_cf_opt(self.flows()?, options);
         disk.seek_to_first();
@@ -220,31 +213,31 @@ impl Inner {
     }
 
     /// The total of these entries, and their number.
-    pub(super) fn sum_on_disk(&self, first: u32, end: u32) -> Result<(Totals, u64), StoreError> {
-        let (mut sum, mut hours) = (Totals::default(), 0);
-        for entry in self.ledger_on_disk(first, end)? {
+    pub(super) fn sum_on_disk(&self, hours: HourRange) -> Result<(Totals, u64), StoreError> {
+        let (mut sum, mut count) = (Totals::default(), 0);
+        for entry in self.ledger_on_disk(hours)? {
             sum.add(entry?.1);
-            hours += 1;
+            count += 1;
         }
-        Ok((sum, hours))
+        Ok((sum, count))
     }
 }
 
 impl DiskLedger<'_> {
     /// The last hour that has an entry.
-    pub(super) fn last_hour(mut self) -> Result<Option<u32>, StoreError> {
+    pub(super) fn last_hour(mut self) -> Result<Option<Hour>, StoreError> {
         self.0.seek_to_last();
         Ok(self.next().transpose()?.map(|(hour, _)| hour))
     }
 }
 
 impl Iterator for DiskLedger<'_> {
-    type Item = Result<(u32, Totals), StoreError>;
+    type Item = Result<(Hour, Totals), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = match self.0.item() {
             Some((key, value)) => codec::decode_ledger_key(key)
-                .and_then(|hour| Ok((hour.get(), codec::decode_totals(value)?)))
+                .and_then(|hour| Ok((hour, codec::decode_totals(value)?)))
                 .map_err(StoreError::from),
             None => {
                 return Some(Err(self

@@ -8,7 +8,7 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use self_cell::self_cell;
 use tokio_util::sync::CancellationToken;
 
-use super::codec::{self, FlowKey, HOUR_BYTES};
+use super::codec::{self, FlowKey};
 use super::error::{StoreError, with_context};
 use super::position::Position;
 use super::run::Run;
@@ -45,15 +45,14 @@ impl OwnedIterator {
         let Some((key, value)) = self.borrow_dependent().item() else {
             return Ok(None);
         };
-        let suffix = key.get(HOUR_BYTES..).ok_or(Corrupt("a key is too short"))?;
-        Ok(Some((suffix, codec::decode_counters(value)?)))
+        Ok(Some((codec::suffix(key)?, codec::decode_counters(value)?)))
     }
 
     /// The hour of the current row and the rest of its key. `None` after the last row or on an error.
     #[inline]
-    fn key_parts(&self) -> Option<(u32, &[u8])> {
-        let (hour, suffix) = self.borrow_dependent().key()?.split_first_chunk()?;
-        Some((u32::from_be_bytes(*hour), suffix))
+    fn key_parts(&self) -> Result<Option<(Hour, &[u8])>, Corrupt> {
+        let key = self.borrow_dependent().key();
+        key.map(codec::split_hour).transpose()
     }
 
     #[inline]
@@ -68,7 +67,7 @@ impl OwnedIterator {
 
 /// A copy of a tally's entries of one hour.
 struct HourCopy {
-    hour: u32,
+    hour: Hour,
     /// The tally's last position.
     last: Position,
     entries: Vec<u8>,
@@ -89,9 +88,18 @@ impl HourCopy {
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     pub hour: Hour,
-    /// The part of its key after the hour: see [`codec::split_names`].
+    /// The part of its key after the hour: see [`flow::codec::split_names`].
     pub suffix: &'a [u8],
     pub counters: Counters,
+}
+
+impl StoredRow<'_> {
+    /// Appends its key.
+    #[inline]
+    pub fn push_key(&self, key: &mut Vec<u8>) {
+        codec::push_hour(key, self.hour);
+        key.extend_from_slice(self.suffix);
+    }
 }
 
 /// The rows of a [`Selection`] in key order, as of one moment between two commits.
@@ -100,12 +108,13 @@ pub struct StoredRow<'a> {
 /// keep it open.
 pub struct Scan {
     selection: Selection,
+    /// Before the first row, any.
     hour: Hour,
     disk: OwnedIterator,
     /// Whether the row on disk belongs to `hour`.
     disk_in_hour: bool,
     /// The hour of the row on disk, and the index of the selection's names that the scan has reached in it.
-    disk_at: (u32, usize),
+    disk_at: (Hour, usize),
     /// Copies of rows of `hour`, and their memory.
     runs: Vec<Run<Vec<u8>>>,
     run_bytes: usize,
@@ -203,10 +212,9 @@ impl Scan {
             // has nothing of that tally; otherwise the disk has all of the copy.
             copies.retain(|copied| copied.last > marker);
             copies.sort_by_key(|copied| copied.hour);
-            let start = selection.hour_range().start;
             return Ok(Scan {
-                hour: Hour::new(u64::from(start)).ok_or(Corrupt("no hour is that late"))?,
-                disk_at: (start, 0),
+                hour: Hour::FIRST,
+                disk_at: (Hour::FIRST, 0),
                 selection,
                 disk,
                 disk_in_hour: false,
@@ -305,18 +313,18 @@ impl Scan {
     #[inline]
     fn update_disk_position(&mut self) -> Result<(), StoreError> {
         self.disk_in_hour = if self.selection.has_names() {
-            self.seek_names()? == Some(self.hour.get())
+            self.seek_names()? == Some(self.hour)
         } else if self.selection.is_one_hour() {
             self.disk.borrow_dependent().valid()
         } else {
-            self.disk.key_parts().map(|(hour, _)| hour) == Some(self.hour.get())
+            self.disk.key_parts()?.map(|(hour, _)| hour) == Some(self.hour)
         };
         Ok(())
     }
 
     /// Seeks the next row with one of the selection's names. Returns its hour.
-    fn seek_names(&mut self) -> Result<Option<u32>, StoreError> {
-        while let Some((hour, suffix)) = self.disk.key_parts() {
+    fn seek_names(&mut self) -> Result<Option<Hour>, StoreError> {
+        while let Some((hour, suffix)) = self.disk.key_parts()? {
             if self.disk_at.0 != hour {
                 self.disk_at = (hour, 0);
             }
@@ -329,8 +337,10 @@ impl Scan {
                     self.disk_at.1 = at;
                     self.selection.seek_key(hour, at)
                 }
-                // No flow has hour `u32::MAX`.
-                KeyPosition::After => self.selection.seek_key(hour.saturating_add(1), 0),
+                KeyPosition::After => match hour.next() {
+                    Some(next) => self.selection.seek_key(next, 0),
+                    None => codec::hour_bounds(hour).1.to_vec(),
+                },
             };
             self.disk.seek(&key);
             self.limits.step()?;
@@ -346,7 +356,7 @@ impl Scan {
         let on_disk = if self.selection.has_names() {
             self.seek_names()?
         } else {
-            self.disk.key_parts().map(|(hour, _)| hour)
+            self.disk.key_parts()?.map(|(hour, _)| hour)
         };
         if on_disk.is_none() {
             self.disk.status().map_err(with_context("reading"))?;
@@ -355,7 +365,7 @@ impl Scan {
         let Some(hour) = on_disk.into_iter().chain(copied).min() else {
             return Ok(false);
         };
-        self.hour = Hour::new(u64::from(hour)).ok_or(Corrupt("a key's hour is out of range"))?;
+        self.hour = hour;
         self.disk_in_hour = on_disk == Some(hour);
         while self.later.front().is_some_and(|copied| copied.hour == hour)
             && let Some(copied) = self.later.pop_front()
@@ -381,7 +391,7 @@ fn copy_tallies(
             let frozen = tallies.frozen().cloned();
             let bytes: usize = tallies
                 .both()
-                .flat_map(|tally| tally.hour_arenas(hours.clone()))
+                .flat_map(|tally| tally.hour_arenas(hours))
                 .map(|(_, entries, rows)| {
                     HOUR_COPY_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
                 })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
+use flow::{Batch, BatchBuilder, Counters, Hour, HourRange, Totals};
 use flowtally::store::{Selection, Store};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -90,7 +90,7 @@ pub fn batch(flows: &[TestFlow]) -> Batch {
 
 /// The rows of an hour, straight from a store.
 pub fn ledger_of(store: &Store) -> impl Iterator<Item = (Hour, Totals)> {
-    store.ledger(0..u32::MAX).unwrap().map(Result::unwrap)
+    store.ledger(HourRange::ALL).unwrap().map(Result::unwrap)
 }
 
 pub fn scan(store: &Store, hour: u32) -> Vec<(Key, Counters)> {

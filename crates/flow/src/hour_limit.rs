@@ -67,7 +67,7 @@ impl HourLimit {
         if batch.hours().all(|hour| self.allows(hour)) {
             return Ok(());
         }
-        match batch.position(|hour| !self.allows(hour)) {
+        match batch.find_hour(|hour| !self.allows(hour)) {
             None => Ok(()), // unreachable: the ledger has the hours of the flows
             Some((index, hour)) => Err(TooFarAhead {
                 index,

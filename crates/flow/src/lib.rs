@@ -35,7 +35,7 @@ pub mod query;
 pub use counters::{Counters, Totals};
 pub use field::{Field, NAME_BYTES_MAX};
 pub use host_name::HostName;
-pub use hour::Hour;
+pub use hour::{Hour, HourRange};
 pub use hour_limit::{ClockBehind, HourLimit, TooFarAhead};
 pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;

@@ -89,7 +89,7 @@ impl LocalPartitions {
     /// The position of an open partition: the offset that is due next.
     pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
         let position = self.store(partition)?.position().ok()?;
-        Offset::try_from(position.get()).ok()
+        position.next_offset().ok()
     }
 
     /// The positions of all open partitions.
@@ -112,7 +112,7 @@ impl LocalPartitions {
         progress: &Progress,
     ) -> Option<ReadablePartition> {
         let store = self.store(partition)?;
-        let position = Offset::try_from(store.position().ok()?.get()).ok()?;
+        let position = store.position().ok()?.next_offset().ok()?;
         let end = progress.end?;
         let revocation = match self.0.lock().get_mut(&partition)? {
             State::Open {

@@ -162,7 +162,7 @@ impl ScatterGather {
         let peers = &self.0.peers;
         let responses = self.ask_peers(&mut placement, cancel, async |url, partitions| {
             peers
-                .hours(url, partitions, &query.hours, cancel.clone())
+                .hours(url, partitions, query.hours, cancel.clone())
                 .await
         })?;
         let mut of_peers = Vec::new();
@@ -172,7 +172,7 @@ impl ScatterGather {
         }
         hours.coverage = placement.coverage(of_peers, query.partial)?;
         for (_, readable) in placement.local {
-            hours.add_store(&readable.store, query.hours.clone())?;
+            hours.add_store(&readable.store, query.hours)?;
             hours.revocations.push(readable.revocation);
         }
         Ok(())

@@ -1,16 +1,13 @@
 //! The query for hours, and the rows of its response.
 
-use std::ops::Range;
-
 use serde::Deserialize;
 
-use crate::Partition;
+use crate::{HourRange, Partition};
 
 /// A query for hours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoursQuery {
-    /// `end` is exclusive.
-    pub hours: Range<u32>,
+    pub hours: HourRange,
     /// Only these partitions, which must be on this node; `None` means all partitions on all nodes.
     pub partitions: Option<Vec<Partition>>,
     /// Leave out partitions that no node serves, instead of failing.
@@ -20,7 +17,7 @@ pub struct HoursQuery {
 impl HoursQuery {
     /// All hours.
     pub const ALL: HoursQuery = HoursQuery {
-        hours: 0..u32::MAX,
+        hours: HourRange::ALL,
         partitions: None,
         partial: false,
     };

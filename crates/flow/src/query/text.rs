@@ -1,12 +1,11 @@
 //! Queries as text: the parameters of `GET /flows` and `GET /hours`, as written by clients and between nodes.
 
 use std::fmt::Write as _;
-use std::ops::Range;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::{Columns, HoursQuery, Query, Sort, SortBy};
-use crate::{Field, Hour, NAME_BYTES_MAX};
+use crate::{Field, Hour, HourRange, NAME_BYTES_MAX};
 
 /// Maximum number of rows of a page.
 const LIMIT_MAX: usize = 100_000;
@@ -33,7 +32,7 @@ pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
     let (mut from, mut to, mut partial) = (None, None, None);
     for (name, value) in parse(query)? {
         match &*name {
-            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?)?,
             "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
             "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
             "" if value.is_empty() => {}
@@ -52,12 +51,14 @@ pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
 }
 
 /// The hours from `from` to `to` (exclusive).
-fn range(from: Option<u32>, to: Option<u32>) -> Result<Range<u32>, BadQuery> {
-    let hours = from.unwrap_or(0)..to.unwrap_or(u32::MAX);
+fn range(from: Option<Hour>, to: Option<u32>) -> Result<HourRange, BadQuery> {
+    let from = from.unwrap_or(Hour::FIRST);
+    let hours = HourRange::from(from.get()..to.unwrap_or(HourRange::ALL.end()));
     if hours.is_empty() {
         return Err(bad(format!(
             "from is {} and to is {}; to is exclusive, so it has to be greater",
-            hours.start, hours.end
+            hours.start(),
+            hours.end()
         )));
     }
     Ok(hours)
@@ -84,11 +85,11 @@ pub fn parse_flows_of_peer(query: &str) -> Result<Query, BadQuery> {
 fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
     let (mut hour, mut from, mut to) = (None, None, None);
     let (mut group_by, mut limit, mut partial) = (None, None, None);
-    let mut asked = Query::all_of(0..0);
+    let mut asked = Query::all_of(HourRange::ALL);
     for (name, value) in parse(query)? {
         match &*name {
             "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
-            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?)?,
             // The end is exclusive, so it need not be a valid hour.
             "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
             "src_app" => asked.filter.src_apps.push(value.into()),
@@ -109,7 +110,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         }
     }
     asked.hours = match (hour, from, to) {
-        (Some(hour), None, None) => hour.get()..hour.get() + 1,
+        (Some(hour), None, None) => hour.into(),
         (Some(_), ..) => {
             return Err(bad(
                 "hour selects one hour, from and to select a range; give one or the other",
@@ -170,8 +171,8 @@ pub fn write_flows(query: &Query) -> String {
         let value = utf8_percent_encode(value, ESCAPED).to_string();
         let _infallible = write!(text, "{name}={}&", value.replace(' ', "+"));
     };
-    add("from", &query.hours.start.to_string());
-    add("to", &query.hours.end.to_string());
+    add("from", &query.hours.start().to_string());
+    add("to", &query.hours.end().to_string());
     let filter = &query.filter;
     for (name, values) in [
         ("src_app", &filter.src_apps),
@@ -209,10 +210,10 @@ pub fn write_flows(query: &Query) -> String {
 }
 
 /// Writes the hours of `query` as parameters that [`parse_hours`] reads; nothing for all hours.
-pub fn write_hours(hours: &Range<u32>) -> String {
-    match *hours == HoursQuery::ALL.hours {
+pub fn write_hours(hours: HourRange) -> String {
+    match hours == HourRange::ALL {
         true => String::new(),
-        false => format!("from={}&to={}", hours.start, hours.end),
+        false => format!("from={}&to={}", hours.start(), hours.end()),
     }
 }
 
@@ -325,7 +326,7 @@ mod tests {
         }
         for text in ["", "from=3", "to=9", "from=3&to=9"] {
             let hours = parse_hours(text).unwrap().hours;
-            assert_eq!(parse_hours(&write_hours(&hours)).unwrap().hours, hours);
+            assert_eq!(parse_hours(&write_hours(hours)).unwrap().hours, hours);
         }
     }
 

@@ -1,14 +1,11 @@
 //! The types of a query.
 
-use std::ops::Range;
-
-use crate::{Counters, Field, Partition};
+use crate::{Counters, Field, HourRange, Partition};
 
 /// A query: which rows, grouped by which columns, in which order, and how many of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// The hours; `end` is exclusive and may be one more than the last possible hour.
-    pub hours: Range<u32>,
+    pub hours: HourRange,
     pub filter: Filter,
     /// The columns to group by: rows that agree in them are added up.
     pub columns: Columns,
@@ -27,7 +24,7 @@ pub struct Query {
 
 impl Query {
     /// All rows of `hours`.
-    pub fn all_of(hours: Range<u32>) -> Query {
+    pub fn all_of(hours: HourRange) -> Query {
         Query {
             hours,
             filter: Filter::default(),

@@ -304,7 +304,7 @@ impl<'a> Checkpoints<'a> {
 
 fn position(store: &Store) -> Result<Offset, String> {
     let position = store.position().map_err(|e| e.to_string())?;
-    Offset::try_from(position.get()).map_err(|e| e.to_string())
+    position.next_offset().map_err(|e| e.to_string())
 }
 
 /// A path beside `path`, at which no store is opened.

@@ -6,12 +6,10 @@
 //! | `/partitions/hours` | `p=0,3` and those of `GET /hours` | JSON as of `GET /hours`, of these partitions |
 //! | `/partitions/applied` | `upto=0:17,3:5` | 204 when the sums of these partitions include everything up to these offsets; 503 if that takes too long |
 
-use std::ops::Range;
-
 use crate::service::PEER_PATH_PREFIX;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query, text};
-use flow::{Offset, Partition};
+use flow::{HourRange, Offset, Partition};
 
 const ROWS: &str = "rows";
 const HOURS: &str = "hours";
@@ -36,7 +34,7 @@ impl Request {
     }
 
     /// The target of a request for hours.
-    pub fn hours(partitions: &[Partition], hours: &Range<u32>) -> String {
+    pub fn hours(partitions: &[Partition], hours: HourRange) -> String {
         let target = format!(
             "{PEER_PATH_PREFIX}{HOURS}?{PARTITIONS}={}",
             list(partitions)
@@ -156,13 +154,13 @@ mod tests {
         let rows = Request::rows(&partitions, &query);
         query.partitions = Some(partitions.to_vec());
         assert_eq!(parse(&rows), Ok(Request::Rows(query)));
-        for hours in [HoursQuery::ALL.hours, 3..9] {
+        for hours in [HourRange::ALL, (3..9).into()] {
             let expected = Request::Hours(HoursQuery {
-                hours: hours.clone(),
+                hours,
                 partitions: Some(partitions.to_vec()),
                 partial: true,
             });
-            assert_eq!(parse(&Request::hours(&partitions, &hours)), Ok(expected));
+            assert_eq!(parse(&Request::hours(&partitions, hours)), Ok(expected));
         }
         let upto: Vec<_> = partitions.into_iter().zip(offsets).collect();
         assert_eq!(Request::applied(&upto), "/partitions/applied?upto=0:17,3:5");
