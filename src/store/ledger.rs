@@ -13,10 +13,10 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{StoreError, with_context};
-use super::position::Position;
-use super::scan::{OwnedIterator, ScanLimits, open_iterator};
+use super::scan::ScanLimits;
 use super::tally::Tally;
-use super::views::ViewGrant;
+use super::view::{OwnedIterator, View, ViewOf};
+use super::view_budget::ViewGrant;
 use super::{Inner, Store, codec};
 use flow::{Hour, HourRange, Totals};
 
@@ -37,7 +37,6 @@ pub struct Ledger {
 #[derive(Clone, Copy)]
 struct UnflushedEntry {
     hour: Hour,
-    of_frozen: bool,
     totals: Totals,
 }
 
@@ -50,36 +49,22 @@ impl Store {
 
 impl Ledger {
     fn open(inner: &Arc<Inner>, hours: HourRange) -> Result<Ledger, StoreError> {
-        inner.visibility.between_drops(|drop_seq| {
-            // Copy the tallies first, then open the iterator; the marker tells what is in both, as in a scan.
-            let copies = copy_tallies(inner, hours)?;
-            let kept = hours.since(copies.cutoff);
-            let (lower, upper) = codec::ledger_range_bounds(kept);
-            let (disk, marker) = open_iterator(inner, &lower, &upper, false)?;
-            let mut unflushed = copies.entries;
-            unflushed.retain(|of| {
-                let last = if of.of_frozen {
-                    copies.frozen_last
-                } else {
-                    copies.last
-                };
-                last > marker && kept.contains(of.hour)
-            });
-            unflushed.sort_unstable_by_key(|of| of.hour);
-            unflushed.dedup_by(|later, kept| {
-                let is_same = later.hour == kept.hour;
-                if is_same {
-                    kept.totals.add(later.totals);
-                }
-                is_same
-            });
-            Ok(Ledger {
-                disk,
-                unflushed: unflushed.into_iter().peekable(),
-                tag: inner.visibility.tag(copies.last, drop_seq),
-                limits: ScanLimits::default(),
-                _grant: copies.grant,
-            })
+        let view = View::open(inner, &mut LedgerOf(hours))?;
+        let mut unflushed: Vec<UnflushedEntry> = view.copies.into_iter().flatten().collect();
+        unflushed.sort_unstable_by_key(|of| of.hour);
+        unflushed.dedup_by(|later, kept| {
+            let is_same = later.hour == kept.hour;
+            if is_same {
+                kept.totals.add(later.totals);
+            }
+            is_same
+        });
+        Ok(Ledger {
+            disk: view.disk,
+            unflushed: unflushed.into_iter().peekable(),
+            tag: view.tag,
+            limits: ScanLimits::default(),
+            _grant: view.grant,
         })
     }
 
@@ -144,55 +129,31 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-/// The entries of both tallies, as of one moment between two commits.
-struct Copies {
-    entries: Vec<UnflushedEntry>,
-    /// Last positions of the active and the frozen tally.
-    last: Position,
-    frozen_last: Position,
-    cutoff: Hour,
-    grant: ViewGrant,
-}
+/// Copies the unflushed entries of a range of hours.
+struct LedgerOf(HourRange);
 
-fn copy_tallies(inner: &Arc<Inner>, hours: HourRange) -> Result<Copies, StoreError> {
-    let copy = |tally: &Tally, of_frozen, to: &mut Vec<UnflushedEntry>| {
-        let of_range = tally.ledger().filter(|(hour, _)| hours.contains(*hour));
-        to.extend(of_range.map(|(hour, totals)| UnflushedEntry {
-            hour,
-            of_frozen,
-            totals,
-        }));
-    };
-    let mut bytes = 0;
-    loop {
-        // Reserve without the lock, since this may block.
-        let grant = ViewGrant::reserve(inner, bytes)?;
-        let tallies = inner.tallies()?;
-        let frozen = tallies.frozen().cloned();
-        let of_frozen = frozen.as_deref().map_or(0, |tally| tally.hours_in(hours));
-        let entries = tallies.active().hours_in(hours) + of_frozen;
-        let needed = entries * size_of::<UnflushedEntry>();
-        if !grant.covers(needed, &inner.views) {
-            // Reserve more than needed, since the tallies grow meanwhile.
-            bytes = needed + needed / 8;
-            continue;
-        }
-        let mut copies = Vec::with_capacity(entries);
-        copy(tallies.active(), false, &mut copies);
-        let last = tallies.active().last();
-        let cutoff = inner.retention.cutoff();
-        drop(tallies);
-        let frozen_last = frozen.as_deref().map_or(Position::ZERO, Tally::last);
-        frozen
-            .iter()
-            .for_each(|tally| copy(tally, true, &mut copies));
-        return Ok(Copies {
-            entries: copies,
-            last,
-            frozen_last,
-            cutoff,
-            grant,
-        });
+impl ViewOf for LedgerOf {
+    type Copy = Vec<UnflushedEntry>;
+
+    fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize {
+        tally.hours_in(self.0.since(cutoff)) * size_of::<UnflushedEntry>()
+    }
+
+    fn copy(&self, tally: &Tally, cutoff: Hour) -> Vec<UnflushedEntry> {
+        let hours = self.0.since(cutoff);
+        let mut copy = Vec::with_capacity(tally.hours_in(hours));
+        let entries = tally.ledger().filter(|(hour, _)| hours.contains(*hour));
+        copy.extend(entries.map(|(hour, totals)| UnflushedEntry { hour, totals }));
+        copy
+    }
+
+    fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+        let (lower, upper) = codec::ledger_range_bounds(self.0.since(cutoff));
+        (lower.to_vec(), upper.to_vec())
+    }
+
+    fn seeks(&self) -> bool {
+        false
     }
 }
 

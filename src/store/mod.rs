@@ -4,7 +4,7 @@
 //! large or old, it is frozen, and the flusher thread writes its rows and the **marker** (the last journal position
 //! that they contain) into one file, which RocksDB ingests atomically ([`flush`]). Sums and marker therefore always
 //! agree: after a crash, the journal is replayed from the marker. Readers ([`scan`]) apply the same rule, so that
-//! they see every acknowledged batch exactly once during a flush.
+//! they see every acknowledged batch exactly once during a flush ([`view`]).
 //!
 //! # Parts
 //!
@@ -18,7 +18,7 @@
 //! | compactor | its requests; the result of the last audit | [`compact`], [`audit`] |
 //! | retention | cutoff, clock | [`retention`] |
 //! | receipts | which ones compaction drops | [`receipts`] |
-//! | views | memory for copies of unflushed rows | [`views`] |
+//! | views | memory for copies of unflushed rows | [`view_budget`] |
 //! | journal memtable | its size | [`journal`] |
 //! | health | last write, free space, files that must be there | [`health`] |
 //!
@@ -64,7 +64,8 @@ mod tallies;
 mod tally;
 mod torn;
 mod verify;
-mod views;
+mod view;
+mod view_budget;
 mod visibility;
 mod wal;
 
@@ -105,7 +106,7 @@ use journal::{Journal, JournalMemtable};
 use receipts::ReceiptExpiry;
 use retention::RetentionState;
 use tallies::Tallies;
-use views::ViewBudget;
+use view_budget::ViewBudget;
 use visibility::Visibility;
 
 /// An open data directory. Dropping it stops its threads. No data is lost: batches that are not flushed are in the

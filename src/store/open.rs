@@ -15,7 +15,7 @@ use super::journal::JournalMemtable;
 use super::retention::RetentionState;
 use super::rocks::RocksOptions;
 use super::tallies::Tallies;
-use super::views::ViewBudget;
+use super::view_budget::ViewBudget;
 use super::visibility::Visibility;
 use super::{DataDir, Inner, Store, StoreError, StoreOptions, wal};
 

@@ -247,7 +247,11 @@ impl Inner {
     ) -> Result<(), StoreError> {
         self.visibility.during_drop(|| {
             let ingested = ingest();
-            let left = self.sum_on_disk(hours);
+            // If it succeeded, nothing is left, since the caller holds the write lock.
+            let left = match &ingested {
+                Ok(()) => Ok((Totals::default(), 0)),
+                Err(_) => self.sum_on_disk(hours),
+            };
             let noted = left.and_then(|left| {
                 self.tallies()?.drop_on_disk(held, left);
                 Ok(())

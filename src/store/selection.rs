@@ -81,7 +81,7 @@ impl Selection {
     }
 
     /// The range of keys to read (end exclusive), without hours before `cutoff`.
-    pub(super) fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn key_bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
         let (lower, upper) = codec::range_bounds(self.hours.since(cutoff));
         let (lower, upper) = (lower.to_vec().max(self.first.clone()), upper.to_vec());
         (lower.min(upper.clone()), upper)
@@ -175,8 +175,8 @@ mod tests {
         let start_of = |of| codec::encode_hour(hour(of)).to_vec();
         let first = [start_of(5).as_slice(), b"b"].concat();
         let selection = hours().starting_at(first.clone());
-        assert_eq!(selection.bounds(Hour::FIRST), (first, start_of(9)));
-        assert_eq!(selection.bounds(hour(6)).0, start_of(6));
+        assert_eq!(selection.key_bounds(Hour::FIRST), (first, start_of(9)));
+        assert_eq!(selection.key_bounds(hour(6)).0, start_of(6));
         let taken = [(4, b"z"), (5, b"a"), (5, b"b"), (6, b"a")];
         let taken = taken.map(|(of, suffix)| selection.matches(hour(of), suffix));
         assert_eq!(taken, [false, false, true, true]);

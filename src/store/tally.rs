@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::arena::{self, PREFETCH_ENTRIES};
 use super::codec::{Corrupt, Receipt};
 use super::position::Position;
-use super::run::Run;
+use super::run::SortedRun;
 use flow::{Batch, Counters, Hour, HourRange, IdempotencyKey, KeyHasher, Totals, ValidBatch};
 
 /// A tally may have as many hours as flows.
@@ -264,12 +264,12 @@ impl Tally {
     }
 
     /// Its hours in ascending order, each with its rows in key order.
-    pub fn runs(&self) -> impl Iterator<Item = (Hour, Run<&[u8]>)> {
+    pub fn runs(&self) -> impl Iterator<Item = (Hour, SortedRun<&[u8]>)> {
         let mut hours: Vec<&HourTally> = self.hours.iter().collect();
         hours.sort_unstable_by_key(|h| h.hour);
         hours
             .into_iter()
-            .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
+            .map(|h| (h.hour, SortedRun::sort(h.arena.as_slice(), h.keys)))
     }
 
     /// Its ledger entries, unordered.
@@ -298,7 +298,7 @@ impl Tally {
         }
     }
 
-    /// For each of `hours` that has rows, in no order: its arena, to be sorted by [`Run::sort`], and the number of
+    /// For each of `hours` that has rows, in no order: its arena, to be sorted by [`SortedRun::sort`], and the number of
     /// rows.
     pub(super) fn hour_arenas(
         &self,
