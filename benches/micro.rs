@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use flow::codec::FlowKey;
 use flow::decode::{Format, decode};
 use flow::query::Query;
-use flow::{Batch, BatchBuilder, Counters, Hour};
-use flowtally::query::{EncodedRows, Encoding, Engine, QueryLimits, Row, RowFormat};
+use flow::{Batch, BatchBuilder, Counters, Encoding, Hour};
+use flowtally::query::{EncodedRows, Engine, QueryLimits, Row, RowFormat};
 use flowtally::store::{Durability, Position, Selection, Store, StoreOptions, Tally};
 
 /// Whether to measure, or just to run.

@@ -6,13 +6,13 @@ use std::ops::ControlFlow;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Export, ExportFormat, Location};
-use crate::query::{EncodedRows, Encoding, Engine, QueryLimits, RowFormat};
+use crate::query::{EncodedRows, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
 use agent::client::{Client, describe_read_error};
 use agent::command::connect;
 use agent::terminal::Style;
 use flow::query::{HoursQuery, Query};
-use flow::{Field, Hour, HourRange, Totals};
+use flow::{Encoding, Field, Hour, HourRange, Totals};
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (

@@ -13,7 +13,7 @@ use warp::http::header;
 use super::api::Api;
 use super::error::Problem;
 use crate::ingest::{Admission, Permit};
-use crate::query::Encoding;
+use flow::Encoding;
 use flow::decode::lookalikes;
 use flow::gzip::Gzip;
 

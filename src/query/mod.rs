@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use bounds::{QueryLimits, deadline_after};
 pub use coverage::Coverage;
-pub use encode::{EncodedRows, Encoding, JsonItems, RowEncoder, RowFormat};
+pub use encode::{EncodedRows, JsonItems, RowEncoder, RowFormat};
 pub use hours::{HourSource, Hours};
 pub use merge::{QuerySources, RowSource};
 pub use row::Row;

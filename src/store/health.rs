@@ -104,9 +104,9 @@ pub(super) struct Health {
     last_write: AtomicU8,
     /// Whether less than the reserve is free.
     space_is_low: AtomicBool,
-    /// In bytes.
-    pub(super) free: AtomicU64,
-    pub(super) reserve: AtomicU64,
+    /// In bytes, at the last check.
+    free: AtomicU64,
+    reserve: AtomicU64,
 }
 
 /// What is at the path of the data directory.
@@ -250,6 +250,12 @@ impl Health {
     /// Whether less than the reserve was free at the last check.
     pub(super) fn space_is_low(&self) -> bool {
         self.space_is_low.load(Ordering::Relaxed)
+    }
+
+    /// Free bytes of the disk at the last check, and how many of them are the reserve.
+    pub(super) fn free_and_reserve(&self) -> (u64, u64) {
+        let of = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        (of(&self.free), of(&self.reserve))
     }
 
     /// Updates the free space of the disk of `path`, and logs changes. The default `reserve` is a twentieth of the

@@ -10,6 +10,7 @@
 //! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.
 
 mod counters;
+mod encoding;
 mod field;
 mod host_name;
 mod hour;
@@ -33,6 +34,7 @@ pub mod headers;
 pub mod query;
 
 pub use counters::{Counters, Totals};
+pub use encoding::Encoding;
 pub use field::{Field, NAME_BYTES_MAX};
 pub use host_name::HostName;
 pub use hour::{Hour, HourRange};

@@ -124,13 +124,10 @@ impl ScatterGather {
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
         }
-        let for_peer = query.for_peer();
         let peers = &self.0.peers;
         let responses = self.ask_peers(&mut placement, cancel, async |url, partitions| {
             let cancel = cancel.clone();
-            peers
-                .rows(url, partitions, &for_peer, time_max, cancel)
-                .await
+            peers.rows(url, partitions, query, time_max, cancel).await
         })?;
         let (mut sources, mut of_peers) = (QuerySources::default(), Vec::new());
         for response in responses {

@@ -8,7 +8,7 @@ use super::{Columns, HoursQuery, Query, Sort, SortBy};
 use crate::{Field, Hour, HourRange, NAME_BYTES_MAX};
 
 /// Maximum number of rows of a page.
-const LIMIT_MAX: usize = 100_000;
+pub const LIMIT_MAX: usize = 100_000;
 /// Maximum number of names per filter.
 const NAMES_MAX: usize = 64;
 
@@ -77,12 +77,8 @@ pub fn parse_flows(query: &str) -> Result<Query, BadQuery> {
     parse_flows_upto(query, LIMIT_MAX)
 }
 
-/// Reads the parameters of a query from a peer, which may ask for one row more to see whether there is one.
-pub fn parse_flows_of_peer(query: &str) -> Result<Query, BadQuery> {
-    parse_flows_upto(query, LIMIT_MAX + 1)
-}
-
-fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
+/// Reads the parameters of `GET /flows`, of which `limit` can be up to `limit_max`.
+pub fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
     let (mut hour, mut from, mut to) = (None, None, None);
     let (mut group_by, mut limit, mut partial) = (None, None, None);
     let mut asked = Query::all_of(HourRange::ALL);
@@ -164,7 +160,7 @@ const ESCAPED: &AsciiSet = &(CONTROLS.add(b'"').add(b'#').add(b'%').add(b'&'))
     .add(b'>')
     .add(b'`');
 
-/// Writes `query` as parameters that [`parse_flows_of_peer`] reads.
+/// Writes `query` as parameters that [`parse_flows`] reads.
 pub fn write_flows(query: &Query) -> String {
     let mut text = String::new();
     let mut add = |name: &str, value: &str| {
@@ -318,11 +314,7 @@ mod tests {
             "from=0&group_by=vpc_id,hour&sort=bytes&limit=1&cursor=AbC-_&partial=true",
         ] {
             let query = parse_flows(text).unwrap();
-            assert_eq!(
-                parse_flows_of_peer(&write_flows(&query)),
-                Ok(query),
-                "{text}"
-            );
+            assert_eq!(parse_flows(&write_flows(&query)), Ok(query), "{text}");
         }
         for text in ["", "from=3", "to=9", "from=3&to=9"] {
             let hours = parse_hours(text).unwrap().hours;

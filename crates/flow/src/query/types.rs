@@ -36,21 +36,6 @@ impl Query {
             partial: false,
         }
     }
-
-    /// The query to send to a peer. Its response contains all rows that may be in the overall response, plus one,
-    /// which shows whether another page follows.
-    pub fn for_peer(&self) -> Query {
-        let mut part = self.clone();
-        // The response then names the missing partitions.
-        part.partial = true;
-        // A group may have flows in several partitions; a row is in exactly one.
-        let chooses = self.sort.is_none() || self.columns == Columns::ALL;
-        part.limit = self.limit.filter(|_| chooses).map(|limit| limit + 1);
-        if part.limit.is_none() {
-            (part.sort, part.cursor) = (None, None);
-        }
-        part
-    }
 }
 
 /// A set of the fields that identify a row.

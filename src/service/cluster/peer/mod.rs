@@ -1,12 +1,13 @@
 //! The protocol between the nodes of a cluster: HTTP, on the port that clients use, with a token of its own. Both
 //! directions of each part of it are side by side:
 //!
-//! - `request` has paths and parameters: what one node writes, and another reads.
+//! - `request` has paths and parameters, and which query an answer needs: what one node writes, and another reads.
 //! - `frames` encodes and decodes rows; `hours` decodes hours.
 //! - `client` sends requests, over connections that `tls` describes, and `body` receives responses.
 //!
 //! Parameters and headers that clients use too are in [`query::text`](flow::query::text) and
-//! [`Coverage`](crate::query::Coverage), and an hour's row is [`HourRow`](flow::query::HourRow).
+//! [`Coverage`](crate::query::Coverage), and an hour's row is [`HourRow`](flow::query::HourRow), written and read. Requests
+//! reach this module through [`Service::peer_request`](crate::service::Service::peer_request).
 
 mod body;
 mod client;
