@@ -9,8 +9,8 @@ use std::ops::{ControlFlow, Range};
 
 use hashbrown::HashTable;
 
-use super::QueryError;
 use super::bounds::MemoryReservation;
+use super::{FilteredScan, QueryError};
 use crate::store::StoredRow;
 use flow::codec;
 use flow::query::Columns;
@@ -55,9 +55,33 @@ impl Groups {
         }
     }
 
+    /// Adds up the rows of `matching`, and passes groups in key order to `each` until it breaks or they end: the key of a
+    /// group, which is a row's key without the omitted columns, and its sums. Returns whether they have ended.
+    #[inline]
+    pub(super) fn for_each_group(
+        &mut self,
+        matching: &mut FilteredScan,
+        mut each: impl FnMut(&[u8], Counters) -> Result<ControlFlow<()>, QueryError>,
+    ) -> Result<bool, QueryError> {
+        loop {
+            while let Some((key, counters)) = self.next_group() {
+                if each(key, counters)?.is_break() {
+                    return Ok(false);
+                }
+            }
+            if self.ended {
+                return Ok(true);
+            }
+            self.start_next()?;
+            self.ended = matching.for_each_row(|row| self.add(row))?;
+            self.table.sort();
+            self.next = 0;
+        }
+    }
+
     /// Adds a row. Breaks at the first row of the next table; the groups of this one are complete then.
     #[inline]
-    pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
+    fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
         if self.table.is_empty() {
             self.set_prefix(row.hour, row.suffix)?;
         } else if !self.belongs(row) {
@@ -68,16 +92,8 @@ impl Groups {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Completes the table; `ended` if there are no more rows at all.
-    pub(super) fn finish(&mut self, ended: bool) {
-        self.ended = ended;
-        self.table.sort();
-        self.next = 0;
-    }
-
-    /// The next group in key order: its key, which is a row's key without the omitted columns, and its sums. `None`
-    /// after the last.
-    pub(super) fn next_group(&mut self) -> Option<(&[u8], Counters)> {
+    /// The next group of the table; `None` after the last.
+    fn next_group(&mut self) -> Option<(&[u8], Counters)> {
         let (trailing, counters) = self.table.get(self.next)?;
         self.next += 1;
         self.key.clear();
@@ -97,13 +113,8 @@ impl Groups {
         (self.leading..4).any(|at| self.columns.has_at(at))
     }
 
-    /// Whether there are no groups after those in the table.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
     /// Clears the table and starts the next one with the pending row.
-    pub(super) fn start_next(&mut self) -> Result<(), QueryError> {
+    fn start_next(&mut self) -> Result<(), QueryError> {
         self.table.clear();
         if let Some((hour, suffix, counters)) = self.pending.take() {
             self.set_prefix(hour, &suffix)?;

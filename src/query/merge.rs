@@ -76,19 +76,12 @@ impl RowSource for LocalRows {
             })?;
             return Ok(!ended);
         };
-        loop {
-            if let Some((group_key, sums)) = groups.next_group() {
-                key.extend_from_slice(group_key);
-                *counters = sums;
-                return Ok(true);
-            }
-            if groups.has_ended() {
-                return Ok(false);
-            }
-            groups.start_next()?;
-            let ended = self.matching.for_each_row(|row| groups.add(row))?;
-            groups.finish(ended);
-        }
+        let ended = groups.for_each_group(&mut self.matching, |group, sums| {
+            key.extend_from_slice(group);
+            *counters = sums;
+            Ok(break_if(true))
+        })?;
+        Ok(!ended)
     }
 
     fn row(&self) -> (&[u8], Counters) {

@@ -244,17 +244,11 @@ fn rank_all(
         })?;
         return Ok(ranking.finish());
     };
-    loop {
-        let ended = matching.for_each_row(|row| groups.add(row))?;
-        groups.finish(ended);
-        while let Some((key, counters)) = groups.next_group() {
-            ranking.push(key, counters)?;
-        }
-        if groups.has_ended() || ranking.is_complete() {
-            return Ok(ranking.finish());
-        }
-        groups.start_next()?;
-    }
+    groups.for_each_group(matching, |key, counters| {
+        ranking.push(key, counters)?;
+        Ok(break_if(ranking.is_complete()))
+    })?;
+    Ok(ranking.finish())
 }
 
 /// The rows of a scan that match a filter.
@@ -409,32 +403,12 @@ impl Rows {
                         let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
                         Ok(each(&Row::whole(&key, stored.counters)))
                     }),
-                    Some(groups) => stream(columns, matching, groups, each),
+                    Some(groups) => groups.for_each_group(matching, |key, counters| {
+                        Ok(each(&row::decode(columns, key)?.row(counters)))
+                    }),
                 }
             }
         }
-    }
-}
-
-/// [`Rows::read`] of groups.
-fn stream(
-    columns: Columns,
-    matching: &mut FilteredScan,
-    groups: &mut Groups,
-    mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
-) -> Result<bool, QueryError> {
-    loop {
-        while let Some((key, counters)) = groups.next_group() {
-            if each(&row::decode(columns, key)?.row(counters)).is_break() {
-                return Ok(false);
-            }
-        }
-        if groups.has_ended() {
-            return Ok(true);
-        }
-        groups.start_next()?;
-        let ended = matching.for_each_row(|row| groups.add(row))?;
-        groups.finish(ended);
     }
 }
 
