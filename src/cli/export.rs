@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Export, ExportFormat, Location};
+use crate::config::{DataLocation, Export, ExportFormat};
 use crate::query::{EncodedRows, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
 use agent::client::{Client, describe_read_error};
@@ -25,8 +25,10 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         ));
     }
     let source = match &arguments.location {
-        Location::Service(url) => RowsFrom::Service(connect::client(url, &arguments.credentials)?),
-        Location::Stopped(dir) => {
+        DataLocation::Service(url) => {
+            RowsFrom::Service(connect::client(url, &arguments.credentials)?)
+        }
+        DataLocation::Stopped(dir) => {
             let store = Store::open_read_only(dir).map_err(|e| e.to_string())?;
             RowsFrom::Stopped(store, Engine::new(QueryLimits::NONE))
         }

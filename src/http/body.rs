@@ -37,7 +37,7 @@ pub(super) async fn receive(
 ) -> Result<(Vec<u8>, Permit), Problem> {
     let bytes_max = api.limits.body_bytes_max;
     let too_large = || Problem::BodyTooLarge { bytes_max };
-    check_transfer_encoding(headers)?;
+    refuse_other_transfer_codings(headers)?;
     let mut permit = Permit::default();
     let mut body = Vec::new();
     // Hyper has checked the header's form; it refuses two that differ.
@@ -107,7 +107,7 @@ pub(super) async fn receive(
 }
 
 /// Hyper undoes chunks, and passes over other transfer codings as if they were not there.
-fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+fn refuse_other_transfer_codings(headers: &HeaderMap) -> Result<(), Problem> {
     for value in headers.get_all(header::TRANSFER_ENCODING) {
         if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Problem::ContentEncoding {

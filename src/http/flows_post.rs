@@ -52,7 +52,7 @@ async fn receive_batch(
         .authorize(Permission::Write, headers, request.context)?;
     let service = api.opened()?;
     service.admit_batch()?;
-    let until_visible = parameters::wait(request.query)?;
+    let until_visible = parameters::parse_wait(request.query)?;
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;

@@ -156,7 +156,7 @@ impl MergedRows {
 
     /// The next row in key order.
     pub(super) fn next(&mut self) -> Result<Option<(&[u8], Counters)>, QueryError> {
-        self.check_limits()?;
+        self.enforce_limits()?;
         if !self.started {
             self.started = true;
             for source in 0..self.sources.len() {
@@ -193,7 +193,7 @@ impl MergedRows {
     }
 
     /// Checks deadline and cancellation for rows of other nodes; scans of stores check them themselves.
-    fn check_limits(&mut self) -> Result<(), QueryError> {
+    fn enforce_limits(&mut self) -> Result<(), QueryError> {
         self.rows_until_check -= 1;
         if self.rows_until_check > 0 {
             return Ok(());

@@ -141,7 +141,7 @@ impl Inner {
         if now_ms >= health.next_check_ms.load(Ordering::Relaxed) {
             let next_ms = now_ms + CHECK_INTERVAL.as_millis() as u64;
             health.next_check_ms.store(next_ms, Ordering::Relaxed);
-            health.check_location(&self.dir, &self.db);
+            health.update_is_gone(&self.dir, &self.db);
         }
         if health.is_gone.load(Ordering::Relaxed) {
             let path = self.dir.path().to_owned();
@@ -211,7 +211,7 @@ impl Health {
             .unwrap_or(WriteHealth::Failing)
     }
 
-    fn check_location(&self, dir: &DataDir, db: &DB) {
+    fn update_is_gone(&self, dir: &DataDir, db: &DB) {
         let place = self.dir_state(dir, db);
         let is_gone = !matches!(place, Ok(DirState::All));
         if self.is_gone.swap(is_gone, Ordering::Relaxed) == is_gone {

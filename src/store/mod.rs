@@ -94,7 +94,7 @@ pub use tally::{Tally, batch_memory_bytes};
 pub use verify::{Fault, Verified, verify};
 pub use wal::truncate_torn_writes;
 #[cfg(fuzzing)]
-pub use {merge::check_merge, tally::check_replay};
+pub use {merge::assert_merge_associates, tally::assert_replay_adds_up};
 
 use audit::Audit;
 use compact::CompactionRequests;

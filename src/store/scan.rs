@@ -138,11 +138,11 @@ impl ScanLimits {
         if self.steps_until_check > 0 {
             return Ok(());
         }
-        self.check_limits()
+        self.enforce_limits()
     }
 
     #[cold]
-    fn check_limits(&mut self) -> Result<(), StoreError> {
+    fn enforce_limits(&mut self) -> Result<(), StoreError> {
         self.steps_until_check = STEPS_PER_CHECK;
         if self.cancel.is_cancelled() {
             return Err(StoreError::ScanEnded(ScanEnd::Cancelled));

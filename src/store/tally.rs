@@ -320,7 +320,7 @@ impl Tally {
 /// Checks an invariant for arbitrary bytes: either replay rejects them, or they add up to their own ledger. Returns
 /// whether they were accepted. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_replay(bytes: &[u8]) -> bool {
+pub fn assert_replay_adds_up(bytes: &[u8]) -> bool {
     let mut tally = Tally::new(Position::ZERO);
     let Ok(flows) = tally.replay(bytes) else {
         return false;
@@ -405,12 +405,12 @@ mod tests {
                 let batch = batch(&flows);
                 added.add(&batch);
                 replayed.replay(batch.bytes()).unwrap();
-                prop_assert!(check_replay(batch.bytes()));
+                prop_assert!(assert_replay_adds_up(batch.bytes()));
                 // A changed byte is detected, unless it is not part of the totals.
                 let mut changed = batch.bytes().to_vec();
                 let at = changed.len() / 2;
                 changed[at] ^= 1;
-                check_replay(&changed);
+                assert_replay_adds_up(&changed);
                 for record in Records::new(batch.bytes()).unwrap() {
                     let record = record.unwrap();
                     let (hour, suffix) = codec::split_hour(record.key).unwrap();

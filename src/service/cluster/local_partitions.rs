@@ -139,7 +139,7 @@ impl LocalPartitions {
     ///
     /// # Errors
     /// Why a partition cannot be read, for the first such partition.
-    pub(super) fn check_readable(
+    pub(super) fn require_readable(
         &self,
         progress: &BTreeMap<Partition, Progress>,
     ) -> Result<(), String> {

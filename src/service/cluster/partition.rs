@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoints;
-use super::fetch_queue::{End, FetchQueue, FetchedMessage};
+use super::fetch_queue::{FetchQueue, FetchedMessage, PartitionEnd};
 use super::kafka::Control;
 use super::{NodeState, message};
 use crate::store::{DataDir, JournalEntry, Position, Store, StoreError, abort_on_panic};
@@ -58,7 +58,7 @@ pub(super) fn run(state: &NodeState, partition: Partition, queue: &FetchQueue) {
             queue.await_end();
         }
     });
-    if queue.ended() == Some(End::Revoked)
+    if queue.ended() == Some(PartitionEnd::Revoked)
         && let Err(error) = store.flush_within(FLUSH_TIME_MAX)
     {
         // Nothing is lost: Kafka has the messages.

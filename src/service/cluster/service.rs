@@ -68,7 +68,7 @@ impl Service for ClusterNode {
         if !state.connected.load(Ordering::Relaxed) {
             return Health::NotReady("Kafka does not respond".into());
         }
-        match state.local.check_readable(&state.progress()) {
+        match state.local.require_readable(&state.progress()) {
             Ok(()) => Health::Ready,
             Err(why) => Health::NotReady(why),
         }

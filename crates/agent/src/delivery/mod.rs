@@ -18,7 +18,7 @@ mod status;
 mod worker;
 
 pub(crate) use keyed::{IfLate, KeyedBatch};
-pub(crate) use receipts::{Receipt, Receipts};
+pub(crate) use receipts::{FoundReceipt, Receipts};
 pub use worker::shell_word;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};

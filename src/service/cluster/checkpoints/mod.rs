@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeState;
-use super::fetch_queue::{End, FetchQueue};
+use super::fetch_queue::{FetchQueue, PartitionEnd};
 use super::kafka::{Control, TRUNCATION_TIME_MIN, Truncation};
 use crate::store::{INCOMPLETE, Store};
 use agent::durable;
@@ -238,7 +238,7 @@ impl<'a> Checkpoints<'a> {
 
     /// Makes a last checkpoint, if that takes less than [`LAST_CHECKPOINT_TIME_MAX`], and removes the partition's gauges.
     pub(super) fn finish(&self, store: &Store, queue: &FetchQueue) {
-        if queue.ended() == Some(End::Revoked) {
+        if queue.ended() == Some(PartitionEnd::Revoked) {
             let stop = CancellationToken::new();
             let limited = self.remote.limited(&stop, LAST_CHECKPOINT_TIME_MAX);
             self.upload(store, limited.token());
