@@ -1,5 +1,5 @@
-//! Bundles and compresses the page's files: one script and one stylesheet, since each request is slow on a phone. They
-//! are sent as they are compressed here.
+//! Bundles and compresses the page's files: one script and one stylesheet, since each request is slow on a phone. The
+//! service sends the compressed files unchanged.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let mut modules = BTreeMap::new();
     let mut script = String::new();
     join(MAIN, &mut modules, &mut script)?;
-    // So that tests, and the browser's console, can call them.
+    // For tests and the browser's console.
     let names = modules.keys().map(|name| format!("${name} as {name}"));
     script += &format!("export {{ {} }};\n", names.collect::<Vec<_>>().join(", "));
     compress("page.js", &script)
@@ -43,13 +43,13 @@ fn read(file: &str) -> Result<String> {
     fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
-/// Adds the module `name` to `script`, after those that it imports. It becomes a function that returns its exports,
-/// in a constant whose `$` keeps it apart from names within modules. `done` has the modules that were added, and
+/// Adds the module `name` to `script`, after those that it imports. It becomes a function that returns its exports, in
+/// a constant whose `$` distinguishes it from names within modules. `done` has the modules that were added (true) and
 /// those that are being added (false).
 fn join(name: &str, done: &mut BTreeMap<String, bool>, script: &mut String) -> Result<()> {
     match done.get(name) {
         Some(true) => return Ok(()),
-        Some(false) => return Err(format!("{PAGE}/{name}.js: a circle of imports").into()),
+        Some(false) => return Err(format!("{PAGE}/{name}.js: a cycle of imports").into()),
         None => done.insert(name.to_owned(), false),
     };
     let unknown = |line: &str| format!("{PAGE}/{name}.js: build.rs cannot join this line: {line}");
@@ -84,7 +84,7 @@ fn join(name: &str, done: &mut BTreeMap<String, bool>, script: &mut String) -> R
     Ok(())
 }
 
-/// Words before the name that is exported.
+/// Keywords before an exported name.
 const KEYWORDS: [&str; 5] = ["async", "function", "const", "let", "class"];
 
 fn compress(name: &str, content: &str) -> Result<()> {

@@ -14,8 +14,8 @@ from load import HOUR, Figures, Server, body, bodies, post_all, show, sums, yard
 PARTITIONS = 12
 CAUGHT_UP_SECONDS_MAX = 300
 ROWS = 1_000_000
-# Name, workload, how often each body is sent, connections. What the way to Kafka costs is shared by the batches that
-# wait, so it matters how many can.
+# Name, workload, how often each body is sent, connections. Waiting batches share the cost of writing to Kafka, so the
+# number of connections matters.
 LOADS = (("fleet", "fleet", 10, 8), ("fleet_64_connections", "fleet", 10, 64), ("wide", "wide", 1, 8))
 
 
@@ -48,14 +48,14 @@ class Node(Server):
                 "--kafka-partitions", str(PARTITIONS), "--node-name", self.name, "--node-url", f"http://{self.host}"]
 
     def await_caught_up(self):
-        """Until all partitions have a node that answers: then it has what was there when they came."""
+        """Waits until all partitions have a node that serves them: then it has all messages from before their assignment."""
         begin = time.perf_counter()
         while self.get("/hours")[0] != 200:
             assert time.perf_counter() - begin < CAUGHT_UP_SECONDS_MAX, "the nodes do not catch up"
             time.sleep(0.1)
 
     def await_flows(self, flows):
-        """Until so many flows are in its sums."""
+        """Waits until this many flows are in its sums."""
         begin = time.perf_counter()
         while self.metric("flowtally_flows_applied_total") < flows:
             assert time.perf_counter() - begin < CAUGHT_UP_SECONDS_MAX, "the node does not apply what it took"
@@ -143,7 +143,7 @@ def replay(figures, node, n, want):
 
 
 def query(a, broker):
-    """One hour of rows, of one process, and of three nodes that are asked by way of the first."""
+    """One hour of rows, from one process, and from three nodes by a query to the first."""
     def rows(i):
         return ((f"svc-{k % 997}", f"svc-{k // 997}", "vpc", 1, 1, HOUR) for k in range(i * 10_000, (i + 1) * 10_000))
     parts = [body(rows(i)) for i in range(ROWS // 10_000)]
@@ -153,7 +153,7 @@ def query(a, broker):
     server = Server(a.binary)
     nodes = [Node(a.binary, broker, topic) for _ in range(3)]
     try:
-        # The group moves partitions to those that come.
+        # The group moves partitions to new nodes.
         nodes[0].await_caught_up()
         post_all(server, parts)
         post_all(nodes[0], parts)

@@ -20,7 +20,7 @@ def cpu_of(pids):
     for pid in pids:
         try:
             f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-            # With the children that have ended: PostgreSQL's backends come and go.
+            # Includes the children that have ended: PostgreSQL starts and ends backends.
             total += sum(int(f[i]) for i in (11, 12, 13, 14))
         except OSError:
             pass

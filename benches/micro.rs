@@ -1,9 +1,9 @@
-//! What each part of the write path and the query path costs by itself.
+//! Measures the cost of each step of the write path and the query path.
 //!
-//! `cargo bench --bench micro` measures; without `--bench` (as `cargo test --benches` runs it) each
-//! bench runs once at a smoke size, so that it cannot rot. Sizes are per element: flows or rows.
+//! `cargo bench --bench micro` measures; without `--bench` (as `cargo test --benches` runs it) each bench runs once at
+//! a smoke size, so that it keeps working. Sizes are per element: flows or rows.
 
-// A bench that cannot go on says so by panicking; the lint is about the service.
+// A bench that cannot continue panics; the lint is meant for the service.
 #![allow(clippy::expect_used)]
 
 use std::hint::black_box;
@@ -20,7 +20,7 @@ use flow::{Batch, BatchBuilder, Counters, Encoding, Hour};
 use flowtally::query::{EncodedRows, Engine, QueryLimits, Row, RowFormat};
 use flowtally::store::{Durability, Position, Selection, Store, StoreOptions, Tally};
 
-/// Whether to measure, or just to run.
+/// Whether to measure; otherwise, it only runs.
 fn measures() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
@@ -38,7 +38,7 @@ fn names(k: usize) -> [String; 3] {
     ]
 }
 
-/// Every edge once, in an order that no cache likes.
+/// Every edge once, in an order that defeats caches.
 fn edges(count: usize) -> impl Iterator<Item = usize> {
     // A full-period walk: the stride is prime and does not divide the count.
     (0..count).map(move |i| i * 7919 % count)
@@ -74,7 +74,7 @@ fn bench_decode(c: &mut Criterion) {
     let count = size(1_000, 10);
     let mut group = c.benchmark_group("decode");
     group.throughput(Throughput::Elements(count as u64));
-    // An escape is a surprise to the fast decoder.
+    // The fast decoder gives up at an escape.
     for (id, name) in [("as_agents_send", ""), ("any_json", "\\n")] {
         let body = body(count, name);
         group.bench_function(id, |b| b.iter(|| decode(black_box(&body), Format::Json)));

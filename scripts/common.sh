@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # two cores) again.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/flowtally/target}"
 
-# need PACKAGE…: installs the Debian packages that are missing, or says what to install.
+# need PACKAGE…: installs the Debian packages that are missing, or prints what to install.
 need() {
   local missing=() package
   for package in "$@"; do
@@ -29,8 +29,8 @@ need() {
   fi
 }
 
-# What a build needs: a C++ compiler for RocksDB, libclang for its bindings, make and OpenSSL for librdkafka, and
-# pkg-config to find OpenSSL.
+# The requirements of a build: a C++ compiler for RocksDB, libclang for its bindings, make and OpenSSL for librdkafka,
+# and pkg-config to find OpenSSL.
 need_build() {
   if ! command -v cargo >/dev/null; then
     echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2

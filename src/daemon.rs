@@ -20,19 +20,19 @@ use crate::service::{self, Health, Mode, OpenError};
 use crate::store::{StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 
-/// How long a request waits for memory that other requests hold, before it gets a 503.
+/// Maximum wait of a request for memory that other requests hold; then it gets a 503.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// See [`Limits`].
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-/// Also how long a connection may be idle. It is longer than the minute after which load balancers close one, because
-/// the server must not close a connection on which the client is about to send a request.
+/// Also the maximum idle time of a connection. It exceeds the minute after which load balancers close one, because the
+/// server must not close a connection on which the client is about to send a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const RESPONSE_IDLE_MAX: Duration = Duration::from_secs(60);
-/// Time between two checks for idle backup sessions.
+/// Interval between checks for idle backup sessions.
 const BACKUP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the journal may refuse writes, for a reason other than a full disk, before the process exits so that a
-/// supervisor restarts it.
+/// Maximum time for which the journal may refuse writes, for a reason other than a full disk. Then the process exits,
+/// so that a supervisor restarts it.
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
 /// The last flush gets the shutdown timeout, and at least this long.
 const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub mode: Mode,
     pub store: StoreOptions,
-    /// How far ahead of the clock an hour may be; `None` means no limit.
+    /// Maximum number of hours ahead of the clock; `None` means no limit.
     pub hour_ahead_max: Option<u32>,
     pub metrics: Metrics,
     pub access: AccessFiles,
@@ -53,21 +53,21 @@ pub struct Config {
     pub reload: watch::Receiver<()>,
     /// Notified when the service is ready.
     pub ready: Arc<Notify>,
-    /// Most open connections.
+    /// Maximum number of open connections.
     pub connections_max: usize,
     /// Largest body, as sent and after decompression.
     pub body_bytes_max: usize,
     /// Limits of each query.
     pub query: QueryLimits,
-    /// Most answers in progress at the same time.
+    /// Maximum number of responses in progress.
     pub queries_max: usize,
-    /// Most bytes of all bodies in memory.
+    /// Maximum memory of all bodies, in bytes.
     pub inflight_bytes_max: usize,
-    /// How long requests in progress may take to end at shutdown.
+    /// Maximum time for requests in progress at shutdown.
     pub shutdown_timeout: Duration,
 }
 
-/// Why the daemon did not start, or did not shut down gracefully.
+/// The reason why the daemon did not start, or did not shut down gracefully.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error(transparent)]
@@ -84,18 +84,18 @@ pub enum DaemonError {
     )]
     Aborted { requests: usize, after: Duration },
     #[error(
-        "{why} for {} seconds; what was acknowledged is stored: \
+        "{why} for {} seconds; all acknowledged batches are stored: \
          start again, and if it does not help, see the log and the disk",
         WRITES_FAIL_MAX.as_secs()
     )]
     WritesFail { why: &'static str },
-    #[error("a task of the service panicked; the log has it")]
+    #[error("a task of the service panicked; see the log")]
     Panicked,
 }
 
 /// Runs the service on `listener` until `shutdown` resolves and everything is flushed and closed.
 ///
-/// It listens before the store is open, so that `/healthz` answers while a long journal is replayed. Until then, all
+/// It listens before the store is open, so that `/healthz` responds while a long journal is replayed. Until then, all
 /// other requests get a 503.
 ///
 /// # Errors
@@ -229,7 +229,7 @@ async fn reload(api: Arc<Api>, mut reload: watch::Receiver<()>) {
         match tokio::task::spawn_blocking(move || api.access().reload()).await {
             Ok(Ok(())) => tracing::info!("tokens and certificates reloaded"),
             Ok(Err(error)) => {
-                tracing::error!(%error, "reload failed; previous tokens and certificates stay in use");
+                tracing::error!(%error, "reload failed; previous tokens and certificates remain in use");
                 failure = Some(error.to_string());
             }
             Err(_panicked) => {}

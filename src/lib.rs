@@ -1,27 +1,27 @@
-//! The flowtally service: it takes network flows from a fleet of agents over HTTP and answers, per hour, how
-//! many bytes went between which applications. This is the map of its modules, in the order in which a flow
-//! passes through them. Arrows run downwards only: a test checks the table in `docs/internals/modules.md`
-//! against the `use` lines.
+//! The flowtally service: it receives network flows from a fleet of agents over HTTP and answers, per hour, how many
+//! bytes were sent between which applications. This is the map of its modules, in the order in which a flow passes
+//! through them. Arrows run downwards only: a test checks the table in `docs/internals/modules.md` against the `use`
+//! lines.
 //!
 //! Two other packages are below: `flow` has what agents and the service agree on (hours, counters that add up
 //! and never wrap, batches and their bytes, the decoders of bodies, queries), and `agent` is the other end of
 //! the connection (client, delivery, inputs).
 //!
-//! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB underneath. It
-//! owns all other stored bytes, decides which batches count, and holds the argument why nothing is lost or
-//! counted twice.
+//! [`store`] makes batches durable and sums them up: a journal, a tally in memory, and RocksDB underneath. It owns all
+//! other stored bytes, decides which batches count, and ensures that nothing is lost or counted twice.
 //!
-//! [`backup`] hands out checkpoints of a running service, and restores backups.
+//! [`backup`] provides checkpoints of a running service, and restores backups.
 //!
-//! [`ingest`] bounds what is in memory before a commit. [`query`] executes queries.
+//! [`ingest`] bounds memory before a commit. [`query`] executes queries.
 //!
-//! [`service`] is what the API serves: one process with a store of its own, or one node of a cluster over Kafka.
+//! [`service`] is the interface below the API, with two implementations: one process with a store of its own, or one
+//! node of a cluster over Kafka.
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
-//! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and the
-//! metrics, [`notify`] tells systemd how far the service is, `pem` reads certificates, [`daemon`] connects all of
-//! it and owns the order of start and stop, and [`cli`] has one file or directory for each subcommand.
+//! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and the metrics,
+//! [`notify`] reports the service's state to systemd, `pem` reads certificates, [`daemon`] connects all of it and owns
+//! the order of start and stop, and [`cli`] has one file or directory for each subcommand.
 
 pub mod store;
 

@@ -1,16 +1,15 @@
-//! The `flowtally` command. Everything is in the library; this is its exit status.
+//! The `flowtally` command. The library does the work; this file sets the exit status.
 
 use std::process::ExitCode;
 
-/// For everything in the process, RocksDB included: the system's keeps what is freed, in an arena for each
-/// thread.
+/// For the whole process, RocksDB included: the system's allocator keeps freed memory, in an arena for each thread.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let (cli, settings) = match flowtally::config::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
-        // Wrong arguments: status 2; or what was asked for, as --help.
+        // Wrong arguments, with status 2; or requested output, such as --help.
         Err(error) => agent::command::exit(&error),
     };
     match flowtally::cli::run(cli, &settings) {

@@ -24,7 +24,7 @@ pub fn reloading() {
     notify(&states);
 }
 
-/// The files have been read, or `failure` tells why the previous secrets stay in use.
+/// The files have been read; or `failure` is the reason why the previous secrets remain in use.
 pub fn reloaded(failure: Option<&str>) {
     let status = match failure {
         // A status is one line.

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{Error, PemObject};
 
-/// Why a file has no certificates.
+/// The reason why a file has no certificates.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PemError {
     #[error(transparent)]

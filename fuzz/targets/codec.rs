@@ -1,4 +1,4 @@
-//! No decoder of stored bytes panics, and what one takes, its encoder gives back.
+//! No decoder of stored bytes panics, and encoding what a decoder accepts returns the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The two decoders mean the same by any body that the fast one takes.
+//! The two decoders return the same batch for any body that the fast one accepts.
 #![no_main]
 
 use flow::decode::{Format, assert_decoders_agree};

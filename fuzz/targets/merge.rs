@@ -1,9 +1,9 @@
-//! The merge operator adds up however it is bracketed, and gives nonsense on as nonsense.
+//! The merge operator gives the same sum for any grouping, and passes invalid operands on, so that readers reject them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-// The first byte says how long the values are: mostly that of counters, or that of totals.
+// The first byte selects the length of the values: mostly that of counters, or that of totals.
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else {
         return;

@@ -1,4 +1,4 @@
-//! Any query gets an answer or an error.
+//! Parsing any query succeeds or fails with an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

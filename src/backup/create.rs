@@ -61,7 +61,7 @@ impl RemoteSession {
     pub fn end_then(&self, then: impl FnOnce()) {
         let mut held = self.0.lock();
         if let Some((client, id)) = held.take() {
-            // If this fails, the service ends the idle session after a while.
+            // If this fails, the service ends the idle session later.
             let _best_effort = client.delete(&format!("/backups/{id}"));
         }
         then();
@@ -132,7 +132,7 @@ impl Drop for OpenSource<'_> {
 /// `held` contains the session on the service meanwhile. `progress` receives the bytes copied so far and the total.
 ///
 /// # Errors
-/// After an error, `to` has the backups that it had before, and perhaps an incomplete one, whose name says so.
+/// After an error, `to` has its previous backups, and perhaps an incomplete one, with the suffix `.incomplete`.
 pub fn create(
     source: BackupSource,
     to: &Path,
@@ -208,7 +208,7 @@ fn lock(to: &Path) -> Result<DirLock, BackupError> {
     })
 }
 
-/// Links the file into the new backup if the previous one has the same.
+/// Links the file into the new backup if the previous one has the same file.
 fn link_if_unchanged(
     before: Option<&Path>,
     entry: &BackupFile,
@@ -262,7 +262,7 @@ pub(super) fn copy(
     file.sync_all().map_err(with_context(into))
 }
 
-/// When a backup was created, by its name; `None` if that is not the name of a backup.
+/// The time of a backup's creation, from its name; `None` if that is not the name of a backup.
 fn time_of(path: &Path) -> Option<DateTime> {
     let name = path.file_name()?.to_str()?;
     let time = DateTime::strptime(NAME, name).ok()?;

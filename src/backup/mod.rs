@@ -2,7 +2,7 @@
 //! [`restore`] turns a backup into a data directory.
 //!
 //! ```text
-//! DIR/2026-11-24T03-00-00Z/             a whole data directory: verify it, or start from a copy of it
+//! DIR/2026-11-24T03-00-00Z/             a complete data directory: verify it, or start from a copy of it
 //! DIR/2026-11-25T03-00-00Z/             the next; a file that both have is stored once, as a hard link
 //! DIR/2026-11-26T03-00-00Z.incomplete/  interrupted: never restored from, removed by the next backup
 //! ```
@@ -49,7 +49,7 @@ pub struct BackupFile {
     pub tag: Option<String>,
 }
 
-/// Why a backup or a restore failed.
+/// The reason why a backup or a restore failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error(transparent)]
@@ -58,7 +58,7 @@ pub enum BackupError {
     Client(#[from] ClientError),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// Refused; the text says what to do.
+    /// Refused; the text has the remedy.
     #[error("{0}")]
     Refused(String),
     /// Another backup is in progress.
@@ -75,8 +75,7 @@ pub fn with_context(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     move |source| BackupError::Io { path, source }
 }
 
-/// Whether `name` can be a file of a backup: one of the data directory or of its database, and no path that leads
-/// elsewhere.
+/// Whether `name` can be a file of a backup: one of the data directory or of its database, and no path outside of them.
 pub fn is_file_name(name: &str) -> bool {
     let Some((ROCKS, base)) = name.split_once('/') else {
         return name == IDENTITY_FILE || name == PARTITION_FILE;
@@ -119,7 +118,7 @@ pub fn list_files(path: &Path) -> Result<Vec<BackupFile>, BackupError> {
     Ok(entries)
 }
 
-/// Refuses a target that is `source` or inside it: it would be copied too, or be in the way.
+/// Refuses a target that is `source` or inside it: it would be copied too, or block the copy.
 fn require_outside(target: &Path, source: &Path) -> Result<(), BackupError> {
     let absolute = std::path::absolute(target).map_err(with_context(target))?;
     // A path that does not exist yet is resolved by its nearest existing ancestor.
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_nowhere_else() {
+    fn paths_outside_of_a_backup_are_refused() {
         for good in [
             "FLOWTALLY",
             "PARTITION",

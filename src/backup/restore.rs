@@ -92,8 +92,7 @@ fn choose(from: &Path) -> Result<PathBuf, BackupError> {
     let whole = all.iter().rfind(|path| path.join(IDENTITY_FILE).is_file());
     match all.last() {
         Some(newest) if whole == Some(newest) => Ok(newest.to_owned()),
-        // The newest was emptied, or is not a backup. Do not restore an older one instead: it is not what was asked
-        // for.
+        // The newest was emptied, or is not a backup. Do not restore an older one instead: that was not requested.
         Some(newest) => {
             let instead = whole.map_or("there is no other".to_owned(), |whole| {
                 format!("the newest backup is {}", whole.display())
@@ -110,7 +109,7 @@ fn choose(from: &Path) -> Result<PathBuf, BackupError> {
     }
 }
 
-/// Keeps other restores out of `data_dir`. The directory itself is locked, since its content changes.
+/// Prevents other restores into `data_dir`. The directory itself is locked, since its content changes.
 fn lock(data_dir: &Path) -> Result<Option<DirLock>, BackupError> {
     let dir = File::open(data_dir).map_err(with_context(data_dir))?;
     match DirLock::exclusive(dir) {
@@ -150,7 +149,7 @@ fn prepare(data_dir: &Path) -> Result<(), BackupError> {
         }
         File::create_new(&marker).map_err(with_context(&marker))?;
     }
-    // Also if the marker existed: a killed restore may not have synced it.
+    // Even if the marker existed: a killed restore may not have synced it.
     durable::sync_dir(data_dir).map_err(with_context(data_dir))?;
     let rocks = data_dir.join(ROCKS);
     fs::create_dir(&rocks).map_err(with_context(&rocks))

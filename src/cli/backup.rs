@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Backup) -> Result<(), String> {
 }
 
 /// Ends the process at a signal, when the service has ended the backup session or does not respond. A second signal
-/// ends it at once.
+/// ends it immediately.
 fn end_at_signal(session: Arc<RemoteSession>) -> io::Result<()> {
     serve::end_at_second_signal()?;
     let mut signals = Signals::new(signals::ending())?;

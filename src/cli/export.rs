@@ -60,8 +60,8 @@ enum RowsFrom {
     Stopped(Store, Engine),
 }
 
-/// Most flows, and so most rows, of hours that are read together, unless it is a single hour. An answer that takes long
-/// to read keeps files from being deleted.
+/// Maximum number of flows, and so of rows, of hours that are read together, unless it is a single hour. A response in
+/// progress keeps files from being deleted, so each should be short.
 const GROUP_FLOWS_MAX: u64 = 1_000_000;
 
 /// Groups hours that are read together. They are in ascending order.
@@ -85,7 +85,7 @@ impl Groups {
 }
 
 impl RowsFrom {
-    /// The hours that hold flows, in groups, so that millions of hours do not take a request each.
+    /// The hours that hold flows, in groups, so that millions of hours do not need a request each.
     fn groups(&self, hours: HourRange) -> Result<Vec<HourRange>, String> {
         let mut groups = Groups::default();
         match self {
@@ -178,13 +178,13 @@ impl RowsFrom {
     }
 }
 
-/// Joins the rows of several answers under one header.
+/// Joins the rows of several responses under one header.
 struct Output<W> {
     out: W,
     format: ExportFormat,
-    /// The first answer has started.
+    /// The first response has started.
     any: bool,
-    /// The header of a later answer is being skipped.
+    /// The header of a later response is being skipped.
     in_header: bool,
 }
 

@@ -19,12 +19,12 @@ use crate::store::StoreOptions;
 use crate::telemetry::{Metrics, log};
 use flow::HostName;
 
-/// Exit status after a second signal: what a shell reports for a process that SIGINT killed.
+/// Exit status after a second signal: the one that a shell reports for a process killed by SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
 
-/// Time for blocking tasks to end when everything is flushed.
+/// Maximum time for blocking tasks to end when everything is flushed.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
-/// Most open connections, if the limit of open files allows it.
+/// Maximum number of open connections, if the limit of open files allows it.
 const CONNECTIONS_MAX: usize = 4096;
 /// A connection may buffer a head of 32 KiB.
 const CONNECTIONS_PER_MIB: usize = 8;
@@ -211,7 +211,7 @@ fn host_names(given: &[String]) -> Result<Vec<HostName>, String> {
     given.iter().map(name).collect()
 }
 
-/// What every client that reaches the port can do, and the flags that prevent it.
+/// The permissions of every client that reaches the port, and the flags that restrict them.
 fn nothing_guards(access: &AccessFiles) -> Option<&'static str> {
     let asks_for_certificates = |tls: &TlsFiles| tls.client_ca.is_some();
     if access.tls.as_ref().is_some_and(asks_for_certificates) {
@@ -227,8 +227,9 @@ fn nothing_guards(access: &AccessFiles) -> Option<&'static str> {
     }
 }
 
-/// Raises the limit of open files as far as possible. Returns how many connections it allows beside RocksDB's files in
-/// this many stores, and how many the memory allows, since their read buffers may take a quarter of it.
+/// Raises the limit of open files as far as possible. Returns the number of connections: as many as this limit allows
+/// next to RocksDB's files in this many stores, and as many as the memory allows, since their read buffers may take a
+/// quarter of it.
 fn connections_max(memory_mib: usize, stores: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -238,7 +239,7 @@ fn connections_max(memory_mib: usize, stores: usize) -> usize {
         .clamp(64, CONNECTIONS_MAX)
 }
 
-/// The first signal sets a flag; the second finds it set and ends the process at once. That is safe at any moment,
+/// The first signal sets a flag; the second finds it set and ends the process immediately. That is safe at any moment,
 /// since the journal has every acknowledged batch.
 pub(super) fn end_at_second_signal() -> io::Result<()> {
     let first_came = Arc::new(AtomicBool::new(false));

@@ -12,7 +12,7 @@ use agent::durable::is_lost_and_found;
 use agent::units::hour_name;
 use flow::HourRange;
 
-/// What is stored.
+/// Totals of the stored flows.
 #[derive(Debug, Default, Serialize)]
 struct Stored {
     hours: usize,
@@ -89,7 +89,7 @@ fn table(stored: &Stored) -> String {
     lines.into_iter().map(line).collect()
 }
 
-/// The size of all files below `dir`. A file system's `lost+found` is not ours, and may not be readable.
+/// The size of all files below `dir`. Skips a file system's `lost+found`, which may not be readable.
 fn bytes_of(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for found in std::fs::read_dir(dir)? {

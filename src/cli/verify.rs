@@ -8,7 +8,7 @@ pub(super) fn run(arguments: &Verify) -> Result<(), String> {
     report(&store::verify(dir).map_err(|e| e.to_string())?)
 }
 
-/// Prints what was verified. Faults are an error.
+/// Prints the totals of a verification. Faults are an error.
 pub(super) fn report(verified: &Verified) -> Result<(), String> {
     for fault in &verified.faults {
         agent::command::eprint_line(&fault.to_string());

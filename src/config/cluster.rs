@@ -10,7 +10,7 @@ use crate::service::cluster::{NodeConfig, PeerTls};
 use agent::units::seconds;
 use flow::OutOfRange;
 
-/// Partitions of a topic that the service creates: the most nodes that can share it.
+/// Partitions of a topic that the service creates: the maximum number of nodes that can share it.
 const PARTITIONS_DEFAULT: &str = "12";
 
 /// The arguments of `flowtally serve` for a node of a cluster.
@@ -36,8 +36,8 @@ pub struct Cluster {
     )]
     pub kafka_topic: String,
 
-    /// Partitions of a topic that the service creates: the most nodes that can share it. The number can never be
-    /// changed.
+    /// Partitions of a topic that the service creates: the maximum number of nodes that can share it. The number can
+    /// never be changed.
     #[arg(
         long,
         env = "FLOWTALLY_KAFKA_PARTITIONS",
@@ -81,7 +81,7 @@ pub struct Cluster {
     #[arg(long, env = "FLOWTALLY_NODE_TOKEN_FILE", value_name = "FILE")]
     pub node_token_file: Option<PathBuf>,
 
-    /// CA certificates (PEM) that the certificates of other nodes are verified with, instead of the default ones.
+    /// CA certificates (PEM) to verify the certificates of other nodes with, instead of the default ones.
     #[arg(long, env = "FLOWTALLY_NODE_CA", value_name = "FILE")]
     pub node_ca: Option<PathBuf>,
 
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_told_from_semicolons_in_their_values() {
+    fn options_are_distinguished_from_semicolons_in_values() {
         let read = |text| options(text).map(|o| o.to_vec());
         let all = |pairs: &[(&str, &str)]| {
             let owned = pairs

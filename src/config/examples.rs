@@ -1,4 +1,4 @@
-//! What the end of `--help` shows.
+//! Examples at the end of `--help`.
 
 pub(super) const SEND: &str = "\
 Examples:

@@ -1,7 +1,6 @@
 //! Settings from a TOML file, whose keys are the long flags of `flowtally serve`. The command line and the environment
 //! override the file, and the file overrides the defaults. So the file's values *become* clap's defaults, and clap
-//! alone decides which value applies. Another command can use the same file, and takes the settings from it that it has
-//! too.
+//! alone decides which value applies. Another command can use the same file; it reads only its own settings.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -33,8 +32,8 @@ pub fn parse(
     understand(arguments).map_err(escaped)
 }
 
-/// Escapes control sequences in the arguments that `error` contains. clap prints them unchanged, and without colours
-/// removes what looks like one.
+/// Escapes control sequences in the arguments that `error` contains. clap prints them unchanged, and without colours it
+/// removes text that looks like a colour sequence.
 fn escaped(mut error: clap::Error) -> clap::Error {
     let of_text = |text: &String| printable(text).into_owned();
     let of_context = |(kind, value): (ContextKind, &ContextValue)| match value {
@@ -62,7 +61,7 @@ fn understand(
     let path = file_of(&matches);
     if let Some(path) = &path {
         let fail = |what: &dyn fmt::Display| {
-            // The text may contain a line of the file. clap removes what looks like a colour.
+            // The text may contain a line of the file. clap removes text that looks like a colour sequence.
             let what = format!("{}: {what}\n", printable(&path.display().to_string()));
             let what = printable_lines(&what);
             clap::Error::raw(ErrorKind::ValueValidation, what)
@@ -287,7 +286,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_the_file_is_named() {
+    fn errors_in_the_file_are_named() {
         for (file, words) in [
             ("lisen = \"x\"", "\"lisen\" is not a setting"),
             ("memory-max = 1", "invalid value '1' for '--memory-max"),

@@ -1,4 +1,4 @@
-//! Flags for which hours are kept, and which are accepted.
+//! Flags for the hours that are kept, and for those that are accepted.
 
 use std::str::FromStr;
 
@@ -31,7 +31,7 @@ pub struct HourArgs {
 }
 
 impl HourArgs {
-    /// How many hours ahead of the clock are accepted; `None` means all.
+    /// Maximum number of hours ahead of the clock; `None` means no limit.
     pub fn ahead_max(&self) -> Option<u32> {
         match self.hour_ahead_max {
             Some(AheadMax(given)) => given,
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn hours_that_are_taken() {
+    fn accepted_hours() {
         for (arguments, expected) in [
             (&[][..], None),
             (&["--retain-hours", "48"], Some(48)),

@@ -1,4 +1,4 @@
-//! Where a command finds the stored flows: in a running service, or in the data directory of a stopped one.
+//! The location of the stored flows: a running service, or the data directory of a stopped one.
 //!
 //! Both can be given as a flag or a variable, and the directory also in the file. The more explicit one applies: a flag
 //! overrides the other's variable, and a variable overrides the file. Without any, it is the service on this machine,

@@ -42,16 +42,16 @@ pub struct Cli {
 pub enum Command {
     /// Run the service.
     ///
-    /// SIGTERM or SIGINT shuts it down gracefully; a second one ends it at once. Neither loses a flow that was
+    /// SIGTERM or SIGINT shuts it down gracefully; a second one ends it immediately. Neither loses a flow that was
     /// acknowledged. Exit status: 0 after a graceful shutdown, 1 if it could not start or had to abort requests, 2 for
     /// wrong arguments, 130 after a second signal.
     Serve(Box<Serve>),
     /// Send flows to a service: each counts once, however often it has to be sent.
     ///
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a pipe. Retries while
-    /// the service is away or overloaded, with one idempotency key for each batch. A file is recognised by its flows:
-    /// sent again, under any name and compressed or not, it counts once; of a file that has grown, only the new flows
-    /// count. Exit status: 0 when the service has everything, 1 with a line that tells what it does not have.
+    /// the service is unavailable or overloaded, with one idempotency key for each batch. A file is recognised by its
+    /// flows: sent again, under any name and compressed or not, it counts once; of a file that has grown, only the new
+    /// flows count. Exit status: 0 when the service has everything, 1 with a line that explains what is missing.
     #[command(after_help = examples::SEND)]
     Send(Send),
     /// Import files of flows, into a stopped service's data directory or through a running service.
@@ -64,16 +64,16 @@ pub enum Command {
     /// From a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the applications
     /// from the addresses (pkt-srcaddr and pkt-dstaddr if present, else srcaddr and dstaddr) by --apps; bytes_tx from
     /// bytes. If flow-direction is ingress, source and destination are swapped, and bytes are bytes_rx. Records with
-    /// NODATA, SKIPDATA or REJECT stand for no traffic; they are skipped and counted.
+    /// NODATA, SKIPDATA or REJECT represent no traffic; they are skipped and counted.
     ///
-    /// Exit status: 0 when everything is imported, 1 with a line that tells what is not, 128 plus the signal's number
-    /// after a signal.
+    /// Exit status: 0 when everything is imported, 1 with a line that explains what is not, 128 plus the signal's
+    /// number after a signal.
     #[command(after_help = examples::IMPORT)]
     Import(Import),
     /// Rewrite the sums of a stopped service, so that each is stored once.
     ///
-    /// A service does this gradually by itself. Done at once, it makes a backup smaller. Exit status: 0 when it is
-    /// done, 1 with a line that tells why not.
+    /// A service does this gradually by itself; a complete rewrite makes a backup smaller. Exit status: 0 when it is
+    /// done, 1 with a line that explains why not.
     Compact(Compact),
     /// Check that everything in a stopped service's data directory, or in a backup, is undamaged.
     ///
@@ -86,47 +86,47 @@ pub enum Command {
     /// Creates a directory in DIR, named after the time, which is a complete data directory. The next backup into the
     /// same DIR fetches only new files. A running service keeps working. A backup that was interrupted has a name that
     /// ends in .incomplete; it is never restored, and the next backup removes it. Exit status: 0 when the backup is
-    /// complete and on disk, 1 with a line that tells why not, 128 plus the signal's number after a signal.
+    /// complete and on disk, 1 with a line that explains why not, 128 plus the signal's number after a signal.
     #[command(after_help = examples::BACKUP)]
     Backup(Backup),
     /// Create a data directory from a backup, and verify it.
     ///
-    /// Exit status: 0 when it is complete and verified, 1 with a line that tells why not.
+    /// Exit status: 0 when it is complete and verified, 1 with a line that explains why not.
     #[command(after_help = examples::RESTORE)]
     Restore(Restore),
     /// Write the rows of hours to standard output.
     ///
     /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or the reader has closed the
-    /// pipe; 1 with a line that tells why not.
+    /// pipe; 1 with a line that explains why not.
     #[command(after_help = examples::EXPORT)]
     Export(Export),
-    /// Print what is stored: hours, flows, bytes, space on disk.
+    /// Print the totals of the stored flows: hours, flows, bytes, space on disk.
     ///
-    /// Changes nothing in a data directory. Exit status: 0 when it is printed, 1 with a line that tells why not.
+    /// Changes nothing in a data directory. Exit status: 0 when it is printed, 1 with a line that explains why not.
     Stats(Stats),
     /// Show the applications with the most traffic in an hour, and their rates, live.
     ///
     /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? lists all keys, q quits. It
     /// requests only what it shows. If standard output is not a terminal, --once is needed: it prints the rows and
-    /// exits. Exit status: 0 after q, or when the rows are printed; 1 with a line that tells why not; 2 for wrong
-    /// arguments; 128 plus the signal's number after a signal. If the service goes away, it keeps retrying, except with
-    /// --once.
+    /// exits. Exit status: 0 after q, or when the rows are printed; 1 with a line that explains why not; 2 for wrong
+    /// arguments; 128 plus the signal's number after a signal. If the service becomes unavailable, it keeps retrying,
+    /// except with --once.
     #[command(after_help = examples::TOP)]
     Top(Top),
     /// Print the completions for a shell.
     ///
-    /// Exit status: 0 when they are printed, 1 with a line that tells why not.
+    /// Exit status: 0 when they are printed, 1 with a line that explains why not.
     Completions(Completions),
     /// Print the manual page, or write one for each command into a directory.
     ///
-    /// Exit status: 0 when everything is written, 1 with a line that tells why not.
+    /// Exit status: 0 when everything is written, 1 with a line that explains why not.
     Man(Man),
 }
 
 /// The data directory, for every command that uses one.
 #[derive(Clone, Debug, Args)]
 pub struct DataDirArgs {
-    /// Directory that holds everything the service stores.
+    /// Directory for everything that the service stores.
     #[arg(
         long = "data-dir",
         env = "FLOWTALLY_DATA_DIR",

@@ -65,8 +65,9 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
     pub allow_anonymous: bool,
 
-    /// Host names of this service, beside those of this machine, separated by commas. The service checks the name in
-    /// requests if it listens on loopback without tokens, so that no web page can reach it by a name of its own.
+    /// Host names of this service, in addition to those of this machine, separated by commas. The service checks the
+    /// name in requests if it listens on loopback without tokens, so that no web page can reach it by a name of its
+    /// own.
     #[arg(
         long,
         env = "FLOWTALLY_ALLOW_HOST",
@@ -75,7 +76,7 @@ pub struct Serve {
     )]
     pub allow_host: Vec<String>,
 
-    /// What an acknowledged batch survives.
+    /// The failures that an acknowledged batch survives.
     #[arg(
         long,
         env = "FLOWTALLY_DURABILITY",
@@ -94,7 +95,7 @@ pub struct Serve {
     )]
     pub shutdown_timeout: Duration,
 
-    /// Seconds between two flushes of sums from memory to their final files. A longer interval means fewer and larger
+    /// Seconds between flushes of sums from memory to their final files. A longer interval means fewer and larger
     /// files, and a longer replay after a crash.
     #[arg(
         long,
@@ -127,7 +128,7 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
-    /// Days for which the service remembers what it counted of files that were sent or imported, as a number or as in
+    /// Days for which the service remembers which flows of sent or imported files it has counted, as a number or as in
     /// 30d. Within this time, a file counts once.
     #[arg(
         long,
@@ -193,8 +194,8 @@ pub struct Serve {
     )]
     pub query_memory_max: Option<u32>,
 
-    /// Seconds that a query may take until its answer starts, and then for each part of it. Waiting for the client does
-    /// not count.
+    /// Seconds that a query may take until its response starts, and then for each chunk of it. Waiting for the client
+    /// does not count.
     #[arg(
         long,
         env = "FLOWTALLY_QUERY_TIME_MAX",
@@ -207,7 +208,7 @@ pub struct Serve {
     #[command(flatten)]
     pub cluster: super::Cluster,
 
-    /// What to log: error, warn, info, debug, trace, or a filter such as info,flowtally=debug.
+    /// Events to log: error, warn, info, debug, trace, or a filter such as info,flowtally=debug.
     #[arg(
         long,
         env = "FLOWTALLY_LOG",
@@ -236,22 +237,22 @@ pub enum LogFormat {
     Json,
 }
 
-/// Most answers at the same time. Each takes about a MiB: a part that is being produced, one that is being sent, an
-/// encoder, and RocksDB's read-ahead. With little memory, fewer are allowed.
+/// Maximum number of responses in progress. Each takes about a MiB: a chunk that is being produced, one that is being
+/// sent, an encoder, and RocksDB's read-ahead. With little memory, fewer are allowed.
 const QUERIES_MAX: usize = 64;
 const MIB_PER_QUERY: usize = 8;
 
 /// Memory that the process always needs: its code, threads, RocksDB's tables, compaction.
 const OWN_MIB: u32 = 60;
 
-/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three quarters; the rest is for answers in
-/// progress ([`QUERIES_MAX`]) and the allocator's overhead. Only the limit of a body is a share of the whole.
+/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three quarters; the rest is for responses
+/// in progress ([`QUERIES_MAX`]) and the allocator's overhead. Only the limit of a body is a share of the whole.
 ///
 /// | share | for |
 /// |---|---|
-/// | 1/4 | bodies in progress, and the batches made of them |
+/// | 1/4 | bodies in progress, and their batches |
 /// | 2 × 1/16 | the active and the frozen tally |
-/// | 1/8 | answers: copies of rows that are not flushed yet |
+/// | 1/8 | responses: copies of rows that are not flushed yet |
 /// | 1/16 | queries: groups, sorted rows and pages |
 /// | 3 × 1/32 | the journal's memtables |
 /// | 1/16 | RocksDB's block cache |
@@ -347,7 +348,7 @@ mod tests {
         serve: Serve,
     }
 
-    /// However much memory there is, a batch stays within the bounds of its encoding and of a tally.
+    /// With any amount of memory, a batch is within the bounds of its encoding and of a tally.
     #[test]
     fn a_body_has_an_upper_bound() {
         let plan = |arguments: &[&str]| {

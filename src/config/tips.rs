@@ -1,4 +1,4 @@
-//! Maps flags that other programs have to the flags for the same purpose here.
+//! Maps flags of other programs to the flags for the same purpose here.
 
 use std::ffi::OsString;
 
@@ -118,7 +118,7 @@ const OTHERS: &Tips = &[
     ),
     (
         &["--token", "--auth", "--bearer"],
-        "--token-file FILE: a token on the command line can be seen by everybody on the machine",
+        "--token-file FILE: all users of the machine can see a token on the command line",
     ),
     (
         &["--file", "-f", "--input", "-i"],

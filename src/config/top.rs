@@ -19,22 +19,22 @@ pub struct Top {
     #[arg(long, value_name = "HOUR|latest", default_value = "latest", value_parser = hour)]
     pub hour: HourChoice,
 
-    /// What a row stands for.
+    /// The meaning of a row.
     #[arg(long, value_enum, default_value_t = GroupBy::Edge)]
     pub group_by: GroupBy,
 
-    /// Sort order: the most of this first.
+    /// Sort order: largest first.
     ///
-    /// A rate needs two answers with the same row, so rate shows the fastest of the 1,000 rows with the most bytes.
+    /// A rate needs two responses with the same row, so rate shows the fastest of the 1,000 rows with the most bytes.
     /// With --once, it queries the service twice, --interval-s apart.
     #[arg(long, value_enum, default_value_t = SortBy::Bytes)]
     pub sort: SortBy,
 
-    /// Most rows to show. By default as many as fit on the screen, and 20 with --once.
+    /// Maximum number of rows to show. By default as many as fit on the screen, and 20 with --once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: Option<u32>,
 
-    /// Seconds between two queries; longer if the service takes long to answer.
+    /// Seconds between queries; longer if the service takes long to respond.
     #[arg(
         long = "interval-s",
         value_name = "DURATION",
@@ -58,7 +58,7 @@ pub struct Top {
     pub credentials: Credentials,
 }
 
-/// Which flows to add up.
+/// The flows to add up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Filters {
     /// Only flows with this text in one of their three names; the case of ASCII letters is ignored.

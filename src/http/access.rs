@@ -20,7 +20,7 @@ use super::secrets::{AccessError, AccessFiles};
 use super::tls;
 use agent::client::read_tokens;
 
-/// What a request needs permission for.
+/// The kind of request that needs permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permission {
     Write,
@@ -29,7 +29,7 @@ pub(super) enum Permission {
     Node,
 }
 
-/// The secrets in use. A reload replaces all of them at once; open connections are kept.
+/// The secrets in use. A reload replaces all of them in one step; open connections are kept.
 #[derive(Debug)]
 pub struct Access {
     files: AccessFiles,
@@ -51,7 +51,7 @@ impl Access {
         Ok(Access { files, secrets })
     }
 
-    /// Reads the files again. After an error, the previous secrets stay in use.
+    /// Reads the files again. After an error, the previous secrets remain in use.
     pub fn reload(&self) -> Result<(), AccessError> {
         let fresh = Arc::new(Secrets::load(&self.files)?);
         *self.secrets.write() = fresh;

@@ -14,7 +14,7 @@ use crate::ingest::{Admission, HourGuard};
 use crate::service::{Health, Service};
 use crate::telemetry::Metrics;
 
-/// Limits on what requests may use.
+/// Limits on the resources of requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Largest body, both as sent and after decompression.
@@ -25,7 +25,7 @@ pub struct Limits {
     pub body_time_max: Duration,
     /// Longest time for which a client may read nothing in the middle of a response.
     pub response_idle_max: Duration,
-    /// Open connections. When there are as many, a new one evicts a connection that has no request, or waits.
+    /// Maximum number of open connections. At this number, a new one evicts a connection without a request, or waits.
     pub connections_max: usize,
     /// Longest time for a client to start a request, to send its head, and to complete a TLS handshake.
     pub head_time_max: Duration,
@@ -33,8 +33,8 @@ pub struct Limits {
     pub queries_max: usize,
 }
 
-/// One permit in this many is reserved for short responses, which release it at once. Clients that read long responses
-/// slowly cannot block those.
+/// One permit in this many is reserved for short responses, which release it immediately, so that clients that read
+/// long responses slowly cannot block them.
 const SHORT_RESPONSES_PART: usize = 4;
 
 /// State shared by all requests.
@@ -54,7 +54,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// An API that answers 503 until [`Api::open`].
+    /// An API that responds with 503 until [`Api::open`].
     pub fn new(
         limits: Limits,
         access: Access,
@@ -83,7 +83,7 @@ impl Api {
         &self.access
     }
 
-    /// Starts to answer requests from `service`. A second call has no effect.
+    /// Starts to serve requests from `service`. A second call has no effect.
     pub fn open(&self, service: Arc<dyn Service>) {
         self.hour_guard.trusts_clock(service.newest_hour());
         let _already_open = self.service.set(service);

@@ -20,7 +20,7 @@ use super::error::Problem;
 use super::request::Request;
 use crate::backup::{BackupError, Sessions};
 
-/// Read from a file at once. When the lease ends, this much may still be on its way to the client; over a slow line,
+/// Bytes per read of a file. When the lease ends, this much may still be in flight to the client; over a slow line,
 /// that should not take long.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -87,7 +87,7 @@ pub(super) async fn file(
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
     let opened = opened.await.map_err(|_| Problem::Internal)?;
     let (file, bytes, lease) = opened.map_err(problem)?;
-    // In this order: either a shutdown finds the download, or this finds the shutdown.
+    // In this order: either the shutdown finds the download, or the download finds the shutdown.
     let end = move |last_used| lease.end(last_used);
     request.context.guard.set_download(Download::new(end));
     api.not_stopping()?;

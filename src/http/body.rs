@@ -24,7 +24,7 @@ const DRAIN_BYTES_MAX: usize = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 /// A client that sends nothing for this long probably waits for the response.
 const DRAIN_IDLE_MAX: Duration = Duration::from_millis(200);
-/// Largest window a zstd frame may ask for: 8 MiB, what `zstd` itself uses up to level 19.
+/// Largest window that a zstd frame may request: 8 MiB, the maximum of `zstd` up to level 19.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Reads the whole body. The permit covers its bytes, and has to be kept as long as they or the batch decoded from them
@@ -40,7 +40,7 @@ pub(super) async fn receive(
     refuse_other_transfer_codings(headers)?;
     let mut permit = Permit::default();
     let mut body = Vec::new();
-    // Hyper has checked the header's form; it refuses two that differ.
+    // Hyper has validated the header; it refuses two that differ.
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -106,7 +106,7 @@ pub(super) async fn receive(
     Ok((plain, permit))
 }
 
-/// Hyper undoes chunks, and passes over other transfer codings as if they were not there.
+/// Hyper decodes chunks, and ignores other transfer codings.
 fn refuse_other_transfer_codings(headers: &HeaderMap) -> Result<(), Problem> {
     for value in headers.get_all(header::TRANSFER_ENCODING) {
         if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
@@ -141,7 +141,7 @@ pub(super) async fn drain(
 }
 
 /// Decompresses step by step, so that neither a decompression bomb nor a large body gets more than its share of memory,
-/// or blocks the thread for long: other tasks get their turn after each step, which takes less than a millisecond.
+/// or blocks the thread for long: other tasks run after each step, which takes less than a millisecond.
 async fn decompress(
     admission: &Admission,
     bytes_max: usize,
@@ -172,7 +172,7 @@ async fn decompress(
     }
 }
 
-/// Why a body could not be decompressed.
+/// The reason why a body could not be decompressed.
 enum DecompressError {
     Corrupt(io::Error),
     Refused(Problem),
@@ -203,9 +203,9 @@ mod tests {
 
     use super::*;
 
-    /// While a large body is decompressed, another task on the same thread has its turn after each step.
+    /// While a large body is decompressed, another task on the same thread runs after each step.
     #[tokio::test]
-    async fn decompression_does_not_keep_the_thread() {
+    async fn decompression_yields_to_other_tasks() {
         let body = vec![b'x'; 4 << 20];
         let compressed = zstd::encode_all(body.as_slice(), 3).unwrap();
         let turns = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! The open connections, their requests, and which connection is evicted when there are too many.
+//! The open connections, their requests, and the choice of a connection to evict when there are too many.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use super::socket::Socket;
 use crate::ingest::Admission;
 use crate::telemetry::Metrics;
 
-/// A connection is idle for at least this long before it is evicted, since its first request may be on the way.
+/// A connection is idle for at least this long before it is evicted, since its first request may be in flight.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// While others wait for a response, a client has to read its own at this rate.
 const BYTES_PER_S_MIN: usize = 64 << 10;
@@ -27,7 +27,7 @@ const BYTES_PER_S_MIN: usize = 64 << 10;
 const READ_STALL_MAX: Duration = Duration::from_secs(20);
 /// Memory for [long targets](super::long_target) of all connections.
 const LONG_TARGETS_KIB_MAX: usize = 2 << 10;
-/// Between two attempts to evict a connection.
+/// Interval between attempts to evict a connection.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// All open connections. Their number is bounded.
@@ -84,7 +84,7 @@ struct Activity {
     target_tail: Option<TargetTail>,
     /// When the last request ended, or else when the connection was opened.
     idle_since: Instant,
-    /// Since when the client has read nothing, although more data is waiting.
+    /// The time since which the client has read nothing, although more data is waiting.
     stalled_since: Option<Instant>,
     /// Until this time, the client's reading counts as fast enough.
     fast_until: Instant,
@@ -103,7 +103,7 @@ impl Activity {
         self.stalled_since.is_some() && self.fast_until <= Instant::now()
     }
 
-    /// Whether a request is in progress, or its response is not read yet.
+    /// Whether a request is in progress, or its response has not been read yet.
     fn is_busy(&self) -> bool {
         self.requests > 0 || self.stalled_since.is_some()
     }
@@ -177,7 +177,7 @@ impl Connections {
         self.count(Activity::is_busy)
     }
 
-    /// How many of the requests in progress are responses that wait for their clients.
+    /// Number of requests in progress whose responses wait for their clients.
     pub(super) fn waiting_responses(&self) -> usize {
         self.count(|activity| activity.stalled_since.is_some())
     }
@@ -250,7 +250,7 @@ impl Connection {
         RequestGuard(self.clone())
     }
 
-    /// How many requests have started, if none is in progress.
+    /// Number of requests that have started, if none is in progress.
     pub(super) fn requests_started_if_idle(&self) -> Option<u64> {
         let activity = self.activity.lock();
         (activity.requests == 0).then_some(activity.started)
@@ -279,8 +279,8 @@ impl Connection {
         metrics.rejected.with_label_values(&[reason]).inc();
     }
 
-    /// Reads and discards what the client still sends, for a moment. If the connection were closed at once, the client
-    /// would get a reset, and might not read the answer.
+    /// Reads and discards what the client still sends, for a limited time. If the connection were closed immediately,
+    /// the client would get a reset, and might not read the response.
     pub(super) async fn drain(&self) {
         if let Some(socket) = &self.socket {
             socket.drain().await;
@@ -308,7 +308,7 @@ impl Connection {
         }
     }
 
-    /// Wraps `stream` to track whether the client reads what is written to it.
+    /// Wraps `stream` to track whether the client reads the bytes that are written to it.
     pub(super) fn wrap_stream<S>(self: &Arc<Connection>, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,
@@ -331,7 +331,7 @@ impl Connection {
                     activity.idle_since = now;
                 }
             }
-            // After an error, the client reads nothing more.
+            // After an error, the client can read nothing more.
             Poll::Ready(Err(_)) => {}
         }
     }
@@ -463,7 +463,7 @@ mod tests {
 
     /// A response that the client has not read yet is in progress, although its request has ended.
     #[tokio::test]
-    async fn a_response_that_is_not_read_is_in_progress() {
+    async fn an_unread_response_is_in_progress() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let admission = Admission::new(1 << 20, 1 << 16, Duration::from_secs(1));
         let all = Connections::new(3, admission, Metrics::default());

@@ -66,8 +66,8 @@ pub(super) async fn respond(
     Ok(response)
 }
 
-/// Streams the answer that `make` returns. `make` may block. The first chunk is sent at once, and each further one when
-/// the client has read the one before. The answer checks `cancel`.
+/// Streams the rows that `make` returns. `make` may block, and its rows check `cancel`. The first chunk is sent
+/// immediately, and each further one when the client has read the one before.
 pub(super) async fn stream(
     api: &Api,
     request: &Request<'_>,
@@ -93,7 +93,7 @@ pub(super) async fn stream(
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
     let coverage = rows.coverage();
     let mut response = if rows.has_ended() {
-        // A short answer is sent as a whole, with its length.
+        // A short response is sent in one piece, with its length.
         Response::new(chunk.into())
     } else {
         let guards = Guards {
@@ -118,7 +118,7 @@ pub(super) async fn stream(
     Ok(response)
 }
 
-/// Adds the headers that tell which partitions an answer includes.
+/// Adds the headers that list the partitions that a response lacks, and their lag.
 pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Result<(), Problem> {
     for (name, value) in coverage.headers() {
         let value = HeaderValue::try_from(value).map_err(|_| Problem::Internal)?;
@@ -127,14 +127,14 @@ pub(super) fn add_coverage(headers: &mut HeaderMap, coverage: &Coverage) -> Resu
     Ok(())
 }
 
-/// The error of a stream that ends early. It aborts the connection, so that the client does not take the answer for
-/// complete.
-const ABORTED: &str = "the answer broke off";
+/// The error of a stream that ends early. It aborts the connection, so that the client does not mistake the response
+/// for complete.
+const ABORTED: &str = "the response was aborted";
 
-/// A permit for an answer, and the second one that a long answer needs.
+/// A permit for a response, and the second one that a long response needs.
 type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
-/// What log lines and metrics of a streamed answer need.
+/// The context for log lines and metrics of a streamed response.
 #[derive(Clone)]
 struct LogContext {
     metrics: Metrics,
@@ -142,7 +142,7 @@ struct LogContext {
     span: Span,
 }
 
-/// The remaining chunks of `answer`. Each is produced when the client has read the one before, so a slow client holds a
+/// The remaining chunks of `rows`. Each is produced when the client has read the one before, so a slow client holds a
 /// scan, but no thread.
 fn remaining_chunks(
     rows: EncodedRows,
@@ -170,7 +170,7 @@ fn remaining_chunks(
                 let chunk = chunk.map_err(|error| {
                     if !matches!(error, QueryError::Cancelled) {
                         let query = &log.query;
-                        tracing::error!(parent: &log.span, %error, query, "answer aborted");
+                        tracing::error!(parent: &log.span, %error, query, "response aborted");
                     }
                     ABORTED
                 })?;
@@ -180,13 +180,13 @@ fn remaining_chunks(
     )
 }
 
-/// Abort a streamed answer, until they are dropped.
+/// While they exist, they may abort a streamed response.
 struct Guards {
     stall: Option<StallWatchdog>,
     _revocation: Option<RevocationGuard>,
 }
 
-/// Aborts an answer when a store that it reads is revoked: the next owner of the partition waits for that.
+/// Aborts a response when a store that it reads is revoked: the next owner of the partition waits for that.
 struct RevocationGuard(AbortHandle);
 
 impl RevocationGuard {
@@ -216,10 +216,10 @@ impl Drop for RevocationGuard {
     }
 }
 
-/// Longest time for a client to read a chunk of an answer that holds memory which other answers may need.
+/// Longest time for a client to read a chunk of a response that holds memory that other responses may need.
 const CHUNK_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Aborts an answer whose client reads no further chunk within [`CHUNK_TIME_MAX`].
+/// Aborts a response whose client reads no further chunk within [`CHUNK_TIME_MAX`].
 struct StallWatchdog {
     chunks: Arc<AtomicU64>,
 }

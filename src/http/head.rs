@@ -20,9 +20,9 @@ const KIB: usize = 1 << 10;
 pub(super) struct Heads<S> {
     stream: S,
     connection: Arc<Connection>,
-    /// Reads the head that is arriving.
+    /// Reads the arriving head.
     cutter: Option<Cutter>,
-    /// How many requests had started when the last head began to arrive.
+    /// Number of requests that had started when the last head began to arrive.
     started: Option<u64>,
     /// Memory for the tail of a long target, as far as it has arrived.
     memory: Option<OwnedSemaphorePermit>,

@@ -4,8 +4,8 @@
 //! times the limit of hyper, which is also the size of each connection's buffer. So hyper gets only the start of a
 //! longer target, and its tail is kept with the connection until the request arrives.
 //!
-//! A connection knows where a request starts only when the request before it was answered. If a client pipelines a
-//! request with a long target, hyper refuses it.
+//! A connection knows where a request starts only when the previous request has got its response. If a client pipelines
+//! a request with a long target, hyper refuses it.
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -17,7 +17,7 @@ pub(super) const TARGET_START_BYTES_MAX: usize = 8 << 10;
 pub(super) const TAIL_BYTES_MAX: usize = 608 << 10;
 /// Bytes of an even longer target that are read and discarded, so that its client can read the refusal.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
-/// The methods of requests whose targets are looked at.
+/// The methods of requests whose targets are examined.
 const METHODS: [&[u8]; 5] = [b"GET ", b"HEAD ", b"POST ", b"DELETE ", b"OPTIONS "];
 
 /// The part of a target that was not passed to hyper.
@@ -59,14 +59,14 @@ enum State {
     Done,
 }
 
-/// Why the tail of a target was not kept.
+/// The reason why the tail of a target was not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dropped {
     TooLong,
     NoMemory,
 }
 
-/// The result of looking at some bytes.
+/// The result of examining some bytes.
 #[derive(Debug)]
 pub(super) enum Cut {
     /// The target has not ended.
@@ -80,8 +80,7 @@ pub(super) enum Cut {
 }
 
 impl Cutter {
-    /// Looks at the next bytes of a connection. Moves those that are for hyper to the front, and returns how many they
-    /// are.
+    /// Examines the next bytes of a connection. Moves those that are for hyper to the front, and returns their number.
     pub(super) fn cut(&mut self, bytes: &mut [u8]) -> (usize, Cut) {
         let (mut at, mut left) = (0, 0);
         while at < bytes.len() && !matches!(self.state, State::Done) {
@@ -181,10 +180,10 @@ impl TargetTail {
 mod tests {
     use super::*;
 
-    /// What hyper gets and what is kept of `request`, which comes in parts of so many bytes.
-    fn cut(request: &[u8], part: usize) -> (Vec<u8>, Result<Option<Vec<u8>>, Cut>) {
+    /// The bytes of `request` for hyper, and the kept ones. The request arrives in chunks of this many bytes.
+    fn cut(request: &[u8], chunk: usize) -> (Vec<u8>, Result<Option<Vec<u8>>, Cut>) {
         let (mut cutter, mut passed) = (Cutter::default(), Vec::new());
-        let mut parts = request.chunks(part);
+        let mut parts = request.chunks(chunk);
         while let Some(bytes) = parts.next() {
             let mut bytes = bytes.to_vec();
             let (left, cut) = cutter.cut(&mut bytes);
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_long_target_is_taken_out() {
+    fn the_tail_of_a_long_target_is_cut_out() {
         let beginning = "x".repeat(TARGET_START_BYTES_MAX - 1);
         let tail = " HTTP/1.1\r\nhost: localhost\r\n\r\nGET / HTTP/1.1\r\n\r\n";
         for rest in ["", "y", &"y".repeat(70_000)] {
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_has_a_longest() {
+    fn the_length_of_a_target_is_limited() {
         let begin = format!("GET /{}", "x".repeat(TARGET_START_BYTES_MAX - 1));
         let longest = format!("{begin}{} HTTP/1.1\r\n", "y".repeat(TAIL_BYTES_MAX));
         let (_, kept) = cut(longest.as_bytes(), 1000);

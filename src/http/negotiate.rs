@@ -22,8 +22,8 @@ fn essence(format: RowFormat) -> &'static str {
 /// Names for UTF-8, and for ASCII, which is a subset of it.
 const UTF8: [&str; 5] = ["utf-8", "utf8", "us-ascii", "ascii", ""];
 
-/// The format that `Content-Type` names. A body without the header is taken for JSON, since it is validated as strictly
-/// as any.
+/// The format that `Content-Type` names. A body without the header is decoded as JSON, since it is validated as
+/// strictly as any.
 pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let Some(value) = values.next() else {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_type_that_is_not_read_has_a_next_step() {
+    fn an_unsupported_content_type_has_a_remedy() {
         for (media_type, step) in [
             ("multipart/form-data; boundary=x", "curl -F sends a form"),
             ("multipart/form-data", "flowtally send FILE"),

@@ -21,7 +21,7 @@ mod tests {
     const EVERYWHERE: [&str; 2] = ["head", "options"];
 
     #[test]
-    fn it_has_the_paths_and_methods_that_there_are() {
+    fn it_describes_all_paths_and_methods() {
         let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
         let known = PATHS.into_iter().chain([

@@ -2,8 +2,8 @@
 //!
 //! A page on any site can make a browser send requests, even to a service on loopback. A POST needs no preflight
 //! request; and after DNS rebinding, which points the page's name at this machine, the page can send any request and
-//! read the response. The browser tells which page it is (`Origin`, `Sec-Fetch-Site`) and which name it connects to
-//! (`Host`). Both are checked before anything else. Programs other than browsers send neither `Origin` nor
+//! read the response. The browser sends the site of the page (`Origin`, `Sec-Fetch-Site`) and the name to which it
+//! connects (`Host`). Both are checked before anything else. Programs other than browsers send neither `Origin` nor
 //! `Sec-Fetch-Site`.
 
 use warp::http::header::{self, HeaderMap, HeaderValue};
@@ -73,7 +73,7 @@ impl HostPort {
             Some((name, port)) if !port.contains(']') => (name, port),
             _ => (text, ""),
         };
-        // Without brackets, an IPv6 address cannot be told from its port.
+        // Without brackets, an IPv6 address cannot be distinguished from its port.
         if !name.starts_with('[') && name.contains(':') {
             return None;
         }
@@ -92,7 +92,7 @@ impl HostPort {
     }
 }
 
-/// The host that a request is for; `None` if it does not tell, as in HTTP/1.0.
+/// The host that a request names; `None` if it names none, as in HTTP/1.0.
 fn requested_host(headers: &HeaderMap, target: &Target) -> Result<Option<HostPort>, Problem> {
     let bad = |what: &str| Problem::BadHost { what: what.into() };
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -357,7 +357,7 @@ mod tests {
             let found = foreign_page(&Method::GET, &lines, host.as_ref());
             assert_eq!(found, Some("Sec-Fetch-Site"), "{site}");
         }
-        // A link to the service, and what looks like one.
+        // A link to the service, and requests that resemble one.
         const LINK: Lines = &[
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-mode", "navigate"),

@@ -54,7 +54,7 @@ pub(super) fn next_page(query: &str, cursor: &str) -> String {
     format!("</flows?{}>; rel=\"next\"", next.finish())
 }
 
-/// Checks what has to be true of every query. For fuzzing.
+/// Checks an invariant for every query: it survives a round trip. For fuzzing.
 #[cfg(fuzzing)]
 pub fn assert_query_round_trips(query: &str) {
     if let Ok(asked) = text::parse_flows(query) {

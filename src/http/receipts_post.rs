@@ -1,4 +1,5 @@
-//! `POST /receipts`: under which of the given idempotency keys batches were counted, when, and with which notes.
+//! `POST /receipts`: for each of the given idempotency keys, whether a batch was counted under it, when, and with which
+//! notes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -25,10 +26,10 @@ use crate::service::{ReceiptInfo, Service, ServiceError};
 use flow::IdempotencyKey;
 use flow::decode::Format;
 
-/// Most keys in one request.
+/// Maximum number of keys in one request.
 const KEYS_MAX: usize = 20_000;
-/// Most characters of all keys in one request. They are held until the response is sent, and each response in progress
-/// may hold this much.
+/// Maximum number of characters of all keys in one request. They are held until the response is sent, and each response
+/// in progress may hold this much.
 const KEYS_CHARS_MAX: usize = 1 << 20;
 /// A body with a larger `Content-Length` is not read: it has more than [`KEYS_CHARS_MAX`] characters, or a lot of white
 /// space.
@@ -82,16 +83,17 @@ impl Keys {
     fn read(body: &[u8]) -> Result<Keys, Problem> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Asked {
+        struct ReceiptsRequest {
             keys: Keys,
         }
-        let asked: Asked = serde_json::from_slice(body).map_err(|e| Problem::BadKeys {
-            // Truncated, since serde's message contains the unknown field or the value of the wrong type.
-            what: format!(
-                "it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {:.300}",
-                e.to_string()
-            ),
-        })?;
+        let asked: ReceiptsRequest =
+            serde_json::from_slice(body).map_err(|e| Problem::BadKeys {
+                // Truncated, since serde's message contains the unknown field or the value of the wrong type.
+                what: format!(
+                    "it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {:.300}",
+                    e.to_string()
+                ),
+            })?;
         let Keys { text, ranges } = asked.keys;
         let mut seen = HashSet::with_capacity(ranges.len());
         let keys = ranges.iter().map(|range| in_text(&text, range));
@@ -155,11 +157,11 @@ impl<'de> Visitor<'de> for KeysVisitor {
     }
 }
 
-/// Looks up some keys at a time, as the client reads the response.
+/// Looks up a few keys at a time, while the client reads the response.
 struct Lookup {
     service: Arc<dyn Service>,
     keys: Keys,
-    /// How many keys were written, or have no receipt.
+    /// Number of keys that were written or have no receipt.
     done: usize,
     /// The receipts of the next keys, read ahead.
     kept: std::vec::IntoIter<Option<ReceiptInfo>>,
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_folded_and_bounded() {
+    fn keys_are_deduplicated_and_bounded() {
         let keys = read(r#"{"keys":["b","a\"","\u0061\"","b","c"]}"#).unwrap();
         assert_eq!(keys, ["b", "a\"", "c"]);
         assert_eq!(read(r#"{"keys":[]}"#).unwrap(), [""; 0]);

@@ -19,7 +19,7 @@ pub(super) struct Target {
     pub(super) tail: Option<Arc<TargetTail>>,
 }
 
-/// What is known of a request's connection. It is an extension of the request.
+/// The context of a request from its connection. It is an extension of the request.
 #[derive(Clone, Debug)]
 pub(super) struct RequestContext {
     /// The client has a certificate that the client CA issued.

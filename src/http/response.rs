@@ -1,4 +1,4 @@
-//! What responses have in common.
+//! Helpers for responses.
 
 use warp::http::HeaderMap;
 use warp::http::header::{self, HeaderValue};
@@ -15,7 +15,7 @@ pub(super) fn with_body(media_type: &'static str, body: impl Into<bytes::Bytes>)
 /// The media type of a body that is one JSON value.
 pub(super) const JSON: &str = "application/json";
 
-/// Forbids caching unless the handler allows it, because the next flows change the answer.
+/// Forbids caching unless the handler allows it, because the next flows change the response.
 pub(super) fn forbid_caching(headers: &mut HeaderMap) {
     let control = headers.entry(header::CACHE_CONTROL);
     control.or_insert(HeaderValue::from_static("no-store"));

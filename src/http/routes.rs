@@ -109,7 +109,7 @@ async fn handle(
     response
 }
 
-/// The query of a request whose target may be longer than hyper accepts, or why a part of it was not kept.
+/// The query of a request whose target may be longer than hyper accepts, and the problem if a part of it was not kept.
 fn whole_query(query: String, context: &RequestContext) -> (String, Option<Problem>) {
     match context.target.tail.as_deref() {
         None => (query, None),

@@ -8,7 +8,7 @@ use agent::client::TokenFileError;
 /// The paths of all files with secrets.
 #[derive(Clone, Debug, Default)]
 pub struct AccessFiles {
-    /// Tokens for sending flows; without it, nobody needs a token for that.
+    /// Tokens for sending flows; without it, sending needs no token.
     pub write_tokens: Option<PathBuf>,
     /// Tokens for reading.
     pub read_tokens: Option<PathBuf>,

@@ -33,9 +33,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the last request, time for its response to be sent and for its client to close the connection.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// Serves `api` on `listener` until `shutdown` resolves. Then it accepts no more connections, gives requests that are in
-/// progress `grace` to end, and aborts the rest. Returns how many were aborted. Downloads of backups are aborted at once,
-/// since they can be repeated.
+/// Serves `api` on `listener` until `shutdown` resolves. Then it accepts no more connections, gives requests that are
+/// in progress `grace` to end, and aborts the rest. Returns how many were aborted. Downloads of backups are aborted
+/// immediately, since they can be repeated.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
@@ -111,7 +111,7 @@ pub async fn serve(
     api.stop();
     connections.abort_downloads();
     let no_request_left = async {
-        // Connections without a request, or with an incomplete head, are not worth waiting for.
+        // Do not wait for connections without a request or with an incomplete head.
         loop {
             tokio::time::sleep(LINGER).await;
             if connections.requests_in_progress() == 0 {
@@ -127,8 +127,8 @@ pub async fn serve(
             // Their clients see that the responses are incomplete, and can repeat the requests.
             let waiting = connections.waiting_responses();
             if waiting > 0 {
-                let answers = waiting;
-                tracing::warn!(answers, "answers aborted because their clients did not read them");
+                let responses = waiting;
+                tracing::warn!(responses, "responses aborted because their clients did not read them");
             }
             connections.requests_in_progress().saturating_sub(waiting)
         }
@@ -179,7 +179,7 @@ where
         let (connection, filter) = (connection.clone(), filter.clone());
         async move {
             let response = serve_request(filter, request).await?;
-            // An HTTP/1.0 client takes the end of the connection for the end of a response without a length.
+            // For an HTTP/1.0 client, the end of the connection ends a response without a length.
             let has_length = response.body().size_hint().exact().is_some();
             if version < Version::HTTP_11 && !has_length {
                 connection.reset_unless_shut_down();

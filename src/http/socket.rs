@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 /// A client that has closed its side may still want the response; one that has disconnected looks the same. So the
 /// response is sent for this long.
 const DISCONNECTED_AFTER: Duration = Duration::from_secs(1);
-/// Between two checks of a socket with bytes that nobody reads yet.
+/// Interval between checks of a socket with unread bytes.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Bytes of a response that the kernel may buffer beyond those in flight to the client.
@@ -30,7 +30,7 @@ pub(super) struct Socket(Arc<TcpStream>);
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Socket {
-        // Responses are written in large pieces, so Nagle's algorithm would only delay them.
+        // Responses are written in large chunks, so Nagle's algorithm would only delay them.
         let _best_effort = stream.set_nodelay(true);
         // Without it, the socket becomes writable only when a third of the kernel's send buffer is free. The buffer
         // grows to megabytes, which a slow client would have to read before it counts as alive.
@@ -38,7 +38,7 @@ impl Socket {
         Socket(Arc::new(stream))
     }
 
-    /// Reads and discards what arrives, for a moment and up to a limit.
+    /// Reads and discards what arrives, up to limits of time and bytes.
     pub(super) async fn drain(&self) {
         let mut bytes = vec![0; DRAIN_STEP_BYTES];
         let mut left = DRAIN_BYTES_MAX;
@@ -56,7 +56,7 @@ impl Socket {
     }
 
     /// Makes the connection end with a reset, unless it is shut down properly first. However the process or the
-    /// connection ends, the client then does not take a part of a response for the whole.
+    /// connection ends, the client then does not mistake a part of a response for all of it.
     pub(super) fn reset_unless_shut_down(&self) {
         let _best_effort = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
     }
@@ -160,7 +160,7 @@ mod tests {
             .is_ok()
     }
 
-    /// What a client reads of an answer of a few bytes, up to its end.
+    /// The result of a client's read of a response of a few bytes, up to its end.
     async fn end_of(shut_down: bool) -> Result<usize, std::io::ErrorKind> {
         let (mut client, mut socket) = pair().await;
         socket.reset_unless_shut_down();
@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn a_disconnect_is_detected() {
         let (mut client, socket) = pair().await;
-        // Also behind a request that nobody has read yet.
+        // Even after a request that has not been read yet.
         client.write_all(b"GET").await.unwrap();
         assert!(!disconnects_within(&socket, POLL_INTERVAL * 3).await);
         drop(client);

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_taken_over() {
+    fn valid_ids_are_adopted() {
         let id_for = |given: &'static [u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(given).unwrap());

@@ -3,8 +3,8 @@
 //! There are two pools. Each request starts in the common pool, where it may reserve a small share. A request that
 //! needs more, or finds the common pool exhausted, moves into a **lane**, which covers the largest request; there are
 //! few lanes. So requests never wait for each other in a cycle, a few huge bodies do not delay many small ones, and
-//! bytes count when they arrive: a sender that announces bytes and does not send them costs nothing. While other
-//! requests wait for memory, the bytes of a request that holds some must arrive at a minimum rate.
+//! bytes count on arrival: a sender that announces bytes and does not send them costs nothing. While other requests
+//! wait for memory, the bytes of a request that holds some must arrive at a minimum rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 #[error("{0}")]
 pub struct Overloaded(pub String);
 
-/// A body and the batch that is decoded from it are in memory together for a while; the batch is never larger.
+/// A body and its decoded batch are in memory together for a while; the batch is never larger.
 pub const MEMORY_PER_BODY_BYTE: usize = 2;
 
 /// Bytes per permit of the common pool.
@@ -27,7 +27,7 @@ const UNIT_BYTES: usize = 1024;
 const COMMON_SHARES: usize = 16;
 /// While others wait, bytes must be granted at this rate, which is twice that of the body.
 const BYTES_PER_S_MIN: usize = 1 << 20;
-/// Longest pause in which no bytes need to arrive.
+/// Longest allowed pause between bytes.
 const ARRIVAL_GAP_MAX: Duration = Duration::from_secs(1);
 /// Interval between checks whether others wait.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -109,7 +109,7 @@ impl Admission {
         }
     }
 
-    /// Bytes granted at the moment; a lane counts as a whole.
+    /// Bytes that are granted now; a lane counts in full.
     pub fn bytes_granted(&self) -> usize {
         let common = COMMON_SHARES * self.share_bytes / UNIT_BYTES;
         let units = common.saturating_sub(self.common.available_permits());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_granted_once_and_given_back() {
+    async fn bytes_are_granted_once_and_released() {
         let admission = admission();
         let mut permits: Vec<Permit> = Vec::new();
         for _ in 0..16 {
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(one_more.units(), 1);
     }
 
-    /// Many requests hold a share and need more: one after the other gets a lane and completes.
+    /// Many requests hold a share and need more: each in turn gets a lane and completes.
     #[tokio::test]
     async fn requests_do_not_deadlock() {
         let admission = Admission::new(64 << 10, 16 << 10, Duration::from_secs(5));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_requests_take_lanes_and_leave_the_common_pool_alone() {
+    async fn large_requests_take_lanes_and_not_the_common_pool() {
         let admission = admission();
         let (mut a, mut b, mut c) = (Permit::default(), Permit::default(), Permit::default());
         for large in [&mut a, &mut b] {
@@ -282,7 +282,7 @@ mod tests {
 
     /// Waits until one of `permits` is evicted while another request waits for memory. Returns which one, and after
     /// how long.
-    async fn turned_away(
+    async fn evicted_of(
         admission: &Admission,
         permits: &[Permit],
         other: usize,
@@ -316,16 +316,16 @@ mod tests {
             admission.grow(permit, bytes).await.unwrap();
             assert!(permit.lane.is_some());
         }
-        // Nobody waits, so slow requests are not evicted.
+        // No other request waits, so slow requests are not evicted.
         assert_eq!(admission.lanes.available_permits(), 0);
         tokio::time::sleep(Duration::from_millis(1300)).await;
         admission.grow(&mut fast, 3 << 19).await.unwrap();
         let lanes = [fast, stalls];
-        let (which, after) = turned_away(&admission, &lanes, 192 << 10).await.unwrap();
+        let (which, after) = evicted_of(&admission, &lanes, 192 << 10).await.unwrap();
         assert_eq!(which, 1);
         assert!(after < Duration::from_millis(500), "{after:?}");
         // The other request was fast enough for another half second.
-        turned_away(&admission, &lanes[..1], 192 << 10)
+        evicted_of(&admission, &lanes[..1], 192 << 10)
             .await
             .unwrap();
         assert!(lanes[0].fast_until <= Instant::now());
@@ -341,11 +341,11 @@ mod tests {
             permits.push(permit);
         }
         // A large request waits for a lane, so only those in a lane are affected.
-        let (which, _) = turned_away(&admission, &permits, 9 << 10).await.unwrap();
+        let (which, _) = evicted_of(&admission, &permits, 9 << 10).await.unwrap();
         assert!(which >= 16, "{which}");
         let common = &permits[..16];
-        assert_eq!(turned_away(&admission, common, 9 << 10).await, None);
-        let (_, after) = turned_away(&admission, common, 2048).await.unwrap();
+        assert_eq!(evicted_of(&admission, common, 9 << 10).await, None);
+        let (_, after) = evicted_of(&admission, common, 2048).await.unwrap();
         assert!(after < Duration::from_secs(1), "{after:?}");
     }
 }

@@ -1,9 +1,9 @@
 //! Refuses hours that are too far ahead of the clock.
 //!
 //! With retention, age counts from the newest hour that has flows. A single sender that sends seconds as hours, or
-//! whose clock is wrong, would make everybody's flows too old. So a batch with an hour more than `ahead_max` after
-//! the clock's is refused when it arrives. Stored batches are not validated again, neither at replay nor when Kafka
-//! is read.
+//! whose clock is wrong, would make all other flows too old. So a batch with an hour more than `ahead_max` after the
+//! clock's is refused when it arrives. Stored batches are not validated again, neither at replay nor when Kafka is
+//! read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,7 +79,7 @@ mod tests {
     use flow::{BatchBuilder, Counters, HourUnit};
 
     #[test]
-    fn a_clock_that_is_behind_what_is_stored_refuses_nothing() {
+    fn a_clock_behind_the_stored_hours_refuses_nothing() {
         let now = HourUnit::clock_hour();
         let guard = HourGuard::new(Some(48), Metrics::default());
         let trusts = |newest| guard.trusts_clock(Hour::new(u64::from(newest)));

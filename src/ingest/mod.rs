@@ -1,4 +1,4 @@
-//! What precedes a commit: [`Admission`] bounds the memory of requests, and [`HourGuard`] refuses hours that are too
+//! The steps before a commit: [`Admission`] bounds the memory of requests, and [`HourGuard`] refuses hours that are too
 //! far ahead of the clock.
 
 mod admission;

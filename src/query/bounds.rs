@@ -14,7 +14,7 @@ pub struct QueryLimits {
     /// Memory of groups, sorted rows and pages, for all queries together; in addition, each query has a 128th of
     /// this.
     pub memory_bytes_max: usize,
-    /// Time that a query may take until its response begins, and then for each part of the response. Waiting for the
+    /// Time that a query may take until its response begins, and then for each chunk of the response. Waiting for the
     /// client does not count.
     pub time_max: Duration,
 }
@@ -37,7 +37,7 @@ const STEP_BYTES: usize = 64 << 10;
 /// Groups can use this fraction of the pool's size without reserving it, and so can ranked rows: small queries then
 /// succeed even if the pool is exhausted.
 const UNPOOLED_PART: usize = 256;
-/// How long a query waits for memory that others hold.
+/// Maximum wait of a query for memory that others hold.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The memory that all queries share.
@@ -146,7 +146,7 @@ mod tests {
         let mut third = MemoryReservation::new(&pool);
         third.grow_to(own).unwrap();
         let waits = std::thread::spawn(move || third.grow_to(own + MIB).map(|()| third));
-        // Time to end, if it did not wait; a busy machine only makes this check weaker.
+        // Time to finish, if it does not wait; a busy machine only weakens this assertion.
         std::thread::sleep(Duration::from_millis(100));
         assert!(!waits.is_finished());
         drop(second);

@@ -1,9 +1,9 @@
-//! Which partitions of the sums a response covers, as sent between nodes and to clients in headers.
+//! The partitions of the sums that a response covers, as sent between nodes and to clients in headers.
 
 use flow::Partition;
 use flow::headers::{FLOWTALLY_LAG, FLOWTALLY_MISSING};
 
-/// Which partitions a response covers.
+/// The partitions that a response covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Partitions that no node serves.
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_as_they_were_written() {
+    fn headers_round_trip() {
         let read = |headers: &[(&'static str, String)]| {
             let headers = headers.to_vec();
             Coverage::from_headers(|name| {

@@ -1,4 +1,4 @@
-//! Page cursors: where a page ended, as text that the client sends back.
+//! Page cursors: the end of a page, as text that the client sends back.
 //!
 //! ```text
 //! base64url of: version 01 | XXH3 of the query u64 LE | rank u128 LE | key of the last row
@@ -17,8 +17,8 @@ use flow::query::Query;
 
 const VERSION: u8 = 1;
 
-/// Fingerprint of everything that decides which rows there are, and in which order. A cursor is valid only for
-/// queries with the same one.
+/// Fingerprint of everything that determines the rows and their order. A cursor is valid only for queries with the same
+/// one.
 fn fingerprint(query: &Query) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     (&query.hours, &query.filter, query.columns, query.sort).hash(&mut hasher);

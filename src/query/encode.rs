@@ -12,7 +12,7 @@ use super::{Coverage, Hours, QueryError, Row, Rows};
 use flow::query::{Columns, HourRow};
 use flow::{Encoding, Field};
 
-/// How rows are written.
+/// The format of rows.
 #[derive(Clone, Copy, Debug)]
 pub enum RowFormat {
     Json,
@@ -57,8 +57,8 @@ pub trait JsonItems: Debug + Send + Sync {
     fn tail(&self) -> &'static [u8];
 }
 
-/// Size of a chunk before compression: large enough that handing it over costs little compared with encoding it, and
-/// small enough for slow clients to hold.
+/// Size of a chunk before compression: large enough that its handover costs little compared with its encoding, and
+/// small enough to be held for each slow client.
 const CHUNK_BYTES: usize = 120 << 10;
 /// Levels at which compression outpaces a gigabit network.
 const GZIP_LEVEL: u32 = 1;
@@ -152,7 +152,7 @@ impl EncodedRows {
         }
     }
 
-    /// Which partitions of the sums it covers.
+    /// The partitions of the sums that it covers.
     pub fn coverage(&self) -> Coverage {
         match &self.content {
             Content::Rows(rows, _) => rows.coverage().clone(),
@@ -253,7 +253,7 @@ impl Content {
         }
     }
 
-    /// Appends rows until `out` contains a chunk. Returns whether the rows have ended. `any` tells whether a row was
+    /// Appends rows until `out` contains a chunk. Returns whether the rows have ended. `any` is true if a row was
     /// written before.
     fn write(&mut self, any: &mut bool, out: &mut Vec<u8>) -> Result<bool, QueryError> {
         let is_json = self.is_json();

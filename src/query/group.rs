@@ -1,7 +1,7 @@
 //! Groups rows: adds up those that agree in some columns.
 //!
 //! Rows come in key order: hour, src_app, dest_app, vpc_id. Rows that agree in the first columns are adjacent, so the
-//! sums of such a group are complete as soon as the next group starts. Only if a query omits a column and asks for a
+//! sums of such a group are complete as soon as the next group starts. Only if a query omits a column and selects a
 //! later one, many groups are open at a time: they are kept in a table until the columns before change.
 
 use std::hash::BuildHasher;
@@ -108,7 +108,7 @@ impl Groups {
         Some((&self.key, counters))
     }
 
-    /// Whether many groups can be open at a time, because the query omits a column and asks for a later one.
+    /// Whether many groups can be open at a time, because the query omits a column and selects a later one.
     pub(super) fn needs_table(&self) -> bool {
         (self.leading..4).any(|at| self.columns.has_at(at))
     }
@@ -152,7 +152,7 @@ impl Groups {
         let mut rest = &suffix[leading_bytes..];
         self.key.clear();
         for at in self.leading.max(1)..4 {
-            // Skip the remaining names if none of them is asked for.
+            // Skip the remaining names if none of them is selected.
             if !(at..4).any(|at| self.columns.has_at(at)) {
                 break;
             }

@@ -48,7 +48,7 @@ struct MergeInput {
 }
 
 impl Hours {
-    /// Has no source at first. `time_max` applies to each part of the response.
+    /// Has no source at first. `time_max` applies to each chunk of the response.
     pub fn new(time_max: Duration, cancel: CancellationToken) -> Hours {
         Hours {
             sources: Vec::new(),
@@ -157,7 +157,7 @@ mod tests {
         let etag = hours.etag().unwrap();
         assert_eq!(Hours::parse_etag(&etag), hours.tag());
         let mut read = Vec::new();
-        // One by one.
+        // One at a time.
         while !hours
             .read(|hour, totals| {
                 read.push((hour.get(), totals.flows, totals.tx));

@@ -101,7 +101,7 @@ impl RowSource for LocalRows {
     }
 }
 
-/// Rows between two checks of deadline and cancellation.
+/// Number of rows between checks of deadline and cancellation.
 const ROWS_PER_CHECK: u32 = 512;
 
 /// Several sources merged into one.
@@ -112,7 +112,7 @@ pub(super) struct MergedRows {
     order: Vec<usize>,
     started: bool,
     key: Vec<u8>,
-    /// Time limit for each part of a response.
+    /// Time limit for each chunk of a response.
     time_max: Duration,
     deadline: Option<Instant>,
     cancel: CancellationToken,
@@ -137,7 +137,7 @@ impl MergedRows {
         }
     }
 
-    /// Resets the deadline for the next part of the response.
+    /// Resets the deadline for the next chunk of the response.
     pub(super) fn reset_deadline(&mut self) {
         self.deadline = bounds::deadline_after(self.time_max);
         for source in &mut self.sources {

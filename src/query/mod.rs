@@ -43,7 +43,7 @@ use matcher::Matcher;
 use merge::{LocalRows, MergedRows};
 use rank::{Page, RankedRow, Ranking, SortKey};
 
-/// Why a query failed, before or during its response.
+/// The reason why a query failed, before or during its response.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// Other queries hold the memory that this one needs. It becomes free shortly.
@@ -107,7 +107,7 @@ impl Engine {
         }
     }
 
-    /// Time limit for each part of a response.
+    /// Time limit for each chunk of a response.
     pub fn time_max(&self) -> Duration {
         self.time_max
     }
@@ -198,7 +198,7 @@ impl Engine {
     }
 }
 
-/// Reads all rows of `answer` and ranks them if `query` has a sort order or asks for a page; otherwise the rows are
+/// Reads all rows of `stream` and ranks them if `query` has a sort order or requests a page; otherwise the rows are
 /// streamed.
 fn ranked(
     query: &Query,
@@ -256,12 +256,12 @@ fn rank_all(
 struct FilteredScan {
     scan: Scan,
     matcher: Matcher,
-    /// Time limit for each part of a response.
+    /// Time limit for each chunk of a response.
     time_max: Duration,
 }
 
 impl FilteredScan {
-    /// Resets the deadline for the next part of the response.
+    /// Resets the deadline for the next chunk of the response.
     fn reset_deadline(&mut self) {
         self.scan
             .set_deadline(bounds::deadline_after(self.time_max));
@@ -283,7 +283,7 @@ impl FilteredScan {
     }
 }
 
-/// A response that is read row by row. It shows one moment, however long reading takes.
+/// A response that is read row by row. It shows the state at one moment, however long reading takes.
 #[derive(Debug)]
 pub struct Rows {
     columns: Columns,
@@ -361,7 +361,7 @@ impl Rows {
         self.stream.rows_read()
     }
 
-    /// Which partitions of the sums it covers.
+    /// The partitions of the sums that it covers.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }

@@ -44,7 +44,7 @@ impl Ord for RankedRow {
 /// Memory overhead of an allocated key.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Keeps the first of the rows that it is offered.
+/// Keeps the first of the rows that are pushed into it.
 #[derive(Debug)]
 pub(super) struct Ranking {
     sort: Option<Sort>,

@@ -6,7 +6,7 @@ use flow::codec::{self, Corrupt, FlowKey};
 use flow::query::Columns;
 use flow::{Counters, Hour};
 
-/// A row of a response: its key columns, if they were asked for, and its sums.
+/// A row of a response: its key columns, if they were selected, and its sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     pub src_app: Option<&'a str>,

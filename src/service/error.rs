@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::store::StoreError;
 
-/// Why a batch, a deletion or a look-up failed. Questions fail with [`QueryError`](crate::query::QueryError).
+/// The reason why a batch, a deletion or a look-up failed. Queries fail with [`QueryError`](crate::query::QueryError).
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
     /// Too much is in flight, or the disk does not keep up: the sender should try again shortly.
@@ -13,14 +13,14 @@ pub enum ServiceError {
     /// The disk is full, or nearly full: nothing is stored until there is space.
     #[error("{why}")]
     NoSpace { why: &'static str },
-    /// The journal could not be written; the batch is not promised.
+    /// The journal could not be written; the batch is not acknowledged.
     #[error(transparent)]
     Store(Arc<StoreError>),
     /// A receipt cannot be read because it is damaged. So it is unknown whether a batch was counted under the
     /// idempotency key, and trying again does not help.
     #[error(transparent)]
     Receipt(Arc<StoreError>),
-    /// An hour could not be deleted: it is there as a whole, or gone as a whole.
+    /// An hour could not be deleted: it is either complete or deleted.
     #[error(transparent)]
     NotDeleted(Arc<StoreError>),
     /// Another batch was counted under this one's idempotency key.

@@ -50,7 +50,7 @@ pub struct Committed {
 pub enum Health {
     /// Commits and queries are expected to succeed.
     Ready,
-    /// They would fail for now, for this reason. It passes by itself, or the log has what to do.
+    /// They would fail for now, for this reason. It is temporary, or the log has the remedy.
     NotReady(String),
     /// Batches are refused, and a restart may help. `ready` is for `/readyz`, `cause` completes "… for 10 seconds".
     Failing { ready: String, cause: &'static str },
@@ -88,13 +88,13 @@ pub trait Service: Debug + Send + Sync {
     /// The newest hour that has flows; `None` if there is none, or it is not known.
     fn newest_hour(&self) -> Option<Hour>;
 
-    /// What is stored under each of these idempotency keys. Blocks on the disk.
+    /// The receipt or note under each of these idempotency keys. Blocks on the disk.
     fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError>;
 
-    /// Deletes an hour, and returns what it held; `None` if it held nothing. Blocks on the disk.
+    /// Deletes an hour, and returns its totals; `None` if it had no flows. Blocks on the disk.
     fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError>;
 
-    /// Called once, when the API answers requests: logs what opening the service took.
+    /// Called once, when the API serves requests: logs how the service was opened.
     fn log_ready(&self) {}
 
     fn health(&self) -> Health;
@@ -108,8 +108,8 @@ pub trait Service: Debug + Send + Sync {
     /// [`ServiceError::Unsupported`] in a mode without backups.
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError>;
 
-    /// Commits what has been handed over, refuses batches from then on, and writes all sums to their final files,
-    /// so that the next start has nothing to replay. The last flush gets `time_max`. Blocks.
+    /// Commits all batches that it has received, refuses further ones, and writes all sums to their final files, so
+    /// that the next start has nothing to replay. The last flush gets `time_max`. Blocks.
     fn close(&self, time_max: Duration) -> Result<(), StoreError>;
 
     /// Reads a request from another node of the cluster; `None` if there is no such path.
@@ -121,18 +121,18 @@ pub trait Service: Debug + Send + Sync {
 /// Paths of the requests between nodes start with this.
 pub const PEER_PATH_PREFIX: &str = "/partitions/";
 
-/// What another node of the cluster asks for.
+/// A request from another node of the cluster, with its response in progress.
 #[allow(missing_debug_implementations)] // it has a future
 pub enum PeerRequest<'a> {
-    /// The answer of [`Service::ask`], in this format.
+    /// The result of [`Service::ask`], in this format.
     Rows(Query, RowFormat),
-    /// The answer of [`Service::hours`].
+    /// The result of [`Service::hours`].
     Hours(HoursQuery),
-    /// Resolves to true when the sums include what the request waits for; to false if that takes too long.
+    /// Resolves to true when the sums include the requested offsets; to false if that takes too long.
     Applied(BoxFuture<'a, bool>),
 }
 
-/// How the service runs.
+/// The mode of the service.
 #[derive(Clone, Debug)]
 pub enum Mode {
     Standalone,
@@ -140,7 +140,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// How many stores the process may have open.
+    /// Maximum number of open stores of the process.
     pub fn stores_max(&self) -> usize {
         match self {
             Mode::Standalone => 1,
@@ -149,7 +149,7 @@ impl Mode {
     }
 }
 
-/// What an implementation needs.
+/// Options for both implementations.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
     pub data_dir: PathBuf,
@@ -160,7 +160,7 @@ pub struct ServiceOptions {
     pub reload: watch::Receiver<()>,
 }
 
-/// Why the service did not start.
+/// The reason why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
@@ -176,8 +176,8 @@ pub type Open = Box<
     dyn FnOnce(&CancellationToken) -> Result<Option<Arc<dyn Service>>, OpenError> + Send + 'static,
 >;
 
-/// Returns the function that opens the service. The data directory of a standalone service is locked at once, so that
-/// one that is in use or has another format is reported before anything else happens.
+/// Returns the function that opens the service. The data directory of a standalone service is locked here, so that one
+/// that is in use or has another format is reported before anything else happens.
 ///
 /// # Errors
 /// If the data directory cannot be used.

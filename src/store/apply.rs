@@ -66,7 +66,7 @@ impl Store {
     /// flush; or a receipt cannot be read. No entry was added then.
     pub fn apply(&self, entries: Vec<JournalEntry>) -> Result<Applied, StoreError> {
         let inner = &*self.inner;
-        // Copying a batch takes time, so this comes before the locks.
+        // Copying a batch takes time, so do it before taking locks.
         let mut entries: Vec<_> = entries
             .into_iter()
             .map(|entry| JournalEntry {
@@ -84,8 +84,8 @@ impl Store {
             group.copy_receipts(&tallies, entries.iter().map(|entry| &entry.batch));
             group
         };
-        // Everything that can fail comes first: if only some batches of a position were added, the rest would be
-        // skipped when the position is read again. The disk is read without the lock of the tallies.
+        // First everything that can fail: if only some batches of a position were added, the rest would be skipped when
+        // the position is read again. The disk is read without the lock of the tallies.
         let mut applied = Applied::default();
         let mut classified = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -206,10 +206,10 @@ mod tests {
         rows
     }
 
-    /// Dropping a store without a flush loses only what is in memory, like a crash: the journal is read again from
-    /// the marker.
+    /// Dropping a store without a flush loses only sums in memory, like a crash: the journal is read again from the
+    /// marker.
     #[test]
-    fn each_batch_of_another_journal_counts_once() {
+    fn each_batch_of_an_external_journal_counts_once() {
         let seed = rand::random();
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
@@ -231,7 +231,7 @@ mod tests {
                 }
                 _ => {
                     for _ in 0..random.random_range(0..20) {
-                        // Kafka leaves some out.
+                        // Kafka skips some offsets.
                         position += random.random_range(1..3);
                         for _ in 0..random.random_range(1..4) {
                             journal.push(entry(&mut random, position));
@@ -282,7 +282,7 @@ mod tests {
 
     /// Receipts that are old by the clock but not by the journal are kept, so a second read gives the same sums.
     #[test]
-    fn receipts_are_kept_by_the_time_of_the_journal() {
+    fn receipts_expire_by_the_time_of_the_journal() {
         let dir = tempfile::tempdir().unwrap();
         let window = Duration::from_secs(3600);
         let options = StoreOptions {
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(apply(3, then + 3601), 0, "expired by the journal's time");
         assert_eq!(apply(4, then + 3602), 1);
 
-        // A node whose clock is ahead must not make it forget other nodes' batches.
+        // A node whose clock is ahead must not expire the receipts of other nodes' batches.
         let now = super::super::receipts::now().as_secs();
         assert_eq!(apply(5, now), 0);
         assert_eq!(apply_under(b"ahead", 6, now + 86_400), 0);
@@ -360,7 +360,7 @@ mod tests {
     /// Two batches share a position, and the receipt of the second cannot be read. The first must not be counted
     /// alone: when the position is read again, it would be skipped as a whole.
     #[test]
-    fn after_an_error_no_batch_of_the_position_counts() {
+    fn after_an_error_no_batch_at_the_position_counts() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let entry = |name: &[u8], key: Option<&[u8]>| {

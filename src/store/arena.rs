@@ -16,7 +16,7 @@ pub(super) const PREFETCH_ENTRIES: usize = 64;
 /// A hash slot has 32 bits for the offset of an entry, plus 1.
 const ARENA_BYTES_MAX: usize = u32::MAX as usize - 1;
 
-/// A tally of this size is full, whatever the options allow.
+/// A tally of this size is full, even if the options allow more.
 pub(super) const TALLY_BYTES_MAX: usize = 1 << 30;
 
 /// One group of batches may exceed it. The smallest record takes 10 bytes of a batch, and its entry takes 21.

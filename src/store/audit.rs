@@ -2,7 +2,7 @@
 //!
 //! The ledger may have millions of entries, so a scrape of the metrics does not read it: the totals are counted as
 //! batches are committed and hours are dropped, and the number of hours as tallies are flushed. After a flush, the
-//! compactor thread adds up the whole ledger and compares the sum with the counted totals, if it can afford to.
+//! compactor thread adds up the whole ledger and compares the sum with the counted totals, if its time budget allows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -36,7 +36,7 @@ impl Audit {
         if difference != before && difference != 0 {
             tracing::error!(
                 flows = difference,
-                "the ledger on disk does not have what was accepted: this is a fault; stop the service, run verify, \
+                "the ledger on disk differs from the accepted flows: this is a fault; stop the service, run verify, \
                  and keep the directory"
             );
         }
@@ -49,7 +49,7 @@ pub(super) struct HoursOnDisk {
     /// As of this marker.
     marker: Position,
     hours: u64,
-    /// The marker of the flush that is running, and the hours that it adds. It may be on disk already.
+    /// The marker of the running flush, and the hours that it adds. It may be on disk already.
     flushing: Option<(Position, u64)>,
 }
 
@@ -202,7 +202,7 @@ impl Inner {
         }
         match self.ledger_difference() {
             Ok(difference) => self.audit.set(difference),
-            Err(error) => tracing::warn!(%error, "ledger not compared with what was accepted"),
+            Err(error) => tracing::warn!(%error, "ledger not compared with the accepted flows"),
         }
         Instant::now() + start.elapsed() * REST
     }
@@ -245,8 +245,8 @@ mod tests {
         (counts.hours, counts.totals.flows)
     }
 
-    /// The fewest entries that iterators read while one of five calls of `act` ran: the compactor thread reads the
-    /// ledger too, but not all the time.
+    /// The minimum number of entries that iterators read during one of five calls of `act`: the compactor thread reads
+    /// the ledger too, but not all the time.
     fn fewest_entries_read(store: &Store, mut act: impl FnMut(u32)) -> u64 {
         let read = || {
             let options = &store.inner.database_options;

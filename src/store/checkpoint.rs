@@ -17,7 +17,7 @@ use super::position::Position;
 use super::{Inner, Store, marker_in};
 use agent::durable;
 
-/// How long to wait for the flush that comes first.
+/// Maximum wait for the preceding flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A checkpoint, on the same disk as the store.
@@ -180,13 +180,13 @@ mod tests {
 
     /// A flush during a checkpoint would trim batches from the journal that its files lack.
     #[test]
-    fn a_writer_delays_a_checkpoint() {
+    fn a_checkpoint_waits_for_writers() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let writes = store.inner.flusher.lock_writes();
         std::thread::scope(|scope| {
             let made = scope.spawn(|| store.checkpoint("one"));
-            // Time to end, if it did not wait; a busy machine only makes this check weaker.
+            // Time to finish, if it does not wait; a busy machine only weakens this assertion.
             std::thread::sleep(Duration::from_millis(300));
             assert!(!made.is_finished());
             drop(writes);

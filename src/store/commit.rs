@@ -22,7 +22,7 @@ impl Store {
     pub fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let inner = &*self.inner;
         let mut orphaned = inner.commit.lock().map_err(|_| StoreError::Closed)?;
-        // Before anything is answered: a replay gets a 200, too.
+        // Before any response: a replay gets a 200, too.
         inner.require_dir()?;
         let mut classifier = CommitGroup::new(self, &*inner.tallies()?);
         let now = Arrival::now();
@@ -36,7 +36,7 @@ impl Store {
         }
         let group_bytes: usize = group.iter().map(|batch| batch.bytes().len()).sum();
         let mut growth = hours_bytes(group.iter());
-        // The memory budget has room for what a small group adds beyond the tally's bound. In a large group, every
+        // The memory budget has room for the growth of a small group beyond the tally's bound. In a large group, every
         // key may be new.
         if group_bytes > inner.tally_bytes_max() / 4 {
             growth += group_bytes;
@@ -138,9 +138,9 @@ mod tests {
     use crate::store::{Durability, StoreOptions};
     use flow::{BatchBuilder, Counters, Hour};
 
-    /// A kill of the process never loses what the system has; only a count of syncs tells the two apart.
+    /// A kill of the process never loses data in the page cache, so only a count of syncs distinguishes the two.
     #[test]
-    fn each_commit_is_synced_unless_told_otherwise() {
+    fn each_commit_is_synced_unless_configured_otherwise() {
         for (durability, syncs) in [(Durability::Fsync, 10), (Durability::Os, 0)] {
             let dir = tempfile::tempdir().unwrap();
             let options = StoreOptions {

@@ -1,10 +1,10 @@
 //! Compaction beyond what RocksDB triggers by itself.
 //!
-//! Reading a row that is spread over several files costs two to three times as much as one that is stored once.
-//! RocksDB lets files accumulate before it compacts them, which suits workloads that mostly write new keys. So after
-//! a flush that added to a busy hour on disk, the compactor thread compacts that hour at once if it is cheap: if the
-//! flush touched a good part of the rows to be rewritten, and they are few. It uses at most a twentieth of its time.
-//! RocksDB does all other compaction.
+//! Reading a row that is spread over several files costs two to three times as much as one that is stored once. RocksDB
+//! lets files accumulate before it compacts them, which suits workloads that mostly write new keys. So after a flush
+//! that added to a busy hour on disk, the compactor thread compacts that hour immediately if it is cheap: if the flush
+//! touched a good part of the rows to be rewritten, and they are few. It uses at most a twentieth of its time. RocksDB
+//! does all other compaction.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
@@ -31,13 +31,13 @@ const DROPPED_MAX: usize = 64;
 /// Approximate size of a row on disk (`benches/RESULTS.md`).
 const ROW_BYTES: u64 = 10;
 
-/// What a flush added to hours that were already on disk.
+/// The rows that a flush added to hours that were already on disk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlushOverlap {
     /// The first and last hour of the flush: its file spans them.
     pub(super) first: Hour,
     pub(super) last: Hour,
-    /// The hour that most rows were added to, and their number.
+    /// The hour to which most rows were added, and their number.
     pub(super) busiest: Hour,
     pub(super) rows: usize,
 }
@@ -72,7 +72,7 @@ impl CompactionRequests {
         self.change(|due| due.receipts = true);
     }
 
-    /// Requests that the ledger is compared with what was accepted.
+    /// Requests that the ledger is compared with the accepted flows.
     pub(super) fn request_audit(&self) {
         self.change(|due| due.audit = true);
     }
@@ -251,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let hour = Hour::new(7).unwrap();
-        // One file fewer than RocksDB waits for.
+        // One file fewer than the number that triggers RocksDB's compaction.
         for _ in 0..3 {
             let mut batch = BatchBuilder::with_capacity(0);
             batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(counters, Counters { tx: 3, rx: 6 });
     }
 
-    /// Also the second one fails, which RocksDB does not start because of the first.
+    /// The second one fails too: RocksDB does not start it because of the first.
     #[test]
     fn a_compaction_of_a_damaged_file_fails_every_time() {
         let dir = tempfile::tempdir().unwrap();
@@ -311,7 +311,7 @@ mod tests {
 
     /// Files with remains of dropped hours are rewritten, which the compactor has to notice.
     #[test]
-    fn the_compaction_of_dropped_hours_succeeds() {
+    fn files_of_dropped_hours_are_compacted() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         for _ in 0..3 {

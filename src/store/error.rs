@@ -8,7 +8,7 @@ use super::rocks_error;
 use super::scan::ScanEnd;
 use agent::durable::OutOfSpace;
 
-/// For the directory of a cluster node: where its sums are.
+/// The hint for the directory of a cluster node: the location of its sums.
 fn of_a_node(path: &Path) -> &'static str {
     match path.join("partitions").is_dir() {
         true => {
@@ -61,7 +61,7 @@ pub enum StoreError {
     RestoreInterrupted { path: PathBuf },
 
     #[error(
-        "{path} is a backup that was interrupted: it is not whole; choose another, or take one"
+        "{path} is a backup that was interrupted: it is incomplete; choose another, or make a new one"
     )]
     BackupInterrupted { path: PathBuf },
 

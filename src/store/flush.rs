@@ -270,9 +270,9 @@ impl Inner {
     ///
     /// A row is written as a merge operand. If nothing of its hour is on disk yet, it is written as a plain value:
     /// reading it then needs no merge, which halves the cost of a row until it is compacted. This is safe because the
-    /// caller holds the write lock of `flows`, so the iterator sees everything that is there.
+    /// caller holds the write lock of `flows`, so the iterator sees all rows.
     ///
-    /// Returns what the file adds to hours that are already on disk, and the number of its hours that are not.
+    /// Returns the rows that the file adds to hours on disk, and the number of its hours that are not on disk.
     fn write_file(
         &self,
         path: &Path,

@@ -36,10 +36,10 @@ pub enum WriteHealth {
     /// A file would exceed the process's file size limit.
     FileTooLarge,
     /// The data directory or a file in it was removed or renamed, or its disk is gone. The next start would not find
-    /// what is written now.
+    /// new writes.
     Gone,
-    /// A thread panicked while it changed the sums in memory, so they may lack durable batches. Nothing is answered
-    /// any more, and a restart recovers the sums from the journal.
+    /// A thread panicked while it changed the sums in memory, so they may lack durable batches. All requests fail from
+    /// then on, and a restart recovers the sums from the journal.
     Closed,
 }
 
@@ -62,7 +62,7 @@ impl WriteHealth {
         }
     }
 
-    /// Why batches are refused for lack of space; this may resolve by itself.
+    /// The reason why batches are refused for lack of space; this may resolve by itself.
     pub fn lacks_space(self) -> Option<&'static str> {
         match self {
             WriteHealth::NoSpace => Some("less than the reserve is free on the disk"),
@@ -71,7 +71,7 @@ impl WriteHealth {
         }
     }
 
-    /// Why batches are refused until the database is reopened.
+    /// The reason why batches are refused until the database is reopened.
     pub fn fails(self) -> Option<&'static str> {
         match self {
             WriteHealth::Failing => Some("the journal could not be written"),
@@ -109,7 +109,7 @@ pub(super) struct Health {
     reserve: AtomicU64,
 }
 
-/// What is at the path of the data directory.
+/// The state of the path of the data directory.
 enum DirState {
     /// The same directory, with all files that a start needs.
     All,
@@ -263,7 +263,7 @@ impl Health {
     /// disk.
     pub(super) fn update_free_space(&self, path: &Path, reserve: Option<u64>, needed: u64) {
         let Ok(disk) = rustix::fs::statvfs(path) else {
-            return; // writes will tell
+            return; // a failed write will report it
         };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let all = disk.f_blocks.saturating_mul(disk.f_frsize);
@@ -299,8 +299,8 @@ mod tests {
     use crate::store::StoreOptions;
     use flow::{BatchBuilder, Counters, Hour};
 
-    /// A panic may have left a durable batch out of the sums, so nothing is acknowledged or answered after it, and the
-    /// service asks for a restart.
+    /// A panic may have left a durable batch out of the sums, so all requests fail after it, and the service asks for a
+    /// restart.
     #[test]
     fn a_store_whose_sums_may_be_wrong_is_closed() {
         let dir = tempfile::tempdir().unwrap();

@@ -33,9 +33,8 @@ impl<'a> Journal<'a> {
     }
 
     /// Writes `batches` at positions `first`, `first` + 1, … with their receipts and notes, and deletes the receipts
-    /// under `orphaned` keys, in one atomic write with the given durability.
-    ///
-    /// After an error, the same positions can be reused: the next write overwrites what the failed one may have left.
+    /// under `orphaned` keys, in one atomic write with the given durability. After an error, the same positions can be
+    /// reused: the next write overwrites any records of the failed one.
     pub(super) fn append(
         &self,
         first: Position,
@@ -156,9 +155,8 @@ impl JournalMemtable {
         }
     }
 
-    /// Enlarges the journal's memtable for a group that exceeds it. Otherwise RocksDB would flush it at the next
-    /// write, before it is trimmed: as one block, of which it makes two more copies, and which compaction reads
-    /// again.
+    /// Enlarges the journal's memtable for a group that exceeds it. Otherwise RocksDB would flush it at the next write,
+    /// before it is trimmed: as one block, which it copies twice and compaction reads again.
     ///
     /// Such a group is alone in the tallies, so the flush of its tally shrinks the memtable again.
     pub(super) fn grow(&self, db: &DB, group_bytes: usize) {
@@ -189,12 +187,12 @@ fn set_memtable_bytes(db: &DB, bytes: usize) {
     });
     if let Err(error) = set {
         // This costs some memory for a moment.
-        tracing::debug!(%error, "the journal's memtable stays as large as it was");
+        tracing::debug!(%error, "the journal's memtable was not shrunk");
     }
 }
 
-/// Appends a record to the log. All writes to the log use this function, because each record must end in a mark: it
-/// is never zeros, and it tells whether the record was synced.
+/// Appends a record to the log. All writes to the log use this function, because each record must end in a mark, which
+/// is never zeros and shows whether the record was synced.
 pub(super) fn write_log(
     db: &DB,
     mut write: WriteBatch,

@@ -102,7 +102,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn total_on_any_bytes(
+        fn merge_accepts_any_bytes(
             values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..42), 0..10)
         ) {
             assert_merge_associates(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -126,7 +126,7 @@ mod tests {
         }
 
         #[test]
-        fn bracketing_never_shows(
+        fn grouping_does_not_matter(
             values in prop::collection::vec((any::<u64>(), 0..1000u64), 1..10)
         ) {
             let values: Vec<_> = values.iter().map(|&(tx, rx)| encoded(tx, rx)).collect();

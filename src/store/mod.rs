@@ -17,10 +17,10 @@
 //! | flusher | write lock of `flows`, signals | [`flush`] |
 //! | compactor | its requests; the result of the last audit | [`compact`], [`audit`] |
 //! | retention | cutoff, clock | [`retention`] |
-//! | receipts | which ones compaction drops | [`receipts`] |
+//! | receipts | rules by which compaction drops them | [`receipts`] |
 //! | views | memory for copies of unflushed rows | [`view_budget`] |
 //! | journal memtable | its size | [`journal`] |
-//! | health | last write, free space, files that must be there | [`health`] |
+//! | health | last write, free space, required files | [`health`] |
 //!
 //! # Order of locks
 //!
@@ -31,7 +31,8 @@
 //! 3. `tallies`.
 //! 4. leaf locks: compaction requests, memory of views, live files.
 //!
-//! Nothing blocks on the disk with the tallies locked, except what comes before the threads start.
+//! Nothing blocks on the disk with the tallies locked, except code that runs before
+//! the threads start.
 
 mod apply;
 mod arena;

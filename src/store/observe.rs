@@ -1,4 +1,4 @@
-//! Gauges of the store. Events are counted where they happen; this reads the values that must be queried.
+//! Gauges of the store. Events are counted where they happen; this module reads the values that must be queried.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

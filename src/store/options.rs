@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::telemetry::Metrics;
 
-/// What an acknowledged batch survives.
+/// The failures that an acknowledged batch survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// A crash of the machine: every commit waits for its fsync.
@@ -32,7 +32,7 @@ pub enum Step {
     Trimmed,
     /// The files that delete hours are written and synced.
     DropWritten,
-    /// They are ingested: the hours are gone, but their files still exist.
+    /// They are ingested: the hours are deleted, but their files still exist.
     Dropped,
 }
 
@@ -57,8 +57,8 @@ pub struct StoreOptions {
     pub journal_bytes_max: usize,
     /// A tally is frozen when its oldest flow is this old.
     pub flush_interval: Duration,
-    /// How long a commit waits for a flush if both tallies are full, before it is refused; also how long a scan waits
-    /// for memory for its view.
+    /// Maximum wait of a commit for a flush if both tallies are full, and of a scan for memory for its view. After it,
+    /// they are refused.
     pub stall_max: Duration,
     /// How long a batch's idempotency key is remembered.
     pub idempotency_window: Duration,
@@ -111,8 +111,7 @@ impl Default for StoreOptions {
 }
 
 impl StoreOptions {
-    /// Disk space that a flush may need until it has deleted what it flushed: its file, and the journal's logs
-    /// meanwhile.
+    /// Disk space that a flush may need until it has trimmed the journal: its file, and the journal's logs meanwhile.
     pub(super) fn flush_bytes(&self) -> u64 {
         (self.tally_bytes_max + 3 * self.memtable_bytes) as u64
     }

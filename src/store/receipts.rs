@@ -76,7 +76,7 @@ impl StoreOptions {
     }
 }
 
-/// What is stored under a key.
+/// The kind of the value under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReceiptKind {
     /// The receipt of a batch that does not belong to an import.
@@ -121,13 +121,13 @@ impl Inner {
 pub(super) struct ReceiptExpiry {
     /// In the order of [`ReceiptKind::ALL`].
     classes: [ReceiptClass; 3],
-    /// With an external journal, the current time by that journal in seconds since the epoch, up to where sums are on
-    /// disk. Entries after that may be read again and need earlier receipts.
+    /// With an external journal, the current time by that journal in seconds since the epoch, up to the sums on disk.
+    /// Entries after that may be read again and need earlier receipts.
     journal_s: Option<AtomicU64>,
 }
 
-/// Notes get all but one in this many parts of the imports' size bound, since a batch has about twenty notes and one
-/// receipt. Receipts have the rest to themselves, so notes cannot displace them.
+/// One in this many parts of the imports' size bound is reserved for receipts, so that notes cannot displace them.
+/// Notes get the other parts, since a batch has about twenty notes and one receipt.
 const NOTES_PART: u64 = 4;
 
 /// A class of receipts with its own window and size bound.
@@ -197,7 +197,7 @@ impl ReceiptExpiry {
             .map(|receipt| receipt.time_s)
             .max();
         if let (Some(journal_s), Some(newest)) = (&self.journal_s, newest) {
-            // A node whose clock is ahead must not make others forget receipts that they still need.
+            // A node whose clock is ahead must not make others drop receipts that they still need.
             journal_s.fetch_max(newest.min(now().as_secs()), Ordering::Relaxed);
         }
     }

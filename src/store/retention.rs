@@ -15,11 +15,11 @@ use super::error::{StoreError, with_context};
 use super::{Inner, Step, Store, StoreOptions};
 use flow::{Batch, Hour, HourRange, HourUnit, Totals};
 
-/// How long deleting an hour waits for the flush that must come first.
+/// Maximum wait of a deletion for the preceding flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
 const WRITING: &str = "writing a file to ingest";
 
-/// Which hours are kept, as of one moment.
+/// The hours that are kept, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Retention {
     /// Number of hours kept before the newest; `None` keeps all.
@@ -82,8 +82,8 @@ impl RetentionState {
         self.cutoff.store(cutoff.get(), Ordering::SeqCst);
     }
 
-    /// Which hours are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one that
-    /// it has reached: if the clock is set back, hours that were too old stay too old.
+    /// The hours that are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one
+    /// that it has reached: if the clock is set back, hours that were too old are still too old.
     pub(super) fn as_of(&self, newest: Option<Hour>) -> Retention {
         let latest = if self.clock_bounds_age {
             let now = HourUnit::clock_hour();
@@ -189,7 +189,7 @@ impl Inner {
         if hours == 0 {
             return Ok(dropped);
         }
-        // Ingest two files at once, so that rows and ledger change together. A single file would span the keys of all
+        // Ingest two files in one call, so that rows and ledger change together. A single file would span the keys of all
         // hours, and compaction would have to rewrite them with it.
         let (from, to) = codec::range_bounds(range);
         let rows = self.staged("dropped-rows", |file| {
@@ -209,8 +209,8 @@ impl Inner {
             Ok(())
         })?;
         // Free the space of whole files. Start after the first key, so that the file with the range tombstone remains
-        // while other files contain a part of the range. Do this at once, before compaction can split that file. If
-        // it fails, it is not retried: the compactor cleans up the rest in any case.
+        // while other files contain a part of the range. Do this now, before compaction can split that file. If it
+        // fails, it is not retried: the compactor cleans up the rest in any case.
         let behind_first = [from.as_slice(), &[0]].concat();
         let freed =
             self.db
@@ -293,7 +293,7 @@ mod tests {
 
     /// Requests remove old flows before the commit, which must not change what it returns.
     #[test]
-    fn a_batch_whose_old_flows_are_gone_already_has_the_same_outcome() {
+    fn removing_old_flows_before_the_commit_has_the_same_outcome() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             retain_hours: Some(10),

@@ -26,7 +26,7 @@ pub(super) struct RocksOptions {
     pub(super) flows: Options,
     journal: Options,
     receipts: Options,
-    /// Which receipts compaction drops.
+    /// The rules by which compaction drops receipts.
     pub(super) expiry: Arc<ReceiptExpiry>,
     /// Number of additions that saturated at `u64::MAX` in merges.
     pub(super) saturated: Arc<AtomicU64>,
@@ -67,7 +67,7 @@ fn database(memtable_bytes: usize) -> Options {
     // open; the default mode would silently drop everything after it.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
-    // Each open reads it, once as a whole by ourselves (`wal.rs`); the default is 1 GiB.
+    // Each open reads it, and `wal.rs` reads it completely; the default is 1 GiB.
     options.set_max_manifest_file_size(16 * MIB);
     // The default is 4 MiB; with less free space than that, no file could be ingested.
     options.set_manifest_preallocation_size(64 << 10);
@@ -97,12 +97,12 @@ fn unused() -> Options {
 
 fn journal(cache: &Cache, memtable_bytes: usize) -> Options {
     let mut options = Options::default();
-    // A flush of the tally deletes what it covered, so when a memtable is flushed, most of it is dead and is dropped.
-    // Larger memtables make POSTs wait: so does the deletion of each of their logs on file systems that discard freed
-    // blocks immediately (p99 120 to 230 ms with 64 MiB, 37 to 80 with 32, about 38 with 16).
+    // A flush of the tally deletes the batches that it covers, so when a memtable is flushed, most of it is obsolete
+    // and is dropped. Larger memtables make POSTs wait: so does the deletion of each of their logs on file systems that
+    // discard freed blocks immediately (p99 120 to 230 ms with 64 MiB, 37 to 80 with 32, about 38 with 16).
     options.set_write_buffer_size(memtable_bytes);
     options.set_max_write_buffer_number(3);
-    // What is written is dead within seconds; compressing it took an eighth of the service's CPU.
+    // Entries are obsolete within seconds; compressing them took an eighth of the service's CPU.
     options.set_compression_type(DBCompressionType::None);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);

@@ -1,8 +1,8 @@
-//! Reads the texts of RocksDB's errors, since the binding gives nothing else.
+//! Reads the texts of RocksDB's errors, since the binding provides nothing else.
 //!
 //! The C interface returns `Status::ToString()`: the name of the code, which [`rocksdb::Error::kind`] reads; for some
-//! subcodes a text of RocksDB's own; and what happened. If a system call failed, that ends in the system's text for
-//! its error number. `env/io_posix.cc` gives ENOSPC a subcode, and no other error of a write.
+//! subcodes a text of RocksDB's own; and a description. If a system call failed, that ends in the system's text for its
+//! error number. `env/io_posix.cc` gives ENOSPC a subcode, and no other error of a write.
 
 use agent::durable::OutOfSpace;
 use rocksdb::ErrorKind;
@@ -40,11 +40,11 @@ mod tests {
     use rocksdb::{Options, SstFileWriter};
     use std::path::Path;
 
-    /// Code of ours that depends on more of RocksDB than its interface was checked with these versions.
+    /// The code that depends on internals of RocksDB was reviewed for these versions.
     const CHECKED: &[&str] = &["0.19.0+11.8.1"];
 
     #[test]
-    fn this_version_of_rocksdb_was_checked() {
+    fn this_version_of_rocksdb_was_reviewed() {
         let lock = include_str!("../../Cargo.lock");
         let entry = lock.split("name = \"librocksdb-sys\"").nth(1).unwrap();
         let version = entry.split('"').nth(1).unwrap();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_do_not_lack_space() {
+    fn other_errors_are_not_a_lack_of_space() {
         let dir = tempfile::tempdir().unwrap();
         let error = write_to(&dir.path().join("none/No space left on device/file"));
         assert_eq!(error.kind(), ErrorKind::IOError, "{error}");

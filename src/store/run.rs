@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::arena::{self, ENTRY_HEADER_BYTES, PREFETCH_ENTRIES};
 use flow::Counters;
 
-/// The rows of one hour in key order; `A` holds an [`arena`] of entries. They are sorted lazily: first the few rows
-/// that a reader needs first, then the rest.
+/// The rows of one hour in key order; `A` holds an [`arena`] of entries. They are sorted lazily: the first few rows for
+/// a fast first response, then the rest.
 #[derive(Debug)]
 pub struct SortedRun<A> {
     arena: A,

@@ -48,7 +48,7 @@ impl HourCopy {
     }
 }
 
-/// A row as it is stored.
+/// A stored row.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     pub hour: Hour,
@@ -91,7 +91,7 @@ pub struct Scan {
     grant: ViewGrant,
 }
 
-/// Why a scan ended before its last row.
+/// The reason why a scan ended before its last row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScanEnd {
     /// The time set by [`Scan::set_deadline`] has passed.

@@ -1,4 +1,4 @@
-//! Which rows a scan returns: a range of hours and, optionally, the names to seek in each hour.
+//! The rows that a scan returns: a range of hours and, optionally, the names to seek in each hour.
 
 use super::codec;
 use flow::{Hour, HourRange};
@@ -15,7 +15,7 @@ pub struct Selection {
     first: Vec<u8>,
 }
 
-/// Where a key is relative to the names of a selection.
+/// The position of a key relative to the names of a selection.
 pub(super) enum KeyPosition {
     /// It starts with the names at this index.
     Within(usize),

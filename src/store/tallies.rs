@@ -136,7 +136,8 @@ impl Tallies {
         self.flush.error = None;
     }
 
-    /// Subtracts what was dropped on disk: `held` before the drop, `left` after it, with the numbers of hours.
+    /// Subtracts dropped totals: those on disk before the drop (`held`) minus those after it (`left`), with the numbers
+    /// of hours.
     pub(super) fn drop_on_disk(&mut self, held: (Totals, u64), left: (Totals, u64)) {
         self.expected.sub(held.0);
         self.expected.add(left.0);

@@ -20,7 +20,7 @@ const SLOTS_MIN: usize = 2;
 /// map entry, and the allocator's overhead for slots and arena.
 pub(super) const HOUR_MEMORY_BYTES: usize = 2 * size_of::<HourTally>() + 80;
 
-/// Memory of a batch, and approximately what it adds to a tally without its keys. If each flow has its own hour, that
+/// Memory of a batch, and approximately its growth of a tally without its keys. If each flow has its own hour, that
 /// exceeds the size of the batch.
 pub fn batch_memory_bytes(batch: &Batch) -> usize {
     batch.bytes().len() + batch.hour_count() * HOUR_MEMORY_BYTES
@@ -215,7 +215,7 @@ impl Tally {
 
     fn add_valid(&mut self, batch: &ValidBatch<'_>) -> u64 {
         let mut saturated = 0;
-        let mut at = usize::MAX; // of the hour that came last: most batches hold one or two
+        let mut at = usize::MAX; // of the previous hour: most batches have one or two
         let mut records = batch.records().zip(batch.hashes());
         let mut some = Vec::with_capacity(PREFETCH_ENTRIES);
         loop {

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_is_verified_and_nothing_is_changed() {
+    fn a_verification_finds_all_flows_and_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         drop(stored(dir.path()));
         let names = || {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_too_many_is_found_in_its_hour() {
+    fn an_additional_byte_is_found_in_its_hour() {
         let dir = tempfile::tempdir().unwrap();
         let store = stored(dir.path());
         let mut key = Vec::new();
@@ -315,9 +315,9 @@ mod tests {
         );
     }
 
-    /// One fault more than are reported.
+    /// One fault more than the report lists.
     #[test]
-    fn faults_are_counted_where_they_are_too_many_to_name() {
+    fn faults_beyond_the_list_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let store = stored(dir.path());
         let inner = &store.inner;
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_without_rows_is_missed() {
+    fn an_hour_without_rows_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let store = stored(dir.path());
         let inner = &store.inner;
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_use_is_left_alone() {
+    fn a_directory_in_use_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let _store = stored(dir.path());
         assert!(matches!(verify(dir.path()), Err(StoreError::InUse { .. })));

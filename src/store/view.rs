@@ -151,7 +151,7 @@ impl OwnedIterator {
 }
 
 /// Blocks of hours whose size on disk is at most this fraction of the block cache are cached when they are read, for
-/// dashboards that ask repeatedly. (On disk they are compressed to a quarter or less.) A scan of millions of rows
+/// dashboards that repeat their queries. (On disk they are compressed to a quarter or less.) A scan of millions of rows
 /// would evict everything else; the page cache serves it well enough.
 const CACHED_PART_MAX: usize = 8;
 

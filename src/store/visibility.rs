@@ -1,4 +1,4 @@
-//! Which sums a reader sees: the parts of a consistent view that are not in the tallies.
+//! Decides which sums a reader sees: the parts of a consistent view that are not in the tallies.
 //!
 //! A [view](super::view) copies the tallies, then makes an iterator, and reads the **marker** before and after making it. A flush in
 //! between is detected by the marker, a drop of hours by its sequence number; the view is then made again. So a flush
@@ -103,7 +103,7 @@ mod tests {
     use crate::store::{Step, Store, StoreOptions};
     use flow::{BatchBuilder, Counters, Hour};
 
-    /// A read-write lock whose sides need not end on the thread's stack: the steps of a flush take and release it.
+    /// A read-write lock without guards: the steps of a flush take and release it.
     #[derive(Debug, Default)]
     struct Gate {
         readers_and_writer: Mutex<(usize, bool)>,
@@ -182,8 +182,8 @@ mod tests {
         times
     }
 
-    /// For `docs/internals/decisions/marker-around-iterator.md`: what a lock around the ingest would cost. With the
-    /// number of flushes in `FLUSHES`, it measures; otherwise it only runs.
+    /// For `docs/internals/decisions/marker-around-iterator.md`: the cost of a lock around the ingest. To measure, set
+    /// `FLUSHES` to a number of flushes; otherwise a few suffice as a test.
     #[test]
     fn scans_are_opened_while_files_are_ingested() {
         let flushes = std::env::var("FLUSHES").map_or(3, |n| n.parse().unwrap());

@@ -4,9 +4,9 @@
 //! RocksDB would report it as corruption, so it is truncated here. Any other unreadable data is corruption: an
 //! acknowledged record may be lost, and sums that lack it must not be returned.
 //!
-//! The MANIFEST, which lists the files of the database, is a log of the same format. If the length of a record
-//! reaches past the end of the file, RocksDB takes it for the end, opens the state before it, and deletes the files
-//! that it does not know. Such a changed byte is detected here.
+//! The MANIFEST, which lists the files of the database, is a log of the same format. If the length of a record reaches
+//! past the end of the file, RocksDB treats this as the end, opens the state before it, and deletes the files that are
+//! unknown there. Such a changed byte is detected here.
 //!
 //! A killed process leaves writes that are not on disk yet, and RocksDB continues from them. So all logs are synced
 //! first: data written after them must not survive a power cut without them.

@@ -15,7 +15,7 @@ use agent::terminal::{Style, printable};
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One object a line, for programs.
+    /// One object per line, for programs.
     Json,
 }
 
@@ -74,7 +74,7 @@ fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> f
     }
 }
 
-/// Writes each event as one line, and escapes text that came from others.
+/// Writes each event as one line, and escapes untrusted text.
 struct EventWriter(Style);
 
 impl Write for EventWriter {

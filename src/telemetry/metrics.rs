@@ -463,7 +463,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_have_a_name_of_their_own_and_say_what_they_mean() {
+    fn all_metrics_have_a_unique_name_and_a_help_text() {
         let metrics = Metrics::default();
         metrics.ingest().flows.inc_by(3);
         metrics

@@ -1,5 +1,5 @@
-//! Clients that bend or break HTTP, by raw sockets: a clear refusal or a closed connection, nothing
-//! counted that should not be, and everybody else is served as before.
+//! Clients that violate HTTP, over raw sockets: they get a clear refusal or a closed connection, nothing of theirs
+//! counts, and other clients are served as before.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,10 +14,10 @@ fn flow() -> Vec<TestFlow> {
     vec![TestFlow::new(1, "a", "b", "c", 1, 1)]
 }
 
-/// The statuses in a raw answer, in order.
-fn statuses(answer: &str) -> Vec<u16> {
-    let heads = answer.match_indices("HTTP/1.");
-    let status = |(at, _)| answer[at + 9..at + 12].parse().unwrap();
+/// The statuses in a raw response, in order.
+fn statuses(response: &str) -> Vec<u16> {
+    let heads = response.match_indices("HTTP/1.");
+    let status = |(at, _)| response[at + 9..at + 12].parse().unwrap();
     heads.map(status).collect()
 }
 
@@ -84,7 +84,7 @@ fn malformed_requests_are_refused_and_count_nothing() {
             &[400],
         ),
         (
-            "a chunk that is no number",
+            "a chunk size that is no number",
             post(
                 "transfer-encoding: chunked\r\n",
                 &format!("zz\r\n{body}\r\n0\r\n\r\n"),
@@ -92,7 +92,7 @@ fn malformed_requests_are_refused_and_count_nothing() {
             &[400],
         ),
         (
-            "a chunk longer than it says",
+            "a chunk longer than its size",
             post(
                 "transfer-encoding: chunked\r\n",
                 &format!("1\r\n{body}\r\n0\r\n\r\n"),
@@ -126,7 +126,7 @@ fn malformed_requests_are_refused_and_count_nothing() {
             &[400, 415],
         ),
         (
-            "a coding that is none",
+            "an unknown coding",
             post("transfer-encoding: xchunked\r\n", &chunked),
             &[400, 415],
         ),
@@ -170,7 +170,7 @@ fn malformed_requests_are_refused_and_count_nothing() {
         ),
         ("no version", get("/flows?hour=1\r\n\r\n"), &[400]),
         (
-            "a version to come",
+            "an unknown version",
             get("/flows?hour=1 HTTP/3.0\r\nhost: localhost\r\n\r\n"),
             &[400, 505],
         ),
@@ -185,7 +185,7 @@ fn malformed_requests_are_refused_and_count_nothing() {
             &[400],
         ),
         (
-            "a method of its own",
+            "an unknown method",
             b"BREW /flows HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
             &[405],
         ),
@@ -200,17 +200,17 @@ fn malformed_requests_are_refused_and_count_nothing() {
             &[400],
         ),
         (
-            "an expectation that is none",
+            "an unknown expectation",
             post(&format!("expect: cake\r\ncontent-length: {length}\r\n"), ""),
             &[417, 400],
         ),
     ] {
-        let answer = raw(daemon.address, &request);
-        let found = statuses(&answer);
+        let response = raw(daemon.address, &request);
+        let found = statuses(&response);
         if found.is_empty() {
             closed.push(name);
         }
-        // A connection may just be closed; but nothing that was smuggled in is answered.
+        // The connection may be closed without a response, but a smuggled request gets none.
         assert!(found.len() <= 1, "{name}: {found:?}");
         assert!(
             found.iter().all(|status| allowed.contains(status)),
@@ -228,7 +228,7 @@ fn malformed_requests_are_refused_and_count_nothing() {
 }
 
 #[test]
-fn requests_that_are_rare_but_right_are_answered() {
+fn rare_but_valid_requests_are_served() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let body = String::from_utf8(json_body(&flow())).unwrap();
@@ -250,15 +250,15 @@ fn requests_that_are_rare_but_right_are_answered() {
         ("OPTIONS", b"OPTIONS /flows HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), &[204]),
         ("a full URL", b"GET http://localhost/flows?hour=1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), &[200]),
     ] {
-        let answer = raw(daemon.address, &request);
-        assert_eq!(statuses(&answer), expected, "{name}: {answer}");
+        let response = raw(daemon.address, &request);
+        assert_eq!(statuses(&response), expected, "{name}: {response}");
     }
     // Two pipelined, one in chunks, one after an expectation, one by HTTP/1.0.
     assert_eq!(daemon.client.hour(1)[0].1.tx, 5);
     daemon.stop();
 }
 
-/// A thousand that send a byte a second, in their heads or bodies, and one in a hurry.
+/// A thousand senders send a byte per second, in heads or bodies, next to a fast one.
 #[test]
 fn a_thousand_slow_senders_do_not_slow_a_fast_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -272,7 +272,7 @@ fn a_thousand_slow_senders_do_not_slow_a_fast_one() {
         move || {
             let head = post("content-length: 1000000\r\n", "");
             for (i, stream) in slow.iter_mut().enumerate() {
-                // Half of them are at their bodies already.
+                // Half of them are already sending their bodies.
                 let begun = if i % 2 == 0 { &head[..] } else { &head[..20] };
                 stream.write_all(begun).unwrap();
             }
@@ -280,7 +280,7 @@ fn a_thousand_slow_senders_do_not_slow_a_fast_one() {
                 for stream in &mut slow {
                     let _refused = stream.write_all(b" ");
                 }
-                // They are slow.
+                // One byte for each.
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
@@ -305,10 +305,10 @@ fn a_thousand_slow_senders_do_not_slow_a_fast_one() {
     daemon.stop();
 }
 
-/// Open files for a service that has 64 places: what it needs itself, and those.
+/// Open files for a service with 64 connections: those of its own, and the connections.
 const FILES_FOR_64: usize = 640 + 64;
 
-/// Asks by a connection of its own, and waits for its place.
+/// Sends a request over a new connection, and waits for a slot.
 fn is_alive(daemon: &Daemon) -> bool {
     let mut stream = TcpStream::connect(daemon.address).unwrap();
     stream
@@ -317,12 +317,12 @@ fn is_alive(daemon: &Daemon) -> bool {
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    statuses(&answer) == [200]
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    statuses(&response) == [200]
 }
 
-/// Connections that hold all places with heads that they do not end, or with nothing at all.
+/// Connections take all slots with unfinished heads, or without sending anything.
 #[test]
 fn unfinished_heads_are_evicted_for_others() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,7 +343,7 @@ fn unfinished_heads_are_evicted_for_others() {
     }
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
-    // Those with a request in progress keep their places as long as their bodies arrive.
+    // Connections with a request in progress keep their slots as long as their bodies arrive.
     let mut posting: Vec<TcpStream> = (0..63)
         .map(|_| TcpStream::connect(daemon.address).unwrap())
         .collect();
@@ -361,24 +361,23 @@ fn unfinished_heads_are_evicted_for_others() {
     let mut taken = 0;
     for mut stream in posting {
         let _refused = stream.write_all(&body);
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        match statuses(&answer)[..] {
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        match statuses(&response)[..] {
             [200] => taken += 1,
-            [503] => assert!(answer.contains("too slowly"), "{answer}"),
-            _ => panic!("{answer:?}"),
+            [503] => assert!(response.contains("too slowly"), "{response}"),
+            _ => panic!("{response:?}"),
         }
     }
-    println!("{taken} of 63 slow senders kept their places");
+    println!("{taken} of 63 slow senders kept their slots");
     let rows = daemon.client.hour(1);
     assert_eq!(rows.first().map_or(0, |(_, sum)| sum.tx), taken);
     daemon.stop();
 }
 
-/// Large bodies need memory of which there is little; those that stall do not keep it from one that
-/// does not.
+/// Memory for large bodies is scarce; stalled bodies do not keep it from one that arrives.
 #[test]
-fn large_bodies_that_stall_make_room_for_one_that_does_not() {
+fn stalled_large_bodies_are_evicted_for_others() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let stalled: Vec<TcpStream> = (0..4)
@@ -391,7 +390,7 @@ fn large_bodies_that_stall_make_room_for_one_that_does_not() {
             stream
         })
         .collect();
-    // What a stalled body has sent is in memory.
+    // The received part of a stalled body is in memory.
     until("the stalled bodies to arrive", || {
         daemon.client.metric("flowtally_body_bytes") >= (4 * (5 << 20)) as f64
     });
@@ -399,35 +398,35 @@ fn large_bodies_that_stall_make_room_for_one_that_does_not() {
     body.extend(vec![b' '; 9 << 20]);
     let begin = Instant::now();
     let accepted = || {
-        let answer = daemon.client.post("/flows", &[JSON], &body).unwrap();
-        assert!(matches!(answer.status, 200 | 503), "{}", answer.status);
-        answer.status == 200
+        let response = daemon.client.post("/flows", &[JSON], &body).unwrap();
+        assert!(matches!(response.status, 200 | 503), "{}", response.status);
+        response.status == 200
     };
     until("the stalled bodies to make room", accepted);
     println!("a large body beside four that stall: {:?}", begin.elapsed());
-    // Those that had to go are told why.
+    // The evicted requests get the reason.
     let told = stalled.into_iter().filter(|mut stream| {
         stream
             .set_read_timeout(Some(Duration::from_secs(1)))
             .unwrap();
-        let mut answer = [0; 4096];
-        let bytes = stream.read(&mut answer).unwrap_or(0);
-        let answer = String::from_utf8_lossy(&answer[..bytes]);
-        answer.contains(" 503 ") && answer.contains("too slowly")
+        let mut response = [0; 4096];
+        let bytes = stream.read(&mut response).unwrap_or(0);
+        let response = String::from_utf8_lossy(&response[..bytes]);
+        response.contains(" 503 ") && response.contains("too slowly")
     });
     assert!(told.count() > 0);
     daemon.stop();
 }
 
-/// A client that is still sending when it is refused learns why.
+/// A client that is still sending when it is refused gets the reason.
 #[test]
-fn a_large_body_to_the_wrong_place_is_read_before_the_answer() {
+fn a_large_body_to_a_wrong_path_is_drained_before_the_response() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let body = vec![b' '; 5 << 20];
     for (path, status) in [("/nowhere", 404), ("/healthz", 405), ("/flows?x=1", 400)] {
-        let answer = daemon.client.post(path, &[JSON], &body).unwrap();
-        assert_eq!(answer.status, status, "{path}");
+        let response = daemon.client.post(path, &[JSON], &body).unwrap();
+        assert_eq!(response.status, status, "{path}");
     }
     daemon.stop();
 }

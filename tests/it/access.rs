@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
+use crate::support::{Client, Daemon, JSON, Response, TestFlow, json_body};
 use crate::wait::{until, until_logged};
 
 fn one() -> Vec<TestFlow> {
@@ -24,13 +24,13 @@ fn write(path: PathBuf, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn post(client: &Client, authorization: Option<&str>) -> Answer {
+fn post(client: &Client, authorization: Option<&str>) -> Response {
     let mut headers = vec![JSON];
     headers.extend(authorization.map(|value| ("authorization", value)));
     client.post("/flows", &headers, &json_body(&one())).unwrap()
 }
 
-fn get(client: &Client, authorization: Option<&str>) -> Answer {
+fn get(client: &Client, authorization: Option<&str>) -> Response {
     let headers: Vec<_> = authorization
         .map(|value| ("authorization", value))
         .into_iter()
@@ -38,9 +38,9 @@ fn get(client: &Client, authorization: Option<&str>) -> Answer {
     client.get("/flows?hour=1", &headers).unwrap()
 }
 
-fn problem(answer: &Answer) -> String {
-    let kind = answer.json()["type"].as_str().unwrap().to_owned();
-    format!("{} {}", answer.status, kind.rsplit(':').next().unwrap())
+fn problem(response: &Response) -> String {
+    let kind = response.json()["type"].as_str().unwrap().to_owned();
+    format!("{} {}", response.status, kind.rsplit(':').next().unwrap())
 }
 
 #[test]
@@ -77,13 +77,13 @@ fn tokens_guard_writing_and_reading() {
         (Some("Bearer "), "401 no-token"),
         (Some("Bearer r-secret"), "403 token-lacks-right"),
     ] {
-        let answer = post(client, authorization);
-        let got = problem(&answer);
+        let response = post(client, authorization);
+        let got = problem(&response);
         // An HTTP client may trim the value, so that there is an empty token, or none.
         let empty = authorization == Some("Bearer ") && got == "401 wrong-token";
         assert!(got == expected || empty, "{authorization:?}: {got}");
-        let challenge = answer.header("www-authenticate");
-        assert_eq!(challenge.is_some(), answer.status == 401, "{challenge:?}");
+        let challenge = response.header("www-authenticate");
+        assert_eq!(challenge.is_some(), response.status == 401, "{challenge:?}");
     }
     assert_eq!(problem(&get(client, None)), "401 no-token");
     assert_eq!(
@@ -93,7 +93,7 @@ fn tokens_guard_writing_and_reading() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(client.get(path, &[]).unwrap().status, 200);
     }
-    // What was refused was not counted.
+    // Refused flows were not counted.
     assert_eq!(get(client, Some("Bearer r-secret")).rows()[0].1.tx, 200);
     for secret in ["secret-1", "secret-2", "r-secret", "w-secret"] {
         assert!(!daemon.log().contains(secret), "{}", daemon.log());
@@ -119,9 +119,9 @@ fn a_hangup_reloads_tokens_and_keeps_connections() {
              authorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .unwrap();
-        let mut answer = [0; 4096];
-        let n = kept.read(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer[..n])[9..12].to_owned()
+        let mut response = [0; 4096];
+        let n = kept.read(&mut response).unwrap();
+        String::from_utf8_lossy(&response[..n])[9..12].to_owned()
     };
     assert_eq!(on_kept("old"), "200");
     assert_eq!(on_kept("new"), "401");
@@ -142,7 +142,7 @@ fn a_hangup_reloads_tokens_and_keeps_connections() {
     // A file that cannot be used changes nothing, and the log names it.
     write(path.clone(), "\n");
     daemon.signal("HUP");
-    until_logged(&daemon, "stay in use");
+    until_logged(&daemon, "remain in use");
     assert!(daemon.log().contains("no token in it"), "{}", daemon.log());
     assert_eq!(
         (on_kept("old"), on_kept("new")),
@@ -156,7 +156,7 @@ fn a_hangup_reloads_tokens_and_keeps_connections() {
     daemon.stop();
 }
 
-/// Ends with status 1 and one line that has `word`.
+/// Asserts that the process exits with status 1 and one line that contains `word`.
 fn refuses(dir: &Path, arguments: &[&str], word: &str) {
     let output = Command::new(Daemon::binary())
         .args(["serve", "--data-dir"])
@@ -240,7 +240,7 @@ impl Pki {
         std::fs::create_dir_all(dir).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // OpenSSL takes a certificate for one of its own if it has its issuer's name.
+        // OpenSSL treats a certificate as self-signed if it has its issuer's name.
         let name = &mut params.distinguished_name;
         name.push(DnType::CommonName, "authority");
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -262,7 +262,7 @@ impl Pki {
         }
     }
 
-    /// A daemon with the server's certificate, which asks for the client's or not.
+    /// A daemon with the server's certificate, which may require the client's.
     pub fn serve(&self, data_dir: &Path, asks: bool) -> Daemon {
         let mut arguments = vec!["--tls-cert", &self.cert, "--tls-key", &self.key];
         if asks {
@@ -304,7 +304,7 @@ impl Pki {
     }
 }
 
-/// One request on a kept connection; the status and all of the answer.
+/// Sends one request on a kept connection; returns the status and the whole response.
 fn ask(
     stream: &mut (impl Read + Write),
     method: &str,
@@ -317,15 +317,15 @@ fn ask(
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     )?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     loop {
         let mut part = [0; 4096];
         let n = stream.read(&mut part)?;
         if n == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        answer.extend_from_slice(&part[..n]);
-        let text = String::from_utf8_lossy(&answer).to_lowercase();
+        response.extend_from_slice(&part[..n]);
+        let text = String::from_utf8_lossy(&response).to_lowercase();
         let Some((head, rest)) = text.split_once("\r\n\r\n") else {
             continue;
         };
@@ -344,15 +344,15 @@ fn certificates_are_reloaded_for_new_connections() {
     let daemon = pki.serve(&dir.path().join("db"), false);
     let body = String::from_utf8(json_body(&one())).unwrap();
     let mut kept = pki.connect(daemon.address, None);
-    let (status, answer) = ask(&mut kept, "POST", "/flows", &body).unwrap();
-    assert_eq!((status, answer.as_str()), (200, "{\"accepted\":1}\n"));
+    let (status, response) = ask(&mut kept, "POST", "/flows", &body).unwrap();
+    assert_eq!((status, response.as_str()), (200, "{\"accepted\":1}\n"));
     assert!(
         ask(&mut kept, "GET", "/flows?hour=1", "")
             .unwrap()
             .1
             .contains("\"bytes_tx\":100")
     );
-    // Not without encryption.
+    // A request without encryption fails.
     let mut plain = TcpStream::connect(daemon.address).unwrap();
     plain
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -399,17 +399,17 @@ fn client_certificates_guard_all_but_health() {
         assert_eq!(ask(&mut unknown, "GET", path, "").unwrap().0, 200);
     }
     for (method, path, body) in [("GET", "/flows?hour=1", ""), ("POST", "/flows", &body)] {
-        let (status, answer) = ask(&mut unknown, method, path, body).unwrap();
+        let (status, response) = ask(&mut unknown, method, path, body).unwrap();
         assert_eq!(status, 403);
-        assert!(answer.contains("no-client-certificate"), "{answer}");
+        assert!(response.contains("no-client-certificate"), "{response}");
     }
-    // A certificate of another authority does not even get through the handshake.
+    // A certificate of another authority fails the handshake.
     let mut wrong = pki.connect(daemon.address, Some(&stranger));
     assert!(ask(&mut wrong, "GET", "/healthz", "").is_err());
     daemon.stop();
 }
 
-/// Connections that never finish their handshake take no place from those that do.
+/// Connections that never finish their handshake do not take slots from others.
 #[test]
 fn a_stalled_tls_handshake_does_not_delay_others() {
     let dir = tempfile::tempdir().unwrap();

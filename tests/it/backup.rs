@@ -1,11 +1,10 @@
-//! Backups: of a running service and of a stopped one, whole or not at all.
+//! Backups of a running and of a stopped service: complete, or not restorable.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
@@ -13,7 +12,7 @@ use flowtally::store::verify;
 use rand::RngExt;
 
 use crate::support::{Client, Daemon, JSON, TestFlow, json_body, random};
-use crate::wait::{DEADLINE, at_most, until};
+use crate::wait::{at_most, until};
 
 pub(crate) fn flowtally(arguments: &[&str]) -> Output {
     let output = Command::new(Daemon::binary()).args(arguments).output();
@@ -37,7 +36,7 @@ pub(crate) fn bad(arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-fn url(daemon: &Daemon) -> String {
+pub(crate) fn url(daemon: &Daemon) -> String {
     format!("http://{}", daemon.address)
 }
 
@@ -80,7 +79,7 @@ fn batches_in(from: &Path, scratch: &Path) -> u64 {
     let sums = (sum(&daemon.client, 1), sum(&daemon.client, 2));
     daemon.stop();
     std::fs::remove_dir_all(&restored).unwrap();
-    assert_eq!(sums.0, sums.1, "a batch is there in part");
+    assert_eq!(sums.0, sums.1, "a batch is stored in part");
     sums.0
 }
 
@@ -97,8 +96,8 @@ fn a_backup_during_ingest_is_a_consistent_state() {
             while !stop.load(Ordering::SeqCst) {
                 let n = done.load(Ordering::SeqCst);
                 let start = Instant::now();
-                let answer = client.post("/flows", &[JSON], &json_body(&batch_of(n)));
-                assert_eq!(answer.unwrap().status, 200);
+                let response = client.post("/flows", &[JSON], &json_body(&batch_of(n)));
+                assert_eq!(response.unwrap().status, 200);
                 longest_us.fetch_max(start.elapsed().as_micros() as u64, Ordering::SeqCst);
                 done.fetch_add(1, Ordering::SeqCst);
             }
@@ -172,7 +171,7 @@ fn a_second_backup_fetches_only_new_files() {
     assert!(output.contains("older backups removed: 1"), "{output}");
     let kept = backups(&to);
     assert_eq!(kept.len(), 2);
-    // Each is independent: the other can be removed, and the service continues.
+    // Each is independent: the other one can be removed, and the service continues.
     std::fs::remove_dir_all(&kept[0]).unwrap();
     let verified = verify(&kept[1]).unwrap();
     assert!(verified.faults.is_empty(), "{:?}", verified.faults);
@@ -210,13 +209,13 @@ fn a_killed_backup_is_recognised_and_never_restored() {
             .spawn()
             .unwrap();
         if round % 2 == 0 {
-            // Many moments of a backup.
+            // Kills the backup at many moments.
             std::thread::sleep(Duration::from_millis(4 * round));
         } else {
             let has_begun = || to.exists() && backups(&to).iter().any(|path| is_incomplete(path));
             let deadline = Instant::now() + at_most(5);
             while !has_begun() && Instant::now() < deadline && child.try_wait().unwrap().is_none() {
-                // It may be over within milliseconds.
+                // It may end within milliseconds.
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
@@ -247,7 +246,7 @@ fn a_killed_backup_is_recognised_and_never_restored() {
     }
     println!("{interrupted} were interrupted in the middle");
     assert!(interrupted > 0);
-    // The service may still begin the session of the last that was killed.
+    // The service may still start the session of the backup that was killed last.
     until("a backup after those that were killed", || {
         end_session(&daemon, &data);
         flowtally(&["backup", "--url", &url, "--to", text(&to)])
@@ -280,7 +279,7 @@ fn a_stopped_service_is_backed_up_by_command_or_by_copy() {
     }
     let in_use = bad(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     assert!(in_use.contains("in use"), "{in_use}");
-    // A journal, too.
+    // With a journal.
     daemon.kill();
     good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     assert_eq!(batches_in(&to, dir.path()), 50);
@@ -315,12 +314,12 @@ fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
     );
     for file in manifest["files"].as_array().unwrap() {
         let name = file["name"].as_str().unwrap();
-        let answer = daemon
+        let response = daemon
             .client
             .get(&format!("/backups/{id}/{name}"), &[])
             .unwrap();
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.body.len() as u64, file["bytes"].as_u64().unwrap());
+        assert_eq!(response.status, 200);
+        assert_eq!(response.body.len() as u64, file["bytes"].as_u64().unwrap());
     }
     for name in [
         "rocks/../../FLOWTALLY",
@@ -330,11 +329,11 @@ fn the_files_of_a_checkpoint_and_nothing_else_can_be_fetched() {
         "x",
         "rocks/none.sst",
     ] {
-        let answer = daemon
+        let response = daemon
             .client
             .get(&format!("/backups/{id}/{name}"), &[])
             .unwrap();
-        assert_eq!(answer.status, 404, "{name}");
+        assert_eq!(response.status, 404, "{name}");
     }
     assert_eq!(
         daemon
@@ -372,11 +371,11 @@ fn a_stop_removes_the_checkpoint_of_a_backup_in_progress() {
     assert_eq!(checkpoints().count(), 0);
 }
 
-/// Of more bytes than the system holds for a client that takes none.
+/// The file has more bytes than the kernel buffers for a client that reads nothing.
 #[test]
 fn a_stop_does_not_wait_for_a_download() {
     let dir = tempfile::tempdir().unwrap();
-    // All of it in one file, however long it takes to send.
+    // All of it is in one file, so that it takes long to send.
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "3600"]);
     let mut random = random("a_stop_does_not_wait_for_a_download");
     for _ in 0..4 {
@@ -420,100 +419,7 @@ fn a_stop_does_not_wait_for_a_download() {
     );
 }
 
-/// How [`half_a_service`] continues after the first bytes of a file.
-#[derive(Clone, Copy, PartialEq)]
-enum Then {
-    Closes,
-    Waits,
-    /// And answers nothing any more.
-    IsSilent,
-}
-
-/// Offers a backup of one file of 1000 bytes, and answers with the first ten of them. Sends the first
-/// line of each request.
-fn half_a_service(then: Then) -> (String, Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, requests) = channel();
-    std::thread::spawn(move || {
-        let mut held = Vec::new();
-        for stream in listener.incoming().take(8) {
-            let mut stream = stream.unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let request = lines.next().unwrap().unwrap();
-            while !lines.next().unwrap().unwrap().is_empty() {}
-            let answer = match request.split_once(' ').unwrap().0 {
-                "POST" => {
-                    let manifest =
-                        r#"{"id":"one","files":[{"name":"rocks/1.sst","bytes":1000,"tag":"x"}]}"#;
-                    let length = manifest.len();
-                    format!("201 Created\r\ncontent-length: {length}\r\n\r\n{manifest}")
-                }
-                "GET" => "200 OK\r\ncontent-length: 1000\r\n\r\n0123456789".into(),
-                _ => "204 No Content\r\n\r\n".into(),
-            };
-            let answer = format!(
-                "HTTP/1.1 {}",
-                answer.replacen("\r\n", "\r\nconnection: close\r\n", 1)
-            );
-            let is_last = request.starts_with("DELETE");
-            if !is_last || then != Then::IsSilent {
-                stream.write_all(answer.as_bytes()).unwrap();
-            }
-            if !request.starts_with("POST") && then != Then::Closes {
-                held.push(stream);
-            }
-            if sender.send(request).is_err() {
-                return;
-            }
-        }
-    });
-    (url, requests)
-}
-
-#[test]
-fn a_signal_to_a_backup_ends_its_session_on_the_service() {
-    for (signal, status, then) in [
-        ("TERM", 143, Then::Waits),
-        ("INT", 130, Then::Waits),
-        ("TERM", 143, Then::IsSilent),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let (url, requests) = half_a_service(then);
-        let child = Command::new(Daemon::binary())
-            .args(["backup", "--url", &url, "--to", text(dir.path())])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let next = || requests.recv_timeout(DEADLINE).unwrap();
-        assert!(next().starts_with("POST /backups "));
-        assert!(next().starts_with("GET /backups/one/rocks/1.sst "));
-        let kill = Command::new("kill")
-            .args([format!("-{signal}"), child.id().to_string()])
-            .status();
-        assert!(kill.unwrap().success());
-        assert!(next().starts_with("DELETE /backups/one "));
-        let start = Instant::now();
-        let output = child.wait_with_output().unwrap();
-        assert!(start.elapsed() < at_most(5));
-        assert_eq!(output.status.code(), Some(status), "{output:?}");
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(error.starts_with("flowtally: stopped; "), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-    }
-}
-
-#[test]
-fn a_broken_connection_is_an_error_that_names_the_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let (url, _requests) = half_a_service(Then::Closes);
-    let error = bad(&["backup", "--url", &url, "--to", text(dir.path())]);
-    let expected = format!("{url}/backups/one/rocks/1.sst: the response is incomplete: ");
-    assert!(error.contains(&expected), "{error}");
-    assert!(!error.contains(text(dir.path())), "{error}");
-}
-
-/// By a clock that was wrong, or two within a second.
+/// The clock was wrong, or two backups are made within a second.
 #[test]
 fn a_new_backup_is_named_after_all_others() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,17 +1,17 @@
-//! Bodies of `POST /flows` that look like flows and are something else: what they are, and what to do.
+//! Bodies of `POST /flows` that resemble flows but are in another format: the error names the format and the remedy.
 
 use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::support::{Answer, Daemon, JSON, NDJSON};
+use crate::support::{Daemon, JSON, NDJSON, Response};
 
 const FLOW: &str =
     r#"{"src_app":"a","dest_app":"b","vpc_id":"c","bytes_tx":1,"bytes_rx":1,"hour":1}"#;
 
-fn text(answer: &Answer) -> String {
-    String::from_utf8(answer.body.clone()).unwrap()
+fn text(response: &Response) -> String {
+    String::from_utf8(response.body.clone()).unwrap()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -24,7 +24,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-/// In units of `bytes` bytes, with a mark or without.
+/// Encodes `text` in units of `bytes` bytes, with or without a byte order mark.
 fn wide(text: &str, bytes: usize, is_little: bool, has_mark: bool) -> Vec<u8> {
     let mark = has_mark.then_some('\u{feff}');
     let units = mark.into_iter().chain(text.chars()).map(u32::from);
@@ -225,9 +225,9 @@ fn a_body_that_looks_like_flows_is_refused_with_a_hint() {
             "iconv -f UTF-32",
         ),
     ] {
-        let answer = daemon.client.post("/flows", headers, &body).unwrap();
-        let text = text(&answer);
-        assert_eq!(answer.status, 400, "{what}: {text}");
+        let response = daemon.client.post("/flows", headers, &body).unwrap();
+        let text = text(&response);
+        assert_eq!(response.status, 400, "{what}: {text}");
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(
             problem["detail"].as_str().unwrap().contains(words),
@@ -236,7 +236,7 @@ fn a_body_that_looks_like_flows_is_refused_with_a_hint() {
     }
     assert!(daemon.client.hour(1).is_empty(), "something was counted");
 
-    // What files may be, bodies may be too.
+    // Variants that are accepted in files are accepted in bodies too.
     let behind = |mut bytes: Vec<u8>, rest: &[u8]| {
         bytes.extend_from_slice(rest);
         bytes
@@ -272,15 +272,15 @@ fn a_body_that_looks_like_flows_is_refused_with_a_hint() {
             2,
         ),
     ] {
-        let answer = daemon.client.post("/flows", headers, &body).unwrap();
+        let response = daemon.client.post("/flows", headers, &body).unwrap();
         let expected = format!("{{\"accepted\":{flows}}}\n");
-        assert_eq!(text(&answer), expected, "{what}");
+        assert_eq!(text(&response), expected, "{what}");
     }
     let garbage = behind(gzip(array), b"garbage");
-    let answer = daemon
+    let response = daemon
         .client
         .post("/flows", &[JSON, as_gzip], &garbage)
         .unwrap();
-    assert!(answer.status == 400 && text(&answer).contains("garbage after the end"));
+    assert!(response.status == 400 && text(&response).contains("garbage after the end"));
     daemon.stop();
 }

@@ -11,7 +11,7 @@ use thirtyfour::{ChromiumLikeCapabilities, LoggingPrefsLogLevel};
 
 use crate::wait::{DEADLINE, poll_for, until_some};
 
-/// How many run at a time: a browser takes a core.
+/// Number of running browsers; it is bounded, since a browser takes a core.
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
@@ -118,7 +118,7 @@ impl Browser {
         self.runtime.block_on(self.driver.goto(url)).unwrap();
     }
 
-    /// The same page once more, beside the first; what follows is about it.
+    /// Opens the page in a second tab, to which all later calls apply.
     pub fn open_beside(&self, path: &str) {
         self.runtime.block_on(async {
             let tab = self.driver.new_window().await.unwrap();
@@ -127,7 +127,7 @@ impl Browser {
         self.open(path);
     }
 
-    /// What the body of a function in the page returns.
+    /// Runs the body of a function in the page, and returns its result.
     pub fn js(&self, body: &str) -> Value {
         let result = self
             .runtime
@@ -164,7 +164,7 @@ impl Browser {
         self.js("return location.search").as_str().unwrap().into()
     }
 
-    /// Clicks as a person does: what is covered or out of reach is an error.
+    /// Clicks as a person does: an element that is covered or out of view is an error.
     pub fn click(&self, css: &str) {
         self.runtime.block_on(async {
             let element = self.driver.find(By::Css(css)).await.unwrap();
@@ -173,13 +173,13 @@ impl Browser {
         });
     }
 
-    /// Types into what has the focus.
+    /// Types into the focused element.
     pub fn keys(&self, keys: &str) {
         let actions = self.driver.action_chain().send_keys(keys);
         self.runtime.block_on(actions.perform()).unwrap();
     }
 
-    /// Presses the mouse at one point of the window, and lets it go at another.
+    /// Presses the mouse button at one point of the window, and releases it at another.
     pub fn drag(&self, from: (i64, i64), to: (i64, i64)) {
         let middle = (i64::midpoint(from.0, to.0), i64::midpoint(from.1, to.1));
         let chain = self.driver.action_chain();
@@ -206,14 +206,14 @@ impl Browser {
         );
     }
 
-    /// What `expression` is, where `it` has the modules of the page.
+    /// The value of `expression`, in which `it` has the modules of the page.
     pub fn modules(&self, expression: &str) -> Value {
         self.js(&format!(
             "return import(document.querySelector('script').src).then((it) => {expression})"
         ))
     }
 
-    /// The file that a download has become.
+    /// The downloaded file.
     pub fn downloaded(&self) -> PathBuf {
         until_some("a download", || {
             let entries = std::fs::read_dir(self.dir.path().join("downloads")).unwrap();
@@ -227,7 +227,7 @@ impl Browser {
         self.runtime.block_on(shot).unwrap();
     }
 
-    /// What the browser complains about: errors of scripts, breaches of the policy.
+    /// The browser's reports: errors of scripts, violations of the policy.
     pub fn problems(&self) -> Vec<String> {
         let log = self.runtime.block_on(self.driver.browser_log()).unwrap();
         log.into_iter().map(|entry| entry.message).collect()
@@ -236,7 +236,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ends the browser; its driver alone would leave it behind.
+        // Ends the browser, which would outlive its driver.
         let driver = self.driver.clone();
         let _ended = self.runtime.block_on(driver.quit());
         let _ended = self.chromedriver.kill();

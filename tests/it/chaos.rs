@@ -1,4 +1,4 @@
-//! Everything at once: senders, the service killed, senders killed, connections cut in the middle of a body, the disk
+//! All failures together: the service and senders are killed, connections are cut in the middle of a body, the disk is
 //! full. At the end the rows, the ledger and the senders' flows agree to the byte.
 //!
 //! `scripts/chaos` runs it until it is stopped, or for `FLOWTALLY_TEST_CHAOS_S` seconds.
@@ -22,7 +22,7 @@ const HOURS: std::ops::Range<u32> = 10..14;
 const SENDERS: usize = 3;
 const DISK_MIB: usize = 192;
 
-/// Hands connections on, and cuts some of them after some bytes.
+/// Forwards connections, and cuts some of them after some bytes.
 struct Proxy {
     address: SocketAddr,
     cuts: Arc<AtomicU64>,
@@ -45,7 +45,7 @@ impl Proxy {
                     continue;
                 };
                 let cut = !calm.load(Ordering::Relaxed) && rand::random_bool(0.4);
-                // Up, in the middle of a body; down, in the middle of an answer.
+                // Cuts the request in the middle of a body, or the response.
                 let (up, down) = match (cut, rand::random_bool(0.5)) {
                     (false, _) => (u64::MAX, u64::MAX),
                     (true, true) => (rand::random_range(0..200_000), u64::MAX),
@@ -69,7 +69,7 @@ impl Proxy {
     }
 }
 
-/// A process that sends a file, and is started again until it has.
+/// A process that sends a file, and is restarted until it has succeeded.
 pub struct Sending {
     file: PathBuf,
     spool: PathBuf,
@@ -157,7 +157,7 @@ fn some_flows(random: &mut StdRng, count: usize) -> Vec<TestFlow> {
 }
 
 #[test]
-fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
+fn senders_service_disk_and_connections_fail_and_every_byte_counts_once() {
     let seconds = std::env::var("FLOWTALLY_TEST_CHAOS_S")
         .ok()
         .and_then(|s| s.parse().ok());
@@ -166,7 +166,7 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::new(dir.path().join("disk"), DISK_MIB);
     let db = disk.path.join("db");
-    // The same port each time, so that senders find it again.
+    // The port is the same each time, so that senders find it again.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -200,7 +200,7 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
         .collect();
     let (mut kills, mut sender_kills, mut fills, mut ends) = (0, 0, 0, 0);
     while Instant::now() < end {
-        // Faults come at any moment, and last for any time.
+        // Faults happen at random moments, and last for random times.
         std::thread::sleep(Duration::from_millis(random.random_range(50..500)));
         match random.random_range(0..10) {
             0..3 => {
@@ -221,7 +221,7 @@ fn senders_service_disk_and_lines_fail_and_every_byte_counts_once() {
             }
             _ => {}
         }
-        // A supervisor's work, where the disk has made it give up.
+        // Acts as the supervisor if the process has exited because of the disk.
         if daemon.has_ended() {
             ends += 1;
             daemon = Daemon::start_with(&db, &arguments);

@@ -1,25 +1,25 @@
-//! Many nodes over one journal: any node answers for all of it, as one service would, or says that it cannot.
-//! That this holds while nodes, brokers and lines fail, is for `cluster_chaos`.
+//! Many nodes share one journal: any node answers queries for all of it, as one service would, or returns an error.
+//! `cluster_chaos` tests this during failures of nodes, brokers and connections.
 
 use crate::kafka::BROKER;
 use crate::nodes::{Node, rows, until_answered};
 use crate::support::{Client, Daemon, Model, TestFlow, add_to, json_body, odd_flow, random};
 use crate::wait::{until, until_logged};
 
-/// Under its key, until it is in and visible: while partitions move, that may take more than one try.
+/// Posts a batch under its key until it is visible: while partitions move, that may need more than one attempt.
 pub fn post(client: &Client, key: &str, flows: &[TestFlow]) {
     let headers = [
         ("content-type", "application/json"),
         ("idempotency-key", key),
     ];
     until("a batch to be visible", || {
-        let answer = client.post("/flows?wait=visible", &headers, &json_body(flows));
-        let answer = answer.unwrap();
-        if answer.status != 200 {
-            assert_eq!(answer.status, 503, "{answer:?}");
+        let response = client.post("/flows?wait=visible", &headers, &json_body(flows));
+        let response = response.unwrap();
+        if response.status != 200 {
+            assert_eq!(response.status, 503, "{response:?}");
             return false;
         }
-        assert_eq!(answer.json()["accepted"], flows.len());
+        assert_eq!(response.json()["accepted"], flows.len());
         true
     });
 }
@@ -42,10 +42,10 @@ fn one_node_answers_for_all_partitions() {
         }
         add_to(&mut model, &flows);
     }
-    let answer = until_answered(&daemon.client, "/flows?from=0&to=100");
-    assert_eq!(answer.rows(), rows(&model));
+    let response = until_answered(&daemon.client, "/flows?from=0&to=100");
+    assert_eq!(response.rows(), rows(&model));
     assert_eq!(
-        answer.header("flowtally-lag").unwrap().split(',').count(),
+        response.header("flowtally-lag").unwrap().split(',').count(),
         6
     );
     let hours = until_answered(&daemon.client, "/hours").json();
@@ -54,7 +54,7 @@ fn one_node_answers_for_all_partitions() {
         .sum();
     assert_eq!(flows, 4_000);
 
-    // What is not possible says what is.
+    // Unsupported requests name the alternative.
     assert_eq!(daemon.client.delete("/flows?hour=1").unwrap().status, 501);
     assert_eq!(
         daemon.client.post("/backups", &[], b"").unwrap().status,
@@ -75,11 +75,11 @@ fn one_node_answers_for_all_partitions() {
     assert!(metrics.contains("flowtally_partition_lag_messages{partition=\"5\"} 0\n"));
     daemon.stop();
 
-    // Nothing is read twice after a restart, and a directory is not taken for another's.
+    // After a restart, nothing is counted twice, and a directory is not mistaken for another partition's.
     let daemon = node.start();
     until_answered(&daemon.client, "/readyz");
-    let answer = until_answered(&daemon.client, "/flows?from=0&to=100");
-    assert_eq!(answer.rows(), rows(&model));
+    let response = until_answered(&daemon.client, "/flows?from=0&to=100");
+    assert_eq!(response.rows(), rows(&model));
     daemon.stop();
     let mut another = Node::new(&BROKER.addresses, "another-topic", "a", dir.path());
     another.dir = node.dir.clone();
@@ -97,12 +97,12 @@ fn one_node_answers_for_all_partitions() {
 }
 
 #[test]
-fn any_node_answers_as_one_service_would() {
+fn any_node_responds_as_one_service_would() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
     std::fs::write(&tokens, "between-us\n").unwrap();
     let nodes = ["a", "b", "c"].map(|name| {
-        let mut node = Node::new(&BROKER.addresses, "questions", name, dir.path());
+        let mut node = Node::new(&BROKER.addresses, "queries", name, dir.path());
         node.more = vec!["--node-token-file".into(), tokens.to_str().unwrap().into()];
         node
     });
@@ -111,7 +111,7 @@ fn any_node_answers_as_one_service_would() {
     for daemon in &daemons {
         until_answered(&daemon.client, "/hours");
     }
-    let mut random = random("any_node_answers_as_one_service_would");
+    let mut random = random("any_node_responds_as_one_service_would");
     for n in 0..9 {
         let flows: Vec<_> = (0..300)
             .map(|_| odd_flow(&mut random, &[3, 4, 9]))
@@ -119,7 +119,7 @@ fn any_node_answers_as_one_service_would() {
         single.client.accept(&flows);
         post(&daemons[n % 3].client, &format!("key-{n}"), &flows);
     }
-    let questions = [
+    let queries = [
         "hour=3",
         "from=0",
         "from=0&to=100&group_by=src_app",
@@ -136,15 +136,15 @@ fn any_node_answers_as_one_service_would() {
         "hour=77",
         "hour=3&limit=40",
     ];
-    for question in questions {
-        let mut path = format!("/flows?{question}");
+    for query in queries {
+        let mut path = format!("/flows?{query}");
         for page in 0.. {
             let expected = single.client.get(&path, &[]).unwrap();
             assert_eq!(expected.status, 200, "{path}");
             for daemon in &daemons {
-                let answer = until_answered(&daemon.client, &path);
-                assert!(answer.body == expected.body, "{path}: {answer:?}");
-                assert_eq!(answer.header("link"), expected.header("link"), "{path}");
+                let response = until_answered(&daemon.client, &path);
+                assert!(response.body == expected.body, "{path}: {response:?}");
+                assert_eq!(response.header("link"), expected.header("link"), "{path}");
             }
             let link = expected.header("link").map(str::to_owned);
             match link.filter(|_| page < 4) {
@@ -159,11 +159,11 @@ fn any_node_answers_as_one_service_would() {
         let path = "/partitions/rows?p=0&from=0";
         assert_eq!(daemon.client.get(path, &[]).unwrap().status, 401);
         let bearer = [("authorization", "Bearer between-us")];
-        let answers = (0..6).map(|p| {
+        let responses = (0..6).map(|p| {
             let path = format!("/partitions/hours?p={p}");
             daemon.client.get(&path, &bearer).unwrap().status
         });
-        let statuses: Vec<_> = answers.collect();
+        let statuses: Vec<_> = responses.collect();
         assert!(
             statuses.iter().all(|status| [200, 503].contains(status)),
             "{statuses:?}"

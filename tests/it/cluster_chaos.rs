@@ -1,6 +1,6 @@
 //! A cluster during failures: nodes are killed, frozen, cut off, added, removed and restarted in turn, brokers and
-//! senders are killed. Each response of each node is a 503 or right, and at the end each node has, to the byte, what
-//! was acknowledged to senders.
+//! senders are killed. Each response of each node is a 503 or correct, and at the end each node has exactly the
+//! acknowledged bytes.
 //!
 //! The short form does each of these once. `scripts/chaos cluster` continues until it is stopped, or for
 //! `FLOWTALLY_TEST_CLUSTER_CHAOS_S` seconds.
@@ -12,31 +12,40 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flowtally::store::verify;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::chaos::Sending;
+use crate::cluster_load::{StopAll, World, log};
 use crate::kafka::script_by;
 use crate::nodes::{Network, Node, rows, until_answered};
-use crate::sums::{Question, Sums};
-use crate::support::{Client, Daemon, TestFlow, json_body, ndjson_body, random};
+use crate::support::{Daemon, TestFlow, ndjson_body, random};
 
 const NODES: usize = 4;
+
 /// The last node, which joins and leaves.
 const FOURTH: usize = 3;
+
 const PARTITIONS: u32 = 12;
+
 const SENDERS: usize = 3;
+
 const POSTERS: usize = 2;
+
 /// The group revokes the partitions of a node that is silent for this long.
 const SESSION: Duration = Duration::from_secs(10);
+
 /// All failures have ended by then.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
-/// A query is answered by then, whichever nodes hang; the machine may be slow, too.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// What a node logs at its end if only a restart helps.
-const GAVE_UP: &str = "the client of Kafka has given up, and the journal could not be used for";
+
+/// Maximum time of a query, whichever nodes hang; the machine may be slow, too.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// The last log line of a node that needs a restart.
+const GAVE_UP: &str =
+    "the Kafka client has stopped after a fatal error, so the journal could not be used for";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -59,15 +68,15 @@ const FAULTS: [Fault; 6] = [
 ];
 
 /// Three brokers, ended when it is dropped.
-struct Brokers {
-    dir: PathBuf,
-    namespace: Option<String>,
-    host: String,
-    addresses: String,
+pub(crate) struct Brokers {
+    pub(crate) dir: PathBuf,
+    pub(crate) namespace: Option<String>,
+    pub(crate) host: String,
+    pub(crate) addresses: String,
 }
 
 impl Brokers {
-    fn start(dir: PathBuf, network: Option<&Network>) -> Brokers {
+    pub(crate) fn start(dir: PathBuf, network: Option<&Network>) -> Brokers {
         let mut brokers = Brokers {
             dir,
             namespace: network.map(|n| n.hub_namespace().to_owned()),
@@ -79,7 +88,7 @@ impl Brokers {
         brokers
     }
 
-    fn script(&self, arguments: &[&str]) -> String {
+    pub(crate) fn script(&self, arguments: &[&str]) -> String {
         let mut command = match &self.namespace {
             None => Command::new("bash"),
             Some(namespace) => {
@@ -92,7 +101,7 @@ impl Brokers {
         script_by(command, arguments)
     }
 
-    fn to(&self, action: &str, broker: usize) {
+    pub(crate) fn to(&self, action: &str, broker: usize) {
         self.script(&[action, self.dir.to_str().unwrap(), &broker.to_string()]);
     }
 }
@@ -103,169 +112,7 @@ impl Drop for Brokers {
     }
 }
 
-/// What all threads know.
-struct World<'a> {
-    nodes: &'a [Node],
-    sums: Mutex<Sums>,
-    stop: AtomicBool,
-    right: AtomicU64,
-    refused: AtomicU64,
-    away: AtomicU64,
-    partial: AtomicU64,
-    slowest_ms: AtomicU64,
-    steps: AtomicU64,
-}
-
-/// Where a thread fails, all have to end.
-struct StopAll<'a>(&'a AtomicBool);
-
-impl Drop for StopAll<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-}
-
-impl World<'_> {
-    fn sums(&self) -> MutexGuard<'_, Sums> {
-        self.sums.lock()
-    }
-
-    fn has_ended(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
-    }
-
-    /// Lets time pass, unless the test has failed meanwhile. What has to hold does not depend on how much it is.
-    fn pause(&self, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end && !self.has_ended() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Asks one node one question: the answer is a 503, or right.
-    fn ask(&self, node: &Node, client: &Client, random: &mut StdRng) {
-        let question = Question::any(random);
-        let floor = self.sums().floor();
-        let start = Instant::now();
-        let answer = client.get(&question.path(), &[]);
-        let took = start.elapsed();
-        let Ok(answer) = answer else {
-            self.away.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        self.slowest_ms
-            .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
-        let of = || format!("{} was asked {}", node.name, question.path());
-        assert!(took < ANSWER_MAX, "{}: it took {took:?}", of());
-        if answer.status == 503 {
-            assert!(answer.header("retry-after").is_some(), "{}", of());
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        assert_eq!(answer.status, 200, "{}: {answer:?}", of());
-        let is_partial = answer.header("flowtally-missing").is_some();
-        assert!(!is_partial || question.partial, "{}", of());
-        let checked = question.check(&answer.json(), is_partial, &floor, &self.sums().ceiling);
-        if let Err(why) = checked {
-            let asked = format!("asked {:?} ago, answered {:?}", start.elapsed(), took);
-            panic!("{}: {why}; {asked}", of());
-        }
-        if question.shows_rows() && !is_partial {
-            self.sums().saw(&answer.rows());
-        }
-        let counter = if is_partial {
-            &self.partial
-        } else {
-            &self.right
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Asks one node one question after the other.
-    fn check(&self, number: usize, seed: u64) {
-        let _stop = StopAll(&self.stop);
-        let mut random = StdRng::seed_from_u64(seed);
-        let client = self.nodes[number].client();
-        while !self.has_ended() {
-            self.ask(&self.nodes[number], &client, &mut random);
-            self.pause(Duration::from_millis(50));
-        }
-    }
-
-    /// Posts one batch after the other, under its key, by one node or another, until it is in and visible.
-    fn post(&self, poster: usize, seed: u64, posting: &AtomicBool) {
-        let _stop = StopAll(&self.stop);
-        let mut random = StdRng::seed_from_u64(seed);
-        let mut batch = 0;
-        while posting.load(Ordering::SeqCst) && !self.has_ended() {
-            let flow = |_| {
-                let (src, dest) = (random.random_range(0..20), random.random_range(0..5));
-                let (src, dest) = (format!("step-{src}"), format!("d-{dest}"));
-                TestFlow::new(5, &src, &dest, "v", random.random_range(1..9), 1)
-            };
-            let flows: Vec<_> = (0..10).map(flow).collect();
-            let (key, body) = (format!("step-{poster}-{batch}"), json_body(&flows));
-            batch += 1;
-            let headers = [
-                ("content-type", "application/json"),
-                ("idempotency-key", &*key),
-            ];
-            self.sums().sends(&flows);
-            while !self.has_ended() {
-                let node = &self.nodes[random.random_range(0..self.nodes.len())];
-                let answer = node.client().post("/flows?wait=visible", &headers, &body);
-                match answer {
-                    Ok(answer) if answer.status == 200 => {
-                        self.sums().sees(&flows);
-                        self.steps.fetch_add(1, Ordering::Relaxed);
-                        break;
-                    }
-                    Ok(answer) => assert!([501, 503].contains(&answer.status), "{answer:?}"),
-                    Err(_away) => {}
-                }
-                self.pause(Duration::from_millis(20));
-            }
-        }
-    }
-
-    /// Kills one broker after the other, each for a while; returns how many.
-    fn kill_brokers(&self, brokers: &Brokers, seed: u64, failing: &AtomicBool) -> u64 {
-        let _stop = StopAll(&self.stop);
-        let mut random = StdRng::seed_from_u64(seed);
-        let mut kills = 0;
-        let goes_on = || failing.load(Ordering::SeqCst) && !self.has_ended();
-        loop {
-            let until = Instant::now() + Duration::from_millis(random.random_range(5_000..25_000));
-            while Instant::now() < until && goes_on() {
-                // Between two checks whether it continues.
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            if !goes_on() {
-                return kills;
-            }
-            let broker = random.random_range(1..=3);
-            log(&format!("broker {broker} is killed"));
-            brokers.to("kill", broker);
-            kills += 1;
-            self.pause(Duration::from_millis(random.random_range(500..8_000)));
-            brokers.to("restart", broker);
-            log(&format!("broker {broker} is back"));
-        }
-    }
-}
-
-/// Says what happens when, in the form of the nodes' logs.
-fn log(what: &str) {
-    let now = std::time::SystemTime::now();
-    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-    let day = since.as_secs() % 86_400;
-    let (h, m, s) = (day / 3600, day / 60 % 60, day % 60);
-    println!("{h:02}:{m:02}:{s:02}.{:03} {what}", since.subsec_millis());
-}
-
-/// The processes, and what is done to them.
+/// The processes, and the faults that are injected.
 struct Chaos<'a> {
     world: &'a World<'a>,
     network: Option<&'a Network>,
@@ -279,7 +126,7 @@ struct Chaos<'a> {
 }
 
 impl Drop for Chaos<'_> {
-    /// What a failure is about is in the logs of the nodes.
+    /// Prints the logs of the nodes if the test has failed.
     fn drop(&mut self) {
         if std::thread::panicking() {
             for (node, daemon) in self.world.nodes.iter().zip(&self.daemons) {
@@ -310,7 +157,7 @@ impl Chaos<'_> {
         Sending::start(file, spool, self.world.nodes[sender].base())
     }
 
-    /// Lets time go by, as a supervisor and a source of flows.
+    /// Waits, and acts as supervisor and source of flows meanwhile.
     fn pause(&mut self, time: Duration, more_flows: bool) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.world.has_ended() {
@@ -321,8 +168,7 @@ impl Chaos<'_> {
             }
             for number in 0..NODES {
                 if self.daemons[number].as_mut().is_some_and(Daemon::has_ended) {
-                    // Kafka may take a node that was suspended for another one of its name; then it has to be
-                    // restarted.
+                    // Kafka may fence a node that was suspended; then it has to be restarted.
                     let mut daemon = self.daemons[number].take().unwrap();
                     let (status, said) = (daemon.wait(), daemon.log());
                     let gave_up = status.code() == Some(1) && said.contains(GAVE_UP);
@@ -333,7 +179,7 @@ impl Chaos<'_> {
                         .map(|fault| self.counts.get(&fault).copied().unwrap_or(0));
                     assert!(
                         self.gave_up <= stood_still.iter().sum(),
-                        "nodes give up that were never suspended: {said}"
+                        "a node that was never suspended has given up: {said}"
                     );
                     self.start(number);
                 }
@@ -373,7 +219,7 @@ impl Chaos<'_> {
                 daemon.signal("STOP");
                 let pause = SESSION + self.millis(3_000..7_000);
                 self.pause(pause, true);
-                // Its first answers are to questions of now, when others have its partitions.
+                // Its first responses are to current queries, although others own its partitions now.
                 let (world, seed) = (self.world, self.random.random::<u64>());
                 let daemon = self.daemons[number].as_ref().unwrap();
                 std::thread::scope(|scope| {
@@ -419,7 +265,7 @@ impl Chaos<'_> {
         self.recover(true);
     }
 
-    /// Waits until all nodes answer for all partitions again.
+    /// Waits until all nodes answer queries of all partitions again.
     fn recover(&mut self, more_flows: bool) {
         let start = Instant::now();
         for number in 0..NODES {
@@ -427,22 +273,25 @@ impl Chaos<'_> {
                 continue;
             };
             loop {
-                let answer = client.get("/hours", &[]);
-                if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                let response = client.get("/hours", &[]);
+                if response
+                    .as_ref()
+                    .is_ok_and(|response| response.status == 200)
+                {
                     break;
                 }
                 let name = &self.world.nodes[number].name;
                 let late = start.elapsed() > RECOVERY_MAX;
-                assert!(!late, "{name} does not answer: {answer:?}");
+                assert!(!late, "{name} does not respond: {response:?}");
                 self.pause(Duration::from_millis(100), more_flows);
             }
         }
-        log(&format!("all answer, after {:?}", start.elapsed()));
+        log(&format!("all respond, after {:?}", start.elapsed()));
     }
 }
 
 #[test]
-fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once() {
+fn during_failures_every_response_is_correct_or_a_503_and_every_byte_counts_once() {
     let seconds = std::env::var("FLOWTALLY_TEST_CLUSTER_CHAOS_S")
         .ok()
         .and_then(|s| s.parse().ok())
@@ -532,7 +381,7 @@ fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once()
             assert!(Instant::now() < deadline, "senders do not end");
             chaos.pause(Duration::from_millis(50), false);
         }
-        // What was sent without waiting is in Kafka; soon it is in the sums.
+        // Batches that were sent without waiting are in Kafka; they will be in the sums soon.
         let expected = rows(&world.sums().ceiling);
         for (number, node) in nodes.iter().enumerate() {
             if chaos.daemons[number].is_none() {
@@ -546,7 +395,7 @@ fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once()
         }
         world.stop.store(true, Ordering::SeqCst);
     });
-    // Stores of earlier owners are old, and right.
+    // Stores of earlier owners are older, and consistent.
     chaos.daemons.drain(..).flatten().for_each(Daemon::stop);
     let mut stores = 0;
     for node in &nodes {
@@ -561,7 +410,7 @@ fn during_failures_every_answer_is_right_or_refused_and_every_byte_counts_once()
     }
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{:?}, brokers killed {broker_kills}, nodes that gave up {}; {} files, {} steps; answers: {} right, {} \
+        "{:?}, brokers killed {broker_kills}, nodes that gave up {}; {} files, {} steps; responses: {} right, {} \
          partial, {} refused, {} none, the slowest after {} ms; {stores} stores verified",
         chaos.counts,
         chaos.gave_up,

@@ -1,5 +1,5 @@
-//! Checkpoints of partitions: a node that has nothing starts from them, whatever Kafka still has, and has the
-//! sums of who made them.
+//! Checkpoints of partitions: a node without stores starts from them, even if Kafka has deleted messages, and gets the
+//! same sums.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn total(daemon: &Daemon, name: &str) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
-/// Waits until all that the node has is in checkpoints, and returns up to where that is.
+/// Waits until all of the node's sums are in checkpoints, and returns their positions.
 fn until_in_checkpoints(daemon: &Daemon) -> BTreeMap<i32, u64> {
     let mut positions = BTreeMap::new();
     until("all to be in checkpoints", || {
@@ -61,7 +61,7 @@ fn until_in_checkpoints(daemon: &Daemon) -> BTreeMap<i32, u64> {
     positions
 }
 
-/// As if the topic's retention had taken it.
+/// Deletes messages, as the topic's retention would.
 fn delete_records(topic: &str, before: &BTreeMap<i32, u64>) {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in before {
@@ -75,7 +75,7 @@ fn delete_records(topic: &str, before: &BTreeMap<i32, u64>) {
     }
 }
 
-/// What has been sent, and what it has to add up to.
+/// The number of batches that were sent, and the expected sums.
 struct Sent {
     random: rand::rngs::StdRng,
     model: Model,
@@ -101,8 +101,8 @@ impl Sent {
     }
 
     fn check(&self, daemon: &Daemon) {
-        let answer = until_answered(&daemon.client, "/flows?from=0&to=100");
-        assert!(answer.rows() == rows(&self.model), "{}", daemon.log());
+        let response = until_answered(&daemon.client, "/flows?from=0&to=100");
+        assert!(response.rows() == rows(&self.model), "{}", daemon.log());
     }
 }
 
@@ -133,7 +133,7 @@ fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
     (0..5).for_each(|_| sent.more(&daemon));
     let first = until_in_checkpoints(&daemon);
     let files_first = total(&daemon, "flowtally_checkpoint_files_total");
-    // Only what is new is sent.
+    // Only new files are sent.
     sent.more(&daemon);
     let positions = until_in_checkpoints(&daemon);
     let files_sent = total(&daemon, "flowtally_checkpoint_files_total") - files_first;
@@ -149,7 +149,7 @@ fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
     );
     assert_eq!(total(&daemon, "flowtally_checkpoint_failures_total"), 0);
 
-    // The node is lost, with its disk, and Kafka lets go what is in checkpoints.
+    // The node is lost, with its disk, and Kafka deletes the messages that are in checkpoints.
     delete_records(topic, &positions);
     daemon.kill();
     std::fs::remove_dir_all(&a.dir).unwrap();
@@ -165,7 +165,7 @@ fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
     sent.check(&daemon);
     daemon.stop();
 
-    // A store from before that is of no use to a node that is back, and is replaced.
+    // An older store is useless to a node that returns, and is replaced.
     let daemon = b.start();
     until_answered(&daemon.client, "/hours");
     assert_eq!(total(&daemon, "flowtally_checkpoint_restores_total"), 0);
@@ -187,11 +187,11 @@ fn a_new_node_starts_from_checkpoints_when_kafka_has_only_the_rest() {
     sent.check(&daemon);
     daemon.stop();
 
-    // Without checkpoints, and without the records, it says what is missing.
+    // Without checkpoints and without the messages, the log names the missing part.
     std::fs::remove_dir_all(&b.dir).unwrap();
     std::fs::rename(dir.join("objects"), dir.join("elsewhere")).unwrap();
     let daemon = b.start();
-    until("it says what is missing", || {
+    until("the log names the missing part", || {
         daemon.log().contains("of 0 checkpoints none can be used")
     });
     assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 503);
@@ -208,10 +208,10 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over() {
+fn a_damaged_checkpoint_is_skipped() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, topic) = (temp.path(), "damaged-checkpoint");
-    let mut sent = Sent::new("a_damaged_checkpoint_is_passed_over");
+    let mut sent = Sent::new("a_damaged_checkpoint_is_skipped");
     let a = node(topic, "a", dir);
     let daemon = a.start();
     until_answered(&daemon.client, "/hours");
@@ -221,7 +221,7 @@ fn a_damaged_checkpoint_is_passed_over() {
     let second = until_in_checkpoints(&daemon);
     daemon.stop();
     delete_records(topic, &first);
-    // Of one, a file that the one before does not have has changed; another is cut short.
+    // In one, a file that the previous one lacks is changed; another one is truncated.
     let moved: Vec<_> = second
         .keys()
         .filter(|p| first[p] > 0 && first[p] != second[p])
@@ -261,7 +261,7 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert_eq!(total(&daemon, "flowtally_checkpoint_failures_total"), 2);
     daemon.stop();
 
-    // Those of another Kafka are refused.
+    // Checkpoints of another Kafka cluster are refused.
     for partition in 0..PARTITIONS {
         for (path, _) in descriptions(dir, topic, partition) {
             let text = std::fs::read_to_string(&path).unwrap();
@@ -277,9 +277,9 @@ fn a_damaged_checkpoint_is_passed_over() {
     daemon.stop();
 }
 
-/// Kills it at any moment, while it makes checkpoints and while it fetches them.
+/// Kills the node at random moments, while it makes and while it downloads checkpoints.
 #[test]
-fn a_kill_while_checkpoints_are_made_or_fetched_loses_nothing() {
+fn a_kill_during_an_upload_or_download_of_checkpoints_loses_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, topic) = (temp.path(), "checkpoints-and-kills");
     let mut sent = Sent::new("a_kill_while_checkpoints_are_made_or_fetched");
@@ -295,7 +295,7 @@ fn a_kill_while_checkpoints_are_made_or_fetched_loses_nothing() {
         delete_records(topic, &deleted);
         std::fs::remove_dir_all(&a.dir).unwrap();
         let mut daemon = a.start();
-        // Until one of its partitions is about to be fetched.
+        // Until the download of one of its partitions begins.
         let partitions = a.dir.join("partitions");
         let has = |end: &str| {
             let found = std::fs::read_dir(&partitions)
@@ -308,16 +308,16 @@ fn a_kill_while_checkpoints_are_made_or_fetched_loses_nothing() {
         };
         let deadline = Instant::now() + at_most(10);
         while has(".incomplete") == 0 && Instant::now() < deadline {
-            // It may be over within milliseconds.
+            // It may end within milliseconds.
             std::thread::sleep(Duration::from_micros(100));
         }
-        // Any moment will do, here and below.
+        // The moment does not matter, here and below.
         std::thread::sleep(Duration::from_millis(sent.random.random_range(0..12)));
         daemon.kill();
         fetching += usize::from(has(".incomplete") > 0);
         let mut daemon = a.start();
         sent.check(&daemon);
-        // The next checkpoints are due at any time within the second.
+        // The next checkpoints are due at random times within the second.
         sent.more(&daemon);
         std::thread::sleep(Duration::from_millis(sent.random.random_range(0..1_000)));
         daemon.kill();

@@ -1,5 +1,4 @@
-//! How a node comes to its cluster: Kafka that is away, that wants certificates and passwords, and tokens that
-//! are exchanged.
+//! A node joins its cluster: Kafka is unavailable, or requires certificates and passwords; tokens are rotated.
 
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +16,7 @@ use crate::nodes::{Node, until_answered};
 use crate::support::{Daemon, JSON, TestFlow, json_body};
 use crate::wait::{at_most, until, until_logged, until_logged_times};
 
-/// The system gives such a port to nobody who does not name it.
+/// The system assigns such a port only on explicit request.
 fn free_below_those_of_clients() -> SocketAddr {
     let mut places =
         std::iter::repeat_with(|| ([127, 0, 0, 1], rand::random_range(20_000..32_000)));
@@ -29,8 +28,8 @@ fn one_flow() -> Vec<u8> {
     json_body(&[TestFlow::new(1, "a", "b", "v", 3, 4)])
 }
 
-/// It does not go on trying.
-fn ends_saying(mut daemon: Daemon, text: &str) {
+/// Asserts that the process exits with `text` instead of retrying.
+fn exits_with(mut daemon: Daemon, text: &str) {
     let status = daemon.wait();
     let log = daemon.log();
     assert!(!status.success() && log.contains(text), "{status:?}: {log}");
@@ -39,7 +38,7 @@ fn ends_saying(mut daemon: Daemon, text: &str) {
 #[test]
 fn a_node_waits_for_kafka() {
     let dir = tempfile::tempdir().unwrap();
-    // Nobody listens there, for now.
+    // No broker listens there yet.
     let place = free_below_those_of_clients();
     let node = Node::new(&place.to_string(), "waited-for", "a", dir.path());
     let daemon = node.start();
@@ -76,7 +75,7 @@ fn a_node_waits_for_kafka() {
     assert_eq!(posted.status, 200);
     daemon.stop();
 
-    // A stop may come while partitions are being opened.
+    // The stop may happen while partitions are being opened.
     for name in ["d", "e", "f"] {
         let node = Node::new(&BROKER.addresses, "waited-for", name, dir.path());
         let daemon = node.start();
@@ -84,15 +83,15 @@ fn a_node_waits_for_kafka() {
         daemon.stop();
     }
 
-    // What waiting does not mend is said.
+    // An error that waiting cannot resolve ends the process.
     let mut wrong = Node::new(&BROKER.addresses, "waited-for", "b", dir.path());
     wrong.more = ["--kafka-option", "no.such=x"].map(str::to_owned).into();
-    ends_saying(wrong.start(), "no.such");
+    exits_with(wrong.start(), "no.such");
     let wrong = Node::new(&BROKER.addresses, "not a topic", "c", dir.path());
-    ends_saying(wrong.start(), "not a topic");
+    exits_with(wrong.start(), "not a topic");
 }
 
-/// Nothing that it sends by itself tells it that Kafka is back.
+/// It sends nothing from which it could learn that Kafka is back.
 #[test]
 fn a_node_without_partitions_is_ready_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +120,7 @@ fn a_node_without_partitions_is_ready_again() {
     broker.stop();
 }
 
-/// What comes into the new topic is not added to the sums of the old one, however much it is.
+/// Messages of the new topic are never added to the sums of the old one.
 #[test]
 fn a_recreated_topic_is_not_mistaken_for_the_previous_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,20 +135,20 @@ fn a_recreated_topic_is_not_mistaken_for_the_previous_one() {
     daemon.stop();
     let deleted = block_on(admin().delete_topics(&[topic], &AdminOptions::new()));
     assert!(deleted.unwrap().iter().all(Result::is_ok));
-    // The deletion takes a moment; a node that came too early would go on with the old topic.
+    // The deletion takes a moment; a node that joins too early would continue with the old topic.
     until("the topic to be deleted", || {
         let asked = (admin().inner()).fetch_metadata(None, at_most(10));
         asked.unwrap().topics().iter().all(|t| t.name() != topic)
     });
 
     let daemon = node.start();
-    until_logged(&daemon, "the topic was made anew");
+    until_logged(&daemon, "the topic was created anew");
     for _ in 0..10 {
         let posted = daemon.client.post("/flows", &[JSON], &one_flow()).unwrap();
         assert_eq!(posted.status, 200, "it is in Kafka");
     }
     daemon.stop();
-    // It has more messages by now than the old one had.
+    // It now has more messages than the old one had.
     let other = Node {
         name: "b".into(),
         dir: dir.path().join("b"),
@@ -157,7 +156,7 @@ fn a_recreated_topic_is_not_mistaken_for_the_previous_one() {
     };
     for node in [node, other] {
         let daemon = node.start();
-        until_logged(&daemon, "the topic was made anew");
+        until_logged(&daemon, "the topic was created anew");
         assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 503);
         let asked = daemon.client.get("/flows?hour=1", &[]).unwrap();
         assert_eq!(asked.status, 503);
@@ -165,7 +164,7 @@ fn a_recreated_topic_is_not_mistaken_for_the_previous_one() {
     }
 }
 
-/// A broker of its own that speaks with those only who trust its certificate and have a password.
+/// A broker that accepts only clients with a password that trust its certificate.
 struct Guarded<'a> {
     dir: &'a Path,
     addresses: String,
@@ -173,7 +172,7 @@ struct Guarded<'a> {
 
 impl Guarded<'_> {
     fn start<'a>(dir: &'a Path, pki: &Pki) -> Guarded<'a> {
-        // Kafka takes key and certificate in one file, the key first.
+        // Kafka requires key and certificate in one file, the key first.
         let pem = [&pki.key, &pki.cert].map(|file| std::fs::read_to_string(file).unwrap());
         let store = dir.join("broker.pem");
         std::fs::write(&store, pem.concat()).unwrap();
@@ -208,7 +207,7 @@ impl Drop for Guarded<'_> {
 }
 
 #[test]
-fn kafka_may_want_certificates_and_passwords() {
+fn kafka_may_require_certificates_and_passwords() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(&dir.path().join("pki"));
     let broker = Guarded::start(dir.path(), &pki);
@@ -229,11 +228,11 @@ fn kafka_may_want_certificates_and_passwords() {
     daemon.stop();
 
     let other = Pki::new(&dir.path().join("other"));
-    ends_saying(node("b", &pki.ca, "wrong").start(), "check user, password");
-    ends_saying(node("c", &other.ca, "right").start(), "certificates");
+    exits_with(node("b", &pki.ca, "wrong").start(), "check user, password");
+    exits_with(node("c", &other.ca, "right").start(), "certificates");
 }
 
-/// What a node believes gets its token, and its questions.
+/// A node sends its token and its queries to any announced owner, so announcements have to be authenticated.
 #[test]
 fn announcements_without_a_valid_token_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
@@ -273,20 +272,23 @@ fn announcements_without_a_valid_token_are_rejected() {
 
     for daemon in &daemons {
         until_logged(daemon, "announcement rejected");
-        // A partition may still be on its way between the two: that is said, and ends.
-        let answer = until_answered(&daemon.client, "/flows?hour=1");
-        assert_eq!(answer.rows().len(), flows.len());
+        // A partition may still be moving between the two: the 503 is temporary.
+        let response = until_answered(&daemon.client, "/flows?hour=1");
+        assert_eq!(response.rows().len(), flows.len());
     }
-    // Nor by those who read it at their start.
+    // Nor is it accepted by nodes that read it at their start.
     daemons.into_iter().for_each(Daemon::stop);
     let daemons = nodes.each_ref().map(Node::start);
     for daemon in &daemons {
         until_answered(&daemon.client, "/readyz");
-        let answer = until_answered(&daemon.client, "/flows?hour=1");
-        assert_eq!(answer.rows().len(), flows.len());
+        let response = until_answered(&daemon.client, "/flows?hour=1");
+        assert_eq!(response.rows().len(), flows.len());
         until_logged(daemon, "permanent announcement rejected");
     }
-    assert!(stranger.accept().is_err(), "somebody has asked a stranger");
+    assert!(
+        stranger.accept().is_err(),
+        "a node has connected to a stranger"
+    );
     daemons.into_iter().for_each(Daemon::stop);
 }
 
@@ -305,12 +307,12 @@ fn tokens_of_nodes_are_rotated_without_a_restart() {
         node
     });
     let daemons = nodes.each_ref().map(Node::start);
-    let answer = || {
+    let response = || {
         daemons
             .each_ref()
             .map(|daemon| until_answered(&daemon.client, "/hours"))
     };
-    answer();
+    response();
     let mut reloads = 0;
     for text in ["old\nnew\n", "new\nold\n", "new\n"] {
         for (file, daemon) in daemons.iter().enumerate() {
@@ -321,13 +323,13 @@ fn tokens_of_nodes_are_rotated_without_a_restart() {
         for daemon in &daemons {
             until_logged_times(daemon, "tokens and certificates reloaded", reloads);
         }
-        answer();
+        response();
     }
     let ask = |token: &str| {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", &*bearer)];
-        let answer = (daemons[0].client).get("/partitions/hours?p=0", &headers);
-        answer.unwrap().status
+        let response = (daemons[0].client).get("/partitions/hours?p=0", &headers);
+        response.unwrap().status
     };
     assert_eq!(ask("old"), 401);
     assert_ne!(ask("new"), 401);

@@ -1,4 +1,4 @@
-//! Commands beside the service: export, stats, the configuration, completions and manual pages.
+//! Commands other than `serve` and `send`: export, stats, the configuration, completions and manual pages.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -71,7 +71,7 @@ fn rows_of_hours_are_exported() {
     let table = stdout(&["stats", data[0], data[1]]);
     assert!(table.contains("hours       5, from 0 to 4\n"), "{table}");
     assert!(table.contains("disk bytes"), "{table}");
-    // What comes out goes in again.
+    // The output can be imported again.
     let daemon = Daemon::start(&dir.path().join("again"));
     let file = dir.path().join("rows.csv");
     std::fs::write(&file, &csv).unwrap();
@@ -81,7 +81,7 @@ fn rows_of_hours_are_exported() {
 }
 
 #[test]
-fn a_missing_or_invalid_place_is_refused() {
+fn a_missing_or_invalid_location_is_refused() {
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
     for (arguments, status, words) in [
@@ -172,7 +172,7 @@ fn settings_come_from_one_file_too() {
         assert!(line.ends_with(&format!("# {source}")), "{line}");
     }
     assert!(shown.contains("# retain-hours is not set\n"), "{shown}");
-    // What is shown can be given.
+    // The output is a valid file.
     let again = dir.path().join("again.toml");
     std::fs::write(&again, &shown).unwrap();
     let again = stdout(&[
@@ -214,7 +214,7 @@ fn every_command_has_help_a_manual_page_and_completions() {
     }
 }
 
-/// A service that nobody is.
+/// A URL without a service.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 #[test]
@@ -262,7 +262,7 @@ fn a_flag_overrides_a_variable_and_a_variable_the_file() {
 }
 
 #[test]
-fn every_command_reads_its_place_from_variables() {
+fn every_command_reads_its_location_from_variables() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
     let (dir, flows_file, to) = (path("db"), path("flows.csv"), path("backups"));

@@ -1,23 +1,20 @@
-//! The API as its users see it: each answer and each kind of error, by its body.
-
-use std::time::Duration;
+//! The API as clients see it: each response and each type of problem, by its body.
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Daemon, JSON, NDJSON, TestFlow, json_body, raw};
-use crate::wait::{at_most, until, until_some};
+use crate::support::{Daemon, JSON, NDJSON, Response, TestFlow, json_body};
 
-struct Service {
-    daemon: Daemon,
-    _dir: tempfile::TempDir,
+pub(crate) struct Service {
+    pub(crate) daemon: Daemon,
+    pub(crate) _dir: tempfile::TempDir,
 }
 
 impl Service {
-    fn start() -> Service {
+    pub(crate) fn start() -> Service {
         Service::start_with(&[])
     }
 
-    fn start_with(arguments: &[&str]) -> Service {
+    pub(crate) fn start_with(arguments: &[&str]) -> Service {
         let dir = tempfile::tempdir().unwrap();
         Service {
             daemon: Daemon::start_with(dir.path(), arguments),
@@ -25,20 +22,20 @@ impl Service {
         }
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Response {
         self.daemon.client.get(path, &[]).unwrap()
     }
 
-    fn post(&self, body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) fn post(&self, body: impl AsRef<[u8]>) -> Response {
         self.post_as(&[JSON], body)
     }
 
-    fn post_as(&self, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) fn post_as(&self, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
         let client = &self.daemon.client;
         client.post("/flows", headers, body.as_ref()).unwrap()
     }
 
-    fn is_empty(&self) {
+    pub(crate) fn is_empty(&self) {
         for hour in [0, 1, 2, 3] {
             assert_eq!(self.daemon.client.hour(hour), [], "something was counted");
         }
@@ -47,14 +44,14 @@ impl Service {
 
 /// Asserts a problem document of `status` whose detail has all `words`; returns it.
 #[track_caller]
-fn problem(answer: &Answer, status: u16, words: &[&str]) -> Value {
-    let text = String::from_utf8_lossy(&answer.body);
-    assert_eq!(answer.status, status, "{text}");
+pub(crate) fn problem(response: &Response, status: u16, words: &[&str]) -> Value {
+    let text = String::from_utf8_lossy(&response.body);
+    assert_eq!(response.status, status, "{text}");
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/problem+json")
     );
-    let problem = answer.json();
+    let problem = response.json();
     assert_eq!(problem["status"], status);
     assert!(
         problem["type"]
@@ -70,7 +67,7 @@ fn problem(answer: &Answer, status: u16, words: &[&str]) -> Value {
     problem
 }
 
-const FLOW: &str = r#"{"src_app": "foo", "dest_app": "bar", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 300, "hour": 1}"#;
+pub(crate) const FLOW: &str = r#"{"src_app": "foo", "dest_app": "bar", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 300, "hour": 1}"#;
 
 /// `FLOW` with the member `"field": …` replaced by `member`.
 fn with(field: &str, member: &str) -> String {
@@ -89,7 +86,7 @@ fn with(field: &str, member: &str) -> String {
 }
 
 #[test]
-fn sums_come_back_in_order() {
+fn sums_are_returned_in_order() {
     let service = Service::start();
     let flows = [
         TestFlow::new(1, "foo", "bar", "vpc-0", 100, 300),
@@ -98,14 +95,14 @@ fn sums_come_back_in_order() {
         TestFlow::new(1, "baz", "qux", "vpc-0", 100, 500),
         TestFlow::new(2, "baz", "qux", "vpc-0", 100, 400),
     ];
-    let answer = service.post(json_body(&flows));
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(answer.json(), json!({"accepted": 5}));
-    let answer = service.get("/flows?hour=1");
-    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let response = service.post(json_body(&flows));
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert_eq!(response.json(), json!({"accepted": 5}));
+    let response = service.get("/flows?hour=1");
+    assert_eq!(response.header("content-type"), Some("application/json"));
     assert_eq!(
-        answer.json(),
+        response.json(),
         json!([
             {"src_app": "baz", "dest_app": "qux", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 500, "hour": 1},
             {"src_app": "foo", "dest_app": "bar", "vpc_id": "vpc-0", "bytes_tx": 300, "bytes_rx": 900, "hour": 1},
@@ -118,7 +115,7 @@ fn sums_come_back_in_order() {
 }
 
 #[test]
-fn empty_answers_and_batches_have_their_form() {
+fn empty_responses_and_batches_are_valid() {
     let service = Service::start();
     let accept = |accept: &str| {
         let client = &service.daemon.client;
@@ -151,7 +148,7 @@ fn flows_in_any_valid_json_are_accepted() {
         format!("[{FLOW}]"),
         format!("\r\n\t [ {FLOW} ] \n"),
         format!("[{}]", pretty.unwrap()),
-        // Fields that are not ours are ignored, whatever is in them, and other spellings are not ours.
+        // Unknown fields are ignored, whatever their values, and other spellings are unknown.
         format!(
             "[{}]",
             with(
@@ -174,8 +171,8 @@ fn flows_in_any_valid_json_are_accepted() {
         "Application/JSON",
         "application/json;x=y",
     ] {
-        let answer = service.post_as(&[("content-type", kind)], format!("[{FLOW}]"));
-        assert_eq!(answer.status, 200, "{kind}");
+        let response = service.post_as(&[("content-type", kind)], format!("[{FLOW}]"));
+        assert_eq!(response.status, 200, "{kind}");
     }
     let lines = format!("{FLOW}\n\n  {FLOW}\r\n{FLOW}");
     assert_eq!(
@@ -188,7 +185,7 @@ fn flows_in_any_valid_json_are_accepted() {
 }
 
 #[test]
-fn the_extremes_of_each_field_are_taken() {
+fn the_extremes_of_each_field_are_accepted() {
     let service = Service::start();
     let long = "x".repeat(1024);
     let flows = [
@@ -208,7 +205,7 @@ fn the_extremes_of_each_field_are_taken() {
 }
 
 #[test]
-fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
+fn an_invalid_flow_is_named_by_index_and_field_and_refuses_the_batch() {
     let service = Service::start();
     let fields = [
         "src_app", "dest_app", "vpc_id", "bytes_tx", "bytes_rx", "hour",
@@ -262,13 +259,13 @@ fn a_bad_flow_is_named_by_index_and_field_and_spoils_the_batch() {
         for (member, words) in wrong {
             let bad = with(field, &member);
             let words = [&[field, "flow 2"], words.as_slice()].concat();
-            let answer = service.post(format!("[{FLOW}, {FLOW}, {bad}, {FLOW}]"));
-            let json = problem(&answer, 400, &words);
+            let response = service.post(format!("[{FLOW}, {FLOW}, {bad}, {FLOW}]"));
+            let json = problem(&response, 400, &words);
             assert_eq!(json["index"], 2, "{bad}");
             assert_eq!(json["field"], field, "{bad}");
-            let answer = service.post_as(&[NDJSON], format!("{FLOW}\n\n{FLOW}\n{bad}\n{FLOW}"));
+            let response = service.post_as(&[NDJSON], format!("{FLOW}\n\n{FLOW}\n{bad}\n{FLOW}"));
             let words = [words.as_slice(), &["line 4"]].concat();
-            let json = problem(&answer, 400, &words);
+            let json = problem(&response, 400, &words);
             assert_eq!((&json["index"], &json["field"]), (&json!(2), &json!(field)));
         }
     }
@@ -332,8 +329,8 @@ fn bodies_that_are_not_a_batch_are_refused() {
         (deep("[", "]").as_bytes(), Some(0), vec!["flow object"]),
         (nested.as_bytes(), Some(0), vec!["hour", "sequence"]),
     ] {
-        let answer = service.post(body);
-        let json = problem(&answer, 400, &words);
+        let response = service.post(body);
+        let json = problem(&response, 400, &words);
         assert_eq!(json.get("index").and_then(Value::as_u64), index, "{json}");
     }
     for body in [
@@ -347,7 +344,7 @@ fn bodies_that_are_not_a_batch_are_refused() {
 }
 
 #[test]
-fn media_types_and_encodings_that_are_not_ours_are_refused() {
+fn unsupported_media_types_and_encodings_are_refused() {
     let service = Service::start();
     let body = format!("[{FLOW}]");
     let form = ("content-type", "application/x-www-form-urlencoded");
@@ -357,38 +354,42 @@ fn media_types_and_encodings_that_are_not_ours_are_refused() {
         &["curl -d", "-H 'Content-Type: application/json'"],
     );
     for kind in ["text/plain", "text/csv", "application/xml", ""] {
-        let answer = service.post_as(&[("content-type", kind)], &body);
-        problem(&answer, 415, &["application/json", "application/x-ndjson"]);
+        let response = service.post_as(&[("content-type", kind)], &body);
+        problem(
+            &response,
+            415,
+            &["application/json", "application/x-ndjson"],
+        );
     }
-    let answer = service.post_as(
+    let response = service.post_as(
         &[("content-type", "application/json; charset=utf-16")],
         &body,
     );
-    problem(&answer, 415, &["utf-16"]);
+    problem(&response, 415, &["utf-16"]);
     for encoding in ["br", "deflate", "gzip, zstd"] {
-        let answer = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
-        problem(&answer, 415, &[]);
-        assert_eq!(answer.header("accept-encoding"), Some("gzip, zstd"));
+        let response = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
+        problem(&response, 415, &[]);
+        assert_eq!(response.header("accept-encoding"), Some("gzip, zstd"));
     }
     for encoding in ["gzip", "zstd"] {
-        let answer = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
-        problem(&answer, 400, &["not valid", encoding]);
+        let response = service.post_as(&[JSON, ("content-encoding", encoding)], &body);
+        problem(&response, 400, &["not valid", encoding]);
     }
     let cut = zstd::encode_all(body.as_bytes(), 1).unwrap();
-    let answer = service.post_as(&[JSON, ("content-encoding", "zstd")], &cut[..cut.len() - 3]);
-    problem(&answer, 400, &["not valid zstd"]);
+    let response = service.post_as(&[JSON, ("content-encoding", "zstd")], &cut[..cut.len() - 3]);
+    problem(&response, 400, &["not valid zstd"]);
     let client = &service.daemon.client;
-    let answer = client
+    let response = client
         .get("/flows?hour=1", &[("accept", "text/html")])
         .unwrap();
-    problem(&answer, 406, &["application/json", "text/csv"]);
+    problem(&response, 406, &["application/json", "text/csv"]);
     let none = [("accept-encoding", "identity;q=0")];
     problem(&client.get("/flows?hour=1", &none).unwrap(), 406, &["gzip"]);
     service.is_empty();
 }
 
 #[test]
-fn queries_are_read_strictly() {
+fn queries_are_parsed_strictly() {
     let service = Service::start();
     for (query, words) in [
         ("", vec!["hour", "from", "to"]),
@@ -410,276 +411,6 @@ fn queries_are_read_strictly() {
     assert_eq!(service.get("/flows?hour=0001").status, 200);
     assert_eq!(service.get("/flows?ho%75r=%31").status, 200);
     let client = &service.daemon.client;
-    let answer = client.post("/flows?dry_run=1", &[JSON], b"[]").unwrap();
-    problem(&answer, 400, &["dry_run"]);
-}
-
-#[test]
-fn paths_and_methods_are_answered() {
-    let service = Service::start();
-    for path in [
-        "/index.html",
-        "/flow",
-        "/flows/",
-        "/flows/1",
-        "//flows",
-        "/FLOWS",
-        "/backups/",
-    ] {
-        problem(&service.get(path), 404, &["/flows"]);
-    }
-    let address = service.daemon.address;
-    for (method, path, allow) in [
-        ("PUT", "/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
-        ("PATCH", "/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
-        ("DELETE", "/hours", "GET, HEAD, OPTIONS"),
-        ("POST", "/", "GET, HEAD, OPTIONS"),
-        ("GET", "/backups", "POST, OPTIONS"),
-        ("GET", "/backups/1", "DELETE, OPTIONS"),
-        ("POST", "/healthz", "GET, HEAD, OPTIONS"),
-        ("PUT", "/readyz", "GET, HEAD, OPTIONS"),
-    ] {
-        let answer = raw(
-            address,
-            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
-        );
-        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
-        assert!(answer.contains(&format!("allow: {allow}\r\n")), "{answer}");
-        assert!(answer.contains("application/problem+json"), "{answer}");
-        assert!(answer.contains(method), "{answer}");
-    }
-    let answer = raw(
-        address,
-        b"CONNECT flows:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
-    );
-    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
-    let request = "OPTIONS /flows HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let answer = raw(address, request.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
-    assert!(
-        answer.contains("allow: GET, HEAD, POST, DELETE, OPTIONS"),
-        "{answer}"
-    );
-    let request = "HEAD /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let answer = raw(address, request.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.ends_with("\r\n\r\n"), "a HEAD has no body: {answer}");
-    for (path, body) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
-        let answer = service.get(path);
-        assert_eq!(
-            (answer.status, answer.body.as_slice()),
-            (200, body.as_bytes())
-        );
-    }
-}
-
-#[test]
-fn bodies_have_bounds() {
-    let service = Service::start_with(&["--body-max", "1"]);
-    let flow = format!("{FLOW},");
-    let flows = (1 << 20) / flow.len() - 1;
-    let fits = format!("[{}{FLOW}]", flow.repeat(flows - 1));
-    assert_eq!(service.post(&fits).json(), json!({"accepted": flows}));
-    let over = format!("[{}{FLOW}]", flow.repeat(flows + 5));
-    problem(
-        &service.post(&over),
-        413,
-        &["1048576 bytes", "several batches"],
-    );
-    // A bomb: small as sent, large when unpacked.
-    let bomb = zstd::encode_all(over.as_bytes(), 1).unwrap();
-    assert!(bomb.len() < 10_000);
-    let answer = service.post_as(&[JSON, ("content-encoding", "zstd")], &bomb);
-    problem(&answer, 413, &["after decompression"]);
-    let address = service.daemon.address;
-    // Said to be too large: refused before it is sent. Chunked: refused on the way.
-    let head = "POST /flows HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
-    let answer = raw(
-        address,
-        format!("{head}content-length: 1048577\r\n\r\n").as_bytes(),
-    );
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    let chunk = format!("{:x}\r\n{over}\r\n", over.len());
-    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}");
-    let answer = raw(address, chunked.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    // No body at all, and a chunked one that is fine.
-    let answer = raw(address, format!("{head}\r\n").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 411"), "{answer}");
-    let empty = "transfer-encoding: chunked\r\n\r\n3\r\n [ \r\n1\r\n]\r\n0\r\n\r\n";
-    let answer = raw(address, format!("{head}{empty}").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-}
-
-#[test]
-fn bodies_that_break_off_count_nothing() {
-    let service = Service::start();
-    let address = service.daemon.address;
-    let body = format!("[{FLOW}]");
-    let head = |length: usize| {
-        format!("POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n")
-    };
-    // Cut off mid-way by a client that half-closes: an answer, or just an end, but no count.
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.write_all(head(body.len() + 50).as_bytes()).unwrap();
-    stream.write_all(body.as_bytes()).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let mut answer = String::new();
-    let _reset = stream.read_to_string(&mut answer);
-    assert!(!answer.contains("200 OK"), "{answer}");
-    // A length that is too short: the body ends inside a flow.
-    let answer = raw(
-        address,
-        format!("{}{body}", head(body.len() - 5)).as_bytes(),
-    );
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    assert!(answer.contains("ends too early"), "{answer}");
-    // A broken chunk.
-    let chunked =
-        "POST /flows HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n[]";
-    let answer = raw(address, chunked.as_bytes());
-    assert!(!answer.contains("200 OK"), "{answer}");
-    service.is_empty();
-    assert_eq!(service.post(&body).status, 200);
-}
-
-#[test]
-fn a_client_that_closes_its_side_gets_its_answer() {
-    use std::io::{Read, Write};
-    let service = Service::start();
-    let body = format!("[{FLOW}]");
-    let length = body.len();
-    let post = format!(
-        "POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
-    let get = "GET /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned();
-    for (request, end) in [(post, "{\"accepted\":1}\n"), (get, "\"hour\":1}]\n")] {
-        let mut stream = std::net::TcpStream::connect(service.daemon.address).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.ends_with(end), "{answer}");
-    }
-}
-
-#[test]
-fn two_lengths_types_or_codings_are_refused() {
-    let service = Service::start();
-    let body = format!("[{FLOW}]");
-    let send = |headers: &str| {
-        let head = "POST /flows HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
-        raw(
-            service.daemon.address,
-            format!("{head}{headers}\r\n\r\n{body}").as_bytes(),
-        )
-    };
-    let length = format!("content-length: {}", body.len());
-    let types = "content-type: application/json\r\ncontent-type: text/csv";
-    assert!(send(&format!("{length}\r\n{types}")).starts_with("HTTP/1.1 415"));
-    assert!(send("content-length: 2\r\ncontent-length: 3").starts_with("HTTP/1.1 400"));
-    let answer = send("transfer-encoding: gzip, chunked");
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
-    service.is_empty();
-}
-
-#[test]
-fn stalled_large_bodies_do_not_block_small_ones() {
-    use std::io::Write;
-    let service = Service::start();
-    // Announced, hardly begun: 40 times the memory that there is for bodies.
-    let stuck: Vec<_> = (0..160)
-        .map(|_| {
-            let mut stream = std::net::TcpStream::connect(service.daemon.address).unwrap();
-            let head =
-                "POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: 33554432\r\n\r\n[";
-            stream.write_all(head.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    until("connections", || {
-        let connections = service.daemon.client.metric("flowtally_http_connections");
-        connections > stuck.len() as f64
-    });
-    let start = std::time::Instant::now();
-    let flows = vec![TestFlow::new(1, "a", "b", "c", 1, 1); 10_000];
-    service.daemon.client.accept(&flows);
-    assert!(start.elapsed() < at_most(2));
-    drop(stuck);
-}
-
-#[test]
-fn a_huge_batch_is_one_batch() {
-    let service = Service::start();
-    let flows: Vec<_> = (0..200_000u32)
-        .map(|i| {
-            TestFlow::new(
-                i % 24,
-                &format!("src-{}", i % 501),
-                "dest",
-                &i.to_string(),
-                1,
-                2,
-            )
-        })
-        .collect();
-    let mut body = json_body(&flows);
-    assert_eq!(service.post(&body).json(), json!({"accepted": 200_000}));
-    let rows: usize = (0..24)
-        .map(|hour| service.daemon.client.hour(hour).len())
-        .sum();
-    assert_eq!(rows, 200_000);
-    // One bad flow at its end, and nothing of it counts.
-    let end = body.len() - 2;
-    body.truncate(end);
-    body.extend_from_slice(b", \"hour\": 1}]");
-    let json = problem(&service.post(&body), 400, &["hour", "twice"]);
-    assert_eq!(json["index"], 199_999);
-    assert_eq!(service.daemon.client.hour(0)[0].1.tx, 1);
-}
-
-#[test]
-fn a_service_that_is_not_ready_says_so() {
-    // A second daemon cannot be ready while the first has the directory; it ends, but listens first.
-    // So this looks at one that replays a large journal, as soon as it listens.
-    let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start(dir.path());
-    let flows: Vec<_> = (0..200_000u32)
-        .map(|i| TestFlow::new(1, &format!("src-{i}"), "dest", "vpc", 1, 2))
-        .collect();
-    for _ in 0..4 {
-        daemon.client.accept(&flows);
-    }
-    // Some tries: on a busy machine the replay may be over before the first question is asked.
-    let mut seen = 0;
-    for _ in 0..10 {
-        daemon.kill();
-        daemon = Daemon::launch(dir.path(), &[]);
-        let early = [
-            daemon.client.get("/readyz", &[]).unwrap(),
-            daemon.client.get("/flows?hour=1", &[]).unwrap(),
-            daemon.client.post("/flows", &[JSON], b"[]").unwrap(),
-        ];
-        assert_eq!(daemon.client.get("/healthz", &[]).unwrap().status, 200);
-        for answer in early.iter().filter(|answer| answer.status != 200) {
-            problem(answer, 503, &["replayed"]);
-            assert_eq!(answer.header("retry-after"), Some("1"));
-            seen += 1;
-        }
-        if seen > 0 {
-            break;
-        }
-    }
-    assert!(seen > 0, "it was always ready before it could be asked");
-    let rows = until_some("an answer", || {
-        let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
-        (answer.status == 200).then(|| answer.rows())
-    });
-    assert_eq!(rows.len(), 200_000);
-    assert!(rows.iter().all(|(_, c)| c.tx == 4));
-    daemon.stop();
+    let response = client.post("/flows?dry_run=1", &[JSON], b"[]").unwrap();
+    problem(&response, 400, &["dry_run"]);
 }

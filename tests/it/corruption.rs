@@ -40,7 +40,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A directory with compacted files, fresh ones, and a journal; and what is in it.
+/// A directory with compacted files, fresh ones, and a journal; and its content.
 fn stored(dir: &Path, with_journal: bool) -> Model {
     let mut model = Model::new();
     let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
@@ -66,13 +66,13 @@ fn stored(dir: &Path, with_journal: bool) -> Model {
     model
 }
 
-/// Opens and reads everything: rows, and whether the ledger was right, or why it did not go.
+/// Opens and reads everything: the rows, if the ledger agrees, or the error.
 fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flow::Counters)>>, String> {
     let (store, _) = Store::open(dir, StoreOptions::default()).map_err(|e| e.to_string())?;
     let mut hours = BTreeMap::new();
     for hour in HOURS {
         let at = flow::Hour::new(hour.into()).unwrap();
-        // An error in the middle of an answer breaks the connection off.
+        // An error in the middle of a response aborts the connection.
         let mut rows = store
             .select(Selection::hour(at))
             .map_err(|e| e.to_string())?;
@@ -82,7 +82,7 @@ fn read(dir: &Path) -> Result<BTreeMap<u32, Vec<(Key, flow::Counters)>>, String>
     Ok(hours)
 }
 
-/// Where the lengths of a MANIFEST's records are: a longer one looks like the end of the file.
+/// The offsets of the lengths of a MANIFEST's records: a longer length looks like the end of the file.
 fn lengths_of_records(manifest: &[u8]) -> Vec<usize> {
     let (mut places, mut at) = (Vec::new(), 0);
     while let Some(header) = manifest.get(at..at + 7) {
@@ -105,7 +105,7 @@ fn changed_bytes(with_journal: bool, per_file: usize) {
         if bytes.is_empty() || name == "LOG" || name == "LOCK" {
             continue;
         }
-        // Random ones, and the last: what ends a file is what a reader takes for a broken-off write.
+        // Random ones, and the last: a reader may mistake a changed end of a file for a torn write.
         let mut places: Vec<usize> = (0..per_file)
             .map(|_| random.random_range(0..bytes.len()))
             .collect();
@@ -132,7 +132,7 @@ fn changed_bytes(with_journal: bool, per_file: usize) {
                 }
                 Err(error) => {
                     assert!(!error.is_empty());
-                    assert!(!found, "verify finds nothing wrong, and then: {error}");
+                    assert!(!found, "verify finds no fault, and then: {error}");
                     outcome.0 += 1;
                 }
             }
@@ -156,7 +156,7 @@ fn a_changed_byte_never_changes_a_sum() {
 }
 
 #[test]
-fn a_changed_byte_never_changes_a_sum_that_is_all_flushed() {
+fn a_changed_byte_never_changes_a_flushed_sum() {
     changed_bytes(false, 12);
 }
 
@@ -180,7 +180,7 @@ fn verify_names_a_path_that_is_not_a_data_directory() {
 
 /// A power cut leaves the write that was in progress without some of its sectors.
 #[test]
-fn a_log_that_a_power_cut_broke_off_opens() {
+fn a_torn_log_opens() {
     let temp = tempfile::tempdir().unwrap();
     let whole = temp.path().join("whole");
     let flows = |part: u32| -> Vec<TestFlow> {
@@ -220,14 +220,14 @@ fn a_log_that_a_power_cut_broke_off_opens() {
         (without_middle, Some(2)),
         (longer, Some(3)),
         (bytes[..third - 1].to_vec(), Some(2)),
-        // Not what a power cut does: the write may have been acknowledged.
+        // A power cut cannot cause this: the write may have been acknowledged.
         (changed, None),
     ] {
         let broken = temp.path().join("broken");
         copy(&whole, &broken);
         let broken_log = broken.join(log().strip_prefix(&whole).unwrap());
         std::fs::write(&broken_log, &log_bytes).unwrap();
-        // Who only reads cuts off nothing, and gives out what is right, or nothing.
+        // A read-only open truncates nothing, and returns correct sums or an error.
         match (Store::open_read_only(&broken), parts) {
             (Ok(store), Some(parts)) => assert_eq!(scan(&store, 1).len(), 100 * parts),
             (Err(error), parts) => {
@@ -237,7 +237,7 @@ fn a_log_that_a_power_cut_broke_off_opens() {
                 };
                 assert!(error.to_string().contains(remedy), "{error}");
             }
-            (Ok(_), None) => panic!("damage is not seen"),
+            (Ok(_), None) => panic!("the damage is not detected"),
         }
         assert_eq!(std::fs::read(&broken_log).unwrap(), log_bytes);
         match (Store::open(&broken, StoreOptions::default()), parts) {
@@ -262,9 +262,9 @@ fn a_log_that_a_power_cut_broke_off_opens() {
     }
 }
 
-/// A MANIFEST that lost all but its beginning is no empty database: its files stay.
+/// A truncated MANIFEST is not opened as an empty database: the files remain.
 #[test]
-fn a_manifest_cut_short_deletes_nothing() {
+fn a_truncated_manifest_deletes_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     stored(&dir, false);
@@ -278,8 +278,7 @@ fn a_manifest_cut_short_deletes_nothing() {
     let manifest = files(&dir);
     let manifest = manifest.iter().find(|f| name(f).starts_with("MANIFEST"));
     let bytes = std::fs::read(manifest.unwrap()).unwrap();
-    // Until the last family is there, RocksDB could make those that are missing, and would then drop
-    // the files of all.
+    // If column families are missing in it, RocksDB could create them, and would then drop the files of all.
     let is_there = |bytes: &[u8]| bytes.windows(5).any(|name| name == b"flows");
     let ends = lengths_of_records(&bytes);
     let ends = ends.iter().step_by(2).map(|length| length - 4);
@@ -294,7 +293,7 @@ fn a_manifest_cut_short_deletes_nothing() {
     assert!(missing > 0);
 }
 
-/// Who reads nothing of it still gets the status.
+/// The exit status is right even if the output is not read.
 #[test]
 fn verify_fails_by_its_status_even_if_output_cannot_be_written() {
     let temp = tempfile::tempdir().unwrap();
@@ -312,7 +311,7 @@ fn verify_fails_by_its_status_even_if_output_cannot_be_written() {
     }
 }
 
-/// A store's directory in which batches were taken under these keys, and one row.
+/// A store's directory with batches under these keys, and one row.
 fn with_receipts(dir: &Path, keys: u32) -> Vec<Batch> {
     let flows = [TestFlow::new(1, "a", "b", "v", 1, 1)];
     let keyed = |n| {
@@ -326,7 +325,7 @@ fn with_receipts(dir: &Path, keys: u32) -> Vec<Batch> {
     batches
 }
 
-/// A receipt that cannot be read is not taken for one that is not there.
+/// An unreadable receipt is not treated as absent.
 #[test]
 fn a_changed_byte_never_counts_a_batch_twice() {
     let temp = tempfile::tempdir().unwrap();
@@ -380,14 +379,14 @@ fn ask_for_damaged_receipt(dir: &Path, key: &str) {
     let before = daemon.client.hour(1);
     let body = json_body(&[TestFlow::new(1, "a", "b", "v", 1, 1)]);
     let headers = [JSON, ("idempotency-key", key)];
-    let answer = daemon.client.post("/flows", &headers, &body).unwrap();
-    let problem = answer.json();
-    assert_eq!(answer.status, 500, "{problem}");
+    let response = daemon.client.post("/flows", &headers, &body).unwrap();
+    let problem = response.json();
+    assert_eq!(response.status, 500, "{problem}");
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("flowtally verify"), "{problem}");
     assert_eq!(daemon.client.hour(1), before);
-    // Other keys are not concerned.
+    // Other keys are not affected.
     let headers = [JSON, ("idempotency-key", "new")];
-    let answer = daemon.client.post("/flows", &headers, &body).unwrap();
-    assert!(matches!(answer.status, 200 | 500));
+    let response = daemon.client.post("/flows", &headers, &body).unwrap();
+    assert!(matches!(response.status, 200 | 500));
 }

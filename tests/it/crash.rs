@@ -1,5 +1,5 @@
-//! The process dies at any moment; every acknowledged batch is there afterwards exactly once, and
-//! every other one wholly or not at all.
+//! The process is killed at any moment. Afterwards, every acknowledged batch is counted exactly once, and every other
+//! one completely or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -30,7 +30,7 @@ fn flows_of(hour: u32, writer: usize, n: usize) -> Vec<TestFlow> {
     flows
 }
 
-/// Checks the rows of an hour against what was acknowledged and returns how many batches there are.
+/// Compares the rows of an hour with the acknowledged batches, and returns the number of counted batches.
 fn assert_batches_are_whole(
     rows: &[(Key, Counters)],
     acknowledged: &BTreeSet<(usize, usize)>,
@@ -51,12 +51,12 @@ fn assert_batches_are_whole(
         *batches.entry(id).or_default() += 1;
     }
     for (id, rows) in &batches {
-        assert_eq!(*rows, ROWS, "batch {id:?} is there in part");
+        assert_eq!(*rows, ROWS, "batch {id:?} is counted in part");
     }
     for id in acknowledged {
         assert!(
             batches.contains_key(id),
-            "acknowledged batch {id:?} is gone"
+            "acknowledged batch {id:?} is lost"
         );
     }
     assert_eq!(all as usize, batches.len(), "the shared row disagrees");
@@ -69,8 +69,8 @@ fn rounds() -> u32 {
     rounds.and_then(|r| r.parse().ok()).unwrap_or(100)
 }
 
-/// What it guards against: an answer that was sent before its batch was durable; a batch in the
-/// journal and in a flushed file at once; half a group replayed.
+/// It guards against a response that is sent before its batch is durable, a batch that is both in the journal and in a
+/// flushed file, and a group that is replayed in part.
 #[test]
 fn killed_at_random_moments_under_load() {
     const WRITERS: usize = 4;
@@ -85,7 +85,7 @@ fn killed_at_random_moments_under_load() {
             unknown +=
                 assert_batches_are_whole(&daemon.client.hour(previous), before) - before.len();
         }
-        // After some batches: mostly soon, while the journal is all there is; now and then around a flush.
+        // After some batches: mostly early, when there is only a journal; sometimes around a flush.
         let wait_ms = match random.random_range(0..4) {
             0 => random.random_range(900..1300),
             _ => random.random_range(1..150),
@@ -103,8 +103,8 @@ fn killed_at_random_moments_under_load() {
                             let n = next.fetch_add(1, Ordering::Relaxed);
                             let body = json_body(&flows_of(hour, writer, n));
                             match client.post("/flows", &[JSON], &body) {
-                                Ok(answer) if answer.status == 200 => done.push((writer, n)),
-                                Ok(answer) => panic!("{answer:?}"),
+                                Ok(response) if response.status == 200 => done.push((writer, n)),
+                                Ok(response) => panic!("{response:?}"),
                                 Err(_killed) => return done,
                             }
                         }
@@ -127,14 +127,14 @@ fn killed_at_random_moments_under_load() {
         assert_batches_are_whole(&daemon.client.hour(hour), acknowledged);
     }
     println!(
-        "{} kills, {acknowledged} batches acknowledged, {unknown} stored without an answer",
+        "{} kills, {acknowledged} batches acknowledged, {unknown} stored without a response",
         rounds()
     );
     assert!(acknowledged > 10 * rounds() as usize);
     daemon.stop();
 }
 
-/// Ends the process the way SIGKILL does: no destructor, no buffer written.
+/// Ends the process like SIGKILL: without destructors, and without writing buffers.
 const AT: &str = "FLOWTALLY_TEST_CRASH_AT";
 const DIR: &str = "FLOWTALLY_TEST_CRASH_DIR";
 
@@ -155,7 +155,7 @@ fn options(on_step: Option<flowtally::store::StepHook>) -> StoreOptions {
     }
 }
 
-/// Runs in a process of its own, which [`crash_at`] starts; alone it has nothing to do.
+/// Runs in a child process, which [`crash_at`] starts; otherwise, it does nothing.
 #[test]
 fn child_that_crashes() {
     let (Ok(at), Ok(dir)) = (std::env::var(AT), std::env::var(DIR)) else {
@@ -179,7 +179,7 @@ fn child_that_crashes() {
             .open(dir.join(name))
             .unwrap()
     };
-    // A line in one write: the crash comes on another thread, and would cut it in two.
+    // Writes a line in one call: the crash happens on another thread, and would cut the line.
     let line = |mut file: &File, n: usize| file.write_all(format!("{n}\n").as_bytes()).unwrap();
     let (sent, acknowledged) = (append("sent"), append("acknowledged"));
     let first = std::fs::read_to_string(dir.join("sent"))
@@ -188,7 +188,7 @@ fn child_that_crashes() {
         .count();
     for n in first..first + 30 {
         line(&sent, n);
-        // Two batches a group: a crash must not part them from themselves, nor from the shared row.
+        // Two batches per group: a crash must separate neither them nor the shared row.
         let flows = [flows_of(1, 0, n), flows_of(1, 1, n)];
         store
             .commit(vec![batch(&flows[0]), batch(&flows[1])])
@@ -200,7 +200,7 @@ fn child_that_crashes() {
     }
 }
 
-/// Runs a child that dies at the `count`-th time it takes `step`.
+/// Runs a child that dies when it reaches `step` for the `count`-th time.
 fn run_child(dir: &Path, step: Step, count: u32) -> ExitStatus {
     let step = STEPS.iter().position(|s| *s == step).unwrap();
     Command::new(std::env::current_exe().unwrap())
@@ -213,7 +213,7 @@ fn run_child(dir: &Path, step: Step, count: u32) -> ExitStatus {
         .unwrap()
 }
 
-/// Runs a child and checks what it leaves. Returns whether it died where it should.
+/// Runs a child and verifies its directory. Returns whether it died at the step.
 fn crash_at(dir: &Path, step: Step, count: u32) -> bool {
     let status = run_child(dir, step, count);
     let crashed = status.signal() == Some(6);
@@ -226,25 +226,24 @@ fn crash_at(dir: &Path, step: Step, count: u32) -> bool {
     let (store, _) = Store::open(&dir.join("db"), options(None)).unwrap();
     let rows = scan(&store, 1);
     let stored = assert_batches_are_whole(&rows, &acknowledged);
-    assert!(stored.is_multiple_of(2), "a group is there in part");
+    assert!(stored.is_multiple_of(2), "a group is stored in part");
     drop(store);
-    // Opened again, now that the first open may have moved things: the same.
+    // Opens it again, since the first open may have changed files: the result is the same.
     let (store, _) = Store::open(&dir.join("db"), options(None)).unwrap();
     assert_eq!(scan(&store, 1), rows);
     crashed
 }
 
-/// What it guards against, in the order of the steps: a journaled group that was never added; a
-/// file that was written and not ingested (it must not count); one that was ingested while the
-/// journal still has its batches (they must not count again); a replay that dies half way and
-/// starts over.
+/// It guards, in the order of the steps, against a group in the journal that is never added; a file that was written
+/// and not ingested (it must not count); one that was ingested while the journal still has its batches (they must not
+/// count again); a replay that is killed and starts over.
 #[test]
 fn killed_at_each_step_of_a_flush() {
     for step in STEPS {
         for count in [1, 2, 5] {
             let dir = tempfile::tempdir().unwrap();
             if step == Step::Replayed {
-                // Something to replay: the journal of a process that died before any flush.
+                // The journal to replay is that of a process that died before any flush.
                 assert!(!run_child(dir.path(), Step::Frozen, 1).success());
                 let got_there = crash_at(dir.path(), step, count);
                 assert!(got_there || count > 1);
@@ -252,16 +251,16 @@ fn killed_at_each_step_of_a_flush() {
                 let crashed = crash_at(dir.path(), step, count);
                 assert!(crashed, "{step:?} {count}");
             }
-            // And once more on what that left behind.
+            // Once more on the result.
             crash_at(dir.path(), step, 1);
         }
     }
 }
 
-/// A replay that is larger than the tally's bound flushes as it goes; dying in between must leave
-/// a marker and a journal that still fit together.
+/// A replay that exceeds the tally's bound flushes during the replay. After a kill, marker and journal must still be
+/// consistent.
 #[test]
-fn a_replay_larger_than_the_tally_flushes_as_it_goes() {
+fn a_replay_larger_than_the_tally_flushes_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let roomy = || StoreOptions {
         flush_interval: Duration::from_secs(3600),

@@ -1,4 +1,4 @@
-//! Both ends of a conversation in VPC flow logs: whose records count, and that it is said where both do.
+//! Both ends of a conversation in VPC flow logs: the records of one end count, or a warning is printed if both do.
 
 use std::process::Command;
 
@@ -76,7 +76,8 @@ fn count_selects_the_end_whose_records_count() {
     }
 }
 
-/// Once, of however many files and conversations; not where one end is recorded, or counts.
+/// The warning is printed once for any number of files and conversations, but not if only one end is recorded or
+/// counts.
 #[test]
 fn counting_both_ends_is_a_warning() {
     let bench = Bench::new();
@@ -162,7 +163,7 @@ fn counting_both_ends_is_a_warning() {
     }
 }
 
-/// Where the log does not say which end recorded what.
+/// The log does not contain the end that recorded each line.
 #[test]
 fn counting_one_end_of_a_log_without_directions_is_refused() {
     let bench = Bench::new();
@@ -182,7 +183,7 @@ fn counting_one_end_of_a_log_without_directions_is_refused() {
     let log = bench.file("no-field", format!("{header}{record}").as_bytes());
     let default = "2 1 eni-a 10.0.0.1 10.0.0.2 1 2 6 1 100 1774746005 1774746006 ACCEPT OK\n";
     let default = bench.file("no-header", default.as_bytes());
-    // In a second file of a log, too.
+    // The same in a second concatenated log.
     let later = bench.file(
         "later",
         format!("{HEADER}{BOTH}{header}{record}").as_bytes(),

@@ -1,4 +1,4 @@
-//! A disk that fills up, or fails, and gets better. Needs the right to mount a tmpfs, and strace.
+//! A disk that is full or fails, and recovers. Needs strace, and permission to mount a tmpfs.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use flowtally::store::verify;
 
 use crate::support::{
-    Answer, Client, Daemon, Disk, JSON, Model, TestFlow, add_to, hour_of, json_body,
+    Client, Daemon, Disk, JSON, Model, Response, TestFlow, add_to, hour_of, json_body,
 };
 use crate::wait::{until, until_daemon, until_some};
 
-/// Flows of which hardly any has a key that another has, so that files grow.
+/// Flows with mostly distinct keys, so that files grow.
 fn flows(n: u64) -> Vec<TestFlow> {
     let flow = |i| TestFlow::new(1, &format!("service-{n}-{i}"), "dest", "vpc", 1, n);
     (0..1000).map(flow).collect()
 }
 
-fn post(client: &Client, flows: &[TestFlow]) -> Option<Answer> {
+fn post(client: &Client, flows: &[TestFlow]) -> Option<Response> {
     client.post("/flows", &[JSON], &json_body(flows)).ok()
 }
 
@@ -25,7 +25,7 @@ fn post(client: &Client, flows: &[TestFlow]) -> Option<Answer> {
 pub struct Failing(Child);
 
 impl Failing {
-    /// `None` where that cannot be done.
+    /// `None` if that is not possible.
     pub fn calls(calls: &str, error: &str, daemon: &Daemon) -> Option<Failing> {
         let strace = Command::new("strace")
             .args(["-f", "-qq", "-e", &format!("trace={calls}")])
@@ -48,19 +48,19 @@ impl Failing {
     }
 }
 
-/// Whether each thread of it is.
+/// Whether each thread of the process is traced.
 fn is_traced(daemon: &Daemon) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap();
     threads.flatten().all(|thread| {
         let status = std::fs::read_to_string(thread.path().join("status"));
-        // A thread that has ended is none.
+        // Ignores threads that have ended.
         status.is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
     })
 }
 
 impl Drop for Failing {
     fn drop(&mut self) {
-        // SIGTERM makes it let go of the process.
+        // On SIGTERM, strace detaches from the process.
         let _ended = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ended = self.0.wait();
     }
@@ -77,22 +77,26 @@ fn below_the_reserve_batches_are_refused_early() {
     let client = &daemon.client;
     client.accept(&flows(0));
     disk.fill(30);
-    let refused = || post(client, &flows(1)).filter(|answer| answer.status == 507);
-    let answer = until_some("a batch is refused", refused);
-    assert_eq!(answer.json()["type"], "urn:flowtally:problem:no-space");
-    assert!(answer.header("retry-after").is_some());
+    let refused = || post(client, &flows(1)).filter(|response| response.status == 507);
+    let response = until_some("a batch is refused", refused);
+    assert_eq!(response.json()["type"], "urn:flowtally:problem:no-space");
+    assert!(response.header("retry-after").is_some());
     assert_eq!(client.get("/readyz", &[]).unwrap().status, 503);
     let rows = client.hour(1).len();
-    assert_eq!(rows % 1000, 0, "answers go on, and no batch is half there");
+    assert_eq!(
+        rows % 1000,
+        0,
+        "queries succeed, and no batch is half counted"
+    );
     disk.free();
     until("a batch is accepted", || {
-        post(client, &flows(2)).is_some_and(|answer| answer.status == 200)
+        post(client, &flows(2)).is_some_and(|response| response.status == 200)
     });
     assert_eq!(client.hour(1).len(), rows + 1000);
     daemon.stop();
 }
 
-/// What the journal has used up, and needs no more, is not what batches are refused for.
+/// Space of the journal that is no longer needed is released before batches are refused.
 #[test]
 fn the_journal_makes_room_when_the_disk_is_nearly_full() {
     let dir = tempfile::tempdir().unwrap();
@@ -107,7 +111,7 @@ fn the_journal_makes_room_when_the_disk_is_nearly_full() {
     let flow = |n: u64, i| TestFlow::new(1, &format!("service-{n}-{i}"), "dest", &long, 1, n);
     let taken = |n| {
         let flows: Vec<_> = (0..1000).map(|i| flow(n, i)).collect();
-        post(&daemon.client, &flows).is_some_and(|answer| answer.status == 200)
+        post(&daemon.client, &flows).is_some_and(|response| response.status == 200)
     };
     let batches = (0..1000).take_while(|n| taken(*n)).count() as u64;
     assert!(batches < 1000, "the disk is not nearly full");
@@ -118,7 +122,7 @@ fn the_journal_makes_room_when_the_disk_is_nearly_full() {
     daemon.stop();
 }
 
-/// A service on a bad disk, and what it has been given.
+/// A service on a failing disk, and the flows that were sent to it.
 struct Trial {
     db: PathBuf,
     arguments: &'static [&'static str],
@@ -144,30 +148,30 @@ impl Trial {
         }
     }
 
-    /// Sends for a while: refused or accepted, and everything else continues.
+    /// Sends batches for a while: they are refused or accepted, and queries succeed.
     fn send_for(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until && !self.daemon.has_ended() {
             self.sent += 1;
             let flows = flows(self.sent);
             match post(&self.daemon.client, &flows) {
-                Some(answer) if answer.status == 200 => add_to(&mut self.model, &flows),
-                Some(answer) => {
-                    assert!(matches!(answer.status, 503 | 507), "{}", answer.status);
+                Some(response) if response.status == 200 => add_to(&mut self.model, &flows),
+                Some(response) => {
+                    assert!(matches!(response.status, 503 | 507), "{}", response.status);
                     self.refused += 1;
                     add_to(&mut self.unknown, &flows);
                 }
                 None => add_to(&mut self.unknown, &flows),
             }
-            self.answers("/healthz");
-            self.answers("/flows?hour=2");
+            self.responses("/healthz");
+            self.responses("/flows?hour=2");
         }
     }
 
-    /// Answers as ever, or is about to end.
-    fn answers(&mut self, path: &str) {
+    /// Asserts that the service responds, or is about to exit.
+    fn responses(&mut self, path: &str) {
         match self.daemon.client.get(path, &[]) {
-            Ok(answer) => assert_eq!(answer.status, 200, "{path}: {}", self.daemon.log()),
+            Ok(response) => assert_eq!(response.status, 200, "{path}: {}", self.daemon.log()),
             Err(error) => {
                 let what = format!("it ends after {error} of {path}");
                 until_daemon(&mut self.daemon, &what, Daemon::has_ended);
@@ -175,27 +179,27 @@ impl Trial {
         }
     }
 
-    /// The disk is good again: batches are taken, after a new start where the service has ended.
+    /// The disk works again: batches are accepted, after a restart if the service has exited.
     fn recovers(&mut self) {
         until_daemon(&mut self.daemon, "it is ready", |daemon| {
             if daemon.has_ended() {
-                // With one clear line; a supervisor starts it again.
+                // It exited with one clear line; a supervisor restarts it.
                 let log = daemon.log();
                 assert_eq!(log.matches("flowtally: ").count(), 1, "{log}");
                 *daemon = Daemon::start_with(&self.db, self.arguments);
             }
             let ready = daemon.client.get("/readyz", &[]);
-            ready.is_ok_and(|answer| answer.status == 200)
+            ready.is_ok_and(|response| response.status == 200)
         });
         self.sent += 1;
         let flows = flows(self.sent);
         until_daemon(&mut self.daemon, "a batch is accepted", |daemon| {
-            post(&daemon.client, &flows).is_some_and(|answer| answer.status == 200)
+            post(&daemon.client, &flows).is_some_and(|response| response.status == 200)
         });
         add_to(&mut self.model, &flows);
     }
 
-    /// What was acknowledged is there, once; of the rest, what is there is there once.
+    /// Acknowledged flows are counted once, and the others at most once.
     fn ends_well(self) {
         let rows = self.daemon.client.hour(1);
         let expected = hour_of(&self.model, 1);
@@ -207,7 +211,7 @@ impl Trial {
         assert_eq!(
             found.count(),
             expected.len(),
-            "an acknowledged flow is gone"
+            "an acknowledged flow is lost"
         );
         assert!(self.refused > 0, "nothing ever failed");
         self.daemon.stop();
@@ -218,7 +222,7 @@ impl Trial {
 }
 
 #[test]
-fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
+fn a_full_disk_loses_nothing_and_the_service_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::new(dir.path().join("disk"), 128);
     if !disk.mounted {
@@ -234,7 +238,7 @@ fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
     ];
     let mut trial = Trial::new(disk.path.join("db"), ARGUMENTS);
     for round in 0..3 {
-        // Full at once, and full after some more flushes: it is another file that fails.
+        // Full immediately, or after some more flushes: another file fails then.
         disk.fill(round * 4);
         trial.send_for(Duration::from_secs(4));
         disk.free();
@@ -243,9 +247,9 @@ fn a_disk_that_is_full_loses_nothing_and_gets_over_it() {
     trial.ends_well();
 }
 
-/// Syncing, and the steps at which files come and go: each fails for a while.
+/// Syncs, and the system calls that create and remove files, fail for a while.
 #[test]
-fn io_errors_lose_nothing_and_the_service_gets_over_them() {
+fn io_errors_lose_nothing_and_the_service_recovers() {
     let dir = tempfile::tempdir().unwrap();
     const ARGUMENTS: &[&str] = &["--flush-interval", "1", "--memory-max", "128"];
     let mut trial = Trial::new(dir.path().join("db"), ARGUMENTS);

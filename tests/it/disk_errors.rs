@@ -1,4 +1,4 @@
-//! Errors of the disk by their classes, and a data directory that goes away. Needs strace for some of it.
+//! Classes of disk errors, and a data directory that disappears. Some tests need strace.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,17 +17,17 @@ fn flows(n: u32) -> Vec<TestFlow> {
 }
 
 fn status(client: &Client, n: u32) -> u16 {
-    let answer = client.post("/flows", &[JSON], &json_body(&flows(n)));
-    answer.map_or(0, |answer| answer.status)
+    let response = client.post("/flows", &[JSON], &json_body(&flows(n)));
+    response.map_or(0, |response| response.status)
 }
 
 fn readiness(client: &Client) -> (u16, String) {
-    let answer = client.get("/readyz", &[]).unwrap();
-    let body = String::from_utf8_lossy(&answer.body).into_owned();
-    (answer.status, body)
+    let response = client.get("/readyz", &[]).unwrap();
+    let body = String::from_utf8_lossy(&response.body).into_owned();
+    (response.status, body)
 }
 
-/// How it shows that the data directory is gone.
+/// The way in which the service shows that the data directory is gone.
 #[derive(PartialEq)]
 enum Seen {
     BySending,
@@ -35,7 +35,7 @@ enum Seen {
 }
 
 /// Waits until batches are refused, or the readiness is lost. A check is due each second.
-fn until_no_promises(daemon: &Daemon, seen: Seen) {
+fn until_not_ready(daemon: &Daemon, seen: Seen) {
     let begun = Instant::now();
     until("the data directory is known to be gone", || match seen {
         Seen::BySending => status(&daemon.client, 0) == 503,
@@ -66,30 +66,30 @@ fn commits_fail_while_the_data_directory_is_missing() {
         let keyed = || {
             let headers = [JSON, ("idempotency-key", "replayed")];
             let body = json_body(&[TestFlow::new(2, "a", "b", "c", 1, 1)]);
-            let answer = daemon.client.post("/flows", &headers, &body).unwrap();
-            answer.status
+            let response = daemon.client.post("/flows", &headers, &body).unwrap();
+            response.status
         };
         assert_eq!(keyed(), 200);
         let moved = temp.path().join(what);
         std::fs::rename(&moved, &away).unwrap();
-        // Also where another one takes its place.
+        // The same if another directory replaces it.
         if what == "db" {
             std::fs::create_dir_all(dir.join("rocks")).unwrap();
             std::fs::copy(away.join("FLOWTALLY"), dir.join("FLOWTALLY")).unwrap();
         }
-        until_no_promises(&daemon, Seen::BySending);
+        until_not_ready(&daemon, Seen::BySending);
         for n in 1..20 {
             assert_eq!(status(&daemon.client, n), 503, "{what}: {}", daemon.log());
         }
-        // A replay promises that its batch is on disk.
+        // A replayed response would acknowledge that its batch is on disk.
         assert_eq!(keyed(), 503, "{what}");
-        until_no_promises(&daemon, Seen::ByAsking);
+        until_not_ready(&daemon, Seen::ByAsking);
         assert!(
             readiness(&daemon.client)
                 .1
                 .contains("data directory is gone")
         );
-        assert_eq!(daemon.client.hour(1).len(), 100, "questions are answered");
+        assert_eq!(daemon.client.hour(1).len(), 100, "queries succeed");
         let log = daemon.log();
         assert_eq!(log.matches("batches are refused").count(), 1, "{log}");
 
@@ -107,13 +107,13 @@ fn commits_fail_while_the_data_directory_is_missing() {
 }
 
 #[test]
-fn a_removed_data_directory_is_seen_without_a_request() {
+fn a_removed_data_directory_is_detected_without_a_request() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     let mut daemon = Daemon::start(&dir);
     assert_eq!(status(&daemon.client, 0), 200);
     std::fs::remove_dir_all(&dir).unwrap();
-    until_no_promises(&daemon, Seen::ByAsking);
+    until_not_ready(&daemon, Seen::ByAsking);
     daemon.signal("TERM");
     assert!(!daemon.wait().success());
     let log = daemon.log();
@@ -121,10 +121,9 @@ fn a_removed_data_directory_is_seen_without_a_request() {
     assert!(!log.contains("acknowledged flows are safe"), "{log}");
 }
 
-/// The process continues to write to a log that was deleted, so everything looks well, and no start finds what is in
-/// it.
+/// The process could continue to write to a deleted log without an error, but no start would find these batches.
 #[test]
-fn deleted_logs_end_all_promises() {
+fn commits_fail_after_logs_were_deleted() {
     for (what, is_deleted) in [(".log", true), ("CURRENT", false), (".log", false)] {
         let temp = tempfile::tempdir().unwrap();
         let (dir, away) = (temp.path().join("db"), temp.path().join("away"));
@@ -132,7 +131,7 @@ fn deleted_logs_end_all_promises() {
         for n in 0..5 {
             assert_eq!(status(&daemon.client, n), 200);
         }
-        // Longer than the interval of checks: by then it has looked at its files once.
+        // Longer than the interval of checks, so that the files have been checked once.
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(status(&daemon.client, 5), 200, "{}", daemon.log());
         std::fs::create_dir(&away).unwrap();
@@ -146,11 +145,11 @@ fn deleted_logs_end_all_promises() {
             }
         }
         assert!(!moved.is_empty());
-        until_no_promises(&daemon, Seen::BySending);
+        until_not_ready(&daemon, Seen::BySending);
         for n in 10..20 {
             assert_eq!(status(&daemon.client, n), 503, "{what}: {}", daemon.log());
         }
-        until_no_promises(&daemon, Seen::ByAsking);
+        until_not_ready(&daemon, Seen::ByAsking);
         let log = daemon.log();
         assert_eq!(
             log.matches("was removed while it was in use").count(),
@@ -175,25 +174,25 @@ fn deleted_logs_end_all_promises() {
     }
 }
 
-/// A quota that is exceeded is a full disk, for as long as it lasts; not a failing one, which ends the process.
+/// An exceeded quota is treated as a full disk, and not as a failing one, which would end the process.
 #[test]
-fn a_full_quota_is_a_full_disk() {
+fn an_exceeded_quota_is_treated_as_a_full_disk() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     let mut daemon = Daemon::start(&dir);
     assert_eq!(status(&daemon.client, 0), 200);
-    // As over NFS, which learns of it at the sync.
+    // As over NFS, where the sync reports it.
     let calls = "fdatasync,fsync,fallocate";
     let Some(failing) = Failing::calls(calls, "EDQUOT", &daemon) else {
         return;
     };
-    // Of writes that fail for other reasons, ten seconds end the process.
+    // Ten seconds of writes that fail for other reasons would end the process.
     let end = Instant::now() + Duration::from_secs(14);
     while Instant::now() < end {
-        let answer = daemon.client.post("/flows", &[JSON], &json_body(&flows(1)));
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 507, "{}", daemon.log());
-        let detail = answer.json()["detail"].to_string();
+        let response = daemon.client.post("/flows", &[JSON], &json_body(&flows(1)));
+        let response = response.unwrap();
+        assert_eq!(response.status, 507, "{}", daemon.log());
+        let detail = response.json()["detail"].to_string();
         assert!(detail.contains("quota"), "{detail}");
         // Some batches a second are enough.
         std::thread::sleep(Duration::from_millis(200));
@@ -219,7 +218,7 @@ fn a_full_quota_is_a_full_disk() {
     assert!(verify(&dir).unwrap().faults.is_empty());
 }
 
-/// FAT, FUSE and SMB answer EPERM to a link.
+/// On FAT, FUSE and SMB, `link` fails with EPERM.
 #[test]
 fn without_links_files_are_copied() {
     let temp = tempfile::tempdir().unwrap();
@@ -250,7 +249,7 @@ fn without_links_files_are_copied() {
     }
 }
 
-/// Without care, a write past `ulimit -f` kills the process.
+/// By default, a write beyond `ulimit -f` kills the process.
 #[test]
 fn a_limit_of_file_size_is_a_failed_write() {
     let temp = tempfile::tempdir().unwrap();
@@ -264,7 +263,7 @@ fn a_limit_of_file_size_is_a_failed_write() {
     assert!((3..200).contains(&accepted), "{accepted}");
     assert!(!daemon.has_ended(), "{}", daemon.log());
     assert_eq!(daemon.client.hour(1).len(), accepted * 100);
-    // Everything that is said of it names the limit, and nothing the disk, which is well.
+    // All messages name the limit, and none the disk, which works.
     let (ready, why) = readiness(&daemon.client);
     assert!(ready == 503 && why.contains("ulimit -f"), "{why}");
     until_daemon(&mut daemon, "it ends", |daemon| {
@@ -281,13 +280,13 @@ fn a_limit_of_file_size_is_a_failed_write() {
     daemon.stop();
 }
 
-/// Whatever a command writes when it comes to the limit.
+/// Every file that a command may be writing when it reaches the limit.
 #[test]
 fn commands_name_the_limit_of_file_size() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name);
     let file = path("flows.json");
-    // Names that hardly compress, so that files get as large as flows are many.
+    // Names that hardly compress, so that files grow with the number of flows.
     let random = rand::random::<u64>();
     let name = |i: u64| -> String {
         let hash = |n: u64| xxhash_rust::xxh3::xxh3_128_with_seed(&n.to_le_bytes(), random);
@@ -319,7 +318,7 @@ fn commands_name_the_limit_of_file_size() {
     limited(&["send", "--url", nowhere, "--spool", text(&spool), "-"]);
 }
 
-/// The top directory of a fresh ext file system is not empty, and nobody can remove what is there.
+/// The top directory of a fresh ext file system contains a directory that cannot be removed.
 #[test]
 fn a_lost_and_found_directory_is_ignored() {
     let temp = tempfile::tempdir().unwrap();
@@ -351,7 +350,7 @@ fn a_lost_and_found_directory_is_ignored() {
         text(&restored),
     ];
     good(&restore);
-    // One that was interrupted begins anew.
+    // An interrupted restore starts over.
     std::fs::write(restored.join("RESTORING"), "").unwrap();
     good(&restore);
     for path in [&imported, &served, &restored] {
@@ -360,7 +359,7 @@ fn a_lost_and_found_directory_is_ignored() {
     for path in [&imported, &served, &restored, &backups, &spool] {
         assert!(path.join("lost+found").is_dir());
     }
-    // What is in it is not counted; in a real one, it could not even be read.
+    // Its content is not counted; in a real one, it could not even be read.
     let bytes = || {
         let json = good(&["stats", "--json", "--data-dir", text(&imported)]);
         let stored: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -368,7 +367,7 @@ fn a_lost_and_found_directory_is_ignored() {
     };
     std::fs::write(imported.join("lost+found/inode"), vec![1; 50 << 20]).unwrap();
     assert!(bytes() < 50 << 20, "{}", bytes());
-    // A file of that name is somebody's.
+    // A file of that name belongs to somebody.
     let other = temp.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("lost+found"), "x").unwrap();

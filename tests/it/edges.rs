@@ -1,5 +1,4 @@
-//! The edges of HTTP: answers that break off, caches on the way, heads that are long, bodies that are
-//! nearly right.
+//! Edge cases of HTTP: truncated responses, caches, long heads, nearly valid bodies.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +9,7 @@ use std::time::Duration;
 use crate::support::{Daemon, JSON, NDJSON, TestFlow, json_body, ndjson_body, raw};
 use crate::wait::until;
 
-/// So many bytes are more than all buffers between the service and its client.
+/// More bytes than all buffers between the service and its client.
 const ROWS: usize = 200_000;
 
 fn large(daemon: &Daemon) {
@@ -33,19 +32,19 @@ fn curl(address: SocketAddr, output: &Path, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// HTTP/1.0 knows by the end of the connection alone that an answer is whole.
+/// In HTTP/1.0, only the end of the connection marks the end of a response.
 #[test]
-fn an_http_1_0_answer_that_breaks_off_is_not_taken_for_the_whole() {
+fn a_truncated_http_1_0_response_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let stop: [&dyn Fn(&mut Daemon); 2] = [&|daemon| daemon.kill(), &|daemon| {
         daemon.signal("TERM");
-        // Only answers that wait for their clients were aborted.
+        // Only responses that wait for their clients were aborted.
         assert!(daemon.wait().success());
     }];
     let (db, output) = (dir.path().join("db"), dir.path().join("output"));
     let mut daemon = Daemon::start_with(&db, &["--shutdown-timeout", "1"]);
     large(&daemon);
-    // Whole, it ends as it should.
+    // A complete response ends properly.
     let mut all = curl(daemon.address, &output, &[]);
     assert!(all.wait().unwrap().success());
     let whole = raw(daemon.address, b"GET /flows?hour=1 HTTP/1.0\r\n\r\n");
@@ -71,7 +70,7 @@ fn an_http_1_0_answer_that_breaks_off_is_not_taken_for_the_whole() {
         assert_eq!(
             slow.wait().unwrap().code(),
             Some(56),
-            "curl took a part for the whole"
+            "curl did not detect the truncation"
         );
         daemon = Daemon::start_with(&db, &["--shutdown-timeout", "1"]);
     }
@@ -79,14 +78,14 @@ fn an_http_1_0_answer_that_breaks_off_is_not_taken_for_the_whole() {
 }
 
 #[test]
-fn no_cache_keeps_an_answer_and_each_ends_with_a_newline() {
+fn no_response_is_cached_and_each_ends_with_a_newline() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let client = &daemon.client;
     client.accept(&[TestFlow::new(1, "a", "b", "c", 1, 1)]);
     let posted = |path: &str, headers: &[(&str, &str)]| client.post(path, headers, b"[]").unwrap();
     let got = |path: &str| client.get(path, &[]).unwrap();
-    for (name, answer) in [
+    for (name, response) in [
         ("rows", got("/flows?hour=1")),
         ("no rows", got("/flows?hour=2")),
         (
@@ -115,16 +114,16 @@ fn no_cache_keeps_an_answer_and_each_ends_with_a_newline() {
         ("a deleted hour", client.delete("/flows?hour=1").unwrap()),
         ("no such hour", client.delete("/flows?hour=1").unwrap()),
     ] {
-        assert_eq!(answer.header("cache-control"), Some("no-store"), "{name}");
-        assert!(answer.body.ends_with(b"\n"), "{name}: {answer:?}");
-        assert!(!answer.body.ends_with(b"\n\n"), "{name}: {answer:?}");
+        assert_eq!(response.header("cache-control"), Some("no-store"), "{name}");
+        assert!(response.body.ends_with(b"\n"), "{name}: {response:?}");
+        assert!(!response.body.ends_with(b"\n\n"), "{name}: {response:?}");
     }
-    // What never changes may be kept.
+    // Immutable responses may be cached.
     assert_eq!(got("/").header("cache-control"), Some("no-cache"));
     daemon.stop();
 }
 
-/// As OpenAPI allows: 64 of each kind, of 1,024 bytes, each of which is three in the target.
+/// As documented in OpenAPI: 64 of each kind, of 1,024 bytes, each of which takes three in the target.
 #[test]
 fn the_documented_number_and_length_of_names_can_be_queried() {
     let dir = tempfile::tempdir().unwrap();
@@ -147,50 +146,50 @@ fn the_documented_number_and_length_of_names_can_be_queried() {
         for part in request.as_bytes().chunks(part) {
             stream.write_all(part).unwrap();
         }
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
     };
     let all: String = ["src_app", "dest_app", "vpc_id"]
         .map(|f| of(f, 64))
         .concat();
     for part in [usize::MAX, 5000] {
-        let answer = ask(&of("src_app", 64), part);
-        assert_eq!(answer.matches("\"src_app\"").count(), 64);
-        let answer = ask(&all, part);
-        assert_eq!(answer.matches("\"src_app\"").count(), 64);
+        let response = ask(&of("src_app", 64), part);
+        assert_eq!(response.matches("\"src_app\"").count(), 64);
+        let response = ask(&all, part);
+        assert_eq!(response.matches("\"src_app\"").count(), 64);
     }
     assert!(ask(&of("src_app", 65), 5000).contains("there are 65 values of src_app"));
-    let answer = ask(&all.repeat(2), 5000);
+    let response = ask(&all.repeat(2), 5000);
     assert!(
-        answer.starts_with("HTTP/1.1 414 ") && answer.contains("target-too-long"),
-        "{answer}"
+        response.starts_with("HTTP/1.1 414 ") && response.contains("target-too-long"),
+        "{response}"
     );
-    // A second request behind a long one, on the same connection.
+    // A second request after a long one, on the same connection.
     let mut stream = TcpStream::connect(daemon.address).unwrap();
     let two = format!(
         "GET /flows?hour=1{all} HTTP/1.1\r\nhost: localhost\r\n\r\n\
          GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     );
     stream.write_all(two.as_bytes()).unwrap();
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).unwrap();
-    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2);
-    assert_eq!(answers.matches("\"src_app\"").count(), 64);
-    // The memory for it is given back.
+    let mut responses = String::new();
+    stream.read_to_string(&mut responses).unwrap();
+    assert_eq!(responses.matches("HTTP/1.1 200 OK").count(), 2);
+    assert_eq!(responses.matches("\"src_app\"").count(), 64);
+    // Its memory is released.
     for _ in 0..20 {
         assert!(ask(&all, usize::MAX).starts_with("HTTP/1.1 200 "));
     }
     daemon.stop();
 }
 
-/// What a head has sent is paid for, whether the head ends or not.
+/// The memory of an arriving head is bounded, whether the head ends or not.
 #[test]
 fn long_targets_that_do_not_end_take_no_memory_from_others() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let before = daemon.memory_mib();
-    let long = format!("GET /flows?hour=1&src_app={}", "x".repeat(600 << 10));
+    let long = format!("GET /flows?hour=1&search={}", "x".repeat(600 << 10));
     let heads: Vec<_> = (0..60)
         .map(|_| {
             let mut stream = TcpStream::connect(daemon.address).unwrap();
@@ -201,21 +200,24 @@ fn long_targets_that_do_not_end_take_no_memory_from_others() {
     let end = b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let end_of = |mut stream: TcpStream| {
         stream.write_all(end).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
     };
     until("connections", || {
         daemon.client.metric("flowtally_http_connections") > heads.len() as f64
     });
     let grown = daemon.memory_mib().saturating_sub(before);
     assert!(grown < 20, "{grown} MiB for 35 MiB of heads");
-    let answers: Vec<_> = heads.into_iter().map(end_of).collect();
-    let answered = |status: &str| answers.iter().filter(|a| a.contains(status)).count();
-    // Those that came first are answered, and the others told to try again.
-    assert!((1..=4).contains(&answered("HTTP/1.1 200 ")), "{answers:?}");
+    let responses: Vec<_> = heads.into_iter().map(end_of).collect();
+    let answered = |status: &str| responses.iter().filter(|a| a.contains(status)).count();
+    // The first ones get responses, and the others a 503.
+    assert!(
+        (1..=4).contains(&answered("HTTP/1.1 200 ")),
+        "{responses:?}"
+    );
     assert_eq!(answered("HTTP/1.1 200 ") + answered("HTTP/1.1 503 "), 60);
-    // And all of it is given back.
+    // All memory is released.
     let mut stream = TcpStream::connect(daemon.address).unwrap();
     stream.write_all(long.as_bytes()).unwrap();
     assert!(end_of(stream).starts_with("HTTP/1.1 200 "));
@@ -223,7 +225,7 @@ fn long_targets_that_do_not_end_take_no_memory_from_others() {
 }
 
 #[test]
-fn a_head_that_is_refused_says_why() {
+fn a_refused_head_gets_a_problem_document() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let long = "x".repeat(200_000);
@@ -237,15 +239,15 @@ fn a_head_that_is_refused_says_why() {
         (format!("host: localhost\r\n{many}"), 431, "head-too-large"),
         ("host: localhost\r\nx y: z\r\n".to_owned(), 400, "bad-head"),
     ] {
-        let answer = raw(
+        let response = raw(
             daemon.address,
             format!("GET /hours HTTP/1.1\r\n{head}\r\n").as_bytes(),
         );
         assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}"
+            response.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{response}"
         );
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(
             head.contains("content-type: application/problem+json"),
             "{head}"
@@ -266,21 +268,21 @@ fn an_idle_connection_outlives_the_minute_of_load_balancers() {
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
     for pause in [0, 64] {
-        // A load balancer keeps an idle connection for 60 seconds, and takes it for open until then.
+        // A load balancer keeps an idle connection for 60 seconds, and uses it until then.
         std::thread::sleep(Duration::from_secs(pause));
         stream
             .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .unwrap();
-        let mut answer = [0; 15];
-        stream.read_exact(&mut answer).unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        let mut response = [0; 15];
+        stream.read_exact(&mut response).unwrap();
+        assert_eq!(&response, b"HTTP/1.1 200 OK");
         let _rest_of_the_answer = stream.read(&mut [0; 4096]).unwrap();
     }
     daemon.stop();
 }
 
 #[test]
-fn bodies_that_are_nearly_right_count_or_are_told_what_to_change() {
+fn nearly_valid_bodies_count_or_get_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let client = &daemon.client;
@@ -337,9 +339,9 @@ fn bodies_that_are_nearly_right_count_or_are_told_what_to_change() {
             4,
         ),
     ] {
-        let answer = client.post("/flows", headers, &body).unwrap();
+        let response = client.post("/flows", headers, &body).unwrap();
         let expected = format!("{{\"accepted\":{accepted}}}\n");
-        assert_eq!(String::from_utf8_lossy(&answer.body), expected, "{name}");
+        assert_eq!(String::from_utf8_lossy(&response.body), expected, "{name}");
     }
     let pretty = serde_json::to_string_pretty(&flows[0].json()).unwrap();
     let renamed = |from: &str, to: &str| one.replace(&format!("\"{from}\""), &format!("\"{to}\""));
@@ -379,26 +381,26 @@ fn bodies_that_are_nearly_right_count_or_are_told_what_to_change() {
         ),
         (utf16, "iconv -f UTF-16"),
     ] {
-        let answer = client.post("/flows", &[JSON], &body).unwrap();
+        let response = client.post("/flows", &[JSON], &body).unwrap();
         let text = String::from_utf8_lossy(&body).into_owned();
-        assert_eq!(answer.status, 400, "{text}");
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(response.status, 400, "{text}");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(hint), "{text}: {detail}");
     }
-    // A field of its own is not taken for one that is missing.
-    let answer = client
+    // An unrelated field is not suggested for a missing one.
+    let response = client
         .post("/flows", &[JSON], b"[{\"src_app\":\"a\",\"bytes_rx\":1}]")
         .unwrap();
     assert!(
-        !answer.json()["detail"]
+        !response.json()["detail"]
             .as_str()
             .unwrap()
             .contains("did you mean")
     );
     for accept in ["", "*", "*/*", "text/html, *; q=.2, */*; q=.2"] {
-        let answer = client.get("/flows?hour=9", &[("accept", accept)]).unwrap();
+        let response = client.get("/flows?hour=9", &[("accept", accept)]).unwrap();
         assert_eq!(
-            (answer.status, &answer.body[..]),
+            (response.status, &response.body[..]),
             (200, &b"[]\n"[..]),
             "{accept:?}"
         );

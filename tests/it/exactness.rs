@@ -72,8 +72,8 @@ fn the_store_is_a_sorted_map() {
 }
 
 #[test]
-fn every_way_in_and_out_carries_odd_names_through_kills() {
-    let mut random = random("every_way_in_and_out_carries_odd_names_through_kills");
+fn odd_names_survive_every_format_and_kills() {
+    let mut random = random("odd_names_survive_every_format_and_kills");
     let dir = tempfile::tempdir().unwrap();
     let mut model = Model::new();
     for round in 0..8 {
@@ -92,9 +92,9 @@ fn every_way_in_and_out_carries_odd_names_through_kills() {
                 _ => ("zstd", zstd::encode_all(body.as_slice(), 1).unwrap()),
             };
             let headers = [kind, ("content-encoding", encoding)];
-            let answer = daemon.client.post("/flows", &headers, &body).unwrap();
-            assert_eq!(answer.status, 200, "{answer:?}");
-            assert_eq!(answer.json()["accepted"], flows.len());
+            let response = daemon.client.post("/flows", &headers, &body).unwrap();
+            assert_eq!(response.status, 200, "{response:?}");
+            assert_eq!(response.json()["accepted"], flows.len());
             add_to(&mut model, &flows);
         }
         for hour in HOURS {
@@ -108,14 +108,14 @@ fn every_way_in_and_out_carries_odd_names_through_kills() {
                 ] {
                     let headers = [("accept", accept), ("accept-encoding", encoding)];
                     let path = format!("/flows?hour={hour}");
-                    let answer = daemon.client.get(&path, &headers).unwrap();
-                    let got = match answer.header("content-encoding") {
-                        None => answer.body.clone(),
-                        Some("gzip") => gunzip(&answer.body),
-                        Some("zstd") => zstd::decode_all(answer.body.as_slice()).unwrap(),
+                    let response = daemon.client.get(&path, &headers).unwrap();
+                    let got = match response.header("content-encoding") {
+                        None => response.body.clone(),
+                        Some("gzip") => gunzip(&response.body),
+                        Some("zstd") => zstd::decode_all(response.body.as_slice()).unwrap(),
                         other => panic!("{other:?}"),
                     };
-                    let content_type = answer.header("content-type").unwrap();
+                    let content_type = response.header("content-type").unwrap();
                     assert!(content_type.starts_with(accept), "{content_type}");
                     assert_eq!(parse(&got), expected, "{accept} {encoding}");
                 }
@@ -205,7 +205,7 @@ fn sums_saturate_on_every_path_and_are_counted() {
     // In the tally alone.
     let before = store.sums_saturated();
     store.commit(vec![batch(&huge), batch(&one)]).unwrap();
-    // A compaction of what was flushed may count meanwhile.
+    // A compaction of flushed operands may count meanwhile.
     assert!(store.sums_saturated() > before);
     expect(u64::MAX, 4);
     store.flush().unwrap();

@@ -1,4 +1,4 @@
-//! What the command line understands, and what it says to what it does not.
+//! The command line: units, hints, and errors.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ fn flowtally(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// By flag, variable and file; shown as they were given, and as a file again.
+/// By flag, variable and file; printed as they were given, and usable as a file again.
 #[test]
 fn sizes_and_durations_have_units() {
     let dir = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ fn sizes_and_durations_have_units() {
         assert_eq!(status, Some(2), "{flag} {value}");
         assert!(error.contains(word), "{error}");
     }
-    // A size that does not fit the others is still seen.
+    // A size that contradicts the others is still an error.
     let (status, _, error) = parts(&flowtally(&[
         "serve",
         "--memory-max",
@@ -183,7 +183,7 @@ fn errors_of_clients_name_the_flag_that_the_service_requires() {
     daemon.stop();
 }
 
-/// Answers everything with a redirect to `target`.
+/// Responds to every request with a redirect to `target`.
 fn redirecting(status: u16, target: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -194,10 +194,10 @@ fn redirecting(status: u16, target: String) -> String {
             let read = stream.read(&mut head).unwrap_or(0);
             let head = String::from_utf8_lossy(&head[..read]).into_owned();
             let path = head.split(' ').nth(1).unwrap_or("/");
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.1 {status} Moved\r\nlocation: {target}{path}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             );
-            let _it_may_have_left = stream.write_all(answer.as_bytes());
+            let _it_may_have_left = stream.write_all(response.as_bytes());
         }
     });
     url

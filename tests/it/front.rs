@@ -1,4 +1,4 @@
-//! HAProxy in front of nodes, by the configuration that is shipped: encrypted, limited, and no node's death is seen.
+//! HAProxy in front of nodes, with the shipped configuration: TLS, limits, and retries when a node dies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -35,7 +35,7 @@ fn free() -> SocketAddr {
 }
 
 impl Front {
-    /// In front of three nodes.
+    /// Starts it in front of three nodes.
     fn start(dir: &Path, nodes: [SocketAddr; 3], more: &[(&str, &str)]) -> Front {
         Front::start_at(free(), dir, nodes, more)
     }
@@ -102,7 +102,7 @@ impl Front {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Of all requests, how many were sent to a second node.
+    /// Number of requests that were sent to a second node.
     fn sent_again(&self) -> u64 {
         let metrics = Client::new(self.watch).get("/metrics", &[]).unwrap().body;
         let metrics = String::from_utf8(metrics).unwrap();
@@ -122,14 +122,14 @@ impl Drop for Front {
     }
 }
 
-/// Logs are written when the answer is out.
+/// HAProxy writes its log after the response.
 fn until_in_log(word: &str, log: impl Fn() -> String) {
     let found = poll_for(DEADLINE, || log().contains(word).then_some(()));
     assert!(found.is_some(), "no {word:?} in {}", log());
 }
 
-/// What says that it is ready, reads a request, and breaks off; counts those that were no look at its health.
-/// It reads all of it: what arrives in parts has to be sent again as a whole.
+/// A node that claims to be ready, reads each request completely, and closes the connection; counts the requests that
+/// are not health checks.
 fn aborts_responses() -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -159,7 +159,7 @@ fn aborts_responses() -> (SocketAddr, Arc<AtomicU64>) {
 #[test]
 fn only_idempotent_requests_are_sent_to_a_second_node() {
     const POSTS: u64 = 30;
-    // Of more than one record of TLS.
+    // More than one TLS record.
     const FLOWS: u64 = 300;
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
@@ -179,13 +179,13 @@ fn only_idempotent_requests_are_sent_to_a_second_node() {
             let mut headers = vec![JSON];
             headers.extend(keyed.then_some(("idempotency-key", &key[..])));
             match client.post("/flows", &headers, &body) {
-                Ok(answer) if answer.status == 200 => ok += 1,
-                Ok(answer) => {
-                    assert_eq!(answer.json()["status"], 502, "{}", front.log());
-                    let kind = answer.header("content-type");
+                Ok(response) if response.status == 200 => ok += 1,
+                Ok(response) => {
+                    assert_eq!(response.json()["status"], 502, "{}", front.log());
+                    let kind = response.header("content-type");
                     assert_eq!(kind, Some("application/problem+json"));
                 }
-                // What is not the first on its connection is told by its end.
+                // A later request on a connection gets a closed connection.
                 Err(ureq::Error::Io(_)) => {}
                 Err(other) => panic!("{other}: {}", front.log()),
             }
@@ -196,14 +196,14 @@ fn only_idempotent_requests_are_sent_to_a_second_node() {
     assert_eq!(ok, POSTS, "{}", front.log());
     assert!(broken_off > 0);
     assert!(front.sent_again() >= broken_off);
-    // A body that broke off may count, so nobody but its sender may send it again.
+    // A batch without a response may have counted, so only its sender may retry it.
     let (ok, broken_off) = posts(false);
     assert!(broken_off > 0);
     assert_eq!(ok, POSTS - broken_off, "{}", front.log());
     let counted = daemon.client.get("/flows?hour=1", &[]).unwrap().rows();
     assert_eq!(counted[0].1.tx, FLOWS * (POSTS + ok));
 
-    // Questions are asked again.
+    // Queries are retried.
     for _ in 0..POSTS {
         assert_eq!(client.get("/flows?hour=1", &[]).unwrap().rows(), counted);
     }
@@ -222,11 +222,11 @@ fn request_ids_are_passed_on_and_paths_between_nodes_are_closed() {
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let parent = format!("00-{trace}-b7ad6b7169203331-01");
     let headers = [("x-request-id", "order-66"), ("traceparent", &parent[..])];
-    let answer = client.get("/flows?hour=1", &headers).unwrap();
-    assert_eq!(answer.header("x-request-id"), Some("order-66"));
-    // One that has no name gets one here, and has it in both logs.
-    let answer = client.get("/flows?hour=2", &[]).unwrap();
-    let made = answer.header("x-request-id").unwrap().to_owned();
+    let response = client.get("/flows?hour=1", &headers).unwrap();
+    assert_eq!(response.header("x-request-id"), Some("order-66"));
+    // A request without an ID gets one from HAProxy, and has it in both logs.
+    let response = client.get("/flows?hour=2", &[]).unwrap();
+    let made = response.header("x-request-id").unwrap().to_owned();
     assert_eq!(made.len(), 36, "{made}");
     until_in_log(&made, || front.log());
     for word in ["order-66", trace, &made] {
@@ -239,11 +239,11 @@ fn request_ids_are_passed_on_and_paths_between_nodes_are_closed() {
         "/PARTITIONS/hours",
         "/metrics",
     ] {
-        let answer = client.get(path, &[]).unwrap();
-        assert_eq!(answer.status, 404, "{path}");
-        assert!(answer.header("x-request-id").is_some());
+        let response = client.get(path, &[]).unwrap();
+        assert_eq!(response.status, 404, "{path}");
+        assert!(response.header("x-request-id").is_some());
         assert_eq!(
-            answer.json()["detail"],
+            response.json()["detail"],
             "this is not for the front; ask a node"
         );
     }
@@ -267,12 +267,12 @@ fn a_client_beyond_its_limit_of_requests_has_to_wait() {
     until_answered(&client, "/readyz");
     let mut refused = None;
     for _ in 0..LIMIT + 1 {
-        let answer = client.get("/hours", &mine).unwrap();
-        if answer.status != 200 {
-            refused = Some(answer);
+        let response = client.get("/hours", &mine).unwrap();
+        if response.status != 200 {
+            refused = Some(response);
         }
     }
-    // On a machine that takes long for them, they are not too many.
+    // On a slow machine, they may not exceed the limit.
     if begun.elapsed() < Duration::from_secs(10) {
         let refused = refused.expect("one beyond the limit");
         assert_eq!(refused.status, 429);
@@ -280,11 +280,11 @@ fn a_client_beyond_its_limit_of_requests_has_to_wait() {
         let kind = &refused.json()["type"];
         assert_eq!(kind, "urn:flowtally:problem:too-many-requests");
     }
-    // Others are not touched, whatever their address.
+    // Other clients are not affected, even at the same address.
     let other = [("authorization", "Bearer other")];
     assert_eq!(client.get("/hours", &other).unwrap().status, 200);
 
-    // A sender waits as it is told, and all of it is counted.
+    // A sender respects Retry-After, and all of its flows are counted.
     let flows: Vec<_> = (0..3 * LIMIT)
         .map(|n| TestFlow::new(1, &format!("app-{n}"), "b", "v", 1, 2))
         .collect();
@@ -312,7 +312,7 @@ fn invented_tokens_do_not_raise_the_limit_of_an_address() {
         let invented = [("authorization", &format!("Bearer {n}")[..])];
         client.get("/hours", &invented).unwrap().status
     });
-    // A rate over ten seconds, on a machine of any speed.
+    // The rate is over ten seconds, on a machine of any speed.
     let refused = ask
         .by_ref()
         .take(100 * LIMIT as usize)
@@ -324,10 +324,10 @@ fn invented_tokens_do_not_raise_the_limit_of_an_address() {
     daemon.stop();
 }
 
-/// `flowtally send` on its way.
+/// A running `flowtally send`.
 struct Sending(Child);
 
-/// Flows come in for at least `time`.
+/// Its input lasts for at least `time`.
 fn send(front: &Front, flows: &[TestFlow], batch_flows: usize, time: Duration) -> Sending {
     let mut child = Command::new(Daemon::binary())
         .args(["send", "--url", &front.url(), "--ca"])
@@ -342,7 +342,7 @@ fn send(front: &Front, flows: &[TestFlow], batch_flows: usize, time: Duration) -
     std::thread::spawn(move || {
         for part in body.chunks(body.len() / 100 + 1) {
             let _it_may_have_ended = input.write_all(part);
-            // So that it is still sending when nodes fail.
+            // It is still sending when nodes fail.
             std::thread::sleep(time / 100);
         }
     });
@@ -350,7 +350,7 @@ fn send(front: &Front, flows: &[TestFlow], batch_flows: usize, time: Duration) -
 }
 
 impl Sending {
-    /// What it said, and whether it ended as it should.
+    /// Its output, and whether it succeeded.
     fn finish(self) -> (String, bool) {
         let output = self.0.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -359,7 +359,7 @@ impl Sending {
 }
 
 #[test]
-fn a_sender_does_not_notice_that_a_node_dies() {
+fn a_sender_does_not_notice_a_dead_node() {
     let dir = tempfile::tempdir().unwrap();
     let nodes = ["a", "b", "c"].map(|name| Node::new(&BROKER.addresses, "front", name, dir.path()));
     let daemons = nodes.each_ref().map(Node::start);
@@ -367,7 +367,7 @@ fn a_sender_does_not_notice_that_a_node_dies() {
     let client = front.client();
     until_answered(&client, "/flows?hour=1");
 
-    let mut random = random("a_sender_does_not_notice_that_a_node_dies");
+    let mut random = random("a_sender_does_not_notice_a_dead_node");
     let mut model = Model::new();
     let sending: Vec<_> = (0..3)
         .map(|_| {
@@ -385,30 +385,30 @@ fn a_sender_does_not_notice_that_a_node_dies() {
     dies.kill();
     let before = taken();
     until("some more are taken", || taken() > before + 20);
-    // Nor that one is stopped in order.
+    // Nor does it notice a graceful shutdown.
     ends.stop();
     for sending in sending {
         let (said, ended) = sending.finish();
         assert!(ended, "{said}");
     }
-    // Without a terminal, a sender does not say that it tries again; here it would be seen.
+    // Without a terminal, a sender does not report retries; the log of HAProxy shows them.
     let log = front.log();
     let posts = log.lines().filter(|line| line.contains("\"POST /flows"));
     let (taken, not): (Vec<_>, Vec<_>) = posts.partition(|line| line.contains(" 200 "));
     assert!(taken.len() >= 300 && not.is_empty(), "{not:#?}");
-    // The one that is left gets all partitions, and answers for all of them. What is visible in all of them has all
-    // that was acknowledged before.
+    // The remaining node gets all partitions. When it answers for all of them, its rows include everything that was
+    // acknowledged.
     let flows: Vec<_> = (0..200).map(|_| odd_flow(&mut random, &[1])).collect();
     add_to(&mut model, &flows);
     post(&client, "last", &flows);
-    let answer = until_answered(&client, "/flows?from=0&to=100");
-    assert_eq!(answer.rows(), rows(&model));
+    let response = until_answered(&client, "/flows?from=0&to=100");
+    assert_eq!(response.rows(), rows(&model));
     stays.stop();
-    // Nobody is left.
-    let answer = client.get("/flows?hour=1", &[]).unwrap();
-    assert_eq!(answer.status, 503);
-    assert_eq!(answer.json()["type"], "urn:flowtally:problem:no-node");
-    assert!(answer.header("retry-after").is_some());
+    // No node is left.
+    let response = client.get("/flows?hour=1", &[]).unwrap();
+    assert_eq!(response.status, 503);
+    assert_eq!(response.json()["type"], "urn:flowtally:problem:no-node");
+    assert!(response.header("retry-after").is_some());
 }
 
 #[test]
@@ -427,14 +427,14 @@ fn requests_without_a_local_node_go_to_one_other_region() {
         ];
         Front::start_at(at, dir.path(), nodes, &other)
     };
-    // The certificate is made by the first, and read by both.
+    // The first one creates the certificate, and both read it.
     drop(Front::start(dir.path(), [daemon.address; 3], &[]));
     let there_front = start(there, [daemon.address; 3], here);
     let here_front = start(here, [free(); 3], there);
     let client = here_front.client();
     until_answered(&client, "/flows?hour=1");
 
-    // Nobody has any, and neither front knows that yet.
+    // No region has a node, and neither HAProxy has noticed yet.
     daemon.kill();
     let asked = || {
         let logs = [here_front.log(), there_front.log()];
@@ -442,14 +442,14 @@ fn requests_without_a_local_node_go_to_one_other_region() {
         seen.iter().sum::<usize>()
     };
     for _ in 0..ASKED {
-        let answer = client.get("/hours", &[]).unwrap();
-        assert!([502, 503].contains(&answer.status), "{answer:?}");
+        let response = client.get("/hours", &[]).unwrap();
+        assert!([502, 503].contains(&response.status), "{response:?}");
     }
     until_in_log("GET /hours", || here_front.log());
     assert!(asked() <= 2 * ASKED, "{}", here_front.log());
 }
 
-/// What lives and is not ready, as all nodes may be while partitions move.
+/// A node that is alive and not ready, as all may be while partitions move.
 fn is_not_ready() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -463,8 +463,8 @@ fn is_not_ready() -> SocketAddr {
                     true => "503 Not Ready",
                     false => "200 OK",
                 };
-                let answer = format!("HTTP/1.0 {status}\r\n\r\n");
-                let _he_may_have_left = stream.write_all(answer.as_bytes());
+                let response = format!("HTTP/1.0 {status}\r\n\r\n");
+                let _he_may_have_left = stream.write_all(response.as_bytes());
             });
         }
     });
@@ -472,7 +472,7 @@ fn is_not_ready() -> SocketAddr {
 }
 
 #[test]
-fn if_no_node_is_ready_the_live_ones_are_asked() {
+fn if_no_node_is_ready_requests_go_to_live_ones() {
     let dir = tempfile::tempdir().unwrap();
     let front = Front::start(dir.path(), [is_not_ready(), free(), free()], &[]);
     until_in_log("0 active and 1 backup servers left", || front.log());

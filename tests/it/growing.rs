@@ -1,11 +1,11 @@
-//! Files that end inside a line, since they are still being written, and what is not a flow in a file.
+//! Files that end inside a line, because they are still being written, and lines that are not flows.
 
-use crate::identity::{WAYS, Way, World};
 use crate::support::Daemon;
+use crate::world::{WAYS, Way, World};
 
 const HEADER: &str = "src_app,dest_app,vpc_id,hour,bytes_tx,bytes_rx\n";
 
-/// Sent as it is, and then as it has become: of the last line, the difference counts.
+/// The file is sent, grows, and is sent again: the difference of the last line counts.
 #[test]
 fn a_line_that_was_cut_inside_a_number_counts_exactly() {
     for way in WAYS {
@@ -22,7 +22,7 @@ fn a_line_that_was_cut_inside_a_number_counts_exactly() {
         );
         assert_eq!(output.error.matches("warning").count(), 1, "{output:?}");
         assert_eq!(world.counted(), 2);
-        // Unchanged, it is not said again.
+        // If it is unchanged, the warning is not repeated.
         let output = world.run(way, &[&file]);
         output.assert(0, 2);
         assert_eq!(output.error, "");
@@ -36,12 +36,12 @@ fn a_line_that_was_cut_inside_a_number_counts_exactly() {
         for other in WAYS {
             world.run(other, &[&file]).assert(0, 3);
         }
-        // Without the end of a line, and with it: the same.
+        // A line end makes no difference.
         let file = world.file("b.csv", &whole.as_bytes()[..whole.len() - 1]);
         let output = world.run(way, &[&file]);
         output.assert(0, 3);
         assert_eq!(output.error, "");
-        // Shorter copies are not counted beside it.
+        // Shorter copies do not count in addition.
         for cut in HEADER.len() + 12..whole.len() {
             let file = world.file("c.csv", &whole.as_bytes()[..cut]);
             let output = world.run(Way::ImportUrl, &[&file]);
@@ -51,10 +51,9 @@ fn a_line_that_was_cut_inside_a_number_counts_exactly() {
     }
 }
 
-/// What counted in another hour cannot be taken back, so the line as it is does not count, and that is
-/// said once.
+/// A flow that counted in another hour cannot be undone, so the complete line does not count, and is reported once.
 #[test]
-fn a_line_that_has_become_another_flow_is_refused_once() {
+fn a_line_that_grew_into_another_flow_is_refused_once() {
     for way in WAYS {
         let mut world = World::new();
         let whole = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\na,b,v,1,1,1\na,b,v,2,1,123\na,b,v,4,1,1\n";
@@ -92,7 +91,7 @@ fn a_line_that_has_become_another_flow_is_refused_once() {
     }
 }
 
-/// Flow logs with any field last, sent at each byte of the last record, and then whole.
+/// Flow logs with any field last, sent after each byte of the last record, and then complete.
 #[test]
 fn a_flow_log_that_was_cut_counts_once() {
     let mut world = World::new();
@@ -151,7 +150,7 @@ fn a_flow_log_that_was_cut_counts_once() {
     }
 }
 
-/// With --growing, a line counts when it has its end.
+/// With --growing, a line counts when it is complete.
 #[test]
 fn growing_leaves_the_last_line() {
     let texts = [
@@ -192,7 +191,7 @@ fn growing_leaves_the_last_line() {
     }
 }
 
-/// What is left in a pipe has no next time.
+/// A line that is left in a pipe would be lost.
 #[test]
 fn growing_is_not_for_pipes() {
     let mut world = World::new();
@@ -218,7 +217,7 @@ fn growing_is_not_for_pipes() {
         );
     }
     assert!(!std::path::Path::new(&spool).exists());
-    // With a source, the same flows come again from their beginning.
+    // With a source, the next run gets the same flows from the beginning.
     for (part, counted) in [(&body[..body.len() - 1], 10), (&body, 30)] {
         let arguments = ["-", "--growing", "--source", "a"];
         let output = world.pipe(Way::Send, &arguments, part.as_bytes());
@@ -228,7 +227,7 @@ fn growing_is_not_for_pipes() {
 }
 
 #[test]
-fn headers_marks_columns_and_blanks_do_not_make_another_file() {
+fn headers_marks_column_order_and_blanks_do_not_change_the_identity() {
     let header = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end \
                   action log-status\n";
     let records: Vec<String> = (1..=20)
@@ -317,7 +316,7 @@ fn headers_marks_columns_and_blanks_do_not_make_another_file() {
     }
 }
 
-/// A last line that is refused may be mended in place; others are to be sent alone.
+/// A refused last line may be corrected in the file; others have to be sent separately.
 #[test]
 fn a_rejected_last_line_may_be_corrected_in_place() {
     for way in WAYS {
@@ -340,7 +339,7 @@ fn a_rejected_last_line_may_be_corrected_in_place() {
     }
 }
 
-/// The flow is refused by its line, the rest counts, and all commands agree on what the file is.
+/// The flow is refused with its line number, the rest counts, and all commands recognise the file.
 #[test]
 fn an_hour_too_far_ahead_is_left_out_by_all_commands() {
     let text: String = (0..3000_u64)
@@ -424,7 +423,7 @@ fn an_hour_too_far_ahead_is_left_out_by_all_commands() {
 
 /// A pipe without a spool cannot wait for the service's clock.
 #[test]
-fn an_hour_too_far_ahead_ends_a_pipe_without_a_spool_at_once() {
+fn an_hour_too_far_ahead_ends_a_pipe_without_a_spool() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--hour-ahead-max", "48"]);
     let body = br#"{"src_app":"a","dest_app":"b","vpc_id":"","bytes_tx":1,"bytes_rx":1,"hour":4000000000}"#;
@@ -448,7 +447,7 @@ fn a_pipe_that_is_read_again_has_no_spool() {
     assert!(!std::path::Path::new(&spool).exists());
 }
 
-/// A second header in another spelling: nothing below it is read by the columns of before.
+/// After a second header in another spelling, no line is read by the previous columns.
 #[test]
 fn a_header_in_another_spelling_ends_the_reading() {
     let log = "version srcaddr dstaddr bytes start\n2 10.0.0.1 10.0.0.2 7 3600\n";

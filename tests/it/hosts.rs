@@ -1,4 +1,4 @@
-//! What a web page of another site can have a browser send: nothing of it is counted or answered.
+//! Requests that a browser sends for a page of another site are neither counted nor served.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,10 +12,10 @@ fn body() -> String {
     String::from_utf8(json_body(&[TestFlow::new(1, "web", "db", "vpc-1", 1, 1)])).unwrap()
 }
 
-/// The status of an answer, and the end of its problem's type.
-fn status_and_title(answer: &str) -> String {
-    let status = answer.split(' ').nth(1).unwrap_or("closed");
-    let kind = answer.split_once("urn:flowtally:problem:");
+/// The status of a response, and the end of its problem's type.
+fn status_and_title(response: &str) -> String {
+    let status = response.split(' ').nth(1).unwrap_or("closed");
+    let kind = response.split_once("urn:flowtally:problem:");
     let kind = kind.map_or("", |(_, rest)| rest.split('"').next().unwrap());
     format!("{status} {kind}").trim_end().to_owned()
 }
@@ -52,7 +52,7 @@ fn pages_of_other_sites_are_refused() {
         "sec-fetch-site: cross-site\nsec-fetch-mode: no-cors\n",
         "sec-fetch-site: same-site\nsec-fetch-mode: cors\n",
         "origin: https://evil.example\nsec-fetch-site: same-origin\n",
-        // A form that is sent.
+        // A submitted form.
         "sec-fetch-site: cross-site\nsec-fetch-mode: navigate\nsec-fetch-dest: document\n",
     ] {
         let head = format!("{own}{headers}");
@@ -67,7 +67,7 @@ fn pages_of_other_sites_are_refused() {
             assert_eq!(get(address, &line, &head), FOREIGN, "{line}");
         }
     }
-    // Somebody follows a link to the service.
+    // A user follows a link to the service.
     let link = format!(
         "{own}sec-fetch-site: cross-site\nsec-fetch-mode: navigate\nsec-fetch-dest: document\n"
     );
@@ -75,7 +75,7 @@ fn pages_of_other_sites_are_refused() {
     let frame = link.replace("document", "iframe");
     assert_eq!(get(address, "GET / HTTP/1.1", &frame), FOREIGN);
     assert!(daemon.client.hour(1).is_empty(), "something was counted");
-    // The service's own page, and what is no browser.
+    // The service's own page, and clients that are not browsers.
     for headers in [
         "",
         &format!("origin: http://{address}\n"),
@@ -102,9 +102,9 @@ fn requests_of_foreign_pages_are_refused_and_those_of_java_clients_accepted() {
     );
     assert!(daemon.client.hour(492_985).is_empty());
     let java = include_bytes!("../data/r01-java-h2c-upgrade.http");
-    let answer = raw(daemon.address, java);
-    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
-    assert!(answer.contains("\"bytes_rx\":2000"), "{answer}");
+    let response = raw(daemon.address, java);
+    assert_eq!(response.matches("HTTP/1.1 200 OK").count(), 2, "{response}");
+    assert!(response.contains("\"bytes_rx\":2000"), "{response}");
     daemon.stop();
 }
 
@@ -124,13 +124,13 @@ fn foreign_host_names_are_refused_on_loopback() {
     ] {
         let head = format!("host: {host}\n");
         assert_eq!(post(address, &head), FOREIGN, "{host}");
-        let answer = raw(
+        let response = raw(
             address,
             format!("GET /hours HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes(),
         );
-        assert_eq!(status_and_title(&answer), FOREIGN, "{host}");
-        assert!(answer.contains("--allow-host"), "{answer}");
-        // The name of a target in absolute form comes first.
+        assert_eq!(status_and_title(&response), FOREIGN, "{host}");
+        assert!(response.contains("--allow-host"), "{response}");
+        // The name in a target in absolute form takes precedence.
         let line = format!("GET http://{host}/hours HTTP/1.1");
         assert_eq!(get(address, &line, "host: localhost\n"), FOREIGN);
     }
@@ -172,7 +172,7 @@ fn a_request_must_have_exactly_one_host() {
         assert_eq!(post(address, head), BAD, "{head:?}");
     }
     assert!(daemon.client.hour(1).is_empty(), "something was counted");
-    // HTTP/1.0 knows no such header; two are wrong there too.
+    // HTTP/1.0 does not require this header; two are invalid there too.
     assert_eq!(get(address, "GET /hours HTTP/1.0", ""), "200");
     assert_eq!(
         get(address, "GET /hours HTTP/1.0", "host: localhost\n"),
@@ -211,7 +211,7 @@ fn with_tokens_any_host_name_is_accepted() {
         ask(&["--listen", "[::1]:0", "--allow-host", "other.example"]),
         FOREIGN
     );
-    // What anybody may read, any page could.
+    // Without tokens, any page could read the data.
     assert_eq!(ask(&write), FOREIGN);
     assert_eq!(ask(&read), FOREIGN);
     for name in ["http://x", "*", "a:80"] {
@@ -232,14 +232,14 @@ fn with_tokens_any_host_name_is_accepted() {
     }
 }
 
-/// A page of another origin, in a real browser, does what such pages can.
+/// A page of another origin in a real browser tries all kinds of requests.
 #[test]
-fn a_browser_keeps_a_page_of_another_site_out_with_it() {
+fn a_page_of_another_site_gets_nothing_in_a_browser() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = serve(&dir.path().join("db"), &[]);
     let other = serve(&dir.path().join("other"), &[]);
     let browser = Browser::start(&format!("http://{}", other.address));
-    // As if it were another site's: its policy is out of the way, and its scripts run anywhere.
+    // Acts as another site's page: its policy is disabled, so its scripts may send any request.
     browser.cdp("Page.setBypassCSP", json!({"enabled": true}));
     browser.open("/");
     let target = format!("http://{}", daemon.address);
@@ -253,7 +253,7 @@ fn a_browser_keeps_a_page_of_another_site_out_with_it() {
     let posted = script(&format!(
         "{{method: 'POST', mode: 'no-cors', body: {flows}}}"
     ));
-    // It was sent: the page just does not see the answer.
+    // It was sent, but the page cannot read the response.
     assert_eq!(posted, "opaque0");
     assert_eq!(script("{method: 'GET'}"), "failed");
     let refused = daemon.client.get("/metrics", &[]).unwrap();
@@ -261,7 +261,7 @@ fn a_browser_keeps_a_page_of_another_site_out_with_it() {
     let line = "flowtally_rejected_total{reason=\"foreign-origin\"} 2";
     assert!(refused.contains(line), "{refused}");
     assert!(daemon.client.hour(1).is_empty(), "something was counted");
-    // A page of the service itself gets what it asks for.
+    // A page of the service itself gets its responses.
     browser.open("/");
     let own = "return fetch('/hours').then(r => r.type + r.status)";
     assert_eq!(browser.js(own), "basic200");

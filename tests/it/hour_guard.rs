@@ -1,4 +1,4 @@
-//! One sender with a wrong clock or unit must not make everybody's flows too old.
+//! One sender with a wrong clock or unit must not make all other flows too old.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::import::{Bench, import};
-use crate::support::{Answer, Client, Daemon, JSON, TestFlow, json_body};
+use crate::support::{Client, Daemon, JSON, Response, TestFlow, json_body};
 use crate::wait::{until_flushed, until_logged};
 
 const RETAIN: [&str; 4] = ["--retain-hours", "48", "--flush-interval", "1"];
@@ -25,7 +25,7 @@ fn flow(hour: u32) -> TestFlow {
     TestFlow::new(hour, "web", "db", "vpc-1", 100, 20)
 }
 
-fn post(client: &Client, hours: &[u32]) -> Answer {
+fn post(client: &Client, hours: &[u32]) -> Response {
     let flows: Vec<_> = hours.iter().map(|hour| flow(*hour)).collect();
     client.post("/flows", &[JSON], &json_body(&flows)).unwrap()
 }
@@ -50,9 +50,9 @@ fn a_far_future_hour_is_refused() {
         (now + 50, "(--hour-ahead-max); nothing of the batch counted"),
         (4_294_967_294, "(--hour-ahead-max); nothing"),
     ] {
-        let answer = post(client, &[now, now + 48, hour, hour]);
-        let problem = answer.json();
-        assert_eq!(answer.status, 400, "{problem}");
+        let response = post(client, &[now, now + 48, hour, hour]);
+        let problem = response.json();
+        assert_eq!(response.status, 400, "{problem}");
         assert_eq!(problem["type"], "urn:flowtally:problem:hour-too-far-ahead");
         assert_eq!(
             (&problem["index"], &problem["field"]),
@@ -62,10 +62,10 @@ fn a_far_future_hour_is_refused() {
         assert!(detail.contains(hint), "{detail}");
         assert!(detail.starts_with(&format!("flow 2: hour: {hour} is more than 48 hours after")));
     }
-    // In a unit that no hour has: the same hint, from the decoder.
+    // For a number that is no valid hour, the decoder gives the same hint.
     let wrong = format!("[{}]", flow(1).json()).replace("\"hour\":1", &format!("\"hour\":{s}000"));
-    let answer = client.post("/flows", &[JSON], wrong.as_bytes()).unwrap();
-    let detail = answer.json()["detail"].to_string();
+    let response = client.post("/flows", &[JSON], wrong.as_bytes()).unwrap();
+    let detail = response.json()["detail"].to_string();
     assert!(
         detail.contains("milliseconds: divide by 3600000"),
         "{detail}"
@@ -79,7 +79,7 @@ fn a_far_future_hour_is_refused() {
 }
 
 #[test]
-fn hours_of_a_day_and_services_that_keep_everything_are_not_guarded() {
+fn hours_of_a_day_and_services_without_retention_are_not_guarded() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(&dir.path().join("day"), &RETAIN);
     assert_eq!(post(&daemon.client, &[0, 12, 23]).status, 200);
@@ -95,7 +95,7 @@ fn hours_of_a_day_and_services_that_keep_everything_are_not_guarded() {
         daemon.stop();
     }
     let daemon = Daemon::start_with(&dir.path().join("0"), &["--hour-ahead-max", "1"]);
-    // What is stored is not judged, and what is refused leaves its key unused.
+    // Stored hours are not validated, and a refused batch leaves its key unused.
     daemon.stop();
     let daemon = Daemon::start_with(&dir.path().join("new"), &["--hour-ahead-max", "1"]);
     let key = [JSON, ("idempotency-key", "k")];
@@ -112,14 +112,14 @@ fn hours_of_a_day_and_services_that_keep_everything_are_not_guarded() {
     daemon.stop();
 }
 
-/// A clock that was set back, or is not set at all yet.
+/// A clock that was set back, or was never set.
 #[test]
-fn a_clock_that_is_behind_what_is_stored_refuses_nothing_and_says_so() {
+fn a_clock_behind_the_stored_hours_refuses_nothing_and_is_logged() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let late = now() + 100;
     assert_eq!(post(&daemon.client, &[late]).status, 200);
-    // Replayed, and not judged.
+    // Replayed without validation.
     daemon.kill();
     let daemon = Daemon::start_with(dir.path(), &["--hour-ahead-max", "48"]);
     let (client, off) = (&daemon.client, "flowtally_hour_guard_off");
@@ -141,9 +141,9 @@ fn a_clock_that_is_behind_what_is_stored_refuses_nothing_and_says_so() {
     daemon.stop();
 }
 
-/// It came in where nothing guards hours: an import, a backup, a time before `--retain-hours`.
+/// It was stored without a guard: by an import, a backup, or before `--retain-hours` was set.
 #[test]
-fn a_stored_hour_that_is_wrong_makes_no_other_too_old() {
+fn a_wrong_stored_hour_makes_no_other_too_old() {
     let (bench, now) = (Bench::new(), now());
     // Seconds instead of hours.
     let wrong = seconds() as u32;
@@ -162,42 +162,42 @@ fn a_stored_hour_that_is_wrong_makes_no_other_too_old() {
         until_logged(&daemon, "hours dropped");
         assert_eq!(hours(&daemon.client)[..2], kept[..2]);
         assert_eq!(hours(&daemon.client).len(), 3);
-        // Nor does a new flow of such an hour, and what is too old by the clock stays too old.
-        let answer = post(&daemon.client, &[now - 46, wrong, now - 100]);
-        let text = answer.json().to_string();
+        // Nor does a new flow of such an hour, and hours that are too old by the clock remain too old.
+        let response = post(&daemon.client, &[now - 46, wrong, now - 100]);
+        let text = response.json().to_string();
         assert_eq!(text, r#"{"accepted":2,"expired":1}"#);
         let delete = |hour: u32| daemon.client.delete(&format!("/flows?hour={hour}"));
         delete(now - 46).unwrap();
-        // So that the next start has something to drop again.
+        // The next start has something to drop again.
         daemon.kill();
         import(&["--data-dir", dir.to_str().unwrap(), "--again", &file]);
     }
 }
 
 #[test]
-fn age_counts_from_the_clock_where_flows_are_ahead_of_it() {
+fn age_counts_from_the_clock_if_flows_are_ahead_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &RETAIN);
     let (client, now) = (&daemon.client, now());
     assert_eq!(post(client, &[now + 48]).status, 200);
-    for (hour, answer) in [
+    for (hour, response) in [
         (now - 47, r#"{"accepted":1}"#),
         (now - 50, r#"{"accepted":0,"expired":1}"#),
     ] {
-        assert_eq!(post(client, &[hour]).json().to_string(), answer, "{hour}");
+        assert_eq!(post(client, &[hour]).json().to_string(), response, "{hour}");
     }
     daemon.stop();
-    // Where hours are any numbers, the newest counts.
+    // If hours are arbitrary numbers, age counts from the newest.
     let any = [&RETAIN[..], &["--hour-ahead-max", "none"]].concat();
     let daemon = Daemon::start_with(&dir.path().join("any"), &any);
     assert_eq!(post(&daemon.client, &[now + 48]).status, 200);
-    let answer = post(&daemon.client, &[now - 1]).json().to_string();
-    assert_eq!(answer, r#"{"accepted":0,"expired":1}"#);
+    let response = post(&daemon.client, &[now - 1]).json().to_string();
+    assert_eq!(response, r#"{"accepted":0,"expired":1}"#);
     daemon.stop();
 }
 
 #[test]
-fn retention_logs_what_it_drops() {
+fn retention_logs_dropped_hours() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &RETAIN);
     assert_eq!(post(&daemon.client, &[1, 1, 5]).status, 200);
@@ -252,7 +252,7 @@ fn an_import_has_the_guard_too() {
         assert_eq!(hours(&daemon.client).len(), 3);
         daemon.stop();
     }
-    // What the service is told says it as well; without either, all is taken.
+    // The service's flags apply as well; without either, all hours are accepted.
     let file = bench.file("all", lines.join("\n").as_bytes());
     for (arguments, taken) in [
         (&["--retain-hours", "1"][..], "3 flows imported"),
@@ -295,7 +295,7 @@ fn a_spool_keeps_flows_that_are_too_far_ahead() {
     assert!(error.contains("more than 48 hours after"), "{error}");
     assert!(hours(&daemon.client).is_empty());
     daemon.stop();
-    // The service's clock is right again, as it were.
+    // Simulates that the service's clock is right again.
     let daemon = Daemon::start(&db);
     std::fs::write(&file, "").unwrap();
     let (_, error) = send(&daemon);
@@ -303,7 +303,7 @@ fn a_spool_keeps_flows_that_are_too_far_ahead() {
     daemon.stop();
 }
 
-/// It was told as counted, and never did.
+/// Regression test: such a flow was reported as counted, and never was.
 #[test]
 fn a_flow_of_a_file_that_was_too_far_ahead_counts_when_the_clock_is_right() {
     let now = now();

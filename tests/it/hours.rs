@@ -1,20 +1,20 @@
-//! `GET /hours`: ranges, compression, entity tags, and a great many hours.
+//! `GET /hours`: ranges, compression, entity tags, and very many hours.
 
 use std::io::Read;
 use std::process::Command;
 
-use crate::support::{Answer, Client, Daemon, JSON, NDJSON, TestFlow};
+use crate::support::{Client, Daemon, JSON, NDJSON, Response, TestFlow};
 
-fn hours_in(answer: &Answer) -> Vec<u64> {
-    let json = answer.json();
+fn hours_in(response: &Response) -> Vec<u64> {
+    let json = response.json();
     let hours = json.as_array().unwrap().iter();
     hours.map(|of| of["hour"].as_u64().unwrap()).collect()
 }
 
-fn get(client: &Client, path: &str) -> Answer {
-    let answer = client.get(path, &[]).unwrap();
-    assert_eq!(answer.status, 200, "{path}");
-    answer
+fn get(client: &Client, path: &str) -> Response {
+    let response = client.get(path, &[]).unwrap();
+    assert_eq!(response.status, 200, "{path}");
+    response
 }
 
 fn flow(hour: u32) -> TestFlow {
@@ -28,7 +28,7 @@ fn a_range_of_hours() {
     let client = &daemon.client;
     client.accept(&[3, 5, 4_294_967_294].map(flow));
     crate::wait::until_flushed(client);
-    // Some of what is asked for is on disk, and some is not.
+    // Some of the requested hours are on disk, and some are not.
     client.accept(&[5, 7, 0].map(flow));
     for (query, expected) in [
         ("", vec![0, 3, 5, 7, 4_294_967_294]),
@@ -39,11 +39,11 @@ fn a_range_of_hours() {
         ("?from=8&to=4294967294", vec![]),
         ("?to=4294967295&from=4294967294", vec![4_294_967_294]),
     ] {
-        let answer = get(client, &format!("/hours{query}"));
-        assert_eq!(hours_in(&answer), expected, "{query}");
-        let text = String::from_utf8(answer.body.clone()).unwrap();
+        let response = get(client, &format!("/hours{query}"));
+        assert_eq!(hours_in(&response), expected, "{query}");
+        let text = String::from_utf8(response.body.clone()).unwrap();
         assert!(text.starts_with('[') && text.ends_with("]\n"), "{text}");
-        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("content-type"), Some("application/json"));
     }
     let five = get(client, "/hours?from=5&to=6").json();
     let expected = serde_json::json!([{"hour": 5, "flows": 2, "bytes_tx": 2, "bytes_rx": 4}]);
@@ -58,9 +58,9 @@ fn a_range_of_hours() {
         ("?from=1&from=2", "given twice"),
         ("?hour=5", "those are from, to, partial"),
     ] {
-        let answer = client.get(&format!("/hours{query}"), &[]).unwrap();
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert_eq!(answer.status, 400, "{query}");
+        let response = client.get(&format!("/hours{query}"), &[]).unwrap();
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(response.status, 400, "{query}");
         assert!(detail.contains(why), "{query}: {detail}");
     }
 }
@@ -69,21 +69,21 @@ fn a_range_of_hours() {
 fn hours_are_compressed_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
-    // More than a part of an answer.
+    // More than one chunk of a response.
     let flows: Vec<_> = (0..5_000).map(flow).collect();
     daemon.client.accept(&flows);
     let plain = get(&daemon.client, "/hours").body;
     assert!(plain.len() > 200_000);
     for encoding in ["gzip", "zstd"] {
         let headers = [("accept-encoding", encoding)];
-        let answer = daemon.client.get("/hours", &headers).unwrap();
-        assert_eq!(answer.header("content-encoding"), Some(encoding));
-        assert_eq!(answer.header("vary"), Some("accept-encoding"));
-        assert!(answer.body.len() < plain.len() / 5);
+        let response = daemon.client.get("/hours", &headers).unwrap();
+        assert_eq!(response.header("content-encoding"), Some(encoding));
+        assert_eq!(response.header("vary"), Some("accept-encoding"));
+        assert!(response.body.len() < plain.len() / 5);
         let mut read = Vec::new();
         match encoding {
-            "gzip" => flate2::read::GzDecoder::new(&answer.body[..]).read_to_end(&mut read),
-            _ => zstd::Decoder::new(&answer.body[..])
+            "gzip" => flate2::read::GzDecoder::new(&response.body[..]).read_to_end(&mut read),
+            _ => zstd::Decoder::new(&response.body[..])
                 .unwrap()
                 .read_to_end(&mut read),
         }
@@ -94,31 +94,31 @@ fn hours_are_compressed_on_request() {
     assert_eq!(daemon.client.get("/hours", &refused).unwrap().status, 406);
 }
 
-/// A tag is another one whenever the answer is: after flows, after a DELETE, where retention takes an hour, and
-/// for what a restart forgets.
+/// The tag changes whenever the response changes: after flows, after a DELETE, after retention drops an hour, and after
+/// a restart.
 #[test]
-fn a_client_that_has_the_current_answer_gets_a_304() {
+fn a_client_with_the_current_response_gets_a_304() {
     let dir = tempfile::tempdir().unwrap();
     let start = || Daemon::start_with(dir.path(), &["--retain-hours", "10"]);
     let mut daemon = start();
     let mut seen: Vec<String> = Vec::new();
     let mut look = |daemon: &Daemon, expected: &[u64]| {
-        let answer = get(&daemon.client, "/hours");
-        assert_eq!(hours_in(&answer), expected);
-        let tag = answer.header("etag").unwrap().to_owned();
+        let response = get(&daemon.client, "/hours");
+        assert_eq!(hours_in(&response), expected);
+        let tag = response.header("etag").unwrap().to_owned();
         for known in [tag.clone(), format!("\"x\", {tag}"), "*".into()] {
             let headers = [("if-none-match", &*known)];
             let again = daemon.client.get("/hours", &headers).unwrap();
             assert_eq!((again.status, again.body.len()), (304, 0), "{known}");
             assert_eq!(again.header("etag"), Some(&*tag));
         }
-        // Compressed, it is the same.
+        // It does not depend on the compression.
         let headers = [("if-none-match", &*tag), ("accept-encoding", "gzip")];
         assert_eq!(daemon.client.get("/hours", &headers).unwrap().status, 304);
         for old in &seen {
             let headers = [("if-none-match", &**old)];
-            let answer = daemon.client.get("/hours", &headers).unwrap();
-            assert_eq!(answer.status, 200, "{old} of {seen:?}");
+            let response = daemon.client.get("/hours", &headers).unwrap();
+            assert_eq!(response.status, 200, "{old} of {seen:?}");
         }
         seen.push(tag);
     };
@@ -148,21 +148,20 @@ fn a_client_that_has_the_current_answer_gets_a_304() {
         .unwrap()
         .to_owned();
     assert_eq!(seen_last(&seen), tag, "nothing has changed");
-    // Of another range, a tag is asked for in the same way.
+    // The tag of another range works in the same way.
     let headers = [("if-none-match", &*tag)];
     daemon.client.accept(&[flow(6)]);
-    let answer = daemon.client.get("/hours?from=5", &headers).unwrap();
-    assert_eq!(answer.status, 200);
+    let response = daemon.client.get("/hours?from=5", &headers).unwrap();
+    assert_eq!(response.status, 200);
 }
 
 fn seen_last(seen: &[String]) -> String {
     seen.last().unwrap().clone()
 }
 
-/// 1,170,000 hours, which are 134 years: more than 64 MiB of JSON. A build for tests takes fewer, which are more
-/// than that too.
+/// 1,170,000 hours, which are 134 years: more than 64 MiB of JSON. A debug build uses fewer, which also exceed that.
 #[test]
-fn commands_take_more_hours_than_fit_into_an_answer() {
+fn commands_read_more_hours_than_fit_into_memory() {
     const HOURS: u64 = if cfg!(debug_assertions) {
         760_000
     } else {
@@ -180,18 +179,18 @@ fn commands_take_more_hours_than_fit_into_an_answer() {
     };
     for first in (0..HOURS).step_by(90_000) {
         let body: String = (first..(first + 90_000).min(HOURS)).map(line).collect();
-        let answer = client.post("/flows", &[NDJSON], body.as_bytes()).unwrap();
+        let response = client.post("/flows", &[NDJSON], body.as_bytes()).unwrap();
         assert_eq!(
-            answer.status,
+            response.status,
             200,
             "{}",
-            String::from_utf8_lossy(&answer.body)
+            String::from_utf8_lossy(&response.body)
         );
     }
     let url = format!("http://{}", daemon.address);
     let run = |arguments: &[&str]| {
         let mut command = Command::new("prlimit");
-        // Of address space, as a bound on memory that tells: threads take little of it here.
+        // Limits the address space, which bounds memory well enough: threads take little of it here.
         command.args(["--as=300000000", "--"]);
         command.arg(Daemon::binary()).args(arguments);
         let output = command.args(["--url", &url]).output().unwrap();
@@ -203,7 +202,7 @@ fn commands_take_more_hours_than_fit_into_an_answer() {
     let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(stats["hours"], HOURS);
     assert_eq!(stats["last_hour"], HOURS - 1);
-    // More than a JSON number is read as here.
+    // Larger than a JSON number can be.
     let sum: u128 = (0..HOURS).map(|hour| u128::from(u64::MAX - hour)).sum();
     assert!(text.contains(&format!("\"bytes_tx\":{sum},")), "{text}");
     let top = String::from_utf8(run(&["top", "--once", "--format", "ndjson"])).unwrap();

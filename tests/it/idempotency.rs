@@ -8,7 +8,7 @@ use flowtally::store::{Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{
-    Answer, Client, Daemon, JSON, NDJSON, TestFlow, batch, json_body, ndjson_body, random,
+    Client, Daemon, JSON, NDJSON, Response, TestFlow, batch, json_body, ndjson_body, random,
 };
 use crate::wait::{until, until_some};
 
@@ -19,21 +19,24 @@ fn flows(n: u64) -> Vec<TestFlow> {
     ]
 }
 
-fn send(client: &Client, key: &str, flows: &[TestFlow]) -> Answer {
+fn send(client: &Client, key: &str, flows: &[TestFlow]) -> Response {
     let headers = [JSON, ("idempotency-key", key)];
     client.post("/flows", &headers, &json_body(flows)).unwrap()
 }
 
-fn assert_taken(answer: &Answer, before: bool) {
-    let text = String::from_utf8_lossy(&answer.body);
-    assert_eq!((answer.status, text.as_ref()), (200, "{\"accepted\":2}\n"));
-    let replayed = answer.header("idempotent-replayed");
+fn assert_taken(response: &Response, before: bool) {
+    let text = String::from_utf8_lossy(&response.body);
+    assert_eq!(
+        (response.status, text.as_ref()),
+        (200, "{\"accepted\":2}\n")
+    );
+    let replayed = response.header("idempotent-replayed");
     assert_eq!(replayed, before.then_some("true"));
 }
 
-fn assert_problem(answer: &Answer, status: u16, kind: &str) {
-    assert_eq!(answer.status, status, "{:?}", answer.json());
-    let problem = answer.json();
+fn assert_problem(response: &Response, status: u16, kind: &str) {
+    assert_eq!(response.status, status, "{:?}", response.json());
+    let problem = response.json();
     assert!(
         problem["type"].as_str().unwrap().ends_with(kind),
         "{problem}"
@@ -46,12 +49,12 @@ fn a_key_counts_once_also_after_restarts() {
     let mut daemon = Daemon::start(dir.path());
     assert_taken(&send(&daemon.client, "k1", &flows(5)), false);
     assert_taken(&send(&daemon.client, "k1", &flows(5)), true);
-    // The same flows in another form are the same batch.
+    // The same flows in another format are the same batch.
     let ndjson = [NDJSON, ("idempotency-key", "k1")];
-    let answer = daemon
+    let response = daemon
         .client
         .post("/flows", &ndjson, &ndjson_body(&flows(5)));
-    assert_taken(&answer.unwrap(), true);
+    assert_taken(&response.unwrap(), true);
     assert_taken(&send(&daemon.client, "k2", &flows(5)), false);
     assert_problem(
         &send(&daemon.client, "k1", &flows(6)),
@@ -108,8 +111,8 @@ fn keys_are_visible_ascii_and_one() {
         );
     }
     let twice = [JSON, ("idempotency-key", "a"), ("idempotency-key", "b")];
-    let answer = daemon.client.post("/flows", &twice, &json_body(&flows(1)));
-    assert_problem(&answer.unwrap(), 400, "bad-idempotency-key");
+    let response = daemon.client.post("/flows", &twice, &json_body(&flows(1)));
+    assert_problem(&response.unwrap(), 400, "bad-idempotency-key");
     assert_taken(&send(&daemon.client, &"~".repeat(255), &flows(1)), false);
     assert_taken(
         &send(
@@ -124,7 +127,7 @@ fn keys_are_visible_ascii_and_one() {
 }
 
 #[test]
-fn of_concurrent_batches_with_one_key_one_counts() {
+fn one_of_concurrent_batches_with_one_key_counts() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     for round in 0..20 {
@@ -133,9 +136,9 @@ fn of_concurrent_batches_with_one_key_one_counts() {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let answer = send(&Client::new(daemon.address), &key, &flows(1));
-                    assert_eq!(answer.status, 200);
-                    let is_fresh = answer.header("idempotent-replayed").is_none();
+                    let response = send(&Client::new(daemon.address), &key, &flows(1));
+                    assert_eq!(response.status, 200);
+                    let is_fresh = response.header("idempotent-replayed").is_none();
                     fresh.fetch_add(usize::from(is_fresh), Ordering::SeqCst);
                 });
             }
@@ -153,20 +156,20 @@ fn a_key_is_forgotten_after_its_window() {
     assert_taken(&send(&daemon.client, "k", &flows(1)), false);
     // Other flows are refused while the key is known.
     let taken = until_some("the key to be forgotten", || {
-        let answer = send(&daemon.client, "k", &flows(2));
-        (answer.status != 422).then_some(answer)
+        let response = send(&daemon.client, "k", &flows(2));
+        (response.status != 422).then_some(response)
     });
     assert_taken(&taken, false);
     assert_eq!(daemon.client.hour(1)[0].1.tx, 3);
     daemon.stop();
 }
 
-/// Senders that never learn whether a batch was taken send it again until they do.
+/// Senders that do not learn whether a batch counted send it again until they do.
 #[test]
-fn senders_that_try_again_through_kills_count_once() {
+fn retries_through_kills_count_once() {
     const WRITERS: u32 = 4;
     const KILLS: u32 = 15;
-    let mut random = random("senders_that_try_again_through_kills_count_once");
+    let mut random = random("retries_through_kills_count_once");
     let dir = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -187,15 +190,15 @@ fn senders_that_try_again_through_kills_count_once() {
                     let body = json_body(&vec![row; 10]);
                     let headers = [JSON, ("idempotency-key", key.as_str())];
                     loop {
-                        // A client of its own each time: the server may be another one.
+                        // A new client each time, since the server may be a new one.
                         match Client::new(port).post("/flows", &headers, &body) {
-                            Ok(answer) if answer.status == 200 => {
-                                let replayed = answer.header("idempotent-replayed").is_some();
+                            Ok(response) if response.status == 200 => {
+                                let replayed = response.header("idempotent-replayed").is_some();
                                 again.fetch_add(usize::from(replayed), Ordering::SeqCst);
                                 break;
                             }
-                            Ok(answer) => assert_eq!(answer.status, 503),
-                            // Tried again in a moment, until there is a new server.
+                            Ok(response) => assert_eq!(response.status, 503),
+                            // Retried until the new server is up.
                             Err(_killed) => std::thread::sleep(Duration::from_millis(2)),
                         }
                     }
@@ -207,7 +210,7 @@ fn senders_that_try_again_through_kills_count_once() {
         let writers: Vec<_> = writers.collect();
         for _ in 0..KILLS {
             let mut daemon = Daemon::start_with(dir.path(), &listen);
-            // Any moment will do.
+            // The moment does not matter.
             std::thread::sleep(Duration::from_millis(random.random_range(20..400)));
             daemon.kill();
         }
@@ -224,7 +227,7 @@ fn senders_that_try_again_through_kills_count_once() {
     });
 }
 
-/// The oldest go first, and what was just taken is remembered.
+/// The oldest keys are dropped first, and the newest are kept.
 #[test]
 fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,14 +250,14 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
         store.receipts(std::slice::from_ref(key)).unwrap()[0].is_some()
     };
     assert!(has_receipt(&old[0]));
-    // Receipts have the second in which they were written.
+    // Receipts have a resolution of one second.
     let written = SystemTime::now();
     until("two more seconds on the clock", || {
         written.elapsed().is_ok_and(|age| age.as_secs() >= 2)
     });
     store.commit(new.clone()).unwrap();
     store.flush().unwrap();
-    // Its bound is looked at after a flush.
+    // The bound is checked after a flush.
     store.commit(vec![batch(&flows(1))]).unwrap();
     store.flush().unwrap();
     until("an old key to be forgotten", || !has_receipt(&old[0]));

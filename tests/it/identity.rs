@@ -1,140 +1,14 @@
-//! A file counts once, whatever it is called and wrapped in, and whichever command counts it.
+//! A file counts once under any name and compression, whichever command counts it.
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use crate::send::{csv_body, flows, parts, url};
-use crate::support::{Daemon, TestFlow, json_body, ndjson_body, random};
-
-/// How a file comes into the sums.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Way {
-    Send,
-    ImportUrl,
-    ImportDir,
-}
-
-pub(crate) const WAYS: [Way; 3] = [Way::Send, Way::ImportUrl, Way::ImportDir];
-
-/// A data directory, with a service on it or not, and files.
-pub(crate) struct World {
-    pub(crate) dir: tempfile::TempDir,
-    daemon: Option<Daemon>,
-}
-
-/// What a command said.
-#[derive(Debug)]
-pub(crate) struct CommandOutput {
-    pub(crate) status: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) error: String,
-}
-
-impl World {
-    pub(crate) fn new() -> World {
-        World {
-            dir: tempfile::tempdir().unwrap(),
-            daemon: None,
-        }
-    }
-
-    fn db(&self) -> PathBuf {
-        self.dir.path().join("db")
-    }
-
-    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, bytes).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    pub(crate) fn daemon(&mut self) -> &Daemon {
-        let db = self.db();
-        self.daemon.get_or_insert_with(|| Daemon::start(&db))
-    }
-
-    fn command(&mut self, way: Way, arguments: &[&str]) -> Command {
-        let mut command = Command::new(Daemon::binary());
-        match way {
-            Way::Send => command.args(["send", "--url", &url(self.daemon())]),
-            Way::ImportUrl => command.args(["import", "--url", &url(self.daemon())]),
-            Way::ImportDir => {
-                if let Some(daemon) = self.daemon.take() {
-                    daemon.stop();
-                }
-                command.args(["import", "--data-dir"]).arg(self.db())
-            }
-        };
-        command.args(arguments);
-        command
-    }
-
-    pub(crate) fn run(&mut self, way: Way, arguments: &[&str]) -> CommandOutput {
-        output_of(&self.command(way, arguments).output().unwrap())
-    }
-
-    pub(crate) fn pipe(&mut self, way: Way, arguments: &[&str], input: &[u8]) -> CommandOutput {
-        let mut child = self.spawn(way, arguments);
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        output_of(&child.wait_with_output().unwrap())
-    }
-
-    fn spawn(&mut self, way: Way, arguments: &[&str]) -> Child {
-        self.command(way, arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    /// How many flows count: each test flow has a bytes_rx of 1.
-    pub(crate) fn counted(&mut self) -> u64 {
-        let rows = self.daemon().client.hour(1);
-        rows.iter().map(|(_, counters)| counters.rx).sum()
-    }
-
-    /// Sums of bytes_tx, which tell the flows apart.
-    pub(crate) fn tx(&mut self) -> u64 {
-        let rows = self.daemon().client.hour(1);
-        rows.iter().map(|(_, counters)| counters.tx).sum()
-    }
-}
-
-fn output_of(output: &std::process::Output) -> CommandOutput {
-    let (status, out, error) = parts(output);
-    CommandOutput { status, out, error }
-}
-
-impl CommandOutput {
-    /// So many flows counted, and so many were skipped.
-    #[track_caller]
-    pub(crate) fn assert(&self, counted: u64, skipped: u64) {
-        assert_eq!(self.status, Some(0), "{self:?}");
-        assert!(
-            self.out.starts_with(&format!("{counted} flows ")),
-            "{self:?}"
-        );
-        let text = match skipped {
-            1 => "; 1 flow skipped, which was counted before, first on 20".into(),
-            n => format!("; {n} flows skipped, which were counted before, first on 20"),
-        };
-        assert_eq!(self.out.contains(&text), skipped > 0, "{self:?}");
-    }
-
-    #[track_caller]
-    fn assert_refused(&self, word: &str) {
-        assert_eq!(self.status, Some(1), "{self:?}");
-        assert!(self.error.contains(word), "{self:?}");
-        assert!(self.out.starts_with("0 flows "), "{self:?}");
-    }
-}
+use crate::send::{csv_body, flows};
+use crate::support::{TestFlow, json_body, ndjson_body, random};
+use crate::world::{CommandOutput, WAYS, Way, World, output_of};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -146,7 +20,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-/// The same flows, in forms that differ in every byte.
+/// The same flows, in encodings that differ in every byte.
 fn copies(flows: &[TestFlow]) -> Vec<(&'static str, Vec<u8>)> {
     let ndjson = ndjson_body(flows);
     let text = String::from_utf8(ndjson.clone()).unwrap();
@@ -170,7 +44,7 @@ fn copies(flows: &[TestFlow]) -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn a_file_counts_once_under_any_name_and_compression() {
     let mut world = World::new();
-    // Several blocks, which every form cuts elsewhere.
+    // Several blocks, which every encoding cuts at other offsets.
     let flows = flows(16_000);
     let file = world.file("flows.ndjson", &ndjson_body(&flows));
     world.run(Way::Send, &[&file]).assert(16_000, 0);
@@ -179,7 +53,7 @@ fn a_file_counts_once_under_any_name_and_compression() {
         let way = WAYS[at % 2];
         world.run(way, &[&copy]).assert(0, 16_000);
     }
-    // By the same and the other commands, with other times, and batched otherwise.
+    // By the same and the other commands, with other times and batch sizes.
     for way in WAYS {
         let touched = std::fs::File::options().append(true).open(&file).unwrap();
         let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
@@ -215,7 +89,7 @@ fn a_file_counted_by_one_command_is_known_to_the_others() {
     }
 }
 
-/// It grows by any number of bytes, is compressed or not, is sent by any command, which may be killed.
+/// It grows by a random number of bytes, is compressed or not, and is sent by any command, which may be killed.
 #[test]
 fn a_file_that_grows_counts_once() {
     let mut random = random("identity");
@@ -237,7 +111,7 @@ fn a_file_that_grows_counts_once() {
         let way = *WAYS.choose(&mut random).unwrap();
         if random.random_range(0..3) == 0 {
             let mut child = world.spawn(way, &[&path]);
-            // Any moment will do.
+            // The moment does not matter.
             std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
             child.kill().unwrap();
             child.wait().unwrap();
@@ -261,7 +135,7 @@ fn a_file_that_grows_counts_once() {
     assert_eq!((world.counted(), world.tx()), (45_000, sum));
 }
 
-/// Nobody can tell whether its flows are those that were counted.
+/// It is unknown whether its flows are those that were counted.
 #[test]
 fn the_beginning_of_a_file_that_was_counted_is_refused() {
     let mut world = World::new();
@@ -286,7 +160,7 @@ fn the_beginning_of_a_file_that_was_counted_is_refused() {
     output.assert(5, 0);
     let output = world.run(Way::ImportUrl, &[&begin, "--again"]);
     output.assert(5, 0);
-    // What differs, as far as that can be told, is another file.
+    // A file that differs in a visible way is another file.
     let other: String = text.split_inclusive('\n').take(100).collect();
     let other = other + &*ndjson_lines(60);
     let other = world.file("other", other.as_bytes());
@@ -334,11 +208,11 @@ fn the_same_records_under_other_names_are_refused() {
         let rows = world.daemon().client.hour(1_000_000);
         let sum: u64 = rows.iter().map(|(_, counters)| counters.tx).sum();
         assert_eq!(sum, 157);
-        // A log that has the same header, and nothing else in common.
+        // A log with the same header and different records.
         let other = LOG.replace("10.0.0.", "10.0.1.");
         let other = world.file("other.log", other.as_bytes());
         world.run(first, &[&other]).assert(2, 0);
-        // A header alone is nothing.
+        // A header alone has no identity.
         let header = world.file(
             "header.log",
             LOG.split_inclusive('\n').next().unwrap().as_bytes(),
@@ -364,7 +238,7 @@ fn pipes_count_once_per_source() {
             world.run(way, &arguments).assert(0, 100);
             expected += new;
         }
-        // A pipe with a source is what a file is; one without counts each time.
+        // A pipe with a source is treated like a file; one without counts each time.
         world
             .pipe(way, &["-", "--source", "a"], &gzip(&body))
             .assert(0, 100);
@@ -412,19 +286,19 @@ fn a_truncated_file_counts_the_rest_when_it_is_complete() {
         }
         assert_eq!(world.counted(), 48_000, "{name}");
     }
-    // One that is shorter than a batch counts nothing.
+    // A truncated file shorter than a batch counts nothing.
     let mut world = World::new();
     let (gz, json) = (gzip(&ndjson[..5000]), &json[..5000]);
     for (name, bytes) in [("gz", &gz[..gz.len() - 1]), ("json", json)] {
         let file = world.file(name, bytes);
         for way in WAYS {
-            world.run(way, &[&file]).assert_refused("nothing of it");
+            world.run(way, &[&file]).assert_refused("none of it");
         }
     }
     assert_eq!(world.counted(), 0);
 }
 
-/// Checksums are at the end of a compressed file, but are known before the first flow counts.
+/// Checksums are at the end of a compressed file, but are verified before the first flow counts.
 #[test]
 fn nothing_of_a_damaged_file_counts() {
     let flows = flows(20_000);
@@ -440,7 +314,7 @@ fn nothing_of_a_damaged_file_counts() {
         zstd.write_all(bytes).unwrap();
         zstd.finish().unwrap()
     };
-    // Of an early flow, bytes_tx is another number.
+    // The bytes_tx of an early flow is changed.
     let mut wrong = stored(&ndjson);
     let at = memchr::memmem::find(&wrong, b"\"bytes_tx\":100,").unwrap();
     wrong[at + 11] = b'9';
@@ -475,7 +349,7 @@ fn nothing_of_a_damaged_file_counts() {
             let source = format!("{way:?}");
             let file = world.file(name, &damaged);
             let output = world.run(*way, &[&file, "--source", &source]);
-            output.assert_refused("nothing of it");
+            output.assert_refused("none of it");
             assert!(output.error.contains("is damaged"), "{output:?}");
             assert!(output.error.contains("get a good copy of it"), "{output:?}");
             let file = world.file(name, &good);
@@ -487,9 +361,9 @@ fn nothing_of_a_damaged_file_counts() {
     }
 }
 
-/// A service takes a while for each; all are at the file at the same time.
+/// The service is slow, so that all commands read the file at the same time.
 #[test]
-fn commands_that_overlap_count_it_once() {
+fn overlapping_commands_count_a_file_once() {
     let mut world = World::new();
     let whole = ndjson_body(&flows(60_000));
     let path = world.file("flows", b"");
@@ -497,16 +371,16 @@ fn commands_that_overlap_count_it_once() {
     for part in 1..=8 {
         let lines = whole.split_inclusive(|&byte| byte == b'\n');
         let begin: Vec<u8> = lines.take(part * 7_500).flatten().copied().collect();
-        // A new file, as a job that writes it anew does.
+        // A new file, as if a job had rewritten it.
         let new = world.file("new", &begin);
         std::fs::rename(&new, &path).unwrap();
         children.push(world.spawn(WAYS[part % 2], &[&path]));
-        // They start at different moments of the others; the sums are the same for all.
+        // They start at different times; the sums are the same in all cases.
         std::thread::sleep(Duration::from_millis(30));
     }
     let outputs = children.into_iter().map(|child| child.wait_with_output());
     let all: Vec<CommandOutput> = outputs.map(|output| output_of(&output.unwrap())).collect();
-    // A command that read less, and comes later, finds the beginning of what was counted.
+    // A later command that has read less finds the beginning of a counted file.
     let too_late = |output: &CommandOutput| output.error.contains("may be the beginning");
     assert!(
         all.iter().all(|s| s.status == Some(0) || too_late(s)),
@@ -564,7 +438,7 @@ fn files_of_a_few_bytes_count_once() {
         world.run(WAYS[(at + 1) % 3], &[&file]).assert(0, 1);
     }
     assert_eq!(world.counted(), 9);
-    // Many at once, one of them twice.
+    // Many in one command, one of them twice.
     let names: Vec<String> = (0..20)
         .map(|n| world.file(&format!("n{n}"), ndjson(100 + n % 19).as_bytes()))
         .collect();

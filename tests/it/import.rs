@@ -27,7 +27,7 @@ fn import_pipe(arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end before it has read all.
+    // It may end before it has read all input.
     let _sent = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -51,8 +51,7 @@ impl Bench {
         path.to_str().unwrap().to_owned()
     }
 
-    /// An hour as a service on the data directory answers it. What is stored has to agree with the
-    /// ledger.
+    /// The rows of an hour from a service on the data directory. The rows have to agree with the ledger.
     pub fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {
         let daemon = Daemon::start(Path::new(&self.db));
         let rows = daemon.client.hour(hour);
@@ -95,7 +94,7 @@ fn every_format_and_compression_is_imported() {
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let (status, out, error) = import(&[&files[..], &["--data-dir", &bench.db]].concat());
     assert_eq!(status, Some(0), "{error}");
-    // They are one file, whatever it is written as.
+    // All encodings are the same file.
     assert!(out.starts_with("25000 flows imported in "), "{out}");
     assert!(out.contains("; 200000 flows skipped, which"), "{out}");
     assert_eq!(bench.hour(1), hour_of(&model, 1));
@@ -177,7 +176,7 @@ fn invalid_flows_of_an_import_are_rejected_and_the_others_count() {
     assert!(out.starts_with("0 flows imported"), "{out}");
     assert!(error.contains("line 4: hour: "), "{error}");
     assert!(
-        error.contains("--max-rejects 0 allows; nothing of it"),
+        error.contains("--max-rejects 0 allows; none of it"),
         "{error}"
     );
 
@@ -190,7 +189,7 @@ fn invalid_flows_of_an_import_are_rejected_and_the_others_count() {
         "{error}"
     );
     let kept = std::fs::read_to_string(rejects).unwrap();
-    // A second time, nothing of it is added; under another name all is.
+    // A second run appends none of them; under another name, it appends all.
     let (status, _, error) = import(&into);
     assert_eq!(status, Some(1));
     assert!(error.contains("2 flows were refused"), "{error}");
@@ -236,7 +235,7 @@ fn invalid_flows_of_an_import_are_rejected_and_the_others_count() {
     daemon.stop();
 }
 
-/// The published examples of AWS's user guide, with another order of fields, through both ways.
+/// The published examples of AWS's user guide, with another order of fields, through both commands.
 #[test]
 fn a_vpc_flow_log_is_imported() {
     let bench = Bench::new();
@@ -268,7 +267,7 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
     let new_rows = row(449_091, "batch", "s3", "vpc-abcdefab012345678", 471, 15_044);
     let old_rows = row(394_036, "bastion", "172.31.16.21", "", 4249, 0);
 
-    // The header tells what the first is; the second has none.
+    // The first has a header; the second has none.
     let daemon = Daemon::start(&bench.dir.path().join("served"));
     let url = url(&daemon);
     for into in [["--data-dir", &bench.db], ["--url", &url]] {
@@ -307,8 +306,8 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
     assert_eq!(bench.hour(394_036), old_rows);
 }
 
-/// An import is killed at growing ages, by SIGKILL and by SIGTERM in turn, until one has the time to
-/// end: every flow counts once.
+/// Imports are killed after increasing times, alternately by SIGKILL and by SIGTERM, until one completes: every flow
+/// counts once.
 #[test]
 fn an_interrupted_import_resumes() {
     let bench = Bench::new();
@@ -326,7 +325,7 @@ fn an_interrupted_import_resumes() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Each older than the one before by a quarter, so that one of them ends however slow the machine is.
+        // Each time is a quarter longer, so that one import completes however slow the machine is.
         age += age / 4;
         if let Some(status) = poll_for(age, || child.try_wait().unwrap()) {
             assert!(status.success(), "{:?}", child.wait_with_output());
@@ -344,7 +343,7 @@ fn an_interrupted_import_resumes() {
         let (status, _, error) = parts(&output);
         match status {
             Some(0) => break,
-            // Before it listens to signals.
+            // The process does not handle signals yet.
             None => {}
             status => {
                 assert_eq!(status, Some(128 + 15), "{error}");
@@ -374,7 +373,7 @@ fn a_failed_import_names_the_cause_and_its_progress() {
     cut.truncate(cut.len() - 10);
     let cut = bench.file("cut.gz", &cut);
     let db = ["--data-dir", bench.db.as_str()];
-    // The names are looked at first.
+    // The names are checked first.
     for (name, word) in [
         ("/nowhere/flows.json", "/nowhere/flows.json: No such file"),
         ("/tmp", "/tmp: is a directory; give a file"),
@@ -387,7 +386,7 @@ fn a_failed_import_names_the_cause_and_its_progress() {
         );
         assert!(!PathBuf::from(&bench.db).exists());
     }
-    // No directory is made for nothing; one that is, is named.
+    // A directory is created only for the first flow, and is then named.
     let bad = bench.file("bad.ndjson", b"{nonsense\n");
     let (status, out, _) = import(&[&[bad.as_str()][..], &db].concat());
     assert_eq!(status, Some(1));
@@ -424,7 +423,7 @@ fn a_failed_import_names_the_cause_and_its_progress() {
         let (status, out, error) = import(&[&[file.as_str()][..], &db].concat());
         assert_eq!(status, Some(1), "{out}");
         assert!(error.contains(word), "{error}");
-        assert!(error.contains("; nothing of it was imported"), "{error}");
+        assert!(error.contains("; none of it was imported"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     let apps = bench.file("apps.csv", b"address,app\n10.0.0.0/8,a\n10.0.0.0/8,b\n");
@@ -447,7 +446,7 @@ fn a_failed_import_names_the_cause_and_its_progress() {
         "{error}"
     );
     daemon.stop();
-    // Not both.
+    // Both are an error.
     let both = ["--data-dir", &bench.db, "--url", "http://127.0.0.1:9"];
     assert_eq!(import(&[&[good.as_str()], &both[..]].concat()).0, Some(2));
 }

@@ -1,4 +1,4 @@
-//! Kafka as a journal, against a real broker: acknowledged batches are read once, while nodes join and leave.
+//! Kafka as a journal, with a real broker: acknowledged batches are read once, while nodes join and leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,34 +7,29 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use flow::{Offset, Partition, PartitionCount};
 use flowtally::service::cluster::kafka::{
-    ConsumedMessage, Consumer, Control, Handler, KafkaError, KafkaSettings, MESSAGE_BYTES_MAX,
-    Owners, Producer, Signer, Truncation, ensure_topics,
+    ConsumedMessage, Consumer, Control, Handler, KafkaError, KafkaSettings, Producer, ensure_topics,
 };
 
-use crate::wait::{at_most, until};
+use crate::wait::until;
 
-/// Nobody listens there.
-const NOWHERE: &str = "127.0.0.1:9";
+/// No process listens there.
+pub(crate) const NOWHERE: &str = "127.0.0.1:9";
 
-/// It ends with this process, however that ends.
+/// A broker that ends with this process, however that ends.
 pub struct Broker {
     dir: PathBuf,
     pub addresses: String,
 }
 
-/// One for all tests that leave it alone.
+/// A broker that tests share if they do not disturb it.
 pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
 
 impl Broker {
@@ -52,7 +47,7 @@ impl Broker {
         script(&["kill", self.dir.to_str().unwrap(), "1"]);
     }
 
-    /// Again, on its data.
+    /// Restarts the broker with its data.
     pub fn restart(&self) {
         script(&["restart", self.dir.to_str().unwrap(), "1"]);
     }
@@ -80,7 +75,7 @@ pub fn script_command(mut command: Command, name: &str) -> Command {
     command
 }
 
-/// For what an operator does to topics.
+/// A client for an operator's changes to topics.
 pub fn admin() -> AdminClient<DefaultClientContext> {
     client(&BROKER.addresses).create().unwrap()
 }
@@ -101,12 +96,12 @@ pub fn script_by(command: Command, arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "Kafka cannot be had; it takes bash, the Debian package maven, and Maven Central: {error}"
+        "Kafka is not available; it needs bash, the Debian package maven, and Maven Central: {error}"
     );
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn settings(brokers: &str, topic: &str, node: &str) -> KafkaSettings {
+pub(crate) fn settings(brokers: &str, topic: &str, node: &str) -> KafkaSettings {
     KafkaSettings {
         brokers: brokers.to_owned(),
         topic: topic.to_owned(),
@@ -124,46 +119,46 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(future)
 }
 
-fn p(number: i32) -> Partition {
+pub(crate) fn p(number: i32) -> Partition {
     Partition::try_from(number).unwrap()
 }
 
-fn o(number: u64) -> Offset {
+pub(crate) fn o(number: u64) -> Offset {
     Offset::try_from(number).unwrap()
 }
 
-fn count(partitions: i32) -> PartitionCount {
+pub(crate) fn count(partitions: i32) -> PartitionCount {
     PartitionCount::try_from(partitions).unwrap()
 }
 
-/// What all nodes have stored, as if each partition's store moved with the partition: messages by offset.
+/// The stores of all nodes, as if each partition's store moved with the partition: messages by offset.
 #[derive(Debug, Default)]
-struct Stores {
-    messages: BTreeMap<i32, BTreeMap<u64, Vec<u8>>>,
-    owners: BTreeMap<i32, String>,
-    errors: Vec<KafkaError>,
-    /// Where partitions without messages start; `None` is for later.
-    start: BTreeMap<i32, Option<u64>>,
+pub(crate) struct Stores {
+    pub(crate) messages: BTreeMap<i32, BTreeMap<u64, Vec<u8>>>,
+    pub(crate) owners: BTreeMap<i32, String>,
+    pub(crate) errors: Vec<KafkaError>,
+    /// The start of partitions without messages; `None` means that it is given later.
+    pub(crate) start: BTreeMap<i32, Option<u64>>,
 }
 
 impl Stores {
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.messages.values().map(BTreeMap::len).sum()
     }
 
-    fn owned_by(&self, node: &str) -> usize {
+    pub(crate) fn owned_by(&self, node: &str) -> usize {
         self.owners.values().filter(|owner| *owner == node).count()
     }
 }
 
 #[derive(Clone)]
-struct Node {
-    name: String,
-    stores: Arc<Mutex<Stores>>,
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) stores: Arc<Mutex<Stores>>,
 }
 
 impl Node {
-    fn join(settings: &KafkaSettings, stores: &Arc<Mutex<Stores>>) -> Consumer {
+    pub(crate) fn join(settings: &KafkaSettings, stores: &Arc<Mutex<Stores>>) -> Consumer {
         let node = Node {
             name: settings.node.clone(),
             stores: stores.clone(),
@@ -220,12 +215,12 @@ impl Handler for Node {
 }
 
 #[test]
-fn members_that_come_and_go_read_everything_once() {
+fn members_that_join_and_leave_read_everything_once() {
     let broker = &*BROKER;
     let of = |node: &str| settings(&broker.addresses, "members", node);
     assert_eq!(ensure_topics(&of("a"), count(4)).unwrap(), count(4));
     let existing = ensure_topics(&of("a"), count(9)).unwrap();
-    assert_eq!(existing, count(4), "they were there");
+    assert_eq!(existing, count(4), "they existed");
     let producer = Producer::new(&of("a")).unwrap();
     let mut sent = BTreeMap::new();
     let mut produce = |messages: usize| {
@@ -264,14 +259,14 @@ fn members_that_come_and_go_read_everything_once() {
         })
     });
 
-    // A member that is back within its session has its partitions at once.
+    // A member that returns within its session keeps its partitions.
     drop(first);
     assert_eq!(stores.lock().owned_by("a"), 0);
     let first = Node::join(&of("a"), &stores);
     until("it is back", || stores.lock().owned_by("a") == 2);
     assert_eq!(stores.lock().owned_by("b"), 2);
 
-    // One that stays away loses them.
+    // A member that does not return loses them.
     drop(first);
     let total = produce(500);
     until("the other has all", || stores.lock().owned_by("b") == 4);
@@ -299,18 +294,18 @@ fn a_pause_ends_when_the_partition_is_revoked() {
     let stores = Arc::new(Mutex::new(Stores::default()));
     let owned_by = |node: &str| stores.lock().owned_by(node);
     let first = Node::join(&of("a"), &stores);
-    // The client ignores a pause of a partition that it was not passed yet.
+    // The client ignores a pause of a partition that was not passed to it yet.
     until("it reads all", || {
         let progress = first.control().progress();
         progress.len() == 2 && progress.values().all(|p| p.position.is_some())
     });
     (0..2).for_each(|partition| first.control().pause(p(partition)));
     let second = Node::join(&of("b"), &stores);
-    until("one goes", || owned_by("b") == 1);
+    until("one partition moves", || owned_by("b") == 1);
     let went = stores.lock().owners.clone();
     let went = *went.iter().find(|(_, node)| *node == "b").unwrap().0;
     drop(second);
-    until("it comes back", || owned_by("a") == 2);
+    until("it moves back", || owned_by("a") == 2);
     for partition in 0..2 {
         block_on(producer.send(p(partition), None, b"message")).unwrap();
     }
@@ -318,10 +313,10 @@ fn a_pause_ends_when_the_partition_is_revoked() {
         let stores = stores.lock();
         stores.messages.get(&partition).map_or(0, BTreeMap::len)
     };
-    until("what came back is read", || messages(went) == 1);
-    assert_eq!(messages(1 - went), 0, "what stayed is still paused");
+    until("the returned partition is read", || messages(went) == 1);
+    assert_eq!(messages(1 - went), 0, "the other partition is still paused");
     first.control().resume(p(1 - went));
-    until("and so is the other", || messages(1 - went) == 1);
+    until("the other is read, too", || messages(1 - went) == 1);
 }
 
 #[test]
@@ -348,10 +343,10 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
             pending.push((partition, payload, acknowledgement));
         }
         match n {
-            // Some are in flight then.
+            // Some messages are in flight then.
             200 => broker.kill(),
             300 => {
-                until("the silence is seen", || {
+                until("the silence is detected", || {
                     let progress = consumer.control().progress();
                     let silent = |contact: Option<Instant>| {
                         contact.is_none_or(|c| c.elapsed() > Duration::from_secs(3))
@@ -366,7 +361,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     for (partition, payload, acknowledgement) in pending {
         match block_on(acknowledgement) {
             Ok(Some(offset)) => drop(acknowledged.insert((partition, offset), payload)),
-            // A retry that the broker recognised: it has the message.
+            // The broker recognised a retry, and has the message.
             Ok(None) => {}
             Err(error) => assert!(error.is_temporary(), "{error}"),
         }
@@ -401,9 +396,9 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     );
 }
 
-/// As one may for a moment that was just killed, and is back.
+/// A broker that was killed and restarted may report such an offset for a moment.
 #[test]
-fn reading_continues_after_a_false_offset_out_of_range() {
+fn reading_continues_after_a_false_out_of_range_error() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("errs", 2, 1).unwrap();
     let settings = settings(&cluster.bootstrap_servers(), "errs", "a");
@@ -439,7 +434,7 @@ fn each_partition_starts_where_its_store_ends() {
     (0..4).for_each(|partition| (0..10).for_each(|n| produce(partition, n)));
 
     let stores = Arc::new(Mutex::new(Stores {
-        // The end; what is not there yet; and one whose store is being restored.
+        // The end; an offset beyond the end; and a partition whose store is being restored.
         start: [(0, Some(7)), (1, Some(10)), (2, Some(11)), (3, None)].into(),
         ..Stores::default()
     }));
@@ -452,7 +447,7 @@ fn each_partition_starts_where_its_store_ends() {
             .unwrap_or_default()
     };
     until("partition 0 is read", || offsets(0) == [7, 8, 9]);
-    until("what is wrong is said", || !stores.lock().errors.is_empty());
+    until("the error is reported", || !stores.lock().errors.is_empty());
     let out_of_range = KafkaError::OutOfRange {
         partition: p(2),
         offset: o(11),
@@ -471,335 +466,15 @@ fn each_partition_starts_where_its_store_ends() {
     assert_eq!(consumer.control().progress()[&p(3)].position, Some(o(11)));
     assert!(offsets(2).is_empty(), "it is stopped");
 
-    // One that has more than it can take does not hold up the others.
+    // A paused partition does not delay the others.
     until("partition 0 is read to its end", || {
         offsets(0) == [7, 8, 9, 10]
     });
     let before = offsets(0);
     consumer.control().pause(p(0));
     (0..4).for_each(|partition| produce(partition, 11));
-    until("the other goes on", || offsets(1).last() == Some(&11));
+    until("the other continues", || offsets(1).last() == Some(&11));
     assert_eq!(offsets(0), before);
     consumer.control().resume(p(0));
-    until("it goes on", || offsets(0) == [7, 8, 9, 10, 11]);
-}
-
-/// Signs nothing, and accepts everything.
-#[derive(Debug)]
-struct Unsigned;
-
-impl Signer for Unsigned {
-    fn sign(&self, _: &str) -> Option<String> {
-        None
-    }
-
-    fn verify(&self, _: &str, _: Option<&str>) -> bool {
-        true
-    }
-}
-
-#[test]
-fn announcements_are_found_by_a_late_reader() {
-    let broker = &*BROKER;
-    let of = |node: &str| settings(&broker.addresses, "announced", node);
-    ensure_topics(&of("a"), count(2)).unwrap();
-    let producer = Producer::new(&of("a")).unwrap();
-    let first = Owners::open(
-        &of("a"),
-        "http://a",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    )
-    .unwrap();
-    assert!(first.table().is_empty());
-    block_on(first.publish_ownership(p(0), o(5))).unwrap();
-    block_on(first.publish_ownership(p(1), o(6))).unwrap();
-    until("it reads its own", || first.table().len() == 2);
-    let epoch = first.owner(p(0)).unwrap().epoch;
-    block_on(first.publish_ownership(p(0), o(9))).unwrap();
-
-    let second = Owners::open(
-        &of("b"),
-        "http://b",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    )
-    .unwrap();
-    let owner = second.owner(p(0)).unwrap();
-    assert_eq!((owner.node.as_str(), owner.url.as_str()), ("a", "http://a"));
-    assert_eq!(
-        (owner.epoch, owner.offset),
-        (epoch, o(9)),
-        "it is the same ownership"
-    );
-    assert_eq!(second.owner(p(1)).unwrap().offset, o(6));
-    block_on(second.publish_ownership(p(0), o(9))).unwrap();
-    until("a change is seen", || {
-        first.owner(p(0)).unwrap().node == "b"
-    });
-    assert!(first.owner(p(0)).unwrap().epoch > epoch);
-
-    // It has no such partition.
-    block_on(first.publish_ownership(p(2), o(9))).unwrap();
-    block_on(first.publish_ownership(p(0), o(10))).unwrap();
-    until("the last is read", || {
-        second.owner(p(0)).unwrap().offset == o(10)
-    });
-    assert_eq!(second.owner(p(2)), None);
-
-    // The journal has been given more partitions meanwhile.
-    let error = Owners::open(
-        &of("c"),
-        "http://c",
-        &producer,
-        Arc::new(Unsigned),
-        count(3),
-    )
-    .unwrap_err();
-    assert!(
-        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(2) && is == count(3)),
-        "{error}"
-    );
-
-    let nowhere = Owners::open(
-        &settings(&broker.addresses, "no-such", "a"),
-        "http://a",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    );
-    let error = nowhere.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            KafkaError::NoTopic { .. } | KafkaError::Unavailable { .. }
-        ),
-        "{error}"
-    );
-}
-
-/// A signature is the token itself.
-#[derive(Debug)]
-struct Named(Mutex<Vec<&'static str>>);
-
-impl Signer for Named {
-    fn sign(&self, _: &str) -> Option<String> {
-        self.0.lock().first().map(ToString::to_string)
-    }
-
-    fn verify(&self, _: &str, signature: Option<&str>) -> bool {
-        signature.is_some_and(|token| self.0.lock().contains(&token))
-    }
-}
-
-#[test]
-fn permanent_announcements_outlive_their_token_and_those_that_overwrite_them() {
-    let broker = &*BROKER;
-    let of = |node: &str| settings(&broker.addresses, "remembered", node);
-    ensure_topics(&of("a"), count(4)).unwrap();
-    let producer = Producer::new(&of("a")).unwrap();
-    let open = |node: &str, tokens: &Arc<Named>, partitions| {
-        let url = format!("http://{node}");
-        Owners::open(
-            &of(node),
-            &url,
-            &producer,
-            tokens.clone(),
-            count(partitions),
-        )
-    };
-    let tokens = |of: &[&'static str]| Arc::new(Named(Mutex::new(of.to_vec())));
-    let (first, only_new) = (tokens(&["old"]), tokens(&["new"]));
-    let running = open("a", &first, 4).unwrap();
-    let truncation = Truncation {
-        partition: p(3),
-        sums_to: o(29),
-        kafka_to: o(16),
-    };
-    running.report_truncation(truncation);
-
-    // Under a token that nobody has had yet, nothing is known.
-    let stranger = tokens(&["guess"]);
-    let other = open("x", &stranger, 4).unwrap();
-    assert_eq!(other.truncation(p(3)), None);
-    drop(other);
-
-    *first.0.lock() = vec!["new", "old"];
-    running.publish_permanent();
-    until("it is known under the new token", || {
-        open("b", &only_new, 4).unwrap().truncation(p(3)) == Some(truncation)
-    });
-    let error = open("b", &only_new, 8).unwrap_err();
-    assert!(
-        matches!(error, KafkaError::PartitionsChanged { was, is, .. } if was == count(4) && is == count(8)),
-        "{error}"
-    );
-
-    // Compaction keeps only this of the two.
-    let over: BaseProducer = client(&broker.addresses).create().unwrap();
-    for (key, said) in [
-        ("lost/3", r#"{"partition":3,"sums_to":1,"kafka_to":1}"#),
-        ("journal", r#"{"partitions":8,"seal":"no"}"#),
-    ] {
-        let record = BaseRecord::to("remembered-owners").partition(0);
-        over.send(record.key(key).payload(said)).unwrap();
-    }
-    over.flush(Duration::from_secs(30)).unwrap();
-    running.publish_permanent();
-    until("both are written again", || {
-        let written = last_of_keys(&of("a").brokers, "remembered-owners");
-        written["lost/3"] == r#"{"partition":3,"sums_to":29,"kafka_to":16,"seal":"new"}"#
-            && written["journal"] == r#"{"partitions":4,"seal":"new"}"#
-    });
-}
-
-/// What compaction leaves of a topic of one partition.
-fn last_of_keys(brokers: &str, topic: &str) -> BTreeMap<String, String> {
-    let mut config = client(brokers);
-    config.set("group.id", "last-of-keys");
-    let reader: BaseConsumer = config.create().unwrap();
-    let timeout = Duration::from_secs(30);
-    let mut left = BTreeMap::new();
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, rdkafka::Offset::Beginning)
-        .unwrap();
-    reader.assign(&list).unwrap();
-    let mut next = 0;
-    let (_, end) = reader.fetch_watermarks(topic, 0, timeout).unwrap();
-    while next < end {
-        let message = reader.poll(timeout).unwrap().unwrap();
-        next = message.offset() + 1;
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        left.insert(
-            text(message.key().unwrap()),
-            text(message.payload().unwrap()),
-        );
-    }
-    left
-}
-
-#[test]
-fn topics_that_would_lose_messages_are_refused() {
-    let broker = &*BROKER;
-    let admin = admin();
-    for (topic, journal, owners, says) in [
-        (
-            "wrong-journal",
-            ("cleanup.policy", "compact"),
-            "compact",
-            "topic wrong-journal has cleanup.policy=compact",
-        ),
-        (
-            "wrong-owners",
-            ("cleanup.policy", "delete"),
-            "delete",
-            "topic wrong-owners-owners has cleanup.policy=delete",
-        ),
-        (
-            "short",
-            ("max.message.bytes", "1000000"),
-            "compact",
-            "topic short has max.message.bytes=1000000",
-        ),
-    ] {
-        let of_owners = format!("{topic}-owners");
-        let topics = [
-            NewTopic::new(topic, 2, TopicReplication::Fixed(1)).set(journal.0, journal.1),
-            NewTopic::new(&of_owners, 1, TopicReplication::Fixed(1)).set("cleanup.policy", owners),
-        ];
-        for made in block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
-            made.unwrap();
-        }
-        let error = ensure_topics(&settings(&broker.addresses, topic, "a"), count(2)).unwrap_err();
-        assert!(error.to_string().contains(says), "{error}");
-    }
-}
-
-#[test]
-fn unreachable_brokers_are_an_error_within_the_timeout() {
-    let settings = settings(NOWHERE, "flows", "a");
-    let start = Instant::now();
-    let producer = Producer::new(&settings).unwrap();
-    let sent = producer.send(p(0), None, b"x");
-    let stores = Arc::new(Mutex::new(Stores::default()));
-    let consumer = Node::join(&settings, &stores);
-    let owners = Owners::open(
-        &settings,
-        "http://a",
-        &producer,
-        Arc::new(Unsigned),
-        count(2),
-    );
-    assert!(owners.unwrap_err().is_temporary());
-    assert!(block_on(sent).unwrap_err().is_temporary());
-    let took = start.elapsed();
-    assert!(took < at_most(14), "{took:?}");
-    let error = ensure_topics(&settings, count(2)).unwrap_err();
-    assert!(error.is_temporary(), "{error}");
-
-    let large = vec![0; MESSAGE_BYTES_MAX - 1000];
-    let mut sends: Vec<_> = (0..80).map(|_| producer.send(p(0), None, &large)).collect();
-    let start = Instant::now();
-    assert_eq!(block_on(sends.pop().unwrap()), Err(KafkaError::QueueFull));
-    let took = start.elapsed();
-    assert!(took < at_most(1), "{took:?}");
-
-    let start = Instant::now();
-    drop((consumer, sends, producer));
-    let took = start.elapsed();
-    assert!(took < at_most(5), "{took:?}");
-}
-
-#[test]
-fn permanent_errors_of_kafka_are_distinguished_from_temporary_ones() {
-    let broker = &*BROKER;
-    let settings = settings(&broker.addresses, "kinds", "a");
-    ensure_topics(&settings, count(2)).unwrap();
-    let producer = Producer::new(&settings).unwrap();
-    let longest = vec![7; MESSAGE_BYTES_MAX - 1000];
-    assert_eq!(
-        block_on(producer.send(p(0), None, &longest)),
-        Ok(Some(o(0)))
-    );
-    let too_long = vec![7; MESSAGE_BYTES_MAX + 1];
-    let sent = block_on(producer.send(p(0), None, &too_long));
-    assert_eq!(sent, Err(KafkaError::TooLarge));
-    let error = block_on(producer.send(p(2), None, b"x")).unwrap_err();
-    assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
-
-    // Of two nodes with one name, the first has to end.
-    let stores = [(); 2].map(|()| Arc::new(Mutex::new(Stores::default())));
-    let first = Node::join(&settings, &stores[0]);
-    until("it reads", || stores[0].lock().count() == 1);
-    let second = Node::join(&settings, &stores[1]);
-    until("the name is taken", || {
-        let errors = &stores[0].lock().errors;
-        matches!(errors[..], [KafkaError::Fatal { .. }])
-    });
-    until("it has nothing left", || {
-        first.control().progress().is_empty()
-    });
-    until("the other reads", || stores[1].lock().count() == 1);
-    drop((first, second));
-
-    let absent = KafkaSettings {
-        topic: "absent".into(),
-        ..settings
-    };
-    let start = Instant::now();
-    let error = block_on(Producer::new(&absent).unwrap().send(p(0), None, b"x")).unwrap_err();
-    assert!(matches!(error, KafkaError::NoTopic { .. }), "{error}");
-    let took = start.elapsed();
-    assert!(took < at_most(9), "{took:?}");
-    let stores = Arc::new(Mutex::new(Stores::default()));
-    let _consumer = Node::join(&absent, &stores);
-    until("the absence is said", || {
-        let stores = stores.lock();
-        stores
-            .errors
-            .iter()
-            .any(|e| matches!(e, KafkaError::NoTopic { .. }))
-    });
+    until("it continues", || offsets(0) == [7, 8, 9, 10, 11]);
 }

@@ -1,16 +1,16 @@
-//! Checks the table of `docs/internals/modules.md` against the sources: which module of the service may import which.
-//! Cargo checks this between packages.
+//! Checks the table of `docs/internals/modules.md`, which lists the allowed imports between modules, against the
+//! sources. Cargo checks this between packages.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 struct Module {
     name: &'static str,
-    /// Modules of this package that it may name.
+    /// Modules of this package that it may import.
     may: &'static [&'static str],
-    /// Modules of `agent` that it may name.
+    /// Modules of `agent` that it may import.
     agent: &'static [&'static str],
-    /// Outside crates that nobody else may name.
+    /// External crates that no other module may import.
     crates: &'static [&'static str],
 }
 
@@ -223,7 +223,7 @@ fn arrows_between_modules_run_one_way() {
 }
 
 #[test]
-fn each_outside_crate_has_one_home() {
+fn each_external_crate_is_used_by_one_module() {
     let sources = sources();
     for outside in TABLE.iter().flat_map(|module| module.crates) {
         let owned = |module: &&Module| module.crates.contains(outside);

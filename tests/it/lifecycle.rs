@@ -40,18 +40,18 @@ fn chmod(mode: &str, path: &Path) {
     assert!(status.unwrap().success());
 }
 
-/// Somebody who has no right to what others have not given: not root, if the tests are.
+/// An unprivileged user: if the tests run as root, another user.
 struct Stranger {
     binary: PathBuf,
     is_other: bool,
 }
 
 impl Stranger {
-    /// One who can read all that is in `dir`.
+    /// A user who can read everything in `dir`.
     fn new(dir: &Path) -> Stranger {
         let binary = dir.join("flowtally");
-        // By another process: a child that one of the other tests starts meanwhile would have it open
-        // to be written, and it could not be run.
+        // Copied by another process: otherwise, a child that another test starts meanwhile could inherit the open file,
+        // and it could not be executed.
         let copied = Command::new("cp")
             .arg(Daemon::binary())
             .arg(&binary)
@@ -73,7 +73,7 @@ impl Stranger {
     }
 }
 
-/// A port that nobody has.
+/// A free port.
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
@@ -83,8 +83,8 @@ fn free_port() -> SocketAddr {
 fn client_of(address: SocketAddr) -> Client {
     let client = Client::new(address);
     until("the daemon to be ready", || {
-        let answer = client.get("/readyz", &[]);
-        answer.is_ok_and(|answer| answer.status == 200)
+        let response = client.get("/readyz", &[]);
+        response.is_ok_and(|response| response.status == 200)
     });
     client
 }
@@ -116,16 +116,16 @@ fn assert_refusal(output: &Output, words: &[&str]) {
 }
 
 #[test]
-fn a_stop_in_good_order_flushes_so_that_nothing_is_replayed() {
+fn a_graceful_stop_flushes_so_that_nothing_is_replayed() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
-        // So little memory that the journal has files beside its log.
+        // With little memory, so that the journal has files beside its log.
         let arguments = ["--memory-max", "128", "--flush-interval", "3600"];
         let mut daemon = Daemon::start_with(dir.path(), &arguments);
         for _ in 0..80 {
             daemon.client.accept(&vec![one()[0].clone(); 10_000]);
         }
-        assert!(bytes_of(dir.path()) > 8 << 20, "nothing to let go");
+        assert!(bytes_of(dir.path()) > 8 << 20, "nothing to delete");
         daemon.signal(signal);
         assert!(daemon.wait().success(), "{}", daemon.log());
         assert!(bytes_of(dir.path()) < 1 << 20, "the journal is still there");
@@ -154,7 +154,7 @@ fn a_kill_replays_and_so_does_a_second_one() {
 }
 
 #[test]
-fn a_stop_finishes_requests_in_flight_and_accepts_no_others() {
+fn a_stop_completes_requests_in_flight_and_accepts_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let body = json_body(&one());
@@ -165,10 +165,10 @@ fn a_stop_finishes_requests_in_flight_and_accepts_no_others() {
         TcpStream::connect(daemon.address).is_err()
     });
     slow.write_all(&body[10..]).unwrap();
-    let mut answer = String::new();
-    slow.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.ends_with("{\"accepted\":1}\n"), "{answer}");
+    let mut response = String::new();
+    slow.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(response.ends_with("{\"accepted\":1}\n"), "{response}");
     assert!(daemon.wait().success(), "{}", daemon.log());
     let daemon = Daemon::start(dir.path());
     assert_eq!(daemon.client.hour(1)[0].1.tx, 100);
@@ -189,9 +189,9 @@ fn begin_post(daemon: &Daemon, body_bytes: usize) -> TcpStream {
         "POST /flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {body_bytes}\r\nexpect: 100-continue\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).unwrap();
-    let mut answer = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
-    stream.read_exact(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 100 "));
+    let mut response = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut response).unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 100 "));
     stream
 }
 
@@ -215,7 +215,7 @@ fn requests_that_do_not_end_are_aborted_after_the_timeout() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_and_loses_nothing() {
+fn a_second_signal_exits_immediately_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     daemon.client.accept(&one());
@@ -230,7 +230,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
 }
 
 #[test]
-fn a_directory_in_use_is_left_alone() {
+fn a_directory_in_use_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     daemon.client.accept(&one());
@@ -240,7 +240,7 @@ fn a_directory_in_use_is_left_alone() {
 }
 
 #[test]
-fn a_directory_of_another_format_is_left_alone() {
+fn a_directory_of_another_format_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     daemon.client.accept(&one());
@@ -255,14 +255,14 @@ fn a_directory_of_another_format_is_left_alone() {
 }
 
 #[test]
-fn a_directory_that_is_not_ours_is_left_alone() {
+fn a_foreign_directory_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
     refuses(
         dir.path(),
         &["not a flowtally data directory", "--data-dir"],
     );
-    // Nor a database of somebody else's, nor a file in the way.
+    // The same holds for a foreign database, and for a file instead of a directory.
     std::fs::write(dir.path().join("FLOWTALLY"), "hello").unwrap();
     refuses(dir.path(), &["not a flowtally data directory"]);
     let file = dir.path().join("thesis.tex");
@@ -275,8 +275,8 @@ fn a_directory_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_left_alone() {
-    // Root may write anywhere, so this runs as somebody else where the tests run as root.
+fn an_unwritable_directory_is_not_touched() {
+    // Root may write anywhere, so this runs as another user if the tests run as root.
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     Daemon::start(&dir).stop();
@@ -293,7 +293,7 @@ fn a_directory_that_cannot_be_written_is_left_alone() {
         &["cannot use", "ermission denied", "may write"],
     );
     assert_eq!(tree(&dir), before);
-    // The same where it would have to be made.
+    // The same if the directory would have to be created.
     assert_refusal(
         &serve(&dir.join("deeper")),
         &["cannot use", "ermission denied"],
@@ -302,7 +302,7 @@ fn a_directory_that_cannot_be_written_is_left_alone() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_one_clear_line() {
+fn a_taken_port_is_one_clear_error_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(Daemon::binary())
@@ -320,7 +320,7 @@ fn a_port_that_is_taken_is_one_clear_line() {
 }
 
 #[test]
-fn a_copy_of_a_stopped_directory_gives_the_same_answers() {
+fn a_copy_of_a_stopped_directory_returns_the_same_rows() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, copy) = (temp.path().join("db"), temp.path().join("copy"));
     let daemon = Daemon::start(&dir);
@@ -335,7 +335,7 @@ fn a_copy_of_a_stopped_directory_gives_the_same_answers() {
 }
 
 #[test]
-fn variables_set_what_flags_do_not() {
+fn variables_apply_without_flags() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(Daemon::binary())
         .args(["serve", "--data-dir"])
@@ -387,7 +387,7 @@ fn connections_that_send_no_request_do_not_delay_a_stop() {
         stream.write_all(start.as_bytes()).unwrap();
         idle.push(stream);
     }
-    // Of these and of the client that asks.
+    // Those of the loop, and the client's.
     until("connections", || {
         daemon.client.metric("flowtally_http_connections") >= 4.0
     });
@@ -423,7 +423,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
 }
 
 #[test]
-fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
+fn a_small_limit_of_open_files_limits_connections_not_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
     let script =
@@ -437,13 +437,13 @@ fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
         .spawn()
         .unwrap();
     let client = client_of(port);
-    // Until the kernel's queue in front of the daemon is full as well.
+    // Until the kernel's accept queue is full as well.
     let patience = Duration::from_millis(200);
     let idle: Vec<_> = (0..900)
         .map_while(|_| TcpStream::connect_timeout(&port, patience).ok())
         .collect();
     assert!(idle.len() >= 70);
-    // Enough for several memtables and files, each of which wants a descriptor.
+    // Enough for several memtables and files, each of which needs a descriptor.
     let flows: Vec<_> = (0..30_000)
         .map(|i| TestFlow::new(1, &format!("src-{i}"), &"d".repeat(100), "v", 1, 1))
         .collect();
@@ -457,8 +457,8 @@ fn a_small_limit_of_open_files_is_for_connections_not_for_the_store() {
     child.wait().unwrap();
 }
 
-/// A look into a directory must not be the start of anything: what is found in it is all there, flows
-/// that are in the journal only, an earlier format, no right to write; and stays so.
+/// Reading a directory must not change it. It works with flows that are in the journal only, with an earlier format,
+/// and without permission to write.
 #[test]
 fn commands_that_read_change_nothing() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,11 +1,12 @@
-//! Everything that is tested from outside: the real binary over HTTP, and the store as a library.
+//! Tests from outside: the real binary over HTTP, and the store as a library.
 
-// A test that cannot go on says so by panicking; the lints are about the service.
+// A test that cannot continue panics; the lints are meant for the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod abuse;
 mod access;
 mod backup;
+mod backup_connection;
 mod bodies;
 mod browser;
 mod cases;
@@ -17,11 +18,15 @@ mod cluster_chaos;
 #[cfg(feature = "kafka")]
 mod cluster_checkpoints;
 #[cfg(feature = "kafka")]
+mod cluster_load;
+#[cfg(feature = "kafka")]
 mod cluster_start;
 mod commands;
 mod contract;
+mod contract_http;
 mod corruption;
 mod crash;
+mod daemon;
 mod directions;
 mod disk;
 mod disk_errors;
@@ -39,6 +44,10 @@ mod identity;
 mod import;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_owners;
+#[cfg(feature = "kafka")]
+mod kafka_topics;
 mod layering;
 mod lifecycle;
 mod memory;
@@ -50,6 +59,7 @@ mod observe;
 mod page;
 mod proxy;
 mod query;
+mod query_limits;
 mod reads;
 mod receipts;
 mod refusals;
@@ -60,6 +70,7 @@ mod restore;
 mod retention;
 mod send;
 mod spool;
+mod spool_refused;
 #[cfg(feature = "kafka")]
 mod sums;
 mod support;
@@ -69,3 +80,4 @@ mod top;
 mod torn;
 mod verify;
 mod wait;
+mod world;

@@ -1,5 +1,5 @@
-//! `--memory-max` holds, whatever comes together: bodies of many keys and of many hours, questions that sort and
-//! group, all hours, clients that do not read, and connections without a request.
+//! `--memory-max` holds under combined load: bodies with many keys and many hours, queries that sort and group, all
+//! hours, clients that do not read, and connections without a request.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Client, Daemon, NDJSON};
 use crate::wait::{until, until_some};
 
-/// What a build for tests has of its own in memory beside the released one: code that is larger.
+/// Additional memory of a debug build: its code is larger.
 const DEBUG_MIB: u64 = if cfg!(debug_assertions) { 24 } else { 0 };
 
 fn line(names: u32, hour: u32) -> String {
@@ -28,7 +28,7 @@ fn of_one_hour(hour: u32) -> String {
     )
 }
 
-/// A body of about so many bytes.
+/// A body of about this many bytes.
 fn body(bytes: usize, line: impl Fn(u32) -> String) -> Vec<u8> {
     let mut body = String::new();
     let mut n = 0;
@@ -44,7 +44,7 @@ fn body_bytes_max(memory_mib: usize) -> usize {
     (memory_mib << 20) / 16
 }
 
-/// What was answered with 200, and with anything else.
+/// Number of responses with status 200, and of others.
 #[derive(Default)]
 struct Counts {
     ok: AtomicU64,
@@ -67,7 +67,7 @@ impl Counts {
     }
 }
 
-/// Sends a request, and never reads the answer.
+/// Sends a request, and never reads the response.
 fn unread(daemon: &Daemon, path: &str, encoding: &str) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.address).unwrap();
     let request =
@@ -80,7 +80,7 @@ fn holds(memory_mib: usize) {
     const TIME: Duration = Duration::from_secs(8);
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--memory-max", &memory_mib.to_string()]);
-    // The largest that may be; beyond that it is a matter of the time that the test takes.
+    // The maximum size, but limited so that the test does not take too long.
     let large = body_bytes_max(memory_mib).min(16 << 20);
     let keys: Vec<_> = (0..8)
         .map(|i| body(500 << 10, |n| line(n * 8 + i, n % 24)))
@@ -89,7 +89,7 @@ fn holds(memory_mib: usize) {
     let of_hours: Vec<_> = (0..2)
         .map(|i| body(large, |n| of_one_hour(n + i * 300_000)))
         .collect();
-    let (posts, questions) = (Counts::default(), Counts::default());
+    let (posts, queries) = (Counts::default(), Counts::default());
     let end = Instant::now() + TIME;
     let post = |bodies: &[&Vec<u8>]| {
         let client = Client::new(daemon.address);
@@ -97,8 +97,8 @@ fn holds(memory_mib: usize) {
             if Instant::now() > end {
                 break;
             }
-            let answer = client.post("/flows", &[NDJSON], body);
-            posts.note(answer.ok().map(|answer| answer.status));
+            let response = client.post("/flows", &[NDJSON], body);
+            posts.note(response.ok().map(|response| response.status));
         }
     };
     let ask = |paths: &[&str], encoding: &str| {
@@ -107,8 +107,8 @@ fn holds(memory_mib: usize) {
             if Instant::now() > end {
                 break;
             }
-            let answer = client.get(path, &[("accept-encoding", encoding)]);
-            questions.note(answer.ok().map(|answer| answer.status));
+            let response = client.get(path, &[("accept-encoding", encoding)]);
+            queries.note(response.ok().map(|response| response.status));
         }
     };
     let (post, ask) = (&post, &ask);
@@ -147,17 +147,17 @@ fn holds(memory_mib: usize) {
                 let idle = (0..20).map(|_| TcpStream::connect(daemon.address).unwrap());
                 unread_ones.extend(idle);
             }
-            // They come one after the other.
+            // Sent one at a time.
             std::thread::sleep(Duration::from_millis(100));
         }
     });
     let most = daemon.memory_mib_max();
-    let (posts, questions) = (posts.both(), questions.both());
-    println!("{most} of {memory_mib} MiB; posts {posts:?}, questions {questions:?}");
-    assert!(posts.0 >= 3 && questions.0 > 5, "{posts:?} {questions:?}");
+    let (posts, queries) = (posts.both(), queries.both());
+    println!("{most} of {memory_mib} MiB; posts {posts:?}, queries {queries:?}");
+    assert!(posts.0 >= 3 && queries.0 > 5, "{posts:?} {queries:?}");
     let bound = memory_mib as u64 + DEBUG_MIB;
     assert!(most <= bound, "{most} MiB of {memory_mib}");
-    // And it is still at work.
+    // The service still works.
     assert_eq!(daemon.client.get("/readyz", &[]).unwrap().status, 200);
 }
 
@@ -176,8 +176,8 @@ fn memory_max_of_2048_mib_holds() {
     holds(2048);
 }
 
-/// Clients that look up as many keys as they may, and do not read the answers: a long key over and over, and keys
-/// that are all known.
+/// Clients look up the maximum number of keys and do not read the responses: one long key repeated, or keys that are
+/// all known.
 #[test]
 fn unread_receipts_take_bounded_memory() {
     const CLIENTS: usize = 100;
@@ -189,13 +189,13 @@ fn unread_receipts_take_bounded_memory() {
         let notes: Vec<_> = keys.iter().map(|key| format!("{key}={note}")).collect();
         let (own, notes) = (format!("import_x{}", keys[0]), notes.join(","));
         let headers = [NDJSON, ("idempotency-key", &own), ("receipt-notes", &notes)];
-        let answer = daemon
+        let response = daemon
             .client
             .post("/flows", &headers, line(1, 1).as_bytes());
-        assert_eq!(answer.unwrap().status, 200);
+        assert_eq!(response.unwrap().status, 200);
     }
     let asked = |keys: &[&str]| serde_json::json!({ "keys": keys }).to_string();
-    // A socket takes four MiB by itself.
+    // A socket alone buffers four MiB.
     let long = format!("import_{}", "x".repeat(248));
     let notes = format!("={note}");
     let headers = [
@@ -203,10 +203,10 @@ fn unread_receipts_take_bounded_memory() {
         ("idempotency-key", &long),
         ("receipt-notes", &notes),
     ];
-    let answer = daemon
+    let response = daemon
         .client
         .post("/flows", &headers, line(1, 1).as_bytes());
-    assert_eq!(answer.unwrap().status, 200);
+    assert_eq!(response.unwrap().status, 200);
     let repeated = asked(&vec![&long[..]; keys.len()]);
     let all = asked(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     let mut unread_ones = Vec::new();
@@ -222,16 +222,16 @@ fn unread_receipts_take_bounded_memory() {
                  Content-Length: {length}\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).unwrap();
-            // One that is refused is not read to its end.
+            // A refused body is not read to its end.
             let _sent_or_refused = stream.write_all(body.as_bytes());
-            // Its answer has begun: what is tested is not how many bodies arrive at once.
+            // Waits until the response has begun, since the test is not about concurrent bodies.
             let mut status = [0; 12];
             let begun = stream.read_exact(&mut status).is_ok();
             *statuses.entry((begun, status[9..].to_vec())).or_insert(0) += 1;
             unread_ones.push((stream, status.ends_with(b" 200")));
         }
     }
-    // The service has sent what the sockets take, and waits with the rest.
+    // The service has filled the sockets, and waits with the rest.
     for (stream, _) in unread_ones.iter().filter(|(_, is_long)| *is_long) {
         until("a socket is full", || {
             rustix::io::ioctl_fionread(stream).unwrap() >= 32 << 10
@@ -239,24 +239,24 @@ fn unread_receipts_take_bounded_memory() {
     }
     let most = daemon.memory_mib_max();
     println!("{most} MiB, {statuses:?}");
-    // Three quarters of the sixteen answers at a time may be long ones.
+    // Three quarters of the sixteen concurrent responses may be long ones.
     assert!(statuses[&(true, b"200".to_vec())] >= 12, "{statuses:?}");
     assert!(most <= 128 + DEBUG_MIB, "{most} MiB of 128");
     drop(unread_ones);
-    // And it answers, all of it.
+    // The service sends complete responses.
     let all = asked(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     let json = [("content-type", "application/json")];
-    let answer = until_some("an answer", || {
-        let answer = daemon.client.post("/receipts", &json, all.as_bytes());
-        let answer = answer.unwrap();
-        assert!([200, 429, 503].contains(&answer.status), "{answer:?}");
-        (answer.status == 200).then_some(answer)
+    let response = until_some("a response", || {
+        let response = daemon.client.post("/receipts", &json, all.as_bytes());
+        let response = response.unwrap();
+        assert!([200, 429, 503].contains(&response.status), "{response:?}");
+        (response.status == 200).then_some(response)
     });
-    let receipts = answer.json()["receipts"].as_array().unwrap().len();
+    let receipts = response.json()["receipts"].as_array().unwrap().len();
     assert_eq!(receipts, keys.len());
 }
 
-/// Twelve clients send bodies whose names are all new, and as long as names may be.
+/// Twelve clients send bodies with new names of the maximum length.
 fn holds_with_long_new_names(memory_mib: usize) {
     const TIME: Duration = Duration::from_secs(12);
     let dir = tempfile::tempdir().unwrap();
@@ -281,8 +281,8 @@ fn holds_with_long_new_names(memory_mib: usize) {
                              \"vpc_id\":\"{pad}{name:016}\",\"bytes_tx\":1,\"bytes_rx\":2,\"hour\":{hour}}}\n"
                         ));
                     }
-                    let answer = client_of_its_own.post("/flows", &[NDJSON], body.as_bytes());
-                    posts.note(answer.ok().map(|answer| answer.status));
+                    let response = client_of_its_own.post("/flows", &[NDJSON], body.as_bytes());
+                    posts.note(response.ok().map(|response| response.status));
                 }
             });
         }

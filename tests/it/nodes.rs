@@ -1,5 +1,5 @@
-//! Nodes of a cluster, to test: started again at the same place, and where it can be had, each in a network
-//! namespace of its own, so that it can be cut off.
+//! Nodes of a cluster for tests: they can be restarted at the same address, and, if permitted, each is in its own
+//! network namespace, so that it can be disconnected.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use flow::Counters;
 
-use crate::support::{Answer, Client, Daemon, Key, Model};
+use crate::support::{Client, Daemon, Key, Model, Response};
 use crate::wait::{DEADLINE, poll_for};
 
-/// A node that can be started again, at the same place.
+/// A node that can be restarted at the same address.
 #[derive(Clone)]
 pub struct Node {
     pub name: String,
@@ -18,11 +18,11 @@ pub struct Node {
     pub brokers: String,
     pub partitions: u32,
     pub dir: PathBuf,
-    /// For tests.
+    /// The address for tests.
     pub address: SocketAddr,
-    /// Where the others reach it.
+    /// The address for the other nodes.
     pub url: String,
-    /// In which it lives, if not in ours.
+    /// Its network namespace, if it has one.
     pub namespace: Option<String>,
     pub more: Vec<String>,
 }
@@ -44,7 +44,7 @@ impl Node {
         }
     }
 
-    /// For those who are not in the cluster.
+    /// The URL for clients outside of the cluster.
     pub fn base(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -91,21 +91,24 @@ impl Node {
     }
 }
 
-/// Waits until it answers `path` with 200.
-pub fn until_answered(client: &Client, path: &str) -> Answer {
+/// Waits until it responds to `path` with 200.
+pub fn until_answered(client: &Client, path: &str) -> Response {
     let mut last = None;
     let answered = poll_for(DEADLINE, || {
-        let answer = client.get(path, &[]);
-        if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
-            return answer.ok();
+        let response = client.get(path, &[]);
+        if response
+            .as_ref()
+            .is_ok_and(|response| response.status == 200)
+        {
+            return response.ok();
         }
-        last = Some(answer);
+        last = Some(response);
         None
     });
-    answered.unwrap_or_else(|| panic!("no answer to {path}: {last:?}"))
+    answered.unwrap_or_else(|| panic!("no response to {path}: {last:?}"))
 }
 
-/// The rows that hours have to have, as an answer to `GET /flows?from=0` shows them.
+/// The expected rows of all hours, as in a response to `GET /flows?from=0`.
 pub fn rows(model: &Model) -> Vec<(Key, Counters)> {
     model
         .iter()
@@ -113,17 +116,17 @@ pub fn rows(model: &Model) -> Vec<(Key, Counters)> {
         .collect()
 }
 
-/// Namespaces: one in which brokers live, with a bridge, and one for each node. A node has two links: to the
-/// bridge, which can be cut, and to us, by which it can be asked all the while.
+/// Namespaces: one for the brokers, with a bridge, and one for each node. A node has two links: one to the bridge,
+/// which can be cut, and one to the test, which remains usable.
 pub struct Network {
     name: String,
-    /// By which the addresses of tests that run at a time differ.
+    /// Distinguishes the addresses of concurrent tests.
     number: u8,
     nodes: usize,
 }
 
 impl Network {
-    /// `None`, and a line that says so, where the right is lacking.
+    /// `None`, and a printed line, without the permission.
     pub fn new(nodes: usize) -> Option<Network> {
         let process = std::process::id();
         let network = Network {
@@ -199,7 +202,7 @@ impl Network {
         node.namespace = Some(self.namespace(number));
     }
 
-    /// Nothing that is sent between this node and the rest of the cluster arrives, and nobody is told.
+    /// Silently drops everything between this node and the rest of the cluster.
     pub fn cut(&self, node: usize) {
         assert!(ip(&format!("-n {} link set node{node} down", self.name)));
     }

@@ -1,45 +1,45 @@
-//! Notes: what a sender keeps beside its batches changes nothing about any batch.
+//! Notes that a sender stores beside its batches do not affect any batch.
 
 use std::path::{Path, PathBuf};
 
 use crate::send::flows;
-use crate::support::{Answer, Daemon, JSON, TestFlow, json_body};
+use crate::support::{Daemon, JSON, Response, TestFlow, json_body};
 
 /// Posts `flows` under `key`.
-fn post(daemon: &Daemon, key: &str, notes: Option<&str>, flows: &[TestFlow]) -> Answer {
+fn post(daemon: &Daemon, key: &str, notes: Option<&str>, flows: &[TestFlow]) -> Response {
     let mut headers = vec![JSON, ("idempotency-key", key)];
     headers.extend(notes.map(|notes| ("receipt-notes", notes)));
-    let answer = daemon.client.post("/flows", &headers, &json_body(flows));
-    answer.unwrap()
+    let response = daemon.client.post("/flows", &headers, &json_body(flows));
+    response.unwrap()
 }
 
-/// Whether it counted; `false` where it had before.
-fn counts(answer: &Answer) -> bool {
-    let text = String::from_utf8_lossy(&answer.body);
-    assert_eq!(answer.status, 200, "{text}");
-    answer.header("idempotent-replayed").is_none()
+/// Whether it counted; `false` if it had counted before.
+fn counts(response: &Response) -> bool {
+    let text = String::from_utf8_lossy(&response.body);
+    assert_eq!(response.status, 200, "{text}");
+    response.header("idempotent-replayed").is_none()
 }
 
-/// What is kept under `key`: nothing, a receipt or a note without a text, or one with a text.
+/// The value under `key`: nothing, a receipt or a note without a text, or one with a text.
 fn kept(daemon: &Daemon, key: &str) -> Option<Option<String>> {
     let asked = serde_json::json!({ "keys": [key] }).to_string();
-    let answer = daemon.client.post("/receipts", &[JSON], asked.as_bytes());
-    let answer = answer.unwrap();
-    assert_eq!(answer.status, 200);
-    let receipts = answer.json()["receipts"].as_array().unwrap().clone();
+    let response = daemon.client.post("/receipts", &[JSON], asked.as_bytes());
+    let response = response.unwrap();
+    assert_eq!(response.status, 200);
+    let receipts = response.json()["receipts"].as_array().unwrap().clone();
     let receipt = receipts.first()?;
     assert_eq!(receipt["key"], key);
     Some(receipt["note"].as_str().map(str::to_owned))
 }
 
 #[test]
-fn a_note_neither_replaces_a_receipt_nor_stands_in_for_one() {
+fn a_note_neither_replaces_nor_imitates_a_receipt() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let (mine, other) = (flows(3), flows(5));
     assert!(counts(&post(&daemon, "import_mine", None, &mine)));
     assert!(counts(&post(&daemon, "import_noted", Some("=mine"), &mine)));
-    // Of keys that are taken, of one that is not yet, and of its own.
+    // Notes under keys with receipts, under a key without one, and under its own.
     let notes = "=own,import_mine=evil,import_noted=evil,import_future=evil,import_other=evil";
     assert!(counts(&post(&daemon, "import_other", Some(notes), &other)));
     assert_eq!(kept(&daemon, "import_future"), Some(Some("evil".into())));
@@ -64,7 +64,7 @@ fn a_note_neither_replaces_a_receipt_nor_stands_in_for_one() {
 
 /// Notes and batches in one group of the committer.
 #[test]
-fn notes_that_come_with_a_batch_at_the_same_time_do_not_refuse_it() {
+fn concurrent_notes_do_not_refuse_a_batch() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let (mine, other) = (flows(3), flows(5));
@@ -96,16 +96,16 @@ fn notes_that_come_with_a_batch_at_the_same_time_do_not_refuse_it() {
     daemon.stop();
 }
 
-/// A batch is still refused beside what it asks about itself, be that a receipt or a note.
+/// A batch is still refused if a key that it excludes has a receipt or a note.
 #[test]
-fn a_batch_is_refused_beside_what_it_names() {
+fn a_batch_is_refused_by_keys_that_it_excludes() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let notes = Some("import_mark=m");
     assert!(counts(&post(&daemon, "import_first", notes, &flows(1))));
     for there in ["!import_mark", "!import_first"] {
-        let answer = post(&daemon, "import_second", Some(there), &flows(2));
-        assert_eq!(answer.status, 409, "{there}");
+        let response = post(&daemon, "import_second", Some(there), &flows(2));
+        assert_eq!(response.status, 409, "{there}");
     }
     let nothing = Some("!import_nothing");
     assert!(counts(&post(&daemon, "import_second", nothing, &flows(2))));
@@ -133,7 +133,7 @@ fn a_directory_of_format_4_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("db");
     copy(&kept_dir, &db);
-    // It was made in 2026.
+    // The directory was created in 2026.
     let windows = ["--import-window", "3650"];
     let daemon = Daemon::start_with(&db, &windows);
     let text = |text: &str| Some(Some(text.to_owned()));
@@ -148,7 +148,7 @@ fn a_directory_of_format_4_is_read() {
     assert!(!counts(&post(&daemon, "import_l", None, &one)));
     assert!(counts(&post(&daemon, "import_a", None, &one)));
     assert!(!counts(&post(&daemon, "import_a", None, &one)));
-    // A newer note is of more use than an old one.
+    // A newer note takes precedence.
     let newer = Some("import_b=2");
     assert!(counts(&post(&daemon, "import_n", newer, &one)));
     assert_eq!(kept(&daemon, "import_b"), text("2"));

@@ -1,4 +1,4 @@
-//! What systemd is told of start, reload and stop, read from a socket as systemd has it.
+//! Notifications to systemd of start, reload and stop, read from a socket like systemd's.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{Daemon, TestFlow};
 
-/// A daemon with `arguments` that tells `socket`.
+/// A daemon with `arguments` that notifies `socket`.
 fn launch(socket: &Path, data_dir: &Path, arguments: &[&str]) -> Daemon {
     let mut command = Command::new(Daemon::binary());
     command.env("NOTIFY_SOCKET", socket);
@@ -21,7 +21,7 @@ fn bind(path: &Path) -> UnixDatagram {
     socket
 }
 
-/// The next message: one assignment a line.
+/// The next message: one assignment per line.
 fn next(socket: &UnixDatagram) -> Vec<String> {
     let mut message = [0; 4096];
     let length = socket.recv(&mut message).unwrap();
@@ -39,7 +39,7 @@ fn readiness_and_stop_are_notified() {
         let mut daemon = launch(&path, &dir, &[]);
         assert_eq!(next(&socket), ["STATUS=opening the data directory"]);
         assert_eq!(next(&socket), ["READY=1", "STATUS=accepting flows"]);
-        // No trying again: from the word on, it takes flows, and what was replayed is there.
+        // Without retries: from the notification on, it accepts flows, and replayed flows are visible.
         daemon.client.accept(std::slice::from_ref(&flow));
         assert_eq!(daemon.client.hour(1)[0].1.tx, 100 * round);
         if round == 1 {
@@ -55,7 +55,7 @@ fn readiness_and_stop_are_notified() {
 }
 
 #[test]
-fn begin_end_and_failure_of_a_reload_are_notified() {
+fn start_end_and_failure_of_a_reload_are_notified() {
     let temp = tempfile::tempdir().unwrap();
     let (path, tokens) = (temp.path().join("notify"), temp.path().join("tokens"));
     std::fs::write(&tokens, "alpha\n").unwrap();
@@ -86,7 +86,7 @@ fn a_start_that_fails_is_never_ready() {
     let temp = tempfile::tempdir().unwrap();
     let (path, dir) = (temp.path().join("notify"), temp.path().join("db"));
     Daemon::start(&dir).stop();
-    // Damage that shows once RocksDB opens it.
+    // Damage that RocksDB detects at the open.
     std::fs::write(dir.join("rocks/CURRENT"), "nonsense").unwrap();
     let socket = bind(&path);
     let mut daemon = launch(&path, &dir, &[]);

@@ -1,15 +1,15 @@
-//! What the service tells its operator: metrics, logs, names of requests.
+//! The service's output for operators: metrics, logs, request IDs.
 
 use std::collections::BTreeMap;
 
 use crate::support::{Daemon, JSON, TestFlow, json_body};
 
 fn metrics(daemon: &Daemon) -> BTreeMap<String, f64> {
-    let answer = daemon.client.get("/metrics", &[]).unwrap();
-    assert_eq!(answer.status, 200);
-    let media_type = answer.header("content-type").unwrap();
+    let response = daemon.client.get("/metrics", &[]).unwrap();
+    assert_eq!(response.status, 200);
+    let media_type = response.header("content-type").unwrap();
     assert_eq!(media_type, "text/plain; version=0.0.4; charset=utf-8");
-    let text = String::from_utf8(answer.body).unwrap();
+    let text = String::from_utf8(response.body).unwrap();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
         .map(|line| {
@@ -20,7 +20,7 @@ fn metrics(daemon: &Daemon) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn metrics_count_what_is_accepted_and_what_is_stored() {
+fn metrics_count_accepted_and_stored_flows() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path());
     let flows: Vec<_> = (0..30)
@@ -93,7 +93,7 @@ fn metrics_count_what_is_accepted_and_what_is_stored() {
 }
 
 #[test]
-fn a_request_id_is_the_same_in_the_answer_and_in_the_log() {
+fn a_request_id_is_the_same_in_the_response_and_in_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--log", "debug", "--log-format", "json"];
     let mut daemon = Daemon::start_with(dir.path(), &arguments);
@@ -102,8 +102,8 @@ fn a_request_id_is_the_same_in_the_answer_and_in_the_log() {
         ("x-request-id", "order-66"),
         ("traceparent", &format!("00-{trace}-b7ad6b7169203331-01")),
     ];
-    let answer = daemon.client.get("/flows?hour=7", &headers).unwrap();
-    assert_eq!(answer.header("x-request-id"), Some("order-66"));
+    let response = daemon.client.get("/flows?hour=7", &headers).unwrap();
+    assert_eq!(response.header("x-request-id"), Some("order-66"));
     let other = daemon.client.get("/flows?hour=x", &[]).unwrap();
     let made = other.header("x-request-id").unwrap().to_owned();
     assert_eq!(made.len(), 32);

@@ -1,4 +1,4 @@
-//! Proxy variables, by a proxy that writes down what reaches it: as curl has them, and never for this machine.
+//! Proxy variables, with a proxy that records its requests: the same rules as curl's, and never for this machine.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,14 +8,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::send::{flows, parts};
-use crate::spool::{answer, answering, batches, set_aside};
+use crate::spool::batches;
+use crate::spool_refused::{answering, response, set_aside};
 use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
 
 /// Never resolves, so only a proxy reaches it.
 const SERVICE: &str = "http://service.invalid:8080";
 const SECURE: &str = "https://service.invalid";
 
-/// A proxy that connects to `to`, whatever it is asked for; or to nothing.
+/// A proxy that connects every request to `to`, or refuses it.
 struct FakeProxy {
     url: String,
     heads: Arc<Mutex<Vec<String>>>,
@@ -37,7 +38,7 @@ impl FakeProxy {
         FakeProxy { url, heads }
     }
 
-    /// What was asked for, and is forgotten.
+    /// Returns and clears the recorded requests.
     fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.heads.lock())
     }
@@ -58,7 +59,7 @@ fn serve(mut stream: TcpStream, to: Option<SocketAddr>, seen: &Mutex<Vec<String>
             stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
         return;
     };
-    // What is for the proxy is not passed on. A connection is used once, so that each head is seen.
+    // Headers for the proxy are not passed on. Each connection is used once, so that each head is recorded.
     let head = first
         .lines()
         .filter(|line| !line.starts_with("proxy-"))
@@ -106,7 +107,7 @@ fn commands<'a>(url: &'a str, token: &'a str, dir: &'a str) -> Vec<Vec<&'a str>>
 }
 
 #[test]
-fn loopback_is_reached_without_a_proxy() {
+fn loopback_bypasses_the_proxy() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "secret-token\n").unwrap();
@@ -208,7 +209,7 @@ fn each_scheme_has_its_own_proxy_variable() {
     }
     let cgi = [("HTTP_PROXY", proxy_url), ("REQUEST_METHOD", "GET")];
     assert!(!stats(SERVICE, &cgi));
-    // An address in a network that nobody is in (RFC 5737).
+    // An address in a network for documentation (RFC 5737).
     let set = ("http_proxy", proxy_url);
     assert!(stats("http://192.0.2.1:8080", &[set]));
     assert!(stats(
@@ -217,14 +218,14 @@ fn each_scheme_has_its_own_proxy_variable() {
     ));
 }
 
-/// As on port 3128: requests in absolute form for `http://`, and tunnels to port 443 only.
+/// Like a usual proxy: requests in absolute form for `http://`, and tunnels to port 443 only.
 #[test]
 fn requests_through_a_proxy_arrive() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "secret-token\n").unwrap();
     let token = token.to_str().unwrap();
-    // It is asked by a name that is not its own.
+    // The request has a name that is not the proxy's.
     let daemon = Daemon::start_with(
         &dir.path().join("db"),
         &["--write-token-file", token, "--read-token-file", token],
@@ -258,7 +259,7 @@ fn requests_through_a_proxy_arrive() {
     daemon.stop();
 }
 
-/// A proxy that makes no tunnel is named with its status, whatever that is, and no flow is thrown away.
+/// If a proxy refuses a tunnel, the error has its name and status, and no flow is lost.
 #[test]
 fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
     for (status, tip) in [
@@ -269,7 +270,7 @@ fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
         ("422 Unprocessable Content", ""),
         ("502 Bad Gateway", ""),
     ] {
-        let url = answering(move |_| answer(status, "<p>no tunnel</p>"));
+        let url = answering(move |_| response(status, "<p>no tunnel</p>"));
         let dir = tempfile::tempdir().unwrap();
         let spool = dir.path().to_str().unwrap();
         let arguments = [
@@ -291,12 +292,16 @@ fn a_proxy_that_refuses_a_tunnel_loses_no_flow() {
         assert!(error.contains(&url), "{status}: {error}");
         assert!(error.contains(&status[..3]), "{status}: {error}");
         assert!(error.contains(tip), "{status}: {error}");
-        assert_eq!(batches(dir.path()).len(), 1, "{status}: it stays");
+        assert_eq!(
+            batches(dir.path()).len(),
+            1,
+            "{status}: it is still in the spool"
+        );
         assert!(set_aside(dir.path()).is_empty(), "{status}");
     }
 }
 
-/// Resolvers take these for this machine, but neither the rules for proxies nor the check of `Host` would.
+/// Resolvers map these to this machine, but neither the rules for proxies nor the check of `Host` would.
 #[test]
 fn short_forms_of_addresses_are_refused() {
     let proxy = FakeProxy::start(None);

@@ -1,39 +1,37 @@
-//! Every form of question, held against a sorted map.
+//! All kinds of queries, compared with a sorted map.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::TcpStream;
-use std::time::Instant;
 
 use flow::{Counters, Hour};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::support::{Client, Daemon, Model, TestFlow, add_to, odd_flow, odd_name, random};
-use crate::wait::{at_most, until, until_flushed};
+use crate::wait::until_flushed;
 
 const HOURS: [u32; 7] = [0, 1, 2, 23, 480_000, 480_001, Hour::MAX];
+
 const COLUMNS: [&str; 4] = ["hour", "src_app", "dest_app", "vpc_id"];
 
-/// A question, as parameters and as what they mean.
+/// A query, as parameters and as their meaning.
 #[derive(Clone, Debug, Default)]
-struct Question {
+struct TestQuery {
     parameters: Vec<(&'static str, String)>,
     from: u32,
     to: u32,
     /// Names by column.
     filter: [Vec<String>; 4],
     search: String,
-    /// `None`: the rows as they are.
+    /// `None`: rows without grouping.
     group_by: Option<Vec<&'static str>>,
     sort: Option<(&'static str, bool)>,
     limit: Option<usize>,
 }
 
-impl Question {
-    fn random(random: &mut StdRng, model: &Model) -> Question {
-        let mut asked = Question::default();
+impl TestQuery {
+    fn random(random: &mut StdRng, model: &Model) -> TestQuery {
+        let mut asked = TestQuery::default();
         if random.random_bool(0.4) {
             asked.from = HOURS[random.random_range(0..HOURS.len())];
             asked.to = asked.from + 1;
@@ -105,7 +103,7 @@ impl Question {
         format!("/flows?{}", query.finish())
     }
 
-    /// What the answer has to be, without regard to pages.
+    /// The expected rows, without pages.
     fn expected(&self, model: &Model) -> Vec<Value> {
         let columns = self.group_by.clone().unwrap_or(COLUMNS.to_vec());
         // The group's key, in key order; a column that is not in it is left empty.
@@ -160,7 +158,7 @@ impl Question {
     }
 }
 
-fn names(key: &(u32, String, String, String)) -> [String; 3] {
+pub(crate) fn names(key: &(u32, String, String, String)) -> [String; 3] {
     [key.1.clone(), key.2.clone(), key.3.clone()]
 }
 
@@ -171,14 +169,14 @@ fn next_page(link: Option<&str>) -> Option<String> {
     Some(target.strip_suffix(">; rel=\"next\"").unwrap().to_owned())
 }
 
-/// All pages of `path` one after another; each but the last has `limit` rows.
+/// The rows of all pages of `path`; each page except the last has `limit` rows.
 fn pages(client: &Client, path: String, limit: usize) -> Vec<Value> {
     let (mut rows, mut next) = (Vec::new(), Some(path));
     while let Some(path) = next {
-        let answer = client.get(&path, &[]).unwrap();
-        assert_eq!(answer.status, 200, "{path}: {}", answer.json());
-        let page = answer.json().as_array().unwrap().clone();
-        next = next_page(answer.header("link"));
+        let response = client.get(&path, &[]).unwrap();
+        assert_eq!(response.status, 200, "{path}: {}", response.json());
+        let page = response.json().as_array().unwrap().clone();
+        next = next_page(response.header("link"));
         assert!(
             page.len() == limit || (page.len() < limit && next.is_none()),
             "{path}"
@@ -189,15 +187,15 @@ fn pages(client: &Client, path: String, limit: usize) -> Vec<Value> {
 }
 
 #[test]
-fn every_question_is_answered_as_by_a_sorted_map() {
-    let mut random = random("every_question_is_answered_as_by_a_sorted_map");
+fn every_query_returns_the_rows_of_a_sorted_map() {
+    let mut random = random("every_query_returns_the_rows_of_a_sorted_map");
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
     let client = &daemon.client;
     let mut model = Model::new();
     let mut flows: Vec<TestFlow> = Vec::new();
     for round in 0..40 {
-        // Some new, some that add to rows which may be on disk meanwhile.
+        // Some rows are new, and some add to rows that may be on disk by now.
         let known = flows.len();
         let mut batch: Vec<_> = (0..30).map(|_| odd_flow(&mut random, &HOURS)).collect();
         for _ in 0..if known > 0 { 10 } else { 0 } {
@@ -211,30 +209,30 @@ fn every_question_is_answered_as_by_a_sorted_map() {
             until_flushed(client);
         }
         for _ in 0..25 {
-            let asked = Question::random(&mut random, &model);
+            let asked = TestQuery::random(&mut random, &model);
             let expected = asked.expected(&model);
-            let answer = match asked.limit {
+            let response = match asked.limit {
                 Some(limit) => pages(client, asked.path(), limit),
                 None => {
-                    let answer = client.get(&asked.path(), &[]).unwrap();
-                    assert_eq!(answer.status, 200, "{asked:?}: {}", answer.json());
-                    assert_eq!(answer.header("link"), None);
-                    answer.json().as_array().unwrap().clone()
+                    let response = client.get(&asked.path(), &[]).unwrap();
+                    assert_eq!(response.status, 200, "{asked:?}: {}", response.json());
+                    assert_eq!(response.header("link"), None);
+                    response.json().as_array().unwrap().clone()
                 }
             };
             assert!(
-                answer == expected,
+                response == expected,
                 "{asked:?}\n{} rows, expected {}; first that differ: {:?}",
-                answer.len(),
+                response.len(),
                 expected.len(),
-                answer.iter().zip(&expected).find(|(a, b)| a != b)
+                response.iter().zip(&expected).find(|(a, b)| a != b)
             );
         }
     }
 }
 
 #[test]
-fn rows_hold_what_was_asked_for_in_every_format() {
+fn rows_have_the_selected_columns_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let client = &daemon.client;
@@ -244,9 +242,9 @@ fn rows_hold_what_was_asked_for_in_every_format() {
         TestFlow::new(2, "b", "x", "v", 4, 40),
     ]);
     let text = |path: &str, accept: &str| {
-        let answer = client.get(path, &[("accept", accept)]).unwrap();
-        assert_eq!(answer.status, 200, "{path}");
-        String::from_utf8(answer.body).unwrap()
+        let response = client.get(path, &[("accept", accept)]).unwrap();
+        assert_eq!(response.status, 200, "{path}");
+        String::from_utf8(response.body).unwrap()
     };
     let path = "/flows?from=1&to=3&group_by=hour,src_app&sort=bytes";
     assert_eq!(
@@ -276,10 +274,10 @@ fn wrong_parameters_are_named() {
     let daemon = Daemon::start(dir.path());
     let client = &daemon.client;
     let refused = |query: &str, words: &[&str]| {
-        let answer = client.get(&format!("/flows?{query}"), &[]).unwrap();
-        assert_eq!(answer.status, 400, "{query}");
-        assert_eq!(answer.json()["type"], "urn:flowtally:problem:bad-query");
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        let response = client.get(&format!("/flows?{query}"), &[]).unwrap();
+        assert_eq!(response.status, 400, "{query}");
+        assert_eq!(response.json()["type"], "urn:flowtally:problem:bad-query");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
         for word in words {
             assert!(detail.contains(word), "{query}: {detail}");
         }
@@ -307,13 +305,13 @@ fn wrong_parameters_are_named() {
     refused("hour=1&order=up", &["order", "sort", "cursor"]);
     let many: String = (0..65).map(|i| format!("&src_app={i}")).collect();
     refused(&format!("hour=1{many}"), &["65", "64"]);
-    // A cursor is for the question that it came from, and is not to be made up.
+    // A cursor is valid only for its own query, and cannot be forged.
     let flows: Vec<_> = ["a", "b", "c"]
         .map(|src| TestFlow::new(1, src, "x", "v", 1, 1))
         .into();
     client.accept(&flows);
-    let answer = client.get("/flows?hour=1&limit=2", &[]).unwrap();
-    let next = next_page(answer.header("link")).unwrap();
+    let response = client.get("/flows?hour=1&limit=2", &[]).unwrap();
+    let next = next_page(response.header("link")).unwrap();
     assert_eq!(
         client
             .get(&next, &[])
@@ -334,219 +332,4 @@ fn wrong_parameters_are_named() {
     refused(&format!("hour=1&limit=9&cursor={shorter}"), &["cursor"]);
     let other_limit = format!("/flows?limit=9&cursor={cursor}&hour=1");
     assert_eq!(client.get(&other_limit, &[]).unwrap().status, 200);
-}
-
-/// `rows` rows of hour 1, no two of which have a name in common.
-fn fill(client: &Client, rows: usize) {
-    let all: Vec<usize> = (0..rows).collect();
-    for part in all.chunks(20_000) {
-        let name = |of: &str, i: usize| format!("{of}-{:032}", i * 7919 % rows);
-        let flow = |i: usize| {
-            TestFlow::new(
-                1,
-                &name("src", i),
-                &name("dest", i),
-                &name("vpc", i),
-                i as u64,
-                1,
-            )
-        };
-        let flows: Vec<_> = part.iter().map(|&i| flow(i)).collect();
-        client.accept(&flows);
-    }
-}
-
-/// What needs more memory than there is for questions is refused, and says what to ask instead; what
-/// streams, or keeps few rows, needs none.
-#[test]
-fn memory_is_bounded() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_with(dir.path(), &["--query-memory-max", "4"]);
-    let client = &daemon.client;
-    fill(client, 60_000);
-    for query in [
-        "group_by=vpc_id",
-        "sort=bytes",
-        "limit=60000",
-        "group_by=dest_app&sort=bytes_tx&limit=10",
-    ] {
-        let answer = client.get(&format!("/flows?hour=1&{query}"), &[]).unwrap();
-        assert_eq!(answer.status, 413, "{query}");
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        for word in ["4 MiB", "--query-memory-max", "from", "group_by", "limit"] {
-            assert!(detail.contains(word), "{query}: {detail}");
-        }
-    }
-    for (query, rows) in [
-        ("group_by=src_app", 60_000),
-        ("group_by=src_app,dest_app", 60_000),
-        ("sort=bytes&limit=10", 10),
-        ("group_by=src_app&sort=-bytes&limit=10", 10),
-        ("group_by=", 1),
-        ("vpc_id=vpc-00000000000000000000000000000007&sort=bytes", 1),
-        ("search=VPC-00000000000000000000000000000007", 1),
-    ] {
-        let answer = client.get(&format!("/flows?hour=1&{query}"), &[]).unwrap();
-        assert_eq!(answer.status, 200, "{query}: {}", answer.json());
-        assert_eq!(answer.json().as_array().unwrap().len(), rows, "{query}");
-    }
-    let top = client
-        .get("/flows?hour=1&sort=bytes_tx&limit=1", &[])
-        .unwrap();
-    assert_eq!(top.json()[0]["bytes_tx"], json!(59_999));
-}
-
-/// Who does not take an answer that holds memory loses it; and small questions do not wait for that.
-#[test]
-fn a_slow_reader_does_not_block_small_queries() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_with(dir.path(), &["--query-memory-max", "4"]);
-    fill(&daemon.client, 60_000);
-    let large = "/flows?hour=1&sort=bytes&limit=15000";
-    let mut slow = TcpStream::connect(daemon.address).unwrap();
-    let request = format!("GET {large} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    slow.write_all(request.as_bytes()).unwrap();
-    let status = |path: &str| daemon.client.get(path, &[]).unwrap().status;
-    let begun = Instant::now();
-    until("the slow reader's answer to hold the memory", || {
-        status(large) != 200
-    });
-    for path in [
-        "/flows?hour=1&sort=bytes&limit=20",
-        "/flows?hour=1&group_by=src_app&sort=bytes&limit=20",
-        "/flows?hour=1&limit=100",
-    ] {
-        let asked = Instant::now();
-        assert_eq!(status(path), 200, "{path}");
-        assert!(asked.elapsed() < at_most(2), "{path}");
-    }
-    until("the memory to be given back", || status(large) == 200);
-    println!("held for {:?}", begun.elapsed());
-    drop(slow);
-}
-
-fn rows_read(daemon: &Daemon) -> u64 {
-    let client = &daemon.client;
-    client.metric("flowtally_query_rows_read_total") as u64
-}
-
-/// A src_app is sought: other rows are not read. Also on disk, and over many hours.
-#[test]
-fn a_query_by_src_app_reads_no_other_rows() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
-    let client = &daemon.client;
-    let flows: Vec<_> = (0..20_000)
-        .map(|i| TestFlow::new(i % 4, &format!("s{}", i / 40), &format!("d{i}"), "v", 1, 1))
-        .collect();
-    client.accept(&flows);
-    for flushed in [false, true] {
-        if flushed {
-            until_flushed(client);
-        }
-        for (query, rows) in [
-            ("hour=1&src_app=s77", 10),
-            ("from=0&src_app=s77&src_app=s5", 80),
-            ("from=0&src_app=s77&dest_app=d3100", 1),
-            ("from=2&to=3&src_app=none", 0),
-        ] {
-            let before = rows_read(&daemon);
-            let answer = client.get(&format!("/flows?{query}"), &[]).unwrap();
-            assert_eq!(
-                answer.json().as_array().unwrap().len() as u64,
-                rows,
-                "{query}"
-            );
-            assert_eq!(rows_read(&daemon) - before, rows, "{query}");
-        }
-    }
-}
-
-/// Sends flows in which each of [`SLOW`]'s names has to be sought in vain, in each of `hours` hours.
-fn make_slow(client: &Client, hours: u32) {
-    let all: Vec<u32> = (0..hours).collect();
-    for part in all.chunks(300) {
-        let flow = |hour: u32, i: usize| TestFlow::new(hour, &format!("a{i:02}"), "d", "v", 1, 1);
-        let flows = part
-            .iter()
-            .flat_map(|&hour| (0..64).map(move |i| flow(hour, i)));
-        client.accept(&flows.collect::<Vec<_>>());
-    }
-}
-
-fn slow() -> String {
-    let names: String = (0..64).map(|i| format!("&src_app=a{i:02}b")).collect();
-    format!("/flows?from=0{names}&group_by=")
-}
-
-/// A question ends when its time is over, also while it finds nothing.
-#[test]
-fn a_query_ends_at_its_time_limit() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_with(
-        dir.path(),
-        &["--query-time-max", "1", "--flush-interval", "1"],
-    );
-    make_slow(&daemon.client, 8_000);
-    until_flushed(&daemon.client);
-    let begun = Instant::now();
-    let answers: Vec<_> = std::thread::scope(|scope| {
-        let ask = || Client::new(daemon.address).get(&slow(), &[]).unwrap();
-        let asking: Vec<_> = (0..many()).map(|_| scope.spawn(ask)).collect();
-        asking
-            .into_iter()
-            .map(|asking| asking.join().unwrap())
-            .collect()
-    });
-    let time = begun.elapsed();
-    let answer = answers.iter().find(|answer| answer.status == 503);
-    let answer = answer.unwrap_or_else(|| panic!("all {} ended in {time:?}", answers.len()));
-    assert!(answer.header("retry-after").is_some());
-    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-    for word in ["longer", "--query-time-max", "from", "src_app"] {
-        assert!(detail.contains(word), "{detail}");
-    }
-    assert!(time < at_most(5), "{time:?}");
-}
-
-/// So many slow questions at a time that each takes long, also on a large machine.
-fn many() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (8 * cores).min(60)
-}
-
-/// A question ends when nobody waits for its answer any more.
-#[test]
-fn a_query_ends_when_its_client_disconnects() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_with(
-        dir.path(),
-        &["--query-time-max", "600", "--flush-interval", "1"],
-    );
-    make_slow(&daemon.client, 8_000);
-    until_flushed(&daemon.client);
-    let request = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", slow());
-    let clients: Vec<_> = (0..many())
-        .map(|_| {
-            let mut client = TcpStream::connect(daemon.address).unwrap();
-            client.write_all(request.as_bytes()).unwrap();
-            client
-        })
-        .collect();
-    let asked = clients.len();
-    until("connections", || {
-        daemon.client.metric("flowtally_http_connections") > asked as f64
-    });
-    drop(clients);
-    let begun = Instant::now();
-    let name = "flowtally_rejected_total{reason=\"cancelled\"}";
-    let cancelled = || daemon.client.find_metric(name).unwrap_or(0.0);
-    until("half of the questions to be cancelled", || {
-        cancelled() >= (asked / 2) as f64
-    });
-    println!(
-        "{} of {asked} ended after {:?}",
-        cancelled(),
-        begun.elapsed()
-    );
 }

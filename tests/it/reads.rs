@@ -1,4 +1,4 @@
-//! Reads while others write: each answer shows a state that existed.
+//! Reads during writes: each response shows a state that existed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,18 +14,18 @@ use flow::Counters;
 const WRITERS: usize = 8;
 const ROWS: usize = 40;
 const HOUR: u32 = 7;
-/// After that, a machine is too slow for these tests to say anything.
+/// After this time, the machine is too slow for these tests.
 const TIME_MAX_S: u64 = 60;
 
-/// A batch of a writer adds 1 to each of its rows: half a batch would show as rows that differ.
+/// A batch of a writer adds 1 to each of its rows: if half a batch were visible, rows would differ.
 fn flows_of(writer: usize) -> Vec<TestFlow> {
     (0..ROWS)
         .map(|i| TestFlow::new(HOUR, &format!("w{writer}"), &format!("d{i}"), "v", 1, 2))
         .collect()
 }
 
-/// Checks one answer: `acknowledged` batches were when it was asked for, `sent` when it was there,
-/// `seen` in the answer before. Updates `seen`.
+/// Checks one response: `acknowledged` are the batches before its request, `sent` those after it, and `seen` those in
+/// the previous response. Updates `seen`.
 fn assert_is_snapshot(
     rows: &[(Key, Counters)],
     acknowledged: &[u64],
@@ -47,8 +47,8 @@ fn assert_is_snapshot(
             batches >= acknowledged[writer],
             "an acknowledged batch is not visible"
         );
-        assert!(batches <= sent[writer], "more than was sent");
-        assert!(batches >= seen[writer], "a sum went down");
+        assert!(batches <= sent[writer], "more batches than were sent");
+        assert!(batches >= seen[writer], "a sum decreased");
         seen[writer] = batches;
     }
 }
@@ -57,8 +57,8 @@ fn load_all(counters: &[AtomicU64]) -> Vec<u64> {
     counters.iter().map(|c| c.load(Ordering::SeqCst)).collect()
 }
 
-/// Runs writers and one reader side by side, for some seconds and until there are so many answers and
-/// batches; checks every answer, and returns how many there were.
+/// Runs writers and one reader concurrently, for some seconds and until there are enough responses and batches; checks
+/// every response, and returns their number.
 fn read_while_writing(
     seconds: u64,
     (answers_min, batches_min): (usize, u64),
@@ -68,7 +68,7 @@ fn read_while_writing(
     let counters = || (0..WRITERS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
     let (sent, acknowledged) = (counters(), counters());
     let stop = AtomicBool::new(false);
-    let mut answers = 0;
+    let mut responses = 0;
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (sent, acknowledged, stop, write) = (&sent, &acknowledged, &stop, &write);
@@ -87,13 +87,13 @@ fn read_while_writing(
             loop {
                 let before = load_all(&acknowledged);
                 let time = begun.elapsed().as_secs();
-                let enough = answers >= answers_min && before.iter().sum::<u64>() >= batches_min;
+                let enough = responses >= answers_min && before.iter().sum::<u64>() >= batches_min;
                 if time >= seconds && (enough || time >= TIME_MAX_S) {
                     break;
                 }
                 let rows = read();
                 assert_is_snapshot(&rows, &before, &load_all(&sent), &mut seen);
-                answers += 1;
+                responses += 1;
             }
         }));
         stop.store(true, Ordering::Relaxed);
@@ -104,33 +104,33 @@ fn read_while_writing(
     let total = load_all(&acknowledged);
     let rows = read();
     assert_is_snapshot(&rows, &total, &total, &mut [0; WRITERS]);
-    (answers, total.iter().sum())
+    (responses, total.iter().sum())
 }
 
 #[test]
-fn an_answer_is_a_consistent_snapshot() {
+fn a_response_is_a_consistent_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
     let clients: Vec<_> = (0..WRITERS)
         .map(|_| crate::support::Client::new(daemon.address))
         .collect();
     let bodies: Vec<_> = (0..WRITERS).map(|w| json_body(&flows_of(w))).collect();
-    let (answers, batches) = read_while_writing(
+    let (responses, batches) = read_while_writing(
         5,
         (50, 500),
         |writer| {
-            let answer = clients[writer].post("/flows", &[JSON], &bodies[writer]);
-            assert_eq!(answer.unwrap().status, 200);
+            let response = clients[writer].post("/flows", &[JSON], &bodies[writer]);
+            assert_eq!(response.unwrap().status, 200);
         },
         || daemon.client.hour(HOUR),
     );
-    println!("{answers} answers over {batches} batches");
-    assert!(answers >= 50 && batches >= 500, "{answers} {batches}");
+    println!("{responses} responses over {batches} batches");
+    assert!(responses >= 50 && batches >= 500, "{responses} {batches}");
     daemon.stop();
 }
 
 #[test]
-fn an_answer_is_a_consistent_snapshot_during_continuous_flushes() {
+fn a_response_is_a_consistent_snapshot_during_continuous_flushes() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
         durability: flowtally::store::Durability::Os,
@@ -139,7 +139,7 @@ fn an_answer_is_a_consistent_snapshot_during_continuous_flushes() {
     };
     let (store, _) = Store::open(dir.path(), options).unwrap();
     let batches: Vec<_> = (0..WRITERS).map(|w| batch(&flows_of(w))).collect();
-    let (answers, commits) = read_while_writing(
+    let (responses, commits) = read_while_writing(
         4,
         (200, 200),
         |writer| {
@@ -147,8 +147,8 @@ fn an_answer_is_a_consistent_snapshot_during_continuous_flushes() {
         },
         || scan(&store, HOUR),
     );
-    println!("{answers} answers over {commits} commits, a flush each");
-    assert!(answers >= 200 && commits >= 200, "{answers} {commits}");
+    println!("{responses} responses over {commits} commits, a flush each");
+    assert!(responses >= 200 && commits >= 200, "{responses} {commits}");
 }
 
 #[test]
@@ -160,37 +160,37 @@ fn a_slow_client_sees_one_snapshot_and_does_not_delay_others() {
         .map(|i| TestFlow::new(1, &format!("src-{i:06}"), "dest", "vpc", 1, 1))
         .collect();
     daemon.client.accept(&flows);
-    // Asks, reads a little, and pauses: the rest of 16 MB does not fit into any buffer between.
+    // Sends a request, reads a little, and pauses: the rest of 16 MB does not fit into the buffers in between.
     let mut slow = std::net::TcpStream::connect(daemon.address).unwrap();
     slow.write_all(b"GET /flows?hour=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .unwrap();
-    let mut answer = vec![0; 1000];
-    slow.read_exact(&mut answer).unwrap();
+    let mut response = vec![0; 1000];
+    slow.read_exact(&mut response).unwrap();
     for round in 0..5 {
         daemon.client.accept(&flows[..1000]);
         let rows = daemon.client.hour(1);
         assert_eq!(rows.len(), 200_000);
         assert_eq!(rows[0].1.tx, round + 2);
     }
-    slow.read_to_end(&mut answer).unwrap();
-    let text = String::from_utf8(answer).unwrap();
+    slow.read_to_end(&mut response).unwrap();
+    let text = String::from_utf8(response).unwrap();
     assert_eq!(
         text.matches("\"bytes_tx\":1,").count(),
         200_000,
-        "all of it as it was"
+        "all rows of the snapshot"
     );
     daemon.stop();
 }
 
-/// Each would copy the rows that are not flushed yet; together they may copy so much and no more.
+/// Each copies the unflushed rows; all copies together are bounded.
 #[test]
-fn clients_that_do_not_read_their_answers_hold_a_bounded_amount_of_memory() {
+fn clients_that_do_not_read_their_responses_hold_a_bounded_amount_of_memory() {
     clients_that_do_not_read("3600");
 }
 
-/// Theirs are files that compaction has replaced since.
+/// They hold files that compaction has replaced since.
 #[test]
-fn clients_that_do_not_read_their_answers_do_not_delay_flushes() {
+fn clients_that_do_not_read_their_responses_do_not_delay_flushes() {
     clients_that_do_not_read("1");
 }
 
@@ -212,7 +212,7 @@ fn clients_that_do_not_read(flush_interval: &str) {
             stream
         })
         .collect();
-    // Writers do not notice.
+    // Writers are not affected.
     let more: Vec<_> = (0..1000)
         .map(|i| TestFlow::new(1, &format!("source-0-{i:06}"), "dest", "vpc", 1, 1))
         .collect();
@@ -220,16 +220,16 @@ fn clients_that_do_not_read(flush_interval: &str) {
         let start = Instant::now();
         daemon.client.accept(&more);
         assert!(start.elapsed() < at_most(2));
-        // Flushes come in between.
+        // Flushes happen in between.
         std::thread::sleep(Duration::from_millis(100));
     }
     let memory_mib = daemon.memory_mib();
     println!("{memory_mib} MiB with {} stalled clients", stalled.len());
     assert!(memory_mib < 512, "{memory_mib} MiB");
     drop(stalled);
-    let rows = until_some("an answer after the clients have left", || {
-        let answer = daemon.client.get("/flows?hour=1", &[]).unwrap();
-        (answer.status == 200).then(|| answer.rows())
+    let rows = until_some("a response after the clients have left", || {
+        let response = daemon.client.get("/flows?hour=1", &[]).unwrap();
+        (response.status == 200).then(|| response.rows())
     });
     assert_eq!(rows.len(), 300_000);
     let sum: u64 = rows.iter().map(|(_, counters)| counters.tx).sum();
@@ -237,12 +237,12 @@ fn clients_that_do_not_read(flush_interval: &str) {
     daemon.stop();
 }
 
-/// They are never idle for long, and would take hours for their answers. Others get theirs: short ones at once, and
-/// long ones when a slow reader has had its time.
+/// Slow readers are never idle for long, and would take hours. Other clients get short responses immediately, and long
+/// ones after a slow reader was aborted.
 #[test]
-fn slow_readers_do_not_keep_others_from_answers() {
+fn slow_readers_do_not_block_others() {
     let dir = tempfile::tempdir().unwrap();
-    // Places for 16 answers.
+    // 16 permits for responses.
     let arguments = ["--memory-max", "128", "--shutdown-timeout", "2"];
     let arguments = [&arguments[..], &["--flush-interval", "1"]].concat();
     let mut daemon = Daemon::start_with(dir.path(), &arguments);
@@ -276,35 +276,35 @@ fn slow_readers_do_not_keep_others_from_answers() {
                         answers_begun.fetch_add(u64::from(*has_begun), Ordering::Relaxed);
                     }
                 }
-                // They are slow.
+                // They read slowly.
                 std::thread::sleep(Duration::from_millis(500));
             }
             slow
         });
         let status = |path: &str| daemon.client.get(path, &[]).map_or(0, |a| a.status);
-        until("the slow readers have the places", || {
+        until("the slow readers have all permits", || {
             answers_begun.load(Ordering::Relaxed) >= 12
         });
-        until("a short answer", || status("/flows?hour=2") == 200);
+        until("a short response", || status("/flows?hour=2") == 200);
         let begun = Instant::now();
-        until("a long answer", || {
+        until("a long response", || {
             for path in [
                 "/flows?hour=2",
                 "/hours",
                 "/flows?hour=1&limit=10",
                 "/readyz",
             ] {
-                let answer = daemon.client.get(path, &[]).unwrap();
-                let what = String::from_utf8_lossy(&answer.body);
-                assert_eq!(answer.status, 200, "{path}: {what}");
+                let response = daemon.client.get(path, &[]).unwrap();
+                let what = String::from_utf8_lossy(&response.body);
+                assert_eq!(response.status, 200, "{path}: {what}");
             }
             status("/flows?hour=1") == 200
         });
-        println!("a long answer after {:?}", begun.elapsed());
+        println!("a long response after {:?}", begun.elapsed());
         stop.store(true, Ordering::Relaxed);
         slow.join().unwrap()
     });
-    // Nothing is lost with what they did not take.
+    // No flow is lost with the aborted responses.
     daemon.signal("TERM");
     assert!(daemon.wait().success(), "{}", daemon.log());
 }

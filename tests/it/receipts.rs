@@ -1,4 +1,4 @@
-//! Receipts: how they are looked up, what is noted with them, and those of an earlier format.
+//! Receipts: lookups, notes, and receipts of an earlier format.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,12 +13,12 @@ fn an_earlier_format_is_read() {
     let db = dir.path().join("db");
     let headers = [JSON, ("idempotency-key", "k1")];
     let post = |daemon: &Daemon| {
-        let answer = daemon
+        let response = daemon
             .client
             .post("/flows", &headers, &json_body(&flows(2)));
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 200);
-        answer.header("idempotent-replayed").is_some()
+        let response = response.unwrap();
+        assert_eq!(response.status, 200);
+        response.header("idempotent-replayed").is_some()
     };
     let mut daemon = Daemon::start(&db);
     assert!(!post(&daemon));
@@ -50,9 +50,9 @@ fn receipts_are_looked_up() {
     );
     let token = ("authorization", "Bearer w-secret");
     let post = |path: &str, headers: &[(&str, &str)], body: &str| {
-        let answer = daemon.client.post(path, headers, body.as_bytes()).unwrap();
-        let kind = answer.json()["type"].as_str().map(str::to_owned);
-        (answer.status, kind.unwrap_or_default(), answer)
+        let response = daemon.client.post(path, headers, body.as_bytes()).unwrap();
+        let kind = response.json()["type"].as_str().map(str::to_owned);
+        (response.status, kind.unwrap_or_default(), response)
     };
     let flow = json_body(&flows(1));
     let flow = std::str::from_utf8(&flow).unwrap();
@@ -66,14 +66,14 @@ fn receipts_are_looked_up() {
     };
     let notes = "!import_c,=mine,import_a=1,import_b=x=y";
     assert_eq!(post("/flows", &with("import_k", notes), flow).0, 200);
-    // Again it is the same batch; another one may not be beside what is there.
+    // The same batch is replayed; another one is excluded by the existing note.
     assert_eq!(post("/flows", &with("import_k", notes), flow).0, 200);
     let (status, kind, _) = post("/flows", &with("import_l", "!import_a"), flow);
     assert_eq!(
         (status, &kind[..]),
         (409, "urn:flowtally:problem:receipt-exists")
     );
-    // A note is no batch.
+    // A note is not a batch.
     assert_eq!(post("/flows", &with("import_a", "=e"), flow).0, 200);
     for (key, notes) in [
         ("import_l", "nonsense"),
@@ -91,12 +91,12 @@ fn receipts_are_looked_up() {
     assert_eq!(post("/flows", &no_key, flow).0, 400);
 
     let asked = r#"{"keys":["import_b","import_c","import_k","import_b","import_l"]}"#;
-    let (status, _, answer) = post("/receipts", &[JSON, token], asked);
+    let (status, _, response) = post("/receipts", &[JSON, token], asked);
     assert_eq!(status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    let text = String::from_utf8(answer.body.clone()).unwrap();
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    let text = String::from_utf8(response.body.clone()).unwrap();
     assert!(text.starts_with('{') && text.ends_with("]}\n"), "{text}");
-    let receipts = answer.json()["receipts"].as_array().unwrap().clone();
+    let receipts = response.json()["receipts"].as_array().unwrap().clone();
     let known: Vec<_> = receipts
         .iter()
         .map(|r| (r["key"].clone(), r["note"].clone()))
@@ -142,9 +142,9 @@ fn receipts_are_looked_up() {
     daemon.stop();
 }
 
-/// Those who send need the answers. It is for nobody else.
+/// Senders need receipts; other clients may not read them.
 #[test]
-fn receipts_are_for_those_who_may_send() {
+fn receipts_require_permission_to_send() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| {
         let path = dir.path().join(name);
@@ -175,20 +175,20 @@ fn receipts_are_for_those_who_may_send() {
             if !token.is_empty() {
                 headers.push(("authorization", &bearer));
             }
-            let answer = daemon.client.post("/receipts", &headers, b"{\"keys\":[]}");
-            let answer = answer.unwrap();
-            assert_eq!(answer.status, *status, "{arguments:?} {token:?}");
+            let response = daemon.client.post("/receipts", &headers, b"{\"keys\":[]}");
+            let response = response.unwrap();
+            assert_eq!(response.status, *status, "{arguments:?} {token:?}");
             if *status == 200 {
-                assert_eq!(answer.body, b"{\"receipts\":[]}\n");
+                assert_eq!(response.body, b"{\"receipts\":[]}\n");
             }
         }
         daemon.stop();
     }
 }
 
-/// More than a part of an answer, and more than are looked up at once.
+/// More than one chunk of a response, and more than one lookup.
 #[test]
-fn many_receipts_are_answered_in_order() {
+fn many_receipts_are_returned_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     let keys: Vec<_> = (0..3000).map(|i| format!("import_{i}")).collect();
@@ -197,15 +197,15 @@ fn many_receipts_are_answered_in_order() {
         let notes: Vec<_> = keys.iter().step_by(2).map(note).collect();
         let (own, notes) = (format!("import_x{}", keys[0]), notes.join(","));
         let headers = [JSON, ("idempotency-key", &own), ("receipt-notes", &notes)];
-        let answer = daemon
+        let response = daemon
             .client
             .post("/flows", &headers, &json_body(&flows(1)));
-        assert_eq!(answer.unwrap().status, 200);
+        assert_eq!(response.unwrap().status, 200);
     }
     let asked = serde_json::json!({ "keys": keys }).to_string();
-    let answer = daemon.client.post("/receipts", &[JSON], asked.as_bytes());
-    let answer = answer.unwrap().json();
-    let found: Vec<_> = answer["receipts"].as_array().unwrap().iter().collect();
+    let response = daemon.client.post("/receipts", &[JSON], asked.as_bytes());
+    let response = response.unwrap().json();
+    let found: Vec<_> = response["receipts"].as_array().unwrap().iter().collect();
     assert_eq!(found.len(), 1500);
     for (number, receipt) in found.iter().enumerate() {
         let key = &keys[2 * number];

@@ -1,4 +1,4 @@
-//! What `flowtally send` makes of each answer: about the batch, about the address, or about the moment.
+//! The reaction of `flowtally send` to each response: about the batch, the address, or a temporary condition.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::send::{flows, parts, send};
-use crate::spool::{answer, answering, batches, sender, set_aside};
+use crate::spool::{batches, sender};
+use crate::spool_refused::{answering, response, set_aside};
 use crate::support::ndjson_body;
 use crate::wait::until;
 
 const TAKEN: &str = "{\"accepted\":10}";
 
-/// Each of them used to end the command, and the batch stayed in front of all others.
+/// Regression test: each of them used to end the command, and the batch blocked all others.
 #[test]
-fn an_answer_about_a_batch_sets_it_aside() {
+fn a_response_about_a_batch_sets_it_aside() {
     let named = "{\"type\":\"about:blank\",\"title\":\"t\",\"detail\":\"d\",\"index\":3}";
     let field = "{\"field\":\"hour\"}";
-    // More than `send` reads: the status counts all the same.
+    // More than `send` reads: the status is sufficient.
     let long: &'static str = "<p>too large</p>".repeat(5_000).leak();
     for (status, body) in [
         ("413 Payload Too Large", long),
@@ -34,8 +35,8 @@ fn an_answer_about_a_batch_sets_it_aside() {
         let dir = tempfile::tempdir().unwrap();
         let spool = dir.path().to_str().unwrap();
         let url = answering(move |number| match number {
-            1 => answer(status, body),
-            _ => answer("200 OK", TAKEN),
+            1 => response(status, body),
+            _ => response("200 OK", TAKEN),
         });
         let arguments = ["--batch-flows", "10", "--spool", spool];
         let (end, out, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(30))));
@@ -54,40 +55,40 @@ fn an_answer_about_a_batch_sets_it_aside() {
             command.contains("--no-compress"),
             ["411", "414", "415", "431"].contains(&&status[..3])
         );
-        // What is mended by hand has to be text first; the spool compresses.
+        // To correct a batch by hand, decompress it first.
         assert_eq!(reason.contains("zstd -d"), status.starts_with("400"));
     }
 }
 
-/// A wrong token, a wrong URL, a proxy that wants a password: the pipe must not break, since what feeds it may not be
-/// able to give the flows again; and nothing of it is thrown away or set aside.
+/// For a wrong token, a wrong URL, or a proxy that requires a password, the command keeps reading the pipe, since its
+/// producer may be unable to repeat the flows; no flow is lost or set aside.
 #[test]
-fn an_answer_about_the_address_keeps_the_flows_and_the_command() {
-    let answers = [
-        answer("301 Moved Permanently", ""),
-        answer(
+fn a_response_about_the_address_keeps_the_flows_and_the_command() {
+    let responses = [
+        response("301 Moved Permanently", ""),
+        response(
             "400 Bad Request",
             "<html>The plain HTTP request was sent to HTTPS port",
         ),
-        answer("401 Unauthorized", ""),
-        answer("403 Forbidden", ""),
-        answer("404 Not Found", ""),
-        answer("405 Method Not Allowed", ""),
-        answer("407 Proxy Authentication Required", ""),
-        answer("410 Gone", ""),
-        answer("421 Misdirected Request", ""),
-        answer("451 Unavailable For Legal Reasons", ""),
-        answer("200 OK", "<html>Please log in"),
+        response("401 Unauthorized", ""),
+        response("403 Forbidden", ""),
+        response("404 Not Found", ""),
+        response("405 Method Not Allowed", ""),
+        response("407 Proxy Authentication Required", ""),
+        response("410 Gone", ""),
+        response("421 Misdirected Request", ""),
+        response("451 Unavailable For Legal Reasons", ""),
+        response("200 OK", "<html>Please log in"),
         // Counts that add up to those of the batch only if they wrap.
-        answer(
+        response(
             "200 OK",
             "{\"accepted\":18446744073709551615,\"expired\":11}",
         ),
-        answer("404 Not Found", &"<p>nothing here</p>".repeat(5_000)),
-        answer("204 No Content", ""),
+        response("404 Not Found", &"<p>nothing here</p>".repeat(5_000)),
+        response("204 No Content", ""),
     ];
     std::thread::scope(|scope| {
-        for wrong in answers {
+        for wrong in responses {
             scope.spawn(|| {
                 keeps_on(wrong.clone(), true);
                 keeps_on(wrong, false);
@@ -96,7 +97,7 @@ fn an_answer_about_the_address_keeps_the_flows_and_the_command() {
     });
 }
 
-/// The status is enough: some answers break off, and proxies answer in Latin-1, or name no charset.
+/// The status is sufficient: some responses are truncated, and proxies respond in Latin-1, or without a charset.
 #[test]
 fn a_refusal_whose_body_cannot_be_read_sets_its_batch_aside() {
     for refusal in [
@@ -110,7 +111,7 @@ fn a_refusal_whose_body_cannot_be_read_sets_its_batch_aside() {
         let dir = tempfile::tempdir().unwrap();
         let url = answering(move |number| match number {
             1 => refusal.to_vec(),
-            _ => answer("200 OK", TAKEN).into_bytes(),
+            _ => response("200 OK", TAKEN).into_bytes(),
         });
         let spool = dir.path().to_str().unwrap();
         let arguments = ["--batch-flows", "10", "--spool", spool, "--retry-for", "5"];
@@ -132,12 +133,12 @@ fn keeps_on(wrong: String, has_spool: bool) {
     let url = answering(move |_| {
         tried.fetch_add(1, Ordering::Relaxed);
         match is_mended.load(Ordering::Relaxed) {
-            true => answer("200 OK", TAKEN),
+            true => response("200 OK", TAKEN),
             false => refusal.clone(),
         }
     });
     let dir = tempfile::tempdir().unwrap();
-    // Without a spool, what is left at the end of the pipe has to be taken by then.
+    // Without a spool, the flows at the end of the pipe have to be accepted by then.
     let retry_for = if has_spool { "0" } else { "60" };
     let arguments = ["--batch-flows", "10", "--retry-for", retry_for];
     let mut child = match has_spool {
@@ -160,7 +161,7 @@ fn keeps_on(wrong: String, has_spool: bool) {
         line.contains(" refuses: ") && line.contains("are kept"),
         "{wrong}: {line}"
     );
-    // Tried some times, told once.
+    // Several attempts, one message.
     until("more tries", || tries.load(Ordering::Relaxed) > 2);
     mended.store(true, Ordering::Relaxed);
     input.write_all(&ndjson_body(&flows(10))).unwrap();

@@ -1,6 +1,6 @@
-//! Two regions, each with a Kafka and nodes of its own, and MirrorMaker 2 from the first to the second, by the
-//! configuration that is shipped. The first is lost while flows come in: what had been mirrored is in the second to
-//! the byte, the rest when the first one's Kafka is back, and nothing counts twice however often it is sent.
+//! Two regions, each with a Kafka and nodes of its own, and MirrorMaker 2 from the first to the second, with the
+//! shipped configuration. The first is lost while flows arrive: everything that was mirrored is in the second to the
+//! byte, the rest follows when the first one's Kafka is back, and nothing counts twice however often it is sent.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use crate::cluster::post;
 use crate::kafka::{BROKER, Broker, script_command};
 use crate::nodes::{Node, rows, until_answered};
 use crate::support::{
-    Answer, Client, Daemon, Model, TestFlow, add_to, hour_of, ndjson_body, odd_flow, random,
+    Client, Daemon, Model, Response, TestFlow, add_to, hour_of, ndjson_body, odd_flow, random,
 };
 use crate::wait::{DEADLINE, poll_for};
 
@@ -20,7 +20,7 @@ const ALL: &str = "/flows?from=0&to=100";
 const SENT_BATCHES: usize = 300;
 const SENT_BATCH_FLOWS: usize = 50;
 
-/// Ends with the thread that started it, however that ends.
+/// A MirrorMaker that ends with the thread that started it.
 struct Mirror(Child);
 
 impl Mirror {
@@ -57,7 +57,7 @@ fn properties(a: &str, b: &str) -> String {
     lines.collect()
 }
 
-/// `flowtally send` with what is in its spool already, and `flows`.
+/// `flowtally send` with the batches in its spool, and `flows`.
 fn send(url: &str, spool: &Path, flows: &[TestFlow]) -> Child {
     let mut child = Command::new(Daemon::binary())
         .args(["send", "--url", url, "--spool"])
@@ -87,7 +87,7 @@ fn spooled(spool: &Path) -> usize {
         .count()
 }
 
-/// Has a sender put all flows into its spool, while it waits for a service that does not answer.
+/// Fills a sender's spool with all flows, while the service does not respond.
 fn fill(spool: &Path, flows: &[TestFlow]) {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
@@ -99,8 +99,8 @@ fn fill(spool: &Path, flows: &[TestFlow]) {
     sender.wait().unwrap();
 }
 
-/// Waits until a region answers as `right` says; `log` is of whom it waits for.
-fn until(what: &str, client: &Client, path: &str, log: &Path, right: impl Fn(&Answer) -> bool) {
+/// Waits until a response of a region satisfies `right`; `log` is printed on failure.
+fn until(what: &str, client: &Client, path: &str, log: &Path, right: impl Fn(&Response) -> bool) {
     let begun = Instant::now();
     let held = poll_for(DEADLINE, || {
         right(&until_answered(client, path)).then_some(())
@@ -113,7 +113,7 @@ fn until(what: &str, client: &Client, path: &str, log: &Path, right: impl Fn(&An
     println!("{what}: {:.1} s", begun.elapsed().as_secs_f32());
 }
 
-/// How many messages the nodes have not counted, since they had.
+/// Number of messages that the nodes did not count again.
 fn repeated(daemons: &[Daemon]) -> u64 {
     let of = |daemon: &Daemon| -> u64 {
         let metrics = daemon.client.get("/metrics", &[]).unwrap().body;
@@ -127,7 +127,7 @@ fn repeated(daemons: &[Daemon]) -> u64 {
 }
 
 #[test]
-fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
+fn a_lost_region_is_in_the_other_one_and_nothing_counts_twice() {
     let dir = tempfile::tempdir().unwrap();
     let broker_a = Broker::start();
     let node = |name: &str, brokers: &str| Node::new(brokers, "flows", name, dir.path());
@@ -160,16 +160,16 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
         post(&a[n % 2].client, &format!("load-{n}"), flows);
         add_to(&mut model, flows);
     }
-    let answer = until_answered(&to_a, ALL);
-    assert_eq!(answer.rows(), rows(&model));
-    until("mirrored", &to_b, ALL, &log, |b| b.body == answer.body);
+    let response = until_answered(&to_a, ALL);
+    assert_eq!(response.rows(), rows(&model));
+    until("mirrored", &to_b, ALL, &log, |b| b.body == response.body);
 
     // A lost response, and a client that continues in B.
     assert_eq!(repeated(&b), 0);
     post(&to_b, "load-7", &loads[7]);
     assert!(repeated(&b) > 0);
 
-    // A sender is running. From a moment on, nothing is mirrored any more; then all of A is gone.
+    // While a sender runs, mirroring stops; then all of A is lost.
     let flow = |n| TestFlow::new(2, &format!("s-{}", n % 977), "d", "v", n as u64, 1);
     let sent: Vec<_> = (0..SENT_BATCHES * SENT_BATCH_FLOWS).map(flow).collect();
     add_to(&mut model, &sent);
@@ -178,7 +178,7 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     let mut sender = send(&nodes_a[0].url, &spool, &[]);
     let sent_to_a = |least: usize| {
         let least = (least * SENT_BATCH_FLOWS) as u64;
-        move |hours: &Answer| {
+        move |hours: &Response| {
             let hours = hours.json();
             let hour = hours.as_array().unwrap().iter().find(|h| h["hour"] == 2);
             hour.is_some_and(|hour| hour["flows"].as_u64().unwrap() >= least)
@@ -200,9 +200,9 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     println!("{waiting} of {SENT_BATCHES} batches were not sent");
     assert!(waiting > 0 && waiting < SENT_BATCHES);
 
-    // B has what was mirrored, and continues.
-    let answer = until_answered(&to_b, "/flows?hour=1");
-    assert_eq!(answer.rows(), hour_of(&model, 1));
+    // B has the mirrored batches, and continues.
+    let response = until_answered(&to_b, "/flows?hour=1");
+    assert_eq!(response.rows(), hour_of(&model, 1));
     let mut sender = send(&nodes_b[0].url, &spool, &[]);
     assert!(sender.wait().unwrap().success());
     assert_eq!(spooled(&spool), 0);
@@ -210,13 +210,13 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     post(&to_b, "new", &new);
     add_to(&mut model, &new);
     assert_eq!(to_b.hour(4), hour_of(&model, 4));
-    // Of what A had acknowledged last, there is only what its client has sent again.
+    // Of the last batches that A acknowledged, B has only those that the client has sent again.
     post(&to_b, "late-0", &late[0]);
     let mut again = Model::new();
     add_to(&mut again, &late[0]);
     assert_eq!(to_b.hour(3), rows(&again));
 
-    // A's Kafka comes back, and what was not mirrored with it; MirrorMaker repeats some of what was.
+    // A's Kafka is back, and with it the batches that were not mirrored; MirrorMaker repeats some others.
     broker_a.restart();
     let a = nodes_a.each_ref().map(Node::start);
     let before = repeated(&b);
@@ -225,7 +225,7 @@ fn a_region_that_is_lost_is_in_the_other_one_and_nothing_counts_twice() {
     post(&to_a, "last", &last);
     add_to(&mut model, &last);
     let last = hour_of(&model, 5);
-    until("gone on", &to_b, "/flows?hour=5", &log, |b| {
+    until("continued", &to_b, "/flows?hour=5", &log, |b| {
         b.rows() == last
     });
     for node in &nodes_b {

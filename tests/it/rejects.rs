@@ -1,11 +1,11 @@
-//! What `flowtally import` and `send` put aside, and that the rest counts.
+//! Flows that `flowtally import` and `send` refuse, while the rest counts.
 
 use crate::import::{Bench, import};
 use crate::send::{flows, url};
 use crate::support::{Daemon, Model, add_to, hour_of, ndjson_body};
 use flow::Counters;
 
-/// What was refused: each place, without the file, with the reason and the length of the text.
+/// The refused flows: location without the file, reason, and length of the text.
 fn refused(rejects: &str) -> Vec<(String, String, usize)> {
     let kept = std::fs::read_to_string(rejects).unwrap();
     let lines = kept.lines().map(|line| {
@@ -18,10 +18,10 @@ fn refused(rejects: &str) -> Vec<(String, String, usize)> {
     lines.collect()
 }
 
-/// A line of any length is refused as others are, whatever way the flows go; the blocks of the file stay
-/// what they were, so that it counts once.
+/// A line of any length is refused like others, by each command; the batches of the file are unchanged, so that it
+/// counts once.
 #[test]
-fn a_line_that_is_too_long_is_put_aside() {
+fn a_line_that_is_too_long_is_refused() {
     let bench = Bench::new();
     let flows = flows(30_000);
     let mut model = Model::new();
@@ -72,9 +72,9 @@ fn an_unclosed_quote_is_reported_with_its_line() {
     assert_eq!(bench.hour(1)[0].1, Counters { tx: 2, rx: 3 });
 }
 
-/// The command in the message sends them to the same service, as it is printed.
+/// The command in the message sends them to the same service.
 #[test]
-fn the_printed_command_sends_what_was_refused() {
+fn the_printed_command_sends_the_refused_flows() {
     let bench = Bench::new();
     let daemon = Daemon::start(&bench.dir.path().join("served"));
     let flow = |name: &str, tx: &str| {
@@ -105,7 +105,7 @@ fn the_printed_command_sends_what_was_refused() {
             .find(|line| line.contains("jq -r .flow"))
             .unwrap();
         let command = &line[line.find("jq -r .flow").unwrap()..];
-        // What a user corrects.
+        // The user corrects the flow.
         let kept = std::fs::read_to_string(&rejects).unwrap();
         std::fs::write(&rejects, kept.replace("\\\"x\\\"", "5")).unwrap();
         let binary = Daemon::binary().display().to_string();
@@ -127,14 +127,19 @@ fn a_file_that_is_too_large_for_a_proxy() {
     let bench = Bench::new();
     let body = ndjson_body(&flows(100));
     let file = bench.file("flows.ndjson", &body);
-    let answer = |_: usize, request: &str| match request.contains("/receipts") {
-        true => crate::spool::answer("200 OK", "{\"receipts\":[]}"),
-        false => crate::spool::answer("413 Payload Too Large", ""),
+    let response = |_: usize, request: &str| match request.contains("/receipts") {
+        true => crate::spool_refused::response("200 OK", "{\"receipts\":[]}"),
+        false => crate::spool_refused::response("413 Payload Too Large", ""),
     };
     for command in ["send", "import"] {
         let run = |more: &[&str]| {
             let output = std::process::Command::new(Daemon::binary())
-                .args([command, "--url", &crate::spool::answering_to(answer), &file])
+                .args([
+                    command,
+                    "--url",
+                    &crate::spool_refused::answering_to(response),
+                    &file,
+                ])
                 .args(more)
                 .output()
                 .unwrap();
@@ -154,9 +159,9 @@ fn a_file_that_is_too_large_for_a_proxy() {
     }
 }
 
-/// The disk was full when the last line was written: the next one begins on its own line.
+/// If the disk was full when the last line was written, the next entry begins on a new line.
 #[test]
-fn a_torn_line_spoils_no_other() {
+fn a_torn_line_does_not_affect_others() {
     let bench = Bench::new();
     let rejects = bench.file("rejects.ndjson", b"{\"flow\":\"cut o");
     let bad = bench.file("bad.ndjson", b"{nonsense\n");

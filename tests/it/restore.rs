@@ -1,4 +1,4 @@
-//! From a backup to a data directory: whole, verified, and over nothing.
+//! Restores: complete, verified, and never overwriting anything.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -11,7 +11,7 @@ use crate::backup::{backups, bad, batch_of, flowtally, good, sum, text};
 use crate::support::Daemon;
 
 #[test]
-fn a_restore_overwrites_nothing_and_is_whole() {
+fn a_restore_overwrites_nothing_and_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
     let daemon = Daemon::start(&data);
@@ -27,7 +27,7 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     let full = restore(&to, &data);
     assert_eq!(full.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&full.stderr).contains("is not empty"));
-    // As a kill in the middle leaves it: no service starts there, and the same restore begins anew.
+    // After a kill in the middle, no service starts there, and the same restore starts over.
     let half = dir.path().join("half");
     std::fs::create_dir_all(half.join("rocks")).unwrap();
     std::fs::write(half.join("RESTORING"), "").unwrap();
@@ -43,7 +43,7 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     ]);
     assert!(error.contains("interrupted"), "{error}");
     assert!(restore(&to, &half).status.success());
-    // Damage in a backup is found.
+    // Damage in a backup is detected.
     let backup = backups(&to).remove(0);
     let files = std::fs::read_dir(backup.join("rocks")).unwrap();
     let sst: BTreeSet<_> = files
@@ -63,7 +63,7 @@ fn a_restore_overwrites_nothing_and_is_whole() {
     let listen = ["serve", "--listen", "127.0.0.1:0", "--data-dir"];
     let error = bad(&[&listen[..], &[text(&target)]].concat());
     assert!(error.contains("interrupted"), "{error}");
-    // However an incomplete one is called.
+    // By any path to an incomplete backup.
     let unfinished = PathBuf::from(format!("{}.incomplete", text(&backup)));
     std::fs::rename(&backup, &unfinished).unwrap();
     let error = bad(&[
@@ -111,9 +111,9 @@ fn a_directory_with_only_the_name_of_a_backup_is_not_restored() {
     assert!(error.contains("it has no valid FLOWTALLY file"), "{error}");
 }
 
-/// As a power cut leaves it: longer than what was written.
+/// The state after a power cut: the log is longer than its records.
 #[test]
-fn a_write_that_was_broken_off_is_cut_off() {
+fn a_torn_write_is_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("db"), dir.path().join("backups"));
     let mut daemon = Daemon::start(&data);
@@ -167,7 +167,7 @@ fn one_of_two_restores_into_one_directory_is_refused() {
     good(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
     let into = dir.path().join("restored");
     let restore = ["restore", "--from", text(&to), "--data-dir", text(&into)];
-    // One that was interrupted, and that another is taking up.
+    // An interrupted restore that another process is repeating.
     std::fs::create_dir(&into).unwrap();
     std::fs::write(into.join("RESTORING"), "").unwrap();
     let held = std::fs::File::open(&into).unwrap();

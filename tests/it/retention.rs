@@ -1,4 +1,4 @@
-//! Hours that are dropped, by age or by request: as a whole, for good, and cheaply.
+//! Hours that are dropped, by age or by request: completely, permanently, and cheaply.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ fn flow(hour: u32, n: u64) -> TestFlow {
 
 fn post(client: &Client, headers: &[(&str, &str)], flows: &[TestFlow]) -> (String, bool) {
     let headers = [&[JSON], headers].concat();
-    let answer = client.post("/flows", &headers, &json_body(flows)).unwrap();
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let replayed = answer.header("idempotent-replayed").is_some();
-    (String::from_utf8(answer.body).unwrap(), replayed)
+    let response = client.post("/flows", &headers, &json_body(flows)).unwrap();
+    assert_eq!(response.status, 200, "{response:?}");
+    let replayed = response.header("idempotent-replayed").is_some();
+    (String::from_utf8(response.body).unwrap(), replayed)
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn too_old_flows_are_counted_as_expired_and_dropped() {
     let mut daemon = Daemon::start_with(dir.path(), &arguments);
     let client = daemon.client.clone();
     client.accept(&[flow(5, 1), flow(7, 2), flow(8, 3)]);
-    // The newest is 8, so 5 is kept, and 4 is not; also not within a batch that moves the newest.
+    // The newest hour is 8, so 5 is kept and 4 is not, even in the batch that moves the newest.
     assert_eq!(
         post(&client, &[], &[flow(4, 1), flow(8, 1)]).0,
         "{\"accepted\":1,\"expired\":1}\n"
@@ -51,7 +51,7 @@ fn too_old_flows_are_counted_as_expired_and_dropped() {
         post(&client, &[], &[flow(0, 1)]).0,
         "{\"accepted\":0,\"expired\":1}\n"
     );
-    // The answer stays the same, whatever is too old by then.
+    // A replay gets the same response, even if more flows are too old by then.
     client.accept(&[flow(12, 1)]);
     let replayed = post(&client, &key, &moving);
     assert_eq!(replayed, (first.0, true));
@@ -85,8 +85,8 @@ fn an_hour_is_deleted_on_request() {
     let client = &daemon.client;
     client.accept(&[flow(1, 1), flow(2, 2), flow(2, 3)]);
     let delete = |query: &str| {
-        let answer = client.delete(&format!("/flows{query}")).unwrap();
-        (answer.status, String::from_utf8(answer.body).unwrap())
+        let response = client.delete(&format!("/flows{query}")).unwrap();
+        (response.status, String::from_utf8(response.body).unwrap())
     };
     assert_eq!(delete("?hour=2"), (200, "{\"deleted\":2}\n".into()));
     assert_eq!(client.hour(2), []);
@@ -94,14 +94,14 @@ fn an_hour_is_deleted_on_request() {
     assert!(status == 404 && body.contains("no-such-hour"), "{body}");
     assert_eq!(delete("").0, 400);
     assert_eq!(client.hour(1).len(), 1);
-    // It can begin anew.
+    // The hour can get new flows.
     client.accept(&[flow(2, 7)]);
     assert_eq!(client.hour(2)[0].1, Counters { tx: 7, rx: 1 });
     daemon.stop();
     assert!(verify(dir.path()).unwrap().faults.is_empty());
 }
 
-/// A flow of the far future makes all others old; deleting it undoes that, and brings nothing back.
+/// A flow of the far future makes all others too old. Deleting it moves the cutoff back, but restores no dropped hour.
 #[test]
 fn age_counts_from_the_newest_hour_that_has_flows() {
     let arguments = ["--retain-hours", "24", "--hour-ahead-max", "none"];
@@ -129,8 +129,8 @@ fn age_counts_from_the_newest_hour_that_has_flows() {
     }
 }
 
-/// What it guards against: a kill that leaves rows without their ledger, or the other way round, and a
-/// journal that brings back what is gone.
+/// It guards against a kill that leaves rows without their ledger or vice versa, and against a journal that restores
+/// dropped flows.
 #[test]
 fn killed_at_each_step_of_a_drop() {
     for step in [
@@ -140,8 +140,8 @@ fn killed_at_each_step_of_a_drop() {
         Step::Dropped,
     ] {
         let dir = tempfile::tempdir().unwrap();
-        // The steps before the drop come from the flush that it needs; a copy of the directory at a
-        // step is what a kill would have left.
+        // The steps before the drop are those of its flush; a copy of the directory at a step is the state after a
+        // kill.
         let copy = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().to_owned(), copy.path().to_owned());
         let copies = Arc::new(AtomicU32::new(0));
@@ -163,7 +163,7 @@ fn killed_at_each_step_of_a_drop() {
                 .commit(vec![batch(&[flow(hour, 1), flow(hour, 2)])])
                 .unwrap();
         }
-        // Before a drop, one file holds all hours; before a flush, none.
+        // Before a drop, one file has all hours; before a flush, none.
         if matches!(step, Step::DropWritten | Step::Dropped) {
             store.flush().unwrap();
         }
@@ -196,9 +196,9 @@ fn killed_at_each_step_of_a_drop() {
     }
 }
 
-/// A copy of what a kill would leave now: RocksDB's own threads may be changing files.
+/// A copy of the state after a kill: RocksDB's own threads may be changing files meanwhile.
 fn copy_at_rest(from: &std::path::Path, to: &std::path::Path) {
-    until("a copy of files that nobody changes", || {
+    until("a copy without concurrent changes", || {
         let before = listing(from);
         copy_dir(from, to);
         let is_at_rest = listing(from) == before;
@@ -240,7 +240,7 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// Random commits, drops, flushes, compactions and restarts, held against a map.
+/// Random commits, drops, flushes, compactions and restarts, compared with a map.
 #[test]
 fn dropped_hours_stay_dropped() {
     let mut random = random("dropped_hours_stay_dropped");
@@ -308,9 +308,9 @@ fn dropped_hours_stay_dropped() {
     assert!(verified.faults.is_empty(), "{:?}", verified.faults);
 }
 
-/// Space comes back, and reads and writes stay as quick as they were.
+/// Space is released, and reads and writes are as fast as before.
 #[test]
-fn a_thousand_hours_take_the_space_of_those_that_are_kept() {
+fn a_thousand_hours_take_the_space_of_the_kept_ones() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
         retain_hours: Some(24),
@@ -350,8 +350,7 @@ fn a_thousand_hours_take_the_space_of_those_that_are_kept() {
     assert!(*most < 3 * sizes[1].max(1 << 20), "{sizes:?}");
 }
 
-/// The files that a dropped hour shares with others are rewritten, which takes space, again when there
-/// is some.
+/// Files that a dropped hour shares with others are rewritten, which needs space, so it is retried when there is some.
 #[test]
 fn a_full_disk_delays_compaction_of_dropped_hours() {
     const HOUR_ROWS: u64 = 80_000;
@@ -381,7 +380,7 @@ fn a_full_disk_delays_compaction_of_dropped_hours() {
     let before = bytes_of(&rocks);
     disk.fill(1);
     store.delete_hour(Hour::new(2).unwrap()).unwrap().unwrap();
-    // Time to rewrite them, if it could; a busy machine only makes this check weaker.
+    // Time to rewrite them, if that were possible; a busy machine only weakens this assertion.
     std::thread::sleep(Duration::from_secs(2));
     assert!(bytes_of(&rocks) >= before, "{before}, {}", bytes_of(&rocks));
     disk.free();

@@ -36,7 +36,7 @@ pub fn send(url: &str, arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end before it has read all.
+    // It may end before it has read all input.
     let _sent = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -71,7 +71,7 @@ fn a_pipe_of_each_format_is_sent() {
         add_to(&mut model, &flows);
         assert_eq!(daemon.client.hour(1), hour_of(&model, 1));
     }
-    // Nothing is nothing.
+    // Empty input is not an error.
     assert_eq!(parts(&send(&url(&daemon), &[], b"")).0, Some(0));
     daemon.stop();
 }
@@ -80,7 +80,7 @@ fn a_pipe_of_each_format_is_sent() {
 fn a_file_counts_once_however_often_it_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
-    // Batches that are alike, in one file, count each.
+    // Equal batches in one file each count.
     let flows: Vec<_> = (0..3000)
         .map(|_| TestFlow::new(1, "a", "b", "c", 1, 0))
         .collect();
@@ -138,7 +138,7 @@ fn refused_flows_go_to_the_rejects_file_and_the_others_are_sent() {
     );
     assert_eq!(lines[1]["flow"], "nonsense");
 
-    // The rest of an input that breaks off cannot be read, and that is said.
+    // The rest of a truncated input cannot be read, and the error names this.
     let (status, out, error) = parts(&send(&url(&daemon), &[], &json_body(&flows(3))[..200]));
     assert_eq!(status, Some(1));
     assert!(
@@ -150,7 +150,7 @@ fn refused_flows_go_to_the_rejects_file_and_the_others_are_sent() {
 }
 
 #[test]
-fn a_spool_keeps_flows_while_the_service_is_away() {
+fn a_spool_keeps_flows_while_the_service_is_unavailable() {
     let dir = tempfile::tempdir().unwrap();
     let address = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -187,7 +187,7 @@ fn a_spool_keeps_flows_while_the_service_is_away() {
 }
 
 #[test]
-fn a_signal_leaves_what_was_read_in_the_spool() {
+fn a_signal_leaves_unsent_flows_in_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
     let mut child = Command::new(Daemon::binary())
@@ -217,7 +217,7 @@ fn a_signal_leaves_what_was_read_in_the_spool() {
     drop(input);
 }
 
-/// Sends SIGTERM at random moments, and starts it again with the same file.
+/// Sends SIGTERM at random moments, and runs the command again with the same file.
 #[test]
 fn a_file_that_signals_interrupt_counts_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -227,7 +227,7 @@ fn a_file_that_signals_interrupt_counts_once() {
     let file = dir.path().join("flows.ndjson");
     std::fs::write(&file, ndjson_body(&flows)).unwrap();
     let mut interrupted = 0;
-    // Each longer than the one before by half, so that one of them ends however slow the machine is.
+    // Each time is half as long again, so that one run completes however slow the machine is.
     let mut pause = Duration::from_millis(60);
     loop {
         let mut child = Command::new(Daemon::binary())
@@ -246,8 +246,8 @@ fn a_file_that_signals_interrupt_counts_once() {
         if status.success() {
             break;
         }
-        assert!(begin.elapsed() < at_most(3), "a signal ends it at once");
-        // Before it handles signals, this one ends it all the same.
+        assert!(begin.elapsed() < at_most(3), "a signal ends it immediately");
+        // Before it handles signals, the default action ends it.
         if status.signal() != Some(15) {
             assert_eq!(status.code(), Some(128 + 15));
             interrupted += 1;
@@ -271,7 +271,7 @@ fn a_signal_does_not_wait_for_room() {
     let mut input = child.stdin.take().unwrap();
     let body = ndjson_body(&flows(300));
     input.write_all(&body).unwrap();
-    // It reads more than its queue takes, and waits for room then.
+    // It reads more than fits into its queue, and waits for room.
     until("reading to begin", || {
         rustix::io::ioctl_fionread(&input).unwrap() < body.len() as u64
     });
@@ -283,15 +283,15 @@ fn a_signal_does_not_wait_for_room() {
     drop(input);
 }
 
-/// Answers each request with the next of `answers`, and tells when each came.
+/// Responds to each request with the next of `responses`, and reports the times of the requests.
 fn scripted(
-    answers: &'static [&'static str],
+    responses: &'static [&'static str],
 ) -> (String, std::thread::JoinHandle<Vec<(Instant, String)>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let mut requests = Vec::new();
-        for answer in answers {
+        for response in responses {
             let (mut stream, _) = listener.accept().unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap());
             let (mut key, mut length) = (String::new(), 0);
@@ -311,7 +311,7 @@ fn scripted(
             }
             lines.read_exact(&mut vec![0; length]).unwrap();
             requests.push((Instant::now(), key));
-            stream.write_all(answer.as_bytes()).unwrap();
+            stream.write_all(response.as_bytes()).unwrap();
         }
         requests
     });
@@ -338,8 +338,8 @@ fn send_retries_under_the_same_key_after_the_requested_pause() {
 }
 
 #[test]
-fn an_error_that_a_retry_cannot_fix_ends_send() {
-    for (answer, word) in [
+fn a_permanent_error_ends_send() {
+    for (response, word) in [
         (
             "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             "401",
@@ -365,7 +365,7 @@ fn an_error_that_a_retry_cannot_fix_ends_send() {
             "not flowtally",
         ),
     ] {
-        let (url, server) = scripted(Box::leak(Box::new([answer])));
+        let (url, server) = scripted(Box::leak(Box::new([response])));
         let arguments = ["--retry-for", "0"];
         let (status, _, error) = parts(&send(&url, &arguments, &ndjson_body(&flows(3))));
         assert_eq!(status, Some(1));

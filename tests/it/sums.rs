@@ -1,4 +1,4 @@
-//! What is known of sums that grow while they are asked for, and whether an answer agrees with it.
+//! Bounds of sums that grow during queries, and the check whether a response is within them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Key, Model, TestFlow, add_to};
 
-/// No answer shows more than `ceiling`, and none that is asked for from now on less than what has been seen.
+/// No response shows more than `ceiling`, and no later one shows less than the floor.
 #[derive(Default)]
 pub struct Sums {
-    /// All that has begun to be sent.
+    /// All flows whose sending has begun.
     pub ceiling: Model,
-    /// All that was acknowledged as visible.
+    /// All flows that were acknowledged as visible.
     acknowledged: Model,
-    /// The most that an answer has shown.
+    /// The maximum that a response has shown.
     shown: Model,
 }
 
@@ -51,26 +51,26 @@ fn raise(model: &mut Model, key: &Key, to: Counters) {
     sums.rx = sums.rx.max(to.rx);
 }
 
-/// A question, of hours from 0 to before 7.
+/// A query of hours from 0 to 7 (exclusive).
 #[derive(Debug)]
-pub struct Question {
+pub struct TestQuery {
     /// `GET /hours` instead of `GET /flows`.
     of_hours: bool,
     hours: Range<u32>,
     src: Option<String>,
-    /// Of the key, in its order; `None` is all.
+    /// Columns to group by, in key order; `None` means rows without grouping.
     columns: Option<Vec<&'static str>>,
-    /// By bytes, and how many; `true` is the least first.
+    /// Sort by bytes, with this limit; `true` means ascending.
     top: Option<(bool, usize)>,
     pub partial: bool,
 }
 
 const COLUMNS: [&str; 4] = ["hour", "src_app", "dest_app", "vpc_id"];
 
-impl Question {
-    pub fn any(random: &mut StdRng) -> Question {
+impl TestQuery {
+    pub fn any(random: &mut StdRng) -> TestQuery {
         let from = random.random_range(0..6);
-        let whole = Question {
+        let whole = TestQuery {
             of_hours: false,
             hours: from..random.random_range(from + 1..8),
             src: None,
@@ -82,34 +82,34 @@ impl Question {
             Some((COLUMNS.into_iter().filter(|_| random.random_bool(0.5))).collect())
         };
         match random.random_range(0..8) {
-            0 => Question {
+            0 => TestQuery {
                 of_hours: true,
                 hours: 0..u32::MAX,
                 columns: Some(vec!["hour"]),
                 ..whole
             },
-            1 => Question {
+            1 => TestQuery {
                 hours: 5..6,
                 ..whole
             },
-            2 => Question {
+            2 => TestQuery {
                 columns: some_columns(random),
                 top: Some((random.random(), random.random_range(1..20))),
                 ..whole
             },
-            3 => Question {
+            3 => TestQuery {
                 top: Some((random.random(), random.random_range(1..20))),
                 ..whole
             },
-            4 => Question {
+            4 => TestQuery {
                 src: Some(format!("step-{}", random.random_range(0..20))),
                 ..whole
             },
-            5 => Question {
+            5 => TestQuery {
                 partial: true,
                 ..whole
             },
-            _ => Question {
+            _ => TestQuery {
                 columns: some_columns(random),
                 ..whole
             },
@@ -134,12 +134,12 @@ impl Question {
         path + if self.partial { "&partial=true" } else { "" }
     }
 
-    /// Whether an answer has whole rows.
+    /// Whether a response has complete rows.
     pub fn shows_rows(&self) -> bool {
         self.columns.is_none()
     }
 
-    /// What the answer has to be, if sums are `model`. Groups are named by their JSON.
+    /// The expected groups for the sums `model`, by their JSON.
     fn groups(&self, model: &Model) -> BTreeMap<String, Counters> {
         let mut groups = BTreeMap::<String, Counters>::new();
         for (key, sums) in model {
@@ -159,11 +159,10 @@ impl Question {
         groups
     }
 
-    /// Whether `answer` is right: what was known when it was asked for is `floor`, and what is known now is
-    /// `ceiling`.
+    /// Checks `response` against `floor`, the bound from before its request, and `ceiling`, the bound from now.
     pub fn check(
         &self,
-        answer: &Value,
+        response: &Value,
         is_partial: bool,
         floor: &Model,
         ceiling: &Model,
@@ -171,8 +170,8 @@ impl Question {
         let (floor, ceiling) = (self.groups(floor), self.groups(ceiling));
         let mut shown = BTreeMap::new();
         let mut last = None;
-        for row in answer.as_array().ok_or("it is no list")? {
-            let fields = row.as_object().ok_or("a row is no object")?;
+        for row in response.as_array().ok_or("it is not a list")? {
+            let fields = row.as_object().ok_or("a row is not an object")?;
             let mut fields: BTreeMap<_, _> = fields.iter().collect();
             fields.retain(|field, _| *field != "flows");
             let mut number = |name: &str| fields.remove(&name.to_owned()).and_then(|n| n.as_u64());
@@ -193,17 +192,17 @@ impl Question {
                 None => true,
             });
             if !in_order {
-                return Err(format!("{row} is not where it belongs"));
+                return Err(format!("{row} is out of order"));
             }
             last = Some(by);
             if shown.insert(group, by).is_some() {
-                return Err(format!("{row} is there twice"));
+                return Err(format!("{row} occurs twice"));
             }
         }
         if is_partial {
             return Ok(());
         }
-        // Whatever is not shown is behind the last, if there was room for so many.
+        // Groups that are not shown sort after the last one, if the limit was reached.
         let last = last.filter(|_| self.top.is_some_and(|(_, limit)| shown.len() == limit));
         for (group, least) in &floor {
             let most = ceiling.get(group).copied().unwrap_or_default();
@@ -213,7 +212,7 @@ impl Question {
                 _ => false,
             };
             if !is_behind && !shown.contains_key(group) {
-                return Err(format!("{group} is not there, and had {least:?}"));
+                return Err(format!("{group} is missing, and had {least:?}"));
             }
         }
         Ok(())
@@ -221,13 +220,13 @@ impl Question {
 }
 
 #[test]
-fn the_check_detects_wrong_answers() {
+fn the_check_detects_wrong_responses() {
     let key = |src: &str| (5, src.to_owned(), "d".to_owned(), "v".to_owned());
     let counters = |tx| Counters { tx, rx: 0 };
     let floor = Model::from([(key("a"), counters(5)), (key("b"), counters(9))]);
     let ceiling = Model::from([(key("a"), counters(7)), (key("b"), counters(9))]);
     let row = |src: &str, tx: u64| json!({"src_app": src, "bytes_tx": tx, "bytes_rx": 0});
-    let by_src = |top| Question {
+    let by_src = |top| TestQuery {
         of_hours: false,
         hours: 5..6,
         src: None,
@@ -236,8 +235,8 @@ fn the_check_detects_wrong_answers() {
         partial: false,
     };
     let check = |top, rows: &[Value]| {
-        let answer = Value::Array(rows.to_vec());
-        by_src(top).check(&answer, false, &floor, &ceiling)
+        let response = Value::Array(rows.to_vec());
+        by_src(top).check(&response, false, &floor, &ceiling)
     };
     assert_eq!(check(None, &[row("a", 6), row("b", 9)]), Ok(()));
     assert_eq!(check(Some((false, 1)), &[row("b", 9)]), Ok(()));

@@ -1,29 +1,25 @@
-//! A daemon to test, clients for it, and the model that it is held against.
+//! Daemons for tests, clients for them, and the model for comparison.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, HourRange, Totals};
 use flowtally::store::{Selection, Store};
-use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::wait::{DEADLINE, until_daemon};
+pub use crate::daemon::{Daemon, Disk};
+use crate::wait::DEADLINE;
 
 /// Hour, src_app, dest_app, vpc_id.
 pub type Key = (u32, String, String, String);
 
-/// What the service has to answer: sums that stop at the top.
+/// The expected rows: sums that saturate.
 pub type Model = BTreeMap<Key, Counters>;
 
-/// One flow, as a test makes it.
+/// A flow of a test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestFlow {
     pub key: Key,
@@ -88,7 +84,7 @@ pub fn batch(flows: &[TestFlow]) -> Batch {
     builder.finish()
 }
 
-/// The rows of an hour, straight from a store.
+/// The ledger, read directly from a store.
 pub fn ledger_of(store: &Store) -> impl Iterator<Item = (Hour, Totals)> {
     store.ledger(HourRange::ALL).unwrap().map(Result::unwrap)
 }
@@ -112,7 +108,7 @@ pub fn scan(store: &Store, hour: u32) -> Vec<(Key, Counters)> {
     rows
 }
 
-/// A generator whose seed is printed, so that a failure can be run again: `FLOWTALLY_TEST_SEED=…`.
+/// A generator whose seed is printed, so that a failure can be reproduced: `FLOWTALLY_TEST_SEED=…`.
 pub fn random(test: &str) -> StdRng {
     let seed = std::env::var("FLOWTALLY_TEST_SEED")
         .ok()
@@ -188,15 +184,15 @@ pub fn odd_flow(random: &mut StdRng, hours: &[u32]) -> TestFlow {
     }
 }
 
-/// An answer with its body read.
+/// A response with its body.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|v| v.to_str().unwrap())
     }
@@ -206,7 +202,7 @@ impl Answer {
             .unwrap_or_else(|e| panic!("{e} in {:?}", String::from_utf8_lossy(&self.body)))
     }
 
-    /// Rows of a JSON answer to `GET /flows`.
+    /// Rows of a JSON response to `GET /flows`.
     pub fn rows(&self) -> Vec<(Key, Counters)> {
         assert_eq!(
             self.status,
@@ -257,12 +253,14 @@ impl Client {
         }
     }
 
-    /// For `https`, with a certificate or authority that counts.
+    /// For `https`, with the certificate or authority to trust.
     #[cfg(feature = "kafka")]
     pub fn tls(url: &str, authority: &[u8]) -> Client {
         let authority = ureq::tls::Certificate::from_pem(authority).unwrap();
         let tls = ureq::tls::TlsConfig::builder()
-            .root_certs(ureq::tls::RootCerts::Specific(Arc::new(vec![authority])))
+            .root_certs(ureq::tls::RootCerts::Specific(std::sync::Arc::new(vec![
+                authority,
+            ])))
             .build();
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -276,7 +274,7 @@ impl Client {
         }
     }
 
-    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response, ureq::Error> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -289,7 +287,7 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Result<Answer, ureq::Error> {
+    ) -> Result<Response, ureq::Error> {
         let mut request = self.agent.post(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -297,27 +295,27 @@ impl Client {
         read(request.send(body)?)
     }
 
-    pub fn delete(&self, path: &str) -> Result<Answer, ureq::Error> {
+    pub fn delete(&self, path: &str) -> Result<Response, ureq::Error> {
         read(self.agent.delete(format!("{}{path}", self.base)).call()?)
     }
 
     /// POSTs a JSON batch that has to be accepted.
     pub fn accept(&self, flows: &[TestFlow]) {
-        let answer = self
+        let response = self
             .post("/flows", &[JSON], &json_body(flows))
             .unwrap_or_else(|e| panic!("{e}"));
-        let text = String::from_utf8_lossy(&answer.body);
-        assert_eq!(answer.status, 200, "{text}");
+        let text = String::from_utf8_lossy(&response.body);
+        assert_eq!(response.status, 200, "{text}");
         assert_eq!(text, format!("{{\"accepted\":{}}}\n", flows.len()));
     }
 
-    /// The value of a metric, which is named with its labels.
+    /// The value of a metric; `name` includes its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let value = self.find_metric(name);
         value.unwrap_or_else(|| panic!("no metric {name}"))
     }
 
-    /// The same, where labels appear with their first event.
+    /// Like [`Client::metric`]; `None` before the first event with these labels.
     pub fn find_metric(&self, name: &str) -> Option<f64> {
         let text = String::from_utf8(self.get("/metrics", &[]).unwrap().body).unwrap();
         let of_line = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
@@ -325,241 +323,37 @@ impl Client {
     }
 
     pub fn hour(&self, hour: u32) -> Vec<(Key, Counters)> {
-        let answer = self.get(&format!("/flows?hour={hour}"), &[]);
-        answer.unwrap_or_else(|e| panic!("{e}")).rows()
+        let response = self.get(&format!("/flows?hour={hour}"), &[]);
+        response.unwrap_or_else(|e| panic!("{e}")).rows()
     }
 }
 
 pub const JSON: (&str, &str) = ("content-type", "application/json");
+
 pub const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
-fn read(response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
+fn read(response: ureq::http::Response<ureq::Body>) -> Result<Response, ureq::Error> {
     let (parts, mut body) = response.into_parts();
     let body = body.with_config().limit(1 << 30).read_to_vec()?;
-    Ok(Answer {
+    Ok(Response {
         status: parts.status.as_u16(),
         headers: parts.headers,
         body,
     })
 }
 
-/// Sends `request` as it is and reads until the server closes or is silent for a while.
+/// Sends the bytes of `request`, and reads until the server closes the connection or is silent for a while.
 pub fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_millis(500)))
         .unwrap();
-    // The server may have answered and closed before all of it is sent.
+    // The server may respond and close the connection before everything is sent.
     let _sent = stream.write_all(request);
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut part = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut part) {
-        answer.extend_from_slice(&part[..n]);
+        response.extend_from_slice(&part[..n]);
     }
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-/// A small disk of its own, where there is the right to mount one.
-#[derive(Debug)]
-pub struct Disk {
-    pub path: PathBuf,
-    pub mounted: bool,
-}
-
-impl Disk {
-    pub fn new(path: PathBuf, mib: usize) -> Disk {
-        std::fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(&path)
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-        if !mounted {
-            println!("full disk: NOT TESTED, this user may not mount one");
-        }
-        Disk { path, mounted }
-    }
-
-    /// Takes all space but `leave_mib`.
-    pub fn fill(&self, leave_mib: u64) {
-        let mut file = std::fs::File::create(self.path.join("filler")).unwrap();
-        while file.write_all(&[1; 64 << 10]).is_ok() {}
-        let length = file.metadata().unwrap().len();
-        file.set_len(length.saturating_sub(leave_mib << 20))
-            .unwrap();
-    }
-
-    pub fn free(&self) {
-        let _there_is_none = std::fs::remove_file(self.path.join("filler"));
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _best_effort = Command::new("umount").arg("-l").arg(&self.path).status();
-        }
-    }
-}
-
-/// The real binary on a free port.
-#[derive(Debug)]
-pub struct Daemon {
-    child: Child,
-    pub address: SocketAddr,
-    pub client: Client,
-    log: Arc<Mutex<String>>,
-    /// Ends when the daemon has, and all that it logged is in `log`.
-    drain: Option<JoinHandle<()>>,
-}
-
-impl Daemon {
-    pub fn binary() -> PathBuf {
-        PathBuf::from(env!("CARGO_BIN_EXE_flowtally"))
-    }
-
-    pub fn start(data_dir: &Path) -> Daemon {
-        Daemon::start_with(data_dir, &[])
-    }
-
-    /// Starts it and waits until it is ready, and has logged that.
-    pub fn start_with(data_dir: &Path, arguments: &[&str]) -> Daemon {
-        let mut daemon = Daemon::launch(data_dir, arguments);
-        until_daemon(&mut daemon, "it to be ready", |daemon| {
-            let answer = daemon.client.get("/readyz", &[]);
-            answer.is_ok_and(|a| a.status == 200) && daemon.log().contains("replay_ms")
-        });
-        daemon
-    }
-
-    /// Starts it and waits until it listens.
-    pub fn launch(data_dir: &Path, arguments: &[&str]) -> Daemon {
-        Daemon::launch_by(Command::new(Daemon::binary()), data_dir, arguments)
-    }
-
-    /// The same, with room for this many open files.
-    pub fn launch_with_files(data_dir: &Path, files: usize) -> Daemon {
-        let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={files}:{files}"));
-        command.arg(Daemon::binary());
-        Daemon::launch_by(command, data_dir, &[])
-    }
-
-    /// The same, by `command`, which is the binary with what a test wants around it.
-    pub fn launch_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Daemon {
-        command.args(["serve", "--data-dir"]).arg(data_dir);
-        command.env("FLOWTALLY_LOG_FORMAT", "text");
-        if !arguments.contains(&"--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
-        let mut child = command
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut address = None;
-        for line in lines.by_ref() {
-            let line = line.unwrap() + "\n";
-            log.lock().push_str(&line);
-            let found = line
-                .split_once("address=")
-                .or(line.split_once("\"address\":\""));
-            if let Some((_, rest)) = found {
-                let end = rest.find([' ', '"', '\n']).unwrap();
-                address = rest[..end].parse().ok();
-                break;
-            }
-        }
-        // Drains the pipe, so that the daemon never waits for its log to be read.
-        let drained = log.clone();
-        let drain = std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                drained.lock().push_str(&(line + "\n"));
-            }
-        });
-        let address = address.unwrap_or_else(|| {
-            let status = child.wait();
-            panic!("it ended with {status:?}: {}", log.lock())
-        });
-        Daemon {
-            child,
-            address,
-            client: Client::new(address),
-            log,
-            drain: Some(drain),
-        }
-    }
-
-    /// Of its process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn log(&self) -> String {
-        self.log.lock().clone()
-    }
-
-    /// Resident memory.
-    pub fn memory_mib(&self) -> u64 {
-        self.status_mib("VmRSS")
-    }
-
-    /// The most that there was.
-    pub fn memory_mib_max(&self) -> u64 {
-        self.status_mib("VmHWM")
-    }
-
-    fn status_mib(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
-        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib / 1024
-    }
-
-    /// `TERM`, `INT` and the like.
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([format!("-{name}"), self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
-    }
-
-    /// SIGKILL, and wait.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Waits for it to end by itself.
-    pub fn wait(&mut self) -> ExitStatus {
-        until_daemon(self, "it to end", Daemon::has_ended);
-        if let Some(drain) = self.drain.take() {
-            drain.join().unwrap();
-        }
-        self.child.wait().unwrap()
-    }
-
-    /// Whether it has ended by itself.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
-    /// SIGTERM, and an end in good order.
-    pub fn stop(mut self) {
-        self.signal("TERM");
-        let status = self.wait();
-        assert!(status.success(), "{status:?}: {}", self.log());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
-    }
+    String::from_utf8_lossy(&response).into_owned()
 }

@@ -1,4 +1,4 @@
-//! A record of system calls, held against what has to be on the disk before which promise: names by a sync of their
+//! Checks recorded system calls: before each acknowledgement, the required names have to be durable by a sync of their
 //! directory, and bytes by a sync of their file. Needs strace.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,10 +11,10 @@ use crate::support::{Daemon, TestFlow};
 const CALLS: &str = "openat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,\
                      fsync,fdatasync,write,pwrite64,writev,sendto,exit_group";
 
-/// What is not on the disk yet.
+/// Changes that are not synced yet.
 #[derive(Clone, Debug, Default)]
 struct Unsynced {
-    /// Of a directory, what was made, renamed or removed in it.
+    /// By directory: the names that were created, renamed or removed in it.
     names: BTreeMap<PathBuf, BTreeSet<String>>,
     /// Files that have been written to.
     files: BTreeSet<PathBuf>,
@@ -33,8 +33,8 @@ impl Unsynced {
         self.files.contains(path)
     }
 
-    /// All under `root` that a promise needs. Logs for people, locks, and what the next start empties are of no
-    /// importance; nor are files of the database that were removed.
+    /// The relevant changes under `root`: without RocksDB's info logs, locks, files that the next start removes, and
+    /// removed files of the database.
     fn under(&self, root: &Path) -> Vec<String> {
         let is_needed = |path: &Path| {
             let Ok(relative) = path.strip_prefix(root) else {
@@ -62,7 +62,7 @@ impl Unsynced {
     }
 }
 
-/// What a process did, call by call: each with what was not synced before it.
+/// The system calls of a process, each with the unsynced changes before it.
 struct Recorded {
     calls: Vec<(String, Unsynced)>,
 }
@@ -77,7 +77,7 @@ impl Recorded {
             let (thread, call) = line.split_once(' ').unwrap();
             let call = call.trim_start();
             if let Some(beginning) = call.strip_suffix(" <unfinished ...>") {
-                // What is sent may have arrived before the call returns.
+                // Sent data may arrive before the call returns.
                 calls.push((beginning.to_owned(), now.clone()));
                 under_way.insert(thread, beginning.to_owned());
                 continue;
@@ -93,13 +93,13 @@ impl Recorded {
         Recorded { calls }
     }
 
-    /// What was not synced when the first call was made that `is_it`.
+    /// The unsynced changes at the first call for which `is_it` holds.
     fn before(&self, what: &str, is_it: impl Fn(&str) -> bool) -> &Unsynced {
         let found = self.calls.iter().find(|(call, _)| is_it(call));
         &found.unwrap_or_else(|| panic!("no call is it: {what}")).1
     }
 
-    /// Everything under `root` is on the disk before the call that has all of `words`.
+    /// Asserts that everything under `root` is synced before the call that has all of `words`.
     fn all_is_synced_before(&self, words: &[&str], root: &Path) {
         let has_all = |call: &str| words.iter().all(|word| call.contains(word));
         let left = self.before(&words.join(" … "), has_all).under(root);
@@ -151,7 +151,7 @@ fn note(now: &mut Unsynced, call: &str) {
             let is_dirty = now.is_dirty(from);
             if name.starts_with("rename") {
                 now.files.remove(from);
-                // What is in a directory goes with it.
+                // The content of a directory is renamed with it.
                 let inside = |path: &Path| path.strip_prefix(from).is_ok();
                 let moved: Vec<_> = now.files.iter().filter(|p| inside(p)).cloned().collect();
                 for path in moved {
@@ -178,7 +178,7 @@ fn note(now: &mut Unsynced, call: &str) {
     }
 }
 
-/// The binary under strace; `None` where that may not attach.
+/// The binary under strace; `None` if strace may not attach.
 fn traced(record: &Path) -> Option<Command> {
     let trace = format!("trace={CALLS}");
     let options = [
@@ -221,7 +221,7 @@ fn flows() -> Vec<TestFlow> {
         .collect()
 }
 
-/// A service under strace; `None` where that may not attach.
+/// A service under strace; `None` if strace may not attach.
 fn start(record: &Path, data: &Path) -> Option<Daemon> {
     let daemon = Daemon::launch_by(traced(record)?, data, &[]);
     crate::wait::until("the daemon to be ready", || {
@@ -230,7 +230,7 @@ fn start(record: &Path, data: &Path) -> Option<Daemon> {
     Some(daemon)
 }
 
-/// A service that strace started, and that is told by a signal to strace's child.
+/// Stops a service that strace started, by a signal to strace's child.
 fn stop(daemon: &mut Daemon) {
     let children = format!("/proc/{0}/task/{0}/children", daemon.id());
     let children = std::fs::read_to_string(children).unwrap();
@@ -254,7 +254,7 @@ fn a_start_and_a_stop_sync_what_they_write() {
         let recorded = Recorded::read(&record);
         recorded.all_is_synced_before(&["accepted"], temp.path());
         recorded.all_is_synced_before(&["exit_group"], temp.path());
-        // No log is begun while another one lacks a sync: only the end of the newest may be torn.
+        // No log is created while another one is not synced: only the end of the newest may be torn.
         let mut begun = 0;
         for (call, before) in &recorded.calls {
             if call.contains(".log\"") && call.contains("O_CREAT") {
@@ -264,12 +264,12 @@ fn a_start_and_a_stop_sync_what_they_write() {
             }
         }
         assert!(begun > 1, "a stop begins a log");
-        // A kill may have come before the syncs of the start before: all names are synced again.
+        // The previous start may have been killed before its syncs: all names are synced again.
         for dir in [root.join("where"), data.clone(), data.join("rocks")] {
             assert!(recorded.is_synced(&dir), "start {round}: {}", dir.display());
         }
     }
-    // And logs, of which a kill may have left more than is on the disk.
+    // And logs, which may have unsynced data after a kill.
     let mut daemon = Daemon::start(&data);
     daemon.client.accept(&flows());
     daemon.kill();
@@ -341,7 +341,7 @@ fn a_backup_and_a_restore_sync_what_they_write() {
     assert!(left.is_empty(), "{left:#?}");
     recorded.all_is_synced_before(&["exit_group"], temp.path());
     daemon.stop();
-    // The second links what the first has.
+    // The second links the files of the first.
     let recorded = good(
         &record,
         &["backup", "--data-dir", text(&data), "--to", text(&to)],
@@ -361,7 +361,7 @@ fn a_backup_and_a_restore_sync_what_they_write() {
     );
     recorded.all_is_synced_before(&["unlink", "RESTORING"], temp.path());
     recorded.all_is_synced_before(&["exit_group"], temp.path());
-    // The other way round: nothing is there before the marker is.
+    // Conversely, nothing exists before the marker.
     let is_first = |call: &str| call.contains("db/rocks") && call.starts_with("mkdir");
     let before = recorded.before("the directory of the database", is_first);
     assert_eq!(before.under(temp.path()), Vec::<String>::new());
@@ -374,7 +374,7 @@ fn a_spool_syncs_what_it_writes() {
     let Some(mut command) = traced(&record) else {
         return;
     };
-    // Nobody listens: it gives up, and what it has read is in the spool.
+    // No service listens: it gives up, and its flows are in the spool.
     command.args([
         "send",
         "--url",
@@ -403,11 +403,11 @@ fn a_spool_syncs_what_it_writes() {
     let recorded = Recorded::read(&record);
     let is_exit = |call: &str| call.contains("exit_group");
     let mut left = recorded.before("exit_group", is_exit).under(temp.path());
-    // Reserved room is given back; if a crash brings it back, the next process removes it.
+    // Reserved room is released; if it reappears after a crash, the next process removes it.
     left.retain(|what| !what.ends_with(".tmp"));
     assert!(left.is_empty(), "not synced: {left:#?}");
     let first_try = |call: &str| call.contains("POST /flows");
-    // Where one is sent at all, its file is on the disk.
+    // A batch is sent only after its file is synced.
     if let Some((_, before)) = Recorded::read(&record)
         .calls
         .iter()
@@ -430,7 +430,7 @@ fn a_spool_syncs_what_it_writes() {
     assert!(Recorded::read(&record).is_synced(&temp.path().join("a")));
 }
 
-/// The record itself is read right.
+/// The recorded calls are parsed correctly.
 #[test]
 fn a_missing_sync_is_detected() {
     let temp = tempfile::tempdir().unwrap();

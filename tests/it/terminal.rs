@@ -1,17 +1,17 @@
-//! What others wrote, in a terminal: nothing of it is obeyed. The terminal is one of `script`, which hands over
-//! every byte that a terminal would have got.
+//! Untrusted text on a terminal: no control sequence is executed. The terminal is one of `script`, which records every
+//! byte.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{Daemon, TestFlow};
 
-/// A title for the window and a bell, a colour by one character of C1, and writing from right to left.
+/// A window title and a bell, a colour by a C1 character, and right-to-left writing.
 const HOSTILE: &str = "x\u{1b}]2;owned\u{7}\u{9b}31m\u{202e}y";
-/// The same as it may be shown.
+/// The same, escaped.
 const SHOWN: &str = "x\\u{1b}]2;owned\\u{7}\\u{9b}31m\\u{202e}y";
 
-/// What a terminal gets of a shell command, and its status; `None` where there is no `script`.
+/// The terminal output of a shell command, and its status; `None` without `script`.
 pub fn in_terminal(command: &str) -> Option<(String, Option<i32>)> {
     let output = Command::new("script")
         .args([
@@ -42,16 +42,16 @@ fn flowtally() -> String {
     quoted(Daemon::binary().to_str().unwrap())
 }
 
-/// A terminal does nothing about it.
-fn is_not_obeyed(what: &str, text: &str) {
+/// Asserts that no control sequence reaches the terminal.
+fn is_escaped(what: &str, text: &str) {
     for wrong in ["\u{1b}]2;", "\u{7}", "\u{9b}", "\u{202e}"] {
         assert!(!text.contains(wrong), "{what}: {text:?}");
     }
 }
 
-/// And it is there.
-fn is_harmless(what: &str, text: &str) {
-    is_not_obeyed(what, text);
+/// The same, and asserts that the text is shown.
+fn is_shown_escaped(what: &str, text: &str) {
+    is_escaped(what, text);
     assert!(text.contains("owned"), "{what}: {text:?}");
 }
 
@@ -101,14 +101,14 @@ fn files_and_their_names_are_harmless() {
                 return;
             };
             shown += &text;
-            is_not_obeyed(&command, &text);
+            is_escaped(&command, &text);
         }
     }
-    is_harmless("all", &shown);
+    is_shown_escaped("all", &shown);
     assert!(shown.contains(SHOWN), "{shown}");
 }
 
-/// clap prints in colours, and lets those of an argument through.
+/// clap prints in colours, and passes on those of an argument.
 #[test]
 fn colours_in_arguments_are_escaped() {
     const RED: &str = "\u{1b}[31mX";
@@ -166,7 +166,7 @@ fn colours_in_arguments_are_escaped() {
         assert!(!text.contains(RED), "{command}: {text:?}");
         let shown = text.to_lowercase().contains("\\u{1b}[31mx");
         assert!(shown || !is_shown, "{command}: {text:?}");
-        // Where it is no terminal, too.
+        // The same without a terminal.
         let output = Command::new("sh").args(["-c", &line]).output().unwrap();
         let text =
             String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
@@ -199,8 +199,8 @@ fn arguments_are_harmless() {
         )) else {
             return;
         };
-        // Of some of it, clap leaves out what it takes for colours.
-        is_not_obeyed(&command, &text);
+        // clap removes text that looks like a colour sequence.
+        is_escaped(&command, &text);
         let is_wrong = !command.contains("--print-config");
         assert_eq!(
             status.is_some_and(|status| status > 0),
@@ -224,13 +224,13 @@ fn names_in_flows_are_harmless() {
             let Some((text, _)) = in_terminal(&command) else {
                 return;
             };
-            is_harmless(&command, &text);
+            is_shown_escaped(&command, &text);
             // JSON is still JSON.
             if format == "ndjson" {
                 let row: serde_json::Value = serde_json::from_str(&text).unwrap();
                 assert_eq!(row["src_app"], HOSTILE);
             }
-            // What is for a program is exact.
+            // Output for programs is exact.
             let command = format!("{command} | cat");
             let output = Command::new("sh").args(["-c", &command]).output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
@@ -243,13 +243,13 @@ fn names_in_flows_are_harmless() {
         let Some((text, _)) = in_terminal(&command) else {
             return;
         };
-        is_harmless(&command, &text);
+        is_shown_escaped(&command, &text);
     }
     daemon.stop();
     export(&data_dir);
 }
 
-/// A server's words: a problem document, a place to go to, a header.
+/// Text of a server: a problem document, the target of a redirect, a header.
 #[test]
 fn control_characters_from_a_server_are_escaped() {
     let dir = tempfile::tempdir().unwrap();
@@ -257,20 +257,20 @@ fn control_characters_from_a_server_are_escaped() {
         "type": "urn:flowtally:problem:bad-batch", "title": HOSTILE, "status": 400, "detail": HOSTILE,
     })
     .to_string();
-    let answer = |status: &str, headers: &str| {
+    let response = |status: &str, headers: &str| {
         let length = json.len();
         format!(
             "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{json}"
         )
     };
-    for answer in [
-        answer("400 Bad Request", ""),
-        answer("413 Payload Too Large", ""),
-        answer("503 Service Unavailable", ""),
-        answer("403 Forbidden", ""),
-        answer("302 Found", "location: http://owned/\u{9b}31m\u{202e}\r\n"),
+    for response in [
+        response("400 Bad Request", ""),
+        response("413 Payload Too Large", ""),
+        response("503 Service Unavailable", ""),
+        response("403 Forbidden", ""),
+        response("302 Found", "location: http://owned/\u{9b}31m\u{202e}\r\n"),
     ] {
-        let (url, spool) = (answering(answer), dir.path().join("spool"));
+        let (url, spool) = (answering(response), dir.path().join("spool"));
         let flow =
             r#"{"src_app":"a","dest_app":"b","vpc_id":"c","bytes_tx":1,"bytes_rx":1,"hour":1}"#;
         for command in [
@@ -297,13 +297,13 @@ fn control_characters_from_a_server_are_escaped() {
                 return;
             };
             assert_eq!(status, Some(1), "{command}: {text}");
-            is_harmless(&command, &text);
+            is_shown_escaped(&command, &text);
         }
         let _not_made_where_nothing_waits = std::fs::remove_dir_all(spool);
     }
 }
 
-fn answering(answer: String) -> String {
+fn answering(response: String) -> String {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -311,13 +311,13 @@ fn answering(answer: String) -> String {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let _request = stream.read(&mut [0; 64 << 10]);
-            let _it_may_have_left = stream.write_all(answer.as_bytes());
+            let _it_may_have_left = stream.write_all(response.as_bytes());
         }
     });
     url
 }
 
-/// A log has what others wrote: here, where the data is. Each event is one line, also of a file.
+/// A log contains untrusted text: here, the path of the data directory. Each event is one line, also in a file.
 #[test]
 fn logs_are_harmless() {
     let dir = tempfile::tempdir().unwrap();
@@ -330,15 +330,15 @@ fn logs_are_harmless() {
     let Some((text, _)) = in_terminal(&format!("timeout --foreground -s INT 5 {serve}")) else {
         return;
     };
-    is_harmless("on a terminal", &text);
-    // Colours are the log's own.
+    is_shown_escaped("on a terminal", &text);
+    // The colours are the log's own.
     assert!(text.contains("\u{1b}[32m INFO\u{1b}[0m"), "{text:?}");
     assert!(!text.contains("\nforged"), "{text:?}");
     for format in ["text", "json"] {
         let command = format!("timeout -s INT 5 {serve} --log-format {format}");
         let output = Command::new("sh").args(["-c", &command]).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
-        is_harmless(format, &text);
+        is_shown_escaped(format, &text);
         assert!(
             !text.contains('\u{1b}') && !text.contains("\nforged"),
             "{text:?}"

@@ -1,4 +1,4 @@
-//! `flowtally top`: its rows as text, and the live view in a terminal, by tmux.
+//! `flowtally top`: its rows as text, and the live view in a terminal of tmux.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Daemon, TestFlow};
 use crate::wait::{DEADLINE, poll_for};
 
-/// Its name tries to clear the screen and to give the window a title.
+/// A name that tries to clear the screen and to set the window title.
 const HOSTILE: &str = "evil\u{1b}[2J\u{1b}]2;owned\u{7}\u{9b}2J";
 
 fn flows() -> Vec<TestFlow> {
@@ -92,8 +92,11 @@ evil\\u{1b}[2J\\u{1b}]2;owned\\u{7}\\u{9b}2J  名前          2000          0   
     assert!(
         csv.starts_with("src_app,dest_app,bytes_tx,bytes_rx,hour\nbatch,storage,60000000,1000,3\n")
     );
-    assert!(csv.contains(HOSTILE), "what is not for a terminal is exact");
-    // A name of any length leaves the other rows readable; it is whole where it is for scripts.
+    assert!(
+        csv.contains(HOSTILE),
+        "output that is not for a terminal is exact"
+    );
+    // A long name leaves the other rows readable; in formats for scripts, it is complete.
     let long = "é".repeat(512);
     daemon
         .client
@@ -134,19 +137,19 @@ evil\\u{1b}[2J\\u{1b}]2;owned\\u{7}\\u{9b}2J  名前          2000          0   
 
 /// A shell in a terminal of 80 x 24.
 struct Screen<'a> {
-    /// Of a tmux of its own.
+    /// The socket of its own tmux.
     socket: &'a Path,
 }
 
 impl Screen<'_> {
-    /// `None` where tmux is not installed.
+    /// `None` if tmux is not installed.
     fn open(socket: &Path) -> Option<Screen<'_>> {
         if Command::new("tmux").arg("-V").output().is_err() {
             println!("the live view: NOT TESTED, tmux is not installed");
             return None;
         }
         let screen = Screen { socket };
-        // Signals that are ignored where the tests run would be ignored by what the shell starts.
+        // Otherwise, the shell's children would inherit ignored signals from the tests.
         let shell = "env --default-signal=HUP,INT -u NO_COLOR PS1='ready> ' sh";
         screen.tmux(&[
             "-f",
@@ -176,7 +179,7 @@ impl Screen<'_> {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
-    /// What tmux says of the terminal.
+    /// The value of tmux's variable `what` for the terminal.
     fn is(&self, what: &str) -> String {
         let format = format!("#{{{what}}}");
         self.tmux(&["display-message", "-p", &format])
@@ -188,7 +191,7 @@ impl Screen<'_> {
         self.tmux(&["capture-pane", "-p"])
     }
 
-    /// Waits until what is shown is so, and returns it.
+    /// Waits until the screen satisfies `is_so`, and returns its text.
     fn wait(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         let found = poll_for(DEADLINE, || Some(self.shown()).filter(|shown| is_so(shown)));
         found.unwrap_or_else(|| panic!("{what} is not shown:\n{}", self.shown()))
@@ -209,7 +212,7 @@ impl Screen<'_> {
         assert_eq!(self.is("alternate_on"), "1");
     }
 
-    /// It has ended, and left the terminal as it was.
+    /// Asserts that the view has ended and the terminal is restored.
     fn is_restored(&self, status: &str) {
         let status = format!("status={status}");
         let shown = self.wait(&status, |shown| shown.contains(&status));
@@ -241,13 +244,13 @@ impl Drop for Screen<'_> {
     }
 }
 
-/// Where in `shown` a row begins with `name`.
+/// The position in `shown` of the row that begins with `name`.
 fn row_of(shown: &str, name: &str) -> Option<usize> {
     shown.lines().position(|line| line.starts_with(name))
 }
 
 #[test]
-fn the_live_view_answers_keys_and_outlives_the_service() {
+fn the_live_view_handles_keys_and_outlives_the_service() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("tmux");
     let mut daemon = Daemon::start(&dir.path().join("db"));
@@ -307,11 +310,11 @@ fn the_live_view_answers_keys_and_outlives_the_service() {
     let address = daemon.address.to_string();
     daemon.kill();
     let shown = screen.wait("what is wrong", |shown| {
-        shown.contains("trying again: no answer")
+        shown.contains("trying again: no response")
     });
     assert!(
         row_of(&shown, "db ").is_some(),
-        "the last rows stay: {shown}"
+        "the last rows are still shown: {shown}"
     );
     let _daemon = Daemon::start_with(&dir.path().join("db"), &["--listen", &address]);
     screen.wait("the service again", |shown| {

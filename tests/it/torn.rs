@@ -1,5 +1,5 @@
-//! Directories as a power cut leaves them: the store opens, and has all that was acknowledged. What a cut can leave
-//! of a log's bytes is tested in `src/store/torn/tests.rs`.
+//! Directories after a power cut: the store opens, and has all acknowledged batches. `src/store/torn/tests.rs` tests
+//! the possible states of a log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn manifest(dir: &Path) -> PathBuf {
     dir.join("rocks").join(current.trim_end())
 }
 
-/// `after`, of which only what `before` has is synced, and some sectors of the rest.
+/// `after`, of which only the content of `before` is synced, and some sectors of the rest.
 fn torn(
     before: &[u8],
     after: &[u8],
@@ -50,17 +50,17 @@ fn torn(
     left
 }
 
-/// The cut comes while RocksDB notes that a file of sums is there: the journal still has its batches.
+/// The cut happens while RocksDB records a new file of sums in the MANIFEST: the journal still has its batches.
 #[test]
-fn a_manifest_that_a_power_cut_broke_off_opens() {
+fn a_torn_manifest_opens() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, before, broken) = (
         temp.path().join("db"),
         temp.path().join("before"),
         temp.path().join("broken"),
     );
-    let mut random = random("a_manifest_that_a_power_cut_broke_off_opens");
-    // Of hours of their own, so that nothing is compacted meanwhile.
+    let mut random = random("a_torn_manifest_opens");
+    // In separate hours, so that nothing is compacted meanwhile.
     let flows_of = |part: usize| {
         let mut flows = flows(part);
         flows.iter_mut().for_each(|flow| flow.key.0 = part as u32);
@@ -68,7 +68,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
     };
     let rows_of = |store: &Store| -> Vec<_> { (0..9).flat_map(|hour| scan(store, hour)).collect() };
     for flush in 0..3 {
-        // Once it is due: the directory before RocksDB has the file, and the MANIFEST right after that.
+        // The directory before RocksDB has the file, and the MANIFEST right after that.
         let due = Arc::new(Mutex::new((false, Vec::new())));
         let hook: StepHook = {
             let (dir, before, due) = (dir.clone(), before.clone(), due.clone());
@@ -95,7 +95,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
         let synced = std::fs::read(manifest(&before)).unwrap();
         let after = std::mem::take(&mut due.lock().1);
         assert!(after.len() > synced.len() + 100);
-        // Its files of sums are there before the MANIFEST has them.
+        // Its files of sums exist before the MANIFEST lists them.
         for file in with_extension(&dir, "sst") {
             std::fs::copy(&file, before.join("rocks").join(file.file_name().unwrap())).unwrap();
         }
@@ -107,7 +107,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
                 left.resize(left.len() + random.random_range(0..5000), 0);
             }
             std::fs::write(manifest(&broken), &left).unwrap();
-            // Who only reads changes nothing, and says what to do.
+            // A read-only open changes nothing, and its error has the remedy.
             if let Err(error) = verify(&broken) {
                 let error = error.to_string();
                 assert!(
@@ -131,7 +131,7 @@ fn a_manifest_that_a_power_cut_broke_off_opens() {
     }
 }
 
-/// A log with three records, where each ends, and where the directory is.
+/// A log with three records, the end of each, and the path of the directory.
 fn three_records(dir: &Path, durability: Durability) -> (PathBuf, Vec<u8>, Vec<usize>) {
     let options = StoreOptions {
         durability,
@@ -148,10 +148,10 @@ fn three_records(dir: &Path, durability: Durability) -> (PathBuf, Vec<u8>, Vec<u
     (log, bytes, ends)
 }
 
-/// A process was killed, and the power was cut while the next one started: it had begun a log, and what it had read
-/// of the one before was not on the disk.
+/// A process was killed, and the power was cut while the next one started: it had created a log, and the data that it
+/// had read from the previous log was not synced.
 #[test]
-fn an_older_log_that_a_power_cut_broke_off_opens() {
+fn a_torn_older_log_opens() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, broken) = (temp.path().join("db"), temp.path().join("broken"));
     let (log, bytes, ends) = three_records(&dir, Durability::Fsync);
@@ -165,7 +165,7 @@ fn an_older_log_that_a_power_cut_broke_off_opens() {
         std::fs::write(in_broken(&next), "").unwrap();
         let parts = if left == bytes { 3 } else { 2 };
         assert_eq!(scan(&open(&broken), 1).len(), 40 * parts, "{subset:b}");
-        // Damage there is seen all the same.
+        // Damage there is still detected.
         let mut changed = bytes.clone();
         changed[ends[1] + 100] ^= 1;
         std::fs::remove_dir_all(&broken).unwrap();
@@ -177,15 +177,15 @@ fn an_older_log_that_a_power_cut_broke_off_opens() {
             .unwrap_err();
         let error = error.to_string();
         assert!(error.contains("damaged"), "{error}");
-        // A backup lacks what came after it.
+        // A backup lacks later batches.
         assert!(error.contains("keep this directory"), "{error}");
         std::fs::remove_dir_all(&broken).unwrap();
     }
 }
 
-/// `--durability os`: what a crash of the machine takes is an end of the journal, not the start.
+/// With `--durability os`, a crash of the machine may lose the end of the journal, but not an earlier part.
 #[test]
-fn without_syncs_it_opens_with_what_is_before_the_first_gap() {
+fn without_syncs_a_log_opens_up_to_the_first_gap() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, broken) = (temp.path().join("db"), temp.path().join("broken"));
     let (log, bytes, ends) = three_records(&dir, Durability::Os);

@@ -1,4 +1,4 @@
-//! `flowtally verify`: what it takes.
+//! The memory of `flowtally verify`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ fn store_hours(dir: &Path, hours: u64) {
     }
 }
 
-/// Verifies `dir`, and returns what it says and the most memory that it had, in KiB.
+/// Verifies `dir`, and returns the output and the peak memory, in KiB.
 fn verify(dir: &Path) -> (String, u64) {
     let mut command = Command::new(Daemon::binary());
     let command = command.arg("verify").arg("--data-dir").arg(dir);
@@ -42,7 +42,7 @@ fn verify(dir: &Path) -> (String, u64) {
     (String::from_utf8(output.stdout).unwrap(), most)
 }
 
-/// Hours are compared one by one: their number costs time, and no memory.
+/// Hours are compared one at a time, so their number costs time and no memory.
 #[test]
 fn many_hours_take_no_memory() {
     const HOURS: u64 = 300_000;

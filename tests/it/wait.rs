@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Client, Daemon};
 
-/// By how much a busy machine may be slower than an idle one. Deadlines and upper bounds of times are stretched by it.
+/// The factor by which a busy machine may be slower than an idle one. Deadlines and upper bounds of times are
+/// multiplied by it.
 const SLOWNESS: u32 = 4;
-/// When a condition does not hold by then, the test fails.
+/// A test fails if a condition does not hold after this time.
 pub const DEADLINE: Duration = at_most(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// An upper bound for what takes less than `seconds` on an idle machine.
+/// An upper bound for an action that takes less than `seconds` on an idle machine.
 pub const fn at_most(seconds: u64) -> Duration {
     Duration::from_secs(seconds * SLOWNESS as u64)
 }
 
-/// Polls until `holds`. `what` is what was waited for, for the message of a failure.
+/// Polls until `holds` returns true. `what` is the condition, for the message of a failure.
 #[track_caller]
 pub fn until(what: impl Display, mut holds: impl FnMut() -> bool) {
     until_some(what, || holds().then_some(()))
@@ -29,7 +30,7 @@ pub fn until_some<T>(what: impl Display, poll: impl FnMut() -> Option<T>) -> T {
     found.unwrap_or_else(|| panic!("not after {DEADLINE:?}: {what}"))
 }
 
-/// The same, about a daemon, whose log is in the message of a failure.
+/// The same for a daemon, whose log is in the message of a failure.
 #[track_caller]
 pub fn until_daemon(daemon: &mut Daemon, what: &str, mut holds: impl FnMut(&mut Daemon) -> bool) {
     let held = poll_for(DEADLINE, || holds(daemon).then_some(()));
@@ -38,7 +39,7 @@ pub fn until_daemon(daemon: &mut Daemon, what: &str, mut holds: impl FnMut(&mut 
     }
 }
 
-/// Waits until the daemon has logged `text`. Events are logged after the answer was sent.
+/// Waits until the daemon has logged `text`. Events are logged after the response was sent.
 #[track_caller]
 pub fn until_logged(daemon: &Daemon, text: &str) {
     until_logged_times(daemon, text, 1);
@@ -57,7 +58,7 @@ pub fn until_logged_times(daemon: &Daemon, text: &str, times: usize) {
     }
 }
 
-/// Waits until all that was accepted is in files: nothing is in memory only.
+/// Waits until all accepted flows are flushed.
 #[track_caller]
 pub fn until_flushed(client: &Client) {
     until("a flush", || {
@@ -65,7 +66,7 @@ pub fn until_flushed(client: &Client) {
     });
 }
 
-/// Polls until there is a value, or the time is over.
+/// Polls until there is a value, or the time has passed.
 pub fn poll_for<T>(time: Duration, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + time;
     loop {

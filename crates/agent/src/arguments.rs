@@ -62,7 +62,7 @@ pub struct Send {
     pub credentials: Credentials,
 }
 
-/// Where the service is.
+/// The address of the service.
 #[derive(Clone, Debug, Args)]
 pub struct ServiceUrl {
     /// URL of the service.
@@ -83,9 +83,8 @@ pub struct Input {
     #[arg(long, value_enum)]
     pub(crate) format: Option<InputFormat>,
 
-    /// CSV file with the columns address and app that maps addresses and ranges (10.0.0.0/16) of VPC flow
-    /// logs to application names; the longest prefix wins. Addresses that are not in the file stay as they
-    /// are.
+    /// CSV file with the columns address and app that maps addresses and ranges (10.0.0.0/16) of VPC flow logs to
+    /// application names; the longest prefix wins. Addresses that are not in the file remain addresses.
     #[arg(long, value_name = "FILE")]
     pub(crate) apps: Option<PathBuf>,
 
@@ -174,7 +173,7 @@ pub struct Retry {
     pub(crate) retry_for: Duration,
 }
 
-/// Credentials for the service, and the CA that it is verified with.
+/// Credentials for the service, and the CA that verifies it.
 #[derive(Clone, Debug, Args)]
 pub struct Credentials {
     /// File with the bearer token for the service.

@@ -60,7 +60,7 @@ impl OutOfSpace {
         OutOfSpace::ALL.into_iter().find(is_it)
     }
 
-    /// What the operator can do about it.
+    /// The remedy for the operator.
     pub fn remedy(self) -> &'static str {
         match self {
             OutOfSpace::Space => "the disk is full: make room on it",
@@ -92,8 +92,8 @@ pub fn sync_name(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a directory and its missing parents. Each directory is created only after its parent's name has
-/// been synced, so if a call is killed at any point, the next call syncs what is missing.
+/// Creates a directory and its missing parents. Each directory is created only after its parent's name has been synced,
+/// so if a call is killed at any point, the next call does the missing syncs.
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     let mut there = std::path::absolute(path)?;
@@ -160,7 +160,7 @@ impl DirLock {
 }
 
 impl Drop for DirLock {
-    /// Unlocks explicitly: closing the file would leave the lock to a child process that is being started and has a
+    /// Unlocks explicitly: after a mere close, a child process that is being started would hold the lock through its
     /// copy of the descriptor until it executes its program.
     fn drop(&mut self) {
         let _best_effort = self.0.unlock();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_made_wherever_some_are_missing() {
+    fn missing_parents_are_created() {
         let temp = tempfile::tempdir().unwrap();
         let deep = temp.path().join("a/b/c");
         create_dir_all(&deep).unwrap();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_as_a_whole() {
+    fn a_file_is_written_atomically() {
         let temp = tempfile::tempdir().unwrap();
         let (path, unfinished) = (temp.path().join("file"), temp.path().join("tmp"));
         for content in ["one", "two"] {

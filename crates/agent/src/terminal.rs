@@ -34,7 +34,7 @@ pub fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Equivalent JSON with escapes instead of unprintable characters.
+/// Returns equivalent JSON with escapes instead of unprintable characters.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     let hostile =
         |c: char| !matches!(c, '\\' | '"' | '\'') && c.escape_debug().next() == Some('\\');
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same() {
+    fn escaped_json_is_equivalent() {
         for (text, _) in HOSTILE {
             let json = serde_json::to_string(text).unwrap();
             let shown = printable_json(&json);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_escaped_whatever_parts_they_come_in() {
+    fn lines_are_escaped_however_they_are_split() {
         let text = "a\u{1b}[2J\nb\u{202e}é\n\u{9b}";
         for step in 1..text.len() {
             let mut lines = Lines::new(Vec::new(), Style::Text);

@@ -31,7 +31,7 @@ pub struct TooFarAhead {
 /// The newest stored hour is itself too far ahead, so the clock cannot be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the clock is behind the newest stored hour, {newest}, so every hour is taken; set the clock, or delete that hour \
+    "the clock is behind the newest stored hour, {newest}, so every hour is accepted; set the clock, or delete that hour \
      if its flows are wrong"
 )]
 pub struct ClockBehind {
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(limit.validate(&batch(&[])), Ok(()));
         let too_far = limit.validate(&batch(&[0, now, now + 50, now + 60, 1]));
         assert_eq!(too_far.unwrap_err().index, 2);
-        // The last hours that there are.
+        // The last possible hours.
         assert!(HourLimit::now(u32::MAX).allows(Hour::new(u64::from(Hour::MAX)).unwrap()));
     }
 }

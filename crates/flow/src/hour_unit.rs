@@ -58,7 +58,7 @@ impl HourUnit {
             );
         }
         let now = u128::from(now);
-        // A clock that was never set is of no help.
+        // A clock that was never set does not help.
         let is_set = now >= HOUR_OF_2000;
         let near = now.saturating_sub(HOURS_BEFORE)..=now + HOURS_AFTER;
         let is_near = |hour| is_set && near.contains(&hour);
@@ -108,7 +108,7 @@ mod tests {
     use crate::*;
 
     #[test]
-    fn units_are_told_by_their_size() {
+    fn units_are_recognised_by_size() {
         let now = 492_985; // 2026-03-29
         for (value, word) in [
             (492_985 * 24, "it looks like hours times 24: divide by 24"),

@@ -1,10 +1,10 @@
-//! What agents and service agree on: what a flow is, the encoding of batches, and the two decoders. No I/O except
-//! reading the clock, and no threads.
+//! What agents and the service agree on: flows, the encoding of batches, and the two decoders. No I/O except reading
+//! the clock, and no threads.
 //!
-//! - [`Hour`], [`Counters`], [`Totals`], [`Field`]: what a flow is, in the terms of the API. [`HourLimit`] and
-//!   [`HourUnit`] validate hours against the clock.
+//! - [`Hour`], [`Counters`], [`Totals`], [`Field`]: a flow, in the terms of the API. [`HourLimit`] and [`HourUnit`]
+//!   validate hours against the clock.
 //! - [`IdempotencyKey`] identifies a batch, so that it counts once; [`Notes`] are stored with its receipt.
-//! - [`HostName`]: what `Host` and the service's URL may have.
+//! - [`HostName`]: a host in `Host` and in the service's URL.
 //! - [`Batch`]: validated flows in the encoding that the journal stores, which [`codec`] owns.
 //! - [`query`]: queries, and their encoding in a URL. [`headers`]: names of headers. [`ProblemDocument`]: errors.
 //! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.

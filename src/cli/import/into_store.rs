@@ -1,7 +1,7 @@
 //! Imports directly into a stopped service's data directory.
 //!
-//! One thread reads and decodes; this one commits what is new in groups, each with one fsync. The receipts in the
-//! directory, including those that a service left there, tell what is new.
+//! One thread reads and decodes; this one commits the new flows in groups, each with one fsync. The receipts in the
+//! directory, including those of a service, determine which flows are new.
 
 use std::cell::OnceCell;
 use std::io;
@@ -51,7 +51,7 @@ pub(super) fn run(
         store: Rc::default(),
         done: Done::default(),
     };
-    // Fails at once if the directory is in use or is not a data directory. One that is absent may be a typing error, so
+    // Fails early if the directory is in use or is not a data directory. One that is absent may be a typing error, so
     // it is created only for the first flow.
     if dir.exists() {
         load.store()?;
@@ -104,8 +104,7 @@ fn open(dir: &Path) -> Result<Store, String> {
     }
 }
 
-/// Set to the number of the first signal. The second one ends the process at once, which loses nothing that was
-/// committed.
+/// Set to the number of the first signal. The second one ends the process immediately, which loses no committed batch.
 fn register_signals() -> io::Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
     serve::end_at_second_signal()?;
@@ -115,9 +114,9 @@ fn register_signals() -> io::Result<Arc<AtomicUsize>> {
     Ok(signal)
 }
 
-/// Why an import ends early.
+/// The reason why an import ends early.
 enum EarlyEnd {
-    /// The signal's number, and how to import the rest.
+    /// The signal's number, and the way to import the rest.
     Signal(i32, String),
     Error(String),
 }
@@ -128,7 +127,7 @@ impl From<String> for EarlyEnd {
     }
 }
 
-/// What was imported from all files.
+/// Totals of all files.
 #[derive(Clone, Copy, Default)]
 struct Done {
     flows: u64,
@@ -178,7 +177,7 @@ impl Load<'_> {
         self.store.get().ok_or_else(|| "it is not open".into()) // never
     }
 
-    /// By the clock, unless the stored hours show that the clock is wrong.
+    /// The limit by the clock, unless the stored hours show that the clock is wrong.
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
         let newest = self.store.get().and_then(Store::newest_hour);
@@ -215,8 +214,8 @@ impl Load<'_> {
         })
     }
 
-    /// Commits what the reading thread produces from a file. If this ends early, so does that thread, unless it waits
-    /// for a pipe: then it ends with the process.
+    /// Commits the chunks that the reading thread produces from a file. If this ends early, so does that thread, unless
+    /// it waits for a pipe: then it ends with the process.
     fn receive_events(
         &mut self,
         events: &Receiver<ReaderEvent>,
@@ -338,7 +337,7 @@ struct FileLoad<'a> {
     is_file: bool,
     frontier: Frontier<InStore>,
     group: PendingGroup,
-    /// How far it is in the store.
+    /// The end of its flows that are in the store.
     imported: Option<Location>,
 }
 
@@ -347,15 +346,15 @@ struct FileLoad<'a> {
 struct PendingGroup {
     batches: Vec<Batch>,
     bytes: usize,
-    /// Where the group ends in the file.
+    /// The end of the group in the file.
     last: Option<Location>,
 }
 
 impl FileLoad<'_> {
-    /// How much of the file is imported after an error.
+    /// Text for the user: the imported part of the file after an error.
     fn rest(&self) -> String {
         match (self.imported, self.once) {
-            (None, _) => "nothing of it was imported".into(),
+            (None, _) => "none of it was imported".into(),
             (Some(location), true) => format!(
                 "it is imported up to {location}; when the corrected or complete file is imported again, only what \
                  comes after that counts"

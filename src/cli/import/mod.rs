@@ -14,7 +14,7 @@ use agent::command::{print_result, progress, source};
 const BATCH_FLOWS: u32 = 10_000;
 
 pub(super) fn run(arguments: &Import) -> Result<(), String> {
-    // Before anything is imported, so that a wrong name does not leave an import half done.
+    // First check all names, so that a wrong one does not leave an import half done.
     let lengths: Vec<Option<u64>> = arguments
         .files
         .iter()

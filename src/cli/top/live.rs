@@ -81,7 +81,9 @@ fn show(
             Ok(Event::Signal(signal)) => return Ok(Some(signal)),
             Ok(Event::Broken(why)) => return Err(why),
             Ok(Event::Resized) | Err(RecvTimeoutError::Timeout) => (),
-            Err(RecvTimeoutError::Disconnected) => return Err("it broke".into()),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err("an event channel is closed; this is a bug".into());
+            }
         }
     }
 }

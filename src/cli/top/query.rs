@@ -13,14 +13,14 @@ use flow::query::HourRow;
 /// Rows that are fetched to find the fastest: the service does not know rates, so it cannot sort by them.
 const RATED_ROWS_MAX: usize = 1000;
 
-/// Determines which rows are shown.
+/// A selection of rows to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TopQuery {
     pub(super) hour: HourChoice,
     pub(super) group_by: GroupBy,
     pub(super) sort: SortBy,
     pub(super) filters: Filters,
-    /// Most rows.
+    /// Maximum number of rows.
     pub(super) limit: usize,
 }
 
@@ -94,7 +94,7 @@ impl Window {
     }
 }
 
-/// The `hours` around the selected one, and how many of them are before it.
+/// The `hours` around the selected one, and the number of those before it.
 fn around<E>(
     hours: impl Iterator<Item = Result<HourRow, E>>,
     choice: HourChoice,

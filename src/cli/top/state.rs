@@ -18,28 +18,28 @@ const SEARCH_BYTES_MAX: usize = 256;
 pub(super) struct State {
     /// As in `http://flowtally:8080`.
     pub(super) url: String,
-    /// The current query; its snapshot may be on its way.
+    /// The current query; its snapshot may be in flight.
     pub(super) query: TopQuery,
     /// The last snapshot.
     pub(super) snapshot: Option<Snapshot>,
     /// The previous snapshot, for rates.
     base: Option<Snapshot>,
-    /// Why the last query failed.
+    /// The error of the last query.
     pub(super) trouble: Option<String>,
-    /// Why every query will fail.
+    /// The reason why every query will fail.
     pub(super) hopeless: Option<String>,
     pub(super) paused: bool,
     pub(super) mode: InputMode,
-    /// When the query was sent that has no snapshot yet.
+    /// The time of the query that has no snapshot yet.
     pub(super) asked_at: Option<Instant>,
-    /// When to send the next query.
+    /// The time of the next query.
     due_at: Instant,
     interval: Duration,
     /// The `--limit` of the command line.
     limit: Option<usize>,
 }
 
-/// What keys do.
+/// The meaning of keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum InputMode {
     Rows,
@@ -119,7 +119,7 @@ impl State {
     }
 
     fn show(&mut self, mut snapshot: Snapshot) {
-        // An snapshot that follows at once, after a key, would make rates over moments.
+        // A snapshot right after another one, because of a key, would give rates over too short a time.
         let settled = |shown: &mut Snapshot| snapshot.at - shown.at >= self.interval / 2;
         if let Some(shown) = self.snapshot.take_if(settled) {
             self.base = Some(shown);
@@ -231,7 +231,7 @@ impl State {
     }
 }
 
-/// Whether a retry cannot help: a wrong token, or a URL that has never answered as the service.
+/// Whether a retry cannot help: a wrong token, or a URL that has never responded like the service.
 fn is_hopeless(error: &ClientError, has_answered: bool) -> bool {
     match error {
         ClientError::Refused { status, .. } => match status {
@@ -286,7 +286,7 @@ mod tests {
         sums.iter().map(row).collect()
     }
 
-    /// Asks, and snapshots `rows` of hour 3.
+    /// Sends the next query, and receives `rows` of hour 3.
     fn refresh(state: &mut State, rows: Value, now: Instant) {
         let query = state.next_query(now).unwrap();
         state.receive(&query, Ok(snapshot(&query, 3, &[1, 3], rows, now)), now);
@@ -314,7 +314,7 @@ mod tests {
             start,
         );
         assert_eq!(rates(&state)[0], ("a".into(), None));
-        // Of what was not among the rows before, nothing is known; what shrank was deleted.
+        // A new row has no rate if the previous snapshot was truncated; a smaller sum means that the hour was deleted.
         let then = start + INTERVAL;
         refresh(
             &mut state,
@@ -327,18 +327,18 @@ mod tests {
             ("b".into(), None),
         ];
         assert_eq!(rates(&state), expected);
-        // An snapshot right after a key compares with what is two seconds old.
+        // A snapshot right after a key is compared with the one from two seconds ago.
         press(&mut state, KeyCode::Char('s'), then);
         let at = then + Duration::from_millis(20);
         refresh(&mut state, rows(&[("a", 3020)]), at);
         assert_eq!(rates(&state), [("a".into(), Some(1000))]);
-        // All rows were there, so what is new began with nothing.
+        // The previous snapshot had all rows, so a new row started at zero.
         refresh(&mut state, rows(&[("a", 3020), ("z", 2000)]), at + INTERVAL);
         assert_eq!(
             rates(&state),
             [("a".into(), Some(0)), ("z".into(), Some(1000))]
         );
-        // Other sums.
+        // The sums of another direction.
         press(&mut state, KeyCode::Char('g'), at + INTERVAL);
         refresh(&mut state, rows(&[("a", 9000)]), at + 2 * INTERVAL);
         assert_eq!(rates(&state), [("a".into(), None)]);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn hours_are_walked_through() {
+    fn keys_select_hours() {
         let now = Instant::now();
         let mut state = state(now);
         press(&mut state, KeyCode::Left, now);
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn it_asks_when_it_is_time_and_for_what_is_wanted() {
+    fn it_queries_when_due_and_for_the_current_selection() {
         let start = Instant::now();
         let mut state = state(start);
         let query = state.next_query(start).unwrap();
@@ -406,7 +406,7 @@ mod tests {
         press(&mut state, KeyCode::Char('g'), start);
         let now = start + Duration::from_secs(1);
         state.receive(&query, Ok(snapshot(&query, 3, &[3], rows(&[]), now)), now);
-        assert!(state.snapshot.is_none(), "nobody wants it any more");
+        assert!(state.snapshot.is_none(), "the query has changed");
         let query = state.next_query(now).unwrap();
         assert_eq!(query.group_by, GroupBy::SrcApp);
         let now = start + Duration::from_secs(2);
@@ -414,7 +414,7 @@ mod tests {
         assert!(state.snapshot.is_some());
         let rested = now + Duration::from_secs(1) * REST_FACTOR;
         assert_eq!(state.next_query(rested - Duration::from_millis(1)), None);
-        // Paused, it asks only for what it does not show.
+        // While paused, it queries only after the selection has changed.
         press(&mut state, KeyCode::Char(' '), now);
         assert_eq!(state.next_query(rested), None);
         press(&mut state, KeyCode::Char('s'), now);
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_end_it() {
+    fn keys_quit() {
         let now = Instant::now();
         let mut state = state(now);
         for end in [KeyCode::Char('q'), KeyCode::Esc] {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn more_room_is_filled_at_once() {
+    fn more_room_is_filled_immediately() {
         let now = Instant::now();
         let mut state = state(now);
         refresh(&mut state, rows(&[]), now);

@@ -4,9 +4,9 @@ use ratatui::text::Span;
 
 use agent::terminal::printable;
 
-/// Escapes everything in `name` that a terminal would obey or not show: control characters, escape sequences, and marks
-/// that change the direction of writing. They become `\u{1b}` and the like, and a backslash is doubled. An empty name
-/// becomes `""`, so that it can be seen.
+/// Escapes everything in `name` that a terminal would execute or not show: control characters, escape sequences, and
+/// marks that change the direction of writing. They become `\u{1b}` and the like, and a backslash is doubled. An empty
+/// name becomes `""`, so that it can be seen.
 pub(super) fn visible(name: &str) -> String {
     match name {
         "" => "\"\"".into(),
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn no_control_sequence_is_left() {
         for (name, shown) in [
             ("web", "web"),
             ("", "\"\""),

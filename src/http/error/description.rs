@@ -11,7 +11,7 @@ use crate::query::QueryError;
 use crate::service::ServiceError;
 use flow::{Field, IdempotencyKey, Note, Notes};
 
-/// What is true of a batch after a 4xx, and after a 5xx. The documentation uses the same words.
+/// The state of a batch after a 4xx, and after a 5xx. The documentation uses the same words.
 const NOTHING_COUNTED: &str = "nothing of the batch counted";
 const SEND_AGAIN: &str =
     "it is unknown whether the batch counted: send it again under the same Idempotency-Key";
@@ -259,7 +259,7 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "recovering",
                 "The service is recovering",
-                "the journal is being replayed, or Kafka does not answer yet; try again shortly",
+                "the journal is being replayed, or Kafka does not respond yet; try again shortly",
             ),
             Problem::Stopping => stopping(),
             Problem::NotReady { why } => Description::new(
@@ -309,7 +309,7 @@ fn describe_service(error: &ServiceError) -> Description {
             StatusCode::SERVICE_UNAVAILABLE,
             "not-deleted",
             "The hour could not be deleted",
-            "the disk refused the write: the hour is there as a whole, or gone as a whole; try again",
+            "the disk refused the write: the hour is either complete or deleted; try again",
         ),
         ServiceError::KeyReused => Description::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -346,7 +346,7 @@ fn describe_service(error: &ServiceError) -> Description {
 fn describe_query(error: &QueryError) -> Description {
     match error {
         QueryError::BadCursor => bad_query(format!(
-            "{error}; take it from the Link header of an answer, and change no other parameter but limit"
+            "{error}; take it from the Link header of a response, and change no other parameter but limit"
         )),
         QueryError::TooLarge { .. } => Description::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -369,7 +369,7 @@ fn describe_query(error: &QueryError) -> Description {
         QueryError::Cancelled => Description {
             status: StatusCode::SERVICE_UNAVAILABLE,
             name: "cancelled",
-            title: "The client has left",
+            title: "The client disconnected",
             ..internal()
         },
         QueryError::Overloaded(why) => overloaded(why.clone()),
@@ -382,7 +382,7 @@ fn describe_query(error: &QueryError) -> Description {
         QueryError::Peer(_) => Description::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "node-failed",
-            "Another node did not answer",
+            "Another node did not respond",
             error.to_string(),
         ),
         QueryError::Store(_) => internal(),

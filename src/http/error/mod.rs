@@ -20,10 +20,10 @@ use flow::decode::DecodeError;
 use flow::query::text::BadQuery;
 use flow::{Field, Hour, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument, TooFarAhead};
 
-/// Seconds after which a client should retry a request that was refused for the moment.
+/// Seconds after which a client should retry a request that was refused temporarily.
 const RETRY_AFTER_S: u64 = 1;
 
-/// Why a request failed.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub(super) enum Problem {
     NoSuchPath {
@@ -152,7 +152,7 @@ impl Problem {
         self.describe().name
     }
 
-    /// Which flow of the batch is at fault, and which of its fields.
+    /// The invalid flow of the batch, and its invalid field.
     fn fault(&self) -> (Option<usize>, Option<Field>) {
         match self {
             Problem::BadBatch(error) => (error.index, error.field),

@@ -15,7 +15,7 @@ export function useToken(value) {
   token = value;
 }
 
-/** Why a request failed. `status` is 0 if no response arrived. */
+/** The reason why a request failed. `status` is 0 if no response arrived. */
 export class Problem extends Error {
   constructor(status, title, detail, type = '') {
     super(`${title}: ${detail}`);
@@ -44,8 +44,8 @@ export function now() {
 }
 
 /**
- * The response to GET `path`; throws a Problem, or the abort as it is. With the `tag` of an earlier response, it may
- * be a 304.
+ * The response to GET `path`; throws a Problem, or the abort itself. With the `tag` of an earlier response, it may be a
+ * 304.
  */
 export async function get(path, { params, accept = 'application/json', signal, tag, timeout = ANSWER_MS_MAX } = {}) {
   const query = params?.toString();
@@ -57,7 +57,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
   const end = new AbortController();
   signal?.addEventListener('abort', () => end.abort(), { once: true });
   if (signal?.aborted) end.abort();
-  setTimeout(() => end.abort(new DOMException('no answer in time', 'TimeoutError')), timeout);
+  setTimeout(() => end.abort(new DOMException('no response in time', 'TimeoutError')), timeout);
   let response;
   try {
     response = await fetch(query ? `${path}?${query}` : path, {
@@ -68,7 +68,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Problem(0, 'The service does not answer', 'it is stopped, or cannot be reached from here');
+    throw new Problem(0, 'The service does not respond', 'it is stopped, or cannot be reached from here');
   }
   const date = Date.parse(response.headers.get('Date') ?? '');
   if (!Number.isNaN(date)) ahead = date - Date.now();
@@ -78,7 +78,7 @@ export async function get(path, { params, accept = 'application/json', signal, t
   throw new Problem(response.status, title, detail, type);
 }
 
-/** Strings, which are left as they are, and numbers. */
+/** Strings, which are not changed, and numbers. */
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
 /** From this number of digits on, JSON.parse may round. */
 const LONG = /\d{16}/;
@@ -103,7 +103,7 @@ async function whole(response, read) {
     return read(await response.text());
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new Problem(0, 'The answer broke off', 'the service may be stopping');
+    throw new Problem(0, 'The response was truncated', 'the service may be stopping');
   }
 }
 

@@ -170,7 +170,7 @@ function hourTicks(slots, width, each) {
   return apart.map((index, i) => ({ index, lines: format.hourLabel(slots[index].from, step, slots[apart[i - 1]]?.from) }));
 }
 
-/** Three to six round numbers of bytes up to `most`; none where that is zero. */
+/** Three to six round numbers of bytes up to `most`; none if that is zero. */
 function byteTicks(most) {
   if (most === 0) return [];
   const power = 10 ** Math.floor(Math.log10(most));

@@ -16,7 +16,7 @@ const IS_OPEN = new RegExp(`${BEGINNING}$`, 'u');
 
 /**
  * Returns a function that puts a `'` before each `=`, `+`, `-` and `@` that could begin a formula, so that it is read
- * as text. It takes the file in parts, cut anywhere between two characters.
+ * as text. It takes the file in chunks, cut anywhere between two characters.
  */
 export function guard() {
   // Whether the next character can be the first of a cell.

@@ -17,7 +17,7 @@ export function breakable(digits) {
   return digits.split(/(?<=,)/).flatMap((group, i) => (i === 0 ? [group] : [make('wbr'), group]));
 }
 
-/** Replaces the children of `parent`; the focus stays on the element with the same `data-key`. */
+/** Replaces the children of `parent`; the element with the same `data-key` keeps the focus. */
 export function replace(parent, ...children) {
   const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   parent.replaceChildren(...children);

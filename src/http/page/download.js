@@ -8,8 +8,8 @@ const BYTES_MAX = 256e6;
 /** Longest wait for the whole file. */
 const ANSWER_MS_MAX = 600_000;
 
-/** A click on `button` downloads the rows for `question()`; another click stops it. `state` shows the progress. */
-export function start(button, state, question) {
+/** A click on `button` downloads the rows for `query()`; another click stops it. `state` shows the progress. */
+export function start(button, state, query) {
   const title = button.textContent;
   let under;
   button.onclick = async () => {
@@ -21,7 +21,7 @@ export function start(button, state, question) {
     button.textContent = 'Stop';
     state.textContent = 'Downloading…';
     try {
-      const params = question();
+      const params = query();
       const blob = await fetchAll(params, under.signal, (bytes) => {
         state.textContent = `Downloading… ${format.bytes(bytes)}`;
       });
@@ -32,7 +32,7 @@ export function start(button, state, question) {
         ? 'Stopped'
         : error instanceof api.Problem
           ? error.message
-          : 'The download broke off; try again';
+          : 'The download was truncated; try again';
     }
     button.textContent = title;
     under = undefined;

@@ -1,7 +1,7 @@
 //! `GET /`: the web page, and its assets below `/assets/`.
 //!
 //! All of it is in the binary as gzip, and the page loads nothing from other hosts. The page needs no permission: it
-//! fetches what it shows from the API, with a token if the API requires one.
+//! requests its data from the API, with a token if the API requires one.
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -42,8 +42,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 /// The page may have changed with the service's version.
 const REVALIDATE: &str = "no-cache";
-/// Bytes to decompress at once for a client that does not accept gzip.
-const PART_BYTES: usize = 64 << 10;
+/// Bytes per step of decompression for a client that does not accept gzip.
+const CHUNK_BYTES: usize = 64 << 10;
 
 static SITE: LazyLock<Site> = LazyLock::new(Site::new);
 
@@ -62,7 +62,7 @@ struct Index<'a> {
     version: &'a str,
 }
 
-/// What is rendered at the first request.
+/// The page as rendered at the first request.
 struct Site {
     /// The hash of all assets together, since they load each other.
     hash: String,
@@ -134,7 +134,7 @@ fn respond(
     } else if encoding == Encoding::Gzip {
         Response::new(gzip.into())
     } else {
-        warp::reply::stream(unpacked(gzip)).into_response()
+        warp::reply::stream(decompressed(gzip)).into_response()
     };
     if let Some(encoding) = encoding.name() {
         let value = HeaderValue::from_static(encoding);
@@ -160,8 +160,8 @@ fn respond(
     Ok(response)
 }
 
-/// `gzip` unpacked, a part at a time: a client that is slow holds no more than that.
-fn unpacked(
+/// Decompresses `gzip` chunk by chunk, so that a slow client holds no more than one chunk in memory.
+fn decompressed(
     gzip: Bytes,
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static {
     let decoder = GzDecoder::new(std::io::Cursor::new(gzip));
@@ -169,7 +169,7 @@ fn unpacked(
         let mut part = Vec::new();
         decoder
             .by_ref()
-            .take(PART_BYTES as u64)
+            .take(CHUNK_BYTES as u64)
             .read_to_end(&mut part)?;
         Ok((!part.is_empty()).then(|| (Bytes::from(part), decoder)))
     })

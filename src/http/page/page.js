@@ -40,7 +40,7 @@ let bannerText = '';
 let known = [];
 let range = { from: 0, to: 1 };
 /** The query that each card shows, by the id of its part; if the current query differs, the card is outdated. */
-const answered = new Map();
+const loadedQueries = new Map();
 const PARTS = ['total', 'hours-chart', 'sources', 'destinations', 'edges-chart', 'table'];
 
 /** The view of the address, and the cursors of the previous pages, which the address does not have. */
@@ -90,24 +90,24 @@ async function refresh() {
 }
 
 /** The current query of each part except the chart of hours. */
-function asked() {
-  const question = String(views.question(view, range));
+function currentQueries() {
+  const query = String(views.query(view, range));
   return {
-    total: question,
-    sources: question,
-    destinations: question,
-    'edges-chart': question,
-    table: `${views.tableQuestion(view, range)} ${view.cursor}`,
+    total: query,
+    sources: query,
+    destinations: query,
+    'edges-chart': query,
+    table: `${views.tableQuery(view, range)} ${view.cursor}`,
   };
 }
 
 /** Dims the parts that show another query. */
 function dimOthers() {
-  for (const [id, question] of Object.entries(asked())) dim(id, question);
+  for (const [id, query] of Object.entries(currentQueries())) dim(id, query);
 }
 
-function dim(id, question) {
-  const isOther = answered.has(id) && answered.get(id) !== question;
+function dim(id, query) {
+  const isOther = loadedQueries.has(id) && loadedQueries.get(id) !== query;
   card(id).classList.toggle('other', isOther);
   if (isOther) card(id).setAttribute('aria-busy', 'true');
 }
@@ -141,7 +141,7 @@ async function load(signal) {
   const inRange = known.filter(({ hour }) => hour >= range.from && hour < range.to);
   picker.show(known, range, view);
   hours.show(known, range, incompleteFrom(), views.isFiltered(view));
-  const questions = asked();
+  const queries = currentQueries();
   dimOthers();
   document.title = `${format.hours(range)} · flowtally`;
   const chart = drawHours(signal);
@@ -154,7 +154,7 @@ async function load(signal) {
   }
   shown = '';
 
-  const question = views.question(view, range);
+  const query = views.query(view, range);
   const page = { limit: table.ROWS, ...(view.cursor === '' ? {} : { cursor: view.cursor }) };
   const ask = async (params, more) => {
     const all = new URLSearchParams(params);
@@ -162,9 +162,9 @@ async function load(signal) {
     return api.flows(all, signal);
   };
   const totals = views.isFiltered(view)
-    ? ask(question, { group_by: '' }).then(({ rows }) => sum(rows))
+    ? ask(query, { group_by: '' }).then(({ rows }) => sum(rows))
     : Promise.resolve(sum(inRange));
-  const top = (field, limit) => ask(question, { group_by: field, sort: 'bytes', limit });
+  const top = (field, limit) => ask(query, { group_by: field, sort: 'bytes', limit });
   const shows = {
     total: [totals, (totals) => showTotals(totals, inRange)],
     sources: [Promise.all([top('src_app', TALKERS), totals]), ([{ rows }, totals]) => talkers.show(at('sources'), 'src_app', rows, totals)],
@@ -173,32 +173,32 @@ async function load(signal) {
       ([{ rows }, totals]) => talkers.show(at('destinations'), 'dest_app', rows, totals),
     ],
     'edges-chart': [Promise.all([top('src_app,dest_app', EDGES), totals]), ([{ rows }, totals]) => edges.show(rows, totals)],
-    table: [ask(views.tableQuestion(view, range), page), (answer) => table.show(answer, view)],
+    table: [ask(views.tableQuery(view, range), page), (response) => table.show(response, view)],
   };
-  const parts = Object.entries(shows).map(([id, [answer, show]]) => part(id, questions[id], signal, answer, show));
+  const parts = Object.entries(shows).map(([id, [response, show]]) => part(id, queries[id], signal, response, show));
   const results = await Promise.allSettled([...parts, chart]);
   const thrown = results.find(({ status }) => status === 'rejected');
   if (thrown) throw thrown.reason;
   signal.throwIfAborted();
-  const unanswered = results.map(({ value }) => value).filter((value) => value);
+  const errors = results.map(({ value }) => value).filter((value) => value);
   // Retry overload errors at the normal interval.
-  shown = unanswered.some(({ error }) => error.passes) ? '' : fresh;
+  shown = errors.some(({ error }) => error.passes) ? '' : fresh;
   // Sums of whole hours come from /hours, so they cannot fail.
   const all = views.isFiltered(view) ? results.length : results.length - 2;
-  const areAlike = unanswered.length === all && new Set(unanswered.map(({ error }) => error.message)).size === 1;
-  bannerText = areAlike ? `${unanswered[0].error.message}.` : '';
-  report(unanswered, areAlike);
+  const areAlike = errors.length === all && new Set(errors.map(({ error }) => error.message)).size === 1;
+  bannerText = areAlike ? `${errors[0].error.message}.` : '';
+  report(errors, areAlike);
   return bannerText || view.misread;
 }
 
 /** Shows one response in its card, or resolves to its error; throws an error that concerns all cards. */
-async function part(id, question, signal, answer, show) {
+async function part(id, query, signal, response, show) {
   card(id).setAttribute('aria-busy', 'true');
   try {
-    const result = await answer;
+    const result = await response;
     if (signal.aborted) return;
     show(result);
-    answered.set(id, question);
+    loadedQueries.set(id, query);
     note(card(id), '');
     card(id).classList.remove('other');
     card(id).removeAttribute('aria-busy');
@@ -210,8 +210,8 @@ async function part(id, question, signal, answer, show) {
 }
 
 /** Shows in each card its error, unless the banner shows one for all (`isInBanner`). */
-function report(unanswered, isInBanner) {
-  for (const { id, error } of unanswered.filter((one) => one)) {
+function report(errors, isInBanner) {
+  for (const { id, error } of errors.filter((one) => one)) {
     note(card(id), isInBanner ? '' : error.message);
     card(id).removeAttribute('aria-busy');
   }
@@ -225,19 +225,19 @@ let chartTurn = new AbortController();
 /** Draws the chart of hours, of all flows or of those that match the filters. */
 function drawHours(signal) {
   const seen = hours.seen();
-  const question = `${views.narrow(new URLSearchParams(), view)} ${seen[0]?.hour} ${seen.at(-1)?.hour}`;
-  const state = [known, question, range.from, range.to, incompleteFrom()];
+  const query = `${views.narrow(new URLSearchParams(), view)} ${seen[0]?.hour} ${seen.at(-1)?.hour}`;
+  const state = [known, query, range.from, range.to, incompleteFrom()];
   if (state.every((one, i) => one === drawn[i])) {
     card('hours-chart').classList.remove('other');
     card('hours-chart').removeAttribute('aria-busy');
     return Promise.resolve();
   }
-  dim('hours-chart', question);
+  dim('hours-chart', query);
   chartTurn.abort();
   const mine = new AbortController();
   chartTurn = mine;
   signal.addEventListener('abort', () => mine.abort(), { once: true });
-  return part('hours-chart', question, mine.signal, series.sums(view, seen, mine.signal), (sums) => {
+  return part('hours-chart', query, mine.signal, series.sums(view, seen, mine.signal), (sums) => {
     hours.draw(sums);
     drawn = state;
   });
@@ -390,7 +390,7 @@ table.start({
   narrowTo,
   view: () => view,
   range: () => range,
-  question: () => views.tableQuestion(view, range),
+  query: () => views.tableQuery(view, range),
 });
 
 let width = innerWidth;

@@ -74,7 +74,7 @@ function fill(id) {
   if (field.value !== text(hour)) field.value = text(hour);
 }
 
-/** The hour in a field; null where there is none, or where it is outside the stored hours. */
+/** The hour in a field; null if there is none, or if it is outside the stored hours. */
 function hourIn(id) {
   const field = at(id);
   if (field.value === '' || !field.checkValidity()) return null;

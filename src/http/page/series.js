@@ -8,8 +8,8 @@ let filters = '';
 const known = new Map();
 
 /**
- * The sums of `hours`, rows of /hours, for the flows that match `view`, as a Map by hour; `isNone` where no flow
- * matches. Fetches only the hours that have changed since they were fetched last.
+ * The sums of `hours`, rows of /hours, for the flows that match `view`, as a Map by hour; `isNone` if no flow matches.
+ * Fetches only the hours that have changed since they were fetched last.
  */
 export async function sums(view, hours, signal) {
   if (!views.isFiltered(view)) return new Map(hours.map((row) => [row.hour, row]));

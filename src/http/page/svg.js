@@ -23,7 +23,7 @@ export function picture(width, height, ...children) {
   return make('svg', { viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' }, ...children);
 }
 
-/** Replaces the drawing in `element`; its tooltip stays. */
+/** Replaces the drawing in `element`, but not its tooltip. */
 export function show(element, picture) {
   const old = element.querySelector('svg');
   if (old) old.replaceWith(picture);
@@ -150,7 +150,7 @@ function listen(element, model, isRange) {
   // Also closes the tooltip of the mouse, wherever the focus is (WCAG 2, 1.4.13).
   document.addEventListener('keydown', (event) => event.key === 'Escape' && !tip.hidden && hide());
 
-  /** To be called after each drawing. `index` is the item to start at: after a choice, what was chosen. */
+  /** To be called after each drawing. `index` is the item to start at: after a choice, the chosen one. */
   return (index) => {
     const { count, text } = model();
     const isShown = !tip.hidden;

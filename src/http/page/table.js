@@ -16,11 +16,11 @@ const SUMS = { bytes: 'Total', bytes_tx: 'Sent', bytes_rx: 'Received' };
 
 let page;
 /** The shown page, and the cursor of the next one. */
-let answer = { rows: [], cursor: null };
+let current = { rows: [], cursor: null };
 let next = null;
 
 /**
- * `go` changes the view, `narrowTo` adds a filter; `view` is the current view, `range` its hours, `question` the
+ * `go` changes the view, `narrowTo` adds a filter; `view` is the current view, `range` its hours, `query` the
  * parameters of the API for its rows.
  */
 export function start(given) {
@@ -29,24 +29,24 @@ export function start(given) {
   at('grouping').onchange = (event) => go({ grouping: event.target.value });
   at('exact').onchange = (event) => {
     go({ exact: event.target.checked, cursor: view().cursor, pages: view().pages }, { replace: true });
-    show(answer, view());
+    show(current, view());
   };
   // From the second page on, keep the hours of the first page, even if newer ones arrive.
   at('next-page').onclick = () => {
-    // The page after one that has not arrived is not known.
+    // The page after one that has not arrived is unknown.
     if (at('rows').getAttribute('aria-busy') === 'true') return;
     go({ ...page.range(), cursor: next, pages: [...view().pages, view().cursor] });
     at('rows').scrollIntoView({ block: 'start' });
   };
   at('previous-page').onclick = () => go({ cursor: view().pages.at(-1) ?? '', pages: view().pages.slice(0, -1) });
-  download.start(at('download'), at('download-state'), page.question);
+  download.start(at('download'), at('download-state'), page.query);
   dom.options(at('grouping'), Object.entries(GROUPINGS), view().grouping);
 }
 
 /** Shows a page of rows. */
 export function show(given, view) {
-  answer = given;
-  const { rows, cursor } = answer;
+  current = given;
+  const { rows, cursor } = current;
   next = cursor;
   at('grouping').value = view.grouping;
   at('exact').checked = view.exact;

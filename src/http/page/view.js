@@ -1,11 +1,10 @@
-// The view, and its encoding as an address. Parameters that the API has too are named as there, so that an address is
-// readable.
+// The view, and its encoding in a URL. Parameters have the same names as in the API, so that a URL is readable.
 
 import { name as visible } from './format.js';
 
 export const FILTERS = { src_app: 'source', dest_app: 'destination', vpc_id: 'VPC' };
 
-/** What a row of the table is, by the value of `group_by`. */
+/** The meaning of a row of the table, by the value of `group_by`. */
 export const GROUPINGS = {
   'src_app,dest_app,vpc_id': 'application pair and VPC',
   'src_app,dest_app': 'application pair',
@@ -26,8 +25,7 @@ const HOUR_MAX = 2 ** 32 - 2;
 /** Parameters that may occur once. */
 const SINGLE = ['hour', 'from', 'to', 'search', 'sort', 'group_by', 'cursor', 'exact', 'live'];
 
-/**
- * The view that the query string of an address describes. `from` (inclusive) and `to` (exclusive) are hours. Both null:
+/** The view that the query string of a URL describes. `from` (inclusive) and `to` (exclusive) are hours. Both null:
  * the newest complete hour. `misread` names the invalid parameters, which are ignored.
  */
 export function parse(search) {
@@ -114,13 +112,13 @@ export function narrow(params, view) {
 }
 
 /** The flows of `view` as parameters of the API: those of all its filters, in the hours of `range`. */
-export function question(view, range) {
+export function query(view, range) {
   return narrow(time(range), view);
 }
 
 /** The rows of the table as parameters of the API, without the page. */
-export function tableQuestion(view, range) {
-  const params = question(view, range);
+export function tableQuery(view, range) {
+  const params = query(view, range);
   const fields = columns(view);
   // The rows of one hour are already distinct, so grouping them would only cost time.
   const apart = fields.length === 3 && params.has('hour');

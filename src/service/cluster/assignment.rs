@@ -44,7 +44,8 @@ impl PartitionThreads {
 }
 
 impl Handler for PartitionThreads {
-    /// The position is always given later: opening may take long, and other partitions are read meanwhile.
+    /// Always returns `None` and starts the partition later: opening may take long, and other partitions are read
+    /// meanwhile.
     fn assigned(&mut self, partition: Partition) -> Option<Offset> {
         if !self.state.partitions.contains(partition) {
             tracing::error!(
@@ -89,7 +90,7 @@ impl Handler for PartitionThreads {
         for partition in partitions {
             tracing::warn!(
                 %partition,
-                "lost a partition: the group did not hear of this node for too long, or another node has its name"
+                "lost a partition: the group did not hear from this node for too long, or another node has its name"
             );
         }
         self.close(partitions, PartitionEnd::Lost);
@@ -117,10 +118,10 @@ impl Handler for PartitionThreads {
                 self.state.local.set_failed(*partition, error.to_string());
             }
             KafkaError::Fatal { .. } => {
-                tracing::error!(%error, "fatal error of the consumer of Kafka");
+                tracing::error!(%error, "fatal error of the Kafka consumer");
                 self.state.has_failed.store(true, Ordering::Relaxed);
             }
-            _ => tracing::error!(%error, "error of the consumer of Kafka"),
+            _ => tracing::error!(%error, "error of the Kafka consumer"),
         }
     }
 }

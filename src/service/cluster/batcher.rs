@@ -1,6 +1,6 @@
-//! Puts batches that wait into common messages, so that the cost of a message, a request, a fetch and a wake-up is
-//! shared. A single batch is sent at once; under load, batches that arrive while one group is on its way form the
-//! next.
+//! Combines waiting batches into messages, so that they share the cost of a message, a request, a fetch and a wake-up.
+//! A single batch is sent immediately; under load, batches that arrive while one group is in flight form the next
+//! group.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use super::message::{MessageBuilder, PartitionBatch};
 use crate::ingest::Permit;
 use flow::{Offset, Partition};
 
-/// Batches that may wait; their bytes are bounded by admission.
+/// Maximum number of waiting batches; admission bounds their bytes.
 const PENDING_MAX: usize = 4096;
 /// Pause after a group of several batches: their clients are about to send the next ones.
 const GROUP_PAUSE: Duration = Duration::from_millis(5);
 /// A group that takes longer than this does not delay the next one.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 
-/// The offset of the last message of a batch in each partition. `None` where the broker has the message but did not
-/// tell its offset, as after a retry that it recognised.
+/// The offset of the last message of a batch in each partition. `None` if the broker has the message but did not report
+/// its offset, as after a retry that it recognised.
 pub(super) type Offsets = BTreeMap<Partition, Option<Offset>>;
 
-/// A batch that is to be written.
+/// A batch to be written.
 #[derive(Debug)]
 pub(super) struct PendingBatch {
     pub(super) parts: Vec<PartitionBatch>,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::kafka::{ConsumedMessage, Control};
 use flow::{Offset, Partition};
 
-/// The partition is paused beyond this. What Kafka's client hands over at once comes on top of it.
+/// The partition is paused beyond this. One handover of Kafka's client may exceed it.
 const BYTES_MAX: usize = 2 << 20;
 
 /// A message, copied out of the client's memory.
@@ -21,7 +21,7 @@ pub(super) struct FetchedMessage {
     pub(super) payload: Vec<u8>,
 }
 
-/// How this node's ownership of a partition ended.
+/// The way in which this node's ownership of a partition ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PartitionEnd {
     /// The next owner waits until this node has closed the store.
@@ -112,7 +112,7 @@ impl FetchQueue {
         self.state.lock().end
     }
 
-    /// Waits for the end, `time_max` at most. Returns whether it has come.
+    /// Waits for the end, at most `time_max`. Returns whether the ownership has ended.
     pub(super) fn ends_within(&self, time_max: Duration) -> bool {
         let deadline = Instant::now() + time_max;
         let mut state = self.state.lock();

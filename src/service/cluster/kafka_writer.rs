@@ -17,11 +17,11 @@ use flow::{Batch, Offset, Partition};
 
 /// Larger batches are split on a thread that may block.
 const SPLIT_INLINE_BYTES_MAX: usize = 512 << 10;
-/// A batch has to be visible by then.
+/// Maximum wait for a batch to become visible.
 const VISIBLE_TIME_MAX: Duration = Duration::from_secs(10);
-/// A peer that waits for offsets gets a response by then.
+/// Maximum wait of a peer for offsets.
 const APPLIED_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two checks: another node may have taken over a partition meanwhile.
+/// Interval between checks: another node may have taken over a partition meanwhile.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Writes batches to the journal.
@@ -57,7 +57,7 @@ impl KafkaWriter {
     }
 
     /// Resolves to true when the sums of these partitions include these offsets; to false if that takes too long, or
-    /// at once if one of them is not on this node.
+    /// immediately if one of them is not on this node.
     pub(super) async fn has_applied(&self, upto: Vec<(Partition, Offset)>) -> bool {
         let deadline = Instant::now() + APPLIED_TIME_MAX;
         loop {
@@ -127,7 +127,7 @@ impl KafkaWriter {
                 Some(_) => !self.is_visible(*partition, *offset),
                 None => true,
             });
-            // All peers at once, so that one that does not respond does not delay the others.
+            // All peers in parallel, so that one that does not respond does not delay the others.
             let requests = remote.iter().map(async |(url, upto)| {
                 let request = state.peers.await_applied(url, upto);
                 let response = tokio::time::timeout_at(deadline.into(), request)
@@ -153,8 +153,8 @@ impl KafkaWriter {
         }
     }
 
-    /// Whether answers of this node include the message at `offset`. A partition that another node may own by now does
-    /// not count.
+    /// Whether responses of this node include the message at `offset`. A partition that another node may own by now
+    /// does not count.
     fn is_visible(&self, partition: Partition, offset: Offset) -> bool {
         let state = &self.state;
         let progress = state.progress().remove(&partition).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The partitions that are assigned to this node, and which of them it can answer for.
+//! The partitions that are assigned to this node, and which of them can be read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) struct LocalPartitions(Mutex<BTreeMap<Partition, State>>);
 #[derive(Debug)]
 pub(super) struct ReadablePartition {
     pub(super) store: Arc<Store>,
-    /// How many messages of the journal are not in the sums yet.
+    /// Number of messages in the journal that are not in the sums yet.
     pub(super) lag: u64,
     /// Cancelled when the partition is revoked. Readers then have to release the store, because the next owner waits
     /// for that.
@@ -86,7 +86,7 @@ impl LocalPartitions {
         self.0.lock().keys().copied().collect()
     }
 
-    /// The position of an open partition: the offset that is due next.
+    /// The position of an open partition: the next offset.
     pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
         let position = self.store(partition)?.position().ok()?;
         position.next_offset().ok()
@@ -138,7 +138,7 @@ impl LocalPartitions {
     /// Whether all partitions can be read.
     ///
     /// # Errors
-    /// Why a partition cannot be read, for the first such partition.
+    /// The reason why the first unreadable partition cannot be read.
     pub(super) fn require_readable(
         &self,
         progress: &BTreeMap<Partition, Progress>,

@@ -16,7 +16,7 @@ const PART_HEADER_BYTES: usize = 5;
 const BATCH_BYTES_MAX: usize =
     MESSAGE_BYTES_MAX - HEADER_BYTES - PART_HEADER_BYTES - IdempotencyKey::CHARS_MAX;
 
-/// The flows of a batch that are for one partition, or some of them where they do not fit into one message.
+/// The flows of a batch for one partition, or some of them if they do not fit into one message.
 #[derive(Debug)]
 pub(super) struct PartitionBatch {
     pub(super) partition: Partition,
@@ -48,7 +48,7 @@ impl PartitionBatch {
     }
 }
 
-/// The key of a part: the client's key, or its hash if that would be too long, and which part it is.
+/// The key of a part: the client's key, or its hash if that would be too long, and the part's partition and number.
 fn part_key(key: &IdempotencyKey, partition: Partition, number: usize) -> String {
     let text = String::from_utf8_lossy(key.as_bytes());
     let whole = format!("{text}/{partition}/{number}");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_decoded_as_they_were_encoded() {
+    fn messages_round_trip() {
         let keys = ["k".to_owned(), "l".repeat(IdempotencyKey::CHARS_MAX)];
         let key = |n: usize| IdempotencyKey::new(keys[n].as_bytes()).unwrap();
         let batches = [
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(flows, 60);
         assert_eq!(keys_seen[..2], ["k/0/0", "k/1/0"]);
         assert!(keys_seen[4].starts_with("xxh3:") && keys_seen[4].ends_with("/0/0"));
-        // Cut anywhere but between two parts, it is an error.
+        // A cut anywhere except between two parts is an error.
         let whole = message.bytes();
         let complete = (0..whole.len()).filter(|&cut| decode(&whole[..cut]).is_ok());
         assert_eq!(

@@ -2,8 +2,8 @@
 //! of the topic. Each partition's sums are in a store of their own, on the node that the consumer group assigns the
 //! partition to. Every node can answer every query.
 //!
-//! - `service` is what the API calls.
-//! - `kafka_writer` takes batches, splits them with the codec in `message`, and waits until they are visible if the
+//! - `service` implements the interface that the API calls.
+//! - `kafka_writer` receives batches, splits them with the codec in `message`, and waits until they are visible if the
 //!   client asks for that; `batcher` puts parts of many batches into common messages and sends them.
 //! - `assignment` follows the consumer group. Each assigned partition has a thread (`partition`): it opens the store,
 //!   applies the messages in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
@@ -62,19 +62,18 @@ pub use peer::PeerTls;
 use scatter_gather::ScatterGather;
 use signer::TokenSigner;
 
-/// A node that the group has not heard of for this long loses its partitions.
+/// A node loses its partitions if the group does not hear from it for this long.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// If the leader of a partition was not heard from for this long, the partition is not read: another node may own it
-/// soon.
+/// After this long without contact with a partition's leader, the partition is not read: another node may own it soon.
 const LEADER_CONTACT_AGE_MAX: Duration = Duration::from_secs(6);
-/// Between two announcements of the partitions of this node.
+/// Interval between announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest wait for room in a store before checking whether its partition was revoked.
 const STALL_TIME_MAX: Duration = Duration::from_secs(1);
-/// Between two attempts to join while Kafka does not respond, and between two log lines about it.
+/// Intervals between attempts to join while Kafka does not respond, and between log lines about it.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Least memory that a store gets for a purpose, however many share the whole.
+/// Minimum memory of a store for one purpose, even if many stores share the total.
 const SHARE_BYTES_MIN: usize = 1 << 20;
 
 /// Locked by the node that uses a data directory.
@@ -92,20 +91,20 @@ pub struct NodeConfig {
     /// Options of librdkafka.
     pub options: Vec<(String, String)>,
     pub name: String,
-    /// Where the other nodes reach this one.
+    /// The URL at which the other nodes reach this one.
     pub url: String,
-    /// How nodes trust each other.
+    /// TLS between the nodes.
     pub tls: PeerTls,
-    /// Where checkpoints of partitions are, as [`CheckpointStore::open`] takes it.
+    /// The URL of the checkpoints of partitions; see [`CheckpointStore::open`].
     pub checkpoint_url: Option<String>,
-    /// Between two checkpoints of a partition.
+    /// Interval between checkpoints of a partition.
     pub checkpoint_interval: Duration,
     /// Tokens of the nodes. The first one is sent to the others.
     pub token_file: Option<PathBuf>,
 }
 
 impl NodeConfig {
-    /// How many stores a node may have open.
+    /// Maximum number of open stores of a node.
     pub fn stores_max(&self) -> usize {
         self.partitions.get() as usize
     }
@@ -130,7 +129,7 @@ impl fmt::Debug for NodeConfig {
     }
 }
 
-/// Why a node does not start.
+/// The reason why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error(transparent)]
@@ -171,7 +170,7 @@ pub struct ClusterNode {
     _lock: DirLock,
 }
 
-/// The state that all parts of a node share.
+/// The state that all threads and tasks of a node share.
 #[derive(Debug)]
 struct NodeState {
     config: NodeConfig,
@@ -188,16 +187,16 @@ struct NodeState {
     peers: PeerClient,
     runtime: Handle,
     checkpoint_store: Option<CheckpointStore>,
-    /// Held by the partition that makes a checkpoint: one at a time.
+    /// Locked while a partition makes a checkpoint: one at a time.
     checkpointing: Mutex<()>,
     control: OnceLock<Control>,
     /// Notified when messages were applied to a partition's sums.
     applied: Notify,
     /// Notified when a partition was opened.
     assigned: Notify,
-    /// The brokers acknowledged what was sent last.
+    /// Whether the brokers acknowledged the last message.
     connected: AtomicBool,
-    /// A client of Kafka has reported a fatal error.
+    /// A Kafka client has reported a fatal error.
     has_failed: AtomicBool,
 }
 
@@ -349,7 +348,7 @@ async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) 
         })
         .await;
         if let Ok(Err(error)) = reloaded {
-            tracing::error!(%error, "node tokens and certificates not reloaded; the previous ones stay in use");
+            tracing::error!(%error, "node tokens and certificates not reloaded; the previous ones remain in use");
         }
     }
 }
@@ -404,7 +403,7 @@ impl NodeState {
         }
     }
 
-    /// How far this node has read its partitions.
+    /// The progress of this node's partitions.
     fn progress(&self) -> BTreeMap<Partition, Progress> {
         let control = self.control.get();
         control

@@ -13,12 +13,12 @@ use super::{NodeState, message};
 use crate::store::{DataDir, JournalEntry, Position, Store, StoreError, abort_on_panic};
 use flow::Partition;
 
-/// The next owner of a revoked partition waits for the last flush.
+/// Maximum time for the last flush of a revoked partition, for which the next owner waits.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between attempts to open a store: an answer that is still being read may hold it for a while after it was closed.
+/// Interval between attempts to open a store: a response in progress may hold it for a while after it was closed.
 const OPEN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Below the data directory.
+/// Directory of the partitions' stores in the data directory.
 const PARTITIONS_DIR: &str = "partitions";
 
 /// Runs the partition until it is revoked or lost.
@@ -86,7 +86,7 @@ fn open(
             Ok((store, _nothing_to_replay)) => return Ok(Some(Arc::new(store))),
             Err(error @ StoreError::InUse { .. }) => {
                 if !std::mem::replace(&mut logged, true) {
-                    tracing::info!(%error, "waiting for answers that still read the store");
+                    tracing::info!(%error, "waiting for responses that still read the store");
                 }
                 sleep(OPEN_INTERVAL);
             }
@@ -99,7 +99,7 @@ fn open(
 /// Applies messages until the partition is revoked or lost.
 ///
 /// # Errors
-/// Why no more messages can be applied.
+/// The reason why no more messages can be applied.
 fn apply_all(
     state: &NodeState,
     control: &Control,

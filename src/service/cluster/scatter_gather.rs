@@ -1,5 +1,5 @@
 //! Scatter-gather: sends a query to the local stores and to the peers that own the other partitions, and collects their
-//! parts of the response.
+//! rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::query::{Coverage, Hours, QueryError, QuerySources};
 use flow::Partition;
 use flow::query::{HoursQuery, Query};
 
-/// Scatters queries to the owners of all partitions, and gathers their parts of the response.
+/// Scatters queries to the owners of all partitions, and gathers their rows.
 #[derive(Debug)]
 pub(super) struct ScatterGather(pub(super) Arc<NodeState>);
 
@@ -78,8 +78,8 @@ impl ScatterGather {
         placement
     }
 
-    /// Asks all peers at once, and waits for their responses to begin. `ask` gets a peer's URL and its partitions. The
-    /// partitions of a peer that does not respond become missing.
+    /// Sends requests to all peers in parallel, and waits for their responses to begin. `send` gets a peer's URL and
+    /// its partitions. The partitions of a peer that does not respond become missing.
     fn ask_peers<T>(
         &self,
         placement: &mut Placement,
@@ -110,7 +110,7 @@ impl ScatterGather {
         Ok(received)
     }
 
-    /// The parts that answer `query`. Peers get `time_max` for each part of their response.
+    /// The sources of the rows that answer `query`. Peers get `time_max` for each chunk of their response.
     ///
     /// # Errors
     /// [`QueryError::Missing`], unless the query is partial.
@@ -142,7 +142,7 @@ impl ScatterGather {
         Ok(sources)
     }
 
-    /// Adds the sources that answer `query` to `hours`.
+    /// Adds the sources of the hours that answer `query` to `hours`.
     ///
     /// # Errors
     /// [`QueryError::Missing`], unless the query is partial.

@@ -1,4 +1,4 @@
-//! The interface of a node to the API: [`Service`].
+//! The implementation of [`Service`] by a node.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,7 +46,7 @@ impl Service for ClusterNode {
     }
 
     fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError> {
-        let what = "in a cluster, receipts are with the partitions of the flows, and cannot be looked up; \
+        let what = "in a cluster, receipts are stored with the partitions of the flows, and cannot be looked up; \
                     a batch that is sent again under its key counts once all the same";
         Err(ServiceError::Unsupported(what))
     }
@@ -61,8 +61,8 @@ impl Service for ClusterNode {
         let state = &self.state;
         if state.has_failed.load(Ordering::Relaxed) || self.writer.has_ended() {
             return Health::Failing {
-                ready: "the client of Kafka has given up; see the log".into(),
-                cause: "the client of Kafka has given up, and the journal could not be used",
+                ready: "the Kafka client has stopped after a fatal error; see the log".into(),
+                cause: "the Kafka client has stopped after a fatal error, so the journal could not be used",
             };
         }
         if !state.connected.load(Ordering::Relaxed) {

@@ -10,7 +10,7 @@ use super::kafka::Signer;
 use agent::client::{ClientError, read_tokens};
 
 /// The tokens of the nodes' file. The first one signs; a signature under any of them is valid. Without a file, all
-/// announcements are.
+/// announcements are valid.
 pub(super) struct TokenSigner {
     file: Option<PathBuf>,
     keys: RwLock<Vec<hmac::Key>>,
@@ -26,7 +26,7 @@ impl TokenSigner {
         Ok(signer)
     }
 
-    /// Reads the file again. After an error, the tokens stay as they were.
+    /// Reads the file again. After an error, the previous tokens remain in use.
     pub(super) fn reload(&self) -> Result<(), ClientError> {
         if let Some(file) = &self.file {
             let key = |token: &String| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());

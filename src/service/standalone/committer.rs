@@ -1,7 +1,7 @@
 //! Group commit: one thread takes all batches that wait, commits them with one fsync, and responds to each. Under
 //! light load, a batch waits for one fsync; under heavy load, hundreds share it.
 //!
-//! The thread of the request removes flows that are too old already, since the one thread that commits should not copy
+//! The thread of the request removes flows that are too old already, since the only committing thread should not copy
 //! batches.
 
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::store::{self, Outcome, Store, StoreError};
 use crate::telemetry::Metrics;
 use flow::Batch;
 
-/// Batches that may wait for the committer. Their bytes are bounded by admission.
+/// Maximum number of batches that wait for the committer. Admission bounds their bytes.
 const QUEUE_BATCHES_MAX: usize = 4096;
-/// Most bytes of a group of several batches, including what its hours take in a tally; and most that it may be of a
-/// tally's size, so that a group exceeds a tally's bound by little.
+/// Maximum bytes of a group of several batches, including the memory of its hours in a tally; and the minimum number of
+/// groups per tally, so that a group exceeds a tally's bound by little.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 const GROUPS_PER_TALLY: usize = 4;
 
@@ -33,7 +33,7 @@ type Responder = oneshot::Sender<CommitResult>;
 enum Job {
     /// The permit covers the batch until it is committed, even if the client disconnects.
     Commit(Batch, Permit, Responder),
-    /// Nothing after this one is taken.
+    /// The last job: no job after it is accepted.
     Finish,
 }
 
@@ -99,7 +99,7 @@ impl Committer {
         self.metrics.ingest().queued_batches.set(queued as i64);
     }
 
-    /// Commits what is queued, and refuses what comes later. Blocks.
+    /// Commits the queued batches, and refuses later ones. Blocks.
     pub(super) fn finish(&self) {
         // An error means that the thread has ended already.
         let _ended = self.queue.blocking_send(Job::Finish);
@@ -112,8 +112,8 @@ impl Committer {
 }
 
 impl Drop for Committer {
-    /// Ends the thread, if [`Committer::finish`] was not called, because it uses the database: that has to be closed
-    /// before the process ends.
+    /// Ends the thread, if [`Committer::finish`] was not called: it uses the database, which has to be closed before
+    /// the process ends.
     fn drop(&mut self) {
         let (closed, _) = mpsc::channel(1);
         self.queue = closed;

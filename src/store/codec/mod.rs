@@ -170,13 +170,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn decoders_accept_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             assert_store_codec_round_trips(&bytes);
         }
     }
 
     #[test]
-    fn no_flow_has_the_key_of_something_else() {
+    fn no_flow_has_a_meta_key() {
         let mut key = Vec::new();
         flow::codec::push_key(&mut key, Hour::LAST, b"", b"", b"");
         assert!(!key.starts_with(&META_PREFIX));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_bytes_are_these() {
+    fn the_stored_bytes_are_pinned() {
         // The format on disk. A change here needs a new `FORMAT` and a way to read the old one.
         assert_eq!(
             ledger_key(Hour::new(258).unwrap()),

@@ -11,10 +11,10 @@ pub struct Receipt {
     pub fingerprint: u128,
     /// When it was accepted: seconds since the epoch.
     pub time_s: u64,
-    /// How many of its flows were too old to count.
+    /// Number of its flows that were too old to count.
     pub too_old: u64,
     /// Position of the batch in an external journal; 0 if the journal is in the same database. A batch that is read
-    /// again recognizes its own receipt by it, and is not taken for a duplicate.
+    /// again recognizes its own receipt by it, and is not mistaken for a duplicate.
     pub position: Position,
 }
 

@@ -9,9 +9,9 @@
 //! sync ended has at least the bytes from before the sync.
 //!
 //! In the journal's log, each record is synced before the next is written. So only the last record can be torn, and
-//! [`TornTail`] decides whether there is a record that would look like this with some of its sectors lost. Each
-//! sector is either as written or all zeros from where the record starts in it, so the bytes that are not zero must
-//! fit. A changed byte does not fit: all sectors of its record are there, and the checksum is wrong.
+//! [`TornTail`] decides whether there is a record that would look like this with some of its sectors lost. Each sector
+//! is either as written or all zeros from where the record starts in it, so the bytes that are not zero must fit. A
+//! changed byte does not fit: all sectors of its record are present, and the checksum is wrong.
 //!
 //! No intact record has a sector of zeros: stored names contain no NUL, and the longest run of zeros is a few
 //! numbers. Since the last sector may contain few bytes of the record, each record ends in a mark that is not zeros
@@ -39,12 +39,12 @@ pub(super) enum LogKind {
     Manifest,
 }
 
-/// How a log ends.
+/// The end of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogEnd {
-    /// With a whole record, or with one that the file ends in, which RocksDB drops by itself.
+    /// The log ends with a complete record, or inside one, which RocksDB drops by itself.
     Good,
-    /// With a torn record; the last whole record ends at `keep`.
+    /// The log ends with a torn record; the last complete record ends at `keep`.
     Torn {
         keep: usize,
         /// Records were not synced one by one (`--durability os`): later records, also in newer logs, may be on disk
@@ -61,7 +61,7 @@ pub(super) struct Damage {
 
 pub(super) type LogEndResult = Result<LogEnd, Damage>;
 
-/// Type of a fragment: its place in its record.
+/// Type of a fragment: its position in its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FragmentType {
     Full,
@@ -90,8 +90,8 @@ impl FragmentType {
     }
 }
 
-/// Finds the end of `log`. Reads it block by block; only if it ends badly, what is after its last whole record is read
-/// as a whole, which is one record if a power cut is the cause.
+/// Finds the end of `log`. Reads it block by block. If its end is invalid, reads what follows the last complete record
+/// into memory: that is one record if a power cut is the cause.
 pub(super) fn find_end(log: impl Read + Seek, of: LogKind) -> io::Result<LogEndResult> {
     find_end_within(log, of, RECORD_BYTES_MAX)
 }
@@ -103,7 +103,7 @@ fn find_end_within(
     record_bytes_max: usize,
 ) -> io::Result<LogEndResult> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
-    // Where the block begins in the log.
+    // The offset of the block in the log.
     let mut block_at = 0;
     let (mut keep, mut at, mut is_inside) = (0, 0, false);
     let mut unsynced = false;
@@ -199,7 +199,7 @@ fn ends_unsynced(log: &[u8]) -> bool {
 
 #[derive(Clone, Copy)]
 enum Parsed {
-    /// A valid fragment, and where it ends.
+    /// A valid fragment, and its end.
     Fragment(FragmentType, usize),
     /// The log ends before the fragment or inside its header.
     End,
@@ -399,7 +399,7 @@ impl<'a> TornTail<'a> {
     }
 
     /// Whether the fragment at `at`, which reaches past the end of the file, would be valid if it were shorter: then
-    /// its length was changed, and other records follow.
+    /// its length is corrupt, and other records follow.
     fn is_length_changed(&self, at: usize) -> bool {
         let header: [Option<u8>; HEADER_BYTES] = std::array::from_fn(|n| self.byte(at + n));
         let [Some(c0), Some(c1), Some(c2), Some(c3), _, _, Some(kind)] = header else {

@@ -1,5 +1,5 @@
-//! Every state that a power cut can leave, and changed bytes, which it cannot: on logs that a store wrote, and
-//! on made-up ones.
+//! Every state that a power cut can leave, and changed bytes, which it cannot leave: in logs that a store wrote, and in
+//! synthetic ones.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -22,8 +22,8 @@ fn seeded() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// A log of records, and where each ends: record `n` has bytes of `payload(n)`.
-fn made_up(payloads: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<usize>) {
+/// A log of records, and the end of each: record `n` has bytes of `payload(n)`.
+fn synthetic(payloads: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<usize>) {
     let (mut log, mut is_last) = (Vec::new(), Vec::new());
     for payload in payloads {
         let (mut rest, mut is_first) = (payload.as_slice(), true);
@@ -60,7 +60,7 @@ fn payload(length: usize) -> Vec<u8> {
     payload
 }
 
-/// A log that a store wrote, and where its records end: batches of many sizes, with keys and without.
+/// A log that a store wrote, and the ends of its records: batches of many sizes, with keys and without.
 fn real(durability: Durability) -> (Vec<u8>, Vec<usize>) {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
@@ -105,8 +105,8 @@ fn newest_log(rocks: &Path) -> Vec<u8> {
     std::fs::read(logs.last().unwrap()).unwrap()
 }
 
-/// What is on the disk of `log` when all up to `synced` was synced, and of the sectors after it only those
-/// are there that `is_there` has.
+/// The content of `log` on disk if everything up to `synced` was synced and, of the sectors after it, only those in
+/// `is_there` were written.
 fn after_a_cut(
     log: &[u8],
     synced: usize,
@@ -124,7 +124,7 @@ fn after_a_cut(
     left
 }
 
-/// Cuts off no more than what came after `synced`, and leaves nothing that is not whole.
+/// Asserts that only bytes after `synced` are cut off, and that only complete records remain.
 fn assert_cut_keeps_synced(left: &[u8], synced: usize, whole: &[u8], what: &str) {
     match find_end(left, LogKind::Journal) {
         Ok(LogEnd::Torn { keep, unsynced }) => {
@@ -136,7 +136,7 @@ fn assert_cut_keeps_synced(left: &[u8], synced: usize, whole: &[u8], what: &str)
             );
         }
         Ok(LogEnd::Good) => {
-            // All of it is there, or RocksDB sees a file that ends too early.
+            // It is complete, or RocksDB sees a file that ends too early.
             let is_whole = left.starts_with(whole);
             let at = whole_end(left);
             assert!(is_whole || at >= synced, "{what}: {at}");
@@ -145,7 +145,7 @@ fn assert_cut_keeps_synced(left: &[u8], synced: usize, whole: &[u8], what: &str)
     }
 }
 
-/// Where the whole records at the beginning end.
+/// The end of the complete records at the beginning.
 fn whole_end(log: &[u8]) -> usize {
     let (mut at, mut end) = (0, 0);
     while let Parsed::Fragment(part, fragment_end) = fragment(log, at).1 {
@@ -157,8 +157,8 @@ fn whole_end(log: &[u8]) -> usize {
     end
 }
 
-/// All subsets of the last record's sectors where they are few, many random ones otherwise; the file as long as
-/// it was, longer, and shorter.
+/// Tries all subsets of the last record's sectors if they are few, otherwise many random ones, with the file at its
+/// original length, longer and shorter.
 fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
     let mut cuts = 0;
     for sector_bytes in [512, 4096] {
@@ -169,7 +169,7 @@ fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
             for (n, bit) in bits.iter_mut().enumerate() {
                 *bit = match sectors {
                     0..=8 => subset >> n & 1 == 1,
-                    // One that is missing, one that is there, and anything.
+                    // One missing sector, one written sector, and random ones.
                     _ if subset < sectors => n != subset,
                     _ if subset < 2 * sectors => n == subset - sectors,
                     _ => random.random(),
@@ -189,7 +189,7 @@ fn all_cuts(log: &[u8], synced: usize, random: &mut StdRng) -> usize {
 }
 
 #[test]
-fn the_last_record_is_dropped_in_whatever_state_a_power_cut_leaves_it() {
+fn the_last_record_is_dropped_after_any_power_cut() {
     let mut random = seeded();
     let (log, is_last) = real(Durability::Fsync);
     let bytes = log.len();
@@ -201,21 +201,21 @@ fn the_last_record_is_dropped_in_whatever_state_a_power_cut_leaves_it() {
     for pair in is_last.windows(2) {
         cuts += all_cuts(&log[..pair[1]], pair[0], &mut random);
     }
-    // At each place in a sector, and around the ends of blocks: where it begins, and where it ends.
+    // Records that begin and end at each offset in a sector, and around the ends of blocks.
     let places = (0..SECTOR_BYTES).chain(BLOCK_BYTES - 20..BLOCK_BYTES + 20);
     for place in places.step_by(13) {
         for length in [1, 9, 300, 505, 700, 1024, 4000] {
             let first = place.max(SECTOR_BYTES) - HEADER_BYTES;
-            let (log, is_last) = made_up([payload(first), payload(length)]);
+            let (log, is_last) = synthetic([payload(first), payload(length)]);
             cuts += all_cuts(&log, is_last[0], &mut random);
         }
     }
     for length in [40_000, 100_000] {
-        let (log, is_last) = made_up([payload(400), payload(length)]);
+        let (log, is_last) = synthetic([payload(400), payload(length)]);
         cuts += all_cuts(&log, is_last[0], &mut random);
     }
-    // Large ones take no longer than it takes to read them.
-    let (log, is_last) = made_up([payload(400), payload(8 << 20)]);
+    // For large records, the time is linear in their size.
+    let (log, is_last) = synthetic([payload(400), payload(8 << 20)]);
     let begin = std::time::Instant::now();
     for seed in 0..3 {
         let mut random = StdRng::seed_from_u64(seed);
@@ -228,10 +228,10 @@ fn the_last_record_is_dropped_in_whatever_state_a_power_cut_leaves_it() {
     assert!(cuts > 10_000);
 }
 
-/// The shapes of which the first report was: a last sector that is missing and begins inside of the record.
+/// Regression test: the last sector is missing and begins inside the record.
 #[test]
 fn the_last_sector_is_missing() {
-    let (log, is_last) = made_up([
+    let (log, is_last) = synthetic([
         payload(3905 - HEADER_BYTES),
         payload(4396 - 3905 - HEADER_BYTES),
     ]);
@@ -248,7 +248,7 @@ fn the_last_sector_is_missing() {
 }
 
 #[test]
-fn whole_and_truncated_logs_are_good() {
+fn complete_and_truncated_logs_are_valid() {
     assert_eq!(find_end(&[], LogKind::Journal), Ok(LogEnd::Good));
     let (log, _) = real(Durability::Fsync);
     for length in (0..log.len()).step_by(257).chain([log.len()]) {
@@ -258,7 +258,7 @@ fn whole_and_truncated_logs_are_good() {
     }
 }
 
-/// A changed bit anywhere, a sector that is lost before the last record, and one that is another's.
+/// A changed bit anywhere, a sector that is lost before the last record, and a sector of another log.
 #[test]
 fn a_log_that_no_power_cut_leaves_is_damaged() {
     let (log, is_last) = real(Durability::Fsync);
@@ -277,7 +277,7 @@ fn a_log_that_no_power_cut_leaves_is_damaged() {
     }
     // The last record of every length, and each of its bits; and with zeros after it.
     for length in [1, 2, 8, 100, 504, 505, 506, 520, 1000] {
-        let (log, is_last) = made_up([payload(300), payload(length)]);
+        let (log, is_last) = synthetic([payload(300), payload(length)]);
         for at in is_last[0]..log.len() {
             for bit in 0..8 {
                 let mut changed = log.clone();
@@ -310,10 +310,10 @@ fn a_log_that_no_power_cut_leaves_is_damaged() {
     }
 }
 
-/// Records of which RocksDB may have written several before a sync.
+/// RocksDB may have written several records before a sync.
 #[test]
-fn in_the_manifest_some_records_may_follow() {
-    let (log, is_last) = made_up([700; 12].map(payload));
+fn in_the_manifest_several_records_may_be_torn() {
+    let (log, is_last) = synthetic([700; 12].map(payload));
     let torn = |keep| {
         Ok(LogEnd::Torn {
             keep,
@@ -337,7 +337,7 @@ fn in_the_manifest_some_records_may_follow() {
     assert_eq!(find_end(&first, LogKind::Manifest), torn(is_last[10]));
 }
 
-/// With `--durability os` nothing waits for a sync: any sectors of the log may be missing.
+/// With `--durability os`, no write waits for a sync: any sectors of the log may be missing.
 #[test]
 fn unsynced_records_after_the_first_gap_are_dropped() {
     let mut random = seeded();
@@ -357,7 +357,7 @@ fn unsynced_records_after_the_first_gap_are_dropped() {
     assert!(find_end(&changed, LogKind::Journal).is_err());
 }
 
-/// A log that counts what is read of it, and that never has more than a block asked for at once.
+/// A log that counts the bytes that are read, and panics if a read is larger than a block.
 struct Counted<'a> {
     log: Cursor<&'a [u8]>,
     bytes: usize,
@@ -382,8 +382,8 @@ impl Seek for Counted<'_> {
 
 /// A log may be larger than the memory of the process.
 #[test]
-fn a_log_is_read_block_by_block_and_its_torn_record_once_more() {
-    let (log, is_last) = made_up([90_000; 50].map(payload));
+fn a_log_is_read_block_by_block_and_its_torn_record_twice() {
+    let (log, is_last) = synthetic([90_000; 50].map(payload));
     let read = |log: &[u8]| {
         let mut counted = Counted {
             log: Cursor::new(log),
@@ -407,7 +407,7 @@ fn a_log_is_read_block_by_block_and_its_torn_record_once_more() {
 /// Records follow damage in the middle of a log, possibly gigabytes of them.
 #[test]
 fn after_damage_no_more_than_a_record_is_read() {
-    let (log, is_last) = made_up([90_000; 50].map(payload));
+    let (log, is_last) = synthetic([90_000; 50].map(payload));
     let mut damaged = log.clone();
     let at = next_begin(is_last[10]);
     damaged[at + HEADER_BYTES] ^= 1;

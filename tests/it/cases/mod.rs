@@ -1,5 +1,5 @@
-//! Files as people have them, in `tests/data/cases/`, and what is right for each of them (`INDEX.md` there
-//! says why): imported, sent, and as the bodies of requests, by the real binary.
+//! Files as users have them, in `tests/data/cases/`, with the expected result for each (`INDEX.md` there explains it):
+//! imported, sent, and as bodies of requests, by the real binary.
 
 mod table;
 
@@ -11,7 +11,7 @@ use crate::send::{parts, url};
 use crate::support::{Daemon, JSON, NDJSON};
 use table::{CASES, Case, TWO, V01, WEB};
 
-/// Held by tests of their own, or not read.
+/// Files with tests of their own, or that are not read.
 const ELSEWHERE: &[&str] = &[
     "INDEX.md",
     "gen_many_hours.py",
@@ -19,7 +19,7 @@ const ELSEWHERE: &[&str] = &[
     "v06-apps.csv",
     // `bodies_of_each_format_and_encoding_are_accepted_or_refused`, below, and `one_invalid_line_in_a_thousand_is_rejected`.
     "j25-one-bad-in-a-thousand.ndjson",
-    // The edge of HTTP.
+    // Tested over HTTP.
     "r01-java-h2c-upgrade.http",
     "r02-no-content-type-foreign-origin.http",
 ];
@@ -115,7 +115,7 @@ fn each_example_file_is_sent_as_documented() {
     let url = url(&daemon);
     for case in CASES {
         let mut command = Command::new(Daemon::binary());
-        // Some are the same, once they are decompressed.
+        // Some are equal after decompression.
         command
             .args(["send", "--again", "--url", &url])
             .args(case.arguments());
@@ -149,9 +149,9 @@ fn one_invalid_line_in_a_thousand_is_rejected() {
     assert_eq!(bench.hour(492_985).len(), 999);
 }
 
-/// What is exported can be imported, and is the same.
+/// Exported rows can be imported, and are equal.
 #[test]
-fn names_come_back_the_same() {
+fn names_survive_export_and_import() {
     let bench = Bench::new();
     for file in [
         "j10-surrogates.json",
@@ -297,9 +297,9 @@ fn bodies_of_each_format_and_encoding_are_accepted_or_refused() {
         ),
     ] {
         let body = std::fs::read(path(file)).unwrap();
-        let answer = daemon.client.post("/flows", headers, &body).unwrap();
-        let text = String::from_utf8_lossy(&answer.body);
-        assert_eq!(answer.status, status, "{file}: {text}");
+        let response = daemon.client.post("/flows", headers, &body).unwrap();
+        let text = String::from_utf8_lossy(&response.body);
+        assert_eq!(response.status, status, "{file}: {text}");
         assert!(
             says.iter().all(|word| text.contains(word)),
             "{file}: {text}"
@@ -308,7 +308,7 @@ fn bodies_of_each_format_and_encoding_are_accepted_or_refused() {
     daemon.stop();
 }
 
-/// The command in a message makes flows of the file.
+/// The command in an error message converts the file into flows.
 #[test]
 fn the_suggested_command_converts_the_file() {
     for (file, step, rows) in [

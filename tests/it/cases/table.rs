@@ -1,6 +1,6 @@
-//! What comes of each file that is imported or sent.
+//! The expected result for each file that is imported or sent.
 
-/// What comes of a file.
+/// The expected result for a file.
 pub struct Case {
     pub file: &'static str,
     pub arguments: &'static [&'static str],
@@ -9,7 +9,7 @@ pub struct Case {
     pub refused: u64,
     /// Rows as CSV, in order.
     pub rows: &'static [&'static str],
-    /// Is said, on either stream.
+    /// Words in the output, on either stream.
     pub says: &'static [&'static str],
 }
 
@@ -46,7 +46,7 @@ const THREE: &[&str] = &[
 ];
 const NOT_OURS: &str = "flowtally counts flows between applications";
 
-/// A file of which nothing can be read has no flow, none refused, and says what it is.
+/// For an unreadable file, no flow counts, none is refused, and the error names its format.
 pub const CASES: &[Case] = &[
     case(
         "v01-v2-header.log",
@@ -265,8 +265,8 @@ pub const CASES: &[Case] = &[
         &["big,db,vpc-1,18446744073709551615,27021597764222979,492985"],
         &[],
     ),
-    // By its name it has a flow a line. Arrays one after the other are read, as of j08, where no name says that they
-    // are something else.
+    // By its name, it has one flow per line. Concatenated arrays, as in j08, are read only if the name does not
+    // contradict this.
     case(
         "j15-array-a-line.ndjson",
         [0, 2],

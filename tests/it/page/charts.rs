@@ -21,9 +21,9 @@ pub(super) fn note(browser: &Browser) -> String {
     browser.text("#hours-note")
 }
 
-/// A bar says which hour it is, wherever it stands: not only one that has a label at the axis.
+/// Every bar shows its hour, not only those with a label at the axis.
 #[test]
-fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
+fn a_bar_shows_its_hour_and_all_digits_by_mouse_keys_and_touch() {
     let (_dir, daemon, browser) = sample_day();
     let tx = |hour| {
         let flows = SAMPLE_DAY
@@ -47,14 +47,14 @@ fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
         assert!(said[1].starts_with("Sent"), "{said:?}");
         assert_eq!(digits(&said[1]), tx(hour).to_string());
     }
-    // Escape hides what the mouse shows, although the chart has no focus.
+    // Escape hides the tip of the mouse, although the chart has no focus.
     browser.js("document.activeElement.blur()");
     browser.keys("\u{e00c}");
     assert_eq!(
         browser.js("return document.querySelector('#hours-chart .tip').hidden"),
         json!(true)
     );
-    // By keyboard, and what hears the page is told the same.
+    // By keyboard; screen readers get the same text.
     browser.js("document.getElementById('hours-chart').focus()");
     browser.keys("\u{e011}\u{e014}\u{e014}"); // Home, Right, Right
     let said = tip(&browser);
@@ -67,7 +67,7 @@ fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
     browser.keys(ENTER);
     browser.until("location.search === '?hour=2'");
     complete(&browser);
-    // A finger slides to the bar that it means, and chooses by letting go.
+    // A finger slides to a bar, and selects it when it is lifted.
     let (from, to) = (bar(&browser, 4), bar(&browser, 9));
     let touch = |kind: &str, points: serde_json::Value| {
         browser.cdp(
@@ -84,7 +84,7 @@ fn a_bar_tells_its_hour_and_all_digits_to_mouse_keys_and_fingers() {
     assert_eq!(tip(&browser)[0], "hour 9");
     touch("touchEnd", json!([]));
     browser.until("location.search === '?hour=9'");
-    // Bands do so too.
+    // The same for bands.
     complete(&browser);
     browser.js("document.getElementById('edges-chart').focus()");
     browser.keys("\u{e011}");
@@ -129,7 +129,7 @@ fn the_chart_of_hours_honours_filters_and_search() {
             note(&browser)
         );
     }
-    // What comes in is in the chart, and only hours that have changed are asked for.
+    // New flows appear in the chart, and only changed hours are requested.
     daemon.client.accept(&[
         TestFlow::new(5, "web", "db", "v", 3, 0),
         TestFlow::new(5, "batch", "db", "v", 3, 0),
@@ -152,9 +152,9 @@ fn the_chart_of_hours_honours_filters_and_search() {
     daemon.stop();
 }
 
-/// All of a year is in one picture, and its first hour a key or a click away.
+/// A whole year is in one chart, and its first hour is one key or click away.
 #[test]
-fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
+fn a_year_fits_into_the_overview_and_its_start_is_reachable() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     year(&daemon.client, JUNE + 8_759);
@@ -190,7 +190,7 @@ fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
             .text("#summary")
             .starts_with("2025-06-01 00:00 UTC: ")
     );
-    // By a click, then dragged over for a month.
+    // By a click, then by dragging over a month.
     let at = |part: f64| {
         let place = browser.js("const { x, y, width } = document.getElementById('hours-overview').getBoundingClientRect(); return [x, y, width]");
         let [x, y, width] = [0, 1, 2].map(|i| place[i].as_f64().unwrap());
@@ -210,7 +210,7 @@ fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
         JUNE + 30 * 24 + 12
     ));
     complete(&browser);
-    // Answers that come in another order than they were asked for do not mix.
+    // Responses in another order than their requests are not mixed up.
     browser.open("/?search=web");
     complete(&browser);
     browser.js(
@@ -232,7 +232,7 @@ fn a_year_is_seen_as_a_whole_and_its_beginning_is_near() {
         rows.len() > 100 && !rows.contains(&"0".to_owned()),
         "{rows:?}"
     );
-    // A phone has fewer bars, of more hours each.
+    // A phone has fewer bars, each of more hours.
     browser.cdp(
         "Emulation.setDeviceMetricsOverride",
         json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true}),
@@ -268,14 +268,14 @@ fn the_page_is_light() {
     let blocked = browser.js("return window.blocked.reduce((sum, ms) => sum + ms, 0)");
     println!("{bytes} bytes, {blocked} ms of long tasks");
     assert!(bytes.as_u64().unwrap() < 100_000, "{bytes}");
-    // It was 7,600 with a library; a machine that is busy may take a few times what is usual, 600.
+    // It was 7,600 with a library. The usual time is 600; a busy machine may take a few times as long.
     assert!(blocked.as_f64().unwrap() < 3_000.0, "{blocked}");
     daemon.stop();
 }
 
-/// The overview is of all applications, whatever the filters are, and says so; the chart says where nothing matches.
+/// The overview always shows all applications, and is labelled so; the chart has a text if nothing matches.
 #[test]
-fn charts_tell_whether_they_are_filtered_or_empty() {
+fn charts_show_whether_they_are_filtered_or_empty() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     year(&daemon.client, JUNE + 8_759);

@@ -1,8 +1,8 @@
-//! Colours: contrast in both schemes, of neighbours too, and colours of the reader's own.
+//! Colours: contrast in both schemes, also between neighbours, and forced colours.
 
 use super::*;
 
-/// What the variable `name` of the stylesheet is, as red, green and blue.
+/// The variable `name` of the stylesheet, as red, green and blue.
 fn color(browser: &Browser, name: &str) -> [f64; 3] {
     let text = browser.js(&format!(
         "return getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()"
@@ -25,9 +25,9 @@ fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
     (a.max(b) + 0.05) / (a.min(b) + 0.05)
 }
 
-/// Text has a contrast of 4.5 to what is behind it; controls, bars and bands have 3.
+/// Text has a contrast of 4.5 to its background; controls, bars and bands have 3.
 #[test]
-fn contrast_is_enough_in_both_schemes() {
+fn contrast_is_sufficient_in_both_schemes() {
     let (_dir, daemon, browser) = sample_day();
     let text = [
         ("text", "page raised soft accent-soft wrong-soft"),
@@ -68,7 +68,7 @@ fn contrast_is_enough_in_both_schemes() {
             );
             assert!(found >= 3.0, "{scheme}: hue {hue}: {found:.2}");
         }
-        // What is drawn with these is not paler than they are.
+        // Elements with these colours are not transparent.
         let pale = browser.js(
             "return [...document.querySelectorAll('#content *, .top *')].filter((e) => \
                getComputedStyle(e).opacity !== '1' && !e.matches(':disabled, .mark i')).map((e) => e.outerHTML)",
@@ -85,7 +85,7 @@ fn contrast_is_enough_in_both_schemes() {
             "{scheme}"
         );
     }
-    // More of it for who asks for more.
+    // More contrast if the user prefers it.
     let ink = |browser: &Browser| {
         browser.js("return ['.quiet', 'button:not([aria-pressed])'].map((css, i) => getComputedStyle(document.querySelector(css))[i ? 'borderTopColor' : 'color'])")
     };
@@ -103,7 +103,7 @@ fn contrast_is_enough_in_both_schemes() {
     daemon.stop();
 }
 
-/// What `property` of the first element of `css` is, as red, green and blue.
+/// The `property` of the first element of `css`, as red, green and blue.
 fn painted(browser: &Browser, css: &str, property: &str) -> [f64; 3] {
     let rgb = browser.js(&format!(
         "return getComputedStyle(document.querySelector({css:?}))[{property:?}].match(/[\\d.]+/g).map(Number)"
@@ -113,9 +113,9 @@ fn painted(browser: &Browser, css: &str, property: &str) -> [f64; 3] {
     [rgb[0], rgb[1], rgb[2]]
 }
 
-/// What is side by side in a chart has a contrast of 3, or a gap between: what lies on it has an outline.
+/// Neighbours in a chart have a contrast of 3, or a gap between them; elements on top have an outline.
 #[test]
-fn neighbours_in_charts_are_told_apart() {
+fn neighbours_in_charts_are_distinguishable() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     charts::year(&daemon.client, charts::JUNE + 8_759);
@@ -142,7 +142,7 @@ fn neighbours_in_charts_are_told_apart() {
             );
             browser.open("/");
             complete(&browser);
-            // Each part of a bar can be seen, and there is a pixel of background around it.
+            // Each part of a bar is visible, with a pixel of background around it.
             let parts = browser.js(
                 "return [...document.querySelectorAll('#hours-chart rect.bar')].map((rect) => { \
                    const [x, y, width, height] = ['x', 'y', 'width', 'height'].map((name) => rect[name].baseVal.value); \
@@ -150,7 +150,7 @@ fn neighbours_in_charts_are_told_apart() {
             );
             let parts: Vec<[f64; 4]> = serde_json::from_value(parts).unwrap();
             assert!(parts.len() > 80, "{}", parts.len());
-            // The bracket below the chosen ones is apart from them and from the axis.
+            // The bracket below the selected bars touches neither them nor the axis.
             let gap = browser.js(
                 "const of = (css, name) => document.querySelector(`#hours-chart ${css}`)[name].baseVal.value; \
                  return of('.bracket', 'y') - of('.axis', 'y1') - 0.5",
@@ -226,14 +226,14 @@ fn neighbours_in_charts_are_told_apart() {
             "return getComputedStyle(document.querySelector('[aria-pressed=true]')).boxShadow";
         assert!(
             browser.js(pressed).as_str().unwrap().contains("inset"),
-            "it has a line"
+            "it has an outline"
         );
     }
     nothing_to_complain_about(&browser);
     daemon.stop();
 }
 
-/// With colours of the reader's own, what has a meaning is still there.
+/// With forced colours, everything that has a meaning is still visible.
 #[test]
 fn forced_colours_keep_what_colours_mean() {
     let dir = tempfile::tempdir().unwrap();
@@ -265,7 +265,7 @@ fn forced_colours_keep_what_colours_mean() {
         ] {
             assert_ne!(at(name), at("canvas"), "{name}: {found}");
         }
-        // The grid stays behind the bars, which cover it.
+        // The grid is behind the bars.
         assert_ne!(at("grid"), at("axis"), "{found}");
         assert_ne!(at("dash"), "none", "{found}");
         assert_eq!(at("rim"), at("canvas"), "{found}");

@@ -1,8 +1,8 @@
-//! How the page looks and feels: paper, fingers and keys.
+//! The page in print, on touch screens and by keyboard.
 
 use super::*;
 
-/// A keyboard alone gets everywhere, beginning with a way past what comes first.
+/// All elements are reachable by keyboard, starting with a skip link.
 #[test]
 fn the_page_works_by_keyboard_and_on_a_phone() {
     let (_dir, daemon, browser) = sample_day();
@@ -16,7 +16,7 @@ fn the_page_works_by_keyboard_and_on_a_phone() {
         browser.js("return document.documentElement.scrollWidth"),
         390
     );
-    // Nothing has jumped while it came.
+    // The layout did not shift while the page loaded.
     let jumps = browser.js("const observer = new PerformanceObserver(() => {}); \
          observer.observe({ type: 'layout-shift', buffered: true }); \
          return observer.takeRecords().reduce((sum, { value }) => sum + value, 0)");
@@ -39,7 +39,7 @@ fn the_page_works_by_keyboard_and_on_a_phone() {
     browser.keys(ENTER);
     browser.until("location.search.includes('src_app=')");
     complete(&browser);
-    // On the last page, the focus is where one can go on.
+    // On the last page, the focus moves to the remaining button.
     browser.open("/?hour=20");
     complete(&browser);
     for page in 2..10 {
@@ -57,7 +57,7 @@ fn the_page_works_by_keyboard_and_on_a_phone() {
         browser.js("return document.activeElement.id"),
         "previous-page"
     );
-    // Everything that can be pressed or chosen says what it is.
+    // Every control has a label.
     let silent = browser.js(
         "return [...document.querySelectorAll('button, input, select')] \
          .filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)",
@@ -67,9 +67,9 @@ fn the_page_works_by_keyboard_and_on_a_phone() {
     daemon.stop();
 }
 
-/// All that there is to read fits onto A4, and nothing to press is printed.
+/// All text fits onto A4, and no controls are printed.
 #[test]
-fn the_page_prints_whole() {
+fn the_page_prints_completely() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/?hour=20&src_app=web");
     complete(&browser);
@@ -93,7 +93,7 @@ fn the_page_prints_whole() {
     assert_eq!(
         browser.texts(".other, [aria-busy]"),
         Vec::<String>::new(),
-        "it is printed at once"
+        "it is printed immediately"
     );
     let found = browser.js(
         "const seen = (css) => [...document.querySelectorAll(css)].filter((e) => e.checkVisibility()); \
@@ -119,9 +119,12 @@ fn the_page_prints_whole() {
         (&found["exact"], &found["chips"]),
         (&json!("exact"), &json!(1))
     );
-    assert_eq!(found["page"], "rgb(255, 255, 255)", "dark is not for paper");
+    assert_eq!(
+        found["page"], "rgb(255, 255, 255)",
+        "the dark scheme is not printed"
+    );
     assert!(found["summary"].as_u64() > Some(100), "{found}");
-    // The event comes when the page has the styles of the screen again.
+    // The event is sent when the page has the screen styles again.
     browser.cdp("Emulation.setEmulatedMedia", json!({"media": ""}));
     browser.js("dispatchEvent(new Event('afterprint'))");
     browser.until("document.querySelector('#hours-chart svg').viewBox.baseVal.width < 677");
@@ -129,7 +132,8 @@ fn the_page_prints_whole() {
     daemon.stop();
 }
 
-/// A table on paper has its head on each page, says which rows it has, and breaks no number within three digits.
+/// A printed table repeats its head on each page, shows the numbers of its rows, and breaks numbers only between groups
+/// of three digits.
 #[test]
 fn a_long_table_is_printed_with_its_head() {
     let dir = tempfile::tempdir().unwrap();
@@ -145,7 +149,7 @@ fn a_long_table_is_printed_with_its_head() {
     for address in ["/", "/?exact=on"] {
         browser.open(address);
         complete(&browser);
-        // The paper is searched for their colours.
+        // They are found in the PDF by their colours.
         browser.js(
             "const style = new CSSStyleSheet(); \
              style.replaceSync('#table thead * { color: rgb(1, 2, 3) !important } #table tbody * { color: rgb(4, 5, 6) !important } #row-numbers { color: rgb(7, 8, 9) !important }'); \
@@ -171,7 +175,7 @@ fn a_long_table_is_printed_with_its_head() {
             .count();
         assert!(rows >= 2, "{rows} pages");
         assert_eq!(headed, rows, "{address}");
-        // Up to its end: the browser counts the pages before it prints them.
+        // Waits for the end, since the browser counts the pages before it prints them.
         let ends = pages.iter().filter(|(.., end)| *end).count();
         assert_eq!(ends, 1, "{address}");
     }
@@ -212,7 +216,7 @@ fn a_long_table_is_printed_with_its_head() {
     daemon.stop();
 }
 
-/// What is to be pressed has the size of a finger on a phone, and at least 24 pixels anywhere.
+/// Controls have the size of a finger on a phone, and at least 24 pixels elsewhere.
 #[test]
 fn targets_are_large_enough() {
     let (_dir, daemon, browser) = sample_day();
@@ -235,7 +239,7 @@ fn targets_are_large_enough() {
                .map(([, e]) => e.outerHTML)"
         ));
         assert_eq!(small, json!([]), "at {width}");
-        // Neither is anything of the two hours cut, whatever they are.
+        // Nor are the two hours truncated.
         for hours in ["?hour=20", "?hour=490000", "?hour=4294967294"] {
             browser.open(&format!("/{hours}"));
             browser.until(
@@ -255,7 +259,7 @@ fn targets_are_large_enough() {
             assert_eq!(cut, json!([]), "{hours} at {width}");
         }
     }
-    // Who listens can tell the parts of the page apart.
+    // Screen readers can distinguish the parts of the page.
     let names = browser.js(
         "return [...document.querySelectorAll('section[aria-labelledby], [role=region], [role=search], nav')] \
            .map((e) => e.getAttribute('aria-label') ?? document.getElementById(e.getAttribute('aria-labelledby')).textContent)",

@@ -1,4 +1,4 @@
-//! The page at `/`, as a person sees it in a browser.
+//! The page at `/`, in a real browser.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -28,11 +28,11 @@ fn sample_day() -> (tempfile::TempDir, Daemon, Browser) {
 }
 
 fn post(client: &Client, ndjson: &str) {
-    let answer = client.post("/flows", &[NDJSON], ndjson.as_bytes()).unwrap();
-    assert_eq!(answer.status, 200);
+    let response = client.post("/flows", &[NDJSON], ndjson.as_bytes()).unwrap();
+    assert_eq!(response.status, 200);
 }
 
-/// All is there: charts, lists and table, and none of it waits.
+/// Everything is loaded: charts, lists and table.
 const COMPLETE: &str = "document.querySelector('#hours-chart rect.bar') \
     && document.querySelector('#edges-chart .band') \
     && document.querySelector('#sources button') && document.querySelector('#destinations button') \
@@ -42,7 +42,7 @@ fn complete(browser: &Browser) {
     browser.until(COMPLETE);
 }
 
-/// What the page says, in one text.
+/// The whole text of the page.
 fn shown(browser: &Browser) -> String {
     [
         "#summary",
@@ -79,7 +79,7 @@ fn total(browser: &Browser) -> u64 {
     digits.parse().unwrap()
 }
 
-/// Where the bar at `index` stands in the window.
+/// The position of the bar at `index` in the window.
 fn bar(browser: &Browser, index: usize) -> (i64, i64) {
     let place = browser.js(&format!(
         "const bars = document.querySelectorAll('#hours-chart rect.received'); \
@@ -97,7 +97,7 @@ fn pick(browser: &Browser, field: &str, hour: &str) {
     browser.keys(&format!("{hour}{ENTER}"));
 }
 
-/// What is said about the bar or band that is pointed at.
+/// The tip of the bar or band under the pointer.
 fn tip(browser: &Browser) -> Vec<String> {
     browser.texts(".tip:not([hidden]) > *")
 }
@@ -129,7 +129,7 @@ fn a_day_is_explored_and_the_view_shared() {
     let in_evening = |flow: &serde_json::Value| (18..21).contains(&flow["hour"].as_u64().unwrap());
     assert_eq!(total(&browser), sum(in_evening));
 
-    // An application, by a click on it; then sorted otherwise.
+    // An application, by a click on it; then in another order.
     assert!(browser.text("#sources li:first-child .name") == "web");
     browser.click("#sources li:first-child button");
     browser.until("location.search.endsWith('&src_app=web') && document.querySelectorAll('#sources button').length === 1");
@@ -161,7 +161,7 @@ fn a_day_is_explored_and_the_view_shared() {
         "{cells:?}"
     );
 
-    // The address is all that the other window needs.
+    // The URL is sufficient for the other window.
     let (address, here) = (browser.search(), shown(&browser));
     browser.open_beside(&format!("/{address}"));
     complete(&browser);
@@ -176,7 +176,7 @@ fn a_day_is_explored_and_the_view_shared() {
         .js("const chip = document.querySelector('#filters button'); chip.focus(); chip.click()");
     browser.until("!location.search.includes('src_app')");
     complete(&browser);
-    // After a removal by keyboard, the next filter has the focus; the typed text is gone with its view.
+    // After a removal by keyboard, the next filter has the focus; the typed text disappears with its view.
     assert_eq!(browser.js("return document.activeElement.id"), "search");
     browser.keys("Z");
     browser.until("/search=(ZCART|CARTZ)/.test(location.search)");
@@ -195,7 +195,7 @@ fn a_day_is_explored_and_the_view_shared() {
 }
 
 #[test]
-fn the_table_has_pages_and_becomes_a_file() {
+fn the_table_has_pages_and_a_download() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/?hour=20");
     complete(&browser);
@@ -204,7 +204,7 @@ fn the_table_has_pages_and_becomes_a_file() {
     browser.until("document.getElementById('page-number').textContent === 'Page 2'");
     let second = browser.text("#table tbody");
     assert_ne!(first, second);
-    // Which page it is, is part of the address.
+    // The URL contains the page number.
     let address = browser.search();
     browser.open_beside(&format!("/{address}"));
     complete(&browser);
@@ -217,21 +217,21 @@ fn the_table_has_pages_and_becomes_a_file() {
     browser.click("#download");
     browser.until("document.getElementById('download-state').textContent.startsWith('Downloaded')");
     let csv = [("accept", "text/csv")];
-    let answer = daemon
+    let response = daemon
         .client
         .get("/flows?hour=20&sort=bytes", &csv)
         .unwrap();
     let file = browser.downloaded();
     assert_eq!(file.file_name().unwrap(), "flowtally-20.csv");
-    let marked = [&b"\xef\xbb\xbf"[..], &answer.body].concat();
+    let marked = [&b"\xef\xbb\xbf"[..], &response.body].concat();
     assert_eq!(std::fs::read(file).unwrap(), marked);
     nothing_to_complain_about(&browser);
     daemon.stop();
 }
 
-/// As in docs/images, where `scripts/screenshots` has them put.
+/// `scripts/screenshots` writes them into docs/images.
 #[test]
-fn pictures_are_whole_at_every_size_and_in_both_schemes() {
+fn screenshots_are_complete_at_every_size_and_in_both_schemes() {
     let (dir, daemon, browser) = sample_day();
     let images = std::env::var_os("FLOWTALLY_TEST_IMAGES").map(PathBuf::from);
     let images = images.unwrap_or_else(|| dir.path().to_owned());
@@ -261,7 +261,7 @@ fn pictures_are_whole_at_every_size_and_in_both_schemes() {
         let wide = browser.js("return document.documentElement.scrollWidth");
         assert!(
             wide.as_i64().unwrap() <= i64::from(width),
-            "{name} is to be scrolled sideways"
+            "{name} scrolls horizontally"
         );
         let background = browser.js("return getComputedStyle(document.body).backgroundColor");
         backgrounds.insert(background.to_string());

@@ -1,8 +1,8 @@
-//! What names and numbers may be, and how the page and its file show them.
+//! Unusual names and large numbers on the page and in its download.
 
 use super::*;
 
-/// Names are what anybody sends. In the table, the lists and the charts they are text.
+/// Names are untrusted. In the table, the lists and the charts they are plain text.
 #[test]
 fn hostile_names_are_text() {
     const UNSEEN: &str = "\0\u{202e}\u{61c}\u{ad}\u{e0041}\u{3164} \n\\u{20}  ";
@@ -59,7 +59,7 @@ fn hostile_names_are_text() {
     let made = browser
         .js("return document.querySelectorAll('main b, main a, main img, main script').length");
     assert_eq!(made, 0);
-    // Each is a filter, and an address; the answer is its row.
+    // Each works as a filter and in a URL.
     for name in names {
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("dest_app", name)
@@ -78,8 +78,8 @@ fn hostile_names_are_text() {
     daemon.stop();
 }
 
-/// The largest sums, to the last digit: also in a browser that does not tell what a number was written
-/// like, as Firefox ESR 115 and Safari 17, which lack some other things too.
+/// The largest sums are exact, even in browsers without access to the source text of numbers, such as Firefox ESR 115
+/// and Safari 17, which lack other features too.
 #[test]
 fn sums_are_exact_in_older_browsers_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ fn sums_are_exact_in_older_browsers_too() {
     let exact = browser.js(
         "return JSON.parse('9007199254740993', (key, value, context) => context === undefined)",
     );
-    assert_eq!(exact, true, "the browser is not as old as it should be");
+    assert_eq!(exact, true, "the browser has features that it should lack");
     let cells = browser.texts("#table td.number").join(" ");
     assert_eq!(
         cells,
@@ -126,12 +126,12 @@ fn sums_are_exact_in_older_browsers_too() {
     daemon.stop();
 }
 
-/// People open the file in a spreadsheet, which would take some names for formulas. The API stays exact.
+/// Users open the file in a spreadsheet, which would interpret some names as formulas. The API is exact.
 #[test]
 fn no_cell_of_the_file_is_a_formula() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
-    // Each with what it is in the file.
+    // Each with its form in the file.
     let names = [
         ("=1+1", "'=1+1"),
         ("+1", "'+1"),
@@ -139,7 +139,7 @@ fn no_cell_of_the_file_is_a_formula() {
         ("@SUM(A1)", "'@SUM(A1)"),
         ("\u{ff1d}1", "'\u{ff1d}1"),
         ("=\"a\",b", "'=\"a\",b"),
-        // After what a spreadsheet leaves out.
+        // After characters that a spreadsheet strips.
         ("\t=1", "\t'=1"),
         ("\r=1", "\r'=1"),
         (" =1", " '=1"),
@@ -151,7 +151,7 @@ fn no_cell_of_the_file_is_a_formula() {
             "\u{3164}\u{e0041}\u{2800}'-1",
         ),
         ("\"=1", "\"'=1"),
-        // Where it splits a cell.
+        // At separators where a spreadsheet splits cells.
         ("x;=cmd|' /C calc'!A0;y", "x;'=cmd|' /C calc'!A0;y"),
         ("b\t=1+1", "b\t'=1+1"),
         ("b; \"\"=1", "b; \"\"'=1"),
@@ -194,7 +194,7 @@ fn no_cell_of_the_file_is_a_formula() {
     cells.sort();
     expected.sort();
     assert_eq!(cells, expected);
-    // However a spreadsheet splits it, and whatever it leaves out.
+    // For any separator of a spreadsheet, and any characters that it strips.
     let text = std::str::from_utf8(text).unwrap();
     for part in text.split([',', ';', '\t', '|', '\r', '\n']) {
         let is_unseen = |c: char| {
@@ -209,7 +209,7 @@ fn no_cell_of_the_file_is_a_formula() {
             "{part:?}"
         );
     }
-    // It comes in parts, cut anywhere.
+    // The text arrives in chunks, cut anywhere.
     let plain =
         "a,b\r\n=1,\"=2\"\r\n\"\"\"=\",\"x\"\"\n=\"\r\n,\"\"\r\n\"\t\",-\r\nx; \u{200b}@\r\n";
     let safe =
@@ -221,10 +221,10 @@ fn no_cell_of_the_file_is_a_formula() {
     for (at, parts) in cut.as_array().unwrap().iter().enumerate() {
         assert_eq!(parts, safe, "cut at {at}");
     }
-    let answer = daemon
+    let response = daemon
         .client
         .get("/flows?hour=7", &[("accept", "text/csv")]);
-    let body = String::from_utf8(answer.unwrap().body).unwrap();
+    let body = String::from_utf8(response.unwrap().body).unwrap();
     assert!(
         body.starts_with("src_app,") && body.contains("\n=1+1,db,=1+1,"),
         "{body}"
@@ -233,9 +233,9 @@ fn no_cell_of_the_file_is_a_formula() {
     daemon.stop();
 }
 
-/// Names that begin alike are told apart where there is little room, and those that are very long too.
+/// Names with a common prefix are distinguishable even if truncated, and so are very long ones.
 #[test]
-fn names_that_are_nearly_the_same_are_told_apart_on_a_phone() {
+fn similar_names_are_distinguishable_on_a_phone() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let long = |middle: &str| format!("{}{middle}{}", "x".repeat(400), "y".repeat(400));
@@ -292,9 +292,9 @@ fn names_that_are_nearly_the_same_are_told_apart_on_a_phone() {
     daemon.stop();
 }
 
-/// What the page calls the empty name, and all that it does not list, no name can be.
+/// No name looks like the page's labels for the empty name and for the remaining names.
 #[test]
-fn no_name_looks_like_what_the_page_says() {
+fn no_name_looks_like_a_label_of_the_page() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let special = ["", "(empty)", "all others"];

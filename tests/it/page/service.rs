@@ -1,9 +1,9 @@
-//! The page and its service: nothing there yet, gone, busy, guarded, large.
+//! The page with a service that is empty, unavailable, busy, protected by tokens, or large.
 
 use super::*;
 
 #[test]
-fn an_empty_service_says_how_to_begin() {
+fn an_empty_service_shows_how_to_start() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let browser = Browser::start(&format!("http://{}", daemon.address));
@@ -11,16 +11,16 @@ fn an_empty_service_says_how_to_begin() {
     browser.until("!document.getElementById('empty').hidden");
     let command = browser.text("#empty-command");
     assert!(command.contains(&format!("http://{}/flows", daemon.address)));
-    // It is a command that works; and its flow appears without a reload.
+    // The shown command works, and its flow appears without a reload.
     let output = std::process::Command::new("sh")
         .args(["-c", &command])
         .output()
         .unwrap();
-    let answer = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(answer.trim_end(), "{\"accepted\":1}");
+    let response = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(response.trim_end(), "{\"accepted\":1}");
     complete(&browser);
     assert_eq!(browser.text("#total"), "600 B");
-    // The other one is too, where the binary and the data are.
+    // So does the other command, in the directory of the binary and the data.
     let sample = browser.text("#empty-send");
     let sample = sample.replace("flowtally", env!("CARGO_BIN_EXE_flowtally"));
     let sent = std::process::Command::new("sh")
@@ -33,7 +33,7 @@ fn an_empty_service_says_how_to_begin() {
     daemon.stop();
 }
 
-/// Nothing that the page shows below an hour is of another one.
+/// Everything below a selected hour belongs to that hour.
 #[test]
 fn a_chart_whose_request_failed_is_not_shown() {
     let (_dir, daemon, browser) = sample_day();
@@ -50,7 +50,7 @@ fn a_chart_whose_request_failed_is_not_shown() {
             "return getComputedStyle(document.querySelector({css:?})).visibility"
         )) == "hidden"
     };
-    // All of it: that is said once.
+    // All requests fail: there is one message.
     browser.click("#previous-hour");
     browser.until("document.getElementById('banner').textContent === 'Busy: later.'");
     assert!(browser.text("#summary").starts_with("hour 19"));
@@ -58,7 +58,7 @@ fn a_chart_whose_request_failed_is_not_shown() {
         assert!(is_hidden(css), "{css}");
     }
     assert!(browser.texts(".problem").is_empty());
-    // One card only: that is said there.
+    // One request fails: its card has the message.
     browser.js("window.refused = /^flows.*limit=25/");
     browser.click("#previous-hour");
     browser.until("document.querySelector('#rows .problem')");
@@ -73,14 +73,14 @@ fn a_chart_whose_request_failed_is_not_shown() {
     complete(&browser);
     assert_eq!(shown(&browser), before);
     assert!(!is_hidden("#table") && browser.texts(".problem").is_empty());
-    // An hour that is none is not taken for another in silence.
+    // An invalid hour is not silently replaced.
     browser.open("/?hour=-1");
     browser.until("document.getElementById('banner').textContent.includes('hour=-1')");
     daemon.stop();
 }
 
 #[test]
-fn the_service_may_go_and_come_back() {
+fn the_page_recovers_with_the_service() {
     let (dir, mut daemon, browser) = sample_day();
     browser.open("/?hour=20");
     complete(&browser);
@@ -89,10 +89,10 @@ fn the_service_may_go_and_come_back() {
     daemon.kill();
     browser.js("document.querySelector('#sources button').click()");
     browser.until("!document.getElementById('banner').hidden");
-    assert!(browser.text("#banner").contains("does not answer"));
+    assert!(browser.text("#banner").contains("does not respond"));
     assert_eq!(browser.text("#live"), "Offline");
     let daemon = Daemon::start_with(&dir.path().join("db"), &["--listen", &address]);
-    // By itself, and what was asked for meanwhile is there.
+    // The page recovers by itself, and shows what was selected meanwhile.
     browser.until("document.getElementById('banner').hidden");
     browser.until("document.querySelectorAll('#sources button').length === 1");
     complete(&browser);
@@ -108,11 +108,11 @@ fn the_service_may_go_and_come_back() {
 }
 
 #[test]
-fn updates_come_by_themselves_unless_paused() {
+fn updates_are_automatic_unless_paused() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/");
     complete(&browser);
-    // The newest hour is looked at, so a newer one takes its place.
+    // The newest hour is shown, so a newer one replaces it.
     daemon
         .client
         .accept(&[TestFlow::new(24, "night", "shift", "vpc-0", 5, 6)]);
@@ -126,7 +126,7 @@ fn updates_come_by_themselves_unless_paused() {
     daemon
         .client
         .accept(&[TestFlow::new(25, "day", "shift", "vpc-0", 5, 6)]);
-    // Longer than the interval of updates, of which there is none.
+    // Longer than the interval of updates: none happens.
     std::thread::sleep(Duration::from_secs(11));
     assert_eq!(total(&browser), 11);
     assert!(browser.text("#updated").starts_with("Updated"));
@@ -137,7 +137,7 @@ fn updates_come_by_themselves_unless_paused() {
 }
 
 #[test]
-fn a_token_is_asked_for_and_kept_nowhere() {
+fn a_token_is_requested_and_not_stored() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("readers");
     std::fs::write(&tokens, "r-secret\n").unwrap();
@@ -175,7 +175,7 @@ fn a_token_is_asked_for_and_kept_nowhere() {
     daemon.stop();
 }
 
-/// The page fetches what it shows and no more, so that an hour of any size is as fast to it.
+/// The page fetches only what it shows, so that the size of an hour does not matter.
 #[test]
 fn an_hour_of_a_million_rows_stays_responsive() {
     let dir = tempfile::tempdir().unwrap();
@@ -187,8 +187,8 @@ fn an_hour_of_a_million_rows_stays_responsive() {
             let (a, b) = (n / 1_000, n % 1_000);
             writeln!(body, "{{\"src_app\":\"app-{a}\",\"dest_app\":\"app-{b}\",\"vpc_id\":\"v\",\"bytes_tx\":{n},\"bytes_rx\":1,\"hour\":9}}").unwrap();
         }
-        let answer = daemon.client.post("/flows", &[NDJSON], &body).unwrap();
-        assert_eq!(answer.status, 200);
+        let response = daemon.client.post("/flows", &[NDJSON], &body).unwrap();
+        assert_eq!(response.status, 200);
     }
     let browser = Browser::start(&format!("http://{}", daemon.address));
     let start = Instant::now();
@@ -238,7 +238,7 @@ fn page_and_assets_are_cached_and_guarded() {
         200
     );
 
-    // Nothing in it is from elsewhere.
+    // Nothing is loaded from other hosts.
     let html = String::from_utf8(page.body).unwrap();
     assert!(!html.contains("//cdn") && !html.contains("src=\"http") && !html.contains("<style"));
     let script = html
@@ -285,11 +285,11 @@ fn page_and_assets_are_cached_and_guarded() {
     daemon.stop();
 }
 
-/// A page that is left open asks whether there is something new, and is told that there is not.
+/// An open page sends a conditional request, and gets a 304 if nothing has changed.
 #[test]
 fn an_idle_page_sends_one_conditional_request() {
     let (_dir, daemon, browser) = sample_day();
-    // As of a service that tags its answers, which this one may not do.
+    // Simulates a service that tags its responses.
     browser.before_each_page(
         "window.asked = []; window.open = 0; const real = fetch; \
          window.fetch = async (url, options) => { \
@@ -309,7 +309,7 @@ fn an_idle_page_sends_one_conditional_request() {
         browser
             .js("window.asked.length = 0; document.dispatchEvent(new Event('visibilitychange'))");
         browser.until("window.asked.length > 0 && window.open === 0");
-        // What follows from the answer has been asked by then.
+        // By then, requests that follow from the response have been sent.
         browser.js("return new Promise((done) => requestIdleCallback(() => setTimeout(done)))");
         browser.until("window.open === 0");
         complete(browser);
@@ -336,7 +336,7 @@ fn an_idle_page_sends_one_conditional_request() {
     let asked = look(&browser, 200);
     assert!(asked.as_array().unwrap().len() > 4, "{asked}");
     browser.until("document.querySelector('#sources .name').textContent === 'new'");
-    // Without a tag it is as good, and a little dearer.
+    // It works without a tag too, at a slightly higher cost.
     browser.js("window.isUntagged = true");
     look(&browser, 200);
     let asked = look(&browser, 200);

@@ -1,11 +1,11 @@
-//! Hours: which are looked at, what they are called, and what an address says of them.
+//! Hours: the selected ones, their names, and their parameters in the URL.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
 use crate::wait::until_some;
 
-/// The hour since the epoch that it is now, and for a while yet.
+/// The current hour since the epoch, which does not end soon.
 fn this_hour() -> u32 {
     until_some("the last minute of an hour is over", || {
         let now = SystemTime::now()
@@ -16,14 +16,14 @@ fn this_hour() -> u32 {
     })
 }
 
-/// An hour that is not over looks like a fall: it is marked, and not what one sees first.
+/// An incomplete hour looks like a drop in traffic, so it is marked, and not shown first.
 #[test]
-fn the_page_begins_with_an_hour_that_is_over() {
+fn the_page_starts_with_a_complete_hour() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let now = this_hour();
     let browser = Browser::start(&format!("http://{}", daemon.address));
-    // The only one: there is nothing better, but it says so.
+    // If it is the only one, it is shown and marked.
     daemon
         .client
         .accept(&[TestFlow::new(now, "web", "db", "v", 1, 1)]);
@@ -50,7 +50,7 @@ fn the_page_begins_with_an_hour_that_is_over() {
         tip(&browser).last().unwrap(),
         "Incomplete: this hour has not ended"
     );
-    // A bar can have more hours than one.
+    // A bar can contain several hours.
     let many: Vec<_> = (2..500)
         .map(|before| TestFlow::new(now - before, "web", "db", "v", 1, 1))
         .collect();
@@ -61,14 +61,14 @@ fn the_page_begins_with_an_hour_that_is_over() {
     browser.js("document.getElementById('hours-chart').focus()");
     browser.keys("\u{e010}"); // End
     let said = tip(&browser);
-    // Where the hour is the first of its bar, it is alone in it.
+    // If the hour is the first of its bar, it is alone in it.
     let why = if said[0].contains(" to ") {
         "not all of its hours have ended"
     } else {
         "this hour has not ended"
     };
     assert_eq!(*said.last().unwrap(), format!("Incomplete: {why}"));
-    // Also where somebody sends seconds: such an hour is far from over.
+    // The same if a sender uses seconds: such an hour is in the far future.
     daemon
         .client
         .accept(&[TestFlow::new(now * 3_600, "wrong", "unit", "v", 9, 9)]);
@@ -79,9 +79,9 @@ fn the_page_begins_with_an_hour_that_is_over() {
     daemon.stop();
 }
 
-/// All times are in UTC, wherever the browser is, and say so.
+/// All times are in UTC, in any time zone, and labelled so.
 #[test]
-fn times_are_in_utc_and_say_so() {
+fn times_are_in_utc_and_labelled() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let noon = 489_996; // 2025-11-24 12:00
@@ -122,7 +122,7 @@ fn times_are_in_utc_and_say_so() {
         "flowtally-2025-11-24T12Z-2025-11-25T01Z.csv"
     );
 
-    // Hours of a day beside hours since the epoch, and a number that is neither.
+    // Hours of a day together with hours since the epoch, and a number that is neither.
     daemon.client.accept(&[
         TestFlow::new(1, "web", "db", "v", 1, 1),
         TestFlow::new(1_800_000_000, "web", "db", "v", 1, 1),
@@ -142,7 +142,7 @@ fn times_are_in_utc_and_say_so() {
     daemon.stop();
 }
 
-/// What an address has that is not understood is told, whichever part it is.
+/// Each invalid part of a URL is reported.
 #[test]
 fn invalid_parameters_of_the_page_are_named() {
     let (_dir, daemon, browser) = sample_day();
@@ -197,9 +197,9 @@ fn invalid_parameters_of_the_page_are_named() {
     daemon.stop();
 }
 
-/// What the page says when it is paused is that it is paused.
+/// The button shows whether the page is live or paused.
 #[test]
-fn live_and_paused_are_told_apart() {
+fn live_and_paused_are_distinguishable() {
     let (_dir, daemon, browser) = sample_day();
     browser.open("/?live=off");
     complete(&browser);
@@ -209,7 +209,7 @@ fn live_and_paused_are_told_apart() {
     complete(&browser);
     browser.click("#live");
     browser.until("document.getElementById('live').textContent === 'Paused'");
-    // An answer that comes, or is asked for, does not make it live.
+    // Neither a request nor a response makes it live.
     browser.click("#previous-hour");
     browser.until("location.search === '?hour=22&live=off'");
     complete(&browser);
@@ -263,9 +263,9 @@ fn hours_without_flows_have_no_bytes() {
     daemon.stop();
 }
 
-/// A field that holds what cannot be shown says why, also when it is left and shows again what is.
+/// A field with an invalid value shows the reason, even after it has lost the focus and shows the valid value again.
 #[test]
-fn a_field_says_why_it_is_not_followed() {
+fn a_field_shows_why_its_value_is_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("db"));
     let flows = [2, 3, 4].map(|hour| TestFlow::new(hour, "web", "db", "v", 1, 1));
@@ -296,16 +296,16 @@ fn a_field_says_why_it_is_not_followed() {
             .js("return ['from-hour', 'last-hour'].map((id) => document.getElementById(id).value)");
         assert_eq!(shown, json!(["2", "3"]));
     }
-    // Emptied, and left at once.
+    // Emptied, and left immediately.
     type_into("last-hour", "");
     browser.js("document.activeElement.blur()");
     assert_eq!(problem(&browser), "To: not an hour");
-    // It is gone with what it is about.
+    // The message disappears with its cause.
     type_into("last-hour", "4");
     assert_eq!(problem(&browser), "");
     browser.until("location.search === '?from=2&to=5'");
 
-    // Dates; and with a plain number at the other end, no bound that is of another kind.
+    // Dates; if the other end is a plain number, it is no bound.
     let noon = 489_996; // 2025-11-24 12:00
     daemon.client.accept(&[
         TestFlow::new(noon, "web", "db", "v", 1, 1),

@@ -1,4 +1,4 @@
-//! A JSON array of any length, of which each element is parsed as it arrives.
+//! A JSON array of any length whose elements are parsed as they arrive.
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Error;
 
-/// The elements of an array. After an error there are none.
+/// The elements of an array. An error ends the iteration.
 pub struct JsonArray<T, R> {
     reader: R,
     state: State,

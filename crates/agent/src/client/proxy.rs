@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_reached_without_a_proxy() {
+    fn loopback_bypasses_the_proxy() {
         for host in [
             "127.0.0.1:8080",
             "127.9.9.9",
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_are_reached_directly() {
+    fn no_proxy_hosts_bypass_the_proxy() {
         for (list, host, direct) in [
             ("*", "svc.example", true),
             ("a, *", "svc.example", true),

@@ -13,7 +13,7 @@ pub(crate) fn redirect_target(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Client {
-    /// Why the request for `path` failed, and what to do about it.
+    /// Explains why the request for `path` failed, and what to do about it.
     pub(crate) fn why_not(
         &self,
         path: &str,

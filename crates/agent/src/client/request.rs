@@ -10,11 +10,11 @@ use ureq::{Body, RequestBuilder};
 
 use super::{Client, ClientError, RESPONSE_TIME_MAX, redirect_target};
 
-/// For a DELETE: it only makes room, so it is not worth a long wait.
+/// For a DELETE, which only frees room: not worth a long wait.
 const DELETE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The largest response that is read as a whole.
 const RESPONSE_BYTES_MAX: u64 = 64 << 20;
-/// The part of an error response that is read.
+/// Bytes of an error response that are read.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
 /// Reads the body of a response as text. `None` if it is longer than `bytes_max` or not UTF-8, so it is not from the
@@ -158,7 +158,7 @@ impl Client {
         }
     }
 
-    /// Why a connection failed, and what to check.
+    /// Explains why a connection failed, and what to check.
     pub(crate) fn broken(&self, why: &dyn fmt::Display) -> String {
         match &self.proxy {
             Some(proxy) => format!(

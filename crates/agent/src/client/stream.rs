@@ -68,7 +68,7 @@ impl<T> fmt::Debug for Items<T> {
     }
 }
 
-/// Why the body of a response could not be read.
+/// Explains why the body of a response could not be read.
 pub fn describe_read_error(error: &io::Error) -> String {
     let of_ureq = error.get_ref().and_then(|e| e.downcast_ref());
     match of_ureq {

@@ -28,7 +28,7 @@ pub fn read_tokens(path: &Path) -> Result<Vec<String>, TokenFileError> {
     read(path, usize::MAX)
 }
 
-/// Reads the first token of a file. Later lines are not looked at.
+/// Reads the first token of a file. Later lines are ignored.
 ///
 /// # Errors
 /// As for [`read_tokens`].

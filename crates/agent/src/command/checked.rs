@@ -1,4 +1,4 @@
-//! A compressed file whose checksums are checked before any of it is read.
+//! A compressed file whose checksums are verified before any of it is read.
 //!
 //! gzip has its checksum at the end of a stream, and zstd at the end of a frame. If flows were sent while the file is
 //! being decompressed, wrong flows of a damaged file would be counted before the damage is found.
@@ -18,7 +18,7 @@ const BEGIN_BYTES: u64 = 4;
 pub(super) struct CheckedFile {
     file: File,
     bar: ProgressBar,
-    /// The number of bytes to read, once they are checked.
+    /// The number of bytes to read, once they are verified.
     rest: Option<u64>,
 }
 
@@ -31,7 +31,7 @@ impl CheckedFile {
         }
     }
 
-    /// Returns the number of bytes that were checked, so that no bytes are read that were appended meanwhile.
+    /// Returns the number of verified bytes, so that bytes that were appended meanwhile are not read.
     fn verify_checksums(&mut self) -> io::Result<u64> {
         let mut begin = Vec::new();
         (&self.file).take(BEGIN_BYTES).read_to_end(&mut begin)?;
@@ -111,9 +111,9 @@ mod tests {
         assert_eq!(io::read_to_string(&mut file(b"\x1F").1).unwrap(), "\x1F");
     }
 
-    /// Bytes that are appended after the check are not read.
+    /// Bytes that are appended after the verification are not read.
     #[test]
-    fn only_what_was_checked_is_read() {
+    fn only_verified_bytes_are_read() {
         let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let gzip = gzip.finish().unwrap();
         let (mut written, mut checked) = file(&gzip);

@@ -13,20 +13,20 @@ use rustix::io::Errno;
 use crate::delivery::Sender;
 use crate::inputs::{Idle, Stopped};
 
-/// How often a reader that waits for input checks whether it was stopped.
+/// Interval at which a reader that waits for input checks whether it was stopped.
 const LOOK_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// After so long without input, the reader processes what it has as if no more came. Less than a second, so that a
-/// flow is in the spool a second after it was read.
+/// After this time without input, the reader processes what it has as if the input had ended. Less than a second, so
+/// that a flow is in the spool a second after it was read.
 const IDLE_AFTER: Duration = Duration::from_millis(700);
 
-/// The most bytes of a read, and of one when the disk of the spool is nearly full.
+/// Maximum bytes of a read, normally and when the disk of the spool is nearly full.
 const READ_BYTES: usize = 16 << 10;
 const READ_BYTES_MIN: usize = 512;
-/// The most bytes that are read and not passed on: a line, record or array element is not longer.
+/// Maximum bytes that are read and not passed on: no line, record or array element is longer.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
 /// Coordinates the thread that reads a pipe with the thread that stops it.
@@ -75,8 +75,7 @@ impl Drain {
     }
 }
 
-/// A pipe that can be stopped: what was not read by then stays in it. After a second without input, a read fails
-/// once with [`Idle`].
+/// A pipe that can be stopped: unread input stays in it. After a second without input, a read fails once with [`Idle`].
 #[derive(Debug)]
 pub(crate) struct Drained {
     input: File,
@@ -85,7 +84,7 @@ pub(crate) struct Drained {
     sender: Weak<Sender>,
     /// [`Idle`] was reported, and no input has arrived since.
     is_idle: bool,
-    /// At most this many bytes are read and not passed on; and those of the last read.
+    /// Upper bound of the bytes that are read and not passed on, without those of the last read.
     held: usize,
     last_read: usize,
     /// Flows that were passed on before the last read.
@@ -111,7 +110,7 @@ impl Drained {
         }
     }
 
-    /// Waits for room for what the next read may bring. Returns the most bytes that it may have.
+    /// Waits for room for the next read. Returns the maximum bytes of that read.
     fn wait_for_room(&mut self) -> io::Result<usize> {
         let passed = self.drain.passed.load(Ordering::Relaxed);
         if passed != self.passed {
@@ -195,7 +194,7 @@ mod tests {
                 read
             });
             let writing = std::thread::spawn(move || writer.write_all(&vec![1; BYTES]).unwrap());
-            // Many moments; what has to hold is the same at each.
+            // Stops at many moments; the assertions are the same for each.
             std::thread::sleep(Duration::from_micros(micros));
             drain.stop();
             drain.wait(Duration::from_secs(60));

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use crate::durable::OutOfSpace;
 use crate::terminal::{Lines, Style, printable, printable_lines};
 
-/// Prints the error that a command failed with.
+/// Prints the error of a failed command.
 pub fn fail(error: &str) {
     let shortage = error_number(error).and_then(OutOfSpace::from_number);
     let remedy = shortage.map(OutOfSpace::remedy);

@@ -19,7 +19,7 @@ const EINVAL: i32 = 22;
 /// Only the first ones are shown on the terminal.
 const SHOWN_MAX: u64 = 10;
 
-/// Where refused flows go.
+/// The destination of refused flows.
 #[derive(Debug)]
 pub struct Rejects {
     file: Option<(PathBuf, Mutex<File>)>,
@@ -30,7 +30,7 @@ pub struct Rejects {
     count: AtomicU64,
     /// Of flows in batches that were too large: the flows of a smaller batch. 0: there were none.
     smaller_batch: AtomicU64,
-    /// There was a refused row or record, which can be read only below its header.
+    /// A row or record was refused, which can be read only below its header.
     has_rows: AtomicBool,
     /// The directory of the batches that were set aside, if there are any.
     aside: Mutex<Option<PathBuf>>,
@@ -38,7 +38,7 @@ pub struct Rejects {
 }
 
 impl Rejects {
-    /// With `once`, for inputs that may be read again, lines that the file has already are not added again.
+    /// With `once`, for inputs that may be read again, lines that are already in the file are not added again.
     pub fn open(
         path: Option<&Path>,
         once: bool,

@@ -1,4 +1,4 @@
-//! A pipe that may continue a flow of which an earlier command has read the start. If it does, that start is read first.
+//! A pipe that may continue a flow whose start an earlier command has read. If it does, that start is read first.
 
 use std::io::{self, Read};
 
@@ -8,7 +8,7 @@ use flow::decode;
 
 use crate::inputs::{Idle, Stopped, begins_compressed};
 
-/// The most bytes of the pipe that the decision depends on.
+/// Maximum bytes of the pipe on which the decision depends.
 const DECISION_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 16 << 10;
 
@@ -262,10 +262,10 @@ mod tests {
         assert!(!decided(b"[", &[0x1f, 0x8b, 8], 3));
     }
 
-    /// A pipe that is idle after each piece, and stopped after the last one.
-    struct Pieces(Vec<&'static str>, bool);
+    /// A pipe that is idle after each chunk, and stopped after the last one.
+    struct PipeChunks(Vec<&'static str>, bool);
 
-    impl Read for Pieces {
+    impl Read for PipeChunks {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.1 = !self.1;
             match self.0.first() {
@@ -288,10 +288,11 @@ mod tests {
             let expected = kept.to_owned() + &pieces.concat();
             let decided = std::sync::Arc::new(std::sync::Mutex::new(None));
             let decision = decided.clone();
-            let mut input = Resumed::new(Pieces(pieces, false), kept.into(), move |continues| {
-                *decision.lock().unwrap() = Some(continues);
-                Ok(())
-            });
+            let mut input =
+                Resumed::new(PipeChunks(pieces, false), kept.into(), move |continues| {
+                    *decision.lock().unwrap() = Some(continues);
+                    Ok(())
+                });
             let mut text = Vec::new();
             let mut buffer = [0; 100];
             let error = loop {

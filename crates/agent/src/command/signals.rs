@@ -21,7 +21,7 @@ pub fn ending() -> Vec<i32> {
     let ignored = ignored(&status);
     let all = [SIGHUP, SIGINT, SIGTERM];
     let wanted = all.into_iter().filter(|signal| {
-        // Shells set SIGINT to ignored for background jobs, but somebody may still send it on purpose.
+        // Shells set SIGINT to ignored for background jobs, but it may still be sent on purpose.
         *signal != SIGHUP || ignored & (1 << (signal - 1)) == 0
     });
     wanted.collect()

@@ -21,7 +21,7 @@ use crate::arguments::Input;
 use crate::delivery::Sender;
 use crate::inputs::{Apps, Chunk, HourLimit, InputError, Reader, Skipped};
 
-/// Decoded chunks that wait in the channel.
+/// Maximum number of decoded chunks in the channel.
 const QUEUE_CHUNKS_MAX: usize = 4;
 
 const PIPE_GROWS: &str = "--growing leaves an incomplete last line for the next run, which reads a file again; what is \

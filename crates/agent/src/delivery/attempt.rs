@@ -10,11 +10,11 @@ use super::queue::BatchMeta;
 use super::status::{self, ErrorClass, RejectReason};
 use crate::client::{Client, read_text, redirect_target};
 
-/// The endpoint.
+/// The path of the endpoint.
 pub(super) const PATH: &str = "/flows";
 /// The longest pause that a service can request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-/// The part of a foreign response that is read to identify it.
+/// Bytes of a foreign response that are read to identify it.
 const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
 /// The outcome of an attempt.
@@ -98,7 +98,7 @@ pub(super) fn deliver(client: &Client, meta: &BatchMeta, body: &[u8]) -> Attempt
     let replayed = response
         .headers()
         .contains_key(headers::IDEMPOTENT_REPLAYED);
-    // A body that says more than the status has to be complete: a proxy may abort in the middle of one.
+    // A body that adds to the status has to be complete: a proxy may abort in the middle of it.
     let text = match read_text(&mut response, RESPONSE_BYTES_MAX) {
         Ok(text) => text.unwrap_or_default(),
         Err(_) if !matches!(status.as_u16(), 200 | 400) => String::new(),

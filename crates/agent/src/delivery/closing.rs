@@ -1,5 +1,5 @@
-//! Closes batches when they are full, old enough, or the last ones. A closed batch gets its key and goes into
-//! the queue.
+//! Closes batches when they are full, old enough, or the input has ended. A closed batch gets its key and goes into the
+//! queue.
 
 use parking_lot::MutexGuard;
 use std::io::Write;
@@ -9,11 +9,11 @@ use super::queue::{BatchMeta, QueueFull};
 use super::{OpenBatch, SendError, Sender, SenderState, State};
 
 const ZSTD_LEVEL: i32 = 1;
-/// How often to check whether room has been made.
+/// Interval of the checks for free room.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SenderState {
-    /// Notifies the user once about what is full, and waits for a moment.
+    /// Notifies the user once of the shortage, and waits for [`ROOM_INTERVAL`].
     pub(super) fn wait_for_room<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,

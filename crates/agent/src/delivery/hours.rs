@@ -1,6 +1,6 @@
-//! Drops flows of a file whose hours are too far ahead of the service's clock, and sends the rest of their
-//! batch. Flows of a pipe wait in the spool instead, since the clock may be wrong, unless their hours are in another
-//! unit, such as seconds: no clock is that wrong.
+//! Drops flows of a file whose hours are too far ahead of the service's clock, and sends the rest of their batch. Flows
+//! of a pipe wait in the spool instead, since the clock may be wrong, unless their hours are in another unit, such as
+//! seconds: no clock is that far off.
 
 use std::path::Path;
 
@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use super::closing::compress;
 use super::queue::BatchMeta;
+use super::reason::reason;
 use super::status::RejectReason;
-use super::worker::{OnRejected, flows_of, reason};
+use super::worker::{OnRejected, flows_of};
 use super::{DeadLetters, Rejected, SendError, SenderState};
 use crate::inputs::GIVE_AGAIN;
 use flow::HourUnit;
@@ -17,7 +18,7 @@ use flow::HourUnit;
 /// The part of the service's error that is no longer true once the late flows are left out.
 const NOTHING_COUNTED: &str = "; nothing of the batch counted";
 
-/// The part of the service's error that says that the hour is in another unit.
+/// The part of the service's error that names another unit.
 const LOOKS_LIKE: &str = "; it looks like ";
 
 #[derive(Deserialize)]
@@ -47,8 +48,8 @@ pub(super) struct Split {
     pub(super) rest: Vec<String>,
 }
 
-/// Takes a batch apart, of which the service has refused the flow with this number for this reason. `None` if no hour
-/// is in another unit.
+/// Splits a batch after the service has refused the flow with this number for this reason. `None` if no hour is in
+/// another unit.
 pub(super) fn in_another_unit(
     meta: &BatchMeta,
     body: &[u8],
@@ -114,8 +115,8 @@ impl SenderState {
         Ok(true)
     }
 
-    /// Moves flows out of the first batch of a spool, to those that are refused, and keeps the rest of it. Returns
-    /// false if the disk has no room for that.
+    /// Moves flows from the first batch of a spool to the refused ones, and keeps the rest of the batch. Returns false
+    /// if the disk has no room for that.
     pub(super) fn reject_flows(
         &self,
         meta: &BatchMeta,
@@ -153,7 +154,7 @@ impl SenderState {
                 smaller_batch: None,
             },
         };
-        // They are kept elsewhere before they leave the queue.
+        // They are stored elsewhere before they leave the queue.
         on_rejected(rejected).map_err(SendError::NotKept)?;
         let replaced = self.state().queue.replace_first(rest.0, rest.1)?;
         Ok(replaced.is_none())

@@ -18,7 +18,7 @@ pub(crate) struct KeyedBatch {
     pub(crate) json: Vec<u8>,
 }
 
-/// What changes about a batch when flows whose hours are too far ahead are removed.
+/// Changes to a batch when flows whose hours are too far ahead are removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IfLate {
     /// The new notes. The earliest hour that was removed is appended.

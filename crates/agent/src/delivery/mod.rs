@@ -10,7 +10,10 @@ mod attempt;
 mod closing;
 mod hours;
 mod keyed;
+mod options;
+mod outcome;
 mod queue;
+mod reason;
 mod receipts;
 mod reserved;
 mod spool;
@@ -18,135 +21,30 @@ mod status;
 mod worker;
 
 pub(crate) use keyed::{IfLate, KeyedBatch};
+pub(crate) use options::{DeadLetters, SenderOptions};
+pub(crate) use outcome::{Rejected, Report, SendError};
+pub use reason::shell_word;
 pub(crate) use receipts::{FoundReceipt, Receipts};
-pub use worker::shell_word;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, ClientError, Server};
+use crate::client::Client;
 use flow::decode;
 use queue::{Queue, QueueFull};
 
-/// The most bytes of JSON that a byte of a pipe becomes: a row of CSV with empty names and digits, or a control
-/// character.
+/// Maximum bytes of JSON for one byte of a pipe: reached by a row of CSV with empty names and single digits, or by a
+/// control character.
 const JSON_PER_BYTE_MAX: usize = 9;
-/// Most flows have fewer bytes.
+/// Few flows have more bytes.
 const FLOW_BYTES: usize = 2 << 10;
 /// The brackets of an array.
 const BRACKETS: usize = 2;
-/// The longest header that is kept with a part of a flow.
+/// Maximum size of a header that is kept with a part of a flow.
 const HEADER_BYTES_MAX: usize = 2 << 10;
-
-/// Options of a [`Sender`].
-#[derive(Clone, Debug)]
-pub(crate) struct SenderOptions {
-    pub(crate) server: Server,
-    /// The most flows in a batch.
-    pub(crate) batch_flows: usize,
-    /// The most bytes of JSON in a batch.
-    pub(crate) batch_bytes: usize,
-    /// The age at which a batch is sent even if it is not full; `None`: only full batches are sent.
-    pub(crate) batch_age: Option<Duration>,
-    /// Compress bodies with zstd.
-    pub(crate) compress: bool,
-    /// Directory for batches that the service has not accepted yet; `None` keeps a few in memory.
-    pub(crate) spool: Option<PathBuf>,
-    /// The spool's size at which [`Sender::push`] blocks. It also blocks while the disk is full.
-    pub(crate) spool_bytes_max: u64,
-    /// What to do with batches that the service will never accept.
-    pub(crate) refused: DeadLetters,
-    /// Give up when nothing could be delivered for this long. With a spool, the time counts from
-    /// [`Sender::finish`] on: until then the flows are kept, and sent again.
-    pub(crate) retry_for: Duration,
-}
-
-/// What to do with a batch that the service will never accept. Other batches are sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DeadLetters {
-    /// Pass its flows to the callback, which keeps them.
-    PassOn,
-    /// Move it to the directory `refused` in the spool, with the reason and this command, to which the name
-    /// of the file is appended.
-    SetAside(String),
-    /// Fail, because the batch cannot be kept. But if the service names an invalid flow, which it would refuse every
-    /// time, pass the flows to the callback.
-    NotKept,
-}
-
-/// A batch that the service does not accept, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// The flows as they were sent, each as JSON text.
-    Flows {
-        flows: Vec<String>,
-        why: String,
-        /// If the batch was too large: the flows of a smaller one.
-        smaller_batch: Option<usize>,
-    },
-    /// Flows of a keyed batch, each with its number from 0, whose hours are too far ahead of the service's
-    /// clock. The batch is sent without them.
-    FromKeyedBatch {
-        key: String,
-        flows: Vec<(usize, String)>,
-        why: String,
-    },
-    /// The batch was moved to this file.
-    File {
-        path: PathBuf,
-        flows: usize,
-        why: String,
-    },
-}
-
-/// Counts of what was delivered so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    /// Flows that the service has accepted, now or earlier.
-    pub(crate) flows: u64,
-    /// Batches, and how many of them the service had accepted earlier.
-    pub(crate) batches: u64,
-    pub(crate) replayed: u64,
-    /// Flows that do not count, because they are older than the service's retention.
-    pub(crate) expired: u64,
-    /// Failed attempts that were repeated.
-    pub(crate) retries: u64,
-    /// Batches in the queue.
-    pub(crate) waiting: u64,
-}
-
-/// Why a sender has stopped. Flows that were pushed and not delivered are in the spool, if it has one.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum SendError {
-    #[error("{url} has accepted nothing for {} seconds: {why}", .after.as_secs())]
-    GaveUp {
-        url: String,
-        after: Duration,
-        why: String,
-    },
-    /// The service accepts nothing until something is changed: a wrong token or a wrong URL.
-    #[error("{url} refuses: {why}")]
-    Refused { url: String, why: String },
-    #[error("{}: {why}", path.display())]
-    Spool { path: PathBuf, why: String },
-    #[error("{0}")]
-    Options(String),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Another client that sends the same file has counted a part of this batch.
-    #[error("{url} refuses: {why}")]
-    Conflict { url: String, why: String },
-    /// Rejected flows could not be stored.
-    #[error("{0}")]
-    NotKept(String),
-    /// [`Sender::interrupt`] was called.
-    #[error("interrupted")]
-    Interrupted,
-}
 
 /// Collects flows and delivers them. Dropping it abandons the flows that are not in the spool; call
 /// [`Sender::finish`] first.
@@ -187,7 +85,7 @@ struct State {
     is_draining: bool,
     /// The shortage that the user has been notified of.
     full: Option<QueueFull>,
-    /// JSON of the flows that were read and not pushed yet has at most this many bytes.
+    /// Maximum bytes of JSON of the flows that were read and not pushed yet.
     ahead_bytes: usize,
     /// When the input was read last.
     read_at: Option<Instant>,
@@ -206,9 +104,9 @@ struct OpenBatch {
 }
 
 impl Sender {
-    /// Opens the spool and starts delivering what it holds. Batches that the service does not accept are
-    /// passed to `on_rejected` and removed from the queue when it returns; an error from it stops the sender.
-    /// `on_notice` gets a message for the user when the sender has to wait for room.
+    /// Opens the spool and starts delivering its batches. Batches that the service does not accept are passed to
+    /// `on_rejected` and removed from the queue when it returns; an error from it stops the sender. `on_notice` gets a
+    /// message for the user when the sender has to wait for room.
     pub(crate) fn start(
         options: SenderOptions,
         on_rejected: impl FnMut(Rejected) -> Result<(), String> + Send + 'static,
@@ -319,14 +217,14 @@ impl Sender {
         Ok(Ok(()))
     }
 
-    /// Waits until what a read of a pipe may bring can be stored, and returns how many bytes it may bring: one of
-    /// `sizes`, of which the larger comes first. `held` bytes were read before and not pushed yet. Does not wait without
-    /// a spool, nor when the sender ends.
+    /// Waits until the result of a read can be stored, and returns the maximum size of that read: one of `sizes`, the
+    /// larger of which comes first. `held` bytes were read before and not pushed yet. Does not wait without a spool,
+    /// nor when the sender ends.
     pub(crate) fn wait_for_read(&self, held: usize, sizes: [usize; 2]) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
         loop {
-            // Room for a flow of the next batch comes first, without which nothing could be sent.
+            // First the room for a flow of the next batch: without it, nothing could be sent.
             let batch = closing::body_bytes_max(state.open.json.len() + FLOW_BYTES);
             let mut full = match state.is_draining || state.failed.is_some() {
                 true => None,
@@ -355,12 +253,12 @@ impl Sender {
         }
     }
 
-    /// Notes that input was read; a batch's age counts from then.
+    /// Records that input was read; a batch's age counts from then.
     pub(crate) fn record_read(&self) {
         self.shared.state().read_at = Some(Instant::now());
     }
 
-    /// Why the service did not accept the last batch; `None` if it did.
+    /// The reason why the service did not accept the last batch; `None` if it did.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.shared.state().last_error.clone()
     }
@@ -415,9 +313,8 @@ impl Sender {
         true
     }
 
-    /// Ends the sender at once: moves the open batch into the queue if that is possible without waiting.
-    /// Afterwards, every push and delivery fails with [`SendError::Interrupted`]. Returns the number of flows
-    /// that were dropped.
+    /// Ends the sender without waiting: moves the open batch into the queue if there is room. Afterwards, every push
+    /// and delivery fails with [`SendError::Interrupted`]. Returns the number of flows that were dropped.
     pub(crate) fn interrupt(&self) -> Result<usize, SendError> {
         let shared = &*self.shared;
         let mut state = shared.state();
@@ -483,6 +380,7 @@ impl SenderState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Server;
 
     /// A reader that continued during shutdown would fill a batch that starts in the middle of another one
     /// and has a key of its own, so its flows would count twice.

@@ -8,10 +8,10 @@ use super::SendError;
 use super::keyed::IfLate;
 use super::spool::{OldestBatch, Spool};
 
-/// The most batches in memory, without a spool.
+/// Maximum number of batches in memory, without a spool.
 const IN_MEMORY_MAX: usize = 8;
 
-/// Why a queue has no room for a batch.
+/// The reason why a queue has no room for a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueueFull {
     /// The limit on the spool's size.
@@ -82,8 +82,8 @@ impl Queue {
         }
     }
 
-    /// Reserves room for what the next read of a pipe may bring: flows with a body of `body_bytes`, and a part of a
-    /// flow with `text_bytes`. Returns the shortage if there is not enough.
+    /// Reserves room for the next read of a pipe: flows with a body of `body_bytes`, and a part of a flow with
+    /// `text_bytes`. Returns the shortage if there is not enough.
     pub(super) fn reserve_ahead(
         &mut self,
         body_bytes: u64,

@@ -1,4 +1,4 @@
-//! Room on the disk that is reserved before it is needed, by files of that size.
+//! Reserves disk space in advance, by files of that size.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::spool::on_disk;
 use crate::durable;
 
-/// The end of the names of these files.
+/// The suffix of the names of these files.
 pub(super) const TMP: &str = "tmp";
 /// The batch that is being filled.
 const BATCH: &str = "tmp";
@@ -19,7 +19,7 @@ const AHEAD: &str = "ahead.tmp";
 /// A part of a flow.
 const TEXT: &str = "unfinished.tmp";
 
-/// The room that is reserved in a directory, in bytes.
+/// The reserved room in a directory, in bytes.
 #[derive(Debug)]
 pub(super) struct Reserved {
     dir: PathBuf,
@@ -45,8 +45,8 @@ impl Reserved {
         Ok(reserved.is_some())
     }
 
-    /// Reserves room for the next read: `body_bytes` for its flows, as a batch, and `text_bytes` for a flow that it ends
-    /// within. Returns false if the disk is full.
+    /// Reserves room for the next read: `body_bytes` for its flows, as a batch, and `text_bytes` for a flow that it
+    /// cuts. Returns false if the disk is full.
     pub(super) fn reserve_ahead(&mut self, body_bytes: u64, text_bytes: u64) -> io::Result<bool> {
         let ahead = self.allocate_more(AHEAD, self.ahead, body_bytes)?;
         self.ahead = ahead.unwrap_or(self.ahead);
@@ -131,7 +131,7 @@ impl Reserved {
         }
     }
 
-    /// A file including its allocation.
+    /// Opens a file of reserved room.
     fn open(&self, name: &str) -> io::Result<File> {
         let path = self.dir.join(name);
         File::options()

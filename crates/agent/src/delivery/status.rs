@@ -1,4 +1,4 @@
-//! The table of status codes, and what each means for a batch.
+//! Classifies responses by their meaning for a batch.
 //!
 //! | response | about | then |
 //! |---|---|---|
@@ -33,7 +33,7 @@ pub(super) enum ErrorClass {
     Endpoint,
 }
 
-/// Why a batch was rejected.
+/// The reason why a batch was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RejectReason {
     /// An invalid flow.

@@ -1,7 +1,6 @@
 //! The thread that takes the oldest batch from the queue and sends it until the service has responded.
 
 use parking_lot::MutexGuard;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -9,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::attempt::{self, AttemptOutcome};
 use super::queue::BatchMeta;
+use super::reason::{not_kept, reason, smaller};
 use super::spool::OldestBatch;
 use super::status::RejectReason;
 use super::{DeadLetters, Rejected, SendError, SenderState, State, hours};
@@ -40,7 +40,7 @@ enum NextStep {
 /// What to do with a batch that was retried for `--retry-for`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OnTimeout {
-    /// Leave it in the queue for the next sender. With a spool and while flows come, this sender tries it again.
+    /// Leave it in the queue for the next sender. With a spool and while flows arrive, this sender tries it again.
     GiveUp,
     /// Move it to the refused batches.
     SetAside(RejectReason),
@@ -58,7 +58,7 @@ impl SenderState {
     ) {
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
-        // The user has been told that nothing is delivered.
+        // The user has been notified that nothing is delivered.
         let mut has_notified = false;
         // Consecutive batches that were moved to the end of the queue.
         let mut postponed = 0;
@@ -173,7 +173,7 @@ impl SenderState {
         }
     }
 
-    /// Whether a batch is kept and tried for as long as flows come, and for `--retry-for` after that.
+    /// Whether a batch is kept and retried for as long as flows arrive, and for `--retry-for` after that.
     fn outlasts(&self, on_timeout: OnTimeout) -> bool {
         match on_timeout {
             OnTimeout::GiveUp => self.options.spool.is_some(),
@@ -182,7 +182,7 @@ impl SenderState {
         }
     }
 
-    /// Tells the user why nothing is delivered, while the spool keeps the flows.
+    /// Notifies the user why nothing is delivered, while the spool keeps the flows.
     fn notify_unreachable(&self, client: &Client, why: &str) {
         let error = SendError::GaveUp {
             url: client.url(attempt::PATH),
@@ -296,7 +296,7 @@ impl SenderState {
         }
     }
 
-    /// Moves a batch that the service will never accept out of the way of the others.
+    /// Moves a batch that the service will never accept aside, so that it does not block the others.
     fn reject_batch(
         &self,
         client: &Client,
@@ -396,7 +396,7 @@ impl SenderState {
     }
 }
 
-/// Exponential backoff with jitter, so that a fleet does not return all at once.
+/// Exponential backoff with jitter, so that a fleet does not reconnect simultaneously.
 pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
@@ -413,87 +413,6 @@ fn no_room(why: &str) -> NextStep {
         after: None,
         on_timeout: OnTimeout::GiveUp,
         others_first: false,
-    }
-}
-
-/// How many flows a batch may have that is smaller than one that was too large.
-fn smaller(meta: &BatchMeta) -> usize {
-    (meta.flows / 8).max(1)
-}
-
-/// What to do about a batch that nothing keeps. A file has no spool, and is cut into batches by its content.
-fn not_kept(meta: &BatchMeta, reason: RejectReason) -> String {
-    match (meta.is_keyed, reason) {
-        (true, RejectReason::Size) => {
-            "if the limit of the service or of a proxy cannot be raised, give --rejects FILE: it keeps the flows of \
-             such a batch, the rest is sent, and the message at the end has the command for smaller batches"
-                .into()
-        }
-        (true, _) => "give --rejects FILE to keep the flows of such a batch and send the rest".into(),
-        (false, _) => {
-            // `import` reads pipes, too, and has no spool.
-            let keep = "give --rejects FILE, or flowtally send --spool DIR, to keep such a batch and send the rest";
-            match reason {
-                RejectReason::Size if meta.flows > 1 => format!(
-                    "flowtally send --batch-flows {} sends smaller batches; {keep}",
-                    smaller(meta)
-                ),
-                _ => keep.into(),
-            }
-        }
-    }
-}
-
-/// The text beside a refused batch.
-pub(super) fn reason(
-    path: &Path,
-    meta: &BatchMeta,
-    why: &str,
-    again: Option<(&str, RejectReason)>,
-) -> String {
-    let Some((command, reject_reason)) = again else {
-        return format!("{why}\n\nIts {} flows were not sent.\n", meta.flows);
-    };
-    let path = shell_word(&path.display().to_string());
-    // A file is sent with the batch's key as its source, so that it is not mistaken for an equal file that
-    // was counted. A pipe is cut into batches of the given size.
-    let by_source = format!("--source {} {path}", meta.key);
-    let (first, input) = match reject_reason {
-        RejectReason::Size if meta.flows > 1 => (
-            "To send it again, in smaller batches",
-            format!("--batch-flows {} - <{path}", smaller(meta)),
-        ),
-        RejectReason::Form if meta.compressed => (
-            "The compression or a proxy may be the cause. To send it again",
-            format!("--no-compress {by_source}"),
-        ),
-        RejectReason::Form => (
-            "The URL, the token or a proxy may be the cause. To send it again",
-            by_source,
-        ),
-        RejectReason::Flow if meta.compressed => (
-            "Correct or remove the flow that is named above; zstd -d decompresses the file, and the result is sent in the same \
-             way. To send the file again",
-            by_source,
-        ),
-        RejectReason::Flow => (
-            "Correct or remove the flow that is named above. To send the file again",
-            by_source,
-        ),
-        _ => ("To send it again", by_source),
-    };
-    format!(
-        "{why}\n\nNone of its {} flows counted. {first}:\n{command} {input}\n",
-        meta.flows
-    )
-}
-
-/// Quotes `text` as one word for a shell.
-pub fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

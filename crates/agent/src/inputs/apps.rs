@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_prefix_counts() {
+    fn the_longest_prefix_wins() {
         let apps = "\u{FEFF}address, app\n0.0.0.0/0,internet\n10.0.0.0/8,internal\n10.1.0.0/16,\"pay,ments\"\n\
                     10.1.2.3,db\n10.1.2.3/32,db\nfd00::/8,v6\nfd00::7,v6-db\n";
         let apps = Apps::read(apps.as_bytes()).unwrap();

@@ -1,8 +1,8 @@
 //! Cuts an input into batches. The same input always gives the same batches.
 //!
-//! A block of JSON is decoded as a whole, so this path is as fast as a POST. If the block has an error, and
-//! for all other formats, flows are collected one by one as lines of NDJSON. If the decoder refuses these,
-//! each line is checked on its own and the invalid ones are left out.
+//! A block of JSON is decoded as a whole, so this path is as fast as a POST. If the block has an error, and for all
+//! other formats, flows are collected one by one as lines of NDJSON. If the decoder refuses these, each line is
+//! validated on its own and the invalid ones are left out.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -26,7 +26,7 @@ pub struct Chunk {
     pub(crate) text: Arc<str>,
     /// The input ends inside a line here, so the last record may be incomplete.
     pub(crate) ends_within_a_line: bool,
-    /// As above, and nothing proves that the last record is complete.
+    /// The same, and nothing proves that the last record is complete.
     pub(crate) may_be_cut: bool,
     /// Flows of this hour and later ones are left out: they are too far ahead of the clock.
     pub(crate) late_from: Option<u32>,
@@ -37,7 +37,7 @@ pub struct Chunk {
     pub(crate) last: Location,
 }
 
-/// What to do about an hour that is too far ahead.
+/// The remedy for an hour that is too far ahead.
 pub(crate) const GIVE_AGAIN: &str = "; if the clock is wrong, give the file again when it is right";
 
 /// Text that is not a valid flow.
@@ -79,7 +79,7 @@ struct Batcher<'a> {
     each: &'a mut dyn FnMut(Chunk) -> ControlFlow<()>,
     stopped: bool,
     decoder: FlowDecoder,
-    /// The text of the record that the next flow is made of.
+    /// The text of the next flow's record.
     next: Option<OwnedRecordText>,
     pending: Pending,
 }
@@ -189,7 +189,7 @@ mod tests {
         )
     }
 
-    /// The flows are the same in every format; no block is cut at a wrong place.
+    /// The flows are the same in every format; no block is cut inside a flow.
     #[test]
     fn all_formats_give_all_flows() {
         const COUNT: usize = 30_000;

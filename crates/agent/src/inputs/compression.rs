@@ -14,7 +14,7 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 const CHECK_BUFFER_BYTES: usize = 64 << 10;
 
-/// Whether `begin`, the first bytes of an input, is the start of a compressed one.
+/// Whether `start`, the first bytes of an input, begins a compressed one.
 pub(crate) fn begins_compressed(start: &[u8]) -> bool {
     start.starts_with(gzip::MAGIC)
         || start.starts_with(ZSTD)
@@ -77,7 +77,7 @@ impl<R: Read> Read for Decompressed<R> {
 /// Decompresses all of `input`, which is compressed.
 ///
 /// # Errors
-/// If it is damaged. If it ends early, that is not an error: what is there can be read.
+/// If it is damaged. An early end is not an error: the data before it can be read.
 pub(crate) fn find_damage(input: impl Read) -> io::Result<()> {
     let input = BufReader::with_capacity(CHECK_BUFFER_BYTES, input);
     let mut input = BufReader::with_capacity(CHECK_BUFFER_BYTES, Decompressed::new(input)?);

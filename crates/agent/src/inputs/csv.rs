@@ -21,7 +21,7 @@ use flow::decode::lookalikes;
 const HEADER: &str = "one line with src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour must come \
                       first, in any order (a VPC flow log without its header needs \
                       --format vpc-flow-logs)";
-/// Shown of an unknown name.
+/// Characters of an unknown name that an error shows.
 const SHOWN_CHARS_MAX: usize = 100;
 /// A line with at least this many of the six names contains a header.
 const NAMES_OF_A_HEADER: usize = 3;
@@ -230,9 +230,9 @@ impl CsvReader<'_> {
         record.text.contains(&b'\n') && lines.any(|line| header_in(line).is_some())
     }
 
-    /// Whether a quoted field contains a record: a line that would be a record without the quotes, with a number
-    /// that is inside them. If a quote is missing in one line and a later line has one too many, each numeric
-    /// column is inside the quotes on the first or on the last of these lines.
+    /// Whether a quoted field contains a record: a line that would be a record without the quotes and has a number
+    /// inside them. If a quote is missing in one line and a later line has one too many, each numeric column is inside
+    /// the quotes on the first or on the last of these lines.
     fn holds_a_row(&self, record: &CsvRecord<'_>) -> bool {
         let is_row = |values: &[LineValue]| {
             let numbers = || {
@@ -247,7 +247,7 @@ impl CsvReader<'_> {
     }
 }
 
-/// What is between two commas of a line, without its quotes.
+/// The text between two commas of a line, without its quotes.
 #[derive(Default)]
 struct LineValue {
     text: Vec<u8>,
@@ -331,8 +331,8 @@ fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// Finds a header in a line. Returns its offset in bytes and its columns, or an error that says what is wrong with the
-/// header; `None` if the line has no header.
+/// Finds a header in a line. Returns its offset in bytes and its columns, or the error in the header; `None` if the
+/// line has no header.
 fn header_in(line: &[u8]) -> Option<Result<(usize, Columns), String>> {
     let line = line.trim_ascii_end();
     let lower = line.to_ascii_lowercase();
@@ -385,7 +385,7 @@ fn columns(header: &CsvRecord<'_>) -> Result<Columns, String> {
     Ok(columns)
 }
 
-/// Strips headers from the end, which come from files without rows and without a line break.
+/// Strips headers from the end: those of files without rows and without a line break.
 fn without_headers(text: &[u8]) -> &[u8] {
     let mut text = without_marks(text);
     loop {
@@ -433,7 +433,7 @@ fn write_json(text: &mut String, columns: &[Field], record: &CsvRecord<'_>) -> R
             let digits = value.trim_start_matches('0');
             text.push_str(if digits.is_empty() { "0" } else { digits });
         } else {
-            // If it should be a number, the decoder reports the error.
+            // If a number is required, the decoder reports the error.
             push_json_string(text, value);
         }
     }

@@ -1,4 +1,4 @@
-//! The result of reading an input does not depend on where its reads end: incomplete data is not an error
+//! Tests that the result of reading an input does not depend on where its reads end: incomplete data is not an error
 //! yet.
 
 use std::io::{self, Read, Write};
@@ -10,14 +10,14 @@ use rand::{RngExt, SeedableRng};
 use super::window::BLOCK_BYTES;
 use super::{InputFormat, Reader, Unusable};
 
-/// An input of which each read returns one piece.
-struct Pieces<'a> {
+/// An input of which each read returns one chunk.
+struct InputChunks<'a> {
     rest: &'a [u8],
-    /// The length of the next piece.
+    /// The length of the next chunk.
     next: Box<dyn FnMut() -> usize + 'a>,
 }
 
-impl Read for Pieces<'_> {
+impl Read for InputChunks<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = (self.next)().min(self.rest.len()).min(buffer.len());
         let (piece, rest) = self.rest.split_at(length);
@@ -63,10 +63,10 @@ fn read_batches(input: impl Read, format: Option<InputFormat>) -> Outcome {
     )
 }
 
-/// Cuts the input at every byte, reads it byte by byte, and in random pieces.
+/// Cuts the input at every byte, reads it byte by byte, and in random chunks.
 fn assert_same_for_all_reads(name: &str, input: &[u8], format: Option<InputFormat>) {
-    type Way = fn(Pieces<'_>, Option<InputFormat>) -> Outcome;
-    let ways: [(&str, Way); 2] = [
+    type ReadFn = fn(InputChunks<'_>, Option<InputFormat>) -> Outcome;
+    let ways: [(&str, ReadFn); 2] = [
         ("read", |input, format| read(input, format)),
         ("read_batches", |input, format| read_batches(input, format)),
     ];
@@ -89,8 +89,8 @@ fn assert_same_for_all_reads(name: &str, input: &[u8], format: Option<InputForma
     }
 }
 
-fn pieces<'a>(input: &'a [u8], next: impl FnMut() -> usize + 'a) -> Pieces<'a> {
-    Pieces {
+fn pieces<'a>(input: &'a [u8], next: impl FnMut() -> usize + 'a) -> InputChunks<'a> {
+    InputChunks {
         rest: input,
         next: Box::new(next),
     }
@@ -146,7 +146,7 @@ fn flows_are_the_same_wherever_a_read_ends() {
 
 /// An incomplete number, name or escape is not an error yet; a real error stays the same.
 #[test]
-fn faults_are_the_same_wherever_a_read_ends() {
+fn errors_are_the_same_wherever_a_read_ends() {
     for value in [
         "tru",
         "truf",
@@ -186,7 +186,7 @@ fn faults_are_the_same_wherever_a_read_ends() {
     assert_same_for_all_reads("Latin-1", latin_1, None);
 }
 
-/// No matter where the input is truncated.
+/// Wherever the input is truncated.
 #[test]
 fn truncated_inputs_are_the_same_wherever_a_read_ends() {
     let array = rich_array();
@@ -260,7 +260,7 @@ fn arrays_are_read_at_all_alignments() {
     }
 }
 
-/// Nothing panics, either. `FLOWTALLY_TEST_SEED=…` repeats a run.
+/// Nothing panics either. `FLOWTALLY_TEST_SEED=…` repeats a run.
 #[test]
 fn mutated_inputs_are_the_same_wherever_a_read_ends() {
     const TOKENS: [&str; 18] = [

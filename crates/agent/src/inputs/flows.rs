@@ -11,14 +11,14 @@ use flow::{Batch, Counters, Field, codec};
 /// Separates hashes of texts from hashes of flows.
 const TEXT_SEED: u64 = 1;
 
-/// A record that a flow is made of. Its hashes depend only on its content, not on how the file is written.
+/// The record of a flow. Its hashes depend only on its content, not on how the file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHashes {
     /// Hash of the flow, or of the record's text in formats where options determine the flow.
     pub(crate) content: u128,
     /// Hash of the flow; `None` if the options exclude the record.
     pub(crate) flow: Option<u128>,
-    /// Whether the flow is in the batch. It is not if its hour is too far ahead.
+    /// Whether the flow is in the batch; false if its hour is too far ahead.
     pub(crate) is_in_batch: bool,
     pub(crate) location: Location,
     /// Its text, in formats in which a cut line may still be a valid record.
@@ -78,7 +78,7 @@ pub(super) fn hash_of_text(text: &str) -> u128 {
 /// Encodes a batch as a request body: a JSON array.
 ///
 /// # Errors
-/// None for a batch that was built or decoded.
+/// Cannot fail for a batch that was built or decoded.
 pub(crate) fn to_json(batch: &Batch) -> Result<Vec<u8>, Corrupt> {
     let mut text = String::with_capacity(batch.bytes().len() + 100 * batch.flows());
     text.push('[');
@@ -113,7 +113,7 @@ fn push_flow(text: &mut String, key: &FlowKey<'_>, counters: Counters) {
 /// Encodes the first flow of a batch as JSON.
 ///
 /// # Errors
-/// None for a batch that was built or decoded.
+/// Cannot fail for a batch that was built or decoded.
 pub(crate) fn first_to_json(batch: &Batch) -> Result<String, Corrupt> {
     let array = String::from_utf8(to_json(&batch.part(0..1)?)?).unwrap_or_default(); // it is UTF-8
     Ok(array.trim_start_matches('[').trim_end_matches(']').into())

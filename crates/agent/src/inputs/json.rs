@@ -1,10 +1,9 @@
 //! Arrays of flows of any length; an input may have several, since files may be concatenated.
 //!
-//! A block of an array ends at the last `}` that is followed by a comma, and is decoded as an array of its
-//! own. If that comma is inside a string or a nested value, the block is not valid JSON, and the decoder
-//! refuses it: JSON is parsed from the left, so the rest of the input cannot change how the block is parsed.
-//! So a block that is a valid array contains complete flows of the real one. Only if it is not, the elements
-//! are read one by one.
+//! A block of an array ends at the last `}` that is followed by a comma, and is decoded as an array of its own. If that
+//! comma is inside a string or a nested value, the block is not valid JSON, and the decoder refuses it: JSON is parsed
+//! from the left, so the rest of the input cannot change how the block is parsed. So a block that is a valid array
+//! contains complete flows of the real one. Otherwise, the elements are read one by one.
 //!
 //! An element is checked only when its end has been read, because an incomplete number or escape may look
 //! invalid.
@@ -202,7 +201,7 @@ impl<R: Read> Arrays<R> {
                 self.at = At::Between;
             }
             None if !self.window.has_ended() => {
-                // Only white space so far: consume it, but for one byte.
+                // Only white space so far: consume it, except for one byte.
                 self.line += u64::from(end > 1 && bytes[end - 1] == b'\n');
                 self.consume_to_comma(end - 1);
             }

@@ -87,11 +87,11 @@ pub(crate) struct RawFlow<'a> {
     pub(crate) location: Location,
     /// Its JSON text; with a fault, the original text as far as it is known.
     pub(crate) text: &'a str,
-    /// Why it is not a flow, if that is known already.
+    /// The reason why it is not a flow, if that is known already.
     pub(crate) unusable: Option<Unusable>,
 }
 
-/// Why a record is not a flow.
+/// The reason why a record is not a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     /// It is invalid, for this reason.
@@ -100,7 +100,7 @@ pub(crate) enum Unusable {
     Skipped(SkipReason),
 }
 
-/// Why a record is skipped.
+/// The reason why a record is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SkipReason {
     /// There was no traffic.
@@ -145,7 +145,7 @@ impl Skipped {
     }
 }
 
-/// Why the rest of an input cannot be read.
+/// The reason why the rest of an input cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     #[error(transparent)]
@@ -170,7 +170,7 @@ trait Sink {
     /// One flow.
     fn flow(&mut self, raw: RawFlow<'_>) -> ControlFlow<()>;
 
-    /// The text of the record that the next flow, or the next skipped record, is made of.
+    /// The text of the record of the next flow or the next skipped record.
     fn text(&mut self, _text: RecordText<'_>) {}
 
     /// Text that is not a flow.
@@ -182,8 +182,8 @@ trait Sink {
         })
     }
 
-    /// Many flows at once: an array or lines, which may turn out to be invalid. Returns their number, or
-    /// `None` to receive them one by one.
+    /// A block of flows: an array or lines, which may turn out to be invalid. Returns their number, or `None` to
+    /// receive them one by one.
     fn block(&mut self, _block: RawBlock<'_>) -> ControlFlow<(), Option<u64>> {
         ControlFlow::Continue(None)
     }
@@ -193,20 +193,20 @@ trait Sink {
 #[derive(Clone, Copy, Debug, Default)]
 struct RecordText<'a> {
     text: &'a str,
-    /// Where its last field starts.
+    /// The offset of its last field.
     last_field: usize,
     /// The last field is known to be complete.
     last_is_whole: bool,
-    /// The text identifies the record, rather than the flow that is made of it.
+    /// The text identifies the record; otherwise, its flow does.
     is_content: bool,
-    /// The field of the flow that the last field of the text is, unless the text identifies the record.
+    /// The field of the flow at the end of the text, unless the text identifies the record.
     last_column: Option<Field>,
 }
 
-/// How an input ends.
+/// The end of an input.
 #[derive(Clone, Copy, Debug, Default)]
 struct InputEnd {
-    /// Without a line end, so that the last line may be continued later.
+    /// It has no line end, so the last line may be continued later.
     is_within_a_line: bool,
     is_compressed: bool,
 }
@@ -239,7 +239,7 @@ impl<R: Read> Reader<R> {
         self
     }
 
-    /// Counts only the records of flow logs that were made at this end of a conversation.
+    /// Counts only those records of flow logs that were recorded at this end of a conversation.
     pub(crate) fn with_count(mut self, count: Count) -> Reader<R> {
         self.flow_logs.count = count;
         self

@@ -185,7 +185,7 @@ impl Pending {
         };
         let batch = match batch {
             Ok(batch) => (batch.flows() > 0).then_some(batch),
-            // Cannot happen, since each line was checked. If it did, refuse the lines instead of losing them.
+            // Cannot happen, since each line was validated. If it did, refuse the lines instead of losing them.
             Err(error) => {
                 self.refuse(last, &self.lines.clone(), error);
                 None
@@ -224,7 +224,7 @@ impl Pending {
         })
     }
 
-    /// Checks each line on its own, and returns the valid flows.
+    /// Validates each line on its own, and returns the valid flows.
     fn remove_invalid_flows(&mut self, decoder: FlowDecoder) -> String {
         let lines = std::mem::take(&mut self.lines);
         let mut records = std::mem::take(&mut self.records);
@@ -256,7 +256,7 @@ impl Pending {
             }
         }
         self.records = records;
-        // Lines that could not be parsed at all come first.
+        // Lines that could not be parsed at all are first.
         self.refused.sort_by_key(|refused| refused.location);
         right
     }

@@ -29,7 +29,7 @@ pub(super) struct CsvRecords<R> {
 pub(super) struct Fields {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    /// Where the last field starts in the text.
+    /// The offset of the last field in the text.
     last: usize,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct CsvRecord<'a> {
     pub(super) line: u64,
     /// The original text.
     pub(super) text: &'a [u8],
-    /// Where the last field starts in the text.
+    /// The offset of the last field in the text.
     pub(super) last_field: usize,
     bytes: &'a [u8],
     ends: &'a [usize],
@@ -58,12 +58,12 @@ impl<'a> CsvRecord<'a> {
     }
 }
 
-/// Why parsing gave no record.
+/// The reason why parsing gave no record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum NoRecord {
     /// The end of the record is not in the text.
     Unfinished,
-    /// As above, inside quotes.
+    /// The same, inside quotes.
     Unclosed,
     /// A closing quote is followed by something else at this position.
     Loose(usize),
@@ -153,7 +153,7 @@ impl<R: Read> CsvRecords<R> {
         }
         let length = loop {
             let text = self.window.text();
-            // It was an incomplete last line, which a growing file leaves for the next time.
+            // It was the incomplete last line of a growing file, which the next run reads.
             if text.is_empty() && self.window.has_ended() {
                 return Ok(None);
             }
@@ -179,8 +179,8 @@ impl<R: Read> CsvRecords<R> {
         self.record_bytes = memchr(b'\n', text).unwrap_or(self.record_bytes);
     }
 
-    /// As above, for input in which every record is valid and on one line. At the end, returns an empty
-    /// record.
+    /// Like [`CsvRecords::next`], for input in which every record is valid and on one line. At the end, returns an
+    /// empty record.
     pub(super) fn next_of_good(&mut self) -> Result<CsvRecord<'_>, InputError> {
         let wrong =
             |location: Location, why: &str| InputError::Malformed(format!("{location}: {why}"));
@@ -194,7 +194,7 @@ impl<R: Read> CsvRecords<R> {
         }
     }
 
-    /// Whether more input cannot make it a record.
+    /// Whether no further input can make it a record.
     fn is_final(&self, why: NoRecord) -> bool {
         matches!(why, NoRecord::Loose(_)) || self.window.has_ended() || self.window.is_full()
     }
@@ -310,7 +310,7 @@ mod tests {
                 "{text}"
             );
         }
-        // Also if the text that follows is so long that the end of the record is not in the window.
+        // This also holds if so much text follows that the end of the record is not in the window.
         let text = format!("h\n3,a,\"b\n{}", "4,a\n".repeat(BLOCK_BYTES));
         let read = read(text.as_bytes(), ReadMode::FullBlocks);
         assert_eq!(read.len(), BLOCK_BYTES + 2);

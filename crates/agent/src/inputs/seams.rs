@@ -141,7 +141,7 @@ fn csv_after_half_a_row() {
     }
 }
 
-/// What is in front of an opening quote and behind a closing one is not a part of a record inside them.
+/// Text before an opening quote and after a closing one is not part of a record inside them.
 #[test]
 fn a_comma_before_a_line_break_inside_quotes() {
     let first = "hour,bytes_tx,bytes_rx,vpc_id,src_app,dest_app\n";
@@ -344,7 +344,7 @@ fn a_log_after_a_header_without_records() {
             }
         }
     }
-    // With a blank between them, the place is not always known.
+    // With a blank between them, the boundary is not always known.
     let same = format!("{} {LOG}", headers[0]);
     assert_eq!(read(&same), [format!("line 2: {flow}")]);
     let unknown = "version srcaddr dstaddr bytes start type srcaddr dstaddr bytes start\n";
@@ -418,7 +418,7 @@ fn records_of_other_versions_have_a_header() {
 }
 
 #[test]
-fn ndjson_and_arrays_one_after_the_other() {
+fn concatenated_ndjson_and_arrays() {
     let flow = |name: &str| {
         format!(
             "{{\"src_app\":\"{name}\",\"dest_app\":\"b\",\"vpc_id\":\"v\",\"bytes_tx\":1,\"bytes_rx\":2,\"hour\":3}}"

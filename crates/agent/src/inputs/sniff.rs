@@ -9,13 +9,13 @@ use super::window::Window;
 use super::{BYTE_ORDER_MARK, InputError, InputFormat, newlines, vpc_flow_logs};
 use flow::decode::lookalikes;
 
-/// The most bytes that are examined, if the first line is longer.
+/// Maximum bytes that are examined, if the first line is longer.
 const SNIFF_BYTES: usize = 64 << 10;
 
 /// Skips to the first flow or header, and returns the detected format and the line.
 ///
 /// # Errors
-/// If it is recognised as another kind of data, explains which one.
+/// If the input is in another format; the error names it if it is known.
 pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64), InputError> {
     let mut line = 1;
     loop {
@@ -23,7 +23,7 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
         let some = window.text();
         let blank = some.len() - some.trim_ascii_start().len();
         line += newlines(&some[..blank]);
-        // Consume everything at once, because the window moves its rest whenever it is filled.
+        // Consume everything in one step, because the window moves its rest whenever it is filled.
         window.consume(blank);
         if window.text().starts_with(BYTE_ORDER_MARK) {
             window.consume(BYTE_ORDER_MARK.len());
@@ -83,7 +83,7 @@ pub(super) fn is_array_a_line(text: &[u8]) -> bool {
 /// Whether an object spans several lines.
 enum Pretty {
     No,
-    /// It does: a hint for the user.
+    /// It does; with a hint for the user.
     Yes(String),
     /// Its end has not been read yet.
     Perhaps,

@@ -101,10 +101,10 @@ fn unreadable_inputs_are_errors() {
     assert!(read(&long).1.unwrap().contains("flow 0 has more than"));
 }
 
-/// The error names it, and the rest of the input is read.
-/// A growing file gives only whole lines, wherever a read ends.
+/// The error names the line, and the rest of the input is read. A growing file gives only whole lines, wherever a read
+/// ends.
 #[test]
-fn what_a_growing_file_leaves_is_not_refused() {
+fn the_incomplete_line_of_a_growing_file_is_not_refused() {
     struct Steps<'a>(&'a [u8], usize);
     impl Read for Steps<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -235,7 +235,7 @@ fn compressed_inputs() {
 
 /// Tapes and disks pad files with zeros; other bytes after the data are an error.
 #[test]
-fn what_follows_a_gzip_stream() {
+fn zeros_may_follow_a_gzip_stream() {
     let text = "{\"a\":1}\n".repeat(1000);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(text.as_bytes()).unwrap();

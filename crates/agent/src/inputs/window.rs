@@ -7,12 +7,12 @@ use std::rc::Rc;
 use super::pause::{Idle, Stopped};
 use super::{BYTE_ORDER_MARK, Location, RejectedFlow};
 
-/// The most bytes in memory, and so the limit of a line, record or array element. A valid flow has three
-/// names of 1 KiB at most.
+/// Maximum bytes in memory, and so the limit of a line, record or array element. A valid flow has three names of 1 KiB
+/// at most.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
 /// The part of a line over the limit that is kept for the error.
 const EXCERPT_BYTES: usize = 1000;
-/// The size of a read from an input whose flows are wanted at once.
+/// The size of a read from an input whose flows are wanted immediately.
 const READ_BYTES: usize = 16 << 10;
 
 /// How much to read before parsing.
@@ -24,7 +24,7 @@ pub(super) enum ReadMode {
     FullBlocks,
 }
 
-/// An input that remembers how it ended.
+/// An input that remembers its last byte.
 #[derive(Debug)]
 pub(super) struct Tail<R> {
     input: R,
@@ -98,8 +98,8 @@ impl<R: Read> Window<R> {
         }
     }
 
-    /// If flows are wanted at once, makes the next [`fill`](Window::fill) read nothing, since a pipe may have
-    /// no more data for a long time.
+    /// If flows are wanted immediately, makes the next [`fill`](Window::fill) read nothing, since a pipe may have no
+    /// more data for a long time.
     pub(super) fn skip_next_fill(&mut self) {
         self.skips_fill = self.mode == ReadMode::AsAvailable && !self.text().is_empty();
     }
@@ -146,7 +146,7 @@ impl<R: Read> Window<R> {
         Ok(())
     }
 
-    /// Reads more, unless the window is full or the input has ended. If flows are wanted at once, an error is
+    /// Reads more, unless the window is full or the input has ended. If flows are wanted immediately, an error is
     /// reported by the next call, after the bytes before it have been processed.
     pub(super) fn fill(&mut self) -> io::Result<()> {
         if self.has_ended || std::mem::take(&mut self.skips_fill) {

@@ -5,8 +5,8 @@ use super::split::SplitBatch;
 use crate::Hour;
 
 impl Batch {
-    /// The batch without its flows before `cutoff`, which [`Batch::too_old`] counts. The receipt stays that of
-    /// the whole batch. A batch that has none of them is returned as it is.
+    /// The batch without its flows before `cutoff`, which [`Batch::too_old`] counts. The receipt is still that of the
+    /// whole batch. A batch without such flows is returned unchanged.
     pub fn without_hours_before(mut self, cutoff: Hour) -> Batch {
         if self.ledger().all(|(hour, _)| hour >= cutoff) {
             return self;
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_the_batch_without_the_old_flows() {
+    fn only_flows_before_the_cutoff_are_removed() {
         let hours = || (0..1000_u32).map(|n| n % 10);
         let key = IdempotencyKey::new(b"key").unwrap();
         let whole = batch(hours()).with_key(key);

@@ -15,7 +15,7 @@ use crate::{Counters, Hour, IdempotencyKey, Notes, Totals};
 use codec::{Corrupt, HOUR_BYTES, Record, Records};
 pub use valid::{ValidBatch, ValidRecord};
 
-/// Hashes the part of a flow key after its hour. Seeded randomly in each process, so that nobody can construct names
+/// Hashes the part of a flow key after its hour. Seeded randomly in each process, so that no sender can construct names
 /// that collide.
 #[derive(Clone, Debug)]
 pub struct KeyHasher(SeedableRandomState);
@@ -96,7 +96,7 @@ impl Batch {
     /// The flows whose numbers, from 0, are in `range`, as a batch without a key.
     ///
     /// # Errors
-    /// None for a batch that was built or decoded.
+    /// Cannot fail for a batch that was built or decoded.
     pub fn part(&self, range: std::ops::Range<usize>) -> Result<Batch, Corrupt> {
         let mut builder = BatchBuilder::with_capacity(self.bytes.len());
         let records = Records::new(&self.bytes)?;
@@ -114,7 +114,7 @@ impl Batch {
         self.too_old
     }
 
-    /// Its encoding, which cannot fail to be read.
+    /// Its encoding; reading it cannot fail.
     #[inline]
     pub fn valid(&self) -> ValidBatch<'_> {
         ValidBatch::of_parts(&self.bytes, &self.hashes)
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_of_an_hour_pass_the_top_of_their_halves() {
+    fn sums_of_an_hour_may_exceed_64_bits() {
         let mut ledger = BatchLedger::default();
         let flow = |tx, rx| Counters { tx, rx };
         let hour = |hour| Hour::new(hour).unwrap();

@@ -85,7 +85,7 @@ mod tests {
     use crate::{Counters, Hour};
 
     #[test]
-    fn parts_have_all_flows_and_each_names_one_partition() {
+    fn parts_have_all_flows_and_names_have_one_partition() {
         let mut builder = BatchBuilder::with_capacity(0);
         for n in 0..5_000_u32 {
             let (src, dest) = (format!("s\0{}", n % 50), format!("d{}", n % 7));

@@ -7,7 +7,7 @@ use super::{BatchLedger, KeyHasher};
 use crate::{Counters, Hour, Totals};
 
 /// The encoding of a batch that a [`BatchBuilder`](super::BatchBuilder) made or that was validated. There is no other
-/// way to get one, so reading it cannot fail: once a batch is durable, no error may keep it from being counted.
+/// way to get one, so reading it cannot fail: once a batch is durable, no error may prevent it from being counted.
 #[derive(Clone, Debug)]
 pub struct ValidBatch<'a> {
     bytes: &'a [u8],
@@ -29,7 +29,7 @@ impl<'a> ValidBatch<'a> {
     /// Validates every key, and that the records add up to the batch's own ledger.
     ///
     /// # Errors
-    /// If one of them is not as it should be.
+    /// If a key is invalid, or the sums differ.
     pub fn validate(bytes: &'a [u8], hasher: &KeyHasher) -> Result<ValidBatch<'a>, Corrupt> {
         let mut hashes = Vec::with_capacity(bytes.len() / 32);
         let mut counted = BatchLedger::default();

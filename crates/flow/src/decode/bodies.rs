@@ -73,7 +73,7 @@ fn suggest_send(what: &str) -> String {
     what.replace("flowtally import", "flowtally send")
 }
 
-/// What the element at `index` of an array is.
+/// Describes the element at `index` of an array.
 fn describe_element(array: &[u8], index: Option<usize>) -> Option<String> {
     let array = std::str::from_utf8(array).ok()?;
     recognize_json(hints::element(array, index?)?)
@@ -90,7 +90,7 @@ fn describe_arrays(arrays: &[u8]) -> String {
     }
 }
 
-/// What the object at `index` is.
+/// Describes the object at `index`.
 fn describe_object(begin: &[u8], index: Option<usize>, format: Format) -> Option<String> {
     let text = std::str::from_utf8(begin).ok()?;
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_refused_is_named_with_a_command() {
+    fn a_refused_body_is_recognised_with_a_command_for_it() {
         let log = "version interface-id srcaddr dstaddr bytes start\n2 eni-1 10.0.0.1 10.0.0.2 5 1774746005\n";
         let record = "2 1 eni-1 10.0.0.1 10.0.0.2 1 2 6 1 5 1774746005 1774746064 ACCEPT OK\n";
         let (json, lines) = (Format::Json, Format::Ndjson);

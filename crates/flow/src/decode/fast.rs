@@ -189,8 +189,8 @@ fn string_end(body: &[u8], at: usize) -> Option<usize> {
     let mut ascii = true;
     while let Some(word) = body[end..].first_chunk::<8>() {
         let word = u64::from_le_bytes(*word);
-        // High bit of each byte that is a quote, a backslash, a control character or not ASCII
-        // (Hacker's Delight, 6-1: exact up to and with the lowest hit, and only that is used).
+        // High bit of each byte that is a quote, a backslash, a control character or not ASCII (Hacker's Delight, 6-1:
+        // exact up to and including the lowest hit, and only that is used).
         let quote = word ^ (ONES * u64::from(b'"'));
         let backslash = word ^ (ONES * u64::from(b'\\'));
         let hits = (quote.wrapping_sub(ONES)
@@ -228,8 +228,8 @@ fn name_end(body: &[u8], at: usize, end: usize, ascii: bool) -> Option<usize> {
     (fits && (ascii || std::str::from_utf8(&body[at..end]).is_ok())).then_some(end)
 }
 
-/// The integer at `at` and where it ends: one to nineteen digits (always less than 2^64), no
-/// leading zero. What follows has to be in the next literal, so `1.5` and `1e3` fail there.
+/// The integer at `at` and its end: one to nineteen digits (always less than 2^64), no leading zero. The next literal
+/// has to follow, so `1.5` and `1e3` fail there.
 #[inline]
 fn digits(body: &[u8], at: usize) -> Option<(u64, usize)> {
     if let Some(word) = body[at..].first_chunk::<8>() {

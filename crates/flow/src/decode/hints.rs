@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use super::{DecodeError, Format};
 use crate::Field;
 
-/// Why an object is not an array of flows.
+/// The error for an object instead of an array.
 const ONE_OBJECT: &str = "the body is an object, but an array of flows is expected";
 
-/// The names in an object, and their values as they are.
+/// The names in an object, and their unparsed values.
 type Names<'a> = BTreeMap<String, &'a RawValue>;
 
 /// Adds a hint to `error`, which the decoder returned for `text`.
@@ -102,7 +102,7 @@ pub(super) fn element(array: &str, index: usize) -> Option<&str> {
     found.map(RawValue::get)
 }
 
-/// Looks at one element of an array, and passes over the others.
+/// Finds one element of an array and skips the others.
 struct Elements<'a, 'de> {
     index: usize,
     found: &'a mut Option<&'de RawValue>,

@@ -1,5 +1,5 @@
-//! Recognizes input that resembles flows but is in another format: what it is, and a command that converts it. One
-//! table for files and for bodies of `POST /flows`, where FILE stands for the body.
+//! Recognizes input that resembles flows but is in another format: its name, and a command that converts it. One table
+//! for files and for bodies of `POST /flows`, where FILE stands for the body.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::validate_flow;
 use crate::gzip;
 
-/// A known format that cannot be read as it is.
+/// A known format that cannot be read.
 #[derive(Debug)]
 pub struct ForeignFormat {
     what: &'static str,
@@ -86,7 +86,7 @@ const KNOWN: &[ForeignFormat] = &[
     known("ORC", Magic(0, b"ORC"), TO_TEXT),
     known("a tar archive", Magic(257, b"ustar"), TAR),
     known(
-        "a ZIP archive, as workbooks (.xlsx) are too",
+        "a ZIP archive, as .xlsx workbooks are",
         Magic(0, b"PK\x03\x04"),
         "unzip -p FILE | flowtally import -; or save the sheet as CSV",
     ),
@@ -195,7 +195,7 @@ const KNOWN: &[ForeignFormat] = &[
     known(
         "a VPC flow log as JSON",
         Json(&["\"srcaddr\"", "\"dstaddr\"", "\"bytes\"", "\"start\""]),
-        // Without action, log-status and flow-direction, what was refused would count, and each end the same.
+        // Without action, log-status and flow-direction, refused traffic would count, and both ends of a flow.
         "convert it to text: (echo srcaddr dstaddr bytes start action log-status flow-direction vpc-id pkt-srcaddr \
          pkt-dstaddr interface-id; jq -r '.. | objects | select(has(\"start\")) | with_entries(.key |= \
          gsub(\"_\"; \"-\")) | [.srcaddr, .dstaddr, .bytes, .start, .action, .[\"log-status\"], \
@@ -332,7 +332,7 @@ pub fn recognize_csv(line: &str) -> Option<&'static ForeignFormat> {
     find(|signature| matches!(signature, Csv(is) if is(&line)))
 }
 
-/// Why a JSON value, or the start of one, is not a flow; `None` if it is not recognized.
+/// Explains why a JSON value, or the start of one, is not a flow; `None` if it is not recognized.
 pub fn recognize_json(value: &str) -> Option<String> {
     if !value.starts_with(['{', '[']) || value.contains(NAME) && has_own_name(value) {
         return None;
@@ -344,7 +344,7 @@ pub fn recognize_json(value: &str) -> Option<String> {
     found.filter(|_| !is_flow()).map(ForeignFormat::to_string)
 }
 
-/// Why a line is not a flow; `None` if it is not recognized, or may be one.
+/// Explains why a line is not a flow; `None` if it is not recognized, or may be one.
 pub fn recognize_line(line: &str) -> Option<String> {
     if line.starts_with('[') {
         return Some(
@@ -382,7 +382,7 @@ pub fn recognize_line(line: &str) -> Option<String> {
     }
 }
 
-/// What to do about an object that spans several lines.
+/// The hint for an object that spans several lines.
 pub fn recognize_pretty(object: &str) -> String {
     recognize_json(object).unwrap_or_else(|| {
         "this is an object over several lines, and a flow has to be on one, or all in [ ]: jq -c . FILE | \
@@ -391,7 +391,7 @@ pub fn recognize_pretty(object: &str) -> String {
     })
 }
 
-/// Why a body is not compressed with its declared `encoding`, gzip or zstd, and what to do about it.
+/// Explains why a body is not compressed with its declared `encoding`, gzip or zstd, and how to send it.
 pub fn recognize_encoded(body: &[u8], encoding: &str) -> Option<String> {
     let is = match body {
         _ if body.starts_with(gzip::MAGIC) => "gzip",
@@ -435,8 +435,8 @@ fn has_own_name(value: &str) -> bool {
     })
 }
 
-/// Whether a header has the column of messages at an index for which `is` holds, counted from 0, beside a time or as
-/// Logs Insights calls it.
+/// Whether a header has the column of messages, next to a time or under Logs Insights' name, at an index (from 0) for
+/// which `is` holds.
 fn has_message(line: &str, is: fn(usize) -> bool) -> bool {
     let mut names = line.split(',').map(str::trim);
     let at = names.position(|name| {
@@ -446,7 +446,7 @@ fn has_message(line: &str, is: fn(usize) -> bool) -> bool {
     at.is_some_and(is)
 }
 
-/// Whether the text begins as in 2026-03-29T01:00:05.000Z.
+/// Whether the text starts like 2026-03-29T01:00:05.000Z.
 pub fn has_time(text: &str) -> bool {
     has_form(text, b"dddd-dd-ddTdd:dd:dd")
 }

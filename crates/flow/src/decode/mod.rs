@@ -1,8 +1,8 @@
 //! Decodes request bodies into validated [`Batch`]es, with two decoders that agree.
 //!
 //! [`fast`] decodes the form that agents usually send, and gives up at the first deviation without side effects.
-//! [`json`] decodes everything else, and alone decides what is an error. A test verifies that they agree on bodies
-//! that both accept.
+//! [`json`] decodes everything else, and alone defines what is an error. A test verifies that they agree on bodies that
+//! both accept.
 
 mod bodies;
 mod fast;
@@ -64,7 +64,7 @@ pub fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     decode_only(body, format).map_err(|error| bodies::explain(error, body, format))
 }
 
-/// The same, without a look at what the body may be instead.
+/// Like [`decode`], without recognising foreign formats.
 fn decode_only(body: &[u8], format: Format) -> Result<Batch, DecodeError> {
     fast::decode(body, format).map_or_else(|| json::decode(body, format), Ok)
 }
@@ -229,15 +229,15 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn what_the_fast_decoder_takes_the_other_takes_alike((body, format) in bodies()) {
+        fn what_the_fast_decoder_accepts_the_other_decodes_alike((body, format) in bodies()) {
             assert_decoders_agree(&body, format);
         }
     }
 
-    /// Bodies that agents send, with some bytes changed, cut, copied or exchanged for tokens that
-    /// mean something in JSON. `FLOWTALLY_TEST_FUZZ=50000000` runs it that many times.
+    /// Bodies that agents send, with some bytes changed, cut, copied or replaced by JSON tokens.
+    /// `FLOWTALLY_TEST_FUZZ=50000000` runs it that many times.
     #[test]
-    fn mutated_bodies_mean_the_same_to_both() {
+    fn both_decoders_agree_on_mutated_bodies() {
         use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
         const TOKENS: [&str; 24] = [
             "\"",
@@ -306,7 +306,7 @@ mod tests {
             }
             taken += u64::from(assert_decoders_agree(&body, *format));
         }
-        println!("{taken} of {cases} were taken by the fast decoder");
+        println!("the fast decoder accepted {taken} of {cases}");
         assert!(
             taken > cases / 50,
             "{taken}: the mutations leave nothing to compare"
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_decoder_takes_what_agents_send() {
+    fn the_fast_decoder_accepts_what_agents_send() {
         let plain = r#"{"src_app": "foo", "dest_app": "bär", "vpc_id": "vpc-0", "bytes_tx": 100, "bytes_rx": 18446744073709551, "hour": 1}"#;
         let tight = plain.replace(": ", ":").replace(", ", ",");
         let turned = r#"{ "hour":1,"bytes_rx":0,"vpc_id":"","src_app":"a","bytes_tx":12345678,"dest_app":"b" }"#;

@@ -18,7 +18,7 @@ const PARAMETERS: [&str; 12] = [
     "cursor", "partial",
 ];
 
-/// Invalid parameters; the text says what is wrong.
+/// Invalid parameters; the text has the error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadQuery(pub String);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn names_longer_than_any_flow_has_are_refused() {
+    fn names_longer_than_any_flows_are_refused() {
         for name in ["src_app", "dest_app", "vpc_id"] {
             let query = |bytes| format!("hour=1&{name}=a&{name}={}", "a".repeat(bytes));
             assert!(parse_flows(&query(1024)).is_ok());

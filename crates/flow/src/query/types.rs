@@ -2,7 +2,7 @@
 
 use crate::{Counters, Field, HourRange, Partition};
 
-/// A query: which rows, grouped by which columns, in which order, and how many of them.
+/// A query: a selection of rows, the columns to group by, the order, and the maximum number of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     pub hours: HourRange,

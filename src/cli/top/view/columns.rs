@@ -1,4 +1,4 @@
-//! The columns of the table of rows: which fit, and what is in them.
+//! The columns of the table of rows: chooses those that fit, and formats their cells.
 
 use super::super::query::Row;
 use super::super::text::{bar, bytes, fit_right, rate};
@@ -6,11 +6,11 @@ use crate::config::SortBy;
 
 /// A name gets at least this many columns before another column is shown beside it.
 const NAME_COLUMNS: usize = 10;
-/// Least columns of a name beside the column that the rows are sorted by.
+/// Minimum width of a name beside the column by which the rows are sorted.
 const NAME_COLUMNS_MIN: usize = 3;
-/// Most columns of a name.
+/// Maximum width of a name.
 pub(super) const NAME_COLUMNS_MAX: usize = 40;
-/// Least columns of a bar. It also gets what the names leave.
+/// Minimum width of a bar. It also gets the width that the names do not need.
 const BAR_COLUMNS: usize = 8;
 
 /// The columns that can be shown beside the names.

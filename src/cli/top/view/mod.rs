@@ -21,7 +21,7 @@ use agent::units::hour_name;
 
 /// Columns for the text beside the bars of hours.
 const LABEL_COLUMNS: u16 = 16;
-/// Most columns of one hour's bar.
+/// Maximum width of one hour's bar.
 const HOUR_COLUMNS_MAX: usize = 3;
 /// Lines for an error that does not fit into one.
 const TROUBLE_LINES: u16 = 3;
@@ -74,7 +74,7 @@ impl Palette {
     }
 }
 
-/// How many lines each part gets in a terminal of `height`.
+/// The height of each part in a terminal of `height`.
 struct Heights {
     totals: u16,
     mode: u16,
@@ -102,7 +102,7 @@ impl Heights {
     }
 }
 
-/// How many rows fit.
+/// Number of rows that fit.
 pub(super) fn rows_on_screen(height: u16) -> usize {
     height
         .saturating_sub(Heights::from_screen(height).others())

@@ -70,7 +70,7 @@ fn state() -> (State, Instant) {
     (state, start + Duration::from_secs(3))
 }
 
-/// What is on a screen of this size, without blanks at the ends of lines.
+/// The text on a screen of this size, without blanks at the ends of lines.
 fn screen(state: &State, width_: u16, height: u16, now: Instant) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width_, height)).unwrap();
     terminal
@@ -158,7 +158,10 @@ fn errors_are_shown_until_they_are_over() {
         shown.ends_with("\ntrying again: no answer: io: refused \\u{1b}[2J\n"),
         "{shown}"
     );
-    assert!(shown.contains("web "), "the last answer stays: {shown}");
+    assert!(
+        shown.contains("web "),
+        "the last snapshot is still shown: {shown}"
+    );
     let later = now + Duration::from_secs(9);
     let query = state.next_query(later).unwrap();
     assert!(screen(&state, 80, 24, later + Duration::from_secs(5)).contains("no answer for 5 s"));

@@ -22,28 +22,28 @@ pub use objects::{CheckpointError, CheckpointStore};
 
 /// A store that lags by less catches up from Kafka. With batches of a thousand flows, that is about a gigabyte.
 const LAG_MESSAGES_MAX: u64 = 20_000;
-/// The next owner of a revoked partition waits for its last checkpoint, at most for this long.
+/// Maximum time for the last checkpoint of a revoked partition, for which the next owner waits.
 const LAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2);
-/// Between attempts to download a checkpoint that is needed to open the partition.
+/// Interval between attempts to download a checkpoint that is needed to open the partition.
 const DOWNLOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// Between checks whether another partition's checkpoint is done.
+/// Interval between checks whether another partition's checkpoint is done.
 const TURN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The checkpoints of one partition, and the store that they are of.
+/// The checkpoints of one partition, and its store.
 pub(super) struct Checkpoints<'a> {
     state: &'a NodeState,
     partition: Partition,
     remote: PartitionCheckpoints,
 }
 
-/// Why no checkpoint was downloaded.
+/// The reason why no checkpoint was downloaded.
 enum NoCheckpoint {
     /// None is needed: Kafka has everything that the store lacks.
     NotNeeded(CheckpointError),
     /// One is needed, and the cause may be temporary.
     Retry(String),
-    /// A checkpoint includes more than Kafka has. The broker that reported this may have been cut off, and not know it
-    /// yet.
+    /// A checkpoint includes more than Kafka has. The broker that reported this may have been partitioned from the
+    /// others without noticing.
     AheadOfKafka(Truncation),
     /// One is needed, and an operator has to act.
     Fatal(String),
@@ -214,7 +214,7 @@ impl<'a> Checkpoints<'a> {
     /// Makes checkpoints whenever they are due, until the partition is revoked or lost.
     pub(super) fn run(&self, store: &Store, queue: &FetchQueue) {
         let interval = self.state.config.checkpoint_interval;
-        // Spread over the interval, so that not all partitions are due at once.
+        // Spread over the interval, so that the partitions are not all due at the same time.
         let number = f64::from(self.partition.get()) + 1.0;
         let share = number / f64::from(self.state.partitions.get());
         let mut pause = interval.mul_f64(share.min(1.0));
@@ -257,7 +257,7 @@ impl<'a> Checkpoints<'a> {
         match self.remote.upload(store, stop) {
             Ok(uploaded) => {
                 let metrics = self.state.store.metrics.cluster();
-                // If nothing was uploaded, another process has made a checkpoint of everything that was here.
+                // If nothing was uploaded, another process has made a checkpoint with the same messages.
                 if let Some(position) = uploaded.map(|uploaded| uploaded.position).or(before) {
                     let gauge = &metrics.checkpoint_position;
                     let gauge = gauge.with_label_values(&[partition.to_string()]);
@@ -307,7 +307,7 @@ fn position(store: &Store) -> Result<Offset, String> {
     position.next_offset().map_err(|e| e.to_string())
 }
 
-/// A path beside `path`, at which no store is opened.
+/// A path next to `path`, at which no store is opened.
 fn sibling(path: &Path, what: &str) -> PathBuf {
     path.with_extension(format!("{what}{INCOMPLETE}"))
 }

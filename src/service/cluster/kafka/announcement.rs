@@ -25,8 +25,8 @@ impl fmt::Display for Truncation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Kafka had only {} messages of the partition, and {} had been counted: the topic was made anew, or has lost \
-             its end. Messages that came later are not those that were counted",
+            "Kafka had only {} messages of the partition, and {} had been counted: the topic was created anew, or has \
+             lost its end. Later messages are not those that were counted",
             self.kafka_to, self.sums_to
         )
     }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_have_these_bytes() {
+    fn the_bytes_of_messages_are_pinned() {
         let json = |announcement, signature: Option<&str>| {
             let signature = signature.map(str::to_owned);
             serde_json::to_string(&Signed {

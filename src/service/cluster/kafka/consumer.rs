@@ -1,8 +1,8 @@
-//! A member of the consumer group: hands the messages of its assigned partitions to a handler, in order, from the
-//! offsets that the partitions' stores ask for.
+//! A member of the consumer group: passes the messages of its assigned partitions to a handler, in order, from the
+//! offsets that the partitions' stores request.
 //!
-//! All of it happens on one thread, so the handler is called for one thing at a time. Messages that were fetched are
-//! handed over before their partition is revoked.
+//! It runs on one thread, so calls of the handler never overlap. Fetched messages are handed over before their
+//! partition is revoked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use super::settings::{create, log_error};
 use super::{KafkaError, KafkaSettings};
 use flow::{Offset, Partition};
 
-/// Messages that were fetched and not handed over yet, over all partitions.
+/// Maximum size of the messages that were fetched and not handed over yet, over all partitions.
 const FETCHED_KIB_MAX: usize = 32 * 1024;
 /// A broker responds to a fetch when it has this much of all partitions together, or after this time: a response for
 /// each message would cost more than the message.
@@ -33,11 +33,11 @@ const FETCH_BYTES_MIN: usize = 1 << 20;
 const FETCH_WAIT_MS_MAX: u64 = 20;
 /// Pause before the next fetch when there is no room for more.
 const FETCH_BACKOFF_MS: u64 = 50;
-/// By the response to a heartbeat, a member learns that partitions are to move.
+/// From the response to a heartbeat, a member learns that partitions are about to move.
 const HEARTBEAT_MS: u64 = 1_000;
 /// Longest wait for a broker's offsets.
 const OFFSETS_TIME_MAX: Duration = Duration::from_secs(2);
-/// Between two updates of [`Progress`]. The client cannot do it more often than each second.
+/// Interval between updates of [`Progress`]. The client's minimum is one second.
 const STATISTICS_MS: u64 = 1_000;
 
 /// After a longer silence, of a leader or of this process, the partition may have been assigned to another node.
@@ -62,7 +62,7 @@ pub trait Handler: Send + 'static {
     /// Partitions are revoked. Other nodes are assigned them when this returns.
     fn revoked(&mut self, partitions: &[Partition]);
 
-    /// Partitions were lost: the group had not heard of this node for too long, and other nodes may have them already.
+    /// Partitions were lost: the group did not hear from this node for too long, and other nodes may have them already.
     fn lost(&mut self, partitions: &[Partition]);
 
     /// Reports an error to the operator. After [`KafkaError::OutOfRange`] its partition is not read any more;
@@ -80,16 +80,16 @@ pub struct ConsumedMessage<'a> {
     pub payload: &'a [u8],
 }
 
-/// How far this node has read a partition.
+/// This node's progress in reading a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// All messages before it have been handed over. `None` until reading has started.
     pub position: Option<Offset>,
     /// The end of the partition, as its leader reported last. The lag is the difference.
     pub end: Option<Offset>,
-    /// When the partition's leader was heard of last. It responds to fetches many times a second, so if this is much
-    /// older, the progress may be stale. After a silence, it is not updated until the group has had time to revoke
-    /// the partition.
+    /// The time of the last contact with the partition's leader. It responds to fetches many times a second, so if this
+    /// is much older, the progress may be stale. After a silence, it is not updated until the group has had time to
+    /// revoke the partition.
     pub contact: Option<Instant>,
 }
 
@@ -99,14 +99,14 @@ pub(super) struct Assigned {
     pub(super) progress: Progress,
     /// The offset to start from, until reading has started.
     pub(super) start_at: Option<Offset>,
-    /// The leader did not report the partition's end, and is not asked again before then.
+    /// The leader did not report the partition's end, and is not queried again before then.
     pub(super) not_before: Option<Instant>,
-    /// Since when the leader's end is before the offset that is due.
+    /// The time since which the leader's end is before the next offset.
     pub(super) ahead_since: Option<Instant>,
-    /// Since when the client does not fetch it, although it was started. The client stops for good after an offset out
-    /// of range, even if the broker was wrong.
+    /// The time since which the client does not fetch it, although it was started. After an offset out of range, the
+    /// client stops permanently, even if the broker was wrong.
     pub(super) stopped_since: Option<Instant>,
-    /// When the leader was heard of last, even if `Progress::contact` is not updated yet.
+    /// The last contact with the leader, even if `Progress::contact` is not updated yet.
     last_contact: Option<Instant>,
     /// After a silence, `Progress::contact` is updated again from then on.
     suspect_until: Option<Instant>,
@@ -187,7 +187,7 @@ impl ClientContext for Context {
             let idle = leader.and_then(|b| u64::try_from(b.rxidle).ok());
             let contact = idle.and_then(|idle| now.checked_sub(Duration::from_micros(idle)));
             let Some(contact) = contact else { continue };
-            // Another node may own the partition by now; the response to the next heartbeat tells.
+            // Another node may own the partition by now; the response to the next heartbeat shows it.
             if assigned.last_contact.is_some_and(|before| {
                 contact.saturating_duration_since(before) > GROUP_RECHECK_AFTER
             }) {
@@ -207,7 +207,7 @@ impl ConsumerContext for Context {
     fn rebalance(&self, client: &Client, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assigned = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.0.closing.is_cancelled() {
-            // The poll loop has ended, and the handler has been told.
+            // The poll loop has ended, and the handler has been notified.
             let _closing = match assigned {
                 true => client.incremental_assign(list),
                 false => client.incremental_unassign(list),
@@ -264,7 +264,7 @@ impl Control {
         Some((Offset::try_from(first).ok()?, Offset::try_from(end).ok()?))
     }
 
-    /// How far each assigned partition has been read.
+    /// The progress of each assigned partition.
     pub fn progress(&self) -> BTreeMap<Partition, Progress> {
         let assignment = self.state.assignment();
         assignment.iter().map(|(p, a)| (*p, a.progress)).collect()

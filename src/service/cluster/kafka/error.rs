@@ -1,18 +1,18 @@
-//! Errors of Kafka, classified by what the operator can do about them.
+//! Errors of Kafka, classified by their remedy.
 
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 
 use super::MESSAGE_BYTES_MAX;
 use flow::{Offset, OutOfRange, Partition, PartitionCount};
 
-/// Its text tells what the operator, or the client, can do.
+/// An error of Kafka. Its text contains the remedy for the operator or the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
     /// It is unknown whether something was written: try again, under the same idempotency key.
     #[error("{context}: Kafka is unavailable; try again: {why}")]
     Unavailable { context: &'static str, why: String },
 
-    /// The brokers take messages more slowly than they are sent. Nothing was written.
+    /// The brokers accept messages more slowly than they are sent. Nothing was written.
     #[error("the queue of messages for Kafka is full; try again shortly")]
     QueueFull,
 
@@ -65,11 +65,13 @@ pub enum KafkaError {
         is: PartitionCount,
     },
 
-    #[error("{context}: an option for Kafka is wrong: {why}")]
+    #[error("{context}: an option for Kafka is invalid: {why}")]
     Settings { context: &'static str, why: String },
 
     /// A fatal error of librdkafka: the client has stopped, because it could not keep its guarantees.
-    #[error("{context}: the client of Kafka has given up; restart the service: {why}")]
+    #[error(
+        "{context}: the Kafka client has stopped after a fatal error; restart the service: {why}"
+    )]
     Fatal { context: &'static str, why: String },
 }
 
@@ -139,7 +141,7 @@ impl KafkaError {
     }
 }
 
-/// For `map_err`: classifies an error of what `context` describes.
+/// For `map_err`: classifies an error of the operation `context`.
 pub(super) fn with_context(context: &'static str) -> impl Fn(RdKafkaError) -> KafkaError {
     move |source| KafkaError::classify(context, &source)
 }

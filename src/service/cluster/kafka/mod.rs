@@ -1,11 +1,12 @@
 //! The client of Kafka, which is the journal of a cluster: the topic is the write-ahead log, and the consumer group
-//! decides which node owns which partition. A second topic has the table of owners. Nothing here knows flows or stores.
+//! decides which node owns which partition. A second topic has the table of owners. This module does not depend on
+//! flows or stores.
 //!
 //! - [`ensure_topics`] creates the topics if they are absent.
 //! - [`Producer`] appends messages to partitions, and returns their offsets when all in-sync replicas have them.
-//! - [`Consumer`] is a member of the group: it hands the messages of its assigned partitions to a [`Handler`], from the
-//!   offsets that the handler asks for.
-//! - [`Owners`] tells which node owns a partition now.
+//! - [`Consumer`] is a member of the group: it passes the messages of its assigned partitions to a [`Handler`], from
+//!   the offsets that the handler requests.
+//! - [`Owners`] has the current owner of each partition.
 //!
 //! The position of a store is the offset after the last message that it has applied.
 

@@ -10,8 +10,8 @@
 //! A node that was suspended and missed the revocation of a partition may announce itself after its successor. If it
 //! announces its old epoch, that is lower than the successor's, and is ignored. If it starts a new epoch, the successor
 //! sees that it was replaced, and starts another; then the first node learns from the group that it has lost the
-//! partition, and stops. Until then, a query may go to the wrong node. That is why a node answers only for partitions
-//! that it owns and whose leaders it has heard of lately.
+//! partition, and stops. Until then, a query may reach the wrong node. So a node only serves partitions that it owns
+//! and with whose leaders it had contact recently.
 //!
 //! A node sends its token to the peers that it queries. So announcements may be signed ([`Signer`]), and those without
 //! a valid signature are rejected. Every node repeats the announcements that have to be kept permanently, so that they
@@ -36,7 +36,7 @@ use super::settings::{Log, create};
 use super::{KafkaError, KafkaSettings, Producer};
 use flow::{Offset, Partition, PartitionCount};
 
-/// All announcements have to be read by then.
+/// Maximum time for reading all announcements.
 const READ_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for announcements before the thread checks whether it has to stop.
 const POLL_TIME_MAX: Duration = Duration::from_millis(100);
@@ -50,7 +50,7 @@ const CONTEXT: &str = "reading the topic of owners";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub node: String,
-    /// Where peers reach it.
+    /// The URL at which peers reach it.
     pub url: String,
     /// Grows with each change of ownership: the offset of the announcement that started this one.
     pub epoch: Offset,

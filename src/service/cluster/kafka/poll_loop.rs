@@ -16,20 +16,20 @@ use super::consumer::{
 use super::error::with_context;
 use flow::{Offset, Partition};
 
-/// Messages that are handed over at once: a store commits them together.
+/// Maximum size of one handover of messages, which a store applies together.
 const HANDOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest wait for messages before the loop checks whether it has to stop.
 const POLL_TIME_MAX: Duration = Duration::from_millis(100);
-/// Between commits of offsets. They are for tools that show the group's lag; the service does not read them.
+/// Interval between commits of offsets. They are for tools that show the group's lag; the service does not read them.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for the coordinator before a commit is skipped.
 const COMMIT_TIME_MAX: Duration = Duration::from_secs(1);
-/// Before a leader that did not report its offsets is asked again; other partitions are read meanwhile.
+/// Pause before a leader that did not report its offsets is queried again; other partitions are read meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// If the client has not fetched a started partition for this long, it is started again.
 const STOPPED_TIME_MAX: Duration = Duration::from_secs(2);
-/// A leader whose end is before the offset that is due may have been cut off and replaced, and not know it. If it
-/// reports the same for this long, the partition counts as truncated.
+/// A leader whose end is before the next offset may have been replaced without noticing. If it reports the same for
+/// this long, the partition counts as truncated.
 pub const TRUNCATION_TIME_MIN: Duration = Duration::from_secs(30);
 
 const CONTEXT: &str = "reading from Kafka";
@@ -130,8 +130,7 @@ impl<H: Handler> PollLoop<H> {
         }
     }
 
-    /// Passes only those partitions to the client whose start is known. The others are assigned too, as the group sees
-    /// it.
+    /// Passes only those partitions to the client whose start is known. For the group, the others are assigned too.
     fn assigned(&mut self, list: &TopicPartitionList) {
         let mut ready = Vec::new();
         for partition in partitions(list) {
@@ -226,7 +225,7 @@ impl<H: Handler> PollLoop<H> {
         }
     }
 
-    /// Whether a store can continue from `offset`; `None` to retry later. It asks the leader, since the end that the
+    /// Whether a store can continue from `offset`; `None` to retry later. It queries the leader, since the end that the
     /// client remembers may be from an earlier assignment, and sums that reach it may lack flows.
     fn confirm_in_range(&mut self, partition: Partition, offset: Offset) -> Option<bool> {
         let Some((first, end)) = self.control.range(partition) else {
@@ -236,7 +235,7 @@ impl<H: Handler> PollLoop<H> {
             }
             return None;
         };
-        // The end that the partition had when it was assigned.
+        // The end of the partition at its assignment.
         if let Some(assigned) = self.state().assignment().get_mut(&partition) {
             assigned.progress.end = assigned.progress.end.max(Some(end));
             if offset <= end {
@@ -248,7 +247,7 @@ impl<H: Handler> PollLoop<H> {
                     %partition,
                     %offset,
                     %end,
-                    "broker has less than was counted; asking again"
+                    "broker has fewer messages than were counted; querying again"
                 );
                 return None;
             }
@@ -306,8 +305,8 @@ impl<H: Handler> PollLoop<H> {
         broken
     }
 
-    /// Commits positions, if the group's coordinator answers. A commit that waits for it may arrive after the session
-    /// has ended, and the coordinator removes a static member for that.
+    /// Commits positions, if the group's coordinator responds. A commit that waits for the coordinator may arrive after
+    /// the session has ended, and the coordinator then fences a static member.
     fn commit(&self) {
         let state = self.state();
         let mut list = TopicPartitionList::new();

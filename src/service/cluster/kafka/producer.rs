@@ -12,7 +12,7 @@ use flow::{Offset, Partition};
 
 /// Longest message, key included, that brokers accept by default. Larger batches have to be split.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
-/// Messages that wait for their acknowledgement.
+/// Maximum size of the messages that wait for their acknowledgement.
 const QUEUE_KIB_MAX: usize = 64 * 1024;
 const QUEUE_MESSAGES_MAX: usize = 100_000;
 /// A message that is not acknowledged by then counts as failed.
@@ -42,12 +42,12 @@ impl Producer {
     pub fn new(settings: &KafkaSettings) -> Result<Producer, KafkaError> {
         let config = settings.client_with_defaults(
             &[
-                // Saves half of the bytes, for a seventh of a node's CPU.
+                // Saves half of the bytes, and costs a seventh of a node's CPU.
                 ("compression.type", "lz4"),
                 ("linger.ms", &LINGER_MS.to_string()),
             ],
             &[
-                // Durable when acknowledged, and no gaps or repetitions after retries.
+                // Messages are durable when acknowledged, without gaps or duplicates after retries.
                 ("acks", "all"),
                 ("enable.idempotence", "true"),
                 ("message.max.bytes", &MESSAGE_BYTES_MAX.to_string()),
@@ -77,7 +77,7 @@ impl Producer {
 
     /// Appends `payload` to a partition. The future resolves to its offset, within about `DELIVERY_MS_MAX`; to `None`
     /// if the brokers have the message but do not report its offset, as after a retry that they recognise. Sending
-    /// starts at once, even if the future is never polled. The key is for the readers of the message.
+    /// starts immediately, even if the future is never polled. The key is for the readers of the message.
     ///
     /// # Errors
     /// After [`KafkaError::Unavailable`], the message may have been written, or may be written later.
@@ -95,7 +95,7 @@ impl Producer {
         }
         let queued = self.client.send_result(record);
         let queued = queued.map_err(|(error, _)| self.error(error));
-        // Keeps the client alive, and can tell a fatal error.
+        // Keeps the client alive, and reports fatal errors.
         let producer = self.clone();
         async move {
             match queued?.await {

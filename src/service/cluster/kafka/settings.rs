@@ -11,7 +11,7 @@ use super::error::with_context;
 
 /// A request without a response by then is sent again on a new connection.
 const REQUEST_MS_MAX: u64 = 10_000;
-/// Longest pause between attempts to connect: brokers that are back are found soon.
+/// Longest pause between attempts to connect, so that recovered brokers are found soon.
 const RECONNECT_MS_MAX: u64 = 1_000;
 
 /// The settings of all clients of Kafka.
@@ -23,13 +23,13 @@ pub struct KafkaSettings {
     pub topic: String,
     /// The name of this node, by which the group recognises it after a restart. It has to be unique.
     pub node: String,
-    /// A node that the group does not hear of for this long loses its partitions.
+    /// A node loses its partitions if the group does not hear from it for this long.
     pub session_timeout: Duration,
     /// Options of librdkafka by name, such as `security.protocol` or `sasl.password`. [`RESERVED`] ones cannot be set.
     pub options: Vec<(String, String)>,
 }
 
-/// Options that exactness, or membership in the group, depends on.
+/// Options on which exactness or membership in the group depends.
 const RESERVED: [&str; 12] = [
     "acks",
     "auto.offset.reset",
@@ -109,14 +109,14 @@ impl fmt::Debug for KafkaSettings {
     }
 }
 
-/// Creates a client. It connects by itself, and reconnects when it has to.
+/// Creates a client. It connects and reconnects by itself.
 pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(
     config: &ClientConfig,
     context: C,
 ) -> Result<T, KafkaError> {
     config
         .create_with_context(context)
-        .map_err(with_context("setting up a client of Kafka"))
+        .map_err(with_context("creating a Kafka client"))
 }
 
 /// Logs the errors of a client.

@@ -1,4 +1,4 @@
-//! The two topics: created if they are absent, and checked.
+//! The two topics: creates them if they are absent, and validates their settings.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -20,7 +20,7 @@ use flow::PartitionCount;
 
 /// Replicas of each partition, if there are that many brokers.
 const REPLICAS_MAX: usize = 3;
-/// The topics have to exist by then.
+/// Maximum time for the topics to exist.
 const TOPICS_SECONDS_MAX: u64 = 30;
 /// The longest message as stored in the topic, with its record and batch headers.
 const STORED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024;
@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 const CONTEXT: &str = "finding the topics";
 
-/// The ID of the cluster, since a topic of the same name in another one is not the same. Blocks.
+/// The ID of the cluster, which distinguishes topics of the same name in different clusters. Blocks.
 ///
 /// # Errors
 /// If no broker responds.
@@ -38,7 +38,7 @@ pub fn cluster_id(settings: &KafkaSettings) -> Result<String, KafkaError> {
     let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
     let id = admin.inner().fetch_cluster_id(timeout);
     id.ok_or_else(|| KafkaError::Unavailable {
-        context: "asking for the cluster's ID",
+        context: "requesting the cluster's ID",
         why: format!("no broker responded within {REQUEST_SECONDS_MAX} s"),
     })
 }
@@ -117,7 +117,7 @@ pub fn ensure_topics(
             });
         }
         let replicas = metadata.brokers().len().min(REPLICAS_MAX);
-        // With three replicas, writes are accepted while one broker is away, and what is acknowledged is on two.
+        // With three replicas, writes are accepted while one broker is down, and acknowledged messages are on two.
         let in_sync = if replicas == REPLICAS_MAX { "2" } else { "1" };
         let replicas = || TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
         let topics = [

@@ -13,31 +13,31 @@ use tokio_util::sync::CancellationToken;
 use super::client::chain;
 use crate::query::{QueryError, deadline_after};
 
-/// A body that is received as it is read: while it is not read, at most two chunks are in memory, and the peer has to wait.
+/// A body that is received on demand: while it is not read, at most two chunks are in memory, and the peer has to wait.
 /// Dropping it before its end closes the connection, so that the peer stops its scan.
 #[derive(Debug)]
 pub(super) struct PeerBody<B = Incoming> {
     /// The node that sends it, for errors.
     url: String,
     body: B,
-    /// Received, and not read yet.
+    /// The chunk that was received and not read yet.
     chunk: Bytes,
     runtime: Handle,
     limits: ReadLimits,
 }
 
-/// How long reading may wait for a peer.
+/// Limits on the wait for a peer.
 #[derive(Clone, Debug)]
 pub(super) struct ReadLimits {
     /// Longest wait for a chunk.
     pub(super) stall_max: Duration,
-    /// Deadline of the part of the answer that is being produced.
+    /// Deadline of the chunk of the response that is being produced.
     pub(super) deadline: Option<Instant>,
     pub(super) cancel: CancellationToken,
 }
 
 impl ReadLimits {
-    /// When the wait that starts now has to end.
+    /// The end of a wait that starts now.
     fn give_up(&self) -> Option<Instant> {
         let stalled = deadline_after(self.stall_max);
         [stalled, self.deadline].into_iter().flatten().min()
@@ -60,10 +60,10 @@ impl<B> PeerBody<B> {
         self.limits.deadline = deadline;
     }
 
-    /// Why a read failed.
+    /// The error of a failed read.
     pub(super) fn query_error(&self, error: io::Error) -> QueryError {
         error.downcast().unwrap_or_else(|error| {
-            QueryError::Peer(format!("the answer of {} ended early: {error}", self.url))
+            QueryError::Peer(format!("the response of {} ended early: {error}", self.url))
         })
     }
 }
@@ -232,7 +232,7 @@ pub(super) mod tests {
         };
         for limits in [stalled, late] {
             let error = error_of(limits, || ()).to_string();
-            assert!(error.contains("answer of b"), "{error}");
+            assert!(error.contains("response of b"), "{error}");
             assert!(error.contains("nothing has arrived"), "{error}");
         }
     }

@@ -30,12 +30,12 @@ use flow::{HostName, HourRange, Offset, Partition, ProblemDocument};
 
 /// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for a response that is not rows, and for each part of it.
+/// Longest wait for a response without rows, and for each chunk of it.
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// If a response with rows has not begun by then, probe `/healthz`, and again after each such interval. A probe has to
 /// succeed within the same time.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Unused connections to a node are kept for this long, and not more than this many: a query needs one.
+/// Unused connections to a node are kept for this long, and at most this many: a query needs one.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
 const IDLE_CONNECTIONS_MAX: usize = 8;
 /// Size of a connection's buffer, and so of the chunks of a response. At most two chunks wait for their reader.
@@ -46,7 +46,7 @@ const PROBLEM_BYTES_MAX: usize = 64 << 10;
 /// for rows and hours.
 const AWAITING_MAX: usize = 512;
 
-/// Why a peer did not respond.
+/// The reason why a peer did not respond.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
     /// It does not respond, or responds with 503. Another node may own its partitions shortly.
@@ -156,7 +156,7 @@ impl PeerClient {
         })
     }
 
-    /// Reads token and certificates again. After an error, those in use stay in use.
+    /// Reads token and certificates again. After an error, the previous ones remain in use.
     pub fn reload(&self) -> Result<(), ClientError> {
         let http = PeerConnections::new(&self.tls, self.token_file.as_deref())?;
         *self.http.write() = http;
@@ -300,7 +300,7 @@ fn uri(url: &str, target: &str) -> Result<Uri, PeerError> {
     let base = base.strip_suffix("/flows").unwrap_or(base);
     let uri = Uri::try_from(format!("{base}{target}"));
     let uri =
-        uri.map_err(|e| PeerError::failed(url, format!("cannot ask for {target:.200}: {e}")))?;
+        uri.map_err(|e| PeerError::failed(url, format!("cannot request {target:.200}: {e}")))?;
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = uri.host().unwrap_or_default();
     // The connector would replace an invalid port by the scheme's.
@@ -330,7 +330,7 @@ fn body_of(url: &str, body: Incoming, stall_max: Duration, cancel: CancellationT
 /// The coverage in a response's headers.
 fn coverage(url: &str, headers: &hyper::HeaderMap) -> Result<Coverage, PeerError> {
     let header = |name| headers.get(name)?.to_str().ok();
-    let why = "its answer names partitions that do not exist; it may run another version";
+    let why = "its response names partitions that do not exist; it may run another version";
     Coverage::from_headers(header).ok_or_else(|| PeerError::failed(url, why))
 }
 

@@ -136,7 +136,7 @@ mod tests {
     use flow::Hour;
 
     #[test]
-    fn rows_are_read_as_they_were_written_and_a_cut_is_an_error() {
+    fn rows_round_trip_and_a_cut_is_an_error() {
         let counters = Counters {
             tx: u64::MAX,
             rx: 7,
@@ -179,7 +179,7 @@ mod tests {
                     Err(error) => break error,
                 }
             };
-            assert!(error.to_string().contains("answer of b"), "{error}");
+            assert!(error.to_string().contains("response of b"), "{error}");
         }
     }
 }

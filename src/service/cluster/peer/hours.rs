@@ -1,4 +1,4 @@
-//! The encoding of hours between nodes: JSON, as of `GET /hours`, parsed hour by hour as it arrives.
+//! The encoding of hours between nodes: the JSON of `GET /hours`, parsed hour by hour as it arrives.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -85,7 +85,7 @@ mod tests {
             );
             if let (Some(says), Some(error)) = (says, error) {
                 assert!(
-                    error.contains(says) && error.contains("answer of b"),
+                    error.contains(says) && error.contains("response of b"),
                     "{error}"
                 );
             }

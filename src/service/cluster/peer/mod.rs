@@ -1,7 +1,7 @@
 //! The protocol between the nodes of a cluster: HTTP, on the port that clients use, with a token of its own. Both
-//! directions of each part of it are side by side:
+//! directions of each encoding are side by side:
 //!
-//! - `request` has paths and parameters, and which query an answer needs: what one node writes, and another reads.
+//! - `request` writes and reads paths and parameters, and makes the query for a peer.
 //! - `frames` encodes and decodes rows; `hours` decodes hours.
 //! - `client` sends requests, over connections that `tls` describes, and `body` receives responses.
 //!

@@ -1,8 +1,8 @@
-//! What nodes ask each other, as paths and parameters.
+//! The requests between nodes, as paths and parameters.
 //!
-//! | path | parameters | answer |
+//! | path | parameters | response |
 //! |---|---|---|
-//! | `/partitions/rows` | `p=0,3` and those of `GET /flows` | [rows in frames](super::frames) of these partitions, for an answer of `GET /flows` |
+//! | `/partitions/rows` | `p=0,3` and those of `GET /flows` | [rows in frames](super::frames) of these partitions, for a response of `GET /flows` |
 //! | `/partitions/hours` | `p=0,3` and those of `GET /hours` | JSON as of `GET /hours`, of these partitions |
 //! | `/partitions/applied` | `upto=0:17,3:5` | 204 when the sums of these partitions include everything up to these offsets; 503 if that takes too long |
 
@@ -96,7 +96,7 @@ fn parse_hours(query: &str) -> Result<Request, BadQuery> {
     let (partitions, rest) = split_partitions(query)?;
     Ok(Request::Hours(HoursQuery {
         partitions: Some(partitions),
-        // The answer then names what is missing.
+        // The response then names the missing partitions.
         partial: true,
         ..text::parse_hours(&rest)?
     }))
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_read_as_they_were_written() {
+    fn requests_round_trip() {
         let partitions = [0_u32, 3].map(|number| Partition::try_from(number).unwrap());
         let offsets = [17_u64, 5].map(|number| Offset::try_from(number).unwrap());
         let query = "from=1&to=9&src_app=a%26b&sort=-bytes&limit=100000";

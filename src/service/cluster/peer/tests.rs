@@ -53,7 +53,7 @@ fn head(stream: &mut impl Read) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_hangs_is_detected() {
+async fn a_hanging_node_is_detected() {
     // The system accepts connections, and no process reads from them.
     let (_listener, url) = listen();
     let mut client = client();
@@ -65,7 +65,7 @@ async fn a_node_that_hangs_is_detected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_responds_to_probes_is_waited_for() {
+async fn a_node_that_responds_to_probes_is_not_given_up() {
     let (listener, url) = listen();
     let node = thread::spawn(move || {
         let (mut rows, _) = listener.accept().unwrap();
@@ -92,7 +92,7 @@ async fn a_node_that_responds_to_probes_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn errors_tell_a_node_that_is_unavailable_from_one_that_fails() {
+async fn errors_distinguish_unavailable_from_failing_nodes() {
     for (response, is_unavailable, says) in [
         (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
@@ -158,7 +158,7 @@ async fn errors_tell_a_node_that_is_unavailable_from_one_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_sends_no_faster_than_rows_are_read_and_stops_when_they_are_dropped() {
+async fn a_peer_sends_no_faster_than_its_rows_are_read_and_stops_when_they_are_dropped() {
     let (listener, url) = listen();
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
@@ -180,7 +180,7 @@ async fn a_node_sends_no_faster_than_rows_are_read_and_stops_when_they_are_dropp
         stalled_at = sent.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    // What fits into the buffers of the system, and little more.
+    // As much as fits into the buffers of the system, and little more.
     assert!(stalled_at < 32 << 20, "{stalled_at}");
     let read = tokio::task::spawn_blocking(move || {
         for _ in 0..2 * stalled_at / 18 {
@@ -305,7 +305,7 @@ async fn only_the_given_authority_is_trusted() {
     };
     connect(ours.clone()).await.unwrap();
     for (wrong, says) in [
-        // Then these are those that browsers trust.
+        // By default, those that browsers trust.
         (
             PeerTls {
                 ca: None,

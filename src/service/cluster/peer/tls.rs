@@ -1,4 +1,4 @@
-//! TLS to peers: which certificates are trusted, and this node's own.
+//! TLS to peers: the trusted authorities, and this node's own certificate.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

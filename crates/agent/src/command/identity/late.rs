@@ -49,7 +49,7 @@ impl Gap {
         key(xxh3_128(text.as_bytes()))
     }
 
-    /// The note without the hour, which is its last part.
+    /// The note without the hour at its end.
     pub(super) fn note_stem(&self) -> String {
         format!("h{}.", self.count)
     }

@@ -1,14 +1,13 @@
 //! Lines that were cut inside their last field and were complete in a later version of the file.
 //!
-//! A file that is still being written may end inside the last field of a line, and that text may still parse
-//! as a flow. Nothing distinguishes it from a complete line without a line end, so it is counted. When the
-//! file has grown, the line has a different text. Two lines are the same line if the same records precede
-//! them, they are the same but for one field (the [`Stem`] is the rest), and that field of one is a prefix of
-//! the other's. So the last line of a file and the first record of each batch are noted: the key of the note
-//! is made of the records before the line and of the stem, and the value has the bytes that were counted.
-//! The complete line may be in a file with other columns, or in JSON, so it is noted once for each of its
-//! fields. Different files with the same beginning may each have such a line, so there are several keys per
-//! stem.
+//! A file that is still being written may end inside the last field of a line, and that text may still parse as a flow.
+//! Nothing distinguishes it from a complete line without a line end, so it is counted. When the file has grown, the
+//! line has a different text. Two lines are the same line if the same records precede them, they differ in one field
+//! only (the [`Stem`] is the rest), and that field of one is a prefix of the other's. So the last line of a file and
+//! the first record of each batch are noted: the key of the note is made of the records before the line and of the
+//! stem, and the value has the bytes that were counted. The complete line may be in a file with other columns, or in
+//! JSON, so it is noted once for each of its fields. Different files with the same beginning may each have such a line,
+//! so there are several keys per stem.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 

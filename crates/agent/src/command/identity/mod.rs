@@ -28,8 +28,8 @@
 //!   earlier, shorter copy of a file that was counted.
 //! - For a batch without some of its flows, because their hours were too far ahead of the clock: which flows these
 //!   are (see `late`).
-//! - For each batch: a *sketch*, its four smallest record hashes, under the file's name. If a file of the same
-//!   name has them at other places, it is probably an edited copy.
+//! - For each batch: a *sketch*, its four smallest record hashes, under the file's name. If a file of the same name has
+//!   them at other positions, it is probably an edited copy.
 //! - For the first and the last record of a batch, and those at its marks: the *stem*, which is the record without the
 //!   field inside which its line may have been cut. If the next run reads the complete line, only the difference is
 //!   sent.

@@ -9,7 +9,7 @@ use flow::{Field, IdempotencyKey, Note};
 /// A record without one field, inside which its line may have been cut.
 #[derive(Clone, Debug)]
 pub(crate) struct Stem {
-    /// Hash of everything but the field.
+    /// Hash of everything except the field.
     pub(crate) rest: u128,
     pub(crate) field: String,
     pub(crate) is_number: bool,
@@ -108,7 +108,7 @@ impl FlowFields {
             return false;
         };
         let (own, noted): (Vec<_>, Vec<_>) = (own.split('.').collect(), noted.split('.').collect());
-        // Of a name, there are two parts.
+        // A name has two numbers: its length and its hash.
         let (begin, end) = match kind {
             "n" => (2 * number, 2 * number + 2),
             _ => (number - NUMBERS, number - NUMBERS + 1),

@@ -39,7 +39,7 @@ struct InFlightBatch {
 }
 
 impl InFlight {
-    /// More than a queue in memory holds.
+    /// More than the queue in memory holds.
     const COUNT_MAX: usize = 16;
 
     fn add(&self, key: &str, path: &Path, locations: Vec<Location>) {
@@ -77,9 +77,9 @@ impl InFlight {
     }
 }
 
-/// Why the rest of a file was not sent.
+/// The reason why the rest of a file was not sent.
 pub(super) enum Failure {
-    /// Another command sends the same file; looking up the receipts again shows what is left.
+    /// Another command sends the same file; another lookup of the receipts finds the rest.
     Conflict(String),
     Error(String),
 }
@@ -264,7 +264,7 @@ impl FileTransfer<'_> {
     /// The rest of the file cannot be counted.
     fn stopped(&self, why: &str) -> Failure {
         let rest = match self.upto {
-            None => "nothing of it is counted".into(),
+            None => "none of it is counted".into(),
             Some(location) => format!(
                 "it is counted up to {location}; when the corrected or complete file is sent again, only what comes \
                  after that counts"

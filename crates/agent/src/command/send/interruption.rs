@@ -11,7 +11,7 @@ use super::super::drain::Drain;
 use super::super::{batches, eprint_line, resumed, signals};
 use crate::delivery::{SendError, Sender};
 
-/// After a signal, how long to wait until the flows that were read are in the spool.
+/// Maximum wait, after a signal, until the flows that were read are in the spool.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The transfer in progress, for the signal thread.

@@ -134,8 +134,7 @@ impl SendSession {
             let (sent, result) = self.send_once(arguments);
             if let Some(mut sent) = sent {
                 let all = all.get_or_insert_with(SendTotals::default);
-                // The flows that an earlier attempt sent are found as counted by this attempt: do not report
-                // them as such.
+                // This attempt finds flows of earlier attempts as already counted: do not report them as such.
                 let flows = sent.known.flows.saturating_sub(all.report.flows);
                 sent.known.flows = flows;
                 if tries > 0 {

@@ -31,7 +31,7 @@ impl SendSession {
                     Ok(Ok(()))
                 }
                 None => sender.push(raw.text).or_else(|error| {
-                    // The spool still keeps what was read, even if nothing more can be sent.
+                    // Even if nothing more can be sent, the spool keeps the flows that were read.
                     if matches!(error, SendError::Interrupted) || !sender.drain_to_spool() {
                         return Err(error);
                     }

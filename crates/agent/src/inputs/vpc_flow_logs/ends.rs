@@ -13,7 +13,7 @@ use crate::inputs::Apps;
 /// The number of conversations that are remembered to detect that both ends are recorded: 256 KiB.
 const CONVERSATIONS_MAX: usize = 1 << 14;
 
-/// Which records count if both ends of a conversation are recorded.
+/// The records that count if both ends of a conversation are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Count {
     /// The sending interface's.

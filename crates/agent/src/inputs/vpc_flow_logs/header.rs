@@ -55,7 +55,7 @@ const TRANSIT_GATEWAY_FIELDS: [&str; 3] = ["tgw-", "packets-lost-", "resource-ty
 /// A line with at least this many names of fields contains a header.
 const NAMES_OF_A_HEADER: usize = 2;
 
-/// The fields that flows are made of.
+/// The fields that are needed for flows.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Field {
     Version,
@@ -216,7 +216,7 @@ pub(super) fn last_header(text: &str) -> usize {
     if words.clone().count() > 2 * NAMES.len() || is_one_header(rest) {
         return begin;
     }
-    // With a blank between them. If there are several places, it is unknown which one it is.
+    // With a blank between them. If there are several candidates, the boundary is unknown.
     let is_seam =
         |at: &usize| is_one_header(&text[begin..*at]) && is_one_header(text[*at..].trim_end());
     let mut seams = words.by_ref().map(begin_of).filter(is_seam);
@@ -226,7 +226,7 @@ pub(super) fn last_header(text: &str) -> usize {
     }
 }
 
-/// Where the second name begins in a word that is two names.
+/// The offset of the second name in a word that consists of two.
 fn seam_in(word: &str) -> Option<usize> {
     let is_name = |text: &str| NAMES.contains(&text);
     if is_name(word) {

@@ -1,4 +1,4 @@
-//! Records as AWS documents them, and wrong ones.
+//! Records as AWS documents them, and invalid ones.
 
 use super::super::{InputFormat, Reader};
 use super::header::DEFAULT;
@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-/// A line for each unit: the flow's values, what was skipped, or what is wrong.
+/// A line for each record: the flow's values, the reason to skip it, or the error.
 fn read(text: &str, apps: &str) -> (Vec<String>, Option<String>) {
     let apps = Arc::new(Apps::read(apps.as_bytes()).unwrap());
     let mut lines = Vec::new();
@@ -67,7 +67,7 @@ fn the_default_format() {
     ];
     assert_records(log, NO_APPS, &expected);
     assert_records(&format!("{DEFAULT}\r\n{log}"), NO_APPS, &expected);
-    // Files that were put one after the other.
+    // Concatenated files.
     let twice = format!("{DEFAULT}\n{log}{DEFAULT}\n{log}");
     assert_records(&twice, NO_APPS, &[expected, expected].concat());
     let mut mapped = expected;
@@ -95,7 +95,7 @@ version vpc-id subnet-id instance-id interface-id account-id type srcaddr dstadd
             "iperf 52.213.180.42 vpc-abcdefab012345678 967 0 435259",
         ],
     );
-    // Traffic through a transit gateway, with bytes and start: the ends of the way count.
+    // Traffic through a transit gateway, with bytes and start: the original endpoints count.
     let log = "\
 version interface-id account-id vpc-id subnet-id instance-id srcaddr dstaddr srcport dstport protocol tcp-flags type pkt-srcaddr pkt-dstaddr bytes start action log-status
 3 eni-11111111111111111 123456789010 vpc-abcdefab012345678 subnet-11111111aaaaaaaaa - 10.40.1.175 10.40.2.236 39812 80 6 3 IPv4 10.20.33.164 10.40.2.236 100 1566846000 ACCEPT OK
@@ -138,7 +138,7 @@ x 946684800 - 5 ::2 ::1
 }
 
 #[test]
-fn wrong_records_are_named_by_line_and_field() {
+fn invalid_records_are_named_by_line_and_field() {
     let header = "version vpc-id srcaddr dstaddr bytes start flow-direction action log-status";
     for (record, expected) in [
         (
@@ -246,8 +246,7 @@ fn records_in_json_give_the_same_flows() {
         println!("NOT RUN, there is no jq");
         return;
     }
-    // As AWS spells the names, as Athena does; each absent, null or "-" where there is no value; by themselves or
-    // in an array.
+    // Names as AWS and as Athena spells them; missing values absent, null or "-"; single records and arrays.
     for (underline, no_value, is_array) in [
         (false, Some("\"-\""), false),
         (true, Some("null"), false),

@@ -162,7 +162,7 @@ impl<'a> FlowKey<'a> {
     /// Reads what follows the hour in a key that [`push_key`] wrote.
     #[inline]
     pub fn decode_names(hour: Hour, names: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
-        // If no name contains a NUL, there is no FF, and the whole is UTF-8 as it is.
+        // If no name contains a NUL, there is no FF, so all of it is UTF-8.
         if let Ok(text) = std::str::from_utf8(names)
             && let Some((src_app, rest)) = split_at_nul(text)
             && let Some((dest_app, rest)) = split_at_nul(rest)
@@ -280,7 +280,7 @@ pub fn assert_codec_round_trips(bytes: &[u8]) {
     let _any_result = batch_ledger(bytes).map(|entries| entries.count());
     if let Ok(records) = Records::new(bytes) {
         let errors = records.filter(Result::is_err).count();
-        assert!(errors <= 1, "it goes on after an error");
+        assert!(errors <= 1, "records follow an error");
     }
 }
 
@@ -329,7 +329,7 @@ mod tests {
         }
 
         #[test]
-        fn key_order_is_tuple_order_and_nothing_collides(
+        fn key_order_is_tuple_order_and_keys_do_not_collide(
             a in (0..3u32, (name(), name(), name())),
             b in (0..3u32, (name(), name(), name())),
         ) {
@@ -344,13 +344,13 @@ mod tests {
         }
 
         #[test]
-        fn decoders_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn decoders_accept_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             assert_codec_round_trips(&bytes);
         }
     }
 
     #[test]
-    fn the_stored_bytes_are_these() {
+    fn the_stored_bytes_are_pinned() {
         // The format on disk. A change here needs a new version and a way to read the old one.
         let mut key = Vec::new();
         push_key(&mut key, Hour::new(258).unwrap(), b"a\0b", b"", b"vpc-0");

@@ -219,7 +219,7 @@ mod tests {
                 .map(|r| r.map(|r| (r.key.to_vec(), r.counters)).unwrap())
                 .collect();
             prop_assert_eq!(got, expected);
-            // Cut anywhere, it is an error at some point, and never a panic.
+            // A cut anywhere gives an error and never a panic.
             for cut in 0..batch.len() {
                 let records = Records::new(&batch[..cut]).and_then(|r| r.collect::<Result<Vec<_>, _>>());
                 let ledger_read = batch_ledger(&batch[..cut]);

@@ -43,9 +43,9 @@ use flow::{Offset, OutOfRange, Partition};
 
 /// Version of descriptions. A later one is not read.
 const FORMAT: u32 = 1;
-/// Files that are transferred at a time, over all partitions.
+/// Maximum number of files that are transferred at a time, over all partitions.
 const FILES_AT_A_TIME: usize = 8;
-/// Files are transferred in parts of this size, the least that S3 takes. At most two parts of a file are in memory.
+/// Files are transferred in parts of this size, the minimum of S3. At most two parts of a file are in memory.
 const PART_BYTES: usize = 5 << 20;
 /// A description has a few hundred bytes for each file.
 const DESCRIPTION_BYTES_MAX: u64 = 256 << 20;
@@ -55,7 +55,7 @@ const FILES: &str = "files";
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".json";
 
-/// Why a checkpoint was not uploaded, downloaded or pruned.
+/// The reason why a checkpoint was not uploaded, downloaded or pruned.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The URL, or a variable of the object store, is invalid.
@@ -91,7 +91,7 @@ pub struct CheckpointStore {
     objects: Arc<dyn ObjectStore>,
     root: Path,
     runtime: Handle,
-    /// One for each file that is being transferred.
+    /// One permit for each file that is being transferred.
     transfers: Arc<Semaphore>,
 }
 
@@ -177,7 +177,7 @@ pub struct PartitionCheckpoints {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     path: Path,
-    /// The offset that is due next after its sums.
+    /// The offset after the last message in its sums.
     pub position: Offset,
     /// By the store's clock, in milliseconds since the epoch.
     written_ms: i64,
@@ -212,7 +212,7 @@ impl PartitionCheckpoints {
         self.dir.clone().join(FILES).join(object)
     }
 
-    /// Waits for the store, which answers within minutes, or until `stop` is cancelled.
+    /// Waits for the store, which responds within minutes, or until `stop` is cancelled.
     fn wait<T, E: Into<CheckpointError>>(
         &self,
         stop: &CancellationToken,

@@ -78,7 +78,7 @@ mod tests {
 
     /// Without variables, as in tests, and for this machine always, no proxy is used.
     #[test]
-    fn an_object_store_on_this_machine_is_reached_directly() {
+    fn an_object_store_on_this_machine_needs_no_proxy() {
         for endpoint in [
             "http://127.0.0.1:9000",
             "http://localhost:9000",

@@ -1,11 +1,11 @@
 //! Removes checkpoints and files that no node needs.
 //!
-//! **A node may prune while another uploads**, since a node that was cut off may not know that another owns its partition.
-//! Pruning never removes a file *X* that a checkpoint *C* refers to, whether *C* exists already or is still being
-//! uploaded. This follows from three rules:
+//! **A node may prune while another uploads**, since a node behind a network partition may not know that another owns
+//! its partition. Pruning never removes a file *X* that a checkpoint *C* refers to, whether *C* exists already or is
+//! still being uploaded. This follows from three rules:
 //!
-//! 1. An upload takes less than [`UNSAFE_MS`]: `upload` gives up before. The files that it sends have names of their own;
-//!    otherwise it refers only to files of the checkpoint that was the newest when it started.
+//! 1. An upload takes less than [`UNSAFE_MS`]: after that, `upload` fails. The files that it sends have names of their
+//!    own; otherwise it refers only to files of the checkpoint that was the newest when it started.
 //! 2. A checkpoint is removed only when two newer ones are at least [`UNSAFE_MS`] old. So the checkpoint that was the
 //!    newest when an upload started is kept until that upload has ended, whether it succeeds or not.
 //! 3. A file is removed only when it is at least [`UNSAFE_MS`] old and none of the checkpoints that are kept refers to
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Checkpoint, CheckpointError, FILES, PartitionCheckpoints};
 
-/// Checkpoints that are always kept.
+/// Number of checkpoints that are always kept.
 const KEPT: usize = 2;
 /// A younger file may belong to an upload that has not ended.
 const UNSAFE_MS: i64 = 60 * 60 * 1_000;
@@ -73,7 +73,7 @@ impl PartitionCheckpoints {
             is_old(object.last_modified.timestamp_millis())
                 && !object.location.filename().is_none_or(is_needed)
         });
-        // Checkpoints go first, so that none refers to files that are gone.
+        // Remove checkpoints first, so that none refers to deleted files.
         Ok(Pruned {
             checkpoints: self.remove(go.into_iter().map(|listed| listed.path).collect(), stop)?,
             files: self.remove(files.map(|object| object.location).collect(), stop)?,

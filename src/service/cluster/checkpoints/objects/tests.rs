@@ -91,7 +91,7 @@ impl Test {
     }
 }
 
-/// It is not cancelled.
+/// A token that is never cancelled.
 fn never() -> CancellationToken {
     CancellationToken::new()
 }
@@ -104,7 +104,7 @@ fn is_damaged<T: fmt::Debug>(result: Result<T, CheckpointError>, says: &str) {
 }
 
 #[test]
-fn a_download_is_what_was_uploaded_and_only_new_files_are_sent() {
+fn a_download_equals_its_upload_and_only_new_files_are_sent() {
     let mut test = Test::new();
     let ours = test.ours();
     assert_eq!(
@@ -144,7 +144,7 @@ fn a_download_is_what_was_uploaded_and_only_new_files_are_sent() {
 }
 
 #[test]
-fn a_store_that_was_downloaded_sends_only_new_files_too() {
+fn a_downloaded_store_sends_only_new_files_too() {
     let mut test = Test::new();
     for _ in 0..3 {
         test.put();
@@ -343,12 +343,12 @@ fn a_checkpoint_that_was_the_newest_within_the_hour_is_kept() {
     assert_eq!(stay(&[0, hour, hour * 2, hour * 3]), 3);
     // The third is old, and was the newest until a minute ago.
     assert_eq!(stay(&[0, 60_000, hour * 5, hour * 6, hour * 7]), 4);
-    // Uploaded by a node that was behind, and late.
+    // Uploaded late, by a node that lagged behind.
     assert_eq!(stay(&[hour * 2, 0, hour * 5, hour * 6]), 3);
 }
 
 #[test]
-fn a_large_file_goes_in_parts() {
+fn a_large_file_is_sent_in_parts() {
     let test = Test::new();
     let dir = test.temp.path().join("large");
     std::fs::create_dir_all(dir.join(store::ROCKS)).unwrap();

@@ -21,7 +21,7 @@ use crate::backup::{self, BackupError};
 use crate::store::Store;
 use flow::Offset;
 
-/// An upload that takes longer is given up, because files that it shares with an older checkpoint may be pruned then.
+/// An upload that takes longer is aborted, because files that it shares with an older checkpoint may be pruned then.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(45 * 60);
 /// Parts of a file that are being sent while the next is read.
 const PARTS_AT_A_TIME: usize = 1;

@@ -11,7 +11,7 @@ use flow::{BatchBuilder, IdempotencyKey, Notes};
 
 /// Records per batch that are noted under the file's name.
 const SKETCH: usize = 4;
-/// Notes of a batch about flows that are left out of it.
+/// Maximum notes of a batch about flows that are left out of it.
 const GAP_NOTES_MAX: usize = 4;
 /// New batches that are compared with the sketches under the file's name.
 const COMPARED_MAX: u32 = 2;

@@ -17,14 +17,14 @@ use crate::inputs::{Chunk, Location, RecordHashes, RejectedFlow};
 use flow::codec::Corrupt;
 use flow::{Batch, IdempotencyKey, ReceiptInfo};
 
-/// The most keys in one lookup.
+/// Maximum number of keys in one lookup.
 const KEYS_MAX: usize = 10_000;
-/// Up to this number of keys, look up all at once instead of the last one first.
+/// Up to this number of keys, look up all of them together instead of the last one first.
 const KEYS_FEW: usize = 200;
 
 /// Looks up receipts.
 pub trait ReceiptLookup {
-    /// What is stored under each key; `None` if the service does not support lookups.
+    /// The receipt or note under each key; `None` if the service does not support lookups.
     fn look_up(
         &mut self,
         keys: &[IdempotencyKey],
@@ -69,7 +69,7 @@ fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.into_iter().chain(other).min()
 }
 
-/// Why nothing more of a file can be counted. Times are seconds since the epoch.
+/// The reason why nothing more of a file can be counted. Times are seconds since the epoch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FrontierError {
     /// The same records gave different flows before.
@@ -121,7 +121,7 @@ pub struct Frontier<L> {
     /// For each mark that was found: the number of records of its batch.
     marks: HashMap<IdempotencyKey, u64>,
     compared: SketchMatch,
-    /// Whether batches were made, so that what follows them is not looked up.
+    /// Whether batches were made, so that the records after them are not looked up.
     has_made_batches: bool,
     /// Whether flows were left out of a file with the same first record. `None` until a receipt of it is found.
     has_gaps: Option<bool>,

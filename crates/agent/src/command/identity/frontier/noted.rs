@@ -58,7 +58,7 @@ impl PendingChunk {
         Ok(fields.map(|fields| fields.stem(column, Some(text))))
     }
 
-    /// The stems of the first record, the one that its own line may be cut in first.
+    /// The stems of the first record; the one for a cut in its own line is first.
     fn first_stems(&self) -> Result<Vec<Stem>, FrontierError> {
         let own = self.cut_stem(0)?;
         let line = self.records[0].line;

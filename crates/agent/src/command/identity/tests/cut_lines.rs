@@ -68,10 +68,10 @@ pub(super) fn run_of_lines(
     run
 }
 
-/// The file is cut at any byte, sent by several commands at once, and the commands are killed at any time. In the end,
-/// the sums are exact.
+/// The file is cut at any byte, sent by several commands at the same time, and the commands are killed at any time. In
+/// the end, the sums are exact.
 #[test]
-fn a_file_that_is_cut_inside_its_last_field_counts_exactly() {
+fn a_file_cut_inside_its_last_field_counts_exactly() {
     for mut random in cases() {
         let service = Service::default();
         // The text identifies the record in flow logs, and the flow in CSV.
@@ -108,7 +108,7 @@ fn a_file_that_is_cut_inside_its_last_field_counts_exactly() {
         let run = run_of_lines(&mut random, &service, "", &text);
         assert_eq!(run.run(&mut random, usize::MAX).0, Some(Ok(())));
         assert_eq!(service.borrow().sums, sums(&text));
-        // Nothing of it is new, and shorter copies are refused.
+        // Nothing in it is new, and shorter copies are refused.
         for length in (0..text.len()).filter(|n| n % 3 == 0) {
             let run = run_of_lines(&mut random, &service, "", &text[..length]);
             let result = run.run(&mut random, usize::MAX).0;
@@ -155,7 +155,7 @@ fn lines_of_other_files_are_not_grown_lines() {
         ("s,3", 15),
         ("s,3", 15),
         ("s,4\n", 19),
-        // It is the first one, which has grown; then that is settled.
+        // It is the first one, which has grown; after that, no other line can be its longer version.
         ("s,1234\n", 19 + 1222),
         ("s,1256\n", 19 + 1222 + 1256),
         ("s,1256\ns,9\n", 19 + 1222 + 1256 + 9),
@@ -171,7 +171,7 @@ fn lines_of_other_files_are_not_grown_lines() {
 
 /// The flow that was counted cannot be a part of the flow that the line has now.
 #[test]
-fn a_line_that_became_another_flow_is_refused_once() {
+fn a_line_that_grew_into_another_flow_is_refused_once() {
     use super::lines::LineNote;
     let service = Service::default();
     let line_chunk = |src: &'static str, tx: u64, last: &str, is_cut: bool| {

@@ -1,4 +1,4 @@
-//! Files that grow, are cut, killed and read at once, against a service that is a table.
+//! Files that grow or are cut, sent by commands that overlap and are killed, against a service that is a table.
 
 mod cut_lines;
 mod late;
@@ -183,13 +183,13 @@ fn chunks(random: &mut StdRng, items: &[Item]) -> VecDeque<Chunk> {
 /// A command that sends a file.
 struct Run {
     items: Vec<Item>,
-    /// Lines instead.
+    /// Chunks of lines; then `items` is not used.
     text: Option<String>,
     source: &'static str,
     service: Service,
     frontier: Frontier<Service>,
     chunks: VecDeque<Chunk>,
-    /// On their way.
+    /// Batches in flight.
     queue: VecDeque<Batch>,
     conflicts: u32,
 }
@@ -209,7 +209,7 @@ impl Run {
         }
     }
 
-    /// Some progress; `None` while there is more to do.
+    /// Makes some progress; `None` while there is more to do.
     fn step(&mut self, random: &mut StdRng) -> Option<Result<(), FrontierError>> {
         if self.queue.len() > 4 || self.chunks.is_empty() || random.random() {
             if let Some(batch) = self.queue.pop_front() {
@@ -240,7 +240,7 @@ impl Run {
         }
     }
 
-    /// To its end, or until it is killed after so many steps.
+    /// Runs to the end, or is killed after this many steps.
     fn run(
         mut self,
         random: &mut StdRng,
@@ -300,7 +300,7 @@ fn a_file_that_grows_counts_once() {
             let (result, known) = run.run(&mut random, steps);
             match result {
                 _ if length < longest => {
-                    assert_eq!(service.borrow().counted, before, "nothing of it is new");
+                    assert_eq!(service.borrow().counted, before, "nothing in it is new");
                     assert!(matches!(
                         result,
                         None | Some(Ok(()) | Err(FrontierError::Shorter { .. }))
@@ -333,7 +333,7 @@ fn counted_upto(service: &Service, items: &[Item]) -> usize {
 
 /// Several commands send the same file at the same time, in different states.
 #[test]
-fn commands_that_overlap_count_it_once() {
+fn overlapping_commands_count_a_file_once() {
     let mut conflicts = 0;
     for mut random in cases() {
         let service = Service::default();
@@ -367,7 +367,7 @@ fn commands_that_overlap_count_it_once() {
 
 /// The file grows for longer than its receipts are kept.
 #[test]
-fn a_file_that_grows_for_long_counts_once() {
+fn a_file_that_outgrows_its_receipts_counts_once() {
     for mut random in cases() {
         let service = Service::default();
         service.borrow_mut().window_s = 20;
@@ -398,7 +398,7 @@ fn a_file_that_grows_for_long_counts_once() {
 
 /// Files with an equal beginning are different files; with different sources, even equal files are.
 #[test]
-fn files_that_begin_alike_count_each() {
+fn files_with_the_same_beginning_count_separately() {
     for mut random in cases() {
         let service = Service::default();
         let length = [2, 5, 30, 400][random.random_range(0..4)];
@@ -462,7 +462,7 @@ fn a_changed_copy_is_noticed_by_its_name() {
     };
     assert_eq!(take("a/file.gz", &items), (1, None));
     assert_eq!(take("other", &changed), (1, None));
-    // The same file, by a command that looked before the other one counted.
+    // The same file, by a command that looked up receipts before the other one counted.
     let sent_meanwhile = || {
         let identity = Identity::new(None, Path::new("file"));
         let mut frontier = Frontier::new(Some(identity), service.clone());

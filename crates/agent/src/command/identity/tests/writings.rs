@@ -160,7 +160,7 @@ fn a_cut_file_counts_the_rest_in_any_writing() {
                     Ok(0)
                 );
                 let refused = send(&service, written(whole, FLOWS, false)).unwrap();
-                // The part was another flow, which is kept.
+                // The cut line counted as another flow, which is kept.
                 let is_other_flow = matches!(cut, Field::Hour | Field::SrcApp);
                 assert_eq!(refused, usize::from(is_other_flow), "{what}");
                 assert_eq!(totals(&service), expected(FLOWS), "{what}");
@@ -177,7 +177,7 @@ fn a_cut_file_counts_the_rest_in_any_writing() {
 
 /// The whole file was counted, in any writing. An earlier copy that is cut inside its last field counts nothing.
 #[test]
-fn a_cut_copy_of_what_was_counted_in_another_writing_is_refused() {
+fn a_cut_copy_in_another_writing_is_refused() {
     for whole in WRITINGS {
         for cut in [Field::BytesTx, Field::BytesRx, Field::Hour] {
             for flows in [1, 5, 17, FLOWS] {

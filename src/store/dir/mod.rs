@@ -9,10 +9,17 @@
 //! Everything is validated before anything is written and before RocksDB sees the directory: RocksDB creates a new
 //! log file even if it then fails to take its own lock.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+mod create;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+pub(super) use create::write_identity;
+use create::{UNFINISHED, create_if_new};
 
 use super::codec;
 use super::error::StoreError;
@@ -48,7 +55,7 @@ impl DataDir {
     /// partition, or of a service with its own journal, is refused.
     ///
     /// # Errors
-    /// As [`DataDir::open`], and if the directory belongs to something else.
+    /// As [`DataDir::open`], and if the directory belongs to another partition or service.
     pub fn open_partition(path: &Path, of: &str) -> Result<DataDir, StoreError> {
         DataDir::open_for(path, Some(of))
     }
@@ -89,8 +96,7 @@ impl DataDir {
         }
         // An unnamed file proves that the directory is writable, and leaves nothing behind.
         tempfile::tempfile_in(path).map_err(failed)?;
-        // An earlier start may have been killed before it did this; so may another program that created the
-        // directory.
+        // An earlier start, or another program that created the directory, may have been killed before this sync.
         dir.sync_names().map_err(failed)?;
         dir.empty_staging().map_err(failed)?;
         remove_all(&dir.checkpoints()).map_err(failed)?;
@@ -193,7 +199,7 @@ impl DataDir {
         &self.path
     }
 
-    /// Whether the paths still lead to the files that were opened.
+    /// Whether the paths still refer to the files that were opened.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
         let identity = fs::metadata(self.path.join(codec::IDENTITY_FILE))?;
         let rocks = fs::metadata(self.rocks())?;
@@ -230,7 +236,7 @@ impl DataDir {
         self.path.join(ROCKS)
     }
 
-    /// For [`Store::checkpoint`](super::Store::checkpoint). Checkpoints are removed at the next open.
+    /// The directory of [checkpoints](super::Store::checkpoint), which the next open removes.
     pub(super) fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
@@ -266,15 +272,6 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
-}
-
-/// Writes the identity file into `path`, which contains a whole database in `rocks`.
-pub(super) fn write_identity(path: &Path) -> io::Result<()> {
-    durable::write(
-        &path.join(codec::IDENTITY_FILE),
-        &path.join(UNFINISHED),
-        codec::encode_identity().as_bytes(),
-    )
 }
 
 /// For `map_err`.
@@ -315,197 +312,3 @@ pub const PARTITION_FILE: &str = "PARTITION";
 pub const RESTORING_FILE: &str = "RESTORING";
 /// Suffix of an incomplete backup.
 pub const INCOMPLETE: &str = ".incomplete";
-
-const UNFINISHED: &str = "FLOWTALLY.new";
-
-/// Whether the directory exists and contains more than an interrupted [`create`] leaves.
-fn has_files(path: &Path) -> io::Result<bool> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let ours = name.to_string_lossy().starts_with(UNFINISHED)
-            || durable::is_lost_and_found(&entry)
-            || name == codec::IDENTITY_FILE
-            || name == ROCKS && fs::read_dir(entry.path())?.next().is_none();
-        if !ours {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Creates a data directory where none was found. Another process may have created it since, and opened it already.
-fn create_if_new(path: &Path, identity_path: &Path) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Directory {
-        path: path.to_owned(),
-        source,
-    };
-    if !has_files(path).map_err(failed)? {
-        return create(path, identity_path).map_err(failed);
-    }
-    match identity_path.exists() {
-        true => Ok(()),
-        false => Err(StoreError::NotOurs { path: path.into() }),
-    }
-}
-
-/// Creates a data directory, unless another process is doing so. The identity file is created last, complete, and
-/// never replaces an existing one. So a crash leaves an empty directory or a data directory, and if several processes
-/// start at once, they all lock the same file.
-fn create(path: &Path, identity_path: &Path) -> io::Result<()> {
-    durable::create_dir_all(path)?;
-    durable::create_dir_all(&path.join(ROCKS))?;
-    let mut unfinished = tempfile::Builder::new()
-        .prefix(UNFINISHED)
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(path)?;
-    unfinished.write_all(codec::encode_identity().as_bytes())?;
-    unfinished.as_file().sync_all()?;
-    match unfinished.persist_noclobber(identity_path) {
-        // Some network file systems support neither hard links nor a rename that fails if the target exists.
-        Err(e) if durable::is_unsupported(&e.error) && !identity_path.exists() => {
-            e.file.persist(identity_path)?;
-        }
-        Err(e) if e.error.kind() != io::ErrorKind::AlreadyExists => return Err(e.error),
-        _ => {}
-    }
-    durable::sync_dir(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fresh_directory_is_initialised_and_locked() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("a/b");
-        let held = DataDir::open(&path).unwrap();
-        assert!(matches!(
-            DataDir::open(&path),
-            Err(StoreError::InUse { .. })
-        ));
-        drop(held);
-        DataDir::open(&path).unwrap();
-    }
-
-    #[test]
-    fn a_directory_of_another_journal_is_refused() {
-        let temp = tempfile::tempdir().unwrap();
-        let refused = |opened: Result<DataDir, StoreError>| {
-            assert!(
-                matches!(opened, Err(StoreError::WrongPartition { .. })),
-                "{opened:?}"
-            );
-        };
-        let (ours, path) = ("partition 3 of 12", temp.path());
-        drop(DataDir::open_partition(path, ours).unwrap());
-        drop(DataDir::open_partition(path, ours).unwrap());
-        refused(DataDir::open_partition(path, "partition 4 of 12"));
-        refused(DataDir::open(path));
-        fs::remove_file(path.join(PARTITION_FILE)).unwrap();
-        fs::write(path.join(ROCKS).join("CURRENT"), "").unwrap();
-        refused(DataDir::open_partition(path, ours));
-        drop(DataDir::open(path).unwrap());
-    }
-
-    #[test]
-    fn a_crash_during_creation_leaves_an_empty_directory() {
-        let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join(UNFINISHED), "flowt").unwrap();
-        fs::create_dir(temp.path().join(ROCKS)).unwrap();
-        assert!(DataDir::open(temp.path()).unwrap().is_fresh().unwrap());
-    }
-
-    #[test]
-    fn a_crash_while_the_database_is_made_leaves_a_fresh_one() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(temp.path()).unwrap();
-        let make = |name: &str| fs::write(dir.rocks().join(name), "").unwrap();
-        for name in ["LOCK", "LOG", "IDENTITY", "MANIFEST-000001", "000001.dbtmp"] {
-            make(name);
-        }
-        assert!(dir.is_fresh().unwrap());
-        for name in ["CURRENT", "000004.log", "000009.sst"] {
-            make(name);
-            assert!(!dir.is_fresh().unwrap(), "{name}");
-            fs::remove_file(dir.rocks().join(name)).unwrap();
-        }
-    }
-
-    #[test]
-    fn of_many_processes_that_start_at_once_one_gets_the_directory() {
-        for _ in 0..50 {
-            let temp = tempfile::tempdir().unwrap();
-            let path = temp.path().join("db");
-            let results: Vec<_> = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..4)
-                    .map(|_| scope.spawn(|| DataDir::open(&path)))
-                    .collect();
-                threads.into_iter().map(|t| t.join().unwrap()).collect()
-            });
-            assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
-            for result in results {
-                assert!(
-                    matches!(result, Ok(_) | Err(StoreError::InUse { .. })),
-                    "{result:?}"
-                );
-            }
-        }
-    }
-
-    /// The process that is late has found no identity, and finds files then.
-    #[test]
-    fn a_directory_that_another_process_has_made_meanwhile_is_not_foreign() {
-        let temp = tempfile::tempdir().unwrap();
-        let identity = temp.path().join(codec::IDENTITY_FILE);
-        let _first = DataDir::open(temp.path()).unwrap();
-        assert!(has_files(temp.path()).unwrap());
-        create_if_new(temp.path(), &identity).unwrap();
-        assert!(matches!(
-            DataDir::open(temp.path()),
-            Err(StoreError::InUse { .. })
-        ));
-        fs::remove_file(&identity).unwrap();
-        assert!(matches!(
-            create_if_new(temp.path(), &identity),
-            Err(StoreError::NotOurs { .. })
-        ));
-    }
-
-    #[test]
-    fn a_lost_database_is_not_mistaken_for_an_empty_one() {
-        let temp = tempfile::tempdir().unwrap();
-        drop(DataDir::open(temp.path()).unwrap());
-        fs::remove_dir(temp.path().join(ROCKS)).unwrap();
-        let opened = DataDir::open(temp.path());
-        assert!(matches!(opened, Err(StoreError::Incomplete { .. })));
-    }
-
-    #[test]
-    fn foreign_files_are_left_alone() {
-        let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join("letter.txt"), "dear").unwrap();
-        assert!(matches!(
-            DataDir::open(temp.path()),
-            Err(StoreError::NotOurs { .. })
-        ));
-        fs::write(temp.path().join(codec::IDENTITY_FILE), "not us").unwrap();
-        assert!(matches!(
-            DataDir::open(temp.path()),
-            Err(StoreError::NotOurs { .. })
-        ));
-        let newer = "flowtally data directory, format 99\n";
-        fs::write(temp.path().join(codec::IDENTITY_FILE), newer).unwrap();
-        assert!(matches!(
-            DataDir::open(temp.path()),
-            Err(StoreError::NewerFormat { found: 99, .. })
-        ));
-        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 2);
-    }
-}

@@ -8,18 +8,24 @@
 //! DIR/ahead.tmp                       reserved room for the flows that are read next
 //! DIR/unfinished.tmp                  reserved room for the start of a flow, later that start
 //! DIR/NUMBER-KEY-FLOWS.json.zst       a batch that waits (.json where it is not compressed)
-//! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never take
-//! DIR/refused/NUMBER-KEY-FLOWS.txt    why, and the command that sends it again
+//! DIR/refused/NUMBER-KEY-FLOWS.json…  a batch that the service will never accept
+//! DIR/refused/NUMBER-KEY-FLOWS.txt    the reason, and the command that sends it again
 //! ```
 //!
-//! The disk may become full at any time, also because of other programs. So room is allocated before a pipe is
-//! read: for the batch that is being filled, for the flows that the next read may bring, and for a flow that it may
-//! bring a part of. What was read can always be stored.
+//! The disk may become full at any time, also because of other programs. So room is allocated before a pipe is read:
+//! for the batch that is being filled, for the flows of the next read, and for a flow that this read may cut. All input
+//! that was read can be stored.
+
+mod names;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+
+use names::{name, parse_name, stem};
 
 use super::SendError;
 use super::queue::{BatchMeta, QueueFull};
@@ -113,7 +119,7 @@ impl Spool {
     /// See [`Queue::reserve`](super::queue::Queue::reserve).
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<Option<QueueFull>, SendError> {
         if self.bytes + self.refused_bytes >= self.bytes_max {
-            // Somebody may have deleted refused batches.
+            // The operator may have deleted refused batches.
             let refused = self.path.join(REFUSED);
             self.refused_bytes = bytes_below(&refused).map_err(|e| error(&refused, e))?;
             if self.bytes + self.refused_bytes >= self.bytes_max {
@@ -203,7 +209,7 @@ impl Spool {
     pub(super) fn first(&mut self) -> Result<Option<OldestBatch>, SendError> {
         while let Some((number, meta, _)) = self.files.front() {
             let body = match fs::read(self.path.join(name(*number, meta))) {
-                // Somebody has deleted it.
+                // The operator has deleted it.
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     self.forget();
                     continue;
@@ -349,205 +355,9 @@ fn bytes_below(dir: &Path) -> io::Result<u64> {
     found.map(|file| Ok(on_disk(file?.metadata()?.len()))).sum()
 }
 
-/// Writes the reason for which a batch is refused.
+/// Writes the reason why a batch is refused.
 fn write_reason(dir: &Path, number: u64, meta: &BatchMeta, why: &str) -> io::Result<()> {
     let mut file = File::create(dir.join(stem(number, meta) + ".txt"))?;
     file.write_all(why.as_bytes())?;
     file.sync_all()
-}
-
-fn stem(number: u64, meta: &BatchMeta) -> String {
-    format!("{number:016}-{}-{}", meta.key, meta.flows)
-}
-
-fn name(number: u64, meta: &BatchMeta) -> String {
-    let end = if meta.compressed { "json.zst" } else { "json" };
-    format!("{}.{end}", stem(number, meta))
-}
-
-/// Parses a name that was made by [`name`].
-fn parse_name(name: &str) -> Option<(u64, BatchMeta)> {
-    let (stem, compressed) = match name.strip_suffix(".json.zst") {
-        Some(stem) => (stem, true),
-        None => (name.strip_suffix(".json")?, false),
-    };
-    let mut parts = stem.split('-');
-    let (number, key, flows) = (parts.next()?, parts.next()?, parts.next()?);
-    let meta = BatchMeta {
-        key: key.to_owned(),
-        notes: String::new(),
-        if_late: None,
-        is_keyed: false,
-        flows: flows.parse().ok()?,
-        compressed,
-    };
-    (parts.next().is_none() && !key.is_empty()).then_some((number.parse().ok()?, meta))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn meta(key: &str) -> BatchMeta {
-        BatchMeta {
-            key: key.into(),
-            notes: String::new(),
-            if_late: None,
-            is_keyed: false,
-            flows: 3,
-            compressed: key.len().is_multiple_of(2),
-        }
-    }
-
-    fn first(spool: &mut Spool) -> Option<(BatchMeta, Vec<u8>)> {
-        let first = spool.first().unwrap()?;
-        Some((first.meta, first.body.unwrap()))
-    }
-
-    #[test]
-    fn a_spool_survives_its_process() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("spool");
-        let most = 2 * BLOCK_BYTES;
-        let mut spool = Spool::open(&path, most).unwrap();
-        assert_eq!(spool.reserve(10).unwrap(), None);
-        assert_eq!(spool.push(meta("a"), b"one").unwrap(), None);
-        assert_eq!(spool.push(meta("bb"), b"twotwotwo").unwrap(), None);
-        assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
-        assert!(Spool::open(&path, most).is_err(), "it is in use");
-        spool.pop().unwrap();
-        drop(spool);
-        fs::write(path.join("tmp"), "half").unwrap();
-
-        let mut spool = Spool::open(&path, most).unwrap();
-        assert_eq!((spool.len(), spool.reserve(1).unwrap()), (1, None));
-        assert_eq!(first(&mut spool), Some((meta("bb"), b"twotwotwo".to_vec())));
-        spool.push(meta("ccc"), b"3").unwrap();
-        spool.pop().unwrap();
-        assert_eq!(first(&mut spool), Some((meta("ccc"), b"3".to_vec())));
-        spool.pop().unwrap();
-        assert_eq!(first(&mut spool), None);
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "the lock");
-    }
-
-    #[test]
-    fn an_unfinished_flow_survives_its_process() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        assert_eq!(spool.unfinished_text().unwrap(), b"");
-        spool.set_unfinished_text(b"half").unwrap();
-        spool.set_unfinished_text(b"{\"src_").unwrap();
-        drop(spool);
-        fs::write(dir.path().join("unfinished.tmp"), "of a crash").unwrap();
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        assert_eq!(
-            (spool.len(), spool.unfinished_text().unwrap()),
-            (0, b"{\"src_".to_vec())
-        );
-        for _ in 0..2 {
-            spool.set_unfinished_text(b"").unwrap();
-        }
-        assert_eq!(spool.unfinished_text().unwrap(), b"");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the lock");
-    }
-
-    /// Each read is stored in room that was reserved before it.
-    #[test]
-    fn room_is_reserved_for_what_is_read_next() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        let length = |name: &str| fs::metadata(dir.path().join(name)).map_or(0, |data| data.len());
-        assert_eq!(spool.reserve_ahead(10_000, 5_000).unwrap(), None);
-        assert!(length("ahead.tmp") >= 10_000 && length("unfinished.tmp") >= 5_000);
-        spool.push(meta("a"), b"one").unwrap();
-        assert!(length("ahead.tmp") >= 10_000, "a batch does not use it");
-        spool.use_ahead(12_000).unwrap();
-        assert!(length("ahead.tmp") == 0 && length("tmp") >= 12_000);
-        spool.set_unfinished_text(b"part").unwrap();
-        assert_eq!((length("unfinished"), length("unfinished.tmp")), (4, 0));
-        spool.reserve_ahead(1, 1).unwrap();
-        spool.release();
-        for name in ["tmp", "ahead.tmp", "unfinished.tmp"] {
-            assert!(!dir.path().join(name).exists(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_batch_is_taken_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        spool.push(meta("a"), b"[1,2,3]").unwrap();
-        spool.push(meta("bb"), b"two").unwrap();
-        let part = |flows| BatchMeta { flows, ..meta("a") };
-        let why = |path: &Path| format!("because of {}", path.display());
-        let aside = spool.add_refused(&part(1), b"[2]", why).unwrap().unwrap();
-        assert_eq!(fs::read(&aside).unwrap(), b"[2]");
-        assert!(aside.with_extension("txt").exists());
-        assert_eq!(spool.replace_first(part(2), b"[1,3]").unwrap(), None);
-        assert_eq!(first(&mut spool), Some((part(2), b"[1,3]".to_vec())));
-        drop(spool);
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        assert_eq!(spool.len(), 2);
-        assert_eq!(first(&mut spool), Some((part(2), b"[1,3]".to_vec())));
-    }
-
-    /// Refused batches use room until somebody has dealt with them.
-    #[test]
-    fn a_refused_batch_is_moved_aside_with_its_reason() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
-        spool.push(meta("a"), b"one").unwrap();
-        spool.push(meta("bb"), b"two").unwrap();
-        let why = |path: &Path| format!("because of {}", path.display());
-        let aside = spool.set_aside(why).unwrap().unwrap();
-        assert_eq!(fs::read(&aside).unwrap(), b"one");
-        let reason = fs::read_to_string(aside.with_extension("txt")).unwrap();
-        assert_eq!(reason, why(&aside));
-        assert_eq!(first(&mut spool), Some((meta("bb"), b"two".to_vec())));
-        assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
-        drop(spool);
-        let mut spool = Spool::open(dir.path(), 3 * BLOCK_BYTES).unwrap();
-        assert_eq!(spool.len(), 1);
-        assert_eq!(spool.reserve(1).unwrap(), Some(QueueFull::Bytes));
-        fs::remove_dir_all(dir.path().join("refused")).unwrap();
-        assert_eq!(spool.reserve(1).unwrap(), None);
-    }
-
-    #[test]
-    fn a_batch_file_that_was_removed_is_skipped() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        for key in ["a", "bb", "c"] {
-            spool.push(meta(key), b"x").unwrap();
-        }
-        fs::remove_file(dir.path().join(name(0, &meta("a")))).unwrap();
-        assert_eq!(first(&mut spool), Some((meta("bb"), b"x".to_vec())));
-        fs::remove_file(dir.path().join(name(1, &meta("bb")))).unwrap();
-        spool.pop().unwrap();
-        assert_eq!(first(&mut spool), Some((meta("c"), b"x".to_vec())));
-    }
-
-    #[test]
-    fn a_batch_is_moved_to_the_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        for key in ["a", "bb", "c"] {
-            spool.push(meta(key), key.as_bytes()).unwrap();
-        }
-        spool.move_to_back().unwrap();
-        drop(spool);
-        let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
-        for key in ["bb", "c", "a"] {
-            assert_eq!(first(&mut spool), Some((meta(key), key.into())));
-            spool.pop().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_directory_with_other_files_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("thesis.txt"), "").unwrap();
-        let error = Spool::open(dir.path(), 10).unwrap_err().to_string();
-        assert!(error.contains("thesis.txt"), "{error}");
-    }
 }
