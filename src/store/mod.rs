@@ -6,33 +6,8 @@
 //! agree: after a crash, the journal is replayed from the marker. Readers ([`scan`]) apply the same rule, so that
 //! they see every acknowledged batch exactly once during a flush ([`view`]).
 //!
-//! # Parts
-//!
-//! Threads and scans share one [`Inner`]. Each of its parts keeps its state to itself, in its own file:
-//!
-//! | part | state | file |
-//! |---|---|---|
-//! | tallies | active and frozen tally, counters beside the ledger | [`tallies`] |
-//! | visibility | cached marker, sequence number of drops | [`visibility`] |
-//! | flusher | write lock of `flows`, signals | [`flush`] |
-//! | compactor | its requests; the result of the last audit | [`compact`], [`audit`] |
-//! | retention | cutoff, clock | [`retention`] |
-//! | receipts | rules by which compaction drops them | [`receipts`] |
-//! | views | memory for copies of unflushed rows | [`view_budget`] |
-//! | journal memtable | its size | [`journal`] |
-//! | health | last write, free space, required files | [`health`] |
-//!
-//! # Order of locks
-//!
-//! A thread that holds a lock takes only locks after it:
-//!
-//! 1. `commit`: one commit at a time. It waits for flushes, so no flush takes it.
-//! 2. the flusher's lock of writes ([`flush::Flusher::lock_writes`]): flushes, drops, checkpoints.
-//! 3. `tallies`.
-//! 4. leaf locks: compaction requests, memory of views, live files.
-//!
-//! Nothing blocks on the disk with the tallies locked, except code that runs before
-//! the threads start.
+//! Threads and scans share one [`Inner`]. `docs/internals/store.md` has its parts, and the order in which a thread may
+//! take their locks.
 
 mod apply;
 mod arena;
