@@ -13,11 +13,11 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tokio_util::sync::CancellationToken;
 
+use flow::codec::FlowKey;
 use flow::decode::{Format, decode};
 use flow::query::Query;
-use flow::{Batch, BatchBuilder, Counters, Hour};
-use flowtally::query::{EncodedRows, Encoding, Engine, QueryLimits, Row, RowFormat};
-use flowtally::store::codec::FlowKey;
+use flow::{Batch, BatchBuilder, Counters, Encoding, Hour};
+use flowtally::query::{EncodedRows, Engine, QueryLimits, Row, RowFormat};
 use flowtally::store::{Durability, Position, Selection, Store, StoreOptions, Tally};
 
 /// Whether to measure; otherwise, it only runs.
@@ -101,11 +101,15 @@ fn bench_codec(c: &mut Criterion) {
     let keys: Vec<Vec<u8>> = flows
         .iter()
         .map(|names| {
-            let mut key = 12u32.to_be_bytes().to_vec();
-            for name in names {
-                key.extend_from_slice(name.as_bytes());
-                key.push(0);
-            }
+            let [src, dest, vpc] = names.each_ref().map(|name| name.as_bytes());
+            let mut key = Vec::new();
+            flow::codec::push_key(
+                &mut key,
+                Hour::new(12).expect("a small hour"),
+                src,
+                dest,
+                vpc,
+            );
             key
         })
         .collect();
@@ -214,7 +218,7 @@ fn bench_store(c: &mut Criterion) {
     ] {
         group.bench_function(format!("answer_{id}"), |b| {
             b.iter(|| {
-                let question = Query::all_of(12..13);
+                let question = Query::all_of((12..13).into());
                 let rows = engine.ask(&store, &question, CancellationToken::default());
                 let rows = rows.expect("an open store");
                 let mut answer = EncodedRows::new(rows, format, encoding).expect("memory");

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Access, AccessError, AccessFiles, Api, Hosts, Limits};
-use crate::ingest::{Admission, HourGuard};
+use crate::ingest::{Admission, HourGuard, MEMORY_PER_BODY_BYTE};
 use crate::notify;
 use crate::query::QueryLimits;
 use crate::service::{self, Health, Mode, OpenError};
@@ -36,8 +36,6 @@ const BACKUP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const WRITES_FAIL_MAX: Duration = Duration::from_secs(10);
 /// The last flush gets the shutdown timeout, and at least this long.
 const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
-/// A body and its decoded batch are in memory together for a while; the batch is never larger.
-const MEMORY_PER_BODY_BYTE: usize = 2;
 
 /// The configuration of a daemon.
 #[derive(Clone, Debug)]

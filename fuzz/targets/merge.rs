@@ -14,5 +14,5 @@ fuzz_target!(|bytes: &[u8]| {
         _ => usize::from(*first).max(1),
     };
     let values: Vec<&[u8]> = rest.chunks(length).take(64).collect();
-    flowtally::store::check_merge(&values);
+    flowtally::store::assert_merge_associates(&values);
 });

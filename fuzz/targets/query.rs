@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|query: &str| flowtally::http::check_query(query));
+fuzz_target!(|query: &str| flowtally::http::assert_query_round_trips(query));

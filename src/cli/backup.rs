@@ -8,7 +8,7 @@ use signal_hook::iterator::Signals;
 
 use super::serve;
 use crate::backup::{self, BackupSource, RemoteSession};
-use crate::config::{Backup, Location};
+use crate::config::{Backup, DataLocation};
 use agent::command::{connect, eprint_line, progress, signals};
 
 /// Longest wait for a service that does not respond, after a signal.
@@ -16,10 +16,10 @@ const SESSION_END_TIME_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &Backup) -> Result<(), String> {
     let source = match &arguments.location {
-        Location::Service(url) => {
+        DataLocation::Service(url) => {
             BackupSource::Service(connect::client(url, &arguments.credentials)?)
         }
-        Location::Stopped(dir) => BackupSource::Directory(dir.clone()),
+        DataLocation::Stopped(dir) => BackupSource::Directory(dir.clone()),
     };
     let keep = arguments.keep.map(|n| n as usize);
     let session = Arc::new(RemoteSession::default());

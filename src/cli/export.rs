@@ -1,23 +1,23 @@
 //! `flowtally export`.
 
 use std::io::{self, BufWriter, Read, Write};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Export, ExportFormat, Location};
-use crate::query::{EncodedRows, Encoding, Engine, QueryLimits, RowFormat};
+use crate::config::{DataLocation, Export, ExportFormat};
+use crate::query::{EncodedRows, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
 use agent::client::{Client, describe_read_error};
 use agent::command::connect;
 use agent::terminal::Style;
 use flow::query::{HoursQuery, Query};
-use flow::{Field, Hour, Totals};
+use flow::{Encoding, Field, Hour, HourRange, Totals};
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
-        arguments.from.unwrap_or(0),
-        arguments.to.unwrap_or(u32::MAX),
+        arguments.from.unwrap_or(HourRange::ALL.start()),
+        arguments.to.unwrap_or(HourRange::ALL.end()),
     );
     if first >= end {
         return Err(format!(
@@ -25,8 +25,10 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         ));
     }
     let source = match &arguments.location {
-        Location::Service(url) => RowsFrom::Service(connect::client(url, &arguments.credentials)?),
-        Location::Stopped(dir) => {
+        DataLocation::Service(url) => {
+            RowsFrom::Service(connect::client(url, &arguments.credentials)?)
+        }
+        DataLocation::Stopped(dir) => {
             let store = Store::open_read_only(dir).map_err(|e| e.to_string())?;
             RowsFrom::Stopped(store, Engine::new(QueryLimits::NONE))
         }
@@ -40,7 +42,7 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         any: false,
         in_header: false,
     };
-    let groups = source.groups(first..end)?;
+    let groups = source.groups((first..end).into())?;
     match source.write_all(groups, &mut out) {
         Ok(()) => Ok(()),
         Err(Failed::Output(e)) => agent::command::stdout_result(Err(e)),
@@ -65,17 +67,17 @@ const GROUP_FLOWS_MAX: u64 = 1_000_000;
 /// Groups hours that are read together. They are in ascending order.
 #[derive(Default)]
 struct Groups {
-    groups: Vec<Range<u32>>,
+    groups: Vec<HourRange>,
     flows: u64,
 }
 
 impl Groups {
-    fn add(&mut self, hour: u32, flows: u64) {
+    fn add(&mut self, hour: Hour, flows: u64) {
         self.flows = self.flows.saturating_add(flows);
         match self.groups.last_mut() {
-            Some(last) if self.flows <= GROUP_FLOWS_MAX => last.end = hour + 1,
+            Some(last) if self.flows <= GROUP_FLOWS_MAX => *last = last.until(hour),
             _ => {
-                self.groups.push(hour..hour + 1);
+                self.groups.push(hour.into());
                 self.flows = flows;
             }
         }
@@ -84,14 +86,14 @@ impl Groups {
 
 impl RowsFrom {
     /// The hours that hold flows, in groups, so that millions of hours do not need a request each.
-    fn groups(&self, hours: Range<u32>) -> Result<Vec<Range<u32>>, String> {
+    fn groups(&self, hours: HourRange) -> Result<Vec<HourRange>, String> {
         let mut groups = Groups::default();
         match self {
             RowsFrom::Service(client) => {
                 for of in connect::hours(client, hours)? {
                     let of = of?;
                     if let Some(hour) = Hour::new(of.hour) {
-                        groups.add(hour.get(), of.flows);
+                        groups.add(hour, of.flows);
                     }
                 }
             }
@@ -102,7 +104,7 @@ impl RowsFrom {
                 };
                 let hours = engine.hours(store, &query, CancellationToken::default());
                 let mut add = |hour: Hour, totals: Totals| {
-                    groups.add(hour.get(), totals.flows);
+                    groups.add(hour, totals.flows);
                     ControlFlow::Continue(())
                 };
                 hours
@@ -115,7 +117,7 @@ impl RowsFrom {
 
     fn write_all(
         &self,
-        groups: Vec<Range<u32>>,
+        groups: Vec<HourRange>,
         out: &mut Output<impl Write>,
     ) -> Result<(), Failed> {
         for hours in groups {
@@ -129,8 +131,8 @@ impl RowsFrom {
     }
 
     /// Writes the rows of `hours`.
-    fn write(&self, hours: Range<u32>, out: &mut Output<impl Write>) -> Result<(), Failed> {
-        let (from, to) = (hours.start, hours.end);
+    fn write(&self, hours: HourRange, out: &mut Output<impl Write>) -> Result<(), Failed> {
+        let (from, to) = (hours.start(), hours.end());
         let failed = |e: &dyn std::fmt::Display| {
             Failed::Source(match hours.len() {
                 1 => format!("hour {from}: {e}"),
@@ -162,7 +164,7 @@ impl RowsFrom {
                     ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
                 };
-                let query = Query::all_of(hours.clone());
+                let query = Query::all_of(hours);
                 let rows = engine.ask(store, &query, CancellationToken::default());
                 let rows = rows.map_err(|e| failed(&e))?;
                 let encoded = EncodedRows::new(rows, format, Encoding::Identity);

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Location, Stats};
+use crate::config::{DataLocation, Stats};
 use crate::store::Store;
 use agent::command::connect;
 use agent::durable::is_lost_and_found;
 use agent::units::hour_name;
+use flow::HourRange;
 
 /// Totals of the stored flows.
 #[derive(Debug, Default, Serialize)]
@@ -40,16 +41,16 @@ impl Stored {
 pub(super) fn run(arguments: &Stats) -> Result<(), String> {
     let mut stored = Stored::default();
     match &arguments.location {
-        Location::Service(url) => {
+        DataLocation::Service(url) => {
             let client = connect::client(url, &arguments.credentials)?;
-            for of in connect::hours(&client, 0..u32::MAX)? {
+            for of in connect::hours(&client, HourRange::ALL)? {
                 let of = of?;
                 stored.add(of.hour, of.flows, of.bytes_tx, of.bytes_rx);
             }
         }
-        Location::Stopped(dir) => {
+        DataLocation::Stopped(dir) => {
             let store = Store::open_read_only(dir).map_err(|e| e.to_string())?;
-            for entry in store.ledger(0..u32::MAX).map_err(|e| e.to_string())? {
+            for entry in store.ledger(HourRange::ALL).map_err(|e| e.to_string())? {
                 let (hour, of) = entry.map_err(|e| e.to_string())?;
                 stored.add(hour.get().into(), of.flows, of.tx, of.rx);
             }

@@ -87,7 +87,7 @@ fn understand(
         matches,
         file: path,
     };
-    settings.check_cluster()?;
+    settings.validate_cluster()?;
     Ok((cli, settings))
 }
 
@@ -164,7 +164,7 @@ pub struct Settings {
 impl Settings {
     /// Refuses flags of a cluster node without `kafka-brokers`, instead of ignoring them. (clap's `requires` looks at
     /// the command line and the environment only, but here the value may be in the file.)
-    fn check_cluster(&self) -> Result<(), clap::Error> {
+    fn validate_cluster(&self) -> Result<(), clap::Error> {
         let Some((SERVICE, matches)) = self.matches.subcommand() else {
             return Ok(());
         };

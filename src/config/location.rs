@@ -15,7 +15,7 @@ use agent::arguments::DEFAULT_URL;
 
 /// A running service, or the data directory of a stopped one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
+pub enum DataLocation {
     /// Its URL.
     Service(String),
     /// Its data directory.
@@ -37,16 +37,16 @@ struct Flags {
     _file: ConfigFile,
 }
 
-impl FromArgMatches for Location {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Location, Error> {
+impl FromArgMatches for DataLocation {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<DataLocation, Error> {
         let wrong = |kind, what: &str| Err(Error::raw(kind, format!("{what}\n")));
         let [by_url, by_dir] = ["url", "data_dir"].map(|id| matches.value_source(id));
         match Flags::from_arg_matches(matches)? {
-            Flags { url: Some(url), .. } if by_url > by_dir => Ok(Location::Service(url)),
+            Flags { url: Some(url), .. } if by_url > by_dir => Ok(DataLocation::Service(url)),
             Flags {
                 data_dir: Some(dir),
                 ..
-            } if by_dir > by_url => Ok(Location::Stopped(dir)),
+            } if by_dir > by_url => Ok(DataLocation::Stopped(dir)),
             _ if by_url == Some(ValueSource::CommandLine) => wrong(
                 ErrorKind::ArgumentConflict,
                 "--url cannot be used with --data-dir: a service is running, or it is stopped",
@@ -55,17 +55,17 @@ impl FromArgMatches for Location {
                 ErrorKind::ArgumentConflict,
                 "FLOWTALLY_URL and FLOWTALLY_DATA_DIR are both set: give --url or --data-dir",
             ),
-            _ => Ok(Location::Service(DEFAULT_URL.into())),
+            _ => Ok(DataLocation::Service(DEFAULT_URL.into())),
         }
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
-        *self = Location::from_arg_matches(matches)?;
+        *self = DataLocation::from_arg_matches(matches)?;
         Ok(())
     }
 }
 
-impl Args for Location {
+impl Args for DataLocation {
     fn augment_args(command: Command) -> Command {
         Flags::augment_args(command)
     }

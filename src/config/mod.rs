@@ -16,7 +16,7 @@ mod top;
 pub use cluster::Cluster;
 pub use file::{Settings, parse};
 pub use hours::HourArgs;
-pub use location::Location;
+pub use location::DataLocation;
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
 
@@ -152,7 +152,7 @@ pub struct ConfigFile {
 #[derive(Clone, Debug, Args)]
 pub struct Backup {
     #[command(flatten)]
-    pub location: Location,
+    pub location: DataLocation,
 
     #[command(flatten)]
     pub credentials: Credentials,
@@ -182,7 +182,7 @@ pub struct Restore {
 #[derive(Clone, Debug, Args)]
 pub struct Export {
     #[command(flatten)]
-    pub location: Location,
+    pub location: DataLocation,
 
     #[command(flatten)]
     pub credentials: Credentials,
@@ -214,7 +214,7 @@ pub enum ExportFormat {
 #[derive(Clone, Debug, Args)]
 pub struct Stats {
     #[command(flatten)]
-    pub location: Location,
+    pub location: DataLocation,
 
     #[command(flatten)]
     pub credentials: Credentials,
@@ -255,7 +255,7 @@ pub struct Import {
     pub files: Vec<PathBuf>,
 
     #[command(flatten)]
-    pub location: Location,
+    pub location: DataLocation,
 
     #[command(flatten)]
     pub input: Input,

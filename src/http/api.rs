@@ -106,7 +106,7 @@ impl Api {
         }
     }
 
-    pub(super) fn check_ready(&self) -> Result<(), Problem> {
+    pub(super) fn require_ready(&self) -> Result<(), Problem> {
         self.not_stopping()?;
         match self.opened()?.health() {
             Health::Ready => Ok(()),

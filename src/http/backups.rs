@@ -18,7 +18,7 @@ use super::api::Api;
 use super::connections::Download;
 use super::error::Problem;
 use super::request::Request;
-use crate::backup::Sessions;
+use crate::backup::{BackupError, Sessions};
 
 /// Bytes per read of a file. When the lease ends, this much may still be in flight to the client; over a slow line,
 /// that should not take long.
@@ -32,11 +32,26 @@ fn sessions(api: &Api, request: &Request<'_>) -> Result<Arc<Sessions>, Problem> 
     Ok(service.backups()?)
 }
 
+/// Logs what an operator has to know, too.
+fn problem(error: BackupError) -> Problem {
+    let what = error.to_string();
+    match error {
+        BackupError::Gone => return Problem::NoSuchBackup { what },
+        BackupError::Busy => return Problem::BackupBusy { what },
+        _ => tracing::error!(%error, "a backup failed"),
+    }
+    match error {
+        BackupError::Store(_) => Problem::NoCheckpoint,
+        _ => Problem::Internal,
+    }
+}
+
 pub(super) async fn start(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
     let sessions = sessions(api, request)?;
     api.not_stopping()?;
     let manifest = tokio::task::spawn_blocking(move || sessions.start());
-    let manifest = manifest.await.map_err(|_| Problem::Internal)??;
+    let manifest = manifest.await.map_err(|_| Problem::Internal)?;
+    let manifest = manifest.map_err(problem)?;
     // Strings and integers always serialise.
     let mut json = serde_json::to_vec(&manifest).unwrap_or_default();
     json.push(b'\n');
@@ -52,7 +67,8 @@ pub(super) async fn start(api: &Api, request: &Request<'_>) -> Result<Response, 
 pub(super) async fn end(api: &Api, request: &Request<'_>, id: &str) -> Result<Response, Problem> {
     let (sessions, id) = (sessions(api, request)?, id.to_owned());
     let ended = tokio::task::spawn_blocking(move || sessions.end(&id));
-    ended.await.map_err(|_| Problem::Internal)??;
+    let ended = ended.await.map_err(|_| Problem::Internal)?;
+    ended.map_err(problem)?;
     let mut response = Response::new(Vec::new().into());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
@@ -69,7 +85,8 @@ pub(super) async fn file(
     let long = api.acquire_long_response_permit(request.context)?;
     let (id, name) = (id.to_owned(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || sessions.open_file(&id, &name));
-    let (file, bytes, lease) = opened.await.map_err(|_| Problem::Internal)??;
+    let opened = opened.await.map_err(|_| Problem::Internal)?;
+    let (file, bytes, lease) = opened.map_err(problem)?;
     // In this order: either the shutdown finds the download, or the download finds the shutdown.
     let end = move |last_used| lease.end(last_used);
     request.context.guard.set_download(Download::new(end));

@@ -12,15 +12,13 @@ use warp::http::header;
 
 use super::api::Api;
 use super::error::Problem;
-use crate::ingest::{Admission, Permit};
-use crate::query::Encoding;
+use crate::ingest::{Admission, MEMORY_PER_BODY_BYTE, Permit};
+use flow::Encoding;
 use flow::decode::lookalikes;
 use flow::gzip::Gzip;
 
 /// Bytes to decompress between two checks of the limits.
 const STEP_BYTES: usize = 64 << 10;
-/// A body and the batch decoded from it are in memory together for a while. The batch is never larger.
-const MEMORY_PER_BYTE: usize = 2;
 /// See [`drain`].
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -39,7 +37,7 @@ pub(super) async fn receive(
 ) -> Result<(Vec<u8>, Permit), Problem> {
     let bytes_max = api.limits.body_bytes_max;
     let too_large = || Problem::BodyTooLarge { bytes_max };
-    check_transfer_encoding(headers)?;
+    refuse_other_transfer_codings(headers)?;
     let mut permit = Permit::default();
     let mut body = Vec::new();
     // Hyper has validated the header; it refuses two that differ.
@@ -72,7 +70,7 @@ pub(super) async fn receive(
             return Err(too_large());
         }
         api.admission
-            .grow(&mut permit, bytes * MEMORY_PER_BYTE)
+            .grow(&mut permit, bytes * MEMORY_PER_BODY_BYTE)
             .await?;
         while part.has_remaining() {
             let slice = part.chunk();
@@ -109,7 +107,7 @@ pub(super) async fn receive(
 }
 
 /// Hyper decodes chunks, and ignores other transfer codings.
-fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+fn refuse_other_transfer_codings(headers: &HeaderMap) -> Result<(), Problem> {
     for value in headers.get_all(header::TRANSFER_ENCODING) {
         if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Problem::ContentEncoding {
@@ -154,7 +152,7 @@ async fn decompress(
     let mut plain = Vec::new();
     loop {
         let before = plain.len();
-        let bytes = compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BYTE;
+        let bytes = compressed_bytes + (before + STEP_BYTES) * MEMORY_PER_BODY_BYTE;
         let grown = admission.grow(permit, bytes).await;
         grown.map_err(|error| DecompressError::Refused(error.into()))?;
         Read::by_ref(&mut decoder)

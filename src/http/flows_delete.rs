@@ -13,7 +13,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     api.access
         .authorize(Permission::Write, request.headers, request.context)?;
     let service = api.opened()?.clone();
-    let hour = parameters::hour(request.query, request.method)?;
+    let hour = parameters::parse_hour(request.query, request.method)?;
     let deleted = tokio::task::spawn_blocking(move || service.delete_hour(hour));
     let Some(totals) = deleted.await.map_err(|_| Problem::Internal)?? else {
         return Err(Problem::NoSuchHour { hour });

@@ -13,7 +13,7 @@ use super::api::Api;
 use super::error::Problem;
 use super::request::Request;
 use super::{body, negotiate, parameters, response};
-use crate::service::{Committed, ServiceError};
+use crate::service::Committed;
 use flow::decode::decode;
 use flow::{IdempotencyKey, Notes, headers};
 
@@ -51,10 +51,8 @@ async fn receive_batch(
     api.access
         .authorize(Permission::Write, headers, request.context)?;
     let service = api.opened()?;
-    if let Some(why) = service.lacks_space() {
-        return Err(Problem::NoSpace { why });
-    }
-    let until_visible = parameters::wait(request.query)?;
+    service.admit_batch()?;
+    let until_visible = parameters::parse_wait(request.query)?;
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;
@@ -80,14 +78,7 @@ async fn receive_batch(
         Some(key) => batch.with_key(key).with_notes(notes),
         None => batch,
     };
-    let committed = service.commit(batch, permit, until_visible).await;
-    committed.map_err(|error| match error {
-        ServiceError::Store(_) => match service.lacks_space() {
-            Some(why) => Problem::NoSpace { why },
-            None => error.into(),
-        },
-        error => error.into(),
-    })
+    Ok(service.commit(batch, permit, until_visible).await?)
 }
 
 fn idempotency_key(header_map: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

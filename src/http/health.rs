@@ -13,6 +13,6 @@ pub(super) fn live() -> Response {
 }
 
 pub(super) fn ready(api: &Api) -> Result<Response, Problem> {
-    api.check_ready()?;
+    api.require_ready()?;
     Ok(response::with_body(TEXT, "ready\n"))
 }

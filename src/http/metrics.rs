@@ -22,7 +22,7 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
     metrics
         .http()
         .ready
-        .set(i64::from(api.check_ready().is_ok()));
+        .set(i64::from(api.require_ready().is_ok()));
     let granted = api.admission.bytes_granted();
     metrics.ingest().body_bytes.set(granted as i64);
     let service = api.service().cloned();

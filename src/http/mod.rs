@@ -38,6 +38,6 @@ pub use access::Access;
 pub use api::{Api, Limits};
 pub use origin::Hosts;
 #[cfg(fuzzing)]
-pub use parameters::check_query;
+pub use parameters::assert_query_round_trips;
 pub use secrets::{AccessError, AccessFiles, TlsFiles};
 pub use server::serve;

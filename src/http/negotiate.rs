@@ -4,7 +4,8 @@ use warp::http::HeaderMap;
 use warp::http::header::{self, HeaderName};
 
 use super::error::Problem;
-use crate::query::{Encoding, RowFormat};
+use crate::query::RowFormat;
+use flow::Encoding;
 use flow::decode::Format;
 
 /// The formats of rows, in order of preference for a client that has none.

@@ -11,7 +11,7 @@ fn bad(what: impl Into<String>) -> BadQuery {
 }
 
 /// Reads `hour`, the only parameter of `method` on `/flows`.
-pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, BadQuery> {
+pub(super) fn parse_hour(query: &str, method: &Method) -> Result<Hour, BadQuery> {
     let mut hour = None;
     for (name, value) in text::parse(query)? {
         if name != "hour" {
@@ -26,7 +26,7 @@ pub(super) fn hour(query: &str, method: &Method) -> Result<Hour, BadQuery> {
 }
 
 /// Reads `wait`, the only parameter of `POST /flows`: whether the response waits until the flows are visible.
-pub(super) fn wait(query: &str) -> Result<bool, BadQuery> {
+pub(super) fn parse_wait(query: &str) -> Result<bool, BadQuery> {
     let mut wait = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "wait" {
@@ -56,7 +56,7 @@ pub(super) fn next_page(query: &str, cursor: &str) -> String {
 
 /// Checks an invariant for every query: it survives a round trip. For fuzzing.
 #[cfg(fuzzing)]
-pub fn check_query(query: &str) {
+pub fn assert_query_round_trips(query: &str) {
     if let Ok(asked) = text::parse_flows(query) {
         assert!(!asked.hours.is_empty());
         let next = next_page(query, "x");

@@ -18,6 +18,9 @@ use tokio::time::Instant;
 #[error("{0}")]
 pub struct Overloaded(pub String);
 
+/// A body and its decoded batch are in memory together for a while; the batch is never larger.
+pub const MEMORY_PER_BODY_BYTE: usize = 2;
+
 /// Bytes per permit of the common pool.
 const UNIT_BYTES: usize = 1024;
 /// Number of full shares in the common pool.

@@ -50,27 +50,26 @@ impl HourGuard {
 
     /// Updates the state, and logs changes.
     fn update(&self, limit: HourLimit, newest_stored: Option<Hour>) -> bool {
-        let beyond = newest_stored.filter(|newest| !limit.allows(*newest));
-        let was_disabled = self.is_disabled.swap(beyond.is_some(), Ordering::Relaxed);
+        let clock = limit.validate_clock(newest_stored);
+        let was_disabled = self.is_disabled.swap(clock.is_err(), Ordering::Relaxed);
         let metric = &self.metrics.ingest().hour_guard_off;
-        metric.set(i64::from(beyond.is_some()));
+        metric.set(i64::from(clock.is_err()));
         let (clock_hour, ahead_max) = (limit.now, limit.ahead_max);
-        match beyond {
-            Some(newest) if !was_disabled => tracing::warn!(
+        match clock {
+            Err(behind) if !was_disabled => tracing::warn!(
                 clock_hour,
-                newest_hour = newest.get(),
+                newest_hour = behind.newest.get(),
                 ahead_max,
-                "the clock is behind the newest stored hour, so every hour is accepted; set the clock, or delete \
-                 that hour if its flows are wrong"
+                "{behind}"
             ),
-            None if was_disabled => tracing::info!(
+            Ok(()) if was_disabled => tracing::info!(
                 clock_hour,
                 ahead_max,
                 "the clock is no longer behind the newest stored hour; hours too far ahead are refused again"
             ),
             _ => {}
         }
-        beyond.is_none()
+        clock.is_ok()
     }
 }
 

@@ -4,5 +4,5 @@
 mod admission;
 mod hour_guard;
 
-pub use admission::{Admission, Overloaded, Permit};
+pub use admission::{Admission, MEMORY_PER_BODY_BYTE, Overloaded, Permit};
 pub use hour_guard::HourGuard;

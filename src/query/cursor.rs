@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::QueryError;
 use super::rank::SortKey;
 use super::row;
-use crate::store::codec;
+use flow::codec;
 use flow::query::Query;
 
 const VERSION: u8 = 1;
@@ -33,11 +33,11 @@ pub(super) fn encode(query: &Query, last: &SortKey) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The end of the previous page, if `query` has a cursor.
+/// The sort key of the last row of the previous page, if `query` has a cursor.
 ///
 /// # Errors
 /// If the cursor was not returned for this query.
-pub(super) fn position(query: &Query) -> Result<Option<SortKey>, QueryError> {
+pub(super) fn sort_key(query: &Query) -> Result<Option<SortKey>, QueryError> {
     let decoded = |cursor: &String| decode(query, cursor).ok_or(QueryError::BadCursor);
     query.cursor.as_ref().map(decoded).transpose()
 }
@@ -63,13 +63,15 @@ pub(super) fn first_key(query: &Query, leading: usize, key: &[u8]) -> Vec<u8> {
     let Some(names) = leading.checked_sub(1) else {
         return Vec::new();
     };
-    // If the key has no hour, all rows are of one.
-    let only_hour = query.hours.start.to_be_bytes();
-    let (hour, mut rest) = match key.split_first_chunk() {
-        Some((hour, rest)) if query.columns.has_at(0) => (hour, rest),
-        _ => (&only_hour, key),
+    let (hour, mut rest) = match codec::split_hour(key) {
+        Ok((hour, rest)) if query.columns.has_at(0) => (Some(hour), rest),
+        // All rows are of one hour.
+        _ => (query.hours.only(), key),
     };
-    let mut first = hour.to_vec();
+    let mut first = Vec::new();
+    if let Some(hour) = hour {
+        codec::push_hour(&mut first, hour);
+    }
     for _ in 0..names {
         let Ok((name, behind)) = codec::split_name(rest) else {
             break;

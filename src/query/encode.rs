@@ -9,27 +9,8 @@ use flate2::write::GzEncoder;
 use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, Hours, QueryError, Row, Rows};
-use flow::query::Columns;
-use flow::{Field, Hour, Totals};
-
-/// The compression of a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    Identity,
-    Gzip,
-    Zstd,
-}
-
-impl Encoding {
-    /// Value of `Content-Encoding`; `None` for identity.
-    pub fn name(self) -> Option<&'static str> {
-        match self {
-            Encoding::Identity => None,
-            Encoding::Gzip => Some("gzip"),
-            Encoding::Zstd => Some("zstd"),
-        }
-    }
-}
+use flow::query::{Columns, HourRow};
+use flow::{Encoding, Field};
 
 /// The format of rows.
 #[derive(Clone, Copy, Debug)]
@@ -292,7 +273,7 @@ impl Content {
             }),
             Content::Hours(hours) => hours.read(|hour, totals| {
                 separate(out);
-                write_hour(hour, totals, out);
+                HourRow::new(hour, totals).write(out);
                 unless_full(out)
             }),
             Content::Items(items) => {
@@ -323,19 +304,6 @@ fn write_header(columns: Columns, out: &mut Vec<u8>) {
     let names: Vec<&str> = columns.fields().map(Field::name).collect();
     out.extend_from_slice(names.join(",").as_bytes());
     out.push(b'\n');
-}
-
-fn write_hour(hour: Hour, totals: Totals, out: &mut Vec<u8>) {
-    let mut digits = itoa::Buffer::new();
-    out.extend_from_slice(b"{\"hour\":");
-    out.extend_from_slice(digits.format(hour.get()).as_bytes());
-    out.extend_from_slice(b",\"flows\":");
-    out.extend_from_slice(digits.format(totals.flows).as_bytes());
-    out.extend_from_slice(b",\"bytes_tx\":");
-    out.extend_from_slice(digits.format(totals.tx).as_bytes());
-    out.extend_from_slice(b",\"bytes_rx\":");
-    out.extend_from_slice(digits.format(totals.rx).as_bytes());
-    out.push(b'}');
 }
 
 impl RowFormat {

@@ -9,11 +9,12 @@ use std::ops::{ControlFlow, Range};
 
 use hashbrown::HashTable;
 
-use super::QueryError;
 use super::bounds::MemoryReservation;
-use crate::store::{StoredRow, codec};
-use flow::Counters;
+use super::{FilteredScan, QueryError};
+use crate::store::StoredRow;
+use flow::codec;
 use flow::query::Columns;
+use flow::{Counters, Hour};
 
 /// Aggregation state: a table is filled with adjacent rows, then read, then filled with the next ones.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(super) struct Groups {
     /// Index of the next group to read.
     next: usize,
     /// The row that did not fit into the table and starts the next one: hour, suffix, sums.
-    pending: Option<(u32, Vec<u8>, Counters)>,
+    pending: Option<(Hour, Vec<u8>, Counters)>,
     key: Vec<u8>,
     /// Whether there are no more rows.
     ended: bool,
@@ -54,29 +55,45 @@ impl Groups {
         }
     }
 
+    /// Adds up the rows of `matching`, and passes groups in key order to `each` until it breaks or they end: the key of a
+    /// group, which is a row's key without the omitted columns, and its sums. Returns whether they have ended.
+    #[inline]
+    pub(super) fn for_each_group(
+        &mut self,
+        matching: &mut FilteredScan,
+        mut each: impl FnMut(&[u8], Counters) -> Result<ControlFlow<()>, QueryError>,
+    ) -> Result<bool, QueryError> {
+        loop {
+            while let Some((key, counters)) = self.next_group() {
+                if each(key, counters)?.is_break() {
+                    return Ok(false);
+                }
+            }
+            if self.ended {
+                return Ok(true);
+            }
+            self.start_next()?;
+            self.ended = matching.for_each_row(|row| self.add(row))?;
+            self.table.sort();
+            self.next = 0;
+        }
+    }
+
     /// Adds a row. Breaks at the first row of the next table; the groups of this one are complete then.
     #[inline]
-    pub(super) fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
+    fn add(&mut self, row: &StoredRow<'_>) -> Result<ControlFlow<()>, QueryError> {
         if self.table.is_empty() {
-            self.set_prefix(row.hour.get(), row.suffix)?;
+            self.set_prefix(row.hour, row.suffix)?;
         } else if !self.belongs(row) {
-            self.pending = Some((row.hour.get(), row.suffix.to_vec(), row.counters));
+            self.pending = Some((row.hour, row.suffix.to_vec(), row.counters));
             return Ok(ControlFlow::Break(()));
         }
         self.add_suffix(row.suffix, row.counters)?;
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Completes the table; `ended` if there are no more rows at all.
-    pub(super) fn finish(&mut self, ended: bool) {
-        self.ended = ended;
-        self.table.sort();
-        self.next = 0;
-    }
-
-    /// The next group in key order: its key, which is a row's key without the omitted columns, and its sums. `None`
-    /// after the last.
-    pub(super) fn next_group(&mut self) -> Option<(&[u8], Counters)> {
+    /// The next group of the table; `None` after the last.
+    fn next_group(&mut self) -> Option<(&[u8], Counters)> {
         let (trailing, counters) = self.table.get(self.next)?;
         self.next += 1;
         self.key.clear();
@@ -96,13 +113,8 @@ impl Groups {
         (self.leading..4).any(|at| self.columns.has_at(at))
     }
 
-    /// Whether there are no groups after those in the table.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
     /// Clears the table and starts the next one with the pending row.
-    pub(super) fn start_next(&mut self) -> Result<(), QueryError> {
+    fn start_next(&mut self) -> Result<(), QueryError> {
         self.table.clear();
         if let Some((hour, suffix, counters)) = self.pending.take() {
             self.set_prefix(hour, &suffix)?;
@@ -113,19 +125,16 @@ impl Groups {
 
     #[inline]
     fn belongs(&self, row: &StoredRow<'_>) -> bool {
-        let Some((hour, names)) = self.prefix.split_first_chunk::<{ codec::HOUR_BYTES }>() else {
-            return true;
-        };
-        u32::from_be_bytes(*hour) == row.hour.get()
-            && row.suffix.starts_with(names)
-            // An escaped NUL: the name is longer.
-            && (names.is_empty() || row.suffix.get(names.len()) != Some(&0xFF))
+        match codec::split_hour(&self.prefix) {
+            Ok((hour, names)) => hour == row.hour && codec::starts_with_names(row.suffix, names),
+            Err(_) => true, // no leading columns
+        }
     }
 
-    fn set_prefix(&mut self, hour: u32, suffix: &[u8]) -> Result<(), QueryError> {
+    fn set_prefix(&mut self, hour: Hour, suffix: &[u8]) -> Result<(), QueryError> {
         self.prefix.clear();
         if let Some(names) = self.leading.checked_sub(1) {
-            self.prefix.extend_from_slice(&hour.to_be_bytes());
+            codec::push_hour(&mut self.prefix, hour);
             let mut rest = suffix;
             for _ in 0..names {
                 let (name, behind) = codec::split_name(rest)?;

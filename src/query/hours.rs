@@ -1,14 +1,14 @@
 //! The hours that have flows, and their totals: read entry by entry from one store or from several sources.
 
 use std::fmt::Debug;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, QueryError, bounds};
 use crate::store::{Ledger, Store};
-use flow::{Hour, Totals};
+use flow::{Hour, HourRange, Totals};
 
 /// Hours and their totals, ascending by hour.
 pub trait HourSource: Debug + Send + Sync {
@@ -71,7 +71,7 @@ impl Hours {
     }
 
     /// Adds the hours of a store.
-    pub fn add_store(&mut self, store: &Store, hours: Range<u32>) -> Result<(), QueryError> {
+    pub fn add_store(&mut self, store: &Store, hours: HourRange) -> Result<(), QueryError> {
         let mut ledger = store.ledger(hours)?;
         ledger.set_cancel(self.cancel.clone());
         let tag = ledger.tag();

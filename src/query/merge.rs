@@ -70,26 +70,18 @@ impl RowSource for LocalRows {
         key.clear();
         let Some(groups) = &mut self.groups else {
             let ended = self.matching.for_each_row(|row| {
-                key.extend_from_slice(&row.hour.get().to_be_bytes());
-                key.extend_from_slice(row.suffix);
+                row.push_key(key);
                 *counters = row.counters;
                 Ok(break_if(true))
             })?;
             return Ok(!ended);
         };
-        loop {
-            if let Some((group_key, sums)) = groups.next_group() {
-                key.extend_from_slice(group_key);
-                *counters = sums;
-                return Ok(true);
-            }
-            if groups.has_ended() {
-                return Ok(false);
-            }
-            groups.start_next()?;
-            let ended = self.matching.for_each_row(|row| groups.add(row))?;
-            groups.finish(ended);
-        }
+        let ended = groups.for_each_group(&mut self.matching, |group, sums| {
+            key.extend_from_slice(group);
+            *counters = sums;
+            Ok(break_if(true))
+        })?;
+        Ok(!ended)
     }
 
     fn row(&self) -> (&[u8], Counters) {
@@ -164,7 +156,7 @@ impl MergedRows {
 
     /// The next row in key order.
     pub(super) fn next(&mut self) -> Result<Option<(&[u8], Counters)>, QueryError> {
-        self.check_limits()?;
+        self.enforce_limits()?;
         if !self.started {
             self.started = true;
             for source in 0..self.sources.len() {
@@ -201,7 +193,7 @@ impl MergedRows {
     }
 
     /// Checks deadline and cancellation for rows of other nodes; scans of stores check them themselves.
-    fn check_limits(&mut self) -> Result<(), QueryError> {
+    fn enforce_limits(&mut self) -> Result<(), QueryError> {
         self.rows_until_check -= 1;
         if self.rows_until_check > 0 {
             return Ok(());

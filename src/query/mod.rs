@@ -28,15 +28,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use bounds::{QueryLimits, deadline_after};
 pub use coverage::Coverage;
-pub use encode::{EncodedRows, Encoding, JsonItems, RowEncoder, RowFormat};
+pub use encode::{EncodedRows, JsonItems, RowEncoder, RowFormat};
 pub use hours::{HourSource, Hours};
 pub use merge::{QuerySources, RowSource};
 pub use row::Row;
 
-use crate::store::codec::{Corrupt, FlowKey};
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{MemoryPool, MemoryReservation};
 use flow::Partition;
+use flow::codec::{Corrupt, FlowKey};
 use flow::query::{Columns, HoursQuery, Query};
 use group::Groups;
 use matcher::Matcher;
@@ -120,7 +120,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<Hours, QueryError> {
         let mut hours = Hours::new(self.time_max, cancel);
-        hours.add_store(store, query.hours.clone())?;
+        hours.add_store(store, query.hours)?;
         Ok(hours)
     }
 
@@ -132,7 +132,7 @@ impl Engine {
         query: &Query,
         cancel: CancellationToken,
     ) -> Result<Rows, QueryError> {
-        let after = cursor::position(query)?;
+        let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
         let rows = Rows {
@@ -152,7 +152,7 @@ impl Engine {
         cancel: CancellationToken,
         open: impl FnOnce() -> Result<QuerySources, QueryError>,
     ) -> Result<Rows, QueryError> {
-        let after = cursor::position(query)?;
+        let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let opened = open()?;
         let mut sources = opened.remote;
@@ -179,10 +179,10 @@ impl Engine {
         cancel: &CancellationToken,
         memory: &MemoryReservation,
     ) -> Result<(FilteredScan, Option<Groups>), QueryError> {
-        let is_one_hour = query.hours.len() == 1;
+        let is_one_hour = query.hours.only().is_some();
         let leading = group::leading(query.columns, is_one_hour);
-        let mut selection = Selection::hours(query.hours.clone())
-            .between(&query.filter.src_apps, &query.filter.dest_apps);
+        let mut selection =
+            Selection::hours(query.hours).between(&query.filter.src_apps, &query.filter.dest_apps);
         if let (Some(after), None) = (after, query.sort) {
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
         }
@@ -238,24 +238,17 @@ fn rank_all(
         let mut key = Vec::new();
         matching.for_each_row(|row| {
             key.clear();
-            key.extend_from_slice(&row.hour.get().to_be_bytes());
-            key.extend_from_slice(row.suffix);
+            row.push_key(&mut key);
             ranking.push(&key, row.counters)?;
             Ok(break_if(ranking.is_complete()))
         })?;
         return Ok(ranking.finish());
     };
-    loop {
-        let ended = matching.for_each_row(|row| groups.add(row))?;
-        groups.finish(ended);
-        while let Some((key, counters)) = groups.next_group() {
-            ranking.push(key, counters)?;
-        }
-        if groups.has_ended() || ranking.is_complete() {
-            return Ok(ranking.finish());
-        }
-        groups.start_next()?;
-    }
+    groups.for_each_group(matching, |key, counters| {
+        ranking.push(key, counters)?;
+        Ok(break_if(ranking.is_complete()))
+    })?;
+    Ok(ranking.finish())
 }
 
 /// The rows of a scan that match a filter.
@@ -410,32 +403,12 @@ impl Rows {
                         let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
                         Ok(each(&Row::whole(&key, stored.counters)))
                     }),
-                    Some(groups) => stream(columns, matching, groups, each),
+                    Some(groups) => groups.for_each_group(matching, |key, counters| {
+                        Ok(each(&row::decode(columns, key)?.row(counters)))
+                    }),
                 }
             }
         }
-    }
-}
-
-/// [`Rows::read`] of groups.
-fn stream(
-    columns: Columns,
-    matching: &mut FilteredScan,
-    groups: &mut Groups,
-    mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
-) -> Result<bool, QueryError> {
-    loop {
-        while let Some((key, counters)) = groups.next_group() {
-            if each(&row::decode(columns, key)?.row(counters)).is_break() {
-                return Ok(false);
-            }
-        }
-        if groups.has_ended() {
-            return Ok(true);
-        }
-        groups.start_next()?;
-        let ended = matching.for_each_row(|row| groups.add(row))?;
-        groups.finish(ended);
     }
 }
 

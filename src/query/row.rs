@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::store::codec::{self, Corrupt, FlowKey, HOUR_BYTES};
+use flow::codec::{self, Corrupt, FlowKey};
 use flow::query::Columns;
 use flow::{Counters, Hour};
 
@@ -31,7 +31,7 @@ impl<'a> Row<'a> {
     /// Appends its key: a stored row's key without the omitted columns.
     pub fn push_key(&self, key: &mut Vec<u8>) {
         if let Some(hour) = self.hour {
-            key.extend_from_slice(&hour.get().to_be_bytes());
+            codec::push_hour(key, hour);
         }
         for name in [self.src_app, self.dest_app, self.vpc_id]
             .into_iter()
@@ -66,12 +66,8 @@ pub(super) fn decode(columns: Columns, key: &[u8]) -> Result<GroupKey<'_>, Corru
     let mut rest = key;
     let mut hour = None;
     if columns.has_at(0) {
-        let (bytes, behind) = rest
-            .split_first_chunk::<HOUR_BYTES>()
-            .ok_or(Corrupt("a key is too short"))?;
-        let number = u64::from(u32::from_be_bytes(*bytes));
-        hour = Some(Hour::new(number).ok_or(Corrupt("a key's hour is out of range"))?);
-        rest = behind;
+        let (of_key, behind) = codec::split_hour(rest)?;
+        (hour, rest) = (Some(of_key), behind);
     }
     let mut names = [None, None, None];
     for (at, name) in names.iter_mut().enumerate() {

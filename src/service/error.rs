@@ -10,6 +10,9 @@ pub enum ServiceError {
     /// Too much is in flight, or the disk does not keep up: the sender should try again shortly.
     #[error("{0}")]
     Overloaded(String),
+    /// The disk is full, or nearly full: nothing is stored until there is space.
+    #[error("{why}")]
+    NoSpace { why: &'static str },
     /// The journal could not be written; the batch is not acknowledged.
     #[error(transparent)]
     Store(Arc<StoreError>),

@@ -69,8 +69,13 @@ pub trait Service: Debug + Send + Sync {
         until_visible: bool,
     ) -> BoxFuture<'_, Result<Committed, ServiceError>>;
 
-    /// The reason why batches are refused, if the disk lacks space. Cheap, since it is called for each batch.
-    fn lacks_space(&self) -> Option<&'static str>;
+    /// Called before a batch is received. Cheap.
+    ///
+    /// # Errors
+    /// If [`Service::commit`] would refuse the batch, whatever it has.
+    fn admit_batch(&self) -> Result<(), ServiceError> {
+        Ok(())
+    }
 
     /// The rows that answer `query`, each store's as of one moment between two commits. Blocks on the disk and on
     /// other nodes; sorting, pages and groups that need a table are complete when it returns.

@@ -1,20 +1,16 @@
 //! Applies batches from an external journal (a Kafka partition). They are already durable there, so they are only
 //! added to the sums, and the marker records the position.
 //!
-//! A position is the Kafka offset plus 1, so 0 means "before the first message". Positions increase, possibly with
-//! gaps. After a crash, everything beyond the marker is read again, and each batch still counts once: sums and marker
+//! Positions increase, possibly with gaps. After a crash, everything beyond the marker is read again, and each batch still counts once: sums and marker
 //! are in the same file, and each receipt records the position of its batch.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::codec::Receipt;
+use super::Store;
 use super::commit::hours_bytes;
-use super::dedupe::KeyStatus;
+use super::dedupe::{Arrival, CommitGroup, Outcome};
 use super::error::StoreError;
 use super::position::Position;
-use super::tallies::Tallies;
-use super::{Inner, Store};
 use flow::Batch;
 
 /// A batch at its position in an external journal. Several batches can share a position.
@@ -80,49 +76,35 @@ impl Store {
             .collect();
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
-        let mut retention = self.retention()?;
-        let mut tallies = inner.tallies()?;
-        let before = tallies.active().last();
-        entries.retain(|entry| entry.position > before);
+        let mut group = {
+            let tallies = inner.tallies()?;
+            let before = tallies.active().last();
+            entries.retain(|entry| entry.position > before);
+            let mut group = CommitGroup::new(self, &tallies);
+            group.copy_receipts(&tallies, entries.iter().map(|entry| &entry.batch));
+            group
+        };
         // First everything that can fail: if only some batches of a position were added, the rest would be skipped when
-        // the position is read again.
-        let stored: Vec<Option<Receipt>> = entries
-            .iter()
-            .map(|entry| inner.stored_receipt_of(&entry.batch))
-            .collect::<Result<_, _>>()?;
+        // the position is read again. The disk is read without the lock of the tallies.
         let mut applied = Applied::default();
-        for (entry, stored) in entries.into_iter().zip(stored) {
-            let status = inner.key_status_at(&tallies, &entry, stored);
-            let JournalEntry {
-                position,
-                time_s,
-                batch,
-            } = entry;
-            match status {
-                KeyStatus::New => {}
-                KeyStatus::Replayed { .. } => applied.repeated += 1,
-                KeyStatus::Reused => applied.reused += 1,
-            }
-            if status != KeyStatus::New {
+        let mut classified = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let arrival = Arrival::in_external_journal(entry.position, entry.time_s);
+            let (outcome, batch) = group.classify(entry.batch, arrival);
+            applied.count(outcome)?;
+            classified.push((entry.position, arrival, batch));
+        }
+        let mut tallies = inner.tallies()?;
+        for (position, arrival, batch) in classified {
+            let Some(batch) = batch else {
                 tallies.active_mut().skip_to(position);
                 continue;
-            }
-            let cutoff = retention.advance(&batch);
-            let batch = batch.without_hours_before(cutoff);
-            applied.batches += 1;
-            applied.flows += batch.flows() as u64;
-            applied.too_old += batch.too_old();
+            };
             tallies.active_mut().skip_to(position.previous());
             let saturated = tallies.add(&batch);
             inner.saturated.fetch_add(saturated, Ordering::Relaxed);
-            if let Some((key, fingerprint)) = batch.receipt() {
-                let receipt = Receipt {
-                    fingerprint,
-                    time_s,
-                    too_old: batch.too_old(),
-                    position,
-                };
-                tallies.active_mut().add_receipt(key.clone(), receipt);
+            if let Some((key, receipt)) = arrival.receipt(&batch) {
+                tallies.active_mut().add_receipt(key, receipt);
             }
         }
         inner.retention.update(tallies.newest());
@@ -133,45 +115,27 @@ impl Store {
     }
 }
 
-impl Inner {
-    /// The receipt on disk under the key of `batch`.
-    fn stored_receipt_of(&self, batch: &Batch) -> Result<Option<Receipt>, StoreError> {
-        match batch.receipt() {
-            Some((key, _)) => self.stored_receipt(key),
-            None => Ok(None),
+impl Applied {
+    fn count(&mut self, outcome: Outcome) -> Result<(), StoreError> {
+        match outcome {
+            Outcome::Counted { flows, too_old, .. } => {
+                self.batches += 1;
+                self.flows += flows;
+                self.too_old += too_old;
+            }
+            Outcome::Replayed { .. } => self.repeated += 1,
+            // Batches of an external journal have no notes, so none excludes them.
+            Outcome::KeyReused | Outcome::ReceiptExists => self.reused += 1,
+            Outcome::Unknown(error) => return Err(error),
         }
-    }
-
-    /// [`Store::key_status`] of the batch of `entry`, under whose key the receipt `stored` is on disk.
-    fn key_status_at(
-        &self,
-        tallies: &Tallies,
-        entry: &JournalEntry,
-        stored: Option<Receipt>,
-    ) -> KeyStatus {
-        let Some((key, fingerprint)) = entry.batch.receipt() else {
-            return KeyStatus::New;
-        };
-        let in_memory = tallies
-            .both()
-            .filter_map(|tally| tally.receipts().get(key))
-            .copied()
-            .last();
-        // A receipt of this or a later position was written before a crash, but its sums were not. A receipt in
-        // memory can have the same position only if two batches of that position share a key.
-        let receipt = in_memory.or(stored.filter(|receipt| receipt.position < entry.position));
-        // Use the journal's times, not the clock: a second read must produce the same sums.
-        let window = self.options.window_of(key.as_bytes());
-        let age =
-            |receipt: &Receipt| Duration::from_secs(entry.time_s.saturating_sub(receipt.time_s));
-        let receipt = receipt.filter(|receipt| age(receipt) <= window);
-        KeyStatus::from_receipt(receipt, fingerprint)
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
@@ -179,7 +143,7 @@ mod tests {
     use super::*;
     use crate::store::StoreOptions;
     use flow::BatchBuilder;
-    use flow::{Counters, Hour, IdempotencyKey};
+    use flow::{Counters, Hour, HourRange, IdempotencyKey};
 
     fn entry(random: &mut StdRng, position: u64) -> JournalEntry {
         let mut builder = BatchBuilder::with_capacity(0);
@@ -206,7 +170,7 @@ mod tests {
         }
     }
 
-    type Rows = BTreeMap<(u32, Vec<u8>), (u64, u64)>;
+    type Rows = BTreeMap<(Hour, Vec<u8>), (u64, u64)>;
 
     /// Counts each batch once; of batches with the same key, only the first.
     fn model(journal: &[JournalEntry]) -> Rows {
@@ -218,10 +182,10 @@ mod tests {
             {
                 continue;
             }
-            for record in super::super::codec::Records::new(entry.batch.bytes()).unwrap() {
+            for record in flow::codec::Records::new(entry.batch.bytes()).unwrap() {
                 let record = record.unwrap();
-                let (hour, suffix) = record.key.split_first_chunk().unwrap();
-                let key = (u32::from_be_bytes(*hour), suffix.to_vec());
+                let (hour, suffix) = super::super::codec::split_hour(record.key).unwrap();
+                let key = (hour, suffix.to_vec());
                 let sums = rows.entry(key).or_default();
                 sums.0 += record.counters.tx;
                 sums.1 += record.counters.rx;
@@ -232,10 +196,12 @@ mod tests {
 
     fn rows(store: &Store) -> Rows {
         let mut rows = Rows::new();
-        let mut scan = store.select(crate::store::Selection::hours(0..9)).unwrap();
+        let mut scan = store
+            .select(crate::store::Selection::hours(HourRange::ALL))
+            .unwrap();
         while let Some(row) = scan.next_row().unwrap() {
             let sums = (row.counters.tx, row.counters.rx);
-            rows.insert((row.hour.get(), row.suffix.to_vec()), sums);
+            rows.insert((row.hour, row.suffix.to_vec()), sums);
         }
         rows
     }
@@ -283,7 +249,7 @@ mod tests {
             store.apply(rest.cloned().collect()).unwrap();
             assert_eq!(rows(&store), model(&journal));
         }
-        let ledger = store.ledger(0..u32::MAX).unwrap();
+        let ledger = store.ledger(HourRange::ALL).unwrap();
         let flows: u64 = ledger.map(|entry| entry.unwrap().1.flows).sum();
         drop(store);
         let verified = crate::store::verify(dir.path()).unwrap();

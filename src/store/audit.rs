@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use super::error::{StoreError, with_context};
 use super::position::Position;
-use super::scan::open_iterator;
 use super::tallies::Tallies;
+use super::tally::Tally;
+use super::view::{View, ViewOf};
 use super::{Inner, codec};
-use flow::Totals;
+use flow::{Hour, Totals};
 
 /// The compactor rests from audits this many times as long as the last one took.
 const REST: u32 = 99;
@@ -95,44 +96,100 @@ pub(super) struct LedgerCounts {
     pub(super) totals: Totals,
 }
 
-/// A part of the ledger that is not on disk yet, by its tally's last position.
-struct Unflushed<T> {
-    last: Position,
-    part: T,
+/// Copies the unflushed hours, with the counters beside them.
+#[derive(Default)]
+struct HoursOf {
+    on_disk: HoursOnDisk,
+    totals: Totals,
+}
+
+impl ViewOf for HoursOf {
+    type Copy = Vec<Hour>;
+
+    /// They are few bytes, and dropped at once.
+    fn copy_bytes(&self, _tally: &Tally, _cutoff: Hour) -> usize {
+        0
+    }
+
+    fn copy(&self, tally: &Tally, _cutoff: Hour) -> Vec<Hour> {
+        tally.hours()
+    }
+
+    fn read_counters(&mut self, tallies: &Tallies) {
+        (self.on_disk, self.totals) = (tallies.hours_on_disk(), tallies.expected());
+    }
+
+    fn bounds(&self, _cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+        whole_ledger()
+    }
+
+    fn seeks(&self) -> bool {
+        true
+    }
+}
+
+/// Adds up the unflushed flows, with the number that all flows should have.
+#[derive(Default)]
+struct FlowsOf {
+    expected: u64,
+}
+
+impl ViewOf for FlowsOf {
+    type Copy = u64;
+
+    fn copy_bytes(&self, _tally: &Tally, _cutoff: Hour) -> usize {
+        0
+    }
+
+    fn copy(&self, tally: &Tally, _cutoff: Hour) -> u64 {
+        tally.ledger().map(|(_, totals)| totals.flows).sum()
+    }
+
+    fn read_counters(&mut self, tallies: &Tallies) {
+        self.expected = tallies.expected().flows;
+    }
+
+    fn bounds(&self, _cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+        whole_ledger()
+    }
+
+    fn seeks(&self) -> bool {
+        false
+    }
+}
+
+/// The keys of all entries, including those of hours that are too old but not dropped yet.
+fn whole_ledger() -> (Vec<u8>, Vec<u8>) {
+    let (lower, upper) = codec::ledger_bounds();
+    (lower.to_vec(), upper.to_vec())
 }
 
 impl Inner {
     /// The counted totals. Takes time proportional to the number of unflushed hours.
     pub(super) fn ledger_counts(self: &Arc<Inner>) -> Result<LedgerCounts, StoreError> {
         loop {
-            let counts = self.visibility.between_drops(|_| {
-                let (tallies, on_disk, totals) = {
-                    let tallies = self.tallies()?;
-                    let hours = unflushed(&tallies, |tally| tally.hours());
-                    (hours, tallies.hours_on_disk(), tallies.expected())
-                };
-                let (lower, upper) = codec::ledger_bounds();
-                let (mut disk, marker) = open_iterator(self, lower, upper, true)?;
-                let Some(mut hours) = on_disk.at(marker) else {
-                    return Ok(None);
-                };
-                let of_tallies = tallies.into_iter().filter(|of| of.last > marker);
-                let mut more: Vec<u32> = of_tallies.flat_map(|of| of.part).collect();
-                more.sort_unstable();
-                more.dedup();
-                for hour in more {
-                    let key = codec::ledger_key(hour);
-                    disk.seek(&key);
-                    let is_there = disk.item().is_some_and(|(found, _)| found == key);
-                    hours += u64::from(!is_there);
-                }
-                disk.status().map_err(with_context("reading the ledger"))?;
-                Ok(Some(LedgerCounts { hours, totals }))
-            })?;
-            // Otherwise a flush ended in between.
-            if let Some(counts) = counts {
-                return Ok(counts);
+            let mut of = HoursOf::default();
+            let View {
+                mut disk,
+                marker,
+                copies,
+                ..
+            } = View::open(self, &mut of)?;
+            let Some(mut hours) = of.on_disk.at(marker) else {
+                // A flush ended in between.
+                continue;
+            };
+            let mut unflushed: Vec<Hour> = copies.into_iter().flatten().collect();
+            unflushed.sort_unstable();
+            unflushed.dedup();
+            for hour in unflushed {
+                let key = codec::ledger_key(hour);
+                disk.seek(&key);
+                hours += u64::from(disk.key().is_none_or(|found| found != key));
             }
+            disk.status().map_err(with_context("reading the ledger"))?;
+            let totals = of.totals;
+            return Ok(LedgerCounts { hours, totals });
         }
     }
 
@@ -152,41 +209,25 @@ impl Inner {
 
     /// Flows that were counted, minus those in the ledger. Reads all of it, in constant memory.
     fn ledger_difference(self: &Arc<Inner>) -> Result<i64, StoreError> {
-        self.visibility.between_drops(|_| {
-            let (tallies, expected) = {
-                let tallies = self.tallies()?;
-                let sums = unflushed(&tallies, |tally| {
-                    tally.ledger().map(|(_, totals)| totals.flows).sum::<u64>()
-                });
-                (sums, tallies.expected())
-            };
-            let (lower, upper) = codec::ledger_bounds();
-            let (mut disk, marker) = open_iterator(self, lower, upper, false)?;
-            let of_tallies = tallies.iter().filter(|of| of.last > marker);
-            let mut flows: u64 = of_tallies.map(|of| of.part).sum();
-            while let Some((_, value)) = disk.item() {
-                flows = flows.wrapping_add(codec::decode_totals(value)?.flows);
-                disk.advance();
-            }
-            disk.status().map_err(with_context("reading the ledger"))?;
-            Ok(expected.flows.wrapping_sub(flows) as i64)
-        })
+        let mut of = FlowsOf::default();
+        let View {
+            mut disk, copies, ..
+        } = View::open(self, &mut of)?;
+        let mut flows: u64 = copies.into_iter().sum();
+        while let Some((_, value)) = disk.item() {
+            flows = flows.wrapping_add(codec::decode_totals(value)?.flows);
+            disk.advance();
+        }
+        disk.status().map_err(with_context("reading the ledger"))?;
+        Ok(of.expected.wrapping_sub(flows) as i64)
     }
-}
-
-fn unflushed<T>(tallies: &Tallies, part: impl Fn(&super::Tally) -> T) -> Vec<Unflushed<T>> {
-    let both = tallies.both().map(|tally| Unflushed {
-        last: tally.last(),
-        part: part(tally),
-    });
-    both.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::{Store, StoreOptions};
-    use flow::{BatchBuilder, Counters, Hour};
+    use flow::{BatchBuilder, Counters};
     use rocksdb::statistics::Ticker;
     use std::time::Duration;
 
@@ -290,7 +331,10 @@ mod tests {
         let difference = &inner.options.metrics.store().ledger_difference_flows;
         assert_eq!(difference.get(), 0);
         let flows = inner.flows().unwrap();
-        inner.db.delete_cf(flows, codec::ledger_key(3)).unwrap();
+        inner
+            .db
+            .delete_cf(flows, codec::ledger_key(Hour::new(3).unwrap()))
+            .unwrap();
         let next = inner.audit_ledger(Instant::now());
         assert_eq!(
             inner.audit_ledger(next + Duration::from_secs(1)),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::dedupe::{CommitGroup, Outcome};
+use super::dedupe::{Arrival, CommitGroup, Outcome};
 use super::error::StoreError;
 use super::journal::Journal;
 use super::position::Position;
@@ -25,9 +25,13 @@ impl Store {
         let mut orphaned = inner.commit.lock().map_err(|_| StoreError::Closed)?;
         // Before any response: a replay gets a 200, too.
         inner.require_dir()?;
-        let mut group = CommitGroup::new(self)?;
-        let outcomes = batches.into_iter().map(|batch| group.add(batch)).collect();
-        let group = group.batches;
+        let mut classifier = CommitGroup::new(self, &*inner.tallies()?);
+        let now = Arrival::now();
+        let classified = batches
+            .into_iter()
+            .map(|batch| classifier.classify(batch, now));
+        let (outcomes, counting): (_, Vec<Option<Batch>>) = classified.unzip();
+        let group: Vec<Batch> = counting.into_iter().flatten().collect();
         if group.is_empty() {
             return Ok(outcomes);
         }

@@ -159,7 +159,7 @@ impl Inner {
     fn compact_dropped(&self, first: u32, end: u32) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
-        let (from, to) = (first.to_be_bytes(), end.to_be_bytes());
+        let (from, to) = codec::range_bounds((first..end).into());
         let levels = self.compact_range(Some(&from), Some(&to), &options)?;
         // A manual compaction moves everything to the last level that has files of the range.
         match levels.as_slice() {

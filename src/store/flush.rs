@@ -14,7 +14,7 @@ use super::rocks::L0_FILES_MAX;
 use super::tallies::Tallies;
 use super::tally::Tally;
 use super::{Durability, Inner, Recovery, Step, WriteHealth};
-use flow::Hour;
+use flow::{Hour, HourRange};
 
 /// Pause before a failed flush is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -284,12 +284,12 @@ impl Inner {
         let mut on_disk = self.db.raw_iterator_cf(self.flows()?);
         on_disk.seek_to_first();
         let mut key = Vec::new();
-        let mut busiest: Option<(u32, usize)> = None;
-        let (mut first, mut last) = (None, 0);
+        let mut busiest: Option<(Hour, usize)> = None;
+        let (mut first, mut last) = (None, Hour::FIRST);
         let mut new_hours = 0;
         for (hour, mut run) in tally.runs() {
             key.clear();
-            key.extend_from_slice(&hour.to_be_bytes());
+            codec::push_hour(&mut key, hour);
             if on_disk.key().is_some_and(|next| next < key.as_slice()) {
                 on_disk.seek(&key);
             }
@@ -322,12 +322,11 @@ impl Inner {
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
             .map_err(with_context(DOING))?;
         file.finish().map_err(with_context(DOING))?;
-        let hour = |hour: u32| Hour::new(u64::from(hour));
         let overlap = busiest.and_then(|(busiest, rows)| {
             Some(FlushOverlap {
-                first: hour(first?)?,
-                last: hour(last)?,
-                busiest: hour(busiest)?,
+                first: first?,
+                last,
+                busiest,
                 rows,
             })
         });
@@ -373,7 +372,7 @@ impl Inner {
         })?;
         recovery.time = start.elapsed();
         let mut tallies = self.tallies()?;
-        tallies.recover(tally, self.marker()?, self.ledger_on_disk(0, u32::MAX)?)?;
+        tallies.recover(tally, self.marker()?, self.ledger_on_disk(HourRange::ALL)?)?;
         self.retention.update(tallies.newest());
         drop(tallies);
         // An earlier process may have been killed before it dropped hours that had become too old.

@@ -104,9 +104,9 @@ pub(super) struct Health {
     last_write: AtomicU8,
     /// Whether less than the reserve is free.
     space_is_low: AtomicBool,
-    /// In bytes.
-    pub(super) free: AtomicU64,
-    pub(super) reserve: AtomicU64,
+    /// In bytes, at the last check.
+    free: AtomicU64,
+    reserve: AtomicU64,
 }
 
 /// The state of the path of the data directory.
@@ -141,7 +141,7 @@ impl Inner {
         if now_ms >= health.next_check_ms.load(Ordering::Relaxed) {
             let next_ms = now_ms + CHECK_INTERVAL.as_millis() as u64;
             health.next_check_ms.store(next_ms, Ordering::Relaxed);
-            health.check_location(&self.dir, &self.db);
+            health.update_is_gone(&self.dir, &self.db);
         }
         if health.is_gone.load(Ordering::Relaxed) {
             let path = self.dir.path().to_owned();
@@ -211,7 +211,7 @@ impl Health {
             .unwrap_or(WriteHealth::Failing)
     }
 
-    fn check_location(&self, dir: &DataDir, db: &DB) {
+    fn update_is_gone(&self, dir: &DataDir, db: &DB) {
         let place = self.dir_state(dir, db);
         let is_gone = !matches!(place, Ok(DirState::All));
         if self.is_gone.swap(is_gone, Ordering::Relaxed) == is_gone {
@@ -250,6 +250,12 @@ impl Health {
     /// Whether less than the reserve was free at the last check.
     pub(super) fn space_is_low(&self) -> bool {
         self.space_is_low.load(Ordering::Relaxed)
+    }
+
+    /// Free bytes of the disk at the last check, and how many of them are the reserve.
+    pub(super) fn free_and_reserve(&self) -> (u64, u64) {
+        let of = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        (of(&self.free), of(&self.reserve))
     }
 
     /// Updates the free space of the disk of `path`, and logs changes. The default `reserve` is a twentieth of the

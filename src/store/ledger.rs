@@ -6,7 +6,6 @@
 //!
 //! It has one entry per hour, possibly millions, so it is read entry by entry.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,12 +13,12 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{StoreError, with_context};
-use super::position::Position;
-use super::scan::{OwnedIterator, ScanLimits, open_iterator};
+use super::scan::ScanLimits;
 use super::tally::Tally;
-use super::views::ViewGrant;
+use super::view::{OwnedIterator, View, ViewOf};
+use super::view_budget::ViewGrant;
 use super::{Inner, Store, codec};
-use flow::{Hour, Totals};
+use flow::{Hour, HourRange, Totals};
 
 /// The entries of a range of hours in ascending order, as of one moment between two commits.
 ///
@@ -37,51 +36,35 @@ pub struct Ledger {
 /// An entry of a tally.
 #[derive(Clone, Copy)]
 struct UnflushedEntry {
-    hour: u32,
-    of_frozen: bool,
+    hour: Hour,
     totals: Totals,
 }
 
 impl Store {
     /// The entries of those `hours` that have flows and are not too old.
-    pub fn ledger(&self, hours: Range<u32>) -> Result<Ledger, StoreError> {
+    pub fn ledger(&self, hours: HourRange) -> Result<Ledger, StoreError> {
         Ledger::open(&self.inner, hours)
     }
 }
 
 impl Ledger {
-    fn open(inner: &Arc<Inner>, hours: Range<u32>) -> Result<Ledger, StoreError> {
-        inner.visibility.between_drops(|drop_seq| {
-            // Copy the tallies first, then open the iterator; the marker shows which entries are in both, as in a scan.
-            let copies = copy_tallies(inner, &hours)?;
-            let first = hours.start.max(copies.cutoff);
-            let end = hours.end.max(first);
-            let (lower, upper) = (codec::ledger_key(first), codec::ledger_key(end));
-            let (disk, marker) = open_iterator(inner, &lower, &upper, false)?;
-            let mut unflushed = copies.entries;
-            unflushed.retain(|of| {
-                let last = if of.of_frozen {
-                    copies.frozen_last
-                } else {
-                    copies.last
-                };
-                last > marker && of.hour >= first
-            });
-            unflushed.sort_unstable_by_key(|of| of.hour);
-            unflushed.dedup_by(|later, kept| {
-                let is_same = later.hour == kept.hour;
-                if is_same {
-                    kept.totals.add(later.totals);
-                }
-                is_same
-            });
-            Ok(Ledger {
-                disk,
-                unflushed: unflushed.into_iter().peekable(),
-                tag: inner.visibility.tag(copies.last, drop_seq),
-                limits: ScanLimits::default(),
-                _grant: copies.grant,
-            })
+    fn open(inner: &Arc<Inner>, hours: HourRange) -> Result<Ledger, StoreError> {
+        let view = View::open(inner, &mut LedgerOf(hours))?;
+        let mut unflushed: Vec<UnflushedEntry> = view.copies.into_iter().flatten().collect();
+        unflushed.sort_unstable_by_key(|of| of.hour);
+        unflushed.dedup_by(|later, kept| {
+            let is_same = later.hour == kept.hour;
+            if is_same {
+                kept.totals.add(later.totals);
+            }
+            is_same
+        });
+        Ok(Ledger {
+            disk: view.disk,
+            unflushed: unflushed.into_iter().peekable(),
+            tag: view.tag,
+            limits: ScanLimits::default(),
+            _grant: view.grant,
         })
     }
 
@@ -113,15 +96,17 @@ impl Ledger {
                 None
             }
         };
-        let at = next.map_or(u32::MAX, |(hour, _)| hour.get());
-        let unflushed = self.unflushed.next_if(|of| of.hour <= at);
-        if next.is_some() && unflushed.is_none_or(|of| of.hour == at) {
+        let on_disk = next.map(|(hour, _)| hour);
+        let is_due = |of: &UnflushedEntry| on_disk.is_none_or(|on_disk| of.hour <= on_disk);
+        let unflushed = self.unflushed.next_if(is_due);
+        let is_on_disk = |of: &UnflushedEntry| on_disk == Some(of.hour);
+        if on_disk.is_some() && unflushed.as_ref().is_none_or(is_on_disk) {
             self.disk.advance();
         }
         if let Some(of) = unflushed {
             match &mut next {
-                Some((_, totals)) if of.hour == at => totals.add(of.totals),
-                _ => next = Some((hour(of.hour)?, of.totals)),
+                Some((_, totals)) if is_on_disk(&of) => totals.add(of.totals),
+                _ => next = Some((of.hour, of.totals)),
             }
         }
         Ok(next)
@@ -144,59 +129,31 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-fn hour(hour: u32) -> Result<Hour, codec::Corrupt> {
-    Hour::new(u64::from(hour)).ok_or(codec::Corrupt("an hour is out of range"))
-}
+/// Copies the unflushed entries of a range of hours.
+struct LedgerOf(HourRange);
 
-/// The entries of both tallies, as of one moment between two commits.
-struct Copies {
-    entries: Vec<UnflushedEntry>,
-    /// Last positions of the active and the frozen tally.
-    last: Position,
-    frozen_last: Position,
-    cutoff: u32,
-    grant: ViewGrant,
-}
+impl ViewOf for LedgerOf {
+    type Copy = Vec<UnflushedEntry>;
 
-fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreError> {
-    let copy = |tally: &Tally, of_frozen, to: &mut Vec<UnflushedEntry>| {
-        let of_range = tally.ledger().filter(|(hour, _)| hours.contains(hour));
-        to.extend(of_range.map(|(hour, totals)| UnflushedEntry {
-            hour,
-            of_frozen,
-            totals,
-        }));
-    };
-    let mut bytes = 0;
-    loop {
-        // Reserve without the lock, since this may block.
-        let grant = ViewGrant::reserve(inner, bytes)?;
-        let tallies = inner.tallies()?;
-        let frozen = tallies.frozen().cloned();
-        let of_frozen = frozen.as_deref().map_or(0, |tally| tally.hours_in(hours));
-        let entries = tallies.active().hours_in(hours) + of_frozen;
-        let needed = entries * size_of::<UnflushedEntry>();
-        if !grant.covers(needed, &inner.views) {
-            // Reserve more than needed, since the tallies grow meanwhile.
-            bytes = needed + needed / 8;
-            continue;
-        }
-        let mut copies = Vec::with_capacity(entries);
-        copy(tallies.active(), false, &mut copies);
-        let last = tallies.active().last();
-        let cutoff = inner.retention.cutoff();
-        drop(tallies);
-        let frozen_last = frozen.as_deref().map_or(Position::ZERO, Tally::last);
-        frozen
-            .iter()
-            .for_each(|tally| copy(tally, true, &mut copies));
-        return Ok(Copies {
-            entries: copies,
-            last,
-            frozen_last,
-            cutoff,
-            grant,
-        });
+    fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize {
+        tally.hours_in(self.0.since(cutoff)) * size_of::<UnflushedEntry>()
+    }
+
+    fn copy(&self, tally: &Tally, cutoff: Hour) -> Vec<UnflushedEntry> {
+        let hours = self.0.since(cutoff);
+        let mut copy = Vec::with_capacity(tally.hours_in(hours));
+        let entries = tally.ledger().filter(|(hour, _)| hours.contains(*hour));
+        copy.extend(entries.map(|(hour, totals)| UnflushedEntry { hour, totals }));
+        copy
+    }
+
+    fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+        let (lower, upper) = codec::ledger_range_bounds(self.0.since(cutoff));
+        (lower.to_vec(), upper.to_vec())
+    }
+
+    fn seeks(&self) -> bool {
+        false
     }
 }
 
@@ -204,15 +161,12 @@ fn copy_tallies(inner: &Arc<Inner>, hours: &Range<u32>) -> Result<Copies, StoreE
 pub(super) struct DiskLedger<'a>(DBRawIteratorWithThreadMode<'a, DB>);
 
 impl Inner {
-    /// The entries on disk from `first` to `end` (exclusive).
-    pub(super) fn ledger_on_disk(
-        &self,
-        first: u32,
-        end: u32,
-    ) -> Result<DiskLedger<'_>, StoreError> {
+    /// The entries of these hours on disk.
+    pub(super) fn ledger_on_disk(&self, hours: HourRange) -> Result<DiskLedger<'_>, StoreError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(codec::ledger_key(first));
-        options.set_iterate_upper_bound(codec::ledger_key(end));
+        let (lower, upper) = codec::ledger_range_bounds(hours);
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
         options.fill_cache(false);
         let mut disk = self.db.raw_iterator_cf_opt(self.flows()?, options);
         disk.seek_to_first();
@@ -220,31 +174,31 @@ impl Inner {
     }
 
     /// The total of these entries, and their number.
-    pub(super) fn sum_on_disk(&self, first: u32, end: u32) -> Result<(Totals, u64), StoreError> {
-        let (mut sum, mut hours) = (Totals::default(), 0);
-        for entry in self.ledger_on_disk(first, end)? {
+    pub(super) fn sum_on_disk(&self, hours: HourRange) -> Result<(Totals, u64), StoreError> {
+        let (mut sum, mut count) = (Totals::default(), 0);
+        for entry in self.ledger_on_disk(hours)? {
             sum.add(entry?.1);
-            hours += 1;
+            count += 1;
         }
-        Ok((sum, hours))
+        Ok((sum, count))
     }
 }
 
 impl DiskLedger<'_> {
     /// The last hour that has an entry.
-    pub(super) fn last_hour(mut self) -> Result<Option<u32>, StoreError> {
+    pub(super) fn last_hour(mut self) -> Result<Option<Hour>, StoreError> {
         self.0.seek_to_last();
         Ok(self.next().transpose()?.map(|(hour, _)| hour))
     }
 }
 
 impl Iterator for DiskLedger<'_> {
-    type Item = Result<(u32, Totals), StoreError>;
+    type Item = Result<(Hour, Totals), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = match self.0.item() {
             Some((key, value)) => codec::decode_ledger_key(key)
-                .and_then(|hour| Ok((hour.get(), codec::decode_totals(value)?)))
+                .and_then(|hour| Ok((hour, codec::decode_totals(value)?)))
                 .map_err(StoreError::from),
             None => {
                 return Some(Err(self

@@ -63,7 +63,7 @@ fn fold_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
 /// Checks an invariant for arbitrary values: if all are counters, or all are totals, so is the sum, regardless of
 /// grouping; otherwise readers reject the result. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_merge(values: &[&[u8]]) {
+pub fn assert_merge_associates(values: &[&[u8]]) {
     let saturated = AtomicU64::new(0);
     let whole = fold(values.iter().copied(), &saturated);
     let all = |bytes| values.iter().all(|v| v.len() == bytes);
@@ -105,7 +105,7 @@ mod tests {
         fn merge_accepts_any_bytes(
             values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..42), 0..10)
         ) {
-            check_merge(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            assert_merge_associates(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
 
         #[test]
@@ -122,7 +122,7 @@ mod tests {
             values.iter().for_each(|v| sum.add(totals(*v)));
             let folded = fold(encoded.iter().map(<[u8; _]>::as_slice), &AtomicU64::new(0));
             prop_assert_eq!(codec::decode_totals(&folded), Ok(sum));
-            check_merge(&encoded.iter().map(<[u8; _]>::as_slice).collect::<Vec<_>>());
+            assert_merge_associates(&encoded.iter().map(<[u8; _]>::as_slice).collect::<Vec<_>>());
         }
 
         #[test]
@@ -130,7 +130,7 @@ mod tests {
             values in prop::collection::vec((any::<u64>(), 0..1000u64), 1..10)
         ) {
             let values: Vec<_> = values.iter().map(|&(tx, rx)| encoded(tx, rx)).collect();
-            check_merge(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            assert_merge_associates(&values.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
     }
 

@@ -4,35 +4,10 @@
 //! large or old, it is frozen, and the flusher thread writes its rows and the **marker** (the last journal position
 //! that they contain) into one file, which RocksDB ingests atomically ([`flush`]). Sums and marker therefore always
 //! agree: after a crash, the journal is replayed from the marker. Readers ([`scan`]) apply the same rule, so that
-//! they see every acknowledged batch exactly once during a flush.
+//! they see every acknowledged batch exactly once during a flush ([`view`]).
 //!
-//! # Parts
-//!
-//! Threads and scans share one [`Inner`]. Each of its parts is in its own file:
-//!
-//! | part | state | file |
-//! |---|---|---|
-//! | tallies | active and frozen tally, counters beside the ledger | [`tallies`] |
-//! | visibility | cached marker, sequence number of drops | [`visibility`] |
-//! | flusher | write lock of `flows`, signals | [`flush`] |
-//! | compactor | its requests; the result of the last audit | [`compact`], [`audit`] |
-//! | retention | cutoff, clock | [`retention`] |
-//! | receipts | rules by which compaction drops them | [`receipts`] |
-//! | views | memory for copies of unflushed rows | [`views`] |
-//! | journal memtable | its size | [`journal`] |
-//! | health | last write, free space, required files | [`health`] |
-//!
-//! # Order of locks
-//!
-//! A thread that holds a lock takes only locks after it:
-//!
-//! 1. `commit`: one commit at a time. It waits for flushes, so no flush takes it.
-//! 2. the flusher's lock of writes ([`flush::Flusher::lock_writes`]): flushes, drops, checkpoints.
-//! 3. `tallies`.
-//! 4. leaf locks: compaction requests, memory of views, live files.
-//!
-//! Nothing blocks on the disk with the tallies locked, except [`Store::apply`], which reads receipts, and code that
-//! runs before the threads start.
+//! Threads and scans share one [`Inner`]. `docs/internals/store.md` has its parts, and the order in which a thread may
+//! take their locks.
 
 mod apply;
 mod arena;
@@ -65,7 +40,8 @@ mod tallies;
 mod tally;
 mod torn;
 mod verify;
-mod views;
+mod view;
+mod view_budget;
 mod visibility;
 mod wal;
 
@@ -79,7 +55,7 @@ use rocksdb::{ColumnFamily, DB, Options};
 
 pub use apply::{Applied, JournalEntry};
 pub use checkpoint::StoreCheckpoint;
-pub use dedupe::{KeyStatus, Outcome};
+pub use dedupe::Outcome;
 pub use dir::{DataDir, INCOMPLETE, PARTITION_FILE, RESTORING_FILE, ROCKS};
 pub use error::StoreError;
 pub use health::WriteHealth;
@@ -87,7 +63,6 @@ pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use position::Position;
-pub use retention::Retention;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
 #[doc(hidden)] // for benches
@@ -95,7 +70,7 @@ pub use tally::{Tally, batch_memory_bytes};
 pub use verify::{Fault, Verified, verify};
 pub use wal::truncate_torn_writes;
 #[cfg(fuzzing)]
-pub use {merge::check_merge, tally::check_replay};
+pub use {merge::assert_merge_associates, tally::assert_replay_adds_up};
 
 use audit::Audit;
 use compact::CompactionRequests;
@@ -107,7 +82,7 @@ use journal::{Journal, JournalMemtable};
 use receipts::ReceiptExpiry;
 use retention::RetentionState;
 use tallies::Tallies;
-use views::ViewBudget;
+use view_budget::ViewBudget;
 use visibility::Visibility;
 
 /// An open data directory. Dropping it stops its threads. No data is lost: batches that are not flushed are in the

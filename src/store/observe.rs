@@ -83,13 +83,9 @@ impl Inner {
             &metrics.sums_saturated,
             self.saturated.load(Ordering::Relaxed),
         );
-        let (free, reserve) = (&self.health.free, &self.health.reserve);
-        metrics
-            .disk_free_bytes
-            .set(free.load(Ordering::Relaxed) as i64);
-        metrics
-            .disk_reserve_bytes
-            .set(reserve.load(Ordering::Relaxed) as i64);
+        let (free, reserve) = self.health.free_and_reserve();
+        metrics.disk_free_bytes.set(free as i64);
+        metrics.disk_reserve_bytes.set(reserve as i64);
         Ok(())
     }
 

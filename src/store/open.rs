@@ -15,7 +15,7 @@ use super::journal::JournalMemtable;
 use super::retention::RetentionState;
 use super::rocks::RocksOptions;
 use super::tallies::Tallies;
-use super::views::ViewBudget;
+use super::view_budget::ViewBudget;
 use super::visibility::Visibility;
 use super::{DataDir, Inner, Store, StoreError, StoreOptions, wal};
 
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::store::Selection;
     use flow::BatchBuilder;
-    use flow::{Counters, Hour};
+    use flow::{Counters, Hour, HourRange};
 
     fn commit(store: &Store, tx: u64) -> Result<(), StoreError> {
         let mut batch = BatchBuilder::with_capacity(0);
@@ -181,7 +181,7 @@ mod tests {
                 .select(Selection::hour(Hour::new(7).unwrap()))
                 .unwrap();
             assert_eq!(scan.next().unwrap().unwrap().1, Counters { tx: 3, rx: 0 });
-            let mut ledger = reader.ledger(0..u32::MAX).unwrap();
+            let mut ledger = reader.ledger(HourRange::ALL).unwrap();
             assert_eq!(ledger.next().unwrap().unwrap().1.flows, 2);
             assert!(ledger.next().is_none());
             assert!(matches!(reader.flush(), Err(StoreError::ReadOnly)));
@@ -192,7 +192,7 @@ mod tests {
         drop(readers);
         let (store, recovery) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         assert_eq!(recovery.flows, 1);
-        let first = store.ledger(7..8).unwrap().next();
+        let first = store.ledger((7..8).into()).unwrap().next();
         assert_eq!(first.unwrap().unwrap().1.tx, 3);
     }
 }

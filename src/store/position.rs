@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-/// A batch's number in the journal.
+use flow::{Offset, OutOfRange};
+
+/// A batch's number in the journal. If that is a Kafka partition, the batches of a message share one number: the offset
+/// that follows the message's, so that [`Position::ZERO`] is before the first message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 
@@ -16,6 +19,24 @@ impl Position {
 
     pub const fn get(self) -> u64 {
         self.0
+    }
+
+    /// The position of the message at `offset`.
+    pub fn after(offset: Offset) -> Position {
+        Position(offset.get() + 1)
+    }
+
+    /// The offset of the first message after this position.
+    ///
+    /// # Errors
+    /// After the last offset that Kafka can have.
+    pub fn next_offset(self) -> Result<Offset, OutOfRange> {
+        Offset::try_from(self.0)
+    }
+
+    /// Whether the message at `offset` is at or before this position.
+    pub fn includes(self, offset: Offset) -> bool {
+        self >= Position::after(offset)
     }
 
     /// The position after it.

@@ -54,7 +54,7 @@ impl Store {
             return Ok(None);
         };
         let (receipt, note) = codec::decode_noted_receipt(&value)?;
-        if is_expired(key, &receipt, &inner.options) {
+        if is_expired(&receipt, inner.options.window_of(key), now()) {
             return Ok(None);
         }
         let kept = ReceiptInfo {
@@ -311,10 +311,9 @@ impl Inner {
     }
 }
 
-/// Whether a receipt's window has passed. If the clock was set back, receipts live longer, not shorter.
-pub(super) fn is_expired(key: &[u8], receipt: &Receipt, options: &StoreOptions) -> bool {
-    let until = Duration::from_secs(receipt.time_s).saturating_add(options.window_of(key));
-    now() > until
+/// Whether a receipt's window has passed at `time`. If the clock was set back, receipts live longer, not shorter.
+pub(super) fn is_expired(receipt: &Receipt, window: Duration, time: Duration) -> bool {
+    time > Duration::from_secs(receipt.time_s).saturating_add(window)
 }
 
 /// Time since the epoch.

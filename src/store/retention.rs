@@ -13,7 +13,7 @@ use rocksdb::SstFileWriter;
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::{Inner, Step, Store, StoreOptions};
-use flow::{Batch, Hour, HourUnit, Totals};
+use flow::{Batch, Hour, HourRange, HourUnit, Totals};
 
 /// Maximum wait of a deletion for the preceding flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
@@ -21,13 +21,13 @@ const WRITING: &str = "writing a file to ingest";
 
 /// The hours that are kept, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
+pub(super) struct Retention {
     /// Number of hours kept before the newest; `None` keeps all.
-    pub(super) hours: Option<u32>,
+    hours: Option<u32>,
     /// The newest hour that has flows.
-    pub(super) newest: Option<u32>,
+    newest: Option<Hour>,
     /// The hour that age is counted from if the newest hour is later: the clock's, if hours count from the epoch.
-    pub(super) latest: u32,
+    latest: Hour,
 }
 
 impl Retention {
@@ -35,18 +35,17 @@ impl Retention {
     ///
     /// A single wrong hour (seconds instead of hours, or a sender's clock) does not make other hours too old: if the
     /// newest hour is later than the clock's, age counts from the clock's.
-    pub fn cutoff(&self) -> u32 {
+    fn cutoff(&self) -> Hour {
         match (self.hours, self.newest) {
-            (Some(hours), Some(newest)) => newest.min(self.latest).saturating_sub(hours),
-            _ => 0,
+            (Some(hours), Some(newest)) => newest.min(self.latest).minus(hours),
+            _ => Hour::FIRST,
         }
     }
 
     /// Takes the hours of `batch` into account, and returns the cutoff for its flows.
-    pub fn advance(&mut self, batch: &Batch) -> u32 {
+    pub(super) fn advance(&mut self, batch: &Batch) -> Hour {
         if self.hours.is_some() {
-            let hours = batch.ledger().map(|(hour, _)| hour);
-            self.newest = hours.chain(self.newest).max();
+            self.newest = batch.hours().chain(self.newest).max();
         }
         self.cutoff()
     }
@@ -73,24 +72,24 @@ impl RetentionState {
         }
     }
 
-    pub(super) fn cutoff(&self) -> u32 {
-        self.cutoff.load(Ordering::SeqCst)
+    pub(super) fn cutoff(&self) -> Hour {
+        hour(self.cutoff.load(Ordering::SeqCst))
     }
 
     /// Moves the cutoff, so that readers no longer see hours that are too old. Call this with the tallies locked.
-    pub(super) fn update(&self, newest: Option<u32>) {
+    pub(super) fn update(&self, newest: Option<Hour>) {
         let cutoff = self.as_of(newest).cutoff();
-        self.cutoff.store(cutoff, Ordering::SeqCst);
+        self.cutoff.store(cutoff.get(), Ordering::SeqCst);
     }
 
     /// The hours that are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one
     /// that it has reached: if the clock is set back, hours that were too old are still too old.
-    pub(super) fn as_of(&self, newest: Option<u32>) -> Retention {
+    pub(super) fn as_of(&self, newest: Option<Hour>) -> Retention {
         let latest = if self.clock_bounds_age {
             let now = HourUnit::clock_hour();
-            self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now)
+            hour(self.clock_hour.fetch_max(now, Ordering::Relaxed).max(now))
         } else {
-            u32::MAX
+            Hour::LAST
         };
         Retention {
             hours: self.hours,
@@ -100,10 +99,15 @@ impl RetentionState {
     }
 }
 
+/// The hour with this number; the last one if there is none.
+fn hour(number: u32) -> Hour {
+    Hour::new(number.into()).unwrap_or(Hour::LAST)
+}
+
 impl Store {
     /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
-    /// become too old meanwhile. Call this on a thread of the request: copying a large batch takes milliseconds, which
-    /// the only thread that commits should not spend.
+    /// become too old meanwhile. Call this on a thread of the request, or on a blocking thread for a large batch:
+    /// copying it takes milliseconds, which the only thread that commits should not spend. Locks nothing.
     pub fn remove_too_old(&self, batch: Batch) -> Batch {
         match self.cutoff_within(&batch) {
             Some(cutoff) => batch.without_hours_before(cutoff),
@@ -111,27 +115,23 @@ impl Store {
         }
     }
 
-    /// The retention cutoff if `batch` has flows before it, counting its own hours. Locks nothing.
-    pub fn cutoff_within(&self, batch: &Batch) -> Option<u32> {
-        let inner = &*self.inner;
-        inner.options.retain_hours?;
-        let newest = batch.ledger().map(|(hour, _)| hour).max();
-        let of_batch = inner.retention.as_of(newest).cutoff();
-        let cutoff = of_batch.max(inner.retention.cutoff());
-        let mut hours = batch.ledger().map(|(hour, _)| hour);
-        hours.any(|hour| hour < cutoff).then_some(cutoff)
+    /// Whether [`Store::remove_too_old`] would copy `batch`.
+    pub fn has_too_old(&self, batch: &Batch) -> bool {
+        self.cutoff_within(batch).is_some()
     }
 
-    /// The hours that are kept, as of the last commit.
-    pub fn retention(&self) -> Result<Retention, StoreError> {
-        let newest = self.inner.tallies()?.newest();
-        Ok(self.inner.retention.as_of(newest))
+    /// The retention cutoff if `batch` has flows before it, counting its own hours.
+    fn cutoff_within(&self, batch: &Batch) -> Option<Hour> {
+        let inner = &*self.inner;
+        inner.options.retain_hours?;
+        let of_batch = inner.retention.as_of(batch.hours().max()).cutoff();
+        let cutoff = of_batch.max(inner.retention.cutoff());
+        (batch.hours().any(|hour| hour < cutoff)).then_some(cutoff)
     }
 
     /// The newest hour that has flows; `None` if there is none, or if the store is closed after an error.
     pub fn newest_hour(&self) -> Option<Hour> {
-        let newest = self.inner.tallies().ok()?.newest()?;
-        Hour::new(u64::from(newest))
+        self.inner.tallies().ok()?.newest()
     }
 
     /// Drops `hour` and returns its totals; `None` if it has no flows. Flows that are committed meanwhile may remain.
@@ -140,15 +140,14 @@ impl Store {
     /// # Errors
     /// After an error, the hour either exists unchanged or is dropped.
     pub fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, StoreError> {
-        let only = hour.get()..hour.get() + 1;
-        if self.ledger(only)?.next().transpose()?.is_none() {
+        if self.ledger(hour.into())?.next().transpose()?.is_none() {
             return Ok(None);
         }
         self.flush_tallies(FLUSH_TIME_MAX)?;
         // Drop old hours first: without this hour, a restart might not know that they are too old.
         self.inner.drop_old_hours()?;
-        let dropped = self.inner.drop_hours(hour.get(), hour.get() + 1)?;
-        self.inner.forget_newest(hour.get())?;
+        let dropped = self.inner.drop_hours(hour.into())?;
+        self.inner.forget_newest(hour)?;
         Ok((dropped.flows > 0).then_some(dropped))
     }
 }
@@ -156,20 +155,20 @@ impl Store {
 impl Inner {
     /// Drops the hours before the cutoff. Called by the flusher after a flush.
     pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
-        let cutoff = self.retention.cutoff();
-        if cutoff == 0 {
+        let too_old = HourRange::before(self.retention.cutoff());
+        if too_old.is_empty() {
             return Ok(());
         }
-        match self.ledger_on_disk(0, cutoff)?.next().transpose()? {
+        match self.ledger_on_disk(too_old)?.next().transpose()? {
             None => Ok(()),
-            Some((first, _)) => self.drop_hours(first, cutoff).map(drop),
+            Some((first, _)) => self.drop_hours(too_old.since(first)).map(drop),
         }
     }
 
     /// Finds the new newest hour after `hour` was deleted, since age counts from it.
-    fn forget_newest(&self, hour: u32) -> Result<(), StoreError> {
+    fn forget_newest(&self, hour: Hour) -> Result<(), StoreError> {
         let _write_lock = self.flusher.lock_writes();
-        let on_disk = self.ledger_on_disk(0, u32::MAX)?.last_hour()?;
+        let on_disk = self.ledger_on_disk(HourRange::ALL)?.last_hour()?;
         let mut tallies = self.tallies()?;
         if tallies.newest() != Some(hour) {
             return Ok(());
@@ -181,30 +180,30 @@ impl Inner {
         Ok(())
     }
 
-    /// Drops the hours from `first` to `end` (exclusive), and returns their totals on disk.
-    fn drop_hours(&self, first: u32, end: u32) -> Result<Totals, StoreError> {
+    /// Drops a range of hours, and returns their totals on disk.
+    fn drop_hours(&self, range: HourRange) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
         let _write_lock = self.flusher.lock_writes();
-        let on_disk = self.sum_on_disk(first, end)?;
+        let on_disk = self.sum_on_disk(range)?;
         let (dropped, hours) = on_disk;
         if hours == 0 {
             return Ok(dropped);
         }
-        // Ingest two files in one call, so that rows and ledger change together. A single file would span the keys of
-        // all hours, and compaction would have to rewrite them with it.
-        let (from, to) = (first.to_be_bytes(), end.to_be_bytes());
+        // Ingest two files in one call, so that rows and ledger change together. A single file would span the keys of all
+        // hours, and compaction would have to rewrite them with it.
+        let (from, to) = codec::range_bounds(range);
         let rows = self.staged("dropped-rows", |file| {
             file.delete_range(from, to).map_err(with_context(WRITING))
         })?;
         let ledger = self.staged("dropped-ledger", |file| {
-            let mut entries = self.ledger_on_disk(first, end)?;
+            let mut entries = self.ledger_on_disk(range)?;
             entries.try_for_each(|entry| {
                 let key = codec::ledger_key(entry?.0);
                 file.delete(key).map_err(with_context(WRITING))
             })
         })?;
         self.step(Step::DropWritten);
-        self.ingest_drop(first, end, on_disk, || {
+        self.ingest_drop(range, on_disk, || {
             self.ingest(&[&rows, &ledger], DOING)?;
             self.step(Step::Dropped);
             Ok(())
@@ -219,6 +218,7 @@ impl Inner {
         if let Err(error) = freed {
             tracing::warn!(%error, "files of dropped hours not deleted; compaction removes them");
         }
+        let (first, end) = (range.start(), range.end());
         self.compaction_requests.request_dropped(first, end);
         let metrics = self.options.metrics.store();
         metrics.hours_dropped.inc_by(hours);
@@ -237,18 +237,21 @@ impl Inner {
         Ok(dropped)
     }
 
-    /// Runs `ingest`, which drops the hours from `first` to `end` even if it fails after that, and subtracts the
-    /// dropped totals from the counters beside the ledger.
+    /// Runs `ingest`, which drops these hours even if it fails after that, and subtracts what is gone from the counters
+    /// beside the ledger.
     fn ingest_drop(
         &self,
-        first: u32,
-        end: u32,
+        hours: HourRange,
         held: (Totals, u64),
         ingest: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.visibility.during_drop(|| {
             let ingested = ingest();
-            let left = self.sum_on_disk(first, end);
+            // If it succeeded, nothing is left, since the caller holds the write lock.
+            let left = match &ingested {
+                Ok(()) => Ok((Totals::default(), 0)),
+                Err(_) => self.sum_on_disk(hours),
+            };
             let noted = left.and_then(|left| {
                 self.tallies()?.drop_on_disk(held, left);
                 Ok(())
@@ -297,10 +300,10 @@ mod tests {
             ..StoreOptions::default()
         };
         let (store, _) = Store::open(dir.path(), options).unwrap();
-        assert_eq!(store.cutoff_within(&batch(&[100, 50])), Some(90));
+        assert_eq!(store.cutoff_within(&batch(&[100, 50])), Some(hour(90)));
         store.commit(vec![batch(&[100])]).unwrap();
         assert_eq!(store.cutoff_within(&batch(&[95])), None);
-        assert_eq!(store.cutoff_within(&batch(&[50])), Some(90));
+        assert_eq!(store.cutoff_within(&batch(&[50])), Some(hour(90)));
         let keyed = || {
             let key = IdempotencyKey::new(b"key").unwrap();
             batch(&[100, 50, 51, 110, 95]).with_key(key)

@@ -19,9 +19,19 @@ pub(super) fn is_no_space(error: &rocksdb::Error) -> bool {
 pub(super) fn shortage(error: &rocksdb::Error) -> Option<OutOfSpace> {
     match error.kind() {
         ErrorKind::IOError if is_no_space(error) => Some(OutOfSpace::Space),
-        ErrorKind::IOError => OutOfSpace::in_text(error.as_ref()),
+        ErrorKind::IOError => from_text(error.as_ref()),
         _ => None,
     }
+}
+
+/// RocksDB keeps the system's message, at the end, and not its number.
+fn from_text(text: &str) -> Option<OutOfSpace> {
+    let ends_with = |shortage: &OutOfSpace| {
+        let error = shortage.system_error().to_string();
+        let message = error.split(" (os error").next();
+        message.is_some_and(|message| text.ends_with(message))
+    };
+    OutOfSpace::ALL.into_iter().find(ends_with)
 }
 
 #[cfg(test)]
@@ -78,5 +88,20 @@ mod tests {
         let error = write_to(&dir.path().join("none/No space left on device/file"));
         assert_eq!(error.kind(), ErrorKind::IOError, "{error}");
         assert!(!is_no_space(&error), "{error}");
+        assert_eq!(shortage(&error), None, "{error}");
+    }
+
+    #[test]
+    fn the_message_of_the_system_is_at_the_end() {
+        for shortage in OutOfSpace::ALL {
+            let error = shortage.system_error().to_string();
+            let message = error.split(" (os error").next().unwrap();
+            let text = format!("IO error: While appending to file: 000012.log: {message}");
+            assert_eq!(from_text(&text), Some(shortage));
+            assert_eq!(
+                from_text(&format!("IO error: {message}: Input/output error")),
+                None
+            );
+        }
     }
 }

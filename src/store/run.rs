@@ -8,7 +8,7 @@ use flow::Counters;
 /// The rows of one hour in key order; `A` holds an [`arena`] of entries. They are sorted lazily: the first few rows for
 /// a fast first response, then the rest.
 #[derive(Debug)]
-pub struct Run<A> {
+pub struct SortedRun<A> {
     arena: A,
     /// An entry's offset in the low 32 bits; above it, the window (part of the suffix) that it is sorted by.
     items: Vec<u128>,
@@ -23,14 +23,14 @@ const FIRST_ROWS: usize = if cfg!(test) { 8 } else { 4096 };
 /// Entries that are sampled to find the boundary of these rows.
 const SAMPLE: usize = if cfg!(test) { 16 } else { 1024 };
 
-impl<A: AsRef<[u8]>> Run<A> {
+impl<A: AsRef<[u8]>> SortedRun<A> {
     /// Memory of the sort order of `rows` rows.
     pub(super) fn order_bytes(rows: usize) -> usize {
         rows * size_of::<u128>()
     }
 
     /// The `rows` entries of `arena`.
-    pub(super) fn sort(arena: A, rows: usize) -> Run<A> {
+    pub(super) fn sort(arena: A, rows: usize) -> SortedRun<A> {
         let entries = arena.as_ref();
         let mut items = Vec::with_capacity(rows);
         let mut offset = 0;
@@ -39,7 +39,7 @@ impl<A: AsRef<[u8]>> Run<A> {
             offset += ENTRY_HEADER_BYTES + arena::suffix(&entries[offset..]).len();
         }
         let shared = set_windows(entries, &mut items, 0);
-        let mut run = Run {
+        let mut run = SortedRun {
             arena,
             items,
             shared,

@@ -4,73 +4,36 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
-use self_cell::self_cell;
 use tokio_util::sync::CancellationToken;
 
-use super::codec::{self, FlowKey, HOUR_BYTES};
+use super::codec::{self, FlowKey};
 use super::error::{StoreError, with_context};
-use super::position::Position;
-use super::run::Run;
+use super::run::SortedRun;
 use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
-use super::views::ViewGrant;
+use super::view::{OwnedIterator, View, ViewOf};
+use super::view_budget::ViewGrant;
 use super::{Inner, arena, codec::Corrupt};
 use flow::{Counters, Hour};
 
-type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
+/// The row at `disk`: key suffix and sums. `None` after the last row or on an error.
+#[inline]
+fn row_on_disk(disk: &OwnedIterator) -> Result<Option<(&[u8], Counters)>, Corrupt> {
+    let Some((key, value)) = disk.item() else {
+        return Ok(None);
+    };
+    Ok(Some((codec::suffix(key)?, codec::decode_counters(value)?)))
+}
 
-self_cell!(
-    /// An iterator together with the database that it reads.
-    pub(super) struct OwnedIterator {
-        owner: Arc<Inner>,
-        #[covariant]
-        dependent: RawIterator,
-    }
-);
-
-impl OwnedIterator {
-    /// The current key and value; `None` after the last or on an error.
-    pub(super) fn item(&self) -> Option<(&[u8], &[u8])> {
-        self.borrow_dependent().item()
-    }
-
-    pub(super) fn status(&self) -> Result<(), rocksdb::Error> {
-        self.borrow_dependent().status()
-    }
-
-    /// The current row: key suffix and sums. `None` after the last row or on an error.
-    #[inline]
-    fn peek(&self) -> Result<Option<(&[u8], Counters)>, Corrupt> {
-        let Some((key, value)) = self.borrow_dependent().item() else {
-            return Ok(None);
-        };
-        let suffix = key.get(HOUR_BYTES..).ok_or(Corrupt("a key is too short"))?;
-        Ok(Some((suffix, codec::decode_counters(value)?)))
-    }
-
-    /// The hour of the current row and the rest of its key. `None` after the last row or on an error.
-    #[inline]
-    fn key_parts(&self) -> Option<(u32, &[u8])> {
-        let (hour, suffix) = self.borrow_dependent().key()?.split_first_chunk()?;
-        Some((u32::from_be_bytes(*hour), suffix))
-    }
-
-    #[inline]
-    pub(super) fn advance(&mut self) {
-        self.with_dependent_mut(|_, iterator| iterator.next());
-    }
-
-    pub(super) fn seek(&mut self, key: &[u8]) {
-        self.with_dependent_mut(|_, iterator| iterator.seek(key));
-    }
+/// The hour of the row at `disk`, and the rest of its key. `None` after the last row or on an error.
+#[inline]
+fn key_on_disk(disk: &OwnedIterator) -> Result<Option<(Hour, &[u8])>, Corrupt> {
+    disk.key().map(codec::split_hour).transpose()
 }
 
 /// A copy of a tally's entries of one hour.
-struct HourCopy {
-    hour: u32,
-    /// The tally's last position.
-    last: Position,
+pub(super) struct HourCopy {
+    hour: Hour,
     entries: Vec<u8>,
     rows: usize,
 }
@@ -81,7 +44,7 @@ const HOUR_COPY_BYTES: usize = 2 * size_of::<HourCopy>();
 impl HourCopy {
     /// Its memory, including the sort order of its rows.
     fn bytes(&self) -> usize {
-        HOUR_COPY_BYTES + self.entries.len() + Run::<Vec<u8>>::order_bytes(self.rows)
+        HOUR_COPY_BYTES + self.entries.len() + SortedRun::<Vec<u8>>::order_bytes(self.rows)
     }
 }
 
@@ -89,9 +52,18 @@ impl HourCopy {
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     pub hour: Hour,
-    /// The part of its key after the hour: see [`codec::split_names`].
+    /// The part of its key after the hour: see [`flow::codec::split_names`].
     pub suffix: &'a [u8],
     pub counters: Counters,
+}
+
+impl StoredRow<'_> {
+    /// Appends its key.
+    #[inline]
+    pub fn push_key(&self, key: &mut Vec<u8>) {
+        codec::push_hour(key, self.hour);
+        key.extend_from_slice(self.suffix);
+    }
 }
 
 /// The rows of a [`Selection`] in key order, as of one moment between two commits.
@@ -100,14 +72,15 @@ pub struct StoredRow<'a> {
 /// keep it open.
 pub struct Scan {
     selection: Selection,
+    /// Before the first row, any.
     hour: Hour,
     disk: OwnedIterator,
     /// Whether the row on disk belongs to `hour`.
     disk_in_hour: bool,
     /// The hour of the row on disk, and the index of the selection's names that the scan has reached in it.
-    disk_at: (u32, usize),
+    disk_at: (Hour, usize),
     /// Copies of rows of `hour`, and their memory.
-    runs: Vec<Run<Vec<u8>>>,
+    runs: Vec<SortedRun<Vec<u8>>>,
     run_bytes: usize,
     /// Copies of later hours, ascending.
     later: VecDeque<HourCopy>,
@@ -165,11 +138,11 @@ impl ScanLimits {
         if self.steps_until_check > 0 {
             return Ok(());
         }
-        self.check_limits()
+        self.enforce_limits()
     }
 
     #[cold]
-    fn check_limits(&mut self) -> Result<(), StoreError> {
+    fn enforce_limits(&mut self) -> Result<(), StoreError> {
         self.steps_until_check = STEPS_PER_CHECK;
         if self.cancel.is_cancelled() {
             return Err(StoreError::ScanEnded(ScanEnd::Cancelled));
@@ -184,41 +157,26 @@ impl ScanLimits {
 }
 
 impl Scan {
-    pub(super) fn open(inner: &Arc<Inner>, selection: Selection) -> Result<Scan, StoreError> {
-        loop {
-            // Copy the tallies before opening the iterator: a batch that is flushed in between is in both, and the
-            // marker shows this. In the opposite order, it could be in neither.
-            let (mut copies, grant) = copy_tallies(inner, &selection)?;
-            // Earlier hours are about to be dropped.
-            let cutoff = inner.retention.cutoff();
-            copies.retain(|copied| copied.hour >= cutoff);
-            let (lower, upper) = selection.bounds(cutoff);
-            let (disk, marker) = open_iterator(inner, &lower, &upper, selection.has_names())?;
-            let newer = selection.bounds(inner.retention.cutoff());
-            if newer.0 != lower {
-                // The cutoff has advanced: an hour may be partly dropped in what the iterator sees. Retry.
-                continue;
-            }
-            // The marker is always the last position of some tally. If it is before a tally's last position, the disk
-            // has nothing of that tally; otherwise the disk has all of the copy.
-            copies.retain(|copied| copied.last > marker);
-            copies.sort_by_key(|copied| copied.hour);
-            let start = selection.hour_range().start;
-            return Ok(Scan {
-                hour: Hour::new(u64::from(start)).ok_or(Corrupt("no hour is that late"))?,
-                disk_at: (start, 0),
-                selection,
-                disk,
-                disk_in_hour: false,
-                runs: Vec::new(),
-                run_bytes: 0,
-                later: copies.into(),
-                consumed: 0,
-                limits: ScanLimits::default(),
-                rows: 0,
-                grant,
-            });
-        }
+    pub(super) fn open(inner: &Arc<Inner>, mut selection: Selection) -> Result<Scan, StoreError> {
+        let view = View::open(inner, &mut selection)?;
+        let mut copies: Vec<HourCopy> = view.copies.into_iter().flatten().collect();
+        copies.sort_by_key(|copied| copied.hour);
+        let mut grant = view.grant;
+        grant.shrink_to(copies.iter().map(HourCopy::bytes).sum());
+        Ok(Scan {
+            hour: Hour::FIRST,
+            disk_at: (Hour::FIRST, 0),
+            selection,
+            disk: view.disk,
+            disk_in_hour: false,
+            runs: Vec::new(),
+            run_bytes: 0,
+            later: copies.into(),
+            consumed: 0,
+            limits: ScanLimits::default(),
+            rows: 0,
+            grant,
+        })
     }
 
     /// Makes reads after this time fail.
@@ -258,7 +216,7 @@ impl Scan {
         }
         let mut least: Option<(&[u8], Counters)> = None;
         if self.disk_in_hour {
-            least = self.disk.peek()?;
+            least = row_on_disk(&self.disk)?;
         }
         let mut consumed = u32::from(least.is_some());
         for (i, run) in self.runs.iter().enumerate() {
@@ -305,18 +263,18 @@ impl Scan {
     #[inline]
     fn update_disk_position(&mut self) -> Result<(), StoreError> {
         self.disk_in_hour = if self.selection.has_names() {
-            self.seek_names()? == Some(self.hour.get())
+            self.seek_names()? == Some(self.hour)
         } else if self.selection.is_one_hour() {
-            self.disk.borrow_dependent().valid()
+            self.disk.key().is_some()
         } else {
-            self.disk.key_parts().map(|(hour, _)| hour) == Some(self.hour.get())
+            key_on_disk(&self.disk)?.map(|(hour, _)| hour) == Some(self.hour)
         };
         Ok(())
     }
 
     /// Seeks the next row with one of the selection's names. Returns its hour.
-    fn seek_names(&mut self) -> Result<Option<u32>, StoreError> {
-        while let Some((hour, suffix)) = self.disk.key_parts() {
+    fn seek_names(&mut self) -> Result<Option<Hour>, StoreError> {
+        while let Some((hour, suffix)) = key_on_disk(&self.disk)? {
             if self.disk_at.0 != hour {
                 self.disk_at = (hour, 0);
             }
@@ -329,8 +287,10 @@ impl Scan {
                     self.disk_at.1 = at;
                     self.selection.seek_key(hour, at)
                 }
-                // No flow has hour `u32::MAX`.
-                KeyPosition::After => self.selection.seek_key(hour.saturating_add(1), 0),
+                KeyPosition::After => match hour.next() {
+                    Some(next) => self.selection.seek_key(next, 0),
+                    None => codec::hour_bounds(hour).1.to_vec(),
+                },
             };
             self.disk.seek(&key);
             self.limits.step()?;
@@ -346,7 +306,7 @@ impl Scan {
         let on_disk = if self.selection.has_names() {
             self.seek_names()?
         } else {
-            self.disk.key_parts().map(|(hour, _)| hour)
+            key_on_disk(&self.disk)?.map(|(hour, _)| hour)
         };
         if on_disk.is_none() {
             self.disk.status().map_err(with_context("reading"))?;
@@ -355,109 +315,53 @@ impl Scan {
         let Some(hour) = on_disk.into_iter().chain(copied).min() else {
             return Ok(false);
         };
-        self.hour = Hour::new(u64::from(hour)).ok_or(Corrupt("a key's hour is out of range"))?;
+        self.hour = hour;
         self.disk_in_hour = on_disk == Some(hour);
         while self.later.front().is_some_and(|copied| copied.hour == hour)
             && let Some(copied) = self.later.pop_front()
         {
             self.run_bytes += copied.bytes();
-            self.runs.push(Run::sort(copied.entries, copied.rows));
+            self.runs.push(SortedRun::sort(copied.entries, copied.rows));
         }
         Ok(true)
     }
 }
 
-/// Copies the rows of both tallies that match `selection`, and returns them with the grant that covers them. The
-/// frozen tally is copied too: a slow client that shared it would keep all of it in memory.
-fn copy_tallies(
-    inner: &Arc<Inner>,
-    selection: &Selection,
-) -> Result<(Vec<HourCopy>, ViewGrant), StoreError> {
-    let hours = selection.hour_range();
-    let mut grant: Option<ViewGrant> = None;
-    loop {
-        let bytes = {
-            let tallies = inner.tallies()?;
-            let frozen = tallies.frozen().cloned();
-            let bytes: usize = tallies
-                .both()
-                .flat_map(|tally| tally.hour_arenas(hours.clone()))
-                .map(|(_, entries, rows)| {
-                    HOUR_COPY_BYTES + entries.len() + Run::<Vec<u8>>::order_bytes(rows)
-                })
-                .sum();
-            let enough = |grant: &mut ViewGrant| grant.covers(bytes, &inner.views);
-            if let Some(mut grant) = grant.take_if(enough) {
-                let mut copies: Vec<HourCopy> = copies(tallies.active(), selection).collect();
-                // The frozen tally does not change, so it is copied without the lock.
-                drop(tallies);
-                copies.extend(
-                    frozen
-                        .iter()
-                        .flat_map(|tally| self::copies(tally, selection)),
-                );
-                let needed = copies.iter().map(HourCopy::bytes).sum();
-                grant.shrink_to(needed);
-                return Ok((copies, grant));
-            }
-            bytes
-        };
-        // Reserve without the lock, since this may block; reserve more than needed, since the tallies grow meanwhile.
-        drop(grant.take());
-        grant = Some(ViewGrant::reserve(inner, bytes + bytes / 8)?);
-    }
-}
+/// A scan copies the unflushed rows that match.
+impl ViewOf for Selection {
+    type Copy = Vec<HourCopy>;
 
-fn copies(tally: &Tally, selection: &Selection) -> impl Iterator<Item = HourCopy> {
-    tally
-        .hour_arenas(selection.hour_range())
-        .filter_map(|(hour, entries, rows)| {
-            let (entries, rows) = if selection.matches_all_of(hour) {
+    fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize {
+        let arenas = tally.hour_arenas(self.hour_range().since(cutoff));
+        let bytes = arenas.map(|(_, entries, rows)| {
+            HOUR_COPY_BYTES + entries.len() + SortedRun::<Vec<u8>>::order_bytes(rows)
+        });
+        bytes.sum()
+    }
+
+    fn copy(&self, tally: &Tally, cutoff: Hour) -> Vec<HourCopy> {
+        let arenas = tally.hour_arenas(self.hour_range().since(cutoff));
+        let copies = arenas.filter_map(|(hour, entries, rows)| {
+            let (entries, rows) = if self.matches_all_of(hour) {
                 (entries.to_vec(), rows)
             } else {
-                arena::filter(entries, |suffix| selection.matches(hour, suffix))
+                arena::filter(entries, |suffix| self.matches(hour, suffix))
             };
-            let last = tally.last();
             (rows > 0).then_some(HourCopy {
                 hour,
-                last,
                 entries,
                 rows,
             })
-        })
-}
+        });
+        copies.collect()
+    }
 
-/// Blocks of hours whose size on disk is at most this fraction of the block cache are cached when they are read, for
-/// dashboards that repeat their queries. (On disk they are compressed to a quarter or less.) A scan of millions of rows
-/// would evict everything else; the page cache serves it well enough.
-const CACHED_PART_MAX: usize = 8;
+    fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+        self.key_bounds(cutoff)
+    }
 
-/// Opens an iterator over the keys from `lower` to `upper` (exclusive), positioned at the first, and returns it with
-/// the marker that it sees. Set `seeks` if the caller will seek and read few keys.
-pub(super) fn open_iterator(
-    inner: &Arc<Inner>,
-    lower: &[u8],
-    upper: &[u8],
-    seeks: bool,
-) -> Result<(OwnedIterator, Position), StoreError> {
-    let is_small = seeks
-        || inner.bytes_on_disk(lower, upper)?
-            <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
-    loop {
-        let before = inner.marker()?;
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(lower);
-        options.set_iterate_upper_bound(upper);
-        options.fill_cache(is_small);
-        let mut cursor = OwnedIterator::try_new(inner.clone(), |inner| {
-            Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
-        })?;
-        // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before and
-        // after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
-        if inner.marker()? == before {
-            cursor.with_dependent_mut(|_, iterator| iterator.seek_to_first());
-            return Ok((cursor, before));
-        }
+    fn seeks(&self) -> bool {
+        self.has_names()
     }
 }
 

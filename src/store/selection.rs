@@ -1,15 +1,13 @@
 //! The rows that a scan returns: a range of hours and, optionally, the names to seek in each hour.
 
-use std::ops::Range;
-
-use super::codec::{self, HOUR_BYTES};
-use flow::Hour;
+use super::codec;
+use flow::{Hour, HourRange};
 
 /// The rows of a range of hours, or only those with certain names. A scan seeks from one name to the next and reads
 /// nothing in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    hours: Range<u32>,
+    hours: HourRange,
     /// Encoded name prefixes, ascending: a row matches if the part of its key after the hour starts with one of them
     /// and the name ends there. Empty: all rows match.
     names: Vec<Vec<u8>>,
@@ -28,8 +26,8 @@ pub(super) enum KeyPosition {
 }
 
 impl Selection {
-    /// All rows of `hours`. `hours.end` may be [`Hour::MAX`] + 1.
-    pub fn hours(hours: Range<u32>) -> Selection {
+    /// All rows of `hours`.
+    pub fn hours(hours: HourRange) -> Selection {
         Selection {
             hours,
             names: Vec::new(),
@@ -39,7 +37,7 @@ impl Selection {
 
     /// All rows of `hour`.
     pub fn hour(hour: Hour) -> Selection {
-        Selection::hours(hour.get()..hour.get() + 1)
+        Selection::hours(hour.into())
     }
 
     /// Restricts the selection to rows with one of `src_apps` and, unless `dest_apps` is empty, one of `dest_apps`.
@@ -64,14 +62,14 @@ impl Selection {
         self
     }
 
-    /// Excludes rows whose key is less than `first`: a big-endian hour and the start of the rest of a key.
+    /// Excludes rows whose key is less than `first`: the start of a key, or all of it.
     pub fn starting_at(mut self, first: Vec<u8>) -> Selection {
         self.first = first;
         self
     }
 
-    pub(super) fn hour_range(&self) -> Range<u32> {
-        self.hours.clone()
+    pub(super) fn hour_range(&self) -> HourRange {
+        self.hours
     }
 
     pub(super) fn is_one_hour(&self) -> bool {
@@ -83,32 +81,29 @@ impl Selection {
     }
 
     /// The range of keys to read (end exclusive), without hours before `cutoff`.
-    pub(super) fn bounds(&self, cutoff: u32) -> (Vec<u8>, Vec<u8>) {
-        let end = self.hours.end;
-        let start = self.hours.start.max(cutoff).min(end);
-        let lower = start.to_be_bytes().to_vec().max(self.first.clone());
-        let upper = end.to_be_bytes().to_vec();
+    pub(super) fn key_bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
+        let (lower, upper) = codec::range_bounds(self.hours.since(cutoff));
+        let (lower, upper) = (lower.to_vec().max(self.first.clone()), upper.to_vec());
         (lower.min(upper.clone()), upper)
     }
 
     /// Whether all rows of `hour` match.
-    pub(super) fn matches_all_of(&self, hour: u32) -> bool {
-        self.names.is_empty() && self.first.as_slice() <= hour.to_be_bytes().as_slice()
+    pub(super) fn matches_all_of(&self, hour: Hour) -> bool {
+        self.names.is_empty() && self.first.as_slice() <= codec::encode_hour(hour).as_slice()
     }
 
     /// Whether the row of `hour` with this key suffix matches.
-    pub(super) fn matches(&self, hour: u32, suffix: &[u8]) -> bool {
-        if let Some((first_hour, first)) = self.first.split_first_chunk::<HOUR_BYTES>() {
-            let first_hour = u32::from_be_bytes(*first_hour);
-            if hour < first_hour || (hour == first_hour && suffix < first) {
-                return false;
-            }
+    pub(super) fn matches(&self, hour: Hour, suffix: &[u8]) -> bool {
+        if let Ok(first) = codec::split_hour(&self.first)
+            && (hour, suffix) < first
+        {
+            return false;
         }
         // The ranges do not overlap, so only the last one that starts at or before `suffix` can contain it.
         let behind = self
             .names
             .partition_point(|names| names.as_slice() <= suffix);
-        let in_range = |at: usize| begins_with(suffix, &self.names[at]);
+        let in_range = |at: usize| codec::starts_with_names(suffix, &self.names[at]);
         self.names.is_empty() || behind.checked_sub(1).is_some_and(in_range)
     }
 
@@ -118,7 +113,7 @@ impl Selection {
             if suffix < names.as_slice() {
                 return KeyPosition::Before(at);
             }
-            if begins_with(suffix, names) {
+            if codec::starts_with_names(suffix, names) {
                 return KeyPosition::Within(at);
             }
             at += 1;
@@ -127,22 +122,24 @@ impl Selection {
     }
 
     /// The first key of `hour` with the names at `at`.
-    pub(super) fn seek_key(&self, hour: u32, at: usize) -> Vec<u8> {
-        let mut key = hour.to_be_bytes().to_vec();
+    pub(super) fn seek_key(&self, hour: Hour, at: usize) -> Vec<u8> {
+        let mut key = codec::encode_hour(hour).to_vec();
         key.extend_from_slice(self.names.get(at).map_or(&[], |names| names));
         key
     }
 }
 
-/// Whether `suffix` starts with all of `names`: `00 FF` is a NUL inside a name, not the end of one.
-#[inline]
-fn begins_with(suffix: &[u8], names: &[u8]) -> bool {
-    suffix.starts_with(names) && suffix.get(names.len()) != Some(&0xFF)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn hour(hour: u64) -> Hour {
+        Hour::new(hour).unwrap()
+    }
+
+    fn hours() -> Selection {
+        Selection::hours((3..9).into())
+    }
 
     /// An encoded prefix ends with NUL, so it is also the start of a longer name with a NUL.
     #[test]
@@ -156,30 +153,33 @@ mod tests {
             suffix
         };
         for wanted in &apps {
-            let selection = Selection::hours(3..9).between(std::slice::from_ref(wanted), &[]);
+            let selection = hours().between(std::slice::from_ref(wanted), &[]);
             for app in &apps {
                 let suffix = suffix(app);
-                assert_eq!(selection.matches(4, &suffix), app == wanted);
+                assert_eq!(selection.matches(hour(4), &suffix), app == wanted);
                 let inside = matches!(selection.locate(0, &suffix), KeyPosition::Within(0));
                 assert_eq!(inside, app == wanted, "{app:?} by {wanted:?}");
             }
         }
-        let both = Selection::hours(3..9).between(&apps[..3], &["d".into(), "e".into()]);
+        let both = hours().between(&apps[..3], &["d".into(), "e".into()]);
         assert_eq!(both.names.len(), 6);
-        let taken: Vec<bool> = apps.iter().map(|a| both.matches(4, &suffix(a))).collect();
+        let taken: Vec<bool> = apps
+            .iter()
+            .map(|a| both.matches(hour(4), &suffix(a)))
+            .collect();
         assert_eq!(taken, [true, true, true, false]);
     }
 
     #[test]
     fn rows_before_the_first_are_left_out() {
-        let hour = 5_u32.to_be_bytes();
-        let first = [&hour[..], b"b"].concat();
-        let selection = Selection::hours(3..9).starting_at(first.clone());
-        assert_eq!(selection.bounds(0), (first, 9_u32.to_be_bytes().to_vec()));
-        assert_eq!(selection.bounds(6).0, 6_u32.to_be_bytes());
+        let start_of = |of| codec::encode_hour(hour(of)).to_vec();
+        let first = [start_of(5).as_slice(), b"b"].concat();
+        let selection = hours().starting_at(first.clone());
+        assert_eq!(selection.key_bounds(Hour::FIRST), (first, start_of(9)));
+        assert_eq!(selection.key_bounds(hour(6)).0, start_of(6));
         let taken = [(4, b"z"), (5, b"a"), (5, b"b"), (6, b"a")];
-        let taken = taken.map(|(hour, suffix)| selection.matches(hour, suffix));
+        let taken = taken.map(|(of, suffix)| selection.matches(hour(of), suffix));
         assert_eq!(taken, [false, false, true, true]);
-        assert!(!selection.matches_all_of(5) && selection.matches_all_of(6));
+        assert!(!selection.matches_all_of(hour(5)) && selection.matches_all_of(hour(6)));
     }
 }

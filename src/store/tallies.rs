@@ -7,7 +7,7 @@ use super::audit::HoursOnDisk;
 use super::flush::FlushState;
 use super::position::Position;
 use super::tally::Tally;
-use flow::{Batch, Totals};
+use flow::{Batch, Hour, Totals};
 
 #[derive(Debug)]
 pub(super) struct Tallies {
@@ -17,7 +17,7 @@ pub(super) struct Tallies {
     /// Journal position up to which the sums on disk are complete: the marker.
     flushed: Position,
     /// The newest hour that has had flows.
-    newest: Option<u32>,
+    newest: Option<Hour>,
     /// Expected total of the ledger: its total at start, plus everything that was added since, minus what was dropped.
     expected: Totals,
     hours_on_disk: HoursOnDisk,
@@ -65,12 +65,12 @@ impl Tallies {
     }
 
     /// The newest hour that has had flows.
-    pub(super) fn newest(&self) -> Option<u32> {
+    pub(super) fn newest(&self) -> Option<Hour> {
         self.newest
     }
 
     /// Replaces it after the hour was deleted.
-    pub(super) fn set_newest(&mut self, newest: Option<u32>) {
+    pub(super) fn set_newest(&mut self, newest: Option<Hour>) {
         self.newest = newest;
     }
 
@@ -90,7 +90,7 @@ impl Tallies {
         saturated
     }
 
-    fn count(&mut self, ledger: impl IntoIterator<Item = (u32, Totals)>) {
+    fn count(&mut self, ledger: impl IntoIterator<Item = (Hour, Totals)>) {
         for (hour, totals) in ledger {
             self.expected.add(totals);
             self.newest = self.newest.max(Some(hour));
@@ -102,7 +102,7 @@ impl Tallies {
         &mut self,
         active: Tally,
         marker: Position,
-        on_disk: impl Iterator<Item = Result<(u32, Totals), E>>,
+        on_disk: impl Iterator<Item = Result<(Hour, Totals), E>>,
     ) -> Result<(), E> {
         let mut hours = 0;
         for entry in on_disk {

@@ -5,14 +5,13 @@
 //! needs no rehashing, and a copy for a reader is one `memcpy`.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::time::Instant;
 
 use super::arena::{self, PREFETCH_ENTRIES};
 use super::codec::{Corrupt, Receipt};
 use super::position::Position;
-use super::run::Run;
-use flow::{Batch, Counters, IdempotencyKey, KeyHasher, Totals, ValidBatch};
+use super::run::SortedRun;
+use flow::{Batch, Counters, Hour, HourRange, IdempotencyKey, KeyHasher, Totals, ValidBatch};
 
 /// A tally may have as many hours as flows.
 const SLOTS_MIN: usize = 2;
@@ -30,7 +29,7 @@ pub fn batch_memory_bytes(batch: &Batch) -> usize {
 /// Sums of one hour.
 #[derive(Debug)]
 struct HourTally {
-    hour: u32,
+    hour: Hour,
     /// 0 when free, else hash << 32 | offset + 1. The table's index is the hash's top bits.
     slots: Vec<u64>,
     keys: usize,
@@ -40,7 +39,7 @@ struct HourTally {
 }
 
 impl HourTally {
-    fn new(hour: u32) -> HourTally {
+    fn new(hour: Hour) -> HourTally {
         HourTally {
             hour,
             slots: vec![0; SLOTS_MIN],
@@ -127,7 +126,7 @@ impl HourTally {
 #[derive(Debug)]
 pub struct Tally {
     hours: Vec<HourTally>,
-    by_hour: HashMap<u32, usize, foldhash::fast::RandomState>,
+    by_hour: HashMap<Hour, usize, foldhash::fast::RandomState>,
     hasher: KeyHasher,
     /// Its last journal position, or the position before its first batch while it is empty.
     last: Position,
@@ -255,7 +254,7 @@ impl Tally {
         saturated
     }
 
-    fn hour_at(&mut self, hour: u32) -> usize {
+    fn hour_at(&mut self, hour: Hour) -> usize {
         *self.by_hour.entry(hour).or_insert_with(|| {
             let tally = HourTally::new(hour);
             self.memory_bytes += tally.memory_bytes();
@@ -265,60 +264,55 @@ impl Tally {
     }
 
     /// Its hours in ascending order, each with its rows in key order.
-    pub fn runs(&self) -> impl Iterator<Item = (u32, Run<&[u8]>)> {
+    pub fn runs(&self) -> impl Iterator<Item = (Hour, SortedRun<&[u8]>)> {
         let mut hours: Vec<&HourTally> = self.hours.iter().collect();
         hours.sort_unstable_by_key(|h| h.hour);
         hours
             .into_iter()
-            .map(|h| (h.hour, Run::sort(h.arena.as_slice(), h.keys)))
+            .map(|h| (h.hour, SortedRun::sort(h.arena.as_slice(), h.keys)))
     }
 
     /// Its ledger entries, unordered.
-    pub(super) fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> {
+    pub(super) fn ledger(&self) -> impl Iterator<Item = (Hour, Totals)> {
         self.hours.iter().map(|h| (h.hour, h.totals))
     }
 
     /// Its hours, ascending.
-    pub(super) fn hours(&self) -> Vec<u32> {
+    pub(super) fn hours(&self) -> Vec<Hour> {
         let mut hours: Vec<_> = self.hours.iter().map(|h| h.hour).collect();
         hours.sort_unstable();
         hours
     }
 
     /// The ledger's totals of `hour`.
-    pub(super) fn totals(&self, hour: u32) -> Totals {
+    pub(super) fn totals(&self, hour: Hour) -> Totals {
         let at = self.by_hour.get(&hour);
         at.map_or_else(Totals::default, |&at| self.hours[at].totals)
     }
 
     /// Number of its hours that are in `hours`.
-    pub(super) fn hours_in(&self, hours: &Range<u32>) -> usize {
-        match hours.len() {
-            1 => usize::from(self.by_hour.contains_key(&hours.start)),
-            _ => self
-                .hours
-                .iter()
-                .filter(|h| hours.contains(&h.hour))
-                .count(),
+    pub(super) fn hours_in(&self, hours: HourRange) -> usize {
+        match hours.only() {
+            Some(hour) => usize::from(self.by_hour.contains_key(&hour)),
+            None => (self.hours.iter().filter(|h| hours.contains(h.hour))).count(),
         }
     }
 
-    /// For each of `hours` that has rows, in no order: its arena, to be sorted by [`Run::sort`], and the number of
+    /// For each of `hours` that has rows, in no order: its arena, to be sorted by [`SortedRun::sort`], and the number of
     /// rows.
     pub(super) fn hour_arenas(
         &self,
-        hours: Range<u32>,
-    ) -> impl Iterator<Item = (u32, &[u8], usize)> {
-        let one = match hours.len() {
-            1 => Some(self.by_hour.get(&hours.start).map(|&at| &self.hours[at])),
-            _ => None,
-        };
-        let some = match one {
-            Some(hour) => hour.map_or(&[][..], std::slice::from_ref),
-            None => &self.hours,
+        hours: HourRange,
+    ) -> impl Iterator<Item = (Hour, &[u8], usize)> {
+        let some = match hours.only() {
+            Some(hour) => match self.by_hour.get(&hour) {
+                Some(&at) => std::slice::from_ref(&self.hours[at]),
+                None => &[],
+            },
+            None => self.hours.as_slice(),
         };
         some.iter()
-            .filter(move |h| hours.contains(&h.hour) && h.keys > 0)
+            .filter(move |h| hours.contains(h.hour) && h.keys > 0)
             .map(|h| (h.hour, h.arena.as_slice(), h.keys))
     }
 }
@@ -326,7 +320,7 @@ impl Tally {
 /// Checks an invariant for arbitrary bytes: either replay rejects them, or they add up to their own ledger. Returns
 /// whether they were accepted. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn check_replay(bytes: &[u8]) -> bool {
+pub fn assert_replay_adds_up(bytes: &[u8]) -> bool {
     let mut tally = Tally::new(Position::ZERO);
     let Ok(flows) = tally.replay(bytes) else {
         return false;
@@ -359,10 +353,10 @@ pub fn check_replay(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::codec::{HOUR_BYTES, Records};
     use super::*;
     use flow::BatchBuilder;
     use flow::Hour;
+    use flow::codec::{self, Records};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -401,7 +395,7 @@ mod tests {
                 1..5,
             )
         ) {
-            let mut model: BTreeMap<(u32, Vec<u8>), Counters> = BTreeMap::new();
+            let mut model: BTreeMap<(Hour, Vec<u8>), Counters> = BTreeMap::new();
             let (mut added, mut replayed) = (Tally::new(Position::new(7)), Tally::new(Position::new(7)));
             for flows in &batches {
                 let flows: Vec<_> = flows
@@ -411,16 +405,16 @@ mod tests {
                 let batch = batch(&flows);
                 added.add(&batch);
                 replayed.replay(batch.bytes()).unwrap();
-                prop_assert!(check_replay(batch.bytes()));
+                prop_assert!(assert_replay_adds_up(batch.bytes()));
                 // A changed byte is detected, unless it is not part of the totals.
                 let mut changed = batch.bytes().to_vec();
                 let at = changed.len() / 2;
                 changed[at] ^= 1;
-                check_replay(&changed);
+                assert_replay_adds_up(&changed);
                 for record in Records::new(batch.bytes()).unwrap() {
                     let record = record.unwrap();
-                    let hour = u32::from_be_bytes(*record.key.first_chunk().unwrap());
-                    let key = (hour, record.key[HOUR_BYTES..].to_vec());
+                    let (hour, suffix) = codec::split_hour(record.key).unwrap();
+                    let key = (hour, suffix.to_vec());
                     model.entry(key).or_default().add(record.counters);
                 }
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 
-use super::codec::{self, Corrupt, HOUR_BYTES};
+use super::codec::{self, Corrupt};
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::journal::Journal;
@@ -225,8 +225,7 @@ impl Verified {
 
 /// The hour at the start of a row's key.
 fn hour_of(key: &[u8]) -> Option<Hour> {
-    let hour = key.first_chunk::<HOUR_BYTES>()?;
-    Hour::new(u64::from(u32::from_be_bytes(*hour)))
+    codec::split_hour(key).ok().map(|(hour, _)| hour)
 }
 
 fn iterate<'a>(
@@ -297,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = stored(dir.path());
         let mut key = Vec::new();
-        codec::push_key(&mut key, Hour::new(8).unwrap(), b"b", b"d", b"v");
+        flow::codec::push_key(&mut key, Hour::new(8).unwrap(), b"b", b"d", b"v");
         let one = codec::encode_counters(Counters { tx: 1, rx: 0 });
         let inner = &store.inner;
         inner
@@ -326,8 +325,8 @@ mod tests {
             tx: 1,
             ..Totals::default()
         });
-        for hour in 100..101 + FAULTS_MAX as u32 {
-            let key = codec::ledger_key(hour);
+        for hour in 100..101 + FAULTS_MAX as u64 {
+            let key = codec::ledger_key(Hour::new(hour).unwrap());
             inner.db.merge_cf(inner.flows().unwrap(), key, one).unwrap();
         }
         drop(store);

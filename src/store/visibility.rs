@@ -1,9 +1,9 @@
 //! Decides which sums a reader sees: the parts of a consistent view that are not in the tallies.
 //!
-//! A view copies the tallies, then makes an iterator, and reads the **marker** before and after making it. A flush in
-//! between is detected by the marker, a drop of hours by its sequence number; the view is then made again. So neither
-//! waits for the other. A lock around the ingest would be simpler, but views would wait for the fsync of RocksDB's
-//! MANIFEST: `docs/internals/decisions/marker-around-iterator.md` has the figures.
+//! A [view](super::view) copies the tallies, then makes an iterator, and reads the **marker** before and after making
+//! it. A flush in between is detected by the marker, a drop of hours by its sequence number; the view is then made
+//! again. So a flush and a view do not wait for each other. A lock around the ingest would be simpler, but views would
+//! wait for the fsync of RocksDB's MANIFEST: `docs/internals/decisions/marker-around-iterator.md` has the figures.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};

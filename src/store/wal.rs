@@ -21,10 +21,10 @@ use agent::durable;
 
 /// Torn writes that a power cut left in logs. They were never acknowledged.
 #[derive(Debug)]
-pub(super) struct TornWrites(Vec<Cut>);
+pub(super) struct TornWrites(Vec<TornWrite>);
 
 #[derive(Debug)]
-struct Cut {
+struct TornWrite {
     path: PathBuf,
     keep: u64,
     bytes: u64,
@@ -52,7 +52,7 @@ impl std::fmt::Display for TornWrites {
 pub fn truncate_torn_writes(rocks: &Path) -> Result<Option<String>, StoreError> {
     let torn = find_torn_writes(rocks)?;
     let sync = || {
-        for Cut { path, keep, .. } in torn.iter().flat_map(|torn| &torn.0) {
+        for TornWrite { path, keep, .. } in torn.iter().flat_map(|torn| &torn.0) {
             File::options().write(true).open(path)?.set_len(*keep)?;
         }
         for (path, _) in logs(rocks)? {
@@ -96,7 +96,7 @@ pub(super) fn find_torn_writes(rocks: &Path) -> Result<Option<TornWrites>, Store
         };
         let (keep, length) = (keep as u64, log.metadata().map_err(failed)?.len());
         if keep < length {
-            cuts.push(Cut {
+            cuts.push(TornWrite {
                 path,
                 keep,
                 bytes: length - keep,

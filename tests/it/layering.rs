@@ -4,19 +4,64 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Module, modules of this package that it may import, external crates that no other module may import.
-const TABLE: [(&str, &[&str], &[&str]); 13] = [
-    ("telemetry", &[], &["prometheus", "tracing_subscriber"]),
-    ("notify", &[], &["sd_notify"]),
-    ("pem", &[], &["rustls"]),
-    ("store", &["telemetry"], &["rocksdb"]),
-    ("backup", &["store"], &["jiff"]),
-    ("ingest", &["telemetry"], &[]),
-    ("query", &["store"], &[]),
-    (
-        "service",
-        &["backup", "ingest", "pem", "query", "store", "telemetry"],
-        &[
+struct Module {
+    name: &'static str,
+    /// Modules of this package that it may import.
+    may: &'static [&'static str],
+    /// Modules of `agent` that it may import.
+    agent: &'static [&'static str],
+    /// External crates that no other module may import.
+    crates: &'static [&'static str],
+}
+
+const TABLE: [Module; 13] = [
+    Module {
+        name: "telemetry",
+        may: &[],
+        agent: &["terminal"],
+        crates: &["prometheus", "tracing_subscriber"],
+    },
+    Module {
+        name: "notify",
+        may: &[],
+        agent: &[],
+        crates: &["sd_notify"],
+    },
+    Module {
+        name: "pem",
+        may: &[],
+        agent: &[],
+        crates: &["rustls"],
+    },
+    Module {
+        name: "store",
+        may: &["telemetry"],
+        agent: &["durable"],
+        crates: &["rocksdb"],
+    },
+    Module {
+        name: "backup",
+        may: &["store"],
+        agent: &["client", "durable"],
+        crates: &["jiff"],
+    },
+    Module {
+        name: "ingest",
+        may: &["telemetry"],
+        agent: &[],
+        crates: &[],
+    },
+    Module {
+        name: "query",
+        may: &["store"],
+        agent: &[],
+        crates: &[],
+    },
+    Module {
+        name: "service",
+        may: &["backup", "ingest", "pem", "query", "store", "telemetry"],
+        agent: &["client", "durable"],
+        crates: &[
             "hyper",
             "hyper_rustls",
             "hyper_util",
@@ -26,11 +71,12 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
             "rustls",
             "webpki_roots",
         ],
-    ),
-    (
-        "http",
-        &["backup", "ingest", "pem", "query", "service", "telemetry"],
-        &[
+    },
+    Module {
+        name: "http",
+        may: &["backup", "ingest", "pem", "query", "service", "telemetry"],
+        agent: &["client"],
+        crates: &[
             "askama",
             "hyper",
             "hyper_util",
@@ -38,11 +84,16 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
             "tokio_rustls",
             "warp",
         ],
-    ),
-    ("config", &["service", "store"], &["clap", "toml"]),
-    (
-        "daemon",
-        &[
+    },
+    Module {
+        name: "config",
+        may: &["service", "store"],
+        agent: &["arguments", "terminal", "units"],
+        crates: &["clap", "toml"],
+    },
+    Module {
+        name: "daemon",
+        may: &[
             "http",
             "ingest",
             "notify",
@@ -51,11 +102,12 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
             "store",
             "telemetry",
         ],
-        &[],
-    ),
-    (
-        "cli",
-        &[
+        agent: &[],
+        crates: &[],
+    },
+    Module {
+        name: "cli",
+        may: &[
             "backup",
             "config",
             "daemon",
@@ -64,9 +116,23 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
             "store",
             "telemetry",
         ],
-        &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
-    ),
-    ("main", &["cli", "config"], &[]),
+        agent: &[
+            "arguments",
+            "client",
+            "command",
+            "durable",
+            "inputs",
+            "terminal",
+            "units",
+        ],
+        crates: &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
+    },
+    Module {
+        name: "main",
+        may: &["cli", "config"],
+        agent: &["command"],
+        crates: &[],
+    },
 ];
 
 /// Source text by top-level module, without comments.
@@ -92,19 +158,20 @@ fn sources() -> BTreeMap<String, String> {
     sources
 }
 
-/// The module names that follow `crate::` or, in `main.rs`, `flowtally::`.
-fn named(code: &str) -> Vec<String> {
+/// The module names that follow each of `roots`, such as `crate::`.
+fn named(code: &str, roots: &[&str]) -> Vec<String> {
     let word = |rest: &str| -> String {
         rest.chars()
             .take_while(|c| c.is_alphanumeric() || *c == '_')
             .collect()
     };
     let mut names = Vec::new();
-    for root in ["crate::", "flowtally::"] {
-        for (_, rest) in code
-            .match_indices(root)
-            .map(|(i, _)| code.split_at(i + root.len()))
-        {
+    for root in roots {
+        for (at, _) in code.match_indices(root) {
+            let (before, rest) = (&code[..at], &code[at + root.len()..]);
+            if !starts_path(before) {
+                continue;
+            }
             assert!(
                 !rest.starts_with('{'),
                 "one `use` line a module, so that this test can read it: {root}{{…"
@@ -115,20 +182,41 @@ fn named(code: &str) -> Vec<String> {
     names
 }
 
+/// Whether a path can start after this text: it is not part of a path.
+fn starts_path(before: &str) -> bool {
+    !before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+}
+
 #[test]
 fn arrows_between_modules_run_one_way() {
     let sources = sources();
-    for module in sources.keys().filter(|m| *m != "lib") {
+    for name in sources.keys().filter(|name| *name != "lib") {
         assert!(
-            TABLE.iter().any(|(m, ..)| m == module),
-            "{module} is not in the table"
+            TABLE.iter().any(|module| module.name == name),
+            "{name} is not in the table"
         );
     }
-    for (module, may, _) in TABLE {
-        for name in named(&sources[module]) {
+    for Module {
+        name, may, agent, ..
+    } in TABLE
+    {
+        for other in named(&sources[name], &["crate::", "flowtally::"]) {
             assert!(
-                name == module || may.contains(&name.as_str()),
-                "{module} names {name}, which the table does not allow"
+                other == name || may.contains(&other.as_str()),
+                "{name} names {other}, which the table does not allow"
+            );
+        }
+        let of_agent = named(&sources[name], &["agent::"]);
+        for other in &of_agent {
+            assert!(
+                agent.contains(&other.as_str()),
+                "{name} names agent::{other}, which the table does not allow"
+            );
+        }
+        for allowed in agent {
+            assert!(
+                of_agent.iter().any(|other| other == allowed),
+                "{name} does not name agent::{allowed}, which the table allows"
             );
         }
     }
@@ -137,23 +225,17 @@ fn arrows_between_modules_run_one_way() {
 #[test]
 fn each_external_crate_is_used_by_one_module() {
     let sources = sources();
-    for (_, _, crates) in TABLE {
-        for outside in crates {
-            let homes: Vec<_> = TABLE
-                .iter()
-                .filter(|(_, _, owned)| owned.contains(outside))
-                .map(|(module, ..)| *module)
-                .collect();
-            for (module, code) in &sources {
-                let names = code.match_indices(&format!("{outside}::")).any(|(i, _)| {
-                    // Only at the beginning of a path.
-                    !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-                });
-                assert!(
-                    !names || homes.contains(&module.as_str()),
-                    "{module} names {outside}, whose home is {homes:?}"
-                );
-            }
+    for outside in TABLE.iter().flat_map(|module| module.crates) {
+        let owned = |module: &&Module| module.crates.contains(outside);
+        let homes: Vec<_> = TABLE.iter().filter(owned).map(|m| m.name).collect();
+        for (module, code) in &sources {
+            let names = code
+                .match_indices(&format!("{outside}::"))
+                .any(|(i, _)| starts_path(&code[..i]));
+            assert!(
+                !names || homes.contains(&module.as_str()),
+                "{module} names {outside}, whose home is {homes:?}"
+            );
         }
     }
 }
@@ -162,14 +244,18 @@ fn each_external_crate_is_used_by_one_module() {
 fn the_table_is_the_one_in_the_document() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/internals/modules.md");
     let document = std::fs::read_to_string(path).unwrap();
-    for (module, may, _) in TABLE {
-        let may = if may.is_empty() {
-            "–".to_owned()
-        } else {
-            let names: Vec<_> = may.iter().map(|m| format!("`{m}`")).collect();
+    let list = |names: &[&str]| match names {
+        [] => "–".to_owned(),
+        names => {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
             names.join(", ")
-        };
-        let line = format!("| `{module}` | {may} |");
+        }
+    };
+    for Module {
+        name, may, agent, ..
+    } in TABLE
+    {
+        let line = format!("| `{name}` | {} | {} |", list(may), list(agent));
         assert!(
             document.contains(&line),
             "docs/internals/modules.md lacks the line: {line}"

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use flow::{Batch, BatchBuilder, Counters, Hour, Totals};
+use flow::{Batch, BatchBuilder, Counters, Hour, HourRange, Totals};
 use flowtally::store::{Selection, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -86,7 +86,7 @@ pub fn batch(flows: &[TestFlow]) -> Batch {
 
 /// The ledger, read directly from a store.
 pub fn ledger_of(store: &Store) -> impl Iterator<Item = (Hour, Totals)> {
-    store.ledger(0..u32::MAX).unwrap().map(Result::unwrap)
+    store.ledger(HourRange::ALL).unwrap().map(Result::unwrap)
 }
 
 pub fn scan(store: &Store, hour: u32) -> Vec<(Key, Counters)> {

@@ -28,6 +28,16 @@ pub struct TooFarAhead {
     limit: HourLimit,
 }
 
+/// The newest stored hour is itself too far ahead, so the clock cannot be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the clock is behind the newest stored hour, {newest}, so every hour is accepted; set the clock, or delete that hour \
+     if its flows are wrong"
+)]
+pub struct ClockBehind {
+    pub newest: Hour,
+}
+
 impl HourLimit {
     /// The limit by the current clock.
     pub fn now(ahead_max: u32) -> HourLimit {
@@ -43,12 +53,21 @@ impl HourLimit {
     }
 
     /// # Errors
+    /// If the clock is implausible: every hour is accepted then, or flows of now would be refused.
+    pub fn validate_clock(&self, newest_stored: Option<Hour>) -> Result<(), ClockBehind> {
+        match newest_stored.filter(|newest| !self.allows(*newest)) {
+            Some(newest) => Err(ClockBehind { newest }),
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
     /// The first flow of `batch` whose hour is too far ahead.
     pub fn validate(&self, batch: &Batch) -> Result<(), TooFarAhead> {
         if batch.hours().all(|hour| self.allows(hour)) {
             return Ok(());
         }
-        match batch.position(|hour| !self.allows(hour)) {
+        match batch.find_hour(|hour| !self.allows(hour)) {
             None => Ok(()), // unreachable: the ledger has the hours of the flows
             Some((index, hour)) => Err(TooFarAhead {
                 index,

@@ -10,6 +10,7 @@
 //! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.
 
 mod counters;
+mod encoding;
 mod field;
 mod host_name;
 mod hour;
@@ -33,10 +34,11 @@ pub mod headers;
 pub mod query;
 
 pub use counters::{Counters, Totals};
+pub use encoding::Encoding;
 pub use field::{Field, NAME_BYTES_MAX};
 pub use host_name::HostName;
-pub use hour::Hour;
-pub use hour_limit::{HourLimit, TooFarAhead};
+pub use hour::{Hour, HourRange};
+pub use hour_limit::{ClockBehind, HourLimit, TooFarAhead};
 pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};

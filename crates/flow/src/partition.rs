@@ -176,6 +176,13 @@ impl PartitionCount {
         (0..self.0).map(Partition)
     }
 
+    /// The partition of names with this hash.
+    #[inline]
+    pub fn of_hash(self, hash: u64) -> Partition {
+        // Less than the number of partitions.
+        Partition((hash % u64::from(self.get())) as i32)
+    }
+
     pub fn contains(self, partition: Partition) -> bool {
         partition.0 < self.0
     }

@@ -74,11 +74,11 @@ pub(super) fn run(
     ));
     rejects.sync()?;
     let end = match result {
-        Err(End::Signal(signal, rest)) => {
+        Err(EarlyEnd::Signal(signal, rest)) => {
             eprint_line(&format!("flowtally: stopped; {rest}"));
             std::process::exit(128 + signal);
         }
-        Err(End::Error(error)) => Err(error),
+        Err(EarlyEnd::Error(error)) => Err(error),
         Ok(()) => Ok(()),
     };
     end.and(flushed)?;
@@ -115,15 +115,15 @@ fn register_signals() -> io::Result<Arc<AtomicUsize>> {
 }
 
 /// The reason why an import ends early.
-enum End {
+enum EarlyEnd {
     /// The signal's number, and the way to import the rest.
     Signal(i32, String),
     Error(String),
 }
 
-impl From<String> for End {
-    fn from(error: String) -> End {
-        End::Error(error)
+impl From<String> for EarlyEnd {
+    fn from(error: String) -> EarlyEnd {
+        EarlyEnd::Error(error)
     }
 }
 
@@ -181,20 +181,17 @@ impl Load<'_> {
     fn hour_limit(&self) -> Option<HourLimit> {
         let limit = HourLimit::now(self.arguments.hours.ahead_max()?);
         let newest = self.store.get().and_then(Store::newest_hour);
-        match newest.filter(|newest| !limit.allows(*newest)) {
-            None => Some(limit),
-            Some(newest) => {
-                let what = format!(
-                    "flowtally: the clock is behind the newest stored hour, {newest}, so every hour is accepted; set \
-                     the clock, or delete that hour if its flows are wrong"
-                );
+        match limit.validate_clock(newest) {
+            Ok(()) => Some(limit),
+            Err(behind) => {
+                let what = format!("flowtally: {behind}");
                 self.bar.suspend(|| eprint_line(&what));
                 None
             }
         }
     }
 
-    fn file(&mut self, path: &Path) -> Result<(), End> {
+    fn file(&mut self, path: &Path) -> Result<(), EarlyEnd> {
         let input = &self.arguments.input;
         let source = FlowInput::open(path)?;
         let identity = source.identity(input, path);
@@ -203,7 +200,7 @@ impl Load<'_> {
             once: identity.is_some(),
             is_file: source.is_file,
             frontier: Frontier::new(identity, InStore(self.store.clone())),
-            group: Group::default(),
+            group: PendingGroup::default(),
             imported: None,
         };
         let hour_limit = self.hour_limit();
@@ -212,8 +209,8 @@ impl Load<'_> {
         self.done.known.add(file.frontier.known());
         let path = path.display();
         taken.map_err(|end| match end {
-            End::Signal(signal, _) => End::Signal(signal, file.rest_after_signal()),
-            End::Error(error) => End::Error(format!("{path}: {error}; {}", file.rest())),
+            EarlyEnd::Signal(signal, _) => EarlyEnd::Signal(signal, file.rest_after_signal()),
+            EarlyEnd::Error(error) => EarlyEnd::Error(format!("{path}: {error}; {}", file.rest())),
         })
     }
 
@@ -223,11 +220,11 @@ impl Load<'_> {
         &mut self,
         events: &Receiver<ReaderEvent>,
         file: &mut FileLoad<'_>,
-    ) -> Result<(), End> {
+    ) -> Result<(), EarlyEnd> {
         loop {
             if let signal @ 1.. = self.signal.load(Ordering::SeqCst) {
                 self.commit(file)?;
-                return Err(End::Signal(signal as i32, String::new()));
+                return Err(EarlyEnd::Signal(signal as i32, String::new()));
             }
             match events.recv_timeout(TICK) {
                 Ok(ReaderEvent::Chunk(chunk)) => self.count_chunk(*chunk, file)?,
@@ -239,20 +236,20 @@ impl Load<'_> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     let what = "the reading thread has ended; this is a bug";
-                    return Err(End::Error(what.into()));
+                    return Err(EarlyEnd::Error(what.into()));
                 }
             }
         }
     }
 
-    fn count_chunk(&mut self, mut chunk: Chunk, file: &mut FileLoad<'_>) -> Result<(), End> {
+    fn count_chunk(&mut self, mut chunk: Chunk, file: &mut FileLoad<'_>) -> Result<(), EarlyEnd> {
         self.done.skipped.add(chunk.skipped);
         self.reject(std::mem::take(&mut chunk.refused), file)?;
         let taken = match file.frontier.push(chunk) {
             Ok(taken) => taken,
             Err(stop) => {
                 self.commit(file)?;
-                return Err(End::Error(stop.explain()));
+                return Err(EarlyEnd::Error(stop.explain()));
             }
         };
         self.reject(taken.refused, file)?;
@@ -276,13 +273,17 @@ impl Load<'_> {
         Ok(())
     }
 
-    fn reject(&mut self, refused: Vec<RejectedFlow>, file: &mut FileLoad<'_>) -> Result<(), End> {
+    fn reject(
+        &mut self,
+        refused: Vec<RejectedFlow>,
+        file: &mut FileLoad<'_>,
+    ) -> Result<(), EarlyEnd> {
         for refused in refused {
             let location = format!("{}: {}", file.path.display(), refused.location);
             let written = self.rejects.write(&location, &[refused.text], &refused.why);
             if let Err(error) = written {
                 self.commit(file)?;
-                return Err(End::Error(error));
+                return Err(EarlyEnd::Error(error));
             }
         }
         Ok(())
@@ -335,14 +336,14 @@ struct FileLoad<'a> {
     once: bool,
     is_file: bool,
     frontier: Frontier<InStore>,
-    group: Group,
+    group: PendingGroup,
     /// The end of its flows that are in the store.
     imported: Option<Location>,
 }
 
 /// Batches that are committed together.
 #[derive(Default)]
-struct Group {
+struct PendingGroup {
     batches: Vec<Batch>,
     bytes: usize,
     /// The end of the group in the file.

@@ -4,7 +4,7 @@ mod into_store;
 
 use std::path::Path;
 
-use crate::config::{Import, Location};
+use crate::config::{DataLocation, Import};
 use agent::arguments::{Send, ServiceUrl};
 use agent::command::rejects::Rejects;
 use agent::command::send::{self, SendSession, SendTotals};
@@ -18,7 +18,7 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
     let lengths: Vec<Option<u64>> = arguments
         .files
         .iter()
-        .map(|path| source::check_input(path, &arguments.input))
+        .map(|path| source::validate_input(path, &arguments.input))
         .collect::<Result<_, _>>()?;
     let apps = source::load_apps(&arguments.input)?;
     let are_files = lengths.iter().all(Option::is_some);
@@ -26,8 +26,10 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
     let rejects = arguments.input.rejects.as_deref();
     let rejects = Rejects::open(rejects, are_files, arguments.max_rejects, bar.clone())?;
     match &arguments.location {
-        Location::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
-        Location::Service(url) => send_all(arguments, url, &SendSession::new(apps, rejects, bar)?),
+        DataLocation::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
+        DataLocation::Service(url) => {
+            send_all(arguments, url, &SendSession::new(apps, rejects, bar)?)
+        }
     }
 }
 

@@ -96,7 +96,7 @@ fn start(
 ) -> Result<(), String> {
     let sender = sender.clone();
     let guarded = move || {
-        let end = End(&sender, name);
+        let end = EndNotice(&sender, name);
         if let Err(why) = body(&sender) {
             let _it_has_ended = sender.send(Event::Broken(why));
         }
@@ -107,9 +107,9 @@ fn start(
 }
 
 /// Sends a message when it is dropped: the thread has ended.
-struct End<'a>(&'a Sender<Event>, &'static str);
+struct EndNotice<'a>(&'a Sender<Event>, &'static str);
 
-impl Drop for End<'_> {
+impl Drop for EndNotice<'_> {
     fn drop(&mut self) {
         let why = format!("the thread {} has ended", self.1);
         let _it_has_ended = self.0.send(Event::Broken(why));

@@ -29,7 +29,7 @@ pub(super) struct State {
     /// The reason why every query will fail.
     pub(super) hopeless: Option<String>,
     pub(super) paused: bool,
-    pub(super) mode: Mode,
+    pub(super) mode: InputMode,
     /// The time of the query that has no snapshot yet.
     pub(super) asked_at: Option<Instant>,
     /// The time of the next query.
@@ -41,7 +41,7 @@ pub(super) struct State {
 
 /// The meaning of keys.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum InputMode {
     Rows,
     Help,
     /// The user is typing a search text.
@@ -64,7 +64,7 @@ impl State {
             trouble: None,
             hopeless: None,
             paused: false,
-            mode: Mode::Rows,
+            mode: InputMode::Rows,
             asked_at: None,
             due_at: now,
             interval,
@@ -147,17 +147,17 @@ impl State {
             return key.code != KeyCode::Char('c');
         }
         match &mut self.mode {
-            Mode::Rows => return self.press_in_rows(key.code, now),
-            Mode::Help => self.mode = Mode::Rows,
-            Mode::Search(text) => match key.code {
+            InputMode::Rows => return self.press_in_rows(key.code, now),
+            InputMode::Help => self.mode = InputMode::Rows,
+            InputMode::Search(text) => match key.code {
                 KeyCode::Char(c) if text.len() < SEARCH_BYTES_MAX => text.push(c),
                 KeyCode::Backspace => drop(text.pop()),
                 KeyCode::Enter => {
                     self.query.filters.search = std::mem::take(text);
-                    self.mode = Mode::Rows;
+                    self.mode = InputMode::Rows;
                     self.due_at = now;
                 }
-                KeyCode::Esc => self.mode = Mode::Rows,
+                KeyCode::Esc => self.mode = InputMode::Rows,
                 _ => (),
             },
         }
@@ -188,10 +188,10 @@ impl State {
             KeyCode::Right => self.query.hour = self.later(),
             KeyCode::Char('l') | KeyCode::End => self.query.hour = HourChoice::Latest,
             KeyCode::Char('/') => {
-                self.mode = Mode::Search(self.query.filters.search.clone());
+                self.mode = InputMode::Search(self.query.filters.search.clone());
             }
             KeyCode::Char(' ') => self.paused = !self.paused,
-            KeyCode::Char('?' | 'h') => self.mode = Mode::Help,
+            KeyCode::Char('?' | 'h') => self.mode = InputMode::Help,
             _ => (),
         }
         if self.query != before {
@@ -431,11 +431,11 @@ mod tests {
         for open in ['/', '?'] {
             press(&mut state, KeyCode::Char(open), now);
             press(&mut state, KeyCode::Esc, now);
-            assert_eq!(state.mode, Mode::Rows);
+            assert_eq!(state.mode, InputMode::Rows);
         }
         press(&mut state, KeyCode::Char('/'), now);
         press(&mut state, KeyCode::Char('q'), now);
-        assert_eq!(state.mode, Mode::Search("q".into()));
+        assert_eq!(state.mode, InputMode::Search("q".into()));
         let end = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert!(!state.press(end, now));
     }

@@ -7,7 +7,6 @@ use warp::http::StatusCode;
 use super::super::long_target::{HEAD_BYTES_MAX, TAIL_BYTES_MAX, TARGET_START_BYTES_MAX};
 use super::super::paths;
 use super::Problem;
-use crate::backup::BackupError;
 use crate::query::QueryError;
 use crate::service::ServiceError;
 use flow::{Field, IdempotencyKey, Note, Notes};
@@ -47,7 +46,24 @@ impl Problem {
         match self {
             Problem::Service(error) => describe_service(error),
             Problem::Query(error) => describe_query(error),
-            Problem::Backup(error) => describe_backup(error),
+            Problem::NoSuchBackup { what } => Description::new(
+                StatusCode::NOT_FOUND,
+                "no-such-backup",
+                "No such backup",
+                what.clone(),
+            ),
+            Problem::BackupBusy { what } => Description::new(
+                StatusCode::CONFLICT,
+                "backup-busy",
+                "Another backup is being taken",
+                what.clone(),
+            ),
+            Problem::NoCheckpoint => Description::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-checkpoint",
+                "A checkpoint could not be made",
+                "the disk refused the write, or the flush took too long; try again, and see the log for the cause",
+            ),
             Problem::NoSuchPath { path } => {
                 let hint = paths::path_like(path)
                     .map(|known| format!("; there is {known}, without the slash at its end"))
@@ -252,12 +268,6 @@ impl Problem {
                 "The service is not ready",
                 why.clone(),
             ),
-            Problem::NoSpace { why } => Description::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "no-space",
-                "There is no space on the disk",
-                format!("{why}; batches are accepted again when there is room; {SEND_AGAIN}"),
-            ),
             Problem::Internal => internal(),
         }
     }
@@ -270,6 +280,12 @@ fn describe_service(error: &ServiceError) -> Description {
     };
     match error {
         ServiceError::Overloaded(why) => overloaded(format!("{why}; {SEND_AGAIN}")),
+        ServiceError::NoSpace { why } => Description::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "no-space",
+            "There is no space on the disk",
+            format!("{why}; batches are accepted again when there is room; {SEND_AGAIN}"),
+        ),
         ServiceError::Store(_) => unavailable(
             NOT_STORED,
             format!("the disk refused the write; {SEND_AGAIN}"),
@@ -370,30 +386,6 @@ fn describe_query(error: &QueryError) -> Description {
             error.to_string(),
         ),
         QueryError::Store(_) => internal(),
-    }
-}
-
-fn describe_backup(error: &BackupError) -> Description {
-    match error {
-        BackupError::Gone => Description::new(
-            StatusCode::NOT_FOUND,
-            "no-such-backup",
-            "No such backup",
-            error.to_string(),
-        ),
-        BackupError::Busy => Description::new(
-            StatusCode::CONFLICT,
-            "backup-busy",
-            "Another backup is being taken",
-            error.to_string(),
-        ),
-        BackupError::Store(_) => Description::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no-checkpoint",
-            "A checkpoint could not be made",
-            "the disk refused the write, or the flush took too long; try again, and see the log for the cause",
-        ),
-        _ => internal(),
     }
 }
 

@@ -14,7 +14,6 @@ use warp::reply::Response;
 use flow::HostName;
 
 use super::response;
-use crate::backup::BackupError;
 use crate::ingest::Overloaded;
 use crate::query::QueryError;
 use crate::service::ServiceError;
@@ -103,13 +102,18 @@ pub(super) enum Problem {
     NotReady {
         why: String,
     },
-    /// The disk is full, or nearly full.
-    NoSpace {
-        why: &'static str,
-    },
     Service(ServiceError),
     Query(QueryError),
-    Backup(BackupError),
+    /// There is no such backup session.
+    NoSuchBackup {
+        what: String,
+    },
+    /// Another backup is being taken.
+    BackupBusy {
+        what: String,
+    },
+    /// The store could not make a checkpoint.
+    NoCheckpoint,
     /// A bug: a task panicked. The log has the message.
     Internal,
 }
@@ -135,12 +139,6 @@ impl From<BadQuery> for Problem {
 impl From<TooFarAhead> for Problem {
     fn from(error: TooFarAhead) -> Problem {
         Problem::TooFarAhead(error)
-    }
-}
-
-impl From<BackupError> for Problem {
-    fn from(error: BackupError) -> Problem {
-        Problem::Backup(error)
     }
 }
 
@@ -176,8 +174,6 @@ impl Problem {
             Problem::Service(error @ ServiceError::NotDeleted(_)) => {
                 tracing::error!(%error, "an hour was not deleted");
             }
-            Problem::Backup(BackupError::Gone | BackupError::Busy) => {}
-            Problem::Backup(error) => tracing::error!(%error, "a backup failed"),
             Problem::Query(error @ QueryError::Store(_)) => {
                 tracing::error!(%error, "a query failed")
             }

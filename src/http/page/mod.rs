@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::error::Problem;
 use super::negotiate;
-use crate::query::Encoding;
+use flow::Encoding;
 
 /// The page's assets, as `build.rs` made them.
 static ASSETS: [Asset; 2] = [

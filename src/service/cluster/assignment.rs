@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use super::fetch_queue::{End, FetchQueue};
+use super::fetch_queue::{FetchQueue, PartitionEnd};
 use super::kafka::{ConsumedMessage, Control, Handler, KafkaError, Truncation};
 use super::{NodeState, partition};
 use crate::store::abort_on_panic;
@@ -27,7 +27,7 @@ impl PartitionThreads {
     }
 
     /// Closes partitions, all at the same time. Returns when their stores are closed.
-    fn close(&mut self, partitions: &[Partition], end: End) {
+    fn close(&mut self, partitions: &[Partition], end: PartitionEnd) {
         let mut threads = Vec::new();
         for partition in partitions {
             self.state.local.revoke(*partition);
@@ -83,7 +83,7 @@ impl Handler for PartitionThreads {
     }
 
     fn revoked(&mut self, partitions: &[Partition]) {
-        self.close(partitions, End::Revoked);
+        self.close(partitions, PartitionEnd::Revoked);
     }
 
     fn lost(&mut self, partitions: &[Partition]) {
@@ -93,7 +93,7 @@ impl Handler for PartitionThreads {
                 "lost a partition: the group did not hear from this node for too long, or another node has its name"
             );
         }
-        self.close(partitions, End::Lost);
+        self.close(partitions, PartitionEnd::Lost);
     }
 
     fn failed(&mut self, error: KafkaError) {

@@ -23,7 +23,7 @@ pub(super) struct FetchedMessage {
 
 /// The way in which this node's ownership of a partition ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum PartitionEnd {
     /// The next owner waits until this node has closed the store.
     Revoked,
     /// Another node may own it already.
@@ -35,7 +35,7 @@ struct State {
     groups: VecDeque<Vec<FetchedMessage>>,
     bytes: usize,
     paused: bool,
-    end: Option<End>,
+    end: Option<PartitionEnd>,
 }
 
 /// The queue of one partition.
@@ -97,7 +97,7 @@ impl FetchQueue {
         }
     }
 
-    pub(super) fn end(&self, end: End) {
+    pub(super) fn end(&self, end: PartitionEnd) {
         self.state.lock().end = Some(end);
         self.changed.notify_all();
         self.stop.cancel();
@@ -108,7 +108,7 @@ impl FetchQueue {
         &self.stop
     }
 
-    pub(super) fn ended(&self) -> Option<End> {
+    pub(super) fn ended(&self) -> Option<PartitionEnd> {
         self.state.lock().end
     }
 

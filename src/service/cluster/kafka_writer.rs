@@ -91,7 +91,6 @@ impl KafkaWriter {
                 tokio::task::spawn_blocking(move || PartitionBatch::split(&batch, partitions));
             split.await.map_err(|_| ServiceError::Closed)?
         };
-        let parts = parts.map_err(|error| ServiceError::Store(Arc::new(error)))?;
         let (responder, response) = oneshot::channel();
         let pending = PendingBatch {
             parts,
@@ -162,7 +161,7 @@ impl KafkaWriter {
         let readable = state.local.readable(partition, &progress);
         readable.is_some_and(|readable| {
             let position = readable.store.position();
-            position.is_ok_and(|position| position.get() > offset.get())
+            position.is_ok_and(|position| position.includes(offset))
         })
     }
 

@@ -89,7 +89,7 @@ impl LocalPartitions {
     /// The position of an open partition: the next offset.
     pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
         let position = self.store(partition)?.position().ok()?;
-        Offset::try_from(position.get()).ok()
+        position.next_offset().ok()
     }
 
     /// The positions of all open partitions.
@@ -112,7 +112,7 @@ impl LocalPartitions {
         progress: &Progress,
     ) -> Option<ReadablePartition> {
         let store = self.store(partition)?;
-        let position = Offset::try_from(store.position().ok()?.get()).ok()?;
+        let position = store.position().ok()?.next_offset().ok()?;
         let end = progress.end?;
         let revocation = match self.0.lock().get_mut(&partition)? {
             State::Open {
@@ -139,7 +139,7 @@ impl LocalPartitions {
     ///
     /// # Errors
     /// The reason why the first unreadable partition cannot be read.
-    pub(super) fn check_readable(
+    pub(super) fn require_readable(
         &self,
         progress: &BTreeMap<Partition, Progress>,
     ) -> Result<(), String> {

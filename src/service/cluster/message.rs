@@ -6,8 +6,7 @@
 //! ```
 
 use super::kafka::MESSAGE_BYTES_MAX;
-use crate::store::StoreError;
-use crate::store::codec::Corrupt;
+use flow::codec::Corrupt;
 use flow::{Batch, IdempotencyKey, Partition, PartitionCount};
 
 const VERSION: u8 = 1;
@@ -27,15 +26,10 @@ pub(super) struct PartitionBatch {
 
 impl PartitionBatch {
     /// Splits `batch`. The same batch is always split in the same way.
-    pub(super) fn split(
-        batch: &Batch,
-        partitions: PartitionCount,
-    ) -> Result<Vec<PartitionBatch>, StoreError> {
+    pub(super) fn split(batch: &Batch, partitions: PartitionCount) -> Vec<PartitionBatch> {
         let key = batch.receipt().map(|(key, _)| key);
         let mut parts = Vec::new();
-        for (partition, batches) in batch.split(partitions.get(), BATCH_BYTES_MAX) {
-            let partition = Partition::try_from(partition)
-                .map_err(|_| Corrupt("a batch was split into more partitions than there are"))?;
+        for (partition, batches) in batch.split(partitions, BATCH_BYTES_MAX) {
             for (number, batch) in batches.into_iter().enumerate() {
                 parts.push(PartitionBatch {
                     partition,
@@ -44,7 +38,7 @@ impl PartitionBatch {
                 });
             }
         }
-        Ok(parts)
+        parts
     }
 
     /// Its length in a message.
@@ -152,7 +146,7 @@ mod tests {
         let four = PartitionCount::try_from(4).unwrap();
         let parts: Vec<_> = batches
             .iter()
-            .flat_map(|b| PartitionBatch::split(b, four).unwrap())
+            .flat_map(|b| PartitionBatch::split(b, four))
             .collect();
         let mut message = MessageBuilder::for_parts(parts.iter());
         let (mut flows, mut keys_seen) = (0, Vec::new());

@@ -7,11 +7,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoints;
-use super::fetch_queue::{End, FetchQueue, FetchedMessage};
+use super::fetch_queue::{FetchQueue, FetchedMessage, PartitionEnd};
 use super::kafka::Control;
 use super::{NodeState, message};
 use crate::store::{DataDir, JournalEntry, Position, Store, StoreError, abort_on_panic};
-use flow::{Offset, Partition};
+use flow::Partition;
 
 /// Maximum time for the last flush of a revoked partition, for which the next owner waits.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ pub(super) fn run(state: &NodeState, partition: Partition, queue: &FetchQueue) {
             queue.await_end();
         }
     });
-    if queue.ended() == Some(End::Revoked)
+    if queue.ended() == Some(PartitionEnd::Revoked)
         && let Err(error) = store.flush_within(FLUSH_TIME_MAX)
     {
         // Nothing is lost: Kafka has the messages.
@@ -108,7 +108,7 @@ fn apply_all(
     queue: &FetchQueue,
 ) -> Result<(), String> {
     let position = store.position().map_err(|e| e.to_string())?;
-    let position = Offset::try_from(position.get()).map_err(|e| e.to_string())?;
+    let position = position.next_offset().map_err(|e| e.to_string())?;
     state.local.set_open(partition, store.clone());
     control.start(partition, position);
     state.assigned.notify_one();
@@ -151,7 +151,7 @@ fn decode(message: &FetchedMessage, entries: &mut Vec<JournalEntry>) -> Result<(
     let (offset, time_s) = (message.offset, message.time_s);
     let batches = message::decode(&message.payload)
         .map_err(|error| format!("the message at offset {offset} cannot be decoded: {error}"))?;
-    let position = Position::new(offset.next().map_err(|e| e.to_string())?.get());
+    let position = Position::after(offset);
     entries.extend(batches.into_iter().map(|batch| JournalEntry {
         position,
         time_s,

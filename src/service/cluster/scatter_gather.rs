@@ -124,13 +124,10 @@ impl ScatterGather {
         if !query.partial && !placement.missing.is_empty() {
             return Err(QueryError::Missing(placement.missing));
         }
-        let for_peer = query.for_peer();
         let peers = &self.0.peers;
         let responses = self.ask_peers(&mut placement, cancel, async |url, partitions| {
             let cancel = cancel.clone();
-            peers
-                .rows(url, partitions, &for_peer, time_max, cancel)
-                .await
+            peers.rows(url, partitions, query, time_max, cancel).await
         })?;
         let (mut sources, mut of_peers) = (QuerySources::default(), Vec::new());
         for response in responses {
@@ -162,7 +159,7 @@ impl ScatterGather {
         let peers = &self.0.peers;
         let responses = self.ask_peers(&mut placement, cancel, async |url, partitions| {
             peers
-                .hours(url, partitions, &query.hours, cancel.clone())
+                .hours(url, partitions, query.hours, cancel.clone())
                 .await
         })?;
         let mut of_peers = Vec::new();
@@ -172,7 +169,7 @@ impl ScatterGather {
         }
         hours.coverage = placement.coverage(of_peers, query.partial)?;
         for (_, readable) in placement.local {
-            hours.add_store(&readable.store, query.hours.clone())?;
+            hours.add_store(&readable.store, query.hours)?;
             hours.revocations.push(readable.revocation);
         }
         Ok(())

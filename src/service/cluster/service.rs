@@ -28,11 +28,6 @@ impl Service for ClusterNode {
         Box::pin(self.writer.commit(batch, permit, until_visible))
     }
 
-    /// Always `None`: batches are written to Kafka, and stores that lack space pause their partitions.
-    fn lacks_space(&self) -> Option<&'static str> {
-        None
-    }
-
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max, &cancel);
@@ -73,7 +68,7 @@ impl Service for ClusterNode {
         if !state.connected.load(Ordering::Relaxed) {
             return Health::NotReady("Kafka does not respond".into());
         }
-        match state.local.check_readable(&state.progress()) {
+        match state.local.require_readable(&state.progress()) {
             Ok(()) => Health::Ready,
             Err(why) => Health::NotReady(why),
         }

@@ -1,5 +1,8 @@
 //! Group commit: one thread takes all batches that wait, commits them with one fsync, and responds to each. Under
 //! light load, a batch waits for one fsync; under heavy load, hundreds share it.
+//!
+//! The thread of the request removes flows that are too old already, since the only committing thread should not copy
+//! batches.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,6 +24,9 @@ const QUEUE_BATCHES_MAX: usize = 4096;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 const GROUPS_PER_TALLY: usize = 4;
 
+/// Larger batches are copied on a blocking thread.
+const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
+
 type CommitResult = Result<Committed, ServiceError>;
 type Responder = oneshot::Sender<CommitResult>;
 
@@ -34,6 +40,7 @@ enum Job {
 /// Commits the batches of many concurrent requests on one thread.
 #[derive(Debug)]
 pub(super) struct Committer {
+    store: Arc<Store>,
     queue: mpsc::Sender<Job>,
     metrics: Metrics,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -43,13 +50,14 @@ impl Committer {
     /// Starts the committing thread.
     pub(super) fn start(store: Arc<Store>, metrics: Metrics) -> std::io::Result<Committer> {
         let (queue, jobs) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let metrics_of_thread = metrics.clone();
+        let (store_of_thread, metrics_of_thread) = (store.clone(), metrics.clone());
         let thread = std::thread::Builder::new()
             .name("committer".into())
             .spawn(move || {
-                store::abort_on_panic(|| run(&store, &metrics_of_thread, jobs));
+                store::abort_on_panic(|| run(&store_of_thread, &metrics_of_thread, jobs));
             })?;
         Ok(Committer {
+            store,
             queue,
             metrics,
             thread: Mutex::new(Some(thread)),
@@ -58,12 +66,31 @@ impl Committer {
 
     /// Resolves when `batch` is durable and visible.
     pub(super) async fn commit(&self, batch: Batch, permit: Permit) -> CommitResult {
+        let batch = self.without_too_old(batch).await?;
         let (responder, response) = oneshot::channel();
         self.queue
             .send(Job::Commit(batch, permit, responder))
             .await
             .map_err(|_| ServiceError::Closed)?;
         response.await.map_err(|_| ServiceError::Closed)?
+    }
+
+    async fn without_too_old(&self, batch: Batch) -> Result<Batch, ServiceError> {
+        let is_large = batch.bytes().len() > COPY_INLINE_BYTES_MAX;
+        if !is_large || !self.store.has_too_old(&batch) {
+            return Ok(self.store.remove_too_old(batch));
+        }
+        let store = self.store.clone();
+        let copied = tokio::task::spawn_blocking(move || store.remove_too_old(batch));
+        copied.await.map_err(|_| ServiceError::Closed)
+    }
+
+    /// See [`Service::admit_batch`](crate::service::Service::admit_batch).
+    pub(super) fn admit_batch(&self) -> Result<(), ServiceError> {
+        match self.store.write_health().lacks_space() {
+            Some(why) => Err(ServiceError::NoSpace { why }),
+            None => Ok(()),
+        }
     }
 
     /// Sets the gauges.
@@ -145,7 +172,7 @@ fn commit(
             }
         }
         Err(error) => {
-            let error = service_error(error);
+            let error = service_error(store, error);
             for request in requests {
                 respond(request, Err(error.clone()));
             }
@@ -203,10 +230,13 @@ fn respond((_permit, responder): (Permit, Responder), result: CommitResult) {
     let _disconnected = responder.send(result);
 }
 
-fn service_error(error: StoreError) -> ServiceError {
+fn service_error(store: &Store, error: StoreError) -> ServiceError {
     match error {
         StoreError::WriteStalled => ServiceError::Overloaded(error.to_string()),
         StoreError::Closed => ServiceError::Closed,
-        error => ServiceError::Store(Arc::new(error)),
+        error => match store.write_health().lacks_space() {
+            Some(why) => ServiceError::NoSpace { why },
+            None => ServiceError::Store(Arc::new(error)),
+        },
     }
 }

@@ -18,9 +18,6 @@ use committer::Committer;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, IdempotencyKey, ReceiptInfo, Totals};
 
-/// Larger batches are copied on a blocking thread.
-const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
-
 /// The service of a single process.
 #[derive(Debug)]
 pub struct Standalone {
@@ -64,25 +61,11 @@ impl Service for Standalone {
         permit: Permit,
         _until_visible: bool,
     ) -> BoxFuture<'_, Result<Committed, ServiceError>> {
-        Box::pin(async move {
-            // Removes flows that are too old already, since the only committing thread should not copy batches.
-            let batch = match self.store.cutoff_within(&batch) {
-                None => batch,
-                Some(cutoff) if batch.bytes().len() <= COPY_INLINE_BYTES_MAX => {
-                    batch.without_hours_before(cutoff)
-                }
-                Some(cutoff) => {
-                    let copied =
-                        tokio::task::spawn_blocking(move || batch.without_hours_before(cutoff));
-                    copied.await.map_err(|_| ServiceError::Closed)?
-                }
-            };
-            self.committer.commit(batch, permit).await
-        })
+        Box::pin(self.committer.commit(batch, permit))
     }
 
-    fn lacks_space(&self) -> Option<&'static str> {
-        self.store.write_health().lacks_space()
+    fn admit_batch(&self) -> Result<(), ServiceError> {
+        self.committer.admit_batch()
     }
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {

@@ -7,12 +7,12 @@
 mod receipt;
 
 use crate::store::Position;
-use flow::Hour;
 pub use flow::codec::{
-    BATCH_TOTALS_BYTES, COUNTERS_BYTES, Corrupt, FlowKey, HOUR_BYTES, KEY_BYTES_MAX, Record,
-    Records, TOTALS_BYTES, batch_ledger, decode_counters, decode_name, decode_totals,
-    encode_counters, encode_totals, push_key, push_name, split_name, split_names, validate_key,
+    COUNTERS_BYTES, Corrupt, FlowKey, HOUR_BYTES, TOTALS_BYTES, decode_counters, decode_totals,
+    encode_counters, encode_hour, encode_totals, push_hour, push_name, split_hour,
+    starts_with_names, suffix, validate_key,
 };
+use flow::{Hour, HourRange};
 pub use receipt::{
     NOTE_PREFIX, Receipt, decode_batch_receipt, decode_noted_receipt, decode_receipt,
     encode_noted_receipt, encode_receipt, note_key,
@@ -63,16 +63,18 @@ pub fn decode_identity(text: &str) -> Option<u32> {
 
 /// The bounds of an hour's keys (end exclusive).
 pub fn hour_bounds(hour: Hour) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
-    // `Hour::MAX` is `u32::MAX - 1`, so the end bound exists: at most the meta prefix.
-    (hour.get().to_be_bytes(), (hour.get() + 1).to_be_bytes())
+    range_bounds(hour.into())
+}
+
+/// The bounds of the keys of a range of hours (end exclusive).
+pub fn range_bounds(hours: HourRange) -> ([u8; HOUR_BYTES], [u8; HOUR_BYTES]) {
+    // The end of the last hour is the meta prefix.
+    (hours.start().to_be_bytes(), hours.end().to_be_bytes())
 }
 
 /// Key of an hour's entry in the ledger. Sorts by hour, after all flows.
-pub fn ledger_key(hour: u32) -> [u8; LEDGER_KEY_BYTES] {
-    let mut key = [0; LEDGER_KEY_BYTES];
-    key[..LEDGER_PREFIX.len()].copy_from_slice(&LEDGER_PREFIX);
-    key[LEDGER_PREFIX.len()..].copy_from_slice(&hour.to_be_bytes());
-    key
+pub fn ledger_key(hour: Hour) -> [u8; LEDGER_KEY_BYTES] {
+    ledger_range_bounds(hour.into()).0
 }
 
 /// Bytes of a [`ledger_key`].
@@ -80,13 +82,26 @@ pub const LEDGER_KEY_BYTES: usize = LEDGER_PREFIX.len() + HOUR_BYTES;
 
 /// Reads what [`ledger_key`] wrote.
 pub fn decode_ledger_key(key: &[u8]) -> Result<Hour, Corrupt> {
-    key.strip_prefix(&LEDGER_PREFIX)
-        .and_then(|hour| hour.try_into().ok())
-        .and_then(|hour| Hour::new(u64::from(u32::from_be_bytes(hour))))
-        .ok_or(Corrupt("a key of the ledger is not one"))
+    let hour = key.strip_prefix(&LEDGER_PREFIX).map(split_hour);
+    match hour {
+        Some(Ok((hour, []))) => Ok(hour),
+        _ => Err(Corrupt("a key of the ledger is not one")),
+    }
 }
 
-/// The bounds of the ledger's keys (end exclusive).
+/// The bounds of the ledger's keys for a range of hours (end exclusive).
+pub fn ledger_range_bounds(hours: HourRange) -> ([u8; LEDGER_KEY_BYTES], [u8; LEDGER_KEY_BYTES]) {
+    let key = |hour: [u8; HOUR_BYTES]| {
+        let mut key = [0; LEDGER_KEY_BYTES];
+        key[..LEDGER_PREFIX.len()].copy_from_slice(&LEDGER_PREFIX);
+        key[LEDGER_PREFIX.len()..].copy_from_slice(&hour);
+        key
+    };
+    let (first, end) = range_bounds(hours);
+    (key(first), key(end))
+}
+
+/// The bounds of all the ledger's keys (end exclusive).
 pub fn ledger_bounds() -> (&'static [u8], &'static [u8]) {
     (&LEDGER_PREFIX, &MARKER_KEY)
 }
@@ -142,7 +157,7 @@ pub fn assert_store_codec_round_trips(bytes: &[u8]) {
         assert_eq!(again, bytes);
     }
     if let Ok(hour) = decode_ledger_key(bytes) {
-        assert_eq!(ledger_key(hour.get()), bytes);
+        assert_eq!(ledger_key(hour), bytes);
     }
 }
 
@@ -163,21 +178,21 @@ mod tests {
     #[test]
     fn no_flow_has_a_meta_key() {
         let mut key = Vec::new();
-        flow::codec::push_key(
-            &mut key,
-            Hour::new(u64::from(Hour::MAX)).unwrap(),
-            b"",
-            b"",
-            b"",
-        );
+        flow::codec::push_key(&mut key, Hour::LAST, b"", b"", b"");
         assert!(!key.starts_with(&META_PREFIX));
-        assert!(MARKER_KEY.starts_with(&META_PREFIX) && ledger_key(0).starts_with(&META_PREFIX));
+        assert!(
+            MARKER_KEY.starts_with(&META_PREFIX)
+                && ledger_key(Hour::FIRST).starts_with(&META_PREFIX)
+        );
     }
 
     #[test]
     fn the_stored_bytes_are_pinned() {
         // The format on disk. A change here needs a new `FORMAT` and a way to read the old one.
-        assert_eq!(ledger_key(258), *b"\xFF\xFF\xFF\xFFl\x00\x00\x01\x02");
+        assert_eq!(
+            ledger_key(Hour::new(258).unwrap()),
+            *b"\xFF\xFF\xFF\xFFl\x00\x00\x01\x02"
+        );
         let receipt = Receipt {
             fingerprint: 0x0102,
             time_s: 3,

@@ -29,6 +29,9 @@ const SECTOR_BYTES: usize = 512;
 /// files.
 const MANIFEST_RECORDS_MAX: usize = 4;
 
+/// More than any record has: a group of batches that are together as large as the largest body, and their receipts.
+const RECORD_BYTES_MAX: usize = flow::BODY_BYTES_MAX + (64 << 20);
+
 /// Kind of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogKind {
@@ -87,9 +90,18 @@ impl FragmentType {
     }
 }
 
-/// Finds the end of `log`. Reads it block by block. If its end is invalid, reads everything after the last complete
-/// record into memory: that is one record if a power cut is the cause.
-pub(super) fn find_end(mut log: impl Read + Seek, of: LogKind) -> io::Result<LogEndResult> {
+/// Finds the end of `log`. Reads it block by block. If its end is invalid, reads what follows the last complete record
+/// into memory: that is one record if a power cut is the cause.
+pub(super) fn find_end(log: impl Read + Seek, of: LogKind) -> io::Result<LogEndResult> {
+    find_end_within(log, of, RECORD_BYTES_MAX)
+}
+
+/// [`find_end`] of a log whose records have at most `record_bytes_max`.
+fn find_end_within(
+    mut log: impl Read + Seek,
+    of: LogKind,
+    record_bytes_max: usize,
+) -> io::Result<LogEndResult> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     // The offset of the block in the log.
     let mut block_at = 0;
@@ -122,7 +134,19 @@ pub(super) fn find_end(mut log: impl Read + Seek, of: LogKind) -> io::Result<Log
                 let tail_at = keep - keep % BLOCK_BYTES;
                 let mut tail = Vec::new();
                 log.seek(SeekFrom::Start(tail_at as u64))?;
-                log.read_to_end(&mut tail)?;
+                if of == LogKind::Journal && unsynced {
+                    // Other records may follow, and only the sectors of this fragment matter.
+                    let bytes = block_end(begin) - tail_at;
+                    log.by_ref().take(bytes as u64).read_to_end(&mut tail)?;
+                } else {
+                    let bytes_max = record_bytes_max + BLOCK_BYTES;
+                    log.by_ref()
+                        .take(bytes_max as u64 + 1)
+                        .read_to_end(&mut tail)?;
+                    if tail.len() > bytes_max {
+                        return Ok(Err(Damage { at: begin }));
+                    }
+                }
                 let is_torn = is_torn(
                     &tail,
                     keep - tail_at,

@@ -403,3 +403,20 @@ fn a_log_is_read_block_by_block_and_its_torn_record_twice() {
     assert_eq!(end, Ok(LogEnd::Torn { keep, unsynced }));
     assert!(bytes < log.len() + 90_000 + 2 * BLOCK_BYTES && seeks == 1);
 }
+
+/// Records follow damage in the middle of a log, possibly gigabytes of them.
+#[test]
+fn after_damage_no_more_than_a_record_is_read() {
+    let (log, is_last) = synthetic([90_000; 50].map(payload));
+    let mut damaged = log.clone();
+    let at = next_begin(is_last[10]);
+    damaged[at + HEADER_BYTES] ^= 1;
+    let mut counted = Counted {
+        log: Cursor::new(damaged.as_slice()),
+        bytes: 0,
+        seeks: 0,
+    };
+    let end = super::find_end_within(&mut counted, LogKind::Journal, 100_000).unwrap();
+    assert_eq!(end, Err(Damage { at }));
+    assert!(counted.bytes < at + 100_000 + 4 * BLOCK_BYTES);
+}

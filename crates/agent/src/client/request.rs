@@ -59,7 +59,7 @@ impl Client {
     /// Sends a GET request and returns the response; `accept` is a media type.
     pub fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, ClientError> {
         let request = self.authorized(self.agent.get(self.url(path)));
-        self.check_status(path, request.header("accept", accept).call())
+        self.require_success(path, request.header("accept", accept).call())
     }
 
     /// Sends a GET request and parses the response as JSON.
@@ -70,7 +70,7 @@ impl Client {
 
     /// Sends an empty POST request and parses the response as JSON.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let response = self.check_status(path, self.to_post(path).send_empty())?;
+        let response = self.require_success(path, self.to_post(path).send_empty())?;
         self.json(path, response)
     }
 
@@ -80,7 +80,7 @@ impl Client {
             .config()
             .timeout_global(Some(DELETE_TIME_MAX))
             .build();
-        self.check_status(path, self.authorized(request).call())
+        self.require_success(path, self.authorized(request).call())
             .map(drop)
     }
 
@@ -121,7 +121,7 @@ impl Client {
         }
     }
 
-    fn check_status(
+    fn require_success(
         &self,
         path: &str,
         response: Result<Response<Body>, ureq::Error>,

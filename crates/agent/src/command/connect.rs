@@ -1,9 +1,8 @@
 //! The client of a service, built from the command line.
 
-use std::ops::Range;
-
 use crate::arguments::Credentials;
 use crate::client::{Client, Server, read_first_token};
+use flow::HourRange;
 use flow::query::HourRow;
 
 /// Address and credentials of the service at `url`.
@@ -22,12 +21,12 @@ pub fn client(url: &str, credentials: &Credentials) -> Result<Client, String> {
     Client::new(&server(url, credentials)?).map_err(|e| e.to_string())
 }
 
-/// The hours that hold flows, ascending, from `hours.start` to `hours.end` (exclusive).
+/// Those `hours` that hold flows, ascending.
 pub fn hours(
     client: &Client,
-    hours: Range<u32>,
+    hours: HourRange,
 ) -> Result<impl Iterator<Item = Result<HourRow, String>>, String> {
-    let path = format!("/hours?from={}&to={}", hours.start, hours.end);
+    let path = format!("/hours?from={}&to={}", hours.start(), hours.end());
     let items = client.get_items(&path).map_err(|e| e.to_string())?;
     Ok(items.map(|item| item.map_err(|e| e.to_string())))
 }

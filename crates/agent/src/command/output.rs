@@ -8,11 +8,18 @@ use crate::terminal::{Lines, Style, printable, printable_lines};
 
 /// Prints the error of a failed command.
 pub fn fail(error: &str) {
-    let remedy = OutOfSpace::in_text(error).map(OutOfSpace::remedy);
+    let shortage = error_number(error).and_then(OutOfSpace::from_number);
+    let remedy = shortage.map(OutOfSpace::remedy);
     match remedy.filter(|remedy| !error.contains(remedy)) {
         Some(remedy) => eprint_line(&format!("flowtally: {error}; {remedy}")),
         None => eprint_line(&format!("flowtally: {error}")),
     }
+}
+
+/// The number of the system's error in `error`. The number and not the message, which a file may have as its name.
+fn error_number(error: &str) -> Option<i32> {
+    let (_, number) = error.rsplit_once("(os error ")?;
+    number.split_once(')')?.0.parse().ok()
 }
 
 /// Prints clap's message (an argument error, or the help that was requested) and exits.
@@ -79,5 +86,24 @@ pub fn batches(n: u64) -> String {
     match n {
         1 => "1 batch".into(),
         n => format!("{n} batches"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_an_error_is_read_and_not_the_name_of_a_file() {
+        let full = OutOfSpace::Space.system_error();
+        let error = format!("a (os error 2): {full}; the rest is in the spool");
+        assert_eq!(error_number(&error), full.raw_os_error());
+        for other in [
+            "File too large: no such flow",
+            "(os error x)",
+            "(os error 1",
+        ] {
+            assert_eq!(error_number(other), None);
+        }
     }
 }

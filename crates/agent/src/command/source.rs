@@ -220,7 +220,7 @@ fn reject_directory(path: &Path, data: &Metadata) -> Result<(), String> {
 ///
 /// # Errors
 /// If the file cannot be read, is the file of `--rejects`, or is a pipe with `--growing`.
-pub fn check_input(path: &Path, input: &Input) -> Result<Option<u64>, String> {
+pub fn validate_input(path: &Path, input: &Input) -> Result<Option<u64>, String> {
     // With a source, the next run gets the same input from its beginning, and with it the line that was left.
     let is_read_once = |is_file: bool| !is_file && input.growing && input.source.is_none();
     if path.as_os_str() == "-" {

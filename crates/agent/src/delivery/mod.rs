@@ -24,7 +24,7 @@ pub(crate) use keyed::{IfLate, KeyedBatch};
 pub(crate) use options::{DeadLetters, SenderOptions};
 pub(crate) use outcome::{Rejected, Report, SendError};
 pub use reason::shell_word;
-pub(crate) use receipts::{Receipt, Receipts};
+pub(crate) use receipts::{FoundReceipt, Receipts};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt;

@@ -18,7 +18,7 @@ const RESPONSE_BYTES_MAX: u64 = 16 << 20;
 
 /// The receipt of a batch.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub(crate) struct Receipt {
+pub(crate) struct FoundReceipt {
     key: String,
     /// Seconds since the epoch.
     pub(crate) taken_at: u64,
@@ -40,12 +40,12 @@ struct LookupRequest<'a> {
 
 #[derive(Deserialize)]
 struct LookupResponse {
-    receipts: Vec<Receipt>,
+    receipts: Vec<FoundReceipt>,
 }
 
 /// The outcome of one lookup.
 enum LookupOutcome {
-    Found(Vec<Receipt>),
+    Found(Vec<FoundReceipt>),
     Unsupported,
     Refused(String),
     TryAgain(String),
@@ -63,7 +63,7 @@ impl Receipts {
         &self,
         keys: &[&str],
         mut trying_again: impl FnMut(&str),
-    ) -> Result<Option<HashMap<String, Receipt>>, SendError> {
+    ) -> Result<Option<HashMap<String, FoundReceipt>>, SendError> {
         let url = || self.client.url(PATH);
         let (start, mut pauses) = (Instant::now(), pauses());
         loop {

@@ -2,11 +2,12 @@
 
 use super::Batch;
 use super::split::SplitBatch;
+use crate::Hour;
 
 impl Batch {
-    /// The batch without its flows before the hour `cutoff`, which [`Batch::too_old`] counts. The receipt is still that
-    /// of the whole batch. A batch without such flows is returned unchanged.
-    pub fn without_hours_before(mut self, cutoff: u32) -> Batch {
+    /// The batch without its flows before `cutoff`, which [`Batch::too_old`] counts. The receipt is still that of the
+    /// whole batch. A batch without such flows is returned unchanged.
+    pub fn without_hours_before(mut self, cutoff: Hour) -> Batch {
         if self.ledger().all(|(hour, _)| hour >= cutoff) {
             return self;
         }
@@ -28,7 +29,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchBuilder, Counters, Hour, IdempotencyKey};
+    use crate::{BatchBuilder, Counters, IdempotencyKey};
 
     fn batch(hours: impl Iterator<Item = u32>) -> Batch {
         let mut builder = BatchBuilder::with_capacity(0);
@@ -50,7 +51,10 @@ mod tests {
         let whole = batch(hours()).with_key(key);
         let fingerprint = whole.receipt().unwrap().1;
         // In two steps, as when the cutoff moves in between.
-        let kept = whole.without_hours_before(2).without_hours_before(4);
+        let hour = |hour| Hour::new(hour).unwrap();
+        let kept = whole
+            .without_hours_before(hour(2))
+            .without_hours_before(hour(4));
         assert_eq!((kept.flows(), kept.too_old()), (600, 400));
         assert_eq!(kept.receipt().unwrap().1, fingerprint);
         let decoded = Batch::decode(kept.bytes().to_vec()).unwrap();
@@ -58,9 +62,9 @@ mod tests {
         assert!(
             decoded
                 .ledger()
-                .all(|(hour, totals)| hour >= 4 && totals.flows == 100)
+                .all(|(of, totals)| of >= hour(4) && totals.flows == 100)
         );
-        let none = kept.without_hours_before(10);
+        let none = kept.without_hours_before(hour(10));
         assert_eq!((none.flows(), none.too_old()), (0, 1000));
         assert!(Batch::decode(none.bytes().to_vec()).is_ok());
     }

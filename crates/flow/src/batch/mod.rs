@@ -132,12 +132,11 @@ impl Batch {
 
     /// The hours of its flows, each once.
     pub fn hours(&self) -> impl Iterator<Item = Hour> {
-        let hours = self.ledger().map(|(hour, _)| u64::from(hour));
-        hours.filter_map(Hour::new)
+        self.ledger().map(|(hour, _)| hour)
     }
 
     /// The index and hour of the first flow whose hour matches. Reads all flows before it.
-    pub fn position(&self, matches: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
+    pub fn find_hour(&self, matches: impl Fn(Hour) -> bool) -> Option<(usize, Hour)> {
         let records = Records::new(&self.bytes).ok()?;
         let mut flows = records.enumerate().filter_map(|(index, record)| {
             let hour = codec::validate_key(record.ok()?.key).ok()?;
@@ -151,7 +150,7 @@ impl Batch {
     }
 
     /// Its ledger: totals by hour.
-    pub fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> + use<'_> {
+    pub fn ledger(&self) -> impl Iterator<Item = (Hour, Totals)> + use<'_> {
         self.valid().ledger()
     }
 
@@ -199,7 +198,7 @@ impl BatchBuilder {
             return self.push_plain(hour, names, counters);
         }
         let [src_app, dest_app, vpc_id] = names;
-        self.ledger.count(hour.get(), counters);
+        self.ledger.count(hour, counters);
         let key_at = self.push_head(names, escapes, counters);
         codec::push_key(&mut self.bytes, hour, src_app, dest_app, vpc_id);
         self.push_hash(key_at);
@@ -208,7 +207,7 @@ impl BatchBuilder {
     /// Like [`BatchBuilder::push`], for names without a NUL.
     #[inline]
     pub fn push_plain(&mut self, hour: Hour, names: [&[u8]; 3], counters: Counters) {
-        self.ledger.count(hour.get(), counters);
+        self.ledger.count(hour, counters);
         let key_at = self.push_head(names, 0, counters);
         codec::push_plain_key(&mut self.bytes, hour, names);
         self.push_hash(key_at);
@@ -251,14 +250,14 @@ pub struct BatchLedger {
     entries: Vec<HourTotals>,
     /// Index of an hour's entry by the last bits of the hour: a guess that the entry itself confirms.
     guesses: [u32; GUESSES],
-    by_hour: HashMap<u32, u32, foldhash::fast::RandomState>,
+    by_hour: HashMap<Hour, u32, foldhash::fast::RandomState>,
 }
 
 /// [`Totals`] of an hour in half the memory, since a body may have as many hours as flows. A batch has fewer than
 /// 2^32 flows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct HourTotals {
-    hour: u32,
+    hour: Hour,
     flows: u32,
     tx: u64,
     rx: u64,
@@ -306,13 +305,13 @@ impl BatchLedger {
         self.entries.len()
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = (u32, Totals)> {
+    pub fn entries(&self) -> impl Iterator<Item = (Hour, Totals)> {
         self.entries.iter().map(|of| (of.hour, of.totals()))
     }
 
     #[inline]
-    pub fn count(&mut self, hour: u32, counters: Counters) {
-        let guess = self.guesses[hour as usize % GUESSES] as usize;
+    pub fn count(&mut self, hour: Hour, counters: Counters) {
+        let guess = self.guesses[hour.get() as usize % GUESSES] as usize;
         match self.entries.get_mut(guess) {
             Some(of) if of.hour == hour => of.count(counters),
             _ => self.count_slow(hour, counters),
@@ -320,15 +319,19 @@ impl BatchLedger {
     }
 
     #[cold]
-    fn count_slow(&mut self, hour: u32, counters: Counters) {
+    fn count_slow(&mut self, hour: Hour, counters: Counters) {
         let at = *self.by_hour.entry(hour).or_insert_with(|| {
             self.entries.push(HourTotals {
                 hour,
-                ..HourTotals::default()
+                flows: 0,
+                tx: 0,
+                rx: 0,
+                tx_high: 0,
+                rx_high: 0,
             });
             self.entries.len() as u32 - 1
         });
-        self.guesses[hour as usize % GUESSES] = at;
+        self.guesses[hour.get() as usize % GUESSES] = at;
         self.entries[at as usize].count(counters);
     }
 }
@@ -341,15 +344,16 @@ mod tests {
     fn sums_of_an_hour_may_exceed_64_bits() {
         let mut ledger = BatchLedger::default();
         let flow = |tx, rx| Counters { tx, rx };
+        let hour = |hour| Hour::new(hour).unwrap();
         let mut expected = Totals::default();
         for counters in [flow(u64::MAX, 1), flow(u64::MAX, u64::MAX), flow(2, 3)] {
-            ledger.count(7, counters);
+            ledger.count(hour(7), counters);
             expected.count(counters);
         }
-        ledger.count(8, flow(1, 1));
+        ledger.count(hour(8), flow(1, 1));
         let entries: Vec<_> = ledger.entries().collect();
-        assert_eq!(entries[0], (7, expected));
-        assert_eq!((entries[1].0, entries[1].1.flows), (8, 1));
+        assert_eq!(entries[0], (hour(7), expected));
+        assert_eq!((entries[1].0, entries[1].1.flows), (hour(8), 1));
         assert_eq!(size_of::<HourTotals>(), 32);
     }
 }

@@ -7,29 +7,31 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec;
 use super::{Batch, BatchLedger, ValidRecord};
+use crate::{Partition, PartitionCount};
 
 impl Batch {
     /// Its flows by partition, encoded as batches of at most `bytes_max` bytes. The result is the same for the same
     /// batch; the number of partitions must never change.
-    pub fn split(&self, partitions: u32, bytes_max: usize) -> BTreeMap<u32, Vec<Vec<u8>>> {
-        let partitions = partitions.max(1);
+    pub fn split(
+        &self,
+        partitions: PartitionCount,
+        bytes_max: usize,
+    ) -> BTreeMap<Partition, Vec<Vec<u8>>> {
         let bytes = self.bytes().len();
         // Names are distributed roughly evenly.
-        let room = (bytes / partitions as usize * 3 / 2).min(bytes_max);
-        let mut open: Vec<Option<SplitBatch>> = (0..partitions).map(|_| None).collect();
-        let mut parts: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+        let room = (bytes / partitions.get() as usize * 3 / 2).min(bytes_max);
+        let mut open: Vec<Option<SplitBatch>> = partitions.partitions().map(|_| None).collect();
+        let mut parts: BTreeMap<Partition, Vec<Vec<u8>>> = BTreeMap::new();
         for record in self.valid().records() {
-            let hash = xxh3_64(record.suffix);
-            // Less than `partitions`.
-            let partition = (hash % u64::from(partitions)) as u32;
-            let part = &mut open[partition as usize];
+            let partition = partitions.of_hash(xxh3_64(record.suffix));
+            let part = &mut open[partition.get() as usize];
             if let Some(full) = part.take_if(|part| part.bytes_with(&record) > bytes_max) {
                 parts.entry(partition).or_default().push(full.finish());
             }
             part.get_or_insert_with(|| SplitBatch::new(room))
                 .push(&record);
         }
-        for (partition, part) in (0..).zip(open) {
+        for (partition, part) in partitions.partitions().zip(open) {
             if let Some(part) = part {
                 parts.entry(partition).or_default().push(part.finish());
             }
@@ -96,8 +98,9 @@ mod tests {
         }
         let batch = builder.finish();
         let bytes_max = 10_000;
-        let parts = batch.split(12, bytes_max);
-        let again = batch.split(12, bytes_max);
+        let twelve = PartitionCount::try_from(12_i32).unwrap();
+        let parts = batch.split(twelve, bytes_max);
+        let again = batch.split(twelve, bytes_max);
         let sorted = |batches: &mut dyn Iterator<Item = &[u8]>| {
             let mut records = Vec::new();
             for batch in batches {

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::codec::{self, Corrupt, HOUR_BYTES, Record, Records};
+use super::codec::{self, Corrupt, Record, Records};
 use super::{BatchLedger, KeyHasher};
-use crate::{Counters, Totals};
+use crate::{Counters, Hour, Totals};
 
 /// The encoding of a batch that a [`BatchBuilder`](super::BatchBuilder) made or that was validated. There is no other
 /// way to get one, so reading it cannot fail: once a batch is durable, no error may prevent it from being counted.
@@ -17,7 +17,7 @@ pub struct ValidBatch<'a> {
 /// One flow of a [`ValidBatch`].
 #[derive(Clone, Copy, Debug)]
 pub struct ValidRecord<'a> {
-    pub hour: u32,
+    pub hour: Hour,
     /// The key after its hour.
     pub suffix: &'a [u8],
     pub counters: Counters,
@@ -36,8 +36,8 @@ impl<'a> ValidBatch<'a> {
         for record in Records::new(bytes)? {
             let Record { key, counters, .. } = record?;
             let hour = codec::validate_key(key)?;
-            counted.count(hour.get(), counters);
-            hashes.push(hasher.hash(&key[HOUR_BYTES..]));
+            counted.count(hour, counters);
+            hashes.push(hasher.hash(codec::suffix(key)?));
         }
         let stored = codec::batch_ledger(bytes)?;
         let mut agree = stored.len() == counted.hours();
@@ -80,11 +80,10 @@ impl<'a> ValidBatch<'a> {
         let records = Records::new(self.bytes).unwrap_or_else(|error| not_valid(error));
         records.map(|record| {
             let record = record.unwrap_or_else(|error| not_valid(error));
-            let Some((hour, suffix)) = record.key.split_first_chunk::<HOUR_BYTES>() else {
-                not_valid(Corrupt("a record's key is too short"))
-            };
+            let (hour, suffix) =
+                codec::split_hour(record.key).unwrap_or_else(|error| not_valid(error));
             ValidRecord {
-                hour: u32::from_be_bytes(*hour),
+                hour,
                 suffix,
                 counters: record.counters,
                 stored: record.stored,
@@ -93,7 +92,7 @@ impl<'a> ValidBatch<'a> {
     }
 
     /// Its ledger: totals by hour.
-    pub fn ledger(&self) -> impl Iterator<Item = (u32, Totals)> + use<'a> {
+    pub fn ledger(&self) -> impl Iterator<Item = (Hour, Totals)> + use<'a> {
         let entries = codec::batch_ledger(self.bytes).unwrap_or_else(|error| not_valid(error));
         entries.map(|entry| entry.unwrap_or_else(|error| not_valid(error)))
     }

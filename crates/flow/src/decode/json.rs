@@ -38,17 +38,17 @@ pub(super) fn decode(body: &[u8], format: Format) -> Result<Batch, DecodeError> 
 
 fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
     let mut builder = BatchBuilder::with_capacity(super::batch_bytes(text.len()));
-    let location = Location::default();
+    let cursor = FlowCursor::default();
     match format {
         Format::Json => {
             let mut json = serde_json::Deserializer::from_str(text);
             Flows {
                 builder: &mut builder,
-                location: &location,
+                cursor: &cursor,
             }
             .deserialize(&mut json)
             .and_then(|()| json.end())
-            .map_err(|e| location.error(&e, e.line()))?;
+            .map_err(|e| cursor.error(&e, e.line()))?;
         }
         Format::Ndjson => {
             for (line, text) in text.split('\n').enumerate() {
@@ -56,15 +56,15 @@ fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
                 if super::is_blank(text) {
                     continue;
                 }
-                location.index.set(Some(builder.flows()));
+                cursor.index.set(Some(builder.flows()));
                 let mut json = serde_json::Deserializer::from_str(text);
                 OneFlow {
                     builder: &mut builder,
-                    location: &location,
+                    cursor: &cursor,
                 }
                 .deserialize(&mut json)
                 .and_then(|()| json.end())
-                .map_err(|e| location.error(&e, line + 1))?;
+                .map_err(|e| cursor.error(&e, line + 1))?;
             }
         }
     }
@@ -73,12 +73,12 @@ fn read(text: &str, format: Format) -> Result<Batch, DecodeError> {
 
 /// The decoder's position in the batch.
 #[derive(Default)]
-struct Location {
+struct FlowCursor {
     index: Cell<Option<usize>>,
     field: Cell<Option<Field>>,
 }
 
-impl Location {
+impl FlowCursor {
     fn error(&self, error: &serde_json::Error, line: usize) -> DecodeError {
         let text = error.to_string();
         let suffix = format!(" at line {} column {}", error.line(), error.column());
@@ -100,7 +100,7 @@ impl Location {
 /// A JSON array of flows.
 struct Flows<'a> {
     builder: &'a mut BatchBuilder,
-    location: &'a Location,
+    cursor: &'a FlowCursor,
 }
 
 impl<'de> DeserializeSeed<'de> for Flows<'_> {
@@ -119,17 +119,17 @@ impl<'de> Visitor<'de> for Flows<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        self.location.index.set(Some(0));
+        self.cursor.index.set(Some(0));
         while seq
             .next_element_seed(OneFlow {
                 builder: self.builder,
-                location: self.location,
+                cursor: self.cursor,
             })?
             .is_some()
         {
-            self.location.index.set(Some(self.builder.flows()));
+            self.cursor.index.set(Some(self.builder.flows()));
         }
-        self.location.index.set(None);
+        self.cursor.index.set(None);
         Ok(())
     }
 }
@@ -137,7 +137,7 @@ impl<'de> Visitor<'de> for Flows<'_> {
 /// One JSON object with the six fields.
 struct OneFlow<'a> {
     builder: &'a mut BatchBuilder,
-    location: &'a Location,
+    cursor: &'a FlowCursor,
 }
 
 impl<'de> DeserializeSeed<'de> for OneFlow<'_> {
@@ -156,7 +156,7 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let location = self.location;
+        let cursor = self.cursor;
         let mut names: [Option<Cow<'de, str>>; 3] = [None, None, None];
         let mut numbers: [Option<u64>; 3] = [None; 3];
         while let Some(field) = map.next_key_seed(FieldName)? {
@@ -164,7 +164,7 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            location.field.set(Some(field));
+            cursor.field.set(Some(field));
             let at = field as usize;
             let again = match at {
                 0..3 => names[at].is_some(),
@@ -179,10 +179,10 @@ impl<'de> Visitor<'de> for OneFlow<'_> {
                     numbers[at - 3] = Some(map.next_value_seed(Number { field })?);
                 }
             }
-            location.field.set(None);
+            cursor.field.set(None);
         }
         let missing = |at: usize| {
-            location.field.set(Some(Field::ALL[at]));
+            cursor.field.set(Some(Field::ALL[at]));
             A::Error::custom(super::MISSING)
         };
         let mut name_bytes: [&[u8]; 3] = [&[]; 3];

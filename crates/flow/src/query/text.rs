@@ -1,15 +1,14 @@
 //! Queries as text: the parameters of `GET /flows` and `GET /hours`, as written by clients and between nodes.
 
 use std::fmt::Write as _;
-use std::ops::Range;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::{Columns, HoursQuery, Query, Sort, SortBy};
-use crate::{Field, Hour, NAME_BYTES_MAX};
+use crate::{Field, Hour, HourRange, NAME_BYTES_MAX};
 
 /// Maximum number of rows of a page.
-const LIMIT_MAX: usize = 100_000;
+pub const LIMIT_MAX: usize = 100_000;
 /// Maximum number of names per filter.
 const NAMES_MAX: usize = 64;
 
@@ -33,7 +32,7 @@ pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
     let (mut from, mut to, mut partial) = (None, None, None);
     for (name, value) in parse(query)? {
         match &*name {
-            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?)?,
             "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
             "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
             "" if value.is_empty() => {}
@@ -52,12 +51,14 @@ pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
 }
 
 /// The hours from `from` to `to` (exclusive).
-fn range(from: Option<u32>, to: Option<u32>) -> Result<Range<u32>, BadQuery> {
-    let hours = from.unwrap_or(0)..to.unwrap_or(u32::MAX);
+fn range(from: Option<Hour>, to: Option<u32>) -> Result<HourRange, BadQuery> {
+    let from = from.unwrap_or(Hour::FIRST);
+    let hours = HourRange::from(from.get()..to.unwrap_or(HourRange::ALL.end()));
     if hours.is_empty() {
         return Err(bad(format!(
             "from is {} and to is {}; to is exclusive, so it has to be greater",
-            hours.start, hours.end
+            hours.start(),
+            hours.end()
         )));
     }
     Ok(hours)
@@ -76,19 +77,15 @@ pub fn parse_flows(query: &str) -> Result<Query, BadQuery> {
     parse_flows_upto(query, LIMIT_MAX)
 }
 
-/// Reads the parameters of a query from a peer, which may request one row more to learn whether there is one.
-pub fn parse_flows_of_peer(query: &str) -> Result<Query, BadQuery> {
-    parse_flows_upto(query, LIMIT_MAX + 1)
-}
-
-fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
+/// Reads the parameters of `GET /flows`, of which `limit` can be up to `limit_max`.
+pub fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
     let (mut hour, mut from, mut to) = (None, None, None);
     let (mut group_by, mut limit, mut partial) = (None, None, None);
-    let mut asked = Query::all_of(0..0);
+    let mut asked = Query::all_of(HourRange::ALL);
     for (name, value) in parse(query)? {
         match &*name {
             "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
-            "from" => set(&mut from, &name, parse_hour(&name, &value)?.get())?,
+            "from" => set(&mut from, &name, parse_hour(&name, &value)?)?,
             // The end is exclusive, so it need not be a valid hour.
             "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
             "src_app" => asked.filter.src_apps.push(value.into()),
@@ -109,7 +106,7 @@ fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery> {
         }
     }
     asked.hours = match (hour, from, to) {
-        (Some(hour), None, None) => hour.get()..hour.get() + 1,
+        (Some(hour), None, None) => hour.into(),
         (Some(_), ..) => {
             return Err(bad(
                 "hour selects one hour, from and to select a range; give one or the other",
@@ -163,15 +160,15 @@ const ESCAPED: &AsciiSet = &(CONTROLS.add(b'"').add(b'#').add(b'%').add(b'&'))
     .add(b'>')
     .add(b'`');
 
-/// Writes `query` as parameters that [`parse_flows_of_peer`] reads.
+/// Writes `query` as parameters that [`parse_flows`] reads.
 pub fn write_flows(query: &Query) -> String {
     let mut text = String::new();
     let mut add = |name: &str, value: &str| {
         let value = utf8_percent_encode(value, ESCAPED).to_string();
         let _infallible = write!(text, "{name}={}&", value.replace(' ', "+"));
     };
-    add("from", &query.hours.start.to_string());
-    add("to", &query.hours.end.to_string());
+    add("from", &query.hours.start().to_string());
+    add("to", &query.hours.end().to_string());
     let filter = &query.filter;
     for (name, values) in [
         ("src_app", &filter.src_apps),
@@ -209,10 +206,10 @@ pub fn write_flows(query: &Query) -> String {
 }
 
 /// Writes the hours of `query` as parameters that [`parse_hours`] reads; nothing for all hours.
-pub fn write_hours(hours: &Range<u32>) -> String {
-    match *hours == HoursQuery::ALL.hours {
+pub fn write_hours(hours: HourRange) -> String {
+    match hours == HourRange::ALL {
         true => String::new(),
-        false => format!("from={}&to={}", hours.start, hours.end),
+        false => format!("from={}&to={}", hours.start(), hours.end()),
     }
 }
 
@@ -317,15 +314,11 @@ mod tests {
             "from=0&group_by=vpc_id,hour&sort=bytes&limit=1&cursor=AbC-_&partial=true",
         ] {
             let query = parse_flows(text).unwrap();
-            assert_eq!(
-                parse_flows_of_peer(&write_flows(&query)),
-                Ok(query),
-                "{text}"
-            );
+            assert_eq!(parse_flows(&write_flows(&query)), Ok(query), "{text}");
         }
         for text in ["", "from=3", "to=9", "from=3&to=9"] {
             let hours = parse_hours(text).unwrap().hours;
-            assert_eq!(parse_hours(&write_hours(&hours)).unwrap().hours, hours);
+            assert_eq!(parse_hours(&write_hours(hours)).unwrap().hours, hours);
         }
     }
 

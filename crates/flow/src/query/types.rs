@@ -1,14 +1,11 @@
 //! The types of a query.
 
-use std::ops::Range;
-
-use crate::{Counters, Field, Partition};
+use crate::{Counters, Field, HourRange, Partition};
 
 /// A query: a selection of rows, the columns to group by, the order, and the maximum number of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// The hours; `end` is exclusive and may be one more than the last possible hour.
-    pub hours: Range<u32>,
+    pub hours: HourRange,
     pub filter: Filter,
     /// The columns to group by: rows that agree in them are added up.
     pub columns: Columns,
@@ -27,7 +24,7 @@ pub struct Query {
 
 impl Query {
     /// All rows of `hours`.
-    pub fn all_of(hours: Range<u32>) -> Query {
+    pub fn all_of(hours: HourRange) -> Query {
         Query {
             hours,
             filter: Filter::default(),
@@ -38,21 +35,6 @@ impl Query {
             partitions: None,
             partial: false,
         }
-    }
-
-    /// The query to send to a peer. Its response contains all rows that may be in the overall response, plus one,
-    /// which shows whether another page follows.
-    pub fn for_peer(&self) -> Query {
-        let mut part = self.clone();
-        // The response then names the missing partitions.
-        part.partial = true;
-        // A group may have flows in several partitions; a row is in exactly one.
-        let chooses = self.sort.is_none() || self.columns == Columns::ALL;
-        part.limit = self.limit.filter(|_| chooses).map(|limit| limit + 1);
-        if part.limit.is_none() {
-            (part.sort, part.cursor) = (None, None);
-        }
-        part
     }
 }
 

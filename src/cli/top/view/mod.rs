@@ -14,7 +14,7 @@ use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
 
 use self::columns::{Column, sort_name};
 use super::query::{Row, Snapshot, fields};
-use super::state::{Mode, State};
+use super::state::{InputMode, State};
 use super::text::{bytes, fit, fit_right, rate, visible, width};
 use crate::config::HourChoice;
 use agent::units::hour_name;
@@ -129,7 +129,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
     let footer_area = canvas.take_last(lines);
     let rows = canvas.rest;
     match (&state.mode, &state.snapshot) {
-        (Mode::Help, _) => {
+        (InputMode::Help, _) => {
             for line in HELP {
                 canvas.line(1, || Line::raw(line));
             }
@@ -143,7 +143,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
         }),
         (_, Some(snapshot)) => draw_rows(&mut canvas, snapshot, palette, rows.width.into()),
     }
-    if let Mode::Search(_) = state.mode {
+    if let InputMode::Search(_) = state.mode {
         let end = footer_area.x.saturating_add(footer.width() as u16);
         let end = end.min(footer_area.right().saturating_sub(1));
         frame.set_cursor_position((end, footer_area.y));
@@ -378,7 +378,7 @@ fn draw_rows(canvas: &mut Canvas, snapshot: &Snapshot, palette: Palette, columns
 /// The error, or the keys.
 fn footer(state: &State, palette: Palette, columns: u16) -> Line<'static> {
     match (&state.mode, &state.trouble) {
-        (Mode::Search(text), _) => Line::raw(format!("/{}", visible_or_empty(text))),
+        (InputMode::Search(text), _) => Line::raw(format!("/{}", visible_or_empty(text))),
         (_, Some(why)) => Line::styled(format!("trying again: {}", visible(why)), palette.trouble),
         _ => {
             let fits = |keys: &&&str| width(keys) <= columns.into();

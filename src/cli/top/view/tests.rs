@@ -129,7 +129,11 @@ fn a_wide_terminal_has_longer_bars_and_a_narrow_one_keeps_the_bytes() {
 #[test]
 fn a_terminal_of_any_size() {
     let (mut state, now) = state();
-    for mode in [Mode::Rows, Mode::Help, Mode::Search("x".repeat(90))] {
+    for mode in [
+        InputMode::Rows,
+        InputMode::Help,
+        InputMode::Search("x".repeat(90)),
+    ] {
         state.mode = mode;
         for trouble in [None, Some("no answer ".repeat(40))] {
             state.trouble = trouble;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeState;
-use super::fetch_queue::{End, FetchQueue};
+use super::fetch_queue::{FetchQueue, PartitionEnd};
 use super::kafka::{Control, TRUNCATION_TIME_MIN, Truncation};
 use crate::store::{INCOMPLETE, Store};
 use agent::durable;
@@ -238,7 +238,7 @@ impl<'a> Checkpoints<'a> {
 
     /// Makes a last checkpoint, if that takes less than [`LAST_CHECKPOINT_TIME_MAX`], and removes the partition's gauges.
     pub(super) fn finish(&self, store: &Store, queue: &FetchQueue) {
-        if queue.ended() == Some(End::Revoked) {
+        if queue.ended() == Some(PartitionEnd::Revoked) {
             let stop = CancellationToken::new();
             let limited = self.remote.limited(&stop, LAST_CHECKPOINT_TIME_MAX);
             self.upload(store, limited.token());
@@ -304,7 +304,7 @@ impl<'a> Checkpoints<'a> {
 
 fn position(store: &Store) -> Result<Offset, String> {
     let position = store.position().map_err(|e| e.to_string())?;
-    Offset::try_from(position.get()).map_err(|e| e.to_string())
+    position.next_offset().map_err(|e| e.to_string())
 }
 
 /// A path next to `path`, at which no store is opened.

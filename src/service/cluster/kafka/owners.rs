@@ -165,7 +165,7 @@ impl Owners {
         match all_read.recv_timeout(READ_TIME_MAX) {
             Ok(read) => {
                 read?;
-                owners.check_partition_count(partitions, &settings.topic)?;
+                owners.require_partition_count(partitions, &settings.topic)?;
                 Ok(owners)
             }
             Err(_) => Err(KafkaError::Unavailable {
@@ -176,7 +176,7 @@ impl Owners {
     }
 
     /// Publishes the number of partitions, or compares it with the one that was published before.
-    fn check_partition_count(
+    fn require_partition_count(
         &self,
         partitions: PartitionCount,
         topic: &str,

@@ -149,7 +149,7 @@ impl<H: Handler> PollLoop<H> {
     fn start(&mut self, mut starts: Vec<(Partition, Offset)>) {
         let state = self.state();
         starts.retain(|(partition, offset)| {
-            let is_in_range = self.check_range(*partition, *offset);
+            let is_in_range = self.confirm_in_range(*partition, *offset);
             if is_in_range.is_none() {
                 self.start_later(*partition, *offset);
             }
@@ -227,7 +227,7 @@ impl<H: Handler> PollLoop<H> {
 
     /// Whether a store can continue from `offset`; `None` to retry later. It queries the leader, since the end that the
     /// client remembers may be from an earlier assignment, and sums that reach it may lack flows.
-    fn check_range(&mut self, partition: Partition, offset: Offset) -> Option<bool> {
+    fn confirm_in_range(&mut self, partition: Partition, offset: Offset) -> Option<bool> {
         let Some((first, end)) = self.control.range(partition) else {
             // A truncation counts only if the leader reports it without interruption.
             if let Some(assigned) = self.state().assignment().get_mut(&partition) {

@@ -45,9 +45,9 @@ pub fn cluster_id(settings: &KafkaSettings) -> Result<String, KafkaError> {
 
 /// Remembers that a broker refused the client: a request for metadata only reports that no broker responded.
 #[derive(Clone, Debug, Default)]
-struct Refusal(Arc<Mutex<Option<KafkaError>>>);
+struct RefusalContext(Arc<Mutex<Option<KafkaError>>>);
 
-impl ClientContext for Refusal {
+impl ClientContext for RefusalContext {
     fn error(&self, error: RdKafkaError, reason: &str) {
         log_error(&error, reason);
         let refusals = [
@@ -80,8 +80,8 @@ pub fn ensure_topics(
 ) -> Result<PartitionCount, KafkaError> {
     let admin: AdminClient<Log> = create(&settings.client(&[]), Log)?;
     // A client reports errors only if it is polled, as the producer is.
-    let refusal = Refusal::default();
-    let client: FutureProducer<Refusal> = create(&settings.client(&[]), refusal.clone())?;
+    let refusal = RefusalContext::default();
+    let client: FutureProducer<RefusalContext> = create(&settings.client(&[]), refusal.clone())?;
     let deadline = Instant::now() + Duration::from_secs(TOPICS_SECONDS_MAX);
     loop {
         let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
@@ -101,8 +101,8 @@ pub fn ensure_topics(
         };
         let (journal, owners) = (&settings.topic, &settings.owners_topic());
         if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
-            check_journal(&admin, journal)?;
-            check_owners(&admin, owners)?;
+            validate_journal_topic(&admin, journal)?;
+            validate_owners_topic(&admin, owners)?;
             let invalid = |what| KafkaError::OutOfBounds {
                 context: CONTEXT,
                 what,
@@ -159,7 +159,7 @@ pub fn ensure_topics(
 }
 
 /// Refuses a journal that would delete batches, or that is configured for smaller messages.
-fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
+fn validate_journal_topic(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaError> {
     let settings = describe(admin, journal);
     let has = |name: &str| settings.get(name).map_or("", |value| value);
     if has("cleanup.policy").contains("compact") {
@@ -177,7 +177,7 @@ fn check_journal(admin: &AdminClient<Log>, journal: &str) -> Result<(), KafkaErr
 }
 
 /// Refuses a topic of owners that would delete announcements.
-fn check_owners(admin: &AdminClient<Log>, owners: &str) -> Result<(), KafkaError> {
+fn validate_owners_topic(admin: &AdminClient<Log>, owners: &str) -> Result<(), KafkaError> {
     let settings = describe(admin, owners);
     if (settings.get("cleanup.policy")).is_some_and(|policy| policy != "compact") {
         let why = "it would delete announcements; it has to be compact";

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
 use agent::client::{ClientError, read_first_token};
 use flow::query::Query;
-use flow::{HostName, Offset, Partition, ProblemDocument};
+use flow::{HostName, HourRange, Offset, Partition, ProblemDocument};
 
 /// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -191,7 +190,7 @@ impl PeerClient {
         &self,
         url: &str,
         partitions: &[Partition],
-        hours: &Range<u32>,
+        hours: HourRange,
         cancel: CancellationToken,
     ) -> Result<PeerHours, PeerError> {
         let target = Request::hours(partitions, hours);

@@ -34,16 +34,11 @@ where
         let row = self.0.next().transpose();
         let row = row.map_err(|error| failed(self.0.reader(), error.into()))?;
         let Some(row) = row else { return Ok(None) };
-        let hour = Hour::new(row.hour).ok_or_else(|| {
+        let totals = row.totals().ok_or_else(|| {
             let what = format!("there is no hour {}", row.hour);
             failed(self.0.reader(), io::Error::other(what))
         })?;
-        let totals = Totals {
-            flows: row.flows,
-            tx: row.bytes_tx,
-            rx: row.bytes_rx,
-        };
-        Ok(Some((hour, totals)))
+        Ok(Some(totals))
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {

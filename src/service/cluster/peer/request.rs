@@ -6,12 +6,10 @@
 //! | `/partitions/hours` | `p=0,3` and those of `GET /hours` | JSON as of `GET /hours`, of these partitions |
 //! | `/partitions/applied` | `upto=0:17,3:5` | 204 when the sums of these partitions include everything up to these offsets; 503 if that takes too long |
 
-use std::ops::Range;
-
 use crate::service::PEER_PATH_PREFIX;
 use flow::query::text::BadQuery;
-use flow::query::{HoursQuery, Query, text};
-use flow::{Offset, Partition};
+use flow::query::{Columns, HoursQuery, Query, text};
+use flow::{HourRange, Offset, Partition};
 
 const ROWS: &str = "rows";
 const HOURS: &str = "hours";
@@ -29,14 +27,14 @@ pub enum Request {
 }
 
 impl Request {
-    /// The target of a request for rows.
+    /// The target of a request for the rows that an answer to `query` needs.
     pub fn rows(partitions: &[Partition], query: &Query) -> String {
-        let (partitions, query) = (list(partitions), text::write_flows(query));
+        let (partitions, query) = (list(partitions), text::write_flows(&for_peer(query)));
         format!("{PEER_PATH_PREFIX}{ROWS}?{PARTITIONS}={partitions}&{query}")
     }
 
     /// The target of a request for hours.
-    pub fn hours(partitions: &[Partition], hours: &Range<u32>) -> String {
+    pub fn hours(partitions: &[Partition], hours: HourRange) -> String {
         let target = format!(
             "{PEER_PATH_PREFIX}{HOURS}?{PARTITIONS}={}",
             list(partitions)
@@ -65,6 +63,21 @@ impl Request {
     }
 }
 
+/// The query to send to a peer. Its response contains all rows that may be in the overall response, plus one, which
+/// shows whether another page follows.
+fn for_peer(query: &Query) -> Query {
+    let mut part = query.clone();
+    // The response then names the missing partitions.
+    part.partial = true;
+    // A group may have flows in several partitions; a row is in exactly one.
+    let chooses = query.sort.is_none() || query.columns == Columns::ALL;
+    part.limit = query.limit.filter(|_| chooses).map(|limit| limit + 1);
+    if part.limit.is_none() {
+        (part.sort, part.cursor) = (None, None);
+    }
+    part
+}
+
 fn list(partitions: &[Partition]) -> String {
     let numbers: Vec<_> = partitions.iter().map(Partition::to_string).collect();
     numbers.join(",")
@@ -74,7 +87,8 @@ fn parse_rows(query: &str) -> Result<Request, BadQuery> {
     let (partitions, rest) = split_partitions(query)?;
     Ok(Request::Rows(Query {
         partitions: Some(partitions),
-        ..text::parse_flows_of_peer(&rest)?
+        // One row more than clients may ask for: see `for_peer`.
+        ..text::parse_flows_upto(&rest, text::LIMIT_MAX + 1)?
     }))
 }
 
@@ -152,17 +166,23 @@ mod tests {
     fn requests_round_trip() {
         let partitions = [0_u32, 3].map(|number| Partition::try_from(number).unwrap());
         let offsets = [17_u64, 5].map(|number| Offset::try_from(number).unwrap());
-        let mut query = text::parse_flows("from=1&to=9&src_app=a%26b&limit=3&sort=-bytes").unwrap();
+        let query = "from=1&to=9&src_app=a%26b&sort=-bytes&limit=100000";
+        let query = text::parse_flows(query).unwrap();
         let rows = Request::rows(&partitions, &query);
-        query.partitions = Some(partitions.to_vec());
-        assert_eq!(parse(&rows), Ok(Request::Rows(query)));
-        for hours in [HoursQuery::ALL.hours, 3..9] {
+        let expected = Query {
+            partitions: Some(partitions.to_vec()),
+            limit: Some(100_001),
+            partial: true,
+            ..query
+        };
+        assert_eq!(parse(&rows), Ok(Request::Rows(expected)));
+        for hours in [HourRange::ALL, (3..9).into()] {
             let expected = Request::Hours(HoursQuery {
-                hours: hours.clone(),
+                hours,
                 partitions: Some(partitions.to_vec()),
                 partial: true,
             });
-            assert_eq!(parse(&Request::hours(&partitions, &hours)), Ok(expected));
+            assert_eq!(parse(&Request::hours(&partitions, hours)), Ok(expected));
         }
         let upto: Vec<_> = partitions.into_iter().zip(offsets).collect();
         assert_eq!(Request::applied(&upto), "/partitions/applied?upto=0:17,3:5");

@@ -101,7 +101,7 @@ impl ReceiptLookup for ServiceReceipts<'_> {
             .receipts
             .look_up(&texts, show)
             .map_err(|e| e.to_string())?;
-        let kept = |known: std::collections::HashMap<_, crate::delivery::Receipt>| {
+        let kept = |known: std::collections::HashMap<_, crate::delivery::FoundReceipt>| {
             let kept = texts.iter().map(|&key| {
                 let receipt = known.get(key)?;
                 Some(ReceiptInfo {

@@ -32,7 +32,7 @@ const TRIES: u32 = 10;
 
 pub fn run(arguments: &Send) -> Result<(), String> {
     let input = &arguments.input;
-    let bytes = source::check_input(&arguments.file, input)?;
+    let bytes = source::validate_input(&arguments.file, input)?;
     if arguments.file.as_os_str() == "-" && input.source.is_some() && arguments.spool.is_some() {
         return Err(
             "--spool stores a pipe as it is read, but --source expects the same input again from its \

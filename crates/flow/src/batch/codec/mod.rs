@@ -53,9 +53,21 @@ pub fn push_name(key: &mut Vec<u8>, name: &[u8]) {
     key.push(0);
 }
 
+/// The start of the keys of `hour`.
+#[inline]
+pub fn encode_hour(hour: Hour) -> [u8; HOUR_BYTES] {
+    hour.get().to_be_bytes()
+}
+
+/// Appends the hour at the start of a key.
+#[inline]
+pub fn push_hour(key: &mut Vec<u8>, hour: Hour) {
+    key.extend_from_slice(&encode_hour(hour));
+}
+
 /// Appends the key of (`hour`, `src_app`, `dest_app`, `vpc_id`).
 pub fn push_key(key: &mut Vec<u8>, hour: Hour, src_app: &[u8], dest_app: &[u8], vpc_id: &[u8]) {
-    key.extend_from_slice(&hour.get().to_be_bytes());
+    push_hour(key, hour);
     push_name(key, src_app);
     push_name(key, dest_app);
     push_name(key, vpc_id);
@@ -64,7 +76,7 @@ pub fn push_key(key: &mut Vec<u8>, hour: Hour, src_app: &[u8], dest_app: &[u8], 
 /// Like [`push_key`], for names without a NUL.
 #[inline]
 pub fn push_plain_key(key: &mut Vec<u8>, hour: Hour, names: [&[u8]; 3]) {
-    key.extend_from_slice(&hour.get().to_be_bytes());
+    push_hour(key, hour);
     for name in names {
         debug_assert!(!name.contains(&0));
         key.extend_from_slice(name);
@@ -143,7 +155,7 @@ pub struct FlowKey<'a> {
 impl<'a> FlowKey<'a> {
     /// Reads a key that [`push_key`] wrote.
     pub fn decode(key: &'a [u8]) -> Result<FlowKey<'a>, Corrupt> {
-        let (hour, names) = key_hour(key)?;
+        let (hour, names) = split_hour(key)?;
         FlowKey::decode_names(hour, names)
     }
 
@@ -173,9 +185,9 @@ impl<'a> FlowKey<'a> {
     }
 }
 
-/// Splits `key` into its hour and its names.
+/// Splits `key` into its hour and its suffix, which has the names.
 #[inline]
-fn key_hour(key: &[u8]) -> Result<(Hour, &[u8]), Corrupt> {
+pub fn split_hour(key: &[u8]) -> Result<(Hour, &[u8]), Corrupt> {
     let (hour, names) = key
         .split_first_chunk::<HOUR_BYTES>()
         .ok_or(Corrupt("a key is too short"))?;
@@ -184,9 +196,21 @@ fn key_hour(key: &[u8]) -> Result<(Hour, &[u8]), Corrupt> {
     Ok((hour, names))
 }
 
+/// The part of `key` after its hour.
+#[inline]
+pub fn suffix(key: &[u8]) -> Result<&[u8], Corrupt> {
+    key.get(HOUR_BYTES..).ok_or(Corrupt("a key is too short"))
+}
+
+/// Whether `suffix` starts with these encoded names: `00 FF` is a NUL inside a name, not the end of one.
+#[inline]
+pub fn starts_with_names(suffix: &[u8], names: &[u8]) -> bool {
+    suffix.starts_with(names) && (names.is_empty() || suffix.get(names.len()) != Some(&0xFF))
+}
+
 /// Validates that [`push_key`] can have written `key`, and returns its hour.
 pub fn validate_key(key: &[u8]) -> Result<Hour, Corrupt> {
-    let (hour, names) = key_hour(key)?;
+    let (hour, names) = split_hour(key)?;
     // Most keys are three plain ASCII names, which need not be decoded.
     let nuls = names.iter().filter(|&&byte| byte == 0).count();
     if !(nuls == 3 && names.ends_with(&[0]) && names.is_ascii()) {
@@ -349,7 +373,7 @@ mod tests {
         begin_batch(&mut batch);
         push_record_head(&mut batch, key.len(), counters);
         batch.extend_from_slice(&key);
-        end_batch(&mut batch, 1, [(258, totals)]);
+        end_batch(&mut batch, 1, [(Hour::new(258).unwrap(), totals)]);
         assert_eq!(
             batch,
             [

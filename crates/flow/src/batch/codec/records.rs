@@ -1,7 +1,10 @@
 //! Stored batches: a header, one record per flow, and the batch's own ledger.
 
-use super::{Corrupt, HOUR_BYTES, KEY_BYTES_MAX, TOTALS_BYTES, decode_totals, encode_totals};
-use crate::{Counters, Totals};
+use super::{
+    Corrupt, HOUR_BYTES, KEY_BYTES_MAX, TOTALS_BYTES, decode_totals, encode_hour, encode_totals,
+    split_hour,
+};
+use crate::{Counters, Hour, Totals};
 
 /// First byte of a stored batch.
 const BATCH_VERSION: u8 = 2;
@@ -21,12 +24,16 @@ pub fn begin_batch(batch: &mut Vec<u8>) {
 }
 
 /// Ends a batch of `flows` records: fills in the header and appends the ledger, the totals by hour.
-pub fn end_batch(batch: &mut Vec<u8>, flows: u32, ledger: impl IntoIterator<Item = (u32, Totals)>) {
+pub fn end_batch(
+    batch: &mut Vec<u8>,
+    flows: u32,
+    ledger: impl IntoIterator<Item = (Hour, Totals)>,
+) {
     let records = (batch.len() - BATCH_HEADER_BYTES) as u32; // at most `BODY_BYTES_MAX`
     batch[1..5].copy_from_slice(&flows.to_le_bytes());
     batch[5..BATCH_HEADER_BYTES].copy_from_slice(&records.to_le_bytes());
     for (hour, totals) in ledger {
-        batch.extend_from_slice(&hour.to_be_bytes());
+        batch.extend_from_slice(&encode_hour(hour));
         batch.extend_from_slice(&encode_totals(totals));
     }
 }
@@ -49,13 +56,11 @@ fn split_batch(batch: &[u8]) -> Result<(u32, &[u8], &[u8]), Corrupt> {
 /// The ledger of a stored batch: totals by hour, each hour once.
 pub fn batch_ledger(
     batch: &[u8],
-) -> Result<impl ExactSizeIterator<Item = Result<(u32, Totals), Corrupt>>, Corrupt> {
+) -> Result<impl ExactSizeIterator<Item = Result<(Hour, Totals), Corrupt>>, Corrupt> {
     let (_, _, ledger) = split_batch(batch)?;
     Ok(ledger.chunks(BATCH_TOTALS_BYTES).map(|entry| {
-        let (hour, totals) = entry
-            .split_first_chunk::<HOUR_BYTES>()
-            .ok_or(Corrupt("a batch ends inside its ledger"))?;
-        Ok((u32::from_be_bytes(*hour), decode_totals(totals)?))
+        let (hour, totals) = split_hour(entry)?;
+        Ok((hour, decode_totals(totals)?))
     }))
 }
 
@@ -177,7 +182,6 @@ fn read_uint(bytes: &[u8], at: usize, width: usize) -> u64 {
 mod tests {
     use super::super::tests::{key, name};
     use super::*;
-    use crate::Hour;
     use proptest::prelude::*;
 
     proptest! {
@@ -203,7 +207,10 @@ mod tests {
                 batch.extend_from_slice(&key);
                 expected.push((key, counters));
             }
-            let ledger = [(7, Totals { flows: 1, tx: 2, rx: 3 }), (9, Totals::default())];
+            let ledger = [
+                (Hour::new(7).unwrap(), Totals { flows: 1, tx: 2, rx: 3 }),
+                (Hour::new(9).unwrap(), Totals::default()),
+            ];
             end_batch(&mut batch, expected.len() as u32, ledger);
             let batch_ledger = |batch| batch_ledger(batch)?.collect::<Result<Vec<_>, _>>();
             prop_assert_eq!(batch_ledger(&batch).unwrap(), ledger);

@@ -4,7 +4,7 @@ use super::prune::Pruned;
 use super::upload::Upload;
 use super::*;
 use crate::store::{self, DataDir, PARTITION_FILE, Position, Store, StoreOptions, verify};
-use flow::{BatchBuilder, Counters, Hour};
+use flow::{BatchBuilder, Counters, Hour, HourRange};
 
 const OF: &str = "partition 3 of 12 of topic flows in Kafka x";
 
@@ -74,7 +74,7 @@ impl Test {
         let dir = DataDir::open_partition(&into, OF).unwrap();
         let (store, _) = Store::open_dir(dir, StoreOptions::default()).unwrap();
         assert_eq!(store.position().unwrap().get(), listed.position.get());
-        Ok(store.ledger(0..u32::MAX).unwrap().count())
+        Ok(store.ledger(HourRange::ALL).unwrap().count())
     }
 
     fn dir(&self) -> PathBuf {

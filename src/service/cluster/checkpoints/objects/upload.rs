@@ -78,7 +78,7 @@ impl PartitionCheckpoints {
     ) -> Result<Option<Upload>, CheckpointError> {
         let newest = self.newest(stop)?;
         let position = store.position().map_err(BackupError::from)?;
-        let position = Offset::try_from(position.get()).map_err(CheckpointError::Position)?;
+        let position = position.next_offset().map_err(CheckpointError::Position)?;
         if position == Offset::ZERO || newest.as_ref().is_some_and(|n| n.position >= position) {
             return Ok(None);
         }
@@ -109,7 +109,10 @@ impl PartitionCheckpoints {
             None => self.send(&made.path, entry, &upload, stop),
         })?;
         let uploaded = Upload {
-            position: Offset::try_from(made.position.get()).map_err(CheckpointError::Position)?,
+            position: made
+                .position
+                .next_offset()
+                .map_err(CheckpointError::Position)?,
             files: files.len() as u64,
             bytes: entries.iter().map(|e| e.bytes).sum(),
             files_sent: sent.len() as u64,

@@ -1,4 +1,4 @@
-//! Memory for the copies that scans make of unflushed rows.
+//! Memory for the copies that [views](super::view) make of unflushed rows.
 
 use std::sync::Arc;
 

@@ -1,0 +1,185 @@
+//! Views: what a reader sees of the tallies and of the disk, as of one moment between two commits.
+//!
+//! A view copies the tallies and then makes an iterator. A batch that is flushed in between is in both, and the marker
+//! that the iterator sees tells them apart. In the opposite order, it could be in neither.
+
+use std::sync::Arc;
+
+use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
+use self_cell::self_cell;
+
+use super::Inner;
+use super::error::StoreError;
+use super::position::Position;
+use super::tallies::Tallies;
+use super::tally::Tally;
+use super::view_budget::ViewGrant;
+use flow::Hour;
+
+/// What a reader copies from the tallies, and which keys it reads on disk.
+pub(super) trait ViewOf {
+    type Copy;
+
+    /// Memory of a copy.
+    fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize;
+
+    /// Copies from one tally what the reader needs of it, without hours before `cutoff`.
+    fn copy(&self, tally: &Tally, cutoff: Hour) -> Self::Copy;
+
+    /// Reads figures that are beside the tallies, under the same lock.
+    fn read_counters(&mut self, _tallies: &Tallies) {}
+
+    /// The keys to read on disk (end exclusive), without hours before `cutoff`.
+    fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>);
+
+    /// Whether the reader seeks and reads few keys.
+    fn seeks(&self) -> bool;
+}
+
+/// The state of the store at one moment. It holds no lock.
+pub(super) struct View<C> {
+    /// Positioned at the first key.
+    pub(super) disk: OwnedIterator,
+    /// The last journal position that the sums on disk contain.
+    pub(super) marker: Position,
+    /// Copies of the tallies that are after the marker.
+    pub(super) copies: Vec<C>,
+    /// Covers the copies.
+    pub(super) grant: ViewGrant,
+    /// Identifies the content of the whole store: it changes with every commit and differs between processes.
+    pub(super) tag: u64,
+}
+
+impl<C> View<C> {
+    pub(super) fn open(
+        inner: &Arc<Inner>,
+        of: &mut impl ViewOf<Copy = C>,
+    ) -> Result<View<C>, StoreError> {
+        // While hours are dropped, an iterator may lack rows of an hour of which there is a copy.
+        inner.visibility.between_drops(|drop_seq| {
+            let copied = copy_tallies(inner, of)?;
+            let (lower, upper) = of.bounds(copied.cutoff);
+            let (disk, marker) = open_iterator(inner, &lower, &upper, of.seeks())?;
+            // The marker is always the last position of some tally. If it is before a tally's last position, the disk
+            // has nothing of that tally; otherwise the disk has all of the copy.
+            let last = copied.active.0;
+            let both = copied.frozen.into_iter().chain([copied.active]);
+            let copies = both.filter(|(last, _)| *last > marker);
+            Ok(View {
+                disk,
+                marker,
+                copies: copies.map(|(_, copy)| copy).collect(),
+                grant: copied.grant,
+                tag: inner.visibility.tag(last, drop_seq),
+            })
+        })
+    }
+}
+
+/// Copies of both tallies, each with its last position, as of one moment.
+struct Copied<C> {
+    active: (Position, C),
+    frozen: Option<(Position, C)>,
+    cutoff: Hour,
+    grant: ViewGrant,
+}
+
+fn copy_tallies<V: ViewOf>(inner: &Arc<Inner>, of: &mut V) -> Result<Copied<V::Copy>, StoreError> {
+    let mut bytes = 0;
+    loop {
+        // Reserve without the lock, since this may block.
+        let grant = ViewGrant::reserve(inner, bytes)?;
+        let tallies = inner.tallies()?;
+        let cutoff = inner.retention.cutoff();
+        let needed: usize = (tallies.both().map(|tally| of.copy_bytes(tally, cutoff))).sum();
+        if !grant.covers(needed, &inner.views) {
+            // Reserve more than needed, since the tallies grow meanwhile.
+            bytes = needed + needed / 8;
+            continue;
+        }
+        of.read_counters(&tallies);
+        let copy = |tally: &Tally| (tally.last(), of.copy(tally, cutoff));
+        let (active, frozen) = (copy(tallies.active()), tallies.frozen().cloned());
+        // The frozen tally does not change, so it is copied without the lock. It is copied because a slow client that
+        // shared it would keep all of it in memory.
+        drop(tallies);
+        return Ok(Copied {
+            active,
+            frozen: frozen.as_deref().map(copy),
+            cutoff,
+            grant,
+        });
+    }
+}
+
+type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
+
+self_cell!(
+    /// An iterator together with the database that it reads.
+    pub(super) struct OwnedIterator {
+        owner: Arc<Inner>,
+        #[covariant]
+        dependent: RawIterator,
+    }
+);
+
+impl OwnedIterator {
+    /// The current key and value; `None` after the last or on an error.
+    #[inline]
+    pub(super) fn item(&self) -> Option<(&[u8], &[u8])> {
+        self.borrow_dependent().item()
+    }
+
+    /// The current key, like [`OwnedIterator::item`].
+    #[inline]
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        self.borrow_dependent().key()
+    }
+
+    pub(super) fn status(&self) -> Result<(), rocksdb::Error> {
+        self.borrow_dependent().status()
+    }
+
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        self.with_dependent_mut(|_, iterator| iterator.next());
+    }
+
+    pub(super) fn seek(&mut self, key: &[u8]) {
+        self.with_dependent_mut(|_, iterator| iterator.seek(key));
+    }
+}
+
+/// Blocks of hours whose size on disk is at most this fraction of the block cache are cached when they are read, for
+/// dashboards that repeat their queries. (On disk they are compressed to a quarter or less.) A scan of millions of rows
+/// would evict everything else; the page cache serves it well enough.
+const CACHED_PART_MAX: usize = 8;
+
+/// Opens an iterator over the keys from `lower` to `upper` (exclusive), positioned at the first, and returns it with
+/// the marker that it sees. Set `seeks` if the caller will seek and read few keys.
+fn open_iterator(
+    inner: &Arc<Inner>,
+    lower: &[u8],
+    upper: &[u8],
+    seeks: bool,
+) -> Result<(OwnedIterator, Position), StoreError> {
+    let is_small = seeks
+        || inner.bytes_on_disk(lower, upper)?
+            <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
+    loop {
+        let before = inner.marker()?;
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        options.fill_cache(is_small);
+        let mut cursor = OwnedIterator::try_new(inner.clone(), |inner| {
+            Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
+        })?;
+        // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before and
+        // after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
+        if inner.marker()? == before {
+            cursor.with_dependent_mut(|_, iterator| iterator.seek_to_first());
+            return Ok((cursor, before));
+        }
+    }
+}
