@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
-use agent::client::ClientError;
 use flow::codec::Corrupt;
 use flow::{BatchBuilder, Counters, HourLimit};
 
@@ -62,9 +61,9 @@ one_of_each! {
     Problem::Recovering => Problem::Recovering,
     Problem::Stopping => Problem::Stopping,
     Problem::NotReady { .. } => Problem::NotReady { why: text() },
-    Problem::NoSpace { .. } => Problem::NoSpace { why: "the disk is full" },
     Problem::Internal => Problem::Internal,
     Problem::Service(ServiceError::Overloaded(_)) => ServiceError::Overloaded(text()).into(),
+    Problem::Service(ServiceError::NoSpace { .. }) => ServiceError::NoSpace { why: "the disk is full" }.into(),
     Problem::Service(ServiceError::Store(_)) => ServiceError::Store(Arc::new(CORRUPT.into())).into(),
     Problem::Service(ServiceError::Receipt(_)) => ServiceError::Receipt(Arc::new(CORRUPT.into())).into(),
     Problem::Service(ServiceError::NotDeleted(_)) => ServiceError::NotDeleted(Arc::new(CORRUPT.into())).into(),
@@ -85,13 +84,9 @@ one_of_each! {
     Problem::Query(QueryError::Missing(_)) => QueryError::Missing(Vec::new()).into(),
     Problem::Query(QueryError::Peer(_)) => QueryError::Peer(text()).into(),
     Problem::Query(QueryError::Store(_)) => QueryError::Store(CORRUPT.into()).into(),
-    Problem::Backup(BackupError::Store(_)) => BackupError::Store(CORRUPT.into()).into(),
-    Problem::Backup(BackupError::Client(_)) => BackupError::Client(ClientError::Options(text())).into(),
-    Problem::Backup(BackupError::Io { .. }) =>
-        BackupError::Io { path: "db".into(), source: std::io::ErrorKind::Other.into() }.into(),
-    Problem::Backup(BackupError::Refused(_)) => BackupError::Refused(text()).into(),
-    Problem::Backup(BackupError::Busy) => BackupError::Busy.into(),
-    Problem::Backup(BackupError::Gone) => BackupError::Gone.into(),
+    Problem::NoSuchBackup { .. } => Problem::NoSuchBackup { what: text() },
+    Problem::BackupBusy { .. } => Problem::BackupBusy { what: text() },
+    Problem::NoCheckpoint => Problem::NoCheckpoint,
 }
 
 fn text() -> String {
