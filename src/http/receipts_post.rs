@@ -86,14 +86,16 @@ impl Keys {
         struct ReceiptsRequest {
             keys: Keys,
         }
+        let bad = |why: &str| Problem::BadKeys {
+            // Truncated, since serde's message contains the unknown field or the value of the wrong type.
+            what: format!("it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {why:.300}"),
+        };
+        // serde would also read the fields from a list.
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(bad("this is a list"));
+        }
         let asked: ReceiptsRequest =
-            serde_json::from_slice(body).map_err(|e| Problem::BadKeys {
-                // Truncated, since serde's message contains the unknown field or the value of the wrong type.
-                what: format!(
-                    "it has to be as in {{\"keys\":[\"a\",\"b\"]}}: {:.300}",
-                    e.to_string()
-                ),
-            })?;
+            serde_json::from_slice(body).map_err(|e| bad(&e.to_string()))?;
         let Keys { text, ranges } = asked.keys;
         let mut seen = HashSet::with_capacity(ranges.len());
         let keys = ranges.iter().map(|range| in_text(&text, range));
@@ -267,6 +269,8 @@ mod tests {
             (of(&format!("{long}x"), 1), "is not an idempotency key"),
             (of("", 1), "is not an idempotency key"),
             ("[]".into(), "as in {\"keys\""),
+            (" [[]]".into(), "this is a list"),
+            ("[[\"a\"]]".into(), "this is a list"),
             ("{\"keys\":[],\"x\":1}".into(), "unknown field"),
             ("{\"keys\":[1]}".into(), "string"),
         ] {

@@ -110,7 +110,7 @@ impl State {
                     self.hopeless = Some(error.to_string());
                 }
                 self.trouble = Some(match error {
-                    ClientError::Unreachable { why, .. } => format!("no answer: {why}"),
+                    ClientError::Unreachable { why, .. } => format!("no response: {why}"),
                     ClientError::Refused { why, .. } | ClientError::Options(why) => why,
                 });
                 self.due_at = now + self.interval;

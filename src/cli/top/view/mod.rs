@@ -136,7 +136,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
         }
         (_, None) => canvas.line(1, || {
             let text = match state.trouble {
-                Some(_) => "no answer yet; the last line says why",
+                Some(_) => "no response yet; the last line says why",
                 None => "waiting for the first answer",
             };
             Line::styled(text, palette.dim)
@@ -193,7 +193,7 @@ impl Canvas<'_> {
 fn title(state: &State, palette: Palette, columns: usize, now: Instant) -> Line<'static> {
     let waits = state.asked_at.map_or(0, |at| (now - at).as_secs());
     let age = match &state.snapshot {
-        _ if waits > 2 => format!("no answer for {waits} s"),
+        _ if waits > 2 => format!("no response for {waits} s"),
         Some(snapshot) => format!("{} s ago", (now - snapshot.at).as_secs()),
         None => String::new(),
     };

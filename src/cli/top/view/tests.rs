@@ -135,7 +135,7 @@ fn a_terminal_of_any_size() {
         InputMode::Search("x".repeat(90)),
     ] {
         state.mode = mode;
-        for trouble in [None, Some("no answer ".repeat(40))] {
+        for trouble in [None, Some("no response ".repeat(40))] {
             state.trouble = trouble;
             for (columns, lines) in (1..100).flat_map(|w| (1..30).map(move |h| (w, h))) {
                 screen(&state, columns, lines, now);
@@ -155,7 +155,7 @@ fn errors_are_shown_until_they_are_over() {
     state.receive(&query, Err(gone("io: refused \u{1b}[2J".into())), now);
     let shown = screen(&state, 80, 24, now);
     assert!(
-        shown.ends_with("\ntrying again: no answer: io: refused \\u{1b}[2J\n"),
+        shown.ends_with("\ntrying again: no response: io: refused \\u{1b}[2J\n"),
         "{shown}"
     );
     assert!(
@@ -164,7 +164,7 @@ fn errors_are_shown_until_they_are_over() {
     );
     let later = now + Duration::from_secs(9);
     let query = state.next_query(later).unwrap();
-    assert!(screen(&state, 80, 24, later + Duration::from_secs(5)).contains("no answer for 5 s"));
+    assert!(screen(&state, 80, 24, later + Duration::from_secs(5)).contains("no response for 5 s"));
     state.receive(&query, Ok(snapshot(later, json!([]))), later);
     let shown = screen(&state, 80, 24, later);
     assert!(
