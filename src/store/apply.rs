@@ -1,8 +1,8 @@
 //! Applies batches from an external journal (a Kafka partition). They are already durable there, so they are only
 //! added to the sums, and the marker records the position.
 //!
-//! Positions increase, possibly with gaps. After a crash, everything beyond the marker is read again, and each batch still counts once: sums and marker
-//! are in the same file, and each receipt records the position of its batch.
+//! Positions increase, possibly with gaps. After a crash, everything beyond the marker is read again, and each batch
+//! still counts once: sums and marker are in the same file, and each receipt records the position of its batch.
 
 use std::sync::atomic::Ordering;
 
