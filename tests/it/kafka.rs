@@ -366,12 +366,26 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
             Err(error) => assert!(error.is_temporary(), "{error}"),
         }
     }
-    // The same client continues.
+    // The same client continues, once the broker responds again: on a busy machine, that can take longer than a message
+    // waits. Each attempt has its own payload, since a message that timed out may have been written.
     for partition in 0..2 {
-        let payload = format!("last {partition}").into_bytes();
-        let offset = block_on(producer.send(p(partition), None, &payload));
-        let offset = offset.unwrap().unwrap();
-        acknowledged.insert((partition, offset), payload);
+        let mut attempt = 0;
+        until("the client continues", || {
+            attempt += 1;
+            let payload = format!("last {partition} {attempt}").into_bytes();
+            match block_on(producer.send(p(partition), None, &payload)) {
+                Ok(Some(offset)) => {
+                    acknowledged.insert((partition, offset), payload);
+                    true
+                }
+                // As above.
+                Ok(None) => true,
+                Err(error) => {
+                    assert!(error.is_temporary(), "{error}");
+                    false
+                }
+            }
+        });
     }
     until("the last are read", || {
         let stores = stores.lock();
