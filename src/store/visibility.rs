@@ -30,6 +30,15 @@ pub(super) struct Visibility {
     tag_hasher: RandomState,
 }
 
+/// Ends a drop of hours.
+struct DropGuard<'a>(&'a AtomicU64);
+
+impl Drop for DropGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Visibility {
     pub(super) fn new() -> Visibility {
         Visibility {
@@ -80,9 +89,9 @@ impl Visibility {
     /// Runs `drop`, which drops hours, so that [`Visibility::between_drops`] notices.
     pub(super) fn during_drop<T>(&self, drop: impl FnOnce() -> T) -> T {
         self.drop_seq.fetch_add(1, Ordering::SeqCst);
-        let dropped = drop();
-        self.drop_seq.fetch_add(1, Ordering::SeqCst);
-        dropped
+        // Also after a panic: otherwise, all readers would wait for ever.
+        let _ended = DropGuard(&self.drop_seq);
+        drop()
     }
 
     /// Identifies the store's content by its last position and the number of hour drops. Every change to the content
@@ -184,6 +193,16 @@ mod tests {
 
     /// For `docs/internals/decisions/marker-around-iterator.md`: the cost of a lock around the ingest. To measure, set
     /// `FLUSHES` to a number of flushes; otherwise a few suffice as a test.
+    #[test]
+    fn a_drop_that_panics_does_not_hold_up_readers() {
+        let visibility = Visibility::new();
+        let drop = || visibility.during_drop(|| panic!("on purpose"));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(drop));
+        assert!(panicked.is_err());
+        assert_eq!(visibility.drop_seq.load(Ordering::SeqCst), 2);
+        assert_eq!(visibility.between_drops(Ok).unwrap(), 2);
+    }
+
     #[test]
     fn scans_are_opened_while_files_are_ingested() {
         let flushes = std::env::var("FLUSHES").map_or(3, |n| n.parse().unwrap());
