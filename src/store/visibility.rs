@@ -203,6 +203,44 @@ mod tests {
         assert_eq!(visibility.between_drops(Ok).unwrap(), 2);
     }
 
+    /// Between the ingest of a drop and its end, the disk and the counters beside the tallies disagree.
+    #[test]
+    fn a_scan_that_is_opened_during_a_drop_waits_for_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (reached, is_reached) = std::sync::mpsc::channel();
+        let (resume, is_resumed) = std::sync::mpsc::channel();
+        let is_resumed = Mutex::new(is_resumed);
+        let options = StoreOptions {
+            on_step: Some(Arc::new(move |step| {
+                if step == Step::Dropped {
+                    reached.send(()).unwrap();
+                    is_resumed.lock().unwrap().recv().unwrap();
+                }
+            })),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let mut batch = BatchBuilder::with_capacity(0);
+        let hour = Hour::new(7).unwrap();
+        batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
+        store.commit(vec![batch.finish()]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| store.delete_hour(hour).unwrap().unwrap());
+            is_reached.recv().unwrap();
+            let (opened, is_opened) = std::sync::mpsc::channel();
+            let store = &store;
+            let scan = scope.spawn(move || {
+                let scan = store.select(Selection::hour(hour));
+                opened.send(()).unwrap();
+                scan.unwrap().next().unwrap().is_none()
+            });
+            let waits = is_opened.recv_timeout(Duration::from_millis(100));
+            resume.send(()).unwrap();
+            assert!(waits.is_err(), "it was opened in the middle of the drop");
+            assert!(scan.join().unwrap(), "it has a row of the dropped hour");
+        });
+    }
+
     #[test]
     fn scans_are_opened_while_files_are_ingested() {
         let flushes = std::env::var("FLUSHES").map_or(3, |n| n.parse().unwrap());

@@ -420,3 +420,19 @@ fn after_damage_no_more_than_a_record_is_read() {
     assert_eq!(end, Err(Damage { at }));
     assert!(counted.bytes < at + 100_000 + 4 * BLOCK_BYTES);
 }
+
+/// What is longer than any record is not taken for a torn one, even if sectors are missing.
+#[test]
+fn a_torn_end_that_is_longer_than_a_record_is_damage() {
+    let (mut log, is_last) = synthetic([90_000, 300_000].map(payload));
+    let keep = is_last[is_last.len() - 2];
+    let lost = keep.next_multiple_of(SECTOR_BYTES) + SECTOR_BYTES;
+    log[lost..lost + SECTOR_BYTES].fill(0);
+    let end = |record_bytes_max| {
+        let log = Cursor::new(log.as_slice());
+        super::find_end_within(log, LogKind::Journal, record_bytes_max).unwrap()
+    };
+    let unsynced = false;
+    assert_eq!(end(400_000), Ok(LogEnd::Torn { keep, unsynced }));
+    assert!(end(100_000).is_err());
+}
