@@ -32,18 +32,17 @@ fn sessions(api: &Api, request: &Request<'_>) -> Result<Arc<Sessions>, Problem> 
     Ok(service.backups()?)
 }
 
-/// Logs what an operator has to know, too.
+/// The response to `error`. Logs errors that an operator has to know of.
 fn problem(error: BackupError) -> Problem {
     let what = error.to_string();
-    match error {
+    let problem = match error {
         BackupError::Gone => return Problem::NoSuchBackup { what },
         BackupError::Busy => return Problem::BackupBusy { what },
-        _ => tracing::error!(%error, "a backup failed"),
-    }
-    match error {
         BackupError::Store(_) => Problem::NoCheckpoint,
         _ => Problem::Internal,
-    }
+    };
+    tracing::error!(error = what, "a backup failed");
+    problem
 }
 
 pub(super) async fn start(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
